@@ -495,7 +495,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 self._leave()
         else:
             self._mux.connection.discard_received(state)
-        self._wake_all()
+        if not (self._reader is self._sender is self._head_reader is NO_SPOT):
+            self._wake_all()
 
     def _leave(self) -> None:
         state = self._state

@@ -207,7 +207,10 @@ class ClientConnection:
 
         If not, the connection is good for nothing but to be cut.
         """
-        return self._link is _OPEN and not self.has_unread and self.http.end_exchange()
+        tls = self._tls
+        if self._link is not _OPEN or (tls is not None and tls.has_unread):
+            return False
+        return self.http.end_exchange()
 
     def end_watch(self) -> None:
         """Watch the connection no more, if it is watched."""

@@ -126,19 +126,18 @@ class Port(Protocol):
 class Direction:
     """The bytes of one direction: from a source, to a sink."""
 
-    __slots__ = ("bytes_moved", "flushed", "full", "half", "paused", "sink", "source")
+    __slots__ = ("flushed", "full", "half", "paused", "sink", "source")
 
-    def __init__(self, source: Port, sink: Port, half: Half) -> None:
+    def __init__(self, source: Port, sink: Port, half: Half, full: bool = False) -> None:
         self.source = source
         self.sink = sink
         self.half = half
         self.paused = True
         """The source delivers nothing now."""
-        self.full = False
+        self.full = full
         """The sink has not reported room since it was full."""
         self.flushed = False
         """The sink has sent the clean end."""
-        self.bytes_moved = 0
 
     def wrote(self, room: bool) -> None:
         """Note whether a write that has just returned has left room; its sink may have said so within it."""
@@ -190,15 +189,15 @@ class Exchange:
         self.client = client
         self.upstream = upstream
         client.exchange = upstream.exchange = self
-        self.request = Direction(client, upstream, ENDED if bodiless else FLOWING)
-        self.request.full = self._awaits_101 = upgrade
+        self.request = _ENDED_BEFORE if bodiless else Direction(client, upstream, FLOWING, upgrade)
+        self._awaits_101 = upgrade
         self.answer = Direction(upstream, client, FRESH)
         self.status = 0
         """The answer's, once its head was passed on; 0 before."""
-        self.spliced = False
+        self.spliced: bool = False
         """It was a 101: from there on the directions are raw, and independent."""
         self.held = False
-        self.over = False
+        self.over: bool = False
         self._started = False
         self._on_done = on_done
         self._on_half_closed = on_half_closed
@@ -206,9 +205,19 @@ class Exchange:
     # -- what the owner calls
 
     def start(self) -> None:
-        """Have the ports deliver from now on: the client's first, so that a body leaves with its head."""
+        """Have the ports deliver, the client's first, so that a body leaves with its head.
+
+        Called again, it resumes what has no reason to be paused any more.
+        """
         self._started = True
-        self._flow()
+        try:
+            for direction in (self.request, self.answer):
+                held = self.held or self.over
+                if direction.paused and not (held or direction.full or direction.half.at_rest):
+                    direction.paused = False
+                    direction.source.resume()
+        except Exception as error:
+            self.crash(error)
 
     def hold(self) -> None:
         """Move nothing until `release`."""
@@ -224,7 +233,8 @@ class Exchange:
     def release(self) -> None:
         """Go on after a `hold`."""
         self.held = False
-        self._flow()
+        if self._started:
+            self.start()
 
     def end(self, failure: Failure, *, drop: bool = True) -> None:
         """End it, because it must not go on; what is queued is dropped, unless told otherwise."""
@@ -250,12 +260,16 @@ class Exchange:
                 assert answer.half is FRESH, "an interim head behind the answer's"
                 self.client.head(head, b"", False)
                 return
-            answer.half = after(answer.half, _HEAD)
+            # Only in this state there is such a transition.
+            answer.half = FLOWING if answer.half is FRESH else after(answer.half, _HEAD)
             self.status = status
             self.spliced = status == 101
-            if end and not self._end_answer():
+            if not end:
+                pass
+            elif self.request.half.at_rest:
+                answer.half = ENDED
+            elif not self._end_answer():
                 return
-            answer.bytes_moved = len(data)
             answer.full = True
             room = self.client.head(head, data, end)
             if not self.over:
@@ -282,7 +296,6 @@ class Exchange:
                 direction.half = after(direction.half, _FIN)
             elif not self._end_answer():
                 return
-            direction.bytes_moved += len(data)
             direction.full = True
             room = direction.sink.write(data, end)
             if not self.over:
@@ -298,11 +311,8 @@ class Exchange:
             return
         direction = self.answer if port is self.client else self.request
         direction.full = False
-        if direction.paused:
-            try:
-                self._resume(direction)
-            except Exception as error:
-                self.crash(error)
+        if direction.paused and self._started:
+            self.start()
 
     def flushed(self, port: Port) -> None:
         """The kernel has the last byte of the clean end."""
@@ -310,8 +320,9 @@ class Exchange:
             return
         direction = self.answer if port is self.client else self.request
         direction.flushed = True
-        self._settle()
-        if self.spliced and direction is self.answer and not self.over:
+        if self.answer.flushed and (not self.spliced or self.request.flushed):
+            self._finish(None, False)
+        elif self.spliced and direction is self.answer:
             if not self.client.half_closes:
                 self._half_closed(CLIENT_LEAVES_S)
             elif not self.upstream.half_closes:
@@ -330,8 +341,7 @@ class Exchange:
         else:
             # An answer that is whole outlives its connection.
             self.request.half = after(self.request.half, Step.RESET)
-            self.request.flushed = True
-            self._settle()
+            self.flushed(port)
 
     def crash(self, error: Exception) -> None:
         """A bug in a port, or here, ends this exchange and no other."""
@@ -340,20 +350,6 @@ class Exchange:
         self._finish(_FAULT, False)
 
     # -- within
-
-    def _flow(self) -> None:
-        try:
-            self._resume(self.request)
-            self._resume(self.answer)
-        except Exception as error:
-            self.crash(error)
-
-    def _resume(self, direction: Direction) -> None:
-        if self.over or self.held or not self._started:
-            return
-        if direction.paused and not (direction.full or direction.half.at_rest):
-            direction.paused = False
-            direction.source.resume()
 
     def _pause(self, direction: Direction) -> None:
         if not (direction.paused or direction.half.at_rest):
@@ -378,11 +374,6 @@ class Exchange:
             except Exception as error:
                 self.crash(error)
 
-    def _settle(self) -> None:
-        answer, request = self.answer, self.request
-        if answer.flushed and answer.half is ENDED and (not self.spliced or request.flushed):
-            self._finish(None, False)
-
     def _finish(self, failure: Failure | None, drop: bool) -> None:
         if self.over:
             return
@@ -399,17 +390,30 @@ class Exchange:
                 self._leave(client.cut, failure, drop)
             else:
                 self._leave(self._pause, self.request)
-        self._leave(on_done, failure)
+        try:
+            on_done(failure)
+        except Exception as error:
+            self._log(error)
 
     def _leave(self, call: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         """Make a call of the end: a bug in it must not keep the others from being made."""
         try:
             call(*arguments, **named)
         except Exception as error:
-            log.error("the end of an exchange with %r failed by a fault of ours", self.client, exc_info=error)
+            self._log(error)
+
+    def _log(self, error: Exception) -> None:
+        log.error("the end of an exchange with %r failed by a fault of ours", self.client, exc_info=error)
 
 
 def _nothing(_: Failure | None) -> None: ...
+
+
+_ENDED_BEFORE: Final = Direction.__new__(Direction)
+"""The request direction of all exchanges whose request had ended before: nothing crosses it."""
+_ENDED_BEFORE.half = ENDED
+_ENDED_BEFORE.paused = _ENDED_BEFORE.flushed = True
+_ENDED_BEFORE.full = False
 
 
 OVER: Final = Exchange.__new__(Exchange)

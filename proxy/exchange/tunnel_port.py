@@ -30,7 +30,8 @@ class TunnelPort:
     """An accepted stream (a Port).
 
     `soon` has something called in a later pass, out of the midst of the tunnel's work. `encode` makes the
-    bytes of an answer's head. `body_bytes` is what the request's head promises; None where it does not.
+    bytes of an answer's head that does not pass as it is. `body_bytes` is what the request's head promises;
+    None where it promises nothing.
     """
 
     __slots__ = ("_body_left", "_busy", "_encode", "_paused", "_soon", "exchange", "stream")
@@ -65,7 +66,7 @@ class TunnelPort:
     def head(self, head: ResponseHead, data: bytes, end: bool) -> bool:
         """See Port."""
         try:
-            self.stream.send_answer_nowait(self._encode(head), data, eof=end)
+            self.stream.send_answer_nowait(head.passes or self._encode(head), data, eof=end)
         except StreamReset:
             # Its reset was not seen to yet.
             self.exchange.broken(self, GONE)

@@ -35,6 +35,7 @@ class UpstreamPort:
         "_ended",
         "_head",
         "_long",
+        "_on_401",
         "_paused",
         "connection",
         "exchange",
@@ -42,8 +43,13 @@ class UpstreamPort:
         "reused",
     )
 
-    def __init__(self, connections: Connections, head: RequestHead, *, long: bool = False) -> None:
-        """`head` is what is sent; `long`: its answer takes hours, so nothing is kept for a next one."""
+    def __init__(
+        self, connections: Connections, head: RequestHead, *, long: bool, on_401: Failure | None = None
+    ) -> None:
+        """`head` is what is sent. `long`: its answer takes hours, so nothing is kept for a next one.
+
+        `on_401`: what a 401 means where the credential is our own, so that it is no answer for the client.
+        """
         self.exchange: Exchange = OVER
         self.connection: ClientConnection | None = None
         """What the request is sent on; None before, and when it was given back or cut."""
@@ -55,6 +61,7 @@ class UpstreamPort:
         # Held until the answer begins: a credential is in it, and a watch goes on for hours.
         self._head: RequestHead | None = head
         self._long = long
+        self._on_401 = on_401
         self._paused = True
         # Something is being passed on, further down this stack.
         self._busy = False
@@ -73,7 +80,7 @@ class UpstreamPort:
         assert head is not None, "it is not sent yet"
         if head.fields.upgrade is not None:
             return False
-        self.connection = self._connections.acquire_watched(self._run)
+        self.connection = self._connections.acquire_watched(self._take_head)
         self.reused = self.connection is not None
         return self.reused
 
@@ -96,7 +103,7 @@ class UpstreamPort:
             connection.cut_nowait()
             return False
         self.connection = connection
-        watched = self._connections.watch(connection, self._run)
+        watched = self._connections.watch(connection, self._take_head)
         assert watched, "a connection to a server is TLS over a socket"
         return True
 
@@ -104,10 +111,6 @@ class UpstreamPort:
     def held_bytes(self) -> int:
         """What its connection takes of memory, as long as it has one."""
         return self.connection.held_bytes if self.connection is not None else 0
-
-    def refused(self, head: ResponseHead) -> Failure | None:
-        """Why a 401 is none for the client, if so."""
-        return None
 
     # -- what the exchange calls
 
@@ -146,6 +149,8 @@ class UpstreamPort:
             # What it has said before can be no answer to what was not sent.
             self.exchange.broken(self, broken.failure)
             return False
+        if sent and not self._ended:
+            return True
         return self._sent(connection, sent)
 
     def _send(self, connection: ClientConnection, data: bytes) -> bool:
@@ -188,10 +193,12 @@ class UpstreamPort:
         if not self.may_be_seen and not self._begin(connection, b""):
             # The kernel has not taken all of it, or it is over.
             return
-        if self._answered or connection.has_unread:
-            self._run()
-        else:
-            self._listen()
+        if self._answered:
+            self._take_body()
+        elif not self.reused and connection.has_unread:
+            self._take_head()
+        elif connection.watch is not None and not connection.watch.listening:
+            connection.watch.listen(True)
 
     def stop(self) -> None:
         """See Port."""
@@ -237,17 +244,22 @@ class UpstreamPort:
         watch.when_room(self._on_room)
         return False
 
-    def _run(self) -> None:
-        """Pass on what has come, as long as it is wanted."""
-        if self._paused:
+    def _listen(self) -> None:
+        """Have the connection call when something comes, or not."""
+        watch = self.connection.watch if self.connection is not None else None
+        if watch is not None and watch.listening is self._paused:
+            watch.listen(not self._paused)
+
+    def _take_head(self) -> None:
+        """Pass on the answer's head once it is here, and with it what is here of the body."""
+        connection = self.connection
+        if connection is None or self._paused:
             self._listen()
             return
         self._busy = True
         try:
-            if self._answered:
-                self._take_more()
-            else:
-                self._take_head()
+            if connection.take_in_nowait() and (head := connection.http.receive_head()):
+                self._answer(connection, head)
         except OutboundBroken as broken:
             self.exchange.broken(self, broken.failure)
         except Exception as error:
@@ -256,28 +268,15 @@ class UpstreamPort:
         if self.connection is not None:
             self._listen()
 
-    def _listen(self) -> None:
-        """Have the connection call when something comes, or not."""
-        watch = self.connection.watch if self.connection is not None else None
-        if watch is not None and watch.listening is self._paused:
-            watch.listen(not self._paused)
-
-    def _take_head(self) -> None:
-        """Pass on the head once it is here, and with it what is here of the body."""
-        connection = self.connection
-        if connection is None or not connection.take_in_nowait():
-            return
-        head = connection.http.receive_head()
-        if head is None:
-            return
-        if head.status == 401 and (failure := self.refused(head)) is not None:
-            self.exchange.broken(self, failure)
+    def _answer(self, connection: ClientConnection, head: ResponseHead) -> None:
+        if head.status == 401 and self._on_401 is not None:
+            self.exchange.broken(self, self._on_401)
             return
         self._answered = True
         self._head = None
         if head.status == 101:
             self.exchange.answer_head(head)
-            self._take_more()
+            self._go_on(connection)
             return
         broken: OutboundBroken | None = None
         try:
@@ -285,32 +284,51 @@ class UpstreamPort:
         except OutboundBroken as error:
             # The head is good.
             body, broken = b"", error
-        end = connection.http.incoming is DONE
-        if self._long and not end:
+        if connection.http.incoming is DONE:
+            self.connection = None
+            self._connections.release_watched(connection)
+            self.exchange.answer_head(head, body, True)
+            return
+        if self._long:
             connection.http.forget_lines()
-        if end:
-            self._release(connection)
-        self.exchange.answer_head(head, body, end)
+        self.exchange.answer_head(head, body)
         if broken is not None:
             self.exchange.broken(self, broken.failure)
-        elif (
-            not end
-            and (connection.http.held or connection.http.ended)
-            and not (self._paused or self.exchange.over)
-        ):
-            self._pass_on(connection, connection.http.receive_body())
+        else:
+            self._go_on(connection)
 
-    def _take_more(self) -> None:
-        """Take in and pass on while more than a little comes."""
+    def _go_on(self, connection: ClientConnection) -> None:
+        """The head is passed on: see to what is here behind it, and to what comes."""
+        watch = connection.watch
+        if watch is not None and not self.exchange.over:
+            watch.call = self._take_body
+            if (connection.http.held or connection.http.ended) and not self._paused:
+                self._take_more(connection)
+
+    def _take_body(self) -> None:
+        """Pass on what has come of the body, or of the raw stream, as long as it is wanted."""
         connection = self.connection
-        if connection is None:
+        if connection is None or self._paused:
+            self._listen()
             return
+        self._busy = True
+        try:
+            self._take_more(connection)
+        except OutboundBroken as broken:
+            self.exchange.broken(self, broken.failure)
+        except Exception as error:
+            self.exchange.crash(error)
+        self._busy = False
+        if self.connection is not None:
+            self._listen()
+
+    def _take_more(self, connection: ClientConnection) -> None:
+        """Take in and pass on while more than a little comes."""
         if self.exchange.spliced:
             self._take_raw(connection)
             return
-        if (connection.http.held or connection.http.ended) and not self._pass_on(
-            connection, connection.http.receive_body()
-        ):
+        http = connection.http
+        if (http.held or http.ended) and not self._pass_on(connection, http.receive_body()):
             return
         while not (self._paused or self.exchange.over):
             piece = connection.take_in_body_nowait()
@@ -319,18 +337,21 @@ class UpstreamPort:
 
     def _pass_on(self, connection: ClientConnection, piece: bytes | None) -> bool:
         """Pass on `piece` and what else is here of the body, while it is wanted; whether more may come."""
+        http = connection.http
         while piece is not None:
-            end = connection.http.incoming is DONE
+            end = http.incoming is DONE
             if end:
-                self._release(connection)
+                # Given back, kept if it is clean, before the client has the end and asks for the next thing.
+                self.connection = None
+                self._connections.release_watched(connection)
             self.exchange.data(self, piece, end)
             if end:
                 return False
-            if not (connection.http.held or connection.http.ended):
+            if not (http.held or http.ended):
                 return True
             if self._paused or self.exchange.over:
                 return False
-            piece = connection.http.receive_body()
+            piece = http.receive_body()
         return True
 
     def _take_raw(self, connection: ClientConnection) -> None:
@@ -346,8 +367,3 @@ class UpstreamPort:
                 return
             if len(piece) < MORE_BYTES and not connection.has_unread:
                 return
-
-    def _release(self, connection: ClientConnection) -> None:
-        """Give the connection back, whose answer is whole: kept when it is clean, or else cut."""
-        self.connection = None
-        self._connections.release_watched(connection)

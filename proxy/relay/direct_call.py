@@ -35,7 +35,12 @@ class DirectCall(Call):
         long: bool,
         identity: IdentityLines,
     ) -> None:
-        super().__init__(upstream, request, claims, info, long, identity)
+        self.upstream = upstream
+        self.request = request
+        self.claims = claims
+        self.info = info
+        self.long = long
+        self.revoked = None
         self._outbound = Exchange(upstream.pool, request, identity, is_tail(info))
         # What has crossed, while it is carried.
         self._tally: Tally | None = None

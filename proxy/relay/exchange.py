@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
@@ -23,7 +23,12 @@ from auth.tokens import RelayClaims
 from proxy.exchange.tunnelled import group_of
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
-from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines, relay_response_head
+from proxy.message.rewrite import (
+    IdentityLines,
+    RewriteError,
+    identity_lines,
+    relay_response_head,
+)
 from proxy.process.drain import Drained
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import Pool
@@ -53,8 +58,8 @@ class Upstream:
         self.refusals = LogLimit(log, TOLD_AT_ONCE)
         self.failures = LogLimit(log, TOLD_AT_ONCE)
 
-    def prepare(self, request: RequestHead, claims: RelayClaims, kind: type[CallT]) -> CallT:
-        """Make ready what carries a request under the identity of `claims`; it is under way from now on.
+    def prepare(self, request: RequestHead, claims: RelayClaims, make: MakeCall[CallT]) -> CallT:
+        """Make what carries a request under the identity of `claims`; it is under way from now on.
 
         Raises Refused.
         """
@@ -67,7 +72,7 @@ class Upstream:
                 info, long = info.upgraded(), True
             if self._guardrails is not None:
                 self._guardrails.check(claims, info)
-            call = kind(self, request, claims, info, long, self._identity(claims))
+            call = make(self, request, claims, info, long, self._identity(claims))
         except BadTarget as error:
             raise refusal(StreamCode.PROTOCOL, error.reason) from error
         except IdentityError as error:
@@ -91,8 +96,8 @@ class Upstream:
         return relay_response_head(head, self.pool.access.authority)
 
     def pass_bytes(self, head: ResponseHead) -> bytes:
-        """The same in canonical form; nearly every answer `passes`."""
-        return head.passes or relay_response_head(head, self.pool.access.authority).encode()
+        """The same in canonical form, for one that does not pass as it is."""
+        return relay_response_head(head, self.pool.access.authority).encode()
 
 
 class Call(ABC):
@@ -100,24 +105,14 @@ class Call(ABC):
 
     __slots__ = ("claims", "info", "long", "request", "revoked", "upstream")
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        request: RequestHead,
-        claims: RelayClaims,
-        info: RequestInfo,
-        long: bool,
-        identity: IdentityLines,
-    ) -> None:
-        """Raises RewriteError where it cannot be sent under the `identity`."""
-        self.upstream = upstream
-        self.request = request
-        self.claims = claims
-        self.info = info
-        self.long = long
-        """A watch, a followed log or an upgrade."""
-        self.revoked: Failure | None = None
-        """Why it must not go on, if so."""
+    upstream: Upstream
+    request: RequestHead
+    claims: RelayClaims
+    info: RequestInfo
+    long: bool
+    """A watch, a followed log or an upgrade."""
+    revoked: Failure | None
+    """Why it must not go on, if so."""
 
     @property
     def group(self) -> Hashable:
@@ -163,6 +158,10 @@ class Call(ABC):
 
 
 CallT = TypeVar("CallT", bound=Call)
+
+MakeCall = Callable[[Upstream, RequestHead, RelayClaims, RequestInfo, bool, IdentityLines], CallT]
+"""Makes a call of a request whose target was read, and of the lines of its identity; raises RewriteError."""
+
 
 _MEMORY = Failure(
     StreamCode.OVERLOADED,
@@ -213,7 +212,8 @@ class Underway(Drained):
     def end(self, call: Call) -> None:
         """It is over, whatever became of it."""
         self._calls.discard(call)
-        self._ended()
+        if self._waiter is not None:
+            self._ended()
 
 
 def _identity(claims: RelayClaims) -> IdentityLines:

@@ -2,7 +2,7 @@
 
 The API server takes its client's word per request (a bearer token, and whom to impersonate), so requests of
 different agents may follow one another on a connection. An upgrade is another matter and gets a connection of
-its own, which nothing else ever uses, whatever the answer was (see proxy.exchange.pool).
+its own, which nothing else ever uses, whatever the answer was (see proxy.connections).
 
 Two requests are sent again, each once, and neither can have had an effect before:
 
@@ -68,6 +68,20 @@ class Pool:
         await exchange.start()
         return exchange
 
+    def port(
+        self, inner: RequestHead, identity: IdentityLines, tail: bool, long: bool
+    ) -> tuple[UpstreamPort, str]:
+        """The port of a request, which is sent as the relay's head for an inner one, and its token.
+
+        `tail` says that a backend behind the API server answers, so that a 401 is the backend's own. Raises
+        RewriteError.
+        """
+        access = self.access
+        token = access.token()
+        head = relay_request_head(inner, access.authority, token, identity, tail)
+        on_401 = None if tail else OWN_TOKEN_REFUSED
+        return UpstreamPort(self.connections, head, long=long, on_401=on_401), token
+
     def renew_token(self, token: str, head: RequestHead) -> bool:
         """Whether a request that was refused under a token may be sent again, under a newer one.
 
@@ -84,30 +98,6 @@ class Pool:
     def log_own_token_refused(self) -> None:
         """Say that the relay's own token is of no use."""
         self._own_token.warning("the API server refuses the relay's own token (401)", trio.current_time())
-
-
-class ApiServerPort(UpstreamPort):
-    """The API server's side of one request, in an exchange of ports.
-
-    `tail` says that a backend behind the API server answers, so that a 401 is the backend's own.
-    """
-
-    __slots__ = ("_tail", "token")
-
-    def __init__(
-        self, pool: Pool, inner: RequestHead, identity: IdentityLines, tail: bool, *, long: bool
-    ) -> None:
-        """Make ready to send what the relay's head for an inner one is; raises RewriteError."""
-        access = pool.access
-        self.token = token = access.token()
-        """The relay's, that it is sent under."""
-        self._tail = tail
-        head = relay_request_head(inner, access.authority, token, identity, tail)
-        super().__init__(pool.connections, head, long=long)
-
-    def refused(self, head: ResponseHead) -> Failure | None:
-        """See UpstreamPort."""
-        return None if self._tail else OWN_TOKEN_REFUSED
 
 
 class Exchange(PooledOutbound):

@@ -25,7 +25,7 @@ from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import IdentityLines, is_tail
 from proxy.relay.exchange import Call, Upstream
-from proxy.relay.pool import OWN_TOKEN_REFUSED, ApiServerPort
+from proxy.relay.pool import OWN_TOKEN_REFUSED
 from tunnel import Stream
 
 log = logging.getLogger("hawse.relay")
@@ -50,7 +50,7 @@ class Server(Protocol):
 
 
 class TunnelCall(Call):
-    """One request on its way; `begin` it."""
+    """One request on its way; make the first `attempt`."""
 
     __slots__ = (
         "_attempts",
@@ -59,16 +59,15 @@ class TunnelCall(Call):
         "_identity",
         "_port",
         "_stream",
+        "_token",
         "_token_renewed",
         "server",
     )
 
-    server: Server
-    _stream: Stream
-    _client: TunnelPort
-
     def __init__(
         self,
+        server: Server,
+        stream: Stream,
         upstream: Upstream,
         request: RequestHead,
         claims: RelayClaims,
@@ -76,12 +75,21 @@ class TunnelCall(Call):
         long: bool,
         identity: IdentityLines,
     ) -> None:
-        super().__init__(upstream, request, claims, info, long, identity)
+        """`server` is whose stream it is; raises RewriteError."""
+        self.server = server
+        self.upstream = upstream
+        self.request = request
+        self.claims = claims
+        self.info = info
+        self.long = long
+        self.revoked = None
+        self._stream = stream
         self._identity = identity
-        self._port = ApiServerPort(upstream.pool, request, identity, is_tail(info), long=long)
         self._exchange: Exchange = OVER
         self._attempts = 0
         self._token_renewed = False
+        self._port, self._token = upstream.pool.port(request, identity, is_tail(info), long)
+        self._client = TunnelPort(stream, server.soon, upstream.pass_bytes, request.fields.body_length)
 
     @property
     def held_bytes(self) -> int:
@@ -93,19 +101,8 @@ class TunnelCall(Call):
         """See Call."""
         return self._stream.bytes_sent + self._stream.bytes_received
 
-    def begin(self, server: Server, stream: Stream) -> None:
-        """Send the request, or have a task dial for it."""
-        self.server = server
-        self._stream = stream
-        self._client = TunnelPort(
-            stream, server.soon, self.upstream.pass_bytes, self.request.fields.body_length
-        )
-        try:
-            self._attempt(fresh=False)
-        except Exception as error:
-            self._exchange.crash(error)
-
-    def _attempt(self, *, fresh: bool) -> None:
+    def attempt(self, *, fresh: bool = False) -> None:
+        """Send the request, or have a task dial for it; on a `fresh` connection when it was sent before."""
         self._attempts += 1
         fields, port = self.request.fields, self._port
         upgrade = fields.upgrade is not None
@@ -117,10 +114,13 @@ class TunnelCall(Call):
             bodiless=fields.body_length == 0 and not upgrade,
             upgrade=upgrade,
         )
-        if not fresh and port.take_kept():
-            exchange.start()
-        else:
-            self.server.dial(self, fresh=fresh)
+        try:
+            if not fresh and port.take_kept():
+                exchange.start()
+            else:
+                self.server.dial(self, fresh=fresh)
+        except Exception as error:
+            exchange.crash(error)
 
     async def dial(self, *, fresh: bool) -> None:
         """Get a connection, and start."""
@@ -156,26 +156,26 @@ class TunnelCall(Call):
                 self._fail(failure)
             except Exception:
                 fail(self._stream)
-        self._port.close()
+        if self._port.connection is not None:
+            self._port.close()
         self._stream.close_nowait()
-        self.end()
+        self.upstream.underway.end(self)
 
     def _next_attempt(self, failure: Failure) -> bool:
         """Whether the request is sent again, on a fresh connection; nothing of it can have had an effect."""
         port, request = self._port, self.request
         if failure is OWN_TOKEN_REFUSED:
             pool = self.upstream.pool
-            if self._token_renewed or not pool.renew_token(port.token, request):
+            if self._token_renewed or not pool.renew_token(self._token, request):
                 pool.log_own_token_refused()
                 return False
             self._token_renewed = True
         elif not (port.reused and may_send_again(request, failure)):
             return False
         port.close()
-        self._port = ApiServerPort(
-            self.upstream.pool, request, self._identity, is_tail(self.info), long=self.long
-        )
-        self._attempt(fresh=True)
+        tail = is_tail(self.info)
+        self._port, self._token = self.upstream.pool.port(request, self._identity, tail, self.long)
+        self.attempt(fresh=True)
         return True
 
     def _fail(self, failure: Failure) -> None:

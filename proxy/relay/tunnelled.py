@@ -170,14 +170,14 @@ class SessionServer:
                 request = RequestHead.decode(head)
             except HeadError as error:
                 raise refusal(StreamCode.PROTOCOL, str(error)) from error
-            call = self._upstream.prepare(request, claims, TunnelCall)
+            call = self._upstream.prepare(request, claims, partial(TunnelCall, self, stream))
         except Refused as refused:
             refuse(stream, refused, self._upstream)
             return
         except Exception:
             fail(stream)
             return
-        call.begin(self, stream)
+        call.attempt()
 
     async def _serve_in_turn(self, stream: Stream) -> None:
         try:

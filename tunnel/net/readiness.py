@@ -64,9 +64,10 @@ class Watch:
         self.room = tell
         self._readiness.change(self._descriptor, self._events())
 
-    def is_due(self) -> bool:
-        """Whether there is still something to call for. For Readiness."""
-        return (self.listening and self.has_input()) or (self.room is not None and self._has_room())
+    @property
+    def calls_for_input(self) -> bool:
+        """Whether `call` is still to be called. For Readiness."""
+        return self.listening and not self.ended and self.has_input()
 
     def ready(self) -> None:
         """Call for room, and for input, where there is some. For Readiness."""
@@ -75,7 +76,7 @@ class Watch:
             self.room = None
             self._readiness.change(self._descriptor, self._events())
             tell()
-        if self.listening and not self.ended and self.has_input():
+        if self.calls_for_input:
             self.call()
 
     def _has_room(self) -> bool:
@@ -160,7 +161,12 @@ class Readiness:
                 if due:
                     await trio.lowlevel.checkpoint()
                     # What came may have been taken in meanwhile, and a call now mean something else.
-                    due = [watch for watch in due if not watch.ended and watch.is_due()]
+                    due = [
+                        watch
+                        for watch in due
+                        if watch.room is not None
+                        or (watch.listening and not watch.ended and watch.has_input())
+                    ]
                 else:
                     await trio.lowlevel.wait_readable(descriptor_of_all)
                     due = [watches[descriptor] for descriptor, _ in epoll.poll(0, CALLS_PER_PASS)]

@@ -7,10 +7,11 @@ import trio
 
 from proxy.exchange import engine
 from proxy.exchange.pool import IDLE_S, SWEEP_S
+from proxy.exchange.upstream_port import UpstreamPort
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
-from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines
-from proxy.relay.pool import ApiServerPort, Exchange, Pool, open_pool
+from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines, relay_request_head
+from proxy.relay.pool import Exchange, Pool, open_pool
 from tests.proxy.exchange.test_engine import FakePort
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tunnel.net.connect import tls_socket
@@ -111,7 +112,9 @@ async def test_a_port_that_is_closed_leaves_no_watch_behind_on_its_descriptor(tm
     async with running(hang, tmp_path) as server, open_pool(server.access) as pool:
         numbers = set()
         for _ in range(3):
-            port = ApiServerPort(pool, inner(), IDENTITY, False, long=False)
+            port = UpstreamPort(
+                pool.connections, relay_request_head(inner(), b"api", "token", IDENTITY), long=False
+            )
             exchange = engine.Exchange(FakePort(), port, lambda _: None, bodiless=True)
             assert await port.dial()
             assert port.connection is not None

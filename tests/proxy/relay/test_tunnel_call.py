@@ -21,13 +21,15 @@ from proxy.exchange.client import ClientConnection
 from proxy.exchange.engine import Exchange
 from proxy.exchange.http_client import INTERIM_MAX
 from proxy.exchange.pool import Connections
+from proxy.exchange.tunnel_port import TunnelPort
+from proxy.exchange.upstream_port import UpstreamPort
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.message.body import ChunkedBody
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.exchange import Upstream
-from proxy.relay.pool import ApiServerPort, Pool, open_pool
+from proxy.relay.pool import Pool, open_pool
 from proxy.relay.tunnel_call import TunnelCall
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, headers, running
 from tests.proxy.relay.ways import NONCE, Answer, TunnelWay, hubs, inner, tell_time, token
@@ -793,7 +795,7 @@ async def test_an_exchange_that_is_over_is_forgotten_at_once(tmp_path: Path) -> 
             await connection.request()
             await connection.send(OK)
 
-    of_a_call = TunnelCall | ApiServerPort | Exchange
+    of_a_call = TunnelCall | UpstreamPort | TunnelPort | Exchange
     async with rig(script, tmp_path) as relay:
         await relay.warm()
         gc.collect()
@@ -942,7 +944,7 @@ async def test_a_connection_that_comes_as_the_service_ends_carries_nothing(
 BUGS = {
     "request": "relay.pool.relay_request_head",
     "sending": "exchange.client.ClientConnection.send_nowait",
-    "answer": "relay.exchange.Upstream.pass_bytes",
+    "answer": "exchange.tunnel_port.Stream.send_answer_nowait",
     "watching": "exchange.pool.Connections.watch",
 }
 
