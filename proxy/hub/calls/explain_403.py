@@ -25,6 +25,17 @@ def may_be_explained(head: ResponseHead) -> bool:
     return head.status == 403 and 0 < (head.body_length or 0) <= STATUS_BYTES_MAX
 
 
+def explained(head: ResponseHead, body: bytes, cluster: str) -> ResponseHead:
+    """Return the head of a 403 with a Warning, if its body says that the relay cannot impersonate."""
+    if _CANNOT_IMPERSONATE not in body:
+        return head
+    text = (
+        "the relay of this cluster may not impersonate this agent yet, or not for this; "
+        f"its operator sees what to apply by: hawse admin cluster check {cluster} --kubeconfig FILE"
+    )
+    return ResponseHead.of(head.status, head.reason, (*head.headers, (b"warning", warning(text))))
+
+
 class ExplainedOutbound:
     """The answering side of a call (an Outbound), with a Warning on the 403 that the operator can mend."""
 
@@ -42,13 +53,7 @@ class ExplainedOutbound:
             return head
         while data := await self._outbound.receive_body():
             self._held.append(data)
-        if _CANNOT_IMPERSONATE not in b"".join(self._held):
-            return head
-        text = (
-            "the relay of this cluster may not impersonate this agent yet, or not for this; "
-            f"its operator sees what to apply by: hawse admin cluster check {self._cluster} --kubeconfig FILE"
-        )
-        return ResponseHead.of(head.status, head.reason, (*head.headers, (b"warning", warning(text))))
+        return explained(head, b"".join(self._held), self._cluster)
 
     async def receive_body(self, pass_on: PassOn | None = None, /) -> bytes:
         """See Outbound."""
