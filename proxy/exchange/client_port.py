@@ -29,10 +29,14 @@ from proxy.message.failure import GONE, Failure, InboundBroken
 from proxy.message.head import ResponseHead
 from tunnel.net.readiness import Watch
 from tunnel.net.tls import TLSStream
+from tunnel.protocol.streams import SMALL_BYTES
 
 # How long a client may take to receive what came before an answer that breaks off: the kernel and this port
 # hold some 250 KB of it, which take as long at 64 kbit/s.
 CUT_WITHIN_S = 30.0
+# What is kept of one request's body, to be sent once more. Most bodies of kubectl are small; a larger one
+# crosses once.
+REPLAY_BYTES_MAX = 64 * 1024
 
 
 class ClientPort:
@@ -44,21 +48,26 @@ class ClientPort:
     """
 
     __slots__ = (
+        "_again",
         "_at_once",
         "_busy",
         "_cutting",
         "_ending",
         "_http",
+        "_kept",
+        "_kept_bytes",
         "_on_cut",
         "_on_idle",
-        "_passes",
         "_paused",
         "_peer",
         "_stopped",
         "_tls",
         "_watch",
+        "broken_by",
+        "bytes_delivered",
         "closed",
         "exchange",
+        "passes",
     )
 
     def __init__(
@@ -74,10 +83,18 @@ class ClientPort:
         self.exchange: Exchange = OVER
         self.closed = False
         """The connection was cut from here."""
+        self.bytes_delivered = 0
+        """Of this request's body, and of raw bytes behind it."""
+        self.broken_by: Failure | None = None
+        """Why the exchange of this request broke, where it was by the client."""
+        # The pieces of the body that were delivered, as long as they can be again; and what is to be again.
+        self._kept: list[bytes] | None = []
+        self._kept_bytes = 0
+        self._again: list[bytes] = []
         self._http = http
         self._tls = tls
         self._watch = watch
-        self._passes = passes
+        self.passes = passes
         self._peer = peer
         self._on_idle = on_idle
         self._on_cut = on_cut
@@ -97,7 +114,27 @@ class ClientPort:
         """Get ready for the exchange of the request that was just begun; before the Exchange is made."""
         self._paused = True
         self._stopped = self._ending = False
+        self.broken_by = None
+        self.bytes_delivered = 0
+        self._kept, self._kept_bytes, self._again = [], 0, []
         self._listen(True)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the request can be sent once more: all of its body that was delivered is still here."""
+        return self._kept is not None
+
+    def rewind(self) -> None:
+        """Deliver the body from its beginning again, to the next Exchange; only while it is `whole`."""
+        assert self._kept is not None, "a part of the body is gone"
+        self._paused = True
+        self.bytes_delivered = 0
+        self._again, self._kept, self._kept_bytes = self._kept, [], 0
+
+    @property
+    def cutting(self) -> bool:
+        """Whether what came before a cut is still on its way."""
+        return self._cutting
 
     @property
     def held_bytes(self) -> int:
@@ -115,6 +152,9 @@ class ClientPort:
         """See Port. Interim heads go no further: not every client of HTTP/1.1 expects one."""
         if head.status < 200 and head.status != 101:
             return True
+        # What is answered is not sent again.
+        self._kept = None
+        self._again = []
         encoded = self._http.send_head(head, data, end=end)
         return self._send_raw(encoded, end) if head.status == 101 else self._send(encoded, end)
 
@@ -162,7 +202,7 @@ class ClientPort:
             self._close()
         elif not self.closed:
             self._listen(False)
-            self._passes.later(CUT_WITHIN_S, self._close)
+            self.passes.later(CUT_WITHIN_S, self._close)
 
     # -- sending
 
@@ -237,7 +277,7 @@ class ClientPort:
         if not self.take_in():
             return
         if http.ended:
-            self._passes.later(QUIET_S, partial(self.exchange.broken, self, GONE))
+            self.passes.later(QUIET_S, partial(self._leave, self.exchange))
         elif http.full:
             self._listen(False)
 
@@ -261,14 +301,14 @@ class ClientPort:
             else:
                 self._deliver_body()
         except InboundBroken as broken:
-            self.exchange.broken(self, broken.failure)
+            self._break(broken.failure)
         finally:
             self._busy = False
 
     def _deliver_body(self) -> None:
         http, exchange = self._http, self.exchange
         while not (self._paused or exchange.over):
-            data = http.receive_body()
+            data = self._again.pop(0) if self._again else http.receive_body()
             if data is None:
                 if self._tls.has_unread and self._take_in_body():
                     continue
@@ -276,7 +316,9 @@ class ClientPort:
                     self._send(http.send_continue(), False)
                 self._listen(True)
                 return
-            end = http.incoming is DONE
+            end = http.incoming is DONE and not self._again
+            self._keep(data)
+            self.bytes_delivered += len(data)
             exchange.data(self, data, end)
             if end:
                 # From here on it is the next request that comes, or the client's end.
@@ -284,14 +326,30 @@ class ClientPort:
                 return
             if http.crowded:
                 http.crowded = False
-                self._passes.soon(self._peer, self._go_on)
+                self.passes.soon(self._peer, self._go_on)
                 return
+
+    def _keep(self, data: bytes) -> None:
+        """Keep a piece for another attempt, if it is one of a small body."""
+        kept = self._kept
+        if kept is None:
+            return
+        self._kept_bytes += len(data)
+        if self._kept_bytes > REPLAY_BYTES_MAX:
+            self._kept = None
+        elif kept and len(kept[-1]) + len(data) <= SMALL_BYTES:
+            # One that comes byte by byte would cost 40 bytes of Python object for each of them.
+            kept[-1] += data
+        elif data:
+            kept.append(data)
 
     def _deliver_raw(self) -> None:
         http, exchange = self._http, self.exchange
         while not (self._paused or exchange.over):
             if http.held:
-                exchange.data(self, http.take_rest())
+                data = http.take_rest()
+                self.bytes_delivered += len(data)
+                exchange.data(self, data)
             elif http.ended:
                 self._stopped = True
                 exchange.data(self, b"", True)
@@ -323,7 +381,17 @@ class ClientPort:
             self._close()
             return
         self._listen(False)
-        self.exchange.broken(self, GONE)
+        self._break(GONE)
+
+    def _leave(self, exchange: Exchange) -> None:
+        """The client has ended some time ago, and its exchange is still under way."""
+        if self.exchange is exchange:
+            self._break(GONE)
+
+    def _break(self, failure: Failure) -> None:
+        if not self.exchange.over:
+            self.broken_by = failure
+            self.exchange.broken(self, failure)
 
     def _close(self) -> None:
         """Cut the connection now."""

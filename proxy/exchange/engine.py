@@ -34,7 +34,16 @@ from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import ResponseHead
 from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Half, Step, after
 
-__all__ = ["ANSWERED_EARLY", "CLIENT_LEAVES_S", "OVER", "SPLICE_DRAIN_S", "Direction", "Exchange", "Port"]
+__all__ = [
+    "ANSWERED_EARLY",
+    "CLIENT_LEAVES_S",
+    "FAULT",
+    "OVER",
+    "SPLICE_DRAIN_S",
+    "Direction",
+    "Exchange",
+    "Port",
+]
 
 log = logging.getLogger("hawse")
 
@@ -51,7 +60,7 @@ CLIENT_LEAVES_S = 30.0
 ANSWERED_EARLY: Final = Failure(
     StreamCode.CANCEL, Processed.YES, "the answer was whole before the request's body"
 )
-_FAULT: Final = Failure(StreamCode.INTERNAL, Processed.MAYBE, "an internal fault ended the exchange")
+FAULT: Final = Failure(StreamCode.INTERNAL, Processed.MAYBE, "an internal fault ended the exchange")
 _CLIENT_FIRST: Final = Failure(StreamCode.CANCEL, Processed.YES, "the client ended first")
 
 _HEAD: Final = Step.HEAD
@@ -347,7 +356,7 @@ class Exchange:
         """A bug in a port, or here, ends this exchange and no other."""
         client = None if self.over else self.client
         log.error("an exchange with %r failed by a fault of ours", client, exc_info=error)
-        self._finish(_FAULT, False)
+        self._finish(FAULT, False)
 
     # -- within
 

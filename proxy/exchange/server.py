@@ -18,17 +18,19 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Hashable
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
 
 import trio
 
 from proxy.exchange.attendance import Attendance
+from proxy.exchange.client_port import ClientPort
 from proxy.exchange.deadlines import IDLE_S, Deadlines
 from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.http_state import AWAITED, BODY, BROKEN, DONE, IDLE, REFUSED, SWITCHED, WITHHELD
+from proxy.exchange.next_pass import NextPass
 from proxy.exchange.ports import OnGone
 from proxy.exchange.received import Received
 from proxy.exchange.stand_by import Begun, StandBy
@@ -82,6 +84,7 @@ class ServerConnection:
         deadlines: Deadlines | None = None,
         tls: TLSStream | None = None,
         readiness: Readiness | None = None,
+        passes: NextPass | None = None,
     ) -> None:
         self.peer: Hashable = None
         """Whose doing it is that something comes (`turns`), for whoever knows to say."""
@@ -89,6 +92,7 @@ class ServerConnection:
         # What sends without a wait.
         self._tls = stream if isinstance(stream, TLSStream) else tls
         self._readiness = readiness
+        self._passes = passes
         self._deadlines = deadlines
         self._idle = deadlines.watch(self) if deadlines is not None else None
         self.http = ServerHTTP()
@@ -102,6 +106,8 @@ class ServerConnection:
         self._interim: trio.Event | None = None
         self._attendance: Attendance | None = None
         self._stand_by: StandBy[ServerConnection] | None = None
+        self.on_port_cut: Callable[[], None] | None = None
+        """What is called when a port of this connection has cut it."""
 
     def __enter__(self) -> Self:
         return self
@@ -262,6 +268,35 @@ class ServerConnection:
         """Wake the connection's task to go on with what was begun, or to raise the fault that came of it."""
         assert self._stand_by is not None, "it stands by"
         self._stand_by.hand_over(fault)
+
+    @contextmanager
+    def as_port(self) -> Iterator[ClientPort | None]:
+        """Serve the current request's exchange as a port; None where there is no socket to watch.
+
+        For the block, in which the connection's task reads and sends nothing while an exchange runs.
+        """
+        tls, readiness, passes = self._tls, self._readiness, self._passes
+        socket = None if tls is None else tls_socket(tls)
+        if tls is None or readiness is None or passes is None or socket is None or self._link is not _OPEN:
+            yield None
+            return
+        watch = readiness.watch(socket.fileno(), _nothing)
+        port = ClientPort(
+            self.http, tls, watch, passes, self.peer, lambda: watch.listen(False), self._port_cut
+        )
+        port.begin()
+        try:
+            yield port
+        finally:
+            self.on_port_cut = None
+            watch.end()
+
+    def _port_cut(self) -> None:
+        """The port has cut the connection."""
+        if self._link is not _CLOSED:
+            self._release()
+        if self.on_port_cut is not None:
+            self.on_port_cut()
 
     # -- the request's body --------------------------------------------------------------------------------
 
@@ -480,3 +515,6 @@ class ServerConnection:
             while not http.drain():
                 if not await self._received.receive():
                     return
+
+
+def _nothing() -> None: ...

@@ -23,6 +23,7 @@ from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.next_pass import NextPass
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import PREFIX
 from proxy.hub.authorize.events import Trail
@@ -84,6 +85,7 @@ class Front:
     deadlines: Deadlines = attrs.Factory(Deadlines)
     connections: AgentConnections = attrs.field(init=False)
     _readiness: Readiness | None = None
+    _passes: NextPass = attrs.Factory(NextPass)
     """Only while `run` runs, and where there is an epoll; without it each wait is a task's."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
     entrance: Entrance = attrs.field(init=False)
@@ -106,6 +108,7 @@ class Front:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.deadlines.run)
             nursery.start_soon(self.connections.run)
+            nursery.start_soon(self._passes.run)
             if hasattr(select, "epoll"):
                 self._readiness = readiness = Readiness()
                 try:
@@ -133,7 +136,7 @@ class Front:
 
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
         metered = MeteredStream(tls, stranger)
-        with ServerConnection(metered, self.deadlines, tls, self._readiness) as connection:
+        with ServerConnection(metered, self.deadlines, tls, self._readiness, self._passes) as connection:
             connection.peer = Unknown(stranger.place)
             try:
                 await self._serve_requests(connection, tls, stranger, address)

@@ -23,6 +23,7 @@ from audit.record import Decision, Event, Impersonated, Kind, Phase, Relay, Resp
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
+from proxy.exchange.client_port import ClientPort
 from proxy.exchange.forward import CloseReason, Outcome, Tally, forward
 from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
@@ -34,8 +35,10 @@ from proxy.hub.authorize.events import GUARDRAILS, Trail, impersonated
 from proxy.hub.calls.explain_403 import ExplainedOutbound
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
+from proxy.hub.calls.relay_port import RelayPort
 from proxy.hub.calls.replayable_body import HeldBody
 from proxy.hub.calls.retry import ATTEMPTS_MAX, Attempt, Tried, Where, next_attempt
+from proxy.hub.calls.tunnel_exchange import TunnelExchange
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.relays.direct import INSTANCE, DirectOutbound, DirectRelays
@@ -426,7 +429,23 @@ class Calls:
     ) -> Outcome:
         """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
         call = live.call
-        held = None if call.head.body_length == 0 else HeldBody(connection)
+        with connection.as_port() as port:
+            return await self._forward_by(
+                connection, port if call.cluster.mode is Mode.TUNNEL else None, live, opened
+            )
+
+    async def _forward_by(
+        self,
+        connection: ServerConnection,
+        port: ClientPort | None,
+        live: LiveCall,
+        opened: OpenedStream | None,
+    ) -> Outcome:
+        """See _forward; by exchanges of ports where the client has one."""
+        call = live.call
+        held: HeldBody | ClientPort | None = None
+        if call.head.body_length != 0:
+            held = port if port is not None else HeldBody(connection)
         route = _Route(self.registry, live, opened)
         attempt = Attempt(Where.SAME)
         parked = False
@@ -443,10 +462,12 @@ class Calls:
             live.failure = None
             try:
                 if call.cluster.mode is Mode.TUNNEL:
-                    may_leave = number < ATTEMPTS_MAX
-                    outbound: Outbound = self._open_tunnel(live, route, held, attempt, may_leave=may_leave)
+                    stream = self._open_tunnel(live, route, attempt)
+                    leave = None
+                    if number < ATTEMPTS_MAX and call.movable and not live.moved_from:
+                        leave = partial(self.leave_doubted, live, stream, held)
                 else:
-                    outbound = await self._open_direct(live, renew=attempt.renew)
+                    outbound: Outbound = await self._open_direct(live, renew=attempt.renew)
             except ClusterOffline as error:
                 if not parked and await self._wait_for_relay(live):
                     parked, route.relay = True, None
@@ -455,7 +476,14 @@ class Calls:
             except OutboundBroken as error:
                 outcome = failed(error.failure, CloseReason.UPSTREAM_FAILED, live.tally)
             else:
-                outcome = await self._exchange(connection if held is None else held, outbound, live)
+                if call.cluster.mode is not Mode.TUNNEL:
+                    outcome = await self._exchange(_inbound(connection, held), outbound, live)
+                elif port is None:
+                    stream.stream.on_answer(None, leave)
+                    outbound = TunnelOutbound(stream.stream, call.head)
+                    outcome = await self._exchange(_inbound(connection, held), outbound, live)
+                else:
+                    outcome = await self._exchange_ports(connection, port, stream.stream, leave, live)
             live.failure = outcome.failure
             left, live.leaves = live.leaves, False
             whole = held is None or held.whole
@@ -469,13 +497,8 @@ class Calls:
                 live.tally.bytes_in = 0
         return await self._answer_failed(connection, live, outcome)
 
-    def _open_tunnel(
-        self, live: LiveCall, route: _Route, held: HeldBody | None, attempt: Attempt, *, may_leave: bool
-    ) -> TunnelOutbound:
-        """Send the head to a relay; raises ClusterOffline or OutboundBroken.
-
-        With `may_leave`, a read is taken back from a tunnel in doubt, if another relay can answer it.
-        """
+    def _open_tunnel(self, live: LiveCall, route: _Route, attempt: Attempt) -> OpenedStream:
+        """Send the head to a relay; raises ClusterOffline or OutboundBroken."""
         call = live.call
         opened, route.opened = route.opened, None
         if opened is None:
@@ -483,9 +506,24 @@ class Calls:
             opened = self.open_stream(call, live.eid, route.relay, time.time(), renew=attempt.renew)
             opened.show(live)
         route.relay = opened.relay
-        if may_leave and call.movable and not live.moved_from:
-            opened.stream.on_answer(None, partial(self.leave_doubted, live, opened, held))
-        return TunnelOutbound(opened.stream, call.head)
+        return opened
+
+    async def _exchange_ports(
+        self,
+        connection: ServerConnection,
+        port: ClientPort,
+        stream: Stream,
+        leave: Callable[[], object] | None,
+        live: LiveCall,
+    ) -> Outcome:
+        """Carry one attempt to its end, by ports."""
+        call, passes = live.call, port.passes
+        rewrite = partial(_passed_on_and_noted, self.prefix_of, live)
+        soon = partial(passes.soon, stream.peer)
+        relay = RelayPort(stream, call.head, call.cluster.name, rewrite, soon, leave)
+        exchange = TunnelExchange(live, port, relay, passes)
+        connection.on_port_cut = exchange.wake
+        return await exchange.run()
 
     async def _exchange(self, inbound: Inbound, outbound: Outbound, live: LiveCall) -> Outcome:
         """Carry one attempt to its end."""
@@ -523,7 +561,7 @@ class Calls:
         await connection.answer(head, body)
         return attrs.evolve(outcome, status=head.status)
 
-    def leave_doubted(self, live: LiveCall, opened: OpenedStream, held: HeldBody | None) -> bool:
+    def leave_doubted(self, live: LiveCall, opened: OpenedStream, held: HeldBody | ClientPort | None) -> bool:
         """Reset the stream of a read whose tunnel is in doubt, if another relay can answer it.
 
         Returns whether it was reset; `leaves` then tells the task that carries the call.
@@ -535,7 +573,10 @@ class Calls:
             return False
         live.leaves = True
         reason = f"the tunnel of relay {opened.relay.instance} is silent: {sibling.instance} is asked instead"
-        opened.stream.reset(StreamCode.CANCEL, reason=reason)
+        if live.exchange is not None:
+            live.exchange.end(Failure(StreamCode.CANCEL, Processed.MAYBE, reason))
+        else:
+            opened.stream.reset(StreamCode.CANCEL, reason=reason)
         return True
 
     async def _wait_for_relay(self, live: LiveCall) -> bool:
@@ -616,6 +657,25 @@ def _passed_on(prefix_of: Callable[[Call], bytes], live: LiveCall, head: Respons
     except HeadError as error:
         raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, str(error))) from error
     return answer
+
+
+def _passed_on_and_noted(
+    prefix_of: Callable[[Call], bytes], live: LiveCall, head: ResponseHead
+) -> ResponseHead:
+    """The same, in an exchange of ports: the call is answered from here on."""
+    head = _passed_on(prefix_of, live, head)
+    live.tally.status = head.status
+    live.tally.upgraded = head.status == 101
+    fields = live.call.head.fields
+    if live.call.long:
+        # A token makes most of the request's headers, and nobody asks for it a second time in hours.
+        fields.forget_parts()
+    return head
+
+
+def _inbound(connection: ServerConnection, held: HeldBody | ClientPort | None) -> Inbound:
+    """The side that asked, where tasks carry the exchange."""
+    return held if isinstance(held, HeldBody) else connection
 
 
 def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, bytes]:

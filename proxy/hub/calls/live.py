@@ -26,12 +26,15 @@ import trio
 
 from audit.record import Impersonated
 from audit.record import Relay as RecordedRelay
+from proxy.exchange.client_port import ClientPort
+from proxy.exchange.engine import Exchange
 from proxy.exchange.forward import CloseReason, Tally
 from proxy.exchange.pooled import PooledOutbound
 from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound, group_of
 from proxy.hub.authorize.admission import Call
+from proxy.hub.calls.relay_port import RelayPort
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.process.drain import Drained
 from tunnel import Interruptions, Session
@@ -69,6 +72,10 @@ class Ending:
 class LiveCall:
     """A call under way, and what is known of it, also when it is cancelled."""
 
+    exchange: Exchange | None = None
+    """While there is one: its current attempt, where ports carry it."""
+    ports: tuple[ClientPort, RelayPort] | None = None
+    """And the two of that."""
     outbound: Outbound | None = None
     """While there is one: where the call is now."""
     ended: Ending | None = None
@@ -104,10 +111,25 @@ class LiveCall:
         self.inbound = inbound
         self.started = False
         """The trail has its `start` row (proxy.hub.calls.starts)."""
-        self.tally = Tally()
+        self._tally = Tally()
         self.due_at = math.inf
         """When it must end, on trio's clock, and why: for `LiveCalls.limit` to say."""
         self.why_due = ""
+
+    @property
+    def tally(self) -> Tally:
+        """What has crossed so far."""
+        tally = self._tally
+        if self.ports is not None:
+            client, relay = self.ports
+            tally.bytes_in = client.bytes_delivered
+            tally.bytes_out = relay.bytes_passed
+        return tally
+
+    def leave_exchange(self) -> None:
+        """The attempt is over; what has crossed stays in the tally."""
+        _ = self.tally
+        self.exchange = self.ports = None
 
     @contextmanager
     def interruptible(self) -> Iterator[trio.CancelScope]:
@@ -132,6 +154,8 @@ class LiveCall:
         held = inbound.held_bytes if isinstance(inbound, ServerConnection) else 0
         if isinstance(outbound, PooledOutbound | TunnelOutbound):
             held += outbound.held_bytes
+        elif self.ports is not None:
+            held += self.ports[1].held_bytes
         return held + len(self.tally.ahead or b"")
 
     @property
@@ -140,8 +164,11 @@ class LiveCall:
 
         One that has no answer yet sees it, and may go to another relay.
         """
-        outbound = self.outbound
-        return self.tally.status != 0 and isinstance(outbound, TunnelOutbound) and outbound.evicted
+        if not self.tally.status:
+            return False
+        if self.ports is not None:
+            return self.ports[1].evicted
+        return isinstance(self.outbound, TunnelOutbound) and self.outbound.evicted
 
     @property
     def moved_bytes(self) -> int:
@@ -151,18 +178,22 @@ class LiveCall:
     @property
     def held(self) -> bool:
         """Whether it is paused."""
-        return self.tally.held is not None
+        return self._tally.held is not None
 
     def hold(self) -> None:
         """Pause it until `release`: from neither side more bytes are received than the piece at hand."""
-        if self.tally.held is None and self.ended is None:
-            self.tally.held = trio.Event()
+        if self._tally.held is None and self.ended is None:
+            self._tally.held = trio.Event()
+            if self.exchange is not None:
+                self.exchange.hold()
 
     def release(self) -> None:
         """Let it go on."""
-        held, self.tally.held = self.tally.held, None
+        held, self._tally.held = self._tally.held, None
         if held is not None:
             held.set()
+            if self.exchange is not None:
+                self.exchange.release()
 
     def show(self) -> None:
         """Have `relay` and `impersonated` say where it is, if that is known and they do not yet."""
@@ -177,6 +208,9 @@ class LiveCall:
         if self._waiting is not None:
             self._waiting.cancel()
         self.release()
+        if self.exchange is not None:
+            self.exchange.end(failure)
+            return
         if self.outbound is not None:
             await self.outbound.abandon(failure)
         # It may have ended by itself meanwhile, and its client's connection carry the next one.

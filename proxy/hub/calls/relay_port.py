@@ -42,6 +42,7 @@ class RelayPort:
         "_request",
         "_rewrite",
         "_soon",
+        "bytes_passed",
         "exchange",
         "stream",
     )
@@ -56,6 +57,8 @@ class RelayPort:
         on_doubt: Callable[[], object] | None = None,
     ) -> None:
         self.exchange: Exchange = OVER
+        self.bytes_passed = 0
+        """Of the answer's body, and of raw bytes behind it."""
         self.stream = stream
         self._request = request
         self._cluster = cluster
@@ -211,9 +214,11 @@ class RelayPort:
         left = self._body_left
         if left is not None and not self.exchange.spliced:
             self._body_left = left = left - len(data)
-            if left < 0 or (end and left):
+            if left < 0 or (not data and left):
                 raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, _OTHER_LENGTH))
-            end = end or not left
+            # Bytes that end too early are passed on, and only then the exchange breaks.
+            end = not left
+        self.bytes_passed += len(data)
         return data, end
 
     def _pass_share(self) -> None:
