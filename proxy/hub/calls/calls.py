@@ -428,11 +428,10 @@ class Calls:
         self, connection: ServerConnection, live: LiveCall, opened: OpenedStream | None
     ) -> Outcome:
         """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
-        call = live.call
+        if live.call.cluster.mode is not Mode.TUNNEL:
+            return await self._forward_by(connection, None, live, opened)
         with connection.as_port() as port:
-            return await self._forward_by(
-                connection, port if call.cluster.mode is Mode.TUNNEL else None, live, opened
-            )
+            return await self._forward_by(connection, port, live, opened)
 
     async def _forward_by(
         self,
