@@ -1,9 +1,9 @@
-"""The loopback proxy: SDKs that never refresh a token speak to it, and it speaks to the hub under fresh ones.
+"""The loopback proxy, for SDKs that never refresh a token: it adds a fresh token to each request to the hub.
 
-Whoever can read the kubeconfig that it writes (0600) acts as the agent while it runs: its own tokens stand
-there, and nowhere else. It listens on 127.0.0.1 alone. A page in a browser on this machine can have requests
-sent to that address too, by a name that it lets lead there (DNS rebinding) or across origins, so Host and
-Origin have to be the proxy's own. What the proxy lets through the hub judges like any other request.
+The kubeconfig that it writes (0600) holds the proxy's own tokens, and no other file does. Any reader of that
+file can act as the agent while the proxy runs. It listens on 127.0.0.1 only. A web page in a local browser
+can still reach that address, through DNS rebinding or a cross-origin request, so Host and Origin must be the
+proxy's own. The hub applies its usual checks to requests that pass.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from tunnel.egress import ProxyRefused, ProxySettings, connect_through
 from tunnel.loglimit import LogLimit
 from tunnel.net import client_context, open_tcp, wrap_client, wrap_server
 
-# One client with its watches, some at once.
+# One client with its watches, and a few more clients beside it.
 CONNECTIONS_MAX = 512
-# A handshake and a first request; the proxy is on the same machine.
+# Enough for a handshake and a first request from the same machine.
 STRANGER_S = 10.0
 
 _TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})(?:[/?].*)?", re.DOTALL)
@@ -44,7 +44,7 @@ _log = logging.getLogger("hawse.connect")
 
 
 class NotAllowedError(Exception):
-    """A request that is refused here; `status` and the message are its answer."""
+    """A request that the proxy refuses with `status` and this message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -53,42 +53,44 @@ class NotAllowedError(Exception):
 
 @attrs.frozen
 class Guard:
-    """Who may use the proxy: the holder of its token for a cluster, by its own name, for that cluster.
+    """Admits requests that carry the proxy's token for their cluster, under the proxy's own host name.
 
-    One token for all would not do: what a client asks for next it takes from a cluster's own answers, and
-    libraries resolve the dots in the version or the path that they find there. So one cluster could lead it
-    to another.
+    Each cluster has its own token. Clients build their next request from a cluster's answers, and libraries
+    resolve dot segments in versions and paths found there. With one shared token, one cluster could redirect
+    the client to another.
     """
 
     port: int
     tokens: Mapping[str, str] = attrs.field(repr=False)
-    """By the cluster, each of which is served."""
+    """One for each served cluster, by the cluster's name."""
 
     def admit(self, head: RequestHead) -> str:
-        """Return the cluster that a request is for; raises NotAllowedError."""
+        """Return the request's cluster; raises NotAllowedError."""
         ours = [f"{name}:{self.port}".encode() for name in ("127.0.0.1", "localhost")]
         if [value.lower() for value in head.header_values(b"host")] not in [[each] for each in ours]:
-            raise NotAllowedError(403, "the Host is not this proxy's: it serves its own address alone")
+            raise NotAllowedError(403, "Host is not this proxy's address: use the kubeconfig that it wrote")
         origins = [value.lower() for value in head.header_values(b"origin")]
         if origins and origins not in [[b"https://" + each] for each in ours]:
-            raise NotAllowedError(
-                403, "the Origin is not this proxy's: pages of others have no business here"
-            )
+            raise NotAllowedError(403, "Origin is not this proxy: requests from web pages are refused")
         match = _TARGET.fullmatch(head.target)
         name = "" if match is None else match[1].decode("ascii")
         shown = head.header_values(b"authorization")
         if self._is_of(name, shown):
             return name
-        # To look among all, of which there may be thousands, is for what is refused.
+        # There may be thousands of tokens, so only refusals pay for this search.
         shown_for = next((each for each in self.tokens if self._is_of(each, shown)), None)
         if shown_for is None:
-            raise NotAllowedError(401, "the proxy's own token is needed: use the kubeconfig that it wrote")
+            raise NotAllowedError(
+                401, "missing or wrong proxy token: use the kubeconfig that the proxy wrote"
+            )
         if name not in self.tokens:
-            raise NotAllowedError(404, "this proxy serves no such cluster")
-        raise NotAllowedError(403, f"the token is for the cluster {shown_for} alone, each has its own")
+            raise NotAllowedError(404, "this proxy serves no cluster of that name")
+        raise NotAllowedError(
+            403, f"this token is only for the cluster {shown_for}: each cluster has its own"
+        )
 
     def _is_of(self, cluster: str, shown: list[bytes]) -> bool:
-        """Whether it is this cluster's token that is shown."""
+        """Whether the request shows this cluster's token."""
         token = self.tokens.get(cluster)
         if token is None or len(shown) != 1:
             return False
@@ -96,10 +98,10 @@ class Guard:
 
 
 class HubSide:
-    """The way to the hub, through the egress proxy of the environment where there is one."""
+    """Dials the hub, through the environment's egress proxy if there is one."""
 
     def __init__(self, account: Account, proxy: ProxySettings) -> None:
-        """Raises AgentError for a CA that is none."""
+        """Raises AgentError if the stored CA is not a certificate."""
         self._host, self._port = host_and_port(account.hub)
         self._proxy = proxy
         self.authority = account.hub.removeprefix("https://").encode("ascii")
@@ -108,11 +110,11 @@ class HubSide:
             self._context = client_context(account.ca_pem)
         except ValueError as error:
             raise AgentError(
-                "the stored CA is no certificate: run `hawse login` again with --ca FILE"
+                "the stored CA is not a certificate: run `hawse login` again with --ca FILE"
             ) from error
 
     async def dial(self) -> trio.abc.Stream:
-        """Connect; raises OSError or HandshakeFailed. Cancelled, nothing is left open."""
+        """Connect; raises OSError or HandshakeFailed. On cancellation nothing stays open."""
         proxy = self._proxy.proxy_for(self._host, self._port)
         if proxy is None:
             return await wrap_client(
@@ -128,14 +130,14 @@ class HubSide:
             await trio.aclose_forcefully(stream)
             raise OSError(str(error)) from error
         except BaseException:
-            # Cancelled, it closes before its first checkpoint.
+            # When cancelled, it closes before its first checkpoint.
             await trio.aclose_forcefully(stream)  # noqa: ASYNC102
             raise
 
 
 @attrs.define(eq=False)
 class LoopbackProxy:
-    """Serves the loopback connections."""
+    """Serves connections from this machine."""
 
     context: ssl.SSLContext
     guard: Guard
@@ -143,62 +145,62 @@ class LoopbackProxy:
     tokens: Tokens
     connections: Connections
     deadlines: Deadlines = attrs.Factory(Deadlines)
-    """Whoever serves connections runs it beside."""
+    """The task that serves connections runs it too."""
     room: Room = attrs.Factory(lambda: Room(LogLimit(_log)))
-    """Every user of this machine can connect."""
+    """Bounds unauthenticated connections: any user of this machine can connect."""
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
-        """Serve one connection to its end; a fault in it is logged and reaches no other."""
+        """Serve one connection to its end. A bug in it is logged and affects no other connection."""
         try:
             with self.room.entered(CONNECTIONS_MAX) as guest:
                 await self._handle(tcp, guest.known)
         except NoRoomError:
             await trio.aclose_forcefully(tcp)
 
-    async def _handle(self, tcp: trio.abc.Stream, known: Callable[[], None]) -> None:
+    async def _handle(self, tcp: trio.abc.Stream, authenticated: Callable[[], None]) -> None:
         tls = wrap_server(tcp, self.context)
         try:
             with trio.move_on_after(STRANGER_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
                 with ServerConnection(tls, self.deadlines) as connection:
-                    await self._serve(connection, known)
+                    await self._serve(connection, authenticated)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
             pass  # the client left, or its handshake failed
         except Exception:
-            _log.exception("a connection failed by a fault of ours")
+            _log.exception("a connection failed because of a bug in hawse")
         finally:
             await trio.aclose_forcefully(tls)
 
-    async def _serve(self, connection: ServerConnection, known: Callable[[], None]) -> None:
+    async def _serve(self, connection: ServerConnection, authenticated: Callable[[], None]) -> None:
         while True:
             try:
                 head = await connection.next_request()
                 if head is None:
                     return
                 cluster = self.guard.admit(head)
-                known()
+                authenticated()
             except BadRequest as error:
                 await self._refuse(connection, error.status, error.message)
                 return
             except NotAllowedError as error:
-                # Nobody who is refused keeps a place here.
+                # A refused client must not hold a connection open.
                 await self._refuse(connection, error.status, str(error))
                 return
-            await self._carry(connection, head, cluster)
+            await self._forward(connection, head, cluster)
 
     async def _refuse(self, connection: ServerConnection, status: int, message: str) -> None:
         with trio.move_on_after(STRANGER_S):
             await connection.answer(*status_response(status, "", message))
             await connection.aclose()
 
-    async def _carry(self, connection: ServerConnection, head: RequestHead, cluster: str) -> None:
-        """Answer one request that is allowed. Cancelled, both sides are cut."""
+    async def _forward(self, connection: ServerConnection, head: RequestHead, cluster: str) -> None:
+        """Answer one admitted request. Cancellation cuts both sides."""
         try:
             exchange = HubExchange(self, head, cluster)
             outcome = await exchange.run(connection)
         except AgentError as error:
-            await connection.answer(*status_response(503, "", f"no token from the hub: {error}"))
+            await connection.answer(*status_response(503, "", f"cannot get a token from the hub: {error}"))
             return
         except OutboundBroken as error:
             failure = error.failure
@@ -207,12 +209,14 @@ class LoopbackProxy:
                 return
             failure = outcome
         upgrade = head.upgrade is not None
-        told = attrs.evolve(failure, reason=f"between this machine and {self.hub.name}: {failure.reason}")
-        await connection.answer(*failure_response(told, head.method, upgrade=upgrade))
+        explained = attrs.evolve(
+            failure, reason=f"between this machine and {self.hub.name}: {failure.reason}"
+        )
+        await connection.answer(*failure_response(explained, head.method, upgrade=upgrade))
 
 
 class HubExchange:
-    """One request on its way to the hub."""
+    """One request to the hub."""
 
     def __init__(self, proxy: LoopbackProxy, head: RequestHead, cluster: str) -> None:
         self._proxy = proxy
@@ -220,9 +224,9 @@ class HubExchange:
         self._cluster = cluster
 
     async def run(self, connection: ServerConnection) -> Failure | None:
-        """Carry it to its end; returns why the client is still to be answered, None when it was.
+        """Forward the request. Returns the failure to answer the client with, or None if it has its answer.
 
-        Raises AgentError without a token, OutboundBroken when the hub cannot be reached.
+        Raises AgentError without a token, OutboundBroken if the hub can't be reached.
         """
         token = await self._proxy.tokens.token(self._cluster)
         outbound = RenewingOutbound(self, token)
@@ -235,15 +239,15 @@ class HubExchange:
 
     @property
     def connections(self) -> Connections:
-        """Where connections to the hub come from."""
+        """The pool of connections to the hub."""
         return self._proxy.connections
 
     def head(self, token: str) -> RequestHead:
-        """The request's head under a token."""
+        """The request's head with this token."""
         return loopback_request_head(self._request, self._proxy.hub.authority, token)
 
     async def renewed(self, refused: str) -> str:
-        """Another token than the refused one, or the same if that is new; raises AgentError."""
+        """Return a new token, or the refused one if it is recent; raises AgentError."""
         return await self._proxy.tokens.token(self._cluster, refused=refused)
 
     def _pass_head(self, head: ResponseHead) -> ResponseHead:
@@ -251,7 +255,7 @@ class HubExchange:
 
 
 class RenewingOutbound(PooledOutbound):
-    """An exchange with the hub that takes another token, once, when the hub does not accept the first."""
+    """An exchange with the hub that retries once with a new token if the hub answers 401."""
 
     def __init__(self, exchange: HubExchange, token: str) -> None:
         super().__init__(exchange.connections, exchange.head(token))
@@ -259,12 +263,12 @@ class RenewingOutbound(PooledOutbound):
         self._token = token
 
     async def receive_head(self) -> ResponseHead:
-        """See Outbound. A 401 brings another token, under which a request without a body is asked again.
+        """See Outbound. On a 401, get a new token and send a request without a body again.
 
-        Raises AgentError when it is to be, and there is no token.
+        Raises AgentError if the request has no body and no token is available.
         """
         head, request = await super().receive_head(), self._head
-        assert request is not None, "it is held to the end"
+        assert request is not None, "the head is kept until the exchange ends"
         if head.status != 401:
             return head
         has_body = request.body_length != 0

@@ -1,4 +1,4 @@
-"""`hawse connect` as a whole: the listener, the kubeconfig that leads to it, and how it stops."""
+"""Runs `hawse connect`: the listener, its kubeconfig, the command beside it, and the shutdown."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ USER = "hawse-connect"
 
 @attrs.frozen
 class ConnectConfig:
-    """What `hawse connect` was told."""
+    """The options of `hawse connect`."""
 
     environment: Mapping[str, str]
     account: Account
     clusters: Sequence[str]
-    """Names that are checked already; the first is the current context."""
+    """Validated names; the first becomes the current context."""
     port: int = 0
-    """0 for any."""
+    """0 picks a free port."""
     output: str | None = None
-    """The kubeconfig's path; one in the cache folder without it."""
+    """The kubeconfig's path. None: a file in the cache folder."""
     namespace: str | None = None
     command: Sequence[str] = ()
-    """What is run with it; without one it runs until a signal."""
+    """The command to run with the kubeconfig. Empty: run until a signal."""
 
 
 async def run_connect(config: ConnectConfig) -> int:
-    """Serve until SIGINT or SIGTERM, or the command's end; returns the exit status.
+    """Serve until SIGINT, SIGTERM or the end of the command; returns the exit status.
 
-    The kubeconfig's path is printed when the proxy serves; at the end the file is removed. What is under way
-    then is cut. Raises, some from within exception groups, AgentError, and OSError when it cannot listen.
+    Prints the kubeconfig's path once the proxy serves, and removes the file at the end. Open requests are
+    then cut. Raises AgentError, and OSError if it can't listen; both may come inside exception groups.
     """
     raise_file_limit()
     try:
         proxy_settings = ProxySettings.from_environment(config.environment)
     except ValueError as error:
-        raise AgentError(str(error)) from None  # its cause may hold a password
+        raise AgentError(str(error)) from None  # the cause may hold a password
     hub = HubSide(config.account, proxy_settings)
     tokens = Tokens(config.environment, config.account)
-    # Before anything is said to be served: a login that is no good shows itself here.
+    # Before serving: an invalid login fails here.
     await tokens.token(config.clusters[0])
     context, certificate_pem = loopback_context()
     connections = Connections(hub.dial, f"the hub {hub.name}")
@@ -94,7 +94,7 @@ async def run_connect(config: ConnectConfig) -> int:
 
 
 def kubeconfig(guard: Guard, certificate_pem: str, config: ConnectConfig) -> str:
-    """The kubeconfig that leads to the proxy, with the proxy's tokens in it: a user for each cluster."""
+    """Return the kubeconfig for the proxy. It holds the proxy's tokens, in one user for each cluster."""
     ca = base64.b64encode(certificate_pem.encode("ascii")).decode("ascii")
     server = f"https://{ADDRESS}:{guard.port}/clusters"
     namespace = {} if config.namespace is None else {"namespace": config.namespace}
@@ -118,10 +118,10 @@ def kubeconfig(guard: Guard, certificate_pem: str, config: ConnectConfig) -> str
 
 
 async def _run_command(config: ConnectConfig, path: str, signals: AsyncIterator[int]) -> int:
-    """Run the command with the kubeconfig, and end with it.
+    """Run the command with the kubeconfig, and return its exit status.
 
-    A signal that comes to us goes on to it, but for a SIGINT in the foreground of a terminal: from there the
-    command gets Ctrl-C by itself. Whoever ends this process alone there does it by SIGTERM.
+    Signals are forwarded to the command, except SIGINT in a terminal's foreground: Ctrl-C reaches the command
+    directly there. To end only this process there, send it SIGTERM.
     """
     environment = {**config.environment, "KUBECONFIG": path}
     try:
@@ -132,7 +132,7 @@ async def _run_command(config: ConnectConfig, path: str, signals: AsyncIterator[
     async def pass_on() -> None:
         async for number in signals:
             if number == signal.SIGINT and _at_terminal():
-                # Who is told twice to stop leaves undone what has to be done before.
+                # A second SIGINT makes many commands skip their cleanup.
                 continue
             with suppress(ProcessLookupError):
                 process.send_signal(number)
@@ -145,12 +145,12 @@ async def _run_command(config: ConnectConfig, path: str, signals: AsyncIterator[
             if process.returncode is None:
                 process.kill()
         nursery.cancel_scope.cancel()
-    # As a shell says it.
+    # A command that died of a signal: 128 plus its number, as in shells.
     return status if status >= 0 else 128 - status
 
 
 def _at_terminal() -> bool:
-    """Whether Ctrl-C is for this process, and then for the command by itself, which is of the same group."""
+    """Whether Ctrl-C reaches this process, and then also the command, which is in the same process group."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
@@ -162,7 +162,7 @@ def _at_terminal() -> bool:
 
 
 def _path(config: ConnectConfig) -> str:
-    """Where the kubeconfig is written, in a form that is good in every folder."""
+    """Return the kubeconfig's absolute path, valid in any working folder."""
     if config.output is not None:
         return os.path.abspath(config.output)
     return os.path.join(cache_folder(config.environment), "connect", f"kubeconfig-{os.getpid()}")
@@ -170,12 +170,14 @@ def _path(config: ConnectConfig) -> str:
 
 def _write(path: str, document: str, *, replace: bool) -> None:
     if not replace and os.path.lexists(path):
-        raise AgentError(f"{path} is there already: `hawse connect` writes a file of its own, and removes it")
+        raise AgentError(
+            f"{path} exists already: `hawse connect` needs a new file, which it removes at the end"
+        )
     write_private(path, document.encode("ascii"))
 
 
 def _remove(path: str, document: str) -> None:
-    """Remove the file, unless it is somebody else's by now."""
+    """Remove the file, unless its content has been replaced."""
     with suppress(OSError):
         with open(path, encoding="ascii") as file:
             ours = file.read() == document

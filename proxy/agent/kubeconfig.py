@@ -1,7 +1,7 @@
-"""Kubeconfigs that hold no credential: they name the hub's clusters, and the plugin that gets a token.
+"""Kubeconfigs without a credential: they name the hub's clusters, and the plugin that gets a token.
 
-Entries are merged into a file that stands already. One that has the same name and is not ours is left
-alone, and the command refuses: it may be somebody's only way into a cluster.
+Entries are merged into an existing file. If an entry of the same name is not ours, the command refuses and
+changes nothing: it may be the user's only access to a cluster.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from proxy.manifests import to_yaml
 
 USER = "hawse"
 PLUGIN = "hawse-credential"
-# kubectl hands the whole CA to the plugin in one variable, and Linux takes none of more than 128 KiB. In PEM;
-# it becomes a third longer on its way.
+# kubectl passes the whole CA to the plugin in one environment variable. Linux limits that to 128 KiB, and
+# base64 makes the PEM a third longer.
 EMBEDDED_CA_BYTES_MAX = 90 * 1024
 Document: TypeAlias = "dict[str, object]"
-Forms: TypeAlias = "Mapping[str, frozenset[str]]"
-NO_FORMS: Forms = {}
-# No `pip install hawse`: no registry has the package yet, so the name is free for anyone to register.
+Aliases: TypeAlias = "Mapping[str, frozenset[str]]"
+NO_ALIASES: Aliases = {}
+# Not `pip install hawse`: the name is not registered, so anyone could register it.
 _INSTALL_HINT = (
     f"{PLUGIN} is not on the PATH: install Hawse, or write this kubeconfig again (hawse kubeconfig)"
 )
 
 
-def chosen_clusters(reach: Reach, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Return the clusters to write: those that are named, or all that the agent may reach.
+def chosen_clusters(reach: Reach, requested: Sequence[str]) -> tuple[str, ...]:
+    """Return the requested clusters, or all that the agent may reach if none is requested.
 
     Raises AgentError.
     """
     try:
-        names = tuple(dict.fromkeys(slug("cluster name", name) for name in wanted))
+        names = tuple(dict.fromkeys(slug("cluster name", name) for name in requested))
     except IdentityError as error:
         raise AgentError(str(error)) from error
     missing = [name for name in names if name not in reach.clusters]
@@ -49,7 +49,7 @@ def chosen_clusters(reach: Reach, wanted: Sequence[str]) -> tuple[str, ...]:
         raise AgentError(f"agent {reach.agent} may not reach {', '.join(missing)}; it may reach: {reachable}")
     if not reach.clusters:
         raise AgentError(
-            f"agent {reach.agent} may reach no cluster: the operator grants one to its team by "
+            f"agent {reach.agent} may not reach any cluster: ask the operator to grant its team one with "
             "`hawse admin cluster grant`"
         )
     return names or reach.clusters
@@ -66,13 +66,13 @@ def entries(
     user_per_cluster: bool = False,
     hosts: str | None = None,
 ) -> Document:
-    """Make a whole kubeconfig for the clusters.
+    """Make a complete kubeconfig for the clusters.
 
-    Raises AgentError for a namespace or prefix that is none, and for a CA that is too long to be embedded.
+    Raises AgentError for an invalid namespace or prefix, and for a CA that is too long to embed.
 
-    With `user_per_cluster` each has a user of its own, whose plugin is told by an argument which it is, in
-    the older form of plugins: for clients that tell a plugin nothing. With `hosts` each server is a host of
-    its own, and an argument tells the plugin the hub.
+    With `user_per_cluster` each cluster has its own user, whose plugin gets the cluster as an argument and
+    uses the older exec API: for clients that pass no cluster to a plugin. With `hosts` each server is the
+    cluster's own host, and an argument names the hub for the plugin.
     """
     try:
         if namespace is not None:
@@ -84,8 +84,8 @@ def entries(
     ca_bytes = len(account.ca_pem or "")
     if embed_ca and ca_bytes > EMBEDDED_CA_BYTES_MAX:
         raise AgentError(
-            f"the CA of the login has {ca_bytes} bytes, and kubectl can use {EMBEDDED_CA_BYTES_MAX} here: "
-            "log in again with the hub's own CA alone, or trust the system's by --no-embed-ca"
+            f"the login's CA has {ca_bytes} bytes, and kubectl's limit is {EMBEDDED_CA_BYTES_MAX}: log in "
+            "again with only the hub's own CA, or use the system's CAs with --no-embed-ca"
         )
     ca = (
         {"certificate-authority-data": base64.b64encode(account.ca_pem.encode()).decode("ascii")}
@@ -96,7 +96,7 @@ def entries(
         "apiVersion": API_VERSIONS[0],
         "command": command,
         "interactiveMode": "IfAvailable",
-        # The plugin takes hub and cluster out of the server's URL.
+        # The plugin reads hub and cluster from the server's URL.
         "provideClusterInfo": True,
         "installHint": _INSTALL_HINT,
     }
@@ -108,7 +108,7 @@ def entries(
         older = {**plugin, "apiVersion": API_VERSIONS[1]}
         plugins = [{**older, "args": ["--server", server, *hub]} for server in servers]
     elif hub:
-        # One for each hub, so that the kubeconfig may have several.
+        # One user for each hub, so that a kubeconfig may hold several hubs.
         users = [f"{prefix}{USER}@{account.hub.removeprefix('https://')}"] * len(names)
         plugins = [{**plugin, "args": hub}]
     else:
@@ -136,32 +136,34 @@ def entries(
     }
 
 
-def forms(account: Account, clusters: Sequence[str], reach: Reach) -> Forms:
-    """Return the URLs that a cluster's entry may have had before, by each that it may get."""
-    every = {None, account.cluster_hosts, reach.cluster_hosts}
+def server_aliases(account: Account, clusters: Sequence[str], reach: Reach) -> Aliases:
+    """Map each URL of a cluster to all URLs that its entry may have had before."""
+    patterns = {None, account.cluster_hosts, reach.cluster_hosts}
     found: dict[str, frozenset[str]] = {}
     for cluster in clusters:
-        urls = frozenset(cluster_url(account, cluster, hosts) for hosts in every)
+        urls = frozenset(cluster_url(account, cluster, hosts) for hosts in patterns)
         found.update(dict.fromkeys(urls, urls))
     return found
 
 
-def merge(existing: Document, ours: Document, path: str = "the file", forms: Forms = NO_FORMS) -> Document:
-    """Put our entries into a kubeconfig, in place of earlier ones of ours; its current context stays.
+def merge(
+    existing: Document, ours: Document, path: str = "the file", aliases: Aliases = NO_ALIASES
+) -> Document:
+    """Merge our entries into a kubeconfig, replacing our earlier ones. Its current context does not change.
 
-    `forms` has the other URLs by which an entry may lead to the same cluster. Raises AgentError when an entry
-    of the same name is not ours, or the document is no kubeconfig.
+    `aliases` maps a server's URL to the other URLs of the same cluster. Raises AgentError if an entry of the
+    same name is not ours, or the document is not a kubeconfig.
     """
     merged = {"apiVersion": "v1", "kind": "Config", **existing}
-    # By either form of the command: who asks for the other one means the same cluster.
+    # Users of both forms, shared and per cluster: either belongs to the same cluster.
     users = [name for name, user in named(existing, "users", path).items() if has_our_plugin(user)]
     for section in ("clusters", "users", "contexts"):
         present, added = named(existing, section, path), named(ours, section, path)
         for name, entry in added.items():
-            if name in present and not _is_ours(section, present[name], entry, users, forms):
+            if name in present and not _is_ours(section, present[name], entry, users, aliases):
                 raise AgentError(
-                    f"{path} has an entry {quoted(name)} in {section} that is not of this hub: "
-                    "choose other names by --prefix, or another file by --output"
+                    f"{path} already has an entry {quoted(name)} in {section}, which is not for this hub: "
+                    "choose other names with --prefix, or another file with --output"
                 )
         merged[section] = list({**present, **added}.values())
     if current := existing.get("current-context") or ours.get("current-context"):
@@ -169,13 +171,12 @@ def merge(existing: Document, ours: Document, path: str = "the file", forms: For
     return merged
 
 
-def fit_before(paths: Sequence[str], ours: Document, forms: Forms = NO_FORMS) -> Document:
-    """Return our entries as they may stand before these files: the current context of one of them stays.
+def avoid_shadowing(paths: Sequence[str], ours: Document, aliases: Aliases = NO_ALIASES) -> Document:
+    """Return our entries for a file that precedes these files: a current context in one of them is kept.
 
-    Raises AgentError where one of ours would stand before another's of the same name. kubectl takes the first
-    that it finds in the files of KUBECONFIG: what led to one cluster would lead to another from then on,
-    without a word. A file that cannot be read is kubectl's to tell of; one with a section that is none of a
-    kubeconfig's is refused, since what it names cannot be told.
+    kubectl uses the first entry of a name among the files of KUBECONFIG. Our entry must not shadow another's,
+    or that name would silently lead to another cluster; raises AgentError then. Unreadable files are skipped,
+    since kubectl reports them. A file with an invalid section raises AgentError, since its names are unknown.
     """
     fitting = dict(ours)
     for path in paths:
@@ -185,40 +186,42 @@ def fit_before(paths: Sequence[str], ours: Document, forms: Forms = NO_FORMS) ->
         except (OSError, YamlError):
             continue
         if isinstance(document, dict):
-            merge(document, ours, path, forms)
+            merge(document, ours, path, aliases)
             if document.get("current-context"):
                 fitting.pop("current-context", None)
     return fitting
 
 
-def kubectls_own(environment: Mapping[str, str]) -> list[str]:
-    """Return where kubectl looks: KUBECONFIG's files, of which it writes into the first, or the home's."""
+def kubectl_paths(environment: Mapping[str, str]) -> list[str]:
+    """Return the files that kubectl reads: KUBECONFIG's (it writes the first), or ~/.kube/config."""
     paths = [path for path in environment.get("KUBECONFIG", "").split(os.pathsep) if path]
     home = environment.get("HOME") or os.path.expanduser("~")
     return paths or [os.path.join(home, ".kube", "config")]
 
 
 def named(document: Document, section: str, path: str) -> dict[str, Document]:
-    """Return the entries of a section, by name. Raises AgentError where that is no kubeconfig's."""
+    """Return the entries of a section, by name. Raises AgentError if the section is not a kubeconfig's."""
     entries = document.get(section) or []
     if not isinstance(entries, list):
-        raise AgentError(f"{path} is no kubeconfig: {section} is no list")
+        raise AgentError(f"{path} is not a kubeconfig: {section} is not a list")
     named: dict[str, Document] = {}
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise AgentError(f"{path} is no kubeconfig: an entry in {section} has no name")
-        # kubectl takes the first of a name.
+            raise AgentError(f"{path} is not a kubeconfig: an entry in {section} has no name")
+        # kubectl uses the first entry of a name.
         named.setdefault(entry["name"], entry)
     return named
 
 
-def _is_ours(section: str, present: Document, added: Document, users: Sequence[str], forms: Forms) -> bool:
+def _is_ours(
+    section: str, present: Document, added: Document, users: Sequence[str], aliases: Aliases
+) -> bool:
     before, after = present.get(section[:-1]), added[section[:-1]]
     if not isinstance(before, dict) or not isinstance(after, dict):
         return False
     match section:
         case "clusters":
-            return _same_server(before.get("server"), after["server"], forms)
+            return _same_server(before.get("server"), after["server"], aliases)
         case "users":
             return has_our_plugin(present)
         case _:
@@ -226,7 +229,7 @@ def _is_ours(section: str, present: Document, added: Document, users: Sequence[s
 
 
 def has_our_plugin(user: Document) -> bool:
-    """Whether a user of a kubeconfig is one that `hawse kubeconfig` writes."""
+    """Whether `hawse kubeconfig` wrote this user of a kubeconfig."""
     settings = user.get("user")
     plugin = settings.get("exec") if isinstance(settings, dict) else None
     return isinstance(plugin, dict) and _is_our_plugin(plugin)
@@ -236,12 +239,12 @@ def _is_our_plugin(plugin: Document) -> bool:
     command, arguments = plugin.get("command"), plugin.get("args")
     if isinstance(command, str) and os.path.basename(command) == PLUGIN:
         return True
-    # As it was written before the plugin was a command of its own.
+    # Written by versions in which the plugin was `hawse credential`.
     return isinstance(arguments, list) and arguments[:1] == ["credential"]
 
 
-def _same_server(before: object, after: object, forms: Forms) -> bool:
-    """Whether two server URLs are one, though the ports be written differently, or lead to one cluster."""
+def _same_server(before: object, after: object, aliases: Aliases) -> bool:
+    """Whether two server URLs are equal up to the port's notation, or lead to the same cluster."""
     if not isinstance(before, str) or not isinstance(after, str):
         return False
     hub, separator, name = before.rpartition("/clusters/")
@@ -249,23 +252,23 @@ def _same_server(before: object, after: object, forms: Forms) -> bool:
         before = f"{hub_origin(hub)}/clusters/{name}" if separator else hub_origin(before)
     except AgentError:
         return False
-    return before == after or before in forms.get(after, ())
+    return before == after or before in aliases.get(after, ())
 
 
 def read(path: str) -> Document:
-    """Read a kubeconfig; an empty document when there is no file. Raises AgentError.
+    """Read a kubeconfig; an empty document if the file is missing. Raises AgentError.
 
-    One of another user's is refused: it can name a program, which kubectl would run as this one, and what is
-    written in its place would look like our own.
+    A file of another user is refused. It can name a program, which kubectl would run as this user, and after
+    a rewrite it would look like our own.
     """
     try:
         with open(path, "rb") as file:
             owner = os.fstat(file.fileno()).st_uid
-            # Root's own may lie there: an image that brings one along has it from root.
+            # Root is fine: container images ship such files as root.
             if owner not in (0, os.geteuid()):
                 raise AgentError(
-                    f"{path} belongs to another user (uid {owner}), and what it holds would count as yours: "
-                    "choose another file by --output"
+                    f"{path} belongs to another user (uid {owner}), so it could run programs as you: "
+                    "choose another file with --output"
                 )
             raw = file.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError:
@@ -273,31 +276,31 @@ def read(path: str) -> Document:
     except OSError as error:
         raise AgentError(f"cannot read {path}: {error.strerror}") from error
     if len(raw) > FILE_BYTES_MAX:
-        raise AgentError(f"{path} is no kubeconfig: it has more than {FILE_BYTES_MAX} bytes")
+        raise AgentError(f"{path} is not a kubeconfig: it is larger than {FILE_BYTES_MAX} bytes")
     try:
         document = read_yaml(raw)
     except YamlError as error:
-        raise AgentError(f"{path} is no YAML, so no kubeconfig") from error
+        raise AgentError(f"{path} is not a kubeconfig: it is not YAML") from error
     if document is None:
         return {}
     if not isinstance(document, dict) or document.get("kind", "Config") != "Config":
-        raise AgentError(f"{path} is no kubeconfig")
+        raise AgentError(f"{path} is not a kubeconfig")
     return document
 
 
-def write(path: str, ours: Document, forms: Forms = NO_FORMS) -> None:
-    """Merge our entries into the file, or make it, for its owner alone. Raises AgentError."""
-    merged = merge(read(os.path.realpath(path)), ours, path, forms)
+def write(path: str, ours: Document, aliases: Aliases = NO_ALIASES) -> None:
+    """Merge our entries into the file, or create it (0600). Raises AgentError."""
+    merged = merge(read(os.path.realpath(path)), ours, path, aliases)
     replace(path, merged)
 
 
 def replace(path: str, document: Document) -> None:
-    """Write a whole kubeconfig in place of what stands in the file. Raises AgentError."""
+    """Replace the file's content with a complete kubeconfig. Raises AgentError."""
     try:
         text = to_yaml([document])
     except (RecursionError, ValueError):
-        # A list that holds itself, a number of 5,000 digits: YAML can say more than we can. Not chained, as
-        # in foreign_yaml.
-        raise AgentError(f"{path} holds what cannot be written again") from None
-    # A kubeconfig is often a link into a folder of settings: the file behind it is what changes.
+        # A list that contains itself, or a number of 5,000 digits: valid YAML that we can't write. Not
+        # chained, as in foreign_yaml.
+        raise AgentError(f"{path} has content that hawse can't write back: choose another file") from None
+    # A kubeconfig is often a symbolic link into a settings folder: change the target.
     write_private(os.path.realpath(path), text.encode())

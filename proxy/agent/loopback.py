@@ -1,6 +1,6 @@
-"""A certificate for this machine's loopback address, made for one run and kept nowhere.
+"""A certificate for the loopback address, made for one run and not stored.
 
-client-go sends no bearer token over plain http, so even a proxy on loopback speaks TLS.
+client-go sends no bearer token over plain HTTP, so even a proxy on loopback needs TLS.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tunnel.net import server_context
 
 ADDRESS = "127.0.0.1"
-# Longer than a process runs; whoever runs longer starts anew.
+# Longer than a process runs. A restart makes a new certificate.
 DAYS = 365
-# By as much as the clock may be set back while it runs. Apple's clients take 825 days for both together.
+# The clock may be set back this far while it runs. Apple's clients accept at most 825 days of validity.
 _BACKDATE = datetime.timedelta(days=365)
 
 
 def loopback_context() -> tuple[ssl.SSLContext, str]:
-    """Return a server's context for the loopback address, and the certificate (PEM) that clients trust."""
+    """Return a server context for the loopback address, and the certificate (PEM) that clients trust."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hawse connect")])
     now = datetime.datetime.now(datetime.UTC)
@@ -50,7 +50,7 @@ def loopback_context() -> tuple[ssl.SSLContext, str]:
     key_pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    # OpenSSL reads files alone; the folder is 0700, and gone before anybody connects.
+    # OpenSSL reads only files. The folder is 0700, and removed before the first client connects.
     with tempfile.TemporaryDirectory(prefix="hawse-") as folder:
         paths = [os.path.join(folder, each) for each in ("certificate.pem", "key.pem")]
         for path, data in zip(paths, (pem, key_pem), strict=True):
@@ -60,7 +60,7 @@ def loopback_context() -> tuple[ssl.SSLContext, str]:
 
 
 def _key_usage() -> x509.KeyUsage:
-    # It signs itself, and serves.
+    # The certificate signs itself, and serves TLS.
     return x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,

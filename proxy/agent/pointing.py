@@ -1,4 +1,4 @@
-"""Which entries of kubeconfigs lead to a hub by our plugin, and the kubeconfigs without them."""
+"""Finds and removes the kubeconfig entries that lead to a hub through our plugin."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from typing import NamedTuple
 
 from proxy.agent.account import Account, cluster_of_host, hub_origin
 from proxy.agent.errors import AgentError
-from proxy.agent.kubeconfig import Document, has_our_plugin, kubectls_own, named, read, replace
+from proxy.agent.kubeconfig import Document, has_our_plugin, kubectl_paths, named, read, replace
 
 
-class Pointing(NamedTuple):
-    """A kubeconfig with entries that lead to the hub, or that cannot be read."""
+class HubEntries(NamedTuple):
+    """A kubeconfig with entries for the hub, or one that can't be read."""
 
     path: str
     contexts: tuple[str, ...]
     fault: str = ""
-    """Why nothing is known of the file, or why it could not be changed; "" if nothing is wrong."""
+    """Why the file can't be read or changed; "" without a fault."""
 
 
-def pointing(environment: Mapping[str, str], account: Account) -> list[Pointing]:
-    """Look through the files that kubectl reads, and those that were written for this hub."""
-    found: list[Pointing] = []
+def find_hub_entries(environment: Mapping[str, str], account: Account) -> list[HubEntries]:
+    """Search the files that kubectl reads, and those written for this hub."""
+    found: list[HubEntries] = []
     for path in _files(environment, account):
         try:
             entries = _entries(read(path), account, path)
         except AgentError as error:
-            found.append(Pointing(path, (), str(error)))
+            found.append(HubEntries(path, (), str(error)))
             continue
         if any(entries.values()):
-            found.append(Pointing(path, tuple(sorted(entries["contexts"]))))
+            found.append(HubEntries(path, tuple(sorted(entries["contexts"]))))
     return found
 
 
-def remove_pointing(environment: Mapping[str, str], account: Account) -> list[Pointing]:
-    """Remove the entries from all those files, and return what was removed, or why it could not be.
+def remove_hub_entries(environment: Mapping[str, str], account: Account) -> list[HubEntries]:
+    """Remove the entries from all those files. Returns what was removed, and the faults.
 
-    The name of the current context stays, as `kubectl config delete-context` leaves it: without it kubectl
-    would try http://localhost:8080, and so it says which context is missing.
+    The current context's name stays, as with `kubectl config delete-context`: kubectl then reports the
+    missing context. Without a name it would try http://localhost:8080.
     """
-    done: list[Pointing] = []
-    for each in pointing(environment, account):
+    done: list[HubEntries] = []
+    for each in find_hub_entries(environment, account):
         fault = each.fault
         try:
             if not fault:
@@ -55,33 +55,33 @@ def remove_pointing(environment: Mapping[str, str], account: Account) -> list[Po
 
 
 def _files(environment: Mapping[str, str], account: Account) -> Iterable[str]:
-    paths = [*kubectls_own(environment), *account.kubeconfigs]
-    # One file may be written by several names.
+    paths = [*kubectl_paths(environment), *account.kubeconfigs]
+    # Several paths may name the same file.
     real = {os.path.realpath(path): path for path in reversed(paths)}
-    # A terminal or a pipe, as of `--output /dev/stdout`, would be waited for.
+    # Reading a terminal or a pipe, as from `--output /dev/stdout`, would block.
     return [path for target, path in reversed(real.items()) if os.path.isfile(target)]
 
 
 def _entries(document: Document, account: Account, path: str) -> dict[str, set[str]]:
-    """Return the names of the entries that lead to the hub, by section; what others use stays."""
+    """Return the names of the hub's entries, by section, without those that other contexts use."""
     clusters, users = named(document, "clusters", path), named(document, "users", path)
     contexts = named(document, "contexts", path)
     plugins = {name for name, entry in users.items() if has_our_plugin(entry)}
-    there = {name for name, entry in clusters.items() if _leads(entry, account)}
-    told = {name for name in plugins if _is_told(users[name], account)}
+    hub_clusters = {name for name, entry in clusters.items() if _is_at_hub(entry, account)}
+    hub_users = {name for name in plugins if _names_hub(users[name], account)}
     ends = {name: _ends(entry) for name, entry in contexts.items()}
-    gone = {
+    removed = {
         name
         for name, (cluster, user) in ends.items()
-        if user in plugins and (cluster in there or user in told)
+        if user in plugins and (cluster in hub_clusters or user in hub_users)
     }
-    kept = [ends[name] for name in contexts if name not in gone]
-    there |= {ends[name][0] for name in gone} & clusters.keys()
-    told |= {ends[name][1] for name in gone}
+    kept = [ends[name] for name in contexts if name not in removed]
+    hub_clusters |= {ends[name][0] for name in removed} & clusters.keys()
+    hub_users |= {ends[name][1] for name in removed}
     return {
-        "contexts": gone,
-        "clusters": there - {cluster for cluster, _ in kept},
-        "users": told - {user for _, user in kept},
+        "contexts": removed,
+        "clusters": hub_clusters - {cluster for cluster, _ in kept},
+        "users": hub_users - {user for _, user in kept},
     }
 
 
@@ -101,8 +101,8 @@ def _ends(context: Document) -> tuple[str, str]:
     return str(settings.get("cluster", "")), str(settings.get("user", ""))
 
 
-def _leads(cluster: Document, account: Account) -> bool:
-    """Whether a cluster's server is at the hub: a path of it, or a host that it has for a cluster."""
+def _is_at_hub(cluster: Document, account: Account) -> bool:
+    """Whether a cluster's server is a path at the hub, or one of its hosts for clusters."""
     settings = cluster.get("cluster")
     server = settings.get("server") if isinstance(settings, dict) else None
     if not isinstance(server, str):
@@ -111,13 +111,13 @@ def _leads(cluster: Document, account: Account) -> bool:
     return _origin(hub) == account.hub if by_path else bool(cluster_of_host(account, server))
 
 
-def _is_told(user: Document, account: Account) -> bool:
-    """Whether an argument tells the plugin this hub, or a cluster of it."""
+def _names_hub(user: Document, account: Account) -> bool:
+    """Whether the plugin's arguments name this hub, or a cluster of it."""
     settings = user.get("user")
     plugin = settings.get("exec") if isinstance(settings, dict) else None
     arguments = plugin.get("args") if isinstance(plugin, dict) else None
-    said = [str(each) for each in arguments] if isinstance(arguments, list) else []
-    pairs = dict(pairwise(said))
+    words = [str(each) for each in arguments] if isinstance(arguments, list) else []
+    pairs = dict(pairwise(words))
     if "--hub" in pairs:
         return _origin(pairs["--hub"]) == account.hub
     hub, _, _ = pairs.get("--server", "").rpartition("/clusters/")

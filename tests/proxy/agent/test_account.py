@@ -118,7 +118,7 @@ def test_a_damaged_file_is_named_and_not_quoted(tmp_path: Path, content: str) ->
 def test_a_file_of_a_newer_hawse_is_left_alone(tmp_path: Path) -> None:
     environment = {"XDG_CONFIG_HOME": str(tmp_path)}
     Path(save_account(environment, account())).write_text('{"version":3}')
-    with pytest.raises(AgentError, match="newer hawse"):
+    with pytest.raises(AgentError, match="newer version of hawse"):
         load_accounts(environment)
 
 

@@ -359,4 +359,4 @@ def test_what_it_does_not_know_is_for_the_command_behind_it(home: Home) -> None:
     assert "KUBERNETES_EXEC_INFO" in done.stdout
     done = run(home, [str(PLUGIN)], None)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("hawse: nothing says for which cluster")
+    assert done.stderr.startswith("hawse: KUBERNETES_EXEC_INFO is not set")

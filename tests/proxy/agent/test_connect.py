@@ -222,7 +222,7 @@ async def test_a_request_goes_on_under_the_agents_token_and_its_own_never_does(b
 async def test_a_stranger_is_told_why_and_reaches_nobody(bench: Bench) -> None:
     answer = await bench.ask(f"Host: 127.0.0.1:{PORT}", "Authorization: Bearer guess")
     assert answer.startswith(b"HTTP/1.1 401 ")
-    assert b"use the kubeconfig that it wrote" in answer
+    assert b"use the kubeconfig that the proxy wrote" in answer
     assert bench.seen == []
 
 
@@ -285,7 +285,7 @@ async def test_without_a_token_or_a_hub_the_client_is_told_so(bench: Bench) -> N
     bench.tokens.down = True
     answer = await bench.ask()
     assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b"no token from the hub: cannot reach the hub" in answer
+    assert b"cannot get a token from the hub: cannot reach the hub" in answer
     bench.tokens.down = False
 
     async def fail() -> trio.abc.Stream:
@@ -314,7 +314,7 @@ async def test_a_hub_that_goes_before_it_answers_leaves_no_client_waiting(bench:
     answer = await bench.ask()
     # A 401 would be about the client's own token, and that is good.
     assert answer.startswith(b"HTTP/1.1 503 ")
-    assert b'"no token from the hub: cannot reach the hub"' in answer
+    assert b'"cannot get a token from the hub: cannot reach the hub"' in answer
 
 
 async def test_what_is_no_request_is_refused_and_reaches_nobody(bench: Bench) -> None:

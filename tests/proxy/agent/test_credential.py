@@ -284,17 +284,17 @@ def test_a_kubectl_that_verifies_nobody_is_given_no_token(home: Home, hub: FakeH
     assert run(home, exec_info(hub.url))[0] == 0
     status, stdout, stderr = run(home, exec_info(hub.url, **insecure))
     assert (status, stdout) == (1, "")
-    assert "would show the token to whoever does" in stderr
+    assert "so the token could go to an impostor" in stderr
     assert run(home, exec_info(hub.url, **{"insecure-skip-tls-verify": False}))[0] == 0
 
 
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        (None, "kubeconfig by `hawse kubeconfig --user-per-cluster`"),
-        ("{", "no ExecCredential"),
-        ("[]", "no ExecCredential"),
-        pytest.param("[" * 100_000, "no ExecCredential", id="deep"),
+        (None, "kubeconfig with `hawse kubeconfig --user-per-cluster`"),
+        ("{", "not an ExecCredential"),
+        ("[]", "not an ExecCredential"),
+        pytest.param("[" * 100_000, "not an ExecCredential", id="deep"),
         (NO_CLUSTER, "provideClusterInfo"),
         (NO_CLUSTER, "--user-per-cluster"),
         (exec_info("https://hub.example", api_version="client.authentication.k8s.io/v1alpha1"), "v1alpha1"),

@@ -116,7 +116,7 @@ def test_a_lock_that_another_one_keeps_is_given_up(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(files, "LOCK_WAIT_S", 0.05)
     path = str(tmp_path / "lock")
     with locked(path):
-        with pytest.raises(NotWritableError, match=r"cannot lock .*: another process has it for .*: end"):
+        with pytest.raises(NotWritableError, match=r"cannot lock .*: another process holds it for .*: end"):
             with locked(path):
                 pass
     with locked(path):

@@ -66,7 +66,7 @@ def reply(status: int, body: bytes, **headers: str) -> Callable[[Asked], Reply]:
 def test_hosts_that_no_cluster_can_have_are_refused(hub: FakeHub, account: Account, hosts: str) -> None:
     body = f'{{"agent": "robot", "org": "acme", "clusters": [], "cluster_hosts": {hosts}}}'
     hub.reply = reply(200, body.encode())
-    with pytest.raises(AgentError, match="hosts of its clusters that are refused"):
+    with pytest.raises(AgentError, match="invalid pattern for cluster hosts"):
         fetch_reach(account)
 
 
@@ -101,8 +101,8 @@ TOKEN = b'{"access_token":"t","expires_in":%s}'
         ((413, {}, status_response(413, "", "too large")[1]), "answered 413: too large$"),
         ((403, {}, status_response(403, "", "forbidden")[1]), r"403: forbidden: is it a Hawse hub\?$"),
         ((302, {"location": "https://evil.example/"}, b""), "answered 302"),
-        ((200, {}, b"<html>"), "no JSON object"),
-        ((200, {}, b"[" * 100_000), "no JSON object"),
+        ((200, {}, b"<html>"), "not answer with a JSON object"),
+        ((200, {}, b"[" * 100_000), "not answer with a JSON object"),
         ((200, {}, b"x" * (ANSWER_BYTES_MAX + 1)), "more than"),
         ((200, {}, b"{}"), "usable token"),
         ((200, {}, TOKEN % b"0"), "usable token"),
@@ -125,7 +125,7 @@ def test_an_answer_that_is_none_is_one_clear_line(
 @pytest.mark.parametrize("name", ["$(id)", 'a"b', "a\n", "--server=x", "system", ""])
 def test_a_hostile_cluster_name_of_the_hub_is_refused(hub: FakeHub, account: Account, name: str) -> None:
     hub.clusters = ["prod", name]
-    with pytest.raises(AgentError, match="is refused"):
+    with pytest.raises(AgentError, match="an invalid name"):
         fetch_reach(account)
 
 

@@ -15,12 +15,12 @@ from proxy.agent.hub import Reach
 from proxy.agent.kubeconfig import (
     EMBEDDED_CA_BYTES_MAX,
     Document,
+    avoid_shadowing,
     chosen_clusters,
     entries,
-    fit_before,
-    forms,
     merge,
     read,
+    server_aliases,
     write,
 )
 
@@ -37,7 +37,7 @@ def test_all_clusters_are_taken_unless_some_are_named() -> None:
     assert chosen_clusters(REACH, ("dev", "dev")) == ("dev",)
     with pytest.raises(AgentError, match="may not reach other; it may reach: prod, dev"):
         chosen_clusters(REACH, ("dev", "other"))
-    with pytest.raises(AgentError, match="no cluster"):
+    with pytest.raises(AgentError, match="not reach any cluster"):
         chosen_clusters(Reach("robot", "acme", ()), ())
 
 
@@ -110,19 +110,19 @@ def test_with_hosts_a_server_has_no_path_and_the_plugin_is_told_the_hub() -> Non
 
 def test_an_entry_may_change_its_form_and_not_its_cluster() -> None:
     reach = Reach("robot", "acme", ("prod",), 0, HOSTS)
-    known = forms(ACCOUNT._replace(cluster_hosts="*.old.example"), ["prod"], reach)
+    known = server_aliases(ACCOUNT._replace(cluster_hosts="*.old.example"), ["prod"], reach)
     by_path = entries(ACCOUNT, ["prod"], command="hawse-credential")
     by_host = entries(ACCOUNT, ["prod"], command="hawse-credential", hosts=HOSTS)
     by_old = entries(ACCOUNT, ["prod"], command="hawse-credential", hosts="*.old.example")
     for before in (by_path, by_host, by_old):
         for after in (by_path, by_host):
-            merged = merge(before, after, forms=known)
+            merged = merge(before, after, aliases=known)
             assert merged["clusters"] == after["clusters"]
             assert merged["contexts"] == after["contexts"]
     # One of the same name at another hub's host is somebody else's.
     other = entries(ACCOUNT, ["prod"], command="hawse-credential", hosts="*.evil.example")
-    with pytest.raises(AgentError, match="not of this hub"):
-        merge(other, by_host, forms=known)
+    with pytest.raises(AgentError, match="not for this hub"):
+        merge(other, by_host, aliases=known)
 
 
 def test_without_a_ca_kubectl_uses_the_systems() -> None:
@@ -142,7 +142,7 @@ def test_a_ca_that_kubectl_could_not_hand_to_the_plugin_is_refused() -> None:
     variable = b"KUBERNETES_EXEC_INFO=" + json.dumps({"spec": at_most["clusters"]}).encode()
     assert len(variable) + 1024 < 128 * 1024
     larger = ACCOUNT._replace(ca_pem=bundle + "x")
-    with pytest.raises(AgentError, match="the hub's own CA alone"):
+    with pytest.raises(AgentError, match="only the hub's own CA"):
         entries(larger, ["prod"], command="hawse-credential")
     entries(larger, ["prod"], command="hawse-credential", embed_ca=False)
 
@@ -241,27 +241,29 @@ def test_an_entry_that_would_hide_another_files_is_refused(tmp_path: Path) -> No
     other, missing, broken = (str(tmp_path / name) for name in ("other", "missing", "broken"))
     Path(broken).write_text("[")
     Path(other).write_text(json.dumps(FOREIGN))
-    assert fit_before([missing, broken], ours("prod")) == ours("prod")
-    fit_before([missing, broken, other], ours("prod"))
+    assert avoid_shadowing([missing, broken], ours("prod")) == ours("prod")
+    avoid_shadowing([missing, broken, other], ours("prod"))
     context = {"name": "prod", "context": {"cluster": "elsewhere", "user": "me"}}
     Path(other).write_text(json.dumps({**FOREIGN, "contexts": [context]}))
-    with pytest.raises(AgentError, match="other has an entry prod in contexts that is not of this hub"):
-        fit_before([missing, broken, other], ours("prod"))
+    with pytest.raises(
+        AgentError, match="other already has an entry prod in contexts, which is not for this hub"
+    ):
+        avoid_shadowing([missing, broken, other], ours("prod"))
     write(other, ours("stage"))
-    fit_before([other], ours("stage"))
+    avoid_shadowing([other], ours("stage"))
     Path(other).write_text("clusters: {home: there}")
-    with pytest.raises(AgentError, match="other is no kubeconfig: clusters is no list"):
-        fit_before([other], ours("stage"))
+    with pytest.raises(AgentError, match="other is not a kubeconfig: clusters is not a list"):
+        avoid_shadowing([other], ours("stage"))
 
 
 def test_the_current_context_of_another_file_stays(tmp_path: Path) -> None:
     first, other = str(tmp_path / "first"), str(tmp_path / "other")
     Path(other).write_text(json.dumps({**FOREIGN, "current-context": "mine"}))
     # kubectl takes the first that it finds.
-    write(first, fit_before([other], ours("prod")))
+    write(first, avoid_shadowing([other], ours("prod")))
     assert "current-context" not in read(first)
     Path(other).write_text(json.dumps({**FOREIGN, "current-context": ""}))
-    write(first, fit_before([other], ours("prod")))
+    write(first, avoid_shadowing([other], ours("prod")))
     assert read(first)["current-context"] == "prod"
 
 
@@ -284,7 +286,7 @@ def test_a_file_that_another_user_has_laid_there_is_not_taken_over(
 def test_a_file_of_roots_is_as_good_as_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     # It is looked into, whoever runs this: only then is it known what it is.
-    with pytest.raises(AgentError, match=r"/etc/passwd is no "):
+    with pytest.raises(AgentError, match=r"/etc/passwd is not a "):
         read("/etc/passwd")
 
 
@@ -308,7 +310,7 @@ def test_a_file_that_is_no_kubeconfig_is_left_as_it_is_and_not_quoted(tmp_path: 
 def test_a_file_that_cannot_be_written_again_is_left_as_it_is(tmp_path: Path, value: str) -> None:
     path = tmp_path / "config"
     path.write_text(f"preferences: {value}")
-    with pytest.raises(AgentError, match="cannot be written again"):
+    with pytest.raises(AgentError, match="can't write back"):
         write(str(path), ours())
     assert path.read_text() == f"preferences: {value}"
 

@@ -95,7 +95,7 @@ def test_a_ca_file_is_read_and_what_is_none_is_named(tmp_path: Path, hub: FakeHu
         with pytest.raises(AgentError) as refused:
             read_ca(str(path))
         assert str(refused.value) == (
-            f"--ca: {path} holds {fault}: name the file of the CA of the hub's certificate"
+            f"--ca: {path} holds {fault}: name the CA file of the hub's certificate"
         )
     with pytest.raises(AgentError, match=r"^--ca: cannot read .*missing: No such file"):
         read_ca(str(tmp_path / "missing"))
@@ -234,7 +234,7 @@ def test_an_answer_that_was_lost_is_had_by_the_same_code(home: Home, hub: FakeHu
         return answer
 
     hub.reply = lose
-    again = ": run this again, here and with the same code$" if path == "/v1/enrol" else ""
+    again = ": run this again on this machine with the same code$" if path == "/v1/enrol" else ""
     with pytest.raises(AgentError, match=f"cannot reach .*{again}"):
         enrol(home.environment, hub.url, CODE, hub.ca_pem)
     if path == "/v1/enrol":
@@ -311,5 +311,5 @@ def test_a_damaged_key_is_named_and_not_quoted(account: Account) -> None:
     with pytest.raises(AgentError, match="damaged: run `hawse login` again") as error:
         fetch_token(damaged, "prod")
     assert "c2VjcmV0" not in str(error.value)
-    with pytest.raises(AgentError, match="holds no key"):
+    with pytest.raises(AgentError, match="has no key"):
         fetch_token(damaged._replace(private_key_pem=None), "prod")

@@ -8,7 +8,7 @@ import yaml
 
 from proxy.agent import kubeconfig
 from proxy.agent.account import Account
-from proxy.agent.pointing import Pointing, pointing, remove_pointing
+from proxy.agent.pointing import HubEntries, find_hub_entries, remove_hub_entries
 from tests.proxy.agent.conftest import Home
 
 HUB = "https://hub.example:8443"
@@ -60,18 +60,18 @@ def test_the_entries_of_one_hub_go_in_whatever_form_they_are_and_others_stay(
     prefix = str(options.get("prefix", ""))
     path = written(home.path / "config", THEIRS, ours(ELSEWHERE, "far"), ours(HERE, "prod", "dev", **options))
     environment = {**home.environment, "KUBECONFIG": path}
-    found = Pointing(path, (f"{prefix}dev", f"{prefix}prod"))
-    assert pointing(environment, HERE) == [found]
-    assert remove_pointing(environment, HERE) == [found]
+    found = HubEntries(path, (f"{prefix}dev", f"{prefix}prod"))
+    assert find_hub_entries(environment, HERE) == [found]
+    assert remove_hub_entries(environment, HERE) == [found]
     assert names(path) == {
         "clusters": {"mine", "far"},
         "users": {"mine", "hawse"},
         "contexts": {"mine", "far"},
     }
     assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
-    assert pointing(environment, HERE) == []
+    assert find_hub_entries(environment, HERE) == []
     # The user of both hubs goes with the second.
-    remove_pointing(environment, ELSEWHERE)
+    remove_hub_entries(environment, ELSEWHERE)
     assert names(path) == {section: {"mine"} for section in ("clusters", "users", "contexts")}
     assert yaml.safe_load(Path(path).read_text())["current-context"] == "mine"
 
@@ -83,7 +83,7 @@ def test_an_entry_that_another_context_uses_stays(home: Home) -> None:
     # Left behind by `kubectl config delete-context`.
     document["clusters"].append({"name": "old", "cluster": {"server": f"{HUB}/clusters/old"}})
     Path(path).write_text(yaml.safe_dump(document))
-    remove_pointing({**home.environment, "KUBECONFIG": path}, HERE)
+    remove_hub_entries({**home.environment, "KUBECONFIG": path}, HERE)
     assert names(path) == {
         "clusters": {"mine", "prod"},
         "users": {"mine"},
@@ -98,7 +98,7 @@ def test_a_server_that_no_cluster_of_the_hub_can_have_is_another_ones(home: Home
     kind: dict[str, object] = {**THEIRS, "clusters": [{"name": "mine", "cluster": {"server": server}}]}
     path = written(home.path / "config", kind, ours(HERE, "prod"))
     environment = {**home.environment, "KUBECONFIG": path}
-    assert remove_pointing(environment, HERE) == [Pointing(path, ("prod",))]
+    assert remove_hub_entries(environment, HERE) == [HubEntries(path, ("prod",))]
     assert names(path) == {section: {"mine"} for section in ("clusters", "users", "contexts")}
 
 
@@ -109,25 +109,25 @@ def test_every_file_of_kubectls_and_every_one_that_was_written_for_the_hub_is_lo
     linked = home.path / "link"
     linked.symlink_to(second)
     account = HERE._replace(kubeconfigs=(str(linked), second, str(home.path / "gone")))
-    assert [each.path for each in pointing(home.environment, account)] == [own, str(linked)]
-    remove_pointing(home.environment, account)
+    assert [each.path for each in find_hub_entries(home.environment, account)] == [own, str(linked)]
+    remove_hub_entries(home.environment, account)
     assert linked.is_symlink()
-    assert pointing(home.environment, account) == []
+    assert find_hub_entries(home.environment, account) == []
 
 
 def test_what_is_no_file_is_not_opened(home: Home) -> None:
     """`hawse kubeconfig --output /dev/stdout` is noted; a terminal or a pipe would be waited for."""
     account = HERE._replace(kubeconfigs=("/dev/zero",))
-    assert pointing({**home.environment, "KUBECONFIG": str(home.path)}, account) == []
+    assert find_hub_entries({**home.environment, "KUBECONFIG": str(home.path)}, account) == []
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_changed(home: Home) -> None:
     bad, good = home.path / "bad", written(home.path / "good", ours(HERE, "prod"))
     bad.write_text("{")
     environment = {**home.environment, "KUBECONFIG": f"{bad}:{good}"}
-    assert remove_pointing(environment, HERE) == [
-        Pointing(str(bad), (), f"{bad} is no YAML, so no kubeconfig"),
-        Pointing(good, ("prod",)),
+    assert remove_hub_entries(environment, HERE) == [
+        HubEntries(str(bad), (), f"{bad} is not a kubeconfig: it is not YAML"),
+        HubEntries(good, ("prod",)),
     ]
     assert names(good)["contexts"] == set()
     assert bad.read_text() == "{"
