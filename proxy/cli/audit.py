@@ -1,4 +1,4 @@
-"""`hawse audit`: read the trail on the hub's machine, straight from its file, whether the hub runs or not."""
+"""`hawse audit`: read and prune the trail on the hub's machine, from its file; no hub needs to run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def audit() -> None:
-    """Read the audit trail on the hub's machine, and shorten it."""
+    """Read the audit trail on the hub's machine, and prune old events."""
 
 
 audit.add_command(list_events)
@@ -34,23 +34,23 @@ audit.add_command(show)
     required=True,
     metavar="AGE",
     callback=to_age,
-    help="Remove what is older: 90d, 36h.",
+    help="Remove events that are older than this: 90d, 36h.",
 )
 @click.option(
     "--archive",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write what is removed to a new file first, a line of JSON an event.",
+    help="Write the removed events to a new file first, one JSON object a line.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask; who has no terminal is never asked.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation. Without a terminal it never asks.")
 @data_folder_options
 def prune(
     *, before: datetime, archive: Path | None, yes: bool, config: Path | None, data_dir: Path | None
 ) -> None:
-    """Remove the oldest events; a hub may run meanwhile.
+    """Remove the oldest events. The hub may keep running.
 
-    An event stays in the trail that says which they were, with the SHA-256 of their lines, as
-    `audit list --json` prints them and --archive writes them.
+    The trail keeps an event that names the removed range and the SHA-256 of its lines, in the format of
+    `audit list --json` and --archive.
     """
     from audit.errors import AuditUnavailable
     from audit.reader import AuditReader
@@ -60,27 +60,27 @@ def prune(
     from proxy.cli.progress import progress
 
     path, org, _ = find_trail(config, data_dir)
-    # It is recorded, where a path that depends on a working folder would say nothing.
+    # The trail records the path. A relative path would mean nothing there.
     archive = archive and archive.absolute()
 
-    def tell(removal: Removal) -> Event:
-        kept = f" archive={archive}" if archive is not None else ""
-        return local_event(Kind.AUDIT_PRUNED, f"{removal}{kept}", org=org)
+    def removal_event(removal: Removal) -> Event:
+        suffix = f" archive={archive}" if archive is not None else ""
+        return local_event(Kind.AUDIT_PRUNED, f"{removal}{suffix}", org=org)
 
     try:
-        # Which is no reason to make a trail.
+        # Fails for a missing trail; the store below would create one.
         AuditReader(path).close()
-        confirm(f"Remove all events of before {before:%Y-%m-%d %H:%M} UTC from {path}?", yes=yes)
+        confirm(f"Remove all events before {before:%Y-%m-%d %H:%M} UTC from {path}?", yes=yes)
         store = PrunableStore(path)
         try:
-            with progress() as told:
-                removal = store.prune(before, tell, archive, told)
+            with progress() as show_progress:
+                removal = store.prune(before, removal_event, archive, show_progress)
         finally:
             store.close()
     except AuditUnavailable as error:
         raise unavailable(error) from error
     except FileExistsError as error:
-        raise CommandError(f"{archive} exists already, so nothing is removed: choose another name") from error
+        raise CommandError(f"{archive} exists already, so nothing is removed: choose another file") from error
     except OSError as error:
         raise CommandError(f"cannot write {archive}, so nothing is removed: {error.strerror}") from error
     click.echo("no event is that old" if removal is None else f"removed {removal}")

@@ -1,4 +1,4 @@
-"""`hawse audit list`: events as a table or as JSON, narrowed by filters, and followed as they are written."""
+"""`hawse audit list`: events as a table or as JSON, filtered, and optionally followed as they are written."""
 
 from __future__ import annotations
 
@@ -38,33 +38,33 @@ if TYPE_CHECKING:
     from audit.textsearch import Text
     from audit.wanted import Wanted
 
-# How long an event that was just written stays unseen by --follow.
+# How long --follow may take to show a new event.
 POLL_S = 0.5
-# What a person reads. A program, which asks for JSON, gets all: it would not miss what it does not see.
+# Enough for a person. A program, which asks for JSON, gets all events: it would not notice missing ones.
 LIMIT = 50
 LIMIT_FOLLOWED = 10
 
-_PLURAL = " (resources are named as the API does, in the plural: pods, deployments)"
+_PLURAL = " (name resources in the plural, as the API does: pods, deployments)"
 
 
 @attrs.frozen
-class _Chosen:
-    """Between which numbers the events stand that are shown."""
+class _Range:
+    """The sequence numbers of the events to show."""
 
     first: int
     last: int
     more: bool = False
-    """Older ones match too."""
+    """Older events match as well."""
     searched_from: int | None = None
-    """No older event was looked through for the text."""
+    """The text search stopped at this event; None if it covered all events."""
 
 
 @click.command("list")
-@click.option("--follow", "-f", is_flag=True, help="Go on and print events as they are written.")
-@click.option("--agent", metavar="NAME", help="Only what this agent did.")
-@click.option("--cluster", metavar="NAME", help="Only what was done on this cluster.")
+@click.option("--follow", "-f", is_flag=True, help="Keep running, and print new events as they are written.")
+@click.option("--agent", metavar="NAME", help="Only events of this agent.")
+@click.option("--cluster", metavar="NAME", help="Only events on this cluster.")
 @click.option(
-    "--team", "teams", callback=to_teams, help="Only what agents of these teams did.", metavar="NAME[,NAME]"
+    "--team", "teams", callback=to_teams, help="Only events of agents in these teams.", metavar="NAME[,NAME]"
 )
 @click.option(
     "--verb", "verbs", callback=to_verbs, help="Only these verbs: get, delete, …", metavar="NAME[,NAME]"
@@ -80,7 +80,7 @@ class _Chosen:
     "--resource",
     "resources",
     callback=to_resources,
-    help="Only these resources, as the API names them: pods, pods/exec.",
+    help="Only these resources, in the plural as in the API: pods, pods/exec.",
     metavar="NAME[,NAME]",
 )
 @click.option(
@@ -88,20 +88,22 @@ class _Chosen:
     "statuses",
     metavar="STATUS[,STATUS]",
     callback=to_statuses,
-    help="Only these answers: 403, 4xx; none is no answer.",
+    help="Only these response statuses: 403, 4xx. `none` selects events without one.",
 )
 @click.option(
     "--text",
     metavar="TEXT",
     callback=to_text,
-    help="Only with this text, of any case, in path, arguments or reason; it is looked for in the newest "
-    "100,000 events that the other options leave.",
+    help="Only events with this text (case-insensitive) in path, arguments or reason. Searches the newest "
+    "100,000 events that match the other options.",
 )
-@click.option("--since", metavar="TIME", help="Only from then on: an age (10m, 2h, 7d) or an RFC 3339 time.")
+@click.option(
+    "--since", metavar="TIME", help="Only events since then: an age (10m, 2h, 7d) or an RFC 3339 time."
+)
 @click.option(
     "--until",
     metavar="TIME",
-    help="Only before then, said as for --since. Not with --follow, which has no end.",
+    help="Only events before then, as for --since. Not with --follow.",
 )
 @click.option(
     "--kind",
@@ -116,10 +118,10 @@ class _Chosen:
     "-n",
     metavar="N|all",
     callback=to_limit,
-    help=f"Only the newest N of all that, or all of it; {LIMIT} without this option, all with --json. With "
-    f"--follow, what it begins with: {LIMIT_FOLLOWED}.",
+    help=f"Show only the newest N events. Default: {LIMIT}, or all with --json. With --follow, the number of "
+    f"past events to start with; default {LIMIT_FOLLOWED}.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything in it.")
+@click.option("--json", "as_json", is_flag=True, help="Print complete events, one JSON object a line.")
 @data_folder_options
 def list_events(
     *,
@@ -140,13 +142,13 @@ def list_events(
     config: Path | None,
     data_dir: Path | None,
 ) -> None:
-    """Print events, the newest last. Reading the trail is an event in it as well.
+    """Print events, newest last. Each read of the trail is recorded in the trail.
 
     \b
     hawse audit list --agent builder --since 2h
     hawse audit list --status 403,5xx --namespace app --limit all
 
-    `hawse audit show` has all of one, by the number in the first column.
+    To see one event in full, pass its number (first column) to `hawse audit show`.
     """
     from audit.errors import AuditUnavailable
     from audit.mask import Masks
@@ -157,30 +159,31 @@ def list_events(
     from proxy.hub.datadir import DataDir
 
     if until is not None and follow:
-        raise click.UsageError("--until ends where --follow goes on: say one of them")
+        raise click.UsageError("--until does not go with --follow: use one of them")
     begin, end = to_span(since, until)
     path, org, mask = find_trail(config, data_dir)
     wanted = Wanted(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
-    sought = None if text is None else Text(text)
-    # A search text may be a secret, and this reading is an event of the trail: mask it.
-    told = None if text is None else Masks(mask).values([text])[0]
-    filters = _recorded(wanted, told, limit)
+    search = None if text is None else Text(text)
+    # The search text may be a secret, and this read is recorded in the trail: mask it.
+    masked = None if text is None else Masks(mask).values([text])[0]
+    filters = _recorded(wanted, masked, limit)
     newest = _newest(limit, follow=follow, as_json=as_json)
     try:
         reader = NameReader(path)
         try:
-            # First, so that an unreadable trail is one error, without a warning that nothing was recorded.
+            # Check first, so that an unreadable trail is one error, without a warning about recording the
+            # read.
             reader.last()
-            # Before this reading is an event, since the newest events are those of others.
-            chosen = None if newest is None else _choose(reader, wanted, sought, newest)
+            # Find the newest events before this read adds an event of its own.
+            chosen = None if newest is None else _choose(reader, wanted, search, newest)
             record_read(path, org, "audit list --follow" if follow else "audit list", filters)
-            quiet = check_names(reader, DataDir(path.parent).store_file, agent, cluster, teams)
-            _say(*quiet)
-            chosen = chosen or _choose(reader, wanted, sought, None)
-            shown = _print(_events(reader, wanted, sought, chosen, follow=follow), as_json=as_json)
-            if not shown and not quiet and limit != 0:
-                _say("no event matches" + (_PLURAL if resources else ""))
-            _say_what_is_left_out(reader, chosen, limit, shown, begin)
+            notes = check_names(reader, DataDir(path.parent).store_file, agent, cluster, teams)
+            _print_notes(*notes)
+            chosen = chosen or _choose(reader, wanted, search, None)
+            shown = _print(_events(reader, wanted, search, chosen, follow=follow), as_json=as_json)
+            if not shown and not notes and limit != 0:
+                _print_notes("no event matches" + (_PLURAL if resources else ""))
+            _print_omissions(reader, chosen, limit, shown, begin)
         finally:
             reader.close()
     except AuditUnavailable as error:
@@ -188,7 +191,7 @@ def list_events(
 
 
 def _recorded(wanted: Wanted, text: str | None, limit: int | str | None) -> dict[str, str | None]:
-    """What is asked for, as the event of this reading has it."""
+    """Return the filters, as the event of this read records them."""
     members = wanted.members
     return {
         "agent": wanted.agent,
@@ -207,7 +210,7 @@ def _recorded(wanted: Wanted, text: str | None, limit: int | str | None) -> dict
 
 
 def _newest(limit: int | str | None, *, follow: bool, as_json: bool) -> int | None:
-    """How many of the newest are shown; None is all."""
+    """Return how many of the newest events are shown; None is all."""
     if isinstance(limit, int):
         return limit
     if limit is not None or as_json:
@@ -215,32 +218,32 @@ def _newest(limit: int | str | None, *, follow: bool, as_json: bool) -> int | No
     return LIMIT_FOLLOWED if follow else LIMIT
 
 
-def _choose(reader: AuditReader, wanted: Wanted, text: Text | None, newest: int | None) -> _Chosen:
-    """Find where the newest so many stand."""
+def _choose(reader: AuditReader, wanted: Wanted, text: Text | None, newest: int | None) -> _Range:
+    """Find the range of the newest matching events."""
     from audit.textsearch import TEXT_EVENTS_MAX
 
     if text is None:
         older = None if newest is None else reader.beyond(wanted, newest)
         first, last = reader.span(wanted)
-        return _Chosen(first, last) if older is None else _Chosen(older + 1, last, more=True)
+        return _Range(first, last) if older is None else _Range(older + 1, last, more=True)
     older = reader.beyond(wanted, TEXT_EVENTS_MAX)
     first, last = reader.span(wanted)
     searched_from = None if older is None else older + 1
     first = max(first, searched_from or first)
     if newest is None:
-        return _Chosen(first, last, searched_from=searched_from)
-    # One more than is shown, to know whether there are more.
+        return _Range(first, last, searched_from=searched_from)
+    # One more than shown, to learn whether there are more.
     found = deque(
         (stored.seq for stored in reader.events(first, last, wanted) if text.is_in(stored.body)),
         maxlen=newest + 1,
     )
     more = len(found) > newest
     first = found[0] + 1 if more else first
-    return _Chosen(first, last, more=more, searched_from=searched_from)
+    return _Range(first, last, more=more, searched_from=searched_from)
 
 
 def _events(
-    reader: AuditReader, wanted: Wanted, text: Text | None, chosen: _Chosen, *, follow: bool
+    reader: AuditReader, wanted: Wanted, text: Text | None, chosen: _Range, *, follow: bool
 ) -> Iterator[StoredEvent]:
     first, last = chosen.first, chosen.last
     while True:
@@ -255,7 +258,7 @@ def _events(
 
 
 def _print(found: Iterator[StoredEvent], *, as_json: bool) -> int:
-    """Print events as they come; returns how many there were."""
+    """Print events as they arrive; returns their number."""
     from audit.display import TerminalTable, header_line, json_line, table_line
 
     line: Callable[[StoredEvent], str]
@@ -275,28 +278,28 @@ def _print(found: Iterator[StoredEvent], *, as_json: bool) -> int:
     return shown
 
 
-def _say_what_is_left_out(
-    reader: AuditReader, chosen: _Chosen, limit: int | str | None, shown: int, begin: datetime | None
+def _print_omissions(
+    reader: AuditReader, chosen: _Range, limit: int | str | None, shown: int, begin: datetime | None
 ) -> None:
-    """Tell a person of older events, of those that no text was looked for in, and of those that are gone."""
+    """Mention matching events that are not shown, the end of the text search, and pruned events."""
     from audit.display import decoded
     from audit.textsearch import TEXT_EVENTS_MAX
 
     if chosen.more and limit is None:
-        _say(f"these are the newest {shown}: --limit {10 * LIMIT}, or --limit all, shows more")
+        _print_notes(f"showing the newest {shown} events: for more use --limit {10 * LIMIT} or --limit all")
     if chosen.searched_from is not None:
         [oldest] = reader.query(after_seq=chosen.searched_from - 1, limit=1)
         event = decoded(oldest)
-        when = f", from {event.ts:%Y-%m-%d %H:%M:%S} UTC on" if event is not None else ""
-        _say(
-            f"the text was looked for in the newest {TEXT_EVENTS_MAX:,} events that the other options "
-            f"leave{when}: narrow them, by --agent or --until, to look further back"
+        when = f", back to {event.ts:%Y-%m-%d %H:%M:%S} UTC" if event is not None else ""
+        _print_notes(
+            f"searched the text in the newest {TEXT_EVENTS_MAX:,} events that match the other options{when}: "
+            "to search older ones, narrow with --agent or --until"
         )
     since = reader.began()
     if since is not None and ((not shown and limit != 0) or (begin is not None and begin < since)):
-        _say(f"the trail begins at {since:%Y-%m-%d %H:%M:%S} UTC")
+        _print_notes(f"the trail begins at {since:%Y-%m-%d %H:%M:%S} UTC")
 
 
-def _say(*sentences: str) -> None:
+def _print_notes(*sentences: str) -> None:
     for sentence in sentences:
         click.echo(f"hawse: {sentence}", err=True)

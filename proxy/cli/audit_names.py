@@ -1,7 +1,7 @@
 """Distinguishes an unknown name from a known one without events.
 
-A mistyped name finds no events, which must not look like an agent that does no harm. A known name is in the
-trail or in the hub's store.
+A mistyped name finds no events, which must not look like a well-behaved agent. A known name is in the trail
+or in the hub's store.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ if TYPE_CHECKING:
 def check_names(
     reader: NameReader, store_file: Path, agent: str | None, cluster: str | None, teams: Iterable[str]
 ) -> list[str]:
-    """The sentences on names that the hub knows and the trail does not; raises for one that neither knows."""
+    """Return notes on names known to the hub without events. Raises CommandError for an unknown name."""
     from audit.wanted import Wanted
 
-    quiet: list[str] = []
-    asked = [
+    notes: list[str] = []
+    to_check = [
         *(("agent", name) for name in [agent] if name and not reader.holds(Wanted(agent=name))),
         *(("cluster", name) for name in [cluster] if name and not reader.holds(Wanted(cluster=name))),
         *(("team", name) for name in teams),
     ]
-    if not asked:
-        return quiet
+    if not to_check:
+        return notes
     enrolled = _enrolled(store_file)
-    for what, name in asked:
-        if enrolled is not None and name in enrolled[what]:
-            if what != "team":
-                quiet.append(f"{what} {name!a} is enrolled, and the trail has no event of it")
+    for kind, name in to_check:
+        if enrolled is not None and name in enrolled[kind]:
+            if kind != "team":
+                notes.append(f"{kind} {name!a} is enrolled, but has no events in the trail")
             continue
-        seen = reader.teams() if what == "team" else reader.names(what)
-        if name not in seen:
-            raise CommandError(_unknown(what, name, seen, enrolled))
-    return quiet
+        recorded = reader.teams() if kind == "team" else reader.names(kind)
+        if name not in recorded:
+            raise CommandError(_unknown(kind, name, recorded, enrolled))
+    return notes
 
 
-def _unknown(what: str, name: str, seen: set[str], enrolled: dict[str, set[str]] | None) -> str:
-    known = seen | (enrolled[what] if enrolled is not None else set())
-    # As the table has an agent: `agent:builder`.
-    near = near_names(name.removeprefix(f"{what}:"), sorted(known))
+def _unknown(kind: str, name: str, recorded: set[str], enrolled: dict[str, set[str]] | None) -> str:
+    known = recorded | (enrolled[kind] if enrolled is not None else set())
+    # The table shows agents as `agent:builder`.
+    near = near_names(name.removeprefix(f"{kind}:"), sorted(known))
     where = (
-        "neither the trail nor the hub's store knows it"
+        "it is neither in the trail nor in the hub's store"
         if enrolled is not None
-        else "the trail does not know it, and the hub's store cannot be read"
+        else "it is not in the trail, and the hub's store can't be read"
     )
-    hint = f"did you mean {' or '.join(near)}?" if near else f"`hawse admin {what} list` has their names"
-    return f"no {what} is called {name!a}: {where}; {hint}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"`hawse admin {kind} list` lists the names"
+    return f"unknown {kind} {name!a}: {where}; {hint}"
 
 
 def _enrolled(store_file: Path) -> dict[str, set[str]] | None:
-    """The names in the hub's store, retired ones too; None where it cannot be read."""
+    """Return the names in the hub's store, with retired ones; None if the store can't be read."""
     import sqlalchemy as sa
 
     from audit.errors import AuditUnavailable
@@ -65,11 +65,11 @@ def _enrolled(store_file: Path) -> dict[str, set[str]] | None:
     from proxy.hub import tables as t
 
     tables = {"agent": t.agents, "cluster": t.clusters, "team": t.teams}
-    # Read as the trail is: nothing is made, and nothing brought to another form.
+    # Opened like the trail: read-only, without creating or migrating it.
     engine = sa.create_engine(url(store_file, "ro"))
     try:
         with translated(store_file), engine.connect() as connection:
-            return {what: {*connection.scalars(sa.select(table.c.name))} for what, table in tables.items()}
+            return {kind: {*connection.scalars(sa.select(table.c.name))} for kind, table in tables.items()}
     except AuditUnavailable:
         return None
     finally:

@@ -1,4 +1,4 @@
-"""How the commands of `hawse audit` read what is typed, and find the trail."""
+"""Parses the options of `hawse audit`, and finds the trail."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ R = TypeVar("R")
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGE = re.compile(r"([0-9]{1,6})([smhd])")
-# What is removed is gone, and 9m would be nine minutes to us and nine months to many.
+# Pruning can't be undone, and `m` could be read as months.
 _KEPT = re.compile(r"[0-9]{1,6}[hd]")
-# SQLite counts no further than 2^63.
+# Far below 2^63, SQLite's limit for integers.
 _LIMIT_MAX = 10**9
 _EVERYTHING = "all"
 
-# What auth.requestinfo makes of a request, and the methods of one that is not about a resource.
+# The verbs of auth.requestinfo, and the HTTP methods of requests without a resource.
 _VERBS = (
     *("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"),
     *("post", "put", "head", "options"),
 )
-# Of commands on the hub's machine that need no hub (proxy.cli.trail).
+# Recorded by commands that run on the hub's machine without the hub (proxy.cli.trail).
 _LOCAL_VERBS = ("backup", "restore")
 _SLUG = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _RESOURCE = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}(?:/[a-z0-9][-a-z0-9/]{0,252})?")
@@ -40,7 +40,7 @@ _STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)")
 
 
 def parse_since(text: str, now: datetime) -> datetime:
-    """Read a point in time: how long ago (90s, 10m, 2h, 7d), or an RFC 3339 time. Raises ValueError."""
+    """Parse a point in time: an age (90s, 10m, 2h, 7d), or an RFC 3339 time. Raises ValueError."""
     age = _AGE.fullmatch(text)
     try:
         when = now - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else datetime.fromisoformat(text)
@@ -48,14 +48,14 @@ def parse_since(text: str, now: datetime) -> datetime:
         when = datetime.min
     if when.tzinfo is None:
         raise ValueError(
-            f"{text!a} is neither an age such as 10m, 2h or 7d, nor a time with its zone, such as "
+            f"{text!a} is neither an age such as 10m, 2h or 7d, nor a time with a zone, such as "
             "2026-01-31T08:00:00Z or 2026-01-31T08:00:00+01:00"
         )
     return when
 
 
 def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
-    """Read an option's value as a point in time."""
+    """Parse an option's value as a point in time."""
     try:
         return None if value is None else parse_since(value, datetime.now(UTC))
     except ValueError as error:
@@ -63,7 +63,7 @@ def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 def to_span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
-    """Read both ends of a span, which must not be empty; raises click.UsageError."""
+    """Parse the ends of a time span. Raises click.UsageError if the span is empty."""
     # One clock reading for both ends. Two readings would put equal ages microseconds apart.
     now = datetime.now(UTC)
     ends = []
@@ -74,32 +74,32 @@ def to_span(since: str | None, until: str | None) -> tuple[datetime | None, date
             raise click.BadParameter(str(error), param_hint=f"'{option}'") from error
     begin, end = ends
     if begin is not None and end is not None and begin >= end:
-        raise click.UsageError(f"--since {since!a} is not before --until {until!a}: nothing is between them")
+        raise click.UsageError(f"--since {since!a} is not before --until {until!a}: the span is empty")
     return begin, end
 
 
 def to_kinds(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[Kind, ...]:
-    """Read an option's values as kinds of events."""
+    """Parse an option's values as kinds of events."""
     from audit.record import Kind
 
     known = {kind.value: kind for kind in Kind}
     for name in value:
         if name not in known:
-            raise click.BadParameter(f"{name!a} is none of {', '.join(known)}", ctx, param)
+            raise click.BadParameter(f"{name!a} is not one of {', '.join(known)}", ctx, param)
     return tuple(known[name] for name in value)
 
 
 def to_age(ctx: click.Context, param: click.Parameter, value: str) -> datetime:
-    """Read an option's value as an age, and return when that was."""
+    """Parse an option's value as an age; returns that point in time."""
     if not _KEPT.fullmatch(value):
-        raise click.BadParameter(f"{value!a} is no age in days or hours, such as 90d or 36h", ctx, param)
+        raise click.BadParameter(f"{value!a} is not an age in days or hours, such as 90d or 36h", ctx, param)
     moment = to_moment(ctx, param, value)
     assert moment is not None
     return moment
 
 
 def to_limit(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
-    """Read an option's value as a number of events, or `all`."""
+    """Parse an option's value as a number of events, or `all`."""
     if value is None or value == _EVERYTHING:
         return value
     if not re.fullmatch("[0-9]{1,10}", value) or int(value) > _LIMIT_MAX:
@@ -110,10 +110,10 @@ def to_limit(ctx: click.Context, param: click.Parameter, value: str | None) -> i
 
 
 def to_verbs(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Read an option's value as verbs of Kubernetes or of `hawse admin`."""
+    """Parse an option's value as verbs of Kubernetes or of `hawse admin`."""
     verbs = _listed(ctx, param, value)
     if unknown := [verb for verb in verbs if verb not in _VERBS]:
-        # Imported for these alone: it takes a quarter of a second.
+        # Imported only for these verbs: it takes a quarter of a second.
         from proxy.hub.adminactions import ACTIONS
 
         others = sorted({*_LOCAL_VERBS, *(action.verb for action in ACTIONS)} - {*_VERBS})
@@ -125,22 +125,22 @@ def to_verbs(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 
 
 def to_namespaces(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Read an option's value as names of namespaces."""
+    """Parse an option's value as namespaces."""
     return _matching(ctx, param, value, _SLUG, "a namespace's name, such as kube-system")
 
 
 def to_resources(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Read an option's value as resources, each with its subresource."""
-    return _matching(ctx, param, value, _RESOURCE, "a resource as the API names it, such as pods or pods/log")
+    """Parse an option's value as resources, optionally with a subresource."""
+    return _matching(ctx, param, value, _RESOURCE, "a resource in the API's form, such as pods or pods/log")
 
 
 def to_teams(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Read an option's value as names of teams."""
+    """Parse an option's value as teams."""
     return _matching(ctx, param, value, _SLUG, "a team's name, without the organisation")
 
 
 def to_statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Read an option's value as statuses."""
+    """Parse an option's value as response statuses."""
     statuses = _listed(ctx, param, value)
     for status in statuses:
         if status != "none" and not _STATUS.fullmatch(status):
@@ -153,7 +153,7 @@ def to_statuses(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 
 def to_text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Read an option's value as a text to look for."""
+    """Parse an option's value as a search text."""
     from audit.textsearch import TEXT_CHARACTERS_MAX
 
     if value is not None and not 0 < len(value) <= TEXT_CHARACTERS_MAX:
@@ -168,7 +168,7 @@ def _listed(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
         return ()
     names = tuple(name.strip() for name in value.split(","))
     if "" in names:
-        raise click.BadParameter(f"{value!a} has an empty name: expected one, or several as a,b", ctx, param)
+        raise click.BadParameter(f"{value!a} has an empty name: expected NAME or NAME,NAME", ctx, param)
     return names
 
 
@@ -183,19 +183,19 @@ def _matching(
 
 
 def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
-    """The options by which a command finds the trail."""
+    """Add the options that locate the trail."""
     for option in (
         click.option(
             "--data-dir",
             type=click.Path(path_type=Path, readable=False),
             metavar="DIR",
-            help="The hub's data folder, instead of the configured one.",
+            help="The hub's data folder. Overrides the configuration.",
         ),
         click.option(
             "--config",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="The hub's configuration (it names the data folder).",
+            help="The hub's configuration file, which names the data folder.",
         ),
     ):
         command = option(command)
@@ -203,7 +203,7 @@ def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str, tuple[str, ...]]:
-    """The trail's file, and a configuration's organisation and masks; raises CommandError."""
+    """Return the trail's file, and the configured organisation and masks. Raises CommandError."""
     from proxy.configuration import ConfigError
     from proxy.hub.config import load
     from proxy.hub.datadir import DataDir
@@ -218,8 +218,8 @@ def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str, t
 
 
 def unavailable(error: Exception) -> CommandError:
-    """The error of a trail that cannot be used, with the next step."""
+    """Return the error for a trail that can't be used, with the next step."""
     from audit.errors import NoTrail
 
-    hint = ": name the hub's data folder by --data-dir, or its file by --config"
+    hint = ": name the hub's data folder with --data-dir, or its configuration with --config"
     return CommandError(f"{error}{hint if isinstance(error, NoTrail) else ''}")

@@ -1,4 +1,4 @@
-"""`hawse audit show`: all that the trail has of one call."""
+"""`hawse audit show`: everything that the trail holds about one call."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from proxy.cli.audit_options import data_folder_options, find_trail, unavailable
 from proxy.cli.errors import CommandError
 from proxy.cli.trail import record_read
 
-# A number has no zero in front, as every id has until the year 2527. SQLite counts no further than 2^63.
+# Event ids start with a zero until the year 2527; row numbers don't. Far below 2^63, SQLite's limit.
 _NUMBER = re.compile("[1-9][0-9]{0,17}")
 
 
 @click.command()
 @click.argument("event", metavar="EID")
-@click.option("--json", "as_json", is_flag=True, help="The rows as they are, one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows, one JSON object a line.")
 @data_folder_options
 def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
-    """Show one call: who, what, where, by which rule, and how it went.
+    """Show one call: agent, request, cluster, deciding rule and outcome.
 
-    EID is the id of its event, which is also the Audit-ID in the cluster's own audit log; or the first
-    eight characters or more of it; or the number of one of its rows, the first column of `hawse audit list`.
+    EID is the event's id, which is also the Audit-ID in the cluster's own audit log. Its first eight
+    characters are enough. EID can also be the number of a row, the first column of `hawse audit list`.
 
     \b
     hawse audit show 0199a1b2-4c5d-7e6f-8a9b-0c1d2e3f4a5b
@@ -38,7 +38,7 @@ def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | Non
     try:
         reader = CallReader(path)
         try:
-            # First, as in `list`: an unreadable trail is one error.
+            # Check first, as in `list`: an unreadable trail is one error.
             reader.last()
             found = reader.by_number(int(event)) if _NUMBER.fullmatch(event) else reader.by_id(event)
             record_read(path, org, "audit show", {"eid": event})
@@ -46,8 +46,8 @@ def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | Non
             reader.close()
     except ValueError as error:
         raise click.UsageError(
-            f"{error}: expected such as 0199a1b2-4c5d-7e6f-8a9b-0c1d2e3f4a5b, at least its first eight "
-            "characters, or a number of `hawse audit list`"
+            f"{error}: expected an id such as 0199a1b2-4c5d-7e6f-8a9b-0c1d2e3f4a5b, at least its first eight "
+            "characters, or a number from `hawse audit list`"
         ) from error
     except NoSuchCall as error:
         raise CommandError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Which of several logins an agent's command is about."""
+"""Selects a login when an agent has several: by --hub, or by asking at a terminal."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import click
 if TYPE_CHECKING:
     from proxy.agent.account import Account
 
-hub_option = click.option("--hub", metavar="URL", help="Which hub, if this agent has logged in to several.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+hub_option = click.option("--hub", metavar="URL", help="The hub, if this agent is logged in to several.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def chosen_logins(hub: str | None) -> list[Account]:
-    """Return the login for the hub, or all there are; never none. Raises AgentError."""
+def selected_logins(hub: str | None) -> list[Account]:
+    """Return the login for the hub, or all logins; never an empty list. Raises AgentError."""
     from proxy.agent.account import find_account, hub_origin, load_accounts
 
     if hub is None and len(accounts := load_accounts(os.environ)) > 1:
@@ -24,15 +24,15 @@ def chosen_logins(hub: str | None) -> list[Account]:
     return [find_account(os.environ, None if hub is None else hub_origin(hub))]
 
 
-def chosen_login(hub: str | None, question: str) -> Account:
-    """Return the login for the hub, or the only one; of several a person is asked. Raises AgentError."""
+def selected_login(hub: str | None, question: str) -> Account:
+    """Return the login for the hub, or the only one. With several, ask at the terminal. Raises AgentError."""
     from proxy.agent.account import find_account
 
-    found = chosen_logins(hub)
+    found = selected_logins(hub)
     if len(found) == 1:
         return found[0]
     if not sys.stdin.isatty():
-        # It names them, and the option.
+        # Raises an error that lists the hubs and names --hub.
         return find_account(os.environ, None)
     numbered = dict(enumerate(found, 1))
     for number, account in numbered.items():

@@ -1,4 +1,4 @@
-"""`hawse clusters`: what this agent may reach."""
+"""`hawse clusters`: list the clusters that this agent may reach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import click
 
-from proxy.cli.choosing import chosen_logins, hub_option, json_option
+from proxy.cli.choosing import hub_option, json_option, selected_logins
 from proxy.cli.errors import CommandError
 
 HEADINGS = ("CLUSTER", "STATE", "MAY", "HUB")
@@ -16,17 +16,17 @@ HEADINGS = ("CLUSTER", "STATE", "MAY", "HUB")
 @hub_option
 @json_option
 def clusters(*, hub: str | None, as_json: bool) -> None:
-    """List the clusters that this agent may reach, by what its hubs say now.
+    """List the clusters that this agent may reach, as its hubs report them now.
 
     \b
-    STATE  online, offline (no relay of the cluster is there), API server
-           down, or not tried (the hub dials that relay at the first call)
-    MAY    how far the hub's policies go: all (but for rules about single verbs,
-           kinds, namespaces or names), read (and no write), some, nothing;
-           the cluster's own RBAC decides as well
+    STATE  online, offline (no relay of the cluster is connected), API server
+           down, or not tried (direct mode: the hub dials at the first call)
+    MAY    what the hub's policies allow: all (except rules on single verbs,
+           kinds, namespaces or names), read, some, or nothing;
+           the cluster's own RBAC also applies
 
-    `hawse kubeconfig` writes an entry for each. The exit status is 0, or 1 when a hub does not answer or
-    refuses the login (hawse status), or there is none.
+    To use them, run `hawse kubeconfig`. Exit status: 0, or 1 if a hub does not answer or refuses the login
+    (see `hawse status`), or there is no login.
     """
     from proxy.agent.errors import AgentError
     from proxy.agent.hub import fetch_reach
@@ -34,7 +34,7 @@ def clusters(*, hub: str | None, as_json: bool) -> None:
     rows: list[dict[str, str | None]] = []
     faults: list[str] = []
     try:
-        accounts = chosen_logins(hub)
+        accounts = selected_logins(hub)
     except AgentError as error:
         raise CommandError(str(error)) from error
     for account in accounts:
@@ -52,7 +52,7 @@ def clusters(*, hub: str | None, as_json: bool) -> None:
     elif rows:
         _print(rows)
     elif not faults:
-        click.echo("no cluster: the hub's operator grants one by `hawse admin cluster grant`", err=True)
+        click.echo("no clusters: ask the hub's operator to run `hawse admin cluster grant`", err=True)
     if faults:
         raise CommandError("\n".join(faults))
 

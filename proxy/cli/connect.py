@@ -13,22 +13,22 @@ from proxy.cli.logs import TEXT, LoggedCommand, configure_logging, log_format_op
 
 @click.command(cls=LoggedCommand, context_settings={"ignore_unknown_options": False})
 @click.argument("clusters", nargs=-1, metavar="[CLUSTER]... [-- COMMAND...]", type=click.UNPROCESSED)
-@click.option("--hub", metavar="URL", help="Which hub, if this agent has logged in to several.")
+@click.option("--hub", metavar="URL", help="The hub, if this agent is logged in to several.")
 @click.option(
     "--output",
     "-o",
     metavar="FILE",
-    help="Where the kubeconfig is written; there must be none yet. Without it, in the user's cache folder.",
+    help="Write the kubeconfig to this new file. Default: a file in the user's cache folder.",
 )
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
     metavar="N",
-    help="The port on 127.0.0.1, which is free unless it is given.",
+    help="The port on 127.0.0.1. Default: any free port.",
 )
-@click.option("--namespace", metavar="NAME", help="The namespace that is used when none is given.")
+@click.option("--namespace", metavar="NAME", help="The default namespace in the kubeconfig.")
 @log_format_option()
-@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+@click.option("-v", "--verbose", is_flag=True, help="Log debug messages too.")
 @click.pass_context
 def connect(
     ctx: click.Context,
@@ -41,15 +41,17 @@ def connect(
     log_format: str | None,
     verbose: bool,
 ) -> None:
-    """Serve the named clusters, or all that this agent may reach, on 127.0.0.1.
+    """Serve clusters on 127.0.0.1: the named ones, or all that this agent may reach.
 
-    For SDKs that read a token once and never again: the kubeconfig that this writes (0600) leads to a proxy,
-    which puts a fresh token of the agent's on each request, exec, port-forward and watches included. Its path
-    is printed when the proxy serves. With `-- COMMAND…` the command is run with KUBECONFIG set to it, and its
-    exit status is returned. At the end (SIGINT, SIGTERM, or the command's) the file is removed, and what is
-    under way is cut. In a terminal's foreground a SIGINT is left to the command, which Ctrl-C reaches, too.
+    For SDKs that read a token once and never refresh it. The command writes a kubeconfig (0600) for a local
+    proxy, and prints its path. The proxy adds a fresh agent token to each request, including exec,
+    port-forward and watches.
 
-    Whoever can read the file acts as the agent while this runs.
+    With `-- COMMAND…` it runs the command with KUBECONFIG set to that file, and returns its exit status.
+    On SIGINT, SIGTERM or the end of the command, it removes the file and cuts open requests. At a terminal,
+    Ctrl-C goes to the command.
+
+    Anyone who can read the file can act as the agent while this runs.
     """
     from shutil import which
 
@@ -70,9 +72,9 @@ def connect(
         chosen = chosen_clusters(fetch_reach(account), names)
         config = ConnectConfig(os.environ, account, chosen, port or 0, output, namespace, command)
     except (AgentError, IdentityError) as error:
-        # `connect kubectl get pods`: as sudo or env would take it.
+        # A command without `--`, as sudo or env would take it: `connect kubectl get pods`.
         forgotten = not command and names and which(names[0]) is not None
-        hint = f"; a command stands behind --, as in `hawse connect -- {names[0]}`" if forgotten else ""
+        hint = f"; put a command after --: `hawse connect -- {names[0]}`" if forgotten else ""
         raise CommandError(f"{error}{hint}") from error
     known = AgentError, OSError
     try:
@@ -83,7 +85,7 @@ def connect(
 
 
 def _split(words: tuple[str, ...], argv: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Tell the clusters from the command, which click has taken the `--` out from between."""
+    """Split the arguments into clusters and command. click has removed the `--` between them."""
     if "--" not in argv:
         return words, ()
     command = tuple(argv[argv.index("--") + 1 :])

@@ -1,4 +1,4 @@
-"""`hawse credential` by way of click, for its help; kubectl's own call takes the short way in `main`."""
+"""`hawse credential` as a click command, for its help. kubectl's call takes the fast path in `main`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import click
     "--server",
     default="",
     metavar="URL",
-    help="The cluster, https://<hub>/clusters/<name>, for a client that does not say which it wants.",
+    help="The cluster, https://<hub>/clusters/<name>, for clients that do not pass one to a plugin.",
 )
 @click.option(
     "--hub",
     default="",
     metavar="URL",
-    help="The hub, where the kubeconfig's servers are hosts of the clusters' own (hawse kubeconfig --hosts).",
+    help="The hub, for kubeconfigs whose servers are the clusters' own hosts (hawse kubeconfig --hosts).",
 )
 def credential(*, server: str, hub: str) -> None:
-    """Print a credential for kubectl, which runs this itself.
+    """Print a credential for kubectl. kubectl runs this command itself.
 
-    Reads KUBERNETES_EXEC_INFO, and prints an ExecCredential with a token of at most a minute for the cluster
-    that the kubeconfig names. Tokens are kept for their life in the user's cache folder.
+    Reads KUBERNETES_EXEC_INFO and prints an ExecCredential: a token for the kubeconfig's cluster, valid for
+    at most a minute. Tokens are cached in the user's cache folder until they expire.
     """
     from proxy.agent.credential import run_plugin
 

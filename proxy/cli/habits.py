@@ -1,6 +1,6 @@
-"""What to type here for what another command line has taught: kubectl's verbs, their order, its options.
+"""Suggests the right command for words known from other command lines: kubectl's verbs, order and options.
 
-Looked up only after click has refused the words.
+Used only after click has rejected the words.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import click
 
-# The words of other command lines, and what they are called here, the nearest first.
+# Words of other command lines, and their equivalents here, best first.
 _VERBS = {
     "get": ("list", "show"),
     "ls": ("list",),
@@ -24,28 +24,28 @@ _VERBS = {
 }
 
 
-def advised(error: click.ClickException) -> click.ClickException:
-    """The same error, or one that says as well what to type instead."""
+def with_suggestion(error: click.ClickException) -> click.ClickException:
+    """Return the error, with a suggestion if there is one."""
     if isinstance(error, click.exceptions.NoSuchCommand) and error.ctx is not None:
-        advice = _instead_of_command(error.command_name, error.ctx)
+        suggestion = _suggest_command(error.command_name, error.ctx)
     elif isinstance(error, click.exceptions.NoSuchOption) and error.ctx is not None:
-        advice = _instead_of_option(error.option_name, error.ctx)
+        suggestion = _suggest_option(error.option_name, error.ctx)
     else:
         return error
-    return click.UsageError(f"{error.message} {advice}", error.ctx) if advice else error
+    return click.UsageError(f"{error.message} {suggestion}", error.ctx) if suggestion else error
 
 
-def _instead_of_command(word: str, ctx: click.Context) -> str:
+def _suggest_command(word: str, ctx: click.Context) -> str:
     group = ctx.command
     assert isinstance(group, click.Group), "only a group looks for a command"
-    meant = _VERBS.get(word, (word,))
-    if own := [name for name in meant if name in group.list_commands(ctx)]:
+    candidates = _VERBS.get(word, (word,))
+    if own := [name for name in candidates if name in group.list_commands(ctx)]:
         return f"Did you mean `{ctx.command_path} {own[0]}`?"
     if word.removesuffix("s") in group.commands:
-        # The plural of a noun, which click knows for a near word, though `agent teams` is a command too.
+        # A noun in the plural: click itself suggests the noun. `agent teams` is a command too.
         return ""
-    # In the order of the table above: what `get` means before anything else is `list`.
-    inner = [f"{ctx.command_path} {noun} {verb}" for verb in meant for noun in _nouns_with(verb, group)]
+    # In the table's order: `get` means `list` first of all.
+    inner = [f"{ctx.command_path} {noun} {verb}" for verb in candidates for noun in _nouns_with(verb, group)]
     if len(inner) == 1:
         return f"Did you mean `{inner[0]}`?"
     return f"The noun comes first, as in `{inner[0]}`." if inner else ""
@@ -57,20 +57,20 @@ def _nouns_with(verb: str, group: click.Group) -> Iterator[str]:
             yield noun
 
 
-def _instead_of_option(option: str, ctx: click.Context) -> str:
+def _suggest_option(option: str, ctx: click.Context) -> str:
     above = ctx.parent
     while above is not None:
         if _has(above.command, option):
-            return f"It is an option of `{above.command_path}`, and stands behind those words."
+            return f"It is an option of `{above.command_path}`: put it right after those words."
         above = above.parent
     if isinstance(ctx.command, click.Group):
         for name, inner in ctx.command.commands.items():
             if _has(inner, option):
-                return f"It stands behind the command, as in `{ctx.command_path} {name} {option}`."
+                return f"Put it after the command, as in `{ctx.command_path} {name} {option}`."
     if option == "-o" and _has(ctx.command, "--json"):
         return "Did you mean '--json'?"
     if option in {"-f", "--filename"} and _has(ctx.command, "files"):
-        return "The file is named without it."
+        return "Files are plain arguments here: leave the option out."
     return ""
 
 

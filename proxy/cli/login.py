@@ -1,4 +1,4 @@
-"""`hawse login`: make this agent known to itself, by a key of its own making or by an API key."""
+"""`hawse login`: log this agent in, with a key made here, an API key, or its platform's token."""
 
 from __future__ import annotations
 
@@ -16,38 +16,36 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "HAWSE_API_KEY"
 CODE_VARIABLE = "HAWSE_ENROLMENT_CODE"
-# A key has 53 characters; a file that somebody redirects by mistake is not read whole.
+# A key has 53 characters. The bound is for a large file redirected by mistake.
 SECRET_CHARACTERS_MAX = 1024
-# What `--code` without a value stands for: no code looks like it.
+# The value of `--code` without an argument. No code has this form.
 _ASK = "ask"
 
 
 @click.command()
-@click.option("--hub", required=True, metavar="URL", help="The hub, as in https://hub.example.")
-@click.option(
-    "--ca", metavar="FILE", help="The CA of the hub's certificate (PEM), if it is not a public one."
-)
+@click.option("--hub", required=True, metavar="URL", help="The hub's URL, such as https://hub.example.")
+@click.option("--ca", metavar="FILE", help="The CA of the hub's certificate (PEM), unless it is a public CA.")
 @click.option(
     "--code",
     is_flag=False,
     flag_value=_ASK,
     metavar="[CODE]",
-    help="Make a key here and register it by a one-time code (hawse admin agent code). Without CODE it is "
-    "taken from HAWSE_ENROLMENT_CODE, or from standard input, or asked for.",
+    help="Make a key on this machine and register it with a one-time code (hawse admin agent code). Without "
+    "CODE, it is read from HAWSE_ENROLMENT_CODE or standard input, or prompted for.",
 )
 @click.option(
     "--code-file",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Take the one-time code from a file.",
+    help="Read the one-time code from a file.",
 )
 @click.option(
     "--token-file",
     metavar="FILE",
-    help="Use the token that this machine's platform keeps in a file, as a projected service account's.",
+    help="Use the token in this file, kept fresh by the platform (as a projected service account token).",
 )
-@click.option("--github", is_flag=True, help="Use the token that GitHub gives a job (id-token: write).")
-@click.option("--agent", default="", metavar="NAME", help="Who to be, if the platform's token fits several.")
+@click.option("--github", is_flag=True, help="Use a GitHub job's token (needs id-token: write).")
+@click.option("--agent", default="", metavar="NAME", help="The agent, if the platform's token fits several.")
 def login(
     *,
     hub: str,
@@ -60,25 +58,25 @@ def login(
 ) -> None:
     """Log this agent in at a hub.
 
-    With --code a key is made on this machine and its public half registered; the private half never leaves
-    it. A code is good once, so it may stand on the command line: whoever reads it there comes too late.
+    With --code, the agent makes a key on this machine and registers its public half. The private half never
+    leaves the machine. A code works once, so it may appear on the command line.
 
-    With --token-file or --github nothing secret is stored: the platform says who this workload is, and the
-    hub has a rule for that (hawse admin federation add).
+    With --token-file or --github, no secret is stored: the platform identifies this workload, and the hub has
+    a rule for it (hawse admin federation add).
 
-    Otherwise an API key is stored. It is taken from HAWSE_API_KEY, or from standard input, or asked for;
-    never from the command line, where other users of this machine could read it.
+    Otherwise an API key is stored. It is read from HAWSE_API_KEY or standard input, or prompted for. It is
+    never an argument, since other users of this machine can read command lines.
     """
     from proxy.agent.account import hub_origin
     from proxy.agent.errors import AgentError
     from proxy.agent.login import enrol, log_in, log_in_by_platform, read_ca
     from proxy.agent.platform import FILE_PREFIX, GITHUB
 
-    ways = [way for way in (code, code_file, token_file, github or None) if way is not None]
-    if len(ways) > 1:
-        raise click.UsageError("say one of --code, --code-file, --token-file and --github")
+    methods = [each for each in (code, code_file, token_file, github or None) if each is not None]
+    if len(methods) > 1:
+        raise click.UsageError("use only one of --code, --code-file, --token-file and --github")
     try:
-        # Before a secret is asked for.
+        # Checked before prompting for a secret.
         hub = hub_origin(hub)
         ca_pem = None if ca is None else read_ca(ca)
         if token_file is not None or github:
@@ -90,22 +88,22 @@ def login(
             done = enrol(os.environ, hub, _code(code, code_file), ca_pem)
     except AgentError as error:
         raise CommandError(str(error)) from error
-    _tell(*done)
+    _print_login(*done)
 
 
-def _tell(account: Account, reach: Reach, path: str) -> None:
+def _print_login(account: Account, reach: Reach, path: str) -> None:
     from proxy.agent.account import load_accounts
     from proxy.agent.status import other_name
 
     which = f" --hub {account.hub}" if len(load_accounts(os.environ)) > 1 else ""
     clusters = ", ".join(reach.clusters) or "none yet"
-    kept = f"the key is in {path}" if account.platform is None else f"no secret is kept in {path}"
-    click.echo(f"logged in to {account.hub} as agent {reach.agent} of {reach.org}; {kept}")
+    stored = f"the key is in {path}" if account.platform is None else f"no secret is stored in {path}"
+    click.echo(f"logged in to {account.hub} as agent {reach.agent} of {reach.org}; {stored}")
     click.echo(f"clusters: {clusters}")
     if name := other_name(account, reach):
         click.echo(
-            f"warning: this hub calls itself {name}, and every login but one by an API key needs that name: "
-            f"hawse login --hub {name}",
+            f"warning: this hub's own URL is {name}, and logins other than by API key work only with that: "
+            f"run `hawse login --hub {name}`",
             err=True,
         )
     _warn_of_clock(reach)
@@ -113,11 +111,11 @@ def _tell(account: Account, reach: Reach, path: str) -> None:
 
 
 def _warn_of_clock(reach: Reach) -> None:
-    """Say it here, where somebody looks, and at no kubectl: that works all the same."""
+    """Warn about a wrong clock at login, where a person reads it. kubectl works anyway and stays quiet."""
     if reach.ahead_s:
         side = "ahead of" if reach.ahead_s > 0 else "behind"
         click.echo(
-            f"warning: this machine's clock is {abs(reach.ahead_s)} s {side} the hub's: set it; "
+            f"warning: this machine's clock is {abs(reach.ahead_s)} s {side} the hub's: set the clock; "
             "until then each token takes two requests, and the hub records the first as refused",
             err=True,
         )
@@ -144,6 +142,7 @@ def _secret(variable: str, name: str) -> str:
         return prompted
     secret = sys.stdin.readline(SECRET_CHARACTERS_MAX)
     if not secret.strip():
-        told = f"no {name}: give it by {variable}, on standard input, or at a terminal"
-        raise CommandError(told if variable == CODE_VARIABLE else f"{told}; for a one-time code say --code")
+        message = f"no {name}: set {variable}, pipe it to standard input, or run this at a terminal"
+        hint = "" if variable == CODE_VARIABLE else "; for a one-time code use --code"
+        raise CommandError(message + hint)
     return secret

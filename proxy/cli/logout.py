@@ -1,4 +1,4 @@
-"""`hawse logout`: this machine forgets a login."""
+"""`hawse logout`: remove a login from this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.choosing import chosen_login, hub_option, json_option
+from proxy.cli.choosing import hub_option, json_option, selected_login
 from proxy.cli.errors import CommandError
 
 if TYPE_CHECKING:
@@ -20,53 +20,53 @@ if TYPE_CHECKING:
 @hub_option
 @json_option
 def logout(*, hub: str | None, as_json: bool) -> None:
-    """Forget a login: its key, its cached tokens, and the kubeconfig entries that lead to its hub.
+    """Remove a login: its key, its cached tokens, and its hub's entries in kubeconfigs.
 
-    The hub is not asked, so this works when it is gone or has another URL by now. A key stays good there
-    until its operator revokes it, by the command that is printed. With several logins and no --hub, a
-    terminal is asked which.
+    It does not contact the hub, so it works even if the hub is gone. The key stays valid until the hub's
+    operator revokes it; the command for that is printed. With several logins, give --hub or choose at the
+    prompt.
 
-    Entries are looked for in the files of KUBECONFIG (or ~/.kube/config), and in those that `hawse kubeconfig
-    --output` has written. Entries of others stay. A `hawse connect` that runs gets no further token.
+    It searches the files of KUBECONFIG (or ~/.kube/config), and those written by `hawse kubeconfig
+    --output`. Other entries are kept. A running `hawse connect` gets no more tokens.
 
     \b
     hawse logout --hub https://hub.example
 
-    The exit status is 0 when all of it is forgotten, and 1 when there is no such login, or a kubeconfig could
-    not be changed; the login itself is forgotten then as well.
+    Exit status: 0 if everything was removed. 1 if there is no such login, or if a kubeconfig could not be
+    changed; the login is removed even then.
     """
     from proxy.agent.errors import AgentError
     from proxy.agent.logout import log_out
 
     try:
-        account = chosen_login(hub, "Log out of which")
+        account = selected_login(hub, "Log out of which")
         done = log_out(os.environ, account)
     except AgentError as error:
         raise CommandError(str(error)) from error
     if as_json:
         click.echo(json.dumps(_document(account, done), indent=2))
     else:
-        _tell(account, done)
-    if faults := [f"{each.fault}; remove its entries yourself" for each in done.kubeconfigs if each.fault]:
+        _print_result(account, done)
+    if faults := [f"{each.fault}; remove its entries by hand" for each in done.kubeconfigs if each.fault]:
         raise CommandError("\n".join(faults))
 
 
-def _tell(account: Account, done: Forgotten) -> None:
+def _print_result(account: Account, done: Forgotten) -> None:
     from proxy.agent.errors import quoted
 
-    click.echo(f"logged out of {account.hub}, where this was agent {account.agent}")
+    click.echo(f"logged out of {account.hub} (agent {account.agent})")
     for path, contexts, fault in done.kubeconfigs:
         if not fault:
-            named = ", ".join(map(quoted, contexts)) or "none that is complete"
+            named = ", ".join(map(quoted, contexts)) or "no complete one"
             click.echo(f"removed from {path}: contexts {named}")
     if account.platform is None:
-        click.echo("the key is good until the hub's operator revokes it:")
+        click.echo("the key is valid until the hub's operator revokes it:")
     else:
-        click.echo("no key was kept; the platform's token is good until the hub's operator removes its rule:")
+        click.echo("no key was stored; the platform's token works until the hub's operator removes its rule:")
     click.echo(f"  {done.left_to_do}")
     if account.key_id is None:
         listing = "federation list" if account.platform else f"agent key list {account.agent}"
-        click.echo(f"  (hawse admin {listing} has the ID)")
+        click.echo(f"  (for the ID: hawse admin {listing})")
 
 
 def _document(account: Account, done: Forgotten) -> dict[str, object]:

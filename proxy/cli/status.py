@@ -1,4 +1,4 @@
-"""`hawse status`: who this agent is, at which hubs, and whether it still is that."""
+"""`hawse status`: this agent's logins, and whether its hubs accept them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.choosing import chosen_logins, hub_option, json_option
+from proxy.cli.choosing import hub_option, json_option, selected_logins
 from proxy.cli.errors import AnswerIsNo, CommandError
 
 if TYPE_CHECKING:
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 @hub_option
 @json_option
 def status(*, hub: str | None, as_json: bool) -> None:
-    """Show who this agent is, at which hubs, and what each hub says of it now.
+    """Show this agent's logins, and what each hub says about them now.
 
-    Each hub is asked whether it still accepts the key, how far this machine's clock is off, and which
-    clusters there are. Where a hub does not answer, what this machine knows is shown: the login, and the
-    kubeconfig entries that lead to it.
+    Each hub reports whether it accepts the credential, the difference to this machine's clock, and the
+    clusters. If a hub does not answer, only this machine's part is shown: the login and its kubeconfig
+    entries.
 
-    The exit status is 0 when every hub accepts its login; 3 when one refuses it (the key is revoked, the
-    agent is locked, or the hub has another URL); 1 when a hub does not answer, or there is no login.
+    Exit status: 0 if every hub accepts its login. 3 if a hub refuses it (key revoked, agent locked, or the
+    hub has another URL). 1 if a hub does not answer, or there is no login.
     """
     from proxy.agent.errors import AgentError
     from proxy.agent.status import REFUSED, status_of
 
     try:
-        found = [status_of(os.environ, account) for account in chosen_logins(hub)]
+        found = [status_of(os.environ, account) for account in selected_logins(hub)]
     except AgentError as error:
         raise CommandError(str(error)) from error
     if as_json:
@@ -54,37 +54,37 @@ def status(*, hub: str | None, as_json: bool) -> None:
 def _lines(of: Status) -> Iterator[tuple[str, str]]:
     from proxy.agent.account import logins_path
     from proxy.agent.errors import quoted
-    from proxy.agent.status import ACCEPTED, REFUSED, clock, other_name, proof
+    from proxy.agent.status import ACCEPTED, REFUSED, clock_text, other_name, proof_text
 
     account, reach = of.account, of.reach
     who = account.agent if reach is None else f"{reach.agent} of {reach.org}"
     teams = f", teams {', '.join(reach.teams)}" if reach is not None and reach.teams else ""
     yield "agent", f"{who}{teams}"
-    known = f" (id {account.key_id})" if account.key_id else ""
-    yield "proof", f"{proof(account)}{known}"
+    key_id = f" (id {account.key_id})" if account.key_id else ""
+    yield "proof", f"{proof_text(account)}{key_id}"
     yield "login", logins_path(os.environ)
-    ends = "its operator revokes it" if account.platform is None else "its rule at the hub is removed"
-    said = {ACCEPTED: f"accepted until {ends}", REFUSED: "refused, see below"}
-    yield "state", said.get(of.state, "not known, see below")
+    end = "its operator revokes it" if account.platform is None else "its rule at the hub is removed"
+    states = {ACCEPTED: f"accepted until {end}", REFUSED: "refused, see below"}
+    yield "state", states.get(of.state, "unknown, see below")
     if reach is not None:
         if name := other_name(account, reach):
             yield "hub's name", f"{name}: log in there, and run `hawse logout --hub {account.hub}`"
-        if at := clock(reach):
+        if at := clock_text(reach):
             yield "clock", at
-        states = ((each, reach.states.get(each)) for each in reach.clusters)
-        clusters = (f"{each} ({state})" if state else each for each, state in states)
-        yield "clusters", ", ".join(clusters) or "none: the operator grants one to its team"
+        by_cluster = ((each, reach.states.get(each)) for each in reach.clusters)
+        clusters = (f"{each} ({state})" if state else each for each, state in by_cluster)
+        yield "clusters", ", ".join(clusters) or "none: ask the operator to grant its team one"
     for path, contexts, fault in of.kubeconfigs:
         yield "kubeconfig", fault or f"{path}: {', '.join(map(quoted, contexts)) or 'no context'}"
     if not of.kubeconfigs:
-        yield "kubeconfig", f"none leads there: hawse kubeconfig --hub {account.hub}"
+        yield "kubeconfig", f"no entries for this hub: run `hawse kubeconfig --hub {account.hub}`"
 
 
 def _document(of: Status) -> dict[str, object]:
-    from proxy.agent.status import other_name, proof
+    from proxy.agent.status import other_name, proof_text
 
     account, reach = of.account, of.reach
-    asked = (
+    hub_facts = (
         {}
         if reach is None
         else {
@@ -101,10 +101,10 @@ def _document(of: Status) -> dict[str, object]:
     return {
         "hub": account.hub,
         "agent": account.agent,
-        "proof": proof(account),
+        "proof": proof_text(account),
         "key_id": account.key_id,
         "state": of.state,
         "fault": of.fault or None,
-        **asked,
+        **hub_facts,
         "kubeconfigs": [each._asdict() for each in of.kubeconfigs],
     }

@@ -1,7 +1,7 @@
-"""What commands on the hub's machine write into the audit trail by themselves, without the hub's API.
+"""Audit events that commands on the hub's machine write themselves, without the hub's API.
 
-Whoever can run them can read the data folder by other means, and a broken or full disk is when they need to:
-so what cannot be recorded is done all the same, with a warning.
+Users who can run these commands can read the data folder anyway, and often need them when a disk is broken or
+full. So if an event can't be written, the command goes on with a warning.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def record_local(folder: Path, verb: str, note: str) -> None:
 
 
 def record_read(path: Path, org: str, command: str, filters: dict[str, str | None]) -> None:
-    """Record who reads the trail, and what of it."""
+    """Record a read of the trail: the user, the command and its filters."""
     from audit.record import Kind
 
-    told = [f"{name}={value}" for name, value in filters.items() if value is not None]
-    _append(path, local_event(Kind.AUDIT_READ, " ".join([command, *told]), org=org), "reading")
+    parts = [f"{name}={value}" for name, value in filters.items() if value is not None]
+    _append(path, local_event(Kind.AUDIT_READ, " ".join([command, *parts]), org=org), "reading")
 
 
 def local_event(kind: Kind, note: str, *, org: str = "", req: Request | None = None) -> Event:
-    """The event of something that a user of this machine does."""
+    """Return an event for an action of this machine's user."""
     from audit.ids import new_eid
     from audit.record import Actor, ActorType, Client, Event, Phase, utc
     from proxy.hub.localuser import local_actor, local_user

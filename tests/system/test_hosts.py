@@ -204,7 +204,7 @@ def test_a_kubeconfig_cannot_have_a_token_shown_to_another_host(hosted: Agent, s
     hub = f"https://127.0.0.1:{world.hub_port}"
     done = run(["hawse", "credential", "--server", server, "--hub", hub], hosted.environment)
     assert (done.code, done.out) == (1, b"")
-    assert b"is no cluster's of " + hub.encode() in done.err
+    assert b"is not a cluster of " + hub.encode() in done.err
     # Nor may a login be used for a hub that it is not of.
     done = run(
         ["hawse", "credential", "--server", server, "--hub", "https://evil.example"], hosted.environment

@@ -72,7 +72,7 @@ def test_the_check_tells_who_is_missing_and_whose_name_is_taken(own_world: World
     code, found = check(world)
     assert code == 3
     assert any("agent:stranger has rights and is not enrolled" in message for message in found)
-    assert any("who is not enrolled for this cluster: agent:late" in message for message in found)
+    assert any("names that are not enrolled for this cluster: agent:late" in message for message in found)
 
 
 def test_the_bindings_of_a_removed_team_serve_no_other_of_its_name(own_world: World) -> None:

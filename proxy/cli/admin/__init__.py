@@ -1,4 +1,4 @@
-"""`hawse admin`: enrol teams, agents and clusters, look at relays and sessions, rotate keys, back up."""
+"""`hawse admin`: manage teams, agents, clusters, policies, relays, sessions, keys and backups."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from proxy.cli.admin.token import token
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="HAWSE_HUB_CONFIG",
     metavar="FILE",
-    help="The hub's configuration (it names the data folder).",
+    help="The hub's configuration file, which names the data folder.",
 )
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False, readable=False),
     metavar="DIR",
-    help="The hub's data folder, instead of the configured one.",
+    help="The hub's data folder. Overrides the configuration.",
 )
 @click.pass_context
 def admin(ctx: click.Context, config_file: Path | None, data_dir: Path | None) -> None:
-    """Enrol teams, agents and clusters; set policies; look at relays and sessions; rotate keys; back up.
+    """Manage teams, agents, clusters, policies, relays, sessions, keys and backups.
 
-    On the hub's machine, as the user that runs the hub, this finds the running hub and its token by itself.
-    From elsewhere it needs HAWSE_ADMIN_URL and HAWSE_ADMIN_TOKEN, and HAWSE_ADMIN_CA (a file) where the hub's
-    certificate is not of a public CA.
+    On the hub's machine, as the user that runs the hub, no settings are needed. From another machine, set
+    HAWSE_ADMIN_URL and HAWSE_ADMIN_TOKEN, and HAWSE_ADMIN_CA (a file) unless the hub's certificate is from a
+    public CA.
     """
     ctx.obj = Reach(config_file, data_dir)
 

@@ -1,4 +1,4 @@
-"""`hawse admin audit`: on the hub's machine, straight at its data folder, since a hub may not start."""
+"""`hawse admin audit`: works on the hub's data folder, since a hub with a foreign trail may not start."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from proxy.cli.trail import local_event
 
 @click.group()
 def audit() -> None:
-    """The audit trail as a file; `hawse audit` reads it."""
+    """Repair the audit trail's file. To read it, use `hawse audit`."""
 
 
 @audit.command()
 @yes_option
 @click.pass_obj
 def accept(reach: Reach, /, yes: bool) -> None:
-    """Accept another trail than the hub has written.
+    """Accept a trail that this hub has not written.
 
-    Use it when the trail was lost, and the data folder has another trail or an older copy.
-    Where none is, a new one begins.
-    The event `audit.gap` in it says from which event on the former one is missing. A hub that runs goes on
-    within a second or two, one that did not start for this reason starts.
+    For when the trail was lost, and the data folder has another trail or an older copy. If there is none, a
+    new trail begins. The event `audit.gap` records the event from which on the former trail is missing. A
+    running hub resumes within two seconds. A hub that did not start for this reason now starts.
     """
     from audit.errors import AuditUnavailable
     from audit.record import Event, Kind
@@ -40,37 +39,38 @@ def accept(reach: Reach, /, yes: bool) -> None:
     try:
         if not is_there(data.store_file):
             raise CommandError(
-                f"{data.path} is no hub's data folder: name it by --data-dir or HAWSE_HUB_DATA_DIR"
+                f"{data.path} is not a hub's data folder: name it with --data-dir or HAWSE_HUB_DATA_DIR"
             )
         living = Boots(data.boots_dir).living()
         store = Store(data.store_file, org="main", clock=time.time, shared=bool(living))
         try:
             known = store.snapshot().trail
             if known is None:
-                raise CommandError("the hub has not written a trail yet, so it takes any: start it")
+                raise CommandError("the hub has not written a trail yet, and accepts any: start the hub")
             trail = AuditStore(data.audit_file)
             try:
                 found = trail.mark
-                what = "the trail that the hub has written" if found.id == known.id else "another trail"
+                which = "the hub's own trail" if found.id == known.id else "another trail"
                 confirm(
-                    f"{data.audit_file} is {what}, up to event {found.highest}; the hub has written up to "
+                    f"{data.audit_file} is {which}, up to event {found.highest}; the hub has written up to "
                     f"event {known.highest} at least. Accept it?",
                     yes=yes,
                 )
 
-                def tell(accepted: TrailMark) -> Event:
+                def gap_event(accepted: TrailMark) -> Event:
                     note = (
-                        f"accepted as trail {accepted.id}: {what} ({found.id}), up to event {found.highest}; "
-                        f"the hub had written trail {known.id}, up to event {known.highest} at least"
+                        f"accepted as trail {accepted.id}: {which} ({found.id}), up to event "
+                        f"{found.highest}; the hub had written trail {known.id}, up to event "
+                        f"{known.highest} at least"
                     )
                     return local_event(Kind.AUDIT_GAP, note)
 
-                # The trail first: after an interruption the hub still refuses it, and accept can run again.
-                store.accept_trail(trail.accept(tell))
+                # The trail first: after an interruption the hub still refuses it, and `accept` can run again.
+                store.accept_trail(trail.accept(gap_event))
             finally:
                 trail.close()
         finally:
             store.close()
     except (AuditUnavailable, DataDirError, StoreUnavailableError) as error:
         raise CommandError(str(error)) from error
-    say(f"accepted {data.audit_file}; the gap is recorded in it (hawse audit list --kind audit.gap)")
+    say(f"accepted {data.audit_file}; the gap is recorded (hawse audit list --kind audit.gap)")

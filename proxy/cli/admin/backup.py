@@ -1,4 +1,4 @@
-"""`hawse admin backup` and `restore`: on the hub's machine, straight from and to its data folder."""
+"""`hawse admin backup` and `restore`: on the hub's machine, directly from and to its data folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from proxy.cli.trail import record_local
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.pass_obj
 def backup(reach: Reach, /, file: Path) -> None:
-    """Write the hub's store and secrets into FILE, a tar.
+    """Write the hub's store and secrets to FILE, a tar archive.
 
-    The secrets are its signing keys, pepper and certificates: keep FILE (mode 0600) as you keep the data
-    folder. The hub may run meanwhile. The audit trail is not in it.
+    The secrets are its signing keys, pepper and certificates: protect FILE (mode 0600) like the data folder.
+    The hub may keep running. The audit trail is not included.
     """
     from proxy.hub.backup import BackupError
     from proxy.hub.backup import backup as write
@@ -31,17 +31,17 @@ def backup(reach: Reach, /, file: Path) -> None:
     except BackupError as error:
         raise CommandError(str(error)) from error
     record_local(folder, "backup", f"to {file.absolute()}")
-    say(f"backed up {folder} to {file}; it holds every secret of the hub")
+    say(f"backed up {folder} to {file}, which holds all secrets of the hub: protect it")
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--overwrite", is_flag=True, help="Move a hub that is there aside, inside the data folder.")
+@click.option("--overwrite", is_flag=True, help="Move an existing hub's files aside, within the data folder.")
 @click.pass_obj
 def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
-    """Put the backup in FILE into the data folder. The hub must not run.
+    """Restore the backup in FILE to the data folder. Stop the hub first.
 
-    The backup is proved as a whole first; a fault in it leaves the folder as it was.
+    The whole backup is verified first; a damaged one changes nothing.
     """
     from proxy.hub.backup import BackupError
     from proxy.hub.backup import restore as put
@@ -52,25 +52,25 @@ def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
     except BackupError as error:
         raise CommandError(str(error)) from error
     record_local(folder, "restore", f"the backup of {done.created}, from {file.absolute()}")
-    # The store is of that time: who was kept out since then has a key that is good again.
+    # The store is from the backup's time, so credentials that were revoked since then work again.
     say(
-        f"who was locked, revoked or removed since {done.created} may act again, until it is done once more: "
+        f"locks, revocations and removals since {done.created} are undone: repeat them, as listed by "
         f"hawse audit list{_same(reach)} --kind admin.action --since {shlex.quote(done.created)}"
     )
     say(f"restored the backup of {done.created} into {folder}; start the hub: {_start(reach)}")
     if done.replaced is not None:
-        say(f"what was there is in {done.replaced}: remove it when it is not needed, it holds secrets")
+        say(f"the former files are in {done.replaced}: they hold secrets, remove them when no longer needed")
 
 
 def _start(reach: Reach) -> str:
-    """The command that starts the hub of the folder that was meant."""
+    """Return the command that starts a hub with this data folder."""
     if reach.data_dir is not None:
         return f"HAWSE_HUB_DATA_DIR={shlex.quote(str(reach.data_dir))} hawse hub"
     return f"hawse hub{_same(reach)}"
 
 
 def _same(reach: Reach) -> str:
-    """The option that names the same folder to another command."""
+    """Return the option that selects this data folder in other commands."""
     if reach.data_dir is not None:
         return f" --data-dir {shlex.quote(str(reach.data_dir))}"
     return f" --config {shlex.quote(str(reach.config_file))}" if reach.config_file is not None else ""

@@ -19,12 +19,12 @@ from proxy.cli.admin.output import (
     json_option,
     listed,
     objects,
+    print_change,
     print_fields,
     print_json,
     print_table,
     say,
     since,
-    tell_change,
     text,
     yes_option,
 )
@@ -35,39 +35,41 @@ PEM_BYTES_MAX = 64 * 1024
 
 @click.group()
 def cluster() -> None:
-    """Clusters: each behind its relay, granted to teams."""
+    """Manage clusters. Each is reached through its relay, and granted to teams."""
 
 
 def _role_options(command: F) -> F:
-    """Whom the ClusterRole is bound to, and its form."""
+    """Add the options for the ClusterRole: its form and the service account it is bound to."""
     for option in (
         click.option(
             "--constrained",
             is_flag=True,
-            help="The narrower ClusterRole that API servers know from 1.36 on; older ones refuse all agents.",
+            help="Print the narrower ClusterRole for API servers from 1.36 on; older ones refuse all agents.",
         ),
-        click.option("--namespace", metavar="NAME", help="The relay's namespace (hawse)."),
-        click.option("--service-account", metavar="NAME", help="The relay's service account (hawse-relay)."),
+        click.option("--namespace", metavar="NAME", help="The relay's namespace. Default: hawse."),
+        click.option(
+            "--service-account", metavar="NAME", help="The relay's service account. Default: hawse-relay."
+        ),
     ):
         command = option(command)
     return command
 
 
 def _relay_options(command: F) -> F:
-    """How the relay is set up, and where that is printed or written."""
+    """Add the options for the relay's setup and for the output."""
     for option in (
         click.option(
             "--output-dir",
             type=click.Path(path_type=Path, file_okay=False),
             metavar="DIR",
-            help="For a relay outside a cluster: write relay.toml and its keys there, print nothing.",
+            help="For a relay outside a cluster: write relay.toml and its keys to this folder.",
         ),
         click.option(
             "--output",
             "-o",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="Write what would be printed to FILE (mode 0600), which must not be there yet.",
+            help="Write the output to this new file (mode 0600).",
         ),
         click.option(
             "--force",
@@ -78,24 +80,26 @@ def _relay_options(command: F) -> F:
             "--kubeconfig",
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
-            help="With --output-dir: the kubeconfig (with a bearer token) that the relay will use.",
+            help="With --output-dir: the kubeconfig (with a bearer token) for the relay.",
         ),
         click.option(
             "--image",
             metavar="IMAGE",
-            help="The relay's container image; hawse-relay, which you have to build, without it.",
+            help="The relay's container image. Default: hawse-relay, which you build yourself.",
         ),
-        click.option("--replicas", type=int, metavar="N", help="How many relays the cluster runs (2)."),
+        click.option(
+            "--replicas", type=int, metavar="N", help="Number of relays in the cluster. Default: 2."
+        ),
         click.option(
             "--service-type",
             type=click.Choice(["LoadBalancer", "ClusterIP", "NodePort"]),
-            help="How direct mode's Service is exposed (LoadBalancer).",
+            help="Type of direct mode's Service. Default: LoadBalancer.",
         ),
         click.option(
             "--hub-ca",
             type=click.Path(path_type=Path, exists=True, dir_okay=False),
             metavar="FILE",
-            help="The CA of the hub's certificate, if it is configured and not of a public CA.",
+            help="The CA of the hub's certificate, if that is configured and not from a public CA.",
         ),
         json_option,
     ):
@@ -128,13 +132,15 @@ def list_clusters(reach: Reach, /, as_json: bool) -> None:
 
 @cluster.command("add")
 @click.argument("name")
-@click.option("--team", "teams", multiple=True, metavar="NAME", help="Grant it to this team; repeatable.")
+@click.option(
+    "--team", "teams", multiple=True, metavar="NAME", help="Grant the cluster to this team; repeatable."
+)
 @click.option(
     "--label",
     "labels",
     multiple=True,
     metavar="KEY=VALUE",
-    help="For the policies that select clusters; repeatable.",
+    help="A label that policies can select clusters by; repeatable.",
 )
 @click.option(
     "--mode",
@@ -143,17 +149,17 @@ def list_clusters(reach: Reach, /, as_json: bool) -> None:
     show_default=True,
     help="tunnel: the relay dials the hub. direct: the hub dials the relay.",
 )
-@click.option("--relay-url", metavar="URL", help="Mode direct: where the hub reaches the relay.")
+@click.option("--relay-url", metavar="URL", help="Mode direct: the URL at which the hub reaches the relay.")
 @click.option(
     "--relay-ca",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="Mode direct: the CA of the relay's certificate, if it is not a public one.",
+    help="Mode direct: the CA of the relay's certificate, unless it is a public CA.",
 )
 @click.option(
     "--allow-private-address",
     is_flag=True,
-    help="Mode direct: the relay's URL may lead to a private or loopback address.",
+    help="Mode direct: allow a private or loopback address for the relay.",
 )
 @_relay_options
 @click.pass_obj
@@ -174,7 +180,7 @@ def add_cluster(
     force: bool,
     **options: object,
 ) -> None:
-    """Add a cluster, and print its relay's manifests, this once.
+    """Add a cluster, and print its relay's manifests. They are shown only once.
 
     They hold the relay's private key, so they are not printed on a terminal:
 
@@ -194,7 +200,7 @@ def add_cluster(
                 "relay_url": relay_url,
                 "relay_ca_pem": read_certificates(relay_ca, "--relay-ca", PEM_BYTES_MAX),
                 "relay_address_private": allow_private_address,
-                "manifest": handover.said,
+                "manifest": handover.given,
             },
         )
         take(made, constrained=bool(options["constrained"]))
@@ -204,10 +210,8 @@ def add_cluster(
 
 @cluster.command("key")
 @click.argument("name")
-@click.option("--keep-old", is_flag=True, help="Let the present key work beside it, until --drop-old.")
-@click.option(
-    "--drop-old", is_flag=True, help="Make no new key, and end all but the newest: what --keep-old had kept."
-)
+@click.option("--keep-old", is_flag=True, help="Keep the current key valid too, until --drop-old.")
+@click.option("--drop-old", is_flag=True, help="Instead of a new key: revoke all keys but the newest.")
 @yes_option
 @_relay_options
 @click.pass_obj
@@ -225,31 +229,30 @@ def replace_key(
     force: bool,
     **options: object,
 ) -> None:
-    """Give a cluster's relay a new key, and print its manifests with it.
+    """Replace the relay's key, and print new manifests.
 
     Without an outage, in three steps:
 
     \b
     hawse admin cluster key prod --keep-old --image IMAGE | kubectl apply -f -
     kubectl --namespace hawse rollout status deployment hawse-relay
-    hawse admin cluster key prod --drop-old     (hawse admin relay list says who uses which)
+    hawse admin cluster key prod --drop-old     (hawse admin relay list shows each relay's key)
 
-    Without --keep-old the present key ends at once, and with it the tunnels that were opened by it: for a key
-    that may be in other hands.
+    Without --keep-old, the current key and its tunnels end at once. Do this if the key may have leaked.
     """
     if drop_old:
         if keep_old:
-            raise click.UsageError("--keep-old and --drop-old are two steps of a change: say one")
-        confirm(f"End the older keys of {name}? A relay that still has one is cut off", yes=yes)
+            raise click.UsageError("--keep-old and --drop-old are separate steps: use one of them")
+        confirm(f"Revoke the older keys of {name}? Relays that still use one are disconnected", yes=yes)
         changed = reach.client().delete("clusters", name, "keys")
         if as_json:
             print_json(changed)
         else:
-            say(f"the relay of {name} proves itself by {listed('relay_keys')(changed)} alone from now on")
+            say(f"the relay keys of {name} are now: {listed('relay_keys')(changed)}")
         return
     handover = Handover(name, _manifest_options(options), output_dir, kubeconfig, None, as_json=as_json)
     with handover.opened(output, force=force, secret=True) as take:
-        body = {"keep_old": keep_old, "manifest": handover.said}
+        body = {"keep_old": keep_old, "manifest": handover.given}
         made = reach.client().post("clusters", name, "keys", body=body)
         take(made, constrained=bool(options["constrained"]))
 
@@ -259,7 +262,7 @@ def replace_key(
 @json_option
 @click.pass_obj
 def show_cluster(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Show a cluster and who may reach it."""
+    """Show a cluster, and the teams and agents that may reach it."""
     found = reach.client().get("clusters", name)
     print_fields(
         found,
@@ -286,9 +289,9 @@ def show_cluster(reach: Reach, /, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def grant(reach: Reach, /, name: str, team: str, as_json: bool) -> None:
-    """Let a team's agents reach a cluster."""
+    """Allow a team's agents to reach a cluster."""
     changed = reach.client().put("clusters", name, "teams", team)
-    tell_change(changed, f"granted cluster {name} to team {team}", as_json=as_json)
+    print_change(changed, f"granted cluster {name} to team {team}", as_json=as_json)
 
 
 @cluster.command("revoke")
@@ -297,10 +300,10 @@ def grant(reach: Reach, /, name: str, team: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def revoke(reach: Reach, /, name: str, team: str, as_json: bool) -> None:
-    """Take a cluster from a team."""
+    """Revoke a team's access to a cluster."""
     changed = reach.client().delete("clusters", name, "teams", team)
     done = f"revoked cluster {name} from team {team}: its agents are refused there from now on"
-    tell_change(changed, done, as_json=as_json)
+    print_change(changed, done, as_json=as_json)
 
 
 @cluster.command("remove")
@@ -309,11 +312,11 @@ def revoke(reach: Reach, /, name: str, team: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def remove_cluster(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
-    """Remove a cluster; its relays can no longer connect."""
-    confirm(f"Remove cluster {name}? Its relays must be set up anew to come back", yes=yes)
+    """Remove a cluster. Its relays can no longer connect."""
+    confirm(f"Remove cluster {name}? To add it again, its relays need new keys", yes=yes)
     gone = reach.client().delete("clusters", name)
     done = f"removed cluster {name}; in the cluster, delete the relay's namespace and ClusterRole"
-    tell_change(gone, done, as_json=as_json)
+    print_change(gone, done, as_json=as_json)
 
 
 @cluster.command("repin")
@@ -322,21 +325,21 @@ def remove_cluster(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None
 @json_option
 @click.pass_obj
 def repin(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
-    """Pin a cluster to what its next relay states.
+    """Pin a cluster again, to the next relay that connects.
 
-    For a cluster that was rebuilt or moved: its first relay has pinned the UID of its namespace kube-system,
-    and relays that state another one are refused. Those that are connected stay until another UID is pinned.
+    For a cluster that was rebuilt or moved. Its first relay pinned the UID of its namespace kube-system, and
+    relays with another UID are refused. Connected relays stay until another UID is pinned.
     """
-    confirm(f"Forget which Kubernetes cluster {name} is? The next relay that connects decides", yes=yes)
+    confirm(f"Unpin cluster {name}? The next relay that connects pins it again", yes=yes)
     changed = reach.client().post("clusters", name, "repin")
-    done = f"cluster {name} is not pinned to {text(changed, 'unpinned')} any more: the next relay pins it"
-    tell_change(changed, done, as_json=as_json)
+    done = f"cluster {name} is no longer pinned to {text(changed, 'unpinned')}: the next relay pins it"
+    print_change(changed, done, as_json=as_json)
 
 
 @cluster.command("rbac")
 @click.argument("name")
 @click.option(
-    "--wildcard", is_flag=True, help="Any user and any group: the cluster is then as safe as this hub."
+    "--wildcard", is_flag=True, help="Allow any user and group: the cluster is then only as safe as this hub."
 )
 @_role_options
 @click.pass_obj
@@ -349,12 +352,12 @@ def rbac(
     namespace: str | None,
     service_account: str | None,
 ) -> None:
-    """Print whom the relay may impersonate now, as a ClusterRole.
+    """Print the relay's ClusterRole: whom it may impersonate.
 
     hawse admin cluster rbac prod | kubectl --context prod apply -f -
 
-    Give --namespace and --service-account where the relay was set up with others than the printed manifests
-    have. `hawse admin cluster check` tells whether what is applied fits.
+    Give --namespace and --service-account if the relay does not use the defaults of the printed manifests. To
+    compare with the cluster, run `hawse admin cluster check`.
     """
     from proxy.cli.admin.rendered import rendered_role
 
@@ -375,10 +378,10 @@ def _labels(row: Object) -> str:
 
 
 def _manifest_options(options: dict[str, object]) -> dict[str, object]:
-    """What was said of the relay's place; what was not is the hub's to choose."""
-    asked_here = {"hub_ca", "constrained"}
-    said = {name: value for name, value in options.items() if name not in asked_here and value is not None}
+    """Return the options that were given for the relay's setup. The hub chooses the others."""
+    not_sent = {"hub_ca", "constrained"}
+    given = {name: value for name, value in options.items() if name not in not_sent and value is not None}
     hub_ca = options.get("hub_ca")
     if isinstance(hub_ca, Path):
-        said["hub_ca_pem"] = read_certificates(hub_ca, "--hub-ca", PEM_BYTES_MAX)
-    return said
+        given["hub_ca_pem"] = read_certificates(hub_ca, "--hub-ca", PEM_BYTES_MAX)
+    return given

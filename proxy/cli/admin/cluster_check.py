@@ -1,4 +1,4 @@
-"""`hawse admin cluster check`: what the hub knows against the RBAC of the cluster itself."""
+"""`hawse admin cluster check`: compare the hub's data with the cluster's own RBAC."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from proxy.foreign_json import read_json
 if TYPE_CHECKING:
     from proxy.cli.admin.rbac_check import Enrolled
 
-# klog's form, as in E1130 19:33:39.543816.
+# The form of klog's lines, such as E1130 19:33:39.543816.
 _LOGGED = re.compile(r"[IWEF][0-9]{4} [0-9]{2}:")
-# A large cluster has some thousand bindings; an operator waits for this.
+# A large cluster has some thousand bindings. An operator waits for it.
 TIMEOUT_S = 60
 
 
@@ -32,19 +32,20 @@ TIMEOUT_S = 60
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     required=True,
     metavar="FILE",
-    help="Yours, not the relay's: it must let you read roles and bindings.",
+    help="Your own kubeconfig, not the relay's: it must allow reading roles and bindings.",
 )
-@click.option("--context", metavar="NAME", help="Of the kubeconfig; its current one if absent.")
+@click.option("--context", metavar="NAME", help="A context of the kubeconfig. Default: its current one.")
 @json_option
 @click.pass_obj
 def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | None, as_json: bool) -> None:
-    """Compare a cluster's RBAC with what is enrolled here.
+    """Compare a cluster's RBAC with the hub's agents and teams.
 
-    Before its relay is set up, and ever after. Warns of names in the form of Hawse's own (agent:…, <org>/…)
-    that already have rights there and belong to nobody enrolled, and says whether the relay may impersonate
-    all that are, nobody else, and nothing more. Says whether a relay is connected, and refuses the kubeconfig
-    of another cluster than the relay's. Runs kubectl, which must be installed. Exits 3 when there is anything
-    to do, 0 when not.
+    Run it before the relay is set up, and at any time later. It warns about names of Hawse's form (agent:…,
+    <org>/…) that have rights in the cluster but are not enrolled. It checks that the relay may impersonate
+    all enrolled agents, no other users, and has no other rights. It checks that a relay is connected.
+
+    It refuses the kubeconfig of another cluster. It needs kubectl. Exit status: 0 if nothing is to do, else
+    3.
     """
     from proxy.cli.admin.rbac_check import Level, examine, examine_relays, sort_findings
     from proxy.manifests import CLUSTER_ROLE
@@ -76,15 +77,15 @@ def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | N
             click.echo(f"{finding.level.upper():8} {escape(finding.message)}")
             if finding.fix:
                 click.echo(f"{'':8} {escape(finding.fix)}")
-        click.echo(f"cluster {name}: {len(todo)} to look at" if todo else f"cluster {name}: all is well")
+        click.echo(f"cluster {name}: {len(todo)} to fix" if todo else f"cluster {name}: no problems found")
     if todo:
         click.get_current_context().exit(ANSWER_NO)
 
 
 def _check_same_cluster(name: str, pinned: str, options: list[str]) -> None:
-    """Raise CommandError for a kubeconfig that leads to another cluster than the one that is pinned.
+    """Raise CommandError if the kubeconfig leads to another cluster than the pinned one.
 
-    Findings from another cluster mean nothing, and applying the advice there does harm.
+    Findings from another cluster mean nothing, and applying their fixes there does harm.
     """
     from proxy.manifests import SYSTEM_NAMESPACE
 
@@ -95,13 +96,13 @@ def _check_same_cluster(name: str, pinned: str, options: list[str]) -> None:
     if uid != pinned:
         raise CommandError(
             f"the kubeconfig leads to another cluster than {name}: its {SYSTEM_NAMESPACE} has the uid "
-            f"{escape(uid[:64])}, and {name} is pinned to {pinned}; give the kubeconfig of {name}, or, if it "
+            f"{escape(uid[:64])}, and {name} is pinned to {pinned}; use the kubeconfig of {name}, or, if it "
             f"was rebuilt, run hawse admin cluster repin {name}"
         )
 
 
 def _enrolled(client: AdminClient, name: str) -> Enrolled:
-    """What the hub knows; raises CommandError."""
+    """Return the users and groups of the hub; raises CommandError."""
     from auth.principal import USER_PREFIX
     from proxy.cli.admin.rbac_check import Enrolled
     from proxy.cli.admin.rendered import impersonated
@@ -116,10 +117,10 @@ def _enrolled(client: AdminClient, name: str) -> Enrolled:
 
 
 def _kubectl(*args: str) -> Object:
-    """Ask the cluster, as the kubeconfig's user; an empty answer is an empty object. Raises CommandError."""
+    """Run kubectl as the kubeconfig's user. Empty output is an empty object. Raises CommandError."""
     program = shutil.which("kubectl")
     if program is None:
-        raise CommandError("kubectl is not on the PATH: install it, or run this where it is")
+        raise CommandError("kubectl is not on the PATH: install it, or run this on a machine that has it")
     try:
         done = subprocess.run(  # noqa: S603 - the operator's own kubectl, a list and no shell
             [program, *args, "--output", "json", f"--request-timeout={TIMEOUT_S}s"],
@@ -129,12 +130,12 @@ def _kubectl(*args: str) -> Object:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise CommandError(f"kubectl could not be asked: {error}") from error
+        raise CommandError(f"cannot run kubectl: {error}") from error
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").splitlines()
-        # Its own log comes before what it says to a person, and in several copies.
-        said = " ".join([line for line in lines if not _LOGGED.match(line)] or lines)
-        raise CommandError(f"kubectl failed: {escape(' '.join(said.split())[:500])}")
+        # kubectl's log lines precede its message, and repeat it.
+        message = " ".join([line for line in lines if not _LOGGED.match(line)] or lines)
+        raise CommandError(f"kubectl failed: {escape(' '.join(message.split())[:500])}")
     if not done.stdout.strip():
         return {}
     try:
@@ -142,5 +143,5 @@ def _kubectl(*args: str) -> Object:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise CommandError("kubectl answered with something that is no object in JSON")
+        raise CommandError("kubectl did not answer with a JSON object")
     return document

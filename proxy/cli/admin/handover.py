@@ -1,4 +1,4 @@
-"""What `hawse admin cluster add` and `cluster key` hand over: a relay's manifests or files, with its key."""
+"""The output of `hawse admin cluster add` and `cluster key`: a relay's manifests or files, with its key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from proxy.cli.admin.client import Object
 from proxy.cli.admin.output import as_json_text, child, say, text
-from proxy.cli.admin.relay_files import FILES, left_to_do, relay_files, write_relay_files
+from proxy.cli.admin.relay_files import FILES, relay_files, remaining_steps, write_relay_files
 from proxy.cli.admin.rendered import dials_itself, rendered_manifests, rendered_role
 from proxy.cli.admin.secret_output import secret_output
 from proxy.cli.errors import CommandError
@@ -20,11 +20,11 @@ from proxy.cli.errors import CommandError
 
 @attrs.frozen
 class Handover:
-    """To whom what the hub makes of a cluster goes; the hub keeps no copy of the key in it."""
+    """Prints or writes a relay's manifests or files. The hub keeps no copy of the private key in them."""
 
     name: str
-    said: Mapping[str, object]
-    """What was said of the relay's place; what was not is the hub's to choose."""
+    given: Mapping[str, object]
+    """The options that were given for the relay's setup. The hub chooses the others."""
     output_dir: Path | None
     kubeconfig: Path | None
     relay_url: str | None
@@ -32,13 +32,15 @@ class Handover:
 
     @contextmanager
     def opened(self, output: Path | None, *, force: bool, secret: bool) -> Iterator[Callable[..., None]]:
-        """Yield what takes the hub's answer. Looks before there is one: a key without a place is lost.
+        """Yield a function that takes the hub's answer. The output is checked before a key can get lost.
 
         A `secret` is not printed on a terminal. Raises CommandError, and UsageError for options that exclude
-        one another.
+        each other.
         """
         if output is not None and self.output_dir is not None:
-            raise click.UsageError("--output takes manifests, --output-dir a relay's files: say one of them")
+            raise click.UsageError(
+                "--output is for manifests, --output-dir for a relay's files: use one of them"
+            )
         _check_output_dir(self.output_dir, self.kubeconfig)
         if self.output_dir is not None and not self.as_json:
             yield partial(self._write_files, self.output_dir)
@@ -49,16 +51,16 @@ class Handover:
 
     def _write_files(self, folder: Path, made: Object, *, constrained: bool) -> None:
         relay = child(made, "relay")
-        # First: the hub does not keep the private key, so a failure before this would lose it.
+        # Written first: the hub keeps no copy of the private key, so an earlier failure would lose it.
         write_relay_files(folder, relay_files(relay, self.kubeconfig, self.relay_url))
-        rendered_role(made, self.said, constrained=constrained)
-        say(f"the relay of cluster {self.name}: its configuration and keys are in {folder}")
-        say("in the cluster, first let it impersonate:")
+        rendered_role(made, self.given, constrained=constrained)
+        say(f"wrote the configuration and keys of the relay of cluster {self.name} to {folder}")
+        say("first allow it to impersonate, in the cluster:")
         place = "--namespace NAMESPACE --service-account NAME"
         say(f"  hawse admin cluster rbac {self.name} {place} | kubectl apply -f -")
-        for sentence in left_to_do(relay, folder):
+        for sentence in remaining_steps(relay, folder):
             say(sentence)
-        say(f"then: hawse relay --config {folder / 'relay.toml'}")
+        say(f"then start it: hawse relay --config {folder / 'relay.toml'}")
 
     def _print(
         self, write: Callable[[str], None], output: Path | None, made: Object, *, constrained: bool
@@ -66,44 +68,46 @@ class Handover:
         relay = child(made, "relay")
         if self.output_dir is not None:
             write_relay_files(self.output_dir, relay_files(relay, self.kubeconfig, self.relay_url))
-        role = rendered_role(made, self.said, constrained=constrained)
-        manifests = rendered_manifests(self.name, made, self.said)
+        role = rendered_role(made, self.given, constrained=constrained)
+        manifests = rendered_manifests(self.name, made, self.given)
         if self.as_json:
             write(as_json_text({**made, "manifests": manifests, "rbac": role}))
             return
         write(manifests + role)
         where = "apply them with kubectl" if output is None else f"kubectl apply -f {output}, then remove it"
         say(
-            f"these manifests hold the key of the relay of {self.name}, which the hub has not kept: {where}"
+            f"these manifests hold the key of the relay of {self.name}, and the hub keeps no copy: {where}"
             if text(relay, "private_key_pem")
             else f"the manifests of the relay of {self.name}: {where}"
         )
-        if "image" not in self.said:
+        if "image" not in self.given:
             say(
-                "warning: they name the image hawse-relay, which no registry has: build the target relay of "
-                "the Containerfile in hawse's repository, push it to a registry of yours, and name it by "
-                "--image, or afterwards by "
+                "warning: the manifests use the image hawse-relay, which is in no registry: build the target "
+                "relay of the Containerfile in hawse's repository, push it to your registry, and name it "
+                "with --image, or afterwards run "
                 "kubectl --namespace NAMESPACE set image deployment hawse-relay relay=IMAGE"
             )
         if dials_itself(relay):
             say(
                 f"warning: the hub's public_url is {text(relay, 'hub_url')}, which a pod cannot reach: set "
-                f"public_url, then print new manifests by hawse admin cluster key {self.name}"
+                f"public_url, then print new manifests with hawse admin cluster key {self.name}"
             )
 
 
 def _check_output_dir(output_dir: Path | None, kubeconfig: Path | None) -> None:
-    """Look before anything is made: a key that cannot be written afterwards is lost."""
+    """Check the output folder before a key is made: a key that can't be written is lost."""
     if kubeconfig is not None:
         try:
             str(kubeconfig.absolute()).encode("utf-8")
         except UnicodeEncodeError as error:
             raise CommandError(
-                f"the path {str(kubeconfig)!a} is no UTF-8, as relay.toml has to be: name another"
+                f"the path {str(kubeconfig)!a} is not UTF-8, which relay.toml requires: name another"
             ) from error
     if output_dir is None:
         if kubeconfig is not None:
-            raise click.UsageError("--kubeconfig belongs to --output-dir: in a cluster a relay needs none")
+            raise click.UsageError(
+                "--kubeconfig goes with --output-dir only: a relay in a cluster needs none"
+            )
         return
     for name in FILES:
         if (output_dir / name).exists():

@@ -1,4 +1,4 @@
-"""`hawse admin hub`: what others must know to trust this hub."""
+"""`hawse admin hub`: facts about the hub that agents and relays need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.cli.errors import CommandError
 
 @click.group()
 def hub() -> None:
-    """The hub itself."""
+    """Show the hub's identity and its CA."""
 
 
 @hub.command("show")
@@ -27,7 +27,7 @@ def show_hub(reach: Reach, /, as_json: bool) -> None:
             ("url", field("public_url")),
             ("version", field("version")),
             ("signing key", field("signing_key")),
-            ("certificate", lambda row: "of a CA of its own" if text(row, "ca_pem") else "configured"),
+            ("certificate", lambda row: "from its own CA" if text(row, "ca_pem") else "configured"),
         ],
         as_json=as_json,
     )
@@ -40,6 +40,6 @@ def print_ca(reach: Reach, /) -> None:
     ca = text(reach.client().get("hub"), "ca_pem")
     if not ca:
         raise CommandError(
-            "this hub has a certificate by configuration: ask whoever made it for its CA, if any is needed"
+            "this hub's certificate is configured, so its CA is not known here: ask the certificate's issuer"
         )
     click.echo(ca, nl=False)

@@ -20,14 +20,14 @@ from proxy.cli.admin.output import (
 
 @click.group()
 def keys() -> None:
-    """The keys by which agents and relays know this hub's tokens."""
+    """Manage the keys that sign the hub's tokens."""
 
 
 @keys.command("list")
 @json_option
 @click.pass_obj
 def list_keys(reach: Reach, /, as_json: bool) -> None:
-    """List the key that signs, and those that verify. They do so until their tokens have ended."""
+    """List the signing key, and older keys that still verify tokens."""
     listed = objects(reach.client().get("keys"), "keys")
     columns = [
         ("KEY", field("kid")),
@@ -40,9 +40,9 @@ def list_keys(reach: Reach, /, as_json: bool) -> None:
 @keys.command("pins")
 @click.pass_obj
 def print_pins(reach: Reach, /) -> None:
-    """Print what a relay is given to trust (hub-keys.json), as of now.
+    """Print the keys that a relay pins (hub-keys.json), as of now.
 
-    A relay that was given an older key needs this only when that key is not to be trusted any more.
+    A relay with an older file needs this only if a key in that file is no longer trusted.
     """
     click.echo(text(reach.client().get("keys"), "pins"))
 
@@ -52,21 +52,21 @@ def print_pins(reach: Reach, /) -> None:
 @json_option
 @click.pass_obj
 def rotate(reach: Reach, /, yes: bool, as_json: bool) -> None:
-    """Let a new key sign from now on.
+    """Replace the signing key.
 
     Nothing is interrupted: the old key announces the new one to every relay, and verifies until the last
-    token that it signed has ended. Where the old key may be in other hands, this is not enough: give each
-    relay new manifests as well (hawse admin cluster key).
+    token that it signed has expired. If the old key may have leaked, this is not enough: also give each relay
+    new manifests (hawse admin cluster key).
     """
-    confirm("Let a new key sign every token from now on?", yes=yes)
+    confirm("Sign every token with a new key from now on?", yes=yes)
     made = reach.client().post("keys")
     if as_json:
         print_json(made)
         return
-    say(f"the hub signs with key {_signing(made)} from now on; relays hear of it from the key before it")
+    say(f"the hub now signs with key {_signing(made)}; the previous key announces it to the relays")
     for row in objects(made, "keys"):
         if row.get("state") == "retiring":
-            say(f"key {text(row, 'kid')} still verifies until {text(row, 'retires_at')}, then it is gone")
+            say(f"key {text(row, 'kid')} still verifies until {text(row, 'retires_at')}, then it is removed")
 
 
 def _signing(made: Object) -> str:

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def policy() -> None:
-    """Policies: what agents may do on clusters, before RBAC decides.
+    """Manage policies: what agents may do, before RBAC decides.
 
-    They are written as YAML that reads like RBAC: `hawse admin policy show guard` prints one. A change is
-    checked as a whole, counts from the next call on without a restart, and is recorded.
+    Policies are YAML in the style of RBAC: for an example, run `hawse admin policy show guard`. A change is
+    validated as a whole, applies from the next call on without a restart, and is recorded.
     """
 
 
@@ -63,7 +63,7 @@ def list_policies(reach: Reach, /, as_json: bool) -> None:
         objects(found, "policies"),
         columns,
         as_json=False,
-        empty="no policies: nothing is allowed",
+        empty="no policies, so every call is denied: hawse admin policy apply FILE",
         spare=("ASK",),
     )
     say(f"bundle {text(found, 'bundle')}, applied {how_long('applied_at')(found)}")
@@ -77,11 +77,11 @@ def _rules(row: Object) -> str:
 
 @policy.command("show")
 @click.argument("name", required=False)
-@click.option("--version", "number", type=int, metavar="N", help="As they were in version N.")
+@click.option("--version", "number", type=int, metavar="N", help="Show the policies of version N.")
 @json_option
 @click.pass_obj
 def show_policy(reach: Reach, /, name: str | None, number: int | None, as_json: bool) -> None:
-    """Print a policy as it was written, or all of them."""
+    """Print a policy as it was written, or all policies."""
     client = reach.client()
     if number is not None:
         if name is not None:
@@ -104,7 +104,7 @@ def show_policy(reach: Reach, /, name: str | None, number: int | None, as_json: 
 
 
 def _as_written(line: str) -> str:
-    """A line of a policy, safe for a terminal, and the same policy where it is applied again."""
+    """Escape a line of a policy for a terminal. Applied again, it is the same policy."""
     return re.sub(r"[^\\\t]+", lambda part: escape(part[0]), line)
 
 
@@ -112,7 +112,7 @@ def _as_written(line: str) -> str:
 @json_option
 @click.pass_obj
 def list_versions(reach: Reach, /, as_json: bool) -> None:
-    """List the bundles that were in force, the newest first. The trail names them."""
+    """List the policy bundles, newest first. The audit trail refers to them."""
     found = objects(reach.client().get("policy-versions"), "versions")
     columns = [("VERSION", field("version")), ("HASH", field("hash")), ("APPLIED", field("applied_at"))]
     print_table(found, columns, as_json=as_json, empty="no versions")
@@ -120,17 +120,17 @@ def list_versions(reach: Reach, /, as_json: bool) -> None:
 
 @policy.command("apply")
 @files_argument
-@click.option("--only", is_flag=True, help="Take away every policy that is not among them.")
+@click.option("--only", is_flag=True, help="Remove all policies that are not in these files.")
 @yes_option
 @json_option
 @click.pass_obj
 def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bool, as_json: bool) -> None:
-    """Put policies in the place of those of the same names.
+    """Apply policies, replacing those of the same names.
 
-    FILE may hold several, parted by ---; a dash is standard input. With one fault in any of them nothing
-    changes, and every fault is told with its line. Test cases (kind: PolicyTest) are run first, and nothing
-    is applied when one fails (exit code 3). What a policy names and there is not is warned of: it may come
-    later.
+    A FILE may hold several policies, separated by ---; a dash reads standard input. If any file has a fault,
+    nothing changes and all faults are listed with their lines. Test cases (kind: PolicyTest) run first: if
+    one fails, nothing is applied (exit status 3). Names of teams, agents or clusters that do not exist yet
+    cause a warning only.
     """
     from proxy.policytest import sorted_out
 
@@ -139,11 +139,11 @@ def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bo
     if tests:
         _run_tests(policies, tests, as_json=False, quiet=True)
     if only:
-        confirm("Take away every policy that is not among these files?", yes=yes)
+        confirm("Remove every policy that is not in these files?", yes=yes)
     body = {"files": [{"name": source.file, "text": padded(source)} for source in policies], "only": only}
     done = reach.client().post("policies", body=body)
     _print_change(done, as_json=as_json)
-    # A hub of before does not look.
+    # Older hubs don't report missing names.
     say_missing(objects(done, "missing") if "missing" in done else [])
 
 
@@ -153,8 +153,8 @@ def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bo
 @json_option
 @click.pass_obj
 def remove_policy(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
-    """Take a policy away. What no other policy allows is denied from then on."""
-    confirm(f"Take away policy {name}?", yes=yes)
+    """Remove a policy. Calls that no other policy allows are denied from then on."""
+    confirm(f"Remove policy {name}?", yes=yes)
     _print_change(reach.client().delete("policies", name), as_json=as_json)
 
 
@@ -164,7 +164,7 @@ def remove_policy(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def enable_rules(reach: Reach, /, name: str, rules: tuple[str, ...], as_json: bool) -> None:
-    """Switch rules of a policy on, as in enable guard secrets."""
+    """Turn rules of a policy on, such as: enable guard secrets."""
     _switch(reach, name, rules, enabled=True, as_json=as_json)
 
 
@@ -174,7 +174,7 @@ def enable_rules(reach: Reach, /, name: str, rules: tuple[str, ...], as_json: bo
 @json_option
 @click.pass_obj
 def disable_rules(reach: Reach, /, name: str, rules: tuple[str, ...], as_json: bool) -> None:
-    """Switch rules of a policy off, as in disable guard nodes-proxy."""
+    """Turn rules of a policy off, such as: disable guard nodes-proxy."""
     _switch(reach, name, rules, enabled=False, as_json=as_json)
 
 
@@ -182,7 +182,7 @@ def disable_rules(reach: Reach, /, name: str, rules: tuple[str, ...], as_json: b
 @json_option
 @click.pass_obj
 def show_guard(reach: Reach, /, as_json: bool) -> None:
-    """List the rules of the guard pack, and which of them are on."""
+    """List the rules of the guard policy, and whether they are on."""
     found = reach.client().get("policies", "guard")
     columns = [
         ("RULE", field("id")),
@@ -215,9 +215,9 @@ def _print_change(done: Object, *, as_json: bool) -> None:
 @click.argument("verb")
 @click.argument("resource")
 @click.argument("name", required=False, default="")
-@click.option("-n", "--namespace", default="", metavar="NAME", help="The namespace of the object.")
-@click.option("--group", default="", metavar="GROUP", help="The API group, or write deployments.apps.")
-@click.option("--upgrade", is_flag=True, help="Asked for as a WebSocket or SPDY.")
+@click.option("-n", "--namespace", default="", metavar="NAME", help="The object's namespace.")
+@click.option("--group", default="", metavar="GROUP", help="The API group; or use deployments.apps.")
+@click.option("--upgrade", is_flag=True, help="Treat it as a WebSocket or SPDY request.")
 @json_option
 @click.pass_obj
 def explain(
@@ -233,11 +233,11 @@ def explain(
     upgrade: bool,
     as_json: bool,
 ) -> None:
-    """Say what would become of a request, and by which rule.
+    """Show whether a request would be allowed, and by which rule.
 
-    Asked as by kubectl auth can-i: hawse admin policy explain sre-1 prod get pods/log web -n app-1. RESOURCE
-    may be a path, and VERB then a method: explain sre-1 prod get /metrics. Exits 3 when it is denied, and
-    1 when that cannot be told.
+    The arguments are those of kubectl auth can-i: hawse admin policy explain sre-1 prod get pods/log web -n
+    app-1. RESOURCE may be a path, with an HTTP method as VERB: explain sre-1 prod get /metrics. Exit status:
+    3 if it is denied, 1 if that is unknown.
     """
     from proxy.policytest import request_for
 
@@ -245,10 +245,10 @@ def explain(
         method, target = request_for(verb, resource, name, namespace, group)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    asked = {"agent": agent, "cluster": cluster, "method": method, "target": target}
+    query = {"agent": agent, "cluster": cluster, "method": method, "target": target}
     if upgrade:
-        asked["upgrade"] = "true"
-    found = reach.client().get("decision", **asked)
+        query["upgrade"] = "true"
+    found = reach.client().get("decision", **query)
     if as_json:
         print_json(found)
     else:
@@ -266,8 +266,8 @@ def _print_decision(found: Object) -> None:
     if found.get("max_duration_s") is not None:
         lines.append(f"for at most {text(found, 'max_duration_s')} s")
     if text(found, "message"):
-        lines.append(f"the agent is told: {text(found, 'message')}")
-    lines.append(f"policies about this agent and cluster: {', '.join(texts(found, 'bound')) or 'none'}")
+        lines.append(f"message to the agent: {text(found, 'message')}")
+    lines.append(f"policies for this agent and cluster: {', '.join(texts(found, 'bound')) or 'none'}")
     lines.append(f"bundle {text(found, 'bundle')}; the cluster's own RBAC decides after it")
     for line in lines:
         click.echo(escape(line))
@@ -277,10 +277,10 @@ def _print_decision(found: Object) -> None:
 @files_argument
 @json_option
 def test_policies(files: tuple[Path, ...], as_json: bool) -> None:
-    """Check policies and run their test cases (kind: PolicyTest).
+    """Validate policies and run their test cases (kind: PolicyTest).
 
-    Only what stands in the files counts, and no hub is needed. Exits 3 when a case fails, and
-    1 when none can be run, as with a fault in a file.
+    Only these files count, and no hub is needed. Exit status: 3 if a case fails, 1 if none can run because a
+    file has a fault.
     """
     from proxy.policytest import sorted_out
 
@@ -328,9 +328,9 @@ def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, qu
         say(f"{where}: expected {expected}, found {found}")
     if not quiet:
         rules = sum(len(each.rules) for each in bundle.policies)
-        right = f"{counted(len(bundle.policies), 'policy', 'policies')} with {counted(rules, 'rule')}"
+        size = f"{counted(len(bundle.policies), 'policy', 'policies')} with {counted(rules, 'rule')}"
         passed = f"{len(results) - len(failed)} of {counted(len(results), 'case')} passed"
-        say(f"no fault in {right}; {passed if results else 'no case (kind: PolicyTest) is among them'}")
+        say(f"no fault in {size}; {passed if results else 'no test case (kind: PolicyTest) found'}")
     if failed:
         raise AnswerIsNo(f"{len(failed)} of {counted(len(results), 'case')} failed")
 

@@ -1,4 +1,4 @@
-"""How the commands about policies take their files."""
+"""Reads the files of the policy commands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ files_argument = click.argument(
 
 
 def read_files(files: tuple[Path, ...]) -> list[Source]:
-    """Read the documents of all files; `-` is the standard input. Raises CommandError."""
+    """Read the documents in all files; `-` is standard input. Raises CommandError."""
     from auth.policy_text import split
 
     sources: list[Source] = []
@@ -35,17 +35,17 @@ def read_files(files: tuple[Path, ...]) -> list[Source]:
         except OSError as error:
             raise CommandError(f"cannot read {file}: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise CommandError(f"cannot read {file}: it is not text in UTF-8") from error
+            raise CommandError(f"cannot read {file}: it is not UTF-8 text") from error
         found = split(text, str(file))
         if not found:
-            # Most likely not the file that was meant, and a test of nothing would pass.
+            # Probably the wrong file, and a test of nothing would pass.
             raise CommandError(f"{file} is empty: a policy begins with `kind: Policy`")
         sources += found
     return sources
 
 
 def say_missing(rows: Iterable[Mapping[str, object]]) -> None:
-    """Warn of what policies name that is not there."""
+    """Warn about names in policies that do not exist."""
     for row in rows:
         kind = row.get("kind")
         say(
@@ -55,5 +55,5 @@ def say_missing(rows: Iterable[Mapping[str, object]]) -> None:
 
 
 def padded(source: Source) -> str:
-    """A document with the lines before it, so that the hub tells faults at their lines of the whole file."""
+    """Pad with the lines before the document, so that the hub's faults have the file's line numbers."""
     return "\n" * (source.first_line - 1) + source.text

@@ -1,4 +1,4 @@
-"""The recorded calls that `hawse admin policy simulate` decides once more, read from the trail."""
+"""Reads recorded calls from the trail, for `hawse admin policy simulate`."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class RecordedCalls:
-    """The calls of agents in a trail."""
+    """The agents' calls in a trail."""
 
     reader: AuditReader
 
     def begin(self) -> datetime | None:
-        """The time of the trail's oldest event of any kind; None for an empty trail."""
+        """Return the time of the trail's oldest event of any kind; None for an empty trail."""
         for stored in self.reader.query(limit=1):
             event = _event(stored)
             return event.ts if event is not None else None
         return None
 
     def any_of(self, *, agent: str | None = None, cluster: str | None = None) -> bool:
-        """Whether the trail has a call of an agent, or on a cluster, at any time."""
+        """Whether the trail has any call of an agent, or on a cluster."""
         first, last = self.reader.span()
         return any(self._stored(first, last, None, agent, cluster))
 
     def since(
-        self, start: datetime, agent: str | None, cluster: str | None, tell: Progress
+        self, start: datetime, agent: str | None, cluster: str | None, show_progress: Progress
     ) -> Iterator[Recorded]:
-        """Each call once, the oldest first."""
+        """Yield each call once, oldest first."""
         from audit.wanted import Wanted
         from proxy.policytest import Recorded
 
         first, last = self.reader.span(Wanted(since=start))
         for stored in self._stored(first, last, start, agent, cluster):
-            tell("events read", stored.seq - first + 1, last - first + 1)
+            show_progress("events read", stored.seq - first + 1, last - first + 1)
             event = _event(stored)
             if event is None or event.phase.opens or event.req is None or not event.agent:
                 continue
@@ -73,7 +73,7 @@ class RecordedCalls:
 
 @contextmanager
 def recorded_calls(folder: Path, filters: Mapping[str, str | None]) -> Iterator[RecordedCalls]:
-    """Open the trail of a data folder; the reading is recorded in it. Raises CommandError, also later."""
+    """Open a data folder's trail, and record this read in it. Raises CommandError, also during the block."""
     from audit.errors import AuditUnavailable
     from audit.reader import AuditReader
     from proxy.hub.datadir import DataDir
@@ -88,12 +88,12 @@ def recorded_calls(folder: Path, filters: Mapping[str, str | None]) -> Iterator[
             reader.close()
     except AuditUnavailable as error:
         raise CommandError(
-            f"{error}: simulate runs on the hub's machine, as the user that runs the hub"
+            f"{error}: run simulate on the hub's machine, as the user that runs the hub"
         ) from error
 
 
 def _event(stored: StoredEvent) -> Event | None:
-    """The event; None for one of a version of hawse with events that this one does not know."""
+    """Decode the event; None if it is from a newer version with unknown kinds of events."""
     import msgspec
 
     from audit.record import Event

@@ -1,4 +1,4 @@
-"""`hawse admin policy simulate`: recorded calls, decided once more under other policies."""
+"""`hawse admin policy simulate`: decide recorded calls again under other policies."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from proxy.policytest import Agent, Cluster, Simulation
 
 
-@click.command("simulate", short_help="Say which recorded calls would newly pass or be denied.")
+@click.command("simulate", short_help="Show which recorded calls would be newly denied or allowed.")
 @files_argument
-@click.option("--only", is_flag=True, help="As if every policy that is not among them were removed.")
+@click.option("--only", is_flag=True, help="As if all policies outside these files were removed.")
 @click.option(
     "--since",
     default="24h",
     metavar="TIME",
     callback=to_moment,
     show_default=True,
-    help="Only calls from then on: an age (10m, 2h, 7d) or an RFC 3339 time.",
+    help="Only calls since then: an age (10m, 2h, 7d) or an RFC 3339 time.",
 )
 @click.option(
-    "--without", multiple=True, metavar="NAME", help="As if this policy were removed, too; repeatable."
+    "--without", multiple=True, metavar="NAME", help="As if this policy were removed too; repeatable."
 )
 @click.option("--agent", metavar="NAME", help="Only calls of this agent.")
 @click.option("--cluster", metavar="NAME", help="Only calls on this cluster.")
@@ -54,11 +54,11 @@ def simulate_policies(
     cluster: str | None,
     as_json: bool,
 ) -> None:
-    """Say which recorded calls these policies would newly deny or allow.
+    """Show which recorded calls these policies would newly deny or allow.
 
-    Reads the audit trail in the hub's data folder, so it runs on the hub's machine. Each call is decided by
-    the policies in force and by the proposed ones, for the agent's teams and the cluster's labels of today.
-    An agent or a cluster that was removed may be named as long as the trail has a call of it.
+    It reads the audit trail in the hub's data folder, so run it on the hub's machine. Each call is decided by
+    the policies in force and by the proposed ones, with today's teams and cluster labels. --agent and
+    --cluster also accept removed ones, if the trail has calls of them.
     """
     from auth.policy_document import name_of
     from auth.policy_rules import missing
@@ -68,7 +68,7 @@ def simulate_policies(
     policies, _ = sorted_out(read_files(files))
     in_force = objects(client.get("policies"), "policies")
     current, proposed = _bundles(in_force, policies, only=only, without=without)
-    # With the removed ones: a name that once was is no slip, and its calls are counted as those of one gone.
+    # Including removed agents: their names are valid here, and their calls count as calls of removed agents.
     enrolled = objects(client.get("agents", retired="true"), "agents")
     agents = _agents([row for row in enrolled if row.get("state") != "retired"])
     clusters = _clusters(objects(client.get("clusters"), "clusters"))
@@ -80,8 +80,10 @@ def simulate_policies(
         if cluster is not None and cluster not in clusters and not recorded.any_of(cluster=cluster):
             raise _unknown("cluster", cluster, clusters, "hawse admin cluster list")
         begin = recorded.begin()
-        with progress() as tell:
-            found = simulate(recorded.since(since, agent, cluster, tell), agents, clusters, current, proposed)
+        with progress() as show_progress:
+            found = simulate(
+                recorded.since(since, agent, cluster, show_progress), agents, clusters, current, proposed
+            )
     teams = {text(row, "name") for row in objects(client.get("teams"), "teams")}
     given = {name_of(source) for source in policies}
     new = (policy for policy in proposed.policies if policy.name in given)
@@ -104,8 +106,8 @@ def simulate_policies(
         _print(found)
         if begin is not None and begin > since:
             say(
-                f"the trail begins at {_time_text(begin)}: of the time before it, from {_time_text(since)} "
-                "on, this tells nothing"
+                f"the trail begins at {_time_text(begin)}, so calls between {_time_text(since)} and then are "
+                "not covered"
             )
     say_missing(unmet)
 
@@ -113,7 +115,7 @@ def simulate_policies(
 def _bundles(
     in_force: Sequence[Object], policies: Sequence[Source], *, only: bool, without: tuple[str, ...]
 ) -> tuple[Bundle, Bundle]:
-    """What decides now, and what would; raises CommandError."""
+    """Return the current and the proposed bundle; raises CommandError."""
     from auth.policy_text import PolicyError
     from proxy.policytest import compiled, merged
 
@@ -121,9 +123,9 @@ def _bundles(
     names = {text(row, "name") for row in in_force}
     for name in without:
         if name not in names:
-            # Else a slip of the pen would read as a removal that changes nothing.
-            there = f", only {', '.join(sorted(names))}" if names else ", and no other"
-            raise CommandError(f"there is no policy {name!a}{there}")
+            # A typo would otherwise look like a removal that changes nothing.
+            existing = f"; the policies are: {', '.join(sorted(names))}" if names else ", and no other"
+            raise CommandError(f"there is no policy {name!a}{existing}")
     try:
         current = compiled(merged(documents, [], only=False))
         return current, compiled(merged(documents, policies, only=only, without=without))
@@ -134,13 +136,12 @@ def _bundles(
 def _unknown(kind: str, name: str, names: Iterable[str], listing: str) -> CommandError:
     near = did_you_mean(name, names)
     return CommandError(
-        f"there is no {kind} {name!a}{near}, and the trail has no call of one: "
-        f"`{listing}` names those there are"
+        f"there is no {kind} {name!a}{near}, and the trail has no call of one: for the names run `{listing}`"
     )
 
 
 def _changes(found: Simulation) -> list[Object]:
-    """What would change, the denials first, of each kind the most frequent first."""
+    """Return the changes, denials first, and within each kind the most frequent first."""
     return [
         {
             "change": "newly allowed" if change.allowed else "newly denied",
@@ -158,7 +159,7 @@ def _changes(found: Simulation) -> list[Object]:
 
 
 def _print(found: Simulation) -> None:
-    """Print the changes, and in sentences what they are a part of."""
+    """Print the changes, and totals to compare with."""
     changes = _changes(found)
     columns = [
         ("CHANGE", field("change")),
@@ -176,15 +177,17 @@ def _print(found: Simulation) -> None:
         calls = counted(found.calls, "call")
         say(f"{calls}: {found.newly_denied} newly denied, {found.newly_allowed} newly allowed")
     else:
-        say("no call was decided, so this tells nothing about these policies: look further back by --since")
-    told = sum(found.changes.values())
-    if told < found.newly_denied + found.newly_allowed:
-        rest = found.newly_denied + found.newly_allowed - told
-        say(f"of other kinds than the {len(changes)} listed: {rest}")
+        say("no recorded call to decide, so this says nothing about these policies: use a longer --since")
+    shown = sum(found.changes.values())
+    if shown < found.newly_denied + found.newly_allowed:
+        rest = found.newly_denied + found.newly_allowed - shown
+        say(f"changes not in these {len(changes)} rows: {rest}")
     if found.unknown:
-        say(f"of agents or clusters that are gone, or not granted to one another now: {found.unknown} more")
+        say(
+            f"not decided: {counted(found.unknown, 'call')} of removed agents or clusters, or without a grant now"
+        )
     if found.unreadable:
-        say(f"not to be read again: {found.unreadable} more")
+        say(f"not decided: {counted(found.unreadable, 'call')} that can't be read again")
 
 
 def _agents(rows: list[Object]) -> Mapping[str, Agent]:
@@ -208,5 +211,5 @@ def _clusters(rows: list[Object]) -> Mapping[str, Cluster]:
 
 
 def _time_text(when: datetime) -> str:
-    """A time as the admin API writes it."""
+    """Format a time as the admin API does."""
     return when.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,9 +1,9 @@
-"""Does the RBAC of a cluster fit what is enrolled: pure, from the objects to what is to be told of them.
+"""Checks a cluster's RBAC against the hub's agents and teams. Pure: from objects to findings.
 
-Three questions. May the relay impersonate everybody who is enrolled, nobody who is not, and do nothing else?
-Do names of Hawse's own form (`agent:<name>`, `<org>/<team>`) stand in bindings where nobody enrolled has
-them, so that they were given to somebody by another source of identities, or wait for whoever is enrolled
-under them next? And what do the enrolled have?
+It answers three questions. May the relay impersonate all enrolled users and groups, no others, and do nothing
+else? Do bindings name users or groups of Hawse's form (`agent:<name>`, `<org>/<team>`) that are not enrolled?
+Such a name comes from another identity provider, or gives its rights to the next agent enrolled under it. And
+which rights do the enrolled have?
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _EVERY_ACCOUNT = "system:serviceaccounts"
 
 
 class Level(StrEnum):
-    """How much a finding matters."""
+    """The severity of a finding."""
 
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-    """It does not work."""
+    """Something does not work."""
 
 
 @attrs.frozen(order=True)
 class Finding:
-    """One thing to know, in one sentence; `fix` is what to do about it, if anything."""
+    """One fact, in one sentence; `fix` is the action to take, if any."""
 
     level: Level
     check: str
@@ -53,23 +53,23 @@ class Finding:
 
 @attrs.frozen
 class Enrolled:
-    """Who is enrolled at the hub, as far as this cluster is concerned."""
+    """The hub's users and groups, as far as they concern this cluster."""
 
     cluster: str
     org: str
     users: frozenset[str]
-    """Users that the relay must be able to impersonate: `agent:<name>`."""
+    """The users that the relay must be able to impersonate: `agent:<name>`."""
     groups: frozenset[str]
     known: frozenset[str] = frozenset()
-    """All users and groups of the hub, also those that may not reach this cluster."""
+    """All users and groups of the hub, even those without access to this cluster."""
 
 
 def examine(
     enrolled: Enrolled, bindings: Sequence[Object], role: Object | None, kubectl: Sequence[str] = ("kubectl",)
 ) -> list[Finding]:
-    """Look at all bindings of a cluster, and at the relay's ClusterRole (None when it is not there).
+    """Check a cluster's bindings and the relay's ClusterRole (None if it is missing).
 
-    `kubectl` is what leads to that cluster, for the commands that are told.
+    `kubectl` is the command line for that cluster, used in fixes.
     """
     return sort_findings(
         [*_relay(enrolled, bindings, role, kubectl), *_names(enrolled, bindings, first=role is None)]
@@ -77,27 +77,27 @@ def examine(
 
 
 def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
-    """Put what matters most first."""
+    """Sort by severity, worst first."""
     order = (Level.ERROR, Level.WARNING, Level.INFO)
     return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
 def examine_relays(cluster: Object, relays: Sequence[Object]) -> Iterable[Finding]:
-    """Report whether a relay of the cluster is connected, and whether its API server answers.
+    """Check whether a relay of the cluster is connected, and whether its API server answers.
 
-    A relay in direct mode is dialled when it is needed, and so never connected.
+    The hub dials a relay in direct mode when needed, so such a relay never counts as connected.
     """
     here = [relay for relay in relays if relay.get("connected")]
     name = cluster.get("name")
     if not here and cluster.get("mode") == "tunnel":
-        fix = "start the relay, or look at its log: it says why the hub does not take it"
+        fix = "start the relay, or read its log: it shows why the hub refuses it"
         yield Finding(Level.ERROR, "relay", f"no relay of {name} is connected", fix)
     for relay in here:
         if relay.get("api_server") == "down":
             message = f"the API server does not answer relay {relay.get('instance')}"
-            yield Finding(Level.ERROR, "relay", message, "look at the relay's log: it says why")
+            yield Finding(Level.ERROR, "relay", message, "read the relay's log: it shows why")
     if not cluster.get("cluster_uid"):
-        message = f"{name} is not pinned: no relay has said which cluster this is, so any kubeconfig passes"
+        message = f"{name} is not pinned: no relay has stated its cluster, so any kubeconfig passes"
         yield Finding(Level.INFO, "relay", message)
 
 
@@ -105,12 +105,12 @@ def _relay(
     enrolled: Enrolled, bindings: Sequence[Object], role: Object | None, kubectl: Sequence[str]
 ) -> Iterable[Finding]:
     rules = [] if role is None else _objects(role, "rules")
-    # The form that is more complete is the one that was meant.
+    # Assume the form of which less is missing.
     form = min(_FORMS, key=lambda verb: len(list(_missing(enrolled, rules, verb))))
     print_role = _command(enrolled.cluster, bindings, constrained=form == _CONSTRAINED)
     apply = f"{print_role} | {shlex.join([*kubectl, 'apply', '-f', '-'])}"
     if role is None:
-        message = f"there is no ClusterRole {CLUSTER_ROLE}: the relay may impersonate nobody"
+        message = f"there is no ClusterRole {CLUSTER_ROLE}: the relay may not impersonate any agent"
         yield Finding(Level.ERROR, "relay-rights", message, apply)
         return
     accounts = _accounts(bindings)
@@ -120,32 +120,34 @@ def _relay(
     yield from _rights(enrolled, rules, form, apply)
     for subject in _holders(bindings):
         if subject.get("kind") != "ServiceAccount":
-            message = f"{subject.get('kind')} {subject.get('name')} may impersonate whom the relay may"
-            fix = f"take it out of the bindings of the ClusterRole {CLUSTER_ROLE}"
+            message = (
+                f"{subject.get('kind')} {subject.get('name')} may impersonate the same users as the relay"
+            )
+            fix = f"remove it from the bindings of the ClusterRole {CLUSTER_ROLE}"
             yield Finding(Level.WARNING, "relay-rights", message, fix)
     for namespace, name in accounts:
-        # What the relay really runs as nobody here knows.
+        # The service account that the relay really uses can't be seen from here.
         message = f"the relay has these rights where it runs as service account {namespace}/{name}"
         yield Finding(Level.INFO, "relay-rights", message)
         if not _is_plain(namespace, name):
             message = f"the service account {namespace}/{name} is not one that a relay is set up with"
             fix = (
-                f"take it out of the bindings of the ClusterRole {CLUSTER_ROLE}; no command is printed for it"
+                f"remove it from the bindings of the ClusterRole {CLUSTER_ROLE}; no command is printed for it"
             )
             yield Finding(Level.WARNING, "relay-rights", message, fix)
         for kind, where, target in _other_rights(bindings, namespace, name):
             message = f"the relay's service account {namespace}/{name} has more rights, by {kind} {where}"
-            fix = f"take it out of {target}: whoever finds a way around impersonation would have them"
+            fix = f"remove it from {target}: a way around impersonation would give these rights to an agent"
             yield Finding(Level.WARNING, "relay-rights", message, fix)
 
 
 def _command(cluster: str, bindings: Sequence[Object], *, constrained: bool) -> str:
-    """What prints the role anew as it was printed: for the same account, and in the same form.
+    """Return the command that prints the role for the same service account, and in the same form.
 
-    Applied without, it would bind the role to another account, or lift what its form withholds.
+    Other options would bind the role to another account, or grant what the constrained form withholds.
     """
     own = [binding for binding in bindings if _meta(binding, "name") == CLUSTER_ROLE]
-    # The API server takes any text for a subject's namespace, and this is pasted into the operator's shell.
+    # The API server accepts any text as a subject's namespace, and the operator pastes this into a shell.
     plain = (account for account in _accounts(own) if _is_plain(*account))
     namespace, account = next(plain, (NAMESPACE, SERVICE_ACCOUNT))
     options = [
@@ -168,28 +170,28 @@ def _rights(enrolled: Enrolled, rules: Sequence[Object], form: str, apply: str) 
         count = f"{counted(len(enrolled.users), 'user')} and {counted(len(enrolled.groups), 'group')}"
         yield Finding(Level.INFO, "relay-rights", f"the relay may impersonate all that are enrolled: {count}")
     if form == _CONSTRAINED and (withheld := _withheld(rules)):
-        message = f"no agent can do here what needs {', '.join(withheld)}: the ClusterRole lacks {_ON}…"
+        message = f"agents can't use the verbs {', '.join(withheld)} here: the ClusterRole lacks {_ON}…"
         yield Finding(Level.INFO, "relay-rights", message)
     if not any(_reads_system_namespace(rule) for rule in rules):
-        message = f"the relay may not read the namespace {SYSTEM_NAMESPACE}: the hub cannot tell its cluster"
+        message = (
+            f"the relay may not read the namespace {SYSTEM_NAMESPACE}: the hub can't identify its cluster"
+        )
         yield Finding(Level.WARNING, "relay-rights", message, apply)
     for rule in rules:
         if _reads_system_namespace(rule):
             continue
         verbs = set(_texts(rule, "verbs"))
-        # Under other verbs of impersonation the relay could be a service account or a node.
+        # With other impersonation verbs the relay could act as a service account or a node.
         strange = {verb for verb in verbs if verb not in _FORMS and not verb.startswith(_ON)}
         if strange:
-            message = (
-                f"the ClusterRole {CLUSTER_ROLE} gives more than it has to: {', '.join(sorted(strange))}"
-            )
+            message = f"the ClusterRole {CLUSTER_ROLE} grants more than needed: {', '.join(sorted(strange))}"
             yield Finding(Level.WARNING, "relay-rights", message, apply)
         if not verbs & set(_FORMS):
             continue
         resources = set(_texts(rule, "resources"))
         others = sorted(resources - {"users", "groups", "*", *_EXTRAS})
         if others:
-            message = f"the relay may impersonate by what no agent needs: {_some(others)}"
+            message = f"the relay may impersonate by resources that no agent needs: {_some(others)}"
             yield Finding(Level.WARNING, "relay-rights", message, apply)
         if not {"users", "groups", "*"} & resources:
             continue
@@ -199,12 +201,12 @@ def _rights(enrolled: Enrolled, rules: Sequence[Object], form: str, apply: str) 
             yield Finding(Level.WARNING, "relay-rights", message, apply)
         left = sorted(set(names) - enrolled.users - enrolled.groups)
         if left:
-            message = f"the relay may impersonate who is not enrolled for this cluster: {_some(left)}"
+            message = f"the relay may impersonate names that are not enrolled for this cluster: {_some(left)}"
             yield Finding(Level.WARNING, "relay-rights", message, apply)
 
 
 def _reads_system_namespace(rule: Object) -> bool:
-    """Whether a rule grants exactly the read of that one namespace."""
+    """Whether a rule grants exactly the read access to that one namespace."""
     return {key: tuple(_texts(rule, key)) for key in rule} == {
         "apiGroups": ("",),
         "resources": ("namespaces",),
@@ -225,14 +227,14 @@ def _missing(enrolled: Enrolled, rules: Sequence[Object], verb: str) -> Iterable
     if verb == _CONSTRAINED and not any(
         text.startswith(_ON) for rule in rules for text in _texts(rule, "verbs")
     ):
-        yield "anybody on", f"anything: no verb {_ON}…"
+        yield "any user on", f"any resource: no verb {_ON}…"
 
 
 def _withheld(rules: Sequence[Object]) -> list[str]:
-    """The verbs that the constrained form names for resources, and that stand in no rule any more."""
+    """Return the constrained form's verbs for resources that no rule grants any more."""
     given = {verb for rule in rules if _texts(rule, "resources") for verb in _texts(rule, "verbs")}
     left = [verb for verb in RESOURCE_VERBS if f"{_ON}{verb}" not in given]
-    # With none at all it is an error, said elsewhere.
+    # If all are missing, `_missing` reports an error.
     return left if len(left) < len(RESOURCE_VERBS) else []
 
 
@@ -242,13 +244,13 @@ def _allows(rule: Object, verb: str, group: str, resource: str, name: str | None
         bool({verb, "*"} & set(_texts(rule, "verbs")))
         and bool({group, "*"} & set(_texts(rule, "apiGroups")))
         and bool({resource, "*"} & set(_texts(rule, "resources")))
-        # The values of an extra are ids: a rule with names would hold for none of them.
+        # The values of an extra are ids, so a rule with resourceNames matches none of them.
         and (not names or (name is not None and name in names))
     )
 
 
 def _accounts(bindings: Sequence[Object]) -> list[tuple[str, str]]:
-    """The service accounts that the relay's ClusterRole is bound to in the whole cluster."""
+    """Return the service accounts that the relay's ClusterRole is bound to cluster-wide."""
     return sorted(
         {
             (str(subject.get("namespace", "")), str(subject.get("name", "")))
@@ -259,7 +261,7 @@ def _accounts(bindings: Sequence[Object]) -> list[tuple[str, str]]:
 
 
 def _holders(bindings: Sequence[Object]) -> list[Object]:
-    """Whom the relay's ClusterRole is bound to in the whole cluster."""
+    """Return the subjects that the relay's ClusterRole is bound to cluster-wide."""
     return [
         subject
         for binding in bindings
@@ -280,7 +282,7 @@ def _other_rights(bindings: Sequence[Object], namespace: str, name: str) -> Iter
             where = subject.get("namespace") or _meta(binding, "namespace")
             named = (subject.get("kind"), subject.get("name"))
             itself = (*named, where) == ("ServiceAccount", name, namespace) or named == user
-            # What Kubernetes itself gives to all accounts are roles of its own.
+            # Kubernetes grants its own `system:` roles to all accounts.
             if itself or (named in groups and not role.startswith("ClusterRole system:")):
                 yield str(binding.get("kind")), _place(binding), role
 
@@ -300,12 +302,12 @@ def _names(enrolled: Enrolled, bindings: Sequence[Object], *, first: bool) -> It
         where = _some(sorted(places))
         if name not in enrolled.known:
             message = f"{name} has rights and is not enrolled at this hub: {where}"
-            fix = "whoever is enrolled under that name gets them; remove the binding, or choose other names"
+            fix = "an agent enrolled under that name gets them; remove the binding, or choose other names"
             yield Finding(Level.WARNING, "names", message, fix)
         elif first:
-            # Before Hawse comes, nobody but another source of identities can have brought the name.
+            # Without a relay, only another identity provider can have brought the name.
             message = f"{name} has rights already, before a relay was set up here: {where}"
-            fix = "see that no other source of identities gives anybody this name"
+            fix = "check that no other identity provider issues this name"
             yield Finding(Level.WARNING, "names", message, fix)
         else:
             yield Finding(Level.INFO, "names", f"{name} has rights: {where}")

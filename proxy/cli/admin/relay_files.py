@@ -1,4 +1,4 @@
-"""The files of a relay that runs outside a cluster: its configuration, its key, and what it pins."""
+"""The files of a relay outside a cluster: its configuration, its key, and the hub's keys and CA."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FILES = (CONFIG, KEY, HUB_KEYS, HUB_CA)
 
 
 def relay_files(relay: Object, kubeconfig: Path | None, relay_url: str | None) -> dict[str, str]:
-    """Fill in the files, by name; every value is quoted by JSON's rules, which TOML's strings share.
+    """Return the files' contents by name. Values are quoted by JSON's rules, which TOML's strings share.
 
-    `relay_url` is what the hub has taken for direct mode.
+    `relay_url` is the URL that the hub stores for direct mode.
     """
     files = {HUB_KEYS: text(relay, "hub_keys") + "\n"}
     lines = [
@@ -54,17 +54,17 @@ def relay_files(relay: Object, kubeconfig: Path | None, relay_url: str | None) -
     return files
 
 
-def left_to_do(relay: Object, folder: Path) -> list[str]:
-    """What the files leave to a person before the relay can reach its hub, or the hub it: a sentence each."""
+def remaining_steps(relay: Object, folder: Path) -> list[str]:
+    """Return the steps that a person must still do before relay and hub can connect, one sentence each."""
     if text(relay, "mode") == "direct":
-        return [f"put the certificate and the key of its own address into {folder}: tls.crt, tls.key"]
+        return [f"put the certificate and key for its own address into {folder}: tls.crt, tls.key"]
     if not text(relay, "hub_ca_pem"):
-        return [f"it trusts public CAs alone: if the hub is certified by another, name hub.ca in {CONFIG}"]
+        return [f"it trusts only public CAs: if the hub uses another, set hub.ca in {CONFIG}"]
     return []
 
 
 def write_relay_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Write each file for its owner alone, never over another; raises CommandError."""
+    """Write each file with mode 0600, without overwriting; raises CommandError."""
     for name, content in files.items():
         try:
             descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -75,6 +75,6 @@ def write_relay_files(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _quoted(value: str) -> str:
-    # What is not ASCII stands as it is: JSON escapes U+10000 and more in two halves, which TOML refuses.
-    # DEL is the one control that JSON leaves as it is.
+    # Not escaped to ASCII: JSON escapes U+10000 and above as surrogates, which TOML refuses. DEL is the one
+    # control character that JSON leaves unescaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

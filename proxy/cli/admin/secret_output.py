@@ -1,6 +1,6 @@
-"""Where goes what holds a private key: a pipe or a file for its owner alone, and no terminal.
+"""Writes output that holds a private key: to a pipe or a private file, but not to a terminal.
 
-A terminal keeps what it has shown, in its scrollback and in recordings of the session.
+A terminal keeps its output in the scrollback and in session recordings.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from proxy.cli.errors import CommandError
 def secret_output(
     output: Path | None, *, force: bool, secret: bool, pipe: str
 ) -> Iterator[Callable[[str], None]]:
-    """Yield what takes the text, once: it is printed, or becomes the file `output` (0600).
+    """Yield a function that takes the text, once, and prints it or writes it to `output` (0600).
 
-    Raises CommandError before the block, so before there is a secret that could be lost: on a terminal, and
-    for a file that is there, unless `force` is given. `pipe` is a command that takes the text; one without
-    a `secret` is printed anywhere.
+    Raises CommandError before the block, so before a secret exists that could be lost: on a terminal, and for
+    an existing file, unless `force` is given. `pipe` is an example of a command to pipe to. Without `secret`,
+    the text may be printed anywhere.
     """
     if output is None:
         if secret and sys.stdout.isatty() and not force:
             raise CommandError(
-                f"a private key would stay in this terminal's scrollback: pipe it on (| {pipe}), write it to "
-                "a file by --output FILE, or say --force"
+                f"a private key would stay in this terminal's scrollback: pipe the output (| {pipe}), write "
+                "it to a file with --output FILE, or use --force"
             )
         yield partial(click.echo, nl=False)
         return
     if os.path.lexists(output) and not force:
-        raise CommandError(f"{output} exists already: choose another --output, or overwrite it by --force")
+        raise CommandError(f"{output} exists already: choose another --output, or overwrite it with --force")
     if output.is_dir():
-        raise CommandError(f"{output} is a folder: name a file in it by --output")
-    # Made before the key, for a key that cannot be written is lost; a link in its place is replaced.
+        raise CommandError(f"{output} is a folder: name a file in it with --output")
+    # Created before the key, since a key that can't be written is lost. A link at the path is replaced.
     unfinished = output.with_name(f".{output.name}.{secrets.token_hex(4)}.new")
     try:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -108,7 +108,7 @@ def test_who_logs_in_with_a_wrong_clock_is_told_and_kubectl_is_not(
     status, stdout, stderr = run(home, "login", "--code", CODE, "--hub", hub.url, "--ca", ca)
     assert (status, stdout.splitlines()[1]) == (0, "clusters: prod, dev")
     assert re.fullmatch(
-        rf"warning: this machine's clock is (599|60[01]) s {side} the hub's: set it;.*\n", stderr
+        rf"warning: this machine's clock is (599|60[01]) s {side} the hub's: set the clock;.*\n", stderr
     )
     server = f"{hub.url}/clusters/prod"
     status, stdout, stderr = run(home, "credential", "--server", server)
@@ -130,8 +130,8 @@ def test_a_failed_login_is_one_line_without_the_key(home: Home, hub: FakeHub, ca
     for arguments, key, words in (
         (["--ca", ca], API_KEY, "not accepted"),
         ([], API_KEY, "--ca FILE"),
-        (["--ca", ca], "", "for a one-time code say --code"),
-        (["--ca", ca], "hwc_", "a one-time code goes with --code"),
+        (["--ca", ca], "", "for a one-time code use --code"),
+        (["--ca", ca], "hwc_", "use --code for a one-time code"),
         (["--ca", "/missing"], API_KEY, "--ca: cannot read /missing: No such file"),
     ):
         status, stdout, stderr = run(home, "login", "--hub", hub.url, *arguments, stdin=key)
@@ -155,20 +155,23 @@ def test_the_kubeconfig_is_printed_or_merged(home: Home, hub: FakeHub, ca: str) 
         status, stdout, stderr = run(home, "kubeconfig", "--output", str(path))
         assert (status, stderr) == (0, "")
         assert stdout == (
-            f"wrote prod, dev into {path}\nnext: kubectl --kubeconfig {path} --context prod get pods\n"
+            f"wrote prod, dev to {path}\nnext: kubectl --kubeconfig {path} --context prod get pods\n"
         )
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [context["name"] for context in yaml.safe_load(path.read_text())["contexts"]] == ["prod", "dev"]
     next_step = "next: kubectl --context dev get pods\n"
-    assert run(home, "kubeconfig", "dev")[1] == f"wrote dev into {home.path}/.kube/config\n{next_step}"
+    assert run(home, "kubeconfig", "dev")[1] == f"wrote dev to {home.path}/.kube/config\n{next_step}"
     elsewhere = f":{home.path}/mine:/else"
     stdout = run(home, "kubeconfig", "dev", KUBECONFIG=elsewhere)[1]
-    assert stdout == f"wrote dev into {home.path}/mine\n{next_step}"
+    assert stdout == f"wrote dev to {home.path}/mine\n{next_step}"
     theirs = "{contexts: [{name: dev, context: {cluster: mine}}], current-context: dev}"
     (home.path / "other").write_text(theirs)
     beside = f"{home.path}/fresh:{home.path}/other"
     refused = run(home, "kubeconfig", "dev", KUBECONFIG=beside)
-    assert (refused[0], refused[2].startswith(f"hawse: {home.path}/other has an entry dev")) == (1, True)
+    assert (refused[0], refused[2].startswith(f"hawse: {home.path}/other already has an entry dev")) == (
+        1,
+        True,
+    )
     assert run(home, "kubeconfig", "prod", KUBECONFIG=beside)[0] == 0
     # What kubectl does without --context stays as well.
     assert "current-context" not in yaml.safe_load((home.path / "fresh").read_text())
@@ -183,8 +186,8 @@ def test_a_kubeconfig_has_hosts_where_the_hub_has_them_and_the_plugin_holds_to_t
     assert run(home, "kubeconfig", "--hosts") == (
         1,
         "",
-        f"hawse: {hub.url} has no hosts for its clusters: its operator sets cluster_hosts; until then leave "
-        "out --hosts\n",
+        f"hawse: {hub.url} has no hosts for its clusters: leave out --hosts, or ask its operator "
+        "to set cluster_hosts\n",
     )
     port = hub.url.rpartition(":")[2]
     server = f"https://dev.k8s.hub.example:{port}"
@@ -193,7 +196,7 @@ def test_a_kubeconfig_has_hosts_where_the_hub_has_them_and_the_plugin_holds_to_t
     # The hub has not said so to this login yet.
     status, stdout, stderr = run(home, *plugin)
     assert (status, stdout) == (1, "")
-    assert f"is no cluster's of {hub.url}, which has no hosts for its clusters" in stderr
+    assert f"is not a cluster of {hub.url}, which has no hosts for its clusters" in stderr
     printed = yaml.safe_load(run(home, "kubeconfig", "--hosts", "dev", "-o", "-")[1])
     assert [cluster["cluster"]["server"] for cluster in printed["clusters"]] == [server]
     assert printed["users"][0]["user"]["exec"]["args"] == ["--hub", hub.url]
@@ -203,7 +206,7 @@ def test_a_kubeconfig_has_hosts_where_the_hub_has_them_and_the_plugin_holds_to_t
     assert run(home, "kubeconfig", "--hosts", "-o", "-")[0] == 0
     status, stdout, stderr = run(home, *plugin)
     assert (status, stdout) == (1, "")
-    assert f"is no cluster's of {hub.url}, which has said *.new.example: if that has changed" in stderr
+    assert f"is not a cluster of {hub.url}, which uses *.new.example: if that has changed" in stderr
 
 
 def test_a_plugin_that_is_not_installed_is_told_and_nothing_written(
@@ -220,7 +223,7 @@ def test_a_plugin_that_is_not_installed_is_told_and_nothing_written(
         capture_output=True,
         text=True,
     )
-    missing = f"{alone}/hawse-credential, which kubectl is to run, is missing: install hawse again"
+    missing = f"{alone}/hawse-credential is missing, and kubectl needs it: install hawse again"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"hawse: {missing}\n")
     assert not (home.path / ".kube").exists()
 
@@ -268,6 +271,6 @@ def test_a_command_of_connect_without_the_dashes_is_told_of_them(home: Home, hub
     save_account(home.environment, Account(hub.url, "robot", API_KEY, hub.ca_pem, "serial"))
     status, _, stderr = run(home, "connect", "kubectl", "get", "pods")
     assert status == 1
-    assert stderr.endswith("; a command stands behind --, as in `hawse connect -- kubectl`\n")
+    assert stderr.endswith("; put a command after --: `hawse connect -- kubectl`\n")
     _, _, stderr = run(home, "connect", "prod2")
     assert stderr.endswith("it may reach: prod, dev\n")

@@ -109,23 +109,23 @@ def test_kinds_narrow_to_any_of_them(data_dir: Path) -> None:
     assert seqs(data_dir, "--kind", "relay.new", "--kind", "auth.failed") == [4, 5]
     wrong = run("--data-dir", str(data_dir), "--kind", "login")
     assert wrong.exit_code == 2
-    assert "'login' is none of call, auth.failed, " in wrong.stderr
+    assert "'login' is not one of call, auth.failed, " in wrong.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--follow", "--until", "1h"], "--until ends where --follow goes on: say one of them"),
+        (["--follow", "--until", "1h"], "--until does not go with --follow: use one of them"),
         (
             ["--since", "1h", "--until", "2h"],
-            "--since '1h' is not before --until '2h': nothing is between them",
+            "--since '1h' is not before --until '2h': the span is empty",
         ),
         (
             ["--since", "2h", "--until", "120m"],
-            "--since '2h' is not before --until '120m': nothing is between them",
+            "--since '2h' is not before --until '120m': the span is empty",
         ),
-        (["--until", "2h", "--since", "2h"], "--since '2h' is not before --until '2h': nothing is between"),
-        (["--until", "soon"], "'soon' is neither an age such as 10m, 2h or 7d, nor a time with its zone, "),
+        (["--until", "2h", "--since", "2h"], "--since '2h' is not before --until '2h': the span is empty"),
+        (["--until", "soon"], "'soon' is neither an age such as 10m, 2h or 7d, nor a time with a zone, "),
         (["--since", "2026-01-31 08:00"], "'2026-01-31 08:00' is neither an age such as 10m, 2h or 7d, nor "),
         (["--limit", "-1"], "'-1' is neither a number from 0 to 1000000000 nor all"),
     ],
@@ -300,7 +300,7 @@ def test_a_trail_is_shortened_and_says_so(data_dir: Path, tmp_path: Path) -> Non
 def test_minutes_are_no_age_to_shorten_a_trail_to(data_dir: Path, age: str) -> None:
     result = pruned("--keep", age, "--yes", "--data-dir", str(data_dir))
     assert result.exit_code == 2
-    assert f"'{age}' is no age in days or hours, such as 90d or 36h" in result.stderr
+    assert f"'{age}' is not an age in days or hours, such as 90d or 36h" in result.stderr
     assert seqs(data_dir) == [1, 2, 3, 4]
 
 
@@ -342,10 +342,10 @@ def test_the_archive_is_recorded_with_its_whole_path(
 
 def test_a_trail_that_cannot_be_shortened_is_one_line(data_dir: Path, tmp_path: Path) -> None:
     for arguments, words in (
-        (["--data-dir", str(tmp_path / "none")], "name the hub's data folder by --data-dir"),
+        (["--data-dir", str(tmp_path / "none")], "name the hub's data folder with --data-dir"),
         (
             ["--data-dir", str(data_dir), "--archive", str(data_dir / "audit.db")],
-            f"{data_dir / 'audit.db'} exists already, so nothing is removed: choose another name\n",
+            f"{data_dir / 'audit.db'} exists already, so nothing is removed: choose another file\n",
         ),
     ):
         result = pruned("--keep", "1d", "--yes", *arguments)

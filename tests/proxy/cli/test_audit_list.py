@@ -66,7 +66,7 @@ def test_a_person_is_shown_the_newest_50_and_how_to_see_more(many: Path) -> None
     result = run(many, "--kind", "call")
     assert result.exit_code == 0, result.output
     assert seqs(result) == [*range(71, 121)]
-    assert result.stderr == "hawse: these are the newest 50: --limit 500, or --limit all, shows more\n"
+    assert result.stderr == "hawse: showing the newest 50 events: for more use --limit 500 or --limit all\n"
 
 
 def test_a_limit_is_a_number_or_all_and_is_not_commented(many: Path) -> None:
@@ -174,9 +174,9 @@ def test_what_was_asked_for_is_recorded(tmp_path: Path) -> None:
             "'delte' is none of get, list, watch, create, update, patch, delete, deletecollection, "
             "post, put, head, options, nor of hawse admin's ",
         ),
-        (["--verb", "get,"], "'get,' has an empty name: expected one, or several as a,b"),
+        (["--verb", "get,"], "'get,' has an empty name: expected NAME or NAME,NAME"),
         (["--namespace", "App"], "'App' is not a namespace's name, such as kube-system"),
-        (["--resource", "Pod"], "'Pod' is not a resource as the API names it, such as pods or pods/log"),
+        (["--resource", "Pod"], "'Pod' is not a resource in the API's form, such as pods or pods/log"),
         (["--team", "acme/sre"], "'acme/sre' is not a team's name, without the organisation"),
         (["--status", "40x"], "'40x' is neither a status such as 403, nor one of 1xx, 2xx, 3xx, 4xx, 5xx,"),
         (["--status", "600"], "'600' is neither a status"),
@@ -198,8 +198,8 @@ def test_a_text_is_looked_for_in_a_bounded_number_of_events_and_that_is_said(tmp
     result = run(tmp_path, "--kind", "call", "--text", "needle")
     assert seqs(result) == [8]
     assert result.stderr == (
-        "hawse: the text was looked for in the newest 5 events that the other options leave, from 2026-09-21 "
-        "14:13:25 UTC on: narrow them, by --agent or --until, to look further back\n"
+        "hawse: searched the text in the newest 5 events that match the other options, back to 2026-09-21 "
+        "14:13:25 UTC: to search older ones, narrow with --agent or --until\n"
     )
     result = run(tmp_path, "--text", "needle", "--until", "2026-09-21T14:13:24Z")
     assert (seqs(result), result.stderr) == ([1], "")
@@ -226,17 +226,17 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (
             ["--agent", "bulider"],
-            "no agent is called 'bulider': neither the trail nor the hub's store knows it; did you mean "
+            "unknown agent 'bulider': it is neither in the trail nor in the hub's store; did you mean "
             "builder?",
         ),
         (["--agent", "robt"], "did you mean robot?"),
         (["--agent", "agent:robot"], "did you mean robot?"),
         (
             ["--cluster", "devv"],
-            "no cluster is called 'devv': neither the trail nor the hub's store knows it",
+            "unknown cluster 'devv': it is neither in the trail nor in the hub's store",
         ),
-        (["--cluster", "zzz"], "`hawse admin cluster list` has their names"),
-        (["--team", "sre,platfrom"], "no team is called 'platfrom': "),
+        (["--cluster", "zzz"], "`hawse admin cluster list` lists the names"),
+        (["--team", "sre,platfrom"], "unknown team 'platfrom': "),
         (["--agent", "bulider", "--json"], "did you mean builder?"),
         (["--agent", "bulider", "--follow"], "did you mean builder?"),
     ],
@@ -246,7 +246,7 @@ def test_a_name_that_nothing_is_known_of_is_an_error(
 ) -> None:
     result = run(enrolled, *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("hawse: no ")
+    assert result.stderr.startswith("hawse: unknown ")
     assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
@@ -255,7 +255,7 @@ def test_an_agent_without_events_is_told_as_that(enrolled: Path) -> None:
     result = run(enrolled, "--agent", "builder")
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
-        "hawse: agent 'builder' is enrolled, and the trail has no event of it",
+        "hawse: agent 'builder' is enrolled, but has no events in the trail",
         "hawse: the trail begins at 2026-09-21 14:13:21 UTC",
     ]
     for known in (["--agent", "robot"], ["--cluster", "dev"], ["--team", "sre"], ["--team", "sre,platform"]):
@@ -268,7 +268,7 @@ def test_names_are_told_without_a_store_too(tmp_path: Path) -> None:
     result = run(tmp_path, "--agent", "robto")
     assert (result.exit_code, result.stderr) == (
         1,
-        "hawse: no agent is called 'robto': the trail does not know it, and the hub's store cannot be read; "
+        "hawse: unknown agent 'robto': it is not in the trail, and the hub's store can't be read; "
         "did you mean robot?\n",
     )
     assert not (tmp_path / "hub.db").exists()
@@ -281,9 +281,7 @@ def test_nothing_that_matches_says_from_when_on_the_trail_speaks(tmp_path: Path)
     begins = "hawse: the trail begins at 2026-09-21 14:13:25 UTC\n"
     result = run(tmp_path, "--verb", "delete")
     assert (result.exit_code, result.stderr) == (0, f"hawse: no event matches\n{begins}")
-    plural = (
-        "hawse: no event matches (resources are named as the API does, in the plural: pods, deployments)\n"
-    )
+    plural = "hawse: no event matches (name resources in the plural, as the API does: pods, deployments)\n"
     assert run(tmp_path, "--resource", "pod").stderr == plural + begins
     # It has events, but none of all the time that was asked for.
     result = run(tmp_path, "--since", "2026-09-21T14:13:20Z", "--kind", "call")

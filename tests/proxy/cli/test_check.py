@@ -77,7 +77,7 @@ def check_hub(folder: Path, **settings: str) -> list[str]:
         return []
     assert (result.exit_code, result.stdout) == (2, "")
     heading, *faults = result.stderr.splitlines()
-    assert heading.startswith("hawse: the check of the hub finds ")
+    assert heading.startswith("hawse: the check of the hub found ")
     return [fault.strip() for fault in faults]
 
 
@@ -134,7 +134,7 @@ def test_all_faults_are_told_at_once_by_the_check_and_by_the_start(tmp_path: Pat
     assert (start.exit_code, start.stdout) == (1, "")
     # What clients refuse is a warning of a start, and no end of it.
     heading, *refused = start.stderr.splitlines()
-    assert heading == "hawse: the hub cannot run, for 7 faults:"
+    assert heading == "hawse: the hub cannot run: 7 faults:"
     assert [line.strip() for line in refused] == faults[:-2]
 
 
@@ -224,7 +224,7 @@ def test_a_url_that_is_none_is_told_alone(tmp_path: Path, url: str) -> None:
 def test_json_belongs_to_the_check(command: object) -> None:
     assert command in (hub, relay)
     result = CliRunner().invoke(hub if command is hub else relay, ["--json"])
-    assert (result.exit_code, "--json belongs to --check" in result.stderr) == (2, True)
+    assert (result.exit_code, "--json goes with --check only" in result.stderr) == (2, True)
 
 
 KUBECONFIG = """
@@ -291,7 +291,7 @@ def test_all_faults_of_a_relay_are_told_at_once_by_the_check_and_by_the_start(re
     result = run_relay(folder, "--check")
     assert (result.exit_code, result.stdout) == (2, "")
     heading, *faults = [line.strip() for line in result.stderr.splitlines()]
-    assert heading == f"hawse: the check of the relay finds {len(faults)} faults:"
+    assert heading == f"hawse: the check of the relay found {len(faults)} faults:"
     for text in (
         f"private_key: {folder / 'relay.key'}: ",
         "hub.keys: cannot be read: No such file or directory, looked for in ",

@@ -50,7 +50,7 @@ def trail(tmp_path: Path) -> str:
         (b"API key: ", ["login", "--hub", "https://127.0.0.1:9"]),
         (b"Enrolment code: ", ["login", "--hub", "https://127.0.0.1:9", "--code"]),
         (rb"Its name can never be used again \[y/N\]: ", ["admin", "agent", "remove", "sre-1"]),
-        (rb"Take away policy guard\? \[y/N\]: ", ["admin", "policy", "remove", "guard"]),
+        (rb"Remove policy guard\? \[y/N\]: ", ["admin", "policy", "remove", "guard"]),
     ],
 )
 def test_a_prompt(shown: bytes, args: list[str]) -> None:

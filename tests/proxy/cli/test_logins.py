@@ -60,7 +60,7 @@ def test_status_of_several_hubs_shows_what_is_known_of_one_that_is_away(
         "  agent       other",
         "  proof       an API key (id k-7)",
         f"  login       {logins_path(home.environment)}",
-        "  state       not known, see below",
+        "  state       unknown, see below",
     ]
     assert [each["state"] for each in json.loads(run(home, "status", "--json")[1])] == ["accepted", "unknown"]
     assert run(home, "status", "--hub", hub.url)[0] == 0
@@ -80,7 +80,7 @@ def test_clusters_of_several_hubs_are_listed_with_their_hub(home: Home, hub: Fak
     hub.clusters = []
     status, stdout, stderr = run(home, "clusters", "--hub", hub.url)
     assert (status, stdout) == (0, "")
-    assert stderr == "no cluster: the hub's operator grants one by `hawse admin cluster grant`\n"
+    assert stderr == "no clusters: ask the hub's operator to run `hawse admin cluster grant`\n"
 
 
 @pytest.mark.parametrize("command", ["status", "clusters", "logout"])
@@ -92,12 +92,12 @@ def test_logging_out_of_a_hub_that_is_gone_forgets_all_of_it_and_nothing_else(
     home: Home, hub: FakeHub, login: str
 ) -> None:
     save_account(home.environment, AWAY)
-    several = f"hawse: logged in to several hubs: choose one by --hub, of {hub.url}, {AWAY.hub}\n"
+    several = f"hawse: logged in to several hubs: choose one with --hub: {hub.url}, {AWAY.hub}\n"
     assert run(home, "logout") == (1, "", several)
     assert run(home, "logout", "--hub", AWAY.hub) == (
         0,
-        f"logged out of {AWAY.hub}, where this was agent other\n"
-        "the key is good until the hub's operator revokes it:\n"
+        f"logged out of {AWAY.hub} (agent other)\n"
+        "the key is valid until the hub's operator revokes it:\n"
         "  hawse admin agent key revoke other k-7\n",
         "",
     )
@@ -131,8 +131,8 @@ def test_logging_out_of_a_hub_that_is_gone_forgets_all_of_it_and_nothing_else(
 def test_a_kubeconfig_that_cannot_be_changed_is_told_and_the_key_is_forgotten(home: Home, login: str) -> None:
     Path(login).write_text("{")
     status, stdout, stderr = run(home, "logout")
-    assert (status, stdout.splitlines()[-1]) == (1, "  (hawse admin agent key list robot has the ID)")
-    assert stderr == f"hawse: {login} is no YAML, so no kubeconfig; remove its entries yourself\n"
+    assert (status, stdout.splitlines()[-1]) == (1, "  (for the ID: hawse admin agent key list robot)")
+    assert stderr == f"hawse: {login} is not a kubeconfig: it is not YAML; remove its entries by hand\n"
     assert load_accounts(home.environment) == {}
 
 
@@ -164,8 +164,8 @@ def test_a_login_by_another_name_than_the_hubs_own_is_warned(home: Home, hub: Fa
     status, _, stderr = run(home, "login", "--hub", hub.url, "--ca", ca, stdin=API_KEY)
     assert (status, stderr) == (
         0,
-        "warning: this hub calls itself https://hub.example, and every login but one by an API key needs "
-        "that name: hawse login --hub https://hub.example\n",
+        "warning: this hub's own URL is https://hub.example, and logins other than by API key work only "
+        "with that: run `hawse login --hub https://hub.example`\n",
     )
     step = f"https://hub.example: log in there, and run `hawse logout --hub {hub.url}`"
     assert f"  hub's name  {step}\n" in run(home, "status")[1]

@@ -15,12 +15,12 @@ async def test_a_running_hub_is_backed_up_and_restored_elsewhere(hub: Hub, tmp_p
     archive, other = tmp_path / "hub.tar", tmp_path / "other"
     done = await hub.ok("backup", str(archive))
     assert done.stdout == ""
-    assert "every secret" in done.stderr
+    assert "all secrets of the hub" in done.stderr
     assert "exists already" in await hub.fails("backup", str(archive))
     done = await hub.ok("--data-dir", str(other), "restore", str(archive))
     assert f"; start the hub: HAWSE_HUB_DATA_DIR={other} hawse hub\n" in done.stderr
     # A store of an earlier time has let in again whom it was told to keep out since.
-    assert "may act again" in done.stderr
+    assert "are undone: repeat them" in done.stderr
     [since] = re.findall(
         rf"hawse audit list --data-dir {other} --kind admin.action --since (\S+)\n", done.stderr
     )
@@ -49,7 +49,9 @@ async def test_a_hub_elsewhere_is_not_mistaken_for_one_that_has_run_here(hub: Hu
     elsewhere = {"HAWSE_ADMIN_URL": hub.url, "HAWSE_HUB_DATA_DIR": None, "XDG_DATA_HOME": str(here)}
     for command in (("restore", archive), ("backup", str(tmp_path / "again.tar"))):
         told = await hub.fails(*command, env=elsewhere)
-        assert "HAWSE_ADMIN_URL names another: run it on the hub's machine, or name the folder by" in told
+        assert (
+            "HAWSE_ADMIN_URL names a remote hub: run it on the hub's machine, or name the folder with" in told
+        )
         assert not here.exists()
     await hub.ok("--data-dir", str(here), "restore", archive, env=elsewhere)
     await hub.ok("backup", str(tmp_path / "again.tar"), env={"HAWSE_ADMIN_URL": hub.url})
@@ -68,6 +70,6 @@ async def test_a_restored_hub_is_started_by_the_configuration_that_named_it(hub:
     restore = ("restore", str(archive))
     done = await hub.ok("--config", str(config), *restore, env={"HAWSE_HUB_DATA_DIR": None})
     assert done.stderr.endswith(f"; start the hub: hawse hub --config {config}\n")
-    assert f": hawse audit list --config {config} --kind" in done.stderr
+    assert f"by hawse audit list --config {config} --kind" in done.stderr
     done = await hub.ok(*restore, env={"HAWSE_HUB_DATA_DIR": str(tmp_path / "third")})
     assert done.stderr.endswith("; start the hub: hawse hub\n")

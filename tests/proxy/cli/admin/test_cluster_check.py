@@ -17,7 +17,7 @@ def test_a_kubectl_that_answers_with_no_object_is_named(
     program.write_text(f"#!/bin/sh\nexec cat {tmp_path}/answer\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(CommandError, match="no object in JSON"):
+    with pytest.raises(CommandError, match="JSON object"):
         _kubectl("get", "clusterroles")
 
 

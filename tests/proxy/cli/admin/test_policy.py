@@ -150,7 +150,7 @@ async def test_cases_are_run_without_a_hub_and_before_what_they_are_about_is_app
     passed = await hub.ok("policy", "test", look, str(tests))
     assert "no fault in 1 policy with 1 rule; 2 of 2 cases passed" in passed.stderr
     without = await hub.ok("policy", "test", look)
-    assert without.stderr.endswith("; no case (kind: PolicyTest) is among them\n")
+    assert without.stderr.endswith("; no test case (kind: PolicyTest) found\n")
     tests.write_text(TESTS.replace("expect: deny", "expect: allow"))
     failed = await hub.run("policy", "test", look, str(tests), "--json")
     assert failed.exit_code == 3
@@ -180,7 +180,7 @@ async def test_a_file_that_is_no_text_is_named_without_a_codecs_words(hub: Hub, 
     archive = tmp_path / "policies.tgz"
     archive.write_bytes(b"\xff\xfe")
     assert await hub.fails("policy", "apply", str(archive)) == (
-        f"hawse: cannot read {archive}: it is not text in UTF-8\n"
+        f"hawse: cannot read {archive}: it is not UTF-8 text\n"
     )
 
 
@@ -256,7 +256,7 @@ async def test_recorded_calls_are_simulated(hub: Hub, look: str, monkeypatch: py
     told = await hub.run("policy", "simulate", look, *without, "--since", "7d", "--agent", "sre-1")
     assert "11 calls: 6 newly denied, 0 newly allowed" in told.stderr
     refused = await hub.fails("policy", "simulate", look, "--without", "grantde")
-    assert refused == "hawse: there is no policy 'grantde', only granted, guard\n"
+    assert refused == "hawse: there is no policy 'grantde'; the policies are: granted, guard\n"
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 2
 
 
@@ -268,18 +268,20 @@ async def test_a_simulation_for_a_name_that_never_was_is_refused(hub: Hub, look:
     record(hub, "GET /api/v1/pods", cluster="razed")
     assert await hub.fails("policy", "simulate", look, "--agent", "sre1") == (
         "hawse: there is no agent 'sre1' (did you mean sre-1 or sre-2?), and the trail has no call of one: "
-        "`hawse admin agent list --retired` names those there are\n"
+        "for the names run `hawse admin agent list --retired`\n"
     )
     assert await hub.fails("policy", "simulate", look, "--cluster", "prd") == (
         "hawse: there is no cluster 'prd' (did you mean prod?), and the trail has no call of one: "
-        "`hawse admin cluster list` names those there are\n"
+        "for the names run `hawse admin cluster list`\n"
     )
     # A removed one has a past, and one that the hub remembers may have none.
     for name in (("--agent", "of-old"), ("--cluster", "razed")):
         told = await hub.ok("policy", "simulate", look, *name)
-        assert "no call was decided" in told.stderr
-        assert "gone, or not granted to one another now: 1 more" in told.stderr
-    assert "no call was decided" in (await hub.ok("policy", "simulate", look, "--agent", "sre-2")).stderr
+        assert "no recorded call to decide" in told.stderr
+        assert "not decided: 1 call of removed agents or clusters, or without a grant now" in told.stderr
+    assert (
+        "no recorded call to decide" in (await hub.ok("policy", "simulate", look, "--agent", "sre-2")).stderr
+    )
 
 
 async def test_a_simulation_says_from_when_on_the_trail_tells(hub: Hub, look: str) -> None:
@@ -289,8 +291,10 @@ async def test_a_simulation_says_from_when_on_the_trail_tells(hub: Hub, look: st
     prune = ["prune", "--keep", "0h", "--yes", "--data-dir", str(hub.data.path)]
     assert (await trio.to_thread.run_sync(lambda: CliRunner().invoke(audit, prune))).exit_code == 0
     told = await hub.ok("policy", "simulate", look, "--since", "7d")
-    assert "no call was decided, so this tells nothing about these policies" in told.stderr
-    assert re.search(r"the trail begins at (\S+Z): of the time before it, from (\S+Z) on, ", told.stderr)
+    assert "no recorded call to decide, so this says nothing about these policies" in told.stderr
+    assert re.search(
+        r"the trail begins at (\S+Z), so calls between (\S+Z) and then are not covered", told.stderr
+    )
     document = json.loads((await hub.ok("policy", "simulate", look, "--json", "--since", "7d")).stdout)
     assert document["since"] < document["trail_begins"]
     # A trail that reaches back far enough needs no word.
