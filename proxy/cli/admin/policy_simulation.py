@@ -183,9 +183,8 @@ def _print(found: Simulation) -> None:
         rest = found.newly_denied + found.newly_allowed - shown
         say(f"changes not in these {len(changes)} rows: {rest}")
     if found.unknown:
-        say(
-            f"not decided: {counted(found.unknown, 'call')} of removed agents or clusters, or without a grant now"
-        )
+        removed = counted(found.unknown, "call")
+        say(f"not decided: {removed} of removed agents or clusters, or without a grant now")
     if found.unreadable:
         say(f"not decided: {counted(found.unreadable, 'call')} that can't be read again")
 
