@@ -22,7 +22,7 @@ from proxy.agent.account import Account, cluster_of_host, find_account, hub_orig
 from proxy.agent.answers import CLOCK_DRIFT_MAX_S, logins_version, machine_started_s, store_answer
 from proxy.agent.errors import AgentError, NotWritableError, quoted
 from proxy.agent.files import cache_folder, locked, read_private, write_private
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 # Subtracted from the token's life, for clock skew to the hub and for requests in transit.

@@ -1,7 +1,7 @@
 """HTTPS connections of an agent's commands, direct or through the environment's proxy.
 
-tunnel.egress decides which hosts go through the proxy, for tunnels too. So all of an agent's commands and its
-relay read HTTPS_PROXY and NO_PROXY as kubectl does.
+tunnel.net.egress decides which hosts go through the proxy, for tunnels too. So all of an agent's commands and
+its relay read HTTPS_PROXY and NO_PROXY as kubectl does.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import ssl
 
+from proxy.agent.blocking_https import HTTPSConnection
 from proxy.agent.errors import AgentError
-from proxy.blocking import HTTPSConnection
 
 # For each wait on the network. The plugin has a total deadline besides.
 SOCKET_TIMEOUT_S = 10.0
@@ -25,7 +25,7 @@ def https_connection(host: str, port: int, context: ssl.SSLContext) -> tuple[HTT
     if not (os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")):
         # Without a proxy, skip the imports that only a proxy needs.
         return direct, ""
-    from tunnel.egress import ProxySettings
+    from tunnel.net.egress import ProxySettings
 
     try:
         proxy = ProxySettings.from_environment(os.environ).proxy_for(host, port)

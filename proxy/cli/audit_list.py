@@ -33,10 +33,10 @@ from proxy.cli.trail import record_read
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from audit.query import Wanted
     from audit.reader import AuditReader, StoredEvent
     from audit.record import Kind
     from audit.textsearch import Text
-    from audit.wanted import Wanted
 
 # How long --follow may take to show a new event.
 POLL_S = 0.5
@@ -154,9 +154,9 @@ def list_events(
     from audit.mask import Masks
     from audit.members import Members
     from audit.names import NameReader
+    from audit.query import Wanted
     from audit.textsearch import Text
-    from audit.wanted import Wanted
-    from proxy.hub.datadir import DataDir
+    from proxy.hub.home.datadir import DataDir
 
     if until is not None and follow:
         raise click.UsageError("--until does not go with --follow: use one of them")

@@ -14,7 +14,7 @@ from audit.escape import escape
 from proxy.cli.admin.client import AdminClient, Json, Object, Reach
 from proxy.cli.admin.output import child, json_option, objects, print_json, text
 from proxy.cli.errors import ANSWER_NO, CommandError
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 if TYPE_CHECKING:
     from proxy.cli.admin.rbac_check import Enrolled
@@ -48,7 +48,7 @@ def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | N
     3.
     """
     from proxy.cli.admin.rbac_check import Level, examine, examine_relays, sort_findings
-    from proxy.manifests import CLUSTER_ROLE
+    from proxy.kubernetes.manifests import CLUSTER_ROLE
 
     client = reach.client()
     enrolled = _enrolled(client, name)
@@ -87,7 +87,7 @@ def _check_same_cluster(name: str, pinned: str, options: list[str]) -> None:
 
     Findings from another cluster mean nothing, and applying their fixes there does harm.
     """
-    from proxy.manifests import SYSTEM_NAMESPACE
+    from proxy.kubernetes.manifests import SYSTEM_NAMESPACE
 
     if not pinned:
         return
