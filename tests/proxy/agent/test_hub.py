@@ -147,7 +147,7 @@ def test_a_certificate_of_another_ca_is_refused_before_the_key_is_sent(
 def test_a_ca_that_did_not_sign_the_hubs_certificate_is_not_asked_for_as_if_none_were_given(
     hub: FakeHub, account: Account
 ) -> None:
-    with fake_hub(API_KEY) as other, pytest.raises(AgentError, match=r"did not sign it\. Check that this is the right hub"):
+    with fake_hub(API_KEY) as other, pytest.raises(AgentError, match=r"did not sign it\. Check"):
         fetch_reach(account._replace(ca_pem=other.ca_pem))
     assert hub.asked == []
 
