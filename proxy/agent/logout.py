@@ -16,7 +16,7 @@ from proxy.agent.account import Account, cluster_of_host, hub_origin, remove_acc
 from proxy.agent.credential import cache_prefix
 from proxy.agent.errors import AgentError
 from proxy.agent.files import cache_folder
-from proxy.agent.pointing import HubEntries, remove_hub_entries
+from proxy.agent.kubeconfig.hub_entries import HubEntries, remove_hub_entries
 
 
 class Forgotten(NamedTuple):

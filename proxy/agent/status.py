@@ -8,8 +8,8 @@ from typing import NamedTuple
 from proxy.agent.account import Account
 from proxy.agent.errors import AgentError, DeniedError, RefusedError
 from proxy.agent.hub import Reach, fetch_reach
+from proxy.agent.kubeconfig.hub_entries import HubEntries, find_hub_entries
 from proxy.agent.platform import FILE_PREFIX
-from proxy.agent.pointing import HubEntries, find_hub_entries
 
 ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
 # How far ahead of the hub's clock an assertion may be (docs/agents.md).

@@ -60,7 +60,7 @@ def connect(
     from proxy.agent.connecting import ConnectConfig, run_connect
     from proxy.agent.errors import AgentError
     from proxy.agent.hub import fetch_reach
-    from proxy.agent.kubeconfig import chosen_clusters
+    from proxy.agent.kubeconfig.config_file import chosen_clusters
     from proxy.cli.service import run_ungrouped
 
     configure_logging(verbose=verbose, log_format=log_format or TEXT)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from proxy.agent import kubeconfig
 from proxy.agent.account import Account
-from proxy.agent.pointing import HubEntries, find_hub_entries, remove_hub_entries
+from proxy.agent.kubeconfig import config_file
+from proxy.agent.kubeconfig.hub_entries import HubEntries, find_hub_entries, remove_hub_entries
 from tests.proxy.agent.conftest import Home
 
 HUB = "https://hub.example:8443"
@@ -27,13 +27,13 @@ def written(path: Path, *documents: dict[str, object]) -> str:
     """The file, with all their entries."""
     merged: dict[str, object] = {}
     for document in documents:
-        merged = kubeconfig.merge(merged, document)
+        merged = config_file.merge(merged, document)
     path.write_text(yaml.safe_dump(merged))
     return str(path)
 
 
 def ours(account: Account, *clusters: str, **options: object) -> dict[str, object]:
-    return kubeconfig.entries(account, clusters, command="hawse-credential", **options)  # type: ignore[arg-type]
+    return config_file.entries(account, clusters, command="hawse-credential", **options)  # type: ignore[arg-type]
 
 
 def names(path: str) -> dict[str, set[str]]:

@@ -12,7 +12,7 @@ import yaml
 from proxy.agent.account import Account
 from proxy.agent.errors import AgentError
 from proxy.agent.hub import Reach
-from proxy.agent.kubeconfig import (
+from proxy.agent.kubeconfig.config_file import (
     EMBEDDED_CA_BYTES_MAX,
     Document,
     avoid_shadowing,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from proxy.agent.account import Account, cluster_of_host, hub_origin
 from proxy.agent.errors import AgentError
-from proxy.agent.kubeconfig import Document, has_our_plugin, kubectl_paths, named, read, replace
+from proxy.agent.kubeconfig.config_file import Document, has_our_plugin, kubectl_paths, named, read, replace
 
 
 class HubEntries(NamedTuple):
