@@ -57,7 +57,7 @@ def connect(
 
     from auth.principal import IdentityError, slug
     from proxy.agent.account import find_account, hub_origin
-    from proxy.agent.connecting import ConnectConfig, run_connect
+    from proxy.agent.connect.serve import ConnectConfig, run_connect
     from proxy.agent.errors import AgentError
     from proxy.agent.hub import fetch_reach
     from proxy.agent.kubeconfig.config_file import chosen_clusters

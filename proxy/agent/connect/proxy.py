@@ -18,8 +18,8 @@ import attrs
 import trio
 
 from proxy.agent.account import Account, host_and_port
+from proxy.agent.connect.tokens import Tokens
 from proxy.agent.errors import AgentError
-from proxy.agent.rotation import Tokens
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.forward import forward
 from proxy.exchange.pool import Connections

@@ -20,11 +20,11 @@ from cryptography import x509
 
 from proxy.agent.account import Account, find_account, logins_path, remove_account, save_account
 from proxy.agent.answers import machine_started_s
-from proxy.agent.connect import CONNECTIONS_MAX, Guard, HubSide, LoopbackProxy, NotAllowedError
+from proxy.agent.connect.certificate import loopback_context
+from proxy.agent.connect.proxy import CONNECTIONS_MAX, Guard, HubSide, LoopbackProxy, NotAllowedError
+from proxy.agent.connect.tokens import REPLACED_AFTER_S, Tokens
 from proxy.agent.credential import Cached
 from proxy.agent.errors import AgentError
-from proxy.agent.loopback import loopback_context
-from proxy.agent.rotation import REPLACED_AFTER_S, Tokens
 from proxy.exchange.pool import Connections
 from proxy.exchange.server import ServerConnection
 from proxy.message.head import RequestHead, ResponseHead
@@ -387,7 +387,7 @@ async def test_connections_are_bounded(bench: Bench) -> None:
 async def test_who_has_not_shown_the_token_makes_room_and_nobody_else(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.agent.connect.CONNECTIONS_MAX", 2)
+    monkeypatch.setattr("proxy.agent.connect.proxy.CONNECTIONS_MAX", 2)
     known = await bench.connect()
     request = "\r\n".join(["GET /clusters/prod/api HTTP/1.1", *GOOD, "", ""]).encode()
     await known.send_all(request)
@@ -413,7 +413,7 @@ async def test_tokens_are_held_until_they_are_nearly_over(
         asked.append((cluster, refused))
         return Cached(f"token-{len(asked)}", time.time() + life_s, machine_started_s(), "")
 
-    monkeypatch.setattr("proxy.agent.rotation.cached_token", fetch)
+    monkeypatch.setattr("proxy.agent.connect.tokens.cached_token", fetch)
     tokens = Tokens({}, Account("https://hub.example", "robot", "k", None, "s"))
     found: list[str] = []
 
@@ -515,7 +515,7 @@ async def test_a_new_login_of_the_agent_is_what_the_next_token_is_asked_by(
         asked.append(account.api_key)
         return Cached(f"token-{len(asked)}", time.time() + 50, machine_started_s(), "")
 
-    monkeypatch.setattr("proxy.agent.rotation.cached_token", fetch)
+    monkeypatch.setattr("proxy.agent.connect.tokens.cached_token", fetch)
     first = Account("https://hub.example", "robot", "first", None, "s")
     tokens = Tokens(environment, first)
     for login in (
