@@ -18,7 +18,7 @@ from auth.apikey import hash as hash_key
 from auth.keys import SigningKey
 from proxy.agent.account import Account
 from proxy.agent.errors import AgentError
-from proxy.agent.https import https_connection
+from proxy.agent.https.connection import https_connection
 from proxy.agent.hub import ANSWER_BYTES_MAX, Reach, fetch_reach, fetch_token
 from proxy.hub.home.config import LimitsConfig
 from proxy.hub.home.datadir import SigningKeys
@@ -187,7 +187,7 @@ def test_a_hub_that_is_not_there_is_named(account: Account) -> None:
 
 
 def test_a_hub_that_says_nothing_is_given_up(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.agent.https.SOCKET_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("proxy.agent.https.connection.SOCKET_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hub = f"https://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(AgentError, match="did not answer"):

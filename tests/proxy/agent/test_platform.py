@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from proxy.agent.account import find_account
-from proxy.agent.blocking_https import trusting
 from proxy.agent.errors import AgentError
+from proxy.agent.https.blocking import trusting
 from proxy.agent.login import log_in_by_platform
 from proxy.agent.platform import TOKEN_BYTES_MAX, platform_token
 from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub
