@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.choosing import hub_option, json_option, selected_login
+from proxy.cli.agent.login_selection import hub_option, json_option, selected_login
 from proxy.cli.errors import CommandError
 
 if TYPE_CHECKING:

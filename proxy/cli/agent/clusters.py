@@ -6,7 +6,7 @@ import json
 
 import click
 
-from proxy.cli.choosing import hub_option, json_option, selected_logins
+from proxy.cli.agent.login_selection import hub_option, json_option, selected_logins
 from proxy.cli.errors import CommandError
 
 HEADINGS = ("CLUSTER", "STATE", "MAY", "HUB")

@@ -13,7 +13,7 @@ import pytest
 from proxy.agent.account import Account, load_accounts, logins_path, save_account
 from tests.fakes.hub import FakeHub
 from tests.proxy.agent.conftest import API_KEY, Home, home, hub
-from tests.proxy.cli.test_agent_commands import BIN, ca, run
+from tests.proxy.cli.agent.test_commands import BIN, ca, run
 
 __all__ = ["ca", "home", "hub"]
 
