@@ -140,8 +140,8 @@ def build_group() -> click.Group:
             try:
                 return self._invoke(ctx)
             except click.ClickException as error:
-                from proxy.cli.habits import with_suggestion
                 from proxy.cli.logs import in_json, show_failure
+                from proxy.cli.suggestions import with_suggestion
 
                 suggested = with_suggestion(error)
                 if not in_json():
