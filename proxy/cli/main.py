@@ -25,7 +25,11 @@ COMMANDS = {
         "admin",
         "Manage teams, agents, clusters, policies, relays, sessions and backups.",
     ),
-    "audit": ("proxy.cli.audit", "audit", "Read the audit trail on the hub's machine, and prune it."),
+    "audit": (
+        "proxy.cli.audit.commands",
+        "audit",
+        "Read the audit trail on the hub's machine, and prune it.",
+    ),
     "login": (
         "proxy.cli.agent.login",
         "login",

@@ -8,8 +8,8 @@ import click
 
 from proxy.cli.admin.client import Reach
 from proxy.cli.admin.output import confirm, say, yes_option
+from proxy.cli.audit.local_events import local_event
 from proxy.cli.errors import CommandError
-from proxy.cli.trail import local_event
 
 
 @click.group()

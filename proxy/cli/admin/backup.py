@@ -9,8 +9,8 @@ import click
 
 from proxy.cli.admin.client import Reach
 from proxy.cli.admin.output import say
+from proxy.cli.audit.local_events import record_local
 from proxy.cli.errors import CommandError
-from proxy.cli.trail import record_local
 
 
 @click.command()

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from proxy.cli.audit.local_events import record_read
 from proxy.cli.errors import CommandError
 from proxy.cli.progress import Progress
-from proxy.cli.trail import record_read
 
 if TYPE_CHECKING:
     from audit.reader import AuditReader, StoredEvent

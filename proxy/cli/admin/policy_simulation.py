@@ -13,7 +13,7 @@ from proxy.cli.admin.client import Object, Reach
 from proxy.cli.admin.output import field, json_option, objects, print_json, print_table, say, text, texts
 from proxy.cli.admin.policy_files import files_argument, read_files, say_missing
 from proxy.cli.admin.policy_recorded import recorded_calls
-from proxy.cli.audit_options import to_moment
+from proxy.cli.audit.options import to_moment
 from proxy.cli.errors import CommandError
 from proxy.cli.progress import progress
 from proxy.process.plural import counted

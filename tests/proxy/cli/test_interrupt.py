@@ -12,7 +12,7 @@ import pytest
 
 from audit.record import Kind
 from audit.store import AuditStore
-from proxy.cli.trail import local_event
+from proxy.cli.audit.local_events import local_event
 from tests.fakes.terminal import DEADLINE_S, on_terminal
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"

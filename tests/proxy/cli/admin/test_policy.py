@@ -16,7 +16,7 @@ from audit.ids import new_eid
 from audit.reader import AuditReader
 from audit.record import Actor, ActorType, Cluster, Event, Kind, Phase, Request, Stream, utc
 from audit.store import AuditStore
-from proxy.cli.audit import audit
+from proxy.cli.audit.commands import audit
 from tests.auth.policies import policy
 from tests.proxy.cli.admin.conftest import Hub
 

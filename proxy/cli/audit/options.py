@@ -32,7 +32,7 @@ _VERBS = (
     *("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"),
     *("post", "put", "head", "options"),
 )
-# Recorded by commands that run on the hub's machine without the hub (proxy.cli.trail).
+# Recorded by commands that run on the hub's machine without the hub (proxy.cli.audit.local_events).
 _LOCAL_VERBS = ("backup", "restore")
 _SLUG = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _RESOURCE = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}(?:/[a-z0-9][-a-z0-9/]{0,252})?")

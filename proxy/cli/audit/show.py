@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.audit_options import data_folder_options, find_trail, unavailable
+from proxy.cli.audit.local_events import record_read
+from proxy.cli.audit.options import data_folder_options, find_trail, unavailable
 from proxy.cli.errors import CommandError
-from proxy.cli.trail import record_read
 
 # Event ids start with a zero until the year 2527; row numbers don't. Far below 2^63, SQLite's limit.
 _NUMBER = re.compile("[1-9][0-9]{0,17}")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.audit_list import list_events
-from proxy.cli.audit_options import data_folder_options, find_trail, to_age, unavailable
-from proxy.cli.audit_show import show
+from proxy.cli.audit.list import list_events
+from proxy.cli.audit.local_events import local_event
+from proxy.cli.audit.options import data_folder_options, find_trail, to_age, unavailable
+from proxy.cli.audit.show import show
 from proxy.cli.errors import CommandError
-from proxy.cli.trail import local_event
 
 if TYPE_CHECKING:
     from audit.record import Event

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
-from proxy.cli.audit_names import check_names
-from proxy.cli.audit_options import (
+from proxy.cli.audit.local_events import record_read
+from proxy.cli.audit.names import check_names
+from proxy.cli.audit.options import (
     data_folder_options,
     find_trail,
     to_kinds,
@@ -28,7 +29,6 @@ from proxy.cli.audit_options import (
     to_verbs,
     unavailable,
 )
-from proxy.cli.trail import record_read
 
 if TYPE_CHECKING:
     from datetime import datetime

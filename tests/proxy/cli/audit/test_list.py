@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from audit.record import Actor, ActorType, Event, Kind, Phase, Request, Response, Stream, utc
 from audit.retention import PrunableStore
 from audit.store import AuditStore
-from proxy.cli.audit import audit
+from proxy.cli.audit.commands import audit
 from proxy.hub.store.store import Store
 from tests.audit.events import NOW_S, call
 
@@ -95,7 +95,7 @@ def test_following_begins_with_the_newest(
     def ended(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("proxy.cli.audit_list.time.sleep", ended)
+    monkeypatch.setattr("proxy.cli.audit.list.time.sleep", ended)
     assert seqs(run(tmp_path, "--follow", *limit)) == [*range(first, 12)]
 
 

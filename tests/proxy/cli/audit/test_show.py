@@ -15,7 +15,7 @@ from audit.ids import uuid7
 from audit.record import Event, Response, utc
 from audit.retention import PrunableStore
 from audit.store import AuditStore
-from proxy.cli.audit import audit
+from proxy.cli.audit.commands import audit
 from tests.audit.events import NOW_S, call
 
 EID = "01a0c450-6fe8-73b1-972e-73985bc19800"

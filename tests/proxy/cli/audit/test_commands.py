@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from audit.reader import AuditReader
 from audit.record import Client, Kind
 from audit.store import AuditStore
-from proxy.cli.audit import audit
-from proxy.cli.audit_options import parse_since
+from proxy.cli.audit.commands import audit
+from proxy.cli.audit.options import parse_since
 from proxy.cli.main import build_group
 from tests.audit.events import NOW_S, call, failure
 
