@@ -14,7 +14,7 @@ from proxy.cli.admin.cluster import cluster
 from proxy.cli.admin.federation import federation
 from proxy.cli.admin.hub import hub
 from proxy.cli.admin.keys import keys
-from proxy.cli.admin.policy import policy
+from proxy.cli.admin.policy.commands import policy
 from proxy.cli.admin.relay import relay
 from proxy.cli.admin.session import session
 from proxy.cli.admin.team import team

@@ -17,7 +17,7 @@ from proxy.cli.progress import Progress
 if TYPE_CHECKING:
     from audit.reader import AuditReader, StoredEvent
     from audit.record import Event
-    from proxy.cli.admin.policy_tests import Recorded
+    from proxy.cli.admin.policy.tests import Recorded
 
 
 @attrs.frozen
@@ -43,7 +43,7 @@ class RecordedCalls:
     ) -> Iterator[Recorded]:
         """Yield each call once, oldest first."""
         from audit.query import Wanted
-        from proxy.cli.admin.policy_tests import Recorded
+        from proxy.cli.admin.policy.tests import Recorded
 
         first, last = self.reader.span(Wanted(since=start))
         for stored in self._stored(first, last, start, agent, cluster):

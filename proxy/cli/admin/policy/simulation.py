@@ -11,8 +11,8 @@ import click
 
 from proxy.cli.admin.client import Object, Reach
 from proxy.cli.admin.output import field, json_option, objects, print_json, print_table, say, text, texts
-from proxy.cli.admin.policy_files import files_argument, read_files, say_missing
-from proxy.cli.admin.policy_recorded import recorded_calls
+from proxy.cli.admin.policy.files import files_argument, read_files, say_missing
+from proxy.cli.admin.policy.recorded_calls import recorded_calls
 from proxy.cli.audit.options import to_moment
 from proxy.cli.errors import CommandError
 from proxy.cli.progress import progress
@@ -22,7 +22,7 @@ from proxy.process.suggestions import did_you_mean
 if TYPE_CHECKING:
     from auth.policy.match import Bundle
     from auth.policy.text import Source
-    from proxy.cli.admin.policy_tests import Agent, Cluster, Simulation
+    from proxy.cli.admin.policy.tests import Agent, Cluster, Simulation
 
 
 @click.command("simulate", short_help="Show which recorded calls would be newly denied or allowed.")
@@ -62,7 +62,7 @@ def simulate_policies(
     """
     from auth.policy.document import name_of
     from auth.policy.rules import missing
-    from proxy.cli.admin.policy_tests import simulate, sorted_out
+    from proxy.cli.admin.policy.tests import simulate, sorted_out
 
     client = reach.client()
     policies, _ = sorted_out(read_files(files))
@@ -117,7 +117,7 @@ def _bundles(
 ) -> tuple[Bundle, Bundle]:
     """Return the current and the proposed bundle; raises CommandError."""
     from auth.policy.text import PolicyError
-    from proxy.cli.admin.policy_tests import compiled, merged
+    from proxy.cli.admin.policy.tests import compiled, merged
 
     documents = [text(row, "document") for row in in_force]
     names = {text(row, "name") for row in in_force}
@@ -190,7 +190,7 @@ def _print(found: Simulation) -> None:
 
 
 def _agents(rows: list[Object]) -> Mapping[str, Agent]:
-    from proxy.cli.admin.policy_tests import Agent
+    from proxy.cli.admin.policy.tests import Agent
 
     return {
         text(row, "name"): Agent(text(row, "name"), tuple(texts(row, "teams")), text(row, "owner"))
@@ -199,7 +199,7 @@ def _agents(rows: list[Object]) -> Mapping[str, Agent]:
 
 
 def _clusters(rows: list[Object]) -> Mapping[str, Cluster]:
-    from proxy.cli.admin.policy_tests import Cluster
+    from proxy.cli.admin.policy.tests import Cluster
 
     found = {}
     for row in rows:

@@ -214,7 +214,7 @@ def record(
 async def test_recorded_calls_are_simulated(hub: Hub, look: str, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[tuple[str, int, int]] = []
     monkeypatch.setattr(
-        "proxy.cli.admin.policy_simulation.progress", lambda: nullcontext(lambda *told: heard.append(told))
+        "proxy.cli.admin.policy.simulation.progress", lambda: nullcontext(lambda *told: heard.append(told))
     )
     await enrol(hub)
     await hub.ok("policy", "enable", "guard", "secrets")

@@ -25,8 +25,8 @@ from proxy.cli.admin.output import (
     yes_option,
 )
 from proxy.cli.admin.output import since as how_long
-from proxy.cli.admin.policy_files import files_argument, padded, read_files, say_missing
-from proxy.cli.admin.policy_simulation import simulate_policies
+from proxy.cli.admin.policy.files import files_argument, padded, read_files, say_missing
+from proxy.cli.admin.policy.simulation import simulate_policies
 from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
 from proxy.process.plural import counted
 
@@ -132,7 +132,7 @@ def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bo
     one fails, nothing is applied (exit status 3). Names of teams, agents or clusters that do not exist yet
     cause a warning only.
     """
-    from proxy.cli.admin.policy_tests import sorted_out
+    from proxy.cli.admin.policy.tests import sorted_out
 
     sources = read_files(files)
     policies, tests = sorted_out(sources)
@@ -239,7 +239,7 @@ def explain(
     app-1. RESOURCE may be a path, with an HTTP method as VERB: explain sre-1 prod get /metrics. Exit status:
     3 if it is denied, 1 if that is unknown.
     """
-    from proxy.cli.admin.policy_tests import request_for
+    from proxy.cli.admin.policy.tests import request_for
 
     try:
         method, target = request_for(verb, resource, name, namespace, group)
@@ -282,7 +282,7 @@ def test_policies(files: tuple[Path, ...], as_json: bool) -> None:
     Only these files count, and no hub is needed. Exit status: 3 if a case fails, 1 if none can run because a
     file has a fault.
     """
-    from proxy.cli.admin.policy_tests import sorted_out
+    from proxy.cli.admin.policy.tests import sorted_out
 
     policies, tests = sorted_out(read_files(files))
     _run_tests(policies, tests, as_json=as_json, quiet=False)
@@ -290,7 +290,7 @@ def test_policies(files: tuple[Path, ...], as_json: bool) -> None:
 
 def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, quiet: bool) -> None:
     from auth.policy.text import PolicyError
-    from proxy.cli.admin.policy_tests import compiled, read_cases, run_cases
+    from proxy.cli.admin.policy.tests import compiled, read_cases, run_cases
 
     try:
         bundle = compiled(policies)
