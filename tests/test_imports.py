@@ -89,7 +89,7 @@ def test_an_administrators_command_starts_without_the_hubs_packages() -> None:
     # What its commands import inside stands here by name, but for backup and restore, which open the store.
     names = [
         "proxy.cli.admin",
-        "proxy.cli.admin.relay_files",
+        "proxy.cli.admin.cluster.relay_files",
         "proxy.hub.home.config",
         "proxy.hub.home.datadir",
     ]

@@ -10,7 +10,7 @@ from proxy.cli.admin.agent import agent
 from proxy.cli.admin.audit import audit
 from proxy.cli.admin.backup import backup, restore
 from proxy.cli.admin.client import Reach
-from proxy.cli.admin.cluster import cluster
+from proxy.cli.admin.cluster.commands import cluster
 from proxy.cli.admin.federation import federation
 from proxy.cli.admin.hub import hub
 from proxy.cli.admin.keys import keys

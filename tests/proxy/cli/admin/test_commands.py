@@ -18,7 +18,7 @@ import yaml
 
 from auth.keys import KeySet, SigningKey
 from proxy.cli.admin.client import AdminClient
-from proxy.cli.admin.relay_files import remaining_steps
+from proxy.cli.admin.cluster.relay_files import remaining_steps
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
 from proxy.hub.store.store import RelayContact
 from proxy.kubernetes.statement import Statement

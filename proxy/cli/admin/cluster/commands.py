@@ -9,8 +9,8 @@ from typing import TypeVar
 import click
 
 from proxy.cli.admin.client import Object, Reach
-from proxy.cli.admin.cluster_check import check_cluster
-from proxy.cli.admin.handover import Handover
+from proxy.cli.admin.cluster.check import check_cluster
+from proxy.cli.admin.cluster.relay_output import Handover
 from proxy.cli.admin.inputs import parse_pairs, read_certificates
 from proxy.cli.admin.output import (
     child,
@@ -359,7 +359,7 @@ def rbac(
     Give --namespace and --service-account if the relay does not use the defaults of the printed manifests. To
     compare with the cluster, run `hawse admin cluster check`.
     """
-    from proxy.cli.admin.rendered import rendered_role
+    from proxy.cli.admin.cluster.manifests import rendered_role
 
     place = {"namespace": namespace, "service_account": service_account}
     answer = reach.client().get("clusters", name, "rbac")

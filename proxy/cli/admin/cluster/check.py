@@ -17,7 +17,7 @@ from proxy.cli.errors import ANSWER_NO, CommandError
 from proxy.process.untrusted_json import read_json
 
 if TYPE_CHECKING:
-    from proxy.cli.admin.rbac_check import Enrolled
+    from proxy.cli.admin.cluster.rbac_check import Enrolled
 
 # The form of klog's lines, such as E1130 19:33:39.543816.
 _LOGGED = re.compile(r"[IWEF][0-9]{4} [0-9]{2}:")
@@ -47,7 +47,7 @@ def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | N
     It refuses the kubeconfig of another cluster. It needs kubectl. Exit status: 0 if nothing is to do, else
     3.
     """
-    from proxy.cli.admin.rbac_check import Level, examine, examine_relays, sort_findings
+    from proxy.cli.admin.cluster.rbac_check import Level, examine, examine_relays, sort_findings
     from proxy.kubernetes.manifests import CLUSTER_ROLE
 
     client = reach.client()
@@ -104,8 +104,8 @@ def _check_same_cluster(name: str, pinned: str, options: list[str]) -> None:
 def _enrolled(client: AdminClient, name: str) -> Enrolled:
     """Return the users and groups of the hub; raises CommandError."""
     from auth.principal import USER_PREFIX
-    from proxy.cli.admin.rbac_check import Enrolled
-    from proxy.cli.admin.rendered import impersonated
+    from proxy.cli.admin.cluster.manifests import impersonated
+    from proxy.cli.admin.cluster.rbac_check import Enrolled
 
     hub = client.get("hub")
     org = text(hub, "org")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from proxy.cli.admin.rbac_check import Enrolled, Finding, Level, Object, examine
+from proxy.cli.admin.cluster.rbac_check import Enrolled, Finding, Level, Object, examine
 from proxy.kubernetes.manifests import CLUSTER_ROLE, cluster_role
 
 ENROLLED = Enrolled(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.admin.cluster_check import _kubectl
+from proxy.cli.admin.cluster.check import _kubectl
 from proxy.cli.errors import CommandError
 
 
