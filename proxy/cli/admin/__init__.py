@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from proxy.cli.admin.agent import agent
-from proxy.cli.admin.audit import audit
-from proxy.cli.admin.backup import backup, restore
 from proxy.cli.admin.client import Reach
 from proxy.cli.admin.cluster.commands import cluster
 from proxy.cli.admin.federation import federation
-from proxy.cli.admin.hub import hub
-from proxy.cli.admin.keys import keys
+from proxy.cli.admin.hub.audit import audit
+from proxy.cli.admin.hub.backup import backup, restore
+from proxy.cli.admin.hub.commands import hub
+from proxy.cli.admin.hub.keys import keys
 from proxy.cli.admin.policy.commands import policy
 from proxy.cli.admin.relay import relay
 from proxy.cli.admin.session import session
