@@ -6,19 +6,12 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.admin.agent import agent
+from proxy.cli.admin import agent, federation, relay, session, team, token
 from proxy.cli.admin.client import Reach
-from proxy.cli.admin.cluster.commands import cluster
-from proxy.cli.admin.federation import federation
-from proxy.cli.admin.hub.audit import audit
-from proxy.cli.admin.hub.backup import backup, restore
-from proxy.cli.admin.hub.commands import hub
-from proxy.cli.admin.hub.keys import keys
-from proxy.cli.admin.policy.commands import policy
-from proxy.cli.admin.relay import relay
-from proxy.cli.admin.session import session
-from proxy.cli.admin.team import team
-from proxy.cli.admin.token import token
+from proxy.cli.admin.cluster import commands as cluster_commands
+from proxy.cli.admin.hub import audit, backup, keys
+from proxy.cli.admin.hub import commands as hub_commands
+from proxy.cli.admin.policy import commands as policy_commands
 
 
 @click.group()
@@ -48,18 +41,18 @@ def admin(ctx: click.Context, config_file: Path | None, data_dir: Path | None) -
 
 
 for command in (
-    team,
-    agent,
-    federation,
-    cluster,
-    policy,
-    relay,
-    session,
-    token,
-    hub,
-    keys,
-    audit,
-    backup,
-    restore,
+    team.team,
+    agent.agent,
+    federation.federation,
+    cluster_commands.cluster,
+    policy_commands.policy,
+    relay.relay,
+    session.session,
+    token.token,
+    hub_commands.hub,
+    keys.keys,
+    audit.audit,
+    backup.backup,
+    backup.restore,
 ):
     admin.add_command(command)
