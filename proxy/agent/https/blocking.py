@@ -1,8 +1,8 @@
-"""HTTPS for commands that ask once and end: by the standard library, blocking, and fast to load.
+"""Blocking HTTPS for commands that send one request and exit. Standard library only, so that it loads fast.
 
-http.client by itself tries the addresses of a name one after the other, each until it times out, where
-kubectl beside it goes on at once. And before Python 3.13 its CONNECT writes an IPv6 address so that no proxy
-can read it, so that what is said to a proxy is not its business here.
+http.client tries a name's addresses one after another, each until its timeout, while kubectl moves on at
+once. Before Python 3.13 its CONNECT also formats IPv6 addresses in a way that no proxy understands. So this
+module connects by itself, and speaks to proxies through tunnel.net.egress.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tunnel.net.egress import Proxy
 
-# How long an address may keep the next one of the same host waiting (RFC 8305 section 8).
+# The delay before the host's next address is tried in parallel (RFC 8305 section 8).
 NEXT_ADDRESS_S = 0.25
 
 
 # X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
-_OUT_OF_TIME = frozenset({9, 10})
+_EXPIRED = frozenset({9, 10})
 # X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
-_OF_ANOTHER_HOST = frozenset({62, 64})
+_WRONG_HOST = frozenset({62, 64})
 
 
 def next_step(error: ssl.SSLCertVerificationError, ca: str) -> str:
-    """What to do about a certificate that is not trusted; `ca` is how its CA is told."""
-    if error.verify_code in _OUT_OF_TIME:
+    """Return the next step for an untrusted certificate; `ca` is the step for an unknown CA."""
+    if error.verify_code in _EXPIRED:
         return "it must be renewed, unless this machine's clock is wrong"
-    if error.verify_code in _OF_ANOTHER_HOST:
+    if error.verify_code in _WRONG_HOST:
         return "the URL must name the host as the certificate does"
     return ca
 
 
 def trusting(ca_pem: str | None) -> ssl.SSLContext:
-    """Return a context that verifies servers by these CAs, or by the system's where there are none.
+    """Return a context that verifies servers by these CAs, or by the system's without them.
 
-    As tunnel.net.connect's, for the same reasons: what is a CA to that and to kubectl is one here. Raises
-    ValueError when the text holds no certificate.
+    It accepts the same CAs as tunnel.net.connect and kubectl. Raises ValueError if the text holds no
+    certificate.
     """
-    # Not ssl.create_default_context: that writes the session keys to the file that SSLKEYLOGFILE names, and
-    # from Python 3.13 on refuses the CAs that people make by hand.
+    # Not ssl.create_default_context: it writes session keys to the file of SSLKEYLOGFILE, and from Python
+    # 3.13 on refuses many hand-made CAs.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_pem is None:
@@ -61,9 +61,9 @@ def trusting(ca_pem: str | None) -> ssl.SSLContext:
 
 
 class HTTPSConnection(client.HTTPSConnection):
-    """One that is opened by its first request, straight or through a proxy of the kind http://.
+    """A connection, direct or through an http:// proxy, that its first request opens.
 
-    Raises OSError, whose text names the proxy if that is what refused, and never holds its password.
+    Raises OSError. If a proxy refused, the text names the proxy, but never its password.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class HTTPSConnection(client.HTTPSConnection):
         self._tls = context
 
     def connect(self) -> None:
-        """Connect, through the proxy if there is one, and shake hands."""
+        """Connect, through the proxy if there is one, and do the TLS handshake."""
         if self.proxy is None:
             raw = open_tcp(self.host, self.port, self._timeout_s)
         else:
@@ -90,7 +90,7 @@ class HTTPSConnection(client.HTTPSConnection):
 
 
 def _connect_through(raw: socket.socket, proxy: Proxy, host: str, port: int) -> None:
-    # Only who is behind a proxy pays for loading what knows of them.
+    # Imported only if there is a proxy: loading it takes time.
     from tunnel.net.egress import RECEIVE_BYTES_MAX, Connect, ProxyRefused
 
     connect = Connect(proxy, host, port)
@@ -103,14 +103,14 @@ def _connect_through(raw: socket.socket, proxy: Proxy, host: str, port: int) -> 
 
 
 def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
-    """Connect to the first address of `host` that answers, trying the next after a short wait (RFC 8305).
+    """Connect to the first address of `host` that answers; the next one is tried after a delay (RFC 8305).
 
-    The timeout is that of all addresses together, and afterwards of each wait on the socket. Raises OSError.
+    The timeout covers all addresses together, and later each wait on the socket. Raises OSError.
     """
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
-        # Of a part that is empty or too long, which no resolver is asked about.
+        # A label is empty or too long, so no resolver was asked.
         raise OSError("no host can have that name") from error
     deadline = time.monotonic() + timeout_s
     failure = OSError(f"{host} has no address")
@@ -131,7 +131,7 @@ def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
                 pending.remove(attempt)
                 number = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if number == 0:
-                    # Head and body are two writes, and the second is not to wait for the first one's ACK.
+                    # Head and body are two writes; the second must not wait for the first one's ACK.
                     with suppress(OSError):
                         attempt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     attempt.settimeout(timeout_s)
@@ -145,8 +145,8 @@ def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
 
 
 def _ended(pending: list[socket.socket], wait_s: float) -> list[socket.socket]:
-    """Those that have come to their end, as soon as one has, or after that long."""
-    # No select(2), which takes no descriptor from 1,024 on: `hawse connect` may have as many connections.
+    """Wait until a connection attempt ends or `wait_s` is over; returns the ended attempts."""
+    # Not select(2), whose limit is descriptor 1,023: `hawse connect` may have more connections.
     poll = select.poll()
     for attempt in pending:
         poll.register(attempt, select.POLLOUT)

@@ -1,6 +1,6 @@
-"""Policies that are tried without a hub: test cases from a file, and recorded calls under other policies.
+"""Tests policies without a hub: runs test cases from a file, and decides recorded calls again.
 
-Pure: what a command has read goes in, what it prints comes out.
+Pure: the commands read the input and print the results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from proxy.process.suggestions import did_you_mean
 
 TEST_KIND = "PolicyTest"
 CASES_MAX = 10_000
-# Kinds of changed calls that a simulation tells apart; the calls of all others are counted together.
+# Kinds of changed calls with a count of their own in a simulation. Further kinds share one count.
 CHANGES_MAX = 1000
 _METHODS = {
     "get": "GET",
@@ -38,7 +38,7 @@ _METHODS = {
 
 @attrs.frozen
 class Agent:
-    """Who asks, as far as policies look."""
+    """An agent, with the facts that policies use."""
 
     name: str
     teams: tuple[str, ...] = ()
@@ -47,12 +47,12 @@ class Agent:
 
 @attrs.frozen
 class Cluster:
-    """What is asked, as far as policies look."""
+    """A cluster, with the facts that policies use."""
 
     name: str
     labels: Mapping[str, str] = attrs.Factory(dict)
     teams: tuple[str, ...] = ()
-    """Those that it is granted to."""
+    """The teams that the cluster is granted to."""
 
 
 def compiled(sources: Iterable[Source], *, version: int = 0) -> Bundle:
@@ -61,7 +61,7 @@ def compiled(sources: Iterable[Source], *, version: int = 0) -> Bundle:
 
 
 def sorted_out(sources: Iterable[Source]) -> tuple[list[Source], list[Source]]:
-    """Part policies from test cases; what is neither stays with the policies, where it is a fault."""
+    """Separate policies from test cases. Other documents stay with the policies and are reported there."""
     policies: list[Source] = []
     tests: list[Source] = []
     for source in sources:
@@ -76,7 +76,7 @@ def sorted_out(sources: Iterable[Source]) -> tuple[list[Source], list[Source]]:
 def merged(
     current: Iterable[str], proposed: Sequence[Source], *, only: bool, without: Iterable[str] = ()
 ) -> list[Source]:
-    """The documents that would be in force after `proposed` were applied to `current`, some being removed."""
+    """Return the documents in force after applying `proposed` to `current`, without the removed ones."""
     names = {*without, *(name_of(source) for source in proposed)}
     kept = [] if only else [source for source in map(Source, current) if name_of(source) not in names]
     return [*kept, *proposed]
@@ -85,10 +85,10 @@ def merged(
 def request_for(
     verb: str, resource: str, name: str = "", namespace: str = "", group: str = ""
 ) -> tuple[str, str]:
-    """The method and target of a request that a person names as `kubectl auth can-i` has it.
+    """Return method and target of a request that is described as for `kubectl auth can-i`.
 
-    `resource` is `pods`, `pods/log`, `deployments.apps`, or a path about no resource. Raises ValueError, also
-    for what no API server has: the decision about it would mislead.
+    `resource` is `pods`, `pods/log`, `deployments.apps`, or a non-resource path. Raises ValueError, also for
+    a request that no API server supports: a decision about it would mislead.
     """
     if resource.startswith("/"):
         return ("GET" if verb == "get" else verb.upper()), resource
@@ -120,10 +120,10 @@ def request_for(
 
 
 def _fault_of_place(group: str, kind: str, verb: str, namespace: str) -> str:
-    """What keeps a request from being one; empty where nothing that is known of built-in kinds does."""
+    """Return why a request is impossible for a built-in kind; empty if it is possible or unknown."""
     written = f"{kind}.{group}" if group else kind
     built_in = [(of, name) for of, name in sorted(NAMESPACED | CLUSTER_SCOPED) if of == group]
-    # Groups whose names have no dot are Kubernetes' own, so nothing can be added to one.
+    # Groups without a dot in their name belong to Kubernetes, so all their kinds are known.
     if built_in and "." not in group and (group, kind) not in built_in:
         return _fault_of_kind(group, kind, [name for _, name in built_in])
     if (group, kind) in NAMESPACED and not namespace and verb not in {"list", "watch"}:
@@ -134,7 +134,7 @@ def _fault_of_place(group: str, kind: str, verb: str, namespace: str) -> str:
 
 
 def _fault_of_kind(group: str, kind: str, there: Sequence[str]) -> str:
-    """That a group has no such kind, and what may be meant."""
+    """Return the error for a kind that its group does not have, with a suggestion."""
     if group:
         return f"the API group {group} has no {kind}{did_you_mean(kind, there)}"
     elsewhere = [f"{name}.{of}" for of, name in sorted(NAMESPACED | CLUSTER_SCOPED) if name == kind]
@@ -149,7 +149,7 @@ def _fault_of_kind(group: str, kind: str, there: Sequence[str]) -> str:
 
 @attrs.frozen
 class Case:
-    """One question with the answer that is expected."""
+    """One request with its expected decision."""
 
     file: str
     line: int
@@ -159,12 +159,12 @@ class Case:
     asked: str
     allowed: bool
     rule: str
-    """Empty where it does not matter which rule decides."""
+    """The rule that must decide; empty if any rule may."""
 
 
 @attrs.frozen
 class Result:
-    """What came of a case."""
+    """The decision for a case."""
 
     case: Case
     allowed: bool
@@ -266,7 +266,7 @@ def run_cases(bundle: Bundle, cases: Iterable[Case], now: float) -> list[Result]
 
 @attrs.frozen
 class Recorded:
-    """A call as the trail has it."""
+    """A call as recorded in the trail."""
 
     agent: str
     cluster: str
@@ -279,10 +279,10 @@ class Recorded:
 
 @attrs.frozen
 class Change:
-    """Calls of one kind that would end otherwise."""
+    """Calls of one kind that would be decided differently."""
 
     allowed: bool
-    """From now on."""
+    """The new decision."""
     agent: str
     cluster: str
     verb: str
@@ -294,16 +294,16 @@ class Change:
 
 @attrs.define
 class Simulation:
-    """What would have become of recorded calls."""
+    """The decisions for recorded calls under other policies."""
 
     calls: int = 0
     changes: dict[Change, int] = attrs.Factory(dict)
     newly_denied: int = 0
     newly_allowed: int = 0
     unknown: int = 0
-    """Of agents or clusters that are not there any more, or not granted to one another."""
+    """Calls of removed agents or clusters, or without a grant now."""
     unreadable: int = 0
-    """Whose target cannot be read again: it was refused then, or it is masked."""
+    """Calls whose target can't be parsed: it was refused then, or is masked."""
 
 
 def simulate(
@@ -313,7 +313,7 @@ def simulate(
     current: Bundle,
     proposed: Bundle,
 ) -> Simulation:
-    """Decide recorded calls by the policies in force and by proposed ones, of today's agents and clusters."""
+    """Decide recorded calls by current and by proposed policies, with today's agents and clusters."""
     found = Simulation()
     for call in recorded:
         agent, cluster = agents.get(call.agent), clusters.get(call.cluster)
