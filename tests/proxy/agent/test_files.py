@@ -37,7 +37,7 @@ def test_a_private_file_and_its_folders_are_the_owners_alone(tmp_path: Path) -> 
 def test_nobody_is_waiting_where_a_secret_is_written_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In a folder where others may write, as for `hawse kubeconfig --output /tmp/config`.
+    # A folder that others may write to, as with `hawse kubeconfig --output /tmp/config`.
     path = tmp_path / "file"
     with (tmp_path / f"file.{os.getpid()}.new").open("w+b") as trap:
         write_private(str(path), b"secret")

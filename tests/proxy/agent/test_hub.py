@@ -204,7 +204,7 @@ HUB_NAME = "hub.example"
 
 @pytest.fixture
 def behind(account: Account) -> Iterator[tuple[Account, FakeHub, Egress]]:
-    """An account at a hub whose name is known to a proxy alone."""
+    """An account at a hub whose name only a proxy can resolve."""
     with (
         fake_hub(API_KEY, name=HUB_NAME) as hub,
         open_egress({HUB_NAME: "127.0.0.1"}, password="p@ss") as egress,
@@ -259,7 +259,7 @@ def test_the_proxy_is_passed_by_for_the_names_of_no_proxy(
     account, hub, egress = behind
     monkeypatch.setenv("HTTPS_PROXY", egress.url())
     monkeypatch.setenv("NO_PROXY", no_proxy.replace("PORT", hub.url.rpartition(":")[2]))
-    # Straight, its name leads nowhere.
+    # Without the proxy, the name does not resolve.
     with pytest.raises(AgentError, match=f"cannot reach {hub.url}: "):
         fetch_token(account, "prod")
     assert egress.asked == []
@@ -271,7 +271,7 @@ def test_the_proxy_is_passed_by_for_the_names_of_no_proxy(
         ("10.1.2.3", "10.0.0.0/8", ""),
         ("10.1.2.3", "192.168.0.0/16, 10.1.0.0/16", ""),
         ("10.1.2.3", "11.0.0.0/8", " through the proxy proxy.example:3128"),
-        # No proxy means by these names the same machine as we do.
+        # To a proxy, these names mean another machine.
         ("127.0.0.1", "", ""),
         ("localhost", "", ""),
     ],
@@ -352,7 +352,7 @@ async def test_the_hub_itself_and_the_agent_speak_the_same_language(
     assert (reach.hub, reach.teams) == (account.hub, ("sre",))
     assert (reach.states, reach.may) == ({"prod": "not tried"}, {"prod": "all"})
     assert reach.key_id is not None
-    # Its clock stands still, many years from now.
+    # The hub's clock is many years ahead.
     assert reach.skew_s is not None
     assert abs(reach.skew_s - (time.time() - 1_800_000_000)) < 60
     token = await trio.to_thread.run_sync(fetch_token, account, "prod")

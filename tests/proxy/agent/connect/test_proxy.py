@@ -1,4 +1,4 @@
-"""The loopback proxy over TLS in memory, before a hub that a test scripts: who may use it, what crosses."""
+"""The loopback proxy, with TLS in memory and a scripted hub: authentication, forwarding, token renewal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Script = Callable[[ServerConnection, RequestHead], Awaitable[None]]
 
 
 class FakeTokens(Tokens):
-    """Gives numbered tokens; the one that was refused is followed by the next."""
+    """Gives numbered tokens; a refused token is followed by the next one."""
 
     def __init__(self) -> None:
         self.number = 1
@@ -82,7 +82,7 @@ class Bench:
         return await wrap_client(client, client_context(self.certificate_pem), server_hostname="127.0.0.1")
 
     async def ask(self, *lines: str, target: str = "/clusters/prod/api", body: bytes = b"") -> bytes:
-        """Send one request, and return all that comes until the end."""
+        """Send one request, and return all bytes until the end."""
         tls = await self.connect()
         head = [f"{'POST' if body else 'GET'} {target} HTTP/1.1", *(lines or GOOD), "Connection: close"]
         if body:
@@ -136,7 +136,7 @@ BEARER = (b"authorization", b"Bearer own-token")
     [
         (HOST, BEARER),
         ((b"host", b"LocalHost:%d" % PORT), BEARER),
-        # websocket-client, hence the official Python client, names the server as its Origin.
+        # websocket-client, and so the official Python client, sends the server as its Origin.
         (HOST, BEARER, (b"origin", b"https://127.0.0.1:%d" % PORT)),
         (HOST, BEARER, (b"origin", b"https://localhost:%d" % PORT)),
     ],
@@ -209,7 +209,7 @@ async def test_a_request_goes_on_under_the_agents_token_and_its_own_never_does(b
     assert seen.target == b"/clusters/prod/api"
     assert seen.header_values(b"host") == [b"hub.example"]
     assert seen.header_values(b"authorization") == [b"Bearer token-1"]
-    # What is meant for the far end the hub judges, an impersonation too.
+    # The hub judges headers for the cluster, even those for impersonation.
     assert [seen.header(name) for name in (b"accept", b"x-backend", b"impersonate-user")] == [
         b"application/json",
         b"kept",
@@ -236,7 +236,7 @@ async def test_a_refused_token_is_replaced_once_and_unseen(bench: Bench) -> None
     bench.script = refuse_first
     assert (await bench.ask()).endswith(b"ok")
     assert len(bench.seen) == 2
-    # What has a body cannot be sent twice; the next request has a good token.
+    # A request with a body can't be sent twice. The next request gets the new token.
     bench.tokens.number = 1
     assert (await bench.ask(*GOOD, body=b"{}")).startswith(b"HTTP/1.1 401 ")
     assert (await bench.ask(*GOOD, body=b"{}")).endswith(b"ok")
@@ -246,7 +246,7 @@ async def test_a_refused_token_is_replaced_once_and_unseen(bench: Bench) -> None
         bench.tokens.down = True
         await connection.answer(ResponseHead.of(401, b"", ((b"content-length", b"2"),)), b"no")
 
-    # Whoever said so may have acted on it.
+    # The server may have acted on it before it answered.
     bench.script = refuse_and_give_no_more
     assert (await bench.ask(*GOOD, body=b"{}")).endswith(b"no")
 
@@ -312,7 +312,7 @@ async def test_a_hub_that_goes_before_it_answers_leaves_no_client_waiting(bench:
 
     bench.script = refuse_and_give_no_more
     answer = await bench.ask()
-    # A 401 would be about the client's own token, and that is good.
+    # A 401 would blame the client's own token, which is valid.
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b'"cannot get a token from the hub: cannot reach the hub"' in answer
 
@@ -394,7 +394,7 @@ async def test_who_has_not_shown_the_token_makes_room_and_nobody_else(
     assert (await known.receive_some()).startswith(b"HTTP/1.1 200 ")
     for _ in range(3):
         silent = await bench.connect()
-        # The newest finds a place each time, and the one that is known keeps its own.
+        # The newest connection is admitted each time, and the authenticated one is kept.
         assert (await bench.ask()).endswith(b"ok")
         with pytest.raises(trio.BrokenResourceError):
             await silent.receive_some()
@@ -425,7 +425,7 @@ async def test_tokens_are_held_until_they_are_nearly_over(
             nursery.start_soon(take)
     assert set(found) == {"token-1"}
     assert asked == [("prod", "")]
-    # One that is new is refused for another reason than its age.
+    # A new token is refused for another reason than its age.
     assert await tokens.token("prod", refused="token-1") == "token-1"
     await trio.sleep(REPLACED_AFTER_S)
     assert await tokens.token("prod", refused="token-1") == "token-2"
@@ -437,11 +437,11 @@ async def test_tokens_are_held_until_they_are_nearly_over(
     assert await tokens.token("prod") == "token-5"
     life_s = 50.0
     assert await tokens.token("prod") == "token-6"
-    # Each request asks: no file is read for that.
+    # Runs at each request, so it must not read a file.
     with monkeypatch.context() as patched:
         patched.setattr("builtins.open", None)
         assert await tokens.token("prod") == "token-6"
-    # A clock that is set tells nothing of how old it is.
+    # After a change of the clock, the token's age is unknown.
     real = time.time
     monkeypatch.setattr("time.time", lambda: real() - 20)
     assert [await tokens.token("prod") for _ in range(2)] == ["token-7"] * 2
@@ -449,7 +449,7 @@ async def test_tokens_are_held_until_they_are_nearly_over(
 
 @attrs.define(eq=False)
 class EgressProxy:
-    """A CONNECT proxy on loopback that leads to one TLS server, whatever it is asked for."""
+    """A CONNECT proxy on loopback that leads to one TLS server, regardless of the requested host."""
 
     port: int = 0
     status: int = 200
@@ -490,7 +490,7 @@ async def test_the_hub_is_reached_through_the_environments_proxy() -> None:
             await trio.aclose_forcefully(stream)
         assert egress.asked[0].startswith(b"CONNECT hub.example:8443 HTTP/1.1\r\n")
         assert b"Proxy-Authorization: Basic dTpw" in egress.asked[0]
-        # The certificate is still the hub's, whoever stands between.
+        # The certificate is still the hub's, even through a proxy.
         with trio.fail_after(5), pytest.raises(HandshakeFailed):
             await HubSide(account._replace(hub="https://else.example"), settings).dial()
         egress.status = 407
@@ -520,7 +520,7 @@ async def test_a_new_login_of_the_agent_is_what_the_next_token_is_asked_by(
     tokens = Tokens(environment, first)
     for login in (
         first._replace(api_key="second"),
-        # Of an enrolment that is under way, or of another agent: this process stays who it is.
+        # An unfinished enrolment or another agent's login: this process keeps its identity.
         first._replace(api_key="third", agent=""),
         first._replace(api_key="fourth", agent="other"),
     ):
@@ -528,12 +528,12 @@ async def test_a_new_login_of_the_agent_is_what_the_next_token_is_asked_by(
         refused = await tokens.token("prod")
         await trio.sleep(REPLACED_AFTER_S)
         await tokens.token("prod", refused=refused)
-    # Where the file is away, what began goes on as before.
+    # If the file is missing, the process goes on with its login.
     path = logins_path(environment)
     os.rename(path, f"{path}.away")
     await tokens.token("dev")
     os.rename(f"{path}.away", path)
-    # A logout ends it.
+    # A logout stops it.
     remove_account(environment, find_account(environment, first.hub))
     with pytest.raises(AgentError, match=r"not logged in to https://hub\.example: run"):
         await tokens.token("third")

@@ -1,4 +1,4 @@
-"""HTTPS for commands; what goes through a proxy is tests/proxy/agent/test_hub.py's business."""
+"""HTTPS for commands. tests/proxy/agent/test_hub.py has the tests with a proxy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.fakes.addresses import one_that_swallows_and_one_that_answers
 
 TIMEOUT_S = 5.0
 FD_SETSIZE = 1024
-"""Of select(2)."""
+"""The limit of select(2)."""
 
 
 def leads_to(monkeypatch: pytest.MonkeyPatch, addresses: list[str]) -> None:
-    """Have every name lead to these addresses, of which "" is one of a family that this system lacks."""
+    """Resolve every name to these addresses; "" is one of a family that this system lacks."""
 
     def getaddrinfo(host: str, port: int, type: int) -> list[tuple[object, ...]]:
         return [(socket.AF_INET if address else -1, type, 0, "", (address, port)) for address in addresses]
@@ -36,7 +36,7 @@ def test_an_address_that_does_not_answer_holds_up_the_next_one_for_a_moment_only
         with open_tcp("hub.example", port, TIMEOUT_S) as connected:
             assert connected.getpeername() == ("127.0.0.1", port)
             assert connected.gettimeout() == TIMEOUT_S
-            # A form that follows its head must not wait until that is acknowledged, a round trip later.
+            # A form must not wait for the acknowledgement of its head, which takes a round trip.
             assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
@@ -51,7 +51,7 @@ def test_an_address_that_refuses_and_one_that_cannot_be_tried_hold_up_nothing(
 
 
 def test_a_process_with_very_many_files_connects_as_well() -> None:
-    """As one with 510 watches through `hawse connect`, which fetches its tokens so."""
+    """A process with 510 open watches, such as `hawse connect`, fetches its tokens this way."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert hard == resource.RLIM_INFINITY or hard > 2 * FD_SETSIZE
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * FD_SETSIZE), hard))
@@ -94,7 +94,7 @@ def test_servers_are_verified_as_kubectl_does_it() -> None:
         assert context.verify_mode == ssl.CERT_REQUIRED
         assert context.check_hostname
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
-        # Few of the CAs that people make by hand pass it.
+        # Few hand-made CAs pass this check.
         assert not context.verify_flags & ssl.VERIFY_X509_STRICT
     for pem in ("", "no PEM", "\u00e9"):
         with pytest.raises(ValueError, match="no usable certificate"):

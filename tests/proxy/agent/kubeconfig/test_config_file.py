@@ -103,7 +103,7 @@ def test_with_hosts_a_server_has_no_path_and_the_plugin_is_told_the_hub() -> Non
         *("--server", "https://prod.k8s.hub.example:8443"),
         *("--hub", "https://hub.example:8443"),
     ]
-    # At the usual port there is none in the URL.
+    # The URL omits the default port.
     usual = entries(ACCOUNT, ["prod"], command="hawse-credential", embed_ca=False, hosts=HOSTS)
     assert usual["clusters"] == [{"name": "prod", "cluster": {"server": "https://prod.k8s.hub.example"}}]
 
@@ -119,7 +119,7 @@ def test_an_entry_may_change_its_form_and_not_its_cluster() -> None:
             merged = merge(before, after, aliases=known)
             assert merged["clusters"] == after["clusters"]
             assert merged["contexts"] == after["contexts"]
-    # One of the same name at another hub's host is somebody else's.
+    # An entry of the same name at another hub's host is foreign.
     other = entries(ACCOUNT, ["prod"], command="hawse-credential", hosts="*.evil.example")
     with pytest.raises(AgentError, match="not for this hub"):
         merge(other, by_host, aliases=known)
@@ -138,7 +138,7 @@ def test_without_a_ca_kubectl_uses_the_systems() -> None:
 def test_a_ca_that_kubectl_could_not_hand_to_the_plugin_is_refused() -> None:
     bundle = "x" * EMBEDDED_CA_BYTES_MAX
     at_most = entries(ACCOUNT._replace(ca_pem=bundle), ["prod"], command="hawse-credential")
-    # What kubectl makes of it, as Linux limits it.
+    # The variable that kubectl builds, and Linux's limit for it.
     variable = b"KUBERNETES_EXEC_INFO=" + json.dumps({"spec": at_most["clusters"]}).encode()
     assert len(variable) + 1024 < 128 * 1024
     larger = ACCOUNT._replace(ca_pem=bundle + "x")
@@ -259,7 +259,7 @@ def test_an_entry_that_would_hide_another_files_is_refused(tmp_path: Path) -> No
 def test_the_current_context_of_another_file_stays(tmp_path: Path) -> None:
     first, other = str(tmp_path / "first"), str(tmp_path / "other")
     Path(other).write_text(json.dumps({**FOREIGN, "current-context": "mine"}))
-    # kubectl takes the first that it finds.
+    # kubectl uses the first entry that it finds.
     write(first, avoid_shadowing([other], ours("prod")))
     assert "current-context" not in read(first)
     Path(other).write_text(json.dumps({**FOREIGN, "current-context": ""}))
@@ -276,7 +276,7 @@ def test_a_file_that_another_user_has_laid_there_is_not_taken_over(
     if os.geteuid() == 0:
         os.chown(file, 12345, -1)
     else:
-        # Only root can give a file away, so here it is the reader who is another.
+        # Only root can give a file away, so the test changes the reader's uid instead.
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(AgentError, match="belongs to another user"):
         write(str(file), ours("prod"))
@@ -285,7 +285,7 @@ def test_a_file_that_another_user_has_laid_there_is_not_taken_over(
 
 def test_a_file_of_roots_is_as_good_as_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    # It is looked into, whoever runs this: only then is it known what it is.
+    # Root's file is read, and only then found not to be a kubeconfig.
     with pytest.raises(AgentError, match=r"/etc/passwd is not a "):
         read("/etc/passwd")
 
@@ -332,9 +332,9 @@ def test_each_cluster_can_have_a_user_whose_plugin_is_told_which_it_is() -> None
     assert plugin["apiVersion"] == "client.authentication.k8s.io/v1beta1"
     contexts = [each["context"]["user"] for each in made["contexts"]]  # type: ignore[attr-defined]
     assert contexts == list(users)
-    # Written again, it takes the place of itself.
+    # A second run replaces its own entries.
     assert merge(made, made) == made
-    # As it does of what was written in the other form.
+    # It also replaces entries of the other form.
     other = entries(ACCOUNT, ("prod", "dev"), command="hawse-credential", prefix="x-")
     for before, after in ((made, other), (other, made)):
         assert merge(before, after)["contexts"] == after["contexts"]

@@ -24,7 +24,7 @@ THEIRS = {
 
 
 def written(path: Path, *documents: dict[str, object]) -> str:
-    """The file, with all their entries."""
+    """Write the file, with the entries of all documents."""
     merged: dict[str, object] = {}
     for document in documents:
         merged = config_file.merge(merged, document)
@@ -70,7 +70,7 @@ def test_the_entries_of_one_hub_go_in_whatever_form_they_are_and_others_stay(
     }
     assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
     assert find_hub_entries(environment, HERE) == []
-    # The user of both hubs goes with the second.
+    # The shared user is removed with the second hub.
     remove_hub_entries(environment, ELSEWHERE)
     assert names(path) == {section: {"mine"} for section in ("clusters", "users", "contexts")}
     assert yaml.safe_load(Path(path).read_text())["current-context"] == "mine"
@@ -116,7 +116,7 @@ def test_every_file_of_kubectls_and_every_one_that_was_written_for_the_hub_is_lo
 
 
 def test_what_is_no_file_is_not_opened(home: Home) -> None:
-    """`hawse kubeconfig --output /dev/stdout` is noted; a terminal or a pipe would be waited for."""
+    """`hawse kubeconfig --output /dev/stdout` is recorded, but reading a terminal or a pipe would block."""
     account = HERE._replace(kubeconfigs=("/dev/zero",))
     assert find_hub_entries({**home.environment, "KUBECONFIG": str(home.path)}, account) == []
 

@@ -1,4 +1,4 @@
-"""How `hawse admin` finds its hub, and what it says when it does not."""
+"""How `hawse admin` finds its hub, and its errors when it can't."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ async def test_enrolling_from_nothing_tells_each_next_step(hub: Hub) -> None:
     assert "hawse admin cluster grant CLUSTER sre" in added.stderr
     await hub.ok("cluster", "add", "prod", "--team", "sre")
     added = await hub.ok("agent", "add", "sre-1", "--owner", "Ada", "--team", "sre")
-    # The key alone goes to standard output, so that it can be piped into a secret store.
+    # Only the key goes to standard output, so that it can be piped into a secret store.
     (key,) = added.stdout.splitlines()
     assert key.startswith("hws_")
     assert (
@@ -252,7 +252,7 @@ async def test_relays_are_listed_with_last_seen_rtt_and_version(hub: Hub) -> Non
     assert here.split()[:3] == ["prod", "pod-b", "connected"]
     assert "12.3 ms" in here
     assert "hawse/0.1.0" in here
-    # So that an old key is dropped when no relay uses it any more.
+    # So that an old key is dropped only when no relay uses it.
     assert "kid-7" in here
     assert away.split()[:3] == ["prod", "pod-a", "away"]
     listed = await hub.json("relay", "list")
@@ -365,7 +365,7 @@ async def test_hostile_names_are_one_line_of_refusal(hub: Hub, name: str) -> Non
 
 
 def of_an_odd_version(pem: str) -> str:
-    """A certificate that OpenSSL takes all the same."""
+    """A certificate that OpenSSL accepts anyway."""
     der = ssl.PEM_cert_to_DER_cert(pem)
     return ssl.DER_cert_to_PEM_cert(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1))
 
@@ -437,7 +437,7 @@ async def test_a_relays_key_changes_in_two_steps(hub: Hub) -> None:
 
 
 def fake_kubectl(folder: Path, monkeypatch: pytest.MonkeyPatch, *, code: int = 0, **answers: object) -> Path:
-    """A kubectl that answers by what is asked for, and notes how it was asked."""
+    """A fake kubectl that answers by resource, and records its arguments."""
     for kind, answer in answers.items():
         (folder / kind).write_text(json.dumps(answer) if answer is not None else "")
     program = folder / "kubectl"
@@ -569,7 +569,7 @@ async def test_a_name_that_is_mistyped_is_an_error_with_what_is_near(hub: Hub) -
     ):
         assert await hub.fails(*command) == f"hawse: {error}\n"
     assert "no token 'locl' (did you mean local?)" in await hub.fails("token", "show", "locl")
-    # What is far from all names is like none.
+    # A name far from all others gets no suggestion.
     assert "'x': `hawse" in await hub.fails("session", "list", "--agent", "x")
     none = await hub.ok("relay", "list", "--cluster", "prod")
     assert none.stderr == (
@@ -757,7 +757,7 @@ async def test_each_change_is_told_to_programs_too(hub: Hub) -> None:
 
 
 async def at_a_terminal(hub: Hub, *args: str) -> tuple[int, bytes, str]:
-    """Run `hawse admin ARGS` with a terminal for stdout: the status, what is printed there, and stderr."""
+    """Run `hawse admin ARGS` with a terminal as stdout. Returns status, terminal output and stderr."""
     master, slave = os.openpty()
     try:
         command = [sys.executable, "-m", "hawse", "admin", *args]
@@ -782,7 +782,7 @@ async def test_no_private_key_is_printed_on_a_terminal_unless_that_is_said(hub: 
     manifests, document = told.format("kubectl apply -f -"), told.format("COMMAND")
     assert await at_a_terminal(hub, "cluster", "add", "prod") == (1, b"", manifests)
     assert await at_a_terminal(hub, "cluster", "add", "prod", "--json") == (1, b"", document)
-    # Nothing was made: the name is free.
+    # Nothing was created, so the name is free.
     code, shown, _ = await at_a_terminal(hub, "cluster", "add", "prod", "--force")
     assert (code, b"PRIVATE KEY" in shown) == (0, True)
     assert await at_a_terminal(hub, "cluster", "key", "prod", "--keep-old") == (1, b"", manifests)

@@ -14,7 +14,7 @@ from proxy.cli.errors import CommandError
 
 
 class Terminal(io.StringIO):
-    """What a person types."""
+    """Answers typed by a person."""
 
     def isatty(self) -> bool:
         return True
@@ -42,7 +42,7 @@ def test_whoever_said_yes_and_a_program_are_not_asked(
 
 
 def test_what_is_said_is_made_safe_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
-    # The name of a pod, as `session kill` tells it.
+    # A pod's name, as `session kill` prints it.
     say("killed get pods/log work/\u202egnp.exe\x1b[2J\nnext")
     assert capsys.readouterr().err == "killed get pods/log work/\\u202egnp.exe\\x1b[2J\n  next\n"
 

@@ -1,4 +1,4 @@
-"""The agent's commands as an agent runs them, and as the real kubectl does."""
+"""The agent's commands, as an agent and the real kubectl run them."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_who_logs_in_with_a_wrong_clock_is_told_and_kubectl_is_not(
     server = f"{hub.url}/clusters/prod"
     status, stdout, stderr = run(home, "credential", "--server", server)
     assert (status, stderr) == (0, "")
-    # kubectl compares it to the clock that it has.
+    # kubectl compares it with its own clock.
     ends = json.loads(stdout)["status"]["expirationTimestamp"]
     assert 40 < calendar.timegm(time.strptime(ends, "%Y-%m-%dT%H:%M:%SZ")) - time.time() < 50
 
@@ -173,7 +173,7 @@ def test_the_kubeconfig_is_printed_or_merged(home: Home, hub: FakeHub, ca: str) 
         True,
     )
     assert run(home, "kubeconfig", "prod", KUBECONFIG=beside)[0] == 0
-    # What kubectl does without --context stays as well.
+    # kubectl's current context does not change either.
     assert "current-context" not in yaml.safe_load((home.path / "fresh").read_text())
     assert run(home, "kubeconfig", "other")[0] == 1
     assert run(home, "kubeconfig", "--hub", "https://else.example")[0] == 1
@@ -193,7 +193,7 @@ def test_a_kubeconfig_has_hosts_where_the_hub_has_them_and_the_plugin_holds_to_t
     server = f"https://dev.k8s.hub.example:{port}"
     plugin = ["credential", "--server", server, "--hub", hub.url]
     hub.cluster_hosts = "*.k8s.hub.example"
-    # The hub has not said so to this login yet.
+    # This login does not know the hub's hosts yet.
     status, stdout, stderr = run(home, *plugin)
     assert (status, stdout) == (1, "")
     assert f"is not a cluster of {hub.url}, which has no hosts for its clusters" in stderr
@@ -201,7 +201,7 @@ def test_a_kubeconfig_has_hosts_where_the_hub_has_them_and_the_plugin_holds_to_t
     assert [cluster["cluster"]["server"] for cluster in printed["clusters"]] == [server]
     assert printed["users"][0]["user"]["exec"]["args"] == ["--hub", hub.url]
     assert json.loads(run(home, *plugin)[1])["status"]["token"].endswith("-dev")
-    # When it says something else, the old hosts get nothing any more.
+    # When the hub's pattern changes, the old hosts get no more tokens.
     hub.cluster_hosts = "*.new.example"
     assert run(home, "kubeconfig", "--hosts", "-o", "-")[0] == 0
     status, stdout, stderr = run(home, *plugin)

@@ -1,4 +1,4 @@
-"""`hawse status`, `clusters` and `logout` as processes, with a hub that is there, away, or never was."""
+"""`hawse status`, `clusters` and `logout` as processes, with a hub that is up, away, or never existed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.proxy.cli.agent.test_commands import BIN, ca, run
 
 __all__ = ["ca", "home", "hub"]
 
-# Nothing listens there.
+# A port without a listener.
 AWAY = Account("https://127.0.0.1:1", "other", API_KEY, None, "serial", key_id="k-7")
 
 
 @pytest.fixture
 def login(home: Home, hub: FakeHub, ca: str) -> str:
-    """A login with an API key at the hub, by its name; returns the kubeconfig that kubectl reads."""
+    """Log in with an API key at the hub, by its name; returns the kubeconfig that kubectl reads."""
     assert run(home, "login", "--hub", hub.url, "--ca", ca, stdin=API_KEY)[0] == 0
     assert run(home, "kubeconfig")[0] == 0
     return f"{home.path}/.kube/config"
@@ -64,7 +64,7 @@ def test_status_of_several_hubs_shows_what_is_known_of_one_that_is_away(
     ]
     assert [each["state"] for each in json.loads(run(home, "status", "--json")[1])] == ["accepted", "unknown"]
     assert run(home, "status", "--hub", hub.url)[0] == 0
-    # A hub that refuses weighs more than one that is away.
+    # A hub that refuses counts more than one that is away.
     hub.api_key = "another"
     status, _, stderr = run(home, "status")
     assert (status, stderr.count("\n")) == (3, 2)
@@ -109,7 +109,7 @@ def test_logging_out_of_a_hub_that_is_gone_forgets_all_of_it_and_nothing_else(
         assert run(home, "credential", "--server", server)[0] == 0
     tokens = home.path / "cache" / "hawse" / "tokens"
     (tokens / "hub.example_prod.json").write_text("{}")
-    # The answers about a login at a hub without a domain.
+    # Stored answers for a hub without a domain.
     (tokens / "localhost:8443").mkdir()
     noted = load_accounts(home.environment)[hub.url]._replace(cluster_hosts="*.k8s.hub.example")
     save_account(home.environment, noted)

@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_before_anybody_reads_is_one_line(
     disk[1], disk[4] = 4096, free_blocks
     monkeypatch.setattr("audit.sqlite.os.statvfs", lambda _: os.statvfs_result(disk))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # No file may grow, so that SQLite meets what it does on a full disk.
+    # Files can't grow, so SQLite fails as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
         results = [
@@ -259,7 +259,7 @@ def test_follow_shows_events_as_they_are_written(data_dir: Path) -> None:
     )
     assert process.stdout is not None
     try:
-        # The reading's own event tells when the follower has begun.
+        # The read's own event shows that the follower has started.
         reader = AuditReader(data_dir / "audit.db")
         while len(reader.query()) < 4:
             assert process.poll() is None
@@ -377,7 +377,7 @@ def test_a_folder_that_cannot_be_looked_into_is_one_line() -> None:
 def test_a_folder_that_another_user_keeps_is_told_as_that(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Root may do all, so it is the system that has to say no.
+    # Root may do everything, so the system call itself must fail.
     def refuse(path: Path, **_: object) -> os.stat_result:
         if path.name != "audit.db":
             return os.stat(path)

@@ -1,4 +1,4 @@
-"""`hawse audit list`: what it shows by default, its filters, and names that nothing is known of."""
+"""`hawse audit list`: its defaults, its filters, and unknown names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(data_dir: Path, *arguments: str) -> Result:
 
 
 def seqs(result: Result) -> list[int]:
-    """The numbers of the events in a table or in JSON, but for readings of the trail."""
+    """The numbers of the listed events, in a table or in JSON, without reads of the trail."""
     lines = [line for line in result.stdout.splitlines() if line[:1] != "S" and "audit.read" not in line]
     return [json.loads(line)["seq"] if line[0] == "{" else int(line.split()[0]) for line in lines]
 
@@ -56,7 +56,7 @@ def write(folder: Path, *events: Event) -> None:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 events; each reading adds one."""
+    """120 events. Each read adds one."""
     folder = tmp_path_factory.mktemp("many")
     write(folder, *(event(number) for number in range(1, 121)))
     return folder
@@ -212,7 +212,7 @@ def small_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hub's folder: builder and prod are in its store alone, robot and dev in its trail alone."""
+    """A hub's folder: builder and prod are only in its store, robot and dev only in its trail."""
     folder = tmp_path_factory.mktemp("enrolled")
     with closing(Store(folder / "hub.db", org="acme", clock=lambda: NOW_S)) as store:
         store.add_team("platform")
@@ -283,7 +283,7 @@ def test_nothing_that_matches_says_from_when_on_the_trail_speaks(tmp_path: Path)
     assert (result.exit_code, result.stderr) == (0, f"hawse: no event matches\n{begins}")
     plural = "hawse: no event matches (name resources in the plural, as the API does: pods, deployments)\n"
     assert run(tmp_path, "--resource", "pod").stderr == plural + begins
-    # It has events, but none of all the time that was asked for.
+    # There are events, but the trail does not cover the whole span.
     result = run(tmp_path, "--since", "2026-09-21T14:13:20Z", "--kind", "call")
     assert (seqs(result), result.stderr) == ([5, 6, 7, 8, 9], begins)
     assert run(tmp_path, "--since", "2026-09-21T14:13:26Z", "--kind", "call").stderr == ""

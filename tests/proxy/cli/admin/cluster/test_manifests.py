@@ -1,4 +1,4 @@
-"""What is piped into kubectl is written on the operator's side, of the hub's names and keys."""
+"""Manifests for kubectl are written on the operator's side, from the hub's names and keys."""
 
 from __future__ import annotations
 
@@ -112,6 +112,6 @@ def test_what_the_operator_says_counts_and_not_what_the_hub_makes_of_it() -> Non
     "answer", [{}, {"impersonate": []}, {"impersonate": {"agents": []}}, {"impersonate": {"groups": []}}]
 )
 def test_no_names_at_all_are_not_taken_for_none(answer: Object) -> None:
-    # A role without names would have the relay impersonate nobody, from its next apply on.
+    # Applying a role without names would take all impersonation from the relay.
     with pytest.raises(CommandError, match="does the hub run the same version"):
         rendered_role(answer, {})

@@ -1,4 +1,4 @@
-"""C08: what stands in a cluster's RBAC against what is enrolled."""
+"""C08: a cluster's RBAC compared with the enrolled agents and teams."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_no_role_and_a_role_that_is_not_bound_are_errors() -> None:
     (finding,) = examine(ENROLLED, [], None)
     assert (finding.level, "not impersonate any agent" in finding.message) == (Level.ERROR, True)
     assert "bound to no service account" in todo(examine(ENROLLED, [], role))[0]
-    # In a namespace it binds nothing: users are of the cluster.
+    # A RoleBinding has no effect here, since users are cluster-scoped.
     in_namespace = {**binding, "kind": "RoleBinding"}
     assert "bound to no service account" in todo(examine(ENROLLED, [in_namespace], role))[0]
 
@@ -123,7 +123,7 @@ def test_no_text_of_a_cluster_gets_into_the_command(field: str, hostile: str) ->
     commands = {finding.fix for finding in findings if "hawse admin" in finding.fix}
     assert commands == {"hawse admin cluster rbac prod | kubectl apply -f -"}
     assert any("not one that a relay is set up with" in message for message in todo(findings))
-    # One that is plain is what the command is for, wherever it stands.
+    # The command uses a valid account, in any position of the list.
     both = [subject, {"kind": "ServiceAccount", "namespace": "tools", "name": "other"}]
     [missing, *_] = examine(enrolled, [{**binding, "subjects": both}], role)
     assert missing.fix == (
@@ -202,7 +202,7 @@ def test_names_that_nobody_enrolled_has_are_collisions() -> None:
         bind("Group", "acme/sre", role="edit"),
         bind("User", "agent:ghost", role="cluster-admin"),
         bind("Group", "acme/old", role="edit", namespace="app"),
-        # Not of our form.
+        # Not in Hawse's form.
         bind("Group", "other/sre"),
         bind("User", "ada@example.com"),
         bind("ServiceAccount", "agent:x", role="view", namespace="app"),
@@ -218,7 +218,7 @@ def test_names_that_nobody_enrolled_has_are_collisions() -> None:
 
 
 def test_before_a_relay_is_there_every_such_name_is_a_collision() -> None:
-    # From where would the cluster have it, if not from another source of identities?
+    # Without a relay, the name can only come from another identity provider.
     findings = examine(ENROLLED, [bind("Group", "acme/sre", role="edit")], None)
     assert "acme/sre has rights already, before a relay was set up here" in todo(findings)[1]
 

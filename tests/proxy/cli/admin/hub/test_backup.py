@@ -19,7 +19,7 @@ async def test_a_running_hub_is_backed_up_and_restored_elsewhere(hub: Hub, tmp_p
     assert "exists already" in await hub.fails("backup", str(archive))
     done = await hub.ok("--data-dir", str(other), "restore", str(archive))
     assert f"; start the hub: HAWSE_HUB_DATA_DIR={other} hawse hub\n" in done.stderr
-    # A store of an earlier time has let in again whom it was told to keep out since.
+    # An older store accepts agents again that were locked or revoked since.
     assert "are undone: repeat them" in done.stderr
     [since] = re.findall(
         rf"hawse audit list --data-dir {other} --kind admin.action --since (\S+)\n", done.stderr

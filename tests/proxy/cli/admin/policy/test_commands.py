@@ -100,7 +100,7 @@ async def test_a_file_with_faults_is_refused_whole_with_a_line_for_each(
         assert refused.exit_code == 1
         effect, verb = refused.stderr.splitlines()
         assert f'{bad}:8: spec.rules[0].effect: "alow" is none of' in effect, command
-        # No line but the first can be taken for one of the command itself.
+        # Only the first line may look like the command's own.
         assert verb.startswith(f'  {bad}:8: spec.rules[0].verbs[0]: "reed" is no verb'), command
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 1
 
@@ -221,15 +221,15 @@ async def test_recorded_calls_are_simulated(hub: Hub, look: str, monkeypatch: py
     record(hub, *["DELETE /api/v1/namespaces/a/pods/b"] * 3, "GET /api/v1/pods", "GET /metrics", "GET /api")
     record(hub, "GET /api/v1/namespaces/a/secrets", "GET /bad//path")
     record(hub, "GET /api/v1/pods", agent="gone")
-    # By a WebSocket a watch reads as well, and nothing else does.
+    # Over a WebSocket, a watch is the only read.
     record(hub, "GET /api/v1/pods?watch=true", "GET /api/v1/namespaces/a/pods/b", proto="websocket")
-    # A read that lasted.
+    # A long-lived read.
     record(hub, "GET /api/v1/namespaces/a/pods/b?watch=true", proto="http", begun=Phase.START)
     record(hub, "PUT /api/v1/namespaces/a/pods/b", age_s=3 * 86400)
     everything = LOOK.replace("'!secrets'", "secrets").replace("name: look", "name: granted")
     done = await hub.run("policy", "simulate", "-", "--only", "--json", stdin=everything)
     assert done.exit_code == 0, done.stderr
-    # Each call has two events, and that of three days ago is none of them.
+    # Each call has two events. The call of three days ago has none in the span.
     assert len(heard) == 2 * 12
     assert all(what == "events read" and 0 < read <= total for what, read, total in heard)
     body = json.loads(done.stdout)
@@ -274,7 +274,7 @@ async def test_a_simulation_for_a_name_that_never_was_is_refused(hub: Hub, look:
         "hawse: there is no cluster 'prd' (did you mean prod?), and the trail has no call of one: "
         "for the names run `hawse admin cluster list`\n"
     )
-    # A removed one has a past, and one that the hub remembers may have none.
+    # A removed agent may have calls, and a known one may have none.
     for name in (("--agent", "of-old"), ("--cluster", "razed")):
         told = await hub.ok("policy", "simulate", look, *name)
         assert "no recorded call to decide" in told.stderr
@@ -285,7 +285,7 @@ async def test_a_simulation_for_a_name_that_never_was_is_refused(hub: Hub, look:
 
 
 async def test_a_simulation_says_from_when_on_the_trail_tells(hub: Hub, look: str) -> None:
-    # In front of what the hub may not have finished writing, which is kept.
+    # Events that the hub may not have finished writing are kept.
     record(hub, "GET /api/v1/pods", begun=Phase.COMPLETE)
     await enrol(hub)
     prune = ["prune", "--keep", "0h", "--yes", "--data-dir", str(hub.data.path)]
@@ -297,7 +297,7 @@ async def test_a_simulation_says_from_when_on_the_trail_tells(hub: Hub, look: st
     )
     document = json.loads((await hub.ok("policy", "simulate", look, "--json", "--since", "7d")).stdout)
     assert document["since"] < document["trail_begins"]
-    # A trail that reaches back far enough needs no word.
+    # No note if the trail reaches back far enough.
     assert "begins" not in (await hub.ok("policy", "simulate", look, "--since", "0s")).stderr
 
 
@@ -351,7 +351,7 @@ async def test_every_change_is_in_the_trail_with_the_bundle_that_came_of_it(hub:
         about = [event for event in events if event.get("req", {}).get("resource", "").startswith("policies")]
         return [event["note"] for event in about if event["phase"] == "complete" and "note" in event]
 
-    # The ends of actions are written a moment after they were answered.
+    # The end of an action is written shortly after its answer.
     with trio.fail_after(5):
         while len(notes := told()) < 3:  # noqa: ASYNC110 - a file gives no event
             await trio.sleep(0.01)

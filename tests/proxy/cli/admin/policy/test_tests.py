@@ -75,7 +75,7 @@ def test_a_path_is_asked_for_by_its_method() -> None:
         (("delete", "pods"), "delete needs the name of an object: for all of them say deletecollection"),
         (("update", "pods"), "update needs the name of an object$"),
         (("create", "pods/exec"), "pods/exec needs the name of an object"),
-        # Where no such request can be, an answer would mislead.
+        # An answer about an impossible request would mislead.
         (("get", "pdos", "web", "app"), r"the core API group has no pdos \(did you mean pods\?\): for"),
         (("get", "pod", "web", "app"), r"has no pod \(did you mean pods\?\): .* write RESOURCE\.GROUP$"),
         (("list", "deployment.apps"), r"^the API group apps has no deployment \(did you mean deployments"),
