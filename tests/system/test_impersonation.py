@@ -97,7 +97,7 @@ def test_the_bindings_of_a_removed_team_serve_no_other_of_its_name(own_world: Wo
 def test_a_right_that_the_relay_lacks_is_reported_as_the_operators_to_give(
     own_world: World, missing: str
 ) -> None:
-    # C09: the agent can do nothing about it, so it is told who can, and how.
+    # C09: the agent can't fix it, so the message says who can, and how.
     world = own_world
     for way in WAYS:
         # With its discovery at hand: of an error in that kubectl says no more than "unknown".
