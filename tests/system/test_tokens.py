@@ -415,7 +415,7 @@ def test_a_hub_does_not_start_for_an_organisation_that_could_be_kubernetes_own(t
 
 
 def test_a_name_that_got_into_the_store_is_refused_at_minting(chain: Chain) -> None:
-    """Write access to the store is not enough to make the hub issue a token for `system:masters` by a name."""
+    """Write access to the store is not enough: no name there makes the hub speak for `system:masters`."""
     world, client = chain.world, chain.client("tunnel")
     world.admin("team", "add", "victims", "--cluster", "tunnel")
     made = world.admin("agent", "add", "victim", "--team", "victims", "--owner", "tests", "--json")

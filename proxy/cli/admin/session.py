@@ -74,6 +74,8 @@ def kill_sessions(
 ) -> None:
     """End an open call by its id, or all of an agent or cluster.
 
+    With --agent and --cluster, it ends that agent's calls on that cluster.
+
     The call is cut, and kubectl exits with an error. The agent may call again: to prevent that, lock it with
     `hawse admin agent lock`, which also ends its open calls.
     """

@@ -25,7 +25,7 @@ def accept(reach: Reach, /, yes: bool) -> None:
 
     For when the trail was lost, and the data folder has another trail or an older copy. If there is none, a
     new trail begins. The event `audit.gap` records the event from which on the former trail is missing. A
-    running hub resumes within two seconds. A hub that did not start for this reason now starts.
+    running hub resumes within two seconds. A hub that refused to start for this reason can start now.
     """
     from audit.errors import AuditUnavailable
     from audit.record import Event, Kind
