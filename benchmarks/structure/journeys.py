@@ -319,7 +319,8 @@ async def run(folder: Path) -> dict[str, Journey]:
     apiserver, recorder = ApiServer(), Recorder()
     with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:
-            upstream = await nursery.start(serve_tls, folder / "apiserver", apiserver.serve)
+            listeners, upstream = await listen_tls(folder / "apiserver")
+            nursery.start_soon(trio.serve_listeners, apiserver.serve, listeners)
             nursery.start_soon(services("hub"))
             ca = folder / "hub" / "tls" / "ca.pem"
             client = await connect_client(port, ca)
@@ -345,19 +346,14 @@ def usual(rounds: Iterable[Journey]) -> Journey:
     return Counter(rounds).most_common(1)[0][0]
 
 
-async def serve_tls(
-    folder: Path,
-    handler: Callable[[trio.abc.Stream], Awaitable[None]],
-    *,
-    task_status: trio.TaskStatus[Endpoint],
-) -> None:
-    """Accept TLS connections on a port of its own."""
+async def listen_tls(folder: Path) -> tuple[list[trio.SSLListener[trio.SocketStream]], Endpoint]:
+    """Listen for TLS connections on a port of its own."""
     ca = issue_certificate(folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    task_status.started(Endpoint("127.0.0.1", listeners[0].socket.getsockname()[1], ca))
-    await trio.serve_listeners(handler, [trio.SSLListener(each, context) for each in listeners])
+    port: int = listeners[0].socket.getsockname()[1]
+    return [trio.SSLListener(each, context) for each in listeners], Endpoint("127.0.0.1", port, ca)
 
 
 def measure_apart() -> dict[str, dict[str, int]]:
