@@ -200,7 +200,8 @@ def test_an_offender_of_before_is_named_with_what_it_was() -> None:
 def test_the_code_is_within_its_bounds() -> None:
     now = Record.of(read_layout(ROOT), measure_apart())
     recorded = Record.read()
-    assert not now.grown(recorded)
+    if grown := now.grown(recorded):
+        pytest.fail("\n".join(grown), pytrace=False)
     assert now.figures.keys() == recorded.figures.keys()
     assert list(json.loads(BOUNDS.read_text())) == ["figures", "offenders"]
     assert {title for title in now.figures if EVENT in title} == {f"{EVENT}, calls", f"{EVENT}, moves"}
