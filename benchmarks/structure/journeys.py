@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import redirect_stdout
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -36,26 +36,26 @@ import yaml
 
 import hawse.__main__ as program
 from benchmarks.nginx import issue_certificate
-from benchmarks.processes import free_port
+from benchmarks.processes import free_port, prepare_process
 from benchmarks.structure.sources import PRODUCT, ROOT
 from benchmarks.system import Endpoint
 from benchmarks.systems.hawse import kubeconfig
 from benchmarks.workload import RunFailed
 
-# The relay takes a stream over from the tunnel where the first function of this folder is called.
+# The first call into this folder is where the tunnel hands a stream to the relay.
 RELAY = "proxy/relay/"
 REQUEST, ANSWER, EVENT = "a GET's head to the relay", "a small answer back", "a watch event of 100 bytes back"
 CLUSTER = "bench"
 TARGET = "/api/v1/namespaces/work/pods"
 BODY = b'{"kind":"Pod","apiVersion":"v1"}'
 WATCH_EVENT = (
-    b'{"type":"BOOKMARK","object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"47"}}}\n'
+    b'{"type":"BOOKMARK","object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"4711"}}}\n'
 )
 # The first requests fill the caches. Timers and the audit trail's thread add calls to some rounds, and an ACK
 # that was sent early saves some, so the most frequent sequence of the rounds counts.
 WARM_UP = 3
 ROUNDS = 9
-# A journey has ended when no task has run for so long: on loopback, bytes that were sent are there at once.
+# A journey has ended when no task has run for this long: loopback delivers bytes at once.
 QUIET_S = 0.02
 DEADLINE_S = 60.0
 POLL_S = 0.05
@@ -103,8 +103,19 @@ class Recorder:
             self._calls.append(frame.f_code)
         elif event == "c_call" and getattr(function, "__name__", "") == "send":
             sender = getattr(function, "__self__", None)
-            if isinstance(sender, socket.socket) and sender.getpeername() == self.client:
-                self._sent_at = len(self._calls)
+            # A hook that raises is dropped by Python, and a broken connection has no peer.
+            with suppress(OSError):
+                if isinstance(sender, socket.socket) and sender.getpeername() == self.client:
+                    self._sent_at = len(self._calls)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Record within the block, in this thread."""
+        sys.setprofile(self)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
 
     def take(self) -> tuple[list[CodeType], int]:
         """What was called since the last time, and how much of it before the last send to the client.
@@ -143,8 +154,8 @@ class Recorder:
         return self._known[code]
 
 
-def services(*argv: str) -> Callable[[], Awaitable[object]]:
-    """What a command would run in an event loop of its own, which it has to find in `trio.run`."""
+def service(*argv: str) -> Callable[[], Awaitable[object]]:
+    """The function that a command gives to `trio.run`, with its arguments; it is not run."""
     found: list[Callable[[], Awaitable[object]]] = []
 
     def keep(function: Callable[..., Awaitable[object]], *arguments: object) -> int:
@@ -195,7 +206,7 @@ class ApiServer:
             try:
                 head = await receive_until(stream, b"\r\n\r\n")
             except (EOFError, trio.BrokenResourceError):
-                # The relay closes its connections without a word of TLS.
+                # The relay closes its connections without TLS's close_notify.
                 return
             if TARGET.encode() in head:
                 await self._waiting.send(stream)
@@ -321,21 +332,20 @@ async def run(folder: Path) -> dict[str, Journey]:
         async with trio.open_nursery() as nursery:
             listeners, upstream = await listen_tls(folder / "apiserver")
             nursery.start_soon(trio.serve_listeners, apiserver.serve, listeners)
-            nursery.start_soon(services("hub"))
+            nursery.start_soon(service("hub"))
             ca = folder / "hub" / "tls" / "ca.pem"
             client = await connect_client(port, ca)
             api_key = await enrol(folder)
             (folder / "relay" / "kubeconfig").write_text(yaml.safe_dump(kubeconfig(upstream)))
             os.environ["HAWSE_RELAY_KUBECONFIG"] = str(folder / "relay" / "kubeconfig")
-            nursery.start_soon(services("relay", "--config", str(folder / "relay" / "relay.toml")))
+            nursery.start_soon(service("relay", "--config", str(folder / "relay" / "relay.toml")))
             token = await fetch_token(client, api_key)
             await wait_for_tunnel()
             recorder.client = client.transport_stream.socket.getsockname()
             setting = Setting(client, f"Bearer {token}", apiserver, recorder)
-            sys.setprofile(recorder)
-            gets = [await setting.get() for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
-            events = (await setting.watch(WARM_UP + ROUNDS))[WARM_UP:]
-            sys.setprofile(None)
+            with recorder.installed():
+                gets = [await setting.get() for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
+                events = (await setting.watch(WARM_UP + ROUNDS))[WARM_UP:]
             nursery.cancel_scope.cancel()
     requests, answers = zip(*gets, strict=True)
     return {REQUEST: usual(requests), ANSWER: usual(answers), EVENT: usual(events)}
@@ -370,6 +380,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.structure.journeys")
     parser.add_argument("--trace", action="store_true", help="list every call before the figures")
     arguments = parser.parse_args()
+    prepare_process()
     with tempfile.TemporaryDirectory(prefix="hawse-journeys-") as name:
         journeys = trio.run(run, Path(name))
     for title, journey in journeys.items() if arguments.trace else ():

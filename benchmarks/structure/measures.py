@@ -110,7 +110,7 @@ def read_english(root: Path) -> dict[str, English]:
 
 @attrs.frozen
 class Size:
-    """What there should be at most of something in each of many things, such as methods in a class."""
+    """A size with a wanted maximum, for many things: the methods of each class, say."""
 
     title: str
     wanted: int
@@ -134,7 +134,7 @@ class Size:
 
 
 def sizes(layout: Layout) -> list[Size]:
-    """What is bounded in each of many things."""
+    """The sizes that have a wanted maximum."""
     files = {folder.path: folder.files for folder in layout.folders if not folder.path.endswith(_MIGRATIONS)}
     return [
         Size(
@@ -164,7 +164,7 @@ def largest(named: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 @attrs.frozen
 class Record:
-    """The figures that may not grow, and by whom they come about."""
+    """The figures that may not grow, and what they consist of."""
 
     figures: dict[str, int]
     offenders: dict[str, dict[str, int]]

@@ -14,6 +14,7 @@ from benchmarks.structure.journeys import (
     ANSWER,
     EVENT,
     REQUEST,
+    WATCH_EVENT,
     Call,
     Journey,
     Recorder,
@@ -139,7 +140,7 @@ def record(layout: Layout, journeys: Mapping[str, Mapping[str, int]] = JOURNEYS)
     return Record.of(layout, journeys)
 
 
-def test_whatever_grows_is_named(tmp_path: Path) -> None:
+def test_each_figure_that_grows_is_named_with_its_cause(tmp_path: Path) -> None:
     write(tmp_path, TREE)
     before = record(read_layout(tmp_path))
     methods = "".join(f" def m{number}(self): ...\n" for number in range(22))
@@ -204,4 +205,5 @@ def test_the_code_is_within_its_bounds() -> None:
         pytest.fail("\n".join(grown), pytrace=False)
     assert now.figures.keys() == recorded.figures.keys()
     assert list(json.loads(BOUNDS.read_text())) == ["figures", "offenders"]
+    assert len(WATCH_EVENT) == 100
     assert {title for title in now.figures if EVENT in title} == {f"{EVENT}, calls", f"{EVENT}, moves"}
