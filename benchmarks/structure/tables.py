@@ -47,7 +47,7 @@ def _wanted(
 ) -> Iterable[Sequence[object]]:
     by_path = {folder.path: folder for folder in layout.folders}
     if hub := by_path.get(HUB):
-        yield f"{HUB}/: children", hub.children, 9
+        yield f"{HUB}/: folders, loose files", f"{hub.children - hub.files}, {hub.files}", 9
         yield f"{HUB}/: floors of its children", hub.floors, 9
         yield f"{HUB}/: edges between its children", hub.edges, ""
     if proxy := by_path.get("proxy"):
