@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.structure.measures import Layout, Size, sizes
+from benchmarks.structure.measures import METHODS_WANTED, Layout, Size, sizes
 from benchmarks.structure.shapes import English
 
 WORST = 12
@@ -37,6 +37,8 @@ def report(layout: Layout, words: Mapping[str, English], journeys: Mapping[str, 
         "Files lie directly in the folder; children are files and folders; edges and floors are theirs.",
         *_cycles(layout),
         *(_worst(size) for size in sizes(layout)),
+        "private fields of those classes: "
+        + ", ".join(f"{c.name} {c.fields}" for c in layout.classes if c.methods > METHODS_WANTED),
         "Events are constructed in: " + ", ".join(layout.event_places),
     ]
     return "\n\n".join(parts)
