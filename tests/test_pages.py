@@ -7,10 +7,13 @@ import re
 from functools import cache
 from pathlib import Path
 
+import attrs
 import click
 import pytest
 
 from proxy.cli.main import build_group
+from proxy.hub.config import HubConfig
+from proxy.relay.config import FileConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -123,3 +126,32 @@ def test_each_command_and_each_option_of_a_page_exists(name: str) -> None:
     shown = commands((ROOT / name).read_text())
     assert shown
     assert {each: wrong for each in shown if (wrong := unknown(each))} == {}
+
+
+def keys(kind: type[attrs.AttrsInstance], prefix: str = "") -> list[str]:
+    """The keys of a configuration, with the tables that they are in."""
+    found = []
+    for field in attrs.fields(attrs.resolve_types(kind)):
+        if (
+            isinstance(field.type, type)
+            and attrs.has(field.type)
+            and field.type.__module__ == kind.__module__
+        ):
+            found += keys(field.type, f"{prefix}{field.name}.")
+        else:
+            found.append(f"{prefix}{field.name}")
+    return found
+
+
+@pytest.mark.parametrize(("kind", "heading"), [(HubConfig, "The hub"), (FileConfig, "The relay")])
+def test_every_key_of_a_configuration_has_a_row(kind: type[attrs.AttrsInstance], heading: str) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = {name for row in re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE) for name in _CODE.findall(row)}
+    named = {name.removesuffix(".NAME.…") for name in rows} - {"limits.…"}
+    assert named == set(keys(kind))
+
+
+def test_every_metric_has_a_row() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    named = {re.sub(r"_total$", "", name) for name in re.findall(r"`(hawse_[a-z_]+)", page)}
+    assert named == set(re.findall(r"^hawse_[a-z_]+$", texts(), re.MULTILINE))
