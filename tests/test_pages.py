@@ -12,7 +12,7 @@ import click
 import pytest
 
 from proxy.cli.main import build_group
-from proxy.hub.config import HubConfig
+from proxy.hub.home.config import HubConfig
 from proxy.relay.config import FileConfig
 
 ROOT = Path(__file__).parents[1]
