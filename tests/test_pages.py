@@ -77,6 +77,72 @@ def quoted(page: str, section: str) -> list[str]:
     return [message for row in rows for message in _CODE.findall(row)]
 
 
+# Parts of what commands print and log, as pages show it; how the lines of a page are broken does not matter.
+SHOWN = {
+    "README.md": [
+        "is in force",
+        "it is refused from now on, and what it has open is ended; hawse admin agent unlock",
+        "lets it in again",
+        "ask the operator of this hub to unlock it (`hawse admin agent unlock",
+        "newly denied",
+    ],
+    "docs/agents.md": [
+        "the key is in",
+        "next: hawse kubeconfig",
+        "a key of its own",
+        "accepted until",
+        "as the hub's",
+        "API server down",
+        "not tried",
+    ],
+    "docs/configuration.md": [
+        "can start:",
+        "neither was opened",
+        "the check of the",
+        "expected host:port, as in 127.0.0.1:8443 or [::]:8443",
+        "no such",
+        "did you mean",
+        "cannot be read:",
+        ", looked for in",
+        "is up",
+    ],
+    "docs/operations.md": [
+        "in force, and kept in the hub's reserve until the",
+        "trail and store",
+        "in force until the hub restarts",
+        "took over from the hub that ran here; it finishes what it has begun",
+        "the hub is ready",
+        "upgrade the hub first",
+        "no common version",
+        "the relay may not impersonate",
+        "the relay has these rights where it runs as service account",
+        "to look at",
+        "ended by the client",
+        "before the answer",
+        "of which",
+        "at the relay and behind it",
+        "the API server has seen it",
+    ],
+    "docs/policy.md": [
+        "is denied by",
+        "the agent is told:",
+        "policies about this agent and cluster:",
+        "the cluster's own RBAC decides after it",
+        "no-rule-allows",
+        "is no verb: one of",
+        "no fault in",
+    ],
+    "docs/security.md": ["in force until the hub restarts"],
+}
+
+
+@pytest.mark.parametrize("page", SHOWN)
+def test_what_a_page_shows_is_what_commands_print(page: str) -> None:
+    text = " ".join((ROOT / page).read_text().split())
+    assert [part for part in SHOWN[page] if part not in text] == []
+    assert [part for part in SHOWN[page] if part not in texts()] == []
+
+
 @pytest.mark.parametrize(("page", "section"), QUOTING)
 def test_each_quoted_message_is_the_programs(page: str, section: str) -> None:
     messages = quoted(page, section)
