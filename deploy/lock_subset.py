@@ -2,10 +2,10 @@
 
     python deploy/lock_subset.py [--extra NAME]… [--leaf PACKAGE]… [PACKAGE]…
 
-The lock has all packages with hashes, test tools included. The printed part has the project's own
-dependencies, those of the named extras, each PACKAGE, and all that these require, by the lock's "via"
-comments. With PACKAGE and no extra, the project's dependencies are left out. The requirements of a --leaf are
-left out; pip then needs --no-deps. Only the standard library is used: it runs before anything is installed.
+The lock holds everything, the test tools too, with hashes. The part holds the project's own dependencies,
+those of the named extras, each PACKAGE, and all that these depend on, by the lock's own "via" comments.
+With PACKAGE and no extra it leaves out the project's dependencies. What a --leaf requires is left out; pip
+then needs --no-deps. Standard library alone: it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def normal(name: str) -> str:
 
 
 def read_lock(lock: str) -> dict[str, tuple[str, set[str]]]:
-    """Read the lock: each package with its own lines, and the packages that require it."""
+    """Read the lock: each package with its own lines, and by which packages it is required."""
     packages: dict[str, tuple[list[str], set[str]]] = {}
     lines: list[str] = []
     via: set[str] = set()
@@ -56,7 +56,7 @@ def roots(project: dict[str, object], extras: Iterable[str]) -> set[str]:
 def subset(
     packages: dict[str, tuple[str, set[str]]], wanted: set[str], leaves: Collection[str] = ()
 ) -> list[str]:
-    """The names in the lock of all wanted packages and their requirements; a leaf has none.
+    """The names in the lock of everything that is wanted or required by it; a leaf requires nothing.
 
     Raises KeyError.
     """

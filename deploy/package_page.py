@@ -1,7 +1,7 @@
 """Hatchling's hook for the text of the package's page: README.md with absolute links.
 
-A registry shows that text without the files beside it, so relative links would be dead. `Source` of
-[project.urls] is put before all of them.
+A registry shows that text without the files beside it, so a relative link would lead nowhere. The address
+before all of them is `Source` of [project.urls].
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-# `](target)` of Markdown, where the target is a path: not a URL, and not an anchor in the page itself.
+# `](target)` of Markdown, where the target is a path and no URL or place in the page itself.
 _RELATIVE_LINK = re.compile(r"\]\((?![a-z]+:|#|/)([^)\s]+)\)")
 
 
