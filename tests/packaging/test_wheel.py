@@ -44,8 +44,8 @@ def test_it_puts_one_folder_into_site_packages(wheel: Path) -> None:
     }
     # Files that are read, not imported.
     assert {
-        "hawse/auth/policies/guard.yaml",
-        "hawse/proxy/hub/migrations/env.py",
+        "hawse/auth/policy/policies/guard.yaml",
+        "hawse/proxy/hub/store/migrations/env.py",
         f"hawse-{VERSION}.data/scripts/hawse-credential",
     } <= set(names)
 

@@ -80,10 +80,8 @@ def simulate_policies(
         if cluster is not None and cluster not in clusters and not recorded.any_of(cluster=cluster):
             raise _unknown("cluster", cluster, clusters, "hawse admin cluster list")
         begin = recorded.begin()
-        with progress() as show_progress:
-            found = simulate(
-                recorded.since(since, agent, cluster, show_progress), agents, clusters, current, proposed
-            )
+        with progress() as show:
+            found = simulate(recorded.since(since, agent, cluster, show), agents, clusters, current, proposed)
     teams = {text(row, "name") for row in objects(client.get("teams"), "teams")}
     given = {name_of(source) for source in policies}
     new = (policy for policy in proposed.policies if policy.name in given)
