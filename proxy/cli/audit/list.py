@@ -171,8 +171,7 @@ def list_events(
     try:
         reader = NameReader(path)
         try:
-            # Check first, so that an unreadable trail is one error, without a warning about recording the
-            # read.
+            # Check first, so that an unreadable trail is one error, without a second one for this read.
             reader.last()
             # Find the newest events before this read adds an event of its own.
             chosen = None if newest is None else _choose(reader, wanted, search, newest)
