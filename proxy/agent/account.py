@@ -1,6 +1,7 @@
-"""Which hubs this agent has logged in to, and how it proves itself at each; one file, 0600.
+"""The logins of this agent: each names a hub and the agent's credential there. One file, mode 0600.
 
-A key belongs to one hub's origin and is sent nowhere else, whatever a kubeconfig names.
+A credential belongs to one hub's origin. It is never sent elsewhere, even if a kubeconfig names another
+server.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from proxy.agent.files import config_folder, locked, read_private, write_private
 from proxy.process.untrusted_json import read_json
 
 FILE_NAME = "logins.json"
-# The first version knew API keys alone.
+# Version 1 had API keys only.
 _VERSION = 2
-# A person has a few; a job that writes one in each of its runs removes it at the end.
+# A person has a few. A job that writes one in each run also removes it at the end.
 KUBECONFIGS_MAX = 32
 # scheme://host[:port]; hosts in lower case, IPv6 in brackets.
 _HUB = re.compile(r"https://(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::([0-9]{1,5}))?/?")
@@ -30,32 +31,32 @@ class NotLoggedInError(AgentError):
 
 
 class Account(NamedTuple):
-    """A login: who the agent is at one hub, and how it proves that."""
+    """A login: the agent's name and its credential at one hub."""
 
     hub: str
     agent: str
     api_key: str | None
-    """None when it proves itself otherwise."""
+    """None if the credential is not an API key."""
     ca_pem: str | None
     serial: str
-    """Made anew by each login, so that a cached token of an earlier one is not taken for its own."""
+    """Random for each login, so that tokens cached for an earlier login are not reused."""
     private_key_pem: str | None = None
-    """The key that was made here and registered at the hub; it is never sent."""
+    """The key that this machine made and registered at the hub; it is never sent."""
     platform: str | None = None
-    """Where its platform's token comes from: `file:` and a path, or `github`. No secret is kept then."""
+    """The source of the platform's token: `file:` and a path, or `github`. No secret is stored then."""
     cluster_hosts: str | None = None
-    """What the hub has said of its clusters' hosts, `*.` and a domain. Tokens go to no other host."""
+    """The hub's pattern for hosts of clusters: `*.` and a domain. Tokens go to no other host."""
     key_id: str | None = None
-    """What the hub calls the key, or the rule for the platform's token: what its operator revokes."""
+    """The hub's id of the key, or of the federation rule: an operator revokes the login by it."""
     kubeconfigs: tuple[str, ...] = ()
-    """The files that `hawse kubeconfig` has written for this hub, the newest last."""
+    """The files that `hawse kubeconfig` has written for this hub, newest last."""
 
     def __repr__(self) -> str:
         return f"Account(hub={self.hub!r}, agent={self.agent!r})"
 
 
 def hub_origin(text: str) -> str:
-    """Return the hub's URL in the one form that is stored and compared. Raises AgentError."""
+    """Return the hub's URL in its canonical form, for storage and comparison. Raises AgentError."""
     match = _HUB.fullmatch(text.lower())
     if match is None or int(match[2] or 443) not in range(1, 65536):
         raise AgentError(f"the hub's URL {quoted(text)} is not https://host or https://host:port")
@@ -64,7 +65,7 @@ def hub_origin(text: str) -> str:
 
 
 def _is_origin(text: str) -> bool:
-    """Whether it is as `hub_origin` makes it."""
+    """Whether the text is in the form that `hub_origin` returns."""
     try:
         return hub_origin(text) == text
     except AgentError:
@@ -72,14 +73,14 @@ def _is_origin(text: str) -> bool:
 
 
 def host_and_port(hub: str) -> tuple[str, int]:
-    """Take an origin that `hub_origin` made apart; without the brackets of an IPv6 address."""
+    """Split an origin of `hub_origin` into host and port. IPv6 addresses lose their brackets."""
     match = _HUB.fullmatch(hub)
     assert match is not None
     return match[1].strip("[]"), int(match[2] or 443)
 
 
 def cluster_url(account: Account, cluster: str, hosts: str | None) -> str:
-    """Return the URL of a cluster: a path of the hub, or with `hosts` a host of its own at the hub's port."""
+    """Return a cluster's URL: a path at the hub, or with `hosts` a separate host at the hub's port."""
     if hosts is None:
         return f"{account.hub}/clusters/{cluster}"
     _, port = host_and_port(account.hub)
@@ -87,10 +88,10 @@ def cluster_url(account: Account, cluster: str, hosts: str | None) -> str:
 
 
 def cluster_of_host(account: Account, server: str) -> str:
-    """Return the cluster whose own host the server is, by what the hub has said; "" where it is none's."""
+    """Return the cluster whose host is `server`, by the hub's pattern; "" if there is none."""
     hosts = account.cluster_hosts
     name = server.removeprefix("https://").partition(".")[0].lower()
-    # Of a server such as https://localhost:6443 or https://[::1] that is no name.
+    # Not a name for servers such as https://localhost:6443 or https://[::1].
     if hosts is None or _CLUSTER.fullmatch(name) is None:
         return ""
     try:
@@ -100,7 +101,7 @@ def cluster_of_host(account: Account, server: str) -> str:
 
 
 def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:
-    """Read all logins, by hub, in the order in which they were made. Raises AgentError."""
+    """Read all logins, by hub, oldest first. Raises AgentError."""
     path = logins_path(environment)
     raw = read_private(path)
     if raw is None:
@@ -108,7 +109,7 @@ def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:
     try:
         document = read_json(raw)
         if document["version"] > _VERSION:
-            raise AgentError(f"{path} was written by a newer hawse: use that one")
+            raise AgentError(f"{path} was written by a newer version of hawse: upgrade hawse")
         if not all(map(_is_origin, document["hubs"])):
             raise ValueError
         return {
@@ -128,32 +129,32 @@ def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:
         }
     except (ValueError, LookupError, TypeError, AttributeError):
         # Not chained: the cause may quote the file.
-        raise AgentError(f"{path} is damaged: remove it and run `hawse login` again") from None
+        raise AgentError(f"{path} is damaged: remove it, then run `hawse login`") from None
 
 
 def find_account(environment: Mapping[str, str], hub: str | None) -> Account:
-    """Return the login for the hub, or the only one there is. Raises AgentError with the next step."""
+    """Return the login for the hub, or the only login. Raises AgentError, with the next step."""
     accounts = load_accounts(environment)
     if hub is not None:
         if hub not in accounts:
             if accounts:
-                # Any kubeconfig can name a hub, and a login sends an API key there: an agent does as it is
-                # told, so the command to log in is not in this message.
+                # Any kubeconfig can name a hub, and logging in sends an API key there. Agents follow
+                # instructions that they read, so this message does not print the login command.
                 raise NotLoggedInError(
                     f"not logged in to {hub}, only to {', '.join(accounts)}: do not log in there unless your "
-                    "operator has named that hub to you"
+                    "operator has given you that hub's URL"
                 )
             raise NotLoggedInError(f"not logged in to {hub}: run `hawse login --hub {hub}`")
         return accounts[hub]
     if not accounts:
         raise NotLoggedInError("not logged in: run `hawse login --hub URL`")
     if len(accounts) > 1:
-        raise AgentError(f"logged in to several hubs: choose one by --hub, of {', '.join(accounts)}")
+        raise AgentError(f"logged in to several hubs: choose one with --hub: {', '.join(accounts)}")
     return next(iter(accounts.values()))
 
 
 def save_account(environment: Mapping[str, str], account: Account) -> str:
-    """Store the login in place of an earlier one for the same hub; returns the file's path.
+    """Store the login, replacing an earlier one for the same hub. Returns the file's path.
 
     Raises AgentError.
     """
@@ -161,7 +162,7 @@ def save_account(environment: Mapping[str, str], account: Account) -> str:
     with locked(f"{path}.lock"):
         accounts = load_accounts(environment)
         if (earlier := accounts.pop(account.hub, None)) is not None:
-            # A new key leaves the kubeconfigs valid: they name the hub.
+            # Kubeconfigs stay valid with the new key, since they only name the hub.
             account = account._replace(kubeconfigs=earlier.kubeconfigs)
         accounts[account.hub] = account
         _write(path, accounts)
@@ -169,7 +170,7 @@ def save_account(environment: Mapping[str, str], account: Account) -> str:
 
 
 def remove_account(environment: Mapping[str, str], account: Account) -> None:
-    """Forget the login, unless another one has taken its place. Raises AgentError."""
+    """Remove the login, unless a newer login has replaced it. Raises AgentError."""
     path = logins_path(environment)
     with locked(f"{path}.lock"):
         accounts = load_accounts(environment)
@@ -180,14 +181,14 @@ def remove_account(environment: Mapping[str, str], account: Account) -> None:
 
 
 def note_kubeconfig(environment: Mapping[str, str], hub: str, file: str) -> None:
-    """Note a kubeconfig that leads to the hub, for `hawse logout`. Raises AgentError."""
+    """Record a kubeconfig with entries for the hub, so that `hawse logout` finds it. Raises AgentError."""
     path = logins_path(environment)
     with locked(f"{path}.lock"):
         accounts = load_accounts(environment)
         stored = accounts.get(hub)
         if stored is None or file in stored.kubeconfigs:
             return
-        # Those that are gone need no cleaning.
+        # Deleted files need no cleanup at logout.
         files = [each for each in stored.kubeconfigs if os.path.exists(each)]
         kept = (*files[1 - KUBECONFIGS_MAX :], file)
         accounts[hub] = stored._replace(kubeconfigs=kept)
@@ -195,10 +196,10 @@ def note_kubeconfig(environment: Mapping[str, str], hub: str, file: str) -> None
 
 
 def save_reach(environment: Mapping[str, str], account: Account) -> None:
-    """Store what the hub says of a login, unless another login has taken its place. Raises AgentError.
+    """Store the hub's current facts about a login, unless a newer login has replaced it. Raises AgentError.
 
-    The hub was asked since it was read, and a login that was made meanwhile may have another key, of which
-    there is no copy.
+    A login may be replaced while its hub is being queried. The new one may hold a key that exists nowhere
+    else, so it must not be overwritten.
     """
     path = logins_path(environment)
     with locked(f"{path}.lock"):

@@ -1,8 +1,8 @@
-"""What the plugin has answered, where `hawse-credential` finds it again without starting Python.
+"""The plugin's answers, stored where the script `hawse-credential` can reuse them without starting Python.
 
-A file for each cluster, of four lines: until when it may be given, and when the machine had started by the
-same clock, in epoch seconds; which file of logins the agent was found in, so that no other login is answered
-with it; the question, whole; the answer.
+Each cluster has a file of four lines: the expiry and the machine's boot time by the same clock, both in epoch
+seconds; the version of the logins file that was read, so that an answer serves no other login; the complete
+question; the answer.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from proxy.agent.account import logins_path
 from proxy.agent.errors import NotWritableError
 from proxy.agent.files import cache_folder, write_private
 
-# How far the time of `machine_started_s` may move by itself: by rounding, and by a clock set in small steps.
-SET_MAX_S = 2
+# Drift of `machine_started_s` that is not a clock change: rounding, and a clock that is slewed in small
+# steps.
+CLOCK_DRIFT_MAX_S = 2
 
 
 def machine_started_s() -> float:
-    """When this machine started, by its clock: another time after that was set, or after a restart."""
+    """Return the boot time by this machine's clock. A changed clock or a reboot changes the value."""
     try:
-        # A shell can read this too; and a container may be shown one of its own, which no system call tells.
+        # A shell can read this file too. A container may have an uptime of its own, which no system call
+        # shows.
         with open("/proc/uptime", encoding="ascii") as file:
             up_s = float(file.read().split()[0])
     except (OSError, ValueError, IndexError):
@@ -31,19 +33,19 @@ def machine_started_s() -> float:
     return time.time() - up_s
 
 
-def known_login(environment: Mapping[str, str]) -> str:
-    """Which file of logins is there now; another string after any change of it, and "" when there is none."""
+def logins_version(environment: Mapping[str, str]) -> str:
+    """Identify the current logins file: each change of the file changes the string. "" without a file."""
     try:
         status = os.stat(logins_path(environment))
     except OSError:
         return ""
     seconds, nanoseconds = divmod(status.st_ctime_ns, 10**9)
-    # As stat(1) writes it, with coreutils and with busybox.
+    # In the format of stat(1), both coreutils and busybox.
     changed = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
     return f"{status.st_dev}:{status.st_ino}:{changed}.{nanoseconds:09d} +0000"
 
 
-def remember(
+def store_answer(
     environment: Mapping[str, str],
     server: str,
     *,
@@ -53,9 +55,10 @@ def remember(
     question: str,
     answer: str,
 ) -> None:
-    """Keep the answer about `server`, a cluster's URL, where that can be written.
+    """Store the answer for `server`, a cluster's URL. Does nothing if the cache is not writable.
 
-    `login` is what was known before the logins were read. What a shell could not read back is not kept.
+    `login` is the version of the logins file before it was read. Text that a shell can't read back is
+    skipped.
     """
     if not (login and _plain(question) and _plain(answer)) or "\\" in answer:
         return

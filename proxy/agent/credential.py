@@ -1,9 +1,9 @@
-"""The exec plugin: kubectl runs it, and reads a token of at most a minute from its stdout.
+"""The exec plugin: kubectl runs it and reads a token from its stdout, valid for at most a minute.
 
-Every kubectl process runs it once and keeps the token in memory only, so the plugin keeps a cache of its
-own, from which it imports nothing but small parts of the standard library. What it has answered is answered
-again by the script `hawse-credential`, without Python; this is what that asks otherwise. Parallel kubectls
-wait at a file lock while the first one asks the hub, and then find its token, or its failure, in the cache.
+Each kubectl process runs the plugin once and keeps the token in memory only, so the plugin has its own cache.
+Answering from the cache imports only small parts of the standard library. The script `hawse-credential`
+repeats recent answers without Python, and calls this module otherwise. Of several kubectls in parallel one
+asks the hub. The others wait for its file lock, and read the token or the failure from the cache.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from proxy.agent.account import Account, cluster_of_host, find_account, hub_origin
-from proxy.agent.answers import SET_MAX_S, known_login, machine_started_s, remember
+from proxy.agent.answers import CLOCK_DRIFT_MAX_S, logins_version, machine_started_s, store_answer
 from proxy.agent.errors import AgentError, NotWritableError, quoted
 from proxy.agent.files import cache_folder, locked, read_private, write_private
 from proxy.process.untrusted_json import read_json
 
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
-# Taken off the token's life: for a clock that runs apart from the hub's, and for a request on its way.
+# Subtracted from the token's life, for clock skew to the hub and for requests in transit.
 SKEW_S = 10
-# A token with less left is not handed out again: kubectl would come back at once.
+# A token with less left is not returned from the cache: kubectl would ask again at once.
 REMAINING_MIN_S = 5
-# For everything together, waiting for another plugin's call included; a person waits at kubectl meanwhile.
+# The total, including the wait for another plugin's request. A person at kubectl waits meanwhile.
 DEADLINE_S = 30
 
 _SERVER = re.compile(r"(https://[^/?#@\s]+)/clusters/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)/?")
 
 
 class ExecInfo(NamedTuple):
-    """What kubectl says about the credential that it wants."""
+    """kubectl's description of the credential that it needs."""
 
     api_version: str
     server: str
     hub: str
     cluster: str
-    """Empty where the server is a host of its own: which cluster's, the login has to tell."""
+    """Empty if the server is a cluster's own host: then the login tells the cluster."""
 
 
 class Cached(NamedTuple):
-    """A token until the local time at which kubectl is to ask again, or why there was none at that time."""
+    """A token and the local time at which kubectl must ask again, or the failure at that time."""
 
     token: str
     until_s: float
     started_s: float
-    """When the machine had started, by the clock that `until_s` is by."""
+    """The machine's boot time, by the clock of `until_s`."""
     failure: str
 
     def __repr__(self) -> str:
@@ -59,11 +59,10 @@ class Cached(NamedTuple):
 
 
 def run_plugin(server: str = "", hub: str = "") -> int:
-    """Answer kubectl, or a client that tells a plugin nothing: then the kubeconfig does, by `server`.
+    """Print the credential for kubectl, and return the exit status. Errors are one line on stderr.
 
-    `hub` is the kubeconfig's word as well, where its servers are the clusters' own hosts.
-
-    Returns the exit status. Errors are one line on stderr.
+    `server` and `hub` are arguments in the kubeconfig. `server` is for clients that don't pass the plugin
+    KUBERNETES_EXEC_INFO with a server. `hub` is for kubeconfigs whose servers are the clusters' own hosts.
     """
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(DEADLINE_S)
@@ -83,10 +82,13 @@ def _give_up(_signal: int, _frame: object) -> None:
 
 
 def credential(environment: Mapping[str, str], server: str = "", hub: str = "") -> str:
-    """Return the ExecCredential for what kubectl asks. Raises AgentError."""
-    asked = environment.get("KUBERNETES_EXEC_INFO", "")
-    info = read_exec_info(asked, server, hub) if asked or not server else told_by_argument(server, hub)
-    login = known_login(environment)
+    """Return the ExecCredential for kubectl's request. Raises AgentError."""
+    exec_info = environment.get("KUBERNETES_EXEC_INFO", "")
+    if exec_info or not server:
+        info = read_exec_info(exec_info, server, hub)
+    else:
+        info = exec_info_of_arguments(server, hub)
+    login = logins_version(environment)
     account = find_account(environment, info.hub)
     cached = cached_token(environment, account, info.cluster or _cluster_of_host(info.server, account))
     answer = json.dumps(
@@ -99,14 +101,14 @@ def credential(environment: Mapping[str, str], server: str = "", hub: str = "") 
             },
         }
     )
-    remember(
+    store_answer(
         environment,
         info.server,
         until_s=cached.until_s - REMAINING_MIN_S,
         started_s=cached.started_s,
         login=login,
-        # Its arguments as the script sees them, in the order in which a kubeconfig has them.
-        question=f"{asked.rstrip()} {' '.join(_arguments(server, hub))}",
+        # The script sees the arguments in the order of the kubeconfig.
+        question=f"{exec_info.rstrip()} {' '.join(_arguments(server, hub))}",
         answer=answer,
     )
     return answer
@@ -116,43 +118,45 @@ def _arguments(server: str, hub: str) -> list[str]:
     return [*(["--server", server] if server else []), *(["--hub", hub] if hub else [])]
 
 
-def read_exec_info(text: str, told: str = "", hub: str = "") -> ExecInfo:
-    """Read KUBERNETES_EXEC_INFO: the version to answer in, and hub and cluster out of the server's URL.
+def read_exec_info(text: str, argument: str = "", hub: str = "") -> ExecInfo:
+    """Parse KUBERNETES_EXEC_INFO: the API version of the answer, and hub and cluster from the server's URL.
 
-    Some clients say the version and no server; then it is the one `told` by an argument. `hub` is told by
-    another, where the server is a host of the cluster's own. Raises AgentError.
+    Some clients state the version but no server; `argument`, the --server argument, replaces it. `hub`, the
+    --hub argument, is set if the server is a cluster's own host. Raises AgentError.
     """
     if not text:
         raise AgentError(
-            "nothing says for which cluster, as kubectl does when it runs this: for other clients write the "
-            "kubeconfig by `hawse kubeconfig --user-per-cluster`"
+            "KUBERNETES_EXEC_INFO is not set, so the cluster is unknown. kubectl sets it; for other clients "
+            "write the kubeconfig with `hawse kubeconfig --user-per-cluster`"
         )
     try:
         document = read_json(text)
         api_version = document["apiVersion"]
         cluster = document["spec"].get("cluster")
-        server = told if cluster is None else str(cluster["server"])
+        server = argument if cluster is None else str(cluster["server"])
         unverified = cluster is not None and bool(cluster.get("insecure-skip-tls-verify"))
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise AgentError("KUBERNETES_EXEC_INFO is no ExecCredential") from None
+        raise AgentError("KUBERNETES_EXEC_INFO is not an ExecCredential") from None
     if api_version not in API_VERSIONS:
-        raise AgentError(f"the kubeconfig asks for {quoted(str(api_version))}: use {API_VERSIONS[0]}")
+        raise AgentError(
+            f"the kubeconfig's exec apiVersion is {quoted(str(api_version))}: use {API_VERSIONS[0]}"
+        )
     if unverified:
         raise AgentError(
-            "kubectl is told not to verify who answers (insecure-skip-tls-verify), and would show the token "
-            "to whoever does: leave that out, and if it does not know the hub's CA, run `hawse login --ca "
-            "FILE` and `hawse kubeconfig`"
+            "insecure-skip-tls-verify is set, so the token could go to an impostor: remove it from the "
+            "kubeconfig. If kubectl does not trust the hub's CA, run `hawse login --ca FILE`, then "
+            "`hawse kubeconfig`"
         )
-    if cluster is None and not told:
+    if cluster is None and not argument:
         raise AgentError(
-            "the kubeconfig's exec entry lacks `provideClusterInfo: true`, or this client does not heed it: "
-            "run `hawse kubeconfig` again, for such a client with --user-per-cluster"
+            "the client did not name a cluster: the exec entry lacks `provideClusterInfo: true`, or the "
+            "client ignores it. Run `hawse kubeconfig` again; for such clients add --user-per-cluster"
         )
     return _exec_info(api_version, server, hub)
 
 
-def told_by_argument(server: str, hub: str = "") -> ExecInfo:
-    """Take hub and cluster from arguments; raises AgentError. Such clients know the older version alone."""
+def exec_info_of_arguments(server: str, hub: str = "") -> ExecInfo:
+    """Get hub and cluster from arguments; raises AgentError. Such clients support only the older version."""
     return _exec_info(API_VERSIONS[1], server, hub)
 
 
@@ -168,14 +172,14 @@ def _exec_info(api_version: str, server: str, hub: str) -> ExecInfo:
 def _cluster_of_host(server: str, account: Account) -> str:
     """Return the cluster of a host, by the pattern that the hub stated at login; raises AgentError.
 
-    The kubeconfig is not trusted for this: it could send a token to any host that it names.
+    The kubeconfig can't decide this: it could send the token to any host.
     """
     name = cluster_of_host(account, server)
     if not name:
         hosts = account.cluster_hosts
-        said = "has no hosts for its clusters" if hosts is None else f"has said {hosts}"
+        pattern = "has no hosts for its clusters" if hosts is None else f"uses {hosts}"
         raise AgentError(
-            f"the kubeconfig's server {quoted(server)} is no cluster's of {account.hub}, which {said}: "
+            f"the kubeconfig's server {quoted(server)} is not a cluster of {account.hub}, which {pattern}: "
             f"if that has changed, run `hawse kubeconfig --hosts --hub {account.hub}`"
         )
     return name
@@ -184,10 +188,10 @@ def _cluster_of_host(server: str, account: Account) -> str:
 def cached_token(
     environment: Mapping[str, str], account: Account, cluster: str, *, refused: str = ""
 ) -> Cached:
-    """Return a token that is good for a while, from the cache or the hub; raises AgentError.
+    """Return a token with some life left, from the cache or the hub; raises AgentError.
 
-    One that the hub has `refused` is not taken from the cache again. Where the cache cannot be written (a
-    read-only file system, a full disk), each caller asks the hub by itself.
+    The cached token is skipped if the hub has `refused` it. If the cache is not writable (read-only file
+    system, full disk), each caller asks the hub itself.
     """
     path = _cache_path(environment, account.hub, cluster)
     cached = _read_cache(path, account)
@@ -200,7 +204,7 @@ def cached_token(
         cached = _read_cache(path, account)
         if _usable(cached) and cached.token != refused:
             return cached
-        # Whoever held the lock asked while this one waited: a hub that is away is not asked by each in turn.
+        # The lock's last holder asked the hub during this wait. If it failed, don't queue up to retry.
         if cached.failure and began_s <= cached.until_s <= time.time():
             raise AgentError(cached.failure)
         try:
@@ -215,28 +219,28 @@ def cached_token(
 def _fetch(account: Account, cluster: str) -> Cached:
     from proxy.agent.hub import fetch_token
 
-    # Before the call: the token's life has begun by the time that the answer is here.
+    # Read the clock before the request: the token's life starts before its answer arrives.
     now_s, since_s = time.time(), machine_started_s()
     token = fetch_token(account, cluster)
     return Cached(token.text, now_s + token.expires_in_s - SKEW_S, since_s, "")
 
 
-def lasts(cached: Cached) -> bool:
-    """Whether it holds a token with some life left, and no more than one can have, by the clock as it is."""
+def has_life_left(cached: Cached) -> bool:
+    """Whether the token is valid for a while, and for no longer than a token can be, by the current clock."""
     return bool(cached.token) and REMAINING_MIN_S < cached.until_s - time.time() <= 60
 
 
 def _usable(cached: Cached) -> bool:
-    # Or the token would seem to live for as much longer as the clock was set back.
-    return lasts(cached) and abs(machine_started_s() - cached.started_s) <= SET_MAX_S
+    # A clock set back would prolong the token's life.
+    return has_life_left(cached) and abs(machine_started_s() - cached.started_s) <= CLOCK_DRIFT_MAX_S
 
 
 def _cache_path(environment: Mapping[str, str], hub: str, cluster: str) -> str:
-    return os.path.join(cache_folder(environment), "tokens", f"{place_of(hub)}_{cluster}.json")
+    return os.path.join(cache_folder(environment), "tokens", f"{cache_prefix(hub)}_{cluster}.json")
 
 
-def place_of(hub: str) -> str:
-    """What the names of its cached tokens begin with."""
+def cache_prefix(hub: str) -> str:
+    """Return the common prefix of the cache files for a hub."""
     return re.sub(r"[^a-z0-9.-]", "_", hub.removeprefix("https://"))
 
 
@@ -255,7 +259,7 @@ def _read_cache(path: str, account: Account) -> Cached:
             str(entry["token"]), float(entry["until"]), float(entry["started"]), str(entry["failure"])
         )
     except (AgentError, ValueError, LookupError, TypeError):
-        # A cache that cannot be used is no cache; it is written anew.
+        # A damaged cache counts as empty, and is overwritten.
         return _NOTHING
 
 
@@ -267,6 +271,6 @@ def _write_cache(path: str, account: Account, cached: Cached) -> None:
         "started": cached.started_s,
         "failure": cached.failure,
     }
-    # What cannot be kept is good all the same.
+    # The token is valid even if it can't be cached.
     with suppress(NotWritableError):
         write_private(path, json.dumps(entry).encode())

@@ -1,4 +1,4 @@
-"""Private files: readable by their owner alone from the first byte, and replaced as a whole."""
+"""Private files: readable only by their owner from the first byte, and replaced atomically."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from contextlib import contextmanager, suppress
 
 from proxy.agent.errors import AgentError, NotWritableError
 
-# Logins, tokens and kubeconfigs have some kilobytes.
+# Logins, tokens and kubeconfigs have a few kilobytes.
 FILE_BYTES_MAX = 4 * 1024 * 1024
-# Whoever has a lock asks the hub meanwhile, for ten seconds at most. One that was stopped (Ctrl-Z) has it for
-# as long as it likes.
+# The lock's holder asks the hub meanwhile, for ten seconds at most. A stopped holder (Ctrl-Z) keeps the lock
+# without limit.
 LOCK_WAIT_S = 15.0
 LOCK_LOOK_S = 0.01
 
 
 def config_folder(environment: Mapping[str, str]) -> str:
-    """Where the agent's logins are: `hawse` under the XDG configuration home."""
+    """Return the folder of the logins: `hawse` under the XDG configuration home."""
     return _folder(environment, "XDG_CONFIG_HOME", ".config")
 
 
 def cache_folder(environment: Mapping[str, str]) -> str:
-    """Where tokens are kept for as long as they live: `hawse` under the XDG cache home."""
+    """Return the folder of cached tokens: `hawse` under the XDG cache home."""
     return _folder(environment, "XDG_CACHE_HOME", ".cache")
 
 
 def _folder(environment: Mapping[str, str], variable: str, fallback: str) -> str:
     base = environment.get(variable, "")
-    # The XDG specification: "All paths set in these environment variables must be absolute", else ignored.
+    # The XDG specification: "All paths set in these environment variables must be absolute", or be ignored.
     if not base.startswith("/"):
         base = os.path.join(environment.get("HOME") or os.path.expanduser("~"), fallback)
     return os.path.join(base, "hawse")
 
 
 def read_private(path: str) -> bytes | None:
-    """Read a file that holds a secret; None when there is none. Raises AgentError when others can read it."""
+    """Read a file with a secret; None if it is missing. Raises AgentError if other users can read it."""
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             if status.st_uid != os.geteuid():
                 raise AgentError(
-                    f"{path} belongs to another user (uid {status.st_uid}): remove it and log in again"
+                    f"{path} belongs to another user (uid {status.st_uid}): remove it, then log in again"
                 )
             if stat.S_IMODE(status.st_mode) & 0o077:
                 raise AgentError(
-                    f"{path} is open to other users: run chmod 600 {path}, and consider its keys known"
+                    f"other users can access {path}: run `chmod 600 {path}`, and treat its keys as leaked"
                 )
             return file.read(FILE_BYTES_MAX)
     except FileNotFoundError:
@@ -60,20 +60,19 @@ def read_private(path: str) -> bytes | None:
 def write_private(path: str, data: bytes) -> None:
     """Replace the file; a crash leaves the old one or the new one. Raises NotWritableError.
 
-    A link in its place is replaced, and never followed. What is written first has a name that nobody else can
-    have taken: a kubeconfig may be wanted in a folder where others may write, and who has made the file is
-    who can read it.
+    A symbolic link at the path is replaced, not followed. The temporary file has an unguessable name: the
+    folder may be writable by others, and the creator of a file can read it.
     """
     temporary = f"{path}.{os.urandom(8).hex()}.new"
     try:
         make_private_folder(os.path.dirname(path))
-        # O_EXCL follows no link either.
+        # O_EXCL does not follow links either.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                # Or a crash soon after the rename leaves an empty file.
+                # Without it, a crash soon after the rename can leave an empty file.
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
@@ -84,7 +83,7 @@ def write_private(path: str, data: bytes) -> None:
 
 
 def make_private_folder(path: str) -> None:
-    """Make a folder, and those above it, for the owner alone; one that stands already stays as it is."""
+    """Create a folder and its parents, accessible only to the owner. Existing folders are not changed."""
     if path and not os.path.isdir(path):
         make_private_folder(os.path.dirname(path))
         with suppress(FileExistsError):
@@ -93,9 +92,9 @@ def make_private_folder(path: str) -> None:
 
 @contextmanager
 def locked(path: str) -> Iterator[None]:
-    """Hold the lock file for the block, waiting for whoever has it; the kernel frees a dead process's.
+    """Hold the lock file during the block, waiting for its holder. The kernel frees a dead process's lock.
 
-    Raises NotWritableError, also when another process has it for LOCK_WAIT_S.
+    Raises NotWritableError, also if another process keeps the lock for LOCK_WAIT_S.
     """
     try:
         make_private_folder(os.path.dirname(path))
@@ -106,7 +105,7 @@ def locked(path: str) -> Iterator[None]:
         try:
             _lock(descriptor, path)
         except OSError as error:
-            # Some file systems of a network know no locks.
+            # Some network file systems have no locks.
             raise NotWritableError(f"cannot lock {path}: {error.strerror}") from error
         yield
     finally:
@@ -121,7 +120,7 @@ def _lock(descriptor: int, path: str) -> None:
         except BlockingIOError:
             if time.monotonic() >= give_up_at:
                 raise NotWritableError(
-                    f"cannot lock {path}: another process has it for {LOCK_WAIT_S:.0f} s: end or resume that"
+                    f"cannot lock {path}: another process holds it for {LOCK_WAIT_S:.0f} s: end or resume it"
                 ) from None
             time.sleep(LOCK_LOOK_S)
         else:

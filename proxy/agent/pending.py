@@ -1,8 +1,8 @@
-"""The key of an enrolment that is under way, for an agent that has not had the hub's answer.
+"""The key of an enrolment whose answer from the hub has not arrived yet.
 
-The code is used then and the key is registered. Whoever shows that code with that key once more is answered
-again. So each code has a file of its own until its hub has answered, whatever other hub it was shown to by
-mistake.
+The hub may have used the code and registered the key already. Showing the same code with the same key again
+gets the answer again. So each code has its own file until its hub has answered, even if the code was shown to
+another hub by mistake.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from proxy.agent.files import config_folder, read_private, write_private
 
 
 def is_pending(environment: Mapping[str, str], code: str) -> bool:
-    """Whether this code was shown before, to whatever hub, and may have been taken."""
+    """Whether this code was shown to any hub before, which may have accepted it."""
     return os.path.lexists(_path(environment, code))
 
 
 def pending_key(environment: Mapping[str, str], code: str) -> SigningKey:
-    """The key that was made for this code; a new one is stored first. Raises AgentError."""
+    """Return the key made for this code; a new key is stored first. Raises AgentError."""
     path = _path(environment, code)
-    # What is damaged is of no use any more.
+    # A damaged key is useless: replace it.
     with suppress(KeyFormatError):
         return SigningKey.from_pem(read_private(path) or b"")
     key = SigningKey.generate()
@@ -33,12 +33,12 @@ def pending_key(environment: Mapping[str, str], code: str) -> SigningKey:
 
 
 def forget_pending_key(environment: Mapping[str, str], code: str) -> None:
-    """Remove it: it is the login's own now, or will never be one's."""
+    """Remove the pending key: the login holds it now, or the hub refused it."""
     with suppress(OSError):
         os.unlink(_path(environment, code))
 
 
 def _path(environment: Mapping[str, str], code: str) -> str:
-    # The code has 160 random bits: nobody finds it by its hash.
+    # The code has 160 random bits, so its hash does not reveal it.
     mark = hashlib.sha256(code.encode("ascii")).hexdigest()
     return os.path.join(config_folder(environment), f"enrolment-{mark[:32]}.pem")

@@ -1,6 +1,6 @@
-"""The token by which a platform says who its workload is: a file that it keeps fresh, or GitHub's endpoint.
+"""A workload's token from its platform: from a file that the platform refreshes, or from GitHub's endpoint.
 
-It is read anew each time that the hub is asked, and kept nowhere.
+It is read again for each request to the hub, and never stored.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from urllib.parse import quote, urlsplit
 
-from proxy.agent.blocking_https import trusting
 from proxy.agent.errors import AgentError, reason
-from proxy.agent.https import https_connection
+from proxy.agent.https.blocking import trusting
+from proxy.agent.https.connection import https_connection
 from proxy.process.untrusted_json import read_json
 
 FILE_PREFIX = "file:"
 GITHUB = "github"
 GITHUB_URL = "ACTIONS_ID_TOKEN_REQUEST_URL"
 GITHUB_TOKEN = "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # noqa: S105 - the name of a variable
-# A hub takes no longer token.
+# The hub's own limit.
 TOKEN_BYTES_MAX = 8192
 ANSWER_BYTES_MAX = 64 * 1024
 
 
 def platform_token(platform: str, hub: str, environment: Mapping[str, str]) -> str:
-    """Return the platform's token, meant for the hub. Raises AgentError, which never holds it."""
+    """Return the platform's token for the hub. Raises AgentError, which never holds the token."""
     if platform == GITHUB:
         return _from_github(hub, environment)
     if platform.startswith(FILE_PREFIX):
         return _from_file(platform.removeprefix(FILE_PREFIX))
-    raise AgentError(f"the login for {hub} was written by another hawse: run `hawse login` again")
+    raise AgentError(f"the login for {hub} was written by another version: run `hawse login` again")
 
 
 def _from_file(path: str) -> str:
@@ -46,8 +46,8 @@ def _from_github(hub: str, environment: Mapping[str, str]) -> str:
     url, bearer = environment.get(GITHUB_URL, ""), environment.get(GITHUB_TOKEN, "")
     if not url or not bearer:
         raise AgentError(
-            f"{GITHUB_URL} is not set: the job needs `permissions: id-token: write`, "
-            "and this has to run in one of its steps"
+            f"{GITHUB_URL} is not set: give the job `permissions: id-token: write`, "
+            "and run this in one of its steps"
         )
     try:
         parts = urlsplit(url)
@@ -55,12 +55,12 @@ def _from_github(hub: str, environment: Mapping[str, str]) -> str:
     except ValueError:
         host = None
     if not host or parts.scheme != "https":
-        raise AgentError(f"{GITHUB_URL} is not https://…")
+        raise AgentError(f"{GITHUB_URL} is not an https:// URL")
     query = f"{parts.query}&" if parts.query else ""
     target = f"{parts.path or '/'}?{query}audience={quote(hub, safe='')}"
     connection, through = https_connection(host, port, trusting(None))
     try:
-        # Not followed anywhere else: the bearer is GitHub's.
+        # No redirects are followed: the bearer token is for GitHub only.
         headers = {"authorization": f"Bearer {bearer}", "accept": "application/json", "user-agent": "hawse"}
         connection.request("GET", target, headers=headers)
         response = connection.getresponse()
@@ -70,7 +70,7 @@ def _from_github(hub: str, environment: Mapping[str, str]) -> str:
     finally:
         connection.close()
     if status != 200:
-        raise AgentError(f"{host} answered {status} instead of giving a token")
+        raise AgentError(f"{host} answered {status} instead of a token")
     try:
         return _checked(str(read_json(raw)["value"]).encode(), host)
     except (ValueError, LookupError, TypeError):
@@ -80,5 +80,5 @@ def _from_github(hub: str, environment: Mapping[str, str]) -> str:
 def _checked(data: bytes, source: str) -> str:
     token = data.strip()
     if not token or len(token) > TOKEN_BYTES_MAX or not token.isascii() or len(token.split()) != 1:
-        raise AgentError(f"what {source} gives is no token of a platform")
+        raise AgentError(f"{source} did not give a valid platform token")
     return os.fsdecode(token)

@@ -1,4 +1,4 @@
-"""How an agent proves who it is: the fields of its request for a token."""
+"""The agent's proof of identity: the fields of its token request."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 def proof_of(account: Account, hub_time: str = "") -> dict[str, str]:
-    """Return the fields that prove the agent, fresh for each request. Raises AgentError.
+    """Return the fields that prove the agent's identity, new for each request. Raises AgentError.
 
-    What its own key signs is dated by this machine's clock, or by the `hub_time` that the hub has told.
+    A signature is dated by this machine's clock, or by `hub_time` if the hub has stated it.
     """
     if account.api_key is not None:
         return {
@@ -33,8 +33,8 @@ def proof_of(account: Account, hub_time: str = "") -> dict[str, str]:
             **({"client_id": account.agent} if account.agent else {}),
         }
     if account.private_key_pem is None:
-        raise AgentError(f"the login for {account.hub} holds no key: run `hawse login` again")
-    # Not at the top: what only reads a cached token must not load them.
+        raise AgentError(f"the login for {account.hub} has no key: run `hawse login` again")
+    # Imported here: reading a cached token must not load them.
     from auth.hubtime import seconds_of
     from auth.keys import KeyFormatError, SigningKey
     from auth.tokens import issue_assertion
@@ -42,7 +42,7 @@ def proof_of(account: Account, hub_time: str = "") -> dict[str, str]:
     try:
         key = SigningKey.from_pem(account.private_key_pem.encode("ascii", "replace"))
     except KeyFormatError:
-        # Not chained: nothing of what was read may be shown.
+        # Not chained: the cause may show parts of the key.
         raise AgentError(f"the key for {account.hub} is damaged: run `hawse login` again") from None
     assertion = issue_assertion(
         key,

@@ -3,7 +3,7 @@
 The hub knows the one cluster under two names: `tunnel`, whose relay dials in, and `direct`, whose relay it
 dials. `running_world` has the sandbox for a cluster; `straight` is then the administrator's kubectl at the
 API server itself, under the same identity by `--as`. `running_chain` is hub, relays and agent in front of
-whatever API server a kubeconfig leads to.
+any API server that a kubeconfig leads to.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How `hawse admin` reaches a hub: over the admin API, by what the hub's data folder or the environment says.
+"""The client of the admin API. It finds the hub through its data folder or the environment.
 
-Synchronous and of the standard library alone: a command makes one or two calls and must start fast.
+Synchronous, with the standard library only: a command makes one or two calls, and must start fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import attrs
 import click
 
 from audit.escape import escape_lines
-from proxy.agent.blocking_https import HTTPSConnection, next_step, trusting
+from proxy.agent.https.blocking import HTTPSConnection, next_step, trusting
 from proxy.cli.admin.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
 from proxy.hub.store.local_user import USER_HEADER, local_user
@@ -29,13 +29,13 @@ URL_VARIABLE = "HAWSE_ADMIN_URL"
 TOKEN_VARIABLE = "HAWSE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 CA_VARIABLE = "HAWSE_ADMIN_CA"
 FOLDER_VARIABLE = "HAWSE_HUB_DATA_DIR"
-# An operator waits for this; the hub itself answers in milliseconds.
+# An operator waits for it. The hub answers in milliseconds.
 TIMEOUT_S = 30.0
-# Manifests have some 10 KB; a list of 100,000 agents has 40 MB.
+# Manifests have some 10 KB. A list of 100,000 agents has 40 MB.
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 # A system's bundle of public CAs has 220 KB.
 CA_BYTES_MAX = 1024 * 1024
-# Of an answer in words, shown in one line.
+# Of an answer in plain text, shown in one line.
 WORDS_BYTES_MAX = 300
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -44,38 +44,38 @@ Object: TypeAlias = "dict[str, Json]"
 
 @attrs.frozen
 class AdminClient:
-    """One hub's admin API. Each call raises CommandError, whose message names the next step."""
+    """One hub's admin API. Each call raises CommandError with the next step."""
 
     url: str
     token: str = attrs.field(repr=False)
     context: ssl.SSLContext = attrs.field(repr=False)
     user: str = ""
-    """The user of this machine, which only a hub on this machine is sent."""
+    """The user of this machine. Sent only to a hub on this machine."""
 
     def get(self, *path: str, **query: str) -> Object:
-        """Read something."""
+        """Read an object or a list."""
         return self._call("GET", path, None, query)
 
     def post(self, *path: str, body: Mapping[str, object] | None = None) -> Object:
-        """Make something, or let something happen."""
+        """Create an object, or start an action."""
         return self._call("POST", path, body, {})
 
     def put(self, *path: str, body: Mapping[str, object] | None = None) -> Object:
-        """Set something."""
+        """Set a value."""
         return self._call("PUT", path, body, {})
 
     def patch(self, *path: str, body: Mapping[str, object]) -> Object:
-        """Change a part of something."""
+        """Change part of an object."""
         return self._call("PATCH", path, body, {})
 
     def delete(self, *path: str) -> Object:
-        """Remove something."""
+        """Remove an object."""
         return self._call("DELETE", path, None, {})
 
     def _call(
         self, method: str, path: tuple[str, ...], body: Mapping[str, object] | None, query: Mapping[str, str]
     ) -> Object:
-        # Quoted, so that a name with a slash or a question mark is a name that is not found.
+        # Quoted: a name with a slash or a question mark is only a name that does not exist.
         target = "/v1/" + "/".join(quote(part, safe="") for part in path)
         if query:
             target += f"?{urlencode(query)}"
@@ -92,52 +92,54 @@ class AdminClient:
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise CommandError(_told_in_words(self.url, status, answer))
+            raise CommandError(_plain_text_error(self.url, status, answer))
         if status < 400:
             if isinstance(notice := document.pop("notice", None), str):
                 click.echo(f"hawse: {escape_lines(notice)}", err=True)
             return document
-        raise CommandError(_told(self.url, status, document))
+        raise CommandError(_error_text(self.url, status, document))
 
     def _exchange(
         self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]
     ) -> tuple[int, bytes]:
         parts = urlsplit(self.url)
-        # It knows no proxy of the environment and no .netrc, so that the token goes nowhere else.
+        # This connection ignores proxy variables and .netrc, so the token goes nowhere else.
         connection = HTTPSConnection(
             parts.hostname or "", parts.port or 443, timeout_s=TIMEOUT_S, context=self.context
         )
-        asked = False
+        sent = False
         try:
             connection.connect()
-            asked = True
+            sent = True
             connection.request(method, target, body=data, headers=dict(headers))
             response = connection.getresponse()
             return response.status, response.read(ANSWER_BYTES_MAX)
         except ssl.SSLCertVerificationError as error:
             raise CommandError(
                 f"the certificate at {self.url} is not trusted ({error.verify_message}): "
-                f"{next_step(error, f'set {CA_VARIABLE} to the file of its CA')}"
+                f"{next_step(error, f'set {CA_VARIABLE} to its CA file')}"
             ) from error
         except ConnectionRefusedError as error:
-            raise CommandError(f"nothing listens at {self.url}: start the hub (`hawse hub`) first") from error
+            raise CommandError(f"nothing listens at {self.url}: start the hub with `hawse hub`") from error
         except (OSError, HTTPException) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             if isinstance(error, TimeoutError):
-                why = f"it did not answer within {TIMEOUT_S:.0f} s, the hub's log may say why"
-            if asked and method != "GET":
-                why += "; whether the change was made, `hawse audit list --kind admin.action` says at the hub"
+                why = f"no answer within {TIMEOUT_S:.0f} s; see the hub's log"
+            if sent and method != "GET":
+                why += (
+                    "; to learn whether the change was made, run `hawse audit list --kind admin.action` there"
+                )
             raise CommandError(f"cannot reach the admin API at {self.url}: {why}") from error
         finally:
             connection.close()
 
 
-def _told(url: str, status: int, document: Object) -> str:
+def _error_text(url: str, status: int, document: Object) -> str:
     error = document.get("error")
     message = error.get("message") if isinstance(error, dict) else None
     if status == 401 and not (isinstance(error, dict) and error.get("code") == "expired"):
         return (
-            f"the hub does not accept this admin token: set {TOKEN_VARIABLE} to a valid one, "
+            f"the hub refused this admin token: set {TOKEN_VARIABLE} to a valid one, "
             "or run this on the hub's machine as the user that runs the hub"
         )
     if not message:
@@ -145,18 +147,18 @@ def _told(url: str, status: int, document: Object) -> str:
     return escape_lines(str(message))
 
 
-def _told_in_words(url: str, status: int, answer: bytes) -> str:
-    """What an answer says that is no JSON: the hub answers so what its admin API never came to see."""
+def _plain_text_error(url: str, status: int, answer: bytes) -> str:
+    """Return the error of a plain-text answer, which the hub sends if the admin API never saw the request."""
     line = answer[:WORDS_BYTES_MAX].decode("utf-8", "replace").strip()
-    # A page has several lines, and begins with a tag.
+    # An HTML page has several lines, and begins with a tag.
     if status < 400 or not line or not line.isprintable() or line.startswith("<"):
         return f"{url} does not answer like a hub's admin API (status {status})"
-    return f"{url} answered {status}: {line}" + (", the hub's log says more" if status == 500 else "")
+    return f"{url} answered {status}: {line}" + ("; see the hub's log" if status == 500 else "")
 
 
 @attrs.frozen
 class Reach:
-    """Where to look for a hub; found when a command needs it, so that `--help` needs none."""
+    """The options that locate a hub. Resolved when a command needs the hub, so `--help` needs none."""
 
     config_file: Path | None
     data_dir: Path | None
@@ -169,10 +171,10 @@ class Reach:
         if self.data_dir is not None:
             return self.data_dir
         if os.environ.get(URL_VARIABLE) and self.config_file is None and FOLDER_VARIABLE not in os.environ:
-            # Whoever asks that hub by it does not mean whatever hub has run here.
+            # The URL names another hub, so a data folder on this machine is not what the user means.
             raise CommandError(
-                f"this works on the data folder of a hub of this machine, and {URL_VARIABLE} names another: "
-                "run it on the hub's machine, or name the folder by --data-dir"
+                f"this command needs a data folder on this machine, but {URL_VARIABLE} names a remote hub: "
+                "run it on the hub's machine, or name the folder with --data-dir"
             )
         try:
             return load(self.config_file).data_dir
@@ -183,8 +185,8 @@ class Reach:
         """Find the hub; raises CommandError."""
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
         if not (token.isascii() and token.isprintable()):
-            # It would be no header, and the error about that would print it.
-            raise CommandError(f"{TOKEN_VARIABLE} is no admin token: it holds more than one line of ASCII")
+            # It would be an invalid header, and the error for that would print it.
+            raise CommandError(f"{TOKEN_VARIABLE} is not an admin token: it must be one line of ASCII")
         if url := os.environ.get(URL_VARIABLE):
             return _remote(url.rstrip("/"), token, os.environ.get(CA_VARIABLE))
         return _local(self.folder(), token)
@@ -194,19 +196,19 @@ def _remote(url: str, token: str, ca: str | None) -> AdminClient:
     if not _is_https(url):
         raise CommandError(f"{URL_VARIABLE} must be https://host:port")
     if not token:
-        raise CommandError(f"{URL_VARIABLE} is set, {TOKEN_VARIABLE} is not: it needs an admin token")
+        raise CommandError(f"{URL_VARIABLE} is set, but {TOKEN_VARIABLE} is not: set it to an admin token")
     return AdminClient(url, token, trusting(_certificates(ca) if ca else None))
 
 
 def _certificates(ca: str) -> str:
-    """Read what HAWSE_ADMIN_CA names; raises CommandError."""
+    """Read the file that HAWSE_ADMIN_CA names; raises CommandError."""
     pem = read_file(Path(ca), CA_VARIABLE, CA_BYTES_MAX)
     assert pem is not None
-    # The system's bundles say in any language whose each certificate is.
+    # System bundles describe their certificates in any language.
     pem = pem.encode("ascii", "ignore").decode("ascii")
     fault = fault_of_ca(pem)
     if fault is not None:
-        raise CommandError(f"{CA_VARIABLE}: {ca} {fault}: name the file of the CA of the hub's certificate")
+        raise CommandError(f"{CA_VARIABLE}: {ca} {fault}: name the CA file of the hub's certificate")
     return pem
 
 
@@ -215,7 +217,7 @@ def _is_https(url: str) -> bool:
         parts = urlsplit(url)
         return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        # A port that is no number or too high, half of an IPv6 address.
+        # The port is not a number or too high, or an IPv6 address is incomplete.
         return False
 
 
@@ -229,21 +231,21 @@ def _local(folder: Path, token: str) -> AdminClient:
         token = token or data.admin_token() or ""
     except DataDirError as error:
         raise CommandError(
-            f"{error}: name the hub's --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
+            f"{error}: name the hub's data folder with --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
         ) from error
     if endpoint is None or not token:
         raise CommandError(
-            f"no hub has run with the data folder {folder}: start `hawse hub`, "
-            f"name its --config or --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
+            f"no hub has run with the data folder {folder}: start `hawse hub`, name its folder with --config "
+            f"or --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
         )
     return AdminClient(endpoint.url, token, _pinned(endpoint.certificate_pem), user)
 
 
 def _pinned(certificate_pem: str) -> ssl.SSLContext:
-    """Trust exactly one certificate, whatever name it bears and whoever signed it.
+    """Trust exactly one certificate, regardless of its names and issuer.
 
-    The folder that holds it is as private as the token, so it is the better witness: the hub's certificate
-    names its public host, while this dials its loopback address.
+    It comes from a folder that is as private as the token, which is stronger than a name check. The
+    certificate's name is the hub's public host, while this client dials the loopback address.
     """
     context = trusting(certificate_pem)
     context.check_hostname = False

@@ -1,4 +1,4 @@
-"""What `hawse admin` is told on its command line: files that are sent on, and NAME=VALUE pairs."""
+"""Parses inputs of `hawse admin`: files to send to the hub, and NAME=VALUE pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.process.certificates import fault_of_ca
 
 
 def read_file(path: Path | None, option: str, bytes_max: int) -> str | None:
-    """Return the text of the file that an option names, None where it names none; raises CommandError."""
+    """Return the text of an option's file; None without the option. Raises CommandError."""
     if path is None:
         return None
     try:
@@ -29,23 +29,23 @@ def read_file(path: Path | None, option: str, bytes_max: int) -> str | None:
 
 
 def read_certificates(path: Path | None, option: str, bytes_max: int) -> str | None:
-    """Return the certificates of a CA in the file that an option names, as `read_file` does."""
+    """Return the CA certificates in an option's file, as `read_file` does."""
     pem = read_file(path, option, bytes_max)
     if pem is None:
         return None
-    # The hub would refuse it, but it is not to be sent at all.
+    # The hub would refuse a private key too, but it must not even be sent.
     fault = "holds a private key" if "PRIVATE KEY" in pem else fault_of_ca(pem)
     if fault is not None:
-        raise CommandError(f"{option}: {path} {fault}: name the file of the CA's certificate")
+        raise CommandError(f"{option}: {path} {fault}: name the file with the CA's certificate")
     return pem
 
 
 def parse_pairs(stated: Sequence[str], option: str) -> dict[str, str]:
-    """Return what an option that may be repeated says, each name once; raises click.BadParameter."""
+    """Parse a repeatable option into pairs with unique names; raises click.BadParameter."""
     pairs: dict[str, str] = {}
     for each in stated:
         name, separator, value = each.partition("=")
         if not separator or not name or name in pairs:
-            raise click.BadParameter(f"{each!a}: expected NAME=VALUE, each NAME once", param_hint=option)
+            raise click.BadParameter(f"{each!a}: expected NAME=VALUE, with each NAME once", param_hint=option)
         pairs[name] = value
     return pairs

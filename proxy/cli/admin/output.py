@@ -1,8 +1,8 @@
-"""How `hawse admin` speaks: tables and sentences for people, JSON for programs.
+"""Output of `hawse admin`: tables and sentences for people, JSON for programs.
 
-What a program wants (a key, a manifest, a list) goes to standard output, what a person wants to read beside
-it to standard error, so that each can be piped by itself. Names of relays and the like were chosen by their
-senders, so everything is made safe for a terminal first.
+Results (a key, a manifest, a list) go to standard output, notes for a person to standard error, so that
+either can be piped. Some values, such as relay names, are chosen by remote peers, so all output is escaped
+for terminals.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from proxy.cli.errors import CommandError, indented
 
 Column = tuple[str, Callable[[Object], str]]
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask; who has no terminal is never asked.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+yes_option = click.option(
+    "--yes", is_flag=True, help="Do not ask for confirmation. Without a terminal it never asks."
+)
 
 
 def print_json(value: Json) -> None:
-    """Print a document for a program."""
+    """Print a JSON document."""
     click.echo(as_json_text(value), nl=False)
 
 
 def as_json_text(value: Json) -> str:
-    """A document for a program; in ASCII, so that it is safe for a terminal too."""
+    """Format a JSON document, in ASCII so that it is safe on a terminal too."""
     return json.dumps(value, indent=2, ensure_ascii=True) + "\n"
 
 
@@ -44,10 +46,9 @@ def print_table(
     empty: str,
     spare: Sequence[str] = (),
 ) -> None:
-    """Print rows under their headings, or the sentence that says what to do when there are none.
+    """Print rows under their headings. Without rows, print `empty`, which names the next step.
 
-    As JSON it is every row with all that it holds. `spare` are the columns that a narrow terminal does not
-    show, the first of them first.
+    As JSON, print complete rows. `spare` are the columns that a narrow terminal leaves out, in that order.
     """
     if as_json:
         print_json([*rows])
@@ -64,7 +65,7 @@ def print_table(
 
 
 def print_fields(document: Object, fields: Sequence[Column], *, as_json: bool) -> None:
-    """Print one thing, a field a line; as JSON with all that it holds."""
+    """Print one object, one field a line; as JSON, the complete object."""
     if as_json:
         print_json(document)
         return
@@ -74,21 +75,21 @@ def print_fields(document: Object, fields: Sequence[Column], *, as_json: bool) -
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before what cannot be undone; a program, or whoever said --yes, is not asked."""
+    """Ask before an irreversible change. Does not ask with --yes or without a terminal."""
     if not yes and sys.stdin.isatty():
         click.confirm(question, abort=True, err=True)
 
 
 def say(text: str) -> None:
-    """Tell the person something that no program reads.
+    """Print a note for a person to standard error.
 
-    Its lines are made safe, each by itself; a second one can only be of what the hub has said.
+    Each line is escaped separately. Only text from the hub can have several lines.
     """
     click.echo(indented(escape_lines(text)), err=True)
 
 
-def tell_change(document: Object, sentence: str, *, as_json: bool) -> None:
-    """Say what was changed, and where its RBAC has to be applied; as JSON, all that the hub answers."""
+def print_change(document: Object, sentence: str, *, as_json: bool) -> None:
+    """Report a change, and the clusters whose RBAC must be applied. As JSON, print the hub's whole answer."""
     if as_json:
         print_json(document)
         return
@@ -97,71 +98,71 @@ def tell_change(document: Object, sentence: str, *, as_json: bool) -> None:
 
 
 def say_apply_rbac(document: Object) -> None:
-    """Name the clusters whose ClusterRole no longer fits, with the command for each."""
+    """Name the clusters whose ClusterRole is outdated, with the command for each."""
     try:
-        # They are pasted into a shell.
+        # The commands are pasted into a shell.
         names = [slug("cluster name", name) for name in texts(document, "apply_rbac")]
     except IdentityError as error:
-        raise CommandError(f"the hub's answer holds a name that is refused: {error}") from error
+        raise CommandError(f"the hub's answer holds an invalid name: {error}") from error
     if names:
-        say("whom the relay may impersonate has changed; apply it in each cluster:")
+        say("the users that the relay may impersonate have changed; apply this in each cluster:")
         for name in names:
             say(f"  hawse admin cluster rbac {name} | kubectl apply -f -")
-        say("  (with --namespace, --service-account and --constrained, where the relay was set up with them)")
+        say("  (add --namespace, --service-account and --constrained if the relay was set up with them)")
 
 
 def objects(document: Object, key: str) -> list[Object]:
-    """The list of objects under a key."""
+    """Return the list of objects under a key."""
     value = document.get(key)
     if not isinstance(value, list):
-        raise CommandError(f"the hub's answer holds no {key}: is it of the same version?")
+        raise CommandError(f"the hub's answer has no {key}: does the hub run the same version?")
     return [item for item in value if isinstance(item, dict)]
 
 
 def child(document: Object, key: str) -> Object:
-    """The object under a key."""
+    """Return the object under a key."""
     value = document.get(key)
     if not isinstance(value, dict):
-        raise CommandError(f"the hub's answer holds no {key}: is it of the same version?")
+        raise CommandError(f"the hub's answer has no {key}: does the hub run the same version?")
     return value
 
 
 def text(document: Object, key: str) -> str:
-    """The text under a key; empty when there is none."""
+    """Return the text under a key; empty if it is missing."""
     value = document.get(key)
     return "" if value is None else str(value)
 
 
 def texts(document: Object, key: str) -> list[str]:
-    """The list of texts under a key."""
+    """Return the list of texts under a key."""
     value = document.get(key)
     return [str(item) for item in value] if isinstance(value, list) else []
 
 
 def strict_texts(document: Object, key: str) -> list[str]:
-    """The list of texts under a key, which has to be there, be it empty. Raises CommandError."""
+    """Return the list of texts under a key, which must be present but may be empty. Raises CommandError."""
     if not isinstance(document.get(key), list):
-        raise CommandError(f"the hub's answer holds no {key}: is it of the same version?")
+        raise CommandError(f"the hub's answer has no {key}: does the hub run the same version?")
     return texts(document, key)
 
 
 def field(key: str) -> Callable[[Object], str]:
-    """A cell that shows a text."""
+    """A column that shows a text."""
     return lambda row: text(row, key) or "-"
 
 
 def listed(key: str) -> Callable[[Object], str]:
-    """A cell that shows a list."""
+    """A column that shows a list."""
     return lambda row: ", ".join(texts(row, key)) or "-"
 
 
 def since(key: str) -> Callable[[Object], str]:
-    """A cell that shows how long ago a time was."""
+    """A column that shows the age of a time."""
     return lambda row: age(text(row, key), datetime.now(UTC))
 
 
 def age(when: str, now: datetime) -> str:
-    """Say how long ago a time was, in its one fitting unit."""
+    """Return the age of a time, in the largest fitting unit."""
     if not when:
         return "never"
     try:

@@ -1,8 +1,8 @@
-"""Tables for a person: as wide as they are in a pipe, and no wider than the window on a terminal.
+"""Tables for people: full width in a pipe, and never wider than a terminal's window.
 
-On a terminal that is too narrow, lists and sentences are wrapped inside their columns, and then whole columns
-are left out, those first that are missed least. In a pipe a row is always one line with every column, so that
-grep and awk find what they look for.
+On a narrow terminal, lists and sentences are wrapped within their columns. If that is not enough, whole
+columns are left out, the least needed first. In a pipe a row is always one line with all columns, for grep
+and awk.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ import attrs
 Row = Sequence[str]
 
 GAP = "  "
-# Below this width a wrapped column has one word a line.
+# Narrower wrapped columns would have one word a line.
 WRAPPED_COLUMNS_MIN = 20
 
 
 @attrs.frozen
 class Table:
-    """What is printed: lines of text, and the headings of the columns that found no room."""
+    """The lines to print, and the headings of the columns that did not fit."""
 
     lines: list[str]
     left_out: list[str]
 
 
 def terminal_columns() -> int | None:
-    """How wide the window is; None where standard output is no terminal."""
+    """Return the window's width; None if standard output is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
 
 
 def laid_out(rows: Sequence[Row], spare: Sequence[str], columns: int | None) -> Table:
-    """Lay out rows, the headings first, in so many columns of a terminal.
+    """Lay out rows, headings first, within a width in characters.
 
-    `spare` are the headings of what may be left out, in that order.
+    `spare` are the headings of columns that may be left out, in that order.
     """
     left_out: list[str] = []
     widths = _widths(rows, columns)
@@ -53,17 +53,17 @@ def laid_out(rows: Sequence[Row], spare: Sequence[str], columns: int | None) -> 
 
 
 def _widths(rows: Sequence[Row], columns: int | None) -> list[int]:
-    """How wide each column is: its longest text, or less where that can be wrapped and has to be."""
+    """Return the width of each column: its longest text, or less where it must and can be wrapped."""
     cells = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in cells]
     if columns is None or _total(widths) <= columns:
         return widths
-    # A name or an id stays whole, to be copied.
+    # Names and ids are not broken, so that they can be copied.
     words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in cells]
     spread = [width - max(longest, WRAPPED_COLUMNS_MIN) for width, longest in zip(widths, words, strict=True)]
     while _total(widths) > columns:
-        room, _, number = max((spread[n] > 0, widths[n], n) for n in range(len(widths)))
-        if not room:
+        wrappable, _, number = max((spread[n] > 0, widths[n], n) for n in range(len(widths)))
+        if not wrappable:
             break
         widths[number] -= 1
         spread[number] -= 1

@@ -85,7 +85,7 @@ def test_every_way_to_have_no_login_names_the_next_step(tmp_path: Path) -> None:
         find_account(environment, "https://else.example")
     save_account(environment, account())
     assert find_account(environment, None) == account()
-    # A login sends an API key, and whatever an agent is given can name a hub.
+    # A login sends an API key, and any text that an agent reads can name a hub.
     with pytest.raises(AgentError, match=r"^not logged in to https://else\.example, only to https://hub\.ex"):
         find_account(environment, "https://else.example")
     save_account(environment, account("https://other.example"))
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_named_and_not_quoted(tmp_path: Path, content: str) ->
 def test_a_file_of_a_newer_hawse_is_left_alone(tmp_path: Path) -> None:
     environment = {"XDG_CONFIG_HOME": str(tmp_path)}
     Path(save_account(environment, account())).write_text('{"version":3}')
-    with pytest.raises(AgentError, match="newer hawse"):
+    with pytest.raises(AgentError, match="newer version of hawse"):
         load_accounts(environment)
 
 

@@ -1,4 +1,4 @@
-"""The script that kubectl runs, under several shells: what it answers by itself, and what it does not."""
+"""The script that kubectl runs, under several shells: what it answers itself, and what it passes on."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tests.proxy.agent.test_credential import NO_CLUSTER, V1, exec_info
 
 PLUGIN = Path(sys.executable).parent / "hawse-credential"
 SOURCE = Path(__file__).parents[3] / "proxy/agent/hawse-credential"
-# The system's own, and others where they are at hand.
+# The system's shell, and others that are installed.
 SHELLS = [found for found in map(shutil.which, ("sh", "bash", "busybox")) if found is not None]
 
 
 def run(home: Home, argv: list[str], info: str | None) -> subprocess.CompletedProcess[str]:
     environment = home.environment | ({} if info is None else {"KUBERNETES_EXEC_INFO": info})
-    # Not in the checkout: with no program `hawse` to be found, bash takes its folder `hawse` for one.
+    # Not in the checkout: without a program `hawse`, bash would take the folder `hawse` for it.
     return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, cwd=home.path)
 
 
 def ask(home: Home, info: str | None, *arguments: str) -> str:
-    """Ask the plugin as kubectl does."""
+    """Run the plugin as kubectl does."""
     done = run(home, [str(PLUGIN), *arguments], info)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -47,17 +47,17 @@ def write_script(path: Path, script: str) -> Path:
 
 @attrs.frozen
 class Alone:
-    """The script under a shell, where nothing else of ours is to be found."""
+    """The script under a shell that finds no other program of Hawse."""
 
     home: Home
     folder: Path
     shell: str
 
     def ask(self, info: str | None, *arguments: str, **variables: str) -> str | None:
-        """Return what it says by itself; None when it would ask `hawse credential`."""
+        """Return the script's own answer; None if it would run `hawse credential`."""
         script = shutil.copy(SOURCE, self.folder)
         shell = [self.shell, "sh"] if self.shell.endswith("busybox") else [self.shell]
-        # The kernel passes the script's whole path, and so must we.
+        # The kernel passes the script's full path, so this must too.
         home = attrs.evolve(
             self.home, environment=self.home.environment | {"PATH": "/usr/bin:/bin"} | variables
         )
@@ -95,7 +95,7 @@ def test_the_script_that_is_installed_is_the_one_here() -> None:
 @pytest.mark.usefixtures("account")
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_an_answer_is_given_again_without_python(alone: Alone, hub: FakeHub, end: str) -> None:
-    # As kubectl writes it, and as Python's clients do.
+    # As written by kubectl, and by Python's clients.
     spaced = exec_info(hub.url)
     for info in (spaced + end, json.dumps(json.loads(spaced), separators=(",", ":")) + end):
         assert alone.ask(info) is None
@@ -117,7 +117,7 @@ def test_a_client_that_says_nothing_is_told_apart_by_its_argument(alone: Alone, 
     assert alone.ask(exec_info(hub.url, "dev"), *arguments) is None
     assert alone.ask(None, "--server", f"{hub.url}/clusters/prod") is None
     assert alone.ask(None) is None
-    # One that says a version and no cluster has an answer of its own, in that version.
+    # A client that states a version but no cluster gets its own answer, in that version.
     own = ask(alone.home, NO_CLUSTER, *arguments)
     assert json.loads(own)["apiVersion"] == V1
     assert alone.ask(NO_CLUSTER, *arguments) == own
@@ -138,7 +138,7 @@ def test_the_folders_are_found_as_python_finds_them(alone: Alone, hub: FakeHub) 
 
 @pytest.mark.usefixtures("account")
 def test_a_login_behind_a_link_is_known_by_its_file(alone: Alone, hub: FakeHub) -> None:
-    # As the files of a secret are mounted in a pod.
+    # The layout of a mounted secret in a pod.
     info = exec_info(hub.url)
     link = Path(logins_path(alone.home.environment))
     file = link.rename(link.with_name("mounted"))
@@ -155,7 +155,7 @@ def test_without_home_nothing_is_found(alone: Alone, hub: FakeHub) -> None:
     info = exec_info(hub.url)
     ask(alone.home, info)
     login = kept(alone.home).read_text().splitlines()[1]
-    # Python then looks whose home it is; a shell would take the file for one at the root.
+    # Python then looks up the user's home; a shell would use the file system's root.
     stat = write_script(alone.folder / "stat", f'case $3 in /.config/*) echo "{login}" ;; esac')
     alone.home.environment.pop("HOME")
     path = f"{stat.parent}:/usr/bin:/bin"
@@ -172,7 +172,7 @@ def test_the_environment_has_no_token_traced_or_handed_on(
     seen = alone.folder / "environment"
     date = write_script(alone.folder / "date", f'env >"{seen}"; exec /bin/date "$@"')
     assert alone.ask(info, PATH=f"{date.parent}:/usr/bin:/bin", **variable) == answer
-    # Busybox has a `date` of its own.
+    # Busybox has its own `date`.
     assert not seen.exists() or "token-1-prod" not in seen.read_text()
 
 
@@ -196,14 +196,14 @@ def other_login(home: Home, account: Account) -> None:
 
 
 def older_login(home: Home, account: Account) -> None:
-    """Put another file in place that is older than the answer, as a backup is."""
+    """Replace the file by one that is older than the answer, as restored from a backup."""
     before = Path(logins_path(home.environment))
     other_login(home, account)
     os.utime(before, (1, 1))
 
 
 def edited_login(home: Home, account: Account) -> None:
-    """Change the file in place, and make it look as old as before."""
+    """Change the file in place, and restore its times."""
     path = Path(logins_path(home.environment))
     before = path.stat()
     path.write_bytes(path.read_bytes())
@@ -253,7 +253,7 @@ def changed(line: int, text: str) -> Callable[[Path], None]:
 
 
 def later(seconds: int) -> Callable[[Path], None]:
-    """Write what would stand there, had the clock been set back so far since."""
+    """Write the answer as it would be if the clock had been set back this far since."""
 
     def change(path: Path) -> None:
         until_s, started_s = map(int, path.read_text().splitlines()[0].split())
@@ -316,7 +316,7 @@ def test_an_answer_that_is_not_just_so_is_not_given(
     assert alone.ask(info) == answer
     change(kept(alone.home))
     assert alone.ask(info) is None
-    # And it is put right.
+    # The script also repairs it.
     assert ask(alone.home, info) == answer
     assert alone.ask(info) == answer
 
@@ -359,4 +359,4 @@ def test_what_it_does_not_know_is_for_the_command_behind_it(home: Home) -> None:
     assert "KUBERNETES_EXEC_INFO" in done.stdout
     done = run(home, [str(PLUGIN)], None)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("hawse: nothing says for which cluster")
+    assert done.stderr.startswith("hawse: KUBERNETES_EXEC_INFO is not set")

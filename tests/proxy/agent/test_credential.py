@@ -25,7 +25,7 @@ from tests.proxy.agent.conftest import API_KEY, Home
 
 HAWSE = str(Path(sys.executable).parent / "hawse")
 V1 = "client.authentication.k8s.io/v1"
-# As kubernetes_asyncio writes it, whatever the kubeconfig says.
+# As kubernetes_asyncio writes it, regardless of the kubeconfig.
 NO_CLUSTER = json.dumps({"apiVersion": V1, "kind": "ExecCredential", "spec": {"interactive": True}})
 
 
@@ -94,7 +94,7 @@ def test_a_second_kubectl_gets_the_same_token_from_the_cache(home: Home, hub: Fa
 
 
 def start_together(home: Home, hub: FakeHub, number: int) -> list[subprocess.Popen[str]]:
-    """Start that many plugins; the hub answers the first when all others wait at the lock."""
+    """Start that many plugins; the hub answers the first once all others wait at the lock."""
     released = threading.Event()
     usual = hub.reply
 
@@ -114,7 +114,7 @@ def start_together(home: Home, hub: FakeHub, number: int) -> list[subprocess.Pop
 
 
 def is_at_a_lock(process: subprocess.Popen[str]) -> bool:
-    """Whether it has a lock, or waits for one: it has the file open for as long."""
+    """Whether the process holds or waits for a lock: it keeps the file open meanwhile."""
     with suppress(FileNotFoundError):
         for link in Path(f"/proc/{process.pid}/fd").iterdir():
             if os.readlink(link).endswith(".lock"):
@@ -146,7 +146,7 @@ def test_parallel_kubectls_share_a_failure_and_the_next_one_asks_again(home: Hom
 def test_from_its_cache_it_takes_less_than_100_ms_and_imports_nothing_heavy(home: Home, hub: FakeHub) -> None:
     ask(home, hub)
     took_s = []
-    # The fastest of several, and of many on a busy machine, since other tests run on the same cores.
+    # The fastest of several runs, since other tests run on the same cores.
     while len(took_s) < 10 or (min(took_s) >= 0.1 and len(took_s) < 100):
         began_s = time.perf_counter()
         ask(home, hub)
@@ -183,7 +183,7 @@ def test_what_lies_on_the_disk_is_the_owners_alone(home: Home, hub: FakeHub) -> 
 
 
 def set_since(entry: dict[str, float], back_s: float) -> dict[str, float]:
-    """What would stand there, had the clock been set back so far since."""
+    """The cache as it would be if the clock had been set back this far since."""
     return entry | {name: entry[name] + back_s for name in ("until", "started")}
 
 
@@ -243,7 +243,7 @@ def test_a_cache_that_does_not_fit_is_not_used(
 def test_a_cache_that_cannot_be_written_costs_a_call_and_not_the_token(
     home: Home, hub: FakeHub, part: str
 ) -> None:
-    # For root as well, whom no mode of a folder keeps out.
+    # Also for root, which no folder's mode keeps out.
     place = hub.url.removeprefix("https://").replace(":", "_")
     taken = Path(home.environment["XDG_CACHE_HOME"], part.format(place=place))
     if part.endswith(".json"):
@@ -271,7 +271,7 @@ def test_a_lock_that_a_stopped_plugin_keeps_costs_a_wait_and_not_the_token(
 def test_a_key_is_sent_to_the_hub_it_is_for_and_to_no_other(home: Home, hub: FakeHub) -> None:
     status, stdout, stderr = run(home, exec_info("https://evil.example"))
     assert (status, stdout) == (1, "")
-    # Nor is the agent told to send it there.
+    # And the message does not ask the agent to send its key there.
     told = f"hawse: not logged in to https://evil.example, only to {hub.url}: do not log in there"
     assert stderr.startswith(told)
     assert "hawse login" not in stderr
@@ -280,21 +280,21 @@ def test_a_key_is_sent_to_the_hub_it_is_for_and_to_no_other(home: Home, hub: Fak
 @pytest.mark.usefixtures("account")
 def test_a_kubectl_that_verifies_nobody_is_given_no_token(home: Home, hub: FakeHub) -> None:
     insecure = {"insecure-skip-tls-verify": True}
-    # One that was given before is not given again either.
+    # A cached token is withheld as well.
     assert run(home, exec_info(hub.url))[0] == 0
     status, stdout, stderr = run(home, exec_info(hub.url, **insecure))
     assert (status, stdout) == (1, "")
-    assert "would show the token to whoever does" in stderr
+    assert "so the token could go to an impostor" in stderr
     assert run(home, exec_info(hub.url, **{"insecure-skip-tls-verify": False}))[0] == 0
 
 
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        (None, "kubeconfig by `hawse kubeconfig --user-per-cluster`"),
-        ("{", "no ExecCredential"),
-        ("[]", "no ExecCredential"),
-        pytest.param("[" * 100_000, "no ExecCredential", id="deep"),
+        (None, "kubeconfig with `hawse kubeconfig --user-per-cluster`"),
+        ("{", "not an ExecCredential"),
+        ("[]", "not an ExecCredential"),
+        pytest.param("[" * 100_000, "not an ExecCredential", id="deep"),
         (NO_CLUSTER, "provideClusterInfo"),
         (NO_CLUSTER, "--user-per-cluster"),
         (exec_info("https://hub.example", api_version="client.authentication.k8s.io/v1alpha1"), "v1alpha1"),
@@ -356,11 +356,11 @@ def test_a_client_that_says_nothing_is_told_apart_by_an_argument(
     document = json.loads(credential(home.environment, server))
     assert document["apiVersion"] == "client.authentication.k8s.io/v1beta1"
     assert document["status"]["token"] == "token-1-dev"
-    # What kubectl says counts more.
+    # kubectl's KUBERNETES_EXEC_INFO has priority.
     environment = {**home.environment, "KUBERNETES_EXEC_INFO": exec_info(hub.url, "prod")}
     document = json.loads(credential(environment, server))
     assert (document["apiVersion"][-3:], document["status"]["token"]) == ("/v1", "token-2-prod")
-    # Some say a version and no cluster.
+    # Some clients state a version but no cluster.
     document = json.loads(credential({**home.environment, "KUBERNETES_EXEC_INFO": NO_CLUSTER}, server))
     assert (document["apiVersion"], document["status"]["token"]) == (V1, "token-1-dev")
     for wrong in (

@@ -37,7 +37,7 @@ def test_a_private_file_and_its_folders_are_the_owners_alone(tmp_path: Path) -> 
 def test_nobody_is_waiting_where_a_secret_is_written_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In a folder where others may write, as for `hawse kubeconfig --output /tmp/config`.
+    # A folder that others may write to, as with `hawse kubeconfig --output /tmp/config`.
     path = tmp_path / "file"
     with (tmp_path / f"file.{os.getpid()}.new").open("w+b") as trap:
         write_private(str(path), b"secret")
@@ -116,7 +116,7 @@ def test_a_lock_that_another_one_keeps_is_given_up(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(files, "LOCK_WAIT_S", 0.05)
     path = str(tmp_path / "lock")
     with locked(path):
-        with pytest.raises(NotWritableError, match=r"cannot lock .*: another process has it for .*: end"):
+        with pytest.raises(NotWritableError, match=r"cannot lock .*: another process holds it for .*: end"):
             with locked(path):
                 pass
     with locked(path):

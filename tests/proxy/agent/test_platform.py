@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from proxy.agent.account import find_account
-from proxy.agent.blocking_https import trusting
 from proxy.agent.errors import AgentError
+from proxy.agent.https.blocking import trusting
 from proxy.agent.login import log_in_by_platform
 from proxy.agent.platform import TOKEN_BYTES_MAX, platform_token
 from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub
@@ -30,13 +30,13 @@ def test_a_token_is_read_from_its_file_anew_each_time(tmp_path: Path) -> None:
 def test_a_file_that_holds_no_token_is_named_and_not_quoted(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
-    with pytest.raises(AgentError, match="is no token of a platform") as error:
+    with pytest.raises(AgentError, match="did not give a valid platform token") as error:
         platform_token(f"file:{file}", HUB, {})
     assert str(file) in str(error.value)
     file.unlink()
     with pytest.raises(AgentError, match="No such file"):
         platform_token(f"file:{file}", HUB, {})
-    with pytest.raises(AgentError, match="another hawse"):
+    with pytest.raises(AgentError, match="another version"):
         platform_token("cloud", HUB, {})
 
 
@@ -63,7 +63,7 @@ def test_github_is_asked_for_a_token_for_this_hub(github: FakeHub, monkeypatch: 
         ((200, {}, b"<html>"), "without a token"),
         ((200, {}, b"[" * 60_000), "without a token"),
         (FakeHub.json(200, {}), "without a token"),
-        (FakeHub.json(200, {"value": "a b"}), "no token"),
+        (FakeHub.json(200, {"value": "a b"}), "not give a valid platform token"),
     ]
     for answer, words in answers:
         github.reply = lambda _, answer=answer: answer  # type: ignore[misc]
@@ -97,7 +97,7 @@ def test_github_is_asked_through_the_environments_proxy(monkeypatch: pytest.Monk
         ({}, "id-token: write"),
         ({"ACTIONS_ID_TOKEN_REQUEST_URL": "https://x"}, "id-token: write"),
         *(
-            ({"ACTIONS_ID_TOKEN_REQUEST_URL": url, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "t"}, "not https")
+            ({"ACTIONS_ID_TOKEN_REQUEST_URL": url, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "t"}, "not an https")
             for url in ("http://x", "https://", "https://x:port", "https://[x")
         ),
         (

@@ -1,4 +1,4 @@
-"""How `hawse admin` finds its hub, and what it says when it does not."""
+"""How `hawse admin` finds its hub, and its errors when it can't."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import trustme
 from click.testing import CliRunner, Result
 
 from proxy.cli.admin import admin
-from proxy.cli.admin.client import Object, _told, _told_in_words
+from proxy.cli.admin.client import Object, _error_text, _plain_text_error
 from proxy.hub.admin.asgi import REQUEST_BODY_BYTES_MAX
 from proxy.hub.home.datadir import AdminEndpoint, DataDir
 from proxy.hub.home.devca import ensure_certificate
@@ -68,7 +68,7 @@ async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None
         refused = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_URL": odd})
         assert refused == "hawse: HAWSE_ADMIN_URL must be https://host:port\n"
     wrong = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_TOKEN": "hws_x"})
-    assert "does not accept" in wrong
+    assert "refused this admin token" in wrong
     assert token not in wrong
 
 
@@ -78,11 +78,11 @@ async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None
         (None, "cannot read {}: No such file or directory"),
         (
             "no certificate",
-            "{} holds no certificate in PEM: name the file of the CA of the hub's certificate",
+            "{} holds no certificate in PEM: name the CA file of the hub's certificate",
         ),
         (
             "-----BEGIN CERTIFICATE-----\nAAAA",
-            "{} holds a certificate that is damaged: name the file of the CA of the hub's certificate",
+            "{} holds a certificate that is damaged: name the CA file of the hub's certificate",
         ),
     ],
 )
@@ -99,8 +99,8 @@ async def test_a_ca_that_cannot_be_used_is_told_with_its_variable(
 
 def test_what_is_no_admin_listener_is_asked_about() -> None:
     refusal: Object = {"error": {"message": "no \x1b]0;owned\x07"}}
-    assert _told("https://hub.example", 404, refusal) == "no \\x1b]0;owned\\x07"
-    assert _told("https://hub.example", 404, {}) == (
+    assert _error_text("https://hub.example", 404, refusal) == "no \\x1b]0;owned\\x07"
+    assert _error_text("https://hub.example", 404, {}) == (
         "https://hub.example answered 404: is it the hub's admin listener?"
     )
 
@@ -119,7 +119,7 @@ async def test_what_the_hub_answers_in_words_is_told(
 
     monkeypatch.setattr("proxy.hub.admin.actions.teams.TeamActions.list_all", fail)
     assert await hub.fails("team", "list") == (
-        f"hawse: {hub.url} answered 500: Internal Server Error, the hub's log says more\n"
+        f"hawse: {hub.url} answered 500: Internal Server Error; see the hub's log\n"
     )
 
 
@@ -148,7 +148,7 @@ def test_a_change_whose_answer_was_lost_may_have_been_made(tmp_path: Path) -> No
     cannot = (
         f"hawse: cannot reach the admin API at {other.url}: Remote end closed connection without response"
     )
-    made = "; whether the change was made, `hawse audit list --kind admin.action` says at the hub"
+    made = "; to learn whether the change was made, run `hawse audit list --kind admin.action` there"
     assert told == {("team", "add", "x"): f"{cannot}{made}\n", ("team", "list"): f"{cannot}\n"}
 
 
@@ -160,13 +160,13 @@ def test_a_hub_that_stands_still_is_given_up(tmp_path: Path, monkeypatch: pytest
         url = f"https://127.0.0.1:{still.getsockname()[1]}"
         environment = {"HAWSE_ADMIN_URL": url, "HAWSE_ADMIN_CA": str(ca), "HAWSE_ADMIN_TOKEN": "hws_x"}
         line = refusal(run("team", "add", "x", **environment))
-    why = "it did not answer within 0 s, the hub's log may say why"
+    why = "no answer within 0 s; see the hub's log"
     assert line == f"hawse: cannot reach the admin API at {url}: {why}\n"
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b"a\nb", b"", b"\xff\x1b"])
 def test_a_page_is_not_shown(answer: bytes) -> None:
-    assert _told_in_words("https://hub.example", 502, answer) == (
+    assert _plain_text_error("https://hub.example", 502, answer) == (
         "https://hub.example does not answer like a hub's admin API (status 502)"
     )
 
@@ -181,7 +181,7 @@ async def test_another_certificate_at_the_pinned_address_is_not_spoken_to(hub: H
 @pytest.mark.parametrize("token", ["hws_secret\nhws_secret", "hws_secr\u00e9t"])
 def test_a_token_that_is_no_header_is_refused_without_showing_it(token: str) -> None:
     line = refusal(run("team", "list", HAWSE_ADMIN_URL="https://127.0.0.1:1", HAWSE_ADMIN_TOKEN=token))
-    assert line.startswith("hawse: HAWSE_ADMIN_TOKEN is no admin token")
+    assert line.startswith("hawse: HAWSE_ADMIN_TOKEN is not an admin token")
     assert "secr" not in line
 
 
@@ -194,7 +194,7 @@ def test_a_machine_without_a_hub_is_told_what_to_do(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_looked_into_is_told_so() -> None:
     line = refusal(run("team", "list", HAWSE_HUB_DATA_DIR="x" * 300))
     assert line.endswith(
-        "/admin.json: File name too long: name the hub's --data-dir, "
+        "/admin.json: File name too long: name the hub's data folder with --data-dir, "
         "or set HAWSE_ADMIN_URL and HAWSE_ADMIN_TOKEN\n"
     )
 

