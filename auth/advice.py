@@ -1,10 +1,10 @@
-"""What an agent is told when it is denied: by which rule, what it may do instead, and whom it may ask.
+"""The explanation that comes with a denial: the rule, what the agent may do instead, and whom to ask.
 
-Made only for a denial, so it may look again at what the decision passed over: the same request with another
-verb, and the rules that would have allowed it but for its namespace or its name. With thousands of rules that
-takes milliseconds, and who is denied once asks again. So the bundle remembers it by what it follows from: the
-rules that hold for the agent on the cluster, the kind of request, the rule that denied, and the name of the
-object where any of the rules looks at names.
+It is computed only for a denial, so it may repeat work that the decision skipped: try the same request with
+other verbs, and find rules that would allow it in another namespace or under another name. With thousands of
+rules that takes milliseconds, and a denied agent often retries. The bundle therefore memoizes explanations.
+The key is all that an explanation depends on: the rules in scope, the kind of request, the rule that denied,
+and the object's name if any rule in scope tests names.
 """
 
 from __future__ import annotations
@@ -31,34 +31,35 @@ from auth.policy import (
 from auth.policy_rules import RESOURCE_VERBS, Rule
 from auth.requestinfo import RequestInfo
 
-# Of each kind; an agent needs a next step and not the whole policy.
+# Maximum hints of each kind: an agent needs a next step, not the whole policy.
 HINTS_MAX = 3
-# Rules about one thing, at a microsecond or two each. Where there are more, what is allowed instead is
-# not looked for: an agent that tries one namespace after the other would cost the hub milliseconds each time.
+# Maximum rules about the resource to search for alternatives, at 1 or 2 µs each. Above this, no alternatives
+# are searched: an agent that tries one namespace after another would cost the hub milliseconds per try.
 RULES_SEARCHED_MAX = 512
-# What no subresource has.
+# Verbs that no subresource has.
 _OF_COLLECTIONS = frozenset({"list", "watch", "deletecollection"})
-# Denials that a bundle remembers, with at most this much of what was asked: some MiB with what rules say of
-# themselves. What an agent is denied most is its client's mistake, and so the same again and again.
+# Maximum memoized denials per bundle, and maximum length of the request text in one; some MiB in all,
+# including the rules' own texts. Most denials come from a mistake in a client, which repeats the same
+# request.
 DENIALS_REMEMBERED_MAX = 2048
 ASKED_CHARACTERS_MAX = 1024
 
 
 @attrs.frozen
 class Advice:
-    """A denial in words; each is one line of text."""
+    """A denial in words; each field is one line of text."""
 
     rule: str
-    """`policy/rule`, or the name of the rule alone where no policy holds it."""
+    """`policy/rule`, or the rule's name alone if it belongs to no policy."""
     what: str
-    """What was asked, in Kubernetes' words."""
+    """The request in Kubernetes' words."""
     why: str
     instead: str
     ask: str
 
     @property
     def message(self) -> str:
-        """All of it as one sentence for a person."""
+        """All fields as one sentence for a person."""
         parts = [f"{self.what} is denied by {self.rule}"]
         if self.why:
             parts[0] += f": {self.why}"
@@ -80,7 +81,7 @@ def advise(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, de
     explained = remembered.pop(key, None) or _explain(*key)
     if told + len(asked.group) <= ASKED_CHARACTERS_MAX:
         if len(remembered) >= DENIALS_REMEMBERED_MAX:
-            # The one that was not asked for again for the longest time.
+            # Evict the least recently used entry.
             del remembered[next(iter(remembered))]
         remembered[key] = explained
     why, instead, ask = explained
@@ -99,9 +100,9 @@ def advise(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, de
 def _explain(
     scope: Scope, asked: Asked, name: str, policy: str, rule: str, upgrade: bool
 ) -> tuple[str, str, str]:
-    """Why a rule denied, what is allowed instead, and who answers for it; each may be empty.
+    """Return why the rule denied, what is allowed instead, and whom to ask; each may be empty.
 
-    An `upgrade` has to be allowed as two things, and either may be what is denied.
+    An `upgrade` needs permission for two things, and either may be the one that is denied.
     """
     found = (ready for ready in scope.rules if ready.policy.name == policy and ready.rule.id == rule)
     ready = next(found, None)
@@ -116,7 +117,7 @@ def _explain(
 
 
 def _contact(scope: Scope) -> str:
-    """Who answers for the policies that might have allowed something here."""
+    """The contact of the first policy whose rules allow something here."""
     contacts = (ready.policy.ask for ready in scope.rules if ready.rule.allows)
     return next((contact for contact in contacts if contact), "")
 
@@ -130,14 +131,14 @@ def _what(asked: Asked, info: RequestInfo, opening: RequestInfo | None) -> str:
     itself = (asked.group, asked.resource) == ("", "namespaces")
     where = f" in namespace {asked.namespace}" if asked.namespace and not itself else ""
     if asked.across:
-        # Policies take a list of an unknown kind for one of every namespace; the kind may lie in none.
+        # A kind of unknown scope counts as namespaced in policies, but it may be cluster-scoped.
         where = " in all namespaces" if _in_namespaces(asked) else " without a namespace"
     named = f" {info.name[:100]}" if info.name else ""
     return f"{verb} of {_kind(asked)}{named}{where}"
 
 
 def _in_namespaces(asked: Asked) -> bool:
-    """Whether the kind is known to lie in namespaces: for any other a namespace may be impossible."""
+    """Whether the kind is known to be namespaced. For any other kind, a namespace may be impossible."""
     return (asked.group, asked.resource) in NAMESPACED
 
 
@@ -159,7 +160,8 @@ def _alternatives(
     about = scope.about(asked)
     if len(about) > RULES_SEARCHED_MAX:
         return
-    # In one pass: the rules that are about this whatever the verb is, and what would allow it elsewhere.
+    # One pass collects two things: the rules that match apart from the verb, and places that allow the
+    # request.
     here: list[ReadyRule] = []
     elsewhere: dict[str, None] = {}
     for ready in about:
@@ -171,7 +173,7 @@ def _alternatives(
             continue
         if place := _place(rule, asked, name, field):
             elsewhere[f"you may {asked.verb} {_kind(asked)} {place}"] = None
-    # Exec and its like have one verb, whatever the method.
+    # Exec, attach and port-forward have one verb, regardless of the method.
     one_verb = asked.across or asked.subresource in {"exec", "attach", "portforward"}
     verbs = [
         verb
@@ -183,22 +185,22 @@ def _alternatives(
     ]
     if verbs:
         yield f"you may {', '.join(verbs)} {_kind(asked)} there"
-    # What is denied everywhere and whatever its name has no other place.
+    # If the denial covers every namespace and name, no other place helps.
     if denying is None or denying.rule.namespaces is not None or denying.rule.names is not None:
         yield from elsewhere
 
 
 def _place(rule: Rule, asked: Asked, name: str, field: str) -> str:
-    """Where a rule that allows the verb would allow it; empty where no request of this kind can be there.
+    """Name the place where a rule that allows the verb allows the request; empty if there is none.
 
-    `field` is what keeps the rule from being about the place.
+    `field` is the field of the rule that does not match.
     """
     if field == "namespaces":
         if (asked.group, asked.resource) == ("", "namespaces"):
-            # To requests, a namespace lies in the namespace of its name. A list of namespaces lies in none.
+            # A request for a namespace object has that namespace as its own. A list of namespaces has none.
             return f"of the names {rule.namespaces}" if asked.namespace else ""
         return f"in namespaces {rule.namespaces}" if _in_namespaces(asked) else ""
-    # A creation and the deletion of a collection have no name in their request, and so no rule finds one.
+    # Requests to create an object or delete a collection carry no name, so no name pattern matches them.
     nameless = asked.verb == "deletecollection" or (asked.verb == "create" and not asked.subresource)
     if field or nameless or names_match(rule, name, asked):
         return ""
@@ -216,7 +218,7 @@ def _with_verb(asked: Asked, verb: str) -> Asked:
 
 
 def _permitted(here: Sequence[ReadyRule], asked: Asked, name: str) -> bool:
-    """Whether a kind is surely not denied and may be allowed. A condition may still say otherwise."""
+    """Whether a kind is certainly not denied, and may be allowed. A condition may still deny it."""
     for ready in applicable(here, asked):
         if names_match(ready.rule, name, asked):
             if ready.rule.allows:

@@ -1,4 +1,4 @@
-"""Names and globs as policies list them: `app-*`, and `!app-old` for what is not meant all the same."""
+"""Names and globs in policies: `app-*` includes names, and `!app-old` excludes one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import attrs
 class _Glob:
     """A pattern with stars, each for any characters.
 
-    Not a regular expression: a second star makes one search the same ground again and again, and the names
-    are whatever an agent puts into its URL.
+    Not a regular expression: with two stars those backtrack, and agents choose the names in their URLs.
     """
 
     prefix: str
@@ -27,7 +26,7 @@ class _Glob:
     def matches(self, name: str) -> bool:
         if not name.startswith(self.prefix) or not name.endswith(self.suffix):
             return False
-        # The leftmost place for each part leaves the most for those behind it.
+        # The leftmost match of each part leaves the most text for the parts behind it.
         at, end = len(self.prefix), len(name) - len(self.suffix)
         for part in self.inner:
             found = name.find(part, at, end)
@@ -64,15 +63,15 @@ class Names:
 
     @property
     def without_stars(self) -> list[str]:
-        """The names that are written out, those that are taken out as well."""
+        """The names that are written out, included or excluded."""
         return sorted(self._exact | self._not_exact)
 
     def excludes(self, name: str) -> bool:
-        """Whether a pattern takes the name out."""
+        """Whether a pattern excludes the name."""
         return name in self._not_exact or any(glob.matches(name) for glob in self._not_globs)
 
     def spells(self, name: str) -> bool:
-        """Whether a pattern that has a colon itself means a name that has one."""
+        """Whether the name matches an exact pattern, or a glob that itself contains a colon."""
         return name in self._exact or any(glob.matches(name) for glob in self._spelled)
 
     def __str__(self) -> str:
@@ -91,10 +90,10 @@ def _with_stars(patterns: Iterable[str]) -> tuple[_Glob, ...]:
 class Resources:
     """A set of resources and subresources: `pods`, `pods/log`, `pods/*`, `*/scale`, `*`, `*/*`, `!secrets`.
 
-    A subresource is its own resource: `pods` is never `pods/exec`, and `*` is every resource, `*/*` every
-    subresource. Where a list could be read in two ways the one that permits less is meant. In a denial `*`
-    is every subresource too: who denies everything means everything. What is taken out of a permission by
-    `!pods` is pods with their subresources; what is taken out of a denial is pods alone.
+    A subresource is a resource of its own: `pods` never includes `pods/exec`. `*` is every resource, and
+    `*/*` every subresource. Ambiguous lists get the reading that permits less. So `*` in a denial includes
+    every subresource. In an allowing rule `!pods` excludes pods with their subresources; in a denial it
+    excludes pods alone.
     """
 
     patterns: tuple[str, ...]
@@ -117,7 +116,7 @@ class Resources:
 
     @property
     def named(self) -> frozenset[str] | None:
-        """The resources that this may be about, by name; None when it may be any."""
+        """The names of the resources that may match; None if any may."""
         names = frozenset(resource for resource, _ in self._meant)
         return None if "*" in names else names
 
@@ -139,7 +138,7 @@ def _among(pair: tuple[str, str], patterns: frozenset[tuple[str, str]]) -> bool:
 
 @attrs.frozen
 class Urls:
-    """Paths about no resource: `/metrics`, and `/logs/*` for what lies below. A last slash means nothing."""
+    """Non-resource paths: `/metrics`, and `/logs/*` for everything below. A trailing slash is ignored."""
 
     patterns: tuple[str, ...]
     _exact: frozenset[str] = attrs.field(init=False, repr=False, eq=False)

@@ -1,16 +1,17 @@
-"""May this agent ask this of this cluster: policies compiled once, asked for every call.
+"""Policy decisions: may this agent make this request to this cluster. Policies are compiled once, into a
+bundle.
 
-Any rule that denies wins; else the first that allows; else it is denied. The order is that of the policies'
-names and, in a policy, of its rules. A condition that fails to evaluate is a denial, whichever way its rule
-goes: nothing is decided by a rule that could not be read to its end.
+Any matching rule that denies wins. Otherwise the first matching rule that allows decides. Without a match the
+request is denied. Rules are ordered by their policy's name, then by their position in it. A condition that
+fails to evaluate denies the request, even in an allowing rule: a rule that cannot be evaluated decides
+nothing.
 
-What the rules say of verb, group, resource and namespace is the same for every call that asks for the same
-kind of thing, and agents ask for few kinds again and again. So a call that is like an earlier one finds in
-one lookup the few rules that may apply, up to the first that applies whatever the name and the conditions;
-only those two are looked at for each call. A kind that was not seen before is held against the rules that
-are about its resource.
+The rules' tests of verb, group, resource and namespace give the same result for every request of one kind,
+and agents send few kinds. So a bundle memoizes, per kind, the few rules that may still apply. The list ends
+with the first rule that applies regardless of name and conditions. A repeated kind costs one lookup, and
+only names and conditions are tested per call. A new kind is matched against the rules for its resource.
 
-Pure and synchronous: the time is an argument, and what evaluates conditions is handed in.
+Pure and synchronous: the time is an argument, and the evaluator of conditions is passed in.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from auth.requestinfo import RequestInfo
 
 POLICIES_MAX = 256
 RULES_MAX = 4000
-# Kinds of requests that are remembered: more than an organisation's agents make in a minute. One from a path
-# longer than this is none of Kubernetes' own, and is looked up anew; together at most some 16 MiB.
+# Maximum memoized kinds of requests: more than an organisation's agents send in a minute. A longer path is
+# not one of Kubernetes' own, and is matched each time. At most some 16 MiB in all.
 REMEMBERED_KINDS_MAX = 16_384
 REMEMBERED_PATH_BYTES_MAX = 512
-# Agents on clusters; forgotten all at once, since it costs some microseconds to find out again.
+# Maximum memoized pairs of agent and cluster. All are dropped at once: matching one again takes microseconds.
 REMEMBERED_PAIRS_MAX = 65_536
 HASH_CHARACTERS = 16
 
 
 class Agent(Protocol):
-    """Who asks."""
+    """The agent that makes the request."""
 
     @property
     def name(self) -> str: ...
@@ -52,7 +53,7 @@ class Agent(Protocol):
 
 
 class Cluster(Protocol):
-    """What is asked."""
+    """The cluster that the request is for."""
 
     @property
     def name(self) -> str: ...
@@ -62,7 +63,7 @@ class Cluster(Protocol):
 
 @attrs.frozen
 class Facts:
-    """What a condition may look at."""
+    """The inputs of a condition."""
 
     asked: Asked
     info: RequestInfo
@@ -84,43 +85,43 @@ class Condition(Protocol):
 
 
 class Conditions(Protocol):
-    """What understands the language of conditions."""
+    """An implementation of the language of conditions."""
 
     def check(self, text: str) -> str:
-        """Say what is wrong with a condition; empty when nothing is."""
+        """Return what is wrong with a condition; empty if it is valid."""
         ...
 
     def compile(self, text: str) -> Condition:
-        """Make a condition that passed the check."""
+        """Compile a condition that passed the check."""
         ...
 
     def timed(self, text: str) -> bool:
-        """Whether a condition that passed the check looks at the time."""
+        """Whether a condition that passed the check reads the time."""
         ...
 
 
 @attrs.frozen(eq=False)
 class Decision:
-    """What was decided, and by which rule. There is one object for each rule of a bundle."""
+    """A decision and the rule that made it. There is one object for each rule of a bundle."""
 
     allowed: bool
     rule: str
     policy: str = ""
-    """Empty where no policy was needed: discovery, and what no rule allows."""
+    """Empty if no policy decided: for discovery, and if no rule allows the request."""
     max_duration_s: float | None = None
     failure: str = ""
     """Why the rule's condition could not be evaluated."""
 
 
-# Without discovery no client works, and it says only what kinds of things there are.
+# No client works without discovery, and it reveals only which API resources exist.
 DISCOVERY = Decision(True, "discovery")
-# What no rule allows. A method that Kubernetes has no verb for is among it, whatever a rule says.
+# Also the decision for a method that Kubernetes has no verb for, regardless of the rules.
 NO_RULE = Decision(False, "no-rule-allows")
 
 
 @attrs.define(eq=False)
 class ReadyRule:
-    """A rule of a bundle, with what it takes to apply it."""
+    """A compiled rule of a bundle."""
 
     policy: Policy
     rule: Rule
@@ -135,18 +136,18 @@ class ReadyRule:
 
 @attrs.define(eq=False)
 class Scope:
-    """The rules that hold for an agent on a cluster, and for everybody else for whom the same hold.
+    """The enabled rules that bind an agent on a cluster.
 
-    There is one object for each such set of rules; those that are switched off are not in it.
+    There is one object for each distinct set of rules. All agents and clusters with that set share it.
     """
 
     rules: tuple[ReadyRule, ...]
-    """In their order."""
+    """In order of evaluation."""
     any_resource: tuple[ReadyRule, ...]
     by_resource: Mapping[str, tuple[ReadyRule, ...]]
     urls: tuple[ReadyRule, ...]
     by_name: bool
-    """Whether the name of an object can make a difference."""
+    """Whether an object's name can affect the decision."""
 
     @classmethod
     def of(cls, rules: tuple[ReadyRule, ...]) -> Scope:
@@ -164,7 +165,7 @@ class Scope:
         )
 
     def about(self, asked: Asked) -> tuple[ReadyRule, ...]:
-        """The rules that may be about a kind of request, by its resource alone."""
+        """The rules that may match a kind of request, selected by resource only."""
         return self.urls if asked.path else self.by_resource.get(asked.resource, self.any_resource)
 
 
@@ -174,7 +175,7 @@ def _named(rule: Rule) -> frozenset[str] | None:
 
 @attrs.define(eq=False)
 class _Kind:
-    """What is left of the rules for requests of one kind: those that deny, then those that allow."""
+    """The rules that may still apply to requests of one kind: denials first, then those that allow."""
 
     asked: Asked
     rules: tuple[ReadyRule, ...]
@@ -189,25 +190,27 @@ class Bundle:
         self.version = version
         self.hash = hash_of(self.policies)
         self.id = f"{version}-{self.hash}"
-        """How the audit trail names it: the version tells the order, the hash what it says."""
+        """The bundle's name in audit events: the version gives the order, and the hash identifies the
+        contents.
+        """
         self._rules = {
             policy.name: tuple(_ready(policy, rule, conditions) for rule in policy.rules if rule.enabled)
             for policy in self.policies
         }
         rules = [ready.rule for some in self._rules.values() for ready in some]
         self.timed = any(rule.when and conditions.timed(rule.when) for rule in rules)
-        """Whether some condition looks at the time, so that what was allowed may be denied later."""
+        """Whether some condition reads the time, so that an allowed request may be denied later."""
         self._scopes: dict[tuple[str, ...], Scope] = {}
         self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
         self._kinds: dict[tuple[Scope, tuple[str, ...]], _Kind] = {}
         self.explained: dict[tuple[Scope, Asked, str, str, str, bool], tuple[str, str, str]] = {}
-        """The denials that `auth.advice` remembers, and bounds; here, so that they go with the bundle."""
+        """The memo of `auth.advice`, which also bounds it. It lives here so that it ends with the bundle."""
 
     def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
-        """Decide; never raises."""
+        """Return the decision; never raises."""
         if info.upgrade:
             return self._decide_upgrade(agent, cluster, info, now)
-        # Not by `scope_of`: this is done for every call.
+        # `scope_of`, inlined: this runs for every request.
         pair = self._pairs.get((agent.name, cluster.name))
         if pair is None or pair[0] is not agent or pair[1] is not cluster:
             scope = self._meet(agent, cluster)
@@ -241,11 +244,11 @@ class Bundle:
         if opening is None or not decision.allowed:
             return decision
         opened = self.decide(agent, cluster, opening, now)
-        # Both allow it: the one that bounds it more decides.
+        # Both are allowed: the one with the shorter maximum duration decides.
         return decision if opened.allowed and _longest_s(decision) < _longest_s(opened) else opened
 
     def scope_of(self, agent: Agent, cluster: Cluster) -> Scope:
-        """The rules that hold for an agent on a cluster."""
+        """The rules that bind an agent on a cluster."""
         pair = self._pairs.get((agent.name, cluster.name))
         if pair is None or pair[0] is not agent or pair[1] is not cluster:
             return self._meet(agent, cluster)
@@ -267,7 +270,7 @@ class Bundle:
 
 
 def compile_bundle(sources: Iterable[Source], conditions: Conditions, *, version: int = 0) -> Bundle:
-    """Make a bundle of documents, each a policy; raises PolicyError with every fault of all of them."""
+    """Make a bundle of documents, each a policy; raises PolicyError with all faults of all documents."""
     policies: list[Policy] = []
     faults: list[Fault] = []
     first: dict[str, Source] = {}
@@ -295,14 +298,14 @@ def compile_bundle(sources: Iterable[Source], conditions: Conditions, *, version
 
 
 def hash_of(policies: Iterable[Policy]) -> str:
-    """A name for what policies say, whatever their comments and layout: equal only where they are."""
+    """Hash the contents of policies, without their comments and layout: equal only if the contents are."""
     documents = [policy.data for policy in sorted(policies, key=lambda policy: policy.name)]
     text = json.dumps(documents, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:HASH_CHARACTERS]
 
 
 def binds(policy: Policy, agent: Agent, cluster: Cluster) -> bool:
-    """Whether a policy is about this agent on this cluster."""
+    """Whether a policy binds this agent on this cluster."""
     bound = (policy.agents is not None and agent.name in policy.agents) or (
         policy.teams is not None and any(team in policy.teams for team in agent.teams)
     )
@@ -310,17 +313,17 @@ def binds(policy: Policy, agent: Agent, cluster: Cluster) -> bool:
 
 
 def mismatch(rule: Rule, asked: Asked) -> str:
-    """The field of a rule that keeps it from being about a kind of request; empty when it is about it."""
+    """The first field of a rule that does not match a kind of request; empty if all match."""
     return mismatch_of_place(rule, asked) if verb_matches(rule, asked) else "verbs"
 
 
 def verb_matches(rule: Rule, asked: Asked) -> bool:
-    """Whether a rule is about a verb."""
+    """Whether a rule's verbs include the request's."""
     return asked.verb in rule.verbs or ANY in rule.verbs or _CLASS[asked.reads] in rule.verbs
 
 
 def mismatch_of_place(rule: Rule, asked: Asked) -> str:
-    """The same as `mismatch`, whatever the verb is."""
+    """Like `mismatch`, without the verb."""
     if asked.path:
         if not rule.about_urls or (rule.urls is not None and asked.path not in rule.urls):
             return "nonResourceURLs"
@@ -333,14 +336,14 @@ def mismatch_of_place(rule: Rule, asked: Asked) -> str:
     if rule.resources is not None and pair not in rule.resources:
         return "resources"
     if rule.namespaces is not None and not (asked.namespace and asked.namespace in rule.namespaces):
-        # A list of all namespaces shows the denied one, too.
+        # A list over all namespaces also shows the denied one.
         shows = not rule.allows and asked.across and (rule.across is None or pair in rule.across)
         return "" if shows else "namespaces"
     return ""
 
 
 def names_match(rule: Rule, name: str, asked: Asked) -> bool:
-    """Whether a rule is about this name; a denial of one name is about a list of all, which shows it."""
+    """Whether a rule's names match. A denial of one name also matches a list, which shows that object."""
     names = rule.names
     if names is None:
         return True
@@ -348,7 +351,7 @@ def names_match(rule: Rule, name: str, asked: Asked) -> bool:
         return not rule.allows and asked.collective
     if asked.subresource != "proxy" or ":" not in name:
         return name in names
-    # What is reached is the middle of it, whatever a star has matched on its left or right.
+    # The proxy connects to the bare name, so that must match too: a star may have matched scheme or port.
     bare = _without_scheme_and_port(name)
     if not rule.allows:
         return name in names or bare in names
@@ -356,7 +359,7 @@ def names_match(rule: Rule, name: str, asked: Asked) -> bool:
 
 
 def _without_scheme_and_port(name: str) -> str:
-    """The name in `db:5432` and in `https:db:5432`, as kube-apiserver takes it apart for a proxy."""
+    """The name in `db:5432` and in `https:db:5432`, split as kube-apiserver splits it for a proxy."""
     parts = name.split(":")
     return parts[0] if len(parts) == 2 else parts[1]
 
@@ -383,20 +386,19 @@ def _kind(scope: Scope, info: RequestInfo) -> _Kind:
 
 
 def applicable(about: Sequence[ReadyRule], asked: Asked) -> tuple[ReadyRule, ...]:
-    """Those rules that may apply to a kind of request, in the order in which they are to be asked.
+    """The rules that may apply to a kind of request, in order of evaluation.
 
-    The last may be a certain one; behind it nothing is asked.
+    If a rule is certain to apply, it is the last one: rules behind it are never reached.
     """
     rules: list[ReadyRule] = []
     for allows in (False, True):
         for ready in about:
-            # Of a method that Kubernetes has no verb for, nobody can say what it would do.
+            # The effect of a method without a Kubernetes verb is unknown, so no rule allows it.
             if ready.rule.allows is not allows or (allows and not asked.verb) or mismatch(ready.rule, asked):
                 continue
             rules.append(ready)
             if ready.certain:
                 break
         if rules and rules[-1].certain:
-            # Nothing behind a rule that certainly applies is ever reached.
             break
     return tuple(rules)

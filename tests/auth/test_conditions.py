@@ -166,8 +166,8 @@ def test_a_slow_condition_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1 +", "this is no CEL: 1:4: Syntax error"),
-        ("namespace == 'a'", "this is no CEL"),
+        ("1 +", "not valid CEL: 1:4: Syntax error"),
+        ("namespace == 'a'", "not valid CEL"),
         ("x == 1", 'there is no "x" in a condition, only request, agent, cluster, now'),
         ("request.nmae == 'a'", 'there is no "request.nmae", only verb,'),
         ("agent.teams.exists(t, u == 'a')", 'there is no "u" in a condition'),
@@ -195,7 +195,7 @@ def test_a_slow_condition_is_an_error() -> None:
         ("request", "it gives dict: a condition must be true or false"),
         ("request['nmae'] == 'a'", ""),
         ("!" * 900 + "true", ""),
-        ("(" * 400 + "true" + ")" * 400, "this is no CEL"),
+        ("(" * 400 + "true" + ")" * 400, "not valid CEL"),
     ],
 )
 def test_what_can_never_be_right_is_refused_when_it_is_read(text: str, message: str) -> None:

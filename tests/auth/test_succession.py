@@ -80,7 +80,7 @@ def test_a_token_by_the_old_key_is_good_for_the_overlap() -> None:
 
     read(KEYS[0], NOW + OVERLAP_S - 1)
     read(KEYS[1], NOW + OVERLAP_S)
-    with pytest.raises(TokenError, match="not known here"):
+    with pytest.raises(TokenError, match="unknown here"):
         read(KEYS[0], NOW + OVERLAP_S)
 
 
