@@ -1,6 +1,6 @@
-"""Free text over what an event says: its path, its arguments, and the reasons in it.
+"""Free-text search in events: the path, the arguments and the reasons.
 
-Each event is decoded for it, so a search looks at a bounded number of them.
+Each event must be decoded, so a search reads a bounded number of events.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from urllib.parse import unquote
 
 import msgspec
 
-# A second's work. The other filters decide which events these are: the newest that they leave.
+# Maximum events searched: one second of work. The other filters select the newest events for the search.
 TEXT_EVENTS_MAX = 100_000
-# More than a person types; a target has up to 64 KiB.
+# More than people type; a target has up to 64 KiB.
 TEXT_CHARACTERS_MAX = 1024
 
 
@@ -35,7 +35,7 @@ class _Decision(msgspec.Struct, frozen=True):
 
 
 class _Said(msgspec.Struct, frozen=True):
-    """Only what is searched, so that events of a newer hawse are searched as well."""
+    """Only the searched members, so that events of a newer hawse can be searched too."""
 
     req: _Request = _Request()
     resp: _Response = _Response()
@@ -54,12 +54,12 @@ class Text:
         self._wanted = text.casefold()
 
     def is_in(self, body: bytes) -> bool:
-        """Whether the event of this JSON says it."""
+        """Whether the event with this JSON contains the text."""
         said = _said(body)
         target = said.req.raw_target
         texts = [
             *(target, unquote(target.replace("+", " ")), said.req.name),
-            # As one line, since what is looked for may have a blank.
+            # As one line, since the search text may contain a blank.
             " ".join(said.stream.command),
             *(
                 said.stream.close_reason,

@@ -1,4 +1,4 @@
-"""Which events somebody asks for."""
+"""A query: which events to read from the trail."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from audit.schema import block_names, blocks, events, microseconds
 
 @attrs.frozen
 class Wanted:
-    """Those that match all that is given."""
+    """Selects the events that match all given fields."""
 
     agent: str | None = None
     cluster: str | None = None
     kinds: Collection[Kind] = ()
-    """Any of these; none given is any at all."""
+    """Any of these kinds; empty means all."""
     since: datetime | None = None
     until: datetime | None = None
-    """Not what happened just then, so that two spans that meet have no event in common."""
+    """Exclusive, so two adjacent time ranges have no event in common."""
     members: Members = NO_MEMBERS
 
     def only_time(self) -> Wanted:
-        """All there is of that time."""
+        """The same query with only its time range."""
         return Wanted(since=self.since, until=self.until)
 
     def of_event(self) -> list[sa.ColumnElement[bool]]:
-        """What is asked of an event."""
+        """The query as conditions on an event."""
         asked = []
         if self.since is not None:
             asked.append(events.c.ts_us >= microseconds(self.since))
@@ -41,7 +41,7 @@ class Wanted:
         return asked + self.members.conditions()
 
     def of_block(self) -> list[sa.ColumnElement[bool]]:
-        """What is asked of a block that may hold such an event."""
+        """The query as conditions on a block that may contain such an event."""
         asked = []
         if self.since is not None:
             asked.append(blocks.c.last_us >= microseconds(self.since))
@@ -53,7 +53,7 @@ class Wanted:
         return asked
 
     def _names(self) -> dict[str, list[str]]:
-        """What may stand in which column."""
+        """The permitted values per column."""
         names = {
             "agent": [] if self.agent is None else [self.agent],
             "cluster": [] if self.cluster is None else [self.cluster],

@@ -147,7 +147,7 @@ def test_a_beginning_that_is_unique_is_enough(store: AuditStore, path: Path) -> 
     with pytest.raises(NoSuchCall, match=f"is the beginning of more than one id: .*{twin.eid}"):
         find(path, second.eid[:-4])
     for wrong in ("", "0199", first.eid + "0", first.eid.replace("-", ""), "0199a1bg", "0199a1b2\n"):
-        with pytest.raises(ValueError, match="is no event id, nor the beginning of one"):
+        with pytest.raises(ValueError, match="is neither an event id nor the beginning of one"):
             find(path, wrong)
 
 
@@ -187,7 +187,7 @@ def test_an_end_whose_row_is_gone_is_no_call(store: AuditStore, path: Path) -> N
 def test_an_audit_id_of_a_call_that_came_another_way_is_told_as_that(store: AuditStore, path: Path) -> None:
     """The API server gives each request without one a UUIDv4."""
     store.append([made(1)])
-    with pytest.raises(NoSuchCall, match="no id of Hawse's, whose third group begins with 7"):
+    with pytest.raises(NoSuchCall, match="not an id of Hawse, whose third group begins with 7"):
         find(path, "ffffffff-ffff-4fff-8fff-ffffffffffff")
     with pytest.raises(NoSuchCall, match="no event has the id ffffffff: the trail has 1 to 1"):
         find(path, "ffffffff")

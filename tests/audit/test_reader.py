@@ -119,7 +119,7 @@ def test_an_event_that_is_no_json_is_told(store: AuditStore, path: Path, body: b
         connection.execute("DROP TRIGGER events_never_update")
         connection.execute(f"UPDATE events SET body = ?, common = {common}", [body])
         connection.commit()
-    told = r"audit\.db is damaged: event 1 is no JSON .*; stop the hub, move the file and its -wal away"
+    told = r"audit\.db is damaged: event 1 is not JSON .*; stop the hub, move the file and its -wal away"
     with pytest.raises(AuditUnavailable, match=told):
         read(path)
     with pytest.raises(AuditUnavailable, match=told):

@@ -154,7 +154,7 @@ def test_a_part_that_is_lost_is_told(path: Path) -> None:
         connection.execute("DELETE FROM common_parts")
         connection.commit()
     with pytest.raises(
-        AuditUnavailable, match=r"audit\.db is damaged: what event 1 has in common with others is missing"
+        AuditUnavailable, match=r"audit\.db is damaged: the common part of event 1 is missing"
     ):
         bodies(path)
 
@@ -205,7 +205,7 @@ def test_what_is_remembered_is_bounded() -> None:
     assert common.number(same) == 1
     common.begin(SPAN_EVENTS, 1, 1, 1)
     assert common.number(same) == 2
-    with pytest.raises(ValueError, match="10001 events at once, at most 10000"):
+    with pytest.raises(ValueError, match="10001 events exceed the 10000"):
         common.begin(SPAN_EVENTS, 2, 1, SPAN_EVENTS + 1)
 
 
