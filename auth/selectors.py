@@ -69,7 +69,7 @@ def is_label_selector(selector: str) -> bool:
 
 
 def parse_field_selector(selector: str) -> list[tuple[str, str, str]] | None:
-    r"""Parse `a=b,c!=d`, where a backslash escapes `\\`, `,` and `=` in a value; None if it is invalid.
+    r"""Parse `a=b,c!=d`, where a backslash escapes `\`, `,` and `=` in a value; None if it is invalid.
 
     The terms are sorted, which is kube-apiserver's order: of two names its first one counts.
     """

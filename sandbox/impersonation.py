@@ -1,11 +1,13 @@
-"""Acting as somebody else by `Impersonate-*` headers, each value allowed by a check of its own.
+"""Impersonation by `Impersonate-*` headers; each header value needs a permission of its own.
 
-The API server's rules, of which two surprise. An empty `Impersonate-User` alone is no impersonation at all:
-the request goes on as whoever sent it. And anything else of the family without a user is a bad request.
+These are the API server's rules, of which two are surprising. An empty `Impersonate-User` alone is not
+impersonation: the request continues as its sender. Other headers of the family without a user are a bad
+request.
 
-Constrained impersonation (KEP-5284, on in a server of 1.36) is looked at first: the requestor may do this
-under somebody's name (`impersonate-on:user-info:<verb>`), and it may be this user (`impersonate:user-info`).
-Where that does not allow it, the legacy verb `impersonate` decides, and says why not in its own words.
+Constrained impersonation (KEP-5284, enabled in a 1.36 server) is checked first. It needs two permissions: for
+this request under another identity (`impersonate-on:user-info:<verb>`), and for this user
+(`impersonate:user-info`). If it does not allow the request, the legacy verb `impersonate` decides, and its
+error message is returned.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _EXTRA = b"impersonate-extra-"
 
 @attrs.frozen
 class Wanted:
-    """What the headers ask for."""
+    """The requested impersonation."""
 
     user: str
     groups: tuple[str, ...]
@@ -42,12 +44,12 @@ class Wanted:
 
 
 def wanted(request: Request) -> Wanted | None:
-    """Read the headers; None when nothing is asked for. Raises StatusError."""
+    """Read the headers; None without impersonation. Raises StatusError."""
     user = request.header(b"impersonate-user")
     groups = tuple(request.header_values(b"impersonate-group"))
     uid = request.header(b"impersonate-uid")
     extra = tuple(
-        # What cannot be unescaped is recorded as it is.
+        # An undecodable name is recorded unchanged.
         (unquote(name[len(_EXTRA) :].decode("latin-1")), value.decode("latin-1"))
         for name, value in request.headers
         if name.startswith(_EXTRA)
@@ -63,9 +65,9 @@ def wanted(request: Request) -> Wanted | None:
 def impersonate(
     request: Request, requestor: User, authorizer: Authorizer, info: RequestInfo | None = None
 ) -> User | None:
-    """Return the identity that the request acts under, None for the requestor's own; raises StatusError.
+    """Return the identity that the request acts as, None for the requestor's own; raises StatusError.
 
-    Without `info`, as of a server of 1.35: the legacy verb alone is asked for.
+    Without `info`, as in a 1.35 server: only the legacy verb is checked.
     """
     want = wanted(request)
     if want is None:
@@ -86,7 +88,7 @@ def impersonate(
 
 
 def _is_constrained(want: Wanted, requestor: User, authorizer: Authorizer, info: RequestInfo) -> bool:
-    """Whether constrained impersonation allows it; of its modes the one for users and groups."""
+    """Whether constrained impersonation allows it, in its mode for users and groups."""
     if split_service_account(want.user) or want.user.startswith("system:node:"):
         return False
     asked = Attributes.of_request(requestor, info)
@@ -99,7 +101,7 @@ def _is_constrained(want: Wanted, requestor: User, authorizer: Authorizer, info:
 
 
 def _checks(want: Wanted, requestor: User) -> list[Attributes]:
-    """Everything that the requestor must be allowed, in the server's order."""
+    """All required permissions of the requestor, in the server's order."""
 
     def check(
         group: str, resource: str, name: str, *, subresource: str = "", namespace: str = ""
@@ -127,7 +129,7 @@ def _checks(want: Wanted, requestor: User) -> list[Attributes]:
 
 
 def _with_standing(user: str, groups: tuple[str, ...]) -> tuple[str, ...]:
-    """Add the group of all who are authenticated, or of all who are not."""
+    """Add the group of all authenticated users, or of all unauthenticated ones."""
     if user == ANONYMOUS:
         return groups if UNAUTHENTICATED in groups else (*groups, UNAUTHENTICATED)
     if AUTHENTICATED in groups or UNAUTHENTICATED in groups:

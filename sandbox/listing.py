@@ -1,4 +1,4 @@
-"""Lists and watches: the options of a list, its chunks, and the streams of events."""
+"""Lists and watches: list options, chunked lists, and event streams."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sandbox.server import Answer, Request, Response, Send, Streamed
 from sandbox.status import Fault, StatusError, bad_request, expired, invalid
 from sandbox.storage import Change, Collection, Cursor, Item, RevisionTooOld, Store
 
-# A bookmark tells a quiet watch how far it has seen.
+# A bookmark tells a watch without events which revision it has reached.
 BOOKMARK_S = 60.0
-# How long a watch lasts that does not say: the real server takes something between these.
+# The duration of a watch without timeoutSeconds: the real server chooses one within these limits.
 WATCH_MIN_S, WATCH_MAX_S = 1800.0, 3600.0
 
 Test = Callable[[Object], bool]
@@ -29,7 +29,7 @@ Test = Callable[[Object], bool]
 
 @attrs.frozen
 class Options:
-    """The ListOptions of a request, read and checked."""
+    """The ListOptions of a request, parsed and checked."""
 
     matches: Test
     selective: bool
@@ -126,7 +126,7 @@ def _chunk(
     matching = [number for number, item in enumerate(items) if options.matches(item.value)]
     if options.limit and len(matching) >= options.limit:
         matching = matching[: options.limit]
-        # What is left may match or not: as on the real server the last chunk can be empty.
+        # The rest may have no match: the last chunk can be empty, as on the real server.
         if rest := len(items) - 1 - matching[-1]:
             metadata["continue"] = _write_token(revision, items[matching[-1]].key)
             if not options.selective:
@@ -159,7 +159,7 @@ def _read_token(token: str) -> tuple[int, str]:
 
 
 def _check_reached(store: Store, revision: str) -> None:
-    """Refuse a revision that has not come yet."""
+    """Refuse a revision in the future."""
     if revision and int(revision) > store.revision:
         why = f"Too large resource version: {revision}, current: {store.revision}"
         cause: Object = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
@@ -210,7 +210,7 @@ class _Watch:
         self._header = True
 
     async def run(self, send: Send) -> None:
-        """Write events until the time is over."""
+        """Write events until the deadline."""
         try:
             await self._follow(send, trio.current_time() + self._options.timeout_s)
         except RevisionTooOld as exc:
@@ -231,7 +231,7 @@ class _Watch:
         quiet_s = BOOKMARK_S if options.bookmarks else float("inf")
         while trio.current_time() < deadline:
             await self._send_changes(send, cursor)
-            # The time ends the waiting alone: a half-written event would spoil the connection.
+            # The deadline cancels only the wait: a half-written event would corrupt the connection.
             with trio.move_on_at(min(deadline, trio.current_time() + quiet_s)) as quiet:
                 await cursor.wait()
             if quiet.cancelled_caught and options.bookmarks:
@@ -242,7 +242,9 @@ class _Watch:
             await send(b"".join(filter(None, (self._change_event(change) for change in changes))))
 
     def _change_event(self, change: Change) -> bytes:
-        """Return a change as this watch sees it: what begins to match is added, what ceases to is deleted."""
+        """Return a change as this watch sees it: an object that starts to match is added, one that stops is
+        deleted.
+        """
         if self._namespace and text(change.item.value, "metadata", "namespace") != self._namespace:
             return b""
         before = change.previous is not None and self._options.matches(change.previous.value)

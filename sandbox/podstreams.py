@@ -1,4 +1,4 @@
-"""A pod's subresources that are streams: its log, and exec, attach and port-forward."""
+"""A pod's streaming subresources: its log, exec, attach and port-forward."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PodStreams:
     def upgrade(
         self, request: Request, pod: Item, subresource: Literal["exec", "attach", "portforward"]
     ) -> Upgrade:
-        """Return the answer to a request to exec, attach or forward ports; raises StatusError."""
+        """Return the answer to an exec, attach or port-forward request; raises StatusError."""
         processes = self._processes(pod)
         asked = streaming.UpgradeRequest(request.method, request.query, request.headers)
 

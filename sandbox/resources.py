@@ -1,4 +1,4 @@
-"""Requests for resources, once they are allowed: which verb on what, and who answers it."""
+"""Dispatches authorised requests for resources, by verb and resource."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sandbox.status import (
 from sandbox.storage import Item, Store
 from sandbox.writing import Deletion, How, Writer
 
-# The kinds whose deletion is answered with what was deleted, and not with a Status.
+# For these kinds, a deletion returns the deleted object instead of a Status.
 _RETURNED = ("Pod", "Service", "ServiceAccount", "Namespace")
 
 
@@ -49,7 +49,7 @@ class Call:
 
     @property
     def namespace(self) -> str:
-        """Return the namespace that the object is in."""
+        """Return the namespace of the object."""
         return self.info.namespace if self.kind.namespaced else ""
 
     async def body(self) -> Object:
@@ -177,14 +177,15 @@ class Resources:
                 return await self._evict(call)
         if call.info.verb == "get":
             return await self._get(call)
-        # status, ephemeralcontainers and finalize: the whole object is sent, one part of it is taken.
+        # status, ephemeralcontainers and finalize: the client sends the whole object, and one part of it is
+        # used.
         return await (self._patch(call) if call.info.verb == "patch" else self._update(call))
 
     def _pod(self, call: Call) -> Item:
         return self._writer.found(kinds.PODS, call.namespace, call.info.name)
 
     async def _scale(self, call: Call) -> Answer:
-        """Answer the scale of a workload, and set its replicas by it."""
+        """Answer the scale of a workload, or set its replicas."""
         item = self._writer.found(call.kind, call.namespace, call.info.name)
         if call.info.verb == "get":
             return Response(200, encode(_scale_of(item.value)))
@@ -252,7 +253,7 @@ async def _deletion(call: Call) -> Deletion:
 
 
 def _one(call: Call, item: Item, code: int = 200) -> Response:
-    """Answer with one object in the form that the client wants."""
+    """Answer with one object in the requested format."""
     wanted = codec.wanted(call.request)
     headers = codec.warning_headers(call.warnings)
     if wanted.table:
@@ -266,7 +267,7 @@ def _one(call: Call, item: Item, code: int = 200) -> Response:
 
 
 def _patched(call: Call, present: Object, body: Json, content_type: str) -> Object:
-    """Return an object with a patch applied, held against the table of fields."""
+    """Return an object with a patch applied, checked against the table of fields."""
     value = codec.typed(call.kind, present)
     result: Json
     if content_type == patch.JSON_PATCH:

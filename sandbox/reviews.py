@@ -1,4 +1,4 @@
-"""What is asked about identities and rights: who am I, may I, and tokens for service accounts."""
+"""Reviews of identities and permissions, and tokens for service accounts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sandbox.rbac import Attributes, Authorizer
 from sandbox.status import Fault, bad_request, invalid
 
 TOKEN_S = 3600
-# What the real server allows: not less than ten minutes, not more than 2^32 seconds.
+# The real server's limits: at least ten minutes, at most 2^32 seconds.
 TOKEN_MIN_S, TOKEN_MAX_S = 600, 1 << 32
 AUDIENCE = "https://kubernetes.default.svc.cluster.local"
 
@@ -64,7 +64,7 @@ class Reviews:
         return {"allowed": self._authorizer.refusal(asked) is None}
 
     def _rules(self, namespace: str, user: User) -> Object:
-        """Return all rules that hold for a user, those of the resources apart from those of the paths."""
+        """Return all rules that apply to a user, those for resources separate from those for paths."""
         resources: list[Json] = []
         paths: list[Json] = []
         errors: list[str] = []
@@ -80,7 +80,7 @@ class Reviews:
         return status
 
     def issue_token(self, asked: Object, account: Object) -> Object:
-        """Return a TokenRequest with the token in it; raises StatusError."""
+        """Return a TokenRequest that contains the token; raises StatusError."""
         wanted = lookup(asked, "spec", "expirationSeconds")
         lifetime_s = integer(asked, "spec", "expirationSeconds", default=TOKEN_S)
         if wanted is not None and not TOKEN_MIN_S <= lifetime_s <= TOKEN_MAX_S:

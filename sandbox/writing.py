@@ -1,4 +1,4 @@
-"""Create, update, patch and delete: the steps that every write takes, whatever it writes."""
+"""Create, update, patch and delete: the steps that all writes share."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from sandbox.status import (
 )
 from sandbox.storage import Collection, Item, Store
 
-# What the real server appends to generateName, and to the names of controllers' objects.
+# The suffix that the real server appends to generateName, and to the names of controllers' objects.
 SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 SUFFIX_CHARS = 5
 NAME_CHARS_MAX = 63
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
 PROPAGATIONS = ("Orphan", "Background", "Foreground")
-# The sum of an object's annotations may not be larger.
+# Maximum total size of an object's annotations.
 ANNOTATIONS_BYTES_MAX = 256 * 1024
 
 Change = Callable[[Object], Object]
@@ -53,7 +53,7 @@ Change = Callable[[Object], Object]
 
 @attrs.frozen
 class How:
-    """What a write is to be done like, from its query."""
+    """The options of a write, from its query."""
 
     dry_run: bool = False
     manager: str = "unknown"
@@ -63,7 +63,7 @@ class How:
 
 @attrs.frozen
 class Deletion:
-    """The DeleteOptions of a request, read and checked."""
+    """The DeleteOptions of a request, parsed and checked."""
 
     grace_s: int | None = None
     propagation: str = ""
@@ -96,7 +96,7 @@ DEFAULT_DELETION = Deletion()
 
 
 def suffix() -> str:
-    """Return the random end of a generated name."""
+    """Return the random suffix of a generated name."""
     return "".join(secrets.choice(SUFFIX_ALPHABET) for _ in range(SUFFIX_CHARS))
 
 
@@ -117,7 +117,7 @@ class Writer:
         return item
 
     def create(self, kind: Kind, namespace: str, value: Object, how: How = DEFAULT_HOW) -> Item:
-        """Store a new object; `value` becomes the storage's own. Raises StatusError."""
+        """Store a new object; the storage owns `value` from now on. Raises StatusError."""
         value.pop("kind", None)
         value.pop("apiVersion", None)
         metadata = child(value, "metadata")
@@ -150,7 +150,7 @@ class Writer:
         return self._put(kind, value, how)
 
     def _place(self, kind: Kind, namespace: str, metadata: Object) -> None:
-        """See that the object belongs where it is put, and that the place exists."""
+        """Check that the object fits its namespace, and that the namespace exists."""
         given = text(metadata, "namespace")
         if given and given != namespace:
             raise bad_request(
@@ -177,7 +177,7 @@ class Writer:
             )
 
     def _allocate(self, kind: Kind, value: Object) -> None:
-        """Give a service its address, and ports of the node where it has some."""
+        """Assign a service's address, and its node ports if it has any."""
         if kind is not SERVICES or text(value, "spec", "type") == "ExternalName":
             return
         spec = child(value, "spec")
@@ -197,7 +197,7 @@ class Writer:
                 port.setdefault("nodePort", next(free))
 
     def update(self, kind: Kind, namespace: str, name: str, change: Change, how: How = DEFAULT_HOW) -> Item:
-        """Store a new version, made by `change` from a copy of the present one. Raises StatusError."""
+        """Store a new version, made by `change` from a copy of the current one. Raises StatusError."""
         present = self.found(kind, namespace, name)
         value = change(clone(present.value))
         value.pop("kind", None)
@@ -243,7 +243,7 @@ class Writer:
         return self._collection(kind).put(value)
 
     def remove(self, kind: Kind, namespace: str, name: str) -> Item | None:
-        """Take an object out of the storage, whatever stands against it."""
+        """Remove an object from the storage unconditionally."""
         return self._collection(kind).remove(namespace, name)
 
     def delete(
@@ -296,7 +296,7 @@ class Writer:
 
 
 def _grace(kind: Kind, value: Object, deletion: Deletion) -> int:
-    """Return how long an object may take to end: pods alone take time, and only once they are on a node."""
+    """Return an object's grace period: only pods have one, and only once they are on a node."""
     if kind is not PODS:
         return 0
     if text(value, "status", "phase") in ("Succeeded", "Failed") or not text(value, "spec", "nodeName"):
@@ -318,7 +318,7 @@ def _deletion_finalizers(kind: Kind, present: Sequence[str], deletion: Deletion)
 
 
 def _with_fixed_parts(kind: Kind, value: Object, present: Object, subresource: str) -> Object:
-    """Return the new version with the parts that this write may not touch as they are."""
+    """Return the new version, with the parts that this write may not change as they were."""
     if subresource == "status":
         metadata: Json = {**mapping(present, "metadata"), **_free_metadata(mapping(value, "metadata"))}
         return {**present, "metadata": metadata, "status": value.get("status")}
@@ -356,7 +356,7 @@ def _free_metadata(metadata: Object) -> Object:
 
 
 def _ready_to_go(kind: Kind, value: Object) -> bool:
-    """True when the last finalizer of a deleted object is gone; a pod still waits for its processes."""
+    """True if the last finalizer of a deleted object is gone; a pod still waits for its processes."""
     if not text(value, "metadata", "deletionTimestamp") or strings(value, "metadata", "finalizers"):
         return False
     return kind is not PODS and not (kind is NAMESPACES and strings(value, "spec", "finalizers"))
@@ -372,7 +372,7 @@ def _check_size(kind: Kind, value: Object) -> None:
 
 
 def _note_manager(kind: Kind, value: Object, how: How) -> None:
-    """Keep in managedFields who last wrote with which operation; which fields it were is not tracked."""
+    """Record in managedFields the last writer and its operation; the individual fields are not tracked."""
     metadata = child(value, "metadata")
     entry: Object = {
         "manager": how.manager,
