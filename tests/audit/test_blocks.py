@@ -28,7 +28,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def searched(path: Path, wanted: Wanted = EVERYTHING, *, newest_first: bool = False) -> list[tuple[int, int]]:
-    """Where a search of the whole trail looks."""
+    """The ranges that a search of the whole trail reads."""
     with closing(AuditReader(path)) as reader:
         last = reader.last()
         with reader._view() as connection:
@@ -40,7 +40,7 @@ def test_blocks_without_what_is_wanted_are_passed_over(store: AuditStore, path: 
     for number in range(1, 18):
         event = call(agent="rare" if number == 6 else "robot", cluster="ab"[number > 8], at_s=NOW_S + number)
         store.append([replace(event, kind=Kind.ADMIN if number == 9 else Kind.CALL)])
-    # The last is the one that is being filled.
+    # The last block is the one that is filling up.
     assert searched(path) == [(1, 17)]
     assert searched(path, Wanted(agent="rare")) == [(4, 7), (16, 17)]
     assert searched(path, Wanted(agent="rare"), newest_first=True) == [(16, 17), (4, 7)]
@@ -50,7 +50,7 @@ def test_blocks_without_what_is_wanted_are_passed_over(store: AuditStore, path: 
     assert searched(path, Wanted(since=utc(NOW_S + 7), until=utc(NOW_S + 8))) == [(4, 7), (16, 17)]
     assert searched(path, Wanted(until=utc(NOW_S + 1))) == [(16, 17)]
     with closing(AuditReader(path)) as reader, reader._view() as connection:
-        # Nor is anything behind what is asked of looked at.
+        # Nothing outside the requested range is searched.
         assert list(stretches(connection, Wanted(cluster="b"), 2, 5)) == []
 
 

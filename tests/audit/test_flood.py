@@ -65,7 +65,7 @@ def test_refused_admin_requests_are_aggregated_and_admitted_ones_are_not() -> No
 
 
 def test_an_operators_reads_are_aggregated_and_changes_are_not() -> None:
-    """Nor must a token that may only look fill the disk."""
+    """A read-only token must not fill the disk either."""
     floods = Floods(new_eid)
     change = replace(failure(), kind=Kind.ADMIN, req=Request("POST", "/v1/teams", "create"))
     assert all(floods.admit(change, 0.0) for _ in range(100))

@@ -14,7 +14,7 @@ from audit.wanted import Wanted
 from tests.audit.events import call
 from tests.audit.trails import append_whole
 
-# Text of a client that looks like what is searched for.
+# A client's text that looks like the searched members.
 FORGED = '"verb":"get","status":403,"teams":["ops"],"namespace":"kube-system"'
 
 

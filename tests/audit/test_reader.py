@@ -110,7 +110,7 @@ def test_a_page_is_bounded(store: AuditStore, path: Path) -> None:
     reader.close()
 
 
-# A value that is no UTF-8, and a name.
+# A value that is not UTF-8, and a name.
 @pytest.mark.parametrize("body", [b"{", b'"note":"\xff"}', b'{"note":"\xff"}', b'{"\xff":1}'])
 @pytest.mark.parametrize("common", ["common", "NULL"])
 def test_an_event_that_is_no_json_is_told(store: AuditStore, path: Path, body: bytes, common: str) -> None:

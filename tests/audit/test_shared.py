@@ -112,7 +112,7 @@ def test_an_older_copy_in_the_files_place_gives_no_event_the_part_of_another(pat
             file.backup(copy)
             store.append([lost])
             copy.backup(file)
-        # It gets the number that the part of the lost one had.
+        # It gets the number that the lost part had.
         other.append([others])
         store.append([last])
     assert bodies(path) == [encode(event) for event in (first, others, last)]
@@ -170,7 +170,7 @@ def test_what_has_ended_unknown_is_whole(path: Path) -> None:
 
 
 def shorten_span(patch: pytest.MonkeyPatch) -> None:
-    """So that a short run comes to what thousands of events come to."""
+    """Makes a short run reach limits that normally take thousands of events."""
     patch.setattr(shared, "SPAN_EVENTS", SPAN)
     patch.setattr(retention, "SPAN_EVENTS", SPAN)
     triggers = [each.replace(str(SPAN_EVENTS), str(SPAN)) for each in schema._NEVER_CHANGED]
@@ -210,7 +210,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 class Trail(RuleBasedStateMachine):
-    """Two writers with the file to themselves in turn, and somebody who shortens it."""
+    """Two writers with alternating exclusive access to the file, and a process that prunes it."""
 
     def __init__(self) -> None:
         super().__init__()

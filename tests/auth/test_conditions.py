@@ -151,7 +151,7 @@ def test_no_condition_has_to_search_a_text_without_end(target: str) -> None:
 def test_a_slow_condition_is_an_error() -> None:
     def times() -> Iterator[float]:
         yield from (0.0, CONDITION_S_MAX)
-        # Once is no fault of the condition's.
+        # A single slow evaluation is not the condition's fault.
         yield from (10.0, 10.0 + CONDITION_S_MAX * 1.1, 20.0, 20.0)
         yield from (30.0, 30.0 + CONDITION_S_MAX * 2, 40.0, 40.0 + CONDITION_S_MAX * 1.1)
 
@@ -219,7 +219,7 @@ def test_what_is_only_text_is_taken_out(text: str, plain: str) -> None:
     assert without_strings(text) == plain
 
 
-# The pinned library as it is used, in a process that has loaded nothing else.
+# The pinned library in use, in a process that has loaded nothing else.
 LIBRARY = """
 import json, sys, threading, time
 from auth.conditions import _SAMPLE, CelConditions, _library

@@ -50,7 +50,7 @@ def test_the_hubs_time_goes_on_by_the_steady_clock(own_ahead_s: float) -> None:
     clock = SessionClock(clocks(), NONCE)
     clock.hear(told(NOW), own_s=NOW + own_ahead_s, steady_s=50.0)
     assert clock.known
-    # However the relay's own clock is set meanwhile, within the bound.
+    # The relay's own clock may be set meanwhile, within the bound.
     assert clock.at(NOW - 800, 60.0) == NOW + 10
     assert clock.at(NOW + 800, 60.0) == NOW + 10
 
@@ -126,7 +126,9 @@ def test_the_hubs_that_are_remembered_are_bounded() -> None:
 
 
 def rotated(retires_at: float) -> tuple[SigningKey, TrustedKeys]:
-    """The successor of KEY, and what a relay trusts that was given KEY and told of it."""
+    """The successor of KEY, and the trusted keys of a relay that is pinned to KEY and has learned the
+    rotation.
+    """
     successor = SigningKey.generate()
     keys = TrustedKeys(KeySet([KEY.public]), HUB)
     keys.learn(issue_succession(KEY, issuer=HUB, successor=successor.public, now=NOW, retires_at=retires_at))
@@ -134,11 +136,11 @@ def rotated(retires_at: float) -> tuple[SigningKey, TrustedKeys]:
 
 
 def test_a_retired_key_names_no_time_at_which_it_was_good() -> None:
-    """Its time is over by the relay's own clock, whatever it says itself."""
+    """The key has expired by the relay's own clock; its statement's time does not matter."""
     _, keys = rotated(NOW + 120)
     clock = SessionClock(clocks(keys), NONCE)
     own_s = NOW + 120 + BOUND_S
-    # Within the bound of what the relay's clock shows.
+    # Within the bound around the relay's own clock.
     with pytest.raises(TokenError, match="does not trust: restart the relay; if that does not help, apply"):
         clock.hear(told(own_s - BOUND_S), own_s=own_s, steady_s=0.0)
     assert not clock.known
@@ -162,13 +164,13 @@ def test_a_retired_key_is_refused_by_the_time_that_another_one_has_stated() -> N
     clock.hear(told(NOW + 121, key=successor), own_s=NOW, steady_s=121.0)
 
 
-# --- what a clock that drifts needs ---
+# --- clocks that drift ---
 
 
 @pytest.mark.parametrize("every_s", [45, 3600, 30 * DAY_S])
 @pytest.mark.parametrize("ppm", [-200, -20, 20, 200])
 def test_a_session_of_months_stays_in_step_with_a_clock_that_drifts(ppm: int, every_s: int) -> None:
-    """The hub's clock is right, the relay's steady one off by so much, and the time is told so often."""
+    """The hub's clock is right, the relay's steady clock drifts, and statements come at this interval."""
     chance = random.Random(28)
     clock = RisingClock(DRIFT)
     worst_s = 0.0
@@ -177,7 +179,7 @@ def test_a_session_of_months_stays_in_step_with_a_clock_that_drifts(ppm: int, ev
         delay_s = chance.random() * 0.2
         clock.hear(math.floor(right_s), (right_s + delay_s - NOW) * (1 + ppm / 1e6))
         worst_s = max(worst_s, abs(clock.at((right_s + delay_s - NOW) * (1 + ppm / 1e6)) - right_s))
-    # Of the leeway of 5 s: one for the whole seconds of a statement, and what it was on its way.
+    # Of the leeway of 5 s: one second for the rounding of a statement, and its travel time.
     assert worst_s <= 1.3
 
 
@@ -185,7 +187,7 @@ def test_who_holds_every_statement_back_gains_no_more_than_the_drift() -> None:
     clock = RisingClock(DRIFT)
     clock.hear(NOW, 0.0)
     for day in range(1, 11):
-        # Each as late as will be believed.
+        # Each statement is as late as the relay still accepts.
         clock.hear(NOW, day * DAY_S)
         assert NOW + day * DAY_S - clock.at(day * DAY_S) == pytest.approx(day * DAY_S * DRIFT)
 

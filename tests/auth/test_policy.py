@@ -162,7 +162,7 @@ def test_a_method_without_a_verb_is_allowed_by_nothing_and_denied_by_everything(
 
 
 def test_an_unknown_use_of_a_verb_stays_with_its_kind() -> None:
-    # The verb of the old /proxy/ prefix is `proxy`, whatever the method does.
+    # The verb of the legacy /proxy/ prefix is `proxy` for every method.
     reading = bundle(policy("- {id: a, effect: allow, verbs: [get], resources: [pods/proxy]}"))
     legacy = "/api/v1/proxy/namespaces/app-1/pods/web"
     assert ask(reading, f"GET {legacy}").allowed
@@ -205,7 +205,7 @@ def test_no_scheme_and_port_around_a_name_hide_it_from_a_denial(name: str, path:
     denied = policy(f"{ALL}\n- {{id: no, effect: deny, verbs: ['*'], resourceNames: [db]}}")
     assert not ask(denied, f"GET {path % name}").allowed
     assert ask(denied, f"GET {path % name.replace('db', 'web')}").allowed
-    # Nor where a permission takes it out.
+    # Nor if the rule excludes the name.
     rest = policy(
         "- {id: a, effect: allow, verbs: ['*'], resources: ['services/*'], resourceNames: ['*', '!db']}"
     )
@@ -224,7 +224,7 @@ def test_a_permission_of_a_name_is_about_just_what_it_says() -> None:
     assert [name for name in SPELLINGS if allowed("'db:5432'", name)] == ["db:5432"]
     assert allowed("'https:db:*'", "https:db:443")
     assert allowed("'db*'", "db-1:80")
-    # A star is no way to another name by a scheme or a port that fits.
+    # A star that matches a scheme or a port does not match another name.
     assert not allowed("'h*'", "https:db:443")
     assert not allowed("'*-api'", "db:web-api")
     assert allowed("'*-api'", "web-api")
@@ -239,7 +239,7 @@ def test_a_rule_for_namespaces_is_about_no_other_and_no_list_of_all() -> None:
     assert not ask(rule, f"GET {POD.replace('app-1', 'kube-system')}").allowed
     assert not ask(rule, "GET /api/v1/pods").allowed
     assert not ask(rule, "GET /api/v1/nodes").allowed
-    # The namespace itself is in itself, as for the API server.
+    # The namespace object belongs to itself, as for the API server.
     assert ask(rule, "GET /api/v1/namespaces/app-1").allowed
 
 
@@ -247,7 +247,7 @@ def test_a_rule_for_namespaces_is_about_no_other_and_no_list_of_all() -> None:
 def test_a_permission_for_any_namespace_is_for_one_at_a_time(namespaces: str) -> None:
     rule = policy(f"- {{id: a, effect: allow, verbs: ['*'], resources: ['*'], namespaces: {namespaces}}}")
     assert ask(rule, f"GET {POD}").allowed
-    # Neither a list that would show the excluded one, too, nor what lies in none.
+    # A list that would also show the excluded namespace is denied, and so are cluster-scoped objects.
     for request in ("GET /api/v1/pods", "DELETE /api/v1/pods", "GET /api/v1/nodes", "PATCH /api/v1/nodes/n"):
         assert not ask(rule, request).allowed
 
@@ -407,7 +407,7 @@ def test_a_hub_has_bounds() -> None:
         compile_bundle(sources(*(policy(big, name=f"p{number}") for number in range(5))), CONDITIONS)
 
 
-# -- the memory of kinds against the rules read one by one
+# -- the memo of kinds, compared with the rules evaluated one by one
 
 VERBS = ["get", "list", "create", "delete", "read", "write", "*"]
 RESOURCES = ["pods", "secrets", "pods/log", "pods/exec", "pods/*", "*", "*/*", "!secrets", "!pods"]
@@ -454,7 +454,7 @@ REQUESTS = st.builds(
 
 
 def plainly(of: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo) -> tuple[bool, str]:
-    """What the rules say, read one after the other without any memory."""
+    """The rules' decision, evaluated one by one without the memo."""
     if is_discovery(info):
         return True, "discovery"
     asked = asked_of(info)

@@ -80,7 +80,7 @@ def test_a_file_is_cut_into_its_documents_with_their_lines_and_comments() -> Non
 def test_a_file_of_very_many_documents_is_cut_as_fast_as_it_is_read() -> None:
     marks = 200_000
     [source] = split("---\n" * marks + "a: 1\n")
-    # By a count from the top for each of them this took minutes.
+    # Counting lines from the top for each of them would take minutes.
     assert source.first_line == marks + 1
 
 

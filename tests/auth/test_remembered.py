@@ -6,7 +6,7 @@ from auth.remembered import TARGET_LENGTH_MAX, TARGETS_MAX, remembered
 
 
 class Making:
-    """A function that is remembered, and how often it was called."""
+    """A memoized function that counts its calls."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -19,7 +19,7 @@ class Making:
         return method + target
 
     def times(self, target: bytes, *, asked: int = 2) -> int:
-        """How often it was called when it was asked so often for one target."""
+        """The number of calls for this many requests of one target."""
         before = self.count
         for _ in range(asked):
             assert self.recall(b"GET", target) == b"GET" + target

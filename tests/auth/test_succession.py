@@ -1,4 +1,4 @@
-"""C34: which hub keys a relay trusts, whatever it is told."""
+"""C34: which hub keys a relay trusts, for any sequence of statements."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_old_key_is_trusted_to_the_end_of_the_overlap_and_not_after_it() -> 
     trusted.learn(statement(KEYS[0], KEYS[1]))
     assert kids(trusted, NOW + OVERLAP_S - 1) == {KEYS[0].kid, KEYS[1].kid}
     assert kids(trusted, NOW + OVERLAP_S) == {KEYS[1].kid}
-    # A clock that is set back revives nothing.
+    # A clock that goes back revives no key.
     assert kids(trusted, NOW) == {KEYS[1].kid}
 
 
@@ -86,7 +86,8 @@ def test_a_token_by_the_old_key_is_good_for_the_overlap() -> None:
 
 @given(st.integers(0, 5), st.data())
 def test_from_any_pin_the_chain_leads_to_its_end(pinned: int, data: st.DataObject) -> None:
-    # A relay that has just started hears all of it, its own pin somewhere in the middle, some of it twice.
+    # A relay that has just started receives the whole chain; its pin is somewhere in the middle, and some
+    # come twice.
     said = chain(5)
     repeats = data.draw(st.integers(0, 5))
     trusted = trusting(KEYS[pinned])
@@ -190,7 +191,7 @@ def test_one_kid_is_one_key_also_where_several_are_pinned() -> None:
     with pytest.raises(TokenError, match="was there before"):
         trusted.learn(sign(KEYS[0], SUCCESSION_TYPE, claims))
     assert set(trusted.at(NOW)) == {KEYS[0].public, KEYS[1].public}
-    # That very key may be the successor all the same.
+    # That same key may still become the successor.
     assert trusted.learn(statement(KEYS[0], KEYS[1]))
     assert set(trusted.at(NOW + OVERLAP_S)) == {KEYS[1].public}
 
@@ -203,7 +204,7 @@ def test_a_hub_that_signs_without_end_fills_no_memory(monkeypatch: pytest.Monkey
         trusted.learn(text)
     with pytest.raises(TokenError, match="more than 3 changes"):
         trusted.learn(said[3])
-    # What is known already is said again at every connect.
+    # Known statements are repeated at every connect.
     assert not trusted.learn(said[0])
 
 

@@ -1,4 +1,4 @@
-"""The steps of a write that no single verb shows; the verbs themselves are in test_resources."""
+"""The steps that all writes share; test_resources tests the verbs."""
 
 from __future__ import annotations
 
