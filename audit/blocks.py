@@ -16,8 +16,8 @@ from itertools import chain
 
 import sqlalchemy as sa
 
+from audit.query import Wanted
 from audit.schema import block_names, blocks
-from audit.wanted import Wanted
 
 # For a rare name, a search reads this many events per match, in about 0.1 ms.
 BLOCK_EVENTS = 1024

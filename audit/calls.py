@@ -17,10 +17,10 @@ from audit import lateends
 from audit.blocks import stretches
 from audit.errors import NoSuchCall
 from audit.ids import milliseconds
+from audit.query import Wanted
 from audit.reader import AuditReader, StoredEvent
 from audit.record import Phase
 from audit.schema import events, late_ends, open_intents
-from audit.wanted import Wanted
 
 # From an id's creation until its first row is written. A long read has a row after 5 s; on a machine that was
 # suspended meanwhile, it comes later.

@@ -25,14 +25,14 @@ from collections import OrderedDict
 import attrs
 
 from auth.jws import TokenError, UnknownKeyError, header_of
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.signed import check_parties, open_signed, sign, text_claim, time_claim
-from auth.succession import TrustedKeys
 from auth.tokens import cluster_audience
 
 TIME_TYPE = "hub-time+jwt"
 # Oscillators are accurate to 100 ppm, so two differ by up to 200 ppm. A hub whose clock was set back loses
-# HUB_DRIFT on top (proxy/hub/tokenclock.py). The rest is margin.
+# HUB_DRIFT on top (proxy/hub/relays/token_clock.py). The rest is margin.
 DRIFT = 500e-6
 # One hub, its predecessors while their streams last, and a second hub with its own predecessors.
 HUBS_MAX = 8

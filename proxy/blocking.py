@@ -18,7 +18,7 @@ from http import client
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tunnel.egress import Proxy
+    from tunnel.net.egress import Proxy
 
 # How long an address may keep the next one of the same host waiting (RFC 8305 section 8).
 NEXT_ADDRESS_S = 0.25
@@ -42,8 +42,8 @@ def next_step(error: ssl.SSLCertVerificationError, ca: str) -> str:
 def trusting(ca_pem: str | None) -> ssl.SSLContext:
     """Return a context that verifies servers by these CAs, or by the system's where there are none.
 
-    As tunnel.net's, for the same reasons: what is a CA to that and to kubectl is one here. Raises ValueError
-    when the text holds no certificate.
+    As tunnel.net.connect's, for the same reasons: what is a CA to that and to kubectl is one here. Raises
+    ValueError when the text holds no certificate.
     """
     # Not ssl.create_default_context: that writes the session keys to the file that SSLKEYLOGFILE names, and
     # from Python 3.13 on refuses the CAs that people make by hand.
@@ -91,7 +91,7 @@ class HTTPSConnection(client.HTTPSConnection):
 
 def _connect_through(raw: socket.socket, proxy: Proxy, host: str, port: int) -> None:
     # Only who is behind a proxy pays for loading what knows of them.
-    from tunnel.egress import RECEIVE_BYTES_MAX, Connect, ProxyRefused
+    from tunnel.net.egress import RECEIVE_BYTES_MAX, Connect, ProxyRefused
 
     connect = Connect(proxy, host, port)
     raw.sendall(connect.request)

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from auth.asked import asked_of
-from auth.conditions import CelConditions
 from auth.kinds import CLUSTER_SCOPED, NAMESPACED
-from auth.policy import Bundle, compile_bundle
-from auth.policy_checker import Checker
-from auth.policy_document import kind_of, name_of
-from auth.policy_text import Item, PolicyError, Source, read
+from auth.policy.checker import Checker
+from auth.policy.conditions import CelConditions
+from auth.policy.document import kind_of, name_of
+from auth.policy.match import Bundle, compile_bundle
+from auth.policy.text import Item, PolicyError, Source, read
+from auth.request_kind import asked_of
 from auth.requestinfo import BadTarget, RequestInfo, parse
-from proxy.near import did_you_mean
+from proxy.process.suggestions import did_you_mean
 
 TEST_KIND = "PolicyTest"
 CASES_MAX = 10_000

@@ -22,7 +22,7 @@ from proxy.agent.errors import AgentError, DeniedError, NoAnswerError, RefusedEr
 from proxy.agent.https import SOCKET_TIMEOUT_S, https_connection
 from proxy.agent.proof import proof_of
 from proxy.blocking import next_step, trusting
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 CLUSTERS_PATH = "/v1/clusters"

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 from proxy.agent.errors import AgentError, reason
 from proxy.agent.https import https_connection
 from proxy.blocking import trusting
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 FILE_PREFIX = "file:"
 GITHUB = "github"

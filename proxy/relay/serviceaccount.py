@@ -1,7 +1,7 @@
 """Where the API server is, and the relay's own credential for it, fresh from the disk.
 
 In a cluster both come from the pod's service account; outside, from a kubeconfig with a bearer token. The
-kubelet rotates the token well before it expires, and a CA may be rotated too (see proxy.watched).
+kubelet rotates the token well before it expires, and a CA may be rotated too (see proxy.process.files).
 
 What is refused, and why: a client certificate authenticates the connection and not the request, so one
 upgrade that goes wrong would leave a socket that acts as the relay (CVE-2018-1002105). A credential plugin
@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from proxy.foreign_yaml import YamlError, read_yaml
-from proxy.watched import FileError, WatchedFile
-from tunnel.net import client_context
+from proxy.kubernetes.untrusted_yaml import YamlError, read_yaml
+from proxy.process.files import FileError, WatchedFile
+from tunnel.net.connect import client_context
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 

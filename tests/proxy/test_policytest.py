@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from auth.policy_text import PolicyError, Source, split
+from auth.policy.text import PolicyError, Source, split
 from auth.requestinfo import parse
 from proxy.policytest import (
     CHANGES_MAX,

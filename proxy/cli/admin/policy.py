@@ -28,10 +28,10 @@ from proxy.cli.admin.output import since as how_long
 from proxy.cli.admin.policy_files import files_argument, padded, read_files, say_missing
 from proxy.cli.admin.policy_simulation import simulate_policies
 from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
-from proxy.counted import counted
+from proxy.process.plural import counted
 
 if TYPE_CHECKING:
-    from auth.policy_text import Source
+    from auth.policy.text import Source
 
 
 @click.group()
@@ -289,7 +289,7 @@ def test_policies(files: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, quiet: bool) -> None:
-    from auth.policy_text import PolicyError
+    from auth.policy.text import PolicyError
     from proxy.policytest import compiled, read_cases, run_cases
 
     try:

@@ -42,7 +42,7 @@ class RecordedCalls:
         self, start: datetime, agent: str | None, cluster: str | None, tell: Progress
     ) -> Iterator[Recorded]:
         """Each call once, the oldest first."""
-        from audit.wanted import Wanted
+        from audit.query import Wanted
         from proxy.policytest import Recorded
 
         first, last = self.reader.span(Wanted(since=start))
@@ -63,8 +63,8 @@ class RecordedCalls:
     def _stored(
         self, first: int, last: int, start: datetime | None, agent: str | None, cluster: str | None
     ) -> Iterator[StoredEvent]:
+        from audit.query import Wanted
         from audit.record import Kind
-        from audit.wanted import Wanted
 
         kinds = (Kind.CALL, Kind.SESSION_KILLED)
         wanted = Wanted(agent=agent, cluster=cluster, kinds=kinds, since=start)
@@ -76,7 +76,7 @@ def recorded_calls(folder: Path, filters: Mapping[str, str | None]) -> Iterator[
     """Open the trail of a data folder; the reading is recorded in it. Raises CommandError, also later."""
     from audit.errors import AuditUnavailable
     from audit.reader import AuditReader
-    from proxy.hub.datadir import DataDir
+    from proxy.hub.home.datadir import DataDir
 
     path = DataDir(folder).audit_file
     try:

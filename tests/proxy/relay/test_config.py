@@ -6,7 +6,7 @@ import pytest
 import trustme
 
 from auth.keys import KeySet, SigningKey
-from proxy.configuration import Address, ConfigError
+from proxy.process.config import Address, ConfigError
 from proxy.relay.config import DirectListener, TunnelDial, default_instance, load
 from proxy.relay.serviceaccount import ClusterAccessError
 

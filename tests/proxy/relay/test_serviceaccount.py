@@ -9,7 +9,7 @@ import trustme
 import yaml
 
 from proxy.relay.serviceaccount import ClusterAccessError, from_kubeconfig, in_cluster, own_namespace
-from tests.proxy.test_watched import mount, swap
+from tests.proxy.process.test_files import mount, swap
 
 CA_PEM = trustme.CA().cert_pem.bytes()
 
