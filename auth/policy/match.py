@@ -204,7 +204,7 @@ class Bundle:
         self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
         self._kinds: dict[tuple[Scope, tuple[str, ...]], _Kind] = {}
         self.explained: dict[tuple[Scope, Asked, str, str, str, bool], tuple[str, str, str]] = {}
-        """The memo of `auth.policy.advice`, which bounds it. It is part of the bundle, and so ends with it."""
+        """The memo of `auth.policy.advice`, which bounds it. It is part of the bundle and ends with it."""
 
     def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
         """Return the decision; never raises."""
