@@ -32,7 +32,7 @@ from proxy.process.filelimit import raise_file_limit
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
-from proxy.relay.serviceaccount import from_kubeconfig
+from proxy.relay.service_account import from_kubeconfig
 from proxy.relay.tunnelled import serve_session
 from tunnel import NONCE_BYTES, Hello, Memory, Session
 from tunnel.dial import DialerConfig

@@ -44,7 +44,7 @@ from proxy.process.startup import settle
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
-from proxy.relay.serviceaccount import from_kubeconfig
+from proxy.relay.service_account import from_kubeconfig
 from proxy.relay.tunnelled import serve_session
 from tunnel import Hello, Role, Session, Welcome, open_session
 from tunnel.net.connect import client_context, open_tls, server_context, wrap_server

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import ssl
 
+from proxy.agent.blocking_https import HTTPSConnection
 from proxy.agent.errors import AgentError
-from proxy.blocking import HTTPSConnection
 
 # For each wait on the network; the plugin has a deadline for all of it together.
 SOCKET_TIMEOUT_S = 10.0

@@ -62,7 +62,7 @@ def relay(
     from proxy.relay.check import check_relay
     from proxy.relay.config import ENVIRONMENT_PREFIX
     from proxy.relay.serve import RelayError, run_relay
-    from proxy.relay.serviceaccount import ClusterAccessError
+    from proxy.relay.service_account import ClusterAccessError
 
     if check_guardrails is not None:
         _check(check_guardrails)

@@ -15,7 +15,7 @@ from proxy.process.files import FileError, read_certificate
 from proxy.process.findings import Findings
 from proxy.process.plural import counted
 from proxy.relay.config import ENVIRONMENT_PREFIX, FileConfig, RelayConfig, read
-from proxy.relay.serviceaccount import ClusterAccess, ClusterAccessError, from_kubeconfig, in_cluster
+from proxy.relay.service_account import ClusterAccess, ClusterAccessError, from_kubeconfig, in_cluster
 from tunnel.net.egress import ProxySettings
 
 # What the command line may state too, and makes no relay of its own.

@@ -57,7 +57,7 @@ from proxy.process.config import (
     read_text,
 )
 from proxy.relay.guardrails import Guardrails
-from proxy.relay.serviceaccount import ClusterAccessError, own_namespace
+from proxy.relay.service_account import ClusterAccessError, own_namespace
 
 ENVIRONMENT_PREFIX = "HAWSE_RELAY_"
 # An ordinary request has ended by then, and systemd sends SIGKILL after 90 s. The manifests say 15 minutes.

@@ -21,7 +21,7 @@ from proxy.message.failure import OutboundBroken
 from proxy.message.head import RequestHead, line
 from proxy.process.untrusted_json import read_json
 from proxy.relay.pool import Dial, dial_tls
-from proxy.relay.serviceaccount import ClusterAccess
+from proxy.relay.service_account import ClusterAccess
 
 READYZ: Final = b"/readyz"
 NAMESPACE: Final = b"/api/v1/namespaces/kube-system"

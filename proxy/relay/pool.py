@@ -26,7 +26,7 @@ from proxy.exchange.pooled import PooledOutbound
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import SAFE_METHODS, RequestHead, ResponseHead
 from proxy.message.rewrite import IdentityLines, relay_request_head
-from proxy.relay.serviceaccount import ClusterAccess
+from proxy.relay.service_account import ClusterAccess
 from tunnel.net.connect import open_tls
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness

@@ -15,7 +15,7 @@ import trio
 from proxy.kubernetes.statement import Statement
 from proxy.relay.own_requests import NoAnswerError, ask_cluster_uid, ask_readyz
 from proxy.relay.pool import Dial, dial_tls
-from proxy.relay.serviceaccount import ClusterAccess
+from proxy.relay.service_account import ClusterAccess
 
 log = logging.getLogger("hawse.relay")
 

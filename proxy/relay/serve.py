@@ -47,7 +47,7 @@ from proxy.relay.health import HealthServer
 from proxy.relay.metrics import metrics_text
 from proxy.relay.pool import open_pool
 from proxy.relay.probe import Probe
-from proxy.relay.serviceaccount import from_kubeconfig, in_cluster
+from proxy.relay.service_account import from_kubeconfig, in_cluster
 from proxy.relay.tunnelled import ClockFault, Stated, serve_session
 from proxy.relay.verify import Verifier
 from tunnel import NONCE_BYTES, RESUME, CloseCode, Hello, Memory, Session, Settings

@@ -18,7 +18,7 @@ import attrs
 import click
 
 from audit.escape import escape_lines
-from proxy.blocking import HTTPSConnection, next_step, trusting
+from proxy.agent.blocking_https import HTTPSConnection, next_step, trusting
 from proxy.cli.admin.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
 from proxy.hub.store.local_user import USER_HEADER, local_user

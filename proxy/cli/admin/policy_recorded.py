@@ -17,7 +17,7 @@ from proxy.cli.trail import record_read
 if TYPE_CHECKING:
     from audit.reader import AuditReader, StoredEvent
     from audit.record import Event
-    from proxy.policytest import Recorded
+    from proxy.cli.admin.policy_tests import Recorded
 
 
 @attrs.frozen
@@ -43,7 +43,7 @@ class RecordedCalls:
     ) -> Iterator[Recorded]:
         """Each call once, the oldest first."""
         from audit.query import Wanted
-        from proxy.policytest import Recorded
+        from proxy.cli.admin.policy_tests import Recorded
 
         first, last = self.reader.span(Wanted(since=start))
         for stored in self._stored(first, last, start, agent, cluster):

@@ -22,7 +22,7 @@ from proxy.process.suggestions import did_you_mean
 if TYPE_CHECKING:
     from auth.policy.match import Bundle
     from auth.policy.text import Source
-    from proxy.policytest import Agent, Cluster, Simulation
+    from proxy.cli.admin.policy_tests import Agent, Cluster, Simulation
 
 
 @click.command("simulate", short_help="Say which recorded calls would newly pass or be denied.")
@@ -62,7 +62,7 @@ def simulate_policies(
     """
     from auth.policy.document import name_of
     from auth.policy.rules import missing
-    from proxy.policytest import simulate, sorted_out
+    from proxy.cli.admin.policy_tests import simulate, sorted_out
 
     client = reach.client()
     policies, _ = sorted_out(read_files(files))
@@ -115,7 +115,7 @@ def _bundles(
 ) -> tuple[Bundle, Bundle]:
     """What decides now, and what would; raises CommandError."""
     from auth.policy.text import PolicyError
-    from proxy.policytest import compiled, merged
+    from proxy.cli.admin.policy_tests import compiled, merged
 
     documents = [text(row, "document") for row in in_force]
     names = {text(row, "name") for row in in_force}
@@ -188,7 +188,7 @@ def _print(found: Simulation) -> None:
 
 
 def _agents(rows: list[Object]) -> Mapping[str, Agent]:
-    from proxy.policytest import Agent
+    from proxy.cli.admin.policy_tests import Agent
 
     return {
         text(row, "name"): Agent(text(row, "name"), tuple(texts(row, "teams")), text(row, "owner"))
@@ -197,7 +197,7 @@ def _agents(rows: list[Object]) -> Mapping[str, Agent]:
 
 
 def _clusters(rows: list[Object]) -> Mapping[str, Cluster]:
-    from proxy.policytest import Cluster
+    from proxy.cli.admin.policy_tests import Cluster
 
     found = {}
     for row in rows:

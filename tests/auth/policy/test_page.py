@@ -9,7 +9,7 @@ from pathlib import Path
 from auth.policy.bundled import first_sources
 from auth.policy.match import compile_bundle
 from auth.policy.rules import VERBS
-from proxy.policytest import read_cases, run_cases
+from proxy.cli.admin.policy_tests import read_cases, run_cases
 from tests.auth.policies import CONDITIONS, sources
 
 PAGE = (Path(__file__).parents[3] / "docs" / "policy.md").read_text()

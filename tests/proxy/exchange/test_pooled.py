@@ -17,7 +17,7 @@ from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import identity_lines, relay_request_head
 from proxy.relay.pool import Exchange, Pool
-from proxy.relay.serviceaccount import ClusterAccess
+from proxy.relay.service_account import ClusterAccess
 
 WATCH = RequestHead.of(b"GET", b"/api/v1/pods?watch=1", ((b"host", b"x"),))
 IDENTITY = identity_lines(((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"agents")))

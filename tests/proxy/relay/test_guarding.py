@@ -23,7 +23,7 @@ from proxy.message.rewrite import direct_request_head
 from proxy.relay.exchange import Call, Upstream
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import open_pool
-from proxy.relay.serviceaccount import ClusterAccess
+from proxy.relay.service_account import ClusterAccess
 from proxy.relay.verify import Refused
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.test_guardrails import NO_SECRETS, claims, guard

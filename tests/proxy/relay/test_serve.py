@@ -29,7 +29,7 @@ from proxy.relay import serve, tunnelled
 from proxy.relay.config import CLOCK_BOUND_S, DirectListener, RelayConfig, TunnelDial
 from proxy.relay.own_requests import NAMESPACE
 from proxy.relay.serve import RelayError, run_relay
-from proxy.relay.serviceaccount import ClusterAccessError
+from proxy.relay.service_account import ClusterAccessError
 from proxy.relay.verify import Verifier
 from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, running

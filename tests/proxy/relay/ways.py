@@ -38,7 +38,7 @@ from proxy.relay.exchange import Upstream
 from proxy.relay.guarding import run_guardrails
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import open_pool
-from proxy.relay.serviceaccount import ClusterAccess
+from proxy.relay.service_account import ClusterAccess
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
 from tunnel import Hello, Memory, Role, Session, Welcome, memory_transport_pair, open_session

@@ -4,7 +4,7 @@ import pytest
 
 from auth.policy.text import PolicyError, Source, split
 from auth.requestinfo import parse
-from proxy.policytest import (
+from proxy.cli.admin.policy_tests import (
     CHANGES_MAX,
     Agent,
     Cluster,

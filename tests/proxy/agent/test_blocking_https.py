@@ -10,8 +10,8 @@ import ssl
 import pytest
 import trustme
 
-from proxy import blocking
-from proxy.blocking import open_tcp, trusting
+from proxy.agent import blocking_https
+from proxy.agent.blocking_https import open_tcp, trusting
 from tests.fakes.addresses import one_that_swallows_and_one_that_answers
 
 TIMEOUT_S = 5.0
@@ -43,7 +43,7 @@ def test_an_address_that_does_not_answer_holds_up_the_next_one_for_a_moment_only
 def test_an_address_that_refuses_and_one_that_cannot_be_tried_hold_up_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(blocking, "NEXT_ADDRESS_S", 100.0)
+    monkeypatch.setattr(blocking_https, "NEXT_ADDRESS_S", 100.0)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         leads_to(monkeypatch, ["", "127.0.0.2", "127.0.0.1"])
         with open_tcp("hub.example", listening.getsockname()[1], TIMEOUT_S) as connected:

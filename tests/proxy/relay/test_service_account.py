@@ -8,7 +8,7 @@ import pytest
 import trustme
 import yaml
 
-from proxy.relay.serviceaccount import ClusterAccessError, from_kubeconfig, in_cluster, own_namespace
+from proxy.relay.service_account import ClusterAccessError, from_kubeconfig, in_cluster, own_namespace
 from tests.proxy.process.test_files import mount, swap
 
 CA_PEM = trustme.CA().cert_pem.bytes()
