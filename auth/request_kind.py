@@ -3,7 +3,7 @@
 The HTTP method does not always show what a request does. Exec, attach and port-forward act on a pod as a
 create does, regardless of the method. An upgrade opens a connection for arbitrary data, so it needs two
 permissions: the one for its method, since the API server may ignore the upgrade, and `create`, since it may
-not (`opening_of`). kube-apiserver itself requires both for an exec over a WebSocket, since 1.35. The
+not (`implied_create`). kube-apiserver itself requires both for an exec over a WebSocket, since 1.35. The
 exceptions are watches and pod logs, which do the same over a WebSocket as without (see `_is_stream`).
 """
 
@@ -23,7 +23,7 @@ _DISCOVERY_BELOW = ("/api/", "/apis/", "/openapi/")
 
 
 @attrs.frozen
-class Asked:
+class RequestKind:
     """The kind of a request, in policy terms."""
 
     verb: str
@@ -50,11 +50,11 @@ def is_discovery(info: RequestInfo) -> bool:
     return info.path.removesuffix("/") in _DISCOVERY or info.path.startswith(_DISCOVERY_BELOW)
 
 
-def asked_of(info: RequestInfo) -> Asked:
+def request_kind_of(info: RequestInfo) -> RequestKind:
     """Return the kind of a request."""
     if not info.is_resource:
         verb = "get" if info.verb == "head" else info.verb
-        return Asked(verb, not info.is_write, "", "", "", "", info.path, False, False)
+        return RequestKind(verb, not info.is_write, "", "", "", "", info.path, False, False)
     verb, subresource = info.verb, info.subresource
     if verb == "proxy":
         verb, subresource = _METHOD_VERBS.get(info.method, "delete"), "proxy"
@@ -63,7 +63,7 @@ def asked_of(info: RequestInfo) -> Asked:
     collective = verb in _COLLECTIVE
     # A kind of unknown scope counts as namespaced: its list may show objects of a denied namespace.
     across = collective and not info.namespace and (info.group, info.resource) not in CLUSTER_SCOPED
-    return Asked(
+    return RequestKind(
         verb,
         not info.is_write,
         info.group,
@@ -76,7 +76,7 @@ def asked_of(info: RequestInfo) -> Asked:
     )
 
 
-def opening_of(info: RequestInfo) -> RequestInfo | None:
+def implied_create(info: RequestInfo) -> RequestInfo | None:
     """Return the request that an upgrade must also be allowed as; None if its own method is enough.
 
     A non-resource path has no create; POST is the nearest to it.

@@ -23,12 +23,12 @@ from auth.policy.match import (
     ReadyRule,
     Scope,
     applicable,
-    mismatch_of_place,
+    mismatch_without_verb,
     names_match,
     verb_matches,
 )
 from auth.policy.rules import RESOURCE_VERBS, Rule
-from auth.request_kind import Asked, asked_of, opening_of
+from auth.request_kind import RequestKind, implied_create, request_kind_of
 from auth.requestinfo import RequestInfo
 
 # Maximum hints of each kind: an agent needs a next step, not the whole policy.
@@ -72,25 +72,25 @@ class Advice:
 
 def advise(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, decision: Decision) -> Advice:
     """Explain a decision that denies."""
-    scope, opening = bundle.scope_of(agent, cluster), opening_of(info)
-    asked = asked_of(opening or info)
+    scope, implied = bundle.scope_of(agent, cluster), implied_create(info)
+    kind = request_kind_of(implied or info)
     name = info.name if scope.by_name else ""
-    told = len(asked.path) + len(asked.namespace) + len(name) + len(asked.resource) + len(asked.subresource)
-    key = (scope, asked, name, decision.policy, decision.rule, opening is not None)
-    remembered = bundle.explained
-    explained = remembered.pop(key, None) or _explain(*key)
-    if told + len(asked.group) <= ASKED_CHARACTERS_MAX:
-        if len(remembered) >= DENIALS_REMEMBERED_MAX:
+    characters = len(kind.path) + len(kind.namespace) + len(name) + len(kind.resource) + len(kind.subresource)
+    key = (scope, kind, name, decision.policy, decision.rule, implied is not None)
+    memo = bundle.explanations
+    explanation = memo.pop(key, None) or _explain(*key)
+    if characters + len(kind.group) <= ASKED_CHARACTERS_MAX:
+        if len(memo) >= DENIALS_REMEMBERED_MAX:
             # Evict the least recently used entry.
-            del remembered[next(iter(remembered))]
-        remembered[key] = explained
-    why, instead, ask = explained
+            del memo[next(iter(memo))]
+        memo[key] = explanation
+    why, instead, ask = explanation
     why = decision.failure or why
     if not why and decision is NO_RULE:
-        why = "no rule allows it" if asked.verb else f"{info.method} is no verb of Kubernetes"
+        why = "no rule allows it" if kind.verb else f"{info.method} is no verb of Kubernetes"
     return Advice(
         rule=f"{decision.policy}/{decision.rule}" if decision.policy else decision.rule,
-        what=f"{_what(asked, info, opening)} on cluster {cluster.name}",
+        what=f"{_what(kind, info, implied)} on cluster {cluster.name}",
         why=why,
         instead=instead,
         ask=ask or agent.owner,
@@ -98,7 +98,7 @@ def advise(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, de
 
 
 def _explain(
-    scope: Scope, asked: Asked, name: str, policy: str, rule: str, upgrade: bool
+    scope: Scope, kind: RequestKind, name: str, policy: str, rule: str, upgrade: bool
 ) -> tuple[str, str, str]:
     """Return why the rule denied, what is allowed instead, and whom to ask; each may be empty.
 
@@ -111,7 +111,7 @@ def _explain(
     )
     return (
         why,
-        instead or "; ".join(_alternatives(scope, asked, name, ready, upgrade)),
+        instead or "; ".join(_alternatives(scope, kind, name, ready, upgrade)),
         ask or _contact(scope),
     )
 
@@ -122,42 +122,42 @@ def _contact(scope: Scope) -> str:
     return next((contact for contact in contacts if contact), "")
 
 
-def _what(asked: Asked, info: RequestInfo, opening: RequestInfo | None) -> str:
-    verb = asked.verb or "this method"
-    if opening is not None:
-        verb = f"{asked_of(info).verb or 'this method'} and {verb} (it is an upgrade)"
-    if asked.path:
-        return f"{verb} of {asked.path[:100]}"
-    itself = (asked.group, asked.resource) == ("", "namespaces")
-    where = f" in namespace {asked.namespace}" if asked.namespace and not itself else ""
-    if asked.across:
+def _what(kind: RequestKind, info: RequestInfo, implied: RequestInfo | None) -> str:
+    verb = kind.verb or "this method"
+    if implied is not None:
+        verb = f"{request_kind_of(info).verb or 'this method'} and {verb} (it is an upgrade)"
+    if kind.path:
+        return f"{verb} of {kind.path[:100]}"
+    itself = (kind.group, kind.resource) == ("", "namespaces")
+    where = f" in namespace {kind.namespace}" if kind.namespace and not itself else ""
+    if kind.across:
         # A kind of unknown scope counts as namespaced in policies, but it may be cluster-scoped.
-        where = " in all namespaces" if _in_namespaces(asked) else " without a namespace"
+        where = " in all namespaces" if _in_namespaces(kind) else " without a namespace"
     named = f" {info.name[:100]}" if info.name else ""
-    return f"{verb} of {_kind(asked)}{named}{where}"
+    return f"{verb} of {_resource(kind)}{named}{where}"
 
 
-def _in_namespaces(asked: Asked) -> bool:
+def _in_namespaces(kind: RequestKind) -> bool:
     """Whether the kind is known to be namespaced. For any other kind, a namespace may be impossible."""
-    return (asked.group, asked.resource) in NAMESPACED
+    return (kind.group, kind.resource) in NAMESPACED
 
 
-def _kind(asked: Asked) -> str:
-    kind = f"{asked.resource}/{asked.subresource}" if asked.subresource else asked.resource
-    return f"{kind}.{asked.group}" if asked.group else kind
+def _resource(kind: RequestKind) -> str:
+    resource = f"{kind.resource}/{kind.subresource}" if kind.subresource else kind.resource
+    return f"{resource}.{kind.group}" if kind.group else resource
 
 
 def _alternatives(
-    scope: Scope, asked: Asked, name: str, denying: ReadyRule | None, upgrade: bool
+    scope: Scope, kind: RequestKind, name: str, denying: ReadyRule | None, upgrade: bool
 ) -> Iterable[str]:
-    if asked.path or not asked.verb:
+    if kind.path or not kind.verb:
         return
-    if asked.across and denying is not None and denying.rule.namespaces is not None:
-        if _in_namespaces(asked):
+    if kind.across and denying is not None and denying.rule.namespaces is not None:
+        if _in_namespaces(kind):
             but = f"but not in {denying.rule.namespaces}"
-            yield f"{asked.verb} {_kind(asked)} in one namespace at a time, {but}"
+            yield f"{kind.verb} {_resource(kind)} in one namespace at a time, {but}"
         return
-    about = scope.about(asked)
+    about = scope.about(kind)
     if len(about) > RULES_SEARCHED_MAX:
         return
     # One pass collects two things: the rules that match apart from the verb, and places that allow the
@@ -166,61 +166,61 @@ def _alternatives(
     elsewhere: dict[str, None] = {}
     for ready in about:
         rule = ready.rule
-        field = mismatch_of_place(rule, asked)
+        field = mismatch_without_verb(rule, kind)
         if not field:
             here.append(ready)
-        if not rule.allows or len(elsewhere) == HINTS_MAX or not verb_matches(rule, asked):
+        if not rule.allows or len(elsewhere) == HINTS_MAX or not verb_matches(rule, kind):
             continue
-        if place := _place(rule, asked, name, field):
-            elsewhere[f"you may {asked.verb} {_kind(asked)} {place}"] = None
+        if place := _place(rule, kind, name, field):
+            elsewhere[f"you may {kind.verb} {_resource(kind)} {place}"] = None
     # Exec, attach and port-forward have one verb, regardless of the method.
-    one_verb = asked.across or asked.subresource in {"exec", "attach", "portforward"}
+    one_verb = kind.across or kind.subresource in {"exec", "attach", "portforward"}
     verbs = [
         verb
         for verb in RESOURCE_VERBS
         if not one_verb
-        and (upgrade or verb != asked.verb)
-        and not (asked.subresource and verb in _OF_COLLECTIONS)
-        and _permitted(here, _with_verb(asked, verb), name)
+        and (upgrade or verb != kind.verb)
+        and not (kind.subresource and verb in _OF_COLLECTIONS)
+        and _permitted(here, _with_verb(kind, verb), name)
     ]
     if verbs:
-        yield f"you may {', '.join(verbs)} {_kind(asked)} there"
+        yield f"you may {', '.join(verbs)} {_resource(kind)} there"
     # If the denial covers every namespace and name, no other place helps.
     if denying is None or denying.rule.namespaces is not None or denying.rule.names is not None:
         yield from elsewhere
 
 
-def _place(rule: Rule, asked: Asked, name: str, field: str) -> str:
+def _place(rule: Rule, kind: RequestKind, name: str, field: str) -> str:
     """Name the place where a rule that allows the verb allows the request; empty if there is none.
 
     `field` is the field of the rule that does not match.
     """
     if field == "namespaces":
-        if (asked.group, asked.resource) == ("", "namespaces"):
+        if (kind.group, kind.resource) == ("", "namespaces"):
             # A request for a namespace object has that namespace as its own. A list of namespaces has none.
-            return f"of the names {rule.namespaces}" if asked.namespace else ""
-        return f"in namespaces {rule.namespaces}" if _in_namespaces(asked) else ""
+            return f"of the names {rule.namespaces}" if kind.namespace else ""
+        return f"in namespaces {rule.namespaces}" if _in_namespaces(kind) else ""
     # Requests to create an object or delete a collection carry no name, so no name pattern matches them.
-    nameless = asked.verb == "deletecollection" or (asked.verb == "create" and not asked.subresource)
-    if field or nameless or names_match(rule, name, asked):
+    nameless = kind.verb == "deletecollection" or (kind.verb == "create" and not kind.subresource)
+    if field or nameless or names_match(rule, name, kind):
         return ""
     return f"of the names {rule.names}"
 
 
-def _with_verb(asked: Asked, verb: str) -> Asked:
+def _with_verb(kind: RequestKind, verb: str) -> RequestKind:
     return attrs.evolve(
-        asked,
+        kind,
         verb=verb,
-        reads=verb in {"get", "list", "watch"} and asked.subresource != "proxy",
+        reads=verb in {"get", "list", "watch"} and kind.subresource != "proxy",
         collective=verb in {"list", "watch", "deletecollection"},
-        across=asked.across and verb in {"list", "watch"},
+        across=kind.across and verb in {"list", "watch"},
     )
 
 
-def _permitted(here: Sequence[ReadyRule], asked: Asked, name: str) -> bool:
+def _permitted(here: Sequence[ReadyRule], kind: RequestKind, name: str) -> bool:
     """Whether a kind is certainly not denied, and may be allowed. A condition may still deny it."""
-    for ready in applicable(here, asked):
-        if names_match(ready.rule, name, asked):
+    for ready in applicable(here, kind):
+        if names_match(ready.rule, name, kind):
             if ready.rule.allows:
                 return True
             if ready.condition is None:

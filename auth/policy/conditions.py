@@ -27,7 +27,7 @@ from typing import Protocol
 import attrs
 
 from auth.policy.match import Condition, ConditionError, Facts
-from auth.request_kind import Asked
+from auth.request_kind import RequestKind
 from auth.requestinfo import parse
 
 # Longer than any rule that people read. It also bounds how deep an expression can nest.
@@ -211,15 +211,15 @@ def _first_line(error: Exception) -> str:
 
 
 def _request(facts: Facts) -> dict[str, object]:
-    asked, info = facts.asked, facts.info
+    kind, info = facts.kind, facts.info
     return {
-        "verb": asked.verb,
-        "reads": asked.reads,
-        "group": asked.group,
+        "verb": kind.verb,
+        "reads": kind.reads,
+        "group": kind.group,
         "version": info.version,
-        "resource": asked.resource,
-        "subresource": asked.subresource,
-        "namespace": asked.namespace,
+        "resource": kind.resource,
+        "subresource": kind.subresource,
+        "namespace": kind.namespace,
         "name": info.name,
         "path": info.path,
         "dryRun": info.dry_run,
@@ -260,7 +260,7 @@ class _SampleCluster:
 
 
 _SAMPLE = Facts(
-    Asked("get", True, "", "pods", "", "default", "", collective=False, across=False),
+    RequestKind("get", True, "", "pods", "", "default", "", collective=False, across=False),
     parse(b"GET", b"/api/v1/namespaces/default/pods/a"),
     _SampleAgent(),
     _SampleCluster(),

@@ -27,7 +27,7 @@ import attrs
 from auth.policy.document import policy_of
 from auth.policy.rules import ANY, READ, WRITE, Policy, Rule
 from auth.policy.text import Fault, PolicyError, Source, read
-from auth.request_kind import Asked, asked_of, is_discovery, opening_of
+from auth.request_kind import RequestKind, implied_create, is_discovery, request_kind_of
 from auth.requestinfo import RequestInfo
 
 POLICIES_MAX = 256
@@ -65,7 +65,7 @@ class Cluster(Protocol):
 class Facts:
     """The inputs of a condition."""
 
-    asked: Asked
+    kind: RequestKind
     info: RequestInfo
     agent: Agent
     cluster: Cluster
@@ -164,9 +164,9 @@ class Scope:
             any(ready.rule.names is not None for ready in rules),
         )
 
-    def about(self, asked: Asked) -> tuple[ReadyRule, ...]:
+    def about(self, kind: RequestKind) -> tuple[ReadyRule, ...]:
         """The rules that may match a kind of request, selected by resource only."""
-        return self.urls if asked.path else self.by_resource.get(asked.resource, self.any_resource)
+        return self.urls if kind.path else self.by_resource.get(kind.resource, self.any_resource)
 
 
 def _named(rule: Rule) -> frozenset[str] | None:
@@ -174,10 +174,10 @@ def _named(rule: Rule) -> frozenset[str] | None:
 
 
 @attrs.define(eq=False)
-class _Kind:
+class _KindRules:
     """The rules that may still apply to requests of one kind: denials first, then those that allow."""
 
-    asked: Asked
+    kind: RequestKind
     rules: tuple[ReadyRule, ...]
     otherwise: Decision
 
@@ -202,8 +202,8 @@ class Bundle:
         """Whether some condition reads the time, so that an allowed request may be denied later."""
         self._scopes: dict[tuple[str, ...], Scope] = {}
         self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
-        self._kinds: dict[tuple[Scope, tuple[str, ...]], _Kind] = {}
-        self.explained: dict[tuple[Scope, Asked, str, str, str, bool], tuple[str, str, str]] = {}
+        self._rules_by_kind: dict[tuple[Scope, tuple[str, ...]], _KindRules] = {}
+        self.explanations: dict[tuple[Scope, RequestKind, str, str, str, bool], tuple[str, str, str]] = {}
         """The memo of `auth.policy.advice`, which bounds it. It is part of the bundle and ends with it."""
 
     def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
@@ -217,35 +217,39 @@ class Bundle:
         else:
             scope = pair[2]
         key = (scope, info.kind)
-        kind = self._kinds.get(key)
-        if kind is None:
-            kind = _kind(scope, info)
+        candidates = self._rules_by_kind.get(key)
+        if candidates is None:
+            candidates = _rules_for(scope, info)
             if len(info.raw_path) <= REMEMBERED_PATH_BYTES_MAX:
-                if len(self._kinds) >= REMEMBERED_KINDS_MAX:
-                    self._kinds.clear()
-                self._kinds[key] = kind
+                if len(self._rules_by_kind) >= REMEMBERED_KINDS_MAX:
+                    self._rules_by_kind.clear()
+                self._rules_by_kind[key] = candidates
         name = info.name
-        for ready in kind.rules:
+        for ready in candidates.rules:
             rule = ready.rule
-            if rule.names is not None and not names_match(rule, name, kind.asked):
+            if rule.names is not None and not names_match(rule, name, candidates.kind):
                 continue
             if ready.condition is not None:
                 try:
-                    if not ready.condition(Facts(kind.asked, info, agent, cluster, now)):
+                    if not ready.condition(Facts(candidates.kind, info, agent, cluster, now)):
                         continue
                 except ConditionError as error:
                     return Decision(False, rule.id, ready.policy.name, failure=str(error))
             return ready.decision
-        return kind.otherwise
+        return candidates.otherwise
 
     def _decide_upgrade(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
         decision = self.decide(agent, cluster, attrs.evolve(info, upgrade=False), now)
-        opening = opening_of(info)
-        if opening is None or not decision.allowed:
+        implied = implied_create(info)
+        if implied is None or not decision.allowed:
             return decision
-        opened = self.decide(agent, cluster, opening, now)
+        create_decision = self.decide(agent, cluster, implied, now)
         # Both are allowed: the one with the shorter maximum duration decides.
-        return decision if opened.allowed and _longest_s(decision) < _longest_s(opened) else opened
+        return (
+            decision
+            if create_decision.allowed and _longest_s(decision) < _longest_s(create_decision)
+            else create_decision
+        )
 
     def scope_of(self, agent: Agent, cluster: Cluster) -> Scope:
         """The rules that bind an agent on a cluster."""
@@ -258,8 +262,8 @@ class Bundle:
         if len(self._pairs) >= REMEMBERED_PAIRS_MAX:
             self._pairs.clear()
             self._scopes.clear()
-            self._kinds.clear()
-            self.explained.clear()
+            self._rules_by_kind.clear()
+            self.explanations.clear()
         bound = tuple(policy.name for policy in self.policies if binds(policy, agent, cluster))
         scope = self._scopes.get(bound)
         if scope is None:
@@ -312,44 +316,44 @@ def binds(policy: Policy, agent: Agent, cluster: Cluster) -> bool:
     return bound and policy.clusters.matches(cluster.name, cluster.labels)
 
 
-def mismatch(rule: Rule, asked: Asked) -> str:
+def mismatch(rule: Rule, kind: RequestKind) -> str:
     """The first field of a rule that does not match a kind of request; empty if all match."""
-    return mismatch_of_place(rule, asked) if verb_matches(rule, asked) else "verbs"
+    return mismatch_without_verb(rule, kind) if verb_matches(rule, kind) else "verbs"
 
 
-def verb_matches(rule: Rule, asked: Asked) -> bool:
+def verb_matches(rule: Rule, kind: RequestKind) -> bool:
     """Whether a rule's verbs include the request's."""
-    return asked.verb in rule.verbs or ANY in rule.verbs or _CLASS[asked.reads] in rule.verbs
+    return kind.verb in rule.verbs or ANY in rule.verbs or _CLASS[kind.reads] in rule.verbs
 
 
-def mismatch_of_place(rule: Rule, asked: Asked) -> str:
+def mismatch_without_verb(rule: Rule, kind: RequestKind) -> str:
     """Like `mismatch`, without the verb."""
-    if asked.path:
-        if not rule.about_urls or (rule.urls is not None and asked.path not in rule.urls):
+    if kind.path:
+        if not rule.about_urls or (rule.urls is not None and kind.path not in rule.urls):
             return "nonResourceURLs"
         return ""
     if not rule.about_resources:
         return "nonResourceURLs"
-    if rule.groups is not None and asked.group not in rule.groups:
+    if rule.groups is not None and kind.group not in rule.groups:
         return "apiGroups"
-    pair = (asked.resource, asked.subresource)
+    pair = (kind.resource, kind.subresource)
     if rule.resources is not None and pair not in rule.resources:
         return "resources"
-    if rule.namespaces is not None and not (asked.namespace and asked.namespace in rule.namespaces):
+    if rule.namespaces is not None and not (kind.namespace and kind.namespace in rule.namespaces):
         # A list over all namespaces also shows the denied one.
-        shows = not rule.allows and asked.across and (rule.across is None or pair in rule.across)
+        shows = not rule.allows and kind.across and (rule.across is None or pair in rule.across)
         return "" if shows else "namespaces"
     return ""
 
 
-def names_match(rule: Rule, name: str, asked: Asked) -> bool:
+def names_match(rule: Rule, name: str, kind: RequestKind) -> bool:
     """Whether a rule's names match. A denial of one name also matches a list, which shows that object."""
     names = rule.names
     if names is None:
         return True
     if not name:
-        return not rule.allows and asked.collective
-    if asked.subresource != "proxy" or ":" not in name:
+        return not rule.allows and kind.collective
+    if kind.subresource != "proxy" or ":" not in name:
         return name in names
     # The proxy connects to the bare name, so that must match too: a star may have matched scheme or port.
     bare = _without_scheme_and_port(name)
@@ -378,14 +382,14 @@ def _ready(policy: Policy, rule: Rule, conditions: Conditions) -> ReadyRule:
     )
 
 
-def _kind(scope: Scope, info: RequestInfo) -> _Kind:
-    asked = asked_of(info)
+def _rules_for(scope: Scope, info: RequestInfo) -> _KindRules:
+    kind = request_kind_of(info)
     if is_discovery(info):
-        return _Kind(asked, (), DISCOVERY)
-    return _Kind(asked, applicable(scope.about(asked), asked), NO_RULE)
+        return _KindRules(kind, (), DISCOVERY)
+    return _KindRules(kind, applicable(scope.about(kind), kind), NO_RULE)
 
 
-def applicable(about: Sequence[ReadyRule], asked: Asked) -> tuple[ReadyRule, ...]:
+def applicable(about: Sequence[ReadyRule], kind: RequestKind) -> tuple[ReadyRule, ...]:
     """The rules that may apply to a kind of request, in order of evaluation.
 
     If a rule is certain to apply, it is the last one: rules behind it are never reached.
@@ -394,7 +398,7 @@ def applicable(about: Sequence[ReadyRule], asked: Asked) -> tuple[ReadyRule, ...
     for allows in (False, True):
         for ready in about:
             # The effect of a method without a Kubernetes verb is unknown, so no rule allows it.
-            if ready.rule.allows is not allows or (allows and not asked.verb) or mismatch(ready.rule, asked):
+            if ready.rule.allows is not allows or (allows and not kind.verb) or mismatch(ready.rule, kind):
                 continue
             rules.append(ready)
             if ready.certain:

@@ -6,7 +6,7 @@ import pytest
 
 from auth.policy.advice import advise
 from auth.policy.match import NO_RULE
-from auth.request_kind import asked_of, opening_of
+from auth.request_kind import implied_create, request_kind_of
 from tests.auth.policies import AGENT, CLUSTER, ask, bundle, info_of, policy
 
 POD = "/api/v1/namespaces/app-1/pods/web"
@@ -61,8 +61,8 @@ def test_an_upgrade_needs_both_what_its_method_says_and_a_create(request_: str) 
     assert ask(policy(f"{READ}\n{CREATE}"), request_, upgrade=True).rule == "open"
     for verb in ("get", "list", "create"):
         denied = policy(f"{READ}\n{CREATE}\n- {{id: no, effect: deny, verbs: [{verb}]}}")
-        asked = asked_of(info_of(request_)).verb
-        assert ask(denied, request_, upgrade=True).allowed is (verb not in {asked, "create"})
+        kind = request_kind_of(info_of(request_)).verb
+        assert ask(denied, request_, upgrade=True).allowed is (verb not in {kind, "create"})
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
@@ -76,7 +76,7 @@ def test_no_method_becomes_another_by_an_upgrade(method: str) -> None:
 def test_exec_and_its_like_are_a_create_and_nothing_beside(request_: str) -> None:
     rule = policy("- {id: exec, effect: allow, verbs: [create], resources: [pods/exec, pods/portforward]}")
     assert ask(rule, request_, upgrade=True).rule == "exec"
-    assert opening_of(info_of(request_, upgrade=True)) is None
+    assert implied_create(info_of(request_, upgrade=True)) is None
 
 
 def test_an_upgrade_of_a_path_about_no_resource_is_a_post_as_well() -> None:

@@ -170,9 +170,9 @@ def test_a_path_about_no_resource_and_a_method_without_a_verb_are_told_too() -> 
 
 def searched(of: Bundle, request: str) -> tuple[Advice, bool]:
     """An advice, and whether the rules were searched for it."""
-    before = set(of.explained)
+    before = set(of.explanations)
     told = advice(of, request)
-    return told, set(of.explained) != before
+    return told, set(of.explanations) != before
 
 
 def test_what_is_denied_again_is_not_searched_for_again() -> None:
@@ -200,9 +200,9 @@ def test_the_denials_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyP
     denied = [f"DELETE /api/v1/namespaces/{namespace}/pods/x" for namespace in "abcd"]
     for request in (*denied[:3], denied[0], denied[3]):
         advice(made, request)
-    assert [key[1].namespace for key in made.explained] == ["c", "a", "d"]
+    assert [key[1].namespace for key in made.explanations] == ["c", "a", "d"]
     advice(made, f"DELETE /api/v1/namespaces/{'e' * ASKED_CHARACTERS_MAX}/pods/x")
-    assert len(made.explained) == 3
+    assert len(made.explanations) == 3
 
 
 def test_what_makes_a_difference_is_searched_for_anew() -> None:

@@ -19,7 +19,7 @@ from auth.policy.conditions import (
     without_strings,
 )
 from auth.policy.match import ConditionError, Facts
-from auth.request_kind import asked_of
+from auth.request_kind import request_kind_of
 from auth.requestinfo import parse
 from tests.auth.policies import CONDITIONS, Agent, Cluster
 
@@ -33,7 +33,7 @@ def facts(
     method, _, target = request.partition(" ")
     info = parse(method.encode(), target.encode())
     agent = Agent("builder", "ann@example.com", ("platform", "sre"))
-    return Facts(asked_of(info), info, agent, Cluster("prod", labels or {}), now)
+    return Facts(request_kind_of(info), info, agent, Cluster("prod", labels or {}), now)
 
 
 def holds(text: str, about: Facts | None = None) -> bool:

@@ -21,7 +21,7 @@ from auth.policy.match import (
     names_match,
 )
 from auth.policy.text import PolicyError
-from auth.request_kind import asked_of, is_discovery
+from auth.request_kind import is_discovery, request_kind_of
 from auth.requestinfo import RequestInfo, parse
 from tests.auth.policies import AGENT, CLUSTER, CONDITIONS, Agent, Cluster, ask, bundle, policy, sources
 
@@ -457,21 +457,17 @@ def plainly(of: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo) -> tu
     """The rules' decision, evaluated one by one without the memo."""
     if is_discovery(info):
         return True, "discovery"
-    asked = asked_of(info)
+    kind = request_kind_of(info)
     for allows in (False, True):
         for each in of.policies:
             for rule in each.rules:
-                if (
-                    not binds(each, agent, cluster)
-                    or rule.allows is not allows
-                    or (allows and not asked.verb)
-                ):
+                if not binds(each, agent, cluster) or rule.allows is not allows or (allows and not kind.verb):
                     continue
-                if mismatch(rule, asked) or not names_match(rule, info.name, asked):
+                if mismatch(rule, kind) or not names_match(rule, info.name, kind):
                     continue
                 try:
                     if rule.when and not CONDITIONS.compile(rule.when)(
-                        Facts(asked, info, agent, cluster, 0.0)
+                        Facts(kind, info, agent, cluster, 0.0)
                     ):
                         continue
                 except ConditionError:
