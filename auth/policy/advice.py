@@ -41,8 +41,8 @@ _OF_COLLECTIONS = frozenset({"list", "watch", "deletecollection"})
 # Maximum memoized denials per bundle, and maximum length of the request text in one; some MiB in all,
 # including the rules' own texts. Most denials come from a mistake in a client, which repeats the same
 # request.
-DENIALS_REMEMBERED_MAX = 2048
-ASKED_CHARACTERS_MAX = 1024
+MEMO_DENIALS_MAX = 2048
+MEMO_CHARACTERS_MAX = 1024
 
 
 @attrs.frozen
@@ -79,8 +79,8 @@ def advise(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, de
     key = (scope, kind, name, decision.policy, decision.rule, implied is not None)
     memo = bundle.explanations
     explanation = memo.pop(key, None) or _explain(*key)
-    if characters + len(kind.group) <= ASKED_CHARACTERS_MAX:
-        if len(memo) >= DENIALS_REMEMBERED_MAX:
+    if characters + len(kind.group) <= MEMO_CHARACTERS_MAX:
+        if len(memo) >= MEMO_DENIALS_MAX:
             # Evict the least recently used entry.
             del memo[next(iter(memo))]
         memo[key] = explanation

@@ -34,10 +34,10 @@ POLICIES_MAX = 256
 RULES_MAX = 4000
 # Maximum memoized kinds of requests: more than an organisation's agents send in a minute. A longer path is
 # not one of Kubernetes' own, and is matched each time. At most some 16 MiB in all.
-REMEMBERED_KINDS_MAX = 16_384
-REMEMBERED_PATH_BYTES_MAX = 512
+MEMO_KINDS_MAX = 16_384
+MEMO_PATH_BYTES_MAX = 512
 # Maximum memoized pairs of agent and cluster. All are dropped at once: matching one again takes microseconds.
-REMEMBERED_PAIRS_MAX = 65_536
+MEMO_PAIRS_MAX = 65_536
 HASH_CHARACTERS = 16
 
 
@@ -220,8 +220,8 @@ class Bundle:
         candidates = self._rules_by_kind.get(key)
         if candidates is None:
             candidates = _rules_for(scope, info)
-            if len(info.raw_path) <= REMEMBERED_PATH_BYTES_MAX:
-                if len(self._rules_by_kind) >= REMEMBERED_KINDS_MAX:
+            if len(info.raw_path) <= MEMO_PATH_BYTES_MAX:
+                if len(self._rules_by_kind) >= MEMO_KINDS_MAX:
                     self._rules_by_kind.clear()
                 self._rules_by_kind[key] = candidates
         name = info.name
@@ -259,7 +259,7 @@ class Bundle:
         return pair[2]
 
     def _meet(self, agent: Agent, cluster: Cluster) -> Scope:
-        if len(self._pairs) >= REMEMBERED_PAIRS_MAX:
+        if len(self._pairs) >= MEMO_PAIRS_MAX:
             self._pairs.clear()
             self._scopes.clear()
             self._rules_by_kind.clear()

@@ -6,7 +6,7 @@ import weakref
 import attrs
 import pytest
 
-from auth.policy.advice import ASKED_CHARACTERS_MAX, RULES_SEARCHED_MAX, Advice, advise
+from auth.policy.advice import MEMO_CHARACTERS_MAX, RULES_SEARCHED_MAX, Advice, advise
 from auth.policy.bundled import first_sources
 from auth.policy.match import Bundle, compile_bundle
 from auth.requestinfo import parse
@@ -195,13 +195,13 @@ def test_what_was_said_of_a_denial_does_not_outlive_the_bundle() -> None:
 
 
 def test_the_denials_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auth.policy.advice.DENIALS_REMEMBERED_MAX", 3)
+    monkeypatch.setattr("auth.policy.advice.MEMO_DENIALS_MAX", 3)
     made = bundle(policy(LOOK))
     denied = [f"DELETE /api/v1/namespaces/{namespace}/pods/x" for namespace in "abcd"]
     for request in (*denied[:3], denied[0], denied[3]):
         advice(made, request)
     assert [key[1].namespace for key in made.explanations] == ["c", "a", "d"]
-    advice(made, f"DELETE /api/v1/namespaces/{'e' * ASKED_CHARACTERS_MAX}/pods/x")
+    advice(made, f"DELETE /api/v1/namespaces/{'e' * MEMO_CHARACTERS_MAX}/pods/x")
     assert len(made.explanations) == 3
 
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from auth.policy.match import (
     DISCOVERY,
+    MEMO_PATH_BYTES_MAX,
     NO_RULE,
     POLICIES_MAX,
-    REMEMBERED_PATH_BYTES_MAX,
     RULES_MAX,
     Bundle,
     ConditionError,
@@ -488,8 +488,8 @@ def test_what_is_remembered_decides_as_the_rules_do(one: str, two: str, requests
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auth.policy.match.REMEMBERED_KINDS_MAX", 10)
-    monkeypatch.setattr("auth.policy.match.REMEMBERED_PAIRS_MAX", 3)
+    monkeypatch.setattr("auth.policy.match.MEMO_KINDS_MAX", 10)
+    monkeypatch.setattr("auth.policy.match.MEMO_PAIRS_MAX", 3)
     made = bundle(policy(ALL))
     for number in range(40):
         agent = attrs.evolve(AGENT, name=f"a{number % 7}")
@@ -499,6 +499,6 @@ def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ask(made, f"GET /api/v1/namespaces/n{number}/pods").allowed
         assert len(made._kinds) <= 10
     made = bundle(policy(ALL))
-    for number in range(REMEMBERED_PATH_BYTES_MAX - 1, REMEMBERED_PATH_BYTES_MAX + 9):
+    for number in range(MEMO_PATH_BYTES_MAX - 1, MEMO_PATH_BYTES_MAX + 9):
         assert ask(made, f"GET /{'y' * number}").allowed
     assert len(made._kinds) == 1
