@@ -19,8 +19,8 @@ from auth.policy.match import (
     Agent,
     Bundle,
     Cluster,
+    CompiledRule,
     Decision,
-    ReadyRule,
     Scope,
     applicable,
     mismatch_without_verb,
@@ -104,21 +104,25 @@ def _explain(
 
     An `upgrade` needs permission for two things, and either may be the one that is denied.
     """
-    found = (ready for ready in scope.rules if ready.policy.name == policy and ready.rule.id == rule)
-    ready = next(found, None)
+    found = (
+        compiled for compiled in scope.rules if compiled.policy.name == policy and compiled.rule.id == rule
+    )
+    compiled = next(found, None)
     why, instead, ask = (
-        ("", "", "") if ready is None else (ready.rule.reason, ready.rule.instead, ready.policy.ask)
+        ("", "", "")
+        if compiled is None
+        else (compiled.rule.reason, compiled.rule.instead, compiled.policy.ask)
     )
     return (
         why,
-        instead or "; ".join(_alternatives(scope, kind, name, ready, upgrade)),
+        instead or "; ".join(_alternatives(scope, kind, name, compiled, upgrade)),
         ask or _contact(scope),
     )
 
 
 def _contact(scope: Scope) -> str:
     """The contact of the first policy whose rules allow something here."""
-    contacts = (ready.policy.ask for ready in scope.rules if ready.rule.allows)
+    contacts = (compiled.policy.ask for compiled in scope.rules if compiled.rule.allows)
     return next((contact for contact in contacts if contact), "")
 
 
@@ -148,7 +152,7 @@ def _resource(kind: RequestKind) -> str:
 
 
 def _alternatives(
-    scope: Scope, kind: RequestKind, name: str, denying: ReadyRule | None, upgrade: bool
+    scope: Scope, kind: RequestKind, name: str, denying: CompiledRule | None, upgrade: bool
 ) -> Iterable[str]:
     if kind.path or not kind.verb:
         return
@@ -162,13 +166,13 @@ def _alternatives(
         return
     # One pass collects two things: the rules that match apart from the verb, and places that allow the
     # request.
-    here: list[ReadyRule] = []
+    here: list[CompiledRule] = []
     elsewhere: dict[str, None] = {}
-    for ready in about:
-        rule = ready.rule
+    for compiled in about:
+        rule = compiled.rule
         field = mismatch_without_verb(rule, kind)
         if not field:
-            here.append(ready)
+            here.append(compiled)
         if not rule.allows or len(elsewhere) == HINTS_MAX or not verb_matches(rule, kind):
             continue
         if place := _place(rule, kind, name, field):
@@ -217,12 +221,12 @@ def _with_verb(kind: RequestKind, verb: str) -> RequestKind:
     )
 
 
-def _permitted(here: Sequence[ReadyRule], kind: RequestKind, name: str) -> bool:
+def _permitted(here: Sequence[CompiledRule], kind: RequestKind, name: str) -> bool:
     """Whether a kind is certainly not denied, and may be allowed. A condition may still deny it."""
-    for ready in applicable(here, kind):
-        if names_match(ready.rule, name, kind):
-            if ready.rule.allows:
+    for compiled in applicable(here, kind):
+        if names_match(compiled.rule, name, kind):
+            if compiled.rule.allows:
                 return True
-            if ready.condition is None:
+            if compiled.condition is None:
                 return False
     return False

@@ -120,7 +120,7 @@ NO_RULE = Decision(False, "no-rule-allows")
 
 
 @attrs.define(eq=False)
-class ReadyRule:
+class CompiledRule:
     """A compiled rule of a bundle."""
 
     policy: Policy
@@ -129,7 +129,7 @@ class ReadyRule:
     decision: Decision
 
     @property
-    def certain(self) -> bool:
+    def unconditional(self) -> bool:
         """Whether it applies to all requests of a kind."""
         return self.rule.names is None and self.condition is None
 
@@ -141,30 +141,30 @@ class Scope:
     There is one object for each distinct set of rules. All agents and clusters with that set share it.
     """
 
-    rules: tuple[ReadyRule, ...]
+    rules: tuple[CompiledRule, ...]
     """In order of evaluation."""
-    any_resource: tuple[ReadyRule, ...]
-    by_resource: Mapping[str, tuple[ReadyRule, ...]]
-    urls: tuple[ReadyRule, ...]
+    any_resource: tuple[CompiledRule, ...]
+    by_resource: Mapping[str, tuple[CompiledRule, ...]]
+    urls: tuple[CompiledRule, ...]
     by_name: bool
     """Whether an object's name can affect the decision."""
 
     @classmethod
-    def of(cls, rules: tuple[ReadyRule, ...]) -> Scope:
-        about = [(ready, _named(ready.rule)) for ready in rules if ready.rule.about_resources]
+    def of(cls, rules: tuple[CompiledRule, ...]) -> Scope:
+        about = [(compiled, _named(compiled.rule)) for compiled in rules if compiled.rule.about_resources]
         every = {name for _, named in about if named is not None for name in named}
         return cls(
             rules,
-            tuple(ready for ready, named in about if named is None),
+            tuple(compiled for compiled, named in about if named is None),
             {
-                name: tuple(ready for ready, named in about if named is None or name in named)
+                name: tuple(compiled for compiled, named in about if named is None or name in named)
                 for name in every
             },
-            tuple(ready for ready in rules if ready.rule.about_urls),
-            any(ready.rule.names is not None for ready in rules),
+            tuple(compiled for compiled in rules if compiled.rule.about_urls),
+            any(compiled.rule.names is not None for compiled in rules),
         )
 
-    def about(self, kind: RequestKind) -> tuple[ReadyRule, ...]:
+    def about(self, kind: RequestKind) -> tuple[CompiledRule, ...]:
         """The rules that may match a kind of request, selected by resource only."""
         return self.urls if kind.path else self.by_resource.get(kind.resource, self.any_resource)
 
@@ -178,7 +178,7 @@ class _KindRules:
     """The rules that may still apply to requests of one kind: denials first, then those that allow."""
 
     kind: RequestKind
-    rules: tuple[ReadyRule, ...]
+    rules: tuple[CompiledRule, ...]
     otherwise: Decision
 
 
@@ -194,10 +194,10 @@ class Bundle:
         contents.
         """
         self._rules = {
-            policy.name: tuple(_ready(policy, rule, conditions) for rule in policy.rules if rule.enabled)
+            policy.name: tuple(_compiled(policy, rule, conditions) for rule in policy.rules if rule.enabled)
             for policy in self.policies
         }
-        rules = [ready.rule for some in self._rules.values() for ready in some]
+        rules = [compiled.rule for some in self._rules.values() for compiled in some]
         self.timed = any(rule.when and conditions.timed(rule.when) for rule in rules)
         """Whether some condition reads the time, so that an allowed request may be denied later."""
         self._scopes: dict[tuple[str, ...], Scope] = {}
@@ -225,17 +225,17 @@ class Bundle:
                     self._rules_by_kind.clear()
                 self._rules_by_kind[key] = candidates
         name = info.name
-        for ready in candidates.rules:
-            rule = ready.rule
+        for compiled in candidates.rules:
+            rule = compiled.rule
             if rule.names is not None and not names_match(rule, name, candidates.kind):
                 continue
-            if ready.condition is not None:
+            if compiled.condition is not None:
                 try:
-                    if not ready.condition(Facts(candidates.kind, info, agent, cluster, now)):
+                    if not compiled.condition(Facts(candidates.kind, info, agent, cluster, now)):
                         continue
                 except ConditionError as error:
-                    return Decision(False, rule.id, ready.policy.name, failure=str(error))
-            return ready.decision
+                    return Decision(False, rule.id, compiled.policy.name, failure=str(error))
+            return compiled.decision
         return candidates.otherwise
 
     def _decide_upgrade(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
@@ -267,7 +267,7 @@ class Bundle:
         bound = tuple(policy.name for policy in self.policies if binds(policy, agent, cluster))
         scope = self._scopes.get(bound)
         if scope is None:
-            scope = Scope.of(tuple(ready for name in bound for ready in self._rules[name]))
+            scope = Scope.of(tuple(compiled for name in bound for compiled in self._rules[name]))
             self._scopes[bound] = scope
         self._pairs[agent.name, cluster.name] = (agent, cluster, scope)
         return scope
@@ -375,9 +375,9 @@ def _longest_s(decision: Decision) -> float:
     return math.inf if decision.max_duration_s is None else decision.max_duration_s
 
 
-def _ready(policy: Policy, rule: Rule, conditions: Conditions) -> ReadyRule:
+def _compiled(policy: Policy, rule: Rule, conditions: Conditions) -> CompiledRule:
     condition = conditions.compile(rule.when) if rule.when else None
-    return ReadyRule(
+    return CompiledRule(
         policy, rule, condition, Decision(rule.allows, rule.id, policy.name, rule.max_duration_s)
     )
 
@@ -389,20 +389,24 @@ def _rules_for(scope: Scope, info: RequestInfo) -> _KindRules:
     return _KindRules(kind, applicable(scope.about(kind), kind), NO_RULE)
 
 
-def applicable(about: Sequence[ReadyRule], kind: RequestKind) -> tuple[ReadyRule, ...]:
+def applicable(about: Sequence[CompiledRule], kind: RequestKind) -> tuple[CompiledRule, ...]:
     """The rules that may apply to a kind of request, in order of evaluation.
 
     If a rule is certain to apply, it is the last one: rules behind it are never reached.
     """
-    rules: list[ReadyRule] = []
+    rules: list[CompiledRule] = []
     for allows in (False, True):
-        for ready in about:
+        for compiled in about:
             # The effect of a method without a Kubernetes verb is unknown, so no rule allows it.
-            if ready.rule.allows is not allows or (allows and not kind.verb) or mismatch(ready.rule, kind):
+            if (
+                compiled.rule.allows is not allows
+                or (allows and not kind.verb)
+                or mismatch(compiled.rule, kind)
+            ):
                 continue
-            rules.append(ready)
-            if ready.certain:
+            rules.append(compiled)
+            if compiled.unconditional:
                 break
-        if rules and rules[-1].certain:
+        if rules and rules[-1].unconditional:
             break
     return tuple(rules)
