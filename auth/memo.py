@@ -19,31 +19,31 @@ TARGET_LENGTH_MAX = 1024
 T = TypeVar("T")
 
 
-class _NotKept(Exception):
+class _NotCacheable(Exception):
     """A target that must not be memoized."""
 
 
-def remembered(function: Callable[[bytes, bytes], T]) -> Callable[[bytes, bytes], T]:
+def memoized(function: Callable[[bytes, bytes], T]) -> Callable[[bytes, bytes], T]:
     """Memoize a function of a method and a target. Exceptions are not memoized."""
 
     @lru_cache(TARGETS_MAX)
-    def kept(method: bytes, target: bytes) -> T:
+    def cached(method: bytes, target: bytes) -> T:
         # Checked on a miss only. An exception leaves no entry in lru_cache, not even the key.
-        if not may_be_kept(target):
-            raise _NotKept
+        if not is_cacheable(target):
+            raise _NotCacheable
         return function(method, target)
 
     @wraps(function)
-    def recall(method: bytes, target: bytes) -> T:
+    def wrapper(method: bytes, target: bytes) -> T:
         try:
-            return kept(method, target)
-        except _NotKept:
+            return cached(method, target)
+        except _NotCacheable:
             pass
         return function(method, target)
 
-    return recall
+    return wrapper
 
 
-def may_be_kept(target: bytes) -> bool:
+def is_cacheable(target: bytes) -> bool:
     """Whether a target is short and nowhere contains "token", in any case or escaping."""
     return len(target) <= TARGET_LENGTH_MAX and b"token" not in unquote_to_bytes(target).lower()

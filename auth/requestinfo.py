@@ -24,7 +24,7 @@ from urllib.parse import unquote_to_bytes
 
 import attrs
 
-from auth.memo import remembered
+from auth.memo import memoized
 from auth.selectors import selected_name
 
 # kube-apiserver's limit for the request head. The listener refuses earlier; this bounds the work here.
@@ -165,7 +165,7 @@ class RequestInfo:
         return len(values) == 1 and said(values[0]) == "All"
 
 
-@remembered
+@memoized
 def parse(method: bytes, target: bytes) -> RequestInfo:
     """Parse the method and target of a request line (as sent to kube-apiserver); raises BadTarget."""
     if _METHOD.fullmatch(method) is None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from auth.memo import TARGET_LENGTH_MAX, TARGETS_MAX, remembered
+from auth.memo import TARGET_LENGTH_MAX, TARGETS_MAX, memoized
 
 
 class Making:
@@ -10,7 +10,7 @@ class Making:
 
     def __init__(self) -> None:
         self.count = 0
-        self.recall = remembered(self.make)
+        self.recall = memoized(self.make)
 
     def make(self, method: bytes, target: bytes) -> bytes:
         self.count += 1
