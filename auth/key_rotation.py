@@ -22,16 +22,16 @@ from auth.jws import Claims, TokenError
 from auth.keys import KEYS_MAX, KeyFormatError, KeySet, PublicKey, SigningKey
 from auth.signed import open_signed, sign
 
-SUCCESSION_TYPE = "hub-key+jwt"
+ROTATION_TYPE = "hub-key+jwt"
 # Maximum statements that a hub keeps and sends at once, some 30 KiB. Above it, the oldest is dropped, and a
 # relay that is pinned to a key before it needs its manifests again.
-SUCCESSION_MAX = 64
+ROTATIONS_MAX = 64
 # Maximum statements that one relay process learns: hourly rotations for six weeks, some 1 MiB. It bounds a
 # malicious hub that signs without end.
 LEARNED_MAX = 1024
 
 
-def issue_succession(
+def issue_rotation(
     key: SigningKey, *, issuer: str, successor: PublicKey, now: float, retires_at: float
 ) -> str:
     """Sign, with `key`, that `successor` replaces it, and that only the successor is trusted from
@@ -41,7 +41,7 @@ def issue_succession(
     """
     return sign(
         key,
-        SUCCESSION_TYPE,
+        ROTATION_TYPE,
         {
             "iss": issuer,
             "jwk": successor.to_jwk(),
@@ -52,7 +52,7 @@ def issue_succession(
 
 
 @attrs.frozen
-class Succession:
+class KeyRotation:
     """The contents of a statement, as the hub reads its own."""
 
     signer: str
@@ -62,7 +62,7 @@ class Succession:
     retires_at: int
 
 
-def read_succession(statement: str, find: Callable[[str], PublicKey | None]) -> Succession:
+def read_rotation(statement: str, find: Callable[[str], PublicKey | None]) -> KeyRotation:
     """Read a statement, verified with the key that `find` returns for its `kid`; raises TokenError."""
     return _read(statement, find)[0]
 
@@ -98,14 +98,14 @@ class TrustedKeys:
             return key
 
         try:
-            said, key, issuer = _read(statement, find)
+            rotation, key, issuer = _read(statement, find)
         except TokenError:
             if unknown:
                 return False
             raise
         if issuer != self._issuer:
             raise TokenError("the statement about a new key is from another issuer")
-        self._accept(said, key)
+        self._accept(rotation, key)
         self._learned.add(digest)
         return True
 
@@ -115,24 +115,24 @@ class TrustedKeys:
             self._settle(now)
         return self._current
 
-    def _accept(self, said: Succession, key: PublicKey) -> None:
-        named = self._successors.get(said.signer)
+    def _accept(self, rotation: KeyRotation, key: PublicKey) -> None:
+        named = self._successors.get(rotation.signer)
         if named is not None:
             raise TokenError(
-                f"key {said.signer} has named {named} as its successor, and now names {key.kid}: either the "
-                "hub was restored from before a rotation: restart the relay; or the key is in other hands: "
+                f"key {rotation.signer} has named {named} as its successor, and now names {key.kid}: either "
+                "the hub was restored from before a rotation: restart the relay; or the key is in other hands: "
                 "apply what `hawse admin cluster key NAME` prints on the hub"
             )
         known = self._keys.get(key.kid)
-        circle = key.kid == said.signer or key.kid in self._successors
+        circle = key.kid == rotation.signer or key.kid in self._successors
         if circle or (known is not None and known != key):
             # A circle would retire every key, and one kid is one key.
-            raise TokenError(f"key {said.signer} names {key.kid} as its successor, which was there before")
+            raise TokenError(f"key {rotation.signer} names {key.kid} as its successor, which is not new")
         if len(self._learned) >= LEARNED_MAX:
             raise TokenError(f"more than {LEARNED_MAX} changes of the hub's key since this relay started")
         self._keys[key.kid] = key
-        self._successors[said.signer] = key.kid
-        self._retires[said.signer] = said.retires_at
+        self._successors[rotation.signer] = key.kid
+        self._retires[rotation.signer] = rotation.retires_at
         # `at` computes the set again at its next call, by the hub's clock.
         self._current_until = -math.inf
 
@@ -143,15 +143,15 @@ class TrustedKeys:
         self._current_until = min((at for at in self._retires.values() if at > now), default=math.inf)
 
 
-def _read(statement: str, find: Callable[[str], PublicKey | None]) -> tuple[Succession, PublicKey, object]:
+def _read(statement: str, find: Callable[[str], PublicKey | None]) -> tuple[KeyRotation, PublicKey, object]:
     """Return a statement's contents, the new key and the issuer; raises TokenError."""
-    claims, signer = open_signed(statement, find, SUCCESSION_TYPE)
+    claims, signer = open_signed(statement, find, ROTATION_TYPE)
     try:
         key = PublicKey.from_jwk(claims.get("jwk"))
     except KeyFormatError as exc:
         raise TokenError(f"the statement's new key cannot be used: {exc}") from exc
-    said = Succession(signer, key.kid, _time(claims, "iat"), _time(claims, "retires"))
-    return said, key, claims.get("iss")
+    rotation = KeyRotation(signer, key.kid, _time(claims, "iat"), _time(claims, "retires"))
+    return rotation, key, claims.get("iss")
 
 
 def _time(claims: Claims, name: str) -> int:

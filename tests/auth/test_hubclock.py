@@ -8,7 +8,7 @@ import pytest
 from auth import hubclock
 from auth.hubclock import DRIFT, HubClocks, RisingClock, SessionClock, is_time, issue_time
 from auth.jws import TokenError
-from auth.key_rotation import TrustedKeys, issue_succession
+from auth.key_rotation import TrustedKeys, issue_rotation
 from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_hello
 
@@ -131,7 +131,7 @@ def rotated(retires_at: float) -> tuple[SigningKey, TrustedKeys]:
     """
     successor = SigningKey.generate()
     keys = TrustedKeys(KeySet([KEY.public]), HUB)
-    keys.learn(issue_succession(KEY, issuer=HUB, successor=successor.public, now=NOW, retires_at=retires_at))
+    keys.learn(issue_rotation(KEY, issuer=HUB, successor=successor.public, now=NOW, retires_at=retires_at))
     return successor, keys
 
 
@@ -194,6 +194,6 @@ def test_who_holds_every_statement_back_gains_no_more_than_the_drift() -> None:
 
 def test_a_statement_about_the_time_is_told_from_one_about_a_key() -> None:
     successor = SigningKey.generate()
-    key = issue_succession(KEY, issuer=HUB, successor=successor.public, now=NOW, retires_at=NOW)
+    key = issue_rotation(KEY, issuer=HUB, successor=successor.public, now=NOW, retires_at=NOW)
     assert is_time(told(NOW))
     assert not any(is_time(other) for other in (key, "", "x", "a.b.c"))

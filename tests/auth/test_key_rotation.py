@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from auth import key_rotation, tokens
 from auth.jws import TokenError
-from auth.key_rotation import SUCCESSION_TYPE, TrustedKeys, issue_succession
+from auth.key_rotation import ROTATION_TYPE, TrustedKeys, issue_rotation
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.signed import sign
@@ -24,7 +24,7 @@ EVIL = SigningKey.generate()
 
 
 def statement(old: SigningKey, new: SigningKey, *, now: float = NOW, issuer: str = HUB) -> str:
-    return issue_succession(old, issuer=issuer, successor=new.public, now=now, retires_at=now + OVERLAP_S)
+    return issue_rotation(old, issuer=issuer, successor=new.public, now=now, retires_at=now + OVERLAP_S)
 
 
 def chain(count: int) -> list[str]:
@@ -117,7 +117,7 @@ def test_a_forged_signature_under_a_pinned_kid_is_refused() -> None:
         {"iss": HUB, "jwk": EVIL.public.to_jwk(), "iat": int(NOW), "retires": int(NOW)},
         EVIL.key,
         algorithm="EdDSA",
-        headers={"typ": SUCCESSION_TYPE, "kid": KEYS[0].kid},
+        headers={"typ": ROTATION_TYPE, "kid": KEYS[0].kid},
     )
     with pytest.raises(TokenError, match="signature"):
         trusted.learn(forged)
@@ -158,7 +158,7 @@ def test_a_statement_that_a_pinned_key_signs_must_still_be_one(
     claims = {"iss": HUB, "jwk": KEYS[1].public.to_jwk(), "iat": int(NOW), "retires": int(NOW), **change}
     trusted = trusting(KEYS[0])
     with pytest.raises(TokenError, match=reason):
-        trusted.learn(sign(KEYS[0], SUCCESSION_TYPE, claims))
+        trusted.learn(sign(KEYS[0], ROTATION_TYPE, claims))
     assert kids(trusted, NOW) == {KEYS[0].kid}
 
 
@@ -189,7 +189,7 @@ def test_one_kid_is_one_key_also_where_several_are_pinned() -> None:
     posing = {**EVIL.public.to_jwk(), "kid": KEYS[1].kid}
     claims = {"iss": HUB, "jwk": posing, "iat": int(NOW), "retires": int(NOW)}
     with pytest.raises(TokenError, match="was there before"):
-        trusted.learn(sign(KEYS[0], SUCCESSION_TYPE, claims))
+        trusted.learn(sign(KEYS[0], ROTATION_TYPE, claims))
     assert set(trusted.at(NOW)) == {KEYS[0].public, KEYS[1].public}
     # That same key may still become the successor.
     assert trusted.learn(statement(KEYS[0], KEYS[1]))
@@ -212,7 +212,5 @@ def test_more_unretired_keys_than_a_set_holds_leave_the_newest(monkeypatch: pyte
     monkeypatch.setattr(key_rotation, "KEYS_MAX", 2)
     trusted = trusting(KEYS[0])
     for old, new in pairwise(KEYS):
-        trusted.learn(
-            issue_succession(old, issuer=HUB, successor=new.public, now=NOW, retires_at=NOW + 10**9)
-        )
+        trusted.learn(issue_rotation(old, issuer=HUB, successor=new.public, now=NOW, retires_at=NOW + 10**9))
     assert kids(trusted, NOW) == {KEYS[4].kid, KEYS[5].kid}
