@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from auth.jws import Claims, Key, TokenError, header_of, said_payload, verified_payload
+from auth.jws import Claims, Key, TokenError, header_of, unverified_payload, verified_payload
 from auth.keys import KEYS_MAX, KeyFormatError, PublicKey, unbase64
 
 # Platforms issue for minutes, Kubernetes for an hour. A token for days is a long-lived secret.
@@ -107,7 +107,7 @@ def parse_jwks(data: bytes | str) -> dict[str, IssuerKey]:
 
 def issuer_and_kid(token: str) -> tuple[str, str]:
     """Return the issuer and the `kid` that a token names, both unverified; raises TokenError."""
-    header, payload = header_of(token), said_payload(token)
+    header, payload = header_of(token), unverified_payload(token)
     if not set(header) <= _HEADER_MEMBERS or header.get("typ", "JWT") != "JWT":
         raise TokenError("the token's header may hold alg, kid, typ JWT and a thumbprint, and nothing else")
     kid, issuer = header.get("kid"), payload.get("iss")

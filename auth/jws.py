@@ -52,7 +52,7 @@ def header_of(token: str) -> dict[str, object]:
     return _parse_object(_decode_segment(_compact(token)[1]), "header")
 
 
-def said_payload(token: str) -> Claims:
+def unverified_payload(token: str) -> Claims:
     """Return the payload, unverified, to find the issuer whose keys verify it; raises TokenError."""
     return _parse_object(_decode_segment(_compact(token)[2]), "payload")
 

@@ -162,7 +162,7 @@ class RequestInfo:
             return False
         # With a second value, the API server's validation decides.
         values = list(islice(raw_values(self.query, "dryRun"), 2))
-        return len(values) == 1 and said(values[0]) == "All"
+        return len(values) == 1 and decode_value(values[0]) == "All"
 
 
 @memoized
@@ -233,7 +233,7 @@ def first_values(query: bytes, names: Iterable[str]) -> dict[str, list[str]]:
     """
     found = {}
     for name in names:
-        first = next((text for text in map(said, raw_values(query, name)) if text is not None), None)
+        first = next((text for text in map(decode_value, raw_values(query, name)) if text is not None), None)
         if first is not None:
             found[name] = [first]
     return found
@@ -250,7 +250,7 @@ def _pair_of(name: str) -> re.Pattern[bytes]:
     return re.compile(rb"&%b(?:=([^&]*+))?+(?=&|\Z)" % spelled.encode("ascii"))
 
 
-def said(value: bytes) -> str | None:
+def decode_value(value: bytes) -> str | None:
     """Decode a value as Go's net/url does: '+' is a blank. Return None for ';' or a broken escape."""
     if b";" in value:
         return None

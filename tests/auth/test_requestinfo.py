@@ -14,10 +14,10 @@ from auth.requestinfo import (
     PATH_ESCAPES_MAX,
     BadTarget,
     RequestInfo,
+    decode_value,
     first_values,
     parse,
     raw_values,
-    said,
 )
 from tests.auth.queries import read_as_go_does
 
@@ -311,7 +311,7 @@ def test_the_tail_of_a_proxy_path_may_hold_anything_but_dot_segments(prefix: str
 
 def test_a_newline_in_the_query_is_legitimate() -> None:
     info = parse(b"GET", b"/api/v1/namespaces/a/pods/p/exec?command=sh&command=-c&command=a%0Ab&x=%zz&y=;")
-    assert [said(value) for value in raw_values(info.query, "command")] == ["sh", "-c", "a\nb"]
+    assert [decode_value(value) for value in raw_values(info.query, "command")] == ["sh", "-c", "a\nb"]
     assert first_values(info.query, ("command", "x", "y")) == {"command": ["sh"]}
 
 
@@ -324,14 +324,16 @@ def test_a_query_is_what_its_pairs_are_without_their_escapes(query: bytes) -> No
     expected = read_as_go_does(query)
     for name in ("a", "x"):
         values = expected.get(name, [])
-        assert [text for value in raw_values(query, name) if (text := said(value)) is not None] == values
+        assert [
+            text for value in raw_values(query, name) if (text := decode_value(value)) is not None
+        ] == values
         assert first_values(query, [name, "u"]).get(name) == (values[:1] or None)
 
 
 @given(st.sampled_from(ESCAPES), st.booleans())
 def test_a_long_value_is_read_as_a_short_one(escape: bytes, first: bool) -> None:
     value = escape + b"a" * 2000 if first else b"a" * 2000 + escape
-    assert said(value) == read_as_go_does(b"v=" + value).get("v", [None])[0]
+    assert decode_value(value) == read_as_go_does(b"v=" + value).get("v", [None])[0]
 
 
 @pytest.mark.parametrize("before", ["/logs/", "/api/v1/namespaces/a/services/s/proxy/", "/%6cogs/"])
