@@ -44,7 +44,7 @@ UNTRUSTED_HUB = (
 
 
 @attrs.frozen
-class ToldTime:
+class SignedTime:
     """The contents of a statement about the hub's time."""
 
     hub: str
@@ -75,32 +75,32 @@ def is_time(statement: str) -> bool:
         return False
 
 
-def read_time(statement: str, keys: KeySet, *, issuer: str, cluster_id: str, nonce: str) -> ToldTime:
+def read_time(statement: str, keys: KeySet, *, issuer: str, cluster_id: str, nonce: str) -> SignedTime:
     """Verify a statement for this session; raises TokenError."""
     claims, signer = open_signed(statement, keys.get, TIME_TYPE)
     check_parties(claims, issuer=issuer, audience=cluster_audience(cluster_id))
     if text_claim(claims, "nonce") != nonce:
         raise TokenError("the hub's time was signed for another session")
-    return ToldTime(text_claim(claims, "hub"), time_claim(claims, "iat"), signer)
+    return SignedTime(text_claim(claims, "hub"), time_claim(claims, "iat"), signer)
 
 
 @attrs.define(eq=False)
 class RisingClock:
     """A clock that follows another one forwards at once, and backwards by no more than `drift`.
 
-    All arguments are seconds: `steady_s` of a clock that nothing sets, `told_s` of the clock to follow.
+    All arguments are seconds: `steady_s` of a clock that nothing sets, `reading_s` of the clock to follow.
     """
 
     drift: float
     ahead_s: float = -math.inf
     """Offset from the steady clock; minus infinity before the first statement."""
-    _told_at_s: float = 0.0
+    _read_at_s: float = 0.0
 
-    def hear(self, told_s: float, steady_s: float) -> None:
+    def update(self, reading_s: float, steady_s: float) -> None:
         """Take a reading of the other clock, which may be delayed."""
-        least_s = self.ahead_s - self.drift * (steady_s - self._told_at_s)
-        self.ahead_s = max(told_s - steady_s, least_s)
-        self._told_at_s = steady_s
+        least_s = self.ahead_s - self.drift * (steady_s - self._read_at_s)
+        self.ahead_s = max(reading_s - steady_s, least_s)
+        self._read_at_s = steady_s
 
     def at(self, steady_s: float) -> float:
         """The time that it shows."""
@@ -155,7 +155,7 @@ class SessionClock:
         """Whether the hub has signed its time."""
         return self._clock is not None
 
-    def hear(self, statement: str, *, own_s: float, steady_s: float) -> None:
+    def update(self, statement: str, *, own_s: float, steady_s: float) -> None:
         """Verify a statement about the hub's time and follow it. Raises TokenError, and then nothing has
         changed.
         """
@@ -166,7 +166,7 @@ class SessionClock:
         if self._clock is not None:
             known_s = max(known_s, self._clock.at(steady_s))
         try:
-            told = read_time(
+            statement_time = read_time(
                 statement,
                 clocks.keys.at(known_s),
                 issuer=clocks.issuer,
@@ -175,16 +175,16 @@ class SessionClock:
             )
         except UnknownKeyError as error:
             raise TokenError(UNTRUSTED_HUB) from error
-        fault = clocks.fault(told.at, own_s)
+        fault = clocks.fault(statement_time.at, own_s)
         if fault:
             raise TokenError(fault)
-        if clocks.keys.at(max(known_s, told.at)).get(told.signer) is None:
+        if clocks.keys.at(max(known_s, statement_time.at)).get(statement_time.signer) is None:
             raise TokenError(UNTRUSTED_HUB)
-        if self._hub not in ("", told.hub):
+        if self._hub not in ("", statement_time.hub):
             raise TokenError("the time is from another hub than this session's")
         if self._clock is None:
-            self._hub, self._clock = told.hub, clocks.of(told.hub)
-        self._clock.hear(told.at, steady_s)
+            self._hub, self._clock = statement_time.hub, clocks.of(statement_time.hub)
+        self._clock.update(statement_time.at, steady_s)
 
     def at(self, own_s: float, steady_s: float) -> float:
         """The hub's time, in epoch seconds; raises TokenError if it is unknown or differs by too much."""
