@@ -210,11 +210,11 @@ def _issuer_key(jwk: object) -> IssuerKey:
         raise KeyFormatError(f"JWK {kid} is not a valid RSA key") from exc
 
 
-def _is_for(audience: object, wanted: str) -> bool:
+def _is_for(audience: object, expected: str) -> bool:
     # Kubernetes always sends a list. With several audiences, another of them could replay the token to us.
     if isinstance(audience, Sequence) and not isinstance(audience, str):
-        return list(audience) == [wanted]
-    return audience == wanted
+        return list(audience) == [expected]
+    return audience == expected
 
 
 def _value(claims: Claims, name: str) -> str | None:

@@ -67,8 +67,8 @@ def with_rules(source: Source, rules: Sequence[Mapping[str, object]]) -> Source:
     """
     document = read(source)
     policy = _policy(document, source)
-    there = {rule.id for rule in policy.rules}
-    new = [dict(rule) for rule in rules if rule["id"] not in there]
+    existing = {rule.id for rule in policy.rules}
+    new = [dict(rule) for rule in rules if rule["id"] not in existing]
     if not new:
         return source
     at = _rules(document).at

@@ -96,7 +96,7 @@ class CelConditions:
                 "a condition needs the package common-expression-language: "
                 "pip install common-expression-language"
             )
-        return _unknown(program, plain) or self._tried(program)
+        return _unknown(program, plain) or self._try_once(program)
 
     def compile(self, text: str) -> Condition:
         """Compile a condition that passed the check."""
@@ -135,7 +135,7 @@ class CelConditions:
         """Whether a condition that passed the check reads the time."""
         return _NOW in _compile(text).variables()
 
-    def _tried(self, program: Program) -> str:
+    def _try_once(self, program: Program) -> str:
         """Evaluate the condition once on a sample, and return what is wrong.
 
         Errors that depend on the request's data are ignored. An unknown function or type fails on every

@@ -359,7 +359,7 @@ def names_match(rule: Rule, name: str, kind: RequestKind) -> bool:
     bare = _without_scheme_and_port(name)
     if not rule.allows:
         return name in names or bare in names
-    return name in names and (bare in names or names.spells(name)) and not names.excludes(bare)
+    return name in names and (bare in names or names.includes_with_colon(name)) and not names.excludes(bare)
 
 
 def _without_scheme_and_port(name: str) -> str:

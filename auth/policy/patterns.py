@@ -45,16 +45,16 @@ class Names:
     _globs: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
     _not_exact: frozenset[str] = attrs.field(init=False, repr=False, eq=False)
     _not_globs: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
-    _spelled: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
+    _with_colon: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        meant = [pattern for pattern in self.patterns if not pattern.startswith("!")] or ["*"]
+        included = [pattern for pattern in self.patterns if not pattern.startswith("!")] or ["*"]
         excluded = [pattern[1:] for pattern in self.patterns if pattern.startswith("!")]
-        object.__setattr__(self, "_exact", _without_stars(meant))
-        object.__setattr__(self, "_globs", _with_stars(meant))
+        object.__setattr__(self, "_exact", _without_stars(included))
+        object.__setattr__(self, "_globs", _with_stars(included))
         object.__setattr__(self, "_not_exact", _without_stars(excluded))
         object.__setattr__(self, "_not_globs", _with_stars(excluded))
-        object.__setattr__(self, "_spelled", _with_stars(pattern for pattern in meant if ":" in pattern))
+        object.__setattr__(self, "_spelled", _with_stars(pattern for pattern in included if ":" in pattern))
 
     def __contains__(self, name: str) -> bool:
         if name not in self._exact and not any(glob.matches(name) for glob in self._globs):
@@ -70,9 +70,9 @@ class Names:
         """Whether a pattern excludes the name."""
         return name in self._not_exact or any(glob.matches(name) for glob in self._not_globs)
 
-    def spells(self, name: str) -> bool:
+    def includes_with_colon(self, name: str) -> bool:
         """Whether the name matches an exact pattern, or a glob that itself contains a colon."""
-        return name in self._exact or any(glob.matches(name) for glob in self._spelled)
+        return name in self._exact or any(glob.matches(name) for glob in self._with_colon)
 
     def __str__(self) -> str:
         return ", ".join(self.patterns)
@@ -98,26 +98,26 @@ class Resources:
 
     patterns: tuple[str, ...]
     denies: bool = False
-    _meant: frozenset[tuple[str, str]] = attrs.field(init=False, repr=False, eq=False)
+    _included: frozenset[tuple[str, str]] = attrs.field(init=False, repr=False, eq=False)
     _excluded: frozenset[tuple[str, str]] = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        meant = {_pair(pattern) for pattern in self.patterns if not pattern.startswith("!")} or {("*", "")}
+        included = {_pair(pattern) for pattern in self.patterns if not pattern.startswith("!")} or {("*", "")}
         excluded = {_pair(pattern[1:]) for pattern in self.patterns if pattern.startswith("!")}
         if self.denies:
-            meant |= {("*", "*")} if ("*", "") in meant else set()
+            included |= {("*", "*")} if ("*", "") in included else set()
         else:
             excluded |= {(resource, "*") for resource, subresource in excluded if not subresource}
-        object.__setattr__(self, "_meant", frozenset(meant))
+        object.__setattr__(self, "_meant", frozenset(included))
         object.__setattr__(self, "_excluded", frozenset(excluded))
 
     def __contains__(self, pair: tuple[str, str]) -> bool:
-        return _among(pair, self._meant) and not _among(pair, self._excluded)
+        return _matches_any(pair, self._included) and not _matches_any(pair, self._excluded)
 
     @property
     def named(self) -> frozenset[str] | None:
         """The names of the resources that may match; None if any may."""
-        names = frozenset(resource for resource, _ in self._meant)
+        names = frozenset(resource for resource, _ in self._included)
         return None if "*" in names else names
 
     def __str__(self) -> str:
@@ -129,7 +129,7 @@ def _pair(pattern: str) -> tuple[str, str]:
     return resource, subresource
 
 
-def _among(pair: tuple[str, str], patterns: frozenset[tuple[str, str]]) -> bool:
+def _matches_any(pair: tuple[str, str], patterns: frozenset[tuple[str, str]]) -> bool:
     resource, subresource = pair
     if pair in patterns or ("*", subresource) in patterns:
         return True
