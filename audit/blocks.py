@@ -16,7 +16,7 @@ from itertools import chain
 
 import sqlalchemy as sa
 
-from audit.query import Wanted
+from audit.query import Query
 from audit.schema import block_names, blocks
 
 # For a rare name, a search reads this many events per match, in about 0.1 ms.
@@ -47,7 +47,7 @@ def note_full(cursor: sqlite3.Cursor, before: int, newest: int) -> None:
 
 
 def stretches(
-    connection: sa.Connection, wanted: Wanted, first: int, last: int, *, newest_first: bool = False
+    connection: sa.Connection, query: Query, first: int, last: int, *, newest_first: bool = False
 ) -> Iterator[tuple[int, int]]:
     """Yield ranges of event numbers between `first` and `last` that may hold matches, in order.
 
@@ -57,7 +57,7 @@ def stretches(
     unknown = range(max(numbers.start, _known(connection)), numbers.stop)
     order = blocks.c.number.desc() if newest_first else blocks.c.number
     within = blocks.c.number.between(numbers.start, min(unknown.start, numbers.stop) - 1)
-    found = sa.select(blocks.c.number).where(within, *wanted.of_block()).order_by(order)
+    found = sa.select(blocks.c.number).where(within, *query.block_conditions()).order_by(order)
     known = connection.scalars(found) if unknown.start > numbers.start else ()
     ordered = chain(reversed(unknown), known) if newest_first else chain(known, unknown)
     for run in _runs(ordered):

@@ -17,7 +17,7 @@ from audit import lateends
 from audit.blocks import stretches
 from audit.errors import NoSuchCall
 from audit.ids import milliseconds
-from audit.query import Wanted
+from audit.query import Query
 from audit.reader import AuditReader, StoredEvent
 from audit.record import Phase
 from audit.schema import events, late_ends, open_intents
@@ -117,7 +117,7 @@ class CallReader(AuditReader):
             datetime.fromtimestamp(min(ms, _LATEST_MS) / 1000, UTC) for ms in milliseconds(prefix)
         )
         since, until = timedelta(seconds=_TIME_BEFORE_S), timedelta(seconds=ROW_WRITTEN_S)
-        found = list(stretches(connection, Wanted(since=earliest - since, until=latest + until), 1, last))
+        found = list(stretches(connection, Query(since=earliest - since, until=latest + until), 1, last))
         oldest = self._oldest(connection)
         if oldest is not None and latest < oldest[1]:
             # The first row may be pruned while the last one, close behind it, remains.
@@ -145,7 +145,7 @@ class CallReader(AuditReader):
         if connection.scalar(sa.select(open_intents.c.seq).where(open_intents.c.eid == eid)) is not None:
             return None, True
         # The call ended under an earlier version, which did not note ends.
-        same = Wanted(agent=row.agent or None, cluster=row.cluster or None)
+        same = Query(agent=row.agent or None, cluster=row.cluster or None)
         for stretch in stretches(connection, same, near + 1, self._last(connection)):
             end = self._row_between(connection, eid, *stretch)
             if end is not None:

@@ -14,7 +14,7 @@ from audit.schema import block_names, blocks, events, microseconds
 
 
 @attrs.frozen
-class Wanted:
+class Query:
     """Selects the events that match all given fields."""
 
     agent: str | None = None
@@ -26,31 +26,31 @@ class Wanted:
     """Exclusive, so two adjacent time ranges have no event in common."""
     members: Members = NO_MEMBERS
 
-    def only_time(self) -> Wanted:
+    def only_time(self) -> Query:
         """The same query with only its time range."""
-        return Wanted(since=self.since, until=self.until)
+        return Query(since=self.since, until=self.until)
 
-    def of_event(self) -> list[sa.ColumnElement[bool]]:
+    def event_conditions(self) -> list[sa.ColumnElement[bool]]:
         """The query as conditions on an event."""
-        asked = []
+        conditions = []
         if self.since is not None:
-            asked.append(events.c.ts_us >= microseconds(self.since))
+            conditions.append(events.c.ts_us >= microseconds(self.since))
         if self.until is not None:
-            asked.append(events.c.ts_us < microseconds(self.until))
-        asked += [events.c[column].in_(names) for column, names in self._names().items()]
-        return asked + self.members.conditions()
+            conditions.append(events.c.ts_us < microseconds(self.until))
+        conditions += [events.c[column].in_(names) for column, names in self._names().items()]
+        return conditions + self.members.conditions()
 
-    def of_block(self) -> list[sa.ColumnElement[bool]]:
+    def block_conditions(self) -> list[sa.ColumnElement[bool]]:
         """The query as conditions on a block that may contain such an event."""
-        asked = []
+        conditions = []
         if self.since is not None:
-            asked.append(blocks.c.last_us >= microseconds(self.since))
+            conditions.append(blocks.c.last_us >= microseconds(self.since))
         if self.until is not None:
-            asked.append(blocks.c.first_us < microseconds(self.until))
+            conditions.append(blocks.c.first_us < microseconds(self.until))
         for column, names in self._names().items():
             here = (block_names.c.block == blocks.c.number, block_names.c.column == column)
-            asked.append(sa.exists().where(*here, block_names.c.name.in_(names)))
-        return asked
+            conditions.append(sa.exists().where(*here, block_names.c.name.in_(names)))
+        return conditions
 
     def _names(self) -> dict[str, list[str]]:
         """The permitted values per column."""
@@ -62,4 +62,4 @@ class Wanted:
         return {column: some for column, some in names.items() if some}
 
 
-EVERYTHING = Wanted()
+EVERYTHING = Query()

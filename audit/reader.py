@@ -20,7 +20,7 @@ from audit import schema
 from audit.blocks import stretches
 from audit.errors import NoTrail
 from audit.file import damaged, translated, url
-from audit.query import EVERYTHING, Wanted
+from audit.query import EVERYTHING, Query
 from audit.schema import common_parts, events, moment
 from audit.shared import members_of, whole
 
@@ -70,19 +70,19 @@ class AuditReader:
             oldest = self._oldest(connection)
             return None if oldest is None else oldest[1]
 
-    def holds(self, wanted: Wanted) -> bool:
+    def holds(self, query: Query) -> bool:
         """Whether any event matches."""
         with self._view() as connection:
             last = self._last(connection)
-            return bool(last) and self._nth(connection, wanted, 1, last, newest_first=True) is not None
+            return bool(last) and self._nth(connection, query, 1, last, newest_first=True) is not None
 
-    def beyond(self, wanted: Wanted, newest: int) -> int | None:
+    def beyond(self, query: Query, newest: int) -> int | None:
         """The number of the first match beyond the `newest` newest ones; None if there are no more."""
         with self._view() as connection:
             last = self._last(connection)
-            return self._nth(connection, wanted, 1, last, skip=newest, newest_first=True) if last else None
+            return self._nth(connection, query, 1, last, skip=newest, newest_first=True) if last else None
 
-    def span(self, wanted: Wanted = EVERYTHING, newest: int | None = None) -> tuple[int, int]:
+    def span(self, query: Query = EVERYTHING, newest: int | None = None) -> tuple[int, int]:
         """The first and the last number of all matching events, or of the `newest` newest of them.
 
         If there is none, the first is the next number to be written, and the last is the one before it.
@@ -90,26 +90,26 @@ class AuditReader:
         with self._view() as connection:
             last = self._last(connection)
             ends = 1, last
-            time = wanted.only_time()
+            time = query.only_time()
             if last and time != EVERYTHING:
                 begin = self._nth(connection, time, *ends)
                 end = self._nth(connection, time, *ends, newest_first=True)
                 ends = (last + 1, last) if begin is None or end is None else (begin, end)
             if newest is not None and last:
                 # The newest event that is left out.
-                before = self._nth(connection, wanted, *ends, skip=newest, newest_first=True)
+                before = self._nth(connection, query, *ends, skip=newest, newest_first=True)
                 ends = ends if before is None else (before + 1, ends[1])
             return ends
 
-    def events(self, first: int, last: int, wanted: Wanted = EVERYTHING) -> Iterator[StoredEvent]:
+    def events(self, first: int, last: int, query: Query = EVERYTHING) -> Iterator[StoredEvent]:
         """Read matching events page by page, so that a trail of millions is never in memory as a whole."""
-        while page := self.query(wanted, after_seq=first - 1, last_seq=last):
+        while page := self.query(query, after_seq=first - 1, last_seq=last):
             yield from page
             first = page[-1].seq + 1
 
     def query(
         self,
-        wanted: Wanted = EVERYTHING,
+        query: Query = EVERYTHING,
         *,
         after_seq: int = 0,
         last_seq: int | None = None,
@@ -123,8 +123,8 @@ class AuditReader:
             version = schema.version(connection, self.path)
             stored = _STORED_WHOLE if version == schema.WITHOUT_COMMON_PARTS else STORED
             last = self._last(connection) if last_seq is None else last_seq
-            for stretch in stretches(connection, wanted, after_seq + 1, last):
-                found = stored.where(events.c.seq.between(*stretch), *wanted.of_event())
+            for stretch in stretches(connection, query, after_seq + 1, last):
+                found = stored.where(events.c.seq.between(*stretch), *query.event_conditions())
                 rows = connection.execute(found.order_by(events.c.seq).limit(limit - len(page)))
                 page += [StoredEvent(row.seq, body_of(row, self.path)) for row in rows]
                 if len(page) == limit:
@@ -141,7 +141,7 @@ class AuditReader:
     def _nth(
         self,
         connection: sa.Connection,
-        wanted: Wanted,
+        query: Query,
         first: int,
         last: int,
         *,
@@ -152,8 +152,8 @@ class AuditReader:
         too few.
         """
         order = events.c.seq.desc() if newest_first else events.c.seq
-        for stretch in stretches(connection, wanted, first, last, newest_first=newest_first):
-            found = sa.select(events.c.seq).where(events.c.seq.between(*stretch), *wanted.of_event())
+        for stretch in stretches(connection, query, first, last, newest_first=newest_first):
+            found = sa.select(events.c.seq).where(events.c.seq.between(*stretch), *query.event_conditions())
             numbers: Sequence[int] = connection.scalars(found.order_by(order).limit(skip + 1)).all()
             if len(numbers) > skip:
                 return numbers[skip]

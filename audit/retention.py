@@ -30,7 +30,7 @@ from audit import blocks, lateends
 from audit.display import json_line
 from audit.errors import AuditUnavailable
 from audit.file import translated
-from audit.query import Wanted
+from audit.query import Query
 from audit.reader import AuditReader
 from audit.record import Event
 from audit.schema import common_parts, deletable, events, open_intents
@@ -128,7 +128,7 @@ class _Reader(AuditReader):
             begun = connection.scalar(sa.select(sa.func.min(open_intents.c.seq)))
             if first is None or newest is None:
                 return None
-            kept = self._nth(connection, Wanted(since=before), first, newest)
+            kept = self._nth(connection, Query(since=before), first, newest)
         last = min([newest, *(seq - 1 for seq in (kept, begun) if seq is not None)])
         return (first, last) if last >= first else None
 

@@ -51,7 +51,7 @@ class Text:
     """A search text; the search ignores case."""
 
     def __init__(self, text: str) -> None:
-        self._wanted = text.casefold()
+        self._text = text.casefold()
 
     def is_in(self, body: bytes) -> bool:
         """Whether the event with this JSON contains the text."""
@@ -69,4 +69,4 @@ class Text:
                 said.decision.policy,
             ),
         ]
-        return any(self._wanted in text.casefold() for text in texts)
+        return any(self._text in text.casefold() for text in texts)

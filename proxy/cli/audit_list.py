@@ -33,7 +33,7 @@ from proxy.cli.trail import record_read
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from audit.query import Wanted
+    from audit.query import Query
     from audit.reader import AuditReader, StoredEvent
     from audit.record import Kind
     from audit.textsearch import Text
@@ -152,7 +152,7 @@ def list_events(
     from audit.mask import Masks
     from audit.members import Members
     from audit.names import NameReader
-    from audit.query import Wanted
+    from audit.query import Query
     from audit.textsearch import Text
     from proxy.hub.home.datadir import DataDir
 
@@ -160,11 +160,11 @@ def list_events(
         raise click.UsageError("--until ends where --follow goes on: say one of them")
     begin, end = to_span(since, until)
     path, org, mask = find_trail(config, data_dir)
-    wanted = Wanted(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
+    query = Query(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
     sought = None if text is None else Text(text)
     # A search text may be a secret, and this reading is an event of the trail: mask it.
     told = None if text is None else Masks(mask).values([text])[0]
-    filters = _recorded(wanted, told, limit)
+    filters = _recorded(query, told, limit)
     newest = _newest(limit, follow=follow, as_json=as_json)
     try:
         reader = NameReader(path)
@@ -172,12 +172,12 @@ def list_events(
             # First, so that an unreadable trail is one error, without a warning that nothing was recorded.
             reader.last()
             # Before this reading is an event, since the newest events are those of others.
-            chosen = None if newest is None else _choose(reader, wanted, sought, newest)
+            chosen = None if newest is None else _choose(reader, query, sought, newest)
             record_read(path, org, "audit list --follow" if follow else "audit list", filters)
             quiet = check_names(reader, DataDir(path.parent).store_file, agent, cluster, teams)
             _say(*quiet)
-            chosen = chosen or _choose(reader, wanted, sought, None)
-            shown = _print(_events(reader, wanted, sought, chosen, follow=follow), as_json=as_json)
+            chosen = chosen or _choose(reader, query, sought, None)
+            shown = _print(_events(reader, query, sought, chosen, follow=follow), as_json=as_json)
             if not shown and not quiet and limit != 0:
                 _say("no event matches" + (_PLURAL if resources else ""))
             _say_what_is_left_out(reader, chosen, limit, shown, begin)
@@ -187,21 +187,21 @@ def list_events(
         raise unavailable(error) from error
 
 
-def _recorded(wanted: Wanted, text: str | None, limit: int | str | None) -> dict[str, str | None]:
+def _recorded(query: Query, text: str | None, limit: int | str | None) -> dict[str, str | None]:
     """What is asked for, as the event of this reading has it."""
-    members = wanted.members
+    members = query.members
     return {
-        "agent": wanted.agent,
-        "cluster": wanted.cluster,
+        "agent": query.agent,
+        "cluster": query.cluster,
         "team": ",".join(members.teams) or None,
         "verb": ",".join(members.verbs) or None,
         "namespace": ",".join(members.namespaces) or None,
         "resource": ",".join(members.resources) or None,
         "status": ",".join(members.statuses) or None,
         "text": text,
-        "since": wanted.since.isoformat() if wanted.since else None,
-        "until": wanted.until.isoformat() if wanted.until else None,
-        "kind": ",".join(wanted.kinds) or None,
+        "since": query.since.isoformat() if query.since else None,
+        "until": query.until.isoformat() if query.until else None,
+        "kind": ",".join(query.kinds) or None,
         "limit": str(limit) if limit is not None else None,
     }
 
@@ -215,23 +215,23 @@ def _newest(limit: int | str | None, *, follow: bool, as_json: bool) -> int | No
     return LIMIT_FOLLOWED if follow else LIMIT
 
 
-def _choose(reader: AuditReader, wanted: Wanted, text: Text | None, newest: int | None) -> _Chosen:
+def _choose(reader: AuditReader, query: Query, text: Text | None, newest: int | None) -> _Chosen:
     """Find where the newest so many stand."""
     from audit.textsearch import TEXT_EVENTS_MAX
 
     if text is None:
-        older = None if newest is None else reader.beyond(wanted, newest)
-        first, last = reader.span(wanted)
+        older = None if newest is None else reader.beyond(query, newest)
+        first, last = reader.span(query)
         return _Chosen(first, last) if older is None else _Chosen(older + 1, last, more=True)
-    older = reader.beyond(wanted, TEXT_EVENTS_MAX)
-    first, last = reader.span(wanted)
+    older = reader.beyond(query, TEXT_EVENTS_MAX)
+    first, last = reader.span(query)
     searched_from = None if older is None else older + 1
     first = max(first, searched_from or first)
     if newest is None:
         return _Chosen(first, last, searched_from=searched_from)
     # One more than is shown, to know whether there are more.
     found = deque(
-        (stored.seq for stored in reader.events(first, last, wanted) if text.is_in(stored.body)),
+        (stored.seq for stored in reader.events(first, last, query) if text.is_in(stored.body)),
         maxlen=newest + 1,
     )
     more = len(found) > newest
@@ -240,11 +240,11 @@ def _choose(reader: AuditReader, wanted: Wanted, text: Text | None, newest: int 
 
 
 def _events(
-    reader: AuditReader, wanted: Wanted, text: Text | None, chosen: _Chosen, *, follow: bool
+    reader: AuditReader, query: Query, text: Text | None, chosen: _Chosen, *, follow: bool
 ) -> Iterator[StoredEvent]:
     first, last = chosen.first, chosen.last
     while True:
-        for stored in reader.events(first, last, wanted):
+        for stored in reader.events(first, last, query):
             if text is None or text.is_in(stored.body):
                 yield stored
         if not follow:

@@ -21,12 +21,12 @@ def check_names(
     reader: NameReader, store_file: Path, agent: str | None, cluster: str | None, teams: Iterable[str]
 ) -> list[str]:
     """The sentences on names that the hub knows and the trail does not; raises for one that neither knows."""
-    from audit.query import Wanted
+    from audit.query import Query
 
     quiet: list[str] = []
     asked = [
-        *(("agent", name) for name in [agent] if name and not reader.holds(Wanted(agent=name))),
-        *(("cluster", name) for name in [cluster] if name and not reader.holds(Wanted(cluster=name))),
+        *(("agent", name) for name in [agent] if name and not reader.holds(Query(agent=name))),
+        *(("cluster", name) for name in [cluster] if name and not reader.holds(Query(cluster=name))),
         *(("team", name) for name in teams),
     ]
     if not asked:

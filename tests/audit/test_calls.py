@@ -133,8 +133,8 @@ def test_only_blocks_of_the_ids_time_are_searched(
 ) -> None:
     store.append([made(100 * number) for number in range(40)])
     with closing(CallReader(path)) as reader, reader._view() as connection:
-        wanted = uuid7(int((NOW_S + 1000) * 1000), bytes(10))
-        assert reader._written(connection, wanted) == [(8, 11), (40, 40)]
+        query = uuid7(int((NOW_S + 1000) * 1000), bytes(10))
+        assert reader._written(connection, query) == [(8, 11), (40, 40)]
 
 
 def test_a_beginning_that_is_unique_is_enough(store: AuditStore, path: Path) -> None:

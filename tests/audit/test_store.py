@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from audit.blocks import BLOCK_EVENTS
 from audit.errors import AnotherTrail, AuditUnavailable
 from audit.mask import Masks
-from audit.query import Wanted
+from audit.query import Query
 from audit.reader import AuditReader
 from audit.record import Phase, utc
 from audit.retention import PrunableStore
@@ -63,7 +63,7 @@ def test_what_has_no_end_is_closed_once_by_the_next_boot(store: AuditStore, path
     assert last["ts"] == "2026-09-21T14:14:20Z"
     reader = AuditReader(path)
     assert [
-        json.loads(row.line)["phase"] for row in reader.query(Wanted(agent="robot", since=utc(NOW_S + 60)))
+        json.loads(row.line)["phase"] for row in reader.query(Query(agent="robot", since=utc(NOW_S + 60)))
     ] == ["unknown"]
     reader.close()
 
