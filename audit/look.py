@@ -11,7 +11,7 @@ from audit.file import translated, untouched
 from audit.store import TrailMark, missing, newest_event, refuse_another, refuse_stray_wal
 
 
-def look_at_trail(path: Path, expected: TrailMark | None) -> None:
+def check_trail(path: Path, expected: TrailMark | None) -> None:
     """Return if a start would accept the file, or create one because there is none.
 
     Raises the errors of a start, AuditUnavailable and AnotherTrail, and NeedsRecovery. For a file of an
