@@ -21,7 +21,7 @@ WINDOW_S = 10.0
 FIRST = 10
 # Maximum sources (address, agent, cluster, status) that are counted separately. Above it, all share one
 # source per kind, so a sender with many addresses cannot exhaust the memory.
-PLACES_MAX = 1024
+SOURCES_MAX = 1024
 
 # HTTP's status for an exceeded limit.
 _TOO_MANY = 429
@@ -30,13 +30,13 @@ _FLOODING = frozenset({Kind.AUTH_FAILED, Kind.MALFORMED, Kind.HEADER_SMUGGLING})
 # Reads of the admin API: a read-only token must not be able to fill the disk.
 _READS = frozenset({"GET", "HEAD"})
 
-Place = tuple[str, ...]
+Source = tuple[str, ...]
 
 
 @attrs.define(eq=False)
 class _Window:
     ends_s: float
-    seen: int = 1
+    count: int = 1
     suppressed: int = 0
     first_ts: datetime | None = None
     """Of the suppressed events, like `last`."""
@@ -46,29 +46,29 @@ class _Window:
 class Floods:
     """Counts failures by source; the caller passes the time as `now_s`.
 
-    `place_of` maps an address to the address block that counts as one client: an IPv6 client has 2^64
+    `source_of` maps an address to the address block that counts as one client: an IPv6 client has 2^64
     addresses, and would get FIRST rows for each.
     """
 
-    def __init__(self, new_eid: Callable[[], str], place_of: Callable[[str], str] = str) -> None:
+    def __init__(self, new_eid: Callable[[], str], source_of: Callable[[str], str] = str) -> None:
         self._new_eid = new_eid
-        self._place_of = place_of
-        self._windows: dict[Place, _Window] = {}
+        self._source_of = source_of
+        self._windows: dict[Source, _Window] = {}
 
     def admit(self, event: Event, now_s: float) -> bool:
         """Return whether the event is stored by itself; if not, it has been counted."""
         if not counts(event):
             return True
-        place = self._place(event)
-        window = self._windows.get(place)
-        if window is None and len(self._windows) >= PLACES_MAX:
-            place = (event.kind,)
-            window = self._windows.get(place)
+        source = self._source(event)
+        window = self._windows.get(source)
+        if window is None and len(self._windows) >= SOURCES_MAX:
+            source = (event.kind,)
+            window = self._windows.get(source)
         if window is None:
-            self._windows[place] = _Window(now_s + WINDOW_S)
+            self._windows[source] = _Window(now_s + WINDOW_S)
             return True
-        window.seen += 1
-        if window.seen <= FIRST:
+        window.count += 1
+        if window.count <= FIRST:
             return True
         window.suppressed += 1
         if window.first_ts is None:
@@ -94,14 +94,14 @@ class Floods:
                 events.append(self._aggregate(window.first_ts, window.last, window.suppressed))
         return events
 
-    def _place(self, event: Event) -> Place:
+    def _source(self, event: Event) -> Source:
         if event.resp is not None and event.resp.status == _TOO_MANY and event.agent:
             # The limit is the agent's, across addresses and clusters. Aggregating all its refusals keeps
             # their rows few, even if the agent has used up its share of the trail.
             return event.kind, "", event.agent, "", str(_TOO_MANY)
         return (
             event.kind,
-            self._place_of(event.client.ip) if event.client is not None else "",
+            self._source_of(event.client.ip) if event.client is not None else "",
             event.actor.name,
             event.cluster_name,
             str(event.resp.status) if event.resp is not None else "",

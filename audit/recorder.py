@@ -87,7 +87,7 @@ class Recorder:
         org: str,
         boot: str,
         clock: Callable[[], float],
-        place_of: Callable[[str], str],
+        source_of: Callable[[str], str],
     ) -> None:
         self._store = store
         self._org = org
@@ -102,7 +102,7 @@ class Recorder:
         self._queue_bytes = 0
         self._waiters = 0
         self._linger_until_s = 0.0
-        self._floods = Floods(new_eid, place_of)
+        self._floods = Floods(new_eid, source_of)
         self._gap: _Gap | None = None
         self._kept: list[tuple[Event, Callable[[], None]]] = []
         self._stopping = False
@@ -387,19 +387,19 @@ async def open_recorder(
     boot: str = "",
     clock: Callable[[], float] = time.time,
     lives: Callable[[str], bool] | None = None,
-    place_of: Callable[[str], str] = str,
+    source_of: Callable[[str], str] = str,
 ) -> AsyncIterator[Recorder]:
     """Open the recorder; on leaving, all queued events are written if the store permits it.
 
     At the start, intents without an end from earlier boots are ended as `unknown`. Boots that still run end
-    their own: `lives` says so of a boot, on a thread. For `place_of` see audit.flood. Raises AuditUnavailable
+    their own: `lives` tells, on a thread. For `source_of` see audit.flood. Raises AuditUnavailable
     if the store is down already. The caller closes the store.
     """
     boot = boot or new_eid()
     closed = await trio.to_thread.run_sync(partial(store.close_unknown, boot, utc(clock()), lives=lives))
     if closed:
         _log.warning("audit: calls of an earlier run without a known end: %d", closed)
-    recorder = Recorder(store, org=org, boot=boot, clock=clock, place_of=place_of)
+    recorder = Recorder(store, org=org, boot=boot, clock=clock, source_of=source_of)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_run_in_thread, recorder.run_writer)
         try:
