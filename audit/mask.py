@@ -45,8 +45,8 @@ _MARKS = ("hws_", "hwc_", "eyj", "bearer", "_token=", "client_secret=", "client_
 _REQUEST_NAMES = ("method", "verb", "group", "version", "namespace", "resource", "subresource", "name")
 
 # Maximum memoized sections, since most events share theirs with others: at most some 4 MiB.
-_REMEMBERED_MAX = 1024
-_REMEMBERED_TARGET_CHARACTERS_MAX = 1024
+_MEMO_MAX = 1024
+_MEMO_TARGET_CHARACTERS_MAX = 1024
 
 
 class Masks:
@@ -56,19 +56,19 @@ class Masks:
         """Compile the patterns; raises PatternError."""
         self._configured = tuple(compile_pattern(pattern) for pattern in patterns)
         self._all: tuple[Pattern, ...] = (_SECRET_PATTERN, *self._configured)
-        self._remembered_request = lru_cache(_REMEMBERED_MAX)(self._request)
-        self._remembered_client = lru_cache(_REMEMBERED_MAX)(_client)
+        self._memoized_request = lru_cache(_MEMO_MAX)(self._request)
+        self._memoized_client = lru_cache(_MEMO_MAX)(_client)
 
     def apply(self, event: Event) -> Event:
         """Return the event in storable form; the same object if nothing is masked."""
         req, client, stream, resp, note = event.req, event.client, event.stream, event.resp, event.note
         if req is not None:
-            short = len(req.raw_target) <= _REMEMBERED_TARGET_CHARACTERS_MAX
-            req = self._remembered_request(req) if short else self._request(req)
+            short = len(req.raw_target) <= _MEMO_TARGET_CHARACTERS_MAX
+            req = self._memoized_request(req) if short else self._request(req)
             if req.target_kept is not None:
                 req = req.shortened()
         if client is not None:
-            client = self._remembered_client(client)
+            client = self._memoized_client(client)
         if stream is not None:
             stream = self._stream(stream)
         if resp is not None and resp.reason:

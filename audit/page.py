@@ -23,10 +23,10 @@ def page_lines(call: FoundCall) -> list[str]:
         # A newer version wrote an event that this one cannot parse, so the page shows the raw rows.
         return [escape(json_line(row)) for row in call.rows]
     found = zip((row.seq for row in call.rows), known, strict=True)
-    return [f"{name:<{_WIDTH}}{escape(text)}".rstrip() for name, text in _fields([*found], still=call.open)]
+    return [f"{name:<{_WIDTH}}{escape(text)}".rstrip() for name, text in _fields([*found], is_open=call.open)]
 
 
-def _fields(rows: Sequence[tuple[int, Event]], *, still: bool) -> Iterator[tuple[str, str]]:
+def _fields(rows: Sequence[tuple[int, Event]], *, is_open: bool) -> Iterator[tuple[str, str]]:
     """The page's names and texts in order; a continuation has an empty name."""
     # The last row repeats the first one and adds the result, except for an end that is unknown.
     event = rows[-1][1]
@@ -36,7 +36,7 @@ def _fields(rows: Sequence[tuple[int, Event]], *, still: bool) -> Iterator[tuple
     yield from _places(event)
     if event.decision is not None and event.decision.effect:
         yield "decision", _decision(event)
-    yield from _result(event, still=still)
+    yield from _result(event, is_open=is_open)
     yield from _times(rows)
     yield from _sizes(event)
     if event.stream is not None and event.stream.proto:
@@ -97,18 +97,18 @@ def _decision(event: Event) -> str:
     return " ".join(filter(None, (decision.effect, "by" if rule or policy else "", rule, policy, bundle)))
 
 
-def _result(event: Event, *, still: bool) -> Iterator[tuple[str, str]]:
-    if still:
+def _result(event: Event, *, is_open: bool) -> Iterator[tuple[str, str]]:
+    if is_open:
         yield "status", "still open"
     elif event.phase is Phase.UNKNOWN:
         yield "status", "unknown: the hub ended before the call did"
     elif event.resp is not None:
-        seen = {
+        processed = {
             "yes": "the API server received it",
             "no": "the API server did not receive it",
             "maybe": "the API server may have received it",
         }.get(event.resp.processed, "")
-        yield "status", ", ".join(filter(None, (str(event.resp.status or "none"), seen)))
+        yield "status", ", ".join(filter(None, (str(event.resp.status or "none"), processed)))
     elif event.phase.opens:
         yield "status", "no end is recorded"
     why = why_of(event)

@@ -64,14 +64,14 @@ def compile_pattern(pattern: str) -> Pattern:
     except UnicodeEncodeError:
         raise PatternError("is not in UTF-8") from None
     except re2.error as error:
-        raise PatternError(_told(error)) from None
+        raise PatternError(_reason_of(error)) from None
     if compiled.search("") is not None:
         raise PatternError("matches the empty text, so it would mask everything")
     found: Pattern = compiled
     return found
 
 
-def _told(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     """RE2's error without the part of the pattern that it quotes."""
     reason = error.args[0].decode("utf-8", "replace").partition(":")[0]
     if reason.startswith("pattern too large"):

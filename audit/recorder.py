@@ -311,14 +311,14 @@ class Recorder:
         with self._lock:
             del self._kept[: len(kept)]
 
-    def _came_up(self, told: _Gap) -> None:
+    def _came_up(self, gap: _Gap) -> None:
         with self._lock:
             assert self._gap is not None
             # Events refused while the gap's event was being committed belong to the next gap.
-            refused, lost = self._gap.refused - told.refused, self._gap.lost - told.lost
-            rest = _Gap(told.reason, self._clock(), 0.0, refused, lost) if refused or lost else None
+            refused, lost = self._gap.refused - gap.refused, self._gap.lost - gap.lost
+            rest = _Gap(gap.reason, self._clock(), 0.0, refused, lost) if refused or lost else None
             self._gap = rest
-        _log.warning("audit: the trail is written again after %.1f s", time.monotonic() - told.began_s)
+        _log.warning("audit: the trail is written again after %.1f s", time.monotonic() - gap.began_s)
 
     def _went_down(self, batch: list[_Item], reason: str) -> None:
         """Refuse waiting events and keep the others; on shutdown, give up."""

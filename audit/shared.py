@@ -39,7 +39,7 @@ from audit.record import (
 # number, so changing it requires a new schema version.
 SPAN_EVENTS = 10_000
 # Maximum common parts that a writer memoizes: some 4 MiB. Beyond it, parts are written again.
-_REMEMBERED_MAX = 1024
+_MEMO_MAX = 1024
 # Maximum decoded common parts that a reader memoizes.
 _DECODED_MAX = 256
 
@@ -150,10 +150,10 @@ class CommonParts:
         if (
             version != self._version
             or newest + events - self._since > SPAN_EVENTS
-            or len(self._by_json) >= _REMEMBERED_MAX
+            or len(self._by_json) >= _MEMO_MAX
         ):
             self.forget()
-        elif len(self._by_sections) >= _REMEMBERED_MAX:
+        elif len(self._by_sections) >= _MEMO_MAX:
             self._by_sections.clear()
         if not self._by_json:
             self._since = newest

@@ -185,8 +185,8 @@ class AuditStore:
         }
         with translated(self.path), self._batch() as cursor:
             if once:
-                there = _already_in(cursor, masked)
-                both = [pair for pair in zip(masked, own, strict=True) if pair[0].eid not in there]
+                present = _already_in(cursor, masked)
+                both = [pair for pair in zip(masked, own, strict=True) if pair[0].eid not in present]
                 masked, own = [event for event, _ in both], [body for _, body in both]
             newest, highest, version = cursor.execute(_LAST_NUMBERS).fetchone()
             if newest < self._highest:
@@ -198,7 +198,7 @@ class AuditStore:
             blocks.note_full(cursor, newest, newest + len(rows))
             opened: dict[str, int] = {}
             if begun:
-                cursor.execute(_REMEMBER_INTENTS, (boot, newest))
+                cursor.execute(_INSERT_INTENTS, (boot, newest))
                 opened = {event.eid: seq for seq, event in enumerate(masked, newest + 1) if event.phase.opens}
             firsts = [self._open_intents[eid] for eid in ended if eid in self._open_intents]
             if firsts and newest + len(rows) - min(firsts) > lateends.NEAR_EVENTS:
@@ -408,7 +408,7 @@ def _forget_intents(rows: int) -> str:
 
 
 # The rows of one transaction have consecutive numbers, since a transaction has exclusive access to the file.
-_REMEMBER_INTENTS = (
+_INSERT_INTENTS = (
     "INSERT INTO open_intents (eid, seq, boot) "
     "SELECT eid, seq, ? FROM events WHERE seq > ? AND phase IN ('intent', 'start')"
 )

@@ -34,7 +34,7 @@ class _Decision(msgspec.Struct, frozen=True):
     policy: str = ""
 
 
-class _Said(msgspec.Struct, frozen=True):
+class _Searched(msgspec.Struct, frozen=True):
     """Only the searched members, so that events of a newer hawse can be searched too."""
 
     req: _Request = _Request()
@@ -44,7 +44,7 @@ class _Said(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-_said = msgspec.json.Decoder(_Said).decode
+_decode = msgspec.json.Decoder(_Searched).decode
 
 
 class Text:
@@ -55,18 +55,18 @@ class Text:
 
     def is_in(self, body: bytes) -> bool:
         """Whether the event with this JSON contains the text."""
-        said = _said(body)
-        target = said.req.raw_target
+        searched = _decode(body)
+        target = searched.req.raw_target
         texts = [
-            *(target, unquote(target.replace("+", " ")), said.req.name),
+            *(target, unquote(target.replace("+", " ")), searched.req.name),
             # As one line, since the search text may contain a blank.
-            " ".join(said.stream.command),
+            " ".join(searched.stream.command),
             *(
-                said.stream.close_reason,
-                said.resp.reason,
-                said.note,
-                said.decision.rule,
-                said.decision.policy,
+                searched.stream.close_reason,
+                searched.resp.reason,
+                searched.note,
+                searched.decision.rule,
+                searched.decision.policy,
             ),
         ]
         return any(self._text in text.casefold() for text in texts)
