@@ -75,7 +75,7 @@ def known_fields(request: Request, kind: str, value: Object, warnings: list[str]
 
 
 @attrs.frozen
-class Wanted:
+class AnswerForm:
     """The answer's format: the first one in the Accept header that can be served."""
 
     form: str  # "", "Table", "PartialObjectMetadata" or "PartialObjectMetadataList"
@@ -87,7 +87,7 @@ class Wanted:
         return self.form == "Table"
 
 
-def wanted(request: Request) -> Wanted:
+def answer_form(request: Request) -> AnswerForm:
     """Read the Accept header; raises StatusError 406."""
     accepted = [part.strip() for line in request.header_values(b"accept") for part in line.split(",")]
     for media_type in accepted or ["*/*"]:
@@ -97,10 +97,10 @@ def wanted(request: Request) -> Wanted:
             continue
         form = options.get("as", "")
         if not form:
-            return Wanted("")
+            return AnswerForm("")
         known = form == "Table" or form.startswith("PartialObjectMetadata")
         if options.get("g") == "meta.k8s.io" and options.get("v") in ("v1", "v1beta1") and known:
-            return Wanted(form, options["v"])
+            return AnswerForm(form, options["v"])
     raise StatusError(406, "NotAcceptable", f"only the following media types are accepted: {JSON}")
 
 

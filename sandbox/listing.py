@@ -84,19 +84,19 @@ def _number(request: Request, name: str) -> int:
 def answer_list(request: Request, store: Store, kind: Kind, namespace: str) -> Response:
     """Answer a list, whole or in chunks; raises StatusError."""
     options = Options.of_request(request, kind)
-    wanted = codec.wanted(request)
+    answer_form = codec.answer_form(request)
     collection = store.collection(kind.group, kind.resource)
     items, metadata = _chunk(store, collection, namespace, options)
-    if wanted.table:
+    if answer_form.table:
         include = request.option("includeObject") or "Metadata"
-        body = encode(table.render(kind, items, metadata, version=wanted.version, include=include))
-    elif wanted.form:
+        body = encode(table.render(kind, items, metadata, version=answer_form.version, include=include))
+    elif answer_form.form:
         body = encode(
             {
                 "kind": "PartialObjectMetadataList",
-                "apiVersion": f"meta.k8s.io/{wanted.version}",
+                "apiVersion": f"meta.k8s.io/{answer_form.version}",
                 "metadata": metadata,
-                "items": [table.partial(item.value, wanted.version) for item in items],
+                "items": [table.partial(item.value, answer_form.version) for item in items],
             }
         )
     else:
@@ -169,7 +169,7 @@ def _check_reached(store: Store, revision: str) -> None:
 def answer_watch(request: Request, store: Store, kind: Kind, namespace: str, name: str) -> Answer:
     """Answer a watch; raises StatusError."""
     options = Options.of_request(request, kind, name)
-    wanted = codec.wanted(request)
+    answer_form = codec.answer_form(request)
     if options.send_initial and options.revision_match != "NotOlderThan":
         fault = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
         raise invalid("meta.k8s.io", "ListOptions", "", [_forbidden_option(fault)])
@@ -179,7 +179,7 @@ def answer_watch(request: Request, store: Store, kind: Kind, namespace: str, nam
     _check_reached(store, options.revision)
     collection = store.collection(kind.group, kind.resource)
     include = request.option("includeObject") or "Metadata"
-    watch = _Watch(store, collection, kind, namespace, options, wanted, include)
+    watch = _Watch(store, collection, kind, namespace, options, answer_form, include)
     return Streamed(watch.run)
 
 
@@ -197,7 +197,7 @@ class _Watch:
         kind: Kind,
         namespace: str,
         options: Options,
-        wanted: codec.Wanted,
+        answer_form: codec.AnswerForm,
         include: str,
     ) -> None:
         self._store = store
@@ -205,7 +205,7 @@ class _Watch:
         self._kind = kind
         self._namespace = namespace
         self._options = options
-        self._wanted = wanted
+        self._answer_form = answer_form
         self._include = include
         self._header = True
 
@@ -254,21 +254,21 @@ class _Watch:
         return self._object_event("DELETED", change.item) if before else b""
 
     def _object_event(self, type_: str, item: Item) -> bytes:
-        if self._wanted.table:
+        if self._answer_form.table:
             revision: Object = {"resourceVersion": str(item.revision)}
             rendered = table.render(
                 self._kind,
                 [item],
                 revision,
-                version=self._wanted.version,
+                version=self._answer_form.version,
                 include=self._include,
                 header=self._header,
             )
             # A client keeps the columns of the first event.
             self._header = False
             return self._event(type_, encode(rendered))
-        if self._wanted.form:
-            return self._event(type_, encode(table.partial(item.value, self._wanted.version)))
+        if self._answer_form.form:
+            return self._event(type_, encode(table.partial(item.value, self._answer_form.version)))
         return self._event(type_, codec.with_type(self._kind, item))
 
     def _bookmark(self, metadata: Object) -> bytes:

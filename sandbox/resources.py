@@ -254,15 +254,15 @@ async def _deletion(call: Call) -> Deletion:
 
 def _one(call: Call, item: Item, code: int = 200) -> Response:
     """Answer with one object in the requested format."""
-    wanted = codec.wanted(call.request)
+    answer_form = codec.answer_form(call.request)
     headers = codec.warning_headers(call.warnings)
-    if wanted.table:
+    if answer_form.table:
         include = call.request.option("includeObject") or "Metadata"
         metadata: Object = {"resourceVersion": str(item.revision)}
-        rendered = table.render(call.kind, [item], metadata, version=wanted.version, include=include)
+        rendered = table.render(call.kind, [item], metadata, version=answer_form.version, include=include)
         return Response(code, encode(rendered), headers=headers)
-    if wanted.form:
-        return Response(code, encode(table.partial(item.value, wanted.version)), headers=headers)
+    if answer_form.form:
+        return Response(code, encode(table.partial(item.value, answer_form.version)), headers=headers)
     return Response(code, codec.with_type(call.kind, item), headers=headers)
 
 
