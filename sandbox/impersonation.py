@@ -34,7 +34,7 @@ _EXTRA = b"impersonate-extra-"
 
 
 @attrs.frozen
-class Wanted:
+class Impersonation:
     """The requested impersonation."""
 
     user: str
@@ -43,7 +43,7 @@ class Wanted:
     extra: tuple[tuple[str, str], ...]
 
 
-def wanted(request: Request) -> Wanted | None:
+def requested_impersonation(request: Request) -> Impersonation | None:
     """Read the headers; None without impersonation. Raises StatusError."""
     user = request.header(b"impersonate-user")
     groups = tuple(request.header_values(b"impersonate-group"))
@@ -55,10 +55,10 @@ def wanted(request: Request) -> Wanted | None:
         if name.startswith(_EXTRA)
     )
     if user:
-        return Wanted(user, groups, uid, extra)
+        return Impersonation(user, groups, uid, extra)
     if groups or uid or extra:
-        asked = [*groups, *(f"{key}={value}" for key, value in extra), *([uid] if uid else [])]
-        raise bad_request(f"requested [{' '.join(asked)}] without impersonating a user")
+        attributes = [*groups, *(f"{key}={value}" for key, value in extra), *([uid] if uid else [])]
+        raise bad_request(f"requested [{' '.join(attributes)}] without impersonating a user")
     return None
 
 
@@ -69,38 +69,40 @@ def impersonate(
 
     Without `info`, as in a 1.35 server: only the legacy verb is checked.
     """
-    want = wanted(request)
-    if want is None:
+    requested = requested_impersonation(request)
+    if requested is None:
         return None
-    if info is None or not _is_constrained(want, requestor, authorizer, info):
-        for attributes in _checks(want, requestor):
+    if info is None or not _is_constrained(requested, requestor, authorizer, info):
+        for attributes in _checks(requested, requestor):
             refusal = authorizer.refusal(attributes)
             if refusal is not None:
                 raise refusal
-    groups = want.groups
-    account = split_service_account(want.user)
+    groups = requested.groups
+    account = split_service_account(requested.user)
     if account and not groups:
         groups = service_account_groups(account[0])
     extra: dict[str, tuple[str, ...]] = {}
-    for key, value in want.extra:
+    for key, value in requested.extra:
         extra[key] = (*extra.get(key, ()), value)
-    return User(want.user, want.uid, _with_standing(want.user, groups), extra)
+    return User(requested.user, requested.uid, _with_standing(requested.user, groups), extra)
 
 
-def _is_constrained(want: Wanted, requestor: User, authorizer: Authorizer, info: RequestInfo) -> bool:
+def _is_constrained(
+    requested: Impersonation, requestor: User, authorizer: Authorizer, info: RequestInfo
+) -> bool:
     """Whether constrained impersonation allows it, in its mode for users and groups."""
-    if split_service_account(want.user) or want.user.startswith("system:node:"):
+    if split_service_account(requested.user) or requested.user.startswith("system:node:"):
         return False
-    asked = Attributes.of_request(requestor, info)
-    checks = [attrs.evolve(asked, verb=f"impersonate-on:user-info:{asked.verb}")]
+    attributes = Attributes.of_request(requestor, info)
+    checks = [attrs.evolve(attributes, verb=f"impersonate-on:user-info:{attributes.verb}")]
     checks += [
         attrs.evolve(check, verb="impersonate:user-info", group=AUTHENTICATION_GROUP)
-        for check in _checks(want, requestor)
+        for check in _checks(requested, requestor)
     ]
     return all(authorizer.refusal(check) is None for check in checks)
 
 
-def _checks(want: Wanted, requestor: User) -> list[Attributes]:
+def _checks(requested: Impersonation, requestor: User) -> list[Attributes]:
     """All required permissions of the requestor, in the server's order."""
 
     def check(
@@ -116,15 +118,17 @@ def _checks(want: Wanted, requestor: User) -> list[Attributes]:
             name=name,
         )
 
-    account = split_service_account(want.user)
+    account = split_service_account(requested.user)
     if account:
         checks = [check("", "serviceaccounts", account[1], namespace=account[0])]
     else:
-        checks = [check("", "users", want.user)]
-    checks += [check("", "groups", group) for group in want.groups]
-    checks += [check(AUTHENTICATION_GROUP, "userextras", value, subresource=key) for key, value in want.extra]
-    if want.uid:
-        checks.append(check(AUTHENTICATION_GROUP, "uids", want.uid))
+        checks = [check("", "users", requested.user)]
+    checks += [check("", "groups", group) for group in requested.groups]
+    checks += [
+        check(AUTHENTICATION_GROUP, "userextras", value, subresource=key) for key, value in requested.extra
+    ]
+    if requested.uid:
+        checks.append(check(AUTHENTICATION_GROUP, "uids", requested.uid))
     return checks
 
 
