@@ -13,7 +13,7 @@ from sandbox.kubelet import ADDRESS, NODE
 from sandbox.objects import Json, Object, now, text
 from sandbox.status import StatusError
 from sandbox.storage import Store
-from sandbox.writing import How, Writer
+from sandbox.writing import WriteOptions, Writer
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 _READ = ["get", "list", "watch"]
@@ -52,7 +52,11 @@ def populate(store: Store, writer: Writer, ca_pem: bytes, address: str) -> None:
         furnish(writer, name, ca_pem)
     writer.create(kinds.NODES, "", {"metadata": {"name": NODE, "labels": _node_labels()}})
     writer.update(
-        kinds.NODES, "", NODE, lambda node: {**node, "status": _node_status()}, How(subresource="status")
+        kinds.NODES,
+        "",
+        NODE,
+        lambda node: {**node, "status": _node_status()},
+        WriteOptions(subresource="status"),
     )
     port = int(address.rpartition(":")[2])
     writer.create(kinds.SERVICES, "default", _api_service(port))

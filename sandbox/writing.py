@@ -52,7 +52,7 @@ Change = Callable[[Object], Object]
 
 
 @attrs.frozen
-class How:
+class WriteOptions:
     """The options of a write, from its query."""
 
     dry_run: bool = False
@@ -91,7 +91,7 @@ class Deletion:
         )
 
 
-DEFAULT_HOW = How()
+DEFAULT_OPTIONS = WriteOptions()
 DEFAULT_DELETION = Deletion()
 
 
@@ -116,7 +116,9 @@ class Writer:
             raise not_found(kind.group_resource, name)
         return item
 
-    def create(self, kind: Kind, namespace: str, value: Object, how: How = DEFAULT_HOW) -> Item:
+    def create(
+        self, kind: Kind, namespace: str, value: Object, options: WriteOptions = DEFAULT_OPTIONS
+    ) -> Item:
         """Store a new object; the storage owns `value` from now on. Raises StatusError."""
         value.pop("kind", None)
         value.pop("apiVersion", None)
@@ -146,8 +148,8 @@ class Writer:
         if self._collection(kind).get(namespace, name) is not None:
             raise already_exists(kind.group_resource, name)
         self._allocate(kind, value)
-        _note_manager(kind, value, how)
-        return self._put(kind, value, how)
+        _note_manager(kind, value, options)
+        return self._put(kind, value, options)
 
     def _place(self, kind: Kind, namespace: str, metadata: Object) -> None:
         """Check that the object fits its namespace, and that the namespace exists."""
@@ -196,7 +198,9 @@ class Writer:
             for port in items(spec, "ports"):
                 port.setdefault("nodePort", next(free))
 
-    def update(self, kind: Kind, namespace: str, name: str, change: Change, how: How = DEFAULT_HOW) -> Item:
+    def update(
+        self, kind: Kind, namespace: str, name: str, change: Change, options: WriteOptions = DEFAULT_OPTIONS
+    ) -> Item:
         """Store a new version, made by `change` from a copy of the current one. Raises StatusError."""
         present = self.found(kind, namespace, name)
         value = change(clone(present.value))
@@ -222,8 +226,8 @@ class Writer:
                 name,
                 f"Precondition failed: UID in precondition: {uid}, UID in object meta: {was}",
             )
-        value = _with_fixed_parts(kind, value, present.value, how.subresource)
-        if not how.subresource:
+        value = _with_fixed_parts(kind, value, present.value, options.subresource)
+        if not options.subresource:
             defaults.fill(kind, value)
             _check_size(kind, value)
             defaults.check(kind, value, present.value)
@@ -232,12 +236,12 @@ class Writer:
         if value == present.value:
             return present
         if _ready_to_go(kind, value):
-            return present if how.dry_run else self.remove(kind, namespace, name) or present
-        _note_manager(kind, value, how)
-        return self._put(kind, value, how)
+            return present if options.dry_run else self.remove(kind, namespace, name) or present
+        _note_manager(kind, value, options)
+        return self._put(kind, value, options)
 
-    def _put(self, kind: Kind, value: Object, how: How) -> Item:
-        if how.dry_run:
+    def _put(self, kind: Kind, value: Object, options: WriteOptions) -> Item:
+        if options.dry_run:
             child(value, "metadata").setdefault("resourceVersion", "")
             return Item(value, self._store.revision)
         return self._collection(kind).put(value)
@@ -371,19 +375,19 @@ def _check_size(kind: Kind, value: Object) -> None:
         raise invalid(kind.group, kind.kind, text(value, "metadata", "name"), [fault])
 
 
-def _note_manager(kind: Kind, value: Object, how: How) -> None:
+def _note_manager(kind: Kind, value: Object, options: WriteOptions) -> None:
     """Record in managedFields the last writer and its operation; the individual fields are not tracked."""
     metadata = child(value, "metadata")
     entry: Object = {
-        "manager": how.manager,
-        "operation": how.operation,
+        "manager": options.manager,
+        "operation": options.operation,
         "apiVersion": kind.api_version,
         "time": now(),
         "fieldsType": "FieldsV1",
         "fieldsV1": {},
     }
-    if how.subresource:
-        entry["subresource"] = how.subresource
+    if options.subresource:
+        entry["subresource"] = options.subresource
     same = ("manager", "operation", "subresource")
     present = metadata.get("managedFields")
     others = [
