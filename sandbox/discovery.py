@@ -41,8 +41,8 @@ def answer(request: Request, address: str) -> Response | None:
 
 def _root(request: Request, groups: tuple[str, ...], plain: Object) -> Response:
     """Answer in the aggregated format if the client accepts it."""
-    wanted = [part.strip() for line in request.header_values(b"accept") for part in line.split(",")]
-    if not any(_is_aggregated(media_type) for media_type in wanted):
+    accepted = [part.strip() for line in request.header_values(b"accept") for part in line.split(",")]
+    if not any(_is_aggregated(media_type) for media_type in accepted):
         return _json(plain)
     body = encode(
         {
@@ -57,8 +57,8 @@ def _root(request: Request, groups: tuple[str, ...], plain: Object) -> Response:
 
 def _is_aggregated(media_type: str) -> bool:
     kind, *parameters = (part.strip() for part in media_type.split(";"))
-    wanted = {"g=apidiscovery.k8s.io", "v=v2", "as=APIGroupDiscoveryList"}
-    return kind == "application/json" and wanted <= set(parameters)
+    accepted = {"g=apidiscovery.k8s.io", "v=v2", "as=APIGroupDiscoveryList"}
+    return kind == "application/json" and accepted <= set(parameters)
 
 
 def cached(request: Request, body: bytes, content_type: str, headers: list[tuple[str, str]]) -> Response:

@@ -78,8 +78,8 @@ class Kubelet:
         if found is None or text(found, "status", "phase") != "Pending" or text(found, "status", "startTime"):
             return
         pod = clone(found)
-        wanted = text(pod, "spec", "nodeName")
-        if wanted not in ("", NODE) or self._cordoned():
+        node = text(pod, "spec", "nodeName")
+        if node not in ("", NODE) or self._cordoned():
             return
         child(pod, "spec")["nodeName"] = NODE
         status = child(pod, "status")

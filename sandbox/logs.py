@@ -90,13 +90,13 @@ class Log:
     async def writable(self) -> None:
         """Wait while an active follower is behind by more than half of the log."""
         for reader in list(self._readers):
-            seen = reader.offset
+            offset = reader.offset
             deadline = trio.current_time() + FOLLOWER_PATIENCE_S
             while not reader.stuck and self._appended_bytes - reader.offset > self._bytes_max // 2:
                 with trio.move_on_at(deadline):
                     await self._read.wait()
-                if reader.offset != seen:
-                    seen = reader.offset
+                if reader.offset != offset:
+                    offset = reader.offset
                     deadline = trio.current_time() + FOLLOWER_PATIENCE_S
                 elif trio.current_time() >= deadline:
                     reader.stuck = True
@@ -203,19 +203,19 @@ def _select(
 ) -> collections.deque[Chunk]:
     """The chunks that a reader begins with: not older than `since_ns`, and of these the last `tail` lines."""
     selected: collections.deque[Chunk] = collections.deque()
-    wanted = tail
+    lines_left = tail
     for chunk in reversed(chunks):
-        if (since_ns is not None and chunk.time_ns < since_ns) or wanted == 0:
+        if (since_ns is not None and chunk.time_ns < since_ns) or lines_left == 0:
             break
-        if wanted is not None:
+        if lines_left is not None:
             # A line that continues in the next chunk was counted there.
             ends = chunk.data.count(b"\n") + (not chunk.data.endswith(b"\n"))
-            if ends > wanted:
+            if ends > lines_left:
                 selected.appendleft(
-                    attrs.evolve(chunk, data=_last_lines(chunk.data, wanted), continues=False)
+                    attrs.evolve(chunk, data=_last_lines(chunk.data, lines_left), continues=False)
                 )
                 break
-            wanted -= ends if not chunk.continues else ends - 1
+            lines_left -= ends if not chunk.continues else ends - 1
         selected.appendleft(chunk)
     return selected
 

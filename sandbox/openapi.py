@@ -62,11 +62,11 @@ def answer(request: Request) -> Response | None:
     if group is None:
         return None
     body, digest = document(group)
-    wanted = request.option("hash")
-    if wanted and wanted != digest:
+    requested_hash = request.option("hash")
+    if requested_hash and requested_hash != digest:
         return Response(301, b"", "", [("Location", f"/openapi/v3/{path}?hash={digest}")])
     headers = [("ETag", f'"{digest}"'), ("Vary", "Accept")]
-    if wanted:
+    if requested_hash:
         headers += [
             ("Cache-Control", "public, immutable"),
             ("Expires", formatdate(time.time() + _CACHED_S, usegmt=True)),

@@ -134,11 +134,11 @@ def _order(items: Json, order: Json, field: Field) -> None:
     if not isinstance(items, list) or not isinstance(order, list):
         return
     key = field.merge_key
-    wanted = [item.get(key) if key and isinstance(item, dict) else item for item in order]
+    order_keys = [item.get(key) if key and isinstance(item, dict) else item for item in order]
 
     def position(item: Json) -> int:
         name = item.get(key) if key and isinstance(item, dict) else item
-        return wanted.index(name) if name in wanted else len(wanted)
+        return order_keys.index(name) if name in order_keys else len(order_keys)
 
     items.sort(key=position)
 

@@ -35,11 +35,11 @@ class PodStreams:
     ) -> Upgrade:
         """Return the answer to an exec, attach or port-forward request; raises StatusError."""
         processes = self._processes(pod)
-        asked = streaming.UpgradeRequest(request.method, request.query, request.headers)
+        upgrade_request = streaming.UpgradeRequest(request.method, request.query, request.headers)
 
         async def serve(stream: trio.abc.Stream, leftover: bytes) -> None:
             try:
-                await streaming.serve_upgrade(stream, leftover, asked, subresource, processes)
+                await streaming.serve_upgrade(stream, leftover, upgrade_request, subresource, processes)
             except streaming.UpgradeRefused as refused:
                 headers = [(name.decode(), value.decode()) for name, value in refused.headers]
                 raise UpgradeRefused(

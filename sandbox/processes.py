@@ -179,8 +179,8 @@ class Container:
         if failure := self.spec.pull_failure:
             self._enter(Waiting("ErrImagePull", failure))
             await trio.sleep(PULL_BACKOFF_AFTER_S)
-            told = f'Back-off pulling image "{self.spec.image}": ErrImagePull: {failure}'
-            self._enter(Waiting("ImagePullBackOff", told))
+            message = f'Back-off pulling image "{self.spec.image}": ErrImagePull: {failure}'
+            self._enter(Waiting("ImagePullBackOff", message))
             await trio.sleep_forever()
         delay_s = 0.0
         while True:

@@ -62,8 +62,8 @@ class Authorizer:
                 return None
         why = forbidden_message(attributes)
         if errors:
-            told = errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]"
-            why = f"{why}: RBAC: {told}"
+            reason = errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]"
+            why = f"{why}: RBAC: {reason}"
         return forbidden(GroupResource(attributes.group, attributes.resource), attributes.name, why)
 
     def rules(self, user: User, namespace: str, errors: list[str]) -> Iterator[Object]:
@@ -119,8 +119,8 @@ def rule_allows(rule: Object, attributes: Attributes) -> bool:
     )
 
 
-def _has(allowed: list[str], wanted: str) -> bool:
-    return "*" in allowed or wanted in allowed
+def _has(allowed: list[str], value: str) -> bool:
+    return "*" in allowed or value in allowed
 
 
 def _resource_matches(allowed: list[str], resource: str, subresource: str) -> bool:

@@ -213,14 +213,14 @@ class Resources:
 
     async def _token(self, call: Call) -> Answer:
         body = await call.exchange.read_body()
-        asked = codec.decode_object(call.request, body, "TokenRequest", "authentication.k8s.io/v1", [])
+        decoded = codec.decode_object(call.request, body, "TokenRequest", "authentication.k8s.io/v1", [])
         account = self._writer.found(kinds.SERVICE_ACCOUNTS, call.namespace, call.info.name)
-        return Response(201, encode(self._reviews.issue_token(asked, account.value)))
+        return Response(201, encode(self._reviews.issue_token(decoded, account.value)))
 
     async def _evict(self, call: Call) -> Answer:
         body = await call.exchange.read_body()
-        asked = codec.decode_object(call.request, body, "Eviction", "policy/v1", call.warnings)
-        deletion = Deletion.of_options(mapping(asked, "deleteOptions"), dry_run=call.write_options.dry_run)
+        decoded = codec.decode_object(call.request, body, "Eviction", "policy/v1", call.warnings)
+        deletion = Deletion.of_options(mapping(decoded, "deleteOptions"), dry_run=call.write_options.dry_run)
         self._writer.delete(kinds.PODS, call.namespace, call.info.name, deletion)
         return Response(
             201, encode({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})

@@ -125,8 +125,8 @@ def invalid_field(field: str, value: Json, why: str) -> Fault:
 
 def invalid(group: str, kind: str, name: str, faults: Sequence[Fault]) -> StatusError:
     """The answer to an invalid object."""
-    told = [f"{fault.field}: {fault.message}" for fault in faults]
-    listed = told[0] if len(told) == 1 else f"[{', '.join(told)}]"
+    messages = [f"{fault.field}: {fault.message}" for fault in faults]
+    listed = messages[0] if len(messages) == 1 else f"[{', '.join(messages)}]"
     what = f"{kind}.{group}" if group else kind
     causes: list[Json] = [
         {"reason": fault.reason, "message": fault.message, "field": fault.field} for fault in faults

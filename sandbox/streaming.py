@@ -176,14 +176,14 @@ class _Connection:
         """Choose the protocol over SPDY, as the kubelet does; raises UpgradeRefused."""
         if not any("spdy/3.1" in token.lower() for token in self.request.values(b"upgrade")):
             raise UpgradeRefused.by_kubelet(400, "unable to upgrade: missing upgrade headers in request")
-        wanted = self.request.values(b"x-stream-protocol-version")
-        if not wanted:
+        requested = self.request.values(b"x-stream-protocol-version")
+        if not requested:
             raise UpgradeRefused.by_kubelet(
                 400,
                 "unable to upgrade: header X-Stream-Protocol-Version does not exist in request "
                 f"with {len(self.request.headers)} headers",
             )
-        return _negotiate(wanted, supported)
+        return _negotiate(requested, supported)
 
     async def accept_spdy(self, supported: Sequence[str]) -> tuple[SpdyConnection, str]:
         """Accept the client's first supported protocol; raises UpgradeRefused."""
@@ -195,21 +195,21 @@ class _Connection:
         return SpdyConnection(self.stream, self.leftover), protocol
 
 
-def _negotiate(wanted: Sequence[str], supported: Sequence[str]) -> str:
+def _negotiate(requested: Sequence[str], supported: Sequence[str]) -> str:
     """Return the client's first protocol that the kubelet supports; raises UpgradeRefused."""
-    protocol = _first_common(wanted, supported)
+    protocol = _first_common(requested, supported)
     if protocol is None:
         raise UpgradeRefused.by_kubelet(
             403,
-            f"unable to upgrade: unable to negotiate protocol: client supports [{' '.join(wanted)}], "
+            f"unable to upgrade: unable to negotiate protocol: client supports [{' '.join(requested)}], "
             f"server accepts [{' '.join(supported)}]",
             [(b"X-Accepted-Stream-Protocol-Versions", name.encode()) for name in supported],
         )
     return protocol
 
 
-def _first_common(wanted: Sequence[str], supported: Sequence[str]) -> str | None:
-    return next((name for name in wanted if name in supported), None)
+def _first_common(requested: Sequence[str], supported: Sequence[str]) -> str | None:
+    return next((name for name in requested if name in supported), None)
 
 
 # Exec and attach.
@@ -251,7 +251,7 @@ async def _serve_command(connection: _Connection, subresource: Subresource, cont
     request = connection.request
     is_exec = subresource == "exec"
     tty = request.flag("tty") if is_exec else container.spec.tty
-    wanted = _CommandRequest(
+    requested = _CommandRequest(
         container,
         command=tuple(request.query.get("command", ())) if is_exec else None,
         stdin=request.flag("stdin"),
@@ -261,25 +261,25 @@ async def _serve_command(connection: _Connection, subresource: Subresource, cont
         tty=tty,
     )
     if connection.is_websocket and V5 in connection.websocket_protocols:
-        await _command_over_websocket(connection, wanted, (V5,))
+        await _command_over_websocket(connection, requested, (V5,))
         return
-    wanted.check()
+    requested.check()
     if connection.is_websocket:
-        await _command_over_websocket(connection, wanted, (V4, V1, ""))
+        await _command_over_websocket(connection, requested, (V4, V1, ""))
     else:
-        await _command_over_spdy(connection, wanted)
+        await _command_over_spdy(connection, requested)
 
 
 async def _command_over_websocket(
-    connection: _Connection, wanted: _CommandRequest, supported: Sequence[str]
+    connection: _Connection, requested: _CommandRequest, supported: Sequence[str]
 ) -> None:
     websocket, protocol = await connection.accept_websocket(supported)
-    inputs = [channels.RESIZE, *([channels.STDIN] if wanted.stdin else [])]
+    inputs = [channels.RESIZE, *([channels.STDIN] if requested.stdin else [])]
     wires = Channels(websocket, inputs=inputs, half_close=protocol == V5)
     client = ClientStreams(
-        stdin=wires.source(channels.STDIN) if wanted.stdin else None,
-        stdout=wires.sink(channels.STDOUT) if wanted.stdout else None,
-        stderr=wires.sink(channels.STDERR) if wanted.stderr else None,
+        stdin=wires.source(channels.STDIN) if requested.stdin else None,
+        stdout=wires.sink(channels.STDOUT) if requested.stdout else None,
+        stderr=wires.sink(channels.STDERR) if requested.stderr else None,
         resize=wires.source(channels.RESIZE),
         error=wires.sink(channels.ERROR),
         structured=protocol in (V5, V4),
@@ -287,19 +287,19 @@ async def _command_over_websocket(
     async with _while_client_stays(wires.run):
         # This is how Kubernetes' server tells a client that the connection is established.
         await (client.stdout or client.stderr or client.error).send_all(b"")
-        await _run(client, wanted, translated=protocol == V5)
+        await _run(client, requested, translated=protocol == V5)
         await websocket.close()
         wires.discard()
 
 
-async def _command_over_spdy(connection: _Connection, wanted: _CommandRequest) -> None:
+async def _command_over_spdy(connection: _Connection, requested: _CommandRequest) -> None:
     spdy, protocol = await connection.accept_spdy(SPDY_COMMAND_PROTOCOLS)
     expected = {
         "error": True,
-        "stdin": wanted.stdin,
-        "stdout": wanted.stdout,
-        "stderr": wanted.stderr,
-        "resize": wanted.tty and protocol in (V4, "v3.channel.k8s.io"),
+        "stdin": requested.stdin,
+        "stdout": requested.stdout,
+        "stderr": requested.stderr,
+        "resize": requested.tty and protocol in (V4, "v3.channel.k8s.io"),
     }
     streams: dict[str, SpdyStream] = {}
     complete = trio.Event()
@@ -318,25 +318,25 @@ async def _command_over_spdy(connection: _Connection, wanted: _CommandRequest) -
             await complete.wait()
         if not deadline.cancelled_caught:
             client = ClientStreams(
-                stdin=streams["stdin"] if wanted.stdin else None,
-                stdout=streams["stdout"] if wanted.stdout else None,
-                stderr=streams["stderr"] if wanted.stderr else None,
+                stdin=streams["stdin"] if requested.stdin else None,
+                stdout=streams["stdout"] if requested.stdout else None,
+                stderr=streams["stderr"] if requested.stderr else None,
                 resize=streams.get("resize"),
                 error=streams["error"],
                 structured=protocol == V4,
             )
-            await _run(client, wanted, translated=False)
+            await _run(client, requested, translated=False)
         await spdy.close()
 
 
-async def _run(client: ClientStreams, wanted: _CommandRequest, *, translated: bool) -> None:
+async def _run(client: ClientStreams, requested: _CommandRequest, *, translated: bool) -> None:
     """Run the command and report how it ended; raises BrokenResourceError if the client is lost."""
     try:
         if translated:
-            wanted.check()
-        async with wanted.start() as command:
+            requested.check()
+        async with requested.start() as command:
             code = await remotecommand.join(client, command)
-        status = remotecommand.exited(code, wanted.command or (), translated=translated)
+        status = remotecommand.exited(code, requested.command or (), translated=translated)
     except UpgradeRefused as exc:
         status = remotecommand.internal_error(f"unable to upgrade connection: {exc}")
     except (ContainerNotRunningError, SpawnError) as exc:

@@ -78,9 +78,9 @@ def _single(field: Field, value: Json, path: str, root: str, unknown: list[str])
     return str(value) if field.type == "Quantity" else value
 
 
-def _mismatch(root: str, path: str, value: Json, wanted: str) -> Exception:
+def _mismatch(root: str, path: str, value: Json, type_name: str) -> Exception:
     given = _GO_KINDS.get(type(value), "null")
     return bad_request(
         f'{root} in version "v1" cannot be handled as a {root}: json: cannot unmarshal {given} '
-        f"into Go struct field {root}.{path} of type {wanted}"
+        f"into Go struct field {root}.{path} of type {type_name}"
     )

@@ -202,10 +202,10 @@ def why_stuck(status: dict[str, Any]) -> str:
         reason = waiting.get("reason", "")
         if reason in _ON_ITS_WAY:
             continue
-        told = f"{reason}: {waiting.get('message', 'the kubelet gives no message')}"
+        message = f"{reason}: {waiting.get('message', 'the kubelet gives no message')}"
         if "Image" in reason:
-            told += "; load the image into the nodes, or let them reach its registry"
-        return told
+            message += "; load the image into the nodes, or let them reach its registry"
+        return message
     return ""
 
 
