@@ -120,8 +120,8 @@ class TrustedKeys:
         if named is not None:
             raise TokenError(
                 f"key {rotation.signer} has named {named} as its successor, and now names {key.kid}: either "
-                "the hub was restored from before a rotation: restart the relay; or the key is in other hands: "
-                "apply what `hawse admin cluster key NAME` prints on the hub"
+                "the hub was restored from before a rotation: restart the relay; or the key is in other "
+                "hands: apply what `hawse admin cluster key NAME` prints on the hub"
             )
         known = self._keys.get(key.kid)
         circle = key.kid == rotation.signer or key.kid in self._successors
