@@ -54,7 +54,9 @@ class Names:
         object.__setattr__(self, "_globs", _with_stars(included))
         object.__setattr__(self, "_not_exact", _without_stars(excluded))
         object.__setattr__(self, "_not_globs", _with_stars(excluded))
-        object.__setattr__(self, "_spelled", _with_stars(pattern for pattern in included if ":" in pattern))
+        object.__setattr__(
+            self, "_with_colon", _with_stars(pattern for pattern in included if ":" in pattern)
+        )
 
     def __contains__(self, name: str) -> bool:
         if name not in self._exact and not any(glob.matches(name) for glob in self._globs):
@@ -108,7 +110,7 @@ class Resources:
             included |= {("*", "*")} if ("*", "") in included else set()
         else:
             excluded |= {(resource, "*") for resource, subresource in excluded if not subresource}
-        object.__setattr__(self, "_meant", frozenset(included))
+        object.__setattr__(self, "_included", frozenset(included))
         object.__setattr__(self, "_excluded", frozenset(excluded))
 
     def __contains__(self, pair: tuple[str, str]) -> bool:

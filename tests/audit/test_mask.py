@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from audit.mask import _REMEMBERED_MAX, _REMEMBERED_TARGET_CHARACTERS_MAX, MASK, Masks
+from audit.mask import _MEMO_MAX, _MEMO_TARGET_CHARACTERS_MAX, MASK, Masks
 from audit.record import TARGET_CHARACTERS_MAX, Client, Request, Response, Stream, encode
 from tests.audit.events import call
 
@@ -156,15 +156,15 @@ def test_the_quick_look_never_misses_what_the_slow_one_masks(parts: list[str], p
 
 def test_what_was_masked_once_is_masked_again_and_little_is_remembered() -> None:
     masks = Masks(["hunter2"])
-    for number in range(_REMEMBERED_MAX + 1):
+    for number in range(_MEMO_MAX + 1):
         for _ in range(2):
             masked = masks.apply(call(target=f"/api?n={number}&p=hunter2"))
             assert masked.req == replace(masked.req, raw_target=f"/api?n={number}&p=***")
-    assert masks._remembered_request.cache_info().currsize == _REMEMBERED_MAX
-    long = "/api?p=hunter2&x=" + "x" * _REMEMBERED_TARGET_CHARACTERS_MAX
-    before = masks._remembered_request.cache_info()
+    assert masks._memoized_request.cache_info().currsize == _MEMO_MAX
+    long = "/api?p=hunter2&x=" + "x" * _MEMO_TARGET_CHARACTERS_MAX
+    before = masks._memoized_request.cache_info()
     assert "hunter2" not in encode(masks.apply(call(target=long))).decode()
-    assert masks._remembered_request.cache_info() == before
+    assert masks._memoized_request.cache_info() == before
 
 
 @pytest.mark.parametrize(

@@ -191,12 +191,12 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(5000):
         common.begin(number, number, 1, 1)
         common.number(call(agent=f"agent-{number}"))
-    assert len(common._by_json) <= shared._REMEMBERED_MAX + 1
-    assert len(common._by_sections) <= shared._REMEMBERED_MAX + 1
+    assert len(common._by_json) <= shared._MEMO_MAX + 1
+    assert len(common._by_sections) <= shared._MEMO_MAX + 1
     for number in range(5000):
         common.begin(number, number, 1, 1)
         common.number(call())
-    assert len(common._by_sections) <= shared._REMEMBERED_MAX + 1
+    assert len(common._by_sections) <= shared._MEMO_MAX + 1
     common.forget()
     common.begin(0, 0, 1, 2)
     same = call()
