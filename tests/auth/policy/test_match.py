@@ -497,8 +497,8 @@ def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(made._pairs) <= 3
     for number in range(40):
         assert ask(made, f"GET /api/v1/namespaces/n{number}/pods").allowed
-        assert len(made._kinds) <= 10
+        assert len(made._rules_by_kind) <= 10
     made = bundle(policy(ALL))
     for number in range(MEMO_PATH_BYTES_MAX - 1, MEMO_PATH_BYTES_MAX + 9):
         assert ask(made, f"GET /{'y' * number}").allowed
-    assert len(made._kinds) == 1
+    assert len(made._rules_by_kind) == 1
