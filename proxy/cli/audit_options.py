@@ -114,7 +114,7 @@ def to_verbs(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     verbs = _listed(ctx, param, value)
     if unknown := [verb for verb in verbs if verb not in _VERBS]:
         # Imported for these alone: it takes a quarter of a second.
-        from proxy.hub.admin.verbs import ACTIONS
+        from proxy.hub.admin.actions.administration import ACTIONS
 
         others = sorted({*_LOCAL_VERBS, *(action.verb for action in ACTIONS)} - {*_VERBS})
         for verb in unknown:

@@ -327,6 +327,7 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
                 seen=seen,
                 limits=LimitsConfig(),
                 recording=lambda: True,
+                state_of=lambda cluster: "not tried",
             )
             token = trio.lowlevel.current_trio_token()
 
