@@ -295,13 +295,13 @@ class Recorder:
                 [self._gap_event(gap), *events] if gap is not None else events, boot=self._boot
             )
         except AuditUnavailable as error:
-            self._went_down(batch, str(error))
+            self._store_failed(batch, str(error))
             return
         with self._lock:
             for agent, size in stored.items():
                 self._stored[agent] = self._stored.get(agent, 0) + size
         if gap is not None:
-            self._came_up(gap)
+            self._store_recovered(gap)
         self._settle(_waiters(batch), None)
 
     def _write_kept(self, kept: Sequence[tuple[Event, Callable[[], None]]]) -> None:
@@ -311,7 +311,7 @@ class Recorder:
         with self._lock:
             del self._kept[: len(kept)]
 
-    def _came_up(self, gap: _Gap) -> None:
+    def _store_recovered(self, gap: _Gap) -> None:
         with self._lock:
             assert self._gap is not None
             # Events refused while the gap's event was being committed belong to the next gap.
@@ -320,7 +320,7 @@ class Recorder:
             self._gap = rest
         _log.warning("audit: the trail is written again after %.1f s", time.monotonic() - gap.began_s)
 
-    def _went_down(self, batch: list[_Item], reason: str) -> None:
+    def _store_failed(self, batch: list[_Item], reason: str) -> None:
         """Refuse waiting events and keep the others; on shutdown, give up."""
         with self._lock:
             pending = [*batch, *self._queue]
@@ -386,17 +386,19 @@ async def open_recorder(
     org: str = "",
     boot: str = "",
     clock: Callable[[], float] = time.time,
-    lives: Callable[[str], bool] | None = None,
+    is_running: Callable[[str], bool] | None = None,
     source_of: Callable[[str], str] = str,
 ) -> AsyncIterator[Recorder]:
     """Open the recorder; on leaving, all queued events are written if the store permits it.
 
     At the start, intents without an end from earlier boots are ended as `unknown`. Boots that still run end
-    their own: `lives` tells, on a thread. For `source_of` see audit.flood. Raises AuditUnavailable
-    if the store is down already. The caller closes the store.
+    their own; `is_running` recognises them, and is called on a thread. For `source_of` see audit.flood.
+    Raises AuditUnavailable if the store is down already. The caller closes the store.
     """
     boot = boot or new_eid()
-    closed = await trio.to_thread.run_sync(partial(store.close_unknown, boot, utc(clock()), lives=lives))
+    closed = await trio.to_thread.run_sync(
+        partial(store.close_unknown, boot, utc(clock()), is_running=is_running)
+    )
     if closed:
         _log.warning("audit: calls of an earlier run without a known end: %d", closed)
     recorder = Recorder(store, org=org, boot=boot, clock=clock, source_of=source_of)

@@ -68,13 +68,13 @@ class PrunableStore(AuditStore):
     def prune(
         self,
         before: datetime,
-        tell: Callable[[Removal], Event],
+        make_event: Callable[[Removal], Event],
         archive: Path | None = None,
         progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     ) -> Removal | None:
         """Remove the events older than `before`, and return which they were; None if there are none.
 
-        The event that `tell` makes is written first. `progress` is called with the step, the amount done, and
+        The event from `make_event` is written first. `progress` is called with the step, the amount done, and
         the total. Raises OSError if the archive cannot be written, or exists already; then nothing is
         removed. Raises AuditUnavailable; then the removed events are a beginning of those in the event, or
         none.
@@ -85,7 +85,7 @@ class PrunableStore(AuditStore):
                 return None
             with _new_file(archive) as file:
                 removal = _summed(reader, *found, file, progress)
-        self.append([tell(removal)])
+        self.append([make_event(removal)])
         for last in range(removal.first + SLICE_ROWS - 1, removal.last, SLICE_ROWS):
             locked_s = self._remove(last)
             progress("events removed", last - removal.first + 1, removal.count)

@@ -136,7 +136,7 @@ class AuditStore:
         # Forces the next batch to open the file again, and to accept the -wal beside it.
         self._file, self._wal = (0, 0), None
 
-    def accept(self, tell: Callable[[TrailMark], Event]) -> TrailMark:
+    def accept(self, make_event: Callable[[TrailMark], Event]) -> TrailMark:
         """Give this file a new trail id, and write an event into it; returns its mark.
 
         If it is interrupted, the file has a new id and no event, and no hub accepts it.
@@ -147,7 +147,7 @@ class AuditStore:
         self.close()
         with translated(self.path):
             self._connected()
-        self.append([tell(self.mark)])
+        self.append([make_event(self.mark)])
         return self.mark
 
     def close(self) -> None:
@@ -213,19 +213,21 @@ class AuditStore:
             self._open_intents.pop(eid, None)
         return shares(masked, own, map(_COMMON_OF, rows), self._common.unwritten)
 
-    def close_unknown(self, boot: str, now: datetime, *, lives: Callable[[str], bool] | None = None) -> int:
+    def close_unknown(
+        self, boot: str, now: datetime, *, is_running: Callable[[str], bool] | None = None
+    ) -> int:
         """End the open calls of other boots that no longer run as `unknown`; returns how many there were.
 
-        `lives` is called for each boot with open calls, except `boot`, the caller's own. Without `lives`, no
+        `is_running` is called for each boot with open calls, except `boot`, the caller's own. Without it, no
         other boot counts as running. The calls happen within the transaction, after the boots are read and
-        while no other process can write. So a boot that shows that it lives before its first intent is never
+        while no other process can write. So a boot that shows that it runs before its first intent is never
         taken for dead.
         """
         with translated(self.path), self._transaction() as connection:
             others = connection.scalars(
                 sa.select(open_intents.c.boot).where(open_intents.c.boot != boot).distinct()
             ).all()
-            dead = [other for other in others if lives is None or not lives(other)]
+            dead = [other for other in others if is_running is None or not is_running(other)]
             if not dead:
                 return 0
             left = connection.execute(

@@ -213,7 +213,7 @@ class Bundle:
         # `scope_of`, inlined: this runs for every request.
         pair = self._pairs.get((agent.name, cluster.name))
         if pair is None or pair[0] is not agent or pair[1] is not cluster:
-            scope = self._meet(agent, cluster)
+            scope = self._bind(agent, cluster)
         else:
             scope = pair[2]
         key = (scope, info.kind)
@@ -255,10 +255,10 @@ class Bundle:
         """The rules that bind an agent on a cluster."""
         pair = self._pairs.get((agent.name, cluster.name))
         if pair is None or pair[0] is not agent or pair[1] is not cluster:
-            return self._meet(agent, cluster)
+            return self._bind(agent, cluster)
         return pair[2]
 
-    def _meet(self, agent: Agent, cluster: Cluster) -> Scope:
+    def _bind(self, agent: Agent, cluster: Cluster) -> Scope:
         if len(self._pairs) >= MEMO_PAIRS_MAX:
             self._pairs.clear()
             self._scopes.clear()

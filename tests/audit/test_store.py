@@ -78,10 +78,10 @@ def test_of_several_boots_only_those_that_live_no_more_are_closed(store: AuditSt
         asked.append(boot)
         return boot == "living"
 
-    assert store.close_unknown("mine", utc(NOW_S + 60), lives=lives) == 1
+    assert store.close_unknown("mine", utc(NOW_S + 60), is_running=lives) == 1
     assert sorted(asked) == ["dead", "living"]
     assert [(row["eid"], row["phase"]) for row in read(path)][3:] == [(dead.eid, "unknown")]
-    assert store.close_unknown("mine", utc(NOW_S + 60), lives=lives) == 0
+    assert store.close_unknown("mine", utc(NOW_S + 60), is_running=lives) == 0
     assert store.close_unknown("mine", utc(NOW_S + 60)) == 1
     assert [(row["eid"], row["phase"]) for row in read(path)][4:] == [(living.eid, "unknown")]
 
@@ -127,7 +127,7 @@ def test_whether_a_boot_lives_is_asked_while_nobody_else_can_write(store: AuditS
         refused.append(str(caught.value))
         return False
 
-    assert store.close_unknown("mine", utc(NOW_S + 60), lives=lives) == 1
+    assert store.close_unknown("mine", utc(NOW_S + 60), is_running=lives) == 1
     assert refused == ["database is locked"]
 
 
