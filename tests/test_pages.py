@@ -121,7 +121,7 @@ SHOWN = {
         "before the answer",
         "of which",
         "at the relay and behind it",
-        "the API server has seen it",
+        "the API server received it",
     ],
     "docs/policy.md": [
         "is denied by",

@@ -33,7 +33,7 @@ from proxy.cli.audit.options import (
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from audit.query import Wanted
+    from audit.query import Query
     from audit.reader import AuditReader, StoredEvent
     from audit.record import Kind
     from audit.textsearch import Text
@@ -154,7 +154,7 @@ def list_events(
     from audit.mask import Masks
     from audit.members import Members
     from audit.names import NameReader
-    from audit.query import Wanted
+    from audit.query import Query
     from audit.textsearch import Text
     from proxy.hub.home.datadir import DataDir
 
@@ -162,11 +162,11 @@ def list_events(
         raise click.UsageError("--until does not go with --follow: use one of them")
     begin, end = to_span(since, until)
     path, org, mask = find_trail(config, data_dir)
-    wanted = Wanted(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
+    query = Query(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
     search = None if text is None else Text(text)
     # The search text may be a secret, and this read is recorded in the trail: mask it.
     masked = None if text is None else Masks(mask).values([text])[0]
-    filters = _recorded(wanted, masked, limit)
+    filters = _recorded(query, masked, limit)
     newest = _newest(limit, follow=follow, as_json=as_json)
     try:
         reader = NameReader(path)
@@ -174,12 +174,12 @@ def list_events(
             # Check first, so that an unreadable trail is one error, without a second one for this read.
             reader.last()
             # Find the newest events before this read adds an event of its own.
-            chosen = None if newest is None else _choose(reader, wanted, search, newest)
+            chosen = None if newest is None else _choose(reader, query, search, newest)
             record_read(path, org, "audit list --follow" if follow else "audit list", filters)
             notes = check_names(reader, DataDir(path.parent).store_file, agent, cluster, teams)
             _print_notes(*notes)
-            chosen = chosen or _choose(reader, wanted, search, None)
-            shown = _print(_events(reader, wanted, search, chosen, follow=follow), as_json=as_json)
+            chosen = chosen or _choose(reader, query, search, None)
+            shown = _print(_events(reader, query, search, chosen, follow=follow), as_json=as_json)
             if not shown and not notes and limit != 0:
                 _print_notes("no event matches" + (_PLURAL if resources else ""))
             _print_omissions(reader, chosen, limit, shown, begin)
@@ -189,21 +189,21 @@ def list_events(
         raise unavailable(error) from error
 
 
-def _recorded(wanted: Wanted, text: str | None, limit: int | str | None) -> dict[str, str | None]:
+def _recorded(query: Query, text: str | None, limit: int | str | None) -> dict[str, str | None]:
     """Return the filters, as the event of this read records them."""
-    members = wanted.members
+    members = query.members
     return {
-        "agent": wanted.agent,
-        "cluster": wanted.cluster,
+        "agent": query.agent,
+        "cluster": query.cluster,
         "team": ",".join(members.teams) or None,
         "verb": ",".join(members.verbs) or None,
         "namespace": ",".join(members.namespaces) or None,
         "resource": ",".join(members.resources) or None,
         "status": ",".join(members.statuses) or None,
         "text": text,
-        "since": wanted.since.isoformat() if wanted.since else None,
-        "until": wanted.until.isoformat() if wanted.until else None,
-        "kind": ",".join(wanted.kinds) or None,
+        "since": query.since.isoformat() if query.since else None,
+        "until": query.until.isoformat() if query.until else None,
+        "kind": ",".join(query.kinds) or None,
         "limit": str(limit) if limit is not None else None,
     }
 
@@ -217,23 +217,23 @@ def _newest(limit: int | str | None, *, follow: bool, as_json: bool) -> int | No
     return LIMIT_FOLLOWED if follow else LIMIT
 
 
-def _choose(reader: AuditReader, wanted: Wanted, text: Text | None, newest: int | None) -> _Range:
+def _choose(reader: AuditReader, query: Query, text: Text | None, newest: int | None) -> _Range:
     """Find the range of the newest matching events."""
     from audit.textsearch import TEXT_EVENTS_MAX
 
     if text is None:
-        older = None if newest is None else reader.beyond(wanted, newest)
-        first, last = reader.span(wanted)
+        older = None if newest is None else reader.beyond(query, newest)
+        first, last = reader.span(query)
         return _Range(first, last) if older is None else _Range(older + 1, last, more=True)
-    older = reader.beyond(wanted, TEXT_EVENTS_MAX)
-    first, last = reader.span(wanted)
+    older = reader.beyond(query, TEXT_EVENTS_MAX)
+    first, last = reader.span(query)
     searched_from = None if older is None else older + 1
     first = max(first, searched_from or first)
     if newest is None:
         return _Range(first, last, searched_from=searched_from)
     # One more than shown, to learn whether there are more.
     found = deque(
-        (stored.seq for stored in reader.events(first, last, wanted) if text.is_in(stored.body)),
+        (stored.seq for stored in reader.events(first, last, query) if text.is_in(stored.body)),
         maxlen=newest + 1,
     )
     more = len(found) > newest
@@ -242,11 +242,11 @@ def _choose(reader: AuditReader, wanted: Wanted, text: Text | None, newest: int 
 
 
 def _events(
-    reader: AuditReader, wanted: Wanted, text: Text | None, chosen: _Range, *, follow: bool
+    reader: AuditReader, query: Query, text: Text | None, chosen: _Range, *, follow: bool
 ) -> Iterator[StoredEvent]:
     first, last = chosen.first, chosen.last
     while True:
-        for stored in reader.events(first, last, wanted):
+        for stored in reader.events(first, last, query):
             if text is None or text.is_in(stored.body):
                 yield stored
         if not follow:

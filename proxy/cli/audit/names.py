@@ -21,12 +21,12 @@ def check_names(
     reader: NameReader, store_file: Path, agent: str | None, cluster: str | None, teams: Iterable[str]
 ) -> list[str]:
     """Return notes on names known to the hub without events. Raises CommandError for an unknown name."""
-    from audit.query import Wanted
+    from audit.query import Query
 
     notes: list[str] = []
     to_check = [
-        *(("agent", name) for name in [agent] if name and not reader.holds(Wanted(agent=name))),
-        *(("cluster", name) for name in [cluster] if name and not reader.holds(Wanted(cluster=name))),
+        *(("agent", name) for name in [agent] if name and not reader.holds(Query(agent=name))),
+        *(("cluster", name) for name in [cluster] if name and not reader.holds(Query(cluster=name))),
         *(("team", name) for name in teams),
     ]
     if not to_check:

@@ -42,10 +42,10 @@ class RecordedCalls:
         self, start: datetime, agent: str | None, cluster: str | None, show_progress: Progress
     ) -> Iterator[Recorded]:
         """Yield each call once, oldest first."""
-        from audit.query import Wanted
+        from audit.query import Query
         from proxy.cli.admin.policy.tests import Recorded
 
-        first, last = self.reader.span(Wanted(since=start))
+        first, last = self.reader.span(Query(since=start))
         for stored in self._stored(first, last, start, agent, cluster):
             show_progress("events read", stored.seq - first + 1, last - first + 1)
             event = _event(stored)
@@ -63,12 +63,12 @@ class RecordedCalls:
     def _stored(
         self, first: int, last: int, start: datetime | None, agent: str | None, cluster: str | None
     ) -> Iterator[StoredEvent]:
-        from audit.query import Wanted
+        from audit.query import Query
         from audit.record import Kind
 
         kinds = (Kind.CALL, Kind.SESSION_KILLED)
-        wanted = Wanted(agent=agent, cluster=cluster, kinds=kinds, since=start)
-        return self.reader.events(first, last, wanted)
+        query = Query(agent=agent, cluster=cluster, kinds=kinds, since=start)
+        return self.reader.events(first, last, query)
 
 
 @contextmanager

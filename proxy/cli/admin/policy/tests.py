@@ -16,7 +16,7 @@ from auth.policy.conditions import CelConditions
 from auth.policy.document import kind_of, name_of
 from auth.policy.match import Bundle, compile_bundle
 from auth.policy.text import Item, PolicyError, Source, read
-from auth.request_kind import asked_of
+from auth.request_kind import request_kind_of
 from auth.requestinfo import BadTarget, RequestInfo, parse
 from proxy.process.suggestions import did_you_mean
 
@@ -336,15 +336,15 @@ def simulate(
             found.newly_allowed += 1
         else:
             found.newly_denied += 1
-        asked = asked_of(info)
-        resource = f"{asked.resource}/{asked.subresource}" if asked.subresource else asked.resource
+        kind = request_kind_of(info)
+        resource = f"{kind.resource}/{kind.subresource}" if kind.subresource else kind.resource
         change = Change(
             after.allowed,
             agent.name,
             cluster.name,
-            asked.verb,
-            asked.path or (f"{resource}.{asked.group}" if asked.group else resource),
-            asked.namespace,
+            kind.verb,
+            kind.path or (f"{resource}.{kind.group}" if kind.group else resource),
+            kind.namespace,
             f"{before.policy}/{before.rule}" if before.policy else before.rule,
             f"{after.policy}/{after.rule}" if after.policy else after.rule,
         )

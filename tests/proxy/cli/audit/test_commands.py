@@ -210,8 +210,8 @@ def test_a_disk_that_is_full_before_anybody_reads_is_one_line(
         assert result.stderr == (
             f"hawse: the audit trail {path} is unavailable: disk I/O error\n"
             if free_blocks
-            else f"hawse: the audit trail {path} cannot be opened on a disk that is full: free 32 KiB of it, "
-            "or copy the file, and audit.db-wal if that is there, to a folder elsewhere\n"
+            else f"hawse: the audit trail {path} cannot be opened because its disk is full: free 32 KiB, "
+            "or copy the file, and audit.db-wal if it exists, to a folder on another disk\n"
         )
 
 

@@ -62,7 +62,7 @@ def test_a_program_gets_the_rows_as_they_are(data_dir: Path) -> None:
 
 
 def test_a_call_that_goes_on_says_so(data_dir: Path) -> None:
-    assert "status    it goes on" in run(data_dir, "2").stdout.splitlines()
+    assert "status    still open" in run(data_dir, "2").stdout.splitlines()
 
 
 def test_showing_is_an_event_in_the_trail(data_dir: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_id_that_the_trail_does_not_have_is_told_with_what_it_has(data_dir: P
         result = run(data_dir, "--", wrong)
         assert result.exit_code == 2
         assert (
-            f"{wrong!r} is no event id, nor the beginning of one: expected an id such as 0199a1b2-"
+            f"{wrong!r} is neither an event id nor the beginning of one: expected such as 0199a1b2-"
             in result.stderr
         )
 
@@ -102,7 +102,7 @@ def test_what_was_pruned_is_to_be_looked_for_in_an_archive(tmp_path: Path) -> No
     assert result.exit_code == 1
     assert result.stderr == (
         f"hawse: no event has the id {old.eid}: the trail has 3 to 5, from 2026-09-21 14:15:00 UTC on; "
-        "older ones were pruned, so look into your archives\n"
+        "older ones were pruned: search your archives\n"
     )
 
 

@@ -99,7 +99,7 @@ async def test_a_file_with_faults_is_refused_whole_with_a_line_for_each(
         refused = await hub.run("policy", *command)
         assert refused.exit_code == 1
         effect, verb = refused.stderr.splitlines()
-        assert f'{bad}:8: spec.rules[0].effect: "alow" is none of' in effect, command
+        assert f'{bad}:8: spec.rules[0].effect: "alow" is not one of' in effect, command
         # Only the first line may look like the command's own.
         assert verb.startswith(f'  {bad}:8: spec.rules[0].verbs[0]: "reed" is no verb'), command
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 1

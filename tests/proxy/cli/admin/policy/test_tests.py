@@ -98,10 +98,10 @@ def test_what_is_not_said_is_asked_for(asked: tuple[str, ...], message: str) -> 
     [
         (
             CASES.replace("expect: allow", "expect: yes"),
-            't.yaml:5: cases[0].expect: "yes" is none of allow, deny',
+            't.yaml:5: cases[0].expect: "yes" is not one of allow, deny',
         ),
-        (CASES.replace("agent: sre-1", "agent: x"), 't.yaml:5: cases[0].agent: "x" is none of sre-1'),
-        (CASES.replace("cluster: prod", "cluster: x"), 't.yaml:5: cases[0].cluster: "x" is none of prod'),
+        (CASES.replace("agent: sre-1", "agent: x"), 't.yaml:5: cases[0].agent: "x" is not one of sre-1'),
+        (CASES.replace("cluster: prod", "cluster: x"), 't.yaml:5: cases[0].cluster: "x" is not one of prod'),
         (CASES.replace("/api/v1", "/api//v1"), "t.yaml:5: cases[0].request: is no request such as GET"),
         (CASES.replace("request:", "requests:"), "there is no field"),
         (CASES.replace("cases:", "case:"), "the field cases is missing"),
