@@ -81,8 +81,7 @@ def quoted(page: str, section: str) -> list[str]:
 SHOWN = {
     "README.md": [
         "is in force",
-        "it is refused from now on, and what it has open is ended; hawse admin agent unlock",
-        "lets it in again",
+        "its calls are refused and its open calls are ended; to undo: hawse admin agent unlock",
         "ask the operator of this hub to unlock it (`hawse admin agent unlock",
         "newly denied",
     ],
@@ -116,7 +115,7 @@ SHOWN = {
         "no common version",
         "the relay may not impersonate",
         "the relay has these rights where it runs as service account",
-        "to look at",
+        "to fix",
         "ended by the client",
         "before the answer",
         "of which",
@@ -125,8 +124,8 @@ SHOWN = {
     ],
     "docs/policy.md": [
         "is denied by",
-        "the agent is told:",
-        "policies about this agent and cluster:",
+        "message to the agent:",
+        "policies for this agent and cluster:",
         "the cluster's own RBAC decides after it",
         "no-rule-allows",
         "is no verb: one of",
