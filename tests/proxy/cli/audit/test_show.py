@@ -88,7 +88,7 @@ def test_an_id_that_the_trail_does_not_have_is_told_with_what_it_has(data_dir: P
         result = run(data_dir, "--", wrong)
         assert result.exit_code == 2
         assert (
-            f"{wrong!r} is neither an event id nor the beginning of one: expected such as 0199a1b2-"
+            f"{wrong!r} is neither an event id nor the beginning of one: expected an id such as 0199a1b2-"
             in result.stderr
         )
 
