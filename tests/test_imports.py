@@ -109,5 +109,5 @@ def test_what_is_blocked_is_missed() -> None:
 
 
 def test_the_credential_command_starts_without_what_is_slow_to_load() -> None:
-    names = ["proxy.cli.main", "proxy.agent.credential"]
+    names = ["proxy.cli.main", "proxy.agent.token.credential"]
     run(BLOCK_AND_IMPORT, json.dumps(SLOW_TO_LOAD), json.dumps(names))

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from auth.apikey import ApiKeyError, parse, parse_code
 from auth.hubtime import seconds_of
 from auth.tokens import issue_enrolment
-from proxy.agent.account import Account, hub_origin, load_accounts, save_account, save_reach
-from proxy.agent.errors import AgentError, NoAnswerError, RefusedError
-from proxy.agent.hub import Reach, fetch_reach, register_key
-from proxy.agent.pending import forget_pending_key, is_pending, pending_key
+from proxy.agent.hub.requests import Reach, fetch_reach, register_key
+from proxy.agent.local.account import Account, hub_origin, load_accounts, save_account, save_reach
+from proxy.agent.local.errors import AgentError, NoAnswerError, RefusedError
+from proxy.agent.local.pending import forget_pending_key, is_pending, pending_key
 from proxy.process.certificates import fault_of_ca
 
 CA_BYTES_MAX = 1024 * 1024
@@ -44,7 +44,7 @@ def enrol(
     """Make a key, register it with the code, and store it. Returns as `log_in`.
 
     Raises AgentError, whose message holds neither code nor key. The key is stored before the code is used. So
-    if the answer is lost, the same code can be used again (proxy.agent.pending).
+    if the answer is lost, the same code can be used again (proxy.agent.local.pending).
     """
     try:
         code = parse_code(code.strip())

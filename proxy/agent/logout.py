@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from proxy.agent.account import Account, cluster_of_host, hub_origin, remove_account
-from proxy.agent.credential import cache_prefix
-from proxy.agent.errors import AgentError
-from proxy.agent.files import cache_folder
 from proxy.agent.kubeconfig.hub_entries import HubEntries, remove_hub_entries
+from proxy.agent.local.account import Account, cluster_of_host, hub_origin, remove_account
+from proxy.agent.local.errors import AgentError
+from proxy.agent.local.files import cache_folder
+from proxy.agent.token.credential import cache_prefix
 
 
 class Forgotten(NamedTuple):
@@ -62,7 +62,7 @@ def forget_tokens(environment: Mapping[str, str], account: Account) -> None:
 
 
 def _is_at(name: str, account: Account) -> bool:
-    """Whether the name is that of stored answers for this hub (proxy.agent.answers)."""
+    """Whether the name is that of stored answers for this hub (proxy.agent.token.answers)."""
     server = f"https://{name}"
     try:
         return hub_origin(server) == account.hub or bool(cluster_of_host(account, server))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from proxy.agent.account import Account
-from proxy.agent.errors import AgentError, DeniedError, RefusedError
-from proxy.agent.hub import Reach, fetch_reach
+from proxy.agent.hub.platform import FILE_PREFIX
+from proxy.agent.hub.requests import Reach, fetch_reach
 from proxy.agent.kubeconfig.hub_entries import HubEntries, find_hub_entries
-from proxy.agent.platform import FILE_PREFIX
+from proxy.agent.local.account import Account
+from proxy.agent.local.errors import AgentError, DeniedError, RefusedError
 
 ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
 # How far ahead of the hub's clock an assertion may be (docs/agents.md).

@@ -80,15 +80,15 @@ def main() -> None:
 def _run(arguments: list[str]) -> None:
     match arguments:
         case ["credential"]:
-            from proxy.agent.credential import run_plugin
+            from proxy.agent.token.credential import run_plugin
 
             sys.exit(run_plugin())
         case ["credential", "--server", server]:
-            from proxy.agent.credential import run_plugin
+            from proxy.agent.token.credential import run_plugin
 
             sys.exit(run_plugin(server))
         case ["credential", "--hub", hub]:
-            from proxy.agent.credential import run_plugin
+            from proxy.agent.token.credential import run_plugin
 
             sys.exit(run_plugin(hub=hub))
     try:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping
 import attrs
 import trio
 
-from proxy.agent.account import Account, host_and_port
 from proxy.agent.connect.tokens import Tokens
-from proxy.agent.errors import AgentError
+from proxy.agent.local.account import Account, host_and_port
+from proxy.agent.local.errors import AgentError
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.forward import forward
 from proxy.exchange.pool import Connections

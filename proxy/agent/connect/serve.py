@@ -13,12 +13,12 @@ from functools import partial
 import attrs
 import trio
 
-from proxy.agent.account import Account
 from proxy.agent.connect.certificate import ADDRESS, loopback_context
 from proxy.agent.connect.proxy import Guard, HubSide, LoopbackProxy
 from proxy.agent.connect.tokens import Tokens
-from proxy.agent.errors import AgentError
-from proxy.agent.files import cache_folder, write_private
+from proxy.agent.local.account import Account
+from proxy.agent.local.errors import AgentError
+from proxy.agent.local.files import cache_folder, write_private
 from proxy.exchange.pool import Connections
 from proxy.kubernetes.manifests import to_yaml
 from proxy.listener.accept import open_listeners

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import trio
 
-from proxy.agent.account import Account, NotLoggedInError, find_account, logins_path
-from proxy.agent.answers import CLOCK_DRIFT_MAX_S
-from proxy.agent.credential import Cached, cached_token, has_life_left
-from proxy.agent.errors import AgentError
+from proxy.agent.local.account import Account, NotLoggedInError, find_account, logins_path
+from proxy.agent.local.errors import AgentError
+from proxy.agent.token.answers import CLOCK_DRIFT_MAX_S
+from proxy.agent.token.credential import Cached, cached_token, has_life_left
 
 # A new token that is refused is refused for another reason, and so would be the next one. A backend behind
 # services/proxy may also answer each request with its own 401.

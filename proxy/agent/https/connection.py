@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import ssl
 
-from proxy.agent.errors import AgentError
 from proxy.agent.https.blocking import HTTPSConnection
+from proxy.agent.local.errors import AgentError
 
 # For each wait on the network. The plugin has a total deadline besides.
 SOCKET_TIMEOUT_S = 10.0

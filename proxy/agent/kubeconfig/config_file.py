@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from auth.principal import IdentityError, slug
-from proxy.agent.account import Account, cluster_url, hub_origin
-from proxy.agent.credential import API_VERSIONS
-from proxy.agent.errors import AgentError, quoted
-from proxy.agent.files import FILE_BYTES_MAX, write_private
-from proxy.agent.hub import Reach
+from proxy.agent.hub.requests import Reach
+from proxy.agent.local.account import Account, cluster_url, hub_origin
+from proxy.agent.local.errors import AgentError, quoted
+from proxy.agent.local.files import FILE_BYTES_MAX, write_private
+from proxy.agent.token.credential import API_VERSIONS
 from proxy.kubernetes.manifests import to_yaml
 from proxy.kubernetes.untrusted_yaml import YamlError, read_yaml
 

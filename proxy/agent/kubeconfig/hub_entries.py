@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
-from proxy.agent.account import Account, cluster_of_host, hub_origin
-from proxy.agent.errors import AgentError
 from proxy.agent.kubeconfig.config_file import Document, has_our_plugin, kubectl_paths, named, read, replace
+from proxy.agent.local.account import Account, cluster_of_host, hub_origin
+from proxy.agent.local.errors import AgentError
 
 
 class HubEntries(NamedTuple):

@@ -28,8 +28,8 @@ def clusters(*, hub: str | None, as_json: bool) -> None:
     To use them, run `hawse kubeconfig`. Exit status: 0, or 1 if a hub does not answer or refuses the login
     (see `hawse status`), or there is no login.
     """
-    from proxy.agent.errors import AgentError
-    from proxy.agent.hub import fetch_reach
+    from proxy.agent.hub.requests import fetch_reach
+    from proxy.agent.local.errors import AgentError
 
     rows: list[dict[str, str | None]] = []
     faults: list[str] = []

@@ -56,11 +56,11 @@ def connect(
     from shutil import which
 
     from auth.principal import IdentityError, slug
-    from proxy.agent.account import find_account, hub_origin
     from proxy.agent.connect.serve import ConnectConfig, run_connect
-    from proxy.agent.errors import AgentError
-    from proxy.agent.hub import fetch_reach
+    from proxy.agent.hub.requests import fetch_reach
     from proxy.agent.kubeconfig.config_file import chosen_clusters
+    from proxy.agent.local.account import find_account, hub_origin
+    from proxy.agent.local.errors import AgentError
     from proxy.cli.service import run_ungrouped
 
     configure_logging(verbose=verbose, log_format=log_format or TEXT)

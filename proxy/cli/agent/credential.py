@@ -26,6 +26,6 @@ def credential(*, server: str, hub: str) -> None:
     Reads KUBERNETES_EXEC_INFO and prints an ExecCredential: a token for the kubeconfig's cluster, valid for
     at most a minute. Tokens are cached in the user's cache folder until they expire.
     """
-    from proxy.agent.credential import run_plugin
+    from proxy.agent.token.credential import run_plugin
 
     sys.exit(run_plugin(server, hub))

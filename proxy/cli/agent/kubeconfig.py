@@ -57,10 +57,10 @@ def kubeconfig(
 
     kubectl then runs `hawse-credential` whenever it needs a token.
     """
-    from proxy.agent.account import find_account, hub_origin, note_kubeconfig
-    from proxy.agent.errors import AgentError
-    from proxy.agent.hub import fetch_reach
+    from proxy.agent.hub.requests import fetch_reach
     from proxy.agent.kubeconfig import config_file as kubeconfigs
+    from proxy.agent.local.account import find_account, hub_origin, note_kubeconfig
+    from proxy.agent.local.errors import AgentError
     from proxy.agent.login import note_reach
     from proxy.kubernetes.manifests import to_yaml
 

@@ -11,8 +11,8 @@ import click
 from proxy.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from proxy.agent.account import Account
-    from proxy.agent.hub import Reach
+    from proxy.agent.hub.requests import Reach
+    from proxy.agent.local.account import Account
 
 KEY_VARIABLE = "HAWSE_API_KEY"
 CODE_VARIABLE = "HAWSE_ENROLMENT_CODE"
@@ -67,10 +67,10 @@ def login(
     Otherwise an API key is stored. It is read from HAWSE_API_KEY or standard input, or prompted for. It is
     never an argument, since other users of this machine can read command lines.
     """
-    from proxy.agent.account import hub_origin
-    from proxy.agent.errors import AgentError
+    from proxy.agent.hub.platform import FILE_PREFIX, GITHUB
+    from proxy.agent.local.account import hub_origin
+    from proxy.agent.local.errors import AgentError
     from proxy.agent.login import enrol, log_in, log_in_by_platform, read_ca
-    from proxy.agent.platform import FILE_PREFIX, GITHUB
 
     methods = [each for each in (code, code_file, token_file, github or None) if each is not None]
     if len(methods) > 1:
@@ -92,7 +92,7 @@ def login(
 
 
 def _print_login(account: Account, reach: Reach, path: str) -> None:
-    from proxy.agent.account import load_accounts
+    from proxy.agent.local.account import load_accounts
     from proxy.agent.status import other_name
 
     which = f" --hub {account.hub}" if len(load_accounts(os.environ)) > 1 else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from proxy.agent.account import Account
+    from proxy.agent.local.account import Account
 
 hub_option = click.option("--hub", metavar="URL", help="The hub, if this agent is logged in to several.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -17,7 +17,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def selected_logins(hub: str | None) -> list[Account]:
     """Return the login for the hub, or all logins; never an empty list. Raises AgentError."""
-    from proxy.agent.account import find_account, hub_origin, load_accounts
+    from proxy.agent.local.account import find_account, hub_origin, load_accounts
 
     if hub is None and len(accounts := load_accounts(os.environ)) > 1:
         return list(accounts.values())
@@ -26,7 +26,7 @@ def selected_logins(hub: str | None) -> list[Account]:
 
 def selected_login(hub: str | None, question: str) -> Account:
     """Return the login for the hub, or the only one. With several, ask at the terminal. Raises AgentError."""
-    from proxy.agent.account import find_account
+    from proxy.agent.local.account import find_account
 
     found = selected_logins(hub)
     if len(found) == 1:

@@ -12,7 +12,7 @@ from proxy.cli.agent.login_selection import hub_option, json_option, selected_lo
 from proxy.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from proxy.agent.account import Account
+    from proxy.agent.local.account import Account
     from proxy.agent.logout import Forgotten
 
 
@@ -35,7 +35,7 @@ def logout(*, hub: str | None, as_json: bool) -> None:
     Exit status: 0 if everything was removed. 1 if there is no such login, or if a kubeconfig could not be
     changed; the login is removed even then.
     """
-    from proxy.agent.errors import AgentError
+    from proxy.agent.local.errors import AgentError
     from proxy.agent.logout import log_out
 
     try:
@@ -52,7 +52,7 @@ def logout(*, hub: str | None, as_json: bool) -> None:
 
 
 def _print_result(account: Account, done: Forgotten) -> None:
-    from proxy.agent.errors import quoted
+    from proxy.agent.local.errors import quoted
 
     click.echo(f"logged out of {account.hub} (agent {account.agent})")
     for path, contexts, fault in done.kubeconfigs:

@@ -30,7 +30,7 @@ def status(*, hub: str | None, as_json: bool) -> None:
     Exit status: 0 if every hub accepts its login. 3 if a hub refuses it (key revoked, agent locked, or the
     hub has another URL). 1 if a hub does not answer, or there is no login.
     """
-    from proxy.agent.errors import AgentError
+    from proxy.agent.local.errors import AgentError
     from proxy.agent.status import REFUSED, status_of
 
     try:
@@ -52,8 +52,8 @@ def status(*, hub: str | None, as_json: bool) -> None:
 
 
 def _lines(of: Status) -> Iterator[tuple[str, str]]:
-    from proxy.agent.account import logins_path
-    from proxy.agent.errors import quoted
+    from proxy.agent.local.account import logins_path
+    from proxy.agent.local.errors import quoted
     from proxy.agent.status import ACCEPTED, REFUSED, clock_text, other_name, proof_text
 
     account, reach = of.account, of.reach

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from auth.apikey import new_api_key
-from proxy.agent.account import Account, save_account
+from proxy.agent.local.account import Account, save_account
 from tests.fakes.hub import AGENT, FakeHub, fake_hub
 
 API_KEY = new_api_key(b"k" * 32)

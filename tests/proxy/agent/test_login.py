@@ -9,11 +9,11 @@ import pytest
 from auth.apikey import new_code
 from auth.hubtime import hub_time, seconds_of
 from auth.keys import SigningKey
-from proxy.agent.account import Account, find_account, load_accounts
-from proxy.agent.errors import AgentError
-from proxy.agent.hub import fetch_reach, fetch_token
+from proxy.agent.hub.requests import fetch_reach, fetch_token
+from proxy.agent.local.account import Account, find_account, load_accounts
+from proxy.agent.local.errors import AgentError
+from proxy.agent.local.pending import pending_key
 from proxy.agent.login import enrol, log_in, note_reach, read_ca
-from proxy.agent.pending import pending_key
 from tests.fakes.hub import AGENT, PEPPER, Asked, FakeHub, Reply, fake_hub
 from tests.proxy.agent.conftest import API_KEY, Home
 

@@ -216,7 +216,7 @@ main()
 @pytest.mark.parametrize(
     ("module", "args"),
     [
-        ("proxy.agent.credential", ["credential"]),
+        ("proxy.agent.token.credential", ["credential"]),
         ("json", ["credential", "--server", "https://hub.example/clusters/prod"]),
         ("click", ["--help"]),
         ("proxy.cli.admin", ["admin", "team", "list"]),

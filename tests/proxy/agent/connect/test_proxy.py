@@ -18,13 +18,13 @@ import trio.testing
 import trustme
 from cryptography import x509
 
-from proxy.agent.account import Account, find_account, logins_path, remove_account, save_account
-from proxy.agent.answers import machine_started_s
 from proxy.agent.connect.certificate import loopback_context
 from proxy.agent.connect.proxy import CONNECTIONS_MAX, Guard, HubSide, LoopbackProxy, NotAllowedError
 from proxy.agent.connect.tokens import REPLACED_AFTER_S, Tokens
-from proxy.agent.credential import Cached
-from proxy.agent.errors import AgentError
+from proxy.agent.local.account import Account, find_account, logins_path, remove_account, save_account
+from proxy.agent.local.errors import AgentError
+from proxy.agent.token.answers import machine_started_s
+from proxy.agent.token.credential import Cached
 from proxy.exchange.pool import Connections
 from proxy.exchange.server import ServerConnection
 from proxy.message.head import RequestHead, ResponseHead

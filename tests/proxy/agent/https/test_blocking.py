@@ -1,4 +1,4 @@
-"""HTTPS for commands. tests/proxy/agent/test_hub.py has the tests with a proxy."""
+"""HTTPS for commands. tests/proxy/agent/hub/test_requests.py has the tests with a proxy."""
 
 from __future__ import annotations
 

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from proxy.agent.account import Account
-from proxy.agent.errors import AgentError
-from proxy.agent.hub import Reach
+from proxy.agent.hub.requests import Reach
 from proxy.agent.kubeconfig.config_file import (
     EMBEDDED_CA_BYTES_MAX,
     Document,
@@ -23,6 +21,8 @@ from proxy.agent.kubeconfig.config_file import (
     server_aliases,
     write,
 )
+from proxy.agent.local.account import Account
+from proxy.agent.local.errors import AgentError
 
 ACCOUNT = Account("https://hub.example", "robot", "hws_secret", "PEM\n", "serial")
 REACH = Reach("robot", "acme", ("prod", "dev"))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from proxy.agent.account import Account
 from proxy.agent.kubeconfig import config_file
 from proxy.agent.kubeconfig.hub_entries import HubEntries, find_hub_entries, remove_hub_entries
+from proxy.agent.local.account import Account
 from tests.proxy.agent.conftest import Home
 
 HUB = "https://hub.example:8443"

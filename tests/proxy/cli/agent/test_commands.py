@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from auth.apikey import new_code
-from proxy.agent.account import Account, save_account
+from proxy.agent.local.account import Account, save_account
 from tests.fakes.hub import Asked, FakeHub, Reply
 from tests.proxy.agent.conftest import API_KEY, Home, home, hub
 

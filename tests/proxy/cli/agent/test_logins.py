@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.agent.account import Account, load_accounts, logins_path, save_account
+from proxy.agent.local.account import Account, load_accounts, logins_path, save_account
 from tests.fakes.hub import FakeHub
 from tests.proxy.agent.conftest import API_KEY, Home, home, hub
 from tests.proxy.cli.agent.test_commands import BIN, ca, run

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from proxy.agent.errors import AgentError, quoted
-from proxy.agent.files import config_folder, locked, read_private, write_private
+from proxy.agent.local.errors import AgentError, quoted
+from proxy.agent.local.files import config_folder, locked, read_private, write_private
 from proxy.process.untrusted_json import read_json
 
 FILE_NAME = "logins.json"

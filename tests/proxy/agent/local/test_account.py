@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.agent.account import (
+from proxy.agent.local.account import (
     Account,
     find_account,
     host_and_port,
@@ -14,7 +14,7 @@ from proxy.agent.account import (
     load_accounts,
     save_account,
 )
-from proxy.agent.errors import AgentError
+from proxy.agent.local.errors import AgentError
 
 KEY = "hws_secret"
 

@@ -12,9 +12,9 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
-from proxy.agent.account import logins_path
-from proxy.agent.errors import NotWritableError
-from proxy.agent.files import cache_folder, write_private
+from proxy.agent.local.account import logins_path
+from proxy.agent.local.errors import NotWritableError
+from proxy.agent.local.files import cache_folder, write_private
 
 # Drift of `machine_started_s` that is not a clock change: rounding, and a clock that is slewed in small
 # steps.

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from auth.keys import KeyFormatError, SigningKey
-from proxy.agent.files import config_folder, read_private, write_private
+from proxy.agent.local.files import config_folder, read_private, write_private
 
 
 def is_pending(environment: Mapping[str, str], code: str) -> bool:

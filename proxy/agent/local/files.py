@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from proxy.agent.errors import AgentError, NotWritableError
+from proxy.agent.local.errors import AgentError, NotWritableError
 
 # Logins, tokens and kubeconfigs have a few kilobytes.
 FILE_BYTES_MAX = 4 * 1024 * 1024

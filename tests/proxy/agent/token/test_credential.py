@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.agent import files
-from proxy.agent.account import Account, save_account
-from proxy.agent.credential import cached_token, credential, read_exec_info
-from proxy.agent.errors import AgentError
+from proxy.agent.local import files
+from proxy.agent.local.account import Account, save_account
+from proxy.agent.local.errors import AgentError
+from proxy.agent.token.credential import cached_token, credential, read_exec_info
 from tests.fakes.hub import Asked, FakeHub, Reply
 from tests.proxy.agent.conftest import API_KEY, Home
 
@@ -164,7 +164,7 @@ def test_from_its_cache_it_takes_less_than_100_ms_and_imports_nothing_heavy(home
         env=home.environment | {"KUBERNETES_EXEC_INFO": exec_info(hub.url)},
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
     )
     assert json.loads(done.stdout)["status"]["token"] == "token-1-prod"
     packages = {module.partition(".")[0] for module in done.stderr.split()}
@@ -328,7 +328,7 @@ def test_a_hub_that_never_ends_its_answer_is_given_up(home: Home, hub: FakeHub) 
         env=home.environment | {"KUBERNETES_EXEC_INFO": exec_info(hub.url)},
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
     )
     assert done.returncode == 1
     assert done.stderr == "hawse: no token from the hub within 1 s: try again\n"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.agent.account import find_account
-from proxy.agent.errors import AgentError
 from proxy.agent.https.blocking import trusting
+from proxy.agent.hub.platform import TOKEN_BYTES_MAX, platform_token
+from proxy.agent.local.account import find_account
+from proxy.agent.local.errors import AgentError
 from proxy.agent.login import log_in_by_platform
-from proxy.agent.platform import TOKEN_BYTES_MAX, platform_token
 from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub
 from tests.faults.egress import open_egress
 from tests.proxy.agent.conftest import Home
@@ -47,7 +47,7 @@ def github() -> Iterator[FakeHub]:
 
 
 def test_github_is_asked_for_a_token_for_this_hub(github: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.agent.platform.trusting", lambda _: trusting(github.ca_pem))
+    monkeypatch.setattr("proxy.agent.hub.platform.trusting", lambda _: trusting(github.ca_pem))
     environment = {
         "ACTIONS_ID_TOKEN_REQUEST_URL": f"{github.url}/token?api-version=2",
         "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "gh-bearer",
@@ -77,7 +77,7 @@ def test_github_is_asked_through_the_environments_proxy(monkeypatch: pytest.Monk
         fake_hub("", name="github.example") as github,
         open_egress({"github.example": "127.0.0.1"}, password="s3cret") as egress,
     ):
-        monkeypatch.setattr("proxy.agent.platform.trusting", lambda _: trusting(github.ca_pem))
+        monkeypatch.setattr("proxy.agent.hub.platform.trusting", lambda _: trusting(github.ca_pem))
         monkeypatch.setenv("HTTPS_PROXY", egress.url())
         github.reply = lambda _: FakeHub.json(200, {"value": TOKEN})
         environment = {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import ssl
 
-from proxy.agent.errors import QUOTED_CHARACTERS_MAX, quoted, reason
+from proxy.agent.local.errors import QUOTED_CHARACTERS_MAX, quoted, reason
 
 
 def test_what_others_wrote_is_one_short_printable_line() -> None:

@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
-from proxy.agent.account import Account, cluster_of_host, find_account, hub_origin
-from proxy.agent.answers import CLOCK_DRIFT_MAX_S, logins_version, machine_started_s, store_answer
-from proxy.agent.errors import AgentError, NotWritableError, quoted
-from proxy.agent.files import cache_folder, locked, read_private, write_private
+from proxy.agent.local.account import Account, cluster_of_host, find_account, hub_origin
+from proxy.agent.local.errors import AgentError, NotWritableError, quoted
+from proxy.agent.local.files import cache_folder, locked, read_private, write_private
+from proxy.agent.token.answers import CLOCK_DRIFT_MAX_S, logins_version, machine_started_s, store_answer
 from proxy.process.untrusted_json import read_json
 
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
@@ -217,7 +217,7 @@ def cached_token(
 
 
 def _fetch(account: Account, cluster: str) -> Cached:
-    from proxy.agent.hub import fetch_token
+    from proxy.agent.hub.requests import fetch_token
 
     # Read the clock before the request: the token's life starts before its answer arrives.
     now_s, since_s = time.time(), machine_started_s()

@@ -6,9 +6,9 @@ import os
 import secrets
 import time
 
-from proxy.agent.account import Account
-from proxy.agent.errors import AgentError
-from proxy.agent.platform import platform_token
+from proxy.agent.hub.platform import platform_token
+from proxy.agent.local.account import Account
+from proxy.agent.local.errors import AgentError
 
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a name
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"

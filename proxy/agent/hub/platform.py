@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from urllib.parse import quote, urlsplit
 
-from proxy.agent.errors import AgentError, reason
 from proxy.agent.https.blocking import trusting
 from proxy.agent.https.connection import https_connection
+from proxy.agent.local.errors import AgentError, reason
 from proxy.process.untrusted_json import read_json
 
 FILE_PREFIX = "file:"

@@ -16,10 +16,10 @@ import trustme
 from audit.record import Event
 from auth.apikey import hash as hash_key
 from auth.keys import SigningKey
-from proxy.agent.account import Account
-from proxy.agent.errors import AgentError
 from proxy.agent.https.connection import https_connection
-from proxy.agent.hub import ANSWER_BYTES_MAX, Reach, fetch_reach, fetch_token
+from proxy.agent.hub.requests import ANSWER_BYTES_MAX, Reach, fetch_reach, fetch_token
+from proxy.agent.local.account import Account
+from proxy.agent.local.errors import AgentError
 from proxy.hub.home.config import LimitsConfig
 from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.identity.replay_store import SeenStore

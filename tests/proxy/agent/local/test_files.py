@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.agent import files
-from proxy.agent.errors import AgentError, NotWritableError
-from proxy.agent.files import cache_folder, config_folder, locked, read_private, write_private
+from proxy.agent.local import files
+from proxy.agent.local.errors import AgentError, NotWritableError
+from proxy.agent.local.files import cache_folder, config_folder, locked, read_private, write_private
 
 
 def test_folders_follow_the_xdg_specification() -> None:
@@ -126,7 +126,7 @@ def test_a_lock_that_another_one_keeps_is_given_up(tmp_path: Path, monkeypatch: 
 COUNT = """
 import sys
 from pathlib import Path
-from proxy.agent.files import locked
+from proxy.agent.local.files import locked
 
 folder = Path(sys.argv[1])
 for _ in range(50):
@@ -138,7 +138,7 @@ for _ in range(50):
 
 def test_a_lock_keeps_processes_apart(tmp_path: Path) -> None:
     (tmp_path / "counter").write_text("0")
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     processes = [subprocess.Popen([sys.executable, "-c", COUNT, str(tmp_path)], cwd=root) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
     assert (tmp_path / "counter").read_text() == "200"

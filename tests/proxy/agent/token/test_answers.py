@@ -15,13 +15,13 @@ from pathlib import Path
 import attrs
 import pytest
 
-from proxy.agent.account import Account, logins_path, save_account
+from proxy.agent.local.account import Account, logins_path, save_account
 from tests.fakes.hub import FakeHub
 from tests.proxy.agent.conftest import API_KEY, Home
-from tests.proxy.agent.test_credential import NO_CLUSTER, V1, exec_info
+from tests.proxy.agent.token.test_credential import NO_CLUSTER, V1, exec_info
 
 PLUGIN = Path(sys.executable).parent / "hawse-credential"
-SOURCE = Path(__file__).parents[3] / "proxy/agent/hawse-credential"
+SOURCE = Path(__file__).parents[4] / "proxy/agent/hawse-credential"
 # The system's shell, and others that are installed.
 SHELLS = [found for found in map(shutil.which, ("sh", "bash", "busybox")) if found is not None]
 

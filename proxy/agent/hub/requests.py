@@ -17,11 +17,11 @@ from urllib.parse import urlencode
 
 from auth.hubtime import seconds_of
 from auth.principal import IdentityError, slug
-from proxy.agent.account import Account, host_and_port, hub_origin
-from proxy.agent.errors import AgentError, DeniedError, NoAnswerError, RefusedError, quoted, reason
 from proxy.agent.https.blocking import next_step, trusting
 from proxy.agent.https.connection import SOCKET_TIMEOUT_S, https_connection
-from proxy.agent.proof import proof_of
+from proxy.agent.hub.proof import proof_of
+from proxy.agent.local.account import Account, host_and_port, hub_origin
+from proxy.agent.local.errors import AgentError, DeniedError, NoAnswerError, RefusedError, quoted, reason
 from proxy.process.untrusted_json import read_json
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
