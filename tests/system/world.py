@@ -23,7 +23,7 @@ import trustme
 from click.testing import CliRunner
 
 from proxy.cli.admin import admin
-from proxy.cli.admin.client import AdminClient, Reach
+from proxy.cli.admin.api.client import AdminClient, Reach
 from sandbox.demo.processes import Daemon, Daemons, free_port
 
 ORG, TEAM, AGENT = "acme", "platform", "probe"

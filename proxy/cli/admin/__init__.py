@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from proxy.cli.admin import agent, federation, relay, session, team, token
-from proxy.cli.admin.client import Reach
+from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.cluster import commands as cluster_commands
 from proxy.cli.admin.hub import audit, backup, keys
 from proxy.cli.admin.hub import commands as hub_commands

@@ -6,8 +6,8 @@ import shlex
 
 import click
 
-from proxy.cli.admin.client import AdminClient, Object, Reach
-from proxy.cli.admin.output import (
+from proxy.cli.admin.api.client import AdminClient, Object, Reach
+from proxy.cli.admin.api.output import (
     confirm,
     field,
     json_option,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.admin.client import Object, Reach
-from proxy.cli.admin.inputs import parse_pairs, read_certificates, read_file
-from proxy.cli.admin.output import (
+from proxy.cli.admin.api.client import Object, Reach
+from proxy.cli.admin.api.inputs import parse_pairs, read_certificates, read_file
+from proxy.cli.admin.api.output import (
     child,
     field,
     json_option,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from proxy.cli.admin.client import Object, Reach
-from proxy.cli.admin.output import (
+from proxy.cli.admin.api.client import Object, Reach
+from proxy.cli.admin.api.output import (
     field,
     json_option,
     objects,

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import click
 
-from proxy.cli.admin.client import URL_VARIABLE, Object, Reach
-from proxy.cli.admin.output import (
+from proxy.cli.admin.api.client import URL_VARIABLE, Object, Reach
+from proxy.cli.admin.api.output import (
     confirm,
     field,
     json_option,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from audit.escape import escape
-from proxy.cli.admin.client import AdminClient, Json, Object, Reach
-from proxy.cli.admin.output import child, json_option, objects, print_json, text
+from proxy.cli.admin.api.client import AdminClient, Json, Object, Reach
+from proxy.cli.admin.api.output import child, json_option, objects, print_json, text
 from proxy.cli.errors import ANSWER_NO, CommandError
 from proxy.process.untrusted_json import read_json
 

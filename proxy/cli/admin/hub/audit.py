@@ -6,8 +6,8 @@ import time
 
 import click
 
-from proxy.cli.admin.client import Reach
-from proxy.cli.admin.output import confirm, say, yes_option
+from proxy.cli.admin.api.client import Reach
+from proxy.cli.admin.api.output import confirm, say, yes_option
 from proxy.cli.audit.local_events import local_event
 from proxy.cli.errors import CommandError
 

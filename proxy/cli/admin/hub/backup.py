@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.admin.client import Reach
-from proxy.cli.admin.output import say
+from proxy.cli.admin.api.client import Reach
+from proxy.cli.admin.api.output import say
 from proxy.cli.audit.local_events import record_local
 from proxy.cli.errors import CommandError
 

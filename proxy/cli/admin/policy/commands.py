@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from audit.escape import escape
-from proxy.cli.admin.client import Object, Reach
-from proxy.cli.admin.output import (
+from proxy.cli.admin.api.client import Object, Reach
+from proxy.cli.admin.api.output import (
     confirm,
     field,
     json_option,
@@ -24,7 +24,7 @@ from proxy.cli.admin.output import (
     texts,
     yes_option,
 )
-from proxy.cli.admin.output import since as how_long
+from proxy.cli.admin.api.output import since as how_long
 from proxy.cli.admin.policy.files import files_argument, padded, read_files, say_missing
 from proxy.cli.admin.policy.simulation import simulate_policies
 from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.admin.output import say
+from proxy.cli.admin.api.output import say
 from proxy.cli.errors import CommandError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.admin.client import Object, Reach
-from proxy.cli.admin.output import field, json_option, objects, print_json, print_table, say, text, texts
+from proxy.cli.admin.api.client import Object, Reach
+from proxy.cli.admin.api.output import field, json_option, objects, print_json, print_table, say, text, texts
 from proxy.cli.admin.policy.files import files_argument, read_files, say_missing
 from proxy.cli.admin.policy.recorded_calls import recorded_calls
 from proxy.cli.audit.options import to_moment

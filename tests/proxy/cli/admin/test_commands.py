@@ -17,7 +17,7 @@ import trio
 import yaml
 
 from auth.keys import KeySet, SigningKey
-from proxy.cli.admin.client import AdminClient
+from proxy.cli.admin.api.client import AdminClient
 from proxy.cli.admin.cluster.relay_files import remaining_steps
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
 from proxy.hub.store.store import RelayContact

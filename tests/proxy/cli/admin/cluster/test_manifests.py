@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from auth.keys import KeySet, SigningKey
-from proxy.cli.admin.client import Object
+from proxy.cli.admin.api.client import Object
 from proxy.cli.admin.cluster.manifests import dials_itself, rendered_manifests, rendered_role
 from proxy.cli.errors import CommandError
 from proxy.kubernetes.manifests import RelayManifest, cluster_role, relay_manifests, to_yaml

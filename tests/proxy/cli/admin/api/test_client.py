@@ -11,7 +11,7 @@ import trustme
 from click.testing import CliRunner, Result
 
 from proxy.cli.admin import admin
-from proxy.cli.admin.client import Object, _error_text, _plain_text_error
+from proxy.cli.admin.api.client import Object, _error_text, _plain_text_error
 from proxy.hub.admin.asgi import REQUEST_BODY_BYTES_MAX
 from proxy.hub.home.datadir import AdminEndpoint, DataDir
 from proxy.hub.home.devca import ensure_certificate
@@ -153,7 +153,7 @@ def test_a_change_whose_answer_was_lost_may_have_been_made(tmp_path: Path) -> No
 
 
 def test_a_hub_that_stands_still_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.cli.admin.client.TIMEOUT_S", 0.05)
+    monkeypatch.setattr("proxy.cli.admin.api.client.TIMEOUT_S", 0.05)
     ca = tmp_path / "ca.pem"
     ca.write_text(trustme.CA().cert_pem.bytes().decode())
     with socket.create_server(("127.0.0.1", 0)) as still:

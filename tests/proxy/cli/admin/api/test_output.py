@@ -8,8 +8,8 @@ import click
 import pytest
 
 from proxy.cli.admin.agent import _say_login
-from proxy.cli.admin.client import AdminClient, Object
-from proxy.cli.admin.output import confirm, say, say_apply_rbac
+from proxy.cli.admin.api.client import AdminClient, Object
+from proxy.cli.admin.api.output import confirm, say, say_apply_rbac
 from proxy.cli.errors import CommandError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from proxy.cli.admin.inputs import read_certificates, read_file
+from proxy.cli.admin.api.inputs import read_certificates, read_file
 from proxy.cli.errors import CommandError
 
 Read = Callable[[Path | None, str, int], str | None]

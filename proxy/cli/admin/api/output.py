@@ -16,8 +16,8 @@ import click
 
 from audit.escape import escape, escape_lines
 from auth.principal import IdentityError, slug
-from proxy.cli.admin.client import Json, Object
-from proxy.cli.admin.table import laid_out, terminal_columns
+from proxy.cli.admin.api.client import Json, Object
+from proxy.cli.admin.api.table import laid_out, terminal_columns
 from proxy.cli.errors import CommandError, indented
 
 Column = tuple[str, Callable[[Object], str]]

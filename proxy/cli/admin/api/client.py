@@ -19,7 +19,7 @@ import click
 
 from audit.escape import escape_lines
 from proxy.agent.https.blocking import HTTPSConnection, next_step, trusting
-from proxy.cli.admin.inputs import read_file
+from proxy.cli.admin.api.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
 from proxy.hub.store.local_user import USER_HEADER, local_user
 from proxy.process.certificates import fault_of_ca
