@@ -54,7 +54,7 @@ class Report:
     """Bytes of bodies."""
     wall_s: float
     cpu_s: float
-    """The client's own, since the word was given."""
+    """The client's own, of this run."""
     latencies_ns: tuple[int, ...]
     """One a request, sorted; of `requests` and `connections` only."""
 
@@ -63,7 +63,8 @@ class Load:
     """A client process, from its connections to its report; leaving the block ends it.
 
     Inside the block all its connections are up and warm. `go` starts what is measured, `report` waits for its
-    end. Raises RunFailed with the client's words when an answer is not what was asked for.
+    end; both may be repeated. Raises RunFailed with the client's words when an answer is not what was asked
+    for.
     """
 
     def __init__(self, job: Job) -> None:

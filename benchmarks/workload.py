@@ -7,6 +7,7 @@ over all systems, one after the other within each round.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import attrs
 
@@ -25,6 +26,10 @@ class Options:
     """Sizes cut to what shows that everything works; the figures are not to be compared."""
 
 
+OpenRuns = Callable[[System, Upstream, int, Options], AbstractContextManager[Callable[[], Sample]]]
+"""Opens connections and yields a function that measures one short run over them; it may be called again."""
+
+
 @attrs.frozen
 class Workload:
     """One question, asked for several numbers of connections or streams."""
@@ -39,6 +44,18 @@ class Workload:
     """The systems it makes sense for; all of them when None."""
     runs: int | None = None
     """Rounds, where the number of the command line makes no sense."""
+    open: OpenRuns | None = None
+    """For the gate: the same run, repeated over connections that stay up."""
+
+
+def once(open_runs: OpenRuns) -> Callable[[System, Upstream, int, Options], Sample]:
+    """A workload's `run` over connections of its own."""
+
+    def run(system: System, upstream: Upstream, variant: int, options: Options) -> Sample:
+        with open_runs(system, upstream, variant, options) as measured:
+            return measured()
+
+    return run
 
 
 class RunFailed(Exception):

@@ -6,7 +6,7 @@ from benchmarks.system import OpenSystem
 from benchmarks.systems.chisel import open_chisel
 from benchmarks.systems.direct import open_direct
 from benchmarks.systems.frp import open_frp
-from benchmarks.systems.hawse import open_hawse, open_without_wheels
+from benchmarks.systems.hawse import open_hawse, open_seeded, open_without_wheels
 from benchmarks.systems.konnectivity import open_konnectivity
 from benchmarks.systems.leg import OpenTunnel
 from benchmarks.systems.mplex import open_mplex
@@ -31,4 +31,8 @@ PEERS: dict[str, OpenTunnel] = {
     "mplex": open_mplex,
 }
 # What runs when it is named.
-EXTRA: dict[str, OpenSystem] = {"hawse-nowheel": open_without_wheels, "plain": open_plain}
+EXTRA: dict[str, OpenSystem] = {
+    "hawse-nowheel": open_without_wheels,
+    "hawse-seeded": open_seeded,
+    "plain": open_plain,
+}

@@ -27,6 +27,8 @@ from benchmarks.system import Endpoint, System, Upstream
 from benchmarks.systems.leg import Leg, straight
 
 CLUSTER, TEAM, AGENT = "bench", "platform", "probe"
+CHECKOUT = Path(__file__).parents[2]
+SEED = CHECKOUT / "benchmarks" / "seed"
 # The same cluster, by a relay in direct mode.
 DIRECT = "direct"
 STREAMS_PER_AGENT = 10_000
@@ -182,6 +184,13 @@ def open_without_wheels(folder: Path, upstream: Upstream) -> Iterator[System]:
     absent.mkdir(parents=True)
     (absent / "__init__.py").write_text('raise ImportError("absent in this run")\n')
     with running(folder, upstream, "hawse-nowheel", {"PYTHONPATH": str(absent.parent)}) as system:
+        yield system
+
+
+@contextmanager
+def open_seeded(folder: Path, upstream: Upstream) -> Iterator[System]:
+    """Run hub and relay with the seeded regression of benchmarks/seed, which a gate has to catch."""
+    with running(folder, upstream, "hawse-seeded", {"PYTHONPATH": f"{SEED}{os.pathsep}{CHECKOUT}"}) as system:
         yield system
 
 

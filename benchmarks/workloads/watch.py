@@ -11,6 +11,8 @@ from __future__ import annotations
 import http.client
 import ssl
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from benchmarks.link.far import TUNNELS
@@ -21,7 +23,7 @@ from benchmarks.systems.direct import open_direct
 from benchmarks.systems.nginx import open_nginx
 from benchmarks.upstream.streams import open_streams
 from benchmarks.watching import Watching
-from benchmarks.workload import Options, RunFailed, Workload
+from benchmarks.workload import Options, RunFailed, Workload, once
 
 WATCHES = 1000
 QUICK_WATCHES = 50
@@ -33,27 +35,54 @@ QUICK_SECONDS = 0.5
 OPENERS: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx, **TUNNELS}
 
 
-def in_turn(system: System, upstream: Upstream, watches: int, options: Options) -> Sample:
+Runs = AbstractContextManager[Callable[[], Sample]]
+
+
+def in_turn(system: System, upstream: Upstream, watches: int, options: Options) -> Runs:
     """Every event to one of them."""
-    return _run(WATCH.name, system, watches, options, EVENTS_PER_S, to_all=False)
+    return _open_runs(WATCH.name, system, watches, options, EVENTS_PER_S, to_all=False)
 
 
-def in_turn_and_many(system: System, upstream: Upstream, watches: int, options: Options) -> Sample:
+def in_turn_and_many(system: System, upstream: Upstream, watches: int, options: Options) -> Runs:
     """Every event to one of them, five times as many."""
-    return _run(MANY.name, system, watches, options, MANY_EVENTS_PER_S, to_all=False)
+    return _open_runs(MANY.name, system, watches, options, MANY_EVENTS_PER_S, to_all=False)
 
 
-def at_once(system: System, upstream: Upstream, watches: int, options: Options) -> Sample:
+def at_once(system: System, upstream: Upstream, watches: int, options: Options) -> Runs:
     """Every event to all of them."""
-    return _run(TO_ALL.name, system, watches, options, CHANGES_PER_S, to_all=True)
+    return _open_runs(TO_ALL.name, system, watches, options, CHANGES_PER_S, to_all=True)
 
 
-def _run(
+@contextmanager
+def _open_runs(
     workload: str, system: System, watches: int, options: Options, per_s: int, *, to_all: bool
-) -> Sample:
+) -> Iterator[Callable[[], Sample]]:
     """Open the system that has this name once more, before an upstream that sends events."""
     seconds, opening = (QUICK_SECONDS, QUICK_WATCHES) if options.quick else (SECONDS, watches)
     wanted = per_s * seconds * (opening if to_all else 1)
+
+    def measured() -> Sample:
+        emit(source.endpoint, per_s, to_all=to_all)
+        # The first second is the start of it.
+        watching.listen(seconds / 3)
+        with measure(opened, source) as costs:
+            took_ns = watching.listen(seconds)
+            emit(source.endpoint, 0)
+        if len(took_ns) < wanted / 2:
+            raise RunFailed(f"{len(took_ns)} events came in {seconds} s, of {wanted:.0f}")
+        return Sample(
+            Measurement(
+                workload,
+                system.name,
+                watches,
+                cpu_us_per_request=costs.own_s * 1e6 / len(took_ns) if opened.processes else None,
+                p50_ms=milliseconds(took_ns, 0.50),
+                p99_ms=milliseconds(took_ns, 0.99),
+            ),
+            cpu_s=costs.cpu_s,
+            notes={"requests": len(took_ns), "events_per_s": len(took_ns) / seconds},
+        )
+
     with tempfile.TemporaryDirectory(prefix="hawse-bench-watch-") as name:
         folder = Path(name)
         (folder / "upstream").mkdir()
@@ -64,26 +93,7 @@ def _run(
             Watching(opened) as watching,
         ):
             watching.open(opening)
-            emit(source.endpoint, per_s, to_all=to_all)
-            # The first second is the start of it.
-            watching.listen(seconds / 3)
-            with measure(opened, source) as costs:
-                took_ns = watching.listen(seconds)
-                emit(source.endpoint, 0)
-    if len(took_ns) < wanted / 2:
-        raise RunFailed(f"{len(took_ns)} events came in {seconds} s, of {wanted:.0f}")
-    return Sample(
-        Measurement(
-            workload,
-            system.name,
-            watches,
-            cpu_us_per_request=costs.own_s * 1e6 / len(took_ns) if opened.processes else None,
-            p50_ms=milliseconds(took_ns, 0.50),
-            p99_ms=milliseconds(took_ns, 0.99),
-        ),
-        cpu_s=costs.cpu_s,
-        notes={"requests": len(took_ns), "events_per_s": len(took_ns) / seconds},
-    )
+            yield measured
 
 
 def emit(source: Endpoint, per_s: int, *, to_all: bool = False) -> None:
@@ -101,21 +111,24 @@ WATCH = Workload(
     "watch",
     "1,000 watches that get 2,000 events of 1 KB a second in turn; a request is an event here",
     (WATCHES,),
-    in_turn,
+    once(in_turn),
     systems=frozenset(OPENERS),
+    open=in_turn,
 )
 MANY = Workload(
     "watch-many",
     "1,000 watches that get 10,000 events of 1 KB a second in turn; a request is an event here",
     (WATCHES,),
-    in_turn_and_many,
+    once(in_turn_and_many),
     systems=frozenset(OPENERS),
+    open=in_turn_and_many,
 )
 TO_ALL = Workload(
     "watch-all",
     "1,000 watches that all get each of 4 events of 1 KB a second; a request is an event at one of them",
     (WATCHES,),
-    at_once,
+    once(at_once),
     systems=frozenset(OPENERS),
+    open=at_once,
 )
 WORKLOADS = (WATCH, MANY, TO_ALL)
