@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -313,6 +314,9 @@ async def run_relay(folder: Path, hub_port: int, host: str, port: int, ca: Path)
 
 
 def main() -> None:
+    # A watch is a descriptor in either process. The usual limit is 1,024 of them.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     role, folder, *rest = sys.argv[1:]
     if role == "hub":
         trio.run(run_hub, Path(folder))

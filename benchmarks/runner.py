@@ -61,7 +61,8 @@ def open_systems(folder: Path, upstream: Upstream, openers: Mapping[str, OpenSys
         for name, open_system in openers.items():
             say(f"starting {name} ...")
             try:
-                systems.append(stack.enter_context(open_system(_made(folder / name), upstream)))
+                system = stack.enter_context(open_system(_made(folder / name), upstream))
+                systems.append(attrs.evolve(system, open_again=open_system))
             except Missing as error:
                 say(f"missing: {error}")
                 missing.append(str(error))

@@ -71,6 +71,8 @@ class System:
     """
     versions: Mapping[str, str] = attrs.Factory(dict)
     """What ran, for the results: `{"OpenSSH": "10.0p2"}`."""
+    open_again: OpenSystem | None = None
+    """Opens the same system before another upstream. The runner sets it."""
     authorize: Callable[[], tuple[tuple[str, str], ...]] = tuple
     """Fetches the headers of one run, such as a fresh token; called before each run, and not measured."""
 

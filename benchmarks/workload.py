@@ -21,7 +21,7 @@ class Options:
 
     runs: int = 5
     seconds: float = 1.0
-    """How long one run of a workload that has no natural end lasts."""
+    """How long a run lasts. Below 1, a run of a certain size or length is cut to that share of it."""
     quick: bool = False
     """Sizes cut to what shows that everything works; the figures are not to be compared."""
 

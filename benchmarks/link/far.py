@@ -20,12 +20,13 @@ from benchmarks.systems.direct import open_direct
 from benchmarks.systems.hawse import open_hawse
 from benchmarks.systems.leg import OpenTunnel
 from benchmarks.systems.nginx import open_nginx
+from benchmarks.systems.plain import open_plain
 from benchmarks.upstream.other import OtherUpstream
 
 MBIT_PER_S = 100.0
 TOP = Path(__file__).parents[2]
 
-TUNNELS: dict[str, OpenTunnel] = {"hawse": open_hawse, **PEERS}
+TUNNELS: dict[str, OpenTunnel] = {"hawse": open_hawse, "plain": open_plain, **PEERS}
 WITHOUT_TUNNEL: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx}
 NAMES = frozenset({*TUNNELS, *WITHOUT_TUNNEL})
 

@@ -18,7 +18,12 @@ from benchmarks.systems.ssh import open_ssh
 from benchmarks.systems.yamux import open_yamux
 
 # What runs always, then what runs with --peers, in the order of the tables.
-ALWAYS: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx, "hawse": open_hawse}
+ALWAYS: dict[str, OpenSystem] = {
+    "direct": open_direct,
+    "nginx": open_nginx,
+    "hawse": open_hawse,
+    "plain": open_plain,
+}
 PEERS: dict[str, OpenTunnel] = {
     "ssh": open_ssh,
     "chisel": open_chisel,
@@ -34,5 +39,4 @@ PEERS: dict[str, OpenTunnel] = {
 EXTRA: dict[str, OpenSystem] = {
     "hawse-nowheel": open_without_wheels,
     "hawse-seeded": open_seeded,
-    "plain": open_plain,
 }

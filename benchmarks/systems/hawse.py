@@ -23,12 +23,12 @@ import yaml
 
 from benchmarks.nginx import issue_certificate
 from benchmarks.processes import Daemon, Daemons, free_port, program
-from benchmarks.system import Endpoint, System, Upstream
+from benchmarks.system import Endpoint, Missing, OpenSystem, System, Upstream
 from benchmarks.systems.leg import Leg, straight
 
 CLUSTER, TEAM, AGENT = "bench", "platform", "probe"
-CHECKOUT = Path(__file__).parents[2]
-SEED = CHECKOUT / "benchmarks" / "seed"
+TOP = Path(__file__).parents[2]
+SEED = TOP / "benchmarks" / "seed"
 # The same cluster, by a relay in direct mode.
 DIRECT = "direct"
 STREAMS_PER_AGENT = 10_000
@@ -187,10 +187,27 @@ def open_without_wheels(folder: Path, upstream: Upstream) -> Iterator[System]:
         yield system
 
 
+def open_checkout(revision: str) -> OpenSystem:
+    """Open hub and relay of another revision of this repository, with the packages of this one."""
+
+    @contextmanager
+    def opened(folder: Path, upstream: Upstream) -> Iterator[System]:
+        checkout = folder / "checkout"
+        checkout.mkdir()
+        archive = subprocess.run(["git", "-C", str(TOP), "archive", revision], stdout=subprocess.PIPE)
+        if archive.returncode != 0:
+            raise Missing(f"{revision} is not a revision of {TOP}")
+        subprocess.run(["tar", "-x", "-C", str(checkout)], input=archive.stdout, check=True)
+        with running(folder, upstream, revision, {"PYTHONPATH": str(checkout)}) as system:
+            yield system
+
+    return opened
+
+
 @contextmanager
 def open_seeded(folder: Path, upstream: Upstream) -> Iterator[System]:
     """Run hub and relay with the seeded regression of benchmarks/seed, which a gate has to catch."""
-    with running(folder, upstream, "hawse-seeded", {"PYTHONPATH": f"{SEED}{os.pathsep}{CHECKOUT}"}) as system:
+    with running(folder, upstream, "hawse-seeded", {"PYTHONPATH": f"{SEED}{os.pathsep}{TOP}"}) as system:
         yield system
 
 

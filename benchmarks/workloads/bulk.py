@@ -23,7 +23,8 @@ BODIES = 4
 def open_runs(
     kind: Literal["download", "upload"], system: System, upstream: Upstream, streams: int, options: Options
 ) -> Iterator[Callable[[], Sample]]:
-    size = (QUICK_BYTES if options.quick else TOTAL_BYTES) // streams // BODIES
+    total = QUICK_BYTES if options.quick else int(TOTAL_BYTES * min(1.0, options.seconds))
+    size = total // streams // BODIES
     path = upstream.body(size) if kind == "download" else "/sink/body"
     job = Job(kind, system.fresh_endpoint(), path, streams, bodies=BODIES, size=size)
 

@@ -19,7 +19,8 @@ from benchmarks.system import System, Upstream
 from benchmarks.talk import Talk
 from benchmarks.upstream.streams import open_streams
 from benchmarks.workload import Options, Workload
-from benchmarks.workloads.watch import OPENERS
+from benchmarks.workloads.watch import SYSTEMS as WATCHED
+from benchmarks.workloads.watch import opened_again
 
 PATH = "/api/v1/namespaces/work/pods/workbench/exec?command=sh&container=main&stdin=true&stdout=true&tty=true"
 KEYS = 400
@@ -27,7 +28,7 @@ QUICK_KEYS = 20
 # Nobody types as fast; but what sleeps for long falls out of the caches, and that is not what is asked.
 PAUSE_S = 0.005
 # As nginx is set up for the other workloads it upgrades nothing.
-SYSTEMS = frozenset(OPENERS) - {"nginx"}
+SYSTEMS = WATCHED - {"nginx", "plain"}
 
 
 def run(system: System, upstream: Upstream, sessions: int, options: Options) -> Sample:
@@ -39,7 +40,7 @@ def run(system: System, upstream: Upstream, sessions: int, options: Options) -> 
         (folder / system.name).mkdir()
         with (
             open_streams(folder / "upstream") as echo,
-            OPENERS[system.name](folder / system.name, echo) as opened,
+            opened_again(system, folder / system.name, echo) as opened,
             Talk("benchmarks.keystrokes") as typist,
         ):
             endpoint = attrs.asdict(opened.fresh_endpoint())
