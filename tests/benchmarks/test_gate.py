@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gate
 from benchmarks.gate import BASELINE, LINES, Line, Pair, allowed, figure, measure_pass
 from benchmarks.result import Measurement, Sample
 from benchmarks.runner import Bench
@@ -86,7 +85,7 @@ def test_the_two_of_a_pair_change_places_and_their_ratio_does_not(monkeypatch: p
         yield measured
 
     workload = Workload("made-up", "", (1,), once(open_runs), open=open_runs)
-    monkeypatch.setitem(gate.BY_NAME, "made-up", (workload,))
+    monkeypatch.setitem(BY_NAME, "made-up", (workload,))
     systems = tuple(System(name, UPSTREAM.endpoint) for name in ("nginx", "hawse"))
     pairs = measure_pass(Bench(Path(), UPSTREAM, systems, ()), Line("made-up", 1, pairs=4, allowed=1.1))
     assert [pair.ratio for pair in pairs] == [3.5] * 4
