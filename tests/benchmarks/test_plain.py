@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
-from benchmarks.plain import RECEIVE_BYTES, WINDOW_FRAMES
+from benchmarks.plain import RECEIVE_BYTES, WINDOW_FRAMES, Kind, Stream
 from benchmarks.system import System
 from benchmarks.systems.plain import open_plain
 from benchmarks.upstream.apiserver import POD_PATH, WRITE_PATH, ApiServer, pod_json
@@ -87,6 +89,46 @@ def test_a_body_beyond_the_window_arrives_whole_both_ways(plain: System, apiserv
         assert ask(connection, "GET", path) == (200, body)
         assert ask(connection, "PUT", "/sink/long", body)[0] in (201, 204)
         assert (apiserver.memory / "sink" / "long").read_bytes() == body
+
+
+class Frames:
+    """A tunnel's end that keeps what a stream sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[Kind] = []
+
+    async def send(self, number: int, kind: Kind, payload: bytes = b"") -> None:
+        self.sent.append(kind)
+
+
+async def test_a_sender_waits_for_credit_when_the_window_is_full(autojump_clock: trio.abc.Clock) -> None:
+    frames = Frames()
+    stream = Stream(frames, 1)  # type: ignore[arg-type]
+
+    async def send() -> None:
+        while True:
+            await stream.send_data(b"x")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked()
+        assert frames.sent == [Kind.DATA] * WINDOW_FRAMES
+        stream.deliver(Kind.CREDIT, b"")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(frames.sent) == WINDOW_FRAMES * 3 // 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_receiver_gives_credit_for_half_a_window_at_a_time() -> None:
+    frames = Frames()
+    stream = Stream(frames, 1)  # type: ignore[arg-type]
+    for _ in range(WINDOW_FRAMES):
+        stream.deliver(Kind.DATA, b"x")
+    for _ in range(WINDOW_FRAMES // 2 - 1):
+        await stream.receive_data()
+    assert frames.sent == []
+    await stream.receive_data()
+    assert frames.sent == [Kind.CREDIT]
 
 
 def test_a_chunked_body_arrives_whole(plain: System, apiserver: ApiServer) -> None:
