@@ -57,8 +57,8 @@ test: $(STAMP) lint ## lint and the fast tests
 	$(FAST)
 
 test-tls: $(STAMP) ## TLS and what stands on it, for another Python: make test-tls PYTHON=python3.14 VENV=.venv-3.14
-	$(FAST) tests/tunnel/test_tls.py tests/tunnel/test_resumption.py \
-		tests/tunnel/test_net.py tests/tunnel/test_websocket.py tests/tunnel/test_websocket_peers.py
+	$(FAST) tests/tunnel/net/test_tls.py tests/tunnel/net/test_tls_sessions.py \
+		tests/tunnel/net/test_connect.py tests/tunnel/websocket/test_upgrade.py tests/tunnel/websocket/test_peers.py
 
 test-long: $(STAMP) ## the tests that move gigabytes or take minutes
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m "long"

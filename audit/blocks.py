@@ -16,8 +16,8 @@ from itertools import chain
 
 import sqlalchemy as sa
 
+from audit.query import Wanted
 from audit.schema import block_names, blocks
-from audit.wanted import Wanted
 
 # A search for a rare name reads so many events for each that it finds, in about 0.1 ms.
 BLOCK_EVENTS = 1024

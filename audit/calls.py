@@ -17,10 +17,10 @@ from audit import lateends
 from audit.blocks import stretches
 from audit.errors import NoSuchCall
 from audit.ids import milliseconds
+from audit.query import Wanted
 from audit.reader import AuditReader, StoredEvent
 from audit.record import Phase
 from audit.schema import events, late_ends, open_intents
-from audit.wanted import Wanted
 
 # From an id's time until its first row is written. A read that lasts has one after 5 s; a machine that was
 # asleep meanwhile is late.

@@ -20,9 +20,9 @@ from audit import schema
 from audit.blocks import stretches
 from audit.errors import NoTrail
 from audit.file import damaged, translated, url
+from audit.query import EVERYTHING, Wanted
 from audit.schema import common_parts, events, moment
 from audit.shared import members_of, whole
-from audit.wanted import EVERYTHING, Wanted
 
 # Rows a query holds in memory at once; longer answers are read page by page.
 PAGE_ROWS_MAX = 1000

@@ -30,12 +30,12 @@ from audit import blocks, lateends
 from audit.display import json_line
 from audit.errors import AuditUnavailable
 from audit.file import translated
+from audit.query import Wanted
 from audit.reader import AuditReader
 from audit.record import Event
 from audit.schema import common_parts, deletable, events, open_intents
 from audit.shared import SPAN_EVENTS
 from audit.store import AuditStore
-from audit.wanted import Wanted
 
 # A transaction of so many takes milliseconds, and the hub's own writes wait for it.
 SLICE_ROWS = 500

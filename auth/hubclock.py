@@ -25,14 +25,14 @@ from collections import OrderedDict
 import attrs
 
 from auth.jws import TokenError, UnknownKeyError, header_of
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.signed import check_parties, open_signed, sign, text_claim, time_claim
-from auth.succession import TrustedKeys
 from auth.tokens import cluster_audience
 
 TIME_TYPE = "hub-time+jwt"
 # Oscillators are within 100 ppm, which makes 200 for two. A hub whose clock was set back loses HUB_DRIFT on
-# top (proxy/hub/tokenclock.py), and the rest is room.
+# top (proxy/hub/relays/token_clock.py), and the rest is room.
 DRIFT = 500e-6
 # A hub, those that it replaces one after the other while their streams last, and a second hub with its own.
 HUBS_MAX = 8

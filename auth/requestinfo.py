@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes
 
 import attrs
 
-from auth.remembered import remembered
+from auth.memo import remembered
 from auth.selectors import selected_name
 
 # kube-apiserver's limit for the request head; the front refuses earlier, this bounds the work here.

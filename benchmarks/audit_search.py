@@ -29,6 +29,7 @@ from audit.calls import CallReader
 from audit.errors import NoSuchCall
 from audit.ids import uuid7
 from audit.members import Members
+from audit.query import Wanted
 from audit.record import (
     Actor,
     ActorType,
@@ -46,7 +47,6 @@ from audit.record import (
 )
 from audit.store import AuditStore
 from audit.textsearch import TEXT_EVENTS_MAX, Text
-from audit.wanted import Wanted
 
 EVENTS = 10_000_000
 BEGAN_S = 1_790_000_000.0

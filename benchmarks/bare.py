@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 import trio
 
 from tunnel import Role, Session, Stream, Transport, TransportClosed, Welcome, open_session
-from tunnel.transport import MESSAGE_BYTES_MAX
+from tunnel.websocket.transport import MESSAGE_BYTES_MAX
 
 LENGTH: Final = struct.Struct(">I")
 RECEIVE_BYTES: Final = 64 * 1024

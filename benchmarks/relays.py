@@ -25,19 +25,19 @@ import attrs
 import trio
 
 from auth.hubclock import HubClocks
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
-from auth.succession import TrustedKeys
 from auth.tokens import issue_hello
-from proxy.filelimit import raise_file_limit
+from proxy.process.filelimit import raise_file_limit
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
-from proxy.relay.serviceaccount import from_kubeconfig
+from proxy.relay.service_account import from_kubeconfig
 from proxy.relay.tunnelled import serve_session
 from tunnel import NONCE_BYTES, Hello, Memory, Session
 from tunnel.dial import DialerConfig
 from tunnel.dialer import run_dialer
-from tunnel.net import client_context, tune
+from tunnel.net.connect import client_context, tune
 
 MEMORY_BYTES_MAX = 128 * 1024 * 1024
 

@@ -109,7 +109,8 @@ def test_the_relays_image_holds_no_trail_no_hub_and_no_sandbox(tmp_path: Path) -
     wheel = build("wheel", tmp_path / "wheel", relay_source(tmp_path / "source"))
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()
-    assert {"hawse/__main__.py", "hawse/proxy/relay/serve.py", "hawse/auth/conditions.py"} <= set(names)
+    installed = {"hawse/__main__.py", "hawse/proxy/relay/serve.py", "hawse/auth/policy/conditions.py"}
+    assert installed <= set(names)
     left_out = ("hawse/audit/", "hawse/proxy/hub/", "hawse/sandbox/", "sandbox/")
     assert [name for name in names if name.startswith(left_out)] == []
 

@@ -1,6 +1,6 @@
 """The tunnel: many streams over one outbound WebSocket. The wire is described in PROTOCOL.md."""
 
-from tunnel.greeting import hear_hello, read_hello
+from tunnel.handshake import hear_hello, read_hello
 from tunnel.interruptions import Interruptions
 from tunnel.protocol.connection import Role
 from tunnel.protocol.core import RESUME_TTL_S
@@ -12,15 +12,15 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
+from tunnel.protocol.feed import MODEST_USERS_MAX
 from tunnel.protocol.frames import HEAD_BYTES_MAX, NONCE_BYTES, RESUME, Hello, Resume, Welcome
-from tunnel.protocol.inbound import MODEST_USERS_MAX
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import Context
 from tunnel.refusals import Detached, Draining, Rejected, SessionClosed, TooManyStreams
 from tunnel.session import Session, open_session
 from tunnel.settings import Settings
 from tunnel.stream import Stream, StreamReset
-from tunnel.transport import Transport, TransportClosed, memory_transport_pair
+from tunnel.websocket.transport import Transport, TransportClosed, memory_transport_pair
 
 __all__ = [
     "HEAD_BYTES_MAX",

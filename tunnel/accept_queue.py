@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import trio
 
-from tunnel.parking import ParkingSpot
+from tunnel.net.waker import ParkingSpot
 from tunnel.refusals import SessionClosed
 from tunnel.stream import Stream
 

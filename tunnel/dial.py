@@ -26,9 +26,9 @@ from urllib.parse import SplitResult, urlsplit
 import attrs
 import trio
 
-from tunnel.egress import Proxy, ProxyRefused, ProxySettings, connect_through, join_host_port
-from tunnel.greeting import say_hello
-from tunnel.net import HandshakeFailed, open_tcp, os_reason, wrap_client
+from tunnel.handshake import say_hello
+from tunnel.net.connect import HandshakeFailed, open_tcp, os_reason, wrap_client
+from tunnel.net.egress import Proxy, ProxyRefused, ProxySettings, connect_through, join_host_port
 from tunnel.protocol.connection import Role
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello
@@ -36,8 +36,8 @@ from tunnel.protocol.memory import Memory
 from tunnel.refusals import Rejected, SessionClosed
 from tunnel.session import Session, open_session
 from tunnel.settings import Settings
-from tunnel.transport import Transport, TransportClosed
-from tunnel.websocket import (
+from tunnel.websocket.transport import Transport, TransportClosed
+from tunnel.websocket.upgrade import (
     HUB_TIME_HEADER,
     SESSION_HEADER,
     TUNNEL_PATH,
@@ -136,7 +136,8 @@ class DialerConfig:
 
     hub_url: str
     tls: ssl.SSLContext
-    """Verifies the hub, see tunnel.net.client_context; an egress proxy with an https:// URL as well."""
+    """Verifies the hub, see tunnel.net.connect.client_context; an egress proxy with an https:// URL as
+    well."""
     authorization: Callable[[str], str] = attrs.field(repr=False)
     """Returns a fresh bearer token for each dial: dated by our clock, for "", else by the hub's time that is
     handed in. That is the hub's own text, and it must be told again in the token: so what somebody else has

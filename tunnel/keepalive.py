@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.alarms import alarms_of_this_run
-from tunnel.parking import ParkingSpot
+from tunnel.net.timers import alarms_of_this_run
+from tunnel.net.waker import ParkingSpot
 from tunnel.protocol.connection import Phase
 from tunnel.protocol.liveness import PING_BUSY_S, RateLimit
 

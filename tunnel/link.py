@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from tunnel.parking import ParkingSpot
+from tunnel.net.fairness import SPELL_S
+from tunnel.net.waker import ParkingSpot
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.refusals import farewell_of
-from tunnel.transport import Transport, TransportClosed
-from tunnel.turns import SPELL_S
+from tunnel.websocket.transport import Transport, TransportClosed
 
 if TYPE_CHECKING:
     from tunnel.multiplexer import Multiplexer
@@ -51,9 +51,9 @@ GATHERING_S = 0.001
 # How many wakeups in a row it does so in vain, before it does without.
 PATIENCE = 8
 # A message of 1 MiB can hold 87,000 frames, of up to 6 µs each; an honest one seldom has more than 200. A
-# reader takes in so many at once, and again every SPELL_S, and then what all have in common (tunnel.turns).
-# Whoever brings more has FRAMES_PER_TURN each time that it is its turn, and in a pass that is one reader of
-# all the process's sessions.
+# reader takes in so many at once, and again every SPELL_S, and then what all have in common
+# (tunnel.net.fairness). Whoever brings more has FRAMES_PER_TURN each time that it is its turn, and in a pass
+# that is one reader of all the process's sessions.
 FRAMES_AT_ONCE = 64
 FRAMES_PER_TURN = 512
 # Whoever is told of a frame may write to a client for it, 80 µs instead of 6. So the reader looks at the

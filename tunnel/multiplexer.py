@@ -33,23 +33,23 @@ from typing import assert_never
 import trio
 
 from tunnel.accept_queue import AcceptQueue
-from tunnel.greeting import read_hello, turn_away
+from tunnel.handshake import read_hello, turn_away
 from tunnel.keepalive import Keepalive
 from tunnel.link import Link
-from tunnel.loglimit import LogLimit
-from tunnel.parking import ParkingSpot
+from tunnel.net.fairness import turns
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.readiness import Readiness
+from tunnel.net.waker import ParkingSpot
 from tunnel.protocol import events
 from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import OUT
 from tunnel.protocol.streams import Context, StreamState
-from tunnel.readiness import Readiness
 from tunnel.refusals import SessionClosed, farewell_of
 from tunnel.settings import Settings
 from tunnel.stream import QUEUE_HIGH_BYTES, Stream
-from tunnel.transport import Transport
-from tunnel.turns import turns
+from tunnel.websocket.transport import Transport
 
 __all__ = ["Multiplexer"]
 

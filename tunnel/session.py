@@ -12,21 +12,21 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from tunnel.greeting import greet
+from tunnel.handshake import greet
 from tunnel.interruptions import UNINTERRUPTED, Interruptions
 from tunnel.link import FAREWELL_S
 from tunnel.multiplexer import Multiplexer
+from tunnel.net.readiness import Readiness
 from tunnel.protocol import events
 from tunnel.protocol.connection import Role
 from tunnel.protocol.errors import CloseCode, LocalProtocolError
 from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import Context
-from tunnel.readiness import Readiness
 from tunnel.refusals import Detached, Draining, SessionClosed, TooManyStreams, farewell_of
 from tunnel.settings import Settings
 from tunnel.stream import Stream
-from tunnel.transport import Transport
+from tunnel.websocket.transport import Transport
 
 
 @asynccontextmanager
@@ -44,7 +44,7 @@ async def open_session(
 
     The DIALER says `hello`; the LISTENER answers with what `answer_hello` returns for the peer's, or
     refuses by raising Rejected in it. `memory` is the process's account. `greeting` is the first message of
-    the peer, when it was received already (see `tunnel.greeting`); a dialer has said its hello then. Raises
+    the peer, when it was received already (see `tunnel.handshake`); a dialer has said its hello then. Raises
     Rejected, SessionClosed, RemoteProtocolError before the block begins, and none of its own in the block.
     """
     settings = settings or Settings()
@@ -394,7 +394,7 @@ class Session:
     async def resume(self, transport: Transport, greeting: bytes) -> None:
         """Go on over `transport`, until it is lost as well or the session ends; it is closed in any case.
 
-        `greeting` is the peer's first message on it (see `tunnel.greeting`): a HELLO that `may_resume`, or
+        `greeting` is the peer's first message on it (see `tunnel.handshake`): a HELLO that `may_resume`, or
         the WELCOME that answered `hello_again`. A transport that the listener still has is superseded. Raises
         SessionClosed when the session has ended meanwhile, and RemoteProtocolError when the listener's
         numbers do not fit, which ends it. Cancelled, it ends the session.

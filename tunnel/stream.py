@@ -5,7 +5,7 @@ There are three reasons to wait: for bytes, for the head, for room in the queue.
 made when it is first needed, and whatever happens to the stream (bytes, room, RESET, close, the session's
 end) wakes those whom it concerns; they look again and decide for themselves. So a wakeup can be spurious but
 never lost, and cancelling a wait changes nothing. One message of the peer can wake hundreds, so whoever was
-woken goes on in the first pass that has room for it (`tunnel.turns`).
+woken goes on in the first pass that has room for it (`tunnel.net.fairness`).
 
 What can be had at once has a twin without a schedule point (`receive_nowait`, `send_nowait`, …), for callers
 that do several such steps in a row and wait somewhere else: a schedule point costs as much as the rest of
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.parking import NO_SPOT, ParkingSpot
+from tunnel.net.fairness import SMALL_PIECE_BYTES
+from tunnel.net.waker import NO_SPOT, ParkingSpot
 from tunnel.protocol.errors import LocalProtocolError, Processed, StreamCode
 from tunnel.protocol.state import ENDED, FLOWING
 from tunnel.protocol.streams import Context, StreamState
-from tunnel.turns import SMALL_PIECE_BYTES
 
 if TYPE_CHECKING:
     from tunnel.multiplexer import Multiplexer

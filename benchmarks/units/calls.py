@@ -15,37 +15,37 @@ import attrs
 import trio
 from prometheus_client import CollectorRegistry
 
-import proxy.hub.calls as calls_module
+import proxy.hub.calls.calls as calls_module
 from audit.record import Event
 from audit.record import Relay as RecordedRelay
 from audit.recorder import Recorder
-from auth.bundled import first_sources
-from auth.conditions import CelConditions
 from auth.impersonation import impersonation_headers
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
-from auth.policy import compile_bundle
+from auth.policy.bundled import first_sources
+from auth.policy.conditions import CelConditions
+from auth.policy.match import compile_bundle
 from auth.principal import Principal
 from auth.requestinfo import parse
-from auth.succession import TrustedKeys
 from auth.tokens import issue_access, issue_relay
 from benchmarks.units.timing import RUNS, measure, report
-from proxy.forward import CloseReason, Outcome
-from proxy.head import RequestHead, ResponseHead
-from proxy.http import ServerConnection
-from proxy.hub.access import AccessTokens, bearer, decide
-from proxy.hub.admission import Call, Caller, understand
-from proxy.hub.callmetrics import CallMetrics
-from proxy.hub.calls import Calls, _closing
-from proxy.hub.config import HubConfig, LimitsConfig
-from proxy.hub.contexts import TokenContexts
-from proxy.hub.decisions import Verdict, judge
-from proxy.hub.direct import DirectRelays
-from proxy.hub.directory import Directory
-from proxy.hub.entities import Agent, AgentState, Cluster, Mode, Snapshot
-from proxy.hub.live import LiveCall
-from proxy.hub.quick import QuickCall, begin
-from proxy.hub.registry import LiveRelay, Registry
-from proxy.hub.trail import Trail, impersonated
+from proxy.exchange.forward import CloseReason, Outcome
+from proxy.exchange.server import ServerConnection
+from proxy.hub.authorize.access import AccessTokens, bearer, decide
+from proxy.hub.authorize.admission import Call, Caller, understand
+from proxy.hub.authorize.decisions import Verdict, judge
+from proxy.hub.authorize.events import Trail, impersonated
+from proxy.hub.calls.calls import Calls, _closing
+from proxy.hub.calls.live import LiveCall
+from proxy.hub.calls.metrics import CallMetrics
+from proxy.hub.calls.quick import QuickCall, begin
+from proxy.hub.home.config import HubConfig, LimitsConfig
+from proxy.hub.relays.contexts import TokenContexts
+from proxy.hub.relays.direct import DirectRelays
+from proxy.hub.relays.registry import LiveRelay, Registry
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Agent, AgentState, Cluster, Mode, Snapshot
+from proxy.message.head import RequestHead, ResponseHead
 from proxy.relay.verify import Verifier
 from tunnel import Context, Session
 from tunnel.protocol.schedule import Group

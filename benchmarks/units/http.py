@@ -23,10 +23,11 @@ from functools import partial
 import attrs
 import trio
 
-from proxy.deadlines import Deadlines
-from proxy.head import RequestHead, ResponseHead
-from proxy.http import ClientConnection, ServerConnection
-from proxy.rewrite import (
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.server import ServerConnection
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import (
     hub_request_head,
     hub_response_head,
     identity_lines,

@@ -28,13 +28,13 @@ import trio
 import trustme
 
 from benchmarks.accounting import rss_kb
-from tunnel import websocket_frames
-from tunnel.allocator import keep_large_buffers
-from tunnel.net import client_context, open_tcp, server_context, wrap_client, wrap_server
-from tunnel.tcp import TCPStream
-from tunnel.tls import TLSStream
-from tunnel.transport import Transport
-from tunnel.websocket import accept_websocket, dial_websocket
+from tunnel.net.connect import client_context, open_tcp, server_context, wrap_client, wrap_server
+from tunnel.net.malloc import keep_large_buffers
+from tunnel.net.tcp import TCPStream
+from tunnel.net.tls import TLSStream
+from tunnel.websocket import frames
+from tunnel.websocket.transport import Transport
+from tunnel.websocket.upgrade import accept_websocket, dial_websocket
 
 RUNS = 5
 REQUEST = bytes(100)
@@ -260,11 +260,11 @@ async def per_byte(send: Callable[[], Awaitable[None]], receive: Callable[[], Aw
 
 
 async def transport_bulk_slow_mask(contexts: Contexts) -> float:
-    fast, websocket_frames.apply_mask = websocket_frames.apply_mask, websocket_frames.apply_mask_slowly  # type: ignore[misc]
+    fast, frames.apply_mask = frames.apply_mask, frames.apply_mask_slowly  # type: ignore[misc]
     try:
         return await transport_bulk(contexts, MESSAGE_SIZES[0], BULK_BYTES_SLOW_MASK)
     finally:
-        websocket_frames.apply_mask = fast  # type: ignore[misc]
+        frames.apply_mask = fast  # type: ignore[misc]
 
 
 async def handshake_cost(contexts: Contexts, *, resumed: bool) -> float:
@@ -368,7 +368,9 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", help="only what has one of these words in its name")
     parser.add_argument(
-        "--malloc", action="store_true", help="as the processes run: with tunnel.allocator.keep_large_buffers"
+        "--malloc",
+        action="store_true",
+        help="as the processes run: tunnel.net.malloc.keep_large_buffers",
     )
     parser.add_argument("--idle-client", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -394,7 +396,7 @@ def main() -> None:
                 lambda size=size: trio.run(tls_bulk, contexts, size),  # type: ignore[misc]
             )
         )
-    if websocket_frames.apply_mask is websocket_frames.apply_mask_slowly:
+    if frames.apply_mask is frames.apply_mask_slowly:
         print("the C mask is missing: pip install '.[speed]'; all WebSocket lines are without it")
     for size in MESSAGE_SIZES:
         cases.append(

@@ -17,10 +17,10 @@ from statistics import median
 
 import attrs
 
-from auth.asked import asked_of
-from auth.conditions import CelConditions
-from auth.policy import Bundle, binds, compile_bundle, mismatch, names_match
-from auth.policy_text import split
+from auth.policy.conditions import CelConditions
+from auth.policy.match import Bundle, binds, compile_bundle, mismatch, names_match
+from auth.policy.text import split
+from auth.request_kind import asked_of
 from auth.requestinfo import RequestInfo, parse
 from benchmarks.units.timing import measure
 

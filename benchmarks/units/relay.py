@@ -31,25 +31,25 @@ import yaml
 
 from auth import tokens
 from auth.hubclock import HubClocks, issue_time
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from auth.succession import TrustedKeys
 from benchmarks.nginx import issue_certificate
 from benchmarks.processes import free_port
 from benchmarks.systems.hawse import kubeconfig
 from benchmarks.upstream.apiserver import POD_PATH, open_apiserver
-from proxy.head import RequestHead, ResponseHead
+from proxy.exchange.tunnelled import HUB_GROUP
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.process.startup import settle
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
-from proxy.relay.serviceaccount import from_kubeconfig
+from proxy.relay.service_account import from_kubeconfig
 from proxy.relay.tunnelled import serve_session
-from proxy.startup import settle
-from proxy.tunnelled import HUB_GROUP
 from tunnel import Hello, Role, Session, Welcome, open_session
-from tunnel.net import client_context, open_tls, server_context, wrap_server
-from tunnel.tcp import TCPListener, TCPStream
-from tunnel.websocket import accept_websocket, dial_websocket
+from tunnel.net.connect import client_context, open_tls, server_context, wrap_server
+from tunnel.net.tcp import TCPListener, TCPStream
+from tunnel.websocket.upgrade import accept_websocket, dial_websocket
 
 HUB = "https://hub.example"
 CLUSTER_ID = "0193-c1"

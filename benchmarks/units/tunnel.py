@@ -23,7 +23,7 @@ import attrs
 import trio
 
 from tunnel import Hello, Role, Session, Stream, Welcome, memory_transport_pair, open_session
-from tunnel.allocator import keep_large_buffers
+from tunnel.net.malloc import keep_large_buffers
 from tunnel.protocol import events
 from tunnel.protocol.connection import Connection
 from tunnel.protocol.streams import StreamState

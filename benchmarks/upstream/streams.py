@@ -35,7 +35,7 @@ from benchmarks.processes import Daemons
 from benchmarks.system import Endpoint
 from benchmarks.upstream.events import Pace, chunk, event
 from benchmarks.upstream.other import OtherUpstream
-from proxy.filelimit import raise_file_limit
+from proxy.process.filelimit import raise_file_limit
 
 PROTOCOL: Final = "v5.channel.k8s.io"
 STDIN: Final = 0

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from proxy.agent.errors import AgentError, quoted
 from proxy.agent.files import config_folder, locked, read_private, write_private
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 FILE_NAME = "logins.json"
 # The first version knew API keys alone.

@@ -20,19 +20,20 @@ import trio
 from proxy.agent.account import Account, host_and_port
 from proxy.agent.errors import AgentError
 from proxy.agent.rotation import Tokens
-from proxy.connections import Connections
-from proxy.deadlines import Deadlines
-from proxy.exchange import Failure, InboundBroken, OutboundBroken
-from proxy.forward import forward
-from proxy.head import RequestHead, ResponseHead
-from proxy.http import BadRequest, ServerConnection
-from proxy.pooled import PooledOutbound
-from proxy.rewrite import loopback_request_head, loopback_response_head
-from proxy.room import NoRoomError, Room
-from proxy.status import failure_response, status_response
-from tunnel.egress import ProxyRefused, ProxySettings, connect_through
-from tunnel.loglimit import LogLimit
-from tunnel.net import client_context, open_tcp, wrap_client, wrap_server
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.forward import forward
+from proxy.exchange.pool import Connections
+from proxy.exchange.pooled import PooledOutbound
+from proxy.exchange.server import ServerConnection
+from proxy.listener.connection_limit import NoRoomError, Room
+from proxy.message.failure import Failure, InboundBroken, OutboundBroken
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import loopback_request_head, loopback_response_head
+from proxy.message.status import failure_response, status_response
+from proxy.message.strict import BadRequest
+from tunnel.net.connect import client_context, open_tcp, wrap_client, wrap_server
+from tunnel.net.egress import ProxyRefused, ProxySettings, connect_through
+from tunnel.net.loglimit import LogLimit
 
 # One client with its watches, some at once.
 CONNECTIONS_MAX = 512

@@ -19,14 +19,14 @@ from proxy.agent.errors import AgentError
 from proxy.agent.files import cache_folder, write_private
 from proxy.agent.loopback import ADDRESS, loopback_context
 from proxy.agent.rotation import Tokens
-from proxy.configuration import Address
-from proxy.connections import Connections
-from proxy.filelimit import raise_file_limit
-from proxy.listen import open_listeners
-from proxy.manifests import to_yaml
-from proxy.signals import stop_signals
-from proxy.startup import settle
-from tunnel.egress import ProxySettings
+from proxy.exchange.pool import Connections
+from proxy.kubernetes.manifests import to_yaml
+from proxy.listener.accept import open_listeners
+from proxy.process.config import Address
+from proxy.process.filelimit import raise_file_limit
+from proxy.process.signals import stop_signals
+from proxy.process.startup import settle
+from tunnel.net.egress import ProxySettings
 
 TOKEN_BYTES = 32
 USER = "hawse-connect"

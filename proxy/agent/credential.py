@@ -22,7 +22,7 @@ from proxy.agent.account import Account, cluster_of_host, find_account, hub_orig
 from proxy.agent.answers import SET_MAX_S, known_login, machine_started_s, remember
 from proxy.agent.errors import AgentError, NotWritableError, quoted
 from proxy.agent.files import cache_folder, locked, read_private, write_private
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 # Taken off the token's life: for a clock that runs apart from the hub's, and for a request on its way.

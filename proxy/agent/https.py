@@ -1,7 +1,7 @@
 """The way out for what an agent's commands ask over HTTPS: straight, or through the environment's proxy.
 
-Which hosts go through the proxy is decided where it is for tunnels (tunnel.egress), so that all of an agent's
-commands, its relay and its kubectl understand HTTPS_PROXY and NO_PROXY alike.
+Which hosts go through the proxy is decided where it is for tunnels (tunnel.net.egress), so that all of an
+agent's commands, its relay and its kubectl understand HTTPS_PROXY and NO_PROXY alike.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import ssl
 
+from proxy.agent.blocking_https import HTTPSConnection
 from proxy.agent.errors import AgentError
-from proxy.blocking import HTTPSConnection
 
 # For each wait on the network; the plugin has a deadline for all of it together.
 SOCKET_TIMEOUT_S = 10.0
@@ -25,7 +25,7 @@ def https_connection(host: str, port: int, context: ssl.SSLContext) -> tuple[HTT
     if not (os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")):
         # Only who is behind a proxy pays for loading what knows of them.
         return direct, ""
-    from tunnel.egress import ProxySettings
+    from tunnel.net.egress import ProxySettings
 
     try:
         proxy = ProxySettings.from_environment(os.environ).proxy_for(host, port)

@@ -18,11 +18,11 @@ from urllib.parse import urlencode
 from auth.hubtime import seconds_of
 from auth.principal import IdentityError, slug
 from proxy.agent.account import Account, host_and_port, hub_origin
+from proxy.agent.blocking_https import next_step, trusting
 from proxy.agent.errors import AgentError, DeniedError, NoAnswerError, RefusedError, quoted, reason
 from proxy.agent.https import SOCKET_TIMEOUT_S, https_connection
 from proxy.agent.proof import proof_of
-from proxy.blocking import next_step, trusting
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 CLUSTERS_PATH = "/v1/clusters"

@@ -17,8 +17,8 @@ from proxy.agent.credential import API_VERSIONS
 from proxy.agent.errors import AgentError, quoted
 from proxy.agent.files import FILE_BYTES_MAX, write_private
 from proxy.agent.hub import Reach
-from proxy.foreign_yaml import YamlError, read_yaml
-from proxy.manifests import to_yaml
+from proxy.kubernetes.manifests import to_yaml
+from proxy.kubernetes.untrusted_yaml import YamlError, read_yaml
 
 USER = "hawse"
 PLUGIN = "hawse-credential"

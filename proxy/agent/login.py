@@ -16,7 +16,7 @@ from proxy.agent.account import Account, hub_origin, load_accounts, save_account
 from proxy.agent.errors import AgentError, NoAnswerError, RefusedError
 from proxy.agent.hub import Reach, fetch_reach, register_key
 from proxy.agent.pending import forget_pending_key, is_pending, pending_key
-from proxy.certificates import fault_of_ca
+from proxy.process.certificates import fault_of_ca
 
 CA_BYTES_MAX = 1024 * 1024
 

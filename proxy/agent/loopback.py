@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tunnel.net import server_context
+from tunnel.net.connect import server_context
 
 ADDRESS = "127.0.0.1"
 # Longer than a process runs; whoever runs longer starts anew.

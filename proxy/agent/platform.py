@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from urllib.parse import quote, urlsplit
 
+from proxy.agent.blocking_https import trusting
 from proxy.agent.errors import AgentError, reason
 from proxy.agent.https import https_connection
-from proxy.blocking import trusting
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 FILE_PREFIX = "file:"
 GITHUB = "github"

@@ -33,10 +33,10 @@ from proxy.cli.trail import record_read
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from audit.query import Wanted
     from audit.reader import AuditReader, StoredEvent
     from audit.record import Kind
     from audit.textsearch import Text
-    from audit.wanted import Wanted
 
 # How long an event that was just written stays unseen by --follow.
 POLL_S = 0.5
@@ -152,9 +152,9 @@ def list_events(
     from audit.mask import Masks
     from audit.members import Members
     from audit.names import NameReader
+    from audit.query import Wanted
     from audit.textsearch import Text
-    from audit.wanted import Wanted
-    from proxy.hub.datadir import DataDir
+    from proxy.hub.home.datadir import DataDir
 
     if until is not None and follow:
         raise click.UsageError("--until ends where --follow goes on: say one of them")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.cli.errors import CommandError
-from proxy.near import near_names
+from proxy.process.suggestions import near_names
 
 if TYPE_CHECKING:
     from audit.names import NameReader
@@ -21,7 +21,7 @@ def check_names(
     reader: NameReader, store_file: Path, agent: str | None, cluster: str | None, teams: Iterable[str]
 ) -> list[str]:
     """The sentences on names that the hub knows and the trail does not; raises for one that neither knows."""
-    from audit.wanted import Wanted
+    from audit.query import Wanted
 
     quiet: list[str] = []
     asked = [
@@ -62,7 +62,7 @@ def _enrolled(store_file: Path) -> dict[str, set[str]] | None:
 
     from audit.errors import AuditUnavailable
     from audit.file import translated, url
-    from proxy.hub import tables as t
+    from proxy.hub.store import tables as t
 
     tables = {"agent": t.agents, "cluster": t.clusters, "team": t.teams}
     # Read as the trail is: nothing is made, and nothing brought to another form.

@@ -114,7 +114,7 @@ def to_verbs(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     verbs = _listed(ctx, param, value)
     if unknown := [verb for verb in verbs if verb not in _VERBS]:
         # Imported for these alone: it takes a quarter of a second.
-        from proxy.hub.adminactions import ACTIONS
+        from proxy.hub.admin.verbs import ACTIONS
 
         others = sorted({*_LOCAL_VERBS, *(action.verb for action in ACTIONS)} - {*_VERBS})
         for verb in unknown:
@@ -204,9 +204,9 @@ def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
 
 def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str, tuple[str, ...]]:
     """The trail's file, and a configuration's organisation and masks; raises CommandError."""
-    from proxy.configuration import ConfigError
-    from proxy.hub.config import load
-    from proxy.hub.datadir import DataDir
+    from proxy.hub.home.config import load
+    from proxy.hub.home.datadir import DataDir
+    from proxy.process.config import ConfigError
 
     if data_dir is not None:
         return DataDir(data_dir).audit_file, "", ()

@@ -12,7 +12,7 @@ from proxy.cli.errors import CommandError, ConfigurationFaults
 from proxy.cli.logs import show_warning
 
 if TYPE_CHECKING:
-    from proxy.findings import Findings
+    from proxy.process.findings import Findings
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -76,6 +76,6 @@ def refuse_to_start(whose: str, findings: Findings) -> None:
 
 
 def _counted(faults: list[str]) -> str:
-    from proxy.counted import counted
+    from proxy.process.plural import counted
 
     return counted(len(faults), "fault")

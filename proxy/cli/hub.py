@@ -58,11 +58,11 @@ def hub(
     from proxy.cli.check import refuse_to_start, report
     from proxy.cli.service import run_service
     from proxy.hub.check import check_hub
-    from proxy.hub.config import ENVIRONMENT_PREFIX
-    from proxy.hub.datadir import DataDirError
-    from proxy.hub.errors import StoreUnavailableError
+    from proxy.hub.home.config import ENVIRONMENT_PREFIX
+    from proxy.hub.home.datadir import DataDirError
     from proxy.hub.serve import run_hub
-    from proxy.watched import FileError
+    from proxy.hub.store.errors import StoreUnavailableError
+    from proxy.process.files import FileError
 
     if as_json and not check:
         raise click.UsageError("--json belongs to --check")

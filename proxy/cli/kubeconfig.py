@@ -62,7 +62,7 @@ def kubeconfig(
     from proxy.agent.errors import AgentError
     from proxy.agent.hub import fetch_reach
     from proxy.agent.login import note_reach
-    from proxy.manifests import to_yaml
+    from proxy.kubernetes.manifests import to_yaml
 
     try:
         account = find_account(os.environ, None if hub is None else hub_origin(hub))

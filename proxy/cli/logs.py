@@ -63,7 +63,7 @@ def configure_stated(
     prefix: str, path: Path | None, environment: Mapping[str, str], *, verbose: bool
 ) -> None:
     """Log in the form that the key log_format states. The configuration's reader reports a wrong value."""
-    from proxy.configuration import peek
+    from proxy.process.config import peek
 
     log_format = peek("log_format", prefix, path, environment)
     configure_logging(verbose=verbose, log_format=JSON if log_format == JSON else TEXT)

@@ -58,11 +58,11 @@ def relay(
 
     from proxy.cli.check import refuse_to_start, report
     from proxy.cli.service import run_service
+    from proxy.process.files import FileError
     from proxy.relay.check import check_relay
     from proxy.relay.config import ENVIRONMENT_PREFIX
     from proxy.relay.serve import RelayError, run_relay
-    from proxy.relay.serviceaccount import ClusterAccessError
-    from proxy.watched import FileError
+    from proxy.relay.service_account import ClusterAccessError
 
     if check_guardrails is not None:
         _check(check_guardrails)
@@ -87,7 +87,7 @@ def relay(
 
 def _check(path: Path) -> None:
     """Read guardrails as a relay would at its start."""
-    from auth.policy_text import PolicyError
+    from auth.policy.text import PolicyError
     from proxy.relay.guardrails import Guardrails
 
     try:

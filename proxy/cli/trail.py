@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def record_local(folder: Path, verb: str, note: str) -> None:
     """Record an action on a data folder."""
     from audit.record import Kind, Request
-    from proxy.hub.datadir import DataDir
+    from proxy.hub.home.datadir import DataDir
 
     event = local_event(Kind.ADMIN, note, req=Request(verb=verb, resource="hub"))
     _append(DataDir(folder).audit_file, event, verb)
@@ -38,7 +38,7 @@ def local_event(kind: Kind, note: str, *, org: str = "", req: Request | None = N
     """The event of something that a user of this machine does."""
     from audit.ids import new_eid
     from audit.record import Actor, ActorType, Client, Event, Phase, utc
-    from proxy.hub.localuser import local_actor, local_user
+    from proxy.hub.store.local_user import local_actor, local_user
 
     return Event(
         eid=new_eid(),

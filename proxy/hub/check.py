@@ -18,20 +18,20 @@ from audit.file import NeedsRecovery, translated, untouched
 from audit.look import look_at_trail
 from audit.sqlite import explained as explained_by_sqlite
 from audit.store import TrailMark
-from proxy.certificates import remarks_on, summary_of
-from proxy.counted import counted
-from proxy.findings import Findings
-from proxy.hub.config import ENVIRONMENT_PREFIX, HubConfig, read
-from proxy.hub.database import unusable
-from proxy.hub.datadir import DataDir, DataDirError, check_writable, explained, is_there
-from proxy.hub.devca import check_ca
-from proxy.hub.errors import StoreUnavailableError
-from proxy.hub.migrations import MigrationError, is_older
-from proxy.hub.pidfile import PidFile
-from proxy.hub.reading import read_trail
-from proxy.hub.reserve import check_reserve
-from proxy.hub.trailwatch import disk_of, fullness
-from proxy.watched import FileError, read_certificate
+from proxy.hub.calls.trail_watch import disk_of, fullness
+from proxy.hub.home.config import ENVIRONMENT_PREFIX, HubConfig, read
+from proxy.hub.home.datadir import DataDir, DataDirError, check_writable, explained, is_there
+from proxy.hub.home.devca import check_ca
+from proxy.hub.home.reserve import check_reserve
+from proxy.hub.restart.pidfile import PidFile
+from proxy.hub.store.database import unusable
+from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.migrations import MigrationError, is_older
+from proxy.hub.store.snapshot import read_trail
+from proxy.process.certificates import remarks_on, summary_of
+from proxy.process.files import FileError, read_certificate
+from proxy.process.findings import Findings
+from proxy.process.plural import counted
 
 _KNOWN = DataDirError, FileError, StoreUnavailableError, AuditUnavailable
 

@@ -22,34 +22,35 @@ from audit.record import Kind
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
-from proxy.balancers import Balancers
-from proxy.deadlines import Deadlines
-from proxy.entrance import Entrance, address_of
-from proxy.exchange import InboundBroken, StreamCode
-from proxy.gate import STRANGER_S, Gate, MeteredStream, Stranger
-from proxy.head import RequestHead, ResponseHead
-from proxy.http import BadRequest, ServerConnection
-from proxy.hub import quick
-from proxy.hub.acceptlimit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
-from proxy.hub.admission import PREFIX
-from proxy.hub.calls import CLIENT_LEFT, Calls
-from proxy.hub.certificate import Certificate
-from proxy.hub.connections import AgentConnections
-from proxy.hub.enrol import EnrolmentEndpoint
-from proxy.hub.hellos import WrongClockError
-from proxy.hub.hosts import ClusterHosts
-from proxy.hub.oauth import FORM_BYTES_MAX, Answer
-from proxy.hub.relays import RelayEndpoint
-from proxy.hub.seen import ReplayedError
-from proxy.hub.token import TokenEndpoint
-from proxy.hub.trail import Trail
-from proxy.status import status_response
-from tunnel.loglimit import LogLimit
-from tunnel.net import wrap_server
-from tunnel.readiness import Readiness
-from tunnel.tls import TLSStream
-from tunnel.turns import Unknown
-from tunnel.websocket import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.server import ServerConnection
+from proxy.hub.authorize.admission import PREFIX
+from proxy.hub.authorize.events import Trail
+from proxy.hub.calls import quick
+from proxy.hub.calls.calls import CLIENT_LEFT, Calls
+from proxy.hub.home.certificate import Certificate
+from proxy.hub.home.hosts import ClusterHosts
+from proxy.hub.identity.connections import AgentConnections
+from proxy.hub.identity.enrol import EnrolmentEndpoint
+from proxy.hub.identity.oauth import FORM_BYTES_MAX, Answer
+from proxy.hub.identity.replay import ReplayedError
+from proxy.hub.identity.token import TokenEndpoint
+from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
+from proxy.hub.relays.endpoint import RelayEndpoint
+from proxy.hub.relays.relay_auth import WrongClockError
+from proxy.listener.balancers import Balancers
+from proxy.listener.client_address import Entrance, address_of
+from proxy.listener.unauthenticated import STRANGER_S, Gate, MeteredStream, Stranger
+from proxy.message.failure import InboundBroken, StreamCode
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.status import status_response
+from proxy.message.strict import BadRequest
+from tunnel.net.connect import wrap_server
+from tunnel.net.fairness import Unknown
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.readiness import Readiness
+from tunnel.net.tls import TLSStream
+from tunnel.websocket.upgrade import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
 
 HANDSHAKE_S = 10.0
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")

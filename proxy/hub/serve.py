@@ -25,44 +25,45 @@ from audit.mask import Masks
 from audit.record import Kind
 from audit.recorder import open_recorder
 from audit.store import AuditStore
-from proxy.counted import counted
-from proxy.drain import PLAIN_S
-from proxy.filelimit import raise_file_limit
-from proxy.gate import place_of
-from proxy.heldup import HeldUp
-from proxy.hub.access import AccessTokens
-from proxy.hub.actions.administration import Administration
-from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
-from proxy.hub.api import admin_app
-from proxy.hub.boots import Boots, close_after_the_dead
-from proxy.hub.callmetrics import CallMetrics
-from proxy.hub.calls import Calls
-from proxy.hub.certificate import Certificate
-from proxy.hub.clusterstate import cluster_state
-from proxy.hub.config import HubConfig
-from proxy.hub.datadir import DataDir
-from proxy.hub.direct import DirectRelays
-from proxy.hub.directory import USE_WRITTEN_EVERY_S, open_directory
-from proxy.hub.enrol import EnrolmentEndpoint
+from proxy.exchange.inflight_memory import HeldUp
+from proxy.hub.accept import Acceptor
+from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
+from proxy.hub.admin.live_calls import LiveSessions
+from proxy.hub.admin.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
+from proxy.hub.admin.revocations import Revocations, carry_out_again
+from proxy.hub.authorize.access import AccessTokens
+from proxy.hub.authorize.events import Trail
+from proxy.hub.calls.calls import Calls
+from proxy.hub.calls.metrics import CallMetrics
+from proxy.hub.calls.starts import Starts
+from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.front import Front
-from proxy.hub.keyring import KeyRing
-from proxy.hub.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
-from proxy.hub.pins import Pins
-from proxy.hub.premises import Acceptor, Premises, open_premises
-from proxy.hub.registry import Registry
-from proxy.hub.relays import RelayEndpoint
-from proxy.hub.reserve import open_reserve
-from proxy.hub.revocations import Revocations, carry_out_again
-from proxy.hub.seenstore import SeenStore
-from proxy.hub.sessions import LiveSessions
-from proxy.hub.starts import Starts
-from proxy.hub.store import Store
-from proxy.hub.token import TokenEndpoint
-from proxy.hub.trail import Trail
-from proxy.hub.trailwatch import TrailWatch
-from proxy.quiet import give_back_when_quiet
-from proxy.signals import stop_signals
-from proxy.startup import settle
+from proxy.hub.home.boots import Boots, close_after_the_dead
+from proxy.hub.home.certificate import Certificate
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.reserve import open_reserve
+from proxy.hub.identity.enrol import EnrolmentEndpoint
+from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.token import TokenEndpoint
+from proxy.hub.relays.cluster_state import cluster_state
+from proxy.hub.relays.direct import DirectRelays
+from proxy.hub.relays.endpoint import RelayEndpoint
+from proxy.hub.relays.pins import Pins
+from proxy.hub.relays.registry import Registry
+from proxy.hub.restart.instance_lock import Premises, open_premises
+from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
+from proxy.hub.store.store import Store
+from proxy.listener.unauthenticated import place_of
+from proxy.process.drain import PLAIN_S
+from proxy.process.filelimit import raise_file_limit
+from proxy.process.malloc_trim import give_back_when_quiet
+from proxy.process.plural import counted
+from proxy.process.signals import stop_signals
+from proxy.process.startup import settle
 
 # Whose relays may be expected back when the hub starts: those that were there this long before. An operator
 # may take some minutes from the old hub's end to the new one's start.

@@ -3,7 +3,7 @@
 Most requests only ask: there is no body, and whatever is done from then on is to hand bytes from the API
 server's connection to the stream. A task for that is a spawn, a switch for each piece and a wait that is
 armed anew each time, and it holds its memory while a watch is silent for an hour. So the connection is
-watched (tunnel.readiness), and each call of the watch takes what has come, and sends it on.
+watched (tunnel.net.readiness), and each call of the watch takes what has come, and sends it on.
 
 If everything goes well: `begin` sends the request on a kept connection. The watch calls, the answer's head is
 here, with it often the whole body, and all of that leaves in one step; or the body goes on, piece by piece,
@@ -12,10 +12,10 @@ as it comes. There are many ways otherwise:
 - There is no kept connection, or a request that may have an effect must not meet one that was not looked at:
   a task dials and sends, and comes back here (`go_on`).
 - The answer has to do with the relay itself (a 401), or breaks before anything of it was passed on, so that
-  it may be asked for again: a task goes on from there, by `proxy.forward`, and does not come back.
+  it may be asked for again: a task goes on from there, by `proxy.exchange.forward`, and does not come back.
 - The hub does not take more: the watch ends, and begins again when the stream has room.
 - The hub resets the stream, or the session ends: the connection is cut.
-- The answer breaks off behind its head: RESET in line, as `proxy.forward` does it.
+- The answer breaks off behind its head: RESET in line, as `proxy.exchange.forward` does it.
 - It must not go on (`Call.revoke`): RESET at once, and the connection is cut.
 
 What the stream tells comes out of the midst of the tunnel's work, and nothing may be done there: it is done
@@ -28,8 +28,8 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.exchange import GONE, Failure, OutboundBroken, Processed, StreamCode
-from proxy.http import ClientConnection
+from proxy.exchange.client import ClientConnection
+from proxy.message.failure import GONE, Failure, OutboundBroken, Processed, StreamCode
 from proxy.relay.exchange import Call
 from tunnel import Stream
 from tunnel.stream import StreamReset

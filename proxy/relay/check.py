@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from proxy.certificates import remarks_on, summary_of
-from proxy.counted import counted
-from proxy.findings import Findings
+from proxy.process.certificates import remarks_on, summary_of
+from proxy.process.files import FileError, read_certificate
+from proxy.process.findings import Findings
+from proxy.process.plural import counted
 from proxy.relay.config import ENVIRONMENT_PREFIX, FileConfig, RelayConfig, read
-from proxy.relay.serviceaccount import ClusterAccess, ClusterAccessError, from_kubeconfig, in_cluster
-from proxy.watched import FileError, read_certificate
-from tunnel.egress import ProxySettings
+from proxy.relay.service_account import ClusterAccess, ClusterAccessError, from_kubeconfig, in_cluster
+from tunnel.net.egress import ProxySettings
 
 # What the command line may state too, and makes no relay of its own.
 _OF_OPTIONS = (f"{ENVIRONMENT_PREFIX}MODE", f"{ENVIRONMENT_PREFIX}LOG_FORMAT")

@@ -1,6 +1,6 @@
 """The relay's configuration: which keys there are, and what comes of them once their files are read.
 
-How file and environment are read, and how faults are told, stands in proxy.configuration.
+How file and environment are read, and how faults are told, stands in proxy.process.config.
 
     mode = "tunnel"                       # or "direct"
     cluster_id = "0193…"
@@ -41,10 +41,10 @@ from typing import Literal, TypeVar
 import attrs
 
 from auth.keys import KeyFormatError, KeySet, SigningKey
-from auth.policy_text import PolicyError
-from proxy.balancers import NO_BALANCERS, Balancers
-from proxy.certificates import fault_of_ca
-from proxy.configuration import (
+from auth.policy.text import PolicyError
+from proxy.listener.balancers import NO_BALANCERS, Balancers
+from proxy.process.certificates import fault_of_ca
+from proxy.process.config import (
     MIB,
     PING_S,
     Address,
@@ -57,7 +57,7 @@ from proxy.configuration import (
     read_text,
 )
 from proxy.relay.guardrails import Guardrails
-from proxy.relay.serviceaccount import ClusterAccessError, own_namespace
+from proxy.relay.service_account import ClusterAccessError, own_namespace
 
 ENVIRONMENT_PREFIX = "HAWSE_RELAY_"
 # An ordinary request has ended by then, and systemd sends SIGKILL after 90 s. The manifests say 15 minutes.

@@ -18,26 +18,27 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from auth.succession import SUCCESSION_MAX
-from proxy.balancers import NO_BALANCERS, Balancers
-from proxy.deadlines import Deadlines
-from proxy.entrance import Entrance
-from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
-from proxy.gate import Gate, MeteredStream, Stranger
-from proxy.head import RequestHead, ResponseHead
-from proxy.http import BadRequest, ServerConnection
+from auth.key_rotation import SUCCESSION_MAX
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.server import ServerConnection
+from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
+from proxy.listener.balancers import NO_BALANCERS, Balancers
+from proxy.listener.client_address import Entrance
+from proxy.listener.unauthenticated import Gate, MeteredStream, Stranger
+from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import SUCCESSION_HEADER, failure_header
+from proxy.message.status import failure_response, status_response
+from proxy.message.strict import BadRequest
+from proxy.process.files import WatchedFile
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
-from proxy.rewrite import SUCCESSION_HEADER, failure_header
-from proxy.statement import STATEMENT_TARGET, Statement
-from proxy.status import failure_response, status_response
-from proxy.watched import WatchedFile
 from tunnel import MODEST_USERS_MAX, Memory
-from tunnel.loglimit import LogLimit
-from tunnel.net import bind_to_peer, peer_address, wrap_server
-from tunnel.tcp import Bonds, TCPStream
-from tunnel.turns import Unknown
+from tunnel.net.connect import bind_to_peer, peer_address, wrap_server
+from tunnel.net.fairness import Unknown
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.tcp import Bonds, TCPStream
 
 log = logging.getLogger("hawse.relay")
 

@@ -20,24 +20,25 @@ from auth.impersonation import impersonation_headers
 from auth.principal import USER_PREFIX, IdentityError
 from auth.requestinfo import BadTarget, RequestInfo
 from auth.tokens import RelayClaims
-from proxy.drain import Drained
-from proxy.exchange import Failure, Inbound, OutboundBroken, Processed, StreamCode
-from proxy.forward import CloseReason, Tally, forward
-from proxy.head import RequestHead, ResponseHead
-from proxy.http import ServerConnection
-from proxy.relay.guardrails import Guardrails
-from proxy.relay.pool import Exchange, Pool
-from proxy.relay.verify import Refused, refusal
-from proxy.rewrite import (
+from proxy.exchange.forward import CloseReason, Tally, forward
+from proxy.exchange.ports import Inbound
+from proxy.exchange.server import ServerConnection
+from proxy.exchange.tunnelled import TunnelInbound, group_of
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import (
     IdentityLines,
     RewriteError,
     identity_lines,
     is_tail,
     relay_response_head,
 )
-from proxy.tunnelled import TunnelInbound, group_of
-from tunnel.loglimit import LogLimit
-from tunnel.readiness import Readiness
+from proxy.process.drain import Drained
+from proxy.relay.guardrails import Guardrails
+from proxy.relay.pool import Exchange, Pool
+from proxy.relay.verify import Refused, refusal
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
 

@@ -11,10 +11,10 @@ from typing import NoReturn
 
 import trio
 
-from proxy.exchange import Failure, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.relay.exchange import Upstream
 from proxy.relay.guardrails import GuardrailDenied, Guardrails
-from tunnel.turns import Slices
+from tunnel.net.fairness import Slices
 
 # Between two looks at the files: half of the two seconds within which a change ends what it denies. A kubelet
 # takes up to a minute to bring a changed ConfigMap.

@@ -28,20 +28,20 @@ from pathlib import Path
 
 import attrs
 
-from auth.advice import Advice, advise
-from auth.conditions import CelConditions, without_strings
-from auth.policy import NO_RULE, Bundle, Condition, compile_bundle
-from auth.policy_rules import ClusterSelector
-from auth.policy_text import Fault, PolicyError, Source, split
+from auth.policy.advice import Advice, advise
+from auth.policy.conditions import CelConditions, without_strings
+from auth.policy.match import NO_RULE, Bundle, Condition, compile_bundle
+from auth.policy.rules import ClusterSelector
+from auth.policy.text import Fault, PolicyError, Source, split
 from auth.principal import USER_PREFIX
 from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims
-from proxy.counted import counted
-from proxy.exchange import Failure, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
+from proxy.message.rewrite import DECISION_HEADER
+from proxy.message.status import status_response
+from proxy.process.files import FILE_BYTES_MAX
+from proxy.process.plural import counted
 from proxy.relay.verify import Refused
-from proxy.rewrite import DECISION_HEADER
-from proxy.status import status_response
-from proxy.watched import FILE_BYTES_MAX
 
 log = logging.getLogger("hawse.relay")
 

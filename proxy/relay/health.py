@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import trio
 
-from proxy.exchange import InboundBroken
-from proxy.head import ResponseHead
-from proxy.http import BadRequest, ServerConnection
+from proxy.exchange.server import ServerConnection
+from proxy.message.failure import InboundBroken
+from proxy.message.head import ResponseHead
+from proxy.message.strict import BadRequest
 from proxy.relay.metrics import CONTENT_TYPE as METRICS_TYPE
 
 # A probe takes milliseconds, and the kubelet asks with one connection each time.

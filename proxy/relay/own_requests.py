@@ -1,9 +1,9 @@
 """The two requests that the relay makes as itself, and the only ones without an identity.
 
-`proxy.rewrite` writes every other head, and sends none without impersonation. These two never pass through
-it, and nothing of a client passes through here: each is constant but for the API server's address and the
-service account's token. Each has a connection of its own, which is closed behind it, so that none of an
-agent's requests can share one with them.
+`proxy.message.rewrite` writes every other head, and sends none without impersonation. These two never pass
+through it, and nothing of a client passes through here: each is constant but for the API server's address
+and the service account's token. Each has a connection of its own, which is closed behind it, so that none of
+an agent's requests can share one with them.
 
 - `GET /readyz`, which Kubernetes lets everyone ask: does the API server answer?
 - `GET` of the namespace `kube-system`, whose UID is the cluster's: which cluster is this?
@@ -15,13 +15,13 @@ from typing import Final
 
 import trio
 
-from proxy.exchange import OutboundBroken
-from proxy.foreign_json import read_json
-from proxy.head import RequestHead, line
-from proxy.http import ClientConnection
+from proxy.exchange.client import ClientConnection
+from proxy.kubernetes.statement import is_uid
+from proxy.message.failure import OutboundBroken
+from proxy.message.head import RequestHead, line
+from proxy.process.untrusted_json import read_json
 from proxy.relay.pool import Dial, dial_tls
-from proxy.relay.serviceaccount import ClusterAccess
-from proxy.statement import is_uid
+from proxy.relay.service_account import ClusterAccess
 
 READYZ: Final = b"/readyz"
 NAMESPACE: Final = b"/api/v1/namespaces/kube-system"

@@ -2,7 +2,7 @@
 
 The API server takes its client's word per request (a bearer token, and whom to impersonate), so requests of
 different agents may follow one another on a connection. An upgrade is another matter and gets a connection of
-its own, which nothing else ever uses, whatever the answer was (see proxy.connections).
+its own, which nothing else ever uses, whatever the answer was (see proxy.exchange.pool).
 
 Two requests are sent again, each once, and neither can have had an effect before:
 
@@ -21,15 +21,15 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from proxy.connections import Connections
-from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import SAFE_METHODS, RequestHead, ResponseHead
-from proxy.pooled import PooledOutbound
-from proxy.relay.serviceaccount import ClusterAccess
-from proxy.rewrite import IdentityLines, relay_request_head
-from tunnel.loglimit import LogLimit
-from tunnel.net import open_tls
-from tunnel.readiness import Readiness
+from proxy.exchange.pool import Connections
+from proxy.exchange.pooled import PooledOutbound
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.head import SAFE_METHODS, RequestHead, ResponseHead
+from proxy.message.rewrite import IdentityLines, relay_request_head
+from proxy.relay.service_account import ClusterAccess
+from tunnel.net.connect import open_tls
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
 

@@ -12,17 +12,17 @@ from typing import NoReturn
 import attrs
 import trio
 
+from proxy.kubernetes.statement import Statement
 from proxy.relay.own_requests import NoAnswerError, ask_cluster_uid, ask_readyz
 from proxy.relay.pool import Dial, dial_tls
-from proxy.relay.serviceaccount import ClusterAccess
-from proxy.statement import Statement
+from proxy.relay.service_account import ClusterAccess
 
 log = logging.getLogger("hawse.relay")
 
 # Between two probes while the API server answers.
 PROBE_EVERY_S = 30.0
 # And while it does not. The kubelet asks every 5 s and takes a second refusal for "not ready" (see
-# proxy.manifests), so a single probe that fails costs no Service its endpoint.
+# proxy.kubernetes.manifests), so a single probe that fails costs no Service its endpoint.
 PROBE_DOWN_EVERY_S = 5.0
 
 

@@ -26,15 +26,19 @@ import trio
 
 from auth.hubclock import HubClocks
 from auth.hubtime import seconds_of
-from auth.succession import TrustedKeys
+from auth.key_rotation import TrustedKeys
 from auth.tokens import issue_hello
-from proxy.configuration import Address
-from proxy.counted import counted
-from proxy.drain import PLAIN_S
-from proxy.filelimit import raise_file_limit
-from proxy.heldup import HeldUp
-from proxy.listen import AddressInUseError, open_listeners
-from proxy.quiet import give_back_when_quiet
+from proxy.exchange.inflight_memory import HeldUp
+from proxy.kubernetes.statement import Statement
+from proxy.listener.accept import AddressInUseError, open_listeners
+from proxy.process.config import Address
+from proxy.process.drain import PLAIN_S
+from proxy.process.filelimit import raise_file_limit
+from proxy.process.files import tell_of_the_end, watch_certificate
+from proxy.process.malloc_trim import give_back_when_quiet
+from proxy.process.plural import counted
+from proxy.process.signals import stop_signals
+from proxy.process.startup import settle
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
@@ -43,18 +47,14 @@ from proxy.relay.health import HealthServer
 from proxy.relay.metrics import metrics_text
 from proxy.relay.pool import open_pool
 from proxy.relay.probe import Probe
-from proxy.relay.serviceaccount import from_kubeconfig, in_cluster
+from proxy.relay.service_account import from_kubeconfig, in_cluster
 from proxy.relay.tunnelled import ClockFault, Stated, serve_session
 from proxy.relay.verify import Verifier
-from proxy.signals import stop_signals
-from proxy.startup import settle
-from proxy.statement import Statement
-from proxy.watched import tell_of_the_end, watch_certificate
 from tunnel import NONCE_BYTES, RESUME, CloseCode, Hello, Memory, Session, Settings
 from tunnel.dial import DialerConfig
 from tunnel.dialer import run_dialer
-from tunnel.net import client_context
-from tunnel.tcp import TCPStream
+from tunnel.net.connect import client_context
+from tunnel.net.tcp import TCPStream
 
 log = logging.getLogger("hawse.relay")
 
@@ -87,7 +87,8 @@ class State:
     def unready(self) -> str:
         """Why a new request cannot come here and go on to the API server; empty when it can.
 
-        A probe that fails once counts at once: the kubelet asks twice before it believes (proxy.manifests).
+        A probe that fails once counts at once: the kubelet asks twice before it believes
+        (proxy.kubernetes.manifests).
         """
         if self.stopping:
             return "the relay is stopping"

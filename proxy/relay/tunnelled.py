@@ -16,19 +16,19 @@ import trio
 
 from auth.hubclock import HubClocks, SessionClock, is_time
 from auth.jws import TokenError
-from proxy.exchange import StreamCode
-from proxy.head import LONG_HEAD_BYTES, HeadError, RequestHead
+from proxy.exchange.tunnelled import HUB_GROUP, RELAY_GROUP, TunnelInbound
+from proxy.kubernetes.statement import Statement
+from proxy.message.failure import StreamCode
+from proxy.message.head import LONG_HEAD_BYTES, HeadError, RequestHead
+from proxy.process.clock import steady_s
 from proxy.relay.awaited import AwaitedAnswer, fail, say_leaving
 from proxy.relay.exchange import Call, Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
-from proxy.statement import Statement
-from proxy.steady import steady_s
-from proxy.tunnelled import HUB_GROUP, RELAY_GROUP, TunnelInbound
 from tunnel import CloseCode, Context, Hello, Session, SessionClosed, Stream
-from tunnel.parking import ParkingSpot
+from tunnel.net.fairness import turns
+from tunnel.net.waker import ParkingSpot
 from tunnel.stream import StreamReset
-from tunnel.turns import turns
 
 # A hub signs its time as it answers HELLO. What was held up for so long is not taken for the present. It is
 # less than SESSION_LIVED_S, or the dialer would not back off from a hub that signs none.

@@ -1,7 +1,7 @@
 """Who acts, by the hub's signed word: verified once, kept with its expiry, never served beyond it.
 
 The hub's word counts by the keys that were pinned when the cluster was enrolled, and by those that they have
-named as their successors (auth/succession.py). No key is ever fetched.
+named as their successors (auth/key_rotation.py). No key is ever fetched.
 
 In tunnel mode the hub says a token once as a CONTEXT of the session and each request names it, so the
 verified claims stay in the context's own slot. It counts in the session of its nonce alone, by the hub's
@@ -23,12 +23,12 @@ import trio
 from auth import tokens
 from auth.hubclock import UNTRUSTED_HUB
 from auth.jws import TokenError, UnknownKeyError
+from auth.key_rotation import TrustedKeys
 from auth.signed import DEFAULT_LEEWAY_S
-from auth.succession import TrustedKeys
 from auth.tokens import RelayClaims
-from proxy.exchange import Failure, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from tunnel import Context
-from tunnel.loglimit import LogLimit
+from tunnel.net.loglimit import LogLimit
 
 log = logging.getLogger("hawse.relay")
 

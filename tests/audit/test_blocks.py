@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from audit import blocks
 from audit.blocks import stretches
+from audit.query import EVERYTHING, Wanted
 from audit.reader import AuditReader
 from audit.record import Event, Kind, Phase, utc
 from audit.retention import PrunableStore
 from audit.store import AuditStore
-from audit.wanted import EVERYTHING, Wanted
 from tests.audit.events import NOW_S, call
 from tests.audit.trails import append_whole
 

@@ -7,10 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from audit.members import Members
+from audit.query import Wanted
 from audit.reader import AuditReader
 from audit.record import Actor, ActorType, Event, Request, Response, Stream
 from audit.store import AuditStore
-from audit.wanted import Wanted
 from tests.audit.events import call
 from tests.audit.trails import append_whole
 

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from audit.errors import AuditUnavailable, NoTrail
+from audit.query import Wanted
 from audit.reader import PAGE_ROWS_MAX, AuditReader
 from audit.record import Kind, utc
 from audit.store import AuditStore
-from audit.wanted import Wanted
 from tests.audit.events import NOW_S, call
 from tests.audit.trails import read
 

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from audit.blocks import BLOCK_EVENTS
 from audit.errors import AnotherTrail, AuditUnavailable
 from audit.mask import Masks
+from audit.query import Wanted
 from audit.reader import AuditReader
 from audit.record import Phase, utc
 from audit.retention import PrunableStore
 from audit.store import AuditStore, TrailMark
-from audit.wanted import Wanted
 from tests.audit.events import NOW_S, call
 from tests.audit.trails import read
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import attrs
 
-from auth.conditions import CelConditions
-from auth.policy import Bundle, Decision, compile_bundle
-from auth.policy_text import Source, split
+from auth.policy.conditions import CelConditions
+from auth.policy.match import Bundle, Decision, compile_bundle
+from auth.policy.text import Source, split
 from auth.requestinfo import RequestInfo, parse
 
 CONDITIONS = CelConditions(time.thread_time)

@@ -8,8 +8,8 @@ import pytest
 from auth import hubclock
 from auth.hubclock import DRIFT, HubClocks, RisingClock, SessionClock, is_time, issue_time
 from auth.jws import TokenError
+from auth.key_rotation import TrustedKeys, issue_succession
 from auth.keys import KeySet, SigningKey
-from auth.succession import TrustedKeys, issue_succession
 from auth.tokens import issue_hello
 
 HUB = "https://hub.example"

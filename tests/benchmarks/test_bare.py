@@ -6,7 +6,7 @@ import trio.testing
 
 from benchmarks.bare import SocketTransport
 from tunnel import TransportClosed
-from tunnel.transport import MESSAGE_BYTES_MAX
+from tunnel.websocket.transport import MESSAGE_BYTES_MAX
 
 
 async def test_messages_arrive_whole_and_in_order() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import trio
 
-from tunnel.tcp import TCPStream
+from tunnel.net.tcp import TCPStream
 
 # How long it has to stay full.
 SETTLED_S = 0.05

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.accounting import cpu_s, rss_kb
 from benchmarks.fleet import ALL_UP_S, Fleet, open_fleet
 from benchmarks.upstream.apiserver import open_apiserver
-from proxy.hub.acceptlimit import ACCEPTS_PER_S, BURST
+from proxy.hub.relays.accept_limit import ACCEPTS_PER_S, BURST
 from tests.faults.figures import note
 
 RELAYS = 5000

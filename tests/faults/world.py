@@ -44,9 +44,9 @@ JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}")
 _OF_TOKENS = (
     "auth.keys.PublicKey",
     "auth.tokens.AccessClaims",
-    "proxy.hub.entities.Agent",
-    "proxy.hub.entities.Cluster",
-    "proxy.hub.trail._Party",
+    "proxy.hub.store.entities.Agent",
+    "proxy.hub.store.entities.Cluster",
+    "proxy.hub.authorize.events._Party",
 )
 # One is in the token's claims, and one is its agent's.
 _PRINCIPAL = "auth.principal.Principal"

@@ -12,7 +12,7 @@ import argparse
 import random
 import time
 
-from proxy.strict import read_request_head
+from proxy.message.strict import read_request_head
 from tests.fuzz.differential import check_canonical, check_chunks, check_request, check_response
 from tests.fuzz.mutation import CANONICAL, CHUNKS, REQUESTS, RESPONSES, mutated
 

@@ -12,9 +12,9 @@ import re
 
 import h11
 
-from proxy.body import BodyError, ChunkedBody
-from proxy.head import HEAD_BYTES_MAX, HEADER_COUNT_MAX, HeadError, RequestHead, ResponseHead
-from proxy.strict import AnswerLines, BadRequest, BadResponse, read_request_head, read_response_head
+from proxy.message.body import BodyError, ChunkedBody
+from proxy.message.head import HEAD_BYTES_MAX, HEADER_COUNT_MAX, HeadError, RequestHead, ResponseHead
+from proxy.message.strict import AnswerLines, BadRequest, BadResponse, read_request_head, read_response_head
 
 END = b"\r\n\r\n"
 TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")

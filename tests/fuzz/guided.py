@@ -11,8 +11,10 @@ import sys
 import atheris
 
 # Before anything else imports them: what was imported plainly is not measured.
-with atheris.instrument_imports(include=["proxy.strict", "proxy.head", "proxy.body", "h11"]):
-    from proxy.strict import read_request_head
+with atheris.instrument_imports(
+    include=["proxy.message.strict", "proxy.message.head", "proxy.message.body", "h11"]
+):
+    from proxy.message.strict import read_request_head
     from tests.fuzz.differential import check_canonical, check_chunks, check_request, check_response
     from tests.fuzz.mutation import REQUESTS
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 
 # Where the ill-meaning come from; honest agents come from 127.0.0.1.
 STRANGER = "127.0.0.2"
-# proxy.gate's, which stand in no configuration.
+# proxy.listener.unauthenticated's, which stand in no configuration.
 PER_ADDRESS_MAX = 512
 # Below every deadline that a stranger can play for, with room for a machine that runs other tests.
 SERVED_WITHIN_S = 8.0

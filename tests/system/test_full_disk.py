@@ -15,8 +15,8 @@ import attrs
 import pytest
 
 from proxy.cli.errors import CommandError
-from proxy.hub.localuser import local_user
-from proxy.hub.reserve import ReserveError, open_reserve
+from proxy.hub.home.reserve import ReserveError, open_reserve
+from proxy.hub.store.local_user import local_user
 from sandbox.demo.processes import DemoError
 from tests.fakes.issuer import FakeIssuer, running_issuer
 from tests.system.disk import SIZE_MIB, SmallDisk, TokenClient, needs_root, open_small_disk

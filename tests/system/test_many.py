@@ -10,8 +10,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from proxy.configuration import MIB
-from proxy.wire import CONNECTION_BYTES
+from proxy.exchange.wire import CONNECTION_BYTES
+from proxy.process.config import MIB
 from tests.system.load import execute, get, parallel, resident_kib, streaming, timed
 from tests.system.raw import RawClient
 from tests.system.test_revocation import enrol_victim

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tunnel.net import client_context, server_context
-from tunnel.resumption import ClientContext
+from tunnel.net.connect import client_context, server_context
+from tunnel.net.tls_sessions import ClientContext
 
 
 @functools.cache

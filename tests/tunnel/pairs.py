@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from tunnel import Memory, Role, Session, Settings, Stream, open_session
-from tunnel.transport import Transport, TransportClosed, memory_transport_pair
+from tunnel.websocket.transport import Transport, TransportClosed, memory_transport_pair
 
 
 @attrs.frozen

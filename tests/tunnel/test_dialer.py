@@ -40,9 +40,9 @@ from tunnel import (
 )
 from tunnel.dial import DIAL_S, DialerConfig, DialFailed, open_tunnel
 from tunnel.dialer import run_dialer
-from tunnel.egress import ProxySettings
-from tunnel.net import client_context, wrap_server
-from tunnel.websocket import accept_websocket
+from tunnel.net.connect import client_context, wrap_server
+from tunnel.net.egress import ProxySettings
+from tunnel.websocket.upgrade import accept_websocket
 
 TOKEN = "aaa.bbb.ccc"
 NOW = 1_800_000_000.0

@@ -17,15 +17,15 @@ from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.test_stream import read_all
 from tunnel import Session, SessionClosed, Settings, Stream
 from tunnel.link import FAREWELL_S, FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_TURN, STEP_S, Link
+from tunnel.net.fairness import SPARE_FRAMES, SPELL_S, turns
+from tunnel.net.readiness import Readiness
 from tunnel.protocol import events, frames
+from tunnel.protocol.congestion import MESSAGE_FIRST_BYTES
 from tunnel.protocol.connection import Connection
-from tunnel.protocol.flight import MESSAGE_FIRST_BYTES
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import ACK_ALONG_S, LEDGER_RESERVE_BYTES
-from tunnel.readiness import Readiness
 from tunnel.stream import QUEUE_HIGH_BYTES
-from tunnel.transport import MemoryTransport, TransportClosed
-from tunnel.turns import SPARE_FRAMES, SPELL_S, turns
+from tunnel.websocket.transport import MemoryTransport, TransportClosed
 
 # The most calls of one pass.
 CALLS_MAX = 3

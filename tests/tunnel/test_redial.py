@@ -37,7 +37,7 @@ from tunnel import (
     read_hello,
 )
 from tunnel.dialer import run_dialer
-from tunnel.websocket import accept_websocket
+from tunnel.websocket.upgrade import accept_websocket
 
 RESUMING = ("resume",)
 

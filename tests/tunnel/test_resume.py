@@ -30,9 +30,9 @@ from tunnel import (
     open_session,
     read_hello,
 )
-from tunnel.greeting import say_hello
+from tunnel.handshake import say_hello
 from tunnel.protocol import frames
-from tunnel.transport import MemoryTransport, Transport
+from tunnel.websocket.transport import MemoryTransport, Transport
 
 RESUMING = ("resume",)
 

@@ -32,6 +32,7 @@ from tunnel.protocol.core import (
     Phase,
     Role,
 )
+from tunnel.protocol.drain import Outbound
 from tunnel.protocol.errors import (
     IllegalTransition,
     LocalProtocolError,
@@ -39,11 +40,10 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
+from tunnel.protocol.feed import Inbound
 from tunnel.protocol.frames import Hello, Resume, Welcome
-from tunnel.protocol.inbound import Inbound
 from tunnel.protocol.liveness import PING_IDLE_S, Liveness
 from tunnel.protocol.memory import Memory
-from tunnel.protocol.outbound import Outbound
 from tunnel.protocol.schedule import OUT
 from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Step, after
 from tunnel.protocol.streams import Context, Farewell, StreamState

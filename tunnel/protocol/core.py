@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 
 from tunnel.protocol import events, frames
+from tunnel.protocol.congestion import Flight
 from tunnel.protocol.control import ControlQueue
 from tunnel.protocol.errors import (
     LocalProtocolError,
@@ -22,7 +23,6 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
-from tunnel.protocol.flight import Flight
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.ledger import ReceivedLedger, SentLedger
 from tunnel.protocol.liveness import Liveness, RoundTrips

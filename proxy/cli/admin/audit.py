@@ -31,10 +31,10 @@ def accept(reach: Reach, /, yes: bool) -> None:
     from audit.errors import AuditUnavailable
     from audit.record import Event, Kind
     from audit.store import AuditStore, TrailMark
-    from proxy.hub.boots import Boots
-    from proxy.hub.datadir import DataDir, DataDirError, is_there
-    from proxy.hub.errors import StoreUnavailableError
-    from proxy.hub.store import Store
+    from proxy.hub.home.boots import Boots
+    from proxy.hub.home.datadir import DataDir, DataDirError, is_there
+    from proxy.hub.store.errors import StoreUnavailableError
+    from proxy.hub.store.store import Store
 
     data = DataDir(reach.folder())
     try:

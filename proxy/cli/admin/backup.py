@@ -22,8 +22,8 @@ def backup(reach: Reach, /, file: Path) -> None:
     The secrets are its signing keys, pepper and certificates: keep FILE (mode 0600) as you keep the data
     folder. The hub may run meanwhile. The audit trail is not in it.
     """
-    from proxy.hub.backup import BackupError
-    from proxy.hub.backup import backup as write
+    from proxy.hub.admin.backup import BackupError
+    from proxy.hub.admin.backup import backup as write
 
     folder = reach.folder()
     try:
@@ -43,8 +43,8 @@ def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
 
     The backup is proved as a whole first; a fault in it leaves the folder as it was.
     """
-    from proxy.hub.backup import BackupError
-    from proxy.hub.backup import restore as put
+    from proxy.hub.admin.backup import BackupError
+    from proxy.hub.admin.backup import restore as put
 
     folder = reach.folder()
     try:

@@ -18,12 +18,12 @@ import attrs
 import click
 
 from audit.escape import escape_lines
-from proxy.blocking import HTTPSConnection, next_step, trusting
-from proxy.certificates import fault_of_ca
+from proxy.agent.blocking_https import HTTPSConnection, next_step, trusting
 from proxy.cli.admin.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
-from proxy.foreign_json import read_json
-from proxy.hub.localuser import USER_HEADER, local_user
+from proxy.hub.store.local_user import USER_HEADER, local_user
+from proxy.process.certificates import fault_of_ca
+from proxy.process.untrusted_json import read_json
 
 URL_VARIABLE = "HAWSE_ADMIN_URL"
 TOKEN_VARIABLE = "HAWSE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
@@ -163,8 +163,8 @@ class Reach:
 
     def folder(self) -> Path:
         """The hub's data folder; raises CommandError."""
-        from proxy.configuration import ConfigError
-        from proxy.hub.config import load
+        from proxy.hub.home.config import load
+        from proxy.process.config import ConfigError
 
         if self.data_dir is not None:
             return self.data_dir
@@ -220,7 +220,7 @@ def _is_https(url: str) -> bool:
 
 
 def _local(folder: Path, token: str) -> AdminClient:
-    from proxy.hub.datadir import DataDir, DataDirError
+    from proxy.hub.home.datadir import DataDir, DataDirError
 
     data = DataDir(folder)
     user = "" if token else local_user(os.environ)

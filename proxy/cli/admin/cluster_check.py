@@ -14,7 +14,7 @@ from audit.escape import escape
 from proxy.cli.admin.client import AdminClient, Json, Object, Reach
 from proxy.cli.admin.output import child, json_option, objects, print_json, text
 from proxy.cli.errors import ANSWER_NO, CommandError
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 if TYPE_CHECKING:
     from proxy.cli.admin.rbac_check import Enrolled
@@ -47,7 +47,7 @@ def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | N
     to do, 0 when not.
     """
     from proxy.cli.admin.rbac_check import Level, examine, examine_relays, sort_findings
-    from proxy.manifests import CLUSTER_ROLE
+    from proxy.kubernetes.manifests import CLUSTER_ROLE
 
     client = reach.client()
     enrolled = _enrolled(client, name)
@@ -86,7 +86,7 @@ def _check_same_cluster(name: str, pinned: str, options: list[str]) -> None:
 
     Findings from another cluster mean nothing, and applying the advice there does harm.
     """
-    from proxy.manifests import SYSTEM_NAMESPACE
+    from proxy.kubernetes.manifests import SYSTEM_NAMESPACE
 
     if not pinned:
         return

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from proxy.certificates import fault_of_ca
 from proxy.cli.errors import CommandError
+from proxy.process.certificates import fault_of_ca
 
 
 def read_file(path: Path | None, option: str, bytes_max: int) -> str | None:

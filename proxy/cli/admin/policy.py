@@ -28,10 +28,10 @@ from proxy.cli.admin.output import since as how_long
 from proxy.cli.admin.policy_files import files_argument, padded, read_files, say_missing
 from proxy.cli.admin.policy_simulation import simulate_policies
 from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
-from proxy.counted import counted
+from proxy.process.plural import counted
 
 if TYPE_CHECKING:
-    from auth.policy_text import Source
+    from auth.policy.text import Source
 
 
 @click.group()
@@ -132,7 +132,7 @@ def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bo
     is applied when one fails (exit code 3). What a policy names and there is not is warned of: it may come
     later.
     """
-    from proxy.policytest import sorted_out
+    from proxy.cli.admin.policy_tests import sorted_out
 
     sources = read_files(files)
     policies, tests = sorted_out(sources)
@@ -239,7 +239,7 @@ def explain(
     may be a path, and VERB then a method: explain sre-1 prod get /metrics. Exits 3 when it is denied, and
     1 when that cannot be told.
     """
-    from proxy.policytest import request_for
+    from proxy.cli.admin.policy_tests import request_for
 
     try:
         method, target = request_for(verb, resource, name, namespace, group)
@@ -282,15 +282,15 @@ def test_policies(files: tuple[Path, ...], as_json: bool) -> None:
     Only what stands in the files counts, and no hub is needed. Exits 3 when a case fails, and
     1 when none can be run, as with a fault in a file.
     """
-    from proxy.policytest import sorted_out
+    from proxy.cli.admin.policy_tests import sorted_out
 
     policies, tests = sorted_out(read_files(files))
     _run_tests(policies, tests, as_json=as_json, quiet=False)
 
 
 def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, quiet: bool) -> None:
-    from auth.policy_text import PolicyError
-    from proxy.policytest import compiled, read_cases, run_cases
+    from auth.policy.text import PolicyError
+    from proxy.cli.admin.policy_tests import compiled, read_cases, run_cases
 
     try:
         bundle = compiled(policies)

@@ -13,7 +13,7 @@ from proxy.cli.admin.output import say
 from proxy.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from auth.policy_text import Source
+    from auth.policy.text import Source
 
 files_argument = click.argument(
     "files",
@@ -26,7 +26,7 @@ files_argument = click.argument(
 
 def read_files(files: tuple[Path, ...]) -> list[Source]:
     """Read the documents of all files; `-` is the standard input. Raises CommandError."""
-    from auth.policy_text import split
+    from auth.policy.text import split
 
     sources: list[Source] = []
     for file in files:

@@ -17,7 +17,7 @@ from proxy.cli.trail import record_read
 if TYPE_CHECKING:
     from audit.reader import AuditReader, StoredEvent
     from audit.record import Event
-    from proxy.policytest import Recorded
+    from proxy.cli.admin.policy_tests import Recorded
 
 
 @attrs.frozen
@@ -42,8 +42,8 @@ class RecordedCalls:
         self, start: datetime, agent: str | None, cluster: str | None, tell: Progress
     ) -> Iterator[Recorded]:
         """Each call once, the oldest first."""
-        from audit.wanted import Wanted
-        from proxy.policytest import Recorded
+        from audit.query import Wanted
+        from proxy.cli.admin.policy_tests import Recorded
 
         first, last = self.reader.span(Wanted(since=start))
         for stored in self._stored(first, last, start, agent, cluster):
@@ -63,8 +63,8 @@ class RecordedCalls:
     def _stored(
         self, first: int, last: int, start: datetime | None, agent: str | None, cluster: str | None
     ) -> Iterator[StoredEvent]:
+        from audit.query import Wanted
         from audit.record import Kind
-        from audit.wanted import Wanted
 
         kinds = (Kind.CALL, Kind.SESSION_KILLED)
         wanted = Wanted(agent=agent, cluster=cluster, kinds=kinds, since=start)
@@ -76,7 +76,7 @@ def recorded_calls(folder: Path, filters: Mapping[str, str | None]) -> Iterator[
     """Open the trail of a data folder; the reading is recorded in it. Raises CommandError, also later."""
     from audit.errors import AuditUnavailable
     from audit.reader import AuditReader
-    from proxy.hub.datadir import DataDir
+    from proxy.hub.home.datadir import DataDir
 
     path = DataDir(folder).audit_file
     try:

@@ -16,13 +16,13 @@ from proxy.cli.admin.policy_recorded import recorded_calls
 from proxy.cli.audit_options import to_moment
 from proxy.cli.errors import CommandError
 from proxy.cli.progress import progress
-from proxy.counted import counted
-from proxy.near import did_you_mean
+from proxy.process.plural import counted
+from proxy.process.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from auth.policy import Bundle
-    from auth.policy_text import Source
-    from proxy.policytest import Agent, Cluster, Simulation
+    from auth.policy.match import Bundle
+    from auth.policy.text import Source
+    from proxy.cli.admin.policy_tests import Agent, Cluster, Simulation
 
 
 @click.command("simulate", short_help="Say which recorded calls would newly pass or be denied.")
@@ -60,9 +60,9 @@ def simulate_policies(
     the policies in force and by the proposed ones, for the agent's teams and the cluster's labels of today.
     An agent or a cluster that was removed may be named as long as the trail has a call of it.
     """
-    from auth.policy_document import name_of
-    from auth.policy_rules import missing
-    from proxy.policytest import simulate, sorted_out
+    from auth.policy.document import name_of
+    from auth.policy.rules import missing
+    from proxy.cli.admin.policy_tests import simulate, sorted_out
 
     client = reach.client()
     policies, _ = sorted_out(read_files(files))
@@ -114,8 +114,8 @@ def _bundles(
     in_force: Sequence[Object], policies: Sequence[Source], *, only: bool, without: tuple[str, ...]
 ) -> tuple[Bundle, Bundle]:
     """What decides now, and what would; raises CommandError."""
-    from auth.policy_text import PolicyError
-    from proxy.policytest import compiled, merged
+    from auth.policy.text import PolicyError
+    from proxy.cli.admin.policy_tests import compiled, merged
 
     documents = [text(row, "document") for row in in_force]
     names = {text(row, "name") for row in in_force}
@@ -188,7 +188,7 @@ def _print(found: Simulation) -> None:
 
 
 def _agents(rows: list[Object]) -> Mapping[str, Agent]:
-    from proxy.policytest import Agent
+    from proxy.cli.admin.policy_tests import Agent
 
     return {
         text(row, "name"): Agent(text(row, "name"), tuple(texts(row, "teams")), text(row, "owner"))
@@ -197,7 +197,7 @@ def _agents(rows: list[Object]) -> Mapping[str, Agent]:
 
 
 def _clusters(rows: list[Object]) -> Mapping[str, Cluster]:
-    from proxy.policytest import Cluster
+    from proxy.cli.admin.policy_tests import Cluster
 
     found = {}
     for row in rows:

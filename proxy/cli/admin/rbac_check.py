@@ -16,10 +16,16 @@ from typing import TypeAlias
 import attrs
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
-from auth.policy_rules import RESOURCE_VERBS
+from auth.policy.rules import RESOURCE_VERBS
 from auth.principal import USER_PREFIX
-from proxy.counted import counted
-from proxy.manifests import CLUSTER_ROLE, NAMESPACE, SERVICE_ACCOUNT, SYSTEM_NAMESPACE, is_dns_label
+from proxy.kubernetes.manifests import (
+    CLUSTER_ROLE,
+    NAMESPACE,
+    SERVICE_ACCOUNT,
+    SYSTEM_NAMESPACE,
+    is_dns_label,
+)
+from proxy.process.plural import counted
 
 Object: TypeAlias = Mapping[str, object]
 

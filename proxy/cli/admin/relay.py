@@ -15,7 +15,7 @@ from proxy.cli.admin.output import (
     text,
 )
 from proxy.cli.errors import CommandError
-from proxy.near import did_you_mean
+from proxy.process.suggestions import did_you_mean
 
 
 @click.group()

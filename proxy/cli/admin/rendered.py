@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from proxy.cli.admin.client import Object
 from proxy.cli.admin.output import child, strict_texts, text
 from proxy.cli.errors import CommandError
-from proxy.configuration import Address
-from proxy.manifests import ManifestError, RelayManifest, cluster_role, relay_manifests, to_yaml
+from proxy.kubernetes.manifests import ManifestError, RelayManifest, cluster_role, relay_manifests, to_yaml
+from proxy.process.config import Address
 
 _PLACE = ("namespace", "service_account")
 _MANIFEST = (*_PLACE, "image", "replicas", "service_type", "hub_ca_pem")

@@ -24,9 +24,9 @@ from proxy.cli.admin.output import (
     yes_option,
 )
 from proxy.cli.errors import CommandError
-from proxy.hub.localuser import LOCAL_TOKEN_NAME
-from proxy.hub.roles import MEANINGS, Role
-from proxy.near import did_you_mean
+from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
+from proxy.hub.store.roles import MEANINGS, Role
+from proxy.process.suggestions import did_you_mean
 
 _LIFETIME = re.compile(r"([0-9]{1,6})([mhd])", re.ASCII)
 _UNIT_S = {"m": 60, "h": 3600, "d": 86400}

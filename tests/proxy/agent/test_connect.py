@@ -25,13 +25,13 @@ from proxy.agent.credential import Cached
 from proxy.agent.errors import AgentError
 from proxy.agent.loopback import loopback_context
 from proxy.agent.rotation import REPLACED_AFTER_S, Tokens
-from proxy.connections import Connections
-from proxy.head import RequestHead, ResponseHead
-from proxy.http import ServerConnection
-from tunnel.egress import ProxySettings
-from tunnel.net import HandshakeFailed, client_context, wrap_client, wrap_server
-from tunnel.tcp import TCPStream
-from tunnel.tls import TLSStream
+from proxy.exchange.pool import Connections
+from proxy.exchange.server import ServerConnection
+from proxy.message.head import RequestHead, ResponseHead
+from tunnel.net.connect import HandshakeFailed, client_context, wrap_client, wrap_server
+from tunnel.net.egress import ProxySettings
+from tunnel.net.tcp import TCPStream
+from tunnel.net.tls import TLSStream
 
 PORT = 43210
 OWN = "own-token"

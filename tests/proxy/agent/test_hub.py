@@ -20,13 +20,13 @@ from proxy.agent.account import Account
 from proxy.agent.errors import AgentError
 from proxy.agent.https import https_connection
 from proxy.agent.hub import ANSWER_BYTES_MAX, Reach, fetch_reach, fetch_token
-from proxy.hub.config import LimitsConfig
-from proxy.hub.datadir import SigningKeys
-from proxy.hub.directory import open_directory
-from proxy.hub.seenstore import SeenStore
-from proxy.hub.store import Store
-from proxy.hub.token import TokenEndpoint
-from proxy.status import status_response
+from proxy.hub.home.config import LimitsConfig
+from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.token import TokenEndpoint
+from proxy.hub.store.directory import open_directory
+from proxy.hub.store.store import Store
+from proxy.message.status import status_response
 from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub
 from tests.faults.egress import Egress, open_egress
 from tests.proxy.agent.conftest import API_KEY
@@ -327,6 +327,7 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
                 seen=seen,
                 limits=LimitsConfig(),
                 recording=lambda: True,
+                state_of=lambda cluster: "not tried",
             )
             token = trio.lowlevel.current_trio_token()
 

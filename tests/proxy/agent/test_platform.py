@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from proxy.agent.account import find_account
+from proxy.agent.blocking_https import trusting
 from proxy.agent.errors import AgentError
 from proxy.agent.login import log_in_by_platform
 from proxy.agent.platform import TOKEN_BYTES_MAX, platform_token
-from proxy.blocking import trusting
 from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub
 from tests.faults.egress import open_egress
 from tests.proxy.agent.conftest import Home

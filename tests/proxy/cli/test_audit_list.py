@@ -20,7 +20,7 @@ from audit.record import Actor, ActorType, Event, Kind, Phase, Request, Response
 from audit.retention import PrunableStore
 from audit.store import AuditStore
 from proxy.cli.audit import audit
-from proxy.hub.store import Store
+from proxy.hub.store.store import Store
 from tests.audit.events import NOW_S, call
 
 

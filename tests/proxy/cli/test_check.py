@@ -22,9 +22,9 @@ from audit.store import AuditStore
 from auth.keys import KeySet, SigningKey
 from proxy.cli.hub import hub
 from proxy.cli.relay import relay
-from proxy.hub.datadir import DataDir
-from proxy.hub.reserve import open_reserve
-from proxy.hub.store import Store
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.reserve import open_reserve
+from proxy.hub.store.store import Store
 
 CA = trustme.CA()
 EXPIRED = datetime.now(UTC) - timedelta(days=1)

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxy.cli.hub import hub
-from proxy.hub.datadir import AdminEndpoint, DataDir
+from proxy.hub.home.datadir import AdminEndpoint, DataDir
 
 
 def run(folder: Path, **environment: str) -> Result:

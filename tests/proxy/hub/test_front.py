@@ -20,27 +20,27 @@ from audit.store import AuditStore
 from auth.hubtime import hub_time
 from auth.keys import SigningKey
 from auth.tokens import issue_access, issue_hello
-from proxy.gate import STRANGER_S
-from proxy.hub.acceptlimit import CLUSTER_BURST
-from proxy.hub.access import AccessTokens
-from proxy.hub.calls import Calls
-from proxy.hub.certificate import Certificate
-from proxy.hub.config import HubConfig
-from proxy.hub.datadir import DataDir, SigningKeys
-from proxy.hub.direct import DirectRelays
-from proxy.hub.directory import open_directory
-from proxy.hub.enrol import EnrolmentEndpoint
+from proxy.hub.authorize.access import AccessTokens
+from proxy.hub.authorize.events import Trail
+from proxy.hub.calls.calls import Calls
 from proxy.hub.front import HANDSHAKE_S, Front
-from proxy.hub.oauth import FORM_BYTES_MAX
-from proxy.hub.pins import Pins
-from proxy.hub.registry import Registry
-from proxy.hub.relays import RelayEndpoint
-from proxy.hub.seenstore import SeenStore
-from proxy.hub.token import TokenEndpoint
-from proxy.hub.trail import Trail
+from proxy.hub.home.certificate import Certificate
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.datadir import DataDir, SigningKeys
+from proxy.hub.identity.enrol import EnrolmentEndpoint
+from proxy.hub.identity.oauth import FORM_BYTES_MAX
+from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.token import TokenEndpoint
+from proxy.hub.relays.accept_limit import CLUSTER_BURST
+from proxy.hub.relays.direct import DirectRelays
+from proxy.hub.relays.endpoint import RelayEndpoint
+from proxy.hub.relays.pins import Pins
+from proxy.hub.relays.registry import Registry
+from proxy.hub.store.directory import open_directory
+from proxy.listener.unauthenticated import STRANGER_S
 from tunnel import Hello, Memory, Role, open_session
-from tunnel.net import TLSStream, client_context, wrap_client
-from tunnel.websocket import dial_websocket
+from tunnel.net.connect import TLSStream, client_context, wrap_client
+from tunnel.websocket.upgrade import dial_websocket
 
 NOW = 1_800_000_000.0
 HOST = "hub.example"
@@ -116,6 +116,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             seen=seen,
             limits=config.limits,
             recording=lambda: True,
+            state_of=lambda cluster: "not tried",
         )
         front = Front(
             certificate=Certificate.open(config, DataDir.open(tmp_path / "data"), time.time),
@@ -200,8 +201,8 @@ async def test_a_stranger_that_makes_room_waits_for_nobody_else(
             left.set()
 
     monkeypatch.setattr(bench.front.tokens, "answer", issuer_is_away)
-    monkeypatch.setattr("proxy.gate.STRANGERS_PER_PLACE_MAX", 1)
-    monkeypatch.setattr("proxy.gate.UNHURRIED_S", 0.0)
+    monkeypatch.setattr("proxy.listener.unauthenticated.STRANGERS_PER_PLACE_MAX", 1)
+    monkeypatch.setattr("proxy.listener.unauthenticated.UNHURRIED_S", 0.0)
     waiting = await bench.connect()
     await waiting.send_all(b"POST /oauth/token HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
     await trio.testing.wait_all_tasks_blocked()
@@ -265,7 +266,7 @@ async def test_a_stranger_who_does_not_take_the_answer_is_cut(
     bench: Bench, autojump_clock: MockClock, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if target == "our fault":
-        monkeypatch.setattr("proxy.hub.calls.understand", None)
+        monkeypatch.setattr("proxy.hub.calls.calls.understand", None)
         target = "/clusters/prod/api"
     # What one end sends stays there until the other one has received it.
     client = await bench.connect(*trio.testing.lockstep_stream_pair())
@@ -297,7 +298,7 @@ async def test_a_fault_of_ours_is_answered_and_ends_the_connection(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("proxy.hub.calls.understand", fail)
+    monkeypatch.setattr("proxy.hub.calls.calls.understand", fail)
     client = await bench.connect()
     await client.send_all(
         b"POST /clusters/prod/api HTTP/1.1\r\nHost: hub.example\r\nContent-Length: 10\r\n\r\nthe b"

@@ -15,19 +15,19 @@ import trio
 import trio.testing
 
 from audit.flood import FIRST
+from audit.query import Wanted
 from audit.reader import AuditReader
 from audit.record import Kind
 from audit.store import AuditStore
-from audit.wanted import Wanted
-from proxy.configuration import Address
 from proxy.hub import serve
-from proxy.hub.boots import Boots
-from proxy.hub.config import AdminConfig, HubConfig
-from proxy.hub.datadir import DataDir
-from proxy.hub.handover import Place, open_door
-from proxy.hub.keyring import KeyRing
-from proxy.hub.premises import Acceptor
-from proxy.hub.store import Store
+from proxy.hub.accept import Acceptor
+from proxy.hub.home.boots import Boots
+from proxy.hub.home.config import AdminConfig, HubConfig
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.keyring import KeyRing
+from proxy.hub.restart.handover import Place, open_door
+from proxy.hub.store.store import Store
+from proxy.process.config import Address
 
 
 async def test_the_keys_are_kept_only_once_they_are_this_hubs_and_read_anew(

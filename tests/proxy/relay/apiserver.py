@@ -14,8 +14,8 @@ import attrs
 import trio
 import trustme
 
-from proxy.relay.serviceaccount import ClusterAccess, in_cluster
-from tunnel.net import TLSStream, server_context, wrap_server
+from proxy.relay.service_account import ClusterAccess, in_cluster
+from tunnel.net.connect import TLSStream, server_context, wrap_server
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

@@ -16,10 +16,10 @@ import trio
 import trio.testing
 
 import tunnel.stream
-from proxy import client
-from proxy.client import INTERIM_MAX, ClientConnection
-from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
+from proxy.exchange import client
+from proxy.exchange.client import INTERIM_MAX, ClientConnection
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.awaited import AwaitedAnswer
 from proxy.relay.exchange import Call, Upstream
@@ -29,11 +29,11 @@ from tests.proxy.relay.ways import NONCE, Answer, TunnelWay, hubs, inner, tell_t
 from tests.tunnel.passes import counted_passes
 from tests.tunnel.protocol.joined import frames_of
 from tunnel import Hello, Role, Stream, StreamReset, Welcome, memory_transport_pair, open_session
+from tunnel.net.fairness import turns
+from tunnel.net.tcp import TCPStream
+from tunnel.net.tls import TLSStream
 from tunnel.protocol.frames import FrameType
-from tunnel.tcp import TCPStream
-from tunnel.tls import TLSStream
-from tunnel.transport import MemoryTransport
-from tunnel.turns import turns
+from tunnel.websocket.transport import MemoryTransport
 
 TARGET = b"/api/v1/namespaces/a/pods"
 

@@ -6,9 +6,9 @@ import pytest
 import trustme
 
 from auth.keys import KeySet, SigningKey
-from proxy.configuration import Address, ConfigError
+from proxy.process.config import Address, ConfigError
 from proxy.relay.config import DirectListener, TunnelDial, default_instance, load
-from proxy.relay.serviceaccount import ClusterAccessError
+from proxy.relay.service_account import ClusterAccessError
 
 KEY = SigningKey.generate()
 HUB_KEY = SigningKey.generate()

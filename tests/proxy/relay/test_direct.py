@@ -10,22 +10,24 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from auth.key_rotation import SUCCESSION_MAX, issue_succession
 from auth.keys import SigningKey
 from auth.principal import Principal
-from auth.succession import SUCCESSION_MAX, issue_succession
 from auth.tokens import issue_inquiry
-from proxy import gate, heldup
-from proxy.exchange import ByteStream, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead
-from proxy.http import ClientConnection
+from proxy.exchange import inflight_memory
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.ports import ByteStream
+from proxy.exchange.wire import CONNECTION_BYTES
+from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
+from proxy.listener import unauthenticated
+from proxy.message.failure import Processed, StreamCode
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import FAILURE_HEADER
 from proxy.relay import direct
-from proxy.rewrite import FAILURE_HEADER
-from proxy.statement import STATEMENT_TARGET, Statement
-from proxy.wire import CONNECTION_BYTES
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory
-from tunnel.turns import turns
+from tunnel.net.fairness import turns
 
 MODEST = Principal(agent_id="0193-a2", name="modest", org="acme", teams=("sre",))
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -148,7 +150,9 @@ async def test_a_stranger_that_says_nothing_is_shown_out(tmp_path: Path, autojum
 
 
 @pytest.mark.parametrize(
-    ("module", "cap"), [(gate, "STRANGERS_PER_PLACE_MAX"), (direct, "STRANGERS_MAX")], ids=["place", "all"]
+    ("module", "cap"),
+    [(unauthenticated, "STRANGERS_PER_PLACE_MAX"), (direct, "STRANGERS_MAX")],
+    ids=["place", "all"],
 )
 async def test_strangers_above_the_cap_make_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, cap: str
@@ -158,7 +162,7 @@ async def test_strangers_above_the_cap_make_room(
         silent = [await way.connect() for _ in range(2)]
         with pytest.raises((OSError, trio.BrokenResourceError)):
             await way.connect()
-        monkeypatch.setattr(gate, "UNHURRIED_S", 0.0)
+        monkeypatch.setattr(unauthenticated, "UNHURRIED_S", 0.0)
         silent.append(await way.connect())
         assert (await way.ask(inner())).status == 200
         # The oldest, for the third of them and for the hub.
@@ -172,7 +176,7 @@ async def test_strangers_above_the_cap_make_room(
 async def test_connections_that_say_nothing_make_room_for_the_hub_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "STRANGERS_PER_PLACE_MAX", 2)
+    monkeypatch.setattr(unauthenticated, "STRANGERS_PER_PLACE_MAX", 2)
     async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
         silent = [await trio.open_tcp_stream("127.0.0.1", way.port) for _ in range(3)]
         assert (await way.ask(inner())).status == 200
@@ -186,7 +190,7 @@ async def test_connections_that_say_nothing_make_room_for_the_hub_at_once(
 async def test_the_hub_is_no_stranger_once_it_has_shown_a_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "STRANGERS_PER_PLACE_MAX", 1)
+    monkeypatch.setattr(unauthenticated, "STRANGERS_PER_PLACE_MAX", 1)
     release = trio.Event()
     arrived = trio.Event()
 
@@ -276,7 +280,7 @@ class Account(Memory):
 async def test_when_memory_is_short_the_agent_whose_calls_hold_the_most_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, many: int, silent: bool
 ) -> None:
-    monkeypatch.setattr(heldup, "LOOK_S", 0.05)
+    monkeypatch.setattr(inflight_memory, "LOOK_S", 0.05)
     caplog.set_level("INFO", "hawse.relay")
     cut: list[str] = []
     cut_first = trio.Event()
@@ -333,7 +337,7 @@ async def test_when_memory_is_short_the_agent_whose_calls_hold_the_most_makes_ro
 async def test_what_an_api_server_does_not_take_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heldup, "LOOK_S", 0.05)
+    monkeypatch.setattr(inflight_memory, "LOOK_S", 0.05)
 
     async def script(connection: Connection) -> None:
         await connection.request()

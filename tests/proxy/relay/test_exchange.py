@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from auth.principal import Principal
-from proxy.exchange import Processed, StreamCode
+from proxy.message.failure import Processed, StreamCode
+from proxy.message.rewrite import FAILURE_HEADER
 from proxy.relay import exchange, pool
-from proxy.relay.serviceaccount import ClusterAccess
-from proxy.rewrite import FAILURE_HEADER
+from proxy.relay.service_account import ClusterAccess
 from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import Answer, TunnelWay, forged, inner, open_way, token

@@ -13,17 +13,18 @@ import trio.testing
 from trio.testing import MockClock
 
 from auth.tokens import RelayClaims
-from proxy.connections import DIAL_DEADLINE_S
-from proxy.exchange import Failure, OnGone, Processed, StreamCode
-from proxy.head import RequestHead
-from proxy.http import ClientConnection
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.pool import DIAL_DEADLINE_S
+from proxy.exchange.ports import OnGone
+from proxy.exchange.tunnelled import TunnelInbound
+from proxy.message.failure import Failure, Processed, StreamCode
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import direct_request_head
 from proxy.relay.exchange import Call, Upstream
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import open_pool
-from proxy.relay.serviceaccount import ClusterAccess
+from proxy.relay.service_account import ClusterAccess
 from proxy.relay.verify import Refused
-from proxy.rewrite import direct_request_head
-from proxy.tunnelled import TunnelInbound
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.test_guardrails import NO_SECRETS, claims, guard
 from tests.proxy.relay.ways import Answer, Way, direct_way, fresh, inner, open_way

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from auth.policy_text import PolicyError
+from auth.policy.text import PolicyError
 from auth.principal import Principal
 from auth.requestinfo import parse
 from auth.tokens import RelayClaims
+from proxy.message.rewrite import guardrail_of
+from proxy.message.status import STATUS_BYTES_MAX
+from proxy.process.files import FILE_BYTES_MAX
 from proxy.relay.guarding import LOOK_S
 from proxy.relay.guardrails import FAULT_TOLD_EVERY_S, FILES_MAX, GuardrailDenied, Guardrails
-from proxy.rewrite import guardrail_of
-from proxy.status import STATUS_BYTES_MAX
-from proxy.watched import FILE_BYTES_MAX
 from tests.proxy.relay.apiserver import OK, Connection, running
 from tests.proxy.relay.ways import PROBE, inner, open_way, token
 

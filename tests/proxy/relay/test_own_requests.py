@@ -10,10 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from proxy.kubernetes.statement import Statement
 from proxy.relay import own_requests, probe
 from proxy.relay.own_requests import NAMESPACE, READYZ, NoAnswerError, ask_cluster_uid, ask_readyz
 from proxy.relay.probe import Probe
-from proxy.statement import Statement
 from tests.proxy.relay.apiserver import OK, Connection, running
 
 UID = "0b9f2c1e-6a53-4c0e-9d6b-5f0f5c7f6a11"
@@ -62,7 +62,8 @@ async def test_there_is_no_third_one(tmp_path: Path) -> None:
 
 
 def test_nothing_else_in_the_relay_takes_its_token() -> None:
-    """What sends it writes a head: the pool by proxy.rewrite, which demands an identity, and these two."""
+    """What sends it writes a head: the pool by proxy.message.rewrite, which demands an identity, and these
+    two."""
     folder = Path(own_requests.__file__).parent
     takers = {file.name for file in folder.glob("*.py") if "access.token()" in file.read_text()}
     assert takers == {"own_requests.py", "pool.py"}

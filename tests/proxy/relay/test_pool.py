@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from proxy import connections
-from proxy.exchange import OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead
+from proxy.exchange.pool import IDLE_S, SWEEP_S
+from proxy.message.failure import OutboundBroken, Processed, StreamCode
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines
 from proxy.relay.pool import Exchange, Pool, open_pool
-from proxy.rewrite import IdentityLines, RewriteError, identity_lines
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
-from tunnel.net import tls_socket
+from tunnel.net.connect import tls_socket
 
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
 
@@ -247,9 +247,9 @@ async def test_an_idle_connection_is_closed_after_a_minute(
     autojump_clock.autojump_threshold = 0.05  # real sockets: give them a moment
     async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
         await ask(pool)
-        await trio.sleep(connections.IDLE_S - 1)
+        await trio.sleep(IDLE_S - 1)
         assert pool.connections.idle_count == 1
-        await trio.sleep(connections.SWEEP_S + 2)
+        await trio.sleep(SWEEP_S + 2)
         assert pool.connections.idle_count == 0
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from auth.key_rotation import issue_succession
 from auth.keys import SigningKey
-from auth.succession import issue_succession
-from proxy.exchange import Processed, StreamCode
+from proxy.message.failure import Processed, StreamCode
 from tests.proxy.relay.apiserver import OK, Connection, running
 from tests.proxy.relay.ways import HUB, KEY, inner, open_way, token
 

@@ -21,16 +21,16 @@ from auth import tokens
 from auth.hubtime import hub_time, is_hub_time
 from auth.jws import TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
-from proxy.configuration import Address
-from proxy.http import ServerConnection
+from proxy.exchange.server import ServerConnection
+from proxy.message.status import status_response
+from proxy.process.config import Address
+from proxy.process.files import FileError
 from proxy.relay import serve, tunnelled
 from proxy.relay.config import CLOCK_BOUND_S, DirectListener, RelayConfig, TunnelDial
 from proxy.relay.own_requests import NAMESPACE
 from proxy.relay.serve import RelayError, run_relay
-from proxy.relay.serviceaccount import ClusterAccessError
+from proxy.relay.service_account import ClusterAccessError
 from proxy.relay.verify import Verifier
-from proxy.status import status_response
-from proxy.watched import FileError
 from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, running
 from tests.proxy.relay.test_direct import asks, exchange_raw, inquiry
@@ -49,9 +49,9 @@ from tests.proxy.relay.ways import (
     trusting,
 )
 from tunnel import Hello, Role, Session, Welcome, open_session
-from tunnel.net import server_context, wrap_server
+from tunnel.net.connect import server_context, wrap_server
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
-from tunnel.websocket import HUB_TIME_HEADER, accept_websocket
+from tunnel.websocket.upgrade import HUB_TIME_HEADER, accept_websocket
 
 RELAY_KEY = SigningKey.generate()
 PEPPER = b"p" * 32
@@ -352,7 +352,7 @@ async def test_what_does_not_end_is_cut_when_the_grace_is_over_or_by_a_second_si
     again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = trio.Event()
-    monkeypatch.setattr("proxy.signals.AT_ONCE_S", math.inf)
+    monkeypatch.setattr("proxy.process.signals.AT_ONCE_S", math.inf)
 
     async def script(connection: Connection) -> None:
         await connection.request()
@@ -380,7 +380,7 @@ async def test_what_does_not_end_is_cut_when_the_grace_is_over_or_by_a_second_si
                 if again:
                     await trio.testing.wait_all_tasks_blocked()
                     assert not session.closed
-                    monkeypatch.setattr("proxy.signals.AT_ONCE_S", 0.0)
+                    monkeypatch.setattr("proxy.process.signals.AT_ONCE_S", 0.0)
                     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -14,13 +14,13 @@ import trio.testing
 
 from auth import tokens
 from auth.keys import SigningKey
-from proxy.exchange import OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead
+from proxy.exchange.tunnelled import TunnelOutbound
+from proxy.message.failure import OutboundBroken, Processed, StreamCode
+from proxy.message.head import RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
-from proxy.tunnelled import TunnelOutbound
 from tests.proxy.relay.apiserver import OK, Connection, running
 from tests.proxy.relay.ways import (
     CLUSTER_ID,

@@ -6,10 +6,10 @@ import pytest
 
 from auth import tokens
 from auth.jws import TokenError
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from auth.succession import TrustedKeys
-from proxy.exchange import Processed, StreamCode
+from proxy.message.failure import Processed, StreamCode
 from proxy.relay import verify
 from proxy.relay.verify import Refused, Verifier
 from tunnel import Context

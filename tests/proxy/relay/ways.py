@@ -20,28 +20,29 @@ import trustme
 
 from auth import tokens
 from auth.hubclock import HubClocks, issue_time
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from auth.succession import TrustedKeys
-from proxy.exchange import ByteStream, Failure, OutboundBroken
-from proxy.head import RequestHead, ResponseHead
-from proxy.heldup import HeldUp
-from proxy.http import ClientConnection
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.inflight_memory import HeldUp
+from proxy.exchange.ports import ByteStream
+from proxy.exchange.tunnelled import HUB_GROUP, TunnelOutbound
+from proxy.kubernetes.statement import Statement
+from proxy.message.failure import Failure, OutboundBroken
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import direct_request_head, failure_of
+from proxy.process.files import watch_certificate
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
 from proxy.relay.guarding import run_guardrails
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import open_pool
-from proxy.relay.serviceaccount import ClusterAccess
+from proxy.relay.service_account import ClusterAccess
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
-from proxy.rewrite import direct_request_head, failure_of
-from proxy.statement import Statement
-from proxy.tunnelled import HUB_GROUP, TunnelOutbound
-from proxy.watched import watch_certificate
 from tunnel import Hello, Memory, Role, Session, Welcome, memory_transport_pair, open_session
-from tunnel.net import client_context, open_tls
+from tunnel.net.connect import client_context, open_tls
 
 HUB = "https://hub.example"
 CLUSTER_ID = "0193-c1"

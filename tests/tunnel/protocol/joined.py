@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 from tunnel.protocol import events, frames
+from tunnel.protocol.congestion import Flight
 from tunnel.protocol.connection import Connection, Role
-from tunnel.protocol.flight import Flight
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import StreamState

@@ -20,8 +20,8 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
+from tunnel.protocol.feed import HEAD_BYTES_PER_FRAME, MODEST_USERS_MAX
 from tunnel.protocol.frames import HEADER_BYTES, FrameType, Hello, Welcome
-from tunnel.protocol.inbound import HEAD_BYTES_PER_FRAME, MODEST_USERS_MAX
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.memory import Memory, victims
 from tunnel.protocol.state import ENDED

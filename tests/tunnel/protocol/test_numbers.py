@@ -8,20 +8,10 @@ from pathlib import Path
 import pytest
 
 import tunnel
-from proxy import configuration
-from tunnel import backoff, dial, dialer, tcp
-from tunnel.protocol import (
-    core,
-    flight,
-    frames,
-    inbound,
-    ledger,
-    liveness,
-    memory,
-    outbound,
-    schedule,
-    window,
-)
+from proxy.process import config
+from tunnel import backoff, dial, dialer
+from tunnel.net import tcp
+from tunnel.protocol import congestion, core, drain, feed, frames, ledger, liveness, memory, schedule, window
 from tunnel.protocol.control import CONTROL_RESETS_MAX, PINGS_ANSWERED_MAX, peer_resets_max
 from tunnel.protocol.errors import CloseCode, StreamCode
 from tunnel.settings import GREETING_S, Settings
@@ -89,7 +79,7 @@ PROSE = {
     ],
     "Opening": [
         ("The largest is 2^31 - 1", core.LAST_STREAM_ID == 2**31 - 1),
-        ("fewer than 2^16 left", inbound.IDS_LEFT_AT_GOAWAY == 2**16),
+        ("fewer than 2^16 left", feed.IDS_LEFT_AT_GOAWAY == 2**16),
     ],
     "Credit": [
         ("above 2^31 - 1", window.CREDIT_MAX == 2**31 - 1),
@@ -99,30 +89,38 @@ PROSE = {
     "Memory": [
         ("until 15/16 are left", (memory.RELIEF_NUMERATOR, memory.RELIEF_DENOMINATOR) == (15, 16)),
         ("queue (256 KiB)", QUEUE_HIGH_BYTES + PIECE_BYTES_MOST == 256 * KIB),
-        ("0.25 MiB message sent", flight.MESSAGE_MOST_BYTES == 256 * KIB),
+        ("0.25 MiB message sent", congestion.MESSAGE_MOST_BYTES == 256 * KIB),
     ],
     "Scheduling": [
-        ("carries in 10 ms", flight.MESSAGE_S == 0.010),
+        ("carries in 10 ms", congestion.MESSAGE_S == 0.010),
         (
             "within 16 and 256 KiB, and 64 KiB before",
             (16 * KIB, 256 * KIB, 64 * KIB)
-            == (flight.MESSAGE_LEAST_BYTES, flight.MESSAGE_MOST_BYTES, flight.MESSAGE_FIRST_BYTES),
+            == (
+                congestion.MESSAGE_LEAST_BYTES,
+                congestion.MESSAGE_MOST_BYTES,
+                congestion.MESSAGE_FIRST_BYTES,
+            ),
         ),
         ("16 KiB to 64 KiB", schedule.QUANTUM_BYTES == 16 * KIB),
-        ("never more than 128 KiB of a stream", outbound.DATA_BYTES_MOST == 128 * KIB),
-        ("at least 32 KiB", flight.LEAST_BYTES == 32 * KIB),
-        ("128 KiB at first", flight.FIRST_BYTES == 128 * KIB),
-        ("the greater of 15 ms and a sixth", (flight.QUEUE_S, flight.LONG_QUEUE_SHARE) == (0.015, 1 / 6)),
+        ("never more than 128 KiB of a stream", drain.DATA_BYTES_MOST == 128 * KIB),
+        ("at least 32 KiB", congestion.LEAST_BYTES == 32 * KIB),
+        ("128 KiB at first", congestion.FIRST_BYTES == 128 * KIB),
+        (
+            "the greater of 15 ms and a sixth",
+            (congestion.QUEUE_S, congestion.LONG_QUEUE_SHARE) == (0.015, 1 / 6),
+        ),
         (
             "At most 512 KiB, or 4 ms if that is more, where the round trip is below 2 ms",
-            (512 * KIB, 0.004, 0.002) == (flight.NEAR_QUEUE_BYTES, flight.NEAR_QUEUE_S, flight.NEAR_S),
+            (512 * KIB, 0.004, 0.002)
+            == (congestion.NEAR_QUEUE_BYTES, congestion.NEAR_QUEUE_S, congestion.NEAR_S),
         ),
-        ("the last six rounds", flight.ROUNDS == 6),
-        ("not a quarter faster", flight.LEAST_GROWTH == 1.25),
-        ("a quarter higher after a round", flight.PROBE_GROWTH == 1.25),
-        ("less than a quarter of the queue", flight.UNSEEN_SHARE == 0.25),
+        ("the last six rounds", congestion.ROUNDS == 6),
+        ("not a quarter faster", congestion.LEAST_GROWTH == 1.25),
+        ("a quarter higher after a round", congestion.PROBE_GROWTH == 1.25),
+        ("less than a quarter of the queue", congestion.UNSEEN_SHARE == 0.25),
         ("less than 16 KiB under way", ledger.ACK_SOON_BYTES == 16 * KIB),
-        ("a round that is 0.1 s late", flight.LATE_BY_S == 0.1),
+        ("a round that is 0.1 s late", congestion.LATE_BY_S == 0.1),
         ("`TCP_NOTSENT_LOWAT` (128 KiB)", tcp.NOTSENT_LOWAT_BYTES == 128 * KIB),
     ],
     "Sequence numbers": [
@@ -139,10 +137,10 @@ PROSE = {
         ("may use 1 MiB more", ledger.LEDGER_RESERVE_BYTES == MIB),
     ],
     "Liveness": [
-        ("a PING at once on a transport, every 30 s", liveness.PING_IDLE_S == configuration.PING_S == 30),
+        ("a PING at once on a transport, every 30 s", liveness.PING_IDLE_S == config.PING_S == 30),
         (
             "(`tunnel.ping_s`, 5 s to 60 s)",
-            (configuration.PING_S_MIN, configuration.PING_S_MAX) == (liveness.PING_BUSY_S, core.RESUME_TTL_S),
+            (config.PING_S_MIN, config.PING_S_MAX) == (liveness.PING_BUSY_S, core.RESUME_TTL_S),
         ),
         ("every 5 s while a stream is open", liveness.PING_BUSY_S == 5),
         ("dead 10 s after", liveness.DEAD_AFTER_S == 10),

@@ -106,7 +106,7 @@ def test_who_listens_is_refused_without_end_however_often_and_late_that_is_heard
     """All it may have open is refused at once, and its word for that is lost with the link, again and again;
     on the next one it comes before what was opened since."""
     most = 400
-    monkeypatch.setattr("tunnel.protocol.inbound.MODEST_USERS_MAX", 0)
+    monkeypatch.setattr("tunnel.protocol.feed.MODEST_USERS_MAX", 0)
     joined = Cuttable(hello=Hello(max_streams=most), dialer_memory=Short(2**40))
     joined.flow()
     peak = 0

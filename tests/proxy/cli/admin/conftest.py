@@ -18,19 +18,19 @@ from audit.mask import Masks
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.cli.admin import admin
-from proxy.configuration import Address
-from proxy.hub.actions.administration import Administration
-from proxy.hub.adminfront import AdminFront, ensure_local_token, write_endpoint
-from proxy.hub.api import admin_app
-from proxy.hub.certificate import Certificate
-from proxy.hub.config import AdminConfig, HubConfig
-from proxy.hub.datadir import DataDir
-from proxy.hub.directory import Directory, open_directory
-from proxy.hub.keyring import KeyRing
-from proxy.hub.metrics import hub_metrics
-from proxy.hub.operations import RelayInfo, SessionInfo
-from proxy.hub.reserve import open_reserve
-from proxy.hub.revocations import Revocations
+from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.front import AdminFront, ensure_local_token, write_endpoint
+from proxy.hub.admin.metrics import hub_metrics
+from proxy.hub.admin.revocations import Revocations
+from proxy.hub.home.certificate import Certificate
+from proxy.hub.home.config import AdminConfig, HubConfig
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.reserve import open_reserve
+from proxy.hub.relays.operations import RelayInfo, SessionInfo
+from proxy.hub.store.directory import Directory, open_directory
+from proxy.process.config import Address
 
 
 @attrs.define

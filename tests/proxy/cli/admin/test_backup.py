@@ -6,7 +6,7 @@ from pathlib import Path
 
 from audit.reader import AuditReader
 from audit.record import Kind
-from proxy.hub.datadir import DataDir
+from proxy.hub.home.datadir import DataDir
 from tests.proxy.cli.admin.conftest import Hub
 
 

@@ -10,11 +10,11 @@ import pytest
 import trustme
 from click.testing import CliRunner, Result
 
-from proxy.asgi import REQUEST_BODY_BYTES_MAX
 from proxy.cli.admin import admin
 from proxy.cli.admin.client import Object, _told, _told_in_words
-from proxy.hub.datadir import AdminEndpoint, DataDir
-from proxy.hub.devca import ensure_certificate
+from proxy.hub.admin.asgi import REQUEST_BODY_BYTES_MAX
+from proxy.hub.home.datadir import AdminEndpoint, DataDir
+from proxy.hub.home.devca import ensure_certificate
 from tests.fakes.hub import Asked, Reply, fake_hub
 from tests.proxy.cli.admin.conftest import Hub
 
@@ -117,7 +117,7 @@ async def test_what_the_hub_answers_in_words_is_told(
     def fail(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("proxy.hub.actions.teams.TeamActions.list_all", fail)
+    monkeypatch.setattr("proxy.hub.admin.actions.teams.TeamActions.list_all", fail)
     assert await hub.fails("team", "list") == (
         f"hawse: {hub.url} answered 500: Internal Server Error, the hub's log says more\n"
     )

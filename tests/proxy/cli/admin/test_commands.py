@@ -19,11 +19,11 @@ import yaml
 from auth.keys import KeySet, SigningKey
 from proxy.cli.admin.client import AdminClient
 from proxy.cli.admin.relay_files import left_to_do
-from proxy.configuration import Address
-from proxy.hub.operations import RelayInfo, SessionInfo
-from proxy.hub.store import RelayContact
+from proxy.hub.relays.operations import RelayInfo, SessionInfo
+from proxy.hub.store.store import RelayContact
+from proxy.kubernetes.statement import Statement
+from proxy.process.config import Address
 from proxy.relay import config as relay_config
-from proxy.statement import Statement
 from tests.fakes.terminal import on_terminal
 from tests.proxy.cli.admin.conftest import Hub
 

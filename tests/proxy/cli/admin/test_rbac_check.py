@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from proxy.cli.admin.rbac_check import Enrolled, Finding, Level, Object, examine
-from proxy.manifests import CLUSTER_ROLE, cluster_role
+from proxy.kubernetes.manifests import CLUSTER_ROLE, cluster_role
 
 ENROLLED = Enrolled(
     "prod",

@@ -9,7 +9,7 @@ from auth.keys import KeySet, SigningKey
 from proxy.cli.admin.client import Object
 from proxy.cli.admin.rendered import dials_itself, rendered_manifests, rendered_role
 from proxy.cli.errors import CommandError
-from proxy.manifests import RelayManifest, cluster_role, relay_manifests, to_yaml
+from proxy.kubernetes.manifests import RelayManifest, cluster_role, relay_manifests, to_yaml
 from tests.proxy.cli.admin.conftest import Hub
 
 KEY = SigningKey.generate()

@@ -13,8 +13,8 @@ from functools import partial
 import pytest
 
 from audit.reader import AuditReader
-from proxy.hub.roles import MEANINGS, Role
-from proxy.hub.store import Store
+from proxy.hub.store.roles import MEANINGS, Role
+from proxy.hub.store.store import Store
 from tests.proxy.cli.admin.conftest import Hub
 
 

@@ -1,0 +1,125 @@
+"""Takes a document apart field by field, and gathers what is wrong instead of stopping at the first fault.
+
+A field that is not known is a fault and never ignored: a rule whose restriction was misspelt would allow what
+it was written to forbid.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from auth.policy.patterns import Names
+from auth.policy.text import Fault, Item, shown
+from auth.principal import IdentityError, slug
+
+# Of one list in a rule; every one of them may be tried for a request that was not seen before.
+LIST_LENGTH_MAX = 256
+PATTERN_LENGTH_MAX = 253
+
+
+class Checker:
+    """Takes items apart, and gathers what is wrong with them instead of stopping at the first fault."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.faults: list[Fault] = []
+
+    def fault(self, item: Item, message: str) -> None:
+        self.faults.append(Fault(self.file, item.line, item.path, message))
+
+    def mapping(self, item: Item, known: Iterable[str], required: Iterable[str] = ()) -> dict[str, Item]:
+        """The fields of an item; what is not among `known` is a fault, and so is an empty value."""
+        if not isinstance(item.value, dict):
+            self.fault(item, f"must be a mapping of fields ({', '.join(known)})")
+            return {}
+        known = tuple(known)
+        for key, value in item.value.items():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                self.fault(
+                    value, f"there is no field {shown(key)} here, only {', '.join(sorted(known))}{hint}"
+                )
+            elif value.value is None:
+                self.fault(value, "is empty: leave the field out, or give it a value")
+        fields = {key: value for key, value in item.value.items() if key in known and value.value is not None}
+        for key in required:
+            if key not in item.value:
+                self.fault(item, f"the field {key} is missing")
+        return fields
+
+    def text(self, item: Item | None, characters_max: int) -> str:
+        """A line of printable text; empty for none."""
+        if item is None:
+            return ""
+        if not isinstance(item.value, str):
+            self.fault(item, "must be text")
+            return ""
+        text = " ".join(item.value.split())
+        if len(text) > characters_max:
+            self.fault(item, f"{len(text)} characters exceed the {characters_max} of this field")
+        if not text.isprintable():
+            self.fault(item, f"{shown(text)} holds characters that cannot be printed")
+        return text
+
+    def name(self, item: Item | None, what: str) -> str:
+        """A name as agents and teams have one."""
+        if item is None:
+            return ""
+        if not isinstance(item.value, str):
+            self.fault(item, f"must be text: a {what}")
+            return ""
+        try:
+            return slug(what, item.value)
+        except IdentityError as error:
+            self.fault(item, str(error))
+            return ""
+
+    def flag(self, item: Item | None, default: bool) -> bool:
+        if item is None:
+            return default
+        if not item.plain or item.value not in ("true", "false"):
+            self.fault(item, f"{shown(item.value)} is no flag: true or false")
+            return default
+        return item.value == "true"
+
+    def choice(self, item: Item | None, choices: Iterable[str]) -> str:
+        if item is None:
+            return ""
+        listed = tuple(choices)
+        if item.value not in listed:
+            self.fault(item, f"{shown(item.value)} is none of {', '.join(listed)}")
+            return ""
+        return str(item.value)
+
+    def items(self, item: Item, length_max: int = LIST_LENGTH_MAX) -> list[Item]:
+        """A list that is not empty; one value stands for a list of it nowhere, as in Kubernetes."""
+        if not isinstance(item.value, list):
+            self.fault(item, "must be a list")
+            return []
+        if not 1 <= len(item.value) <= length_max:
+            self.fault(item, f"a list of {len(item.value)}: it must have 1 to {length_max} entries")
+        return item.value
+
+    def patterns(self, item: Item | None, allowed: re.Pattern[str], what: str) -> tuple[str, ...] | None:
+        """A list of patterns; None for none."""
+        if item is None:
+            return None
+        patterns = []
+        for entry in self.items(item):
+            if not isinstance(entry.value, str):
+                # An empty text is one between quotes: the core group.
+                self.fault(entry, f'must be text: {what} (an empty one is written as "")')
+            elif len(entry.value) > PATTERN_LENGTH_MAX or allowed.fullmatch(entry.value) is None:
+                self.fault(entry, f"{shown(entry.value)} is not {what}, of at most {PATTERN_LENGTH_MAX}")
+            elif entry.value in patterns:
+                self.fault(entry, f"{shown(entry.value)} is listed twice")
+            else:
+                patterns.append(entry.value)
+        return tuple(patterns)
+
+    def names(self, item: Item | None, allowed: re.Pattern[str], what: str) -> Names | None:
+        patterns = self.patterns(item, allowed, what)
+        return None if patterns is None else Names(patterns)

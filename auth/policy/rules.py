@@ -1,0 +1,124 @@
+"""A policy as it was written, once it is known to be right: its rules, whom and which clusters it binds."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+
+import attrs
+
+from auth.policy.patterns import Names, Resources, Urls
+from auth.policy.text import Data, Source
+
+# Of Kubernetes' requests, those of other HTTP methods for paths about no resource, and three that stand for
+# many.
+READ, WRITE, ANY = "read", "write", "*"
+RESOURCE_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+METHOD_VERBS = ("post", "put", "options")
+VERBS = (READ, WRITE, ANY, *RESOURCE_VERBS, *METHOD_VERBS)
+
+
+@attrs.frozen
+class LabelTerm:
+    """One expression of a label selector."""
+
+    key: str
+    operator: str
+    values: frozenset[str] = frozenset()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        present = labels.get(self.key)
+        match self.operator:
+            case "In":
+                return present is not None and present in self.values
+            case "NotIn":
+                # As in Kubernetes: also where the label is not there at all.
+                return present not in self.values
+            case "Exists":
+                return present is not None
+            case _:
+                return present is None
+
+
+@attrs.frozen
+class ClusterSelector:
+    """Which clusters a policy is about: all that fit everything here."""
+
+    names: Names | None = None
+    terms: tuple[LabelTerm, ...] = ()
+
+    def matches(self, name: str, labels: Mapping[str, str]) -> bool:
+        return (self.names is None or name in self.names) and all(term.matches(labels) for term in self.terms)
+
+
+@attrs.frozen
+class Rule:
+    """One rule as it is written. None is a field that is not there, and so restricts nothing."""
+
+    id: str
+    allows: bool
+    verbs: frozenset[str]
+    groups: Names | None = None
+    resources: Resources | None = None
+    names: Names | None = None
+    namespaces: Names | None = None
+    across: Resources | None = None
+    """In a denial by namespace: the resources whose lists over all namespaces it is about, too."""
+    urls: Urls | None = None
+    when: str = ""
+    max_duration_s: float | None = None
+    enabled: bool = True
+    reason: str = ""
+    instead: str = ""
+    line: int = 0
+
+    @property
+    def about_resources(self) -> bool:
+        """Whether a request for a resource can match; a denial that names neither is about everything."""
+        return self.resources is not None or self.urls is None
+
+    @property
+    def about_urls(self) -> bool:
+        """Whether a request for a path about no resource can match."""
+        if self.urls is not None:
+            return True
+        return self.resources is None and not (self.groups or self.names or self.namespaces)
+
+
+@attrs.frozen
+class Policy:
+    """One document of kind Policy."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    teams: Names | None = None
+    agents: Names | None = None
+    clusters: ClusterSelector = ClusterSelector()
+    owner: str = ""
+    contact: str = ""
+    source: Source = attrs.field(default=Source(""), eq=False, repr=False)
+    data: Data = attrs.field(default=None, eq=False, repr=False)
+    """What the document says, without its layout and comments: what a bundle's hash is made of."""
+
+    @property
+    def ask(self) -> str:
+        """Whom to ask for what it denies."""
+        return self.contact or self.owner
+
+
+def missing(policies: Iterable[Policy], there: Mapping[str, Container[str]]) -> list[dict[str, str]]:
+    """Whom and which clusters policies name that are not there: of each its policy, kind and name.
+
+    A pattern is none of them: it is written for what comes later.
+    """
+    return [
+        {"policy": policy.name, "kind": kind, "name": name}
+        for policy in policies
+        for kind, names in (
+            ("team", policy.teams),
+            ("agent", policy.agents),
+            ("cluster", policy.clusters.names),
+        )
+        if names is not None
+        for name in names.without_stars
+        if name not in there[kind]
+    ]

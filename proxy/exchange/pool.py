@@ -1,0 +1,176 @@
+"""HTTPS connections to one server, kept while they are clean.
+
+An upgrade gets a connection of its own, whatever its answer (`fresh`, and `keep=False` afterwards): after a
+refusal the other side may still think the connection is a raw stream, and what came next on it would be
+spoken with our own identity (CVE-2018-1002105). No proxy is ever used and nothing of the environment is
+asked, because a credential goes where this connects.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from proxy.exchange.client import ClientConnection
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from tunnel.net.connect import HandshakeFailed, has_input, os_reason, tls_socket
+from tunnel.net.readiness import Readiness
+
+# kube-apiserver closes a connection that was idle for 90 s; below that with room for a slow network.
+IDLE_S = 60.0
+# Between two looks for connections that have been idle too long.
+SWEEP_S = 10.0
+# A burst of 200 requests leaves that many; what would be above is closed. One costs some 60 KiB.
+IDLE_CONNECTIONS_MAX = 200
+# Name, TCP and TLS. A user waits for this.
+DIAL_DEADLINE_S = 10.0
+
+
+class Connections:
+    """The kept connections to one server. `dial` connects; `server` is what an error calls it.
+
+    With `readiness` those of TLS are watched while they are kept, and closed as soon as something comes; and
+    they can be had without a wait.
+    """
+
+    def __init__(
+        self,
+        dial: Callable[[], Awaitable[trio.abc.Stream]],
+        server: str,
+        readiness: Readiness | None = None,
+    ) -> None:
+        self._dial = dial
+        self._server = server
+        self.readiness = readiness
+        # trio.current_time() looks its clock up each time, which costs more than asking it.
+        self._now = trio.lowlevel.current_clock().current_time
+        self._idle: list[ClientConnection] = []
+        self._closed = False
+
+    @property
+    def idle_count(self) -> int:
+        """How many connections are kept for reuse now."""
+        return len(self._idle)
+
+    async def acquire(self, *, fresh: bool) -> tuple[ClientConnection, bool]:
+        """A connection to send a request on, and whether it was used before; raises OutboundBroken."""
+        if not fresh:
+            kept, doomed = self._take(self._now())
+            if doomed:
+                # Cancelled, it would leave open what is kept no more. It waits for no peer.
+                with trio.CancelScope(shield=True):
+                    await _close(doomed)
+            if kept is not None:
+                return kept, True
+        try:
+            with trio.fail_after(DIAL_DEADLINE_S):
+                stream = await self._dial()
+        except trio.TooSlowError as exc:
+            raise self._dial_failed(f"no connection within {DIAL_DEADLINE_S:.0f} s") from exc
+        except (OSError, HandshakeFailed) as exc:
+            raise self._dial_failed(_one_line(exc)) from exc
+        return ClientConnection(stream), False
+
+    async def release(self, connection: ClientConnection, *, keep: bool) -> None:
+        """Take a connection back: kept when it is clean, `keep` allows it and there is room; else cut."""
+        if not (keep and self._keep(connection)):
+            await connection.aclose()
+
+    def acquire_watched(self, on_input: Callable[[], None]) -> ClientConnection | None:
+        """A kept connection whose watch calls `on_input` from now on; None when there is none.
+
+        It goes back by `release_watched`; with its watch ended it is as one of `acquire`.
+        """
+        if not self._idle:
+            return None
+        connection = self._idle[-1]
+        watch = connection.watch
+        # Its watch may not have been told yet of what came unasked; that would be taken for the answer.
+        if watch is None or self._now() - connection.idle_since >= IDLE_S or watch.has_input():
+            return None
+        self._idle.pop()
+        watch.call = on_input
+        return connection
+
+    def release_watched(self, connection: ClientConnection) -> None:
+        """Take back a connection that can be watched: kept when it is clean and there is room, else cut."""
+        if not self._keep(connection):
+            connection.cut_nowait()
+
+    async def sweep(self) -> None:
+        """Close what has been idle for too long, until all is closed."""
+        while not self._closed:
+            await trio.sleep(SWEEP_S)
+            oldest = self._now() - IDLE_S
+            doomed = [idle for idle in self._idle if idle.idle_since <= oldest]
+            self._idle = [idle for idle in self._idle if idle.idle_since > oldest]
+            await _close(doomed)
+
+    async def aclose(self) -> None:
+        """Close every kept connection, and keep none from here on."""
+        self._closed = True
+        doomed, self._idle = self._idle, []
+        await _close(doomed)
+
+    def watch(self, connection: ClientConnection, on_input: Callable[[], None]) -> bool:
+        """Have `on_input` called when something comes on it; False if it cannot be watched."""
+        if connection.watch is not None:
+            connection.watch.call = on_input
+            return True
+        socket = tls_socket(connection.stream) if self.readiness is not None else None
+        if self.readiness is None or socket is None:
+            return False
+        connection.watch = self.readiness.watch(socket.fileno(), on_input)
+        return True
+
+    def _keep(self, connection: ClientConnection) -> bool:
+        """Keep a connection when it is clean and there is room; whether it is kept."""
+        if self._closed or len(self._idle) >= IDLE_CONNECTIONS_MAX or not connection.end_exchange():
+            return False
+        connection.idle_since = self._now()
+        drop = partial(self._drop, connection)
+        if connection.watch is not None:
+            connection.watch.call = drop
+        else:
+            self.watch(connection, drop)
+        self._idle.append(connection)
+        return True
+
+    def _drop(self, connection: ClientConnection) -> None:
+        """Close a connection on which something came while nobody had asked: its end, or what is not ours."""
+        self._idle.remove(connection)
+        connection.cut_nowait()
+
+    def _take(self, now: float) -> tuple[ClientConnection | None, list[ClientConnection]]:
+        """The most recently used connection that seems alive, and those that are to be closed."""
+        doomed: list[ClientConnection] = []
+        while self._idle:
+            # The last one: so the others age, and a quiet process keeps few.
+            connection = self._idle.pop()
+            connection.end_watch()
+            if now - connection.idle_since < IDLE_S and not has_input(connection.stream):
+                return connection, doomed
+            doomed.append(connection)
+        return None, doomed
+
+    def _dial_failed(self, reason: str) -> OutboundBroken:
+        return OutboundBroken(
+            Failure(StreamCode.DIAL_FAILED, Processed.NO, f"cannot reach {self._server}: {reason}")
+        )
+
+
+async def _close(doomed: list[ClientConnection]) -> None:
+    for connection in doomed:
+        connection.end_watch()
+    for connection in doomed:
+        await trio.aclose_forcefully(connection.stream)
+
+
+def _one_line(error: BaseException) -> str:
+    text = (
+        os_reason(error) if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else str(error)
+    )
+    return " ".join((text or type(error).__name__).split())[:160]

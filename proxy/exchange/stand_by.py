@@ -1,0 +1,254 @@
+"""Requests that are served while their connection's task sleeps.
+
+Theory of operation. Small requests are what a hub is made of, and to wake a task twice for one costs more
+than all else in it. So a task that has nothing to do but to wait for the next request lies down in `sleep`,
+and its client's socket is watched instead. What comes is taken in where it is noticed. A whole head and
+nothing more becomes a request, which somebody begins to answer if that needs no wait (`begun`), and which
+ends where its answer comes from (`send_answer`). All the while the task sleeps.
+
+It is woken for everything else: what is not a whole head and nothing more, what nobody could begin, what has
+begun and goes on (`hand_over`), and every end. Whatever comes after that is the task's own to take.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from typing import Generic, Protocol, TypeVar
+
+import trio
+
+from proxy.exchange.deadlines import IDLE_S, Deadlines, Idle
+from proxy.exchange.received import Received
+from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
+from proxy.message.head import LONG_HEAD_BYTES, RequestHead
+from tunnel.net.connect import TLSStream
+from tunnel.net.fairness import turns
+from tunnel.net.readiness import Readiness, Watch
+from tunnel.net.waker import ParkingSpot
+
+# An answer up to this size is sent without a wait: about what the kernel takes of one at once, and no more to
+# hold for a client that does not read than a task would hold.
+QUICK_ANSWER_BYTES_MAX = 64 * 1024
+
+_END_OF_HEAD = b"\r\n\r\n"
+_END_OF_HEAD_BYTES = len(_END_OF_HEAD)
+
+
+class Begun(Protocol):
+    """An exchange that was begun without a wait, and that no task cares for.
+
+    It ends by its answer, or by `give_up`, or a task goes on with it.
+    """
+
+    @property
+    def peer(self) -> Hashable:
+        """Whose doing it is that a task has to go on with it (`turns`)."""
+        ...
+
+    async def carry_on(self) -> None:
+        """Go on with it, in the connection's task, and answer the client."""
+        ...
+
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more: the client is gone, or the connection's task cancelled."""
+        ...
+
+
+class Sleeper(Protocol):
+    """A connection whose task sleeps."""
+
+    @property
+    def peer(self) -> Hashable:
+        """Whose doing it is that something comes (`turns`)."""
+        ...
+
+    def begin_request(self, raw: bytes) -> RequestHead:
+        """Begin with the request whose whole head this is; raises BadRequest."""
+        ...
+
+
+SleeperT = TypeVar("SleeperT", bound=Sleeper)
+
+
+class StandBy(Generic[SleeperT]):
+    """What a connection needs to serve requests while its task sleeps.
+
+    `begin` begins to answer a request without a body, if that needs no wait; it returns None when it does, or
+    is no such one.
+    """
+
+    __slots__ = (
+        "_begin",
+        "_deadlines",
+        "_descriptor",
+        "_fault",
+        "_head",
+        "_idle",
+        "_readiness",
+        "_received",
+        "_sleeper",
+        "_spot",
+        "_tls",
+        "_watch",
+        "begun",
+    )
+
+    def __init__(
+        self,
+        tls: TLSStream,
+        descriptor: int,
+        received: Received,
+        begin: Callable[[SleeperT, RequestHead], Begun | None],
+        readiness: Readiness,
+        deadlines: Deadlines | None,
+    ) -> None:
+        self.begun: Begun | None = None
+        """What was begun and is neither answered nor given up; whoever goes on with it takes it from here."""
+        self._tls = tls
+        self._descriptor = descriptor
+        self._received = received
+        self._begin = begin
+        self._readiness = readiness
+        self._deadlines = deadlines
+        self._watch: Watch | None = None
+        # Where the connection's task sleeps.
+        self._spot = ParkingSpot("another task waits for this connection's next request")
+        # What the task is woken for: a request that was read and is not answered, or what went wrong with it.
+        self._head: RequestHead | None = None
+        self._fault: Exception | None = None
+        # Only while the task sleeps, since the connection has this object: two that have each other are kept
+        # until a garbage collection.
+        self._sleeper: SleeperT | None = None
+        self._idle: Idle | None = None
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether the next request is still to come, and its first bytes can be noticed without the task."""
+        return not (self._received.ended or self._received.held or self._tls.has_unread)
+
+    async def sleep(self, sleeper: SleeperT, idle: Idle | None) -> RequestHead | None:
+        """Sleep while requests are served; returns the head of one that the task is needed for.
+
+        None: look again at what has come, or at what has become of the connection. `idle` is the wait between
+        two requests. Raises what went wrong with a request. Then, and cancelled, what was begun is given up.
+        """
+        self._head = None
+        self._watch = self._readiness.watch(self._descriptor, self._serve)
+        self._sleeper, self._idle = sleeper, idle
+        if self._deadlines is not None and idle is not None:
+            self._deadlines.begin(idle, IDLE_S)
+        try:
+            await self._spot.park()
+            common = turns()
+            if not common.admits():
+                # One relay can have hundreds handed over by what it answers at once.
+                begun = self.begun
+                await common.wait(sleeper.peer if begun is None else begun.peer)
+            fault, self._fault = self._fault, None
+            if fault is not None:
+                try:
+                    raise fault
+                finally:
+                    # Its traceback holds this frame, which must not hold it in turn.
+                    del fault
+        except BaseException:
+            self._give_up()
+            raise
+        finally:
+            self._end_watch()
+            self._sleeper = self._idle = None
+            if idle is not None:
+                idle.due_at = math.inf
+        head, self._head = self._head, None
+        return head
+
+    def wake(self) -> None:
+        """Let the task look; what comes from now on is its own to take."""
+        if self._idle is not None:
+            # Until the task has its turn this is no idle connection.
+            self._idle.due_at = math.inf
+        self._end_watch()
+        self._spot.unpark()
+
+    def hand_over(self, fault: Exception | None) -> None:
+        """Wake the task to go on with what was begun, or to raise the fault that came of it.
+
+        A fault is raised also when something else is handed over before the task runs: the log must have it.
+        """
+        self._fault = fault or self._fault
+        self.wake()
+
+    def send_answer(self, data: bytes, *, last: bool) -> bool:
+        """End what was begun by its whole answer; False when a part of that is not out yet.
+
+        Raises trio.BrokenResourceError or ClosedResourceError when the client is gone; the task is woken.
+        """
+        try:
+            if not self._tls.send_nowait(data):
+                return False
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.begun = self._head = None
+            self.wake()
+            raise
+        self.begun = self._head = None
+        if last or self._received.held:
+            self.wake()
+        elif self._deadlines is not None and self._idle is not None:
+            self._deadlines.begin(self._idle, IDLE_S)
+        return True
+
+    def _serve(self) -> None:
+        """Take in what has come while the task sleeps, and begin to answer it if that needs no wait."""
+        try:
+            data = self._tls.receive_nowait(CLIENT_BYTES_AT_ONCE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+            self._give_up()
+        if data is None:
+            return
+        received = self._received
+        if not data:
+            # One that has said all and still listens gets its answer, from the task.
+            received.ended = True
+            self.wake()
+        elif self.begun is not None:
+            # The next request comes before the answer, and waits for it.
+            received.feed(data)
+            if received.full:
+                self._end_watch()
+        elif (
+            not _END_OF_HEAD_BYTES <= (size := len(data)) <= LONG_HEAD_BYTES
+            or data.find(_END_OF_HEAD) != size - _END_OF_HEAD_BYTES
+        ):
+            # Not whole, or more than a head, or one that must not be read where others wait.
+            received.feed(data)
+            self.wake()
+        else:
+            self._begin_request(data)
+
+    def _begin_request(self, raw: bytes) -> None:
+        sleeper = self._sleeper
+        assert sleeper is not None, "it is watched only while the task sleeps"
+        try:
+            self._head = head = sleeper.begin_request(raw)
+            if head.fields.only_asks:
+                self.begun = self._begin(sleeper, head)
+        except Exception as exc:
+            # It is raised where the connection's task waits.
+            self._fault = exc
+        if self.begun is None:
+            self.wake()
+        elif self._idle is not None:
+            self._idle.due_at = math.inf
+
+    def _give_up(self) -> None:
+        begun, self.begun = self.begun, None
+        if begun is not None:
+            self._head = None
+            begun.give_up()
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None

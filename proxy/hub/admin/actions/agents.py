@@ -1,0 +1,195 @@
+"""Actions on agents, and on what they prove themselves by."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Literal
+
+import attrs
+import msgspec
+
+from auth.apikey import CODE_BYTES, new_api_key, new_code
+from auth.apikey import hash as hash_key
+from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.entities import Agent, AgentKey, AgentState, ApiKey, Code, Snapshot
+from proxy.hub.store.store import Store
+
+# As many characters of a key as identify it to its holder and help nobody else: 4 of prefix, 6 of 43.
+HINT_CHARACTERS = 10
+
+
+class NewAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    owner: str
+    teams: tuple[str, ...]
+    credential: Literal["api-key", "code", "none"] = "api-key"
+    """What it is given to begin with."""
+
+
+class TeamChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class AgentActions:
+    """The agents."""
+
+    directory: Changes
+    pepper: bytes = attrs.field(repr=False)
+    clock: Callable[[], float]
+
+    @property
+    def _now(self) -> Snapshot:
+        return self.directory.current
+
+    def list_all(self, *, retired: bool) -> Done:
+        """List the agents, the retired ones only when they are asked for."""
+        listed = [
+            a for _, a in sorted(self._now.agents_by_name.items()) if retired or a.state != AgentState.RETIRED
+        ]
+        return Done({"agents": [self._shown(agent) for agent in listed]})
+
+    async def get(self, name: str) -> Done:
+        """Show one agent with its keys (what they are recognised by, that is) and its open codes."""
+        agent = known(self._now.agents_by_name, "agent", name)
+        keys = await self.directory.read(lambda store: store.credentials(name))
+        codes = [code for owner, code in self._now.codes_by_hash.values() if owner.id == agent.id]
+        open_codes = sorted(code.expires_at for code in codes if code.expires_at > self.clock())
+        return Done(
+            {
+                **self._shown(agent),
+                "keys": [_key(key) for key in keys],
+                "codes": [{"expires_at": time_text(at)} for at in open_codes],
+            }
+        )
+
+    async def add(self, new: NewAgent) -> Done:
+        """Add an agent with its first API key or code, which is shown this once."""
+        secret: Payload = {}
+        note = ""
+        if new.credential == "api-key":
+            key, key_hash, hint = self._new_key()
+            _, key_id = await self.directory.change(
+                lambda store: store.add_agent(
+                    new.name, owner=new.owner, teams=new.teams, key_hash=key_hash, key_hint=hint
+                )
+            )
+            secret, note = {"api_key": key, "api_key_id": key_id}, f" key={key_id}"
+        elif new.credential == "code":
+            text, digest = self._new_code()
+
+            def add(store: Store) -> Code:
+                store.add_agent(new.name, owner=new.owner, teams=new.teams)
+                return store.add_code(new.name, digest)
+
+            code = await self.directory.change(add)
+            secret, note = _shown_code(text, code), f" code={code.id}"
+        else:
+            await self.directory.change(
+                lambda store: store.add_agent(new.name, owner=new.owner, teams=new.teams)
+            )
+        agent = self._now.agents_by_name[new.name]
+        return Done(
+            {
+                **self._shown(agent),
+                **secret,
+                "apply_rbac": [cluster.name for cluster in self._now.clusters_of(agent)],
+            },
+            created=True,
+            note=f"name={agent.name} id={agent.id} owner={agent.owner} teams={','.join(agent.teams)}{note}",
+        )
+
+    async def change_teams(self, name: str, change: TeamChange) -> Done:
+        """Put an agent into teams, and take it out of others."""
+        await self.directory.change(
+            lambda store: store.change_agent_teams(name, add=change.add, remove=change.remove)
+        )
+        agent = self._now.agents_by_name[name]
+        affected = [cluster.name for cluster in self._now.clusters_of(agent)]
+        return Done(
+            {**self._shown(agent), "apply_rbac": affected},
+            note=f"id={agent.id} teams={','.join(agent.teams)}",
+        )
+
+    async def lock(self, name: str) -> Done:
+        """Refuse an agent until it is unlocked."""
+        return await self._change_state(Store.lock_agent, name)
+
+    async def unlock(self, name: str) -> Done:
+        """Let an agent in again."""
+        return await self._change_state(Store.unlock_agent, name)
+
+    async def remove(self, name: str) -> Done:
+        """Retire an agent: its keys end, its name is never given again."""
+        agent = known(self._now.agents_by_name, "agent", name)
+        affected = [cluster.name for cluster in self._now.clusters_of(agent)]
+        done = await self._change_state(Store.retire_agent, name)
+        return attrs.evolve(done, body={**done.body, "apply_rbac": affected})
+
+    async def _change_state(self, change: Callable[[Store, str], str], name: str) -> Done:
+        agent_id = await self.directory.change(lambda store: change(store, name))
+        agent = self._now.agents_by_id[agent_id]
+        return Done(self._shown(agent), note=f"id={agent.id} state={agent.state}")
+
+    async def add_key(self, agent: str) -> Done:
+        """Give an agent another API key, which is shown this once."""
+        key, key_hash, hint = self._new_key()
+        key_id = await self.directory.change(
+            lambda store: store.add_api_key(agent, key_hash=key_hash, key_hint=hint)
+        )
+        return Done({"agent": agent, "id": key_id, "api_key": key}, created=True, note=f"key={key_id}")
+
+    async def revoke_key(self, agent: str, key_id: str) -> Done:
+        """Revoke one key of an agent, of either kind."""
+        await self.directory.change(lambda store: store.revoke_key(agent, key_id))
+        return Done({"agent": agent, "revoked": key_id}, note=f"key={key_id}")
+
+    async def add_code(self, agent: str) -> Done:
+        """Make a code by which an agent registers a key of its own; it is shown this once."""
+        text, digest = self._new_code()
+        code = await self.directory.change(lambda store: store.add_code(agent, digest))
+        return Done({"agent": agent, **_shown_code(text, code)}, created=True, note=f"code={code.id}")
+
+    async def withdraw_codes(self, agent: str) -> Done:
+        """End an agent's codes that were not used yet."""
+        count = await self.directory.change(lambda store: store.withdraw_codes(agent))
+        return Done({"agent": agent, "withdrawn": count}, note=f"count={count}")
+
+    def _new_code(self) -> tuple[str, str]:
+        code = new_code(secrets.token_bytes(CODE_BYTES))
+        return code, hash_key(code, self.pepper)
+
+    def _new_key(self) -> tuple[str, str, str]:
+        key = new_api_key(secrets.token_bytes(32))
+        return key, hash_key(key, self.pepper), key[:HINT_CHARACTERS]
+
+    def _shown(self, agent: Agent) -> Payload:
+        return {
+            "name": agent.name,
+            "id": agent.id,
+            "owner": agent.owner,
+            "state": str(agent.state),
+            "teams": list(agent.teams),
+            "clusters": [cluster.name for cluster in self._now.clusters_of(agent)],
+            "created_at": time_text(agent.created_at),
+            "last_used_at": time_text(agent.last_used_at),
+        }
+
+
+def _key(key: ApiKey | AgentKey) -> Payload:
+    hint = key.hint if isinstance(key, ApiKey) else key.public.kid[:HINT_CHARACTERS]
+    return {
+        "id": key.id,
+        "type": "api-key" if isinstance(key, ApiKey) else "key",
+        "hint": f"{hint}…",
+        "created_at": time_text(key.created_at),
+        "last_used_at": time_text(key.last_used_at),
+        "revoked_at": time_text(key.revoked_at),
+    }
+
+
+def _shown_code(text: str, code: Code) -> Payload:
+    return {"code": text, "code_id": code.id, "expires_at": time_text(code.expires_at)}

@@ -1,0 +1,76 @@
+"""Actions on the rules by which other issuers' tokens are agents'."""
+
+from __future__ import annotations
+
+import attrs
+import msgspec
+
+from proxy.hub.admin.actions.answers import Done, Payload, time_text
+from proxy.hub.admin.actions.certificates import check_certificates
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.entities import Agent, FederationRule, Snapshot
+from proxy.hub.store.federation import NewIssuer
+
+
+class NewFederation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    issuer: str
+    agent: str
+    claims: dict[str, str]
+    audience: str | None = None
+    """What the issuer's tokens must be for; the hub's own URL when it is left out."""
+    jwks_url: str | None = None
+    jwks: str | None = None
+    ca_pem: str | None = None
+    address_private: bool = False
+    mutable_claims: bool = False
+
+
+@attrs.frozen
+class FederationActions:
+    """The rules of federation."""
+
+    directory: Changes
+    public_url: str
+
+    @property
+    def _now(self) -> Snapshot:
+        return self.directory.current
+
+    def list_all(self) -> Done:
+        """List the rules by which other issuers' tokens are agents'."""
+        rules = [pair for pairs in self._now.rules_by_issuer.values() for pair in pairs]
+        rules.sort(key=lambda pair: (pair[0].name, pair[1].created_at))
+        return Done({"rules": [_rule(agent, rule) for agent, rule in rules]})
+
+    async def add(self, new: NewFederation) -> Done:
+        """Let an issuer's tokens with exactly these claims be an agent's."""
+        check_certificates("ca_pem", new.ca_pem)
+        issuer = NewIssuer(new.issuer, new.jwks_url, new.jwks, new.ca_pem, new.address_private)
+        audience = self.public_url if new.audience is None else new.audience
+        rule_id = await self.directory.change(
+            lambda store: store.add_federation(
+                new.agent, issuer, audience=audience, claims=new.claims, mutable=new.mutable_claims
+            )
+        )
+        [(agent, rule)] = [p for p in self._now.rules_by_issuer[new.issuer] if p[1].id == rule_id]
+        note = f"id={rule_id} agent={agent.name} claims={','.join(sorted(new.claims))}"
+        return Done(_rule(agent, rule), created=True, note=f"{note} mutable={new.mutable_claims}")
+
+    async def remove(self, rule_id: str) -> Done:
+        """Remove a rule; tokens that were made by it are refused at once."""
+        await self.directory.change(lambda store: store.remove_federation(rule_id))
+        return Done({"removed": rule_id}, note=f"id={rule_id}")
+
+
+def _rule(agent: Agent, found: FederationRule) -> Payload:
+    return {
+        "id": found.id,
+        "agent": agent.name,
+        "issuer": found.issuer.url,
+        "audience": found.rule.audience,
+        "claims": dict(found.rule.claims),
+        "keys": "given" if found.issuer.jwks is not None else found.issuer.jwks_url or "discovered",
+        "address_private": found.issuer.address_private,
+        "created_at": time_text(found.created_at),
+        "last_used_at": time_text(found.last_used_at),
+    }

@@ -1,0 +1,198 @@
+"""Actions on policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import msgspec
+
+from auth.policy.document import name_of
+from auth.policy.match import Bundle
+from auth.policy.rules import Policy, missing
+from auth.policy.text import Source, split
+from auth.requestinfo import BadTarget, parse
+from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
+from proxy.hub.authorize.decisions import denial, judge
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.errors import InvalidError, NotFoundError
+from proxy.hub.store.policies import BundleRow
+from proxy.hub.store.store import Store
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    text: str
+    name: str = ""
+    """What faults in it are told under."""
+
+
+class NewPolicies(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    files: tuple[File, ...]
+    only: bool = False
+    """Whether what is not among them goes."""
+
+
+class RuleSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    rules: tuple[str, ...]
+    enabled: bool
+
+
+class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    agent: str
+    cluster: str
+    target: str
+    method: str = "GET"
+    upgrade: bool = False
+
+
+@attrs.frozen
+class PolicyActions:
+    """The policies."""
+
+    directory: Changes
+    clock: Callable[[], float]
+
+    @property
+    def _bundle(self) -> Bundle:
+        return self.directory.current.bundle
+
+    async def list_all(self) -> Done:
+        """List the policies in force, with their documents, and of which version they are."""
+        bundle = self._bundle
+        row = await self.directory.read(lambda store: store.bundle(bundle.version))
+        listed = [_policy(policy) for policy in bundle.policies]
+        return Done({**_version(bundle), "applied_at": time_text(row.created_at), "policies": listed})
+
+    def get(self, name: str) -> Done:
+        """Show one policy."""
+        by_name = {policy.name: policy for policy in self._bundle.policies}
+        return Done({**_version(self._bundle), **_policy(known(by_name, "policy", name))})
+
+    async def versions(self) -> Done:
+        """List the bundles that are kept, the newest first."""
+        rows = await self.directory.read(Store.bundles)
+        return Done({"versions": [_row(row) for row in rows]})
+
+    async def version(self, number: str) -> Done:
+        """Show a bundle that was in force, with its documents."""
+        if not number.isascii() or not number.isdigit() or len(number) > 9:
+            raise NotFoundError(f"there is no version {number[:20]!r} of the policies")
+        row = await self.directory.read(lambda store: store.bundle(int(number)))
+        return Done({**_row(row), "documents": list(row.documents)})
+
+    async def apply(self, new: NewPolicies) -> Done:
+        """Put policies in the place of those of the same names."""
+        sources: list[Source] = [source for file in new.files for source in split(file.text, file.name)]
+        done = await self._change(lambda store: store.apply_policies(sources, only=new.only))
+        given, now = {name_of(source) for source in sources}, self.directory.current
+        there = {"team": now.teams_by_name, "agent": now.agents_by_name, "cluster": now.clusters_by_name}
+        unmet = missing((policy for policy in self._bundle.policies if policy.name in given), there)
+        return attrs.evolve(done, body={**done.body, "missing": unmet})
+
+    async def remove(self, name: str) -> Done:
+        """Take a policy away."""
+        return await self._change(lambda store: store.remove_policy(name))
+
+    async def switch(self, name: str, switched: RuleSwitch) -> Done:
+        """Switch rules of a policy on or off."""
+        done = await self._change(
+            lambda store: store.switch_rules(name, switched.rules, enabled=switched.enabled)
+        )
+        what = "on" if switched.enabled else "off"
+        return attrs.evolve(done, note=f"{done.note}; switched {what}: {','.join(switched.rules)}")
+
+    def only_denies(self, name: str, switched: RuleSwitch) -> bool:
+        """Whether a switch puts rules in force that deny, and no other."""
+        allows = {
+            rule.id: rule.allows
+            for policy in self._bundle.policies
+            if policy.name == name
+            for rule in policy.rules
+        }
+        # An unknown rule allows nothing, but does not deny either.
+        return switched.enabled and not any(allows.get(rule, True) for rule in switched.rules)
+
+    async def _change(self, change: Callable[[Store], Bundle]) -> Done:
+        # Both in its turn: what another operator has just changed is no part of it.
+        before, after = await self.directory.change(lambda store: (self._bundle, change(store)))
+        return _changed(before, after)
+
+    def explain(self, question: Question) -> Done:
+        """Say what would become of a request now, and why."""
+        now = self.directory.current
+        agent = known(now.agents_by_name, "agent", question.agent)
+        cluster = known(now.clusters_by_name, "cluster", question.cluster)
+        try:
+            info = parse(question.method.encode("utf-8"), question.target.encode("utf-8"))
+        except BadTarget as error:
+            raise InvalidError(f"the request is refused by its form: {error.reason}") from error
+        if question.upgrade:
+            info = info.upgraded()
+        verdict = judge(now.bundle, agent, cluster, info, self.clock())
+        body: dict[str, object] = {
+            **_version(now.bundle),
+            "allowed": verdict.allowed and agent.active and now.may_reach(agent, cluster),
+            "decision": verdict.recorded.effect,
+            "rule": verdict.decision.rule,
+            "policy": verdict.decision.policy,
+            "max_duration_s": verdict.decision.max_duration_s,
+            "request": {
+                "verb": info.verb,
+                "group": info.group,
+                "resource": info.resource,
+                "subresource": info.subresource,
+                "namespace": info.namespace,
+                "name": info.name,
+            },
+            "bound": sorted({ready.policy.name for ready in now.bundle.scope_of(agent, cluster).rules}),
+        }
+        if not agent.active:
+            body["refused"] = f"agent:{agent.name} is {agent.state}"
+        elif not now.may_reach(agent, cluster):
+            body["refused"] = f"cluster {cluster.name} is not granted to a team of agent:{agent.name}"
+        if not verdict.allowed:
+            told = denial(verdict, agent, cluster, info)
+            body |= {"message": told.message, "details": told.details}
+        return Done(body, cluster=cluster)
+
+
+def _version(bundle: Bundle) -> dict[str, object]:
+    return {"version": bundle.version, "hash": bundle.hash, "bundle": bundle.id}
+
+
+def _row(row: BundleRow) -> Payload:
+    return {"version": row.version, "hash": row.hash, "applied_at": time_text(row.created_at)}
+
+
+def _policy(policy: Policy) -> dict[str, object]:
+    return {
+        "name": policy.name,
+        "owner": policy.owner,
+        "contact": policy.contact,
+        "teams": list(policy.teams.patterns) if policy.teams is not None else [],
+        "agents": list(policy.agents.patterns) if policy.agents is not None else [],
+        "rules": [
+            {
+                "id": rule.id,
+                "effect": "allow" if rule.allows else "deny",
+                "enabled": rule.enabled,
+                "reason": rule.reason,
+            }
+            for rule in policy.rules
+        ],
+        "document": policy.source.text,
+    }
+
+
+def _changed(before: Bundle, after: Bundle) -> Done:
+    """What a new bundle changed, by the names of its policies."""
+    old = {policy.name: policy for policy in before.policies}
+    new = {policy.name: policy for policy in after.policies}
+    both = old.keys() & new.keys()
+    changed = {
+        "added": sorted(new.keys() - old.keys()),
+        "edited": sorted(name for name in both if new[name].data != old[name].data),
+        "removed": sorted(old.keys() - new.keys()),
+    }
+    parts = [f"bundle={after.id}", *(f"{what} {','.join(names)}" for what, names in changed.items() if names)]
+    return Done({**_version(after), **changed}, note="; ".join(parts))

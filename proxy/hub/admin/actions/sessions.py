@@ -1,0 +1,133 @@
+"""Actions on what is live: the relays that are here, and the calls that are under way."""
+
+from __future__ import annotations
+
+import attrs
+import msgspec
+
+from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
+from proxy.hub.relays.operations import Operations, SessionInfo, Sessions
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.entities import Snapshot
+from proxy.hub.store.errors import InvalidError, NotFoundError
+from proxy.hub.store.names import shown
+from proxy.hub.store.store import Store
+from proxy.kubernetes.statement import Statement
+from tunnel.net.fairness import in_slices
+
+# An operator's words in the reason of a kill. A relay is told of it in at most 200 bytes.
+REASON_LENGTH_MAX = 200
+
+
+class Kill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    reason: str
+    id: str | None = None
+    agent: str | None = None
+    cluster: str | None = None
+
+
+@attrs.frozen
+class SessionActions:
+    """The relays and the calls."""
+
+    directory: Changes
+    operations: Operations
+    live: Sessions
+
+    @property
+    def _now(self) -> Snapshot:
+        return self.directory.current
+
+    async def relays(self) -> Done:
+        """List the relays: those that are here with their round trip, the others with their last sign."""
+        live = {(relay.cluster, relay.instance): relay for relay in self.operations.relays()}
+        listed: list[Payload] = [
+            {
+                "cluster": relay.cluster,
+                "instance": relay.instance,
+                "connected": True,
+                "version": relay.version,
+                "address": relay.address,
+                "connected_at": time_text(relay.connected_at),
+                "last_seen_at": time_text(relay.last_seen),
+                "rtt_ms": relay.rtt_ms,
+                "streams": relay.streams,
+                "key": relay.kid,
+                "api_server": _api_server(relay.statement),
+                "pinned": bool(relay.statement.cluster_uid),
+            }
+            for relay in live.values()
+        ]
+        listed += [
+            {
+                "cluster": relay.cluster,
+                "instance": relay.instance,
+                "connected": False,
+                "version": relay.version,
+                "address": relay.address,
+                "connected_at": time_text(relay.connected_at),
+                "last_seen_at": time_text(relay.last_seen_at),
+                "rtt_ms": None,
+                "streams": 0,
+                "key": "",
+                "api_server": None,
+                "pinned": False,
+            }
+            for relay in await self.directory.read(Store.relay_instances)
+            if (relay.cluster, relay.instance) not in live
+        ]
+        listed.sort(key=lambda relay: (str(relay["cluster"]), not relay["connected"], str(relay["instance"])))
+        return Done({"relays": listed})
+
+    async def list_all(self, *, agent: str | None, cluster: str | None) -> Done:
+        """List the calls that are under way."""
+        await self._check_names(agent, cluster)
+        listed = await self.live.sessions(agent=agent, cluster=cluster)
+        beside = await self.live.hubs_beside()
+        return Done({"sessions": await in_slices(_session, listed), "hubs_beside": beside})
+
+    async def kill(self, kill: Kill, *, operator: str) -> Done:
+        """End a call, or all of an agent, of a cluster, or of an agent on a cluster."""
+        if (kill.id is None) == (kill.agent is None and kill.cluster is None):
+            raise InvalidError("name one session by its id, or an agent, a cluster or both")
+        reason = kill.reason.strip()
+        if not 1 <= len(reason) <= REASON_LENGTH_MAX or not reason.isprintable():
+            raise InvalidError(f"the reason is 1 to {REASON_LENGTH_MAX} printable characters")
+        await self._check_names(kill.agent, kill.cluster)
+        # The agent reads the reason, so it has the token's name alone. The event of this kill has the user.
+        token_name = operator.partition(":")[0]
+        killed = await self.live.kill(
+            session_id=kill.id,
+            agent=kill.agent,
+            cluster=kill.cluster,
+            reason=f"killed by the operator {token_name}: {reason}",
+        )
+        if kill.id is not None and not killed:
+            raise NotFoundError(f"no session {shown(kill.id)} is under way: see hawse admin session list")
+        named = {"id": kill.id, "agent": kill.agent, "cluster": kill.cluster}
+        which = " ".join(f"{key}={value}" for key, value in named.items() if value is not None)
+        return Done(
+            {
+                "killed": await in_slices(_session, killed),
+                "hubs_beside": await self.live.hubs_beside(),
+            },
+            note=f"{which} killed={len(killed)} reason={reason}",
+        )
+
+    async def _check_names(self, agent: str | None, cluster: str | None) -> None:
+        if agent is not None:
+            known(self._now.agents_by_name, "agent", agent)
+        # A cluster that was just removed may still have calls that are ending.
+        if cluster is not None and not await self.live.sessions(cluster=cluster):
+            known(self._now.clusters_by_name, "cluster", cluster)
+
+
+def _api_server(statement: Statement) -> str | None:
+    """Whether the API server answers; None where the relay does not say, as older ones."""
+    if statement.api_server is None:
+        return None
+    return "up" if statement.api_server else "down"
+
+
+def _session(session: SessionInfo) -> Payload:
+    return {**attrs.asdict(session, recurse=False), "started_at": time_text(session.started_at)}

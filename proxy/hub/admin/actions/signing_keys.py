@@ -1,0 +1,37 @@
+"""Actions on the keys that the hub signs with."""
+
+from __future__ import annotations
+
+import attrs
+
+from proxy.hub.admin.actions.answers import Done, Payload, time_text
+from proxy.hub.home.keyring import KeyRing
+
+
+@attrs.frozen
+class SigningKeyActions:
+    """The hub's signing keys."""
+
+    ring: KeyRing
+
+    def list_all(self) -> Done:
+        """List the hub's signing keys, with what a relay is given of them."""
+        return Done(self._shown())
+
+    async def rotate(self) -> Done:
+        """Let a new key sign; the old one verifies until every token by it has ended."""
+        before = await self.ring.rotate()
+        note = f"kid={self.ring.current.active.kid} before={before}"
+        return Done(self._shown(), created=True, note=note)
+
+    def _shown(self) -> Payload:
+        keys, retiring = self.ring.current, self.ring.retiring()
+        listed = [
+            {
+                "kid": key.kid,
+                "state": "signing" if key.kid == keys.active.kid else "retiring",
+                "retires_at": time_text(retiring.get(key.kid)),
+            }
+            for key in keys.public
+        ]
+        return {"keys": listed, "rotations": len(keys.succession), "pins": keys.pins.to_jwks()}

@@ -1,0 +1,74 @@
+"""Actions on teams."""
+
+from __future__ import annotations
+
+import attrs
+import msgspec
+
+from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.entities import Snapshot, Team
+from proxy.hub.store.store import Store
+
+
+class NewTeam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    clusters: tuple[str, ...] = ()
+    """Granted to the team at once."""
+    reuse_name: bool = False
+    """Whether the name may be that of a removed team."""
+
+
+@attrs.frozen
+class TeamActions:
+    """The teams, and which clusters they reach."""
+
+    directory: Changes
+
+    @property
+    def _now(self) -> Snapshot:
+        return self.directory.current
+
+    def list_all(self) -> Done:
+        """List the teams."""
+        return Done({"teams": [self._shown(team) for _, team in sorted(self._now.teams_by_name.items())]})
+
+    def get(self, name: str) -> Done:
+        """Show one team."""
+        return Done(self._shown(known(self._now.teams_by_name, "team", name)))
+
+    async def add(self, new: NewTeam) -> Done:
+        """Add a team, and grant it clusters."""
+
+        def add(store: Store) -> None:
+            store.add_team(new.name, clusters=new.clusters, reuse_name=new.reuse_name)
+
+        await self.directory.change(add)
+        team = self._now.teams_by_name[new.name]
+        body = {**self._shown(team), "apply_rbac": sorted(set(new.clusters))}
+        note = f"name={team.name} id={team.id} clusters={','.join(new.clusters)}"
+        return Done(body, created=True, note=f"{note} reuse_name=true" if new.reuse_name else note)
+
+    async def remove(self, name: str) -> Done:
+        """Remove a team that no agent is in."""
+        team = known(self._now.teams_by_name, "team", name)
+        granted = self._granted(team)
+        await self.directory.change(lambda store: store.remove_team(name))
+        return Done(
+            {"removed": name, "group": f"{self._now.org}/{name}", "apply_rbac": granted}, note=f"id={team.id}"
+        )
+
+    def _granted(self, team: Team) -> list[str]:
+        clusters = sorted(self._now.clusters_by_name.items())
+        return [name for name, cluster in clusters if team.id in cluster.team_ids]
+
+    def _shown(self, team: Team) -> Payload:
+        agents = [a.name for _, a in sorted(self._now.agents_by_name.items()) if team.id in a.team_ids]
+        return {
+            "name": team.name,
+            "id": team.id,
+            "group": f"{self._now.org}/{team.name}",
+            "agents": agents,
+            "clusters": self._granted(team),
+            "created_at": time_text(team.created_at),
+        }

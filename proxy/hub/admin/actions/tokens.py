@@ -1,0 +1,120 @@
+"""Actions on the tokens of the admin API."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+import attrs
+import msgspec
+
+from auth.apikey import hash as hash_key
+from auth.apikey import new_api_key
+from proxy.hub.admin.actions.answers import Done, Payload, time_text
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.entities import AdminToken, Snapshot
+from proxy.hub.store.errors import InvalidError
+from proxy.hub.store.names import shown
+from proxy.hub.store.roles import Role, listed
+
+DAY_S = 86400
+# Shorter is a typing error: a token has to reach its user first.
+LIFETIME_MIN_S = 60
+# As long as a certificate authority's. A token that shall not end has no end.
+LIFETIME_MAX_S = 3650 * DAY_S
+# An operator who looks at the list once a week sees it in time.
+ENDS_SOON_S = 14 * DAY_S
+
+
+class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    role: str = ""
+    """Required; the default is for a refusal that lists the roles."""
+    expires_s: int | None = None
+    """After how many seconds it ends, by the hub's clock; None for never."""
+
+
+@attrs.frozen
+class TokenActions:
+    """The operators' tokens."""
+
+    directory: Changes
+    pepper: bytes = attrs.field(repr=False)
+    clock: Callable[[], float]
+
+    @property
+    def _now(self) -> Snapshot:
+        return self.directory.current
+
+    def list_all(self) -> Done:
+        """List the tokens of the admin API."""
+        listed = sorted(self._now.admin_tokens_by_hash.values(), key=lambda token: token.name)
+        now = self.clock()
+        return Done({"tokens": [_token(token, now) for token in listed]})
+
+    async def add(self, new: NewToken) -> Done:
+        """Add a token of the admin API, which is shown this once."""
+        role = _role(new.role)
+        expires_at = None
+        if new.expires_s is not None:
+            if not LIFETIME_MIN_S <= new.expires_s <= LIFETIME_MAX_S:
+                raise InvalidError(
+                    f"a token lasts {LIFETIME_MIN_S} s to {LIFETIME_MAX_S // DAY_S} days, "
+                    f"not {new.expires_s} s: leave it out for a token without an end"
+                )
+            expires_at = self.clock() + new.expires_s
+        token = new_api_key(secrets.token_bytes(32))
+        digest = hash_key(token, self.pepper)
+        token_id = await self.directory.change(
+            lambda store: store.add_admin_token(new.name, digest, role=role, expires_at=expires_at)
+        )
+        ends = time_text(expires_at)
+        return Done(
+            {"name": new.name, "id": token_id, "role": role, "expires_at": ends, "token": token},
+            created=True,
+            note=f"name={new.name} id={token_id} role={role} expires={ends or 'never'}",
+        )
+
+    async def remove(self, name: str, *, at: float) -> Done:
+        """Revoke a token of the admin API, as asked `at` that time."""
+        token_id = await self.directory.change(lambda store: store.remove_admin_token(name, at=at))
+        return Done({"removed": name}, note=f"id={token_id}")
+
+
+def _role(text: str) -> Role:
+    try:
+        return Role(text)
+    except ValueError:
+        fault = f"{shown(text)} is no role" if text else "a token needs a role"
+        raise InvalidError(f"{fault}: choose {listed(tuple(Role))}") from None
+
+
+def _token(token: AdminToken, now: float) -> Payload:
+    return {
+        "name": token.name,
+        "id": token.id,
+        "role": token.role,
+        "role_chosen": token.role_chosen,
+        "expires_at": time_text(token.expires_at),
+        "created_at": time_text(token.created_at),
+        "last_used_at": time_text(token.last_used_at),
+        "warnings": _warnings(token, now),
+    }
+
+
+def _warnings(token: AdminToken, now: float) -> list[str]:
+    """What an operator has to do about a token."""
+    found = []
+    another = "hawse admin token add NAME --role ROLE"
+    if not token.role_chosen:
+        found.append(
+            f"may do everything, since it is older than roles: `{another}` makes one that may do less, "
+            f"and `hawse admin token remove {token.name}` ends this one"
+        )
+    if token.expires_at is not None and token.expired(now):
+        found.append(
+            f"expired at {time_text(token.expires_at)}: `hawse admin token remove {token.name}` removes it"
+        )
+    elif token.expires_at is not None and token.expires_at - now < ENDS_SOON_S:
+        found.append(f"ends at {time_text(token.expires_at)}: `{another}` makes the next one")
+    return found

@@ -1,0 +1,363 @@
+"""The admin API: who asks, which action, what comes of it, and the audit event of each.
+
+JSON over HTTP on a listener of its own, with the operator's bearer token on every path but /healthz:
+/metrics, and the actions of proxy.hub.admin.verbs. Each needs a role of the token
+(proxy.hub.admin.operators).
+
+A refusal is {"error": {"code", "message"}}. A change has its intent on the disk before it is made: while the
+trail cannot be written, nothing is changed but what the table of actions says.
+
+Those are revocations. What trail or store cannot take of one is in the reserve before it is made, and the
+answer has a `notice` that says so. Where the reserve fails as well, it is made in memory, and the answer is a
+507: in force, but not recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
+from typing import Protocol
+
+import attrs
+import msgspec
+import trio
+from msgspec.structs import replace
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from audit.errors import AuditUnavailable
+from audit.ids import uuid7
+from audit.record import EXCERPT_CHARACTERS_MAX, Actor, Client, Decision, Event, Kind, Phase, text, utc
+from audit.record import Cluster as AuditCluster
+from audit.record import Request as AuditRequest
+from audit.record import Response as AuditResponse
+from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.actions.answers import Done
+from proxy.hub.admin.call import Call
+from proxy.hub.admin.operators import Operators, RefusedError
+from proxy.hub.admin.revocations import Revocation, Revocations, Where
+from proxy.hub.admin.verbs import ACTIONS, METRICS, Action, Endpoint
+from proxy.hub.authorize.events import without_bearer
+from proxy.hub.home.reserve import ReserveError
+from proxy.hub.store.errors import InvalidError, StoreError, StoreUnavailableError
+
+# Policies are the most that anyone sends: one of 500 rules has 100 KB.
+BODY_BYTES_MAX = 256 * 1024
+
+_SECURITY_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+_log = logging.getLogger("hawse.hub.admin")
+
+
+class Recorder(Protocol):
+    """What this API needs of the audit trail."""
+
+    async def intent(self, event: Event) -> None:
+        """Return once the event is durable; raises AuditUnavailable."""
+        ...
+
+    def complete(self, event: Event) -> None:
+        """Queue the end of an action."""
+        ...
+
+    def keep(self, event: Event, settled: Callable[[], None]) -> None:
+        """Write an event once, as soon as the trail can be written."""
+        ...
+
+
+def admin_app(
+    administration: Administration,
+    recorder: Recorder,
+    metrics: CollectorRegistry,
+    clock: Callable[[], float],
+    revocations: Revocations,
+) -> Starlette:
+    """Build the ASGI application; it holds nothing that needs a lifespan."""
+    gate = _Gate(administration, recorder, metrics, clock, revocations)
+    app = Starlette(
+        routes=[
+            Route("/healthz", gate.healthz, methods=["GET"]),
+            Route(METRICS.path, gate.metrics_page, methods=[METRICS.method]),
+            *(Route(action.path, gate.serve(action), methods=[action.method]) for action in ACTIONS),
+        ],
+        exception_handlers={HTTPException: _unrouted},
+    )
+    # A redirect would be an answer before the gate.
+    app.router.redirect_slashes = False
+    return app
+
+
+class _Gate:
+    """What stands before every action: the operator and his role, the audit event, one form of answers."""
+
+    def __init__(
+        self,
+        administration: Administration,
+        recorder: Recorder,
+        metrics: CollectorRegistry,
+        clock: Callable[[], float],
+        revocations: Revocations,
+    ) -> None:
+        self._admin = administration
+        self._revocations = revocations
+        self._recorder = recorder
+        self._metrics = metrics
+        self._clock = clock
+        self._operators = Operators(administration.directory, administration.pepper, clock)
+        # A thread of its own for the reserve: the shared ones may all wait for a resolver.
+        self._reserve_thread = trio.CapacityLimiter(1)
+
+    async def healthz(self, request: Request) -> Response:
+        """Say that the loop is alive, to anyone."""
+        return Response(b"ok\n", media_type="text/plain", headers=_SECURITY_HEADERS)
+
+    async def metrics_page(self, request: Request) -> Response:
+        """Answer a scrape; not an action, so it leaves no event unless it is refused."""
+        try:
+            self._operators.admit(request, METRICS)
+        except RefusedError as refused:
+            return self._turn_away(request, METRICS, refused)
+        return Response(
+            generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST, headers=_SECURITY_HEADERS
+        )
+
+    def serve(self, action: Action) -> Callable[[Request], Awaitable[Response]]:
+        """Make the endpoint of one action."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                actor = self._operators.admit(request, action)
+            except RefusedError as refused:
+                return self._turn_away(request, action, refused)
+            return await self._act(action, actor, request)
+
+        return endpoint
+
+    async def _act(self, action: Action, actor: Actor, request: Request) -> Response:
+        event = self._event(Kind.ADMIN, request, actor)
+        event = replace(event, req=_audited(request, action))
+        try:
+            call = await _read(request, actor.name, self._clock)
+        except ClientDisconnect:
+            self._end(event, 0, "the operator left before the request was whole")
+            raise
+        except InvalidError as error:
+            self._end(event, 413, str(error))
+            return _error(413, "too_large", str(error))
+        unrecorded = ""
+        if action.changes:
+            event = replace(event, phase=Phase.INTENT)
+            try:
+                await self._recorder.intent(event)
+            except AuditUnavailable as error:
+                unrecorded = str(error)
+                if not self._revokes(action, call):
+                    return _error(503, "audit_unavailable", f"nothing was changed: {unrecorded}")
+        try:
+            # Again, since a body may take its sender's time, and the intent the disk's.
+            self._operators.admit(request, action)
+        except RefusedError as refused:
+            known = refused.actor.name
+            why = refused.note if known else "the admin token was revoked before the request was whole"
+            self._end(event, refused.status, why)
+            return _refusal(refused)
+        if not unrecorded:
+            return await self._carry_out(action, call, event, None)
+        response: Response
+        # What is in the reserve is carried out, also when the operator leaves.
+        with trio.CancelScope(shield=True):
+            revoked = await self._keep(action, call, event, why=unrecorded, recorded=False)
+            response = await self._carry_out(action, call, event, revoked)
+        return response
+
+    async def _carry_out(
+        self, action: Action, call: Call, event: Event, revoked: _Revoked | None
+    ) -> Response:
+        try:
+            try:
+                done = await self._run(self._admin, action, call)
+            except StoreUnavailableError as error:
+                if not self._revokes(action, call):
+                    raise
+                with trio.CancelScope(shield=True):
+                    if revoked is None:
+                        revoked = await self._keep(action, call, event, why=str(error), recorded=True)
+                    revoked = attrs.evolve(revoked, in_memory=True)
+                    in_store = partial(self._settled, revoked, Where.STORE)
+                    done = await self._run(self._admin.in_memory(in_store), action, call)
+            else:
+                await self._settle_store(revoked)
+        except StoreError as error:
+            await self._settle_store(revoked)
+            self._end(event, error.status, str(error), revoked)
+            return _error(error.status, error.code, str(error))
+        except BaseException as error:
+            # A bug or a cancellation: whether the change was made is in the store alone.
+            self._end(event, 500, f"ended by {type(error).__name__}", revoked)
+            raise
+        status = 201 if done.created else 200
+        if done.cluster is not None:
+            event = replace(event, cluster=AuditCluster(done.cluster.id, done.cluster.name))
+        self._end(event, status, done.note, revoked)
+        if revoked is None:
+            return _json(status, done.body)
+        if not revoked.kept:
+            name = call.path.get("name", "")
+            _log.error("%s %s %s by %s: %s", action.verb, action.resource, name, call.operator, revoked.told)
+        return revoked.answer(status, done)
+
+    async def _run(self, administration: Administration, action: Action, call: Call) -> Done:
+        running = action.run(administration, call)
+        return running if isinstance(running, Done) else await running
+
+    def _revokes(self, action: Action, call: Call) -> bool:
+        try:
+            return action.revokes(self._admin, call)
+        except InvalidError:
+            return False
+
+    async def _keep(self, action: Action, call: Call, event: Event, *, why: str, recorded: bool) -> _Revoked:
+        """Put a revocation into the reserve; where that fails, go on without."""
+        revocation = Revocation(event, recorded, action.method, action.path, call)
+        try:
+            await trio.to_thread.run_sync(self._revocations.keep, revocation, limiter=self._reserve_thread)
+        except ReserveError as error:
+            return _Revoked(event.eid, f"{why}; {error}", recorded, kept=False)
+        _log.warning("%s %s is kept in the reserve: %s", action.verb, action.resource, why)
+        return _Revoked(event.eid, why, recorded, kept=True)
+
+    async def _settle_store(self, revoked: _Revoked | None) -> None:
+        """The store has a revocation, or it is refused and there is nothing to have."""
+        if revoked is not None:
+            # In a thread, since it may write.
+            settle = partial(self._settled, revoked, Where.STORE)
+            await trio.to_thread.run_sync(settle, limiter=self._reserve_thread)
+
+    def _settled(self, revoked: _Revoked, where: Where) -> None:
+        if revoked.kept:
+            self._revocations.settled(revoked.eid, where)
+
+    def _turn_away(self, request: Request, endpoint: Endpoint, refused: RefusedError) -> Response:
+        stranger = refused.status == 401
+        event = self._event(Kind.AUTH_FAILED if stranger else Kind.ADMIN, request, refused.actor)
+        asked = _audited(request, None if stranger else endpoint)
+        self._end(replace(event, req=asked, decision=Decision("deny")), refused.status, refused.note)
+        return _refusal(refused)
+
+    def _event(self, kind: Kind, request: Request, actor: Actor) -> Event:
+        now = self._clock()
+        return Event(
+            eid=uuid7(int(now * 1000), os.urandom(10)),
+            kind=kind,
+            phase=Phase.COMPLETE,
+            ts=utc(now),
+            org=self._admin.directory.current.org,
+            actor=actor,
+            client=Client(
+                request.client.host if request.client is not None else "",
+                ", ".join(request.headers.getlist("user-agent")),
+                "admin",
+            ),
+        )
+
+    def _end(self, event: Event, status: int, note: str, revoked: _Revoked | None = None) -> None:
+        ended = event.completed(utc(self._clock()), resp=AuditResponse(status), note=note)
+        if revoked is None or revoked.recorded or not revoked.kept:
+            self._recorder.complete(ended)
+        else:
+            self._recorder.keep(ended, partial(self._settled, revoked, Where.TRAIL))
+
+
+@attrs.frozen
+class _Revoked:
+    """A revocation that trail or store could not take."""
+
+    eid: str
+    why: str
+    recorded: bool
+    """Whether the trail has its intent."""
+    kept: bool
+    """Whether it is in the reserve."""
+    in_memory: bool = False
+    """Whether it is in force in memory, since the store could not take it."""
+
+    @property
+    def told(self) -> str:
+        """What an operator is told of one that is not in the reserve."""
+        until = "in force until the hub restarts" if self.in_memory else "in force"
+        return f"{until}, not {'stored' if self.recorded else 'recorded'}: {self.why}"
+
+    def answer(self, status: int, done: Done) -> Response:
+        """The answer to one that was made."""
+        if not self.kept:
+            return _error(507, "not_recorded", self.told)
+        lacks = (
+            "trail and store"
+            if self.in_memory and not self.recorded
+            else "store"
+            if self.recorded
+            else "trail"
+        )
+        notice = f"in force, and kept in the hub's reserve until the {lacks} can take it: {self.why}"
+        return _json(status, {**done.body, "notice": notice})
+
+
+async def _read(request: Request, operator: str, clock: Callable[[], float]) -> Call:
+    body = bytearray()
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                raise InvalidError(f"the request's body exceeds {BODY_BYTES_MAX} bytes: send less at once")
+    return Call(request.path_params, dict(request.query_params), bytes(body), operator, clock())
+
+
+def _audited(request: Request, endpoint: Endpoint | None) -> AuditRequest:
+    # The raw path, as it came; ASGI's `path` is decoded.
+    raw = request.scope.get("raw_path") or request.scope["path"].encode()
+    query = request.scope.get("query_string", b"")
+    target = text(without_bearer(raw + b"?" + query if query else raw))
+    asked = AuditRequest(request.method, target)
+    if len(target) > EXCERPT_CHARACTERS_MAX:
+        # None of the table needs so much, and a token that may only look must not fill the disk by it.
+        asked = replace(asked, target_kept=EXCERPT_CHARACTERS_MAX, target_bytes=len(target))
+    if endpoint is None:
+        return asked
+    name = request.path_params.get("name", "")
+    return replace(asked, verb=endpoint.verb, resource=endpoint.resource, name=name)
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    """Answer what no route takes in the same form as every other refusal."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
+    answer = _error(error.status_code, code, str(error.detail))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _refusal(refused: RefusedError) -> Response:
+    answer = _error(refused.status, refused.code, str(refused))
+    if refused.status == 401:
+        answer.headers["www-authenticate"] = 'Bearer realm="hawse admin"'
+    return answer
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    return _json(status, {"error": {"code": code, "message": message}})
+
+
+def _json(status: int, body: Mapping[str, object]) -> Response:
+    return Response(
+        msgspec.json.encode(body) + b"\n",
+        status_code=status,
+        media_type="application/json",
+        headers=_SECURITY_HEADERS,
+    )

@@ -1,0 +1,220 @@
+"""A thin ASGI 3 bridge: an application on our own HTTP/1.1 front. HTTP scopes only.
+
+It exists because one client must never reach another one's connection, nor a tunnel: the servers for trio
+that there are can be made to cancel the nursery around them by one malformed upgrade. Here an application
+runs inside the task of its connection, whatever it raises becomes a 500 (or a cut, when its answer had
+begun), and nothing is spawned that outlives the request.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import trio
+
+from proxy.exchange.server import ServerConnection
+from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
+from proxy.message.head import HeadError, RequestHead, ResponseHead, check_framing
+from proxy.message.strict import BadRequest
+
+# The types of the ASGI specification itself.
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Address = tuple[str, int]
+
+# An administrator's request is a small JSON document.
+REQUEST_BODY_BYTES_MAX = 1 << 20
+
+_log = logging.getLogger(__name__)
+
+
+class ApplicationError(Exception):
+    """The application broke the ASGI protocol."""
+
+
+async def serve_connection(
+    app: Application,
+    stream: trio.abc.Stream,
+    *,
+    scheme: str = "https",
+    client: Address | None = None,
+    server: Address | None = None,
+) -> None:
+    """Serve one connection until it ends, and close it; no client and no application makes it raise."""
+    connection = ServerConnection(stream)
+    try:
+        while True:
+            try:
+                request = await connection.next_request()
+            except BadRequest as exc:
+                await _refuse(connection, exc.status, exc.message)
+                continue
+            if request is None:
+                return
+            await serve_request(app, connection, request, scheme=scheme, client=client, server=server)
+    except InboundBroken:
+        return
+    finally:
+        await connection.aclose()
+
+
+async def serve_request(
+    app: Application,
+    connection: ServerConnection,
+    request: RequestHead,
+    *,
+    scheme: str = "https",
+    client: Address | None = None,
+    server: Address | None = None,
+) -> None:
+    """Let the application answer one request; raises InboundBroken when the client is gone."""
+    if request.upgrade is not None:
+        await _refuse(
+            connection, 426 if request.upgrade.lower() == b"websocket" else 400, "no upgrade is served"
+        )
+        return
+    length = request.body_length
+    if length is not None and length > REQUEST_BODY_BYTES_MAX:
+        await _refuse(connection, 413, f"the request's body is larger than {REQUEST_BODY_BYTES_MAX} bytes")
+        return
+    call = _Call(connection, request)
+    try:
+        await app(_scope(request, scheme, client, server), call.receive, call.send)
+        if not call.ended:
+            raise ApplicationError("the application returned before its answer was whole")
+    except Exception:
+        # The one wrapper around an application: its fault ends this request and nothing else. What the
+        # client did arrives here too, and an application may have put it into a group, or into other words.
+        if call.client_failure is not None:
+            await call.give_up(*call.client_failure)
+            return
+        _log.exception("the application failed at %s %s", request.method, request.target.partition(b"?")[0])
+        await call.give_up(500, "internal error")
+
+
+class _Call:
+    """The two callables of one ASGI call."""
+
+    def __init__(self, connection: ServerConnection, request: RequestHead) -> None:
+        self._connection = connection
+        self._request = request
+        self._received = 0
+        self._body_ended = False
+        self._head: ResponseHead | None = None
+        self._begun = False
+        self.ended = False
+        self.client_failure: tuple[int, str] | None = None
+        """The client's own doing, with the answer to it, when that is why the application failed."""
+
+    async def receive(self) -> Message:
+        if self._body_ended or self.ended:
+            # The application asks whether the client is still there.
+            if not self.ended:
+                await self._connection.wait_disconnect()
+            await trio.lowlevel.checkpoint()
+            return {"type": "http.disconnect"}
+        try:
+            data = await self._connection.receive_body()
+        except InboundBroken as exc:
+            if exc.failure.code is StreamCode.CANCEL:
+                self._body_ended = True
+                return {"type": "http.disconnect"}
+            self.client_failure = 400, exc.failure.reason
+            raise
+        self._received += len(data)
+        if self._received > REQUEST_BODY_BYTES_MAX:
+            self.client_failure = 413, f"the request's body is larger than {REQUEST_BODY_BYTES_MAX} bytes"
+            raise ApplicationError("the client's body is too large")
+        self._body_ended = not data
+        return {"type": "http.request", "body": data, "more_body": bool(data)}
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if self.client_failure is not None:
+            # Words of an application for a failure that was not its own, as frameworks have them.
+            await trio.lowlevel.checkpoint()
+        elif kind == "http.response.start" and self._head is None:
+            # Held until the first body bytes: one write for a small answer.
+            self._head = _response_head(message)
+        elif kind == "http.response.body" and self._head is not None and not self.ended:
+            body = bytes(message.get("body", b""))
+            end = not message.get("more_body", False)
+            await self._send_body(body, end)
+        else:
+            raise ApplicationError(f"the application sent {kind!r} out of turn")
+
+    async def _send_body(self, body: bytes, end: bool) -> None:
+        assert self._head is not None, "checked by the caller"
+        begun, self._begun = self._begun, True
+        try:
+            if begun:
+                await self._connection.send_body(body, end=end)
+            else:
+                await self._connection.send_head(self._head, body, end=end)
+        except InboundBroken as exc:
+            self.client_failure = 400, exc.failure.reason
+            raise
+        self.ended = end
+
+    async def give_up(self, status: int, message: str) -> None:
+        """End what the application cannot: with a status while nothing was sent, by a cut until all was."""
+        if self.ended:
+            return
+        if self._begun:
+            await self._connection.cut(Failure(StreamCode.INTERNAL, Processed.MAYBE, message))
+            return
+        self._begun = self.ended = True
+        await _refuse(self._connection, status, message)
+
+
+async def _refuse(connection: ServerConnection, status: int, message: str) -> None:
+    body = message.encode("utf-8") + b"\n"
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    if status == 426:
+        headers.append((b"connection", b"close"))
+    phrase = http.HTTPStatus(status).phrase.encode("ascii")
+    await connection.answer(ResponseHead.of(status, phrase, tuple(headers)), body)
+
+
+def _scope(request: RequestHead, scheme: str, client: Address | None, server: Address | None) -> Scope:
+    raw_path, _, query = request.target.partition(b"?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": request.method.decode("ascii"),
+        "scheme": scheme,
+        # Decoded once, as the specification wants it; bytes that are not UTF-8 stay visible as such.
+        "path": unquote_to_bytes(raw_path).decode("utf-8", "replace"),
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": list(request.headers),
+        "client": client,
+        "server": server,
+        "state": {},
+    }
+
+
+def _response_head(message: Message) -> ResponseHead:
+    status = int(message["status"])
+    if not 200 <= status <= 599:
+        raise ApplicationError(f"the application answered with status {status}")
+    headers = tuple((bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ()))
+    # The framing is the connection's; a length that the application promises is kept.
+    headers = tuple(header for header in headers if header[0] not in {b"transfer-encoding", b"connection"})
+    try:
+        check_framing(headers)
+        phrase = http.HTTPStatus(status).phrase.encode("ascii")
+    except HeadError as exc:
+        raise ApplicationError(str(exc)) from exc
+    except ValueError:
+        phrase = b""
+    return ResponseHead.of(status, phrase, headers)

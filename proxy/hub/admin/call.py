@@ -1,0 +1,50 @@
+"""One admitted request of the admin API, and how its body and query are read."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from proxy.hub.store.errors import InvalidError
+
+T = TypeVar("T")
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One authenticated request."""
+
+    path: dict[str, str]
+    query: dict[str, str]
+    body: bytes
+    operator: str = ""
+    """As the trail names the operator."""
+    at: float = 0.0
+    """When it was whole, in epoch seconds; 0 in an entry of the reserve that an older version wrote."""
+
+    def __repr__(self) -> str:
+        """Leave the body out: it may hold a secret."""
+        return f"Call({self.path!r}, {self.query!r}, operator={self.operator!r})"
+
+    def decode(self, shape: type[T]) -> T:
+        """Read the body as this shape; raises InvalidError with the place of the fault, never a value."""
+        try:
+            return msgspec.json.decode(self.body or b"{}", type=shape)
+        except msgspec.ValidationError as error:
+            raise InvalidError(f"the request's body: {error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidError("the request's body is not JSON") from error
+
+    def convert(self, shape: type[T]) -> T:
+        """Read the query as this shape; raises InvalidError."""
+        try:
+            return msgspec.convert(self.query, type=shape, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidError(f"the request's query: {error}") from error
+
+    def flag(self, name: str) -> bool:
+        """Read a query parameter that is true or false; raises InvalidError."""
+        value = self.query.get(name, "false")
+        if value not in {"true", "false"}:
+            raise InvalidError(f"{name} must be true or false")
+        return value == "true"

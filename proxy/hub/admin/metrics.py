@@ -1,0 +1,132 @@
+"""What the hub tells Prometheus about itself, read from the snapshot and the live sessions at each scrape."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from proxy.hub.calls.trail_watch import TrailWatch
+from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.relays.operations import Operations
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import AgentState
+from proxy.process.memory_metrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
+from tunnel import Memory
+
+
+class HubCollector(Collector):
+    """Gauges that cost nothing between scrapes; their labels are clusters and states, which bounds them."""
+
+    def __init__(self, directory: Directory, operations: Operations) -> None:
+        self._directory = directory
+        self._operations = operations
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gauges."""
+        now = self._directory.current
+        states = Counter(agent.state for agent in now.agents_by_id.values())
+        agents = GaugeMetricFamily("hawse_agents", "Enrolled agents by state.", labels=["state"])
+        for state in AgentState:
+            agents.add_metric([state], states[state])
+        yield agents
+        yield GaugeMetricFamily("hawse_clusters", "Enrolled clusters.", len(now.clusters_by_id))
+
+        relays = GaugeMetricFamily("hawse_relays", "Connected relay instances.", labels=["cluster"])
+        streams = GaugeMetricFamily("hawse_streams", "Open streams to relays.", labels=["cluster"])
+        seen = GaugeMetricFamily(
+            "hawse_relay_last_seen_seconds", "When a relay of the cluster was last heard.", labels=["cluster"]
+        )
+        down = GaugeMetricFamily(
+            "hawse_relays_api_server_down",
+            "Connected relay instances whose API server did not answer their last probe.",
+            labels=["cluster"],
+        )
+        # By cluster at once: with thousands of them a search for each would hold up the loop for a second.
+        live = defaultdict(list)
+        for relay in self._operations.relays():
+            live[relay.cluster].append(relay)
+        for name in sorted(now.clusters_by_name):
+            # A cluster whose relays are all away is a 0, not a missing line: that is what one alerts on.
+            mine = live.get(name, ())
+            relays.add_metric([name], len(mine))
+            streams.add_metric([name], sum(relay.streams for relay in mine))
+            down.add_metric([name], sum(relay.statement.api_server is False for relay in mine))
+            if mine:
+                seen.add_metric([name], max(relay.last_seen for relay in mine))
+        yield from (relays, streams, down, seen)
+
+
+class MemoryCollector(Collector):
+    """Tells how full the hub's memory is."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gauges."""
+        used = GaugeMetricFamily(USED, USED_HELP, labels=["by"])
+        for holder, size in used_by(self._memory).items():
+            used.add_metric([holder], size)
+        yield used
+        yield GaugeMetricFamily(LIMIT, LIMIT_HELP, self._memory.limit_bytes)
+
+
+class SeenCollector(Collector):
+    """Counts the uses that a restart would forget."""
+
+    def __init__(self, seen: SeenStore) -> None:
+        self._seen = seen
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the counter."""
+        told = "Uses of tokens that are good once which could not be written to seen.db."
+        yield CounterMetricFamily("hawse_seen_unwritten", told, self._seen.unwritten)
+
+
+class TrailCollector(Collector):
+    """Tells whether the trail can be written, and how full its disk was at the last look."""
+
+    def __init__(self, watch: TrailWatch) -> None:
+        self._watch = watch
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gauges."""
+        told = "Whether the audit trail can be written: while it is 0, writes and tokens are refused."
+        yield GaugeMetricFamily("hawse_audit_up", told, self._watch.recorder.healthy)
+        disk = self._watch.disk
+        if disk is not None:
+            told = "Size of the file system of the audit trail."
+            yield GaugeMetricFamily("hawse_audit_disk_bytes", told, disk.size_bytes)
+            told = "What is free of it."
+            yield GaugeMetricFamily("hawse_audit_disk_free_bytes", told, disk.free_bytes)
+
+
+def hub_metrics(directory: Directory, operations: Operations) -> CollectorRegistry:
+    """Make the registry of one hub; what counts calls registers itself in it as well."""
+    # A registry of our own: the library's global one would be shared by two hubs in one test process.
+    registry = CollectorRegistry()
+    for standard in (ProcessCollector, PlatformCollector, GCCollector):
+        standard(registry=registry)
+    registry.register(HubCollector(directory, operations))
+    return registry

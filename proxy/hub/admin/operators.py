@@ -1,0 +1,100 @@
+"""Who may use which endpoint of the admin API: the one check of an admin token, its expiry and its role.
+
+It looks at the head of a request alone, so a request is refused before its body is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from starlette.requests import Request
+
+from audit.record import Actor, ActorType
+from auth.apikey import ApiKeyError, parse
+from auth.apikey import hash as hash_key
+from proxy.hub.admin.actions.answers import time_text
+from proxy.hub.admin.verbs import Endpoint
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import AdminToken
+from proxy.hub.store.local_user import LOCAL_TOKEN_NAME, USER_HEADER, is_user, local_actor
+from proxy.hub.store.roles import listed
+
+# In the scope's state: called with the id of the valid token that a request has shown, or with None.
+KNOWN = "known"
+
+_ANONYMOUS = Actor(ActorType.ANONYMOUS)
+
+
+class RefusedError(Exception):
+    """A request that is not admitted."""
+
+    def __init__(self, status: int, code: str, message: str, actor: Actor, note: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.actor = actor
+        self.note = note or message
+        """For the trail."""
+
+
+@attrs.frozen
+class Operators:
+    """Admits requests by their admin tokens."""
+
+    directory: Directory
+    pepper: bytes = attrs.field(repr=False)
+    clock: Callable[[], float]
+
+    def admit(self, request: Request, endpoint: Endpoint) -> Actor:
+        """Return who asks, as the trail names him; raises RefusedError."""
+        token = self._token(request)
+        now = self.clock()
+        known = request.scope.get("state", {}).get(KNOWN)
+        if known is not None:
+            known(None if token is None or token.expired(now) else token.id)
+        if token is None:
+            message = "an admin token is needed: Authorization: Bearer hws_…"
+            raise RefusedError(401, "unauthenticated", message, _ANONYMOUS, "no valid admin token")
+        actor = Actor(ActorType.OPERATOR, token.name, token.id, credential="admin-token")
+        if token.expired(now):
+            message = (
+                f"the admin token {token.name} expired at {time_text(token.expires_at)}: "
+                "hawse admin token add NAME --role ROLE makes another"
+            )
+            raise RefusedError(401, "expired", message, actor)
+        self.directory.note_admin_token_used(token.id, now)
+        if not token.role.may(endpoint.role):
+            message = (
+                f"the admin token {token.name} has the role {token.role}, which may not {endpoint.verb} "
+                f"{endpoint.resource}: that takes the role {listed(endpoint.role.holders)}"
+            )
+            raise RefusedError(403, "forbidden", message, actor)
+        if token.name == LOCAL_TOKEN_NAME:
+            return _with_user(actor, request.headers.getlist(USER_HEADER))
+        return actor
+
+    def _token(self, request: Request) -> AdminToken | None:
+        values = request.headers.getlist("authorization")
+        if len(values) != 1:
+            return None
+        scheme, _, token = values[0].partition(" ")
+        try:
+            digest = hash_key(parse(token.strip()), self.pepper)
+        except ApiKeyError:
+            return None
+        # Keyed by an HMAC under a secret, so that the dictionary's timing tells nothing of a token.
+        found = self.directory.current.admin_tokens_by_hash.get(digest)
+        return found if scheme.lower() == "bearer" else None
+
+
+def _with_user(actor: Actor, users: list[str]) -> Actor:
+    """Add the machine's user to the actor of the local token; raises RefusedError.
+
+    A client other than `hawse admin`, such as curl, sends no header. Its actor stays without a user.
+    """
+    if not users:
+        return actor
+    if len(users) > 1 or not is_user(users[0]):
+        raise RefusedError(400, "invalid", f"{USER_HEADER} is not one user of this machine", actor)
+    return Actor(actor.type, local_actor(users[0]), actor.id, credential=actor.credential)

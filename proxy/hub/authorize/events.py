@@ -1,0 +1,363 @@
+"""What the hub writes into the audit trail: its own view of a request, turned into events.
+
+Most of a call's event is the same from call to call: who, where, as whom, and for an agent that polls also
+what. Those sections are frozen, so they are made once and shared by the events; what is kept for that is
+bounded by number and by size, and none of it outlives a change in the directory that it speaks of.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
+
+import attrs
+from msgspec.structs import replace
+
+from audit.ids import new_eid
+from audit.record import (
+    ARGV_ITEMS_MAX,
+    EXCERPT_CHARACTERS_MAX,
+    NAME_CHARACTERS_MAX,
+    READ_QUERY_CHARACTERS_MAX,
+    TARGET_CHARACTERS_MAX,
+    Actor,
+    ActorType,
+    Client,
+    Cluster,
+    Decision,
+    Event,
+    Impersonated,
+    Kind,
+    Phase,
+    Relay,
+    Request,
+    Response,
+    Stream,
+    Tunnel,
+    proto_of,
+    text,
+    utc,
+)
+from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
+from auth.principal import Principal
+from auth.requestinfo import RequestInfo, first_values, raw_values, said
+from auth.tokens import AccessClaims
+from proxy.hub.authorize.access import TOKENS_REMEMBERED_MAX
+from proxy.hub.authorize.admission import Asked, Call, Told
+from proxy.hub.store.entities import Agent
+from proxy.hub.store.entities import Cluster as EnrolledCluster
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import ACCESS_TOKEN_NAME
+
+# What the cluster's owner denies at the relay, whatever is granted here.
+GUARDRAILS = "relay-guardrails"
+# To decode the names of 350,000 parameters, as many as fit into a head, would take a third of a second.
+_BEARER_PARAMETER = re.compile(rb"(&%b)(?:=[^&]*+)?+(?=&|\Z)" % ACCESS_TOKEN_NAME, re.IGNORECASE)
+# Kinds of clients at once, by address and user agent, and the length of a user agent: 2 MiB at the most.
+_CLIENTS_REMEMBERED_MAX = 4096
+_USER_AGENT_BYTES_MAX = 256
+# More than a record keeps of one, in whatever encoding: what is no UTF-8 is dear to decode.
+_USER_AGENT_BYTES_TOLD = 4 * NAME_CHARACTERS_MAX
+# Stands for the part of a target that is not scanned: a mark that no target contains, and a SHA-256 in hex.
+_REST_CHARACTERS_MAX = 65
+# What is looked through of such a target.
+_SEEN_CHARACTERS_MAX = TARGET_CHARACTERS_MAX - _REST_CHARACTERS_MAX
+
+
+def impersonated(principal: Principal, session: str | None = None) -> Impersonated:
+    """As whom the API server sees a call; `session` is known once a relay was chosen for it."""
+    extra = {AGENT_ID_KEY: (principal.agent_id,)}
+    return Impersonated(
+        principal.user, principal.groups, extra if session is None else {**extra, SESSION_KEY: (session,)}
+    )
+
+
+@attrs.define(eq=False)
+class _Party:
+    """Who acts on what under one token, as the trail says it."""
+
+    claims: AccessClaims
+    agent: Agent | None
+    enrolled: EnrolledCluster | None
+    actor: Actor
+    cluster: Cluster
+    mode: str
+    impersonated: Impersonated | None
+    """None when nobody acts: the agent is not known, or has no team."""
+
+
+class Trail:
+    """Builds the hub's events; the recorder stores them."""
+
+    def __init__(self, org: str) -> None:
+        self._org = org
+        # By the token's id; as many as there are tokens that need no second verification.
+        self._parties: dict[str, _Party] = {}
+
+    def _party(self, claims: AccessClaims, agent: Agent | None, cluster: EnrolledCluster | None) -> _Party:
+        party = self._parties.get(claims.jti)
+        if (
+            party is not None
+            and party.agent is agent
+            and party.enrolled is cluster
+            and party.claims is claims
+        ):
+            return party
+        principal = claims.principal
+        party = _Party(
+            claims,
+            agent,
+            cluster,
+            Actor(
+                ActorType.AGENT,
+                principal.name,
+                principal.agent_id,
+                agent.owner if agent is not None else "",
+                agent.teams if agent is not None else principal.teams,
+                "access-token",
+                claims.jti,
+            ),
+            Cluster(cluster.id, cluster.name) if cluster is not None else Cluster("", claims.cluster or ""),
+            cluster.mode.value if cluster is not None else "",
+            # The directory's principal, as in the relay's token: the agent's own may name teams of before.
+            impersonated(agent.principal) if agent is not None and agent.principal is not None else None,
+        )
+        self._parties.pop(claims.jti, None)
+        if len(self._parties) >= TOKENS_REMEMBERED_MAX:
+            del self._parties[next(iter(self._parties))]
+        self._parties[claims.jti] = party
+        return party
+
+    def call(
+        self,
+        *,
+        head: RequestHead,
+        asked: Asked,
+        client_ip: str,
+        claims: AccessClaims,
+        agent: Agent | None,
+        cluster: EnrolledCluster | None,
+        decision: Decision,
+        kind: Kind = Kind.CALL,
+        phase: Phase = Phase.COMPLETE,
+        note: str = "",
+        eid: str = "",
+        began_at: float | None = None,
+        undecided: bool = False,
+    ) -> Event:
+        """The event of a call whose agent is known; its intent, or the whole of a read or a denial.
+
+        `eid` and `began_at` (epoch seconds) are of one that is under way, and has told its id already. One
+        that is refused `undecided`, by a limit, has an excerpt of its target.
+        """
+        party = self._party(claims, agent, cluster)
+        return Event(
+            eid=eid or new_eid(),
+            kind=kind,
+            phase=phase,
+            ts=datetime.now(UTC) if began_at is None else utc(began_at),
+            org=self._org,
+            actor=party.actor,
+            client=_client(head, client_ip, party.mode),
+            cluster=party.cluster,
+            req=asked.told or _tell(head, asked, undecided=undecided),
+            impersonated=party.impersonated if decision.effect == "allow" else None,
+            decision=decision,
+            stream=stream_of(head, asked.info, undecided=undecided),
+            note=note,
+        )
+
+    def read(
+        self,
+        call: Call,
+        eid: str,
+        relay: Relay,
+        impersonated: Impersonated,
+        resp: Response,
+        took_ms: float,
+        tunnel: Tunnel | None,
+    ) -> Event:
+        """The one event of a granted read that is over, and was no stream."""
+        caller, asked = call.caller, call.asked
+        # The headers are of one connection, and so is what is told of them.
+        told = caller.told
+        if told is None:
+            party = self._party(caller.claims, call.agent, call.cluster)
+            client = _client(call.head, call.client_ip, party.mode)
+            caller.told = told = Told(party.actor, party.cluster, client)
+        return Event(
+            eid=eid,
+            kind=Kind.CALL,
+            phase=Phase.COMPLETE,
+            ts=datetime.now(UTC),
+            org=self._org,
+            actor=told.actor,
+            dur_ms=took_ms,
+            client=told.client,
+            cluster=told.cluster,
+            relay=relay,
+            req=asked.told or _tell(call.head, asked),
+            impersonated=impersonated,
+            decision=call.verdict.recorded,
+            resp=resp,
+            tunnel=tunnel,
+        )
+
+    def stranger(self, kind: Kind, *, client_ip: str, note: str, head: RequestHead | None = None) -> Event:
+        """The event of a request by nobody we know: failed authentication, or bytes that are no request."""
+        return Event(
+            eid=new_eid(),
+            kind=kind,
+            phase=Phase.COMPLETE,
+            ts=datetime.now(UTC),
+            org=self._org,
+            actor=Actor(ActorType.ANONYMOUS),
+            client=_client(head, client_ip, "") if head is not None else Client(client_ip),
+            req=_excerpt(head) if head is not None else None,
+            note=note,
+        )
+
+    def relay(
+        self,
+        kind: Kind,
+        *,
+        cluster_id: str,
+        cluster_name: str,
+        instance: str,
+        version: str,
+        address: str,
+        note: str = "",
+    ) -> Event:
+        """The event of a relay that came or went."""
+        return Event(
+            eid=new_eid(),
+            kind=kind,
+            phase=Phase.COMPLETE,
+            ts=datetime.now(UTC),
+            org=self._org,
+            actor=Actor(ActorType.RELAY, instance),
+            client=Client(address),
+            cluster=Cluster(cluster_id, cluster_name),
+            relay=Relay(instance, version),
+            note=note,
+        )
+
+    def hub(self, kind: Kind, note: str = "") -> Event:
+        """The event of something the hub itself did."""
+        return Event(
+            eid=new_eid(),
+            kind=kind,
+            phase=Phase.COMPLETE,
+            ts=datetime.now(UTC),
+            org=self._org,
+            actor=Actor(ActorType.HUB),
+            note=note,
+        )
+
+
+def _client(head: RequestHead, client_ip: str, mode: str) -> Client:
+    user_agent = head.header(b"user-agent") or b""
+    if len(user_agent) <= _USER_AGENT_BYTES_MAX:
+        return _remembered_client(client_ip, user_agent, mode)
+    told = text(user_agent[:_USER_AGENT_BYTES_TOLD])
+    # The rest is not kept, so it is not decoded, but the record says how much it cut.
+    return Client(client_ip, told + "*" * (len(user_agent) - _USER_AGENT_BYTES_TOLD), mode)
+
+
+@lru_cache(_CLIENTS_REMEMBERED_MAX)
+def _remembered_client(client_ip: str, user_agent: bytes, mode: str) -> Client:
+    return Client(client_ip, text(user_agent), mode)
+
+
+def _tell(head: RequestHead, asked: Asked, *, undecided: bool = False) -> Request:
+    """The trail's form of a request line, cached with it because most request lines repeat.
+
+    A long one is not cached: how much of it is kept depends on the decision.
+    """
+    info, target = asked.info, asked.target
+    if info is None:
+        told = Request(text(head.method), text(without_bearer(target)))
+    else:
+        told = Request(
+            info.method,
+            # A fault is a token that was found in it.
+            text(without_bearer(target, whole=not asked.fault)),
+            info.verb,
+            info.group,
+            info.version,
+            info.resource,
+            info.subresource,
+            info.namespace,
+            info.name,
+            info.dry_run,
+        )
+    if len(target) <= EXCERPT_CHARACTERS_MAX:
+        asked.told = told
+        return told
+    kept, whole_bytes = EXCERPT_CHARACTERS_MAX, asked.whole_bytes(head)
+    if info is not None and not undecided and whole_bytes <= TARGET_CHARACTERS_MAX:
+        if whole_bytes == len(target):
+            return told
+        # Never the mark of a rest, which is cut off with it.
+        kept = min(whole_bytes + 1 + READ_QUERY_CHARACTERS_MAX, _SEEN_CHARACTERS_MAX)
+    if len(told.raw_target) <= kept:
+        return told
+    return replace(told, target_kept=kept, target_bytes=len(target))
+
+
+def _excerpt(head: RequestHead) -> Request:
+    """What the trail says of a stranger's request line."""
+    target, told = head.target, Request(text(head.method), text(without_bearer(head.target)))
+    if len(target) <= EXCERPT_CHARACTERS_MAX:
+        return told
+    return replace(told, target_kept=EXCERPT_CHARACTERS_MAX, target_bytes=len(target))
+
+
+def without_bearer(target: bytes, *, whole: bool = False) -> bytes:
+    """The target without the value of an `access_token` parameter: a credential never reaches a record.
+
+    What is behind TARGET_CHARACTERS_MAX is not looked through and not kept. The sum of it stands for it when
+    the `whole` target is known to hold no such parameter.
+    """
+    rest = b""
+    if len(target) > TARGET_CHARACTERS_MAX:
+        target, rest = target[:_SEEN_CHARACTERS_MAX], target[_SEEN_CHARACTERS_MAX:]
+    path, mark, query = target.partition(b"?")
+    if query:
+        target = path + mark + _BEARER_PARAMETER.sub(rb"\1=***", b"&" + query)[1:]
+    if not rest:
+        return target
+    return target + b"#" + (sha256(rest).hexdigest().encode("ascii") if whole else b"")
+
+
+def stream_of(head: RequestHead, info: RequestInfo | None, *, undecided: bool = False) -> Stream | None:
+    """What a long-running call is, as far as its request tells; None for an ordinary one.
+
+    The command of a request refused as `undecided` is left out: it never ran.
+    """
+    upgrade = head.upgrade
+    if info is None or (upgrade is None and not info.long_running):
+        return None
+    proto = proto_of(upgrade)
+    if undecided or info.subresource not in {"exec", "attach"}:
+        return Stream(proto)
+    query = first_values(info.query, ("container", "tty"))
+    return Stream(
+        proto, _command(info.query), query.get("container", [""])[0], query.get("tty", [""])[0] == "true"
+    )
+
+
+def _command(query: bytes) -> tuple[str, ...]:
+    """The arguments of an exec, of which only those are read that a record keeps: the rest is counted."""
+    told: list[str] = []
+    left = TARGET_CHARACTERS_MAX
+    values = raw_values(query, "command")
+    for value in values:
+        if (argument := said(value)) is not None:
+            told.append(argument)
+            left -= len(argument)
+            if left <= 0 or len(told) == ARGV_ITEMS_MAX:
+                break
+    return (*told, *("" for _ in values))

@@ -1,0 +1,695 @@
+"""`/clusters/<name>/…`: one Kubernetes API call, from its head to its closing audit event.
+
+The order is the security of it. Who is asking, by a token that the hub signed; then what is asked, parsed as
+the API server would; then whether it is granted; then the record, durable before a write or an upgrade moves;
+and only then a stream to the relay, under the agent's own identity and with a head that was written afresh.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+
+import attrs
+import trio
+from msgspec.structs import replace
+
+from audit.errors import AuditUnavailable
+from audit.ids import new_eid
+from audit.record import Decision, Event, Impersonated, Kind, Phase, Relay, Response, Tunnel
+from audit.recorder import Recorder
+from auth.jws import TokenError
+from auth.principal import Principal
+from proxy.exchange.forward import CloseReason, Outcome, Tally, forward
+from proxy.exchange.ports import Outbound
+from proxy.exchange.server import ServerConnection
+from proxy.exchange.tunnelled import TunnelOutbound
+from proxy.hub.authorize.access import AccessTokens, Denied, decide, next_step
+from proxy.hub.authorize.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
+from proxy.hub.authorize.decisions import Verdict, judge
+from proxy.hub.authorize.events import GUARDRAILS, Trail, impersonated
+from proxy.hub.calls.explain_403 import ExplainedOutbound
+from proxy.hub.calls.limits import Limits
+from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
+from proxy.hub.calls.replayable_body import HeldBody
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.hosts import ClusterHosts
+from proxy.hub.relays.direct import INSTANCE, DirectOutbound, DirectRelays
+from proxy.hub.relays.registry import LiveRelay, Registry
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Cluster, Mode
+from proxy.listener.unauthenticated import STRANGER_S
+from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
+from proxy.message.head import (
+    LONG_HEAD_BYTES,
+    HeadError,
+    HeadTooLarge,
+    RequestHead,
+    ResponseHead,
+    request_line,
+)
+from proxy.message.rewrite import (
+    guardrail_of,
+    hub_request_bytes,
+    hub_request_head,
+    hub_response_head,
+    sandboxed,
+)
+from proxy.message.status import (
+    DENIAL_BYTES_MAX,
+    STATUS_BYTES_MAX,
+    failure_response,
+    status_response,
+    with_processed,
+)
+from proxy.process.config import MIB
+from tunnel import Detached, Draining, Interruptions, Memory, Session, SessionClosed, Stream, TooManyStreams
+from tunnel.net.fairness import turns
+from tunnel.net.loglimit import LogLimit
+
+# The first attempt, one under a fresh token, and two at other relays: the second one may go as well.
+ATTEMPTS_MAX = 4
+# After which another relay of the cluster may take what this one did not.
+_ELSEWHERE = frozenset(
+    {
+        StreamCode.REFUSED,
+        StreamCode.DRAINING,
+        StreamCode.DIAL_FAILED,
+        StreamCode.DETACH_EXPIRED,
+        StreamCode.OVERLOADED,
+    }
+)
+# And the same one, if there is no other: it may have been full for a moment, or have come back.
+_AGAIN = frozenset({StreamCode.UNAUTHENTICATED, StreamCode.REFUSED, StreamCode.DRAINING})
+
+# How it shows on a connection that its client is gone. Any other exception there is a fault of ours.
+CLIENT_LEFT = (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken)
+_DIRECT = Relay(INSTANCE)
+# The record says no more of it: the log has its traceback, and the text of an exception may hold anything.
+_FAULT = "the hub failed by a fault of its own"
+
+_log = logging.getLogger("hawse.hub.calls")
+
+
+class ClusterOffline(Exception):
+    """No relay of a cluster can take a request now."""
+
+    def __init__(self, cluster: Cluster, why: str) -> None:
+        super().__init__(f'cluster "{cluster.name}" is offline: {why}')
+
+
+@attrs.define(eq=False)
+class OpenedStream:
+    """A stream to a relay under an agent's identity."""
+
+    stream: Stream
+    relay: LiveRelay
+    impersonated: Impersonated
+    """What the relay's token says."""
+    before: Interruptions
+    """What the tunnel had gone through before."""
+
+    def show(self, live: LiveCall) -> None:
+        """Say of a call that this is where it is, or was."""
+        live.relay, live.impersonated = self.relay.recorded, self.impersonated
+        live.session, live.before = self.relay.session, self.before
+
+
+@attrs.define(eq=False)
+class Calls:
+    """Answers the requests for clusters."""
+
+    config: HubConfig
+    directory: Directory
+    tokens: AccessTokens
+    registry: Registry
+    direct: DirectRelays
+    recorder: Recorder
+    trail: Trail
+    observe: Callable[[Event], None]
+    """Told of each call's closing event, for the metrics."""
+    memory: Memory = attrs.field(init=False)
+    """Of all tunnels' windows, ledgers and heads (PROTOCOL.md, "Memory"), and of what calls hold."""
+    live: LiveCalls = attrs.field(init=False)
+    """Whoever serves runs it beside, and has it `reconsider` when the directory has changed."""
+    limits: Limits = attrs.field(init=False)
+    """Whoever serves runs it beside as well, on `live`."""
+    hosts: ClusterHosts | None = attrs.field(init=False)
+    """The hosts of the clusters, if they have any."""
+
+    admission: Admission = attrs.field(init=False)
+    _unrecorded: LogLimit = attrs.Factory(lambda: LogLimit(_log))
+
+    @memory.default
+    def _configured_memory(self) -> Memory:
+        return Memory(self.config.memory_mib * MIB)
+
+    @live.default
+    def _live_calls(self) -> LiveCalls:
+        return LiveCalls(self.judge)
+
+    @admission.default
+    def _admission_of_these(self) -> Admission:
+        return Admission(self.tokens, self.directory)
+
+    @hosts.default
+    def _configured_hosts(self) -> ClusterHosts | None:
+        return self.config.hosts
+
+    @limits.default
+    def _configured_limits(self) -> Limits:
+        return Limits(self.config.limits, memory=self.memory, stored=self.recorder.take_stored)
+
+    def judge(self, live: LiveCall) -> Ending | None:
+        """Whether a call under way would be refused now, or would reach its cluster as somebody else."""
+        call = live.call
+        try:
+            decided = decide(self.directory.current, call.claims, call.cluster.name)
+        except TokenError as error:
+            return Ending(CloseReason.REVOKED, error.reason)
+        if isinstance(decided, Denied):
+            return Ending(CloseReason.REVOKED, decided.message)
+        agent, cluster = decided
+        if cluster.id != call.cluster.id:
+            return Ending(CloseReason.REVOKED, f'the cluster "{cluster.name}" of this call was removed')
+        lost = _lost_groups(call.agent.principal, agent.principal)
+        if lost:
+            return Ending(CloseReason.REVOKED, f"agent:{agent.name} is no longer in {', '.join(lost)}")
+        bundle = self.directory.current.bundle
+        verdict = judge(bundle, agent, cluster, call.info, time.time())
+        if not verdict.allowed:
+            why = f": {verdict.decision.failure}" if verdict.decision.failure else ""
+            return Ending(CloseReason.REVOKED, f"{verdict.rule} denies it since bundle {bundle.id}{why}")
+        self._limit(live, verdict)
+        return None
+
+    def _limit(self, live: LiveCall, verdict: Verdict) -> None:
+        """Hold a call to the duration that its rule allows, from when it began."""
+        longest_s = verdict.decision.max_duration_s
+        if longest_s is not None:
+            left_s = live.began_s + longest_s - time.monotonic()
+            self.live.limit(live, left_s, f"{verdict.rule} allows {longest_s:.0f} s, and they are over")
+
+    def placed(self, head: RequestHead) -> RequestHead | None:
+        """The request with its cluster in the path, also where its host names the cluster.
+
+        None for the host of a cluster that is not there. On a cluster's host no path is the hub's own:
+        `/oauth/token` is one of the API server, as any other.
+        """
+        if self.hosts is None:
+            return head
+        name = self.hosts.cluster_of(head.header(b"host") or b"")
+        if name is None:
+            return head
+        if name not in self.directory.current.clusters_by_name:
+            return None
+        return RequestHead(head.method, b"%b%b%b" % (PREFIX, name.encode("ascii"), head.target), head.fields)
+
+    def prefix_of(self, call: Call) -> bytes:
+        """What stands before the API server's own paths, as the client of a call sees them."""
+        if self.hosts is not None and self.hosts.cluster_of(call.head.header(b"host") or b"") is not None:
+            return b""
+        return PREFIX + call.cluster.name.encode("ascii")
+
+    async def handle(
+        self,
+        connection: ServerConnection,
+        head: RequestHead,
+        client_ip: str,
+        *,
+        authenticated: Callable[[Principal], None],
+    ) -> None:
+        """Answer one request on a client's connection; says when its sender is known, before it reads on.
+
+        When cancelled, the client's connection is cut, the stream to the relay is reset, and the call has
+        its closing event all the same.
+        """
+        asked = understand(head.method, head.target)
+        if len(head.target) > LONG_HEAD_BYTES:
+            # To record it and to send it on takes as long again.
+            await turns().turn(connection.peer)
+        now = time.time()
+        try:
+            caller = self.admission.caller(head, asked, now)
+        except TokenError as error:
+            self.recorder.complete(
+                self.trail.stranger(Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head)
+            )
+            with trio.move_on_after(STRANGER_S):
+                step = next_step(error, self.config.public_url)
+                await connection.answer(*status_response(401, "", f"{error.reason}; {step}"))
+            return
+        authenticated(caller.claims.principal)
+        # A watch would hold it for hours.
+        del authenticated
+        call = self.admit(head, asked, caller, client_ip, now)
+        if isinstance(call, Refusal):
+            await connection.answer(*refusal_response(head, call))
+            return
+        live = LiveCall(call, new_eid(), connection, now)
+        # Before the first wait: whatever changes from now on finds it.
+        self.enter(live)
+        try:
+            opening = await self._record(connection, live)
+            if opening is not None:
+                await self.carry(connection, live, opening, None, time.monotonic())
+        finally:
+            self.leave(live)
+
+    def admit(
+        self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, now: float
+    ) -> Call | Refusal:
+        """The call, when all that can be known before it begins is in order; a refusal is recorded.
+
+        Once for each request: it counts as one of its agent's, whatever becomes of it. `now` is in epoch
+        seconds.
+        """
+        agent = caller.claims.principal
+        exceeded = self.limits.admit(agent)
+        if exceeded is None:
+            call = self.admission.admit(head, asked, caller, client_ip, now)
+        else:
+            call = Refusal(exceeded.status, exceeded.rule, exceeded.message)
+            fault = self.admission.fault(head, asked, caller)
+            if fault is not None:
+                # What an agent tries is on record however fast it tries it.
+                call = attrs.evolve(call, kind=fault.kind, note=fault.note or fault.message)
+        if isinstance(call, Refusal):
+            self._record_refusal(head, asked, caller, client_ip, call)
+        return call
+
+    def _record_refusal(
+        self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, refusal: Refusal
+    ) -> None:
+        event = self.trail.call(
+            head=head,
+            asked=asked,
+            client_ip=client_ip,
+            claims=caller.claims,
+            agent=caller.agent,
+            cluster=caller.cluster,
+            decision=refusal.decision or Decision("deny", refusal.rule),
+            kind=refusal.kind,
+            note=refusal.note or refusal.message,
+            undecided=refusal.decision is None and refusal.status != 403,
+        )
+        self._refused(event, refusal.status)
+
+    def enter(self, live: LiveCall) -> None:
+        """A call begins to be under way, and one of those of its agent."""
+        self.live.enter(live)
+        self.limits.enter(live)
+        verdict = live.call.verdict
+        if verdict.decision.max_duration_s is not None:
+            self._limit(live, verdict)
+
+    def leave(self, live: LiveCall) -> None:
+        """A call is over, and its end on the way into the trail."""
+        self.live.leave(live)
+        self.limits.leave(live)
+
+    def opening(self, live: LiveCall, *, phase: Phase = Phase.COMPLETE) -> Event:
+        """The event of a call as it began: the intent, or what a read's becomes."""
+        call = live.call
+        return self.trail.call(
+            head=call.head,
+            asked=call.asked,
+            client_ip=call.client_ip,
+            claims=call.claims,
+            agent=call.agent,
+            cluster=call.cluster,
+            decision=call.verdict.recorded,
+            phase=phase,
+            eid=live.eid,
+            began_at=live.began_at,
+        )
+
+    def start(self, live: LiveCall) -> Event:
+        """The row of a read that lasts: how it began, and where it is."""
+        opening = self.opening(live, phase=Phase.START)
+        live.show()
+        return replace(opening, relay=live.relay, impersonated=live.impersonated or opening.impersonated)
+
+    async def _record(self, connection: ServerConnection, live: LiveCall) -> Event | None:
+        """Return the event of a call that is allowed, recorded where it must be; None if it must not move."""
+        durable = live.call.durable
+        opening = self.opening(live, phase=Phase.INTENT if durable else Phase.COMPLETE)
+        try:
+            if durable:
+                await self.recorder.intent(opening)
+            elif not (self.recorder.healthy or self.config.audit.reads_when_down):
+                raise AuditUnavailable("reads are refused too while it is (audit.reads_when_down)")
+        except AuditUnavailable as error:
+            said = f"refused a call because the audit trail cannot be written: {error}"
+            self._unrecorded.line(logging.ERROR, said, trio.current_time())
+            message = f"the audit trail cannot be written, so the call is refused: {error}"
+            try:
+                await connection.answer(*status_response(503, "", message))
+            finally:
+                if not durable:
+                    # A refused write is counted by the event of the gap; a read has nothing but this.
+                    # It comes last, since a read whose client is slow may have its start meanwhile.
+                    self._refused(replace(opening, note=message), 503)
+            return None
+        return opening
+
+    async def carry(
+        self,
+        connection: ServerConnection,
+        live: LiveCall,
+        opening: Event,
+        opened: OpenedStream | None,
+        began_s: float,
+    ) -> None:
+        """Forward a call that may move, on the stream that was opened for it if one was, and record its end.
+
+        `began_s` is on the monotonic clock. A fault of ours comes through once it is recorded: whoever serves
+        the connection answers a 500, if nothing was answered yet.
+        """
+        outcome: Outcome | None = None
+        try:
+            outcome = await self._forward(connection, live, opened)
+        except CLIENT_LEFT:
+            raise
+        except Exception:
+            outcome = hub_failed(connection, live)
+            raise
+        finally:
+            if outcome is None:
+                stopped = Failure(StreamCode.CANCEL, _seen(live), "the client or the hub went away")
+                outcome = failed(live.failure or stopped, CloseReason.CLIENT_GONE, live.tally)
+            self.close(live, opening, outcome, began_s)
+
+    def close(self, live: LiveCall, opening: Event, outcome: Outcome, began_s: float) -> None:
+        """Record what came of a call that began at `began_s` on the monotonic clock."""
+        if outcome.close_reason is CloseReason.CLIENT_GONE and live.ended is None:
+            self.limits.cancelled(live.call.claims.principal)
+        closing = _closing(live, opening, outcome, (time.monotonic() - began_s) * 1000)
+        self.recorder.complete(closing)
+        self.observe(closing)
+
+    def close_read(self, live: LiveCall, opened: OpenedStream, began_s: float) -> None:
+        """The same for a read that was answered whole, and of which nothing was recorded yet."""
+        tally, relay = live.tally, opened.relay
+        took_ms = round((time.monotonic() - began_s) * 1000, 3)
+        resp = Response(tally.status, "", tally.bytes_out, took_ms, "yes")
+        tunnel = _tunnel(relay.session, opened.before)
+        closing = self.trail.read(
+            live.call, live.eid, relay.recorded, opened.impersonated, resp, took_ms, tunnel
+        )
+        self.recorder.complete(closing)
+        self.observe(closing)
+
+    async def _forward(
+        self, connection: ServerConnection, live: LiveCall, opened: OpenedStream | None
+    ) -> Outcome:
+        """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
+        call = live.call
+        held = None if call.head.body_length == 0 else HeldBody(connection)
+        inbound = connection if held is None else held
+        renew = renewed = parked = False
+        tried: list[LiveRelay] = []
+        relay = None if opened is None else opened.relay
+        if opened is not None:
+            opened.show(live)
+        for attempt in range(ATTEMPTS_MAX):
+            if live.ended is not None:
+                # An open stream was sent. An earlier attempt reached no API server, unless its relay was
+                # in doubt.
+                seen = Processed.NO if opened is None and not live.moved_from else Processed.MAYBE
+                outcome = failed(Failure(live.ended.code, seen, ""), CloseReason.REVOKED, live.tally)
+                break
+            # Of a second attempt that is cancelled nothing is known, whatever became of the first.
+            live.failure = None
+            try:
+                if call.cluster.mode is Mode.TUNNEL:
+                    if opened is None:
+                        relay = relay or self.registry.session(call.cluster.id)
+                        opened = self.open_stream(call, live.eid, relay, time.time(), renew=renew)
+                        opened.show(live)
+                    relay = opened.relay
+                    if call.movable and not (live.moved_from or attempt == ATTEMPTS_MAX - 1):
+                        opened.stream.on_answer(None, partial(self.leave_doubted, live, opened, held))
+                    outbound: Outbound = TunnelOutbound(opened.stream, call.head)
+                    opened = None
+                else:
+                    outbound = await self._open_direct(live, renew=renew)
+            except ClusterOffline as error:
+                if not parked and await self._wait_for_relay(live):
+                    parked, relay = True, None
+                    continue
+                seen = Processed.MAYBE if live.moved_from else Processed.NO
+                live.failure = Failure(StreamCode.REFUSED, seen, str(error))
+                head, body = status_response(503, "", with_processed(str(error), seen))
+                await connection.answer(head, body)
+                live.tally.status = head.status
+                return failed(live.failure, CloseReason.UPSTREAM_FAILED, live.tally)
+            except OutboundBroken as error:
+                outcome = failed(error.failure, CloseReason.UPSTREAM_FAILED, live.tally)
+            else:
+                live.outbound = outbound
+                try:
+                    explained = ExplainedOutbound(outbound, call.cluster.name)
+                    on_head = partial(_passed_on, self.prefix_of, live)
+                    outcome = await forward(inbound, explained, call.head, on_head=on_head, tally=live.tally)
+                finally:
+                    live.outbound = None
+                    await outbound.aclose()
+            live.failure = outcome.failure
+            failure = outcome.failure
+            leaves, live.leaves = live.leaves, False
+            whole = held is None or held.whole
+            if leaves and whole and relay is not None and outcome.unanswered and live.ended is None:
+                live.moved_from = relay.instance
+                tried.append(relay)
+                relay = self.registry.substitute(relay)
+                if held is not None:
+                    held.rewind()
+                    live.tally.bytes_in = 0
+                continue
+            if failure is None or failure.processed is not Processed.NO or outcome.status:
+                break
+            if not whole:
+                break
+            renew = failure.code is StreamCode.UNAUTHENTICATED and not renewed
+            # A relay that refuses a fresh token refuses every token, for instance by a wrong clock. A
+            # sibling may not.
+            believes_none = failure.code is StreamCode.UNAUTHENTICATED and renewed
+            elsewhere = believes_none or failure.code in _ELSEWHERE
+            renewed = (renewed or renew) and not believes_none
+            if relay is not None and elsewhere:
+                tried.append(relay)
+                relay = self.registry.sibling(call.cluster.id, tried)
+            again = failure.code in _AGAIN and not believes_none
+            if not again and (relay is None or not elsewhere):
+                break
+            if held is not None:
+                held.rewind()
+                live.tally.bytes_in = 0
+        if not outcome.unanswered:
+            return outcome
+        failure = outcome.failure
+        if live.moved_from and failure is not None and failure.processed is Processed.NO:
+            # Of the first attempt that is not known.
+            failure = live.failure = attrs.evolve(failure, processed=Processed.MAYBE)
+            outcome = attrs.evolve(outcome, failure=failure)
+        head, body = _failed_answer(live, outcome)
+        await connection.answer(head, body)
+        return attrs.evolve(outcome, status=head.status)
+
+    def leave_doubted(self, live: LiveCall, opened: OpenedStream, held: HeldBody | None) -> bool:
+        """Reset the stream of a read whose tunnel is in doubt, if another relay can answer it.
+
+        Returns whether it was reset; `leaves` then tells the task that carries the call.
+        """
+        if live.ended is not None or live.tally.status or (held is not None and not held.whole):
+            return False
+        sibling = self.registry.substitute(opened.relay)
+        if sibling is None:
+            return False
+        live.leaves = True
+        reason = f"the tunnel of relay {opened.relay.instance} is silent: {sibling.instance} is asked instead"
+        opened.stream.reset(StreamCode.CANCEL, reason=reason)
+        return True
+
+    async def _wait_for_relay(self, live: LiveCall) -> bool:
+        """Wait for a relay of the cluster; False when none comes, True at once when the call is ended."""
+        arrived = True
+        with live.interruptible():
+            arrived = await self.registry.arrivals.wait_for(live.call.cluster.id)
+        return arrived
+
+    def open_stream(
+        self, call: Call, audit_id: str, relay: LiveRelay | None, now: float, *, renew: bool = False
+    ) -> OpenedStream:
+        """Open a stream to a relay of the cluster; raises ClusterOffline, also when there is none.
+
+        Raises OutboundBroken for a head that is TOO_LARGE. `now` is in epoch seconds.
+        """
+        principal = call.agent.principal
+        assert principal is not None
+        if relay is None:
+            if self.registry.is_away(call.cluster.id):
+                raise ClusterOffline(call.cluster, "its relay has lost its connection, and is not back yet")
+            raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
+        contexts, session = relay.contexts, relay.session
+        head, asked = call.head, call.asked
+        if asked.line is None:
+            asked.line = request_line(head.method, asked.target)
+        try:
+            inner = hub_request_bytes(asked.line, head, audit_id, call.client_ip, asked.tail)
+        except HeadTooLarge as error:
+            # Admitted by what its client wrote; what crosses may be longer.
+            raise OutboundBroken(Failure(StreamCode.TOO_LARGE, Processed.NO, str(error))) from error
+        try:
+            context = contexts.renew(principal, now) if renew else contexts.context_for(principal, now)
+            stream = session.open_stream(inner, context=context.index, eof=head.fields.only_asks)
+        except (SessionClosed, Draining, TooManyStreams, Detached) as error:
+            raise ClusterOffline(call.cluster, str(error)) from error
+        return OpenedStream(stream, relay, context.impersonated, session.interruptions)
+
+    async def _open_direct(self, live: LiveCall, *, renew: bool) -> DirectOutbound:
+        """Send the head to the cluster's relay; raises ClusterOffline or OutboundBroken."""
+        call = live.call
+        principal = call.agent.principal
+        assert principal is not None
+        asked = call.asked
+        inner = hub_request_head(call.head, asked.target, live.eid, call.client_ip, asked.tail)
+        try:
+            with live.interruptible():
+                outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
+                if live.ended is None:
+                    live.relay = _DIRECT
+                    live.impersonated = impersonated(principal, outbound.session)
+                    return outbound
+                await outbound.aclose()
+        except OutboundBroken as error:
+            if error.failure.code is StreamCode.DIAL_FAILED:
+                # Said by a relay, it is about the API server.
+                raise ClusterOffline(call.cluster, error.failure.reason) from error
+            raise
+        raise OutboundBroken(Failure(StreamCode.CANCEL, Processed.MAYBE, "ended while it was sent"))
+
+    def _refused(self, event: Event, status: int) -> None:
+        closing = event.completed(datetime.now(UTC), resp=Response(status, processed="no"))
+        self.recorder.complete(closing)
+        self.observe(closing)
+
+
+def _passed_on(prefix_of: Callable[[Call], bytes], live: LiveCall, head: ResponseHead) -> ResponseHead:
+    """The head of the relay's answer as the client gets it; raises OutboundBroken where it fits into none."""
+    call = live.call
+    try:
+        live.guardrail = guardrail_of(head)
+        answer = head.without_hop()
+        if answer is None:
+            answer = hub_response_head(head, prefix_of(call), call.asked.target, call.head.header(b"host"))
+        if call.asked.tail:
+            answer = sandboxed(answer)
+        answer.encode()
+    except HeadError as error:
+        raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, str(error))) from error
+    return answer
+
+
+def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, bytes]:
+    """What a client is told whose answer has not begun, of what became of its request."""
+    failure, asked = outcome.failure, live.call.head
+    assert failure is not None, "what has not failed is answered"
+    if live.ended is not None:
+        if live.ended.code is not StreamCode.OVERLOADED:
+            return status_response(403, "", live.ended.reason)
+        failure = Failure(live.ended.code, failure.processed, live.ended.reason)
+    if outcome.close_reason is CloseReason.CLIENT_ERROR:
+        return status_response(400, "", failure.reason)
+    if failure.code is StreamCode.UNAUTHENTICATED:
+        # The agent's own credential was in order: a 401 would send its user to log in again.
+        message = f"the relay of this cluster does not accept its hub: {failure.reason}"
+        return status_response(503, "", with_processed(message, failure.processed))
+    audit_header = ((b"audit-id", live.eid.encode("ascii")),)
+    return failure_response(failure, asked.method, upgrade=asked.upgrade is not None, headers=audit_header)
+
+
+def _tunnel(session: Session | None, before: Interruptions, moved_from: str = "") -> Tunnel | None:
+    """What a call has gone through on the way, if anything."""
+    # Nearly every tunnel has gone through nothing.
+    if session is None or not session.detaches or (now := session.interruptions) == before:
+        return Tunnel(moved_from=moved_from) if moved_from else None
+    through = now.since(before)
+    return Tunnel(through.detaches, round(through.away_s * 1000, 3), through.replayed_frames, moved_from)
+
+
+def failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
+    """What came of a call that ended early."""
+    return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)
+
+
+def hub_failed(connection: ServerConnection, live: LiveCall) -> Outcome:
+    """What came of a call that an exception has ended, by a fault of ours."""
+    processed = live.failure.processed if live.failure is not None else _seen(live)
+    outcome = failed(Failure(StreamCode.INTERNAL, processed, _FAULT), CloseReason.HUB_FAILED, live.tally)
+    # The front answers what still waits for an answer.
+    return attrs.evolve(outcome, status=500) if connection.awaits_answer else outcome
+
+
+def _seen(live: LiveCall) -> Processed:
+    return Processed.YES if live.tally.status else Processed.MAYBE
+
+
+def refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead, bytes]:
+    """What is answered to a call that is refused."""
+    bytes_max = STATUS_BYTES_MAX if head.upgrade is not None else DENIAL_BYTES_MAX
+    return status_response(refusal.status, "", refusal.message, details=refusal.details, bytes_max=bytes_max)
+
+
+def _lost_groups(before: Principal | None, now: Principal | None) -> list[str]:
+    """Which groups the API server was told of, that it would not be told of now."""
+    if before is now or before is None:
+        return []
+    kept = now.groups if now is not None else ()
+    return [group for group in before.groups if group not in kept]
+
+
+def _closing(live: LiveCall, opening: Event, outcome: Outcome, elapsed_ms: float) -> Event:
+    """The call's closing event."""
+    ended = live.ended
+    failure = outcome.failure
+    # What was whole before it could be ended is just complete.
+    if ended is not None and failure is not None:
+        failure = Failure(ended.code, failure.processed, ended.reason)
+        outcome = attrs.evolve(outcome, failure=failure, close_reason=ended.close_reason)
+        opening = replace(opening, kind=Kind.SESSION_KILLED)
+    elif failure is not None and failure.code is StreamCode.OVERLOADED:
+        outcome = attrs.evolve(outcome, close_reason=CloseReason.OVERLOADED)
+    response = Response(
+        outcome.status or 0,
+        failure.reason if failure is not None else "",
+        outcome.bytes_out,
+        round(elapsed_ms, 3),
+        failure.processed.name.lower() if failure is not None else "yes",
+    )
+    if live.guardrail:
+        opening = replace(opening, decision=Decision("deny", live.guardrail, GUARDRAILS))
+        response = replace(response, processed="no")
+    stream = opening.stream
+    if stream is not None:
+        stream = replace(
+            stream,
+            bytes_in=outcome.bytes_in,
+            bytes_out=outcome.bytes_out,
+            close_reason=outcome.close_reason.value,
+        )
+    elif outcome.bytes_in and opening.req is not None:
+        opening = replace(opening, req=replace(opening.req, body_bytes=outcome.bytes_in))
+    return opening.completed(
+        datetime.now(UTC),
+        resp=response,
+        stream=stream,
+        tunnel=_tunnel(live.session, live.before, live.moved_from),
+        relay=live.relay,
+        impersonated=live.impersonated,
+        dur_ms=(time.monotonic() - live.began_s) * 1000,
+    )

@@ -1,0 +1,79 @@
+"""A 403 that is ours to explain: the relay's ClusterRole does not name the agent yet, or withholds the verb.
+
+The API server answers it as it answers every 403, and whoever reads that "the relay cannot impersonate" does
+not know that one command at the hub mends it. So the answer passes as it is, with a Warning beside it, which
+kubectl prints also where it drops the message. An API server of 1.36 words it alike whether the agent is not
+named or the constrained form withholds the verb, and which namespace and form the role has is not for an
+answer to tell: so the command is the one that looks.
+"""
+
+from __future__ import annotations
+
+from proxy.exchange.ports import ByteStream, Outbound, PassOn
+from proxy.message.failure import Failure
+from proxy.message.head import ResponseHead
+from proxy.message.status import warning
+
+# The API server's own words, in every version (staging/src/k8s.io/apiserver, impersonation filter).
+_CANNOT_IMPERSONATE = b"cannot impersonate"
+# A Status has a few hundred bytes; a longer 403 is somebody else's and passes unread.
+STATUS_BYTES_MAX = 8 * 1024
+
+
+def may_be_explained(head: ResponseHead) -> bool:
+    """Whether an answer has to be read before it can pass."""
+    return head.status == 403 and 0 < (head.body_length or 0) <= STATUS_BYTES_MAX
+
+
+class ExplainedOutbound:
+    """The answering side of a call (an Outbound), with a Warning on the 403 that the operator can mend."""
+
+    __slots__ = ("_cluster", "_held", "_outbound")
+
+    def __init__(self, outbound: Outbound, cluster: str) -> None:
+        self._outbound = outbound
+        self._cluster = cluster
+        self._held: list[bytes] = []
+
+    async def receive_head(self) -> ResponseHead:
+        """See Outbound. The body of a short 403 is read first."""
+        head = await self._outbound.receive_head()
+        if not may_be_explained(head):
+            return head
+        while data := await self._outbound.receive_body():
+            self._held.append(data)
+        if _CANNOT_IMPERSONATE not in b"".join(self._held):
+            return head
+        text = (
+            "the relay of this cluster may not impersonate this agent yet, or not for this; "
+            f"its operator sees what to apply by: hawse admin cluster check {self._cluster} --kubeconfig FILE"
+        )
+        return ResponseHead.of(head.status, head.reason, (*head.headers, (b"warning", warning(text))))
+
+    async def receive_body(self, pass_on: PassOn | None = None, /) -> bytes:
+        """See Outbound."""
+        return self._held.pop(0) if self._held else await self._outbound.receive_body(pass_on)
+
+    def receive_body_nowait(self) -> bytes | None:
+        """See Outbound."""
+        return self._held.pop(0) if self._held else self._outbound.receive_body_nowait()
+
+    async def send_body(self, data: bytes) -> None:
+        """See Outbound."""
+        await self._outbound.send_body(data)
+
+    async def end_body(self) -> None:
+        """See Outbound."""
+        await self._outbound.end_body()
+
+    def upgraded(self) -> ByteStream:
+        """See Outbound."""
+        return self._outbound.upgraded()
+
+    async def abandon(self, failure: Failure | None = None) -> None:
+        """See Outbound."""
+        await self._outbound.abandon(failure)
+
+    async def aclose(self) -> None:
+        """See Outbound."""
+        await self._outbound.aclose()

@@ -1,0 +1,308 @@
+"""What one agent may take, so that none of them can stop the others: calls, calls a second, bytes, age.
+
+Theory of operation. A request is held against the limits before anything is decided about it, by a few
+comparisons and one bucket of tokens; nothing is timed for it. What is denied counts as well: to explain it
+costs the hub more than to allow it. Bytes, ages and silence are looked at by one task, every TICK_S, over the
+calls that have lived so long; what came and went between two looks is added up when it ends. So a limit on
+bytes is kept over a minute and not over a millisecond: whoever exceeds it has his streams paused until the
+minute's average holds again, and his new calls refused.
+
+While the hub's memory is short, whoever has more than MODEST_USERS_MAX calls under way is given no other, as
+relays have it (PROTOCOL.md, "Memory").
+
+What an agent adds to the audit trail is charged at the same looks, as the bytes that its rows take on the
+disk (audit.shares), its denials, refusals and tokens among them. While it is in debt for them its calls are
+refused, and it is given no token. So it adds no more than the rate in the long run, however it asks.
+
+A refusal is a 429 that names the limit and its value (a 503 for want of memory), and is recorded like every
+denial; a flood of them is one event with a count. There is no Retry-After, which kubectl would obey by asking
+again, up to ten times.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import NoReturn
+
+import attrs
+import trio
+
+from auth.principal import Principal
+from proxy.exchange.forward import CloseReason
+from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
+from proxy.hub.home.config import LimitsConfig
+from proxy.process.plural import counted
+from tunnel import MODEST_USERS_MAX, Memory
+from tunnel.net.fairness import Slices
+
+# Between two looks at the calls that live: how exact ages and silences are kept.
+TICK_S = 1.0
+# What a bucket holds: so much of its rate may come at once. A controller that starts lists some hundred
+# kinds; whoever ends 200 watches at once closes a program and does not attack.
+REQUESTS_BURST_S = 2.0
+CANCELS_BURST_S = 10.0
+BYTES_BURST_S = 60.0
+
+
+@attrs.frozen
+class Exceeded:
+    """A limit that a new call would exceed."""
+
+    rule: str
+    message: str
+    status: int = 429
+
+
+class Bucket:
+    """Tokens that come back at a rate, up to a burst of them; a taker may leave it in debt."""
+
+    __slots__ = ("_at", "_left", "_most", "_rate")
+
+    def __init__(self, rate: float, burst_s: float, now: float) -> None:
+        self._rate = rate
+        self._most = max(1.0, rate * burst_s)
+        self._left = self._most
+        self._at = now
+
+    def left(self, now: float) -> float:
+        left = self._left + (now - self._at) * self._rate
+        self._left = left = left if left < self._most else self._most
+        self._at = now
+        return left
+
+    def take(self, amount: float) -> None:
+        self._left -= amount
+
+
+@attrs.define(eq=False)
+class _Load:
+    """What an agent has taken."""
+
+    limits: LimitsConfig
+    requests: Bucket | None
+    cancels: Bucket | None
+    bytes: Bucket | None
+    audit: Bucket | None
+    streams: int = 0
+    """Calls under way."""
+    paused: bool = False
+    """It was in debt for bytes at the last look, and so its calls wait."""
+    moved: int = 0
+    """Bytes that are not charged yet."""
+    suspect: bool = False
+    """It was in debt for cancels, bytes or audit bytes when it was last looked at."""
+
+
+@attrs.define(eq=False)
+class _Seen:
+    """A call that lived through a look, as it was then."""
+
+    bytes_in: int
+    bytes_out: int
+    moved_in_at: float
+    moved_out_at: float
+
+
+class Limits:
+    """The limits of all agents, in the `memory` that they share; `clock` is monotonic."""
+
+    def __init__(
+        self,
+        config: LimitsConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        memory: Memory | None = None,
+        stored: Callable[[], Mapping[tuple[str, str], int]] = dict,
+    ) -> None:
+        """`stored` returns the bytes that each agent (id, name) added to the trail since the last call."""
+        self._config = config
+        self._stored = stored
+        self._clock = clock
+        self._memory = memory if memory is not None else Memory(2**62)
+        # Bounded by the enrolled agents.
+        self._loads: dict[str, _Load] = {}
+        self._seen: dict[LiveCall, _Seen] = {}
+
+    def admit(self, agent: Principal) -> Exceeded | None:
+        """Count a new call of an agent, which is to `enter`; or say which limit it would exceed."""
+        load = self._loads.get(agent.agent_id)
+        if load is None:
+            load = self._new_load(agent.agent_id, agent.name)
+        limits = load.limits
+        if load.streams >= limits.streams_per_agent:
+            return _exceeded(
+                agent.name,
+                "streams_per_agent",
+                f"has {counted(load.streams, 'call')} under way",
+                _END,
+            )
+        if load.streams > MODEST_USERS_MAX and self._memory.short:
+            what = (
+                f"has {counted(load.streams, 'call')} under way, and the hub's memory (memory_mib) is short"
+            )
+            return Exceeded("memory_mib", f"agent:{agent.name} {what}: {_END}", 503)
+        if load.suspect:
+            exceeded = self._in_debt(agent, load)
+            if exceeded is not None:
+                return exceeded
+        requests = load.requests
+        if requests is not None:
+            if requests.left(self._clock()) < 1:
+                rate = counted(limits.requests_per_second, "time")
+                return _exceeded(agent.name, "requests_per_second", f"asks more than {rate} a second", _WAIT)
+            requests.take(1)
+        return None
+
+    def _in_debt(self, agent: Principal, load: _Load) -> Exceeded | None:
+        now, limits = self._clock(), load.limits
+        if load.cancels is not None and load.cancels.left(now) < 1:
+            rate = counted(limits.cancels_per_second, "call")
+            return _exceeded(agent.name, "cancels_per_second", f"gives up more than {rate} a second", _WAIT)
+        if load.bytes is not None and load.bytes.left(now) < 0:
+            rate = counted(limits.bytes_per_minute, "byte")
+            return _exceeded(agent.name, "bytes_per_minute", f"moves more than {rate} a minute", _WAIT)
+        exceeded = self._in_audit_debt(agent.name, load)
+        load.suspect = exceeded is not None
+        return exceeded
+
+    def audit_debt(self, agent_id: str, name: str) -> str:
+        """Why an agent may add nothing to the trail now; empty when it may."""
+        load = self._loads.get(agent_id)
+        exceeded = None if load is None else self._in_audit_debt(name, load)
+        return "" if exceeded is None else exceeded.message
+
+    def _in_audit_debt(self, name: str, load: _Load) -> Exceeded | None:
+        if load.audit is None or load.audit.left(self._clock()) >= 0:
+            return None
+        rate = counted(load.limits.audit_bytes_per_second, "byte")
+        what = f"adds more than {rate} a second to the audit trail"
+        return _exceeded(name, "audit_bytes_per_second", what, _LESS)
+
+    def cancelled(self, agent: Principal) -> None:
+        """Count a call that its client gave up."""
+        load = self._loads.get(agent.agent_id)
+        if load is not None and load.cancels is not None:
+            load.cancels.take(1)
+            load.suspect = load.suspect or load.cancels.left(self._clock()) < 1
+
+    def enter(self, live: LiveCall) -> None:
+        """A call that was admitted begins to be under way."""
+        self._loads[live.call.agent.id].streams += 1
+
+    def leave(self, live: LiveCall) -> None:
+        """A call is over, and what it has moved is counted."""
+        load, tally = self._loads[live.call.agent.id], live.tally
+        load.streams -= 1
+        load.moved += tally.bytes_in + tally.bytes_out
+        if self._seen and (seen := self._seen.pop(live, None)) is not None:
+            load.moved -= seen.bytes_in + seen.bytes_out
+
+    async def run(self, calls: LiveCalls) -> NoReturn:
+        """Look at the calls that live, again and again."""
+        while True:
+            await trio.sleep(TICK_S)
+            now, slices = self._clock(), Slices()
+            doomed: list[tuple[LiveCall, Ending]] = []
+            for live in calls:
+                if slices.over:
+                    await slices.next()
+                if (ending := self._look(calls, live, now)) is not None:
+                    doomed.append((live, ending))
+            await calls.end(doomed)
+            self._charge(now)
+            for live in calls:
+                if slices.over:
+                    await slices.next()
+                self._pace(live)
+
+    def _charge(self, now: float) -> None:
+        """Charge the bytes that have moved, and those that the trail has grown by, since the last look."""
+        for (agent_id, name), size in self._stored().items():
+            load = self._loads.get(agent_id) or self._new_load(agent_id, name)
+            if load.audit is not None:
+                load.audit.take(size)
+                load.suspect = load.suspect or load.audit.left(now) < 0
+        for load in self._loads.values():
+            if load.bytes is not None:
+                load.bytes.take(load.moved)
+                load.moved = 0
+                load.paused = load.bytes.left(now) < 0
+                load.suspect = load.suspect or load.paused
+
+    def _look(self, calls: LiveCalls, live: LiveCall, now: float) -> Ending | None:
+        """Charge what has moved since the last look; say so when nothing has for too long."""
+        load = self._loads.get(live.call.agent.id)
+        # Others have had their turn since the look began.
+        if load is None or live.ended is not None or live.over:
+            return None
+        tally, limits = live.tally, load.limits
+        seen = self._seen.get(live)
+        if seen is None:
+            seen = self._seen[live] = _Seen(0, 0, now, now)
+            if limits.stream_age_s:
+                calls.limit(live, limits.stream_age_s, _too_old(limits.stream_age_s))
+        moved_in, moved_out = tally.bytes_in - seen.bytes_in, tally.bytes_out - seen.bytes_out
+        if moved_in or moved_out:
+            seen.bytes_in, seen.bytes_out = tally.bytes_in, tally.bytes_out
+            load.moved += moved_in + moved_out
+        # While it is paused, its silence is ours.
+        if moved_in or live.held:
+            seen.moved_in_at = now
+        if moved_out or live.held:
+            seen.moved_out_at = now
+        if not tally.status:
+            return None
+        # Only what was upgraded has a client that could say something.
+        if limits.stream_idle_in_s and tally.upgraded and now - seen.moved_in_at >= limits.stream_idle_in_s:
+            return _silent("client", "stream_idle_in_s", limits.stream_idle_in_s)
+        if limits.stream_idle_out_s and now - seen.moved_out_at >= limits.stream_idle_out_s:
+            return _silent("cluster", "stream_idle_out_s", limits.stream_idle_out_s)
+        return None
+
+    def _pace(self, live: LiveCall) -> None:
+        load = self._loads.get(live.call.agent.id)
+        if load is not None and load.paused:
+            live.hold()
+        elif live.held:
+            live.release()
+
+    def _new_load(self, agent_id: str, name: str) -> _Load:
+        now, limits = self._clock(), self._config.of(name)
+        audit_rate = limits.audit_bytes_per_second
+        load = self._loads[agent_id] = _Load(
+            limits,
+            _bucket(limits.requests_per_second, REQUESTS_BURST_S, now),
+            _bucket(limits.cancels_per_second, CANCELS_BURST_S, now),
+            _bucket(limits.bytes_per_minute / 60, BYTES_BURST_S, now),
+            _bucket(audit_rate, limits.audit_bytes_at_once / audit_rate if audit_rate else 0.0, now),
+        )
+        return load
+
+
+def _bucket(rate: float, burst_s: float, now: float) -> Bucket | None:
+    return Bucket(rate, burst_s, now) if rate else None
+
+
+_END = "end one first, as a watch, a `logs -f` or an exec"
+_WAIT = "wait a moment, and ask for less"
+_LESS = "ask for less, or have the hub's operator raise it"
+
+
+def _named(key: str) -> str:
+    return f"the limit (limits.{key})"
+
+
+# Every call that lasts has it, and nearly all have the same.
+@lru_cache(maxsize=16)
+def _too_old(seconds: int) -> str:
+    return f"it is {seconds} s old, {_named('stream_age_s')}"
+
+
+def _exceeded(name: str, key: str, what: str, then: str) -> Exceeded:
+    return Exceeded(f"limits.{key}", f"agent:{name} {what}, {_named(key)}: {then}")
+
+
+def _silent(who: str, key: str, seconds: int) -> Ending:
+    return Ending(CloseReason.DEADLINE, f"nothing came from the {who} for {seconds} s, {_named(key)}")

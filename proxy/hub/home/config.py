@@ -1,0 +1,333 @@
+"""The hub's configuration: which keys there are, their defaults, and the rules that a type cannot state.
+
+Every key has a default, so that a first `hawse hub` needs no file at all. How file and environment are read,
+and how faults are told, stands in proxy.process.config.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import attrs
+
+from audit.patterns import PatternError, compile_pattern
+from auth.principal import IdentityError, slug
+from proxy.hub.home.hosts import ClusterHosts
+from proxy.listener.balancers import Balancers
+from proxy.process.config import (
+    PING_S,
+    Address,
+    ConfigError,
+    add_faults,
+    fault_of_hub_url,
+    fault_of_memory,
+    fault_of_ping,
+    read_stated,
+    unreadable,
+)
+
+ENVIRONMENT_PREFIX = "HAWSE_HUB_"
+# Both on loopback: whoever opens them to others says so.
+LISTEN = Address("127.0.0.1", 8443)
+ADMIN_LISTEN = Address("127.0.0.1", 8444)
+# Each stream may hold a window of up to 4 MiB at both ends; 10,000 of one agent would be the whole budget.
+STREAMS_PER_AGENT_MAX = 10_000
+# Some calls at once, each with an intent and an end that have a command of 64 KiB twice.
+AUDIT_BYTES_AT_ONCE_MIN = 1_000_000
+# What the printed manifests run; one that goes away leaves its place to the one that follows it.
+RELAYS_PER_CLUSTER = 2
+# With as many that are going away, still what the registry keeps of one cluster.
+RELAYS_PER_CLUSTER_MAX = 8
+# 26,000 open calls in tunnel mode, 13,000 in direct mode; from three quarters of that on agents with more
+# than 64 get no other.
+MEMORY_MIB = 1024
+# A hub that stops is away for everybody, and the next one usually waits for its end.
+STOP_GRACE_S = 10
+REPLACED_GRACE_S = 900
+STOP_GRACE_MAX_S = 86_400
+# As long as a token lives: by then no agent can call any more.
+DOWN_GRACE_S = 60
+# Each is one search over the query of every call.
+MASKS_MAX = 100
+
+
+@attrs.frozen
+class TLSConfig:
+    """The operator's own certificate (chain) and key; both empty for the development CA's."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@attrs.frozen
+class AdminConfig:
+    """The admin API and /metrics: a listener of their own, never on the public front."""
+
+    listen: Address = ADMIN_LISTEN
+
+
+@attrs.frozen
+class AgentLimitsConfig:
+    """What one agent may take by itself, where that differs from what the others may."""
+
+    streams_per_agent: int | None = None
+    requests_per_second: int | None = None
+    cancels_per_second: int | None = None
+    bytes_per_minute: int | None = None
+    stream_age_s: int | None = None
+    stream_idle_in_s: int | None = None
+    stream_idle_out_s: int | None = None
+    idle_connections: int | None = None
+    tokens_per_minute: int | None = None
+    audit_bytes_per_second: int | None = None
+    audit_bytes_at_once: int | None = None
+
+
+@attrs.frozen
+class LimitsConfig:
+    """What one agent may take. 0 is no limit, but for `streams_per_agent` and `audit_bytes_at_once`."""
+
+    streams_per_agent: int = 256
+    """Concurrent requests of one agent, watches and execs included; the next one is a 429."""
+    requests_per_second: int = 500
+    """Twice as many may come at once. client-go itself asks 50 times a second unless it is told otherwise."""
+    cancels_per_second: int = 50
+    """Calls that the client gave up; ten times as many may come at once."""
+    bytes_per_minute: int = 6 * 1024**3
+    """Both ways together: 100 MiB/s. What exceeds it is paused."""
+    stream_age_s: int = 24 * 3600
+    """How long one call may go on, whatever it is."""
+    stream_idle_in_s: int = 0
+    """How long the client of an exec, attach or port-forward may say nothing."""
+    stream_idle_out_s: int = 0
+    """How long the cluster may say nothing on a call that it has begun to answer."""
+    idle_connections: int = 256
+    """Connections of one agent on which nothing is under way; of more the longest idle are closed."""
+    tokens_per_minute: int = 2_000
+    """By whatever credential. Each is an event of the trail, whose disk all agents share."""
+    audit_bytes_per_second: int = 64_000
+    """What its events may add to the audit trail: 5.5 GB a day. 50 reads and 5 writes a second add half."""
+    audit_bytes_at_once: int = 256_000_000
+    """What may come at once, or was left over before: some 400,000 reads."""
+    relays_per_cluster: int = RELAYS_PER_CLUSTER
+    """Relays of one cluster in tunnel mode, besides those that are going away; the next one is refused."""
+    agents: Mapping[str, AgentLimitsConfig] = attrs.field(factory=dict)
+    """By an agent's name: what it may take instead."""
+
+    def of(self, agent: str) -> LimitsConfig:
+        """What an agent may take."""
+        own = self.agents.get(agent)
+        if own is None:
+            return self
+        return attrs.evolve(self, **attrs.asdict(own, filter=lambda _, value: value is not None))
+
+
+@attrs.frozen
+class TunnelConfig:
+    """The relays' tunnels."""
+
+    resume: bool = True
+    """Whether a session whose connection is lost goes on over the relay's next one."""
+    ping_s: int = PING_S
+    """How often an idle tunnel sends a PING; below what a middlebox takes for the end of a connection."""
+
+
+@attrs.frozen
+class AuditConfig:
+    """What the audit trail hides, and what happens while it cannot be written."""
+
+    mask: tuple[str, ...] = ()
+    """Regular expressions: what they match in queries and exec arguments is replaced before it is stored."""
+    reads_when_down: bool = False
+    """Whether reads are still answered while the trail cannot be written; writes never are."""
+    down_grace_s: int = DOWN_GRACE_S
+    """How long open upgrades may continue while the trail cannot be written; 0: without limit."""
+
+
+@attrs.frozen
+class StopConfig:
+    """How the hub stops."""
+
+    grace_s: int = STOP_GRACE_S
+    """What is under way at SIGTERM may go on for so long; whoever sends SIGKILL must wait longer."""
+    replaced_grace_s: int = REPLACED_GRACE_S
+    """The same for a hub that another one has replaced, for which nobody waits."""
+
+
+@attrs.frozen
+class HubConfig:
+    """Everything `hawse hub` can be told."""
+
+    org: str = "main"
+    listen: Address = LISTEN
+    listen_proxy_from: tuple[str, ...] = ()
+    """Load balancers in front of `listen`, whose connections begin with a PROXY header (v2)."""
+    public_url: str = attrs.field()
+    """What agents and relays call the hub; the issuer of its tokens. Without a trailing slash."""
+    cluster_hosts: str | None = None
+    """A wildcard, as in *.k8s.hub.example: a host for each cluster, beside its path of the hub."""
+    data_dir: Path = attrs.Factory(lambda: default_data_dir(os.environ))
+    pid_file: Path | None = None
+    """Where the hub writes its process id, once it has its place."""
+    memory_mib: int = MEMORY_MIB
+    """For the calls under way and what tunnels and calls carry."""
+    tls: TLSConfig = TLSConfig()
+    admin: AdminConfig = AdminConfig()
+    limits: LimitsConfig = LimitsConfig()
+    tunnel: TunnelConfig = TunnelConfig()
+    audit: AuditConfig = AuditConfig()
+    stop: StopConfig = StopConfig()
+    log_format: Literal["text", "json"] = "text"
+    """How the log on stderr is written."""
+
+    @public_url.default
+    def _public_url_beside_listen(self) -> str:
+        return f"https://localhost:{self.listen.port}"
+
+    @property
+    def public_host(self) -> str:
+        """The host of `public_url`, as a certificate names it."""
+        host = urlsplit(self.public_url).hostname
+        assert host is not None
+        return host
+
+    @property
+    def hosts(self) -> ClusterHosts | None:
+        """The hosts of the clusters, if they have any."""
+        return None if self.cluster_hosts is None else ClusterHosts.of(self.cluster_hosts)
+
+    @property
+    def misleading(self) -> str | None:
+        """The warning for a localhost `public_url` on a listener that other machines can reach."""
+        if self.public_host != "localhost" or self.listen.is_loopback:
+            return None
+        return (
+            f"it listens on {self.listen} for other machines, and tells them that it is {self.public_url}: "
+            "set public_url"
+        )
+
+
+def default_data_dir(environment: Mapping[str, str]) -> Path:
+    """Where the hub keeps its data when nothing says otherwise: `hawse/hub` under the XDG data home."""
+    home = environment.get("XDG_DATA_HOME", "")
+    # The specification: "All paths set in these environment variables must be absolute", else ignored.
+    base = Path(home) if home.startswith("/") else Path(environment.get("HOME", "/root")) / ".local" / "share"
+    return base / "hawse" / "hub"
+
+
+def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> HubConfig:
+    """Read the file (if any) and the environment; raises ConfigError with every fault of both."""
+    faults: list[str] = []
+    config = read(path, os.environ if environment is None else environment, faults)
+    if faults or config is None:
+        raise ConfigError(faults)
+    return config
+
+
+def read(path: Path | None, environment: Mapping[str, str], faults: list[str]) -> HubConfig | None:
+    """The same with every fault added to `faults`; the values that are faulty are then the defaults."""
+    defaults = {"data_dir": str(default_data_dir(environment))}
+    config = read_stated(HubConfig, ENVIRONMENT_PREFIX, path, environment, faults, defaults=defaults)
+    if config is None:
+        return None
+    add_faults(faults, _check(config))
+    return attrs.evolve(config, public_url=config.public_url.rstrip("/"))
+
+
+def _fault_of_file(file: Path) -> str | None:
+    try:
+        with file.open("rb"):
+            return None
+    except OSError as error:
+        return unreadable(file, error)
+
+
+def _check(config: HubConfig) -> list[str]:
+    """The rules that a type cannot state."""
+    faults = []
+    try:
+        slug("org", config.org)
+    except IdentityError as error:
+        faults.append(f"org: {error}")
+    fault = fault_of_hub_url(config.public_url)
+    if fault is not None:
+        faults.append(f"public_url: {fault}")
+    else:
+        faults.extend(_check_hosts(config))
+    try:
+        Balancers.of(config.listen_proxy_from)
+    except ValueError as error:
+        faults.append(f"listen_proxy_from: {error}")
+    if (config.tls.certificate is None) != (config.tls.key is None):
+        faults.append("tls: certificate and key are given together, or neither")
+    for name, file in (("certificate", config.tls.certificate), ("key", config.tls.key)):
+        fault = None if file is None else _fault_of_file(file)
+        if fault is not None:
+            faults.append(f"tls.{name}: {fault}")
+    if config.listen == config.admin.listen and config.listen.port != 0:
+        faults.append("admin.listen: the same address as listen; the admin API has a listener of its own")
+    faults.extend(_check_limits("limits", config.limits))
+    for name, own in sorted(config.limits.agents.items()):
+        try:
+            slug("agent name", name)
+        except IdentityError as error:
+            faults.append(f"limits.agents: {error}")
+        faults.extend(_check_limits(f"limits.agents.{name}", own))
+    if not 1 <= config.limits.relays_per_cluster <= RELAYS_PER_CLUSTER_MAX:
+        faults.append(f"limits.relays_per_cluster: expected 1 to {RELAYS_PER_CLUSTER_MAX}")
+    fault = fault_of_memory(config.memory_mib)
+    if fault is not None:
+        faults.append(f"memory_mib: {fault}")
+    for name, grace_s in attrs.asdict(config.stop).items():
+        if not 0 <= grace_s <= STOP_GRACE_MAX_S:
+            faults.append(f"stop.{name}: expected 0 to {STOP_GRACE_MAX_S} seconds")
+    if not 0 <= config.audit.down_grace_s <= STOP_GRACE_MAX_S:
+        faults.append(f"audit.down_grace_s: expected 0 (without end) to {STOP_GRACE_MAX_S} seconds")
+    fault = fault_of_ping(config.tunnel.ping_s)
+    if fault is not None:
+        faults.append(f"tunnel.ping_s: {fault}")
+    faults.extend(f"audit.mask: {fault}" for fault in _check_mask(config.audit.mask))
+    return faults
+
+
+def _check_hosts(config: HubConfig) -> list[str]:
+    try:
+        hosts = config.hosts
+    except ValueError as error:
+        return [f"cluster_hosts: {error}"]
+    if hosts is not None and hosts.cluster_of(config.public_host.encode("ascii")) is not None:
+        return [f"cluster_hosts: the host of public_url is one of {hosts.pattern}, which are clusters'"]
+    return []
+
+
+def _check_limits(path: str, limits: LimitsConfig | AgentLimitsConfig) -> list[str]:
+    faults = []
+    for field in attrs.fields(AgentLimitsConfig):
+        value = getattr(limits, field.name)
+        if value is None:
+            continue
+        if field.name == "streams_per_agent" and not 1 <= value <= STREAMS_PER_AGENT_MAX:
+            faults.append(f"{path}.{field.name}: expected 1 to {STREAMS_PER_AGENT_MAX}")
+        elif field.name == "audit_bytes_at_once" and value < AUDIT_BYTES_AT_ONCE_MIN:
+            faults.append(f"{path}.{field.name}: expected {AUDIT_BYTES_AT_ONCE_MIN} or more")
+        elif value < 0:
+            faults.append(f"{path}.{field.name}: expected 0 (no limit) or more")
+    return faults
+
+
+def _check_mask(patterns: tuple[str, ...]) -> list[str]:
+    if len(patterns) > MASKS_MAX:
+        return [f"expected at most {MASKS_MAX} regular expressions"]
+    faults = []
+    for number, pattern in enumerate(patterns, 1):
+        try:
+            compile_pattern(pattern)
+        except PatternError as error:
+            faults.append(f"number {number} {error}")
+        except ImportError:
+            return ["needs the package google-re2: pip install google-re2"]
+    return faults

@@ -1,0 +1,192 @@
+"""`POST /v1/enrol`: an agent registers a key that it made itself, by a code that an operator gave it.
+
+    code     hwc_…, 15 minutes, good once
+    jwk      the public key: Ed25519, as a JWK
+    proof    a JWT that the key signed for this hub, so that nobody registers a key that he does not hold
+    → 201 {"agent", "org", "key_id", "kid"}
+      or {"error", "error_description"}, and "hub_time" where the times of the proof do not fit: one that is
+      dated by it, and repeats it as a claim, does (auth.hubtime)
+
+An answer that was lost is given again to the same key for 15 minutes: its agent has the key, and nothing to
+show for it but a code that is used.
+
+A stranger learns nothing from a refused code: one that never was, that was used, and that has expired are
+one answer. A good code of a locked agent is answered with that, and stays good. An address that shows too
+many bad ones is refused for a while (proxy.hub.identity.code_throttle).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from audit.errors import AuditUnavailable
+from audit.record import Event, Kind, utc
+from audit.record import Response as AuditResponse
+from auth.apikey import ApiKeyError, parse_code
+from auth.apikey import hash as hash_key
+from auth.hubtime import hub_time, is_hub_time
+from auth.jws import AudienceError, TokenError
+from auth.keys import KeyFormatError, PublicKey
+from auth.tokens import verify_enrolment
+from proxy.hub.identity.code_throttle import FORGIVEN_AFTER_S, Guesses
+from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
+from proxy.hub.identity.oauth import (
+    Answer,
+    Refusal,
+    answer_json,
+    calls_itself,
+    malformed,
+    parse_form,
+    refuse_inactive,
+)
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Agent, Code
+from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
+from proxy.message.head import Headers
+from proxy.process.untrusted_json import read_json
+
+ENROL_PATH = "/v1/enrol"
+
+
+class Recorder(Protocol):
+    """What this needs of the audit trail."""
+
+    async def intent(self, event: Event) -> None:
+        """Return once the event is durable; raises AuditUnavailable."""
+        ...
+
+    def complete(self, event: Event) -> None:
+        """Queue the end of an action."""
+        ...
+
+
+@attrs.define(eq=False)
+class EnrolmentEndpoint:
+    """Registers agents' keys."""
+
+    directory: Directory
+    pepper: bytes = attrs.field(repr=False)
+    issuer: str
+    recorder: Recorder
+    clock: Callable[[], float]
+    guesses: Guesses = attrs.Factory(Guesses)
+
+    async def answer(self, form: bytes, headers: Headers, client_ip: str) -> Answer:
+        """Answer the request. Cancelled while the key is written: it is registered, and the trail says so."""
+        sender = Sender("POST", ENROL_PATH, headers, client_ip)
+        events = AgentEvents(self.directory, self.recorder.complete, self.clock)
+        try:
+            return await self._enrol(form, sender, events)
+        except Refusal as refusal:
+            events.refused(refusal, sender)
+            return refusal.answer(self.issuer)
+
+    async def _enrol(self, form: bytes, sender: Sender, events: AgentEvents) -> Answer:
+        now = self.clock()
+        if self.guesses.refuses(sender.client_ip, trio.current_time()):
+            told = (
+                "this address has shown too many codes that were not good: "
+                f"wait {FORGIVEN_AFTER_S:.0f} s, then try again"
+            )
+            raise Refusal(429, "too_many_attempts", told, told)
+        fields = parse_form(form, sender.headers)
+        for name in ("code", "jwk", "proof"):
+            if name not in fields:
+                raise malformed("invalid_request", f"{name} is missing")
+        # First, so that no code is told from another by what is asked beside it.
+        key = self._proved_key(fields["jwk"], fields["proof"], now)
+        digest, found = self._owner_of_code(fields["code"], sender, now)
+        owner = found or self.directory.current.agent_keys_by_kid.get(key.kid)
+        if owner is None:
+            raise _not_accepted("the code is unknown, or was used")
+        agent, shown = owner
+        actor = agent_actor(agent, shown.label)
+        event = events.make(
+            Kind.KEY_REGISTERED, sender, actor=actor, status=None, effect="allow", note=f"kid={key.kid}"
+        )
+        try:
+            await self.recorder.intent(event)
+        except AuditUnavailable as error:
+            told = f"the audit trail cannot be written, so nothing is registered: {error}"
+            return answer_json(503, {"error": "temporarily_unavailable", "error_description": told})
+
+        def end(status: int, note: str) -> None:
+            done = utc(self.clock())
+            self.recorder.complete(event.completed(done, resp=AuditResponse(status), note=note))
+
+        try:
+            key_id = await self.directory.change(lambda store: store.redeem_code(digest, key))
+        except (NotFoundError, ConflictError) as error:
+            # Another was faster, or the operator was.
+            end(401, str(error))
+            return _not_accepted(str(error), agent).answer(self.issuer)
+        except InvalidError as error:
+            end(400, str(error))
+            return malformed("invalid_request", str(error)).answer(self.issuer)
+        except StoreUnavailableError as error:
+            end(503, str(error))
+            told = "the hub cannot write down the key: try again"
+            return answer_json(503, {"error": "temporarily_unavailable", "error_description": told})
+        except BaseException as error:
+            # Whether the key was registered is in the store alone.
+            end(500, f"ended by {type(error).__name__}")
+            raise
+        end(201, f"kid={key.kid} key={key_id}{'' if found else ', answered again'}")
+        return answer_json(
+            201,
+            {"agent": agent.name, "org": self.directory.current.org, "key_id": key_id, "kid": key.kid},
+        )
+
+    def _owner_of_code(self, text: str, sender: Sender, now: float) -> tuple[str, tuple[Agent, Code] | None]:
+        """The code's digest, and whose it is; nobody's when it is unknown, or was used. Raises Refusal."""
+        try:
+            digest = hash_key(parse_code(text), self.pepper)
+        except ApiKeyError:
+            self.guesses.failed(sender.client_ip, trio.current_time())
+            raise _not_accepted("not an enrolment code") from None  # its text may hold what was sent
+        # The dictionary is keyed by an HMAC under a secret: its timing tells nothing of a code.
+        found = self.directory.current.codes_by_hash.get(digest)
+        if found is None:
+            self.guesses.failed(sender.client_ip, trio.current_time())
+            return digest, None
+        agent, code = found
+        if code.expires_at <= now:
+            self.guesses.failed(sender.client_ip, trio.current_time())
+            raise _not_accepted("the code has expired", agent)
+        if not agent.active:
+            # Who has the code has proved whose it is; it stays good.
+            raise refuse_inactive(agent, code)
+        return digest, found
+
+    def _proved_key(self, jwk: str, proof: str, now: float) -> PublicKey:
+        try:
+            key = PublicKey.from_jwk(read_json(jwk))
+            if key.alg != "EdDSA" or key.kid != key.thumbprint:
+                raise KeyFormatError("the key must be Ed25519, with its RFC 7638 thumbprint for a kid")
+            claims = verify_enrolment(proof, key, hub_url=self.issuer, now=now)
+        except ValueError as error:
+            raise malformed("invalid_request", "jwk is not JSON") from error
+        except KeyFormatError as error:
+            raise malformed("invalid_request", f"jwk: {error}") from error
+        except AudienceError as error:
+            step = f"run `hawse login --hub {self.issuer} --code` with the same code"
+            raise malformed("invalid_request", f"{calls_itself(self.issuer)}: {step}") from error
+        except TokenError as error:
+            right_time = "" if error.skew_s is None else hub_time(self.pepper, now)
+            raise malformed("invalid_request", f"proof: {error.reason}", right_time) from error
+        if claims.hub_time and not is_hub_time(claims.hub_time, self.pepper, claims.issued_at):
+            told = "proof: its time is said to be this hub's, which has not told it"
+            raise malformed("invalid_request", told)
+        return key
+
+
+def _not_accepted(note: str, agent: Agent | None = None) -> Refusal:
+    told = (
+        "the code is not accepted: it is good once and for 15 minutes; "
+        "ask the hub's operator for another (`hawse admin agent code NAME`)"
+    )
+    return Refusal(401, "invalid_client", told, note, agent=agent)

@@ -1,0 +1,87 @@
+"""The audit events of what agents ask the hub itself: tokens, their clusters, the registering of keys."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import attrs
+
+from audit.ids import uuid7
+from audit.record import Actor, ActorType, Client, Decision, Event, Kind, Phase, Request, Response, text, utc
+from audit.record import Cluster as AuditCluster
+from proxy.hub.identity.oauth import Refusal, values_of
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Agent, Cluster
+from proxy.message.head import Headers
+
+
+@attrs.frozen
+class Sender:
+    """Where a request came from, and what it was for."""
+
+    method: str
+    path: str
+    headers: Headers = attrs.field(repr=False)
+    client_ip: str
+
+
+@attrs.frozen
+class AgentEvents:
+    """Makes them and hands them to `record`, which must not wait."""
+
+    directory: Directory
+    record: Callable[[Event], None]
+    clock: Callable[[], float]
+
+    def make(
+        self,
+        kind: Kind,
+        sender: Sender,
+        *,
+        actor: Actor,
+        status: int | None,
+        cluster: Cluster | None = None,
+        effect: str = "",
+        note: str = "",
+    ) -> Event:
+        """The event of a request that was answered so; the intent of one without a status."""
+        now = self.clock()
+        return Event(
+            eid=uuid7(int(now * 1000), os.urandom(10)),
+            kind=kind,
+            phase=Phase.INTENT if status is None else Phase.COMPLETE,
+            ts=utc(now),
+            org=self.directory.current.org,
+            actor=actor,
+            client=Client(sender.client_ip, text(b", ".join(values_of(sender.headers, b"user-agent")))),
+            cluster=AuditCluster(cluster.id, cluster.name) if cluster is not None else None,
+            req=Request(sender.method, sender.path),
+            decision=Decision(effect) if effect else None,
+            resp=None if status is None else Response(status),
+            note=note,
+        )
+
+    def refused(self, refusal: Refusal, sender: Sender, cluster: Cluster | None = None) -> None:
+        """Record a refusal."""
+        if refusal.agent is None:
+            actor = Actor(ActorType.ANONYMOUS)
+        else:
+            label = "" if refusal.credential is None else refusal.credential.label
+            actor = agent_actor(refusal.agent, label)
+        self.record(
+            self.make(
+                refusal.kind,
+                sender,
+                actor=actor,
+                status=refusal.status,
+                cluster=cluster,
+                effect="deny" if refusal.kind is Kind.AUTH_FAILED else "",
+                note=refusal.note,
+            )
+        )
+
+
+def agent_actor(agent: Agent, credential: str, jti: str = "") -> Actor:
+    """An agent as the trail names it, with what it proved itself by."""
+    return Actor(ActorType.AGENT, agent.name, agent.id, agent.owner, agent.teams, credential, jti)

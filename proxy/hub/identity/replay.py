@@ -1,0 +1,72 @@
+"""Which signed tokens were used already: each is good once, so that one that leaks opens nothing."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+
+import attrs
+
+from proxy.hub.identity.replay_store import SeenStore
+
+# A token's leeway is over a little after its expiry; five seconds more cost nothing.
+KEPT_AFTER_EXPIRY_S = 10.0
+
+
+class ReplayedError(Exception):
+    """A token that was used before, or that cannot be remembered."""
+
+
+@attrs.define
+class SeenTokens:
+    """Remembers each token's `jti` until it has expired, in memory and for the hubs that come after this one.
+
+    An owner (a cluster, an agent) that sends too many is refused alone, before it can fill what all share.
+    """
+
+    what: str
+    """What an error calls them."""
+    tokens_max: int
+    """In all, at once."""
+    owner_tokens_max: int
+    """Of one owner, at once."""
+    store: SeenStore
+    _used: set[tuple[str, str]] = attrs.Factory(set)
+    # A heap: where a clock was ahead for a while, what was used last may be over first.
+    _expiries: list[tuple[float, tuple[str, str]]] = attrs.Factory(list)
+    _owners: Counter[str] = attrs.Factory(Counter)
+
+    async def use(self, owner: str, jti: str, expires_at: float, now: float) -> None:
+        """Note the use of a token; raises ReplayedError for a used one, or at a bound.
+
+        When cancelled, the token is used up.
+        """
+        kept_until = expires_at + KEPT_AFTER_EXPIRY_S
+        # The memory first: what is refused by it costs no write.
+        self._use_here(owner, jti, kept_until, now)
+        if not await self.store.enter(self.what, owner, jti, kept_until, now):
+            raise ReplayedError(f"the {self.what} was used before")
+
+    def _use_here(self, owner: str, jti: str, kept_until: float, now: float) -> None:
+        while self._expiries and self._expiries[0][0] <= now:
+            _, over = heapq.heappop(self._expiries)
+            self._forget(over)
+        key = owner, jti
+        if key in self._used:
+            raise ReplayedError(f"the {self.what} was used before")
+        for count, limit in (
+            (len(self._used), self.tokens_max),
+            (self._owners.get(owner, 0), self.owner_tokens_max),
+        ):
+            if count >= limit:
+                raise ReplayedError(f"{count} uses of a {self.what} within a minute, the limit: try later")
+        self._used.add(key)
+        heapq.heappush(self._expiries, (kept_until, key))
+        self._owners[owner] += 1
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._used.remove(key)
+        owner = key[0]
+        self._owners[owner] -= 1
+        if not self._owners[owner]:
+            del self._owners[owner]

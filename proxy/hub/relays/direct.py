@@ -1,0 +1,334 @@
+"""Direct mode: the hub dials a cluster's relay at its public address, with the relay JWT on each request.
+
+An address that is private or loopback is refused unless the operator said so when the cluster was added, and
+one where no relay can be always (proxy.hub.identity.guarded_dial). The certificate is verified against the
+CA pinned then. What the relay itself refuses carries a reserved header, so that its refusal is told from one
+of the API server.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Set
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import attrs
+import trio
+
+from auth.principal import Principal
+from auth.tokens import issue_inquiry, issue_relay
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.pool import Connections
+from proxy.exchange.pooled import PooledOutbound
+from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.identity.guarded_dial import HTTPS_PORT, dial_checked
+from proxy.hub.relays.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
+from proxy.hub.relays.operations import RelayInfo
+from proxy.hub.relays.pins import Pins, read_statement
+from proxy.hub.relays.relay_limit import RelayRefusedError
+from proxy.hub.store.entities import Cluster
+from proxy.kubernetes.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import direct_request_head, failure_of
+from tunnel.net.connect import bind_to_peer, client_context
+from tunnel.net.tcp import Bonds
+
+# Between two questions to a relay which cluster it is in, and from the dial to the whole answer.
+ASK_EVERY_S = 30.0
+ASK_DEADLINE_S = 10.0
+
+# What its agents are told; the log and the trail have more.
+_ELSEWHERE = "its relay is in another Kubernetes cluster than it was"
+_UNREADABLE = "its relay states what cannot be read"
+# A relay in direct mode has told no name of its own.
+INSTANCE = "direct"
+
+
+@attrs.define
+class _Token:
+    text: str
+    minted_at: float
+    principal: Principal
+
+
+@attrs.define(eq=False)
+class _Relay:
+    """What the hub keeps of one directly reached cluster: connections and tokens."""
+
+    cluster: Cluster
+    connections: Connections
+    host: bytes
+    session: str
+    told: WeakKeyDictionary[ClientConnection, tuple[str, ...]] = attrs.Factory(WeakKeyDictionary)
+    """What was said of the hub's keys on each connection: behind an address stand several relays."""
+    tokens: dict[str, _Token] = attrs.Factory(dict)
+    asking: trio.Event | None = attrs.Factory(trio.Event)
+    """Requests wait for this event; None once the relay has been asked for its statement."""
+    statement: Statement = attrs.Factory(Statement)
+    heard_first: float | None = None
+    """Since when it answers each time (epoch seconds); None while it does not."""
+    heard_last: float = 0.0
+    refused: str = ""
+    """Why nothing is sent there, for agents, if so."""
+    unreached: str = ""
+    """Why it did not answer when it was asked last, or could not be dialled since, if so."""
+
+    # As its events name it (pins.Source).
+    instance = INSTANCE
+    version = ""
+
+    @property
+    def cluster_id(self) -> str:
+        return self.cluster.id
+
+    @property
+    def cluster_name(self) -> str:
+        return self.cluster.name
+
+    @property
+    def address(self) -> str:
+        return self.host.decode("ascii")
+
+
+class DirectRelays:
+    """The relays in direct mode, each with its kept connections, whose upkeep runs in `nursery`."""
+
+    def __init__(
+        self,
+        *,
+        keys: Callable[[], SigningKeys],
+        issuer: str,
+        new_id: Callable[[], str],
+        nursery: trio.Nursery,
+        enrolled: Callable[[], Set[str]],
+        pins: Pins,
+    ) -> None:
+        """`enrolled` says the ids of the clusters that there are now."""
+        self._pins = pins
+        self._keys = keys
+        self._issuer = issuer
+        self._new_id = new_id
+        self._nursery = nursery
+        self._enrolled = enrolled
+        # Whoever comes new looks for those whose clusters were removed: no more than were enrolled at once.
+        self._relays: dict[str, _Relay] = {}
+        self._bonds = Bonds()
+        nursery.start_soon(self._bonds.run)
+
+    async def open(
+        self, cluster: Cluster, principal: Principal, inner: RequestHead, *, renew: bool
+    ) -> DirectOutbound:
+        """Send a request's head to the cluster's relay; raises OutboundBroken.
+
+        `renew` mints a new token: the relay refused the one before. The first request, and the first after
+        the relay was out of reach, waits until the relay was asked which cluster it is in.
+        """
+        relay = self._relay(cluster)
+        if relay.unreached and relay.asking is None:
+            # What is there by now may be another one.
+            relay.asking = trio.Event()
+            self._nursery.start_soon(self._ask_for_requests, relay)
+        if relay.asking is not None:
+            await relay.asking.wait()
+            if relay.unreached:
+                # To dial it again at once would take as long once more, and end alike.
+                raise OutboundBroken(Failure(StreamCode.DIAL_FAILED, Processed.NO, relay.unreached))
+        if relay.refused:
+            raise OutboundBroken(Failure(StreamCode.DIAL_FAILED, Processed.NO, relay.refused))
+
+        def head_for(connection: ClientConnection) -> RequestHead:
+            token = self._token(relay, principal, renew=renew)
+            succession = self._keys().succession
+            news = () if relay.told.get(connection) == succession else succession
+            relay.told[connection] = succession
+            return direct_request_head(inner, relay.host, token, news)
+
+        outbound = DirectOutbound(relay.connections, inner, head_for, session=relay.session)
+        try:
+            await outbound.start()
+        except OutboundBroken as broken:
+            if broken.failure.code is StreamCode.DIAL_FAILED:
+                relay.unreached = broken.failure.reason
+            raise
+        return outbound
+
+    def _relay(self, cluster: Cluster) -> _Relay:
+        relay = self._relays.get(cluster.id)
+        if relay is not None and relay.cluster == cluster:
+            return relay
+        if relay is not None:
+            # Its URL, CA or rules have changed; what is under way there ends by itself.
+            self._nursery.start_soon(relay.connections.aclose)
+        for removed in self._relays.keys() - self._enrolled() - {cluster.id}:
+            self._nursery.start_soon(self._relays.pop(removed).connections.aclose)
+        assert cluster.relay_url is not None
+        url = urlsplit(cluster.relay_url)
+        assert url.hostname is not None
+        host, port = url.hostname, url.port or HTTPS_PORT
+        context = client_context(cluster.relay_ca_pem)
+
+        async def dial() -> trio.abc.Stream:
+            stream = await dial_checked(host, port, context, private=cluster.relay_address_private)
+            bind_to_peer(stream, self._bonds)
+            return stream
+
+        connections = Connections(dial, f"the relay of cluster {cluster.name}")
+        self._nursery.start_soon(connections.sweep)
+        relay = _Relay(cluster, connections, url.netloc.encode("ascii"), self._new_id())
+        self._relays[cluster.id] = relay
+        self._nursery.start_soon(self._keep_asking, relay)
+        return relay
+
+    async def _keep_asking(self, relay: _Relay) -> None:
+        """Ask a relay for its statement periodically, while requests may be sent to it."""
+        await self._ask_for_requests(relay)
+        while True:
+            await trio.sleep(ASK_EVERY_S)
+            if self._relays.get(relay.cluster.id) is not relay or relay.cluster.id not in self._enrolled():
+                return
+            await self._ask(relay)
+
+    async def _ask_for_requests(self, relay: _Relay) -> None:
+        """Ask a relay for its statement, then release the requests that wait."""
+        asking = relay.asking
+        assert asking is not None, "requests wait"
+        try:
+            await self._ask(relay)
+        finally:
+            relay.asking = None
+            asking.set()
+
+    async def _ask(self, relay: _Relay) -> None:
+        """Ask a relay for its statement, on a separate connection, and check it against the cluster's pin.
+
+        While it does not answer, what it has stated before stands.
+        """
+        try:
+            with trio.fail_after(ASK_DEADLINE_S):
+                text = await self._statement(relay)
+        except OutboundBroken as broken:
+            relay.heard_first, relay.unreached = None, broken.failure.reason
+            return
+        except trio.TooSlowError:
+            relay.heard_first, relay.unreached = None, f"no answer within {ASK_DEADLINE_S:.0f} s"
+            return
+        now = time.time()
+        relay.heard_first, relay.heard_last, relay.unreached = relay.heard_first or now, now, ""
+        refused = _UNREADABLE
+        try:
+            relay.statement = read_statement(text)
+            refused = _ELSEWHERE
+            await self._pins.check(relay, relay.statement)
+        except RelayRefusedError as error:
+            # One event tells of all the times that it states the same.
+            if relay.refused != refused:
+                self._pins.refused(relay, error)
+            relay.refused = refused
+        else:
+            relay.refused = ""
+
+    async def _statement(self, relay: _Relay) -> str:
+        """Return a relay's statement; empty from an older version. Raises OutboundBroken."""
+        keys = self._keys()
+        token = issue_inquiry(
+            keys.active,
+            issuer=self._issuer,
+            cluster_id=relay.cluster.id,
+            jti=self._new_id(),
+            now=time.time(),
+        )
+        asked = RequestHead.of(b"GET", STATEMENT_TARGET)
+        connection, _ = await relay.connections.acquire(fresh=True)
+        try:
+            await connection.send_request(direct_request_head(asked, relay.host, token, keys.succession))
+            head = await connection.receive_head()
+            if head.status != 200 or failure_of(head) is not None:
+                return ""
+            body = bytearray()
+            # One byte more than a statement has is enough to refuse it.
+            while len(body) <= STATEMENT_BYTES_MAX and (data := await connection.receive_body()):
+                body += data
+            return body.decode("ascii", "replace")
+        finally:
+            # A cut waits for no peer, also when cancelled.
+            await connection.aclose()  # noqa: ASYNC102
+
+    def is_new(self, cluster: Cluster) -> bool:
+        """Whether the cluster's relay was not asked yet, for its present URL and CA."""
+        relay = self._relays.get(cluster.id)
+        return relay is None or relay.cluster != cluster or relay.asking is not None
+
+    def heard(self, cluster: Cluster) -> Statement | None:
+        """What the cluster's relay has stated, if it was asked, answers and may serve requests."""
+        relay = self._relays.get(cluster.id)
+        if relay is None or self.is_new(cluster) or relay.unreached or relay.refused:
+            return None
+        return relay.statement
+
+    def here(self) -> Iterator[RelayInfo]:
+        """The relays that answered when they were last asked, behind their addresses."""
+        for relay in self._relays.values():
+            if relay.heard_first is not None and relay.cluster.id in self._enrolled():
+                yield RelayInfo(
+                    relay.cluster_name,
+                    relay.instance,
+                    relay.version,
+                    relay.address,
+                    relay.heard_first,
+                    relay.heard_last,
+                    None,
+                    0,
+                    "",
+                    relay.statement,
+                )
+
+    def _token(self, relay: _Relay, principal: Principal, *, renew: bool) -> str:
+        now = time.time()
+        token = relay.tokens.get(principal.agent_id)
+        # A clock that was set back does not make a token young.
+        young = token is not None and 0.0 <= now - token.minted_at < RENEW_AFTER_S
+        if token is None or renew or not young or token.principal != principal:
+            text = issue_relay(
+                self._keys().active,
+                issuer=self._issuer,
+                cluster_id=relay.cluster.id,
+                principal=principal,
+                session=relay.session,
+                jti=self._new_id(),
+                now=now,
+            )
+            if len(relay.tokens) >= AGENTS_PER_SESSION_MAX:
+                relay.tokens.pop(next(iter(relay.tokens)))
+            relay.tokens[principal.agent_id] = token = _Token(text, now, principal)
+        return token.text
+
+
+class DirectOutbound(PooledOutbound):
+    """The answering side of a request at a relay in direct mode; `head_for` a connection is what is sent."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        inner: RequestHead,
+        head_for: Callable[[ClientConnection], RequestHead],
+        *,
+        session: str,
+    ) -> None:
+        super().__init__(connections, inner)
+        self.session = session
+        """As the relay's token names it."""
+        self._head_for = head_for
+
+    async def receive_head(self) -> ResponseHead:
+        """Return the API server's head; raises OutboundBroken with the relay's own refusal. See Outbound."""
+        head = await super().receive_head()
+        failure = failure_of(head)
+        if failure is not None:
+            await self._cut()
+            raise OutboundBroken(failure)
+        return head
+
+    def _head_on(self, connection: ClientConnection, head: RequestHead) -> RequestHead:
+        return self._head_for(connection)

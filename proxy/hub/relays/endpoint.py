@@ -1,0 +1,422 @@
+"""`/v1/tunnel`: a relay proves whose it is, becomes a session, and is in the registry while that lives."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn, TypeVar
+
+import attrs
+import trio
+
+from audit.record import Kind
+from audit.recorder import Recorder
+from auth.hubclock import issue_time
+from auth.jws import TokenError
+from auth.principal import Principal
+from auth.tokens import HelloClaims, issue_relay
+from proxy.exchange.server import ServerConnection
+from proxy.exchange.tunnelled import RELAY_GROUP
+from proxy.hub.authorize.events import Trail
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.identity.replay import SeenTokens
+from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.relays.accept_limit import AcceptLimit
+from proxy.hub.relays.contexts import TokenContexts
+from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
+from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
+from proxy.hub.relays.relay_auth import check_hello
+from proxy.hub.relays.relay_limit import Places, RelayRefusedError
+from proxy.hub.relays.token_clock import TokenClock
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Cluster, Mode
+from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.store import RelayContact, Store
+from proxy.message.head import RequestHead
+from tunnel import (
+    RESUME,
+    RESUME_TTL_S,
+    CloseCode,
+    Context,
+    Hello,
+    Memory,
+    Rejected,
+    RemoteProtocolError,
+    Role,
+    Session,
+    SessionClosed,
+    Settings,
+    Transport,
+    TransportClosed,
+    Welcome,
+    hear_hello,
+    open_session,
+    read_hello,
+)
+from tunnel.net.readiness import Readiness
+from tunnel.net.tls import TLSStream
+from tunnel.net.waker import ParkingSpot
+from tunnel.websocket.upgrade import WebSocketRefused, accept_websocket
+
+# A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
+HELLOS_REMEMBERED_MAX = 100_000
+# Sixteen relays of one cluster that dial ten times a second do something else than dialling.
+HELLOS_OF_A_CLUSTER_MAX = 10_000
+
+# A relay opens no streams and has no contexts, so what one brought would be held for nobody, and from all
+# other clusters. No stream at all cannot be told in a WELCOME; a few contexts are left to relays to come,
+# which may have something to tell by them.
+_OF_RELAYS = Settings(max_streams=1, accept_queue_max=0, contexts_max=16)
+
+# Why a relay is sent away. Whole in a WebSocket's Close: 123 bytes at most.
+CLUSTER_REMOVED = "its cluster was removed: stop this relay, or apply what `hawse admin cluster add` prints"
+KEY_REPLACED = "its key was replaced: apply the manifests that `hawse admin cluster key` has printed"
+_NO_WAY_BACK = "the tunnel was lost, and no relay can come back to a hub that goes"
+
+_Value = TypeVar("_Value")
+
+# Told to come at once when another hub takes over, and then so many a second: below what it accepts.
+GOAWAYS_AT_ONCE = 100
+GOAWAYS_PER_S = 150
+
+_log = logging.getLogger("hawse.hub.relays")
+
+
+@attrs.define(eq=False)
+class RelayEndpoint:
+    """Serves the relays' WebSockets."""
+
+    config: HubConfig
+    directory: Directory
+    registry: Registry
+    keys: Callable[[], SigningKeys]
+    recorder: Recorder
+    trail: Trail
+    memory: Memory
+    boot: str
+    software: str
+    new_id: Callable[[], str]
+    pepper: bytes = attrs.field(repr=False)
+    seen: SeenStore
+    places: Places = attrs.field(init=False)
+    _farewell: Callable[[Session, int], None] | None = None
+    """Said to each session once the hub goes, with how many have been told before."""
+    _replaced: bool = False
+    clock: TokenClock = attrs.Factory(TokenClock)
+    """What relay tokens are dated by."""
+    limit: AcceptLimit = attrs.Factory(AcceptLimit)
+    """Asked before a relay is authenticated."""
+    _pins: Pins = attrs.field(init=False)
+    _newly_told: dict[LiveRelay, None] = attrs.Factory(dict)
+    """Those that have stated another cluster since they connected; `run` looks at them."""
+    _runner: ParkingSpot = attrs.Factory(lambda: ParkingSpot("one task pins what relays state"))
+    _seen: SeenTokens = attrs.field(init=False)
+
+    @places.default
+    def _places_of_config(self) -> Places:
+        return Places(self.registry, self.config.limits.relays_per_cluster)
+
+    @_pins.default
+    def _pins_of_directory(self) -> Pins:
+        return Pins(self.directory, self.recorder, self.trail)
+
+    @_seen.default
+    def _seen_of_store(self) -> SeenTokens:
+        return SeenTokens("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.seen)
+
+    async def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
+        """Whose relay this is; raises TokenError (WrongClockError), ReplayedError or TooManyDialsError.
+
+        When cancelled, the relay's token is used up.
+        """
+        scheme, _, token = (head.header(b"authorization") or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or len(head.header_values(b"authorization")) != 1:
+            raise TokenError("a relay authenticates by one bearer token")
+        snapshot = self.directory.current
+        claims = check_hello(
+            token.decode("ascii", "replace"),
+            snapshot,
+            hub_url=self.config.public_url,
+            pepper=self.pepper,
+            now=now,
+        )
+        cluster = snapshot.clusters_by_id[claims.cluster_id]
+        if cluster.mode is not Mode.TUNNEL:
+            raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
+        # Before it is written down, which is what costs most.
+        self.limit.admit_cluster(cluster.id, cluster.name, trio.current_time())
+        await self._seen.use(claims.cluster_id, claims.jti, claims.expires_at, now)
+        return claims, cluster
+
+    async def run(self) -> NoReturn:
+        """Pin what relays state after they have connected, until cancelled."""
+        while True:
+            while self._newly_told:
+                relay = next(iter(self._newly_told))
+                del self._newly_told[relay]
+                try:
+                    await self._pins.check(relay, relay.statement)
+                except RelayRefusedError as error:
+                    self._turn_away(relay, error)
+            await self._runner.park()
+
+    def end_revoked(self) -> None:
+        """End the sessions of clusters that were removed, of relay keys that were replaced, and of relays in
+        another Kubernetes cluster than theirs is pinned to now."""
+        snapshot = self.directory.current
+        for relay in self.registry.relays():
+            if relay.cluster_id not in snapshot.clusters_by_id:
+                relay.end_with(CLUSTER_REMOVED, CloseCode.FORBIDDEN)
+            elif snapshot.find_relay_key(relay.kid) is None:
+                relay.end_with(KEY_REPLACED, CloseCode.AUTH)
+            elif not relay.session.closed and (
+                refusal := wrong_cluster(snapshot.clusters_by_id[relay.cluster_id], relay.statement)
+            ):
+                self._turn_away(relay, refusal)
+
+    def leave(self, grace_s: float, *, replaced: bool) -> None:
+        """Tell every relay, and each that still comes, that this hub goes.
+
+        They dial anew at once. If that leads them to another hub (`replaced`) it is for that one to write
+        down where they are, and many are told to come one after the other, below what it accepts in a second.
+        A session that loses its connection ends: no dial leads here any more, so nobody should wait for one.
+        """
+        self._replaced = replaced
+
+        def say(session: Session, before: int) -> None:
+            late = max(0, before - GOAWAYS_AT_ONCE) if replaced else 0
+            session.go_away(
+                code=CloseCode.DRAINING,
+                drain_ms=int(grace_s * 1000),
+                retry_after_ms=late * 1000 // GOAWAYS_PER_S,
+                reason="another hub takes over" if replaced else "the hub stops",
+            )
+            session.forgo_resumption(_NO_WAY_BACK)
+
+        self._farewell = say
+        for before, relay in enumerate(self.registry.relays()):
+            say(relay.session, before)
+
+    async def serve(
+        self,
+        connection: ServerConnection,
+        stream: TLSStream,
+        claims: HelloClaims,
+        cluster: Cluster,
+        address: str,
+        readiness: Readiness | None,
+    ) -> None:
+        """Turn the connection, on `stream`, into a session and keep it in the registry until it ends.
+
+        `readiness` is what notices the agents' requests, if they are noticed without a task.
+        When cancelled, the session says GOAWAY and its streams are reset.
+        """
+        raw_head = connection.raw_head
+        _, leftover = connection.detach()
+        try:
+            async with accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport:
+                greeting = await hear_hello(transport)
+                if not await self._resume(transport, greeting, claims, cluster, address):
+                    await self._begin(transport, greeting, claims, cluster, address, readiness)
+        except (WebSocketRefused, Rejected, SessionClosed, RemoteProtocolError, TransportClosed) as error:
+            _log.warning(
+                "a relay of cluster %s, from %s, got no session: %s",
+                cluster.name, address, error, extra={"cluster": cluster.name},
+            )  # fmt: skip
+
+    async def _resume(
+        self, transport: Transport, greeting: bytes, claims: HelloClaims, cluster: Cluster, address: str
+    ) -> bool:
+        """Go on with the session that the relay names, over this transport, if it is its own and can go on.
+
+        Returns once the transport is lost, or the session has ended.
+        """
+        hello = read_hello(greeting)
+        if hello.resume is None:
+            return False
+        relay = self.registry.find(cluster.id, claims.instance, hello.resume.session_id)
+        if relay is None or relay.kid != claims.kid:
+            return False
+        if relay.session.is_outdated(hello.resume):
+            return False
+        if not relay.session.may_resume(hello.resume):
+            relay.session.abandon(
+                "the relay has not received, or not kept, what this hub takes it to have"
+                if self._farewell is None
+                else _NO_WAY_BACK
+            )
+            return False
+        _log.info(
+            "relay %s of cluster %s is back, from %s",
+            relay.instance, cluster.name, address, extra={"cluster": cluster.name},
+        )  # fmt: skip
+        relay.address = address
+        await relay.session.resume(transport, greeting)
+        return True
+
+    async def _begin(
+        self,
+        transport: Transport,
+        greeting: bytes,
+        claims: HelloClaims,
+        cluster: Cluster,
+        address: str,
+        readiness: Readiness | None,
+    ) -> None:
+        """Begin a session, and keep it in the registry until it ends, over whichever transports."""
+        async with open_session(
+            transport,
+            Role.LISTENER,
+            greeting=greeting,
+            answer_hello=lambda hello: self._welcome(hello, claims, cluster),
+            settings=attrs.evolve(_OF_RELAYS, ping_s=self.config.tunnel.ping_s),
+            memory=self.memory,
+        ) as session:
+            if readiness is not None:
+                session.flush_after(readiness)
+            await self._keep(session, claims, cluster, address)
+
+    def _welcome(self, hello: Hello, claims: HelloClaims, cluster: Cluster) -> Welcome:
+        if hello.instance != claims.instance or hello.cluster != claims.cluster_id:
+            raise Rejected(
+                CloseCode.FORBIDDEN,
+                f"the hello names another relay than the token for cluster {cluster.name}",
+            )
+        if hello.resume is not None:
+            # It may have another session here already, which one that nobody asked for would supersede.
+            raise Rejected(
+                CloseCode.RESUME_UNKNOWN,
+                "this hub does not know that session, or not any more"
+                if self._farewell is None
+                else "this hub goes, and no session can go on here",
+            )
+        resume = self.config.tunnel.resume
+        return Welcome(
+            features=(RESUME,) if resume else (),
+            resume_ttl_s=int(RESUME_TTL_S) if resume else 0,
+            session_id=self.new_id(),
+            boot_id=self.boot,
+            software=self.software,
+            server_time_ms=int(time.time() * 1000),
+        )
+
+    async def _keep(self, session: Session, claims: HelloClaims, cluster: Cluster, address: str) -> None:
+        hello = session.peer
+        assert isinstance(hello, Hello)
+
+        def mint(principal: Principal) -> str:
+            return issue_relay(
+                self.keys().active,
+                issuer=self.config.public_url,
+                cluster_id=cluster.id,
+                principal=principal,
+                session=session.session_id,
+                jti=self.new_id(),
+                now=self.clock(),
+                nonce=hello.nonce,
+            )
+
+        def tell_time() -> str:
+            return issue_time(
+                self.keys().active,
+                issuer=self.config.public_url,
+                cluster_id=cluster.id,
+                nonce=hello.nonce,
+                hub=self.boot,
+                now=self.clock(),
+            )
+
+        relay = LiveRelay(
+            cluster.id,
+            cluster.name,
+            claims.instance,
+            hello.boot_id,
+            hello.software,
+            address,
+            time.time(),
+            session,
+            # A relay from before nonces would take it for a statement about a key, and doubt it.
+            TokenContexts(session, mint, lambda: self.keys().succession, tell_time if hello.nonce else None),
+            claims.kid,
+        )
+        event = partial(self._pins.event, relay)
+        # A relay that knows no time yet refuses what comes.
+        relay.announce_keys()
+        try:
+            relay.statement = read_statement(hello.statement)
+            session.on_context(partial(self._hear, relay))
+            # Before it can stand in the way of any other relay.
+            await self._pins.check(relay, relay.statement)
+            await self.places.make_room(relay)
+            self.places.check(relay)
+            with self.registry.registered(relay) as superseded:
+                if superseded is not None:
+                    superseded.end_with("superseded by a newer connection of the same relay")
+                # What was taken back while it dialled was told to nobody.
+                self.end_revoked()
+                if self._farewell is not None:
+                    self._farewell(session, 0)
+                _log.info(
+                    "relay %s of cluster %s is here, from %s",
+                    relay.instance, cluster.name, address, extra={"cluster": cluster.name},
+                )  # fmt: skip
+                self.recorder.complete(event(Kind.RELAY_CONNECTED))
+                # What has changed while others were asked whether they are there.
+                relay.announce_keys()
+                # What stands when this task is cancelled, or fails.
+                reason = "ended by the hub"
+                try:
+                    contact = RelayContact(cluster.id, relay.instance, relay.boot, relay.version, address)
+                    if news := await self._note(lambda store: store.relay_connected(contact)):
+                        _log.info(
+                            "relay %s of cluster %s: %s",
+                            relay.instance, cluster.name, news, extra={"cluster": cluster.name},
+                        )  # fmt: skip
+                        self.recorder.complete(event(Kind.RELAY_NEW, note=news))
+                    reason = await session.wait_closed()
+                finally:
+                    _log.info(
+                        "relay %s of cluster %s is gone: %s",
+                        relay.instance, cluster.name, reason, extra={"cluster": cluster.name},
+                    )  # fmt: skip
+                    self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
+        except (TooManyInstancesError, RelayRefusedError) as error:
+            self._turn_away(relay, error)
+        finally:
+            self._newly_told.pop(relay, None)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await self._note(
+                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
+                )
+
+    def _hear(self, relay: LiveRelay, context: Context) -> None:
+        """Take a relay's new statement."""
+        if context.group != RELAY_GROUP:
+            return
+        before = relay.statement.cluster_uid
+        try:
+            relay.statement = read_statement(context.payload.decode("ascii", "replace"))
+        except RelayRefusedError as error:
+            self._turn_away(relay, error)
+            return
+        if relay.statement.cluster_uid != before:
+            self._newly_told[relay] = None
+            self._runner.unpark()
+
+    def _turn_away(self, relay: LiveRelay, error: Exception) -> None:
+        """End a relay's session for what is wrong with it, and say so."""
+        self._pins.refused(relay, error)
+        relay.end_with(str(error), CloseCode.FORBIDDEN)
+
+    async def _note(self, write: Callable[[Store], _Value]) -> _Value | None:
+        """Write down a relay's coming or going; a store that is down costs that line and not the tunnel."""
+        if self._replaced:
+            return None
+        try:
+            return await self.directory.read(write)
+        except StoreUnavailableError as error:
+            _log.warning("cannot write down a relay's coming or going: %s", error)
+            return None

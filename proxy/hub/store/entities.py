@@ -1,0 +1,278 @@
+"""What the hub knows: teams, agents, clusters and their keys, as frozen values, and one snapshot of them all.
+
+The snapshot is what the way of a request reads: dictionaries, no waiting, and one consistent state, since
+it is replaced as a whole. Who may reach what is decided by ids: a team or cluster that is made again under
+an old name inherits nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TypeAlias
+
+import attrs
+
+from audit.store import TrailMark
+from auth.federation import Rule
+from auth.keys import PublicKey
+from auth.policy.match import Bundle
+from auth.principal import Principal
+from proxy.hub.store.roles import Role
+
+
+class AgentState(StrEnum):
+    """Whether an agent may act."""
+
+    ACTIVE = "active"
+    LOCKED = "locked"
+    """Refused until it is unlocked; its keys stay."""
+    RETIRED = "retired"
+    """Gone for good; the row stays, so that its name is never given to another."""
+
+
+class Mode(StrEnum):
+    """Which side opens the connection between hub and relay."""
+
+    TUNNEL = "tunnel"
+    DIRECT = "direct"
+
+
+@attrs.frozen
+class Team:
+    """A Kubernetes group, `<org>/<name>`."""
+
+    id: str
+    name: str
+    created_at: float
+
+
+@attrs.frozen
+class Agent:
+    """A principal; the user `agent:<name>` of every cluster that its teams were granted."""
+
+    id: str
+    name: str
+    owner: str
+    """The human who answers for it."""
+    state: AgentState
+    teams: tuple[str, ...]
+    team_ids: frozenset[str]
+    created_at: float
+    last_used_at: float | None
+    principal: Principal | None
+    """None only when it is retired: it then has no team, and a principal always has one."""
+
+    @property
+    def active(self) -> bool:
+        return self.state is AgentState.ACTIVE and self.principal is not None
+
+
+@attrs.frozen
+class ApiKey:
+    """One API key of an agent; the key itself was shown once and is not kept."""
+
+    id: str
+    agent_id: str
+    hint: str
+    """The first characters of the key, by which its holder recognises it."""
+    created_at: float
+    last_used_at: float | None
+    revoked_at: float | None
+
+    @property
+    def label(self) -> str:
+        """What the trail calls it."""
+        return f"api-key:{self.id}"
+
+
+@attrs.frozen
+class AgentKey:
+    """The public half of a key that an agent made and registered by a code."""
+
+    id: str
+    agent_id: str
+    public: PublicKey
+    created_at: float
+    last_used_at: float | None
+    revoked_at: float | None
+
+    @property
+    def label(self) -> str:
+        """What the trail calls it."""
+        return f"key:{self.id}"
+
+
+@attrs.frozen
+class Issuer:
+    """Somebody whose tokens say who a workload is."""
+
+    id: str
+    url: str
+    """As its tokens name it, to the last slash."""
+    jwks_url: str | None
+    """Where its keys are; None to ask its own discovery document."""
+    jwks: str | None
+    """Its keys, given by an operator: then nothing is fetched."""
+    ca_pem: str | None
+    address_private: bool
+    """Whether its addresses may be private or loopback ones, which an operator must have said."""
+
+
+@attrs.frozen
+class FederationRule:
+    """Which tokens of an issuer are an agent's."""
+
+    id: str
+    agent_id: str
+    issuer: Issuer
+    rule: Rule
+    created_at: float
+    last_used_at: float | None
+
+    @property
+    def label(self) -> str:
+        """What the trail calls it."""
+        return f"federation:{self.id}"
+
+
+Credential: TypeAlias = ApiKey | AgentKey | FederationRule
+"""How an agent proves who it is."""
+
+
+@attrs.frozen
+class Code:
+    """A one-time code by which an agent registers a key; the code itself was shown once and is not kept."""
+
+    id: str
+    agent_id: str
+    created_at: float
+    expires_at: float
+
+    @property
+    def label(self) -> str:
+        """What the trail calls it."""
+        return f"code:{self.id}"
+
+
+@attrs.frozen
+class Cluster:
+    """A cluster behind its relay."""
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    teams: tuple[str, ...]
+    """Names of the teams that it is granted to."""
+    team_ids: frozenset[str]
+    mode: Mode
+    relay_keys: tuple[PublicKey, ...]
+    """What its relay proves itself with; more than one only while a key is replaced."""
+    relay_url: str | None
+    """Where the hub dials the relay in direct mode."""
+    relay_ca_pem: str | None
+    relay_address_private: bool
+    """Whether `relay_url` may lead to a private or loopback address, which an operator must have said."""
+    created_at: float
+    cluster_uid: str | None = None
+    """The UID of its namespace kube-system, pinned as the first relay stated it; None before that."""
+
+
+@attrs.frozen
+class AdminToken:
+    """A bearer token of the admin API; the token itself was shown once and is not kept."""
+
+    id: str
+    name: str
+    role: Role
+    role_chosen: bool
+    """False for a token that is older than roles and became `admin` by the migration."""
+    created_at: float
+    last_used_at: float | None
+    expires_at: float | None = None
+
+    def expired(self, now: float) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and now >= self.expires_at
+
+
+@attrs.frozen
+class RelayInstance:
+    """One relay process as it was last seen, connected or not."""
+
+    cluster_id: str
+    cluster: str
+    instance: str
+    boot: str
+    version: str
+    address: str
+    connected_at: float
+    last_seen_at: float
+    disconnected_at: float | None
+
+
+@attrs.frozen
+class Snapshot:
+    """One consistent state of the store, for reading without waiting."""
+
+    org: str
+    teams_by_name: Mapping[str, Team]
+    agents_by_id: Mapping[str, Agent]
+    agents_by_name: Mapping[str, Agent]
+    clusters_by_id: Mapping[str, Cluster]
+    clusters_by_name: Mapping[str, Cluster]
+    api_keys_by_hash: Mapping[str, tuple[Agent, ApiKey]] = attrs.field(repr=False)
+    """Keys that are not revoked, whatever the state of their agent."""
+    agent_keys_by_kid: Mapping[str, tuple[Agent, AgentKey]]
+    """Keys that are not revoked, whatever the state of their agent."""
+    codes_by_hash: Mapping[str, tuple[Agent, Code]] = attrs.field(repr=False)
+    """Codes that were not used; whoever reads one looks at its time."""
+    issuers_by_url: Mapping[str, Issuer]
+    rules_by_issuer: Mapping[str, tuple[tuple[Agent, FederationRule], ...]]
+    """By the issuer's URL."""
+    admin_tokens_by_hash: Mapping[str, AdminToken] = attrs.field(repr=False)
+    bundle: Bundle
+    """What the policies say; another object whenever they say something else, and only then."""
+    credentials: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """What tokens may be made from now: the id that they name as their `sid`, with the agent's id. Whatever
+    is not in here is revoked: its tokens are refused, and what runs under them is ended."""
+    trail: TrailMark | None = None
+    """The hub's audit trail and its highest number as last stored; None for a new hub."""
+    faults: tuple[str, ...] = ()
+    """Rows that were left out because they must not be used, each with the reason."""
+    _relay_keys: Mapping[str, tuple[str, PublicKey]] = attrs.field(init=False, repr=False)
+
+    @_relay_keys.default
+    def _index_relay_keys(self) -> Mapping[str, tuple[str, PublicKey]]:
+        return {
+            key.kid: (cluster.id, key)
+            for cluster in self.clusters_by_id.values()
+            for key in cluster.relay_keys
+        }
+
+    def find_relay_key(self, kid: str) -> tuple[str, PublicKey] | None:
+        """The cluster (by id) that a relay's key belongs to, and the key."""
+        return self._relay_keys.get(kid)
+
+    def find_agent_key(self, kid: str) -> tuple[str, PublicKey] | None:
+        """The agent (by name) that a registered key belongs to, and the key."""
+        found = self.agent_keys_by_kid.get(kid)
+        return None if found is None else (found[0].name, found[1].public)
+
+    def may_reach(self, agent: Agent, cluster: Cluster) -> bool:
+        """Whether one of the agent's teams was granted the cluster."""
+        return not agent.team_ids.isdisjoint(cluster.team_ids)
+
+    def clusters_of(self, agent: Agent) -> tuple[Cluster, ...]:
+        """The clusters that the agent may reach, by name."""
+        return tuple(
+            cluster for _, cluster in sorted(self.clusters_by_name.items()) if self.may_reach(agent, cluster)
+        )
+
+    def agents_of(self, cluster: Cluster) -> tuple[Agent, ...]:
+        """The agents, not retired, that may reach the cluster, by name: whom its relay may impersonate."""
+        return tuple(
+            agent
+            for _, agent in sorted(self.agents_by_name.items())
+            if agent.state is not AgentState.RETIRED and self.may_reach(agent, cluster)
+        )

@@ -1,0 +1,180 @@
+"""The policies in the hub's store: each change is a new bundle, checked as a whole before it is written.
+
+A bundle is a row with all its documents, and the newest is the one in force; the earlier ones stay for
+whoever reads in the trail that a call was decided by version 7. A bundle is compiled once, also by a process
+that did not write it. A stored bundle that this version of hawse refuses is replaced by one without rules,
+which allows discovery and nothing else: the hub can be reached to mend it, and nobody passes meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+import sqlalchemy as sa
+
+from auth.policy.bundled import first_sources, switch
+from auth.policy.conditions import CelConditions
+from auth.policy.document import name_of
+from auth.policy.match import Bundle, compile_bundle
+from auth.policy.text import PolicyError, Source
+from proxy.hub.store import tables as t
+from proxy.hub.store.database import Database
+from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.names import shown
+
+# A change a day for half a year; with 100 KB of rules that is 20 MB.
+BUNDLES_KEPT = 200
+
+Change = Callable[[dict[str, Source]], None]
+"""What is done to the documents, by the names of their policies; raises InvalidError, NotFoundError."""
+
+
+@attrs.frozen
+class BundleRow:
+    """A bundle as it is stored."""
+
+    version: int
+    hash: str
+    created_at: float
+    documents: tuple[str, ...]
+
+
+class Policies(Database):
+    """What of the store is about policies."""
+
+    _compiled: tuple[int, Bundle, tuple[str, ...]] | None = None
+
+    def apply_policies(self, sources: Sequence[Source], *, only: bool = False) -> Bundle:
+        """Put documents in the place of those of the same names, or of all, and return the bundle in force.
+
+        Raises InvalidError with every fault; then nothing has changed. Documents that change nothing make no
+        new version: whoever keeps them elsewhere applies them again and again.
+        """
+        if not sources:
+            raise InvalidError("there is no policy in what was given")
+
+        def change(documents: dict[str, Source]) -> None:
+            # Compiled by themselves first, so that a fault is told at its place in the file that was given.
+            _compile(sources)
+            if only:
+                documents.clear()
+            documents.update({name_of(source): source for source in sources})
+
+        return self._change_policies(change)
+
+    def remove_policy(self, name: str) -> Bundle:
+        """Take a policy away and return the new bundle; raises NotFoundError."""
+
+        def change(documents: dict[str, Source]) -> None:
+            _known(documents, name)
+            del documents[name]
+
+        return self._change_policies(change)
+
+    def switch_rules(self, name: str, rules: Iterable[str], *, enabled: bool) -> Bundle:
+        """Switch rules of a policy on or off, and return the new bundle.
+
+        Raises NotFoundError, InvalidError, and ConflictError when they are so already.
+        """
+
+        def change(documents: dict[str, Source]) -> None:
+            source = before = _known(documents, name)
+            for rule in rules:
+                try:
+                    source = switch(source, rule, enabled=enabled)
+                except PolicyError as error:
+                    raise InvalidError(error.faults[0].message) from error
+            if source.text == before.text:
+                raise ConflictError(f"nothing was changed: they are {'on' if enabled else 'off'} already")
+            documents[name] = source
+
+        return self._change_policies(change)
+
+    def bundles(self) -> list[BundleRow]:
+        """The bundles that are kept, the newest first."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                sa.select(t.policy_bundles).order_by(t.policy_bundles.c.version.desc())
+            ).all()
+        return [_row(row) for row in rows]
+
+    def bundle(self, version: int) -> BundleRow:
+        """One bundle that is kept; raises NotFoundError."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                sa.select(t.policy_bundles).where(t.policy_bundles.c.version == version)
+            ).first()
+        if row is None:
+            raise NotFoundError(
+                f"there is no version {version} of the policies: the last {BUNDLES_KEPT} are kept"
+            )
+        return _row(row)
+
+    def _read_bundle(self, connection: sa.Connection, faults: list[str]) -> Bundle:
+        """The bundle in force, compiled."""
+        row = self._newest(connection)
+        if self._compiled is None or self._compiled[0] != row.version:
+            told: tuple[str, ...] = ()
+            try:
+                bundle = _compile([Source(text) for text in row.documents], version=row.version)
+            except InvalidError as error:
+                bundle = _compile((), version=row.version)
+                told = (f"version {row.version} of the policies allows nothing, for it is refused: {error}",)
+            self._compiled = (row.version, bundle, told)
+        faults += self._compiled[2]
+        return self._compiled[1]
+
+    def _change_policies(self, change: Change) -> Bundle:
+        with self._transaction() as connection:
+            row = self._newest(connection)
+            documents = {name_of(source): source for source in map(Source, row.documents)}
+            change(documents)
+            texts = [source.text.strip("\n") + "\n" for _, source in sorted(documents.items())]
+            bundle = _compile([Source(text) for text in texts], version=row.version + 1)
+            if texts == list(row.documents):
+                return self._read_bundle(connection, [])
+            self._write_bundle(connection, bundle, texts)
+        return bundle
+
+    def _newest(self, connection: sa.Connection) -> BundleRow:
+        """The bundle in force; that of a new hub is written first."""
+        newest = sa.select(t.policy_bundles).order_by(t.policy_bundles.c.version.desc()).limit(1)
+        row = connection.execute(newest).first()
+        if row is None:
+            sources = first_sources()
+            texts = [source.text for source in sources]
+            self._write_bundle(connection, _compile(sources, version=1), texts)
+            row = connection.execute(newest).one()
+        return _row(row)
+
+    def _write_bundle(self, connection: sa.Connection, bundle: Bundle, texts: list[str]) -> None:
+        bundles = t.policy_bundles.c
+        connection.execute(
+            sa.insert(t.policy_bundles).values(
+                version=bundle.version, hash=bundle.hash, created_at=self._clock(), documents=texts
+            )
+        )
+        connection.execute(
+            sa.delete(t.policy_bundles).where(bundles.version <= bundle.version - BUNDLES_KEPT)
+        )
+
+
+def _compile(sources: Iterable[Source], *, version: int = 0) -> Bundle:
+    """Compile documents; raises InvalidError with every fault, a line each."""
+    try:
+        return compile_bundle(sources, CelConditions(time.thread_time), version=version)
+    except PolicyError as error:
+        raise InvalidError(str(error)) from error
+
+
+def _row(row: sa.Row[tuple[object, ...]]) -> BundleRow:
+    return BundleRow(row.version, row.hash, row.created_at, tuple(row.documents))
+
+
+def _known(documents: dict[str, Source], name: str) -> Source:
+    if name not in documents:
+        there = ", ".join(sorted(documents)) or "none"
+        raise NotFoundError(f"there is no policy {shown(name)}, only {there}")
+    return documents[name]

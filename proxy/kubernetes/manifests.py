@@ -1,0 +1,507 @@
+"""What Hawse needs in a cluster, rendered as Kubernetes objects: pure functions from data to YAML.
+
+Two sets that are applied apart: the relay itself (namespace, service account, keys, Deployment), once; and
+the ClusterRole that says whom it may impersonate, again whenever an agent or a team is added. Whatever a
+name is put into is refused when it is not plain, and the writer quotes every string that is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version as installed_version
+from typing import Literal, TypeAlias, assert_never
+from urllib.parse import urlsplit
+
+import attrs
+import yaml
+
+from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
+from auth.policy.rules import RESOURCE_VERBS
+from auth.principal import USER_PREFIX, IdentityError, check_user, slug
+from proxy.process.untrusted_json import read_json
+
+NAMESPACE = "hawse"
+SERVICE_ACCOUNT = "hawse-relay"
+NAME = "hawse-relay"
+KEYS_SECRET = "hawse-relay-keys"  # noqa: S105 - the name of an object
+TLS_SECRET = "hawse-relay-tls"  # noqa: S105
+# Never among what is printed here: it is the cluster owner's to write, and out of the hub's hands.
+GUARDRAILS = "hawse-relay-guardrails"
+# Apart, so that an operator sees at once which rule lets whom act.
+CLUSTER_ROLE = "hawse-relay-impersonation"
+# Its UID is the cluster's: it is there from a cluster's first start to its end, and cannot be deleted.
+SYSTEM_NAMESPACE = "kube-system"
+
+# The image's user; no user of a node has this number.
+USER_ID = 65532
+KEYS_FOLDER = "/etc/hawse/keys"
+TLS_FOLDER = "/etc/hawse/tls"
+GUARDRAILS_FOLDER = "/etc/hawse/guardrails"
+HEALTH_PORT = 8080
+DIRECT_PORT = 8443
+# What a relay that is told to stop leaves the streams it carries, its sibling taking what is new. A pod whose
+# streams have ended goes at once.
+STOP_GRACE_S = 900
+# Longer by what the rest of a stop takes, so that the kubelet's SIGKILL never cuts what would have ended by
+# itself.
+TERMINATION_GRACE_S = STOP_GRACE_S + 15
+
+Object: TypeAlias = "dict[str, Value]"
+Value: TypeAlias = "str | int | bool | list[Value] | Object"
+
+_AUTHENTICATION = "authentication.k8s.io"
+_URL_VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
+_DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_CLUSTER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+# A reference as container runtimes parse it, without the rare forms: host:port/path:tag@digest.
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}")
+_VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_URL = re.compile(r"https://[A-Za-z0-9.:\[\]-]{1,300}")
+_PEM = re.compile(r"(?:-----BEGIN [A-Z0-9 ]+-----\n[A-Za-z0-9+/=\n]+-----END [A-Z0-9 ]+-----\n?)+")
+
+
+class ManifestError(ValueError):
+    """Something that must not stand in a manifest; the message names it, and never a key's content."""
+
+
+@attrs.frozen(kw_only=True)
+class RelayManifest:
+    """What differs from one relay's manifests to another's; cannot be constructed with a hostile value."""
+
+    cluster_id: str
+    cluster_name: str
+    hub_url: str
+    hub_keys: str
+    """The hub's public keys as a JWKS document."""
+    hub_ca_pem: str | None = None
+    """Tunnel mode: the CA of the hub's certificate, where it is none of the public ones."""
+    mode: Literal["tunnel", "direct"] = "tunnel"
+    private_key_pem: str | None = attrs.field(default=None, repr=False)
+    """Tunnel mode: the key that proves the relay to the hub."""
+    tls_certificate_pem: str | None = None
+    tls_key_pem: str | None = attrs.field(default=None, repr=False)
+    """Direct mode; without them the Secret `hawse-relay-tls` is the operator's or cert-manager's to make."""
+    service_type: Literal["LoadBalancer", "ClusterIP", "NodePort"] = "LoadBalancer"
+    image: str = attrs.Factory(lambda: f"{NAME}:{installed_version('hawse')}")
+    version: str = attrs.Factory(lambda: installed_version("hawse"))
+    namespace: str = NAMESPACE
+    service_account: str = SERVICE_ACCOUNT
+    replicas: int = 2
+
+    def __attrs_post_init__(self) -> None:
+        try:
+            slug("cluster name", self.cluster_name)
+        except IdentityError as error:
+            raise ManifestError(str(error)) from error
+        _check("cluster id", self.cluster_id, _CLUSTER_ID)
+        _check("hub URL", self.hub_url, _URL)
+        if not urlsplit(self.hub_url).hostname:
+            raise ManifestError("hub URL has no host")
+        _check("image", self.image, _IMAGE)
+        _check("version", self.version, _VERSION)
+        _check("namespace", self.namespace, _DNS_LABEL)
+        _check("service account", self.service_account, _DNS_LABEL)
+        for name, pem in (
+            ("hub CA", self.hub_ca_pem),
+            ("relay key", self.private_key_pem),
+            ("TLS certificate", self.tls_certificate_pem),
+            ("TLS key", self.tls_key_pem),
+        ):
+            if pem is not None and _PEM.fullmatch(pem) is None:
+                raise ManifestError(f"{name} is not PEM")
+        _check_jwks(self.hub_keys)
+        if self.mode not in ("tunnel", "direct"):
+            raise ManifestError(f"mode {self.mode!a} is neither tunnel nor direct")
+        if self.mode == "tunnel" and self.private_key_pem is None:
+            raise ManifestError("tunnel mode needs the relay's private key")
+        if self.mode == "direct" and (self.tls_certificate_pem is None) != (self.tls_key_pem is None):
+            raise ManifestError("TLS certificate and key are given together, or neither")
+        if self.service_type not in ("LoadBalancer", "ClusterIP", "NodePort"):
+            raise ManifestError(f"service type {self.service_type!a} is not valid")
+        if not 1 <= self.replicas <= 16:
+            raise ManifestError(f"{self.replicas} replicas: a cluster has 1 to 16 relays")
+
+
+def cluster_role(
+    agents: Sequence[str],
+    groups: Sequence[str],
+    *,
+    wildcard: bool = False,
+    constrained: bool = False,
+    namespace: str = NAMESPACE,
+    service_account: str = SERVICE_ACCOUNT,
+) -> list[Object]:
+    """Render the ClusterRole, which lets the relay impersonate exactly these, and its binding.
+
+    It also lets the relay read one namespace, whose UID identifies the cluster to the hub.
+
+    `agents` are names, `groups` are `<org>/<team>`. `wildcard` leaves the names out: any user and any group,
+    `system:masters` too, so that the cluster is only as safe as the hub and the relay. `constrained` is the
+    form for API servers from 1.36 on (KEP-5284), which never reaches a service account or a node, and whose
+    second half says what may be done under another's name at all. Raises ManifestError.
+    """
+    _check("namespace", namespace, _DNS_LABEL)
+    _check("service account", service_account, _DNS_LABEL)
+    group, verb = (_AUTHENTICATION, "impersonate:user-info") if constrained else ("", "impersonate")
+    rules: list[Value]
+    if wildcard:
+        rules = [{"apiGroups": [group], "resources": ["users", "groups"], "verbs": [verb]}]
+    else:
+        # An empty list of names means every name to Kubernetes, so a rule without names is left out.
+        users = sorted({_user(agent) for agent in agents})
+        named = sorted({_group(group) for group in groups})
+        rules = [
+            {"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": list(names)}
+            for resource, names in (("users", users), ("groups", named))
+            if names
+        ]
+    rules.append(
+        {
+            "apiGroups": [_AUTHENTICATION],
+            # Our own keys; their values are ids, which say who acted and open nothing.
+            "resources": [f"userextras/{key}" for key in (AGENT_ID_KEY, SESSION_KEY)],
+            "verbs": [verb],
+        }
+    )
+    rules.append(
+        {
+            "apiGroups": [""],
+            "resources": ["namespaces"],
+            "verbs": ["get"],
+            "resourceNames": [SYSTEM_NAMESPACE],
+        }
+    )
+    if constrained:
+        # Each verb by its name: "*" would be the plain verbs as well, and those the relay must not have.
+        rules += [
+            {"apiGroups": ["*"], "resources": ["*"], "verbs": _on(RESOURCE_VERBS)},
+            {"nonResourceURLs": ["*"], "verbs": _on(_URL_VERBS)},
+        ]
+    labels: Object = {
+        "app.kubernetes.io/name": NAME,
+        "app.kubernetes.io/component": "relay",
+        "app.kubernetes.io/part-of": "hawse",
+        "app.kubernetes.io/managed-by": "hawse",
+    }
+    return [
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": CLUSTER_ROLE, "labels": labels},
+            "rules": rules,
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": CLUSTER_ROLE, "labels": dict(labels)},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": CLUSTER_ROLE,
+            },
+            "subjects": [{"kind": "ServiceAccount", "name": service_account, "namespace": namespace}],
+        },
+    ]
+
+
+def relay_manifests(manifest: RelayManifest) -> list[Object]:
+    """Render the relay's own objects, in the order in which they are applied."""
+    files = _key_files(manifest)
+    objects = [
+        _namespace(manifest),
+        _object("v1", "ServiceAccount", manifest.service_account, manifest)
+        # Only a pod that asks for it gets the token of an account that may impersonate.
+        | {"automountServiceAccountToken": False},
+        _object("v1", "Secret", KEYS_SECRET, manifest) | {"type": "Opaque", "stringData": files},
+    ]
+    if manifest.tls_certificate_pem is not None and manifest.tls_key_pem is not None:
+        objects.append(
+            _object("v1", "Secret", TLS_SECRET, manifest)
+            | {
+                "type": "kubernetes.io/tls",
+                "stringData": {"tls.crt": manifest.tls_certificate_pem, "tls.key": manifest.tls_key_pem},
+            }
+        )
+    objects.append(_deployment(manifest, files))
+    objects.append(
+        _object("policy/v1", "PodDisruptionBudget", NAME, manifest)
+        | {"spec": {"maxUnavailable": 1, "selector": {"matchLabels": _selector(manifest)}}}
+    )
+    if manifest.mode == "direct":
+        objects.append(_service(manifest))
+    return objects
+
+
+def _key_files(manifest: RelayManifest) -> Object:
+    files: Object = {"hub-keys.json": manifest.hub_keys}
+    if manifest.mode == "tunnel":
+        assert manifest.private_key_pem is not None
+        files["relay-key.pem"] = manifest.private_key_pem
+        if manifest.hub_ca_pem is not None:
+            files["hub-ca.pem"] = manifest.hub_ca_pem
+    return files
+
+
+def _namespace(manifest: RelayManifest) -> Object:
+    levels: Object = {
+        f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
+    }
+    labels = _labels(manifest) | levels
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": manifest.namespace, "labels": labels},
+    }
+
+
+def _deployment(manifest: RelayManifest, files: Mapping[str, Value]) -> Object:
+    return _object("apps/v1", "Deployment", NAME, manifest) | {
+        "spec": {
+            "replicas": manifest.replicas,
+            "revisionHistoryLimit": 3,
+            "selector": {"matchLabels": _selector(manifest)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling(manifest.replicas)},
+            "template": {
+                "metadata": {
+                    "labels": _labels(manifest),
+                    # New keys are a new pod: the relay reads them at its start.
+                    "annotations": {"hawse.dev/keys": _digest(files)},
+                },
+                "spec": _pod(manifest),
+            },
+        }
+    }
+
+
+def _rolling(replicas: int) -> Object:
+    """One relay is always there, and never more than the hub takes of a cluster.
+
+    Of several one goes first: it carries what is open to its end, its siblings take what is new, and it
+    leaves its place to the one that follows. Only where it has no sibling must the new one come before.
+    """
+    alone = replicas == 1
+    return {"maxUnavailable": 0 if alone else 1, "maxSurge": 1 if alone else 0}
+
+
+def _pod(manifest: RelayManifest) -> Object:
+    volumes: list[Value] = [
+        {"name": "keys", "secret": {"secretName": KEYS_SECRET, "defaultMode": 0o440}},
+        # Mounted always, so that no set of manifests that is applied later can leave the owner's limits out.
+        {"name": "guardrails", "configMap": {"name": GUARDRAILS, "optional": True}},
+    ]
+    mounts: list[Value] = [
+        {"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True},
+        {"name": "guardrails", "mountPath": GUARDRAILS_FOLDER, "readOnly": True},
+    ]
+    ports: list[Value] = [{"name": "health", "containerPort": HEALTH_PORT}]
+    if manifest.mode == "direct":
+        volumes.append({"name": "tls", "secret": {"secretName": TLS_SECRET, "defaultMode": 0o440}})
+        mounts.append({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True})
+        ports.append({"name": "https", "containerPort": DIRECT_PORT})
+    return {
+        "serviceAccountName": manifest.service_account,
+        "automountServiceAccountToken": True,
+        # Kubernetes would put variables named after the namespace's Services beside the relay's own.
+        "enableServiceLinks": False,
+        # Else the relay is process 1, for which a signal that it does not handle yet is none: a pod that is
+        # told to stop while Python starts would stay, and take calls, until the SIGKILL of a quarter of an
+        # hour later.
+        "shareProcessNamespace": True,
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        # On two nodes where there are two; on one where there is one.
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": key,
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": _selector(manifest)},
+            }
+            for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+        ],
+        "containers": [
+            {
+                "name": "relay",
+                "image": manifest.image,
+                "args": ["relay"],
+                "env": _environment(manifest),
+                "ports": ports,
+                "volumeMounts": mounts,
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                # Idle it holds about 60 MB; the rest is room for windows of many streams at once.
+                "resources": {
+                    "requests": {"cpu": "100m", "memory": "128Mi"},
+                    "limits": {"memory": "512Mi"},
+                },
+                "startupProbe": _probe("/healthz", period_s=1, failures=60),
+                # Alive means that the event loop answers. A hub out of reach is no reason to restart a relay:
+                # that would cut nothing but the time until it is reached again.
+                "livenessProbe": _probe("/healthz", period_s=10, failures=3),
+                "readinessProbe": _probe("/readyz", period_s=5, failures=2),
+            }
+        ],
+        "volumes": volumes,
+    }
+
+
+def _environment(manifest: RelayManifest) -> list[Value]:
+    values = {
+        "MODE": manifest.mode,
+        "CLUSTER_ID": manifest.cluster_id,
+        "HUB_URL": manifest.hub_url,
+        "HUB_KEYS": f"{KEYS_FOLDER}/hub-keys.json",
+        "GUARDRAILS": GUARDRAILS_FOLDER,
+        "HEALTH_LISTEN": f"[::]:{HEALTH_PORT}",
+        "STOP_GRACE_S": str(STOP_GRACE_S),
+    }
+    match manifest.mode:
+        case "tunnel":
+            values["PRIVATE_KEY"] = f"{KEYS_FOLDER}/relay-key.pem"
+            if manifest.hub_ca_pem is not None:
+                values["HUB_CA"] = f"{KEYS_FOLDER}/hub-ca.pem"
+        case "direct":
+            values["DIRECT_LISTEN"] = f"[::]:{DIRECT_PORT}"
+            values["DIRECT_CERTIFICATE"] = f"{TLS_FOLDER}/tls.crt"
+            values["DIRECT_KEY"] = f"{TLS_FOLDER}/tls.key"
+        case _:
+            assert_never(manifest.mode)
+    environment: list[Value] = [
+        {"name": f"HAWSE_RELAY_{name}", "value": value} for name, value in values.items()
+    ]
+    environment.append(
+        {"name": "HAWSE_RELAY_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    )
+    return environment
+
+
+def _service(manifest: RelayManifest) -> Object:
+    return _object("v1", "Service", NAME, manifest) | {
+        "spec": {
+            "type": manifest.service_type,
+            "selector": _selector(manifest),
+            # The relay itself ends TLS: whatever stands before it must pass TCP through.
+            "ports": [{"name": "https", "port": 443, "targetPort": "https"}],
+        }
+    }
+
+
+def _probe(path: str, *, period_s: int, failures: int) -> Object:
+    return {
+        "httpGet": {"path": path, "port": "health"},
+        "periodSeconds": period_s,
+        "timeoutSeconds": 3,
+        "failureThreshold": failures,
+    }
+
+
+def _object(api_version: str, kind: str, name: str, manifest: RelayManifest) -> Object:
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": manifest.namespace, "labels": _labels(manifest)},
+    }
+
+
+def _selector(manifest: RelayManifest) -> Object:
+    return {"app.kubernetes.io/name": NAME, "app.kubernetes.io/instance": manifest.cluster_name}
+
+
+def _labels(manifest: RelayManifest) -> Object:
+    return _selector(manifest) | {
+        "app.kubernetes.io/version": manifest.version,
+        "app.kubernetes.io/component": "relay",
+        "app.kubernetes.io/part-of": "hawse",
+        "app.kubernetes.io/managed-by": "hawse",
+    }
+
+
+def _on(verbs: Sequence[str]) -> list[Value]:
+    return [f"impersonate-on:user-info:{verb}" for verb in verbs]
+
+
+def _user(agent: str) -> str:
+    try:
+        return check_user(f"{USER_PREFIX}{agent}")
+    except IdentityError as error:
+        raise ManifestError(str(error)) from error
+
+
+def _group(group: str) -> str:
+    org, separator, team = group.partition("/")
+    if not separator:
+        raise ManifestError(f"group {ascii(group)[:80]} is not '<organisation>/<team>'")
+    try:
+        return f"{slug('organisation', org)}/{slug('team', team)}"
+    except IdentityError as error:
+        raise ManifestError(str(error)) from error
+
+
+def _digest(files: Mapping[str, Value]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def is_dns_label(name: str) -> bool:
+    """Whether a namespace or a service account can be called so here."""
+    return _DNS_LABEL.fullmatch(name) is not None
+
+
+def _check(kind: str, value: str, pattern: re.Pattern[str]) -> None:
+    if pattern.fullmatch(value) is None:
+        # ascii() because the value may hold newlines or escape sequences for a terminal.
+        raise ManifestError(f"{kind} {ascii(value)[:80]} is not valid")
+
+
+def _check_jwks(text: str) -> None:
+    try:
+        document = read_json(text)
+    except ValueError as error:
+        raise ManifestError("hub keys are not JSON") from error
+    if not isinstance(document, dict) or not isinstance(document.get("keys"), list) or not document["keys"]:
+        raise ManifestError("hub keys are not a JWKS with at least one key")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes strings so that every YAML parser reads them as strings."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Write repeated labels out: a reader of manifests expects no anchors."""
+        return True
+
+
+# PyYAML quotes what YAML 1.1 says is no string, but for `y` and `n`, which are booleans to kubectl; others
+# disagree about `1e3`, `0o7`, `1_0` or `=`. So only what begins with a letter, is more than that and holds
+# nothing but these stays plain.
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9./-]+")
+
+
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = None if _PLAIN.fullmatch(value) else "|" if "\n" in value else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def to_yaml(objects: Sequence[Mapping[str, object]]) -> str:
+    """Write the objects as one YAML stream, in their order and with their keys in the order given."""
+    return yaml.dump_all(
+        [dict(item) for item in objects],
+        Dumper=_Dumper,
+        sort_keys=False,
+        explicit_start=True,
+        allow_unicode=False,
+        width=10_000,
+    )

@@ -1,0 +1,72 @@
+"""Listening for connections, as the hub and the relay do."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import trio
+
+from proxy.process.config import Address
+from tunnel.net.connect import NO_NAME
+from tunnel.net.tcp import TCPListener
+
+# What stands for every address of this machine, of IPv4 as well.
+EVERYWHERE = "::"
+# Connections the kernel holds for us while the loop is busy.
+BACKLOG = 1024
+_STEPS = {
+    errno.EADDRINUSE: "end what listens there, or give {} another port",
+    errno.EADDRNOTAVAIL: "give {} an address of this machine, or [::] for all that it has",
+    errno.EACCES: "give {} a port from 1024 on, which needs no privilege",
+}
+
+
+class AddressInUseError(OSError):
+    """Another process listens on the address."""
+
+
+async def open_listeners(address: Address, stated: str) -> list[TCPListener]:
+    """Listen on every address that the host resolves to.
+
+    Raises OSError (AddressInUseError), whose text names the address, the setting or flag that `stated` it,
+    and the next step. `[::]` is every address there is, and only those of IPv4 where the system has no IPv6.
+    """
+    try:
+        if address.host == EVERYWHERE and socket.has_dualstack_ipv6():
+            return [TCPListener(await _open_dual_stack(address.port))]
+        host = "0.0.0.0" if address.host == EVERYWHERE else address.host  # noqa: S104 - it was asked for
+        listeners = await trio.open_tcp_listeners(address.port, host=host, backlog=BACKLOG)
+    except OSError as error:
+        step = _STEPS.get(error.errno or 0, "give {} another address").format(stated)
+        kind = AddressInUseError if error.errno == errno.EADDRINUSE else OSError
+        raise kind(f"cannot listen on {address} ({stated}): {error.strerror or error}: {step}") from error
+    except UnicodeError as error:
+        raise OSError(f"cannot listen on {address} ({stated}): {NO_NAME}") from error
+    return [TCPListener(listener) for listener in listeners]
+
+
+async def _open_dual_stack(port: int) -> trio.SocketListener:
+    """One socket for both families; trio's own for IPv6 take IPv6 alone."""
+    listening = trio.socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        await listening.bind((EVERYWHERE, port))
+        listening.listen(BACKLOG)
+        return trio.SocketListener(listening)
+    except BaseException:
+        listening.close()
+        raise
+
+
+async def open_sockets(address: Address, stated: str) -> list[socket.socket]:
+    """The same as plain sockets, which can be given to another process; raises OSError."""
+    listeners = await open_listeners(address, stated)
+    return [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
+
+
+def listen_on(listening: socket.socket) -> TCPListener:
+    """Accept on a socket that stays open, and its caller's, when the listener is closed."""
+    copy = trio.socket.from_stdlib_socket(listening.dup())
+    return TCPListener(trio.SocketListener(copy))

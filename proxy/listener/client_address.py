@@ -1,0 +1,100 @@
+"""The client's address, before TLS: the TCP peer, or the client that a load balancer names.
+
+Every client of a TCP load balancer has one address, so limits by address would count all of them together,
+and the trail could tell none apart. Peers that the configuration names (`listen_proxy_from`) begin each
+connection with a PROXY header. From any other peer such a header is never read: it could state any address.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import attrs
+import trio
+
+from proxy.listener.balancers import NO_BALANCERS, Balancers
+from proxy.listener.proxy_protocol import ProxyHeaderError, missing, source_of
+from proxy.listener.unauthenticated import Gate, Stranger, TooManyStrangersError
+from tunnel.net.connect import peer_address, shut_down
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.tcp import TCPStream
+
+# A load balancer sends the header as soon as it is connected, and stands nearby.
+HEADER_S = 2.0
+
+
+@attrs.define(eq=False)
+class Entrance:
+    """Lets connections in through the gate, each under its client's address."""
+
+    gate: Gate
+    log: LogLimit
+    balancers: Balancers = NO_BALANCERS
+
+    async def admit(self, tcp: trio.abc.Stream) -> Stranger | None:
+        """Admit a connection; None when it is turned away, and closed.
+
+        From a load balancer it reads the PROXY header and nothing behind it; `peer_address` then is the
+        client's. Cancelled, the connection is closed.
+        """
+        stranger: Stranger | None = None
+        admitted = False
+        try:
+            stranger = self._enter(tcp)
+            if isinstance(tcp, TCPStream) and address_of(tcp) in self.balancers:
+                header = await self._receive_header(tcp)
+                if header is None:
+                    return None
+                source = source_of(header)
+                if source is not None:
+                    tcp.stated_peer = source.address, source.port
+                    # The load balancer's place counts only connections whose client is not known yet.
+                    stranger.leave()
+                    stranger = self._enter(tcp)
+            admitted = True
+            return stranger
+        except (TooManyStrangersError, ProxyHeaderError) as error:
+            self.log.warning(f"turned away a connection: {error}", trio.current_time())
+            return None
+        finally:
+            if not admitted:
+                if stranger is not None:
+                    stranger.leave()
+                await trio.aclose_forcefully(tcp)
+
+    def _enter(self, tcp: trio.abc.Stream) -> Stranger:
+        return self.gate.enter(address_of(tcp), partial(self._cut, tcp))
+
+    def _cut(self, tcp: trio.abc.Stream, why: str) -> None:
+        """Have a connection end that is in the way of a newer one."""
+        self.log.warning(f"ended a connection for a newer one: {why}", trio.current_time())
+        shut_down(tcp)
+
+    async def _receive_header(self, tcp: TCPStream) -> bytes | None:
+        """Return a whole PROXY header; None when the peer leaves before, as one that only looks does.
+
+        Raises ProxyHeaderError for anything else.
+        """
+        peer = peer_address(tcp)
+        header = b""
+        try:
+            with trio.fail_after(HEADER_S):
+                while wanted := missing(header):
+                    data = await tcp.receive_some(wanted)
+                    if not data:
+                        return None
+                    header += data
+        except trio.BrokenResourceError:
+            return None
+        except trio.TooSlowError:
+            raise ProxyHeaderError(
+                f"no PROXY header has come from {peer} within {HEADER_S:.0f} s (listen_proxy_from)"
+            ) from None
+        except ProxyHeaderError as error:
+            raise ProxyHeaderError(f"from {peer}, which listen_proxy_from names: {error}") from None
+        return header
+
+
+def address_of(tcp: trio.abc.Stream) -> str:
+    """Return the client's address, without a port."""
+    return peer_address(tcp).rpartition(":")[0].strip("[]")

@@ -1,0 +1,203 @@
+"""Every failure as the Kubernetes Status that kubectl shows best. Pure.
+
+client-go decodes a Status by the answer's Content-Type, whatever it had asked for. Discovery drops its
+message but prints a `Warning` header, so each one carries both. There is never a `Retry-After`: client-go
+would send the request again up to ten times, a POST too, before its user sees a word. Content-Length is
+always there, since a failed upgrade is read until its body ends.
+"""
+
+from __future__ import annotations
+
+import http
+import json
+import re
+from collections.abc import Mapping
+from typing import assert_never
+
+import attrs
+
+from proxy.message.failure import Failure, Processed, StreamCode
+from proxy.message.head import SAFE_METHODS, Headers, ResponseHead
+
+# kubectl reads at most 1,024 bytes of a refused upgrade's body and drops what it cannot parse.
+STATUS_BYTES_MAX = 1000
+# What is no upgrade may say more: a denial says it to a person and once more to a program.
+DENIAL_BYTES_MAX = 4000
+
+# The reasons of apimachinery's metav1.StatusReason for the codes that are answered here.
+_REASONS = {
+    400: "BadRequest",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    409: "Conflict",
+    413: "RequestEntityTooLarge",
+    415: "UnsupportedMediaType",
+    429: "TooManyRequests",
+    500: "InternalError",
+    502: "InternalError",
+    503: "ServiceUnavailable",
+    504: "Timeout",
+}
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+
+
+@attrs.frozen
+class Status:
+    """What a failure is called: the HTTP code, Kubernetes' word for it, and a sentence for its reader."""
+
+    code: int
+    reason: str
+    message: str
+
+
+def status_response(
+    code: int,
+    reason: str,
+    message: str,
+    *,
+    details: Mapping[str, object] | None = None,
+    headers: Headers = (),
+    bytes_max: int = STATUS_BYTES_MAX,
+) -> tuple[ResponseHead, bytes]:
+    """Return the head and the body of a Status answer of at most `bytes_max` bytes.
+
+    A message too long for that is shortened, and `details` go first. `reason` may be empty: then it is the
+    usual one of the code.
+    """
+    body = _encode(code, reason or _REASONS.get(code, ""), message, details)
+    if len(body) > bytes_max:
+        body = _encode(code, reason or _REASONS.get(code, ""), message, None)
+    while len(body) > bytes_max:
+        # A character is at most twelve bytes of JSON; cutting by what is too much, at least one, ends soon.
+        message = message[: -max(1, (len(body) - bytes_max) // 12 + 4)] + "..."
+        body = _encode(code, reason or _REASONS.get(code, ""), message, None)
+    head = ResponseHead.of(
+        code,
+        _phrase(code),
+        (
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"warning", warning(message)),
+            (b"x-content-type-options", b"nosniff"),
+            (b"cache-control", b"no-store"),
+            *headers,
+        ),
+    )
+    return head, body
+
+
+def failure_response(
+    failure: Failure, method: bytes, *, upgrade: bool = False, headers: Headers = ()
+) -> tuple[ResponseHead, bytes]:
+    """Return the Status answer for an exchange that failed before its answer began."""
+    status = failure_status(failure, method, upgrade=upgrade)
+    return status_response(status.code, status.reason, status.message, headers=headers)
+
+
+def failure_status(failure: Failure, method: bytes, *, upgrade: bool = False) -> Status:
+    """Say what a failure means to whoever sent the request.
+
+    Where the request may have been acted on, a request that changes something (an upgrade is one, whatever
+    its method) is never answered with a code that invites to send it again.
+    """
+    status = _plain(failure)
+    safe = method in SAFE_METHODS and not upgrade
+    message = with_processed(status.message, failure.processed, safe=safe)
+    if failure.processed is Processed.NO or safe:
+        return Status(status.code, status.reason, message)
+    # A refusal by name stays one; anything that sounds like "try again" becomes a timeout.
+    if status.code in {503, 429}:
+        return Status(504, "Timeout", message)
+    return Status(status.code, status.reason, message)
+
+
+def with_processed(message: str, processed: Processed, *, safe: bool = False) -> str:
+    """A failure's message, and whether the API server saw the request; `safe` is one that changes nothing."""
+    match processed:
+        case Processed.NO:
+            return f"{message}; the API server has not seen this request"
+        case Processed.MAYBE:
+            doubt = "may have seen" if safe else "may still be processing"
+        case Processed.YES:
+            doubt = "has seen"
+        case _:
+            assert_never(processed)
+    advice = "" if safe else ", look before you send it again"
+    return f"{message}; the API server {doubt} this request{advice}"
+
+
+def _plain(failure: Failure) -> Status:
+    """The table: one row a code. The reason given by whoever failed is part of the message."""
+    text = failure.reason
+    match failure.code:
+        case StreamCode.CANCEL:
+            return _status(503, "the request was cancelled on its way", text)
+        case StreamCode.INTERNAL:
+            return _status(500, "an internal error of the proxy", text)
+        case StreamCode.REFUSED:
+            return _status(503, "the relay takes no more requests", text)
+        case StreamCode.TIMEOUT:
+            return _status(504, "the cluster did not answer in time", text)
+        case StreamCode.DIAL_FAILED:
+            return _status(503, "the relay cannot reach its API server", text)
+        case StreamCode.UPSTREAM_RESET:
+            return _status(503, "the connection to the API server broke", text)
+        case StreamCode.UNAUTHENTICATED:
+            return _status(401, "the relay does not accept the identity", text)
+        case StreamCode.FORBIDDEN:
+            return _status(403, "the relay forbids it", text)
+        case StreamCode.FLOW_CONTROL:
+            return _status(500, "the tunnel's flow control was violated", text)
+        case StreamCode.STREAM_CLOSED:
+            return _status(500, "the stream was closed too early", text)
+        case StreamCode.TOO_LARGE:
+            return _status(413, "the request is too large", text)
+        case StreamCode.DRAINING:
+            return _status(503, "the relay is going away", text)
+        case StreamCode.DEADLINE:
+            return _status(504, "the time allowed for the request is over", text)
+        case StreamCode.REVOKED:
+            return _status(403, "the access was revoked", text)
+        case StreamCode.DETACH_EXPIRED:
+            return _status(503, "the tunnel to the cluster was lost", text)
+        case StreamCode.OVERLOADED:
+            return _status(503, "the tunnel is out of memory for this request", text)
+        case StreamCode.PROTOCOL:
+            if failure.processed is Processed.NO:
+                return _status(500, "the request could not be understood", text)
+            return _status(502, "the answer could not be understood", text)
+    assert_never(failure.code)
+
+
+def warning(message: str) -> bytes:
+    """Return a message as the value of a Warning header: 299, a quoted string of printable ASCII."""
+    text = _UNPRINTABLE.sub("?", message).replace("\\", "\\\\").replace('"', '\\"')
+    return f'299 - "{text}"'.encode("ascii")
+
+
+def _status(code: int, what: str, reason: str) -> Status:
+    return Status(code, _REASONS[code], f"{what}: {reason}" if reason else what)
+
+
+def _encode(code: int, reason: str, message: str, details: Mapping[str, object] | None) -> bytes:
+    status: dict[str, object] = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+        "code": code,
+    }
+    if details is not None:
+        status["details"] = dict(details)
+    return json.dumps(status, separators=(",", ":")).encode("ascii")
+
+
+def _phrase(code: int) -> bytes:
+    try:
+        return http.HTTPStatus(code).phrase.encode("ascii")
+    except ValueError:
+        return b""

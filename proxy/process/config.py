@@ -1,0 +1,447 @@
+"""Reading a configuration: a TOML file, overlaid by the environment, into attrs classes.
+
+A configuration is one attrs class whose fields are values or sections, a section being an attrs class of
+values. The variable of a key is the prefix and the key's path in capitals: `tls.certificate` of the hub is
+HAWSE_HUB_TLS_CERTIFICATE. A section may hold a table of further sections under names of the operator's own;
+those only a file can state.
+
+All faults are collected, each as one line with its path, because a service that names one fault per restart
+costs its operator an evening. Values are never repeated in a fault: a private key pasted where its file's
+name belongs must not reach a log.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
+
+import attrs
+import cattrs
+from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
+from cattrs.gen import make_dict_structure_fn
+
+from proxy.process.suggestions import near_names
+
+# A file beyond this is none of ours: the fullest configuration has about 2 KB, a bundle of CAs some 200.
+FILE_BYTES_MAX = 256 * 1024
+MIB = 1024 * 1024
+# Three times what the 256 calls of one agent take, in direct mode and while nothing happens on them.
+MEMORY_MIB_MIN = 64
+# Between two PINGs of an idle tunnel, for middleboxes that forget a connection sooner than most. A tunnel
+# with streams sends one in 5 s anyway. The most is for how long a lost session can be resumed.
+PING_S = 30
+PING_S_MIN = 5
+PING_S_MAX = 60
+
+_Stated = TypeVar("_Stated", bound=attrs.AttrsInstance)
+
+
+class ConfigError(Exception):
+    """The configuration has faults; `faults` holds one line for each, `path: what is wrong`."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+@attrs.frozen
+class Address:
+    """A host to listen on (an IP address, or a name that resolves to one) and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `host:port` or `[v6]:port`; raises ValueError."""
+        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", text, re.ASCII)
+        if match is None and "%" in text:
+            raise ValueError("an address with a zone cannot be listened on: use [::] for every address")
+        if match is None:
+            raise ValueError("expected host:port, as in 127.0.0.1:8443 or [::]:8443")
+        v6, name, digits = match.groups()
+        if int(digits) > 65535:
+            raise ValueError("the port exceeds 65535")
+        if v6 is not None and not _is_v6(v6):
+            raise ValueError("only an IPv6 address stands in brackets")
+        return cls(v6 or name, int(digits))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def read_stated(
+    cls: type[_Stated],
+    prefix: str,
+    path: Path | None,
+    environment: Mapping[str, str],
+    faults: list[str],
+    *,
+    defaults: Mapping[str, object] | None = None,
+) -> _Stated | None:
+    """Read what the file (if any) and the environment state; None when a fault is in the way of it.
+
+    A faulty value that has a default counts as not stated, so that the caller also finds what else is wrong.
+    Without a path, the variable CONFIG may name the file. `defaults` stand in for keys that neither states,
+    where the class cannot know them. What a type cannot state is the caller's to check.
+    """
+    if path is None and (named := environment.get(f"{prefix}CONFIG")):
+        path = Path(named)
+    unread: list[str] = []
+    tree = _read_toml(path, unread) if path is not None else {}
+    faults += unread
+    _overlay(tree, cls, prefix, environment, faults)
+    if unread or (faults and not tree):
+        # Without the file each of its required keys would be reported as missing.
+        return None
+    for key, value in (defaults or {}).items():
+        tree.setdefault(key, value)
+    for section in _sections(cls):
+        # So that a required key is missed by its name, and not its whole section.
+        tree.setdefault(section, {})
+    # Paths are relative to the file that says them, so that the working directory does not matter.
+    converter = _converter(path.absolute().parent if path is not None else Path.cwd())
+    try:
+        return converter.structure(tree, cls)
+    except ClassValidationError as error:
+        _collect(error, "", faults)
+        _drop_faulty(error, tree)
+    try:
+        return converter.structure(tree, cls)
+    except ClassValidationError:
+        return None
+
+
+def peek(key: str, prefix: str, path: Path | None, environment: Mapping[str, str]) -> object:
+    """The value of a top-level key, read before the rest of the configuration; None without one.
+
+    The log's format is needed before the first error is logged. `read_stated` validates the value.
+    """
+    stated = environment.get(f"{prefix}{key.upper()}")
+    if stated is not None:
+        return stated
+    if path is None and (named := environment.get(f"{prefix}CONFIG")):
+        path = Path(named)
+    return None if path is None else _read_toml(path, []).get(key)
+
+
+def add_faults(faults: list[str], found: list[str]) -> None:
+    """Add what a check of the values found, but not of keys whose fault is told: it would follow from it."""
+    told = {fault.partition(":")[0] for fault in faults}
+    for fault in found:
+        key = fault.partition(":")[0]
+        if not any(path == key or path.startswith(f"{key}.") for path in told):
+            faults.append(fault)
+
+
+def read_text(name: str, path: Path, faults: list[str]) -> str | None:
+    """Read a small text file that the key `name` states; a fault is one line under `name`."""
+    try:
+        return _content(path)
+    except OSError as error:
+        faults.append(f"{name}: {unreadable(path, error)}")
+    except ValueError as error:
+        faults.append(f"{name}: {path} is {error}")
+    return None
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """Say that a file that a key states cannot be read.
+
+    It is named where there is one. Else the folder is, since what was stated may be the secret itself.
+    """
+    if os.path.lexists(path):
+        return f"{path} cannot be read: {error.strerror}"
+    # Not Path.is_dir, which raises for a name that is too long, or below a folder that is closed to us.
+    folder = next(folder for folder in path.parents if os.path.isdir(folder))
+    return f"cannot be read: {error.strerror}, looked for in {folder}"
+
+
+def fault_of_hub_url(url: str) -> str | None:
+    """What is wrong with the URL of a hub, which hub and relay must spell alike; None when nothing is."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "not a URL"
+    if parts.scheme != "https" or not parts.hostname or port == 0 or not re.fullmatch(r"[!-~]+", url):
+        return "expected https://host or https://host:port"
+    if parts.username is not None or parts.password is not None:
+        return "must not hold a user name or password"
+    if "%" in parts.netloc:
+        return "an address with a zone is in no certificate: use another address, or a name"
+    if parts.path.rstrip("/") or "?" in url or "#" in url:
+        return "the hub stands at the root of its host, so no path, query or fragment"
+    if url != url.lower():
+        # Tokens compare the issuer as a string (RFC 7519 section 4.1.1), so there is one spelling.
+        return "write it in lower case"
+    return None
+
+
+def fault_of_memory(mib: int) -> str | None:
+    """What is wrong with the memory that a hub or a relay may use; None when nothing is."""
+    return None if mib >= MEMORY_MIB_MIN else f"expected {MEMORY_MIB_MIN} or more"
+
+
+def fault_of_ping(ping_s: int) -> str | None:
+    """What is wrong with the time between two PINGs; None when nothing is."""
+    return None if PING_S_MIN <= ping_s <= PING_S_MAX else f"expected {PING_S_MIN} to {PING_S_MAX} seconds"
+
+
+def _is_v6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def _read_toml(path: Path, faults: list[str]) -> dict[str, object]:
+    try:
+        return tomllib.loads(_content(path))
+    except OSError as error:
+        faults.append(f"{path}: cannot be read: {error.strerror}")
+    except tomllib.TOMLDecodeError as error:
+        faults.append(f"{path}: not TOML: {error}")
+    except ValueError as error:
+        faults.append(f"{path}: {error}")
+    except RecursionError:
+        faults.append(f"{path}: nested too deep")
+    return {}
+
+
+def _content(path: Path) -> str:
+    """The text of a file; raises OSError, and ValueError for what a text file of ours is not."""
+    with path.open("rb") as file:
+        raw = file.read(FILE_BYTES_MAX + 1)
+    if len(raw) > FILE_BYTES_MAX:
+        raise ValueError(f"larger than {FILE_BYTES_MAX} bytes")
+    try:
+        # With the mark that editors on Windows put in front.
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+
+
+def _overlay(
+    tree: dict[str, object],
+    cls: type[attrs.AttrsInstance],
+    prefix: str,
+    environment: Mapping[str, str],
+    faults: list[str],
+) -> None:
+    """Put the environment's values into the tree, as the TOML would have spelt them."""
+    known = _variables(cls, prefix)
+    # Kubernetes puts HAWSE_HUB_PORT=tcp://… into every pod beside a Service named `hawse-hub`.
+    service_link = re.compile(rf"{prefix}(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+    for name, text in sorted(environment.items()):
+        if not name.startswith(prefix) or name == f"{prefix}CONFIG" or service_link.fullmatch(name):
+            continue
+        if name not in known:
+            # By what follows the prefix, which would make any two names alike.
+            typed = name.removeprefix(prefix).lower()
+            near = near_names(typed, (each.removeprefix(prefix).lower() for each in known))
+            faults.append(_unknown(name, "setting", [f"{prefix}{each.upper()}" for each in near], known))
+            continue
+        section, key, read = known[name]
+        try:
+            value = read(text)
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+            continue
+        table = tree if section is None else tree.setdefault(section, {})
+        if isinstance(table, dict):  # else the file's fault, which structuring reports
+            table[key] = value
+
+
+def _sections(cls: type[attrs.AttrsInstance]) -> dict[str, type[attrs.AttrsInstance]]:
+    """The fields that are tables of their own."""
+    fields = attrs.fields(attrs.resolve_types(cls))
+    return {field.name: field.type for field in fields if _is_section(field.type)}
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and attrs.has(kind) and kind is not Address
+
+
+def _is_named_sections(kind: object) -> bool:
+    return get_origin(kind) is Mapping and _is_section(get_args(kind)[1])
+
+
+def _variables(
+    cls: type[attrs.AttrsInstance], prefix: str, section: str | None = None
+) -> dict[str, tuple[str | None, str, Callable[[str], object]]]:
+    """Every variable, with the place of its value in the tree and how its text becomes a TOML value."""
+    found: dict[str, tuple[str | None, str, Callable[[str], object]]] = {}
+    sections = _sections(cls)
+    for field in attrs.fields(cls):
+        name = f"{prefix}{field.name.upper()}"
+        if field.name in sections:
+            found |= _variables(sections[field.name], f"{name}_", field.name)
+        elif _is_named_sections(field.type):
+            continue
+        else:
+            found[name] = section, field.name, _READERS.get(field.type, str)
+    return found
+
+
+def _read_int(text: str) -> int:
+    # int() would take "1_0" and non-ASCII digits.
+    if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
+        raise ValueError("expected a whole number")
+    return int(text)
+
+
+def _read_bool(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise ValueError("expected true or false")
+    return text == "true"
+
+
+def _read_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line]
+
+
+# How the text of a variable becomes what TOML would have held; any other type is a string there too.
+_READERS: dict[object, Callable[[str], object]] = {
+    int: _read_int,
+    bool: _read_bool,
+    tuple[str, ...]: _read_lines,
+}
+
+
+def _converter(base: Path) -> cattrs.Converter:
+    """The strict types: cattrs by itself makes 5 of "5" and "5" of 5, which hides what was mistaken."""
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+
+    def path(value: object, _: object) -> Path:
+        text = _text(value)
+        if not text or "\x00" in text or "\n" in text:
+            raise ValueError("expected the path of a file or folder")
+        return base / Path(text).expanduser()
+
+    def section(kind: type[attrs.AttrsInstance]) -> Callable[[object, object], object]:
+        fill = make_dict_structure_fn(kind, converter)
+
+        def table(value: object, _: object) -> object:
+            if not isinstance(value, dict):
+                raise ValueError("expected a table")
+            return fill(value, kind)
+
+        return table
+
+    def named_sections(value: object, kind: object) -> dict[str, object]:
+        if not isinstance(value, dict):
+            raise ValueError("expected a table")
+        _, each = get_args(kind)
+        filled, faults = {}, []
+        for name, table in value.items():
+            try:
+                filled[name] = converter.structure(table, each)
+            except (ValueError, ClassValidationError) as fault:
+                fault.__notes__ = [AttributeValidationNote(f"at {name}", name, each)]
+                faults.append(fault)
+        if faults:
+            raise ClassValidationError("faulty sections", faults, dict)
+        return filled
+
+    converter.register_structure_hook_factory(_is_section, section)
+    converter.register_structure_hook_func(_is_named_sections, named_sections)
+    converter.register_structure_hook(str, _text)
+    converter.register_structure_hook(int, _whole)
+    converter.register_structure_hook(bool, _boolean)
+    converter.register_structure_hook(Path, path)
+    converter.register_structure_hook(Address, lambda value, _: Address.parse(_text(value)))
+    converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
+    converter.register_structure_hook_func(_is_choice, _choice)
+    return converter
+
+
+def _text(value: object, _: object = str) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected a string")
+    return value
+
+
+def _whole(value: object, _: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("expected a whole number")
+    return value
+
+
+def _boolean(value: object, _: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
+def _texts(value: object, _: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError("expected a list of strings")
+    return tuple(value)
+
+
+def _is_choice(kind: object) -> bool:
+    return get_origin(kind) is Literal
+
+
+def _choice(value: object, kind: object) -> object:
+    choices = get_args(kind)
+    if value not in choices:
+        raise ValueError("expected " + " or ".join(f'"{choice}"' for choice in choices))
+    return value
+
+
+def _collect(error: ClassValidationError, prefix: str, faults: list[str]) -> None:
+    """Flatten cattrs' tree of faults: its notes hold the paths, the leaves are ours and hold no value."""
+    noted, alone = error.group_exceptions()
+    for fault, note in noted:
+        if isinstance(fault, ClassValidationError):
+            _collect(fault, f"{prefix}{note.name}.", faults)
+        elif isinstance(fault, KeyError):
+            faults.append(f"{prefix}{note.name}: missing")
+        else:
+            faults.append(f"{prefix}{note.name}: {fault}")
+    for extra in alone:
+        assert isinstance(extra, ForbiddenExtraKeysError)
+        known = [field.name for field in attrs.fields(extra.cl)]
+        faults.extend(
+            _unknown(f"{prefix}{key}", "key", near_names(key, known), known)
+            for key in sorted(extra.extra_fields)
+        )
+
+
+def _unknown(name: str, kind: str, near: Sequence[str], known: Iterable[str]) -> str:
+    """The fault of a name that is none: the few that it may mean, or else all that there are."""
+    if near:
+        return f"{name}: no such {kind} (did you mean {' or '.join(near)}?)"
+    return f"{name}: no such {kind}; there are {', '.join(sorted(known))}"
+
+
+def _drop_faulty(error: ClassValidationError, tree: dict[str, object]) -> None:
+    noted, alone = error.group_exceptions()
+    for fault, note in noted:
+        inner = tree.get(note.name)
+        if isinstance(fault, ClassValidationError) and isinstance(inner, dict):
+            _drop_faulty(fault, inner)
+        else:
+            tree.pop(note.name, None)
+    for extra in alone:
+        assert isinstance(extra, ForbiddenExtraKeysError)
+        for key in extra.extra_fields:
+            tree.pop(key, None)

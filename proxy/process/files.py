@@ -1,0 +1,202 @@
+"""Files that somebody else replaces while we run: tokens, CA bundles, certificates.
+
+Kubernetes swaps a symbolic link under them, so a file is reopened by its path and never held open. The path
+is looked at once a second at most, by `stat`, and read only when something about it changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Generic, NoReturn, TypeVar
+
+import trio
+
+from proxy.process.certificates import dns_names, fault_of_ca, first_of, remarks_on
+from tunnel.net.connect import server_context
+
+_log = logging.getLogger("hawse.files")
+
+# Between two looks at a file on the hot path. The old token stays good for minutes after a rotation.
+STAT_INTERVAL_S = 1.0
+# A projected token is about 1 KiB, a CA bundle some 10 KiB.
+FILE_BYTES_MAX = 1024 * 1024
+# What OpenSSL calls that: the second where the two keys are not even of one kind.
+_KEY_OF_ANOTHER = frozenset({"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
+
+# Whether a certificate was renewed is looked at daily, or LOOKS times in a life that is short; first when the
+# start is over.
+LOOK_EVERY_S = 24 * 3600.0
+LOOKS = 100
+LOOK_PAUSE_S = 60.0
+FIRST_LOOK_S = 3600.0
+
+_Value = TypeVar("_Value")
+
+
+class FileError(Exception):
+    """A file that cannot be used; the message names it and never holds its content."""
+
+
+class WatchedFile(Generic[_Value]):
+    """A value parsed from a file, read again when the file at that path is another one or has changed.
+
+    `parse` raises FileError for what it cannot use. The last good value is kept while the file is away or
+    cannot be used, and the log says so, once a fault. `key` is the one of the configuration that names it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        parse: Callable[[bytes], _Value],
+        *,
+        key: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Read the file for the first time; raises FileError."""
+        self.path = path
+        self._name = f"{key}: {path}" if key else str(path)
+        self._parse = parse
+        self._clock = clock
+        self._fault = ""
+        self._stamp = self._look()
+        self._value = self._read()
+        self._looked_at = clock()
+
+    def current(self) -> _Value:
+        """The value, as the disk had it at most STAT_INTERVAL_S ago."""
+        if self._clock() - self._looked_at >= STAT_INTERVAL_S:
+            self.refresh()
+        return self._value
+
+    def refresh(self) -> _Value:
+        """Look at the path now, read the file if it changed, and return the value."""
+        self._looked_at = self._clock()
+        try:
+            stamp = self._look()
+            if stamp != self._stamp:
+                self._value = self._read()
+                self._stamp = stamp
+                _log.info("read %s again, it has changed", self.path)
+            self._fault = ""
+        except FileError as error:
+            if str(error) != self._fault:
+                _log.warning("%s; its last good content stays in use", error)
+                self._fault = str(error)
+        return self._value
+
+    def _look(self) -> tuple[int, int, int, int]:
+        # By path, through the symbolic links: what a swapped link leads to is another inode.
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            raise FileError(f"{self._name} cannot be read: {error.strerror}") from error
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _read(self) -> _Value:
+        try:
+            with self.path.open("rb") as file:
+                raw = file.read(FILE_BYTES_MAX + 1)
+        except OSError as error:
+            raise FileError(f"{self._name} cannot be read: {error.strerror}") from error
+        if len(raw) > FILE_BYTES_MAX:
+            raise FileError(f"{self._name} is larger than {FILE_BYTES_MAX} bytes")
+        try:
+            return self._parse(raw)
+        except FileError as error:
+            raise FileError(f"{self._name}: {error}") from error
+
+
+def watch_certificate(
+    certificate: Path, key: Path, *, stated: str = "", host: str | None = None, wildcard: str | None = None
+) -> WatchedFile[ssl.SSLContext]:
+    """The listener's certificate and key, read again when the certificate's file changes.
+
+    `stated` is the key of the configuration that names the certificate. One that does not name the `host` is
+    shown, with a warning in the log; one that does not name the `wildcard` is refused. Raises FileError.
+    """
+
+    def load(pem: bytes) -> ssl.SSLContext:
+        context = _load_pair(certificate, key, pem, wildcard)
+        _tell(certificate, pem, host)
+        return context
+
+    return WatchedFile(certificate, load, key=stated)
+
+
+def read_certificate(certificate: Path, key: Path, *, stated: str, wildcard: str | None = None) -> bytes:
+    """Read a certificate that could be shown with its key, and look no further; raises FileError."""
+
+    def parse(pem: bytes) -> bytes:
+        _load_pair(certificate, key, pem, wildcard)
+        return pem
+
+    return WatchedFile(certificate, parse, key=stated).current()
+
+
+def _load_pair(certificate: Path, key: Path, pem: bytes, wildcard: str | None) -> ssl.SSLContext:
+    """Load a certificate, whose content is `pem`, and its key; raises FileError."""
+    try:
+        context = server_context(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        raise FileError(_fault_of_pair(pem, key, error)) from error
+    if wildcard is not None and wildcard not in names_of(pem):
+        raise FileError(f"it does not name {wildcard}: get one that does, or leave cluster_hosts out")
+    return context
+
+
+def _fault_of_pair(pem: bytes, key: Path, error: OSError) -> str:
+    """Why a certificate cannot be used with its key: OpenSSL mostly does not say which of them it is."""
+    # What is around the certificates may be in any language.
+    text = pem.decode("ascii", "ignore")
+    fault = fault_of_ca(text)
+    if fault is not None:
+        swapped = "PRIVATE KEY-----" in text and "-----BEGIN CERTIFICATE-----" not in text
+        return f"it {fault}, but a private key: are the two files swapped?" if swapped else f"it {fault}"
+    if not isinstance(error, ssl.SSLError):
+        return f"its key {key} cannot be read: {error.strerror}"
+    if error.reason in _KEY_OF_ANOTHER:
+        return f"its key {key} is another certificate's"
+    if not error.reason:
+        return f"its key {key} is no private key in PEM, or has a password"
+    return f"it cannot be used with the key {key}: {error.reason}"
+
+
+def names_of(pem: bytes) -> frozenset[str]:
+    """The DNS names of the first certificate, in lower case."""
+    shown = first_of(pem)
+    return frozenset() if shown is None else frozenset(dns_names(shown))
+
+
+async def tell_of_the_end(certificate: Path) -> NoReturn:
+    """Warn in the log, again and again, while the certificate in the file is near its end; never returns."""
+    wait_s = FIRST_LOOK_S
+    while True:
+        await trio.sleep(wait_s)
+        wait_s = _look_for_the_end(certificate)
+
+
+def _look_for_the_end(certificate: Path) -> float:
+    """Warn if it is near; returns the seconds until the file is worth another look."""
+    try:
+        pem = certificate.read_bytes()
+    except OSError:
+        # Who watches the file says so.
+        return LOOK_EVERY_S
+    _tell(certificate, pem, None)
+    shown = first_of(pem)
+    if shown is None:
+        return LOOK_EVERY_S
+    life = shown.not_valid_after_utc - shown.not_valid_before_utc
+    return min(LOOK_EVERY_S, max(LOOK_PAUSE_S, life.total_seconds() / LOOKS))
+
+
+def _tell(certificate: Path, pem: bytes, host: str | None) -> None:
+    """Tell the log of a certificate that those who connect refuse, now or soon."""
+    for remark in remarks_on(pem, datetime.now(UTC), host):
+        _log.warning("%s: %s", certificate, remark.text)

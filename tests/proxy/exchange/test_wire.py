@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+from trio.testing import memory_stream_pair
+
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.server import ServerConnection
+from proxy.exchange.wire import CONNECTION_BYTES, RawStream, held_bytes
+from proxy.message.body import BODY_BYTES_MAX
+from tests.proxy.exchange.legs import tls_pair
+from tests.tunnel.net.test_tcp import tcp_pair
+from tests.tunnel.net.test_tls import handshake
+from tunnel.net.tls import TLSStream
+
+
+@pytest.mark.parametrize(("unsent", "unframed"), [(100, 100), (300 * 1024, BODY_BYTES_MAX)])
+def test_what_is_framed_and_not_sent_is_there_twice(unsent, unframed):
+    class Stalled(TLSStream):
+        held_up_bytes = unsent
+
+    stalled = Stalled.__new__(Stalled)
+    assert held_bytes(stalled, b"early", framed=False) == CONNECTION_BYTES + 5 + unsent
+    assert held_bytes(stalled, b"early", framed=True) == CONNECTION_BYTES + 5 + unsent + unframed
+
+
+async def test_a_connection_holds_what_came_and_was_not_taken():
+    there, here = await handshake(await tcp_pair())
+    near, far = ServerConnection(here), ClientConnection(there)
+    assert far.held_bytes == CONNECTION_BYTES
+    # The session tickets wait for the first answer.
+    unsent = here.held_up_bytes
+    await there.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + b"early")
+    request = await near.next_request()
+    assert near.held_bytes == CONNECTION_BYTES + 5 + unsent
+    await far.send_request(request)
+    await here.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n" + b"body")
+    await far.receive_head()
+    assert far.held_bytes == CONNECTION_BYTES + 4
+    for end in (near, far):
+        await end.aclose()
+
+
+async def test_a_raw_stream_gives_what_was_read_too_far_first():
+    here, there = memory_stream_pair()
+    raw = RawStream(here, b"first")
+    await there.send_all(b"second")
+    assert await raw.receive_some() == b"first"
+    assert await raw.receive_some() == b"second"
+    await there.send_eof()
+    assert await raw.receive_some() == b""
+    assert await raw.receive_some() == b""
+    await raw.send_all(b"back")
+    await raw.send_eof()
+    assert await there.receive_some() == b"back"
+    assert await there.receive_some() == b""
+    await here.aclose()
+    await there.aclose()
+
+
+async def test_a_raw_stream_that_had_ended_ends_behind_its_first_bytes():
+    here, there = memory_stream_pair()
+    raw = RawStream(here, b"first", ended=True)
+    assert await raw.receive_some() == b"first"
+    assert await raw.receive_some() == b""
+    await here.aclose()
+    await there.aclose()
+
+
+async def test_half_close_is_what_the_transport_can():
+    here, there = tls_pair()
+    assert not RawStream(here).can_half_close
+    with pytest.raises(AssertionError):
+        await RawStream(here).send_eof()
+    await here.aclose()
+    await there.aclose()

@@ -1,0 +1,663 @@
+"""Ending calls that are under way: the table of them on virtual time, and whole calls over a real tunnel."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn, cast
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from audit.record import Event
+from audit.recorder import Recorder
+from proxy.exchange import inflight_memory
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.forward import CloseReason
+from proxy.exchange.inflight_memory import HeldUp
+from proxy.exchange.ports import Inbound, Outbound
+from proxy.exchange.server import ServerConnection
+from proxy.exchange.wire import CONNECTION_BYTES
+from proxy.hub.admin.live_calls import LiveSessions
+from proxy.hub.authorize.admission import Call
+from proxy.hub.calls.live import (
+    END_S,
+    ENDED_PER_PASS,
+    ENDED_PER_PASS_MAX,
+    SWEEP_S,
+    Ending,
+    LiveCall,
+    LiveCalls,
+)
+from proxy.hub.home.boots import Boots
+from proxy.hub.store.entities import Mode
+from proxy.hub.store.store import Store
+from proxy.message.failure import Failure, Processed, StreamCode
+from tests.proxy.hub.calls.test_calls import Bench, Change, bench, relay_of
+from tests.tunnel.net.test_tcp import tcp_pair
+from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.passes import counted_passes
+from tunnel import Interruptions, Memory, Stream
+from tunnel import Processed as StreamProcessed
+from tunnel.stream import StreamReset
+
+__all__ = ["bench"]
+
+REVOKED = Ending(CloseReason.REVOKED, "agent:ann is locked")
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"
+SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-accept: x\r\n\r\n"
+)
+
+
+def exec_request(bench: Bench) -> bytes:
+    line = "GET /clusters/prod/api/v1/namespaces/dev/pods/p/exec?command=sh HTTP/1.1"
+    plain = bench.request(line, "Upgrade: websocket", "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13")
+    return plain.replace(b"Connection: close", b"Connection: Upgrade")
+
+
+@attrs.define(eq=False)
+class Side:
+    """Both sides of an exchange, as far as ending it goes."""
+
+    abandoned: list[Failure | None] = attrs.Factory(list)
+    cuts: list[Failure] = attrs.Factory(list)
+    on_abandon: Callable[[], None] = lambda: None
+
+    async def abandon(self, failure: Failure | None = None) -> None:
+        self.on_abandon()
+        self.abandoned.append(failure)
+        await trio.lowlevel.checkpoint()
+
+    async def cut(self, failure: Failure) -> None:
+        self.cuts.append(failure)
+        await trio.lowlevel.checkpoint()
+
+
+def make(number: int = 1) -> tuple[LiveCall, Side]:
+    side = Side()
+    live = LiveCall(cast(Call, None), f"eid-{number}", cast(Inbound, side), 0.0)
+    live.outbound = cast(Outbound, side)
+    return live, side
+
+
+async def test_an_answer_that_was_begun_is_cut_and_one_that_was_not_is_left_to_its_task() -> None:
+    begun, begun_side = make()
+    begun.tally.status = 200
+    waiting, waiting_side = make()
+    for live in (begun, waiting):
+        await live.end(REVOKED)
+        await live.end(Ending(CloseReason.KILLED, "too late"))
+        assert live.ended is REVOKED
+    yes = Failure(StreamCode.REVOKED, Processed.YES, REVOKED.reason)
+    assert (begun_side.abandoned, begun_side.cuts) == ([yes], [yes])
+    assert waiting_side.abandoned == [attrs.evolve(yes, processed=Processed.MAYBE)]
+    assert waiting_side.cuts == []
+
+
+async def test_a_call_that_ends_by_itself_while_it_is_ended_takes_nothing_along() -> None:
+    calls = LiveCalls(lambda live: None)
+    live, side = make()
+    live.tally.status = 200
+    calls.enter(live)
+
+    async def abandon(failure: Failure | None) -> None:
+        await Side.abandon(side, failure)
+        calls.leave(live)
+
+    live.outbound = cast(Outbound, SimpleNamespace(abandon=abandon))
+    await live.end(REVOKED)
+    assert side.abandoned
+    assert side.cuts == []
+
+
+def test_a_call_that_never_had_a_session_has_gone_through_nothing() -> None:
+    live, _ = make()
+    assert (live.session, live.before) == (None, Interruptions())
+
+
+async def test_a_wait_for_something_else_is_over_when_the_call_is_ended(autojump_clock: MockClock) -> None:
+    live, _ = make()
+    live.outbound = None
+    async with trio.open_nursery() as nursery:
+        with live.interruptible() as scope:
+            nursery.start_soon(live.end, REVOKED)
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+    # What was ended before does not begin to wait.
+    with live.interruptible() as scope:
+        await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_calls_end_when_they_are_due_and_not_before(autojump_clock: MockClock) -> None:
+    calls = LiveCalls(lambda live: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(calls.run)
+        lives = [make(number)[0] for number in range(4)]
+        for live in lives:
+            calls.enter(live)
+        calls.limit(lives[0], 100.0, "too old")
+        calls.limit(lives[1], 10.0, "maxDuration of rule exec")
+        calls.limit(lives[1], 50.0, "not so soon")
+        calls.limit(lives[2], 10.0 + SWEEP_S / 2, "close behind")
+        await trio.sleep(9.9)
+        assert [live.ended for live in lives] == [None] * 4
+        await trio.sleep(0.1 + 2 * SWEEP_S)
+        assert lives[1].ended == Ending(CloseReason.DEADLINE, "maxDuration of rule exec")
+        assert lives[2].ended == Ending(CloseReason.DEADLINE, "close behind")
+        assert lives[1].ended.code is StreamCode.DEADLINE
+        calls.leave(lives[1])
+        await trio.sleep(100)
+        assert lives[0].ended == Ending(CloseReason.DEADLINE, "too old")
+        assert lives[3].ended is None
+        assert lives[3].due_at == math.inf
+        nursery.cancel_scope.cancel()
+
+
+async def test_after_a_change_every_call_is_judged_once_and_new_ones_meanwhile_too(
+    autojump_clock: MockClock,
+) -> None:
+    doomed: set[str] = set()
+    judged: list[str] = []
+
+    def judge(live: LiveCall) -> Ending | None:
+        judged.append(live.eid)
+        return REVOKED if live.eid in doomed else None
+
+    calls = LiveCalls(judge)
+    lives = [make(number)[0] for number in range(600)]
+    for live in lives:
+        calls.enter(live)
+    doomed.update({"eid-0", "eid-300", "eid-599"})
+    async with trio.open_nursery() as nursery:
+        calls.reconsider()  # also before anybody looks
+        nursery.start_soon(calls.run)
+        await wait_all_tasks_blocked()
+        assert len(judged) == 600
+        assert {live.eid for live in calls if live.ended is not None} == doomed
+        judged.clear()
+        calls.reconsider()
+        calls.reconsider()
+        await wait_all_tasks_blocked()
+        assert len(judged) == 597
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_call_that_is_over_is_not_ended() -> None:
+    calls = LiveCalls(lambda live: None)
+    live, side = make()
+    calls.enter(live)
+    assert calls.count == 1
+    calls.leave(live)
+    assert await calls.end([(live, REVOKED)]) == []
+    assert live.ended is None
+    assert side.abandoned == []
+
+
+@pytest.mark.parametrize(
+    ("pass_s", "most"), [(0.0, ENDED_PER_PASS), (100 * END_S, 100), (10.0, ENDED_PER_PASS_MAX)]
+)
+async def test_of_many_calls_that_are_ended_some_begin_to_end_in_each_pass(
+    autojump_clock: MockClock, pass_s: float, most: int
+) -> None:
+    calls = LiveCalls(lambda live: None)
+    doomed = []
+    for number in range(3 * most + 1):
+        live, side = make(number)
+        side.on_abandon = lambda: passes.note()
+        calls.enter(live)
+        doomed.append((live, REVOKED))
+    with counted_passes() as passes, passes_that_take(pass_s, autojump_clock):
+        assert await calls.end(doomed) == [live for live, _ in doomed]
+    assert passes.noted.total() == len(doomed)
+    assert passes.most == most
+
+
+async def test_a_change_ends_thousands_of_calls_within_two_seconds_where_passes_are_long(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.net.fairness.SLICE_S", math.inf)
+    calls = LiveCalls(lambda live: REVOKED)
+    lives = []
+    for number in range(3000):
+        lives.append(make(number)[0])
+        calls.enter(lives[-1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(calls.run)
+        calls.reconsider()
+        with passes_that_take(0.04, autojump_clock), trio.move_on_after(2):
+            await trio.sleep_forever()
+        assert sum(live.ended is None for live in lives) == 0
+        nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def passes_that_take(pass_s: float, clock: MockClock) -> Iterator[None]:
+    class Clock(trio.abc.Instrument):
+        def after_io_wait(self, timeout: float) -> None:
+            clock.jump(pass_s)
+
+    instrument = Clock()
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        yield
+    finally:
+        trio.lowlevel.remove_instrument(instrument)
+
+
+async def test_whoever_judges_all_calls_lets_others_have_their_turn(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.net.fairness.SLICE_S", 0)
+
+    def judge(live: LiveCall) -> Ending | None:
+        passes.note()
+        if live is lives[0]:
+            # It ends by itself meanwhile.
+            calls.leave(lives[3])
+        return REVOKED if live in (lives[1], lives[3]) else None
+
+    calls = LiveCalls(judge)
+    lives = [make(number)[0] for number in range(6)]
+    for live in lives:
+        calls.enter(live)
+    with counted_passes() as passes:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(calls.run)
+            calls.reconsider()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert (passes.noted.total(), passes.most) == (5, 1)
+    assert [live.ended for live in lives] == [None, REVOKED, None, None, None, None]
+
+
+# --- whole calls ---
+
+
+@attrs.define(eq=False)
+class Talk:
+    """A client whose connection is served to its end, whatever that is."""
+
+    client: trio.StapledStream
+    received: bytearray = attrs.Factory(bytearray)
+    ended: trio.Event = attrs.Factory(trio.Event)
+
+    async def serve(self, bench: Bench, server: trio.abc.Stream, deadlines: Deadlines | None = None) -> None:
+        connection = ServerConnection(server, deadlines)
+        head = await connection.next_request()
+        assert head is not None
+        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
+        await connection.aclose()
+
+    async def read(self) -> None:
+        with suppress(trio.ClosedResourceError):
+            while data := await self.client.receive_some():
+                self.received += data
+        self.ended.set()
+
+    @property
+    def status(self) -> int:
+        return int(self.received.split(b" ", 2)[1])
+
+
+def talk(bench: Bench, nursery: trio.Nursery, data: bytes, deadlines: Deadlines | None = None) -> Talk:
+    client, server = trio.testing.memory_stream_pair()
+    made = Talk(client)
+    nursery.start_soon(made.serve, bench, server, deadlines)
+    nursery.start_soon(client.send_all, data)
+    nursery.start_soon(made.read)
+    return made
+
+
+async def expect_reset(stream: Stream) -> StreamReset:
+    try:
+        while True:
+            await stream.receive_some()
+    except StreamReset as reset:
+        return reset
+
+
+async def send_without_end(stream: Stream) -> NoReturn:
+    while True:
+        await stream.send_all(bytes(64 * 1024))
+
+
+def evict(live: LiveCalls) -> None:
+    """Take the streams of all calls, as the tunnels' memory does when that is full."""
+    for call in live:
+        assert call.session is not None
+        connection = call.session._mux.connection
+        for holder in connection.holders():
+            connection.evict(holder)
+
+
+CHANGES: list[tuple[Change, str]] = [
+    (lambda store, _: store.lock_agent("ann"), "agent:ann is locked"),
+    (lambda store, _: store.retire_agent("ann"), "agent:ann is retired"),
+    (lambda store, key_id: store.revoke_key("ann", key_id), "is revoked"),
+    (lambda store, _: store.revoke("prod", "sre"), 'cluster "prod" is not granted'),
+    (lambda store, _: store.remove_cluster("prod"), 'cluster "prod" is not granted'),
+    (lambda store, _: made_again(store), 'the cluster "prod" of this call was removed'),
+    (lambda store, _: other_team(store), "agent:ann is no longer in acme/sre"),
+    (lambda store, _: store.remove_policy("granted"), "no-rule-allows denies it since bundle 2-"),
+]
+
+
+def made_again(store: Store) -> None:
+    keys = store.snapshot().clusters_by_name["prod"].relay_keys
+    store.remove_cluster("prod")
+    store.add_cluster("prod", teams=["sre"], relay_key=keys[0])
+
+
+def other_team(store: Store) -> None:
+    store.grant("prod", "web")
+    store.change_agent_teams("ann", add=["web"], remove=["sre"])
+
+
+@pytest.mark.parametrize(("change", "why"), CHANGES)
+@pytest.mark.parametrize("kind", ["watch", "exec"])
+async def test_what_is_taken_back_ends_a_live_stream_with_the_reason(
+    bench: Bench, change: Change, why: str, kind: str
+) -> None:
+    watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
+    data = watch if kind == "watch" else exec_request(bench)
+    credential = bench.credential
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client = talk(bench, nursery, data)
+        stream = await relay.accept()
+        await stream.send_head(CHUNKED if kind == "watch" else SWITCHING)
+        await stream.send_all(b"first")
+        await wait_all_tasks_blocked(0.01)
+        await bench.directory.change(lambda store: change(store, credential))
+        reset = await expect_reset(stream)
+        with trio.fail_after(2):
+            await client.ended.wait()
+        await stream.aclose()
+    assert (reset.code, reset.processed) == (StreamCode.REVOKED, StreamProcessed.YES)
+    assert why in reset.reason
+    # Nothing was put into the stream: no last chunk, no frame.
+    assert client.received.endswith(b"5\r\nfirst\r\n" if kind == "watch" else b"first")
+    *intents, closing = await bench.trail()
+    assert [event["phase"] for event in intents] == (["intent"] if kind == "exec" else [])
+    assert closing["kind"] == "session.killed"
+    assert closing["phase"] == "complete"
+    assert why in closing["resp"]["reason"]  # type: ignore[index]
+    assert closing["stream"]["close_reason"] == "revoked"  # type: ignore[index]
+    assert closing["stream"]["bytes_out"] == 5  # type: ignore[index]
+    assert len(bench.observed) == 1
+    assert bench.calls.live.count == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "room_kib"),
+    [("exec", 64), ("watch", 64), ("watch", 1024**2), ("exec", 32)],
+    ids=["exec", "watch", "evicted", "silent"],
+)
+async def test_a_client_that_reads_nothing_makes_room_when_memory_is_full(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, room_kib: int
+) -> None:
+    monkeypatch.setattr(inflight_memory, "LOOK_S", 0.05)
+    live = bench.calls.live
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        # For all; for its connection, but not for one piece in hand besides; or not even for that.
+        memory = Memory(room_kib * 1024)
+        client, server = await handshake(await tcp_pair())
+        nursery.start_soon(Talk(cast(trio.StapledStream, client)).serve, bench, server)
+        watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
+        await client.send_all(watch if kind == "watch" else exec_request(bench))
+        stream = await relay.accept()
+        await stream.send_head(CHUNKED if kind == "watch" else SWITCHING)
+        # A look before could end the call before the relay has it.
+        assert await client.receive_some()
+        nursery.start_soon(HeldUp(memory, live, live.end_for_memory).run)
+        if room_kib > 64:
+            # More than sockets take.
+            async with trio.open_nursery() as sending:
+                sending.start_soon(send_without_end, stream)
+                await wait_all_tasks_blocked(0.01)
+                sending.cancel_scope.cancel()
+            [call] = live
+            # The piece that it sends, and the next one, if it has taken that from the stream.
+            held = cast(ServerConnection, call.inbound).held_bytes
+            assert held > CONNECTION_BYTES
+            call.tally.ahead = b"next"
+            assert call.held_bytes == held + 4
+            evict(live)
+        with trio.fail_after(10), pytest.raises(StreamReset) as caught:
+            await (stream.receive_some() if room_kib < 64 else send_without_end(stream))
+        await stream.aclose()
+        # The call has its record before its task ends.
+        with trio.fail_after(2):
+            await live.wait_drained(math.inf)
+        await trio.aclose_forcefully(client)
+        nursery.cancel_scope.cancel()
+    assert caught.value.code is StreamCode.OVERLOADED
+    assert caught.value.reason.startswith("memory is full")
+    *_, closing = await bench.trail()
+    assert closing["kind"] == "session.killed"
+    assert closing["stream"]["close_reason"] == "overloaded"  # type: ignore[index]
+    assert closing["resp"]["reason"].startswith("memory is full")  # type: ignore[index]
+
+
+async def test_a_stream_that_makes_room_at_the_relay_is_told_so(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
+        stream = await relay.accept()
+        await stream.send_head(CHUNKED)
+        await wait_all_tasks_blocked(0.01)
+        stream.reset(StreamCode.OVERLOADED, processed=StreamProcessed.MAYBE, reason="memory is full")
+        with trio.fail_after(2):
+            await bench.calls.live.wait_drained(math.inf)
+        nursery.cancel_scope.cancel()
+    *_, closing = await bench.trail()
+    assert (closing["kind"], closing["stream"]["close_reason"]) == ("call", "overloaded")  # type: ignore[index]
+
+
+async def test_what_an_agent_gains_ends_nothing(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
+        stream = await relay.accept()
+        await stream.send_head(CHUNKED)
+        await wait_all_tasks_blocked(0.01)
+        await bench.directory.change(lambda store: store.change_agent_teams("ann", add=["web"]))
+        await bench.directory.change(lambda store: store.add_api_key("ann", key_hash="h2", key_hint="hws_2"))
+        await wait_all_tasks_blocked(0.01)
+        await stream.send_all(b"more")
+        await stream.send_eof()
+        await client.ended.wait()
+        await stream.aclose()
+    assert client.received.endswith(b"4\r\nmore\r\n0\r\n\r\n")
+    [closing] = await bench.trail()
+    assert closing["kind"] == "call"
+
+
+async def test_a_client_without_an_answer_whose_call_makes_room_is_not_forbidden_it(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
+        stream = await relay.accept()
+        await wait_all_tasks_blocked(0.01)
+        await bench.calls.live.end_for_memory(list(bench.calls.live))
+        await expect_reset(stream)
+        await client.ended.wait()
+        await stream.aclose()
+    assert client.status == 503
+    assert b"memory is full" in client.received
+
+
+async def test_a_client_whose_answer_was_not_begun_is_told(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
+        stream = await relay.accept()
+        await wait_all_tasks_blocked(0.01)
+        await bench.directory.change(lambda store: store.lock_agent("ann"))
+        reset = await expect_reset(stream)
+        await client.ended.wait()
+        await stream.aclose()
+    assert reset.processed is StreamProcessed.MAYBE
+    assert client.status == 403
+    assert json.loads(client.received.partition(b"\r\n\r\n")[2])["message"].startswith("agent:ann is locked")
+    [closing] = await bench.trail()
+    assert (closing["kind"], closing["resp"]["status"]) == ("session.killed", 403)  # type: ignore[index]
+    assert closing["resp"]["processed"] == "maybe"  # type: ignore[index]
+
+
+async def test_a_client_that_does_not_read_is_cut_all_the_same(bench: Bench) -> None:
+    data = exec_request(bench)
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client, server = trio.testing.lockstep_stream_pair()
+        made = Talk(client)
+        nursery.start_soon(made.serve, bench, server)
+        nursery.start_soon(client.send_all, data)
+        stream = await relay.accept()
+        await stream.send_head(SWITCHING)
+        await stream.send_all(bytes(1000))
+        await client.receive_some(10)
+        await bench.directory.change(lambda store: store.lock_agent("ann"))
+        with trio.fail_after(2):
+            reset = await expect_reset(stream)
+        await stream.aclose()
+    assert reset.code is StreamCode.REVOKED
+    assert (await bench.trail())[-1]["kind"] == "session.killed"
+
+
+async def test_a_write_that_waits_for_its_intent_is_not_sent_once_it_is_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, goes_on = trio.Event(), trio.Event()
+    intent = Recorder.intent
+
+    async def intent_that_takes_long(recorder: Recorder, event: Event) -> None:
+        await intent(recorder, event)
+        waits.set()
+        await goes_on.wait()
+
+    monkeypatch.setattr(Recorder, "intent", intent_that_takes_long)
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        data = bench.request("DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1")
+        client = talk(bench, nursery, data)
+        with trio.fail_after(2):
+            await waits.wait()
+        [live] = bench.calls.live
+        await bench.calls.live.end([(live, REVOKED)])
+        goes_on.set()
+        await client.ended.wait()
+        with trio.move_on_after(0.05) as patience:
+            await relay.accept()
+        assert patience.cancelled_caught
+    assert client.status == 403
+    _, closing = await bench.trail()
+    assert (closing["kind"], closing["resp"]["processed"]) == ("session.killed", "no")  # type: ignore[index]
+
+
+async def test_an_ended_upload_is_not_read_on(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        data = bench.request(
+            "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1", "Content-Length: 9", body=b"half"
+        )
+        client = talk(bench, nursery, data)
+        stream = await relay.accept()
+        assert await stream.receive_some() == b"half"
+        await bench.directory.change(lambda store: store.lock_agent("ann"))
+        reset = await expect_reset(stream)
+        # Its end, or the connection would be kept for a while, so that the answer arrives.
+        await client.client.send_all(b"later")
+        await client.ended.wait()
+        await stream.aclose()
+    assert reset.code is StreamCode.REVOKED
+    assert client.status == 403
+
+
+async def test_a_call_whose_relay_is_being_dialled_is_ended_too(bench: Bench) -> None:
+    # It accepts, and never says anything.
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    await bench.directory.change(
+        lambda store: store.add_cluster(
+            "far",
+            teams=["sre"],
+            mode=Mode.DIRECT,
+            relay_url=f"https://127.0.0.1:{port}",
+            relay_address_private=True,
+        )
+    )
+    async with trio.open_nursery() as nursery:
+        data = bench.request("GET /clusters/far/api HTTP/1.1", token=bench.token("far"))
+        client = talk(bench, nursery, data)
+        dialled = await listener.accept()
+        await bench.directory.change(lambda store: store.lock_agent("ann"))
+        with trio.fail_after(2):
+            await client.ended.wait()
+        await dialled.aclose()
+    await listener.aclose()
+    assert client.status == 403
+    [closing] = await bench.trail()
+    assert closing["kind"] == "session.killed"
+
+
+async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench, tmp_path: Path) -> None:
+    boots = Boots(tmp_path / "boots")
+    sessions = LiveSessions(bench.calls.live, boots, "new")
+    with boots.announced("new"):
+        assert await sessions.hubs_beside() == 0
+        with boots.announced("old"):
+            assert await sessions.hubs_beside() == 1
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client = talk(bench, nursery, exec_request(bench))
+        stream = await relay.accept()
+        await stream.send_head(SWITCHING)
+        await stream.send_all(b"first")
+        await wait_all_tasks_blocked(0.01)
+        [seen] = await sessions.sessions(agent="ann", cluster="prod")
+        assert await sessions.sessions(agent="bob") == await sessions.sessions(cluster="other") == []
+        assert (seen.kind, seen.verb, seen.resource) == ("exec/websocket", "get", "pods/exec")
+        assert (seen.namespace, seen.name, seen.relay) == ("dev", "p", "relay-1")
+        assert (seen.status, seen.bytes_in, seen.bytes_out) == (101, 0, 5)
+        chosen = {"agent": None, "cluster": None, "reason": "killed by the operator local: enough"}
+        assert await sessions.kill(session_id="another", **chosen) == []
+        [gone] = await sessions.kill(session_id=seen.id, **chosen)
+        assert gone.id == seen.id
+        reset = await expect_reset(stream)
+        await client.ended.wait()
+        await stream.aclose()
+    assert (reset.code, reset.reason) == (StreamCode.REVOKED, "killed by the operator local: enough")
+    _, closing = await bench.trail()
+    assert closing["kind"] == "session.killed"
+    assert closing["stream"]["close_reason"] == "killed"  # type: ignore[index]
+    assert closing["eid"] == seen.id
+
+
+async def test_a_client_that_leaves_counts_as_one_that_gave_up(bench: Bench) -> None:
+    counted: list[str] = []
+    bench.calls.limits.cancelled = lambda who: counted.append(who.name)  # type: ignore[method-assign]
+    watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        deadlines = Deadlines()
+        nursery.start_soon(deadlines.run)
+        client = talk(bench, nursery, watch, deadlines)
+        stream = await relay.accept()
+        await stream.send_head(CHUNKED)
+        await wait_all_tasks_blocked(0.01)
+        await client.client.aclose()
+        assert (await expect_reset(stream)).code is StreamCode.CANCEL
+        await stream.aclose()
+        await wait_all_tasks_blocked(0.01)
+        assert counted == ["ann"]
+        # One that the hub ends has not given up.
+        other = talk(bench, nursery, watch, deadlines)
+        stream = await relay.accept()
+        await stream.send_head(CHUNKED)
+        await wait_all_tasks_blocked(0.01)
+        await bench.directory.change(lambda store: store.lock_agent("ann"))
+        await other.ended.wait()
+        await stream.aclose()
+        nursery.cancel_scope.cancel()
+    assert counted == ["ann"]

@@ -1,0 +1,803 @@
+from __future__ import annotations
+
+import base64
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from urllib.parse import urlencode
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from audit.record import ActorType, Event, Kind, encode
+from auth.apikey import hash as hash_key
+from auth.apikey import new_api_key
+from auth.hubtime import hub_time, seconds_of
+from auth.jws import TokenError
+from auth.keys import KeySet, SigningKey
+from auth.tokens import issue_access, issue_assertion, verify_access
+from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
+from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
+from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.token import TokenEndpoint
+from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.store import Store
+from tests.system.hostile import Forger
+
+ISSUER = "https://hub.example"
+HUB = "urn:hawse:main:hub"
+PEPPER = b"p" * 32
+LIMITS = LimitsConfig()
+NOW = 1_800_000_000.5
+KEY, OTHER_KEY, LOCKED_KEY, RETIRED_KEY, REVOKED_KEY = (new_api_key(bytes([n]) * 32) for n in range(5))
+AGENT_KEY, LOCKED_AGENT_KEY, STRANGERS_KEY = (SigningKey.generate() for _ in range(3))
+FORM = (b"content-type", b"application/x-www-form-urlencoded")
+
+
+@attrs.define
+class Bench:
+    directory: Directory
+    endpoint: TokenEndpoint
+    signing: SigningKeys
+    events: list[Event]
+
+    async def ask(
+        self, *headers: tuple[bytes, bytes], raw: bytes | None = None, **fields: str
+    ) -> tuple[int, dict[str, object]]:
+        form = raw if raw is not None else urlencode(fields).encode()
+        return self.read(await self.endpoint.answer(form, (FORM, *headers), "192.0.2.1"))
+
+    def read(self, answer: Answer) -> tuple[int, dict[str, object]]:
+        assert dict(answer.headers)[b"cache-control"] == b"no-store"
+        assert dict(answer.headers)[b"content-type"] == b"application/json"
+        assert (b"www-authenticate" in dict(answer.headers)) == (answer.status == 401)
+        body = json.loads(answer.body)
+        assert isinstance(body, dict)
+        return answer.status, body
+
+    async def token(self, key: str = KEY, **fields: str) -> tuple[int, dict[str, object]]:
+        return await self.ask(
+            **{"grant_type": "client_credentials", "client_secret": key, "audience": "prod", **fields}
+        )
+
+
+def enrol(store: Store) -> None:
+    for team in ("sre", "web"):
+        store.add_team(team)
+    for name, team, key in (
+        ("sre-1", "sre", KEY),
+        ("web-1", "web", OTHER_KEY),
+        ("locked", "sre", LOCKED_KEY),
+        ("retired", "sre", RETIRED_KEY),
+    ):
+        store.add_agent(name, owner="ada", teams=[team], key_hash=hash_key(key, PEPPER), key_hint=key[:8])
+    revoked = store.add_api_key("sre-1", key_hash=hash_key(REVOKED_KEY, PEPPER), key_hint="x")
+    store.revoke_key("sre-1", revoked)
+    for agent, key in (("sre-1", AGENT_KEY), ("locked", LOCKED_AGENT_KEY)):
+        store.add_code(agent, "c")
+        store.redeem_code("c", key.public)
+    store.lock_agent("locked")
+    store.retire_agent("retired")
+    for cluster in ("prod", "dev"):
+        store.add_cluster(
+            cluster, relay_key=SigningKey.generate().public, teams=["sre"], labels={"env": cluster}
+        )
+
+
+@asynccontextmanager
+async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[Bench]:
+    key = SigningKey.generate()
+    signing = SigningKeys(key, (key,))
+    events: list[Event] = []
+    seen = SeenStore(folder / "seen.db")
+    async with open_directory(folder / "hub.db", org="main", clock=clock) as directory:
+        await directory.change(enrol)
+        endpoint = TokenEndpoint(
+            directory=directory,
+            keys=lambda: signing,
+            pepper=PEPPER,
+            issuer=ISSUER,
+            record=events.append,
+            clock=clock,
+            seen=seen,
+            limits=LIMITS,
+            recording=lambda: True,
+            state_of=lambda cluster: "not tried",
+        )
+        yield Bench(directory, endpoint, signing, events)
+    seen.close()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with open_bench(tmp_path, lambda: NOW) as bench:
+        yield bench
+
+
+def assertion(key: SigningKey = AGENT_KEY, agent: str = "sre-1", jti: str = "j", now: float = NOW) -> str:
+    return issue_assertion(key, agent=agent, hub_url=ISSUER, jti=jti, now=now)
+
+
+def signed(token: str, **fields: str) -> dict[str, str]:
+    return {
+        "grant_type": "client_credentials",
+        "client_assertion_type": JWT_BEARER,
+        "client_assertion": token,
+        "audience": "prod",
+        **fields,
+    }
+
+
+def basic(name: str, key: str) -> tuple[bytes, bytes]:
+    return b"authorization", b"Basic " + base64.b64encode(f"{name}:{key}".encode())
+
+
+async def test_an_agent_that_has_filled_its_share_of_the_trail_gets_no_token(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = bench.directory.current.agents_by_name["sre-1"]
+    owed = {(agent.id, "sre-1"): "agent:sre-1 adds too much to the trail"}
+    monkeypatch.setattr(bench.endpoint, "_audit_debt", lambda *asked: owed.get(asked, ""))
+    status, body = await bench.token()
+    assert (status, body["error"]) == (429, "slow_down")
+    assert body["error_description"] == "agent:sre-1 adds too much to the trail"
+    # The refusal is an event of that agent, and charged to it.
+    assert bench.events[-1].agent == "sre-1"
+    owed.clear()
+    assert (await bench.token())[0] == 200
+
+
+async def test_an_agent_is_given_so_many_tokens_within_a_minute_and_others_theirs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = 1000.0
+    monkeypatch.setattr(bench.endpoint, "_monotonic", lambda: at)
+    own = AgentLimitsConfig(tokens_per_minute=3)
+    monkeypatch.setattr(bench.endpoint, "_limits", LimitsConfig(agents={"sre-1": own}))
+    assert [(await bench.token())[0] for _ in range(5)] == [200, 200, 200, 429, 429]
+    # By whatever credential, and for whichever cluster.
+    status, body = await bench.ask(**signed(assertion(), audience="dev"))
+    assert (status, body["error"]) == (429, "slow_down")
+    assert "more than 3 tokens a minute (limits.tokens_per_minute)" in str(body["error_description"])
+    assert (await bench.token(OTHER_KEY))[1]["error"] == "invalid_target"
+    assert [event.kind for event in bench.events].count(Kind.TOKEN_ISSUED) == 3
+    at += 20
+    assert (await bench.token())[0] == 200
+    assert (await bench.token())[0] == 429
+    monkeypatch.setattr(bench.endpoint, "_limits", LimitsConfig(tokens_per_minute=0))
+    assert (await bench.token())[0] == 200
+
+
+async def test_no_token_is_issued_while_the_trail_is_down_and_a_stranger_is_told_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.endpoint, "_recording", lambda: False)
+    for status, body in (await bench.token(), await bench.ask(**signed(assertion()))):
+        assert (status, body["error"]) == (503, "temporarily_unavailable")
+        assert "the audit trail cannot be written, so no token is issued" in str(body["error_description"])
+    assert (await bench.token(new_api_key(b"x" * 32)))[0] == 401
+    assert Kind.TOKEN_ISSUED not in {event.kind for event in bench.events}
+
+
+async def test_a_key_buys_a_token_for_one_granted_cluster(bench: Bench) -> None:
+    status, body = await bench.token()
+    assert status == 200
+    assert (body["token_type"], body["issued_token_type"]) == (
+        "Bearer",
+        "urn:ietf:params:oauth:token-type:access_token",
+    )
+    # The token's minute began half a second ago.
+    assert body["expires_in"] == 59
+    token = body["access_token"]
+    assert isinstance(token, str)
+    keys = bench.signing.public
+    claims = verify_access(token, keys, issuer=ISSUER, org="main", cluster="prod", now=NOW)
+    assert (claims.principal.user, claims.principal.groups) == ("agent:sre-1", ("main/sre",))
+    assert claims.expires_at - claims.issued_at == 60
+    with pytest.raises(TokenError):
+        verify_access(token, keys, issuer=ISSUER, org="main", cluster="dev", now=NOW)
+    (event,) = bench.events
+    assert (event.kind, event.actor.type, event.actor.name, event.cluster_name) == (
+        Kind.TOKEN_ISSUED,
+        ActorType.AGENT,
+        "sre-1",
+        "prod",
+    )
+    assert event.actor.jti == claims.jti
+    assert event.actor.credential == f"api-key:{claims.sid}"
+    assert event.client is not None
+    assert event.client.ip == "192.0.2.1"
+    assert event.req is not None
+    assert (event.req.method, event.req.raw_target) == ("POST", "/oauth/token")
+    assert event.resp is not None
+    assert event.resp.status == 200
+    assert event.decision is not None
+    assert event.decision.effect == "allow"
+
+
+@pytest.mark.parametrize(("now", "left"), [(1_800_000_000.0, 60), (1_800_000_000.999, 59)])
+async def test_a_token_is_kept_no_longer_than_it_lives(tmp_path: Path, now: float, left: int) -> None:
+    async with open_bench(tmp_path, lambda: now) as bench:
+        status, body = await bench.token()
+        assert (status, body["expires_in"]) == (200, left)
+        token, keys = str(body["access_token"]), bench.signing.public
+        verify_access(token, keys, issuer=ISSUER, org="main", cluster="prod", now=now + left - 0.01)
+
+
+async def test_a_token_counts_from_when_it_is_made(tmp_path: Path) -> None:
+    """And not from when it was asked for: the note of an assertion may have taken its time."""
+    now = NOW
+    async with open_bench(tmp_path, lambda: now) as bench, trio.open_nursery() as nursery:
+        answers: list[tuple[int, dict[str, object]]] = []
+
+        async def ask() -> None:
+            answers.append(await bench.ask(**signed(assertion())))
+
+        async with bench.endpoint._seen.store._turn:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            now += 30
+    [(status, body)] = answers
+    assert status == 200
+    claims = verify_access(
+        str(body["access_token"]), bench.signing.public, issuer=ISSUER, org="main", cluster="prod", now=now
+    )
+    assert claims.issued_at == int(NOW) + 30
+
+
+@pytest.mark.parametrize(
+    "headers_and_fields",
+    [
+        ([], {"client_secret": KEY, "client_id": "sre-1"}),
+        ([basic("sre-1", KEY)], {}),
+        ([basic("", KEY)], {}),
+        ([basic("sre-1", KEY)], {"client_id": "sre-1"}),
+        ([], {"client_secret": KEY, "audience": "urn:hawse:main:cluster:prod"}),
+        ([], {"client_secret": KEY, "audience": "", "resource": f"{ISSUER}/clusters/prod"}),
+        ([], {"client_secret": KEY, "audience": "prod", "resource": f"{ISSUER}/clusters/prod"}),
+        ([], {"client_secret": KEY, "resource": f"{ISSUER}/clusters/prod/", "unknown": "ignored"}),
+    ],
+)
+async def test_every_way_to_show_the_key_and_name_the_cluster(
+    bench: Bench, headers_and_fields: tuple[list[tuple[bytes, bytes]], dict[str, str]]
+) -> None:
+    headers, fields = headers_and_fields
+    status, _ = await bench.ask(
+        *headers, **{"grant_type": "client_credentials", "audience": "prod", **fields}
+    )
+    assert status == 200
+    assert len(bench.events) == 1
+
+
+async def test_refusals_of_a_credential_cannot_be_told_apart(bench: Bench) -> None:
+    unknown = new_api_key(b"u" * 32)
+    attempts = [
+        await bench.token(unknown),
+        await bench.token("hws_" + "A" * 49),
+        await bench.token(KEY[:-1]),
+        await bench.token("'; drop table agents; --"),
+        await bench.token(REVOKED_KEY),
+        await bench.token(RETIRED_KEY),
+        await bench.token(KEY, client_id="web-1"),
+        await bench.token(KEY, client_id="nobody"),
+        await bench.token(unknown, audience="none"),
+        await bench.token(LOCKED_KEY, client_id="sre-1"),
+        await bench.ask(grant_type="client_credentials", audience="prod"),
+        await bench.ask(basic("sre-1", OTHER_KEY), grant_type="client_credentials", audience="prod"),
+    ]
+    assert {status for status, _ in attempts} == {401}
+    assert len({json.dumps(body) for _, body in attempts}) == 1
+    assert attempts[0][1] == {
+        "error": "invalid_client",
+        "error_description": (
+            "the credential is not accepted: this hub does not know it, or it was revoked; "
+            f"ask the hub's operator for a code, then run `hawse login --hub {ISSUER} --code`"
+        ),
+    }
+    # The trail says which it was, once each.
+    assert len(bench.events) == len(attempts)
+    assert {event.kind for event in bench.events} == {Kind.AUTH_FAILED}
+    assert [event.note for event in bench.events[4:7]] == [
+        "the API key is unknown or revoked",
+        "the API key is unknown or revoked",
+        "the credential belongs to another agent",
+    ]
+    assert bench.events[9].actor.name == "locked"
+    assert bench.events[0].actor.type is ActorType.ANONYMOUS
+
+
+async def test_the_holder_of_a_good_credential_is_told_that_its_agent_is_locked(bench: Bench) -> None:
+    told = {
+        "error": "access_denied",
+        "error_description": (
+            "agent:locked is locked: ask the operator of this hub to unlock it "
+            "(`hawse admin agent unlock locked`)"
+        ),
+    }
+    assert await bench.token(LOCKED_KEY) == (403, told)
+    # Whatever is asked for.
+    assert await bench.token(LOCKED_KEY, audience="none") == (403, told)
+    assert await bench.ask(**signed(assertion(LOCKED_AGENT_KEY, "locked"))) == (403, told)
+    shown = basic("locked", LOCKED_KEY)
+    assert bench.read(bench.endpoint.clusters((shown,), "192.0.2.1")) == (403, told)
+    _, body = await bench.token(KEY, audience="", resource=ISSUER)
+    await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    bearer = b"authorization", f"Bearer {body['access_token']}".encode()
+    status, body = bench.read(bench.endpoint.clusters((bearer,), "192.0.2.1"))
+    assert (status, "agent:sre-1 is locked" in str(body["error_description"])) == (403, True)
+    refused = [event for event in bench.events if event.kind is Kind.AUTH_FAILED]
+    assert [event.note for event in refused] == ["the agent is locked"] * 5
+
+
+async def test_a_cluster_that_is_not_granted_looks_like_one_that_does_not_exist(bench: Bench) -> None:
+    missing = await bench.token(KEY, audience="none")
+    denied = await bench.token(OTHER_KEY, audience="prod")
+    assert missing == denied
+    assert missing[0] == 400
+    assert missing[1]["error"] == "invalid_target"
+    assert [event.note for event in bench.events] == [
+        "the cluster does not exist",
+        "the cluster is not granted to its teams",
+    ]
+
+
+@pytest.mark.parametrize(
+    "audience",
+    [
+        *("system:masters", "prod,dev", "prod\n", "../prod", "PROD", "prod\x00", "prod ", "hub"),
+        *("urn:hawse:other:cluster:prod", "urn:hawse:other:hub", "urn:hawse:main:cluster:"),
+        *("xurn:hawse:main:cluster:prod", "urn:hawse:main:hub:", ISSUER, f"{ISSUER}/clusters/prod"),
+    ],
+)
+async def test_hostile_cluster_names_are_just_unknown(bench: Bench, audience: str) -> None:
+    status, body = await bench.token(KEY, audience=audience)
+    assert (status, body["error"]) == (400, "invalid_target")
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b"", "invalid_request"),
+        (b"grant_type", "invalid_request"),
+        (b"grant_type=client_credentials&grant_type=client_credentials", "invalid_request"),
+        (b"grant_type=client_credentials&client_secret=a&client_secret=b", "invalid_request"),
+        (b"\xff", "invalid_request"),
+        (b"a=%ff", "invalid_request"),
+        (b"&".join(b"a%d=1" % n for n in range(50)), "invalid_request"),
+        (b"a=" + b"x" * FORM_BYTES_MAX, "invalid_request"),
+        (b"{}", "invalid_request"),
+        (b"a=1", "invalid_request"),
+        (b"grant_type=password&audience=prod", "unsupported_grant_type"),
+        (b"grant_type=urn:ietf:params:oauth:grant-type:token-exchange", "invalid_request"),
+        (b"grant_type=client_credentials", "invalid_target"),
+        (b"grant_type=client_credentials&audience=", "invalid_target"),
+        (b"grant_type=client_credentials&resource=prod", "invalid_target"),
+        (b"grant_type=client_credentials&resource=https://hub.example/clusters", "invalid_target"),
+        (b"grant_type=client_credentials&resource=https://hub.example/clusters/", "invalid_target"),
+        (b"grant_type=client_credentials&resource=https://hub.example.evil/clusters/prod", "invalid_target"),
+        (b"grant_type=client_credentials&resource=http://hub.example/clusters/prod", "invalid_target"),
+        (b"grant_type=client_credentials&resource=x/https://hub.example/clusters/prod", "invalid_target"),
+        (b"grant_type=client_credentials&audience=prod&resource=https://hub.example", "invalid_target"),
+        (
+            b"grant_type=client_credentials&audience=urn:hawse:main:hub&resource=https://hub.example/clusters/prod",
+            "invalid_target",
+        ),
+        (
+            b"grant_type=client_credentials&audience=prod&resource=https://evil/clusters/prod",
+            "invalid_target",
+        ),
+        (
+            b"grant_type=client_credentials&audience=prod&resource=https://hub.example/clusters/dev",
+            "invalid_target",
+        ),
+    ],
+)
+async def test_malformed_requests(bench: Bench, raw: bytes, error: str) -> None:
+    status, body = await bench.ask(raw=raw)
+    assert (status, body["error"]) == (400, error)
+    (event,) = bench.events
+    assert event.kind is Kind.MALFORMED
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        ((b"content-type", b"application/json"),),
+        (FORM, FORM),
+        (FORM, basic("sre-1", KEY), basic("sre-1", KEY)),
+        (FORM, (b"authorization", b"Basic !!!")),
+        (FORM, (b"authorization", b"Basic " + base64.b64encode(b"no colon"))),
+        (FORM, (b"authorization", b"Basic " + base64.b64encode(b"\xff:\xff"))),
+    ],
+)
+async def test_malformed_headers(bench: Bench, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    form = urlencode({"grant_type": "client_credentials", "audience": "prod"}).encode()
+    status, body = bench.read(await bench.endpoint.answer(form, headers, "192.0.2.1"))
+    assert (status, body["error"]) == (400, "invalid_request")
+
+
+async def test_two_credentials_are_ambiguous(bench: Bench) -> None:
+    fields = {"grant_type": "client_credentials", "audience": "prod"}
+    for extra in ({"client_secret": KEY}, {"client_id": "web-1"}):
+        status, body = await bench.ask(basic("sre-1", KEY), **fields, **extra)
+        assert (status, body["error"]) == (400, "invalid_request")
+
+
+async def test_a_form_with_a_charset_is_a_form(bench: Bench) -> None:
+    form = urlencode({"grant_type": "client_credentials", "audience": "prod", "client_secret": KEY}).encode()
+    headers = ((b"content-type", b"Application/X-WWW-Form-urlencoded; charset=UTF-8"),)
+    assert (await bench.endpoint.answer(form, headers, "192.0.2.1")).status == 200
+
+
+async def test_a_lock_holds_at_once_and_so_does_a_grant(bench: Bench) -> None:
+    await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    assert (await bench.token())[0] == 403
+    await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
+    await bench.directory.change(lambda store: store.revoke("prod", "sre"))
+    assert (await bench.token())[0] == 400
+    await bench.directory.change(lambda store: store.grant("prod", "web"))
+    assert (await bench.token(OTHER_KEY))[0] == 200
+
+
+async def test_neither_key_nor_token_reaches_the_trail(bench: Bench) -> None:
+    _, body = await bench.token()
+    await bench.token(KEY, client_id="web-1")
+    await bench.ask(basic("nobody", KEY), grant_type="client_credentials", audience="prod")
+    await bench.ask(raw=b"grant_type=client_credentials&client_secret=" + KEY.encode() + b"&%%")
+    bench.endpoint.clusters(((b"authorization", b"Bearer " + OTHER_KEY.encode() + b"x"),), "192.0.2.1")
+    assert len(bench.events) == 5
+    written = b"\n".join(encode(event) for event in bench.events).decode()
+    for secret in (
+        KEY,
+        KEY[8:],
+        OTHER_KEY[8:],
+        str(body["access_token"]),
+        hash_key(KEY, PEPPER),
+        PEPPER.decode(),
+    ):
+        assert secret not in written
+
+
+async def test_an_agent_sees_its_clusters(bench: Bench) -> None:
+    _, own = bench.directory.current.api_keys_by_hash[hash_key(KEY, PEPPER)]
+    for header in (basic("sre-1", KEY), (b"authorization", b"bearer " + KEY.encode())):
+        status, body = bench.read(bench.endpoint.clusters((header,), "192.0.2.1"))
+        assert status == 200
+        assert body == {
+            "agent": "sre-1",
+            "org": "main",
+            "teams": ["sre"],
+            "hub": ISSUER,
+            "credential": own.id,
+            "now": NOW,
+            "clusters": [
+                {
+                    "name": n,
+                    "labels": {"env": n},
+                    "mode": "tunnel",
+                    "url": f"{ISSUER}/clusters/{n}",
+                    "state": "not tried",
+                    "may": "all",
+                }
+                for n in ("dev", "prod")
+            ],
+        }
+    status, body = bench.read(bench.endpoint.clusters((basic("", OTHER_KEY),), "192.0.2.1"))
+    assert body["clusters"] == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        (basic("sre-1", LOCKED_KEY),),
+        ((b"authorization", b"Bearer x"),),
+        ((b"authorization", b"Digest x"),),
+    ],
+)
+async def test_a_stranger_sees_no_clusters(bench: Bench, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    status, body = bench.read(bench.endpoint.clusters(headers, "192.0.2.1"))
+    assert (status, body["error"]) == (401, "invalid_client")
+    [event] = bench.events
+    assert event.req is not None
+    assert (event.kind, event.req.method, event.req.raw_target) == (Kind.AUTH_FAILED, "GET", "/v1/clusters")
+
+
+async def test_use_is_noted(bench: Bench) -> None:
+    await bench.token()
+    await bench.token(LOCKED_KEY)
+    await bench.directory.write_use()
+    agents = bench.directory.current.agents_by_name
+    assert agents["sre-1"].last_used_at == NOW
+    assert agents["locked"].last_used_at is None
+    bench.endpoint.clusters((basic("", OTHER_KEY),), "192.0.2.1")
+    await bench.directory.write_use()
+    assert bench.directory.current.agents_by_name["web-1"].last_used_at == NOW
+
+
+async def test_the_jwks_holds_the_public_keys_alone(bench: Bench) -> None:
+    answer = bench.endpoint.jwks()
+    assert answer.headers == (
+        (b"content-type", b"application/jwk-set+json"),
+        (b"cache-control", b"public, max-age=300"),
+    )
+    assert [key.kid for key in KeySet.from_jwks(answer.body)] == [bench.signing.active.kid]
+    assert b'"d"' not in answer.body
+
+
+# -- keys of the agents' own ---------------------------------------------------------------------------------
+
+
+async def test_an_assertion_buys_a_token_and_is_named_in_the_trail(bench: Bench) -> None:
+    status, body = await bench.ask(**signed(assertion()))
+    assert status == 200
+    claims = verify_access(
+        str(body["access_token"]),
+        bench.signing.public,
+        issuer=ISSUER,
+        org="main",
+        cluster="prod",
+        now=NOW,
+    )
+    assert claims.principal.user == "agent:sre-1"
+    [event] = bench.events
+    assert (event.kind, event.actor.credential) == (Kind.TOKEN_ISSUED, f"key:{claims.sid}")
+    await bench.directory.write_use()
+    [(agent, key)] = [
+        each for each in bench.directory.current.agent_keys_by_kid.values() if each[0].name == "sre-1"
+    ]
+    assert (agent.last_used_at, key.last_used_at) == (NOW, NOW)
+
+
+async def test_an_assertion_is_good_once(bench: Bench) -> None:
+    token = assertion()
+    assert (await bench.ask(**signed(token)))[0] == 200
+    status, body = await bench.ask(**signed(token))
+    assert (status, body["error"]) == (401, "invalid_client")
+    assert "used before" in str(body["error_description"])
+    assert bench.events[-1].actor.name == "sre-1"
+    assert (await bench.ask(**signed(assertion(jti="k"))))[0] == 200
+
+
+async def test_an_assertion_that_was_refused_for_another_agent_is_still_good(bench: Bench) -> None:
+    token = assertion()
+    assert (await bench.ask(**signed(token, client_id="web-1")))[0] == 401
+    assert (await bench.ask(**signed(token, client_id="sre-1")))[0] == 200
+
+
+async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) -> None:
+    token = assertion()
+    with closing(SeenStore(tmp_path / "seen.db")) as seen:
+        async with open_bench(tmp_path, lambda: NOW) as bench:
+            assert (await bench.ask(**signed(token)))[0] == 200
+            again = TokenEndpoint(
+                directory=bench.directory,
+                keys=lambda: bench.signing,
+                pepper=PEPPER,
+                issuer=ISSUER,
+                record=bench.events.append,
+                clock=lambda: NOW + 55,
+                seen=seen,
+                limits=LIMITS,
+                recording=lambda: True,
+                state_of=lambda cluster: "not tried",
+            )
+            status, body = attrs.evolve(bench, endpoint=again).read(
+                await again.answer(urlencode(signed(token)).encode(), (FORM,), "192.0.2.1")
+            )
+            assert (status, body["error"]) == (401, "invalid_client")
+            assert "used before" in str(body["error_description"])
+
+
+async def test_refused_assertions_cannot_be_told_from_refused_keys(bench: Bench) -> None:
+    attempts = [
+        await bench.token("x"),
+        await bench.ask(**signed(assertion(STRANGERS_KEY))),
+        await bench.ask(**signed(assertion(LOCKED_AGENT_KEY, "sre-1"))),
+        await bench.ask(**signed(assertion(agent="web-1"))),
+        await bench.ask(**signed(assertion(jti="2"), client_id="web-1")),
+        await bench.ask(**signed("x.y.z")),
+        await bench.ask(**signed("x")),
+    ]
+    assert {status for status, _ in attempts} == {401}
+    assert len({json.dumps(body) for _, body in attempts}) == 1
+    assert {event.kind for event in bench.events} == {Kind.AUTH_FAILED}
+
+
+async def test_the_hubs_name_is_told_to_the_holder_of_a_key_who_calls_it_by_another(bench: Bench) -> None:
+    for key, is_told in ((AGENT_KEY, True), (STRANGERS_KEY, False)):
+        other_hub = issue_assertion(key, agent="sre-1", hub_url="https://else.example", jti="1", now=NOW)
+        status, body = await bench.ask(**signed(other_hub))
+        assert (status, body["error"], "hub_time" in body) == (401, "invalid_client", False)
+        step = f"ask its operator for a code, then run `hawse login --hub {ISSUER} --code`"
+        assert (body["error_description"] == f"this hub calls itself {ISSUER}: {step}") is is_told
+
+
+async def test_who_asks_for_a_cluster_by_another_name_of_the_hub_is_told_its_own(bench: Bench) -> None:
+    _, body = await bench.token(audience="", resource="https://else.example")
+    assert body["error_description"] == (
+        f"this hub calls itself {ISSUER}: run `hawse login --hub {ISSUER}`, "
+        f"or name a cluster by {ISSUER}/clusters/<name>"
+    )
+
+
+async def test_a_clock_that_is_off_is_told_to_the_holder_of_the_key_alone(bench: Bench) -> None:
+    for now in (NOW - 90, NOW + 90):
+        _, body = await bench.ask(**signed(assertion(now=now)))
+        assert "clocks differ" in str(body["error_description"])
+        _, body = await bench.ask(**signed(assertion(STRANGERS_KEY, now=now)))
+        assert "clocks" not in str(body["error_description"])
+
+
+def dated(hub_time: str, now: float = NOW, jti: str = "again") -> dict[str, str]:
+    return signed(
+        issue_assertion(AGENT_KEY, agent="sre-1", hub_url=ISSUER, jti=jti, now=now, hub_time=hub_time)
+    )
+
+
+async def test_whose_clock_is_off_is_told_the_time_and_may_sign_by_it_once(bench: Bench) -> None:
+    for number, now in enumerate((NOW - 90, NOW + 90, NOW + 1e9)):
+        status, body = await bench.ask(**signed(assertion(now=now)))
+        told = str(body["hub_time"])
+        assert (status, seconds_of(told)) == (401, int(NOW))
+        again = dated(told, jti=str(number))
+        assert (await bench.ask(**again))[0] == 200
+        _, body = await bench.ask(**again)
+        assert "used before" in str(body["error_description"])
+        assert "hub_time" not in body
+
+
+async def test_no_other_refusal_tells_the_time(bench: Bench) -> None:
+    for fields in (
+        signed(assertion(STRANGERS_KEY, now=NOW - 90)),
+        signed(assertion(STRANGERS_KEY)),
+        signed(assertion(LOCKED_AGENT_KEY, "locked")),
+        signed(assertion(jti="other"), client_id="web-1"),
+        signed("x.y.z"),
+    ):
+        status, body = await bench.ask(**fields)
+        assert (status in {401, 403}, "hub_time" in body) == (True, False)
+
+
+async def test_a_time_that_the_hub_has_not_told_is_worth_nothing_when_it_comes(tmp_path: Path) -> None:
+    """Whoever stands in the hub's place for a while can have an agent sign it, and gather that for later."""
+    now = NOW
+    async with open_bench(tmp_path, lambda: now) as bench:
+        _, body = await bench.ask(**signed(assertion(now=NOW - 90)))
+        heard = str(body["hub_time"])
+        later = NOW + 3600
+        mac = heard.partition(".")[2]
+        gathered = [
+            dated(text, later, jti=text)
+            for text in (heard, f"{int(later)}.{mac}", hub_time(b"q" * 32, later), "1.2")
+        ]
+        now = later
+        for fields in gathered:
+            status, body = await bench.ask(**fields)
+            assert (status, body) == await bench.ask(**signed(assertion(STRANGERS_KEY, now=now)))
+            assert "not told it" in bench.events[-2].note
+        assert (await bench.ask(**dated(hub_time(PEPPER, later), later)))[0] == 200
+
+
+async def test_a_revoked_key_and_a_locked_agent_buy_nothing_at_once(bench: Bench) -> None:
+    [key] = [k for k in await bench.directory.read(lambda s: s.credentials("sre-1")) if "key:" in k.label[:4]]
+    await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    assert (await bench.ask(**signed(assertion(jti="1"))))[0] == 403
+    await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
+    assert (await bench.ask(**signed(assertion(jti="2"))))[0] == 200
+    await bench.directory.change(lambda store: store.revoke_key("sre-1", key.id))
+    assert (await bench.ask(**signed(assertion(jti="3"))))[0] == 401
+
+
+@pytest.mark.parametrize("taken", ["key", "agent"])
+async def test_what_is_taken_back_while_the_use_is_written_buys_nothing(bench: Bench, taken: str) -> None:
+    [key] = [k for k in await bench.directory.read(lambda s: s.credentials("sre-1")) if "key:" in k.label[:4]]
+    answers: list[tuple[int, dict[str, object]]] = []
+
+    async def ask() -> None:
+        answers.append(await bench.ask(**signed(assertion())))
+
+    async with trio.open_nursery() as nursery:
+        async with bench.endpoint._seen.store._turn:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            if taken == "key":
+                await bench.directory.change(lambda store: store.revoke_key("sre-1", key.id))
+            else:
+                await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    [(status, body)] = answers
+    expected = (401, "invalid_client") if taken == "key" else (403, "access_denied")
+    assert (status, body["error"]) == expected
+    assert [event.kind for event in bench.events] == [Kind.AUTH_FAILED]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"client_secret": KEY},
+        {"client_assertion_type": ""},
+        {"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:saml2-bearer"},
+        {"client_assertion": ""},
+    ],
+)
+async def test_an_assertion_comes_alone_and_whole(bench: Bench, fields: dict[str, str]) -> None:
+    status, body = await bench.ask(**{**signed(assertion()), **fields})
+    assert (status, body["error"]) == (400, "invalid_request")
+    status, body = await bench.ask(basic("sre-1", KEY), **signed(assertion()))
+    assert (status, body["error"]) == (400, "invalid_request")
+
+
+async def test_bad_forms_of_an_assertion_are_refused(tmp_path: Path) -> None:
+    """C30, C32: whatever an agent's own key was made to sign."""
+    claims = {"iss": "sre-1", "sub": "sre-1", "aud": ISSUER, "jti": "j"}
+    forger = Forger(AGENT_KEY.kid, AGENT_KEY.key, "client-authentication+jwt", claims)
+    async with open_bench(tmp_path, time.time) as bench:
+        for number, (what, make) in enumerate(forger.bad_forms().items()):
+            status, body = await bench.ask(**signed(make()))
+            assert (status, body["error"]) == (401, "invalid_client"), what
+            assert (await bench.ask(**signed(forger.token(jti=str(number)))))[0] == 200
+
+
+async def test_a_token_for_the_hub_ends_with_the_credential_that_it_was_made_from(bench: Bench) -> None:
+    _, body = await bench.ask(**{**signed(assertion()), "audience": "", "resource": ISSUER})
+    bearer = ((b"authorization", b"Bearer " + str(body["access_token"]).encode()),)
+    assert bench.endpoint.clusters(bearer, "192.0.2.1").status == 200
+    _, key = bench.directory.current.agent_keys_by_kid[AGENT_KEY.kid]
+    await bench.directory.change(lambda store: store.revoke_key("sre-1", key.id))
+    assert bench.directory.current.agents_by_name["sre-1"].active
+    assert bench.endpoint.clusters(bearer, "192.0.2.1").status == 401
+
+
+async def test_a_token_for_the_hub_itself_lists_the_clusters_and_opens_none(bench: Bench) -> None:
+    for number, target in enumerate(({"resource": ISSUER}, {"resource": f"{ISSUER}/"}, {"audience": HUB})):
+        status, body = await bench.ask(**{**signed(assertion(jti=str(number))), "audience": "", **target})
+        assert status == 200
+        bearer = b"Bearer " + str(body["access_token"]).encode()
+        status, listed = bench.read(bench.endpoint.clusters(((b"authorization", bearer),), "192.0.2.1"))
+        assert (status, listed["agent"]) == (200, "sre-1")
+    await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    assert bench.endpoint.clusters(((b"authorization", bearer),), "192.0.2.1").status == 403
+    await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
+    principal = bench.directory.current.agents_by_name["sre-1"].principal
+    assert principal is not None
+    foreign = SigningKey.generate()
+    for key, cluster in ((bench.signing.active, "prod"), (foreign, None)):
+        token = issue_access(
+            key, issuer=ISSUER, principal=principal, cluster=cluster, sid="s", jti="j", now=NOW
+        )
+        header = (b"authorization", b"Bearer " + token.encode())
+        assert bench.endpoint.clusters((header,), "192.0.2.1").status == 401
+
+
+async def test_a_token_for_the_hub_is_of_its_own_agent_and_credential(bench: Bench) -> None:
+    agents, keys = bench.directory.current.agents_by_name, bench.directory.current.api_keys_by_hash
+    owner, own = keys[hash_key(KEY, PEPPER)]
+    _, foreign = keys[hash_key(OTHER_KEY, PEPPER)]
+    assert owner.principal is not None
+    unknown = attrs.evolve(owner.principal, agent_id=str(uuid.uuid4()))
+    for principal, sid, expected in (
+        (owner.principal, own.id, 200),
+        (owner.principal, foreign.id, 401),
+        (owner.principal, "none", 401),
+        (unknown, own.id, 401),
+        (agents["web-1"].principal, own.id, 401),
+    ):
+        assert principal is not None
+        token = issue_access(
+            bench.signing.active,
+            issuer=ISSUER,
+            principal=principal,
+            cluster=None,
+            sid=sid,
+            jti="j",
+            now=NOW,
+        )
+        header = (b"authorization", b"Bearer " + token.encode())
+        assert bench.endpoint.clusters((header,), "192.0.2.1").status == expected

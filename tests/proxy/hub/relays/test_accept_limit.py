@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.hub.relays.accept_limit import (
+    ACCEPTS_PER_S,
+    BURST,
+    CLUSTER_ACCEPTS_PER_S,
+    CLUSTER_BURST,
+    RESERVED,
+    RETRY_AFTER_MAX_S,
+    AcceptLimit,
+    TooManyDialsError,
+)
+
+
+def test_a_small_fleet_never_meets_it() -> None:
+    limit = AcceptLimit()
+    assert all(limit.admit(100.0, resumes=False) == 0 for _ in range(BURST - RESERVED))
+
+
+def test_those_that_resume_have_a_share_of_their_own() -> None:
+    limit = AcceptLimit()
+    while limit.admit(100.0, resumes=False) == 0:
+        pass
+    assert all(limit.admit(100.0, resumes=True) == 0 for _ in range(RESERVED))
+    assert limit.admit(100.0, resumes=True) >= 1
+
+
+def test_strangers_use_up_nothing() -> None:
+    limit = AcceptLimit()
+    for _ in range(10 * BURST):
+        assert limit.admit(100.0, resumes=False) == 0
+        limit.give_back()
+
+
+def test_a_large_fleet_is_told_to_come_one_after_the_other_and_is_in_within_the_time() -> None:
+    limit = AcceptLimit()
+    # Each relay asks at once, and again when it was told to; those of one second come at once.
+    due = dict.fromkeys(range(5000), 0.0)
+    accepted_at: list[float] = []
+    now = 0.0
+    while due:
+        now = min(due.values())
+        asking = [relay for relay, at in due.items() if at == now]
+        for relay in asking:
+            wait_s = limit.admit(now, resumes=False)
+            if wait_s:
+                due[relay] = now + wait_s
+            else:
+                del due[relay]
+                accepted_at.append(now)
+    assert len(accepted_at) == 5000
+    assert accepted_at[-1] <= 120
+    for second in range(int(accepted_at[-1])):
+        assert sum(second <= at < second + 1 for at in accepted_at) <= ACCEPTS_PER_S + BURST
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.booleans()), max_size=600))
+def test_it_never_lets_in_more_than_its_rate(steps: list[tuple[float, bool]]) -> None:
+    limit = AcceptLimit()
+    now, accepted = 1000.0, 0
+    for pause_s, resumes in steps:
+        now += pause_s / 100
+        wait_s = limit.admit(now, resumes=resumes)
+        assert 0 <= wait_s <= RETRY_AFTER_MAX_S
+        accepted += not wait_s
+    assert accepted <= BURST + (now - 1000.0) * ACCEPTS_PER_S + 1
+
+
+def test_a_cluster_that_dials_without_end_is_slowed_down_alone() -> None:
+    limit = AcceptLimit()
+    for _ in range(CLUSTER_BURST):
+        limit.admit_cluster("c1", "prod", 100.0)
+    with pytest.raises(TooManyDialsError, match=r"cluster prod dialled 64 times .* 8 times a second"):
+        limit.admit_cluster("c1", "prod", 100.0)
+    limit.admit_cluster("c2", "staging", 100.0)
+    # A second later it is as many as eight relays need whose connections are cut all the time.
+    for _ in range(CLUSTER_ACCEPTS_PER_S):
+        limit.admit_cluster("c1", "prod", 101.0)
+    with pytest.raises(TooManyDialsError):
+        limit.admit_cluster("c1", "prod", 101.0)

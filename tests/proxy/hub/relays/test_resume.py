@@ -1,0 +1,199 @@
+"""Whose session a relay may come back to, and who is asked meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from auth.tokens import HelloClaims
+from proxy.hub.calls.calls import _tunnel
+from proxy.hub.home.config import TunnelConfig
+from proxy.hub.relays.registry import Registry
+from tests.proxy.hub.calls.sessions import session_pair
+from tests.proxy.hub.relays.test_endpoint import Bench, open_bench
+from tests.proxy.hub.relays.test_registry import live
+from tunnel import (
+    RESUME,
+    CloseCode,
+    Hello,
+    Interruptions,
+    Rejected,
+    Resume,
+    Role,
+    Session,
+    Welcome,
+    memory_transport_pair,
+    open_session,
+)
+from tunnel.protocol import frames
+
+
+@asynccontextmanager
+async def detached_relay(bench: Bench) -> AsyncIterator[tuple[Session, HelloClaims, Hello]]:
+    """A relay's session that has lost its connection: the hub's end, and what the relay comes back with."""
+    cluster = bench.directory.current.clusters_by_name["prod"]
+    claims = HelloClaims(cluster.id, "relay-1", cluster.relay_keys[0].kid, "jti", 0, 60)
+    here, there = memory_transport_pair()
+    hello = Hello(cluster=cluster.id, instance="relay-1", features=(RESUME,))
+    async with trio.open_nursery() as nursery:
+        relays: list[Session] = []
+
+        async def dial() -> None:
+            async with open_session(there, Role.DIALER, hello=hello) as relay:
+                relays.append(relay)
+                await relay.wait_closed()
+
+        nursery.start_soon(dial)
+        async with open_session(
+            here, Role.LISTENER, answer_hello=lambda hello: bench.endpoint._welcome(hello, claims, cluster)
+        ) as hub:
+            await bench.keep(hub, nursery)
+            await wait_all_tasks_blocked()
+            here.cut()
+            await wait_all_tasks_blocked()
+            yield hub, claims, relays[0].hello_again()
+        nursery.cancel_scope.cancel()
+
+
+async def come_back(bench: Bench, claims: HelloClaims, hello: Hello) -> bool:
+    cluster = bench.directory.current.clusters_by_name["prod"]
+    here, there = memory_transport_pair()
+    # It carries the session until it is lost; a refusal comes at once.
+    resumed = True
+    with trio.move_on_after(0.1):
+        resumed = await bench.endpoint._resume(here, frames.hello(hello), claims, cluster, "192.0.2.9")
+    await there.aclose()
+    return resumed
+
+
+async def test_a_relay_comes_back_to_its_own_session(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, hello):
+        assert hub.detached
+        assert await come_back(bench, claims, hello)
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_a_hub_that_goes_does_not_wait_for_a_relay_that_dials_another_one(
+    replaced: bool, tmp_path: Path
+) -> None:
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, hello):
+        bench.endpoint.leave(900, replaced=replaced)
+        assert hub.closed
+        assert not await come_back(bench, claims, hello)
+
+
+async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_is_told_that_the_hub_goes(
+    tmp_path: Path,
+) -> None:
+    async with open_bench(tmp_path) as bench, session_pair() as (hub, _), trio.open_nursery() as nursery:
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        claims = HelloClaims(cluster.id, "relay-1", cluster.relay_keys[0].kid, "jti", 0, 60)
+        hello = Hello(cluster=cluster.id, instance="relay-1", resume=Resume("session", 0, 0, 0, 1))
+        await bench.keep(hub, nursery)
+        bench.endpoint.leave(900, replaced=True)
+        assert not hub.closed
+        assert not await come_back(bench, claims, hello)
+        assert await hub.wait_closed() == "the tunnel was lost, and no relay can come back to a hub that goes"
+        with pytest.raises(Rejected, match="this hub goes, and no session can go on here") as caught:
+            bench.endpoint._welcome(hello, claims, cluster)
+        assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
+
+
+async def test_a_call_is_told_what_its_tunnel_has_gone_through(tmp_path: Path) -> None:
+    async with session_pair() as (untouched, _):
+        assert _tunnel(untouched, untouched.interruptions) is None
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, _, _):
+        told = _tunnel(hub, Interruptions())
+        assert told is not None
+        assert told.detaches == 1
+        assert told.gap_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("kid", "instance"),
+    [("another", "relay-1"), ("", "relay-2")],
+    ids=["another key", "another instance"],
+)
+async def test_nobody_else_does(kid: str, instance: str, tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, hello):
+        assert not await come_back(
+            bench, attrs.evolve(claims, kid=kid or claims.kid, instance=instance), hello
+        )
+        # And it does no harm to the session.
+        assert hub.detached
+        assert await come_back(bench, claims, hello)
+
+
+async def test_a_relay_that_counts_otherwise_loses_the_session(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, hello):
+        assert hello.resume is not None
+        wrong = attrs.evolve(hello, resume=attrs.evolve(hello.resume, last_rx=10**9))
+        assert not await come_back(bench, claims, wrong)
+        assert hub.closed
+
+
+async def test_a_hello_that_was_held_up_on_the_way_changes_nothing(tmp_path: Path) -> None:
+    """A network may swallow a dial, and release it when the relay has long been back by the next one."""
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, held_up):
+        assert held_up.resume is not None
+        resume = held_up.resume
+        later = attrs.evolve(held_up, resume=attrs.evolve(resume, attempt=resume.attempt + 1))
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        here, there = memory_transport_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                bench.endpoint._resume, here, frames.hello(later), claims, cluster, "192.0.2.9"
+            )
+            await wait_all_tasks_blocked()
+            assert not hub.detached
+            for late in (held_up, attrs.evolve(held_up, resume=attrs.evolve(resume, last_rx=10**9))):
+                assert not await come_back(bench, claims, late)
+                assert not hub.detached
+                assert not hub.closed
+            await there.aclose()
+
+
+async def test_a_session_that_is_not_here_is_refused_and_no_other_one_begun(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        claims = HelloClaims(cluster.id, "relay-1", cluster.relay_keys[0].kid, "jti", 0, 60)
+        hello = Hello(cluster=cluster.id, instance="relay-1", resume=Resume("gone"))
+        assert not await come_back(bench, claims, hello)
+        with pytest.raises(Rejected) as caught:
+            bench.endpoint._welcome(hello, claims, cluster)
+        assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
+
+
+@pytest.mark.parametrize("resume", [True, False])
+async def test_what_the_hub_offers_is_configured(resume: bool, tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
+        bench.endpoint.config = attrs.evolve(bench.endpoint.config, tunnel=TunnelConfig(resume))
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        claims = HelloClaims(cluster.id, "relay-1", "", "jti", 0, 60)
+        hello = Hello(cluster=cluster.id, instance="relay-1", features=(RESUME,))
+        welcome: Welcome = bench.endpoint._welcome(hello, claims, cluster)
+        assert (welcome.features, welcome.resume_ttl_s) == (((RESUME,), 60) if resume else ((), 0))
+
+
+async def test_a_relay_that_is_away_is_asked_only_when_no_other_one_is_here(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (_, claims, _):
+        registry: Registry = bench.endpoint.registry
+        away = registry.session(claims.cluster_id)
+        assert away is not None
+        assert registry.is_away(claims.cluster_id)
+        async with session_pair() as (hub, _):
+            context = hub.add_context(1, b"token")
+            hub.open_stream(b"", context=context)
+            here = live(hub, "relay-2", claims.cluster_id)
+            with registry.registered(here):
+                assert registry.session(claims.cluster_id) is here
+        # As if two seconds had passed.
+        away.session._connection.detached_at -= 2
+        assert registry.session(claims.cluster_id) is None
+        assert registry.is_away(claims.cluster_id)

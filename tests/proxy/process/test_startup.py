@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.process.startup import GC_THRESHOLD, settle
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    threshold = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*threshold)
+
+
+def test_what_stands_is_looked_at_no_more() -> None:
+    settle()
+    assert gc.get_freeze_count() > 1000
+    assert gc.get_threshold()[0] == GC_THRESHOLD
+
+
+def test_what_stays_is_collected_some_at_a_time() -> None:
+    generations = gc.get_threshold()[2] > 0
+    most = 0
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        nonlocal most
+        if info["generation"] < 2:
+            most = max(most, sum(len(gc.get_objects(number)) for number in range(info["generation"] + 1)))
+
+    settle()
+    gc.callbacks.append(note)
+    try:
+        kept = [[number] for number in range(20 * GC_THRESHOLD)]
+    finally:
+        gc.callbacks.remove(note)
+    assert len(kept) == 20 * GC_THRESHOLD
+    # Python 3.14 has no generation in between.
+    assert 0 < most < 5 * GC_THRESHOLD or not generations

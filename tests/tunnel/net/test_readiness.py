@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from tests.tunnel.passes import counted_passes
+from tunnel.net import readiness
+from tunnel.net.readiness import CALLS_PER_LOOK, Readiness, Watch
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Readiness]:
+    watcher = Readiness()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watcher.run)
+        yield watcher
+        nursery.cancel_scope.cancel()
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    return near, far
+
+
+async def test_each_arrival_is_told_and_one_that_is_not_read_again_and_again() -> None:
+    near, far = pair()
+    told: list[bytes] = []
+    spurious = trio.Event()
+
+    def read() -> None:
+        told.append(near.recv(10))
+
+    def leave() -> None:
+        told.append(b"left")
+        if told.count(b"left") == 3:
+            spurious.set()
+
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), read)
+        for piece in (b"a", b"b"):
+            far.send(piece)
+            await trio.testing.wait_all_tasks_blocked()
+        assert told == [b"a", b"b"]
+        watch.call = leave
+        far.close()
+        with trio.fail_after(2):
+            await spurious.wait()
+    near.close()
+
+
+async def test_input_shows_before_anybody_is_called_for_it() -> None:
+    near, far = pair()
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), lambda: None)
+        assert not watch.has_input()
+        far.send(b"a")
+        assert watch.has_input()
+        assert near.recv(10) == b"a"
+        assert not watch.has_input()
+        far.close()
+        assert watch.has_input()
+        watch.end()
+    near.close()
+
+
+async def test_the_peers_end_is_something_to_read() -> None:
+    near, far = pair()
+    ended = trio.Event()
+
+    def end() -> None:
+        watch.end()
+        ended.set()
+
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), end)
+        far.close()
+        with trio.fail_after(2):
+            await ended.wait()
+    near.close()
+
+
+async def test_a_watch_that_an_earlier_call_has_ended_is_not_called() -> None:
+    pairs = [pair() for _ in range(3)]
+    watches: list[Watch] = []
+    called: list[int] = []
+
+    async with running() as watcher:
+        for number, (near, _) in enumerate(pairs):
+
+            def call(number: int = number) -> None:
+                called.append(number)
+                for watch in watches:
+                    watch.end()
+
+            watches.append(watcher.watch(near.fileno(), call))
+        for _, far in pairs:
+            far.send(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(called) == 1
+        # And a descriptor can be watched anew.
+        again = trio.Event()
+        watcher.watch(pairs[0][0].fileno(), lambda: (again.set(), pairs[0][0].recv(10), None)[-1])
+        with trio.fail_after(2):
+            await again.wait()
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+async def test_others_have_their_turn_between_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "CALLS_PER_PASS", 2)
+    pairs = [pair() for _ in range(6)]
+    happened: list[str] = []
+
+    async def another() -> None:
+        while len(happened) < 100:
+            happened.append("turn")
+            await trio.lowlevel.checkpoint()
+
+    async with running() as watcher:
+        for near, far in pairs:
+
+            def call(near: socket.socket = near) -> None:
+                near.recv(10)
+                happened.append("call")
+
+            watcher.watch(near.fileno(), call)
+            far.send(b"x")
+        await another()
+    assert happened.count("call") == 6
+    # Two passes may follow one another, as trio shuffles who runs first in each.
+    assert "call call call call call" not in " ".join(happened)
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+async def test_all_have_their_turn_where_calls_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "PASS_S", 0.0)
+    pairs = [pair() for _ in range(3 * CALLS_PER_LOOK + 1)]
+    watches: list[Watch] = []
+    called: list[int] = []
+    others, ended = {*range(len(pairs))}, CALLS_PER_LOOK + 1
+    others.remove(ended)
+    twice = trio.Event()
+
+    def call(number: int) -> None:
+        # It does not read, so it is ready again and again.
+        passes.note()
+        called.append(number)
+        # Left for a later pass, and ended by then.
+        watches[ended].end()
+        if len(called) == 2 * len(others):
+            twice.set()
+
+    with counted_passes() as passes:
+        async with running() as watcher:
+            for number, (near, far) in enumerate(pairs):
+                watches.append(watcher.watch(near.fileno(), partial(call, number)))
+                far.send(b"x")
+            with trio.fail_after(2):
+                await twice.wait()
+    assert set(called) == set(called[: len(others)]) == others
+    assert passes.most == CALLS_PER_LOOK
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+async def test_what_was_taken_in_meanwhile_is_not_told_in_a_later_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readiness, "PASS_S", 0.0)
+    pairs = [pair() for _ in range(CALLS_PER_LOOK + 1)]
+    called: list[int] = []
+
+    def call(number: int) -> None:
+        called.append(number)
+        pairs[number][0].recv(10)
+        if len(called) == 1:
+            pairs[-1][0].recv(10)
+
+    async with running() as watcher:
+        for number, (near, far) in enumerate(pairs):
+            watcher.watch(near.fileno(), partial(call, number))
+            far.send(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+    assert called == list(range(CALLS_PER_LOOK))
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+async def test_a_watch_may_be_ended_after_all_watching_has() -> None:
+    near, far = pair()
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), lambda: None)
+    watch.end()
+    watch.end()
+    near.close()
+    far.close()
+
+
+async def test_the_end_of_a_pass_is_behind_all_of_its_calls() -> None:
+    pairs = [pair() for _ in range(3)]
+    happened: list[str] = []
+
+    async with running() as watcher:
+
+        def end() -> None:
+            happened.append("end")
+            # It belongs to no pass, so what it begins cannot wait for the end of one.
+            assert not watcher.at_end(end)
+
+        for near, _ in pairs:
+
+            def call(near: socket.socket = near) -> None:
+                near.recv(10)
+                happened.append("call")
+                assert watcher.at_end(end)
+
+            watcher.watch(near.fileno(), call)
+        assert not watcher.at_end(end)
+        for _, far in pairs:
+            far.send(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        assert happened == ["call"] * 3 + ["end"] * 3
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+async def test_what_is_ready_waits_for_the_end_of_a_pass_that_has_other_calls(calls: int) -> None:
+    pairs = [pair() for _ in range(calls)]
+    happened: list[str] = []
+
+    async with running() as watcher:
+        for near, _ in pairs:
+
+            def call(near: socket.socket = near) -> None:
+                near.recv(10)
+                assert watcher.at_end(lambda: happened.append("sent"), ready=True)
+                happened.append("behind it")
+
+            watcher.watch(near.fileno(), call)
+        assert not watcher.at_end(lambda: happened.append("sent"), ready=True)
+        for _ in range(2):
+            for _, far in pairs:
+                far.send(b"x")
+            await trio.testing.wait_all_tasks_blocked()
+    once = ["sent", "behind it"] if calls == 1 else ["behind it"] * calls + ["sent"] * calls
+    assert happened == once * 2
+    for near, far in pairs:
+        near.close()
+        far.close()

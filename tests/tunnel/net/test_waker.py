@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tunnel.net.waker import NO_SPOT, ParkingSpot
+
+
+async def test_a_parked_task_waits_until_it_is_woken() -> None:
+    spot, woken = ParkingSpot("taken"), []
+
+    async def wait() -> None:
+        await spot.park()
+        woken.append(True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        assert spot.task is not None
+        assert not woken
+        spot.unpark()
+        assert spot.task is None
+    assert woken
+
+
+async def test_waking_nobody_is_nothing_and_is_not_remembered() -> None:
+    spot = ParkingSpot("taken")
+    spot.unpark()
+    with trio.move_on_after(0) as scope:
+        await spot.park()
+    assert scope.cancelled_caught
+
+
+async def test_a_second_task_is_a_bug_of_the_caller() -> None:
+    spot = ParkingSpot("another task waits here")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spot.park)
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError, match="another task waits here"):
+            await spot.park()
+        spot.unpark()
+
+
+async def test_a_cancelled_wait_leaves_the_spot_free() -> None:
+    spot = ParkingSpot("taken")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spot.park)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert spot.task is None
+    # Nobody is woken in the place of the one that left.
+    spot.unpark()
+
+
+async def test_nobody_waits_where_there_is_no_spot() -> None:
+    assert NO_SPOT.task is None
+    NO_SPOT.unpark()
+    with pytest.raises(AssertionError):
+        await NO_SPOT.park()

@@ -1,0 +1,194 @@
+"""The first word of each side on a new transport.
+
+A dialer that has lost its transport names its session in the HELLO on the next one. Only when the listener
+has read that does it know whether an old session goes on or a new one begins, and only the WELCOME tells the
+dialer. So both can hear the first message before they have a session for it (`hear_hello`, `say_hello`), and
+hand it on to that session: an old one resumes with it, a new one begins its greeting with it (`greet`).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+
+import attrs
+import trio
+
+from tunnel.link import FAREWELL_S
+from tunnel.protocol import events, frames
+from tunnel.protocol.connection import Connection, Role
+from tunnel.protocol.errors import CloseCode, RemoteProtocolError
+from tunnel.protocol.frames import Hello, Welcome
+from tunnel.refusals import Rejected, SessionClosed, farewell_of
+from tunnel.settings import GREETING_S, Settings
+from tunnel.websocket.transport import Transport, TransportClosed
+
+__all__ = ["greet", "hear_hello", "read_hello", "read_welcome", "say_hello", "turn_away"]
+
+
+async def hear_hello(transport: Transport) -> bytes:
+    """Return the first message of a dialer, for `read_hello`.
+
+    Raises SessionClosed when it leaves, or says nothing for GREETING_S, and RemoteProtocolError for anything
+    but a HELLO, once it has been told.
+    """
+    try:
+        message = await _receive(transport)
+        read_hello(message)
+    except (SessionClosed, RemoteProtocolError) as exc:
+        with trio.CancelScope(shield=True):
+            await turn_away(transport, exc)
+        raise
+    return message
+
+
+async def say_hello(transport: Transport, hello: Hello) -> bytes:
+    """Greet a listener; returns its first message, for `read_welcome`.
+
+    Raises Rejected when the listener does not want this dialer, SessionClosed when no answer comes, and
+    RemoteProtocolError for anything but a WELCOME, once the listener has been told.
+    """
+    try:
+        await transport.send(frames.hello(hello))
+    except TransportClosed as exc:
+        raise _ended(exc) from exc
+    message = await _receive(transport)
+    try:
+        frame_type, payload = frames.first_frame(message)
+        if frame_type == frames.GOAWAY:
+            _, code, _, retry_after_ms, reason = frames.decode_goaway(payload)
+            raise Rejected(code, reason, retry_after_ms)
+        read_welcome(message)
+    except RemoteProtocolError as exc:
+        with trio.CancelScope(shield=True):
+            await turn_away(transport, exc)
+        raise
+    return message
+
+
+async def turn_away(transport: Transport, exc: SessionClosed | RemoteProtocolError) -> None:
+    """Close a transport that no session goes on over, and tell the peer why, as at any session's end.
+
+    It takes no longer than a farewell may.
+    """
+    code, reason = farewell_of(exc)
+    with trio.move_on_after(FAREWELL_S), suppress(TransportClosed):
+        await transport.send(frames.goaway(0, code, 0, 0, reason))
+    with trio.move_on_after(FAREWELL_S):
+        await transport.aclose(code, reason)
+
+
+def read_hello(message: bytes) -> Hello:
+    """The HELLO that a message is; raises RemoteProtocolError."""
+    payload = _greeting(message, frames.HELLO)
+    if len(message) > frames.HEADER_BYTES + len(payload):
+        # A session that goes on would not count it, and misnumber all that follows.
+        raise RemoteProtocolError("a HELLO is not alone in its message")
+    return frames.decode_hello(payload)
+
+
+def read_welcome(message: bytes) -> Welcome:
+    """The WELCOME that a message begins with; raises RemoteProtocolError."""
+    return frames.decode_welcome(_greeting(message, frames.WELCOME))
+
+
+async def greet(
+    connection: Connection,
+    transport: Transport,
+    settings: Settings,
+    *,
+    hello: Hello,
+    answer_hello: Callable[[Hello], Welcome] | None,
+    message: bytes | None,
+) -> list[events.Event]:
+    """Open the core of a new session: the dialer says `hello`, the listener answers by `answer_hello`.
+
+    `message` is the peer's first, when it was received already; a dialer has said its hello then. Returns
+    what has happened behind it: a WELCOME may share its message with the frames that follow. Raises Rejected,
+    SessionClosed and RemoteProtocolError; what the peer is to be told of it, also when this is cancelled, is
+    left in the core.
+    """
+    with trio.move_on_after(settings.hello_timeout_s):
+        try:
+            if connection.role is Role.DIALER:
+                return await _greet_as_dialer(connection, transport, settings.stated_in(hello), message)
+            await _greet_as_listener(connection, transport, settings, answer_hello, message)
+            return []
+        except TransportClosed as exc:
+            raise _ended(exc) from exc
+    reason = f"no greeting within {settings.hello_timeout_s:g} s"
+    connection.reject(CloseCode.HELLO_TIMEOUT, reason)
+    raise SessionClosed(CloseCode.HELLO_TIMEOUT, reason)
+
+
+async def _greet_as_dialer(
+    connection: Connection, transport: Transport, hello: Hello, message: bytes | None
+) -> list[events.Event]:
+    connection.say_hello(hello)
+    said = connection.data_to_send(connection.message_bytes, trio.current_time())
+    if message is None:
+        await transport.send(said)
+    happened: list[events.Event] = []
+    while not happened:
+        if message is None:
+            message = await transport.receive()
+        happened = connection.receive_message(message, trio.current_time())
+        message = None
+    answer, *rest = happened
+    # Whatever stands behind it in its message.
+    if isinstance(answer, events.GoAwayReceived):
+        raise Rejected(answer.code, answer.reason, answer.retry_after_ms)
+    assert isinstance(answer, events.WelcomeReceived)
+    return rest
+
+
+async def _greet_as_listener(
+    connection: Connection,
+    transport: Transport,
+    settings: Settings,
+    answer_hello: Callable[[Hello], Welcome] | None,
+    message: bytes | None,
+) -> None:
+    happened: list[events.Event] = []
+    while not happened:
+        if message is None:
+            message = await transport.receive()
+        happened = connection.receive_message(message, trio.current_time())
+        message = None
+    (event,) = happened
+    assert isinstance(event, events.HelloReceived)
+    try:
+        welcome = Welcome() if answer_hello is None else answer_hello(event.hello)
+    except Rejected as exc:
+        connection.reject(exc.close_code, exc.reason, exc.retry_after_ms)
+        raise
+    welcome = attrs.evolve(
+        settings.stated_in(welcome),
+        session_id=welcome.session_id or uuid.uuid4().hex,
+        server_time_ms=round(time.time() * 1000),
+    )
+    connection.say_welcome(welcome, event.hello)
+
+
+def _greeting(message: bytes, expected: int) -> bytes:
+    frame_type, payload = frames.first_frame(message)
+    if frame_type != expected:
+        raise RemoteProtocolError(f"frame type {frame_type} before the greeting")
+    if len(payload) > frames.GREETING_BYTES_MAX:
+        raise RemoteProtocolError(f"a greeting of {len(payload)} bytes exceeds {frames.GREETING_BYTES_MAX}")
+    return payload
+
+
+async def _receive(transport: Transport) -> bytes:
+    with trio.move_on_after(GREETING_S):
+        try:
+            return await transport.receive()
+        except TransportClosed as exc:
+            raise _ended(exc) from exc
+    raise SessionClosed(CloseCode.HELLO_TIMEOUT, f"no greeting within {GREETING_S:g} s")
+
+
+def _ended(exc: TransportClosed) -> SessionClosed:
+    return SessionClosed(exc.code, f"the transport ended in the greeting: {exc.reason}")
