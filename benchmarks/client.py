@@ -24,13 +24,13 @@ _CONTENT_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)\r\n")
 # As much as fits the L2 cache beside what it is copied from; a TLS record is 16 KiB at most.
 _BUFFER = memoryview(bytearray(256 * 1024))
 _UPLOAD = memoryview(os.urandom(256 * 1024))
-# Records taken from one connection before the others have their turn.
+# Records read from one connection before the others are served.
 _RECORDS_A_TURN = 16
 _IDLE_S = 30.0
 
 
 class Failed(Exception):
-    """The other side did something else than what was asked."""
+    """The other side did not do what the job asked for."""
 
 
 class Connection:
@@ -119,7 +119,7 @@ class Connection:
         return came
 
     def close(self) -> None:
-        """End it without a word, as a client's process does that ends."""
+        """Close it without a farewell, as the end of a client's process does."""
         del self.loop.connections[self.sock.fileno()]
         self.sock.close()
 
@@ -213,7 +213,7 @@ class Loop:
                     connection.read()
 
     def reset(self) -> None:
-        """What comes from now on is what counts."""
+        """Start counting again."""
         self.requests = self.transferred = 0
         self.latencies_ns = []
 

@@ -1,9 +1,9 @@
-"""Somebody types into `kubectl exec -it`, as a process: `python -m benchmarks.keystrokes`.
+"""Keys typed into `kubectl exec -it`, as a process: `python -m benchmarks.keystrokes`.
 
 The first line on stdin is the job, JSON: endpoint, path, count, pause_s. Once the WebSocket is open and the
-first keys have come back it says `ready`; after the line `go` it types `count` keys, each once the one before
-has come back and `pause_s` later, and answers with the ns that each took. The other end must repeat on stdout
-what comes on stdin.
+first keys have come back it prints `ready`; after the line `go` it types `count` keys, each once the one
+before has come back and `pause_s` later, and answers with the ns that each took. The other end must repeat on
+stdout what comes on stdin.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The load of a run: a client process that connects, waits for the word, and reports.
+"""The load of a run: a client process that connects, waits for `go`, and reports.
 
-The client (benchmarks.client) is a process of its own, so that its CPU time is its own, and stands apart
-from what is measured.
+The client (benchmarks.client) is a process of its own, so its CPU time is not counted as the system's.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import attrs
 from benchmarks.system import Endpoint
 from benchmarks.workload import RunFailed
 
-# A whole run is a matter of seconds; a client that hangs is to be told from one that is slow.
+# A run takes seconds. A client that takes this long hangs.
 DEADLINE_S = 120.0
 _ROOT = Path(__file__).parent.parent
 

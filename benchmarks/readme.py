@@ -1,7 +1,7 @@
-"""`python -m benchmarks.readme`: measure what README says that Hawse costs, and write it there.
+"""`python -m benchmarks.readme`: measure the costs that README states, and write them there.
 
-Some 12 minutes on a quiet machine with two cores. It needs nginx and kubectl. What it measures are workloads
-of `python -m benchmarks`, each system in each round; what it makes of them is in benchmarks.summary.
+Takes some 12 minutes on a quiet machine with two cores, and needs nginx and kubectl. It measures workloads of
+`python -m benchmarks`, each system in each round; benchmarks.summary makes the text of them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PARTS: dict[str, tuple[tuple[int, ...], frozenset[str] | None]] = {
     "watch": ((1000,), BOTH),
     "watch-many": ((1000,), BOTH),
     "watch-all": ((1000,), BOTH),
-    # They run kubectl straight to the API server by themselves.
+    # They compare with kubectl's direct connection to the API server by themselves.
     "cold": ((1,), BOTH),
     "cold-plugin": ((1,), BOTH),
     "cold-token": ((1,), BOTH),

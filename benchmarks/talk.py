@@ -1,4 +1,4 @@
-"""A helper process that is told what to do by lines on its stdin, and answers by lines on its stdout."""
+"""A helper process that takes commands as lines on its stdin, and answers with lines on its stdout."""
 
 from __future__ import annotations
 

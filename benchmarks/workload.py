@@ -1,7 +1,7 @@
-"""What a workload is: the interface between the runner and workloads/.
+"""The interface between the runner and workloads/.
 
-A workload's module has a tuple `WORKLOADS`. The runner takes each variant in turn and runs it several times
-over all systems, one after the other within each round.
+A workload's module has a tuple `WORKLOADS`. The runner measures each variant in several rounds. A round runs
+all systems, one after the other.
 """
 
 from __future__ import annotations
@@ -59,4 +59,4 @@ def once(open_runs: OpenRuns) -> Callable[[System, Upstream, int, Options], Samp
 
 
 class RunFailed(Exception):
-    """A run that has no figure: answers that were refused, cut or not given. The text says which."""
+    """A run without a figure: an answer was refused, cut or missing. The text says which."""

@@ -1,7 +1,7 @@
-"""Systems with a slow link where the long way would be: between the two ends of a tunnel.
+"""Systems with a slow link between the two ends of their tunnel.
 
-What has no tunnel has it before the upstream: `nginx` proxies over it, and the client of `direct` reaches the
-upstream over it. So everybody's bytes cross it once in each direction.
+A system without a tunnel has the link before the upstream: `nginx` proxies over it, and the client of
+`direct` reaches the upstream over it. So the bytes of every system cross it once in each direction.
 """
 
 from __future__ import annotations

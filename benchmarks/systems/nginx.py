@@ -1,6 +1,6 @@
-"""nginx as a TLS reverse proxy, keep-alive and TLS on both sides: the limit for whoever terminates TLS twice.
+"""nginx as a TLS reverse proxy, keep-alive and TLS on both sides: the limit without a tunnel.
 
-Its settings are what came out cheapest for it: buffers that hold an answer whole, no temporary files.
+Its settings are the cheapest of those tried: buffers that hold a whole answer, no temporary files.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _SERVER = """\
         location /bulk/ {{
             alias {memory}/;
             default_type application/octet-stream;
-            # A turn for the others after so much, or one download would have the worker to itself.
+            # The worker serves other connections after each piece of this size.
             output_buffers 2 32k;
             sendfile_max_chunk 64k;
         }}

@@ -1,8 +1,8 @@
-"""Somebody types into an exec session: how long a key takes to come back, and what it costs.
+"""Keys typed into an exec session: how long a key takes to come back, and what it costs.
 
 The real protocol, v5.channel.k8s.io over a WebSocket, from the client to a container's stdin and back from
-its stdout; the upstream only repeats what comes. The keys come one at a time, so that every one of them wakes
-every process on the way: the dearest way to send a byte.
+its stdout; the upstream echoes its input. The keys come one at a time, so each wakes every process on the
+way: the dearest way to send a byte.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from benchmarks.workloads.watch import opened_again
 PATH = "/api/v1/namespaces/work/pods/workbench/exec?command=sh&container=main&stdin=true&stdout=true&tty=true"
 KEYS = 400
 QUICK_KEYS = 20
-# Nobody types as fast; but what sleeps for long falls out of the caches, and that is not what is asked.
+# Faster than a person types. A longer sleep would measure cold caches.
 PAUSE_S = 0.005
-# As nginx is set up for the other workloads it upgrades nothing.
+# Neither nginx, as it is set up for the other workloads, nor `plain` upgrades a connection.
 SYSTEMS = WATCHED - {"nginx", "plain"}
 
 

@@ -1,4 +1,4 @@
-"""Streams on which nothing happens: what each of them holds in memory.
+"""The memory of idle streams.
 
 `idle` has open watches that send nothing, through the system as it runs: TLS to the client, TLS to the
 upstream. `idle-bare` has streams of a Hawse tunnel and nothing around them: a task at either end, over a

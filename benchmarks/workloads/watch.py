@@ -1,9 +1,9 @@
 """Watches that are not silent: what an event costs, and how long it is under way.
 
-WATCHES watches are open, and events of 1 KB come to them in one of two ways. In turn, evenly: no two are
-there at once by themselves. While they are few that is the dearest way to get them, since both processes wake
-for each; while they are many, the processes are awake. Or each event to all of them at once, as a change
-comes to all who watch what has changed.
+WATCHES watches are open, and events of 1 KB come to them in one of two ways. Round robin at an even pace: no
+two come at once. While they are few that is the dearest way to get them, since both processes wake for each;
+while they are many, the processes are awake. Or each event to all of them at once, as a change comes to all
+who watch what has changed.
 """
 
 from __future__ import annotations
