@@ -80,12 +80,12 @@ def main() -> None:
         for _ in range(WARM_UP):
             terminal.type(b"w")
         print("ready", flush=True)
-        sys.stdin.readline()
-        took_ns = []
-        for number in range(job["count"]):
-            took_ns.append(terminal.type(b"%c" % (97 + number % 26)))
-            time.sleep(job["pause_s"])
-        print(json.dumps(took_ns), flush=True)
+        while sys.stdin.readline():
+            took_ns = []
+            for number in range(job["count"]):
+                took_ns.append(terminal.type(b"%c" % (97 + number % 26)))
+                time.sleep(job["pause_s"])
+            print(json.dumps(took_ns), flush=True)
     except (Failed, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
