@@ -10,8 +10,8 @@ SSLStream on all three legs. Each frame is a WebSocket message, and each stream 
 end. A window for each stream and direction bounds the channels, so a stalled reader delays no other stream.
 
 There are no tokens, no policy, no records, no upgrades and no reconnects. A request is sent whole before its
-answer is read. The program imports nothing of Hawse, so its figures change with the interpreter and the
-packages alone.
+answer is read, and a client that leaves is noticed at the next write. The program imports nothing of Hawse,
+so its figures change with the interpreter and the packages alone.
 """
 
 from __future__ import annotations
@@ -140,17 +140,20 @@ class Tunnel:
 
     @asynccontextmanager
     async def _exchange(self, number: int, stream: Stream) -> AsyncIterator[Stream]:
+        failed: Exception | None = None
         try:
             with stream.scope:
                 yield stream
             if stream.scope.cancelled_caught:
                 raise StreamReset("the other end has reset the stream")
-        except FAILURES:
-            with suppress(StreamReset):
-                await self.send(number, Kind.RESET)
-            raise
+        except FAILURES as error:
+            failed = error
         finally:
             del self._streams[number]
+        if failed is not None:
+            with suppress(StreamReset):
+                await self.send(number, Kind.RESET)
+            raise failed
 
     async def send(self, number: int, kind: Kind, payload: bytes = b"") -> None:
         """Send a frame as a message of its own."""
