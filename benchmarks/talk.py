@@ -68,4 +68,4 @@ class Talk:
     def _failure(self) -> RunFailed:
         assert self._process.stderr is not None
         lines = self._process.stderr.read().strip().splitlines()
-        return RunFailed(f"{self._module}: {lines[-1] if lines else 'it ended without a word'}")
+        return RunFailed(f"{self._module}: {lines[-1] if lines else 'it ended without a message'}")

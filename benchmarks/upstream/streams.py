@@ -1,4 +1,4 @@
-"""The upstream for what stays open, as a process: watches that are silent or not, and an echo behind exec.
+"""The upstream for streams that stay open, as a process: watches with or without events, an echo for exec.
 
     python -m benchmarks.upstream.streams FOLDER      (with server.pem and server.key in it)
 
@@ -63,7 +63,7 @@ def open_streams(folder: Path) -> Iterator[OtherUpstream]:
 
 
 class Connection:
-    """A client's connection: what it waits for is the method that is called when it can go on."""
+    """A client's connection; `on_bytes` is its state."""
 
     def __init__(self, server: Server, plain: socket.socket) -> None:
         plain.setblocking(False)
@@ -76,7 +76,7 @@ class Connection:
         self.shaken = False
 
     def ready(self) -> None:
-        """Do what can be done."""
+        """Go on with the handshake, unsent bytes and input."""
         try:
             if not self.shaken:
                 self.sock.do_handshake()

@@ -1,9 +1,9 @@
-"""Watches that are not silent: what an event costs, and how long it is under way.
+"""Watches with events: the cost of an event, and the time of its delivery.
 
 WATCHES watches are open, and events of 1 KB come to them in one of two ways. Round robin at an even pace: no
-two come at once. While they are few that is the dearest way to get them, since both processes wake for each;
-while they are many, the processes are awake. Or each event to all of them at once, as a change comes to all
-who watch what has changed.
+two come at once. While events are few that is the dearest case, because both processes wake for each. While
+they are many, the processes are awake. Or each event goes to all watches at once, as when an object changes
+that all of them watch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MANY_EVENTS_PER_S = 10_000
 CHANGES_PER_S = 4
 SECONDS = 3.0
 QUICK_SECONDS = 0.5
-# Those that can be opened once more, before an upstream that sends events.
+# Systems that can be opened again, before an upstream that sends events.
 SYSTEMS = frozenset({"direct", "nginx", *TUNNELS})
 # `plain` has no time for more events than those of `watch`.
 FAST = SYSTEMS - {"plain"}
@@ -66,7 +66,7 @@ def _open_runs(
 
     def measured() -> Sample:
         emit(source.endpoint, per_s, to_all=to_all)
-        # The first second is the start of it.
+        # The start of the events is not measured.
         watching.listen(seconds / 3)
         with measure(opened, source) as costs:
             took_ns = watching.listen(seconds)
@@ -106,7 +106,7 @@ def opened_again(system: System, folder: Path, upstream: Upstream) -> AbstractCo
 
 
 def emit(source: Endpoint, per_s: int, *, to_all: bool = False) -> None:
-    """Have the source send so many events a second to those who watch by now: in turn, or each `to_all`."""
+    """Make the source send so many events a second to the open watches: round robin, or each `to_all`."""
     context = ssl.create_default_context(cafile=str(source.ca))
     connection = http.client.HTTPSConnection(source.host, source.port, timeout=10, context=context)
     try:
