@@ -124,7 +124,7 @@ bench-go: ## build the tunnels in Go that benchmarks compare with, from the chec
 	@test -d /usr/share/gocode/src/github.com/hashicorp/yamux || apt-get install -y --no-install-recommends $(GO_LIBRARIES)
 	benchmarks/peers/go/build.sh $(GO_SOURCES)
 
-lock: ## write requirements.lock anew (needs uv)
+lock: ## rewrite requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-header \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
