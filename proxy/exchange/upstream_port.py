@@ -13,6 +13,7 @@ import trio
 
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.engine import OVER, Exchange
+from proxy.exchange.http_state import DONE
 from proxy.exchange.pool import Connections
 from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
@@ -131,7 +132,7 @@ class UpstreamPort:
         if self.exchange.spliced:
             return self._send(connection, data)
         if self.may_be_seen:
-            return self._send(connection, connection.frame(data, end=end))
+            return self._send(connection, connection.http.send_body(data, end=end))
         return self._begin(connection, data)
 
     def _begin(self, connection: ClientConnection, data: bytes) -> bool:
@@ -139,9 +140,9 @@ class UpstreamPort:
         head = self._head
         assert head is not None, "its answer has not begun"
         try:
-            encoded = connection.begin(head)
+            encoded = connection.http.send_request(head)
             if data or self._ended:
-                encoded += connection.frame(data, end=self._ended)
+                encoded += connection.http.send_body(data, end=self._ended)
             self.may_be_seen = True
             sent = connection.send_nowait(encoded)
         except OutboundBroken as broken:
@@ -257,7 +258,7 @@ class UpstreamPort:
             return
         self._busy = True
         try:
-            if connection.take_in_nowait() is not None and (head := connection.receive_head_nowait()):
+            if connection.take_in_nowait() and (head := connection.http.receive_head()):
                 self._answer(connection, head)
         except OutboundBroken as broken:
             self.exchange.broken(self, broken.failure)
@@ -279,17 +280,17 @@ class UpstreamPort:
             return
         broken: OutboundBroken | None = None
         try:
-            body = connection.receive_body_nowait() or b""
+            body = connection.http.receive_body() or b""
         except OutboundBroken as error:
             # The head is good.
             body, broken = b"", error
-        if connection.body_read:
+        if connection.http.incoming is DONE:
             self.connection = None
             self._connections.release_watched(connection)
             self.exchange.answer_head(head, body, True)
             return
         if self._long:
-            connection.forget_lines()
+            connection.http.forget_lines()
         self.exchange.answer_head(head, body)
         if broken is not None:
             self.exchange.broken(self, broken.failure)
@@ -301,7 +302,7 @@ class UpstreamPort:
         watch = connection.watch
         if watch is not None and not self.exchange.over:
             watch.call = self._take_body
-            if connection.holds_more and not self._paused:
+            if (connection.http.held or connection.http.ended) and not self._paused:
                 self._take_more(connection)
 
     def _take_body(self) -> None:
@@ -326,7 +327,8 @@ class UpstreamPort:
         if self.exchange.spliced:
             self._take_raw(connection)
             return
-        if connection.holds_more and not self._pass_on(connection, connection.receive_body_nowait()):
+        http = connection.http
+        if (http.held or http.ended) and not self._pass_on(connection, http.receive_body()):
             return
         while not (self._paused or self.exchange.over):
             piece = connection.take_in_body_nowait()
@@ -335,8 +337,9 @@ class UpstreamPort:
 
     def _pass_on(self, connection: ClientConnection, piece: bytes | None) -> bool:
         """Pass on `piece` and what else is here of the body, while it is wanted; whether more may come."""
+        http = connection.http
         while piece is not None:
-            end = connection.body_read
+            end = http.incoming is DONE
             if end:
                 # Given back, kept if it is clean, before the client has the end and asks for the next thing.
                 self.connection = None
@@ -344,11 +347,11 @@ class UpstreamPort:
             self.exchange.data(self, piece, end)
             if end:
                 return False
-            if not connection.holds_more:
+            if not (http.held or http.ended):
                 return True
             if self._paused or self.exchange.over:
                 return False
-            piece = connection.receive_body_nowait()
+            piece = http.receive_body()
         return True
 
     def _take_raw(self, connection: ClientConnection) -> None:

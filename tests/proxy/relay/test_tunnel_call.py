@@ -16,9 +16,10 @@ import trio
 import trio.testing
 
 import tunnel.stream
-from proxy.exchange import client, engine
-from proxy.exchange.client import INTERIM_MAX, ClientConnection
+from proxy.exchange import engine, http_connection
+from proxy.exchange.client import ClientConnection
 from proxy.exchange.engine import Exchange
+from proxy.exchange.http_client import INTERIM_MAX
 from proxy.exchange.pool import Connections
 from proxy.exchange.tunnel_port import TunnelPort
 from proxy.exchange.upstream_port import UpstreamPort
@@ -303,7 +304,7 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
         # Nor the lines of the answer, for a next one.
         assert isinstance(call, TunnelCall)
         assert call._port.connection is not None
-        known = call._port.connection._lines
+        known = call._port.connection.http._lines
         assert not known
         assert not known._noted
         await outbound.aclose()
@@ -314,7 +315,7 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
 async def test_what_is_more_than_a_piece_does_not_wait_for_what_comes_next(
     with_head: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "BODY_BYTES_MAX", 5)
+    monkeypatch.setattr(http_connection, "BODY_BYTES_MAX", 5)
     # What one read brings, and a torn record before it, can be more than a stream takes at once.
     monkeypatch.setattr(tunnel.stream, "PIECE_BYTES_MOST", 5)
 
