@@ -1,25 +1,24 @@
 """One exchange without tasks: two ports, two directions, one table.
 
-Theory of operation. An exchange is a request and its answer. Its two ends are ports: the client's, where the
-request comes from and the answer goes to, and the upstream's, where it is the other way round. What may wait
-(a dial, a fresh token, a durable record) is done by a task before. From then on the ports call the exchange
-when bytes come, when they have room again, and when they break. The exchange calls the other port. Nothing
-here waits, and nothing is kept here: a sink without room pauses its source.
+Theory of operation. An exchange is a request and its answer. It has two ports. The client's port delivers the
+request's body and takes the answer. The upstream's port takes the body and delivers the answer. A task does
+beforehand what may wait (a dial, a fresh token, a durable record). From then on a port calls the exchange
+when bytes come, when it has room again, and when it breaks. The exchange calls the other port. Nothing here
+waits, and nothing is kept here: a sink without room pauses its source.
 
     client port ──data──▶ request direction ──write──▶ upstream port
     client port ◀──head, write── answer direction ◀──answer_head, data── upstream port
 
-Each direction has one half (`tunnel.protocol.state`): a second head, or bytes behind an end, have no entry in
-its table. The request's head is not among this: who makes the exchange has sent it, or the upstream's port
-holds it until the first bytes come.
+Each direction has one half (`tunnel.protocol.state`). Its table has no entry for a second head, or for bytes
+behind an end. The request's head does not pass here: the upstream's port sends it, with the first bytes of
+the body where they have come.
 
-Only a clean end may look like one, since kubectl believes it. So there are two ends and no third. Done with
-None means that the answer is whole and that the kernel has its last byte. Everything else is a failure.
-Before the answer's head its words are the owner's (a Status, a RESET, another attempt); after it, the client
-is cut.
+Only a clean end may look like one, since kubectl believes it. So an exchange ends in one of two ways. Done
+with None: the answer is whole, and the kernel has its last byte. Done with a failure: before the answer's
+head, the owner words it (a Status, a RESET) or makes another attempt; behind the head, the client is cut.
 
-An exchange is one attempt. Another attempt is another Exchange with the same client port, and the owner sees
-to it that the request's body comes again.
+An exchange is one attempt. Another attempt is another Exchange with the same client port, whose owner has the
+request's body delivered again.
 """
 
 from __future__ import annotations
@@ -73,19 +72,19 @@ class Port(Protocol):
 
     The contract, beside what the methods say:
 
-    - A port begins paused. It calls `exchange.data` (and an upstream's `exchange.answer_head` before that)
-      only between `resume` and `pause`: after `pause` not even with what it has read. `broken` may come
-      while it is paused, where nothing is lost that came before.
+    - A port begins paused. It calls `exchange.data` and `exchange.answer_head` only between `resume` and
+      `pause`. After `pause` it delivers nothing, not even what it has read. It may call `broken` while it is
+      paused, if nothing that came before is lost by that.
     - No method raises. Each may call `room`, `flushed` or `broken` of the exchange before it returns.
-    - `resume` may call `data` before it returns. A port that is in its loop of such calls already does not
-      begin another one within: after each call it looks again whether it is paused or `exchange.over`.
-    - It stops its loop at its share of a loop pass, and goes on in the next pass.
-    - Once the exchange is over, its ports belong to their owners again: `exchange` is OVER, which ignores
-      whatever is called.
+    - `resume` may call `data` before it returns, but never within a call of `data` by the same port. After
+      each such call, a port checks whether it is paused, and whether `exchange.over`.
+    - A port stops at its share of a loop pass, and goes on in the next pass.
+    - Once the exchange is over, its ports belong to their owners again. Their `exchange` is then OVER, which
+      ignores all calls.
     """
 
     exchange: Exchange
-    """Whom the port calls; an Exchange that is made of the port sets it."""
+    """The exchange that the port calls. An Exchange sets it on both of its ports."""
 
     @property
     def half_closes(self) -> bool:
@@ -273,12 +272,10 @@ class Exchange:
             answer.half = FLOWING if answer.half is FRESH else after(answer.half, _HEAD)
             self.status = status
             self.spliced = status == 101
-            if not end:
-                pass
-            elif self.request.half.at_rest:
+            if end:
                 answer.half = ENDED
-            elif not self._end_answer():
-                return
+                if not (self.request.half.at_rest or self._end_upload()):
+                    return
             answer.full = True
             room = self.client.head(head, data, end)
             if not self.over:
@@ -295,15 +292,15 @@ class Exchange:
         direction = self.request if port is self.client else self.answer
         try:
             assert not direction.paused, "bytes from a port that is paused"
-            assert direction.half is not FRESH, "bytes of an answer before its head"
-            if direction.half is BROKEN:
+            half = direction.half
+            if half is BROKEN:
                 # Its sink is gone; the source of a raw stream is read on, so that its end is noticed.
                 return
-            if not end:
-                direction.half = after(direction.half, _DATA)
-            elif direction is self.request:
-                direction.half = after(direction.half, _FIN)
-            elif not self._end_answer():
+            assert half is not FRESH, "bytes of an answer before its head"
+            # The other entry of the table keeps it FLOWING.
+            if half is not FLOWING or end:
+                direction.half = after(half, _FIN if end else _DATA)
+            if end and direction is self.answer and not self._end_upload():
                 return
             direction.full = True
             room = direction.sink.write(data, end)
@@ -365,10 +362,9 @@ class Exchange:
             direction.paused = True
             direction.source.pause()
 
-    def _end_answer(self) -> bool:
-        """The answer is whole, and about to be passed on, so the upload ends as well; whether all goes on."""
-        answer, request = self.answer, self.request
-        answer.half = after(answer.half, _FIN)
+    def _end_upload(self) -> bool:
+        """End the upload behind an answer that is whole. False: the exchange is over by that."""
+        request = self.request
         if not (request.half.at_rest or self.spliced):
             request.half = after(request.half, Step.RESET)
             self.client.stop()

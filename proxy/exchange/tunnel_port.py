@@ -4,9 +4,11 @@ OPEN carries the request's head, HEAD the answer's, DATA is the body and FIN its
 the cut: it follows the last byte and can be taken for nothing else. After a 101 the same stream carries raw
 bytes.
 
-What the hub sends stays in the stream's window, which is counted in memory, until the exchange takes it: only
-then the hub is granted more. The tunnel knows nothing of lengths, so they are checked here: a body of another
-length than its head promises would leave the API server's connection at odds over where the next one begins.
+What the hub sends stays in the stream's window, which is counted in memory, until the exchange takes it. Only
+then the hub gets more credit.
+
+The tunnel knows nothing of lengths, so they are checked here. A body of another length than its head promises
+would leave the API server's connection at odds over where the next request begins.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from proxy.message.failure import GONE, Failure, Processed, StreamCode
 from proxy.message.head import ResponseHead
 from tunnel.stream import Stream, StreamReset
 
-# What a stream passes on in one go; then the other streams of the message have their share of the pass.
+# What a stream delivers in one pass, beside the other streams that a message has brought bytes for.
 SHARE_BYTES = 256 * 1024
 
 _OTHER_LENGTH = Failure(
@@ -29,12 +31,12 @@ _OTHER_LENGTH = Failure(
 class TunnelPort:
     """An accepted stream (a Port).
 
-    `soon` has something called in a later pass, out of the midst of the tunnel's work. `encode` makes the
-    bytes of an answer's head that does not pass as it is. `body_bytes` is what the request's head promises;
-    None where it promises nothing.
+    `soon` calls something in a later pass, when the tunnel's own work is done. `encode` makes the bytes of an
+    answer's head that does not pass as it is. `body_bytes` is the length that the request's head promises;
+    None where it promises none.
     """
 
-    __slots__ = ("_body_left", "_busy", "_encode", "_paused", "_soon", "exchange", "stream")
+    __slots__ = ("_body_left", "_delivering", "_encode", "_paused", "_soon", "exchange", "stream")
 
     def __init__(
         self,
@@ -49,8 +51,8 @@ class TunnelPort:
         self._encode = encode
         self._body_left = body_bytes
         self._paused = True
-        # Bytes are being passed on, further down this stack.
-        self._busy = False
+        # A delivery is under way, further down this stack.
+        self._delivering = False
         stream.on_reset(self._on_reset)
 
     def __repr__(self) -> str:
@@ -100,7 +102,7 @@ class TunnelPort:
     def resume(self) -> None:
         """See Port."""
         self._paused = False
-        self._pass_on()
+        self._deliver()
 
     def stop(self) -> None:
         """See Port. The hub learns it by the RESET behind the answer."""
@@ -110,7 +112,7 @@ class TunnelPort:
         """See Port."""
         self.stream.reset(failure.code, processed=failure.processed, reason=failure.reason, in_line=not drop)
 
-    # -- what the stream calls, out of the midst of the tunnel's work
+    # -- what the stream calls, within the tunnel's own work
 
     def _on_room(self) -> None:
         self._soon(self._has_room)
@@ -126,26 +128,26 @@ class TunnelPort:
     def _is_gone(self) -> None:
         self.exchange.broken(self, GONE)
 
-    def _pass_on(self) -> None:
+    def _deliver(self) -> None:
         """Pass on what has come, as long as it is wanted."""
-        if self._busy:
+        if self._delivering:
             return
-        self._busy = True
+        self._delivering = True
         try:
-            self._pass_on_share()
+            self._deliver_share()
         except StreamReset:
             self.exchange.broken(self, GONE)
         except Exception as error:
             self.exchange.crash(error)
         finally:
-            self._busy = False
+            self._delivering = False
 
-    def _pass_on_share(self) -> None:
+    def _deliver_share(self) -> None:
         stream, share = self.stream, SHARE_BYTES
         while not (self._paused or self.exchange.over):
             data = stream.receive_nowait()
             if data is None:
-                stream.when_input(self._pass_on)
+                stream.when_input(self._deliver)
                 return
             end = not data or stream.at_end
             if not self.exchange.spliced and not self._counts(len(data), end):
@@ -156,7 +158,7 @@ class TunnelPort:
                 return
             share -= len(data)
             if share <= 0:
-                self._soon(self._pass_on)
+                self._soon(self._deliver)
                 return
 
     def _counts(self, size: int, end: bool) -> bool:

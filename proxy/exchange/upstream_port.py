@@ -28,15 +28,15 @@ class UpstreamPort:
 
     __slots__ = (
         "_answered",
-        "_busy",
         "_connections",
-        "_deaf",
+        "_delivering",
         "_dialling",
         "_ended",
         "_head",
         "_long",
         "_on_401",
         "_paused",
+        "_write_failed",
         "connection",
         "exchange",
         "may_be_seen",
@@ -63,11 +63,11 @@ class UpstreamPort:
         self._long = long
         self._on_401 = on_401
         self._paused = True
-        # Something is being passed on, further down this stack.
-        self._busy = False
+        # A delivery is under way, further down this stack.
+        self._delivering = False
         self._answered = False
-        # The server takes no more of the request.
-        self._deaf = False
+        # The server takes no more of the request; its answer may still come.
+        self._write_failed = False
         # The request's last byte was written.
         self._ended = False
         self._dialling: trio.CancelScope | None = None
@@ -127,7 +127,7 @@ class UpstreamPort:
         """See Port."""
         self._ended = end
         connection = self.connection
-        if self._deaf or connection is None:
+        if self._write_failed or connection is None:
             return self._ignore()
         if self.exchange.spliced:
             return self._send(connection, data)
@@ -158,7 +158,7 @@ class UpstreamPort:
             sent = not data or connection.send_nowait(data)
         except OutboundBroken:
             # What it has said before is still to be read, and tells more.
-            self._deaf = True
+            self._write_failed = True
             return self._ignore()
         return self._sent(connection, sent)
 
@@ -172,7 +172,7 @@ class UpstreamPort:
         return sent
 
     def _ignore(self) -> bool:
-        """Take no more of a body; of a raw stream take all, so that its client is heard leaving."""
+        """Take no more of a body. Of a raw stream drop all, so that its client's end is noticed."""
         spliced = self.exchange.spliced
         if spliced and self._ended:
             self.exchange.flushed(self)
@@ -181,14 +181,14 @@ class UpstreamPort:
     def pause(self) -> None:
         """See Port."""
         self._paused = True
-        if not self._busy:
+        if not self._delivering:
             self._listen()
 
     def resume(self) -> None:
         """See Port. It sends the request's head, if no body has taken it along."""
         self._paused = False
         connection = self.connection
-        if connection is None or self._busy:
+        if connection is None or self._delivering:
             return
         if not self.may_be_seen and not self._begin(connection, b""):
             # The kernel has not taken all of it, or it is over.
@@ -237,7 +237,7 @@ class UpstreamPort:
             if connection.send_nowait(b""):
                 return True
         except OutboundBroken:
-            self._deaf = True
+            self._write_failed = True
             return self.exchange.spliced
         watch = connection.watch
         assert watch is not None, "it is watched for as long as the exchange has it"
@@ -256,7 +256,7 @@ class UpstreamPort:
         if connection is None or self._paused:
             self._listen()
             return
-        self._busy = True
+        self._delivering = True
         try:
             if connection.take_in_nowait() and (head := connection.http.receive_head()):
                 self._answer(connection, head)
@@ -264,7 +264,7 @@ class UpstreamPort:
             self.exchange.broken(self, broken.failure)
         except Exception as error:
             self.exchange.crash(error)
-        self._busy = False
+        self._delivering = False
         if self.connection is not None:
             self._listen()
 
@@ -311,14 +311,14 @@ class UpstreamPort:
         if connection is None or self._paused:
             self._listen()
             return
-        self._busy = True
+        self._delivering = True
         try:
             self._take_more(connection)
         except OutboundBroken as broken:
             self.exchange.broken(self, broken.failure)
         except Exception as error:
             self.exchange.crash(error)
-        self._busy = False
+        self._delivering = False
         if self.connection is not None:
             self._listen()
 

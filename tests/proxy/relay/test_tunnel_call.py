@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 import tunnel.stream
-from proxy.exchange import http_connection
+from proxy.exchange import engine, http_connection
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.engine import Exchange
 from proxy.exchange.http_client import INTERIM_MAX
@@ -939,6 +939,41 @@ async def test_a_connection_that_comes_as_the_service_ends_carries_nothing(
             await cut.wait()
         await relay.at_rest()
         assert relay.server.received.count(b"GET " + TARGET) == 0
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+async def test_of_a_raw_stream_one_side_alone_goes_on_for_a_moment_only(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SPLICE_DRAIN_S", 0.05)
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nraw"
+        )
+        if first == "server":
+            assert isinstance(connection.stream, TLSStream)
+            await connection.stream.send_close_notify()
+        while await connection.more():
+            pass
+        left.set()
+
+    left = trio.Event()
+    head = inner(TARGET + b"/p/exec", (b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        with trio.fail_after(5):
+            async with relay.way.upgrade(head) as stream:
+                assert await stream.receive_some() == b"raw"
+                if first == "client":
+                    await stream.send_eof()
+                    with pytest.raises(trio.BrokenResourceError):
+                        await stream.receive_some()
+                else:
+                    assert await stream.receive_some() == b""
+                await left.wait()
+                await relay.at_rest()
 
 
 BUGS = {

@@ -175,7 +175,7 @@ PROSE = {
         ),
     ],
     "Resumption": [
-        ("(60 s at most, whatever it says)", core.RESUME_TTL_S == 60),
+        ("(60 s at most, even if it says more)", core.RESUME_TTL_S == 60),
         ("until 2 s after the detach", core.OPEN_WAITS_S == 2),
         (
             "dials within 1 s after the loss, then 1 s to 2 s",
