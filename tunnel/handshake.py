@@ -17,8 +17,8 @@ import attrs
 import trio
 
 from tunnel.link import FAREWELL_S
-from tunnel.protocol import events, frames
-from tunnel.protocol.connection import Connection, Role
+from tunnel.protocol import frames
+from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.refusals import Rejected, SessionClosed, farewell_of
@@ -102,20 +102,20 @@ async def greet(
     hello: Hello,
     answer_hello: Callable[[Hello], Welcome] | None,
     message: bytes | None,
-) -> list[events.Event]:
+) -> None:
     """Open the core of a new session: the dialer says `hello`, the listener answers by `answer_hello`.
 
-    `message` is the peer's first, when it was received already; a dialer has said its hello then. Returns
-    what has happened behind it: a WELCOME may share its message with the frames that follow. Raises Rejected,
-    SessionClosed and RemoteProtocolError; what the peer is to be told of it, also when this is cancelled, is
-    left in the core.
+    `message` is the peer's first, when it was received already; a dialer has said its hello then. Raises
+    Rejected, SessionClosed and RemoteProtocolError; what the peer is to be told of it, also when this is
+    cancelled, is left in the core.
     """
     with trio.move_on_after(settings.hello_timeout_s):
         try:
             if connection.role is Role.DIALER:
-                return await _greet_as_dialer(connection, transport, settings.stated_in(hello), message)
-            await _greet_as_listener(connection, transport, settings, answer_hello, message)
-            return []
+                await _greet_as_dialer(connection, transport, settings.stated_in(hello), message)
+            else:
+                await _greet_as_listener(connection, transport, settings, answer_hello, message)
+            return
         except TransportClosed as exc:
             raise _ended(exc) from exc
     reason = f"no greeting within {settings.hello_timeout_s:g} s"
@@ -125,23 +125,17 @@ async def greet(
 
 async def _greet_as_dialer(
     connection: Connection, transport: Transport, hello: Hello, message: bytes | None
-) -> list[events.Event]:
+) -> None:
     connection.say_hello(hello)
     said = connection.data_to_send(connection.message_bytes, trio.current_time())
     if message is None:
         await transport.send(said)
-    happened: list[events.Event] = []
-    while not happened:
-        if message is None:
-            message = await transport.receive()
-        happened = connection.receive_message(message, trio.current_time())
+    while connection.phase is Phase.GREETING:
+        connection.receive_message(message or await transport.receive(), trio.current_time())
         message = None
-    answer, *rest = happened
-    # Whatever stands behind it in its message.
-    if isinstance(answer, events.GoAwayReceived):
-        raise Rejected(answer.code, answer.reason, answer.retry_after_ms)
-    assert isinstance(answer, events.WelcomeReceived)
-    return rest
+        refusal = connection.refusal
+        if refusal is not None:
+            raise Rejected(refusal.code, refusal.reason, refusal.retry_after_ms)
 
 
 async def _greet_as_listener(
@@ -151,16 +145,12 @@ async def _greet_as_listener(
     answer_hello: Callable[[Hello], Welcome] | None,
     message: bytes | None,
 ) -> None:
-    happened: list[events.Event] = []
-    while not happened:
-        if message is None:
-            message = await transport.receive()
-        happened = connection.receive_message(message, trio.current_time())
+    while connection.peer_hello is None:
+        connection.receive_message(message or await transport.receive(), trio.current_time())
         message = None
-    (event,) = happened
-    assert isinstance(event, events.HelloReceived)
+    hello = connection.peer_hello
     try:
-        welcome = Welcome() if answer_hello is None else answer_hello(event.hello)
+        welcome = Welcome() if answer_hello is None else answer_hello(hello)
     except Rejected as exc:
         connection.reject(exc.close_code, exc.reason, exc.retry_after_ms)
         raise
@@ -169,7 +159,7 @@ async def _greet_as_listener(
         session_id=welcome.session_id or uuid.uuid4().hex,
         server_time_ms=round(time.time() * 1000),
     )
-    connection.say_welcome(welcome, event.hello)
+    connection.say_welcome(welcome, hello)
 
 
 def _greeting(message: bytes, expected: int) -> bytes:

@@ -83,8 +83,6 @@ class Keepalive:
         if now >= connection.doubt_at:
             connection.doubt()
         connection.tick(now)
-        if connection.happened:
-            mux.dispatch(connection.take_events())
         if mux.calls_due:
             mux.make_calls()
         if connection.phase is Phase.CLOSED:

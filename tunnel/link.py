@@ -129,14 +129,12 @@ class Link:
                     if mux.link is not self:
                         return
                     was_idle = not (connection.streams or connection.unsent)
-                    happened = connection.receive_message(message, now, frames_max)
+                    connection.receive_message(message, now, frames_max)
                     frames_left -= connection.frames_taken
                     if frames_left < 0:
                         common.take(-frames_left)
                         frames_left = 0
                     unread = connection.unread
-                    if happened:
-                        mux.dispatch(happened)
                     if mux.calls_due:
                         mux.make_calls()
                     if keepalive.heard is not None:
@@ -253,8 +251,6 @@ class Link:
         if connection.tells_clock:
             mux.look_at_wall_clock(now)
         message = connection.data_to_send(limit, now)
-        if connection.happened:
-            mux.dispatch(connection.take_events())
         if mux.quiet.task is not None:
             mux.note_quiet()
         if connection.failure is not None:

@@ -28,7 +28,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import assert_never
+from functools import partial
 
 import trio
 
@@ -40,9 +40,9 @@ from tunnel.net.fairness import turns
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
 from tunnel.net.waker import ParkingSpot
-from tunnel.protocol import events
 from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
+from tunnel.protocol.events import GoAway
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import OUT
 from tunnel.protocol.streams import Context, StreamState
@@ -79,12 +79,12 @@ class Multiplexer:
         self.connection = Connection(
             role,
             now=self.now(),
+            owner=self,
             memory=Memory(settings.memory_bytes_max, parent=memory),
             wall_offset_s=time.time() - self.now(),
             ping_s=settings.ping_s,
         )
         """The core."""
-        self.connection.on_eviction = self._note_eviction
         self.connection.peer_contexts_max = settings.contexts_max
         self.transport = transport
         """The last one, also when it is lost."""
@@ -96,16 +96,16 @@ class Multiplexer:
         self.readiness: Readiness | None = None
         """What is queued in one of its passes leaves at the end of that."""
         self.accept_queue = AcceptQueue(settings.accept_queue_max)
-        self.on_stream: Callable[[Stream], None] | None = None
+        self.peer_streams: Callable[[Stream], None] | None = None
         """What is given each stream of the peer, instead of the queue."""
-        self.on_context: Callable[[Context], None] | None = None
+        self.peer_contexts: Callable[[Context], None] | None = None
         """What is given each context of the peer."""
         self.calls_due: list[Callable[[], object]] = []
-        """What streams are to call (Stream.on_answer), as soon as the core is done with what it is at."""
+        """What the core has reported and is handled as soon as the core is done with what it is at."""
 
-        self.peer_going_away: events.GoAwayReceived | None = None
+        self.peer_going_away: GoAway | None = None
         """What the peer's GOAWAY said, the last one."""
-        self.peer_draining: events.GoAwayReceived | None = None
+        self.peer_draining: GoAway | None = None
         """The one that asked for other sessions and did not end this one."""
         self.goaways = LogLimit(log, GOAWAYS_TOLD_AT_ONCE)
         self.leaving = trio.Event()
@@ -189,57 +189,53 @@ class Multiplexer:
         if link is not None and link.writer.task is not None and self.connection.wants_to_send:
             link.writer.unpark()
 
-    # --- what has happened ---
+    # --- what the core reports (protocol.events.SessionOwner) ---
 
-    def dispatch(self, happened: list[events.Event]) -> None:
-        """Tell everybody whom the core's events concern; what they are to call is due then."""
-        for event in happened:
-            # That is nearly all, one for each request; a pattern makes a set to match it.
-            if isinstance(event, events.StreamOpened):
-                if self.on_stream is not None:
-                    self.on_stream(Stream(self, event.stream))
-                else:
-                    self._queue_for_accept(event.stream)
-                continue
-            match event:
-                # What happened to a stream that was left, or was not accepted yet when it happened; all
-                # others have been told.
-                case events.DataReceived(stream):
-                    if stream.owner is not None:
-                        stream.owner.on_data()
-                case events.HeadReceived(stream):
-                    if stream.owner is not None:
-                        stream.owner.on_head()
-                case events.SendQueueDrained(stream):
-                    if stream.owner is not None:
-                        stream.owner.on_room()
-                case events.StreamBroken(stream):
-                    if stream.owner is not None:
-                        stream.owner.on_broken(
-                            event.code, event.processed, event.reason, in_line=event.in_line
-                        )
-                case events.GoAwayReceived():
-                    self.peer_going_away = event
-                    if event.code == CloseCode.DRAINING:
-                        # The last one of a session says something else.
-                        self.peer_draining = event
-                        self.leaving.set()
-                    name = self.transport.peer_name
-                    said = f"{name}: the peer is going away: {event.reason} ({event.code})"
-                    self.goaways.line(logging.INFO, said, self.now())
-                case events.ContextAdded(context):
-                    if self.on_context is not None:
-                        self.on_context(context)
-                case events.ContextRetired():
-                    pass
-                case events.HelloReceived() | events.WelcomeReceived():
-                    # Of a session that goes on, or with a fault behind it in its message.
-                    pass
-                case _:
-                    assert_never(event)
+    def on_stream(self, state: StreamState) -> None:
+        self.calls_due.append(partial(self._hand_over, Stream(self, state)))
+
+    def on_context(self, context: Context) -> None:
+        self.calls_due.append(partial(self._note_context, context))
+
+    def on_goaway(self, goaway: GoAway) -> None:
+        self.peer_going_away = goaway
+        if goaway.code == CloseCode.DRAINING:
+            # The last one of a session says something else.
+            self.peer_draining = goaway
+            self.leaving.set()
+        line = f"{self.transport.peer_name}: the peer is going away: {goaway.reason} ({goaway.code})"
+        self.goaways.line(logging.INFO, line, self.now())
+
+    def on_eviction(self) -> None:
+        if self.connection.phase is Phase.CLOSED and self.ending is None:
+            # Detached, it was what memory was taken back from.
+            self.end(None, "memory was short while the tunnel was away")
+        if self.calls_due:
+            # Out of the midst of whatever needed the memory.
+            trio.lowlevel.current_trio_token().run_sync_soon(self.make_calls)
+        self.wake_writer()
+
+    def _hand_over(self, stream: Stream) -> None:
+        if stream.broken:
+            # The peer has RESET it since, so it is nobody's business any more.
+            stream.close_nowait()
+        elif self.peer_streams is not None:
+            self.peer_streams(stream)
+        elif self.accept_queue.full:
+            waiting = self.accept_queue.streams_max
+            stream.reset(
+                StreamCode.REFUSED, processed=Processed.NO, reason=f"{waiting} streams wait to be accepted"
+            )
+            stream.close_nowait()
+        else:
+            self.accept_queue.put(stream)
+
+    def _note_context(self, context: Context) -> None:
+        if self.peer_contexts is not None:
+            self.peer_contexts(context)
 
     def make_calls(self) -> None:
-        """Call what streams are to call; more may come to it meanwhile."""
+        """Handle what the core has reported; that may bring more."""
         due = self.calls_due
         while due:
             # Off the list first: a call that ends the session, or is a bug, has the others made at the end.
@@ -249,26 +245,6 @@ class Multiplexer:
         """Wake whoever waits for the streams to end, if they have."""
         if not self.connection.stream_count:
             self.quiet.unpark()
-
-    def _note_eviction(self) -> None:
-        connection = self.connection
-        self.dispatch(connection.take_events())
-        if connection.phase is Phase.CLOSED and self.ending is None:
-            # Detached, it was what memory was taken back from.
-            self.end(None, "memory was short while the tunnel was away")
-        if self.calls_due:
-            # Out of the midst of whatever needed the memory.
-            trio.lowlevel.current_trio_token().run_sync_soon(self.make_calls)
-        self.wake_writer()
-
-    def _queue_for_accept(self, state: StreamState) -> None:
-        queue = self.accept_queue
-        if queue.full:
-            self.connection.reset(
-                state, StreamCode.REFUSED, Processed.NO, f"{queue.streams_max} streams wait to be accepted"
-            )
-        else:
-            queue.put(Stream(self, state))
 
     # --- the three tasks ---
 
@@ -318,7 +294,6 @@ class Multiplexer:
         """Go on over `transport`; see Session.resume."""
         connection, now = self.connection, self.now()
         fault: SessionClosed | RemoteProtocolError | None = None
-        happened: list[events.Event] = []
         try:
             if self.ending is not None:
                 raise SessionClosed(*self.ending)
@@ -331,7 +306,7 @@ class Multiplexer:
                 connection.attach_listener(resume, now)
             else:
                 assert self.link is None
-                happened = connection.receive_message(greeting, now)
+                connection.receive_message(greeting, now)
         except (SessionClosed, RemoteProtocolError) as exc:
             fault = exc
         if fault is not None:
@@ -348,7 +323,6 @@ class Multiplexer:
         self.link = link = Link(self, transport)
         self._away_s += now - self._detached_at
         self.lost = trio.Event()
-        self.dispatch(happened)
         self.make_calls()
         self.keepalive.hurry()
         await link.carry()
@@ -373,13 +347,12 @@ class Multiplexer:
             self._away_s = self.away_s()
         self.ending = code, reason
         # The callback mostly refers to the session: the cycle would last until a garbage collection.
-        self.on_context = None
+        self.peer_contexts = None
         connection = self.connection
         if connection.phase is Phase.OPEN:
             connection.go_away(CloseCode.NORMAL if code is None else code, 0, 0, reason)
         try:
             connection.close(StreamCode.DETACH_EXPIRED, reason)
-            self.dispatch(connection.take_events())
             self.make_calls()
         finally:
             # Also behind a bug in what was called: nothing else ends the writer, not even a cancellation.

@@ -17,9 +17,9 @@ from tunnel.interruptions import UNINTERRUPTED, Interruptions
 from tunnel.link import FAREWELL_S
 from tunnel.multiplexer import Multiplexer
 from tunnel.net.readiness import Readiness
-from tunnel.protocol import events
 from tunnel.protocol.connection import Role
 from tunnel.protocol.errors import CloseCode, LocalProtocolError
+from tunnel.protocol.events import GoAway
 from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import Context
@@ -50,16 +50,16 @@ async def open_session(
     settings = settings or Settings()
     mux = Multiplexer(transport, role, settings, memory)
     try:
-        mux.dispatch(
-            await greet(
-                mux.connection,
-                transport,
-                settings,
-                hello=hello or Hello(),
-                answer_hello=answer_hello,
-                message=greeting,
-            )
+        await greet(
+            mux.connection,
+            transport,
+            settings,
+            hello=hello or Hello(),
+            answer_hello=answer_hello,
+            message=greeting,
         )
+        # What follows a WELCOME may share its message.
+        mux.make_calls()
     except BaseException as exc:
         mux.end(*farewell_of(exc))
         with trio.move_on_after(FAREWELL_S, shield=True):
@@ -183,7 +183,7 @@ class Session:
         return self._mux.last_received_s
 
     @property
-    def peer_going_away(self) -> events.GoAwayReceived | None:
+    def peer_going_away(self) -> GoAway | None:
         """What the peer's GOAWAY said, the last one."""
         return self._mux.peer_going_away
 
@@ -266,7 +266,7 @@ class Session:
         for the stream, or reset it, and must neither wait nor raise. The end of the session is `wait_closed`.
         None takes it back.
         """
-        self._mux.on_stream = call
+        self._mux.peer_streams = call
         if call is not None:
             self._mux.accept_queue.hand_over(call)
 
@@ -277,7 +277,7 @@ class Session:
         stream, so it must neither wait nor raise. The end of the session ends it.
         """
         if self._mux.ending is None:
-            self._mux.on_context = call
+            self._mux.peer_contexts = call
         for context in list(self._connection.peer_contexts.values()):
             call(context)
 
@@ -339,7 +339,7 @@ class Session:
         while mux.ending is None and self.stream_count:
             await mux.quiet.park()
 
-    async def wait_going_away(self) -> events.GoAwayReceived | None:
+    async def wait_going_away(self) -> GoAway | None:
         """Wait until the peer says that it will go away; None when the session ends without that.
 
         It may have ended behind that word.

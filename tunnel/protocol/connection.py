@@ -1,13 +1,12 @@
 """One end of a tunnel session without its I/O: one feed, one drain, and what the owner may do in between.
 
-    events = connection.receive_message(message, now)    the feed: whole frames in, events out
+    connection.receive_message(message, now)             the feed: whole frames in, calls to the owners out
     message = connection.data_to_send(limit, now)        the drain: one message of frames, b"" when quiet
     connection.tick(now)                                 PING and ACK that are due, by next_deadline()
 
 In between the owner opens streams, queues bytes, takes bytes, resets. None of that waits or raises for a
-reason that the peer gave: a stream that the peer broke swallows what is still queued for it, and an event has
-said so. What the owner may not do at that time is LocalProtocolError. `take_events()` holds what did not come
-from the feed (room in a queue, evictions).
+reason that the peer gave: a stream that the peer broke swallows what is still queued for it, and has reported
+that to its owner (`tunnel.protocol.events`). What the owner may not do at that time is LocalProtocolError.
 
 `now` is any clock that never goes back, in seconds. The only wall clock is `wall_offset_s`, handed in.
 """
@@ -19,7 +18,7 @@ from typing import Final
 
 import attrs
 
-from tunnel.protocol import events, frames
+from tunnel.protocol import frames
 from tunnel.protocol.control import ControlQueue
 from tunnel.protocol.core import (
     CLOSED,
@@ -40,6 +39,7 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
+from tunnel.protocol.events import SessionOwner
 from tunnel.protocol.feed import Inbound
 from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.liveness import PING_IDLE_S, Liveness
@@ -58,6 +58,7 @@ class Connection(Core):
         self,
         role: Role,
         *,
+        owner: SessionOwner,
         now: float,
         memory: Memory | None = None,
         wall_offset_s: float = 0.0,
@@ -65,6 +66,7 @@ class Connection(Core):
     ) -> None:
         super().__init__(
             role=role,
+            owner=owner,
             memory=memory if memory is not None else Memory(limit_bytes=128 * 1024 * 1024),
             wall_offset_s=wall_offset_s,
             liveness=Liveness(ping_s, received_at=now),
@@ -141,10 +143,6 @@ class Connection(Core):
         if ring.new or ring.old:
             return True
         return bool(self.control or self.sent.replaying)
-
-    def take_events(self) -> list[events.Event]:
-        taken, self.happened = self.happened, []
-        return taken
 
     # --- time ---
 
@@ -445,9 +443,7 @@ class Connection(Core):
 
     # --- the feed ---
 
-    def receive_message(
-        self, message: bytes, now: float, frames_max: int = frames.MESSAGE_BYTES_MAX
-    ) -> list[events.Event]:
+    def receive_message(self, message: bytes, now: float, frames_max: int = frames.MESSAGE_BYTES_MAX) -> None:
         """Take one message of whole frames. RemoteProtocolError is the end, and the only thing it raises.
 
         Of more than `frames_max` frames, for some of which a long head counts, the rest is `unread` behind
@@ -458,7 +454,7 @@ class Connection(Core):
         if self.failure is not None:
             raise self.failure
         if self.phase is CLOSED:
-            return []
+            return
         self.liveness.received(now)
         try:
             self._inbound.receive(message, now, frames_max)
@@ -470,7 +466,6 @@ class Connection(Core):
         memory = self.memory
         if memory.full:
             memory.relieve()
-        return self.take_events() if self.happened else []
 
     def _step_local(self, stream: StreamState, step: Step) -> None:
         try:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
 
-from tunnel.protocol import events, frames
+from tunnel.protocol import frames
 from tunnel.protocol.congestion import Flight
 from tunnel.protocol.control import ControlQueue
 from tunnel.protocol.errors import (
@@ -23,6 +23,7 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
+from tunnel.protocol.events import GoAway, SessionOwner
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.ledger import ReceivedLedger, SentLedger
 from tunnel.protocol.liveness import Liveness, RoundTrips
@@ -64,14 +65,12 @@ DETACHED: Final = Phase.DETACHED
 CLOSED: Final = Phase.CLOSED
 
 
-def _nobody_cares() -> None: ...
-
-
 @attrs.define(eq=False, slots=False)
 class Core:
     """The state of one end of a session."""
 
     role: Role
+    owner: SessionOwner
     memory: Memory
     wall_offset_s: float
     """What to add to `now` for the wall clock."""
@@ -79,19 +78,20 @@ class Core:
 
     phase: Phase = attrs.field(init=False, default=GREETING)
     failure: RemoteProtocolError | None = attrs.field(init=False, default=None)
-    happened: list[events.Event] = attrs.field(init=False, factory=list)
     unread: bytes = attrs.field(init=False, default=b"")
     """What the feed has left of its last message, where that had more frames than were asked for."""
     frames_taken: int = attrs.field(init=False, default=0)
     """How many it has taken of it, as `receive_message` counts them."""
+    peer_hello: Hello | None = attrs.field(init=False, default=None)
+    """The dialer's, which a WELCOME answers."""
+    refusal: GoAway | None = attrs.field(init=False, default=None)
+    """The listener's GOAWAY in the greeting: it wants no session."""
     local: Hello | Welcome = attrs.field(init=False, factory=Hello)
     peer: Hello | Welcome = attrs.field(init=False, factory=Hello)
     resume_ttl_s: float = attrs.field(init=False, default=0.0)
     """How long the session outlives its transport, from the last byte received; 0: it does not."""
     detached_at: float = attrs.field(init=False, default=math.inf)
     """Not while a transport is there."""
-    on_eviction: Callable[[], None] = attrs.field(init=False, default=_nobody_cares)
-    """Called when a stream was evicted, which another session's need may bring about at any moment."""
 
     going_away: bool = attrs.field(init=False, default=False)
     """We said GOAWAY: what the peer opens from then on is refused."""
@@ -233,32 +233,6 @@ class Core:
         if stream.place is OUT and stream.ready:
             self.scheduler.activate(stream.context.share, stream)
 
-    def tell_head(self, stream: StreamState) -> None:
-        if stream.owner is not None:
-            stream.owner.on_head()
-        else:
-            self.happened.append(events.HeadReceived(stream))
-
-    def tell_data(self, stream: StreamState) -> None:
-        if stream.owner is not None:
-            stream.owner.on_data()
-        elif stream.announced:
-            self.happened.append(events.DataReceived(stream))
-
-    def tell_room(self, stream: StreamState) -> None:
-        if stream.owner is not None:
-            stream.owner.on_room()
-        else:
-            self.happened.append(events.SendQueueDrained(stream))
-
-    def tell_broken(
-        self, stream: StreamState, code: StreamCode, processed: Processed, reason: str, *, in_line: bool
-    ) -> None:
-        if stream.owner is not None:
-            stream.owner.on_broken(code, processed, reason, in_line=in_line)
-        else:
-            self.happened.append(events.StreamBroken(stream, code, processed, reason, in_line))
-
     def grant(self, stream: StreamState, now: float) -> None:
         if not stream.window.is_due:
             return
@@ -282,9 +256,9 @@ class Core:
     def break_stream(
         self, stream: StreamState, code: StreamCode, processed: Processed, reason: str, *, in_line: bool
     ) -> None:
-        """The stream ends under its owner: drop what is queued, and say so with an event."""
-        # After a RESET of our own the owner has turned away already; there is nobody to tell.
-        told = stream.announced and stream.farewell is None
+        """The stream ends under its owner: drop what is queued, and report it."""
+        # The owner of a stream that waits to be RESET in line has reset it itself.
+        owner = stream.owner if stream.farewell is None else None
         stream.sending = after(stream.sending, Step.RESET)
         stream.receiving = after(stream.receiving, Step.RESET)
         stream.partial_head = None
@@ -292,8 +266,8 @@ class Core:
         self.drop_outgoing(stream)
         if not in_line:
             self.drop_incoming(stream)
-        if told:
-            self.tell_broken(stream, code, processed, reason, in_line=in_line)
+        if owner is not None:
+            owner.on_broken(code, processed, reason, in_line=in_line)
         self.close_stream(stream)
 
     def drop_outgoing(self, stream: StreamState) -> None:
@@ -414,17 +388,18 @@ class Core:
     def evict(self, holder: Holder) -> None:
         if holder is self:
             self.close(StreamCode.OVERLOADED, "memory is full, and the tunnel is away")
-            self.on_eviction()
+            self.owner.on_eviction()
             return
         assert isinstance(holder, StreamState)
         code, reason = StreamCode.OVERLOADED, "memory is full"
         processed = Processed.MAYBE if holder.id else Processed.NO
         if holder in self.lingering:
             self.drop_incoming(holder)
-            self.tell_broken(holder, code, processed, reason, in_line=False)
+            if holder.owner is not None:
+                holder.owner.on_broken(code, processed, reason, in_line=False)
             self.forget_if_done(holder)
         elif not self.is_over(holder):
             if holder.id:
                 self.queue_reset(holder.id, code, processed, reason)
             self.break_stream(holder, code, processed, reason, in_line=False)
-        self.on_eviction()
+        self.owner.on_eviction()

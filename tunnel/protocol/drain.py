@@ -193,7 +193,8 @@ class Outbound:
                 stream.bytes_sent += count
                 if stream.drain_wanted and waiting - count <= QUEUE_LOW_BYTES:
                     stream.drain_wanted = False
-                    core.tell_room(stream)
+                    if stream.owner is not None:
+                        stream.owner.on_room()
         elif stream.fin_waits:
             stream.fin_waits = False
             parts.append(HEADER.pack(DATA, FIN, 0, stream.id, 0))

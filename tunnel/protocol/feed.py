@@ -1,4 +1,4 @@
-"""The feed: whole frames in, events out.
+"""The feed: whole frames in, calls to the owners out.
 
 If everything goes well, a frame costs one dictionary lookup, one state and one credit check. The rest of
 this file is about all that may go otherwise. Where the fault is the stream's alone, `Core.fault` resets it;
@@ -7,7 +7,7 @@ where the peer cannot be understood any more, RemoteProtocolError ends the sessi
 
 from __future__ import annotations
 
-from tunnel.protocol import events, frames
+from tunnel.protocol import frames
 from tunnel.protocol.control import CONTROL_RESETS_MAX, peer_resets_max
 from tunnel.protocol.core import DETACHED, GREETING, LAST_STREAM_ID, OPEN, Core, Role
 from tunnel.protocol.errors import (
@@ -18,6 +18,7 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
+from tunnel.protocol.events import GoAway
 from tunnel.protocol.frames import DATA, FIN, HEADER_BYTES, UNSEQUENCED_FROM, Welcome
 from tunnel.protocol.liveness import PINGS_PER_S, RateLimit
 from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Step, after
@@ -131,8 +132,7 @@ class Inbound:
         assert self._core.phase is not DETACHED or self._core.role is Role.DIALER
         expected = frames.HELLO if self._core.role is Role.LISTENER else frames.WELCOME
         if frame_type == frames.GOAWAY and self._core.role is Role.DIALER and self._core.phase is GREETING:
-            # The listener refuses us. The phase stays: no session comes of it.
-            self._on_goaway(0, payload, now)
+            self._core.refusal = GoAway(*frames.decode_goaway(payload))
             return
         if frame_type != expected or stream_id != 0:
             raise RemoteProtocolError(f"frame type {frame_type} before the greeting")
@@ -144,9 +144,9 @@ class Inbound:
             hello = frames.decode_hello(payload)
             if not set(hello.versions) & set(frames.VERSIONS):
                 raise RemoteProtocolError(f"no common version: the peer speaks none of {frames.VERSIONS}")
-            if any(isinstance(event, events.HelloReceived) for event in self._core.happened):
+            if self._core.peer_hello is not None:
                 raise RemoteProtocolError("a second greeting")
-            self._core.happened.append(events.HelloReceived(hello))
+            self._core.peer_hello = hello
         elif self._core.phase is DETACHED:
             self._attach(frames.decode_welcome(payload), now)
         else:
@@ -154,7 +154,6 @@ class Inbound:
             if welcome.version not in frames.VERSIONS:
                 raise RemoteProtocolError(f"the peer chose version {welcome.version}, which was not offered")
             self._core.settle(welcome)
-            self._core.happened.append(events.WelcomeReceived(welcome))
 
     def _attach(self, welcome: Welcome, now: float) -> None:
         core = self._core
@@ -173,7 +172,6 @@ class Inbound:
                 CloseCode.RESUME_UNKNOWN,
             )
         core.attach(welcome.last_rx, welcome.next_tx, now)
-        core.happened.append(events.WelcomeReceived(welcome))
 
     # --- frames of streams ---
 
@@ -212,11 +210,8 @@ class Inbound:
             stream.window_due = 0
         elif not payload:
             return
-        # As `tell_data` does it: nearly every stream has an owner.
         if stream.owner is not None:
             stream.owner.on_data()
-        else:
-            core.tell_data(stream)
         if flags & FIN and stream.all_said:
             core.close_stream(stream)
 
@@ -271,7 +266,7 @@ class Inbound:
             self._kept_bytes += size
             if size >= HEAD_BYTES_PER_FRAME:
                 self._head_frames += size // HEAD_BYTES_PER_FRAME
-            core.happened.append(events.StreamOpened(stream))
+            core.owner.on_stream(stream)
         else:
             self._begin_head(stream, head_length, part)
         if stream_id > LAST_STREAM_ID - IDS_LEFT_AT_GOAWAY and not core.going_away:
@@ -323,15 +318,15 @@ class Inbound:
         self._kept_bytes += size
         if size >= HEAD_BYTES_PER_FRAME:
             self._head_frames += size // HEAD_BYTES_PER_FRAME
-        if stream.owner is not None:
-            stream.owner.on_head()
-        else:
-            core.tell_head(stream)
         if flags & FIN:
             stream.receiving = ENDED
-            core.tell_data(stream)
-            if stream.all_said:
-                core.close_stream(stream)
+        owner = stream.owner
+        if owner is not None:
+            owner.on_head()
+            if flags & FIN:
+                owner.on_data()
+        if flags & FIN and stream.all_said:
+            core.close_stream(stream)
 
     def _on_window(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
         delta = frames.decode_window(payload)
@@ -367,7 +362,6 @@ class Inbound:
             if context is None:
                 raise RemoteProtocolError(f"context {index} is retired but not live")
             self._core.release_context(context)
-            self._core.happened.append(events.ContextRetired(context))
             return
         if index <= self._core.peer_last_context:
             raise RemoteProtocolError(f"context {index} after {self._core.peer_last_context}")
@@ -384,7 +378,7 @@ class Inbound:
         context = Context(index, group, content, share=self._core.scheduler.enter(group))
         self._core.peer_contexts[index] = context
         self._kept_bytes += len(content)
-        self._core.happened.append(events.ContextAdded(context))
+        self._core.owner.on_context(context)
 
     def _on_ack(self, flags: int, payload: bytes, now: float) -> None:
         self._acknowledged(frames.decode_ack(payload), now)
@@ -421,14 +415,14 @@ class Inbound:
             self._core.flight.answered(took_s)
 
     def _on_goaway(self, flags: int, payload: bytes, now: float) -> None:
-        last_id, code, drain_ms, retry_after_ms, reason = frames.decode_goaway(payload)
+        goaway = GoAway(*frames.decode_goaway(payload))
         self._core.told_to_go = True
         # What was not sent yet would only be refused.
         for stream in list(self._core.unsent):
             self._core.break_stream(
                 stream, StreamCode.REFUSED, Processed.NO, "the peer is going away", in_line=False
             )
-        self._core.happened.append(events.GoAwayReceived(last_id, code, drain_ms, retry_after_ms, reason))
+        self._core.owner.on_goaway(goaway)
 
     # --- heads that came in parts ---
 
@@ -453,10 +447,11 @@ class Inbound:
             self._head_frames += len(head) // HEAD_BYTES_PER_FRAME
             if stream.opened_here:
                 stream.answer_head = head
-                self._core.tell_head(stream)
+                if stream.owner is not None:
+                    stream.owner.on_head()
             else:
                 stream.head = head
-                self._core.happened.append(events.StreamOpened(stream))
+                self._core.owner.on_stream(stream)
         return rest
 
     def _keep_head(self, stream: StreamState, count: int) -> None:

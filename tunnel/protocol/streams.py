@@ -3,11 +3,12 @@ say."""
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
 
 from tunnel.protocol.errors import Processed, StreamCode
+from tunnel.protocol.events import StreamOwner
 from tunnel.protocol.schedule import OUT, Flow, Group
 from tunnel.protocol.state import Half
 from tunnel.protocol.window import ReceiveWindow
@@ -160,21 +161,6 @@ class HeadBuffer:
         return data[len(part) :]
 
 
-class StreamOwner(Protocol):
-    """Whoever uses a stream, if it wants to be told by a call instead of an event: an event a frame costs
-    more than the frame.
-
-    The calls come out of the middle of the core's work. They may take notice and wake tasks, and must not
-    call the core.
-    """
-
-    def on_head(self) -> None: ...
-    def on_data(self) -> None: ...
-    def on_room(self) -> None: ...
-    def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None: ...
-    def on_doubt(self) -> None: ...
-
-
 @attrs.define(eq=False, init=False)
 class StreamState(Flow):
     context: Context
@@ -202,10 +188,10 @@ class StreamState(Flow):
     farewell: Farewell | None
     window_due: int
     drain_wanted: bool
-    """The owner waits for the outgoing queue to shrink (SendQueueDrained)."""
+    """The owner waits for the outgoing queue to shrink (`StreamOwner.on_room`)."""
 
     owner: StreamOwner | None
-    """Is told what happens to the stream; without one, events say it."""
+    """Is called for what happens to the stream."""
     head_bytes: int
     """What the heads count in memory, until the stream is forgotten."""
     bytes_sent: int

@@ -12,8 +12,9 @@ from collections import deque
 import attrs
 
 from tests.tunnel.protocol.joined import Joined
+from tests.tunnel.protocol.recorded import Recorded
 from tunnel.protocol import frames
-from tunnel.protocol.connection import Connection, Phase
+from tunnel.protocol.connection import Phase
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.ledger import ACK_AFTER_S
 from tunnel.protocol.memory import Memory
@@ -86,7 +87,7 @@ class Cuttable(Joined):
 
     # --- what a shell does ---
 
-    def send(self, connection: Connection, limit: int = 64 * 1024) -> bytes:
+    def send(self, connection: Recorded, limit: int = 64 * 1024) -> bytes:
         link = self.at_listener_link if connection is self.listener else self.at_dialer_link
         if link is None:
             return super().send(connection, limit) if self.greeting else b""
@@ -106,13 +107,13 @@ class Cuttable(Joined):
             self.to_listener or self.to_dialer
         )
 
-    def deliver(self, connection: Connection) -> bool:
+    def deliver(self, connection: Recorded) -> bool:
         if self.at_listener_link is None and self.at_dialer_link is None:
             return super().deliver(connection)
         moved = self.move(connection, 10**9)
         return moved
 
-    def move(self, connection: Connection, count: int) -> bool:
+    def move(self, connection: Recorded, count: int) -> bool:
         """Let `count` bytes arrive at `connection`; returns whether any did."""
         if connection is self.dialer:
             link = self.at_dialer_link
@@ -131,12 +132,12 @@ class Cuttable(Joined):
                 self.hear_hello(self.pending.to_listener.whole.popleft())
         return moved
 
-    def take_messages(self, connection: Connection, way: Way) -> None:
+    def take_messages(self, connection: Recorded, way: Way) -> None:
         """Take what is there, up to a message of which something is left; that is gone with its link."""
         unread = b""
         while way.whole and not unread:
             message = way.whole.popleft()
-            self.events_at(connection).extend(connection.receive_message(message, self.now, self.frames_max))
+            self.events_at(connection).extend(connection.receive(message, self.now, self.frames_max))
             unread = connection.unread
         if unread:
             way.whole.appendleft(unread)

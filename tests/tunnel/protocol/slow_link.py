@@ -14,9 +14,10 @@ from functools import partial
 
 import attrs
 
+from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.joined import Joined
-from tunnel.protocol import events, frames
-from tunnel.protocol.connection import Connection
+from tests.tunnel.protocol.recorded import Recorded
+from tunnel.protocol import frames
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.streams import StreamState
 
@@ -79,9 +80,9 @@ class SlowLink(Joined):
         """A stream over which the dialer sends without end; returns the listener's side of it."""
         opened = self.open()
         self._turn()
-        while not any(isinstance(event, events.StreamOpened) for event in self.at_dialer):
+        while not any(isinstance(event, recorded.StreamOpened) for event in self.at_dialer):
             self._step()
-        (accepted,) = [event.stream for event in self.at_dialer if isinstance(event, events.StreamOpened)]
+        (accepted,) = [event.stream for event in self.at_dialer if isinstance(event, recorded.StreamOpened)]
         self.at_dialer.clear()
         self.dialer.send_head(accepted, b"head", eof=False)
         self.bulk.add(accepted)
@@ -128,22 +129,22 @@ class SlowLink(Joined):
                 self._deadlines.add(deadline)
                 self.at(deadline, partial(self._deadlines.discard, deadline))
 
-    def _arrival(self, connection: Connection, message: bytes) -> Callable[[], None]:
+    def _arrival(self, connection: Recorded, message: bytes) -> Callable[[], None]:
         def arrive() -> None:
-            self.events_at(connection).extend(connection.receive_message(message, self.now))
+            self.events_at(connection).extend(connection.receive(message, self.now))
 
         return arrive
 
-    def _consume(self, connection: Connection) -> None:
+    def _consume(self, connection: Recorded) -> None:
         happened = self.events_at(connection)
         for event in happened:
             match event:
-                case events.DataReceived(stream):
+                case recorded.DataReceived(stream):
                     while data := connection.take(stream, 1 << 20, self.now):
                         if connection is self.listener:
                             self.taken[stream] = self.taken.get(stream, 0) + len(data)
                             self.on_data(stream)
                 case _:
                     pass
-        happened[:] = [event for event in happened if isinstance(event, events.StreamOpened)]
+        happened[:] = [event for event in happened if isinstance(event, recorded.StreamOpened)]
         happened.extend(connection.take_events())

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.joined import MIB, Joined, broken, frames_of
-from tunnel.protocol import events, frames
-from tunnel.protocol.connection import Connection, Phase, Role
+from tests.tunnel.protocol.recorded import Recorded
+from tunnel.protocol import frames
+from tunnel.protocol.connection import Phase, Role
 from tunnel.protocol.core import CONTEXTS_MAX, LAST_STREAM_ID, LEFT_BEHIND_MAX
 from tunnel.protocol.errors import (
     CloseCode,
@@ -20,6 +22,7 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
+from tunnel.protocol.events import GoAway
 from tunnel.protocol.feed import HEAD_BYTES_PER_FRAME, MODEST_USERS_MAX
 from tunnel.protocol.frames import HEADER_BYTES, FrameType, Hello, Welcome
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
@@ -30,7 +33,7 @@ from tunnel.protocol.streams import StreamState
 KIB = 1024
 
 
-def take_all(joined: Joined, connection: Connection, stream: StreamState) -> bytes:
+def take_all(joined: Joined, connection: Recorded, stream: StreamState) -> bytes:
     """Everything that a stream will ever bring, taken as it comes."""
     taken = bytearray()
     while True:
@@ -58,70 +61,70 @@ def test_nothing_but_a_greeting_may_come_first() -> None:
         (Role.LISTENER, frames.header(FrameType.HELLO, 0, 1, 2) + b"{}"),
         (Role.DIALER, frames.header(FrameType.WELCOME, 0, 1, 2) + b"{}"),
     ):
-        connection = Connection(role, now=0.0)
+        connection = Recorded(role, now=0.0)
         with pytest.raises(RemoteProtocolError, match="before the greeting"):
-            connection.receive_message(first, 0.0)
+            connection.receive(first, 0.0)
 
 
 @pytest.mark.parametrize("role", list(Role))
 def test_a_greeting_has_16_kib_at_most(role: Role) -> None:
     kind = FrameType.HELLO if role is Role.LISTENER else FrameType.WELCOME
     for size in (16 * KIB, 16 * KIB + 1):
-        connection = Connection(role, now=0.0)
+        connection = Recorded(role, now=0.0)
         if role is Role.DIALER:
             connection.say_hello(Hello())
         message = frames.header(kind, 0, 0, size) + b"{}".ljust(size)
         if size <= 16 * KIB:
-            assert connection.receive_message(message, 0.0)
+            assert connection.receive(message, 0.0)
         else:
             with pytest.raises(RemoteProtocolError, match="a greeting of 16385 bytes"):
-                connection.receive_message(message, 0.0)
+                connection.receive(message, 0.0)
 
 
 def test_a_second_greeting_ends_the_session() -> None:
     joined = Joined()
     with pytest.raises(RemoteProtocolError, match="a second greeting"):
-        joined.listener.receive_message(frames.hello(Hello()), 1.0)
-    listener = Connection(Role.LISTENER, now=0.0)
+        joined.listener.receive(frames.hello(Hello()), 1.0)
+    listener = Recorded(Role.LISTENER, now=0.0)
     with pytest.raises(RemoteProtocolError, match="a second greeting"):
-        listener.receive_message(frames.hello(Hello()) * 2, 0.0)
+        listener.receive(frames.hello(Hello()) * 2, 0.0)
 
 
 def test_peers_without_a_common_version_part() -> None:
-    listener = Connection(Role.LISTENER, now=0.0)
+    listener = Recorded(Role.LISTENER, now=0.0)
     with pytest.raises(RemoteProtocolError, match="no common version"):
-        listener.receive_message(frames.hello(Hello(versions=(2, 3))), 0.0)
+        listener.receive(frames.hello(Hello(versions=(2, 3))), 0.0)
     ((frame_type, _, _, payload),) = frames_of(listener.data_to_send(1000, 0.0))
     assert frame_type == frames.GOAWAY
     assert frames.decode_goaway(payload)[1] == CloseCode.PROTOCOL
-    dialer = Connection(Role.DIALER, now=0.0)
+    dialer = Recorded(Role.DIALER, now=0.0)
     with pytest.raises(RemoteProtocolError, match="chose version 2"):
-        dialer.receive_message(frames.welcome(Welcome(version=2)), 0.0)
+        dialer.receive(frames.welcome(Welcome(version=2)), 0.0)
 
 
 def test_a_newer_dialer_that_still_speaks_version_1_is_welcome() -> None:
-    listener = Connection(Role.LISTENER, now=0.0)
-    (event,) = listener.receive_message(frames.hello(Hello(versions=(1, 2, 3))), 0.0)
-    assert isinstance(event, events.HelloReceived)
+    listener = Recorded(Role.LISTENER, now=0.0)
+    listener.receive(frames.hello(Hello(versions=(1, 2, 3))), 0.0)
+    assert listener.peer_hello == Hello(versions=(1, 2, 3))
 
 
 def test_a_refused_dialer_hears_why() -> None:
-    listener, dialer = Connection(Role.LISTENER, now=0.0), Connection(Role.DIALER, now=0.0)
+    listener, dialer = Recorded(Role.LISTENER, now=0.0), Recorded(Role.DIALER, now=0.0)
     dialer.say_hello(Hello())
-    listener.receive_message(dialer.data_to_send(1000, 0.0), 0.0)
+    listener.receive(dialer.data_to_send(1000, 0.0), 0.0)
     listener.reject(CloseCode.FORBIDDEN, "unknown cluster", 5000)
-    (event,) = dialer.receive_message(listener.data_to_send(1000, 0.0), 0.0)
-    assert event == events.GoAwayReceived(0, 4403, 0, 5000, "unknown cluster")
+    dialer.receive(listener.data_to_send(1000, 0.0), 0.0)
+    assert dialer.refusal == GoAway(0, 4403, 0, 5000, "unknown cluster")
     assert dialer.phase is Phase.GREETING
 
 
 def test_a_dialer_says_nothing_between_its_hello_and_the_welcome() -> None:
-    dialer = Connection(Role.DIALER, now=0.0)
+    dialer = Recorded(Role.DIALER, now=0.0)
     dialer.say_hello(Hello())
     dialer.ping(0.0)
     assert types_in(dialer.data_to_send(1000, 0.0)) == [FrameType.HELLO]
     assert dialer.data_to_send(1000, 0.0) == b""
-    dialer.receive_message(frames.welcome(Welcome()), 0.0)
+    dialer.receive(frames.welcome(Welcome()), 0.0)
     assert types_in(dialer.data_to_send(1000, 0.0)) == [FrameType.PING]
 
 
@@ -183,9 +186,9 @@ def test_what_breaks_the_protocol_ends_the_session_and_a_goaway_says_why(message
     joined = Joined()
     joined.flow()
     context = joined.dialer.add_context(1, b"token")
-    joined.dialer.open_stream(b"never sent", context.index, eof=True, now=joined.now)
+    joined.dialer.open(b"never sent", context.index, eof=True, now=joined.now)
     with pytest.raises(RemoteProtocolError, match=reason) as caught:
-        joined.dialer.receive_message(message, joined.now)
+        joined.dialer.receive(message, joined.now)
     assert caught.value.close_code == CloseCode.PROTOCOL
     assert joined.dialer.phase is Phase.CLOSED
     ((_, _, _, payload),) = frames_of(joined.dialer.data_to_send(64 * KIB, joined.now))
@@ -193,7 +196,7 @@ def test_what_breaks_the_protocol_ends_the_session_and_a_goaway_says_why(message
     assert code == CloseCode.PROTOCOL
     assert str(caught.value).startswith(said)
     with pytest.raises(RemoteProtocolError):
-        joined.dialer.receive_message(b"", joined.now)
+        joined.dialer.receive(b"", joined.now)
 
 
 def test_a_message_may_have_a_mebibyte_and_a_frame_what_was_agreed() -> None:
@@ -202,7 +205,7 @@ def test_a_message_may_have_a_mebibyte_and_a_frame_what_was_agreed() -> None:
     rest = MIB - 7 * len(longest) - HEADER_BYTES
     message = longest * 7 + frames.header(0x70, 0, 0, rest) + bytes(rest)
     assert len(message) == MIB
-    assert joined.dialer.receive_message(message, joined.now) == []
+    assert joined.dialer.receive(message, joined.now) == []
 
 
 def test_unknown_frames_are_skipped_and_counted_when_they_are_sequenced() -> None:
@@ -210,7 +213,7 @@ def test_unknown_frames_are_skipped_and_counted_when_they_are_sequenced() -> Non
     joined.flow()
     counted = joined.dialer.received.count
     unknown = frames.header(0x0F, 0x7F, 12345, 3) + b"abc" + frames.header(0x70, 0, 0, 0)
-    assert joined.dialer.receive_message(unknown, joined.now) == []
+    assert joined.dialer.receive(unknown, joined.now) == []
     assert joined.dialer.received.count == counted + 1
 
 
@@ -226,7 +229,7 @@ def test_a_small_exchange_is_three_frames() -> None:
     # A watch would hold it for hours.
     assert opened.head == b""
     joined.deliver(joined.dialer)
-    (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)]
+    (event,) = [event for event in joined.at_dialer if isinstance(event, recorded.StreamOpened)]
     accepted = event.stream
     assert (accepted.head, accepted.receiving) == (b"GET", ENDED)
     joined.dialer.send_head(accepted, b"200", eof=False)
@@ -249,11 +252,11 @@ def test_ids_are_given_when_the_open_is_sent_so_that_they_rise_on_the_wire() -> 
     joined.flow()
     # The one that was taken back never existed on the wire.
     assert second.id == 2
-    assert [event.stream.head for event in joined.at_dialer if isinstance(event, events.StreamOpened)] == [
+    assert [event.stream.head for event in joined.at_dialer if isinstance(event, recorded.StreamOpened)] == [
         b"second"
     ]
     joined.dialer.add_context(1, b"x")
-    mine = joined.dialer.open_stream(b"", 1, eof=True, now=joined.now)
+    mine = joined.dialer.open(b"", 1, eof=True, now=joined.now)
     joined.flow()
     assert mine.id == 1
 
@@ -267,14 +270,14 @@ def test_heads_of_any_allowed_size_arrive_whole_in_both_directions(size: int, eo
     if not eof:
         joined.listener.send_data(opened, b"body")
     joined.flow()
-    (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)]
+    (event,) = [event for event in joined.at_dialer if isinstance(event, recorded.StreamOpened)]
     accepted = event.stream
     assert accepted.head == head
     joined.dialer.send_head(accepted, answer, eof=eof)
     joined.flow()
     assert opened.answer_head == answer
-    assert [event for event in joined.at_listener if isinstance(event, events.HeadReceived)] == [
-        events.HeadReceived(opened)
+    assert [event for event in joined.at_listener if isinstance(event, recorded.HeadReceived)] == [
+        recorded.HeadReceived(opened)
     ]
     assert take_all(joined, joined.dialer, accepted) == (b"" if eof else b"body")
     assert (accepted.receiving is ENDED) == (opened.receiving is ENDED) == eof
@@ -287,14 +290,14 @@ def test_heads_beyond_the_limit_are_refused_by_both_sides() -> None:
     with pytest.raises(LocalProtocolError, match="a head of 1048577 bytes exceeds 1048576"):
         joined.open(bytes(MIB + 1))
     joined.flow()
-    joined.dialer.receive_message(frames.open_prefix(2, 1, MIB + 1, 0, 0), joined.now)
+    joined.dialer.receive(frames.open_prefix(2, 1, MIB + 1, 0, 0), joined.now)
     _, (_, _, stream_id, payload) = frames_of(joined.dialer.data_to_send(1000, joined.now))
     assert (stream_id, frames.decode_reset(payload)[:2]) == (2, (StreamCode.TOO_LARGE, Processed.NO))
     joined = Joined()
     opened, accepted = joined.streams()
     with pytest.raises(LocalProtocolError, match="a head of 1048577 bytes exceeds 1048576"):
         joined.dialer.send_head(accepted, bytes(MIB + 1), eof=False)
-    happened = joined.listener.receive_message(frames.head_prefix(2, MIB + 1, 0, 0), joined.now)
+    happened = joined.listener.receive(frames.head_prefix(2, MIB + 1, 0, 0), joined.now)
     assert [(event.stream, event.code) for event in broken(happened)] == [(opened, StreamCode.TOO_LARGE)]
 
 
@@ -311,7 +314,7 @@ END = frames.header(FrameType.DATA, frames.FIN, 2, 1) + b"a"
 def test_an_end_within_the_head_is_the_streams_fault(message: bytes) -> None:
     joined = Joined()
     joined.flow()
-    assert joined.dialer.receive_message(message, joined.now) == []
+    assert joined.dialer.receive(message, joined.now) == []
     (_, _, _, payload) = frames_of(joined.dialer.data_to_send(1000, joined.now))[-1]
     assert frames.decode_reset(payload)[:2] == (StreamCode.PROTOCOL, Processed.NO)
     assert joined.dialer.stream_count == 0
@@ -324,7 +327,7 @@ def test_an_end_within_the_head_is_the_streams_fault(message: bytes) -> None:
 def test_an_end_within_the_answers_head_is_the_streams_fault_too(message: bytes) -> None:
     joined = Joined()
     opened, _ = joined.streams()
-    happened = joined.listener.receive_message(message, joined.now)
+    happened = joined.listener.receive(message, joined.now)
     assert [(event.stream, event.code, event.processed) for event in broken(happened)] == [
         (opened, StreamCode.PROTOCOL, Processed.MAYBE)
     ]
@@ -375,7 +378,7 @@ def test_who_may_open_next_to_nothing_is_refused_a_thousand_times_and_no_more(
 
     def refuse(numbers: range) -> None:
         opens = b"".join(frames.open_prefix(first + 2 * number, 99, 0, 0, 0) for number in numbers)
-        connection.receive_message(opens, joined.now)
+        connection.receive(opens, joined.now)
         while listens and connection.data_to_send(64 * KIB, joined.now):
             pass
 
@@ -383,7 +386,7 @@ def test_who_may_open_next_to_nothing_is_refused_a_thousand_times_and_no_more(
     assert len(connection.unacknowledged_resets) == 1024
     if listens:
         # It may go on for as long as it says what it has.
-        connection.receive_message(frames.ack(connection.sent.next_number), joined.now)
+        connection.receive(frames.ack(connection.sent.next_number), joined.now)
         refuse(range(1024, 2048))
     with pytest.raises(RemoteProtocolError, match="1025 RESETs are not acknowledged") as caught:
         refuse(range(2048, 2049))
@@ -395,7 +398,7 @@ def test_near_the_last_id_the_peer_is_told_to_go_elsewhere() -> None:
     joined.listener.next_id = LAST_STREAM_ID - 3
     joined.open()
     joined.flow()
-    assert any(isinstance(event, events.GoAwayReceived) for event in joined.at_listener)
+    assert any(isinstance(event, GoAway) for event in joined.at_listener)
     assert joined.dialer.stream_count == 1
     assert not joined.listener.may_open
 
@@ -409,7 +412,7 @@ def test_the_last_id_is_used_and_none_behind_it(role: Role) -> None:
     connection.next_id = last - 2
     for stream_id in (last - 2, last):
         assert connection.may_open
-        stream = connection.open_stream(b"", context, eof=True, now=joined.now)
+        stream = connection.open(b"", context, eof=True, now=joined.now)
         connection.data_to_send(1000, joined.now)
         assert stream.id == stream_id
     assert not connection.may_open
@@ -423,7 +426,7 @@ def test_what_the_peer_opens_until_it_hears_that_ids_are_used_up_is_served() -> 
 
     def says(stream_id: int) -> list[FrameType]:
         joined.now += 1
-        joined.listener.receive_message(frames.open_prefix(stream_id, index, 0, 0, 0), joined.now)
+        joined.listener.receive(frames.open_prefix(stream_id, index, 0, 0, 0), joined.now)
         message = joined.listener.data_to_send(64 * KIB, joined.now)
         return [kind for kind in types_in(message) if kind is not FrameType.ACK]
 
@@ -459,9 +462,9 @@ def test_a_context_arrives_before_the_open_that_names_it() -> None:
 def test_an_open_under_an_unknown_or_retired_context_is_refused_as_unauthenticated() -> None:
     joined = Joined()
     joined.flow()
-    joined.dialer.receive_message(frames.open_prefix(2, 77, 0, 0, 0), joined.now)
-    joined.dialer.receive_message(frames.context(1, 1, b""), joined.now)
-    joined.dialer.receive_message(frames.open_prefix(4, 1, 0, 0, 0), joined.now)
+    joined.dialer.receive(frames.open_prefix(2, 77, 0, 0, 0), joined.now)
+    joined.dialer.receive(frames.context(1, 1, b""), joined.now)
+    joined.dialer.receive(frames.open_prefix(4, 1, 0, 0, 0), joined.now)
     _, *resets = frames_of(joined.dialer.data_to_send(1000, joined.now))
     assert [stream_id for _, _, stream_id, _ in resets] == [2, 4]
     for _, _, _, payload in resets:
@@ -476,15 +479,11 @@ def test_a_context_is_retired_after_the_opens_that_name_it_and_its_streams_go_on
         joined.open()
     joined.flow()
     assert joined.dialer.peer_contexts == {}
-    assert [type(event) for event in joined.at_dialer] == [
-        events.ContextAdded,
-        events.StreamOpened,
-        events.ContextRetired,
-    ]
+    assert [type(event) for event in joined.at_dialer] == [recorded.ContextAdded, recorded.StreamOpened]
     joined.listener.send_data(stream, b"still here")
     joined.flow()
     received = joined.at_dialer[-1]
-    assert isinstance(received, events.DataReceived)
+    assert isinstance(received, recorded.DataReceived)
     assert received.stream.context.payload == b"token"
 
 
@@ -501,9 +500,9 @@ def test_a_context_that_is_retired_before_it_has_left_is_not_said() -> None:
     assert joined.listener.memory.used_bytes == used
     kept = joined.listener.add_context(1, b"token")
     joined.flow()
-    assert [event.context.index for event in joined.at_dialer if isinstance(event, events.ContextAdded)] == [
-        kept.index
-    ]
+    assert [
+        event.context.index for event in joined.at_dialer if isinstance(event, recorded.ContextAdded)
+    ] == [kept.index]
     # What has left is retired by a frame.
     joined.listener.retire_context(kept.index)
     joined.flow()
@@ -518,7 +517,7 @@ def test_live_contexts_are_bounded_on_both_sides() -> None:
         joined.listener.add_context(1, b"x")
     joined.flow()
     with pytest.raises(RemoteProtocolError, match="more than 4096") as caught:
-        joined.dialer.receive_message(frames.context(2**20, 1, b"x"), joined.now)
+        joined.dialer.receive(frames.context(2**20, 1, b"x"), joined.now)
     assert caught.value.close_code == CloseCode.LIMITS
 
 
@@ -532,7 +531,7 @@ def test_a_context_takes_the_memory_of_streams_and_without_any_ends_the_session(
     def say(*indices: int) -> None:
         for index in indices:
             message = frames.context(index, 1, bytes(8 * KIB))
-            joined.at_dialer.extend(joined.dialer.receive_message(message, joined.now))
+            joined.at_dialer.extend(joined.dialer.receive(message, joined.now))
 
     account.charge(MIB - 64 * KIB)
     say(1000)
@@ -567,8 +566,8 @@ def test_credit_that_would_overflow_costs_that_stream_alone() -> None:
     opened, _ = joined.streams()
     joined.streams()
     most = frames.window(opened.id, 2**31 - 1 - opened.send_credit)
-    assert joined.listener.receive_message(most, joined.now) == []
-    happened = joined.listener.receive_message(frames.window(opened.id, 1), joined.now)
+    assert joined.listener.receive(most, joined.now) == []
+    happened = joined.listener.receive(frames.window(opened.id, 1), joined.now)
     assert [(event.stream, event.code) for event in broken(happened)] == [(opened, StreamCode.FLOW_CONTROL)]
     assert joined.listener.stream_count == 1
 
@@ -636,7 +635,7 @@ def test_an_immediate_reset_drops_what_is_queued_and_what_was_received() -> None
     joined.dialer.reset(accepted, StreamCode.REVOKED, Processed.YES, "gone")
     joined.flow()
     assert broken(joined.at_listener) == [
-        events.StreamBroken(opened, StreamCode.REVOKED, Processed.YES, "gone", in_line=False)
+        recorded.StreamBroken(opened, StreamCode.REVOKED, Processed.YES, "gone", in_line=False)
     ]
     assert joined.listener.take(opened, 100, joined.now) == b""
 
@@ -651,7 +650,7 @@ def test_a_reset_in_line_follows_the_last_bytes_and_what_was_received_is_kept(si
     assert bool(broken(joined.at_listener)) == (size == 0)
     assert len(take_all(joined, joined.listener, opened)) == size
     assert broken(joined.at_listener) == [
-        events.StreamBroken(opened, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
+        recorded.StreamBroken(opened, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
     ]
     assert opened.receiving is not ENDED
     assert joined.listener.stream_count == joined.dialer.stream_count == 0
@@ -668,10 +667,10 @@ def test_what_is_late_is_dropped_until_the_peer_has_the_reset_and_is_a_breach_af
     used = joined.listener.memory.used_bytes
     reset_number = joined.listener.sent.next_number - 1
     for word in (b"", frames.ack(reset_number)):
-        joined.listener.receive_message(word + late, joined.now)
+        joined.listener.receive(word + late, joined.now)
         assert joined.listener.memory.used_bytes == used
     with pytest.raises(RemoteProtocolError, match="which is over"):
-        joined.listener.receive_message(frames.ack(reset_number + 1) + late, joined.now)
+        joined.listener.receive(frames.ack(reset_number + 1) + late, joined.now)
 
 
 def test_credit_and_reset_for_a_stream_that_is_over_are_ignored() -> None:
@@ -685,8 +684,8 @@ def test_credit_and_reset_for_a_stream_that_is_over_are_ignored() -> None:
         frames.window(opened.id, 1),
         frames.reset(opened.id, StreamCode.CANCEL, Processed.NO, "", in_line=False),
     ):
-        assert joined.dialer.receive_message(frame, joined.now) == []
-        assert joined.listener.receive_message(frame, joined.now) == []
+        assert joined.dialer.receive(frame, joined.now) == []
+        assert joined.listener.receive(frame, joined.now) == []
 
 
 def test_no_more_resets_than_65536_are_left_unacknowledged() -> None:
@@ -699,9 +698,9 @@ def test_no_more_resets_than_65536_are_left_unacknowledged() -> None:
         joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
         assert len(resets) == most
         if most == 65_536:
-            joined.listener.receive_message(b"", joined.now)
+            joined.listener.receive(b"", joined.now)
     with pytest.raises(RemoteProtocolError, match="65537 RESETs are not acknowledged") as caught:
-        joined.listener.receive_message(b"", joined.now)
+        joined.listener.receive(b"", joined.now)
     assert caught.value.close_code == CloseCode.LIMITS
 
 
@@ -717,7 +716,7 @@ def test_bytes_after_the_end_are_the_streams_fault(frame: bytes, code: StreamCod
     opened, _ = joined.streams()
     joined.listener.send_eof(opened)
     joined.flow()
-    happened = joined.dialer.receive_message(frame, joined.now)
+    happened = joined.dialer.receive(frame, joined.now)
     assert [event.code for event in broken(happened)] == [code]
     assert joined.dialer.memory.used_bytes == len(b"token")
 
@@ -732,7 +731,7 @@ def test_a_head_after_bytes_or_a_head_is_the_streams_fault(head_first: bool) -> 
         joined.dialer.send_data(accepted, b"server first")
     joined.flow()
     assert joined.listener.take(opened, 100, joined.now) == (b"" if head_first else b"server first")
-    happened = joined.listener.receive_message(frames.head_prefix(opened.id, 0, 0, 0), joined.now)
+    happened = joined.listener.receive(frames.head_prefix(opened.id, 0, 0, 0), joined.now)
     assert [event.code for event in broken(happened)] == [StreamCode.PROTOCOL]
     with pytest.raises(LocalProtocolError):
         joined.dialer.send_head(accepted, b"", eof=False)
@@ -1010,9 +1009,9 @@ def test_an_owner_that_waits_for_room_hears_of_it_when_64_kib_are_left() -> None
     told = []
     opened.send_credit = 0
     for credit in (36 * KIB - 1, 1, 1, 10 * KIB):
-        joined.listener.receive_message(frames.window(opened.id, credit), joined.now)
+        joined.listener.receive(frames.window(opened.id, credit), joined.now)
         joined.send(joined.listener)
-        told.append(joined.at_listener.count(events.SendQueueDrained(opened)))
+        told.append(joined.at_listener.count(recorded.SendQueueDrained(opened)))
     assert told == [0, 1, 1, 1]
 
 
@@ -1040,7 +1039,7 @@ def test_a_stream_that_was_held_up_by_credit_does_not_pass_those_that_queue() ->
         joined.send(joined.listener)
     for _ in range(2):
         joined.send(joined.listener, 16 * KIB)
-    joined.listener.receive_message(frames.window(held_up.id, 10 * KIB), joined.now)
+    joined.listener.receive(frames.window(held_up.id, 10 * KIB), joined.now)
     sent = [
         stream_id for kind, _, stream_id, _ in frames_of(joined.send(joined.listener)) if kind == frames.DATA
     ]
@@ -1139,10 +1138,10 @@ def test_what_nobody_keeps_of_a_message_is_not_charged_when_it_is_taken_apart() 
     before = memory.used_bytes
     unknown = frames.header(0x0F, 0, 0, KIB) + bytes(KIB)
     kept = frames.header(FrameType.DATA, 0, accepted.id, 5) + b"bytes"
-    joined.dialer.receive_message(unknown + kept, joined.now)
+    joined.dialer.receive(unknown + kept, joined.now)
     assert memory.used_bytes == before + len(b"bytes")
     with pytest.raises(RemoteProtocolError):
-        joined.dialer.receive_message(kept + frames.header(0x0F, frames.CRITICAL, 0, 0), joined.now)
+        joined.dialer.receive(kept + frames.header(0x0F, frames.CRITICAL, 0, 0), joined.now)
     assert memory.used_bytes == before + 2 * len(b"bytes")
 
 
@@ -1152,14 +1151,14 @@ def test_what_is_left_of_a_message_is_taken_apart_like_the_next_one() -> None:
     connection, count = joined.dialer, joined.dialer.received.count
     before = connection.memory.used_bytes
     message = b"".join(frames.header(FrameType.DATA, 0, accepted.id, 1) + b"%d" % n for n in range(5))
-    connection.receive_message(message, joined.now, 2)
+    connection.receive(message, joined.now, 2)
     for held in (2, 4):
         # Between two calls nothing is charged but what is kept, and the peer may be told of just that.
         assert connection.memory.used_bytes == before + held
         assert connection.received.count == count + held
         assert len(connection.unread) == len(message) - 13 * held
         assert connection.frames_taken == 2
-        connection.receive_message(connection.unread, joined.now, 2)
+        connection.receive(connection.unread, joined.now, 2)
     assert connection.unread == b""
     assert connection.take(accepted, 10, joined.now) == b"01234"
 
@@ -1172,9 +1171,9 @@ def test_a_long_head_that_becomes_whole_is_not_one_of_many_at_once(in_parts: boo
     part = size - in_parts
     said = [frames.head_prefix(stream.id, size, part, 0) + bytes(part) for stream in streams]
     if in_parts:
-        connection.receive_message(b"".join(said), joined.now)
+        connection.receive(b"".join(said), joined.now)
         said = [frames.header(FrameType.DATA, 0, stream.id, 1) + b"x" for stream in streams]
-    connection.receive_message(b"".join(said), joined.now, 2)
+    connection.receive(b"".join(said), joined.now, 2)
     assert connection.frames_taken == 1 + 100
     assert connection.unread == said[1]
 
@@ -1182,13 +1181,13 @@ def test_a_long_head_that_becomes_whole_is_not_one_of_many_at_once(in_parts: boo
 def test_no_more_is_left_of_a_message_once_the_session_is_over() -> None:
     joined = Joined()
     unknown = frames.header(0x7F, 0, 0, 0)
-    joined.dialer.receive_message(unknown * 3, joined.now, 2)
+    joined.dialer.receive(unknown * 3, joined.now, 2)
     with pytest.raises(RemoteProtocolError, match="critical"):
-        joined.dialer.receive_message(frames.header(0x7F, frames.CRITICAL, 0, 0) * 3, joined.now, 2)
+        joined.dialer.receive(frames.header(0x7F, frames.CRITICAL, 0, 0) * 3, joined.now, 2)
     assert joined.dialer.unread == b""
-    joined.listener.receive_message(unknown * 3, joined.now, 2)
+    joined.listener.receive(unknown * 3, joined.now, 2)
     joined.listener.close(StreamCode.CANCEL, "")
-    assert joined.listener.receive_message(joined.listener.unread, joined.now, 2) == []
+    assert joined.listener.receive(joined.listener.unread, joined.now, 2) == []
     assert joined.listener.unread == b""
 
 
@@ -1266,8 +1265,6 @@ def test_what_is_evicted_before_it_was_sent_was_surely_not_processed() -> None:
 def test_at_the_limit_the_largest_holder_goes_and_everything_is_given_back() -> None:
     memory = Memory(256 * KIB)
     joined = Joined(dialer_memory=memory)
-    evicted = []
-    joined.dialer.on_eviction = lambda: evicted.append(True)
     *held, last = [joined.streams() for _ in range(5)]
     # The longest unmoved is not the oldest.
     held.insert(0, last)
@@ -1275,7 +1272,7 @@ def test_at_the_limit_the_largest_holder_goes_and_everything_is_given_back() -> 
         joined.now += 1
         joined.listener.send_data(opened, bytes(52 * KIB))
         joined.flow()
-    assert evicted
+    assert joined.dialer.recorder.evictions
     lost = broken(joined.at_dialer)
     assert [(event.stream, event.code) for event in lost] == [(held[0][1], StreamCode.OVERLOADED)]
     assert [event.code for event in broken(joined.at_listener)] == [StreamCode.OVERLOADED]
@@ -1342,7 +1339,7 @@ def test_who_reads_nothing_is_owed_the_answers_to_its_last_pings_only() -> None:
     joined.flow()
     for number in range(1000):
         joined.now += 0.11
-        joined.listener.receive_message(frames.ping(number, 0, 0, answer=False), joined.now)
+        joined.listener.receive(frames.ping(number, 0, 0, answer=False), joined.now)
     message = joined.listener.data_to_send(64 * KIB, joined.now)
     pongs = [payload for kind, flags, _, payload in frames_of(message) if flags & frames.ACK_FLAG]
     assert [frames.decode_ping(payload)[0] for payload in pongs] == list(range(984, 1000))
@@ -1360,7 +1357,7 @@ def test_the_round_trip_is_measured_by_pings_which_tell_the_clock_of_their_sende
     answers = [payload for kind, _, _, payload in frames_of(message) if kind == frames.PING]
     assert [frames.decode_ping(answer)[2] for answer in answers] == [round((joined.now + 1007.5) * 1000)]
     joined.now += 0.02
-    joined.dialer.receive_message(message, joined.now)
+    joined.dialer.receive(message, joined.now)
     assert joined.dialer.rtt_s == pytest.approx(0.04)
 
 
@@ -1375,7 +1372,7 @@ def test_a_ping_that_shares_its_message_measures_the_queue_as_well(beside: str) 
             if beside == "data":
                 joined.listener.send_data(opened, b"x")
             elif beside == "an answer":
-                joined.listener.receive_message(frames.ping(1, 0, 0, answer=False), joined.now)
+                joined.listener.receive(frames.ping(1, 0, 0, answer=False), joined.now)
         joined.send(joined.listener)
         joined.now += took_s
         joined.flow()
@@ -1388,7 +1385,7 @@ def test_a_ping_of_the_peers_is_no_answer_and_an_answer_that_nobody_waits_for_is
     joined.send(joined.dialer)
     for answer, number in ((False, 1), (True, 99)):
         message = frames.ping(number, 0, 12345, answer=answer)
-        assert joined.dialer.receive_message(message, joined.now) == []
+        assert joined.dialer.receive(message, joined.now) == []
         assert joined.dialer.rtt_s is None
 
 
@@ -1396,7 +1393,7 @@ def test_a_flood_of_pings_is_beyond_the_limits() -> None:
     joined = Joined()
     flood = b"".join(frames.ping(n, 0, 0, answer=False) for n in range(11))
     with pytest.raises(RemoteProtocolError, match="more than 10 PINGs a second") as caught:
-        joined.listener.receive_message(flood, joined.now)
+        joined.listener.receive(flood, joined.now)
     assert caught.value.close_code == CloseCode.LIMITS
 
 
@@ -1405,7 +1402,7 @@ def test_pings_do_not_gather_on_a_link_that_takes_nothing_but_brings_something()
     joined.streams()
     for _ in range(20):
         joined.now += 6.0
-        joined.dialer.receive_message(b"", joined.now)
+        joined.dialer.receive(b"", joined.now)
         joined.dialer.tick(joined.now)
         assert joined.dialer.liveness.dead_at == joined.now + 10.0
     # The listener would end the session over more than ten of them.
@@ -1427,11 +1424,11 @@ def test_after_goaway_new_streams_are_refused_and_old_ones_go_on() -> None:
     assert [(event.stream, event.code, event.processed) for event in broken(joined.at_listener)] == [
         (crossing, StreamCode.REFUSED, Processed.NO)
     ]
-    assert events.GoAwayReceived(opened.id, 4503, 60_000, 1000, "restart") in joined.at_listener
+    assert GoAway(opened.id, 4503, 60_000, 1000, "restart") in joined.at_listener
     # Also when it is said again: what was refused was not served.
     joined.dialer.go_away(CloseCode.NORMAL, 0, 1000, "over")
     joined.flow()
-    assert joined.at_listener[-1] == events.GoAwayReceived(opened.id, 1000, 0, 1000, "over")
+    assert joined.at_listener[-1] == GoAway(opened.id, 1000, 0, 1000, "over")
     with pytest.raises(LocalProtocolError):
         joined.open()
     joined.listener.send_data(opened, b"goes on")
@@ -1445,7 +1442,7 @@ def test_the_goaway_of_the_end_takes_no_request_for_patience_back() -> None:
     joined.flow()
     joined.listener.go_away(CloseCode.NORMAL, 0, 0, "closed here")
     joined.flow()
-    assert joined.at_dialer[-1] == events.GoAwayReceived(0, 1000, 0, 90_000, "closed here")
+    assert joined.at_dialer[-1] == GoAway(0, 1000, 0, 90_000, "closed here")
 
 
 def test_opens_that_were_not_sent_when_goaway_came_are_refused_here() -> None:
@@ -1483,7 +1480,7 @@ def test_a_lost_transport_breaks_every_stream_and_gives_every_byte_back() -> Non
 # --- Any bytes ---
 
 
-def session_with_streams(role: Role) -> tuple[Joined, Connection]:
+def session_with_streams(role: Role) -> tuple[Joined, Recorded]:
     joined = Joined()
     joined.streams()
     opened, _ = joined.streams()
@@ -1493,12 +1490,12 @@ def session_with_streams(role: Role) -> tuple[Joined, Connection]:
     return joined, joined.listener if role is Role.LISTENER else joined.dialer
 
 
-def survive(joined: Joined, connection: Connection, messages: list[bytes]) -> None:
+def survive(joined: Joined, connection: Recorded, messages: list[bytes]) -> None:
     """Feed anything: RemoteProtocolError may come of it, and nothing else; the counters stay right."""
     try:
         for message in messages:
             joined.now += 0.01
-            connection.receive_message(message, joined.now)
+            connection.receive(message, joined.now)
             for _ in range(3):
                 connection.data_to_send(16 * KIB, joined.now)
     except RemoteProtocolError:
@@ -1529,10 +1526,10 @@ some_frames = st.builds(
 @given(st.sampled_from(Role), st.lists(st.binary(max_size=200), max_size=5))
 def test_only_remote_protocol_error_escapes_from_arbitrary_bytes(role: Role, messages: list[bytes]) -> None:
     survive(*session_with_streams(role), messages)
-    greeted = Connection(role, now=0.0)
+    greeted = Recorded(role, now=0.0)
     for message in messages:
         try:
-            greeted.receive_message(message, 0.0)
+            greeted.receive(message, 0.0)
         except RemoteProtocolError:
             break
 

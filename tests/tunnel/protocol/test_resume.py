@@ -8,12 +8,14 @@ import math
 import attrs
 import pytest
 
+from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.cuttable import RESUMING, Cuttable
 from tests.tunnel.protocol.joined import MIB, Joined, broken, frames_of
-from tunnel.protocol import events, frames
+from tunnel.protocol import frames
 from tunnel.protocol.connection import Phase
 from tunnel.protocol.core import OPEN_WAITS_S, RESUME_TTL_S
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
+from tunnel.protocol.events import GoAway
 from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.ledger import CHARGED_IN_BYTES, LEDGER_BYTES_MAX, LEDGER_LEAST_BYTES
 from tunnel.protocol.liveness import DOUBT_AFTER_S
@@ -85,7 +87,7 @@ def test_data_from_before_a_reset_was_heard_may_come_after_the_reset_is_acknowle
     joined.move(joined.dialer, 10**6)
     for come in (0, 1, 2):
         word = frames.ping(come, joined.listener.sent.next_number, 0, answer=False)
-        joined.listener.receive_message(word, joined.now)
+        joined.listener.receive(word, joined.now)
         assert bool(joined.listener.unacknowledged_resets) == (come < 2)
         joined.send(joined.dialer, 256)
         joined.move(joined.listener, 10**6)
@@ -179,10 +181,10 @@ def test_a_dialer_does_not_go_on_with_a_listener_that_counts_otherwise(
         next_tx=joined.listener.sent.next_number,
     )
     with pytest.raises(RemoteProtocolError, match=why) as caught:
-        joined.dialer.receive_message(frames.welcome(attrs.evolve(right, **wrong)), joined.now)
+        joined.dialer.receive(frames.welcome(attrs.evolve(right, **wrong)), joined.now)
     assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
     joined = detached()
-    joined.dialer.receive_message(frames.welcome(right), joined.now)
+    joined.dialer.receive(frames.welcome(right), joined.now)
     assert joined.dialer.phase is Phase.OPEN
 
 
@@ -238,7 +240,7 @@ def test_who_asks_while_the_transport_is_away_is_served_when_it_comes_back() -> 
     assert joined.listener.data_to_send(1000, joined.now) == b""
     joined.flow()
     assert opened.id
-    (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)][1:]
+    (event,) = [event for event in joined.at_dialer if isinstance(event, recorded.StreamOpened)][1:]
     assert event.stream.head == b"asked while away"
 
 
@@ -262,9 +264,7 @@ def test_what_is_not_numbered_is_said_again() -> None:
     welcome, ping, goaway = (frame[0] for frame in frames_of(joined.send(joined.listener)))
     assert (welcome, ping, goaway) == (frames.WELCOME, frames.PING, frames.GOAWAY)
     joined.flow()
-    assert [event.reason for event in joined.at_dialer if isinstance(event, events.GoAwayReceived)] == [
-        "draining"
-    ]
+    assert [event.reason for event in joined.at_dialer if isinstance(event, GoAway)] == ["draining"]
     assert joined.listener.rtt_s is not None
 
 
@@ -288,7 +288,7 @@ def test_a_refusal_on_a_new_transport_is_not_taken_for_a_goaway() -> None:
     joined = detached()
     refusal = frames.goaway(0, CloseCode.SLOW_DOWN, 0, 5000, "later")
     with pytest.raises(RemoteProtocolError, match="before the greeting"):
-        joined.dialer.receive_message(refusal, joined.now)
+        joined.dialer.receive(refusal, joined.now)
 
 
 def test_while_memory_is_short_little_is_sent_that_is_not_acknowledged() -> None:
@@ -331,14 +331,12 @@ def test_the_ledger_of_a_tunnel_that_is_away_can_be_taken_back() -> None:
     held = joined.listener.held_bytes
     assert held > MIB
     process.charge(63 * MIB - held)
-    evicted: list[bool] = []
-    joined.listener.on_eviction = lambda: evicted.append(True)
     # While it is there, its acknowledgements will free it.
     assert joined.listener not in joined.listener.holders()
     joined.lose(listener_notices=True, arrives=0)
     process.charge(MIB + CHARGED_IN_BYTES)
     joined.listener.memory.relieve()
-    assert evicted
+    assert joined.listener.recorder.evictions
     assert joined.listener.phase is Phase.CLOSED
     assert joined.listener.memory.used_bytes == 0
     (event,) = broken(joined.listener.take_events())

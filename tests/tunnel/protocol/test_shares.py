@@ -13,8 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.joined import Joined
-from tunnel.protocol import events
 from tunnel.protocol.connection import Connection
 from tunnel.protocol.memory import Evictor, Holder, Memory
 from tunnel.protocol.streams import StreamState
@@ -108,7 +108,7 @@ class Shares(RuleBasedStateMachine):
         for joined in self.sessions:
             joined.flow()
             for event in joined.at_dialer:
-                if isinstance(event, events.StreamOpened):
+                if isinstance(event, recorded.StreamOpened):
                     self.accepted.append((joined, event.stream))
             joined.at_dialer.clear()
             joined.at_listener.clear()

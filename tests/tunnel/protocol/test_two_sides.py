@@ -15,10 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.joined import Joined
 from tests.tunnel.protocol.onlooker import Watched
-from tunnel.protocol import events
-from tunnel.protocol.connection import Connection
+from tests.tunnel.protocol.recorded import Recorded
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.memory import Memory
@@ -50,7 +50,7 @@ class Direction:
 class End:
     """One side of one stream."""
 
-    connection: Connection
+    connection: Recorded
     state: StreamState
     speaks: Direction
     hears: Direction
@@ -87,15 +87,15 @@ class TwoSides(RuleBasedStateMachine):
             Welcome(session_id="s", initial_window=other_window),
         )
         self.sides = (self.joined.listener, self.joined.dialer)
-        self.contexts: dict[Connection, list[int]] = {
+        self.contexts: dict[Recorded, list[int]] = {
             self.joined.listener: [self.joined.context],
             self.joined.dialer: [],
         }
-        self.payloads: dict[tuple[Connection, int], bytes] = {
+        self.payloads: dict[tuple[Recorded, int], bytes] = {
             (self.joined.listener, self.joined.context): b"token"
         }
         self.ends: list[End] = []
-        self.opened: dict[Connection, deque[End]] = {side: deque() for side in self.sides}
+        self.opened: dict[Recorded, deque[End]] = {side: deque() for side in self.sides}
         """What each side opened and the other has not seen yet, in the order that the ids will have."""
 
     def join(self, hello: Hello, welcome: Welcome) -> Joined:
@@ -126,7 +126,7 @@ class TwoSides(RuleBasedStateMachine):
         if not live:
             return
         there, back = Direction(head=PATTERN[:size], ended=eof), Direction()
-        state = connection.open_stream(PATTERN[:size], live[which % len(live)], eof=eof, now=self.joined.now)
+        state = connection.open(PATTERN[:size], live[which % len(live)], eof=eof, now=self.joined.now)
         self.ends.append(End(connection, state, there, back))
 
     def pick(self, which: int) -> End | None:
@@ -206,19 +206,19 @@ class TwoSides(RuleBasedStateMachine):
             while happened:
                 self.on_event(connection, happened.pop(0))
 
-    def on_event(self, connection: Connection, event: events.Event) -> None:
+    def on_event(self, connection: Recorded, event: recorded.Event) -> None:
         match event:
-            case events.StreamOpened(state):
+            case recorded.StreamOpened(state):
                 peer = self.joined.peer_of(connection)
                 (opener,) = [end for end in self.ends if end.connection is peer and end.state.id == state.id]
                 assert state.head == opener.speaks.head
                 index = opener.state.context.index
                 assert state.context.payload == self.payloads[peer, index]
                 self.ends.append(End(connection, state, opener.hears, opener.speaks))
-            case events.HeadReceived(state):
+            case recorded.HeadReceived(state):
                 end = self.end_of(state)
                 assert state.answer_head == end.hears.head
-            case events.StreamBroken(state):
+            case recorded.StreamBroken(state):
                 end = self.end_of(state)
                 assert event.code is StreamCode.CANCEL, event
                 end.left = True
