@@ -16,12 +16,11 @@ from contextlib import suppress
 import attrs
 import trio
 
-from tunnel.link import FAREWELL_S
 from tunnel.protocol import frames
 from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello, Welcome
-from tunnel.refusals import Rejected, SessionClosed, farewell_of
+from tunnel.refusals import FAREWELL_S, Rejected, SessionClosed, farewell_of
 from tunnel.settings import GREETING_S, Settings
 from tunnel.websocket.transport import Transport, TransportClosed
 

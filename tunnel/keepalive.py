@@ -7,17 +7,13 @@ what no transport tells: that the peer is gone without a word.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import trio
 
+from tunnel.driver import Driver, Owner
 from tunnel.net.timers import alarms_of_this_run
 from tunnel.net.waker import ParkingSpot
 from tunnel.protocol.connection import Phase
 from tunnel.protocol.liveness import PING_BUSY_S, RateLimit
-
-if TYPE_CHECKING:
-    from tunnel.multiplexer import Multiplexer
 
 __all__ = ["Keepalive"]
 
@@ -30,12 +26,13 @@ ASK_S = 0.2
 class Keepalive:
     """Calls the core of a session whenever that is due; for as long as the session lives."""
 
-    def __init__(self, mux: Multiplexer) -> None:
+    def __init__(self, driver: Driver, owner: Owner) -> None:
         self.alarm = alarms_of_this_run().alarm(self._ring)
         self.heard: trio.Event | None = None
         """While somebody waits for a sign of life."""
-        self._mux = mux
-        self._connection = mux.connection
+        self._driver = driver
+        self._owner = owner
+        self._connection = driver.connection
         self._spot = ParkingSpot("a session is kept alive by one task")
         self._asks = RateLimit(1 / ASK_S, ASKS_AT_ONCE)
         # A bug that showed when the alarm rang.
@@ -44,7 +41,7 @@ class Keepalive:
     async def run(self) -> None:
         """Keep the session alive; returns when it has ended. A bug of a look is raised here."""
         self._ring()
-        while self._mux.ending is None and self._fault is None:
+        while self._owner.ending is None and self._fault is None:
             await self._spot.park()
         if self._fault is not None:
             fault, self._fault = self._fault, None
@@ -64,10 +61,10 @@ class Keepalive:
 
     def _look(self) -> None:
         """Do what is due, and say when something will be."""
-        mux, connection = self._mux, self._connection
-        now = mux.now()
+        driver, connection = self._driver, self._connection
+        now = driver.now()
         # A message that has not come to its end yet is a sign of life as well.
-        link = mux.link
+        link = driver.link
         if link is not None and link.transport.last_received_s > connection.liveness.unanswered_since:
             connection.liveness.received(link.transport.last_received_s)
         due_at = connection.next_deadline()
@@ -78,15 +75,15 @@ class Keepalive:
         if link is not None and now >= connection.liveness.dead_at:
             silence_s = now - connection.liveness.received_at
             # Whether the session goes on without it or ends, the alarm is told.
-            mux.lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
+            self._owner.lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
             return
         if now >= connection.doubt_at:
             connection.doubt()
         connection.tick(now)
-        if mux.calls_due:
-            mux.make_calls()
+        if driver.due:
+            driver.run_due()
         if connection.phase is Phase.CLOSED:
-            mux.end(None, f"the tunnel was away for {connection.resume_ttl_s:.0f} s")
+            self._owner.end(None, f"the tunnel was away for {connection.resume_ttl_s:.0f} s")
             return
         if link is not None and connection.wants_to_send:
             link.flush_nowait()
@@ -103,9 +100,14 @@ class Keepalive:
             self.hurry()
 
     async def answers(self, within_s: float) -> bool:
-        """Ask for a sign of life; whether any came within this long, and the session has not ended."""
-        mux = self._mux
-        asked_at = mux.now()
+        """Ask the peer for a sign of life, and return whether any came within this long.
+
+        Any bytes are one. False at once when the session is over.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._owner.ending is not None:
+            return False
+        asked_at = self._driver.now()
         if self.heard is None:
             self.heard = trio.Event()
         heard = self.heard
@@ -115,15 +117,17 @@ class Keepalive:
                     await heard.wait()
             await heard.wait()
         # A message that has not come to its end yet is a sign of life as well.
-        return (heard.is_set() or mux.last_received_s > asked_at) and mux.ending is None
+        link = self._driver.link
+        part_came = link is not None and link.transport.last_received_s > asked_at
+        return (heard.is_set() or part_came) and self._owner.ending is None
 
     def _ask(self) -> bool:
         """Have the peer say something; False when it was asked too often for that."""
-        now = self._mux.now()
+        now = self._driver.now()
         if not self._asks.allows(now):
             return False
         self._connection.ping(now)
-        self._mux.wake_writer()
+        self._driver.wake_writer()
         self.hurry()
         return True
 

@@ -23,21 +23,19 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
+from tunnel.driver import Driver, Owner
+from tunnel.keepalive import Keepalive
 from tunnel.net.fairness import SPELL_S
 from tunnel.net.waker import ParkingSpot
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
-from tunnel.refusals import farewell_of
+from tunnel.refusals import FAREWELL_S, farewell_of
 from tunnel.websocket.transport import Transport, TransportClosed
 
-if TYPE_CHECKING:
-    from tunnel.multiplexer import Multiplexer
-
-__all__ = ["FAREWELL_S", "Link"]
+__all__ = ["Link"]
 
 log = logging.getLogger("tunnel.session")
 
@@ -61,15 +59,15 @@ FRAMES_PER_TURN = 512
 # lasted for STEP_S by then. Pieces of 48 frames cost the hub 3 % more calls a request at 64 connections.
 FRAMES_PER_LOOK = 128
 STEP_S = 0.002
-# For the last GOAWAY, said or heard.
-FAREWELL_S = 1.0
 
 
 @attrs.define(eq=False)
 class Link:
     """One of the transports that carry a session, one after the other."""
 
-    mux: Multiplexer
+    driver: Driver
+    owner: Owner
+    keepalive: Keepalive
     transport: Transport
     writer: ParkingSpot = attrs.Factory(lambda: ParkingSpot("a link has one writer"))
     brimming: bool = False
@@ -103,9 +101,9 @@ class Link:
     # --- the reader ---
 
     async def _read(self) -> None:
-        mux, transport = self.mux, self.transport
-        connection, keepalive = mux.connection, mux.keepalive
-        common = mux.turns
+        driver, transport, keepalive = self.driver, self.transport, self.keepalive
+        connection = driver.connection
+        common = driver.turns
         unread = b""
         frames_left, spell_ends_at, turned_at = 0, -math.inf, -math.inf
         try:
@@ -113,7 +111,7 @@ class Link:
                 while True:
                     # What was taken of it is not held while there is a wait.
                     message = unread or await transport.receive()
-                    now = mux.now()
+                    now = driver.now()
                     if now >= spell_ends_at:
                         frames_left, spell_ends_at = FRAMES_AT_ONCE, now + SPELL_S
                     frames_max = frames_left + common.spare(now)
@@ -121,12 +119,12 @@ class Link:
                     long_ago = now - STEP_S
                     if frames_max <= 0 or (turned_at <= long_ago >= transport.last_received_s):
                         # If the link is left meanwhile, nobody has counted it, and the peer sends it again.
-                        await common.turn(mux)
-                        now = turned_at = mux.now()
+                        await common.turn(driver)
+                        now = turned_at = driver.now()
                         frames_left = frames_max = FRAMES_PER_TURN
                     if frames_max > FRAMES_PER_LOOK:
                         frames_max = FRAMES_PER_LOOK
-                    if mux.link is not self:
+                    if driver.link is not self:
                         return
                     was_idle = not (connection.streams or connection.unsent)
                     connection.receive_message(message, now, frames_max)
@@ -135,27 +133,27 @@ class Link:
                         common.take(-frames_left)
                         frames_left = 0
                     unread = connection.unread
-                    if mux.calls_due:
-                        mux.make_calls()
+                    if driver.due:
+                        driver.run_due()
                     if keepalive.heard is not None:
                         keepalive.note_heard()
-                    if mux.quiet.task is not None:
-                        mux.note_quiet()
-                    mux.wake_writer()
+                    if driver.quiet.task is not None:
+                        driver.note_quiet()
+                    driver.wake_writer()
                     ack_at = connection.received.due_at
                     if ack_at is not None and ack_at < keepalive.alarm.due_at:
                         keepalive.hurry()
                     elif was_idle:
                         keepalive.note_busy()
         except TransportClosed as exc:
-            mux.lose(self, exc.code, exc.reason)
+            self.owner.lose(self, exc.code, exc.reason)
         except RemoteProtocolError as exc:
             log.warning("%s: the peer broke the protocol: %s", transport.peer_name, exc)
-            mux.end(*farewell_of(exc))
+            self.owner.end(*farewell_of(exc))
         finally:
-            if mux.link is self:
+            if driver.link is self:
                 # This is a cancellation, or a bug: the writer is shielded, and goes by our word only.
-                mux.end(CloseCode.NORMAL, "cancelled here")
+                self.owner.end(CloseCode.NORMAL, "cancelled here")
 
     # --- the writer, and a pass that does its work ---
 
@@ -168,7 +166,7 @@ class Link:
         self._gathered = True
         if self._flush_due or self.writer.task is None:
             return
-        readiness = self.mux.readiness
+        readiness = self.driver.readiness
         if readiness is not None:
             self._flush_due = True
             if readiness.at_end(self.flush_nowait, ready=whole):
@@ -181,7 +179,7 @@ class Link:
         self._flush_due = False
         if self.farewell is not None or self.writer.task is None:
             return
-        mux = self.mux
+        driver = self.driver
         try:
             message = self._take_message()
             self._unfinished = bool(message) and not self.transport.send_nowait(message)
@@ -190,18 +188,18 @@ class Link:
             self._fault = error
         if self._unfinished or self._fault is not None:
             self.writer.unpark()
-        elif mux.connection.has_unsent:
+        elif driver.connection.has_unsent:
             # More than a message holds: the rest is the writer's.
-            mux.wake_writer()
-        elif mux.emptied.task is not None:
-            mux.emptied.unpark()
+            driver.wake_writer()
+        elif driver.emptied.task is not None:
+            driver.emptied.unpark()
 
     async def _write(self) -> None:
         """Send until the link is left, or the session over and all is said.
 
         Cancelled from outside it goes on: `leave` and `end` are what ends it. A bug of a pass is raised here.
         """
-        mux, transport, connection = self.mux, self.transport, self.mux.connection
+        driver, transport, connection = self.driver, self.transport, self.driver.connection
         patience = PATIENCE
         has_sent = False
         try:
@@ -226,9 +224,9 @@ class Link:
                             patience = PATIENCE
                         has_sent = True
                         await transport.send(message)
-                    elif mux.ending is None:
+                    elif self.owner.ending is None:
                         if not connection.has_unsent:
-                            mux.emptied.unpark()
+                            driver.emptied.unpark()
                         has_sent = False
                         await self.writer.park()
                         if patience and not (self.brimming or self._has_left_something()):
@@ -238,24 +236,24 @@ class Link:
         except TransportClosed as exc:
             # What the peer said before it closed, its GOAWAY above all, may still wait for the reader.
             with trio.move_on_after(FAREWELL_S):
-                await mux.lost.wait()
-            mux.lose(self, exc.code, exc.reason)
+                await self.owner.lost.wait()
+            self.owner.lose(self, exc.code, exc.reason)
 
     def _take_message(self) -> bytes:
         """Take what is sent next from the core; b"" when there is nothing."""
-        mux = self.mux
-        connection = mux.connection
+        driver = self.driver
+        connection = driver.connection
         self.brimming = False
         limit = connection.flight.message_bytes + MESSAGE_HEADERS_BYTES
-        now = mux.now()
+        now = driver.now()
         if connection.tells_clock:
-            mux.look_at_wall_clock(now)
+            driver.read_wall_clock(now)
         message = connection.data_to_send(limit, now)
-        if mux.quiet.task is not None:
-            mux.note_quiet()
+        if driver.quiet.task is not None:
+            driver.note_quiet()
         if connection.failure is not None:
             # The peer acknowledges nothing; only the GOAWAY is left to say.
-            mux.end(*farewell_of(connection.failure))
+            self.owner.end(*farewell_of(connection.failure))
         return message
 
     def _has_left_something(self) -> bool:
@@ -270,7 +268,7 @@ class Link:
         one and not as many, each of which would cost both sides ten times the pass. Where nothing ever comes
         of it, it is only late; and a stream that waits for room will add nothing.
         """
-        now = self.mux.now
+        now = self.driver.now
         started_at = now()
         for passed in range(GATHERING_PASSES):
             self._gathered = False
@@ -300,7 +298,7 @@ class Link:
 
     async def refuse(self) -> None:
         """Say the end of a session that never was: the writer does not run yet."""
-        connection = self.mux.connection
+        connection = self.driver.connection
         message = connection.data_to_send(connection.message_bytes, trio.current_time())
         if message:
             with suppress(TransportClosed):
@@ -308,5 +306,5 @@ class Link:
 
     async def close(self) -> None:
         """Close the transport, and tell the peer why."""
-        code, reason = self.farewell or self.mux.ending or (CloseCode.NORMAL, "")
+        code, reason = self.farewell or self.owner.ending or (CloseCode.NORMAL, "")
         await self.transport.aclose(CloseCode.NORMAL if code is None else code, reason)

@@ -6,7 +6,10 @@ import trio
 
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 
-__all__ = ["Detached", "Draining", "Rejected", "SessionClosed", "TooManyStreams", "farewell_of"]
+__all__ = ["FAREWELL_S", "Detached", "Draining", "Rejected", "SessionClosed", "TooManyStreams", "farewell_of"]
+
+# For the last GOAWAY, sent or received.
+FAREWELL_S = 1.0
 
 
 class SessionClosed(trio.BrokenResourceError):

@@ -16,24 +16,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Hashable
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import trio
 
+from tunnel.driver import QUEUE_HIGH_BYTES, Driver
 from tunnel.net.fairness import SMALL_PIECE_BYTES
 from tunnel.net.waker import NO_SPOT, ParkingSpot
 from tunnel.protocol.errors import LocalProtocolError, Processed, StreamCode
 from tunnel.protocol.state import ENDED, FLOWING
 from tunnel.protocol.streams import Context, StreamState
 
-if TYPE_CHECKING:
-    from tunnel.multiplexer import Multiplexer
-
-# A caller waits while more than this is queued. With one more piece on top it is what the writer takes in one
-# wakeup at most: less would make it wait for the copier, more would only stand between the copier and the
-# stream's own window.
-QUEUE_HIGH_BYTES = 128 * 1024
 PIECE_BYTES_MOST = 128 * 1024
 # What receive_some returns at most when it is not told.
 RECEIVE_BYTES = 128 * 1024
@@ -60,10 +54,10 @@ class Stream(trio.abc.HalfCloseableStream):
 
     __slots__ = (
         "_closed",
+        "_driver",
         "_failed_in_line",
         "_failure",
         "_head_reader",
-        "_mux",
         "_not_passed_on",
         "_pass_on",
         "_reader",
@@ -74,10 +68,11 @@ class Stream(trio.abc.HalfCloseableStream):
         "_tell_reset",
         "_tell_room",
         "_unqueued_bytes",
+        "waits",
     )
 
-    def __init__(self, mux: Multiplexer, state: StreamState) -> None:
-        self._mux = mux
+    def __init__(self, driver: Driver, state: StreamState) -> None:
+        self._driver = driver
         self._state = state
         self._closed = False
         self._failure: tuple[StreamCode, Processed, str] | None = None
@@ -92,6 +87,8 @@ class Stream(trio.abc.HalfCloseableStream):
         self._tell_doubt: Callable[[], object] | None = None
         self._tell_reset: Callable[[], None] | None = None
         self._tell_room: Callable[[], None] | None = None
+        self.waits = not state.opened_here
+        """It is on its way to the user of the session, who learns only behind that what has broken it."""
         # What a sender that waits for room was given.
         self._unqueued_bytes = 0
         state.owner = self
@@ -114,7 +111,7 @@ class Stream(trio.abc.HalfCloseableStream):
     def peer(self) -> Hashable:
         """Whose doing it is that something comes (`turns`): the other end's, or its user's who opened it."""
         state = self._state
-        return self._mux if state.opened_here else state.group
+        return self._driver if state.opened_here else state.group
 
     @property
     def bytes_sent(self) -> int:
@@ -160,7 +157,7 @@ class Stream(trio.abc.HalfCloseableStream):
         state = self._state
         if self._closed or self._failure is not None or state.sending is ENDED:
             self._check_sendable()
-        self._mux.send_head(state, head, data, eof)
+        self._driver.send_head(state, head, data, eof)
 
     async def receive_head(self) -> bytes:
         """Wait for the head of the answer; for the side that opened the stream.
@@ -175,8 +172,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 if self._head_reader is NO_SPOT:
                     self._head_reader = ParkingSpot("another task is waiting for this stream's head")
                 await self._head_reader.park()
-                if not self._mux.turns.admits():
-                    await self._mux.turns.wait(self.peer)
+                if not self._driver.turns.admits():
+                    await self._driver.turns.wait(self.peer)
             return head
         finally:
             if not waited:
@@ -232,7 +229,7 @@ class Stream(trio.abc.HalfCloseableStream):
     def take_whole_answer(self) -> bytes:
         """Return all bytes of an answer of which `peek_whole_answer` has told, and leave the stream."""
         state = self._state
-        data = self._mux.connection.take_rest(state) if state.incoming.size else b""
+        data = self._driver.connection.take_rest(state) if state.incoming.size else b""
         self._closed = True
         state.owner = None
         self._tell_reset = self._tell_doubt = None
@@ -253,8 +250,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 if self._reader is NO_SPOT:
                     self._reader = ParkingSpot("another task is receiving from this stream")
                 await self._reader.park()
-                if self._state.incoming.size <= SMALL_PIECE_BYTES and not self._mux.turns.admits():
-                    await self._mux.turns.wait(self.peer)
+                if self._state.incoming.size <= SMALL_PIECE_BYTES and not self._driver.turns.admits():
+                    await self._driver.turns.wait(self.peer)
             return data
         finally:
             if not waited:
@@ -283,9 +280,9 @@ class Stream(trio.abc.HalfCloseableStream):
                 if (
                     not self._not_passed_on
                     and self._state.incoming.size <= SMALL_PIECE_BYTES
-                    and not self._mux.turns.admits()
+                    and not self._driver.turns.admits()
                 ):
-                    await self._mux.turns.wait(self.peer)
+                    await self._driver.turns.wait(self.peer)
                 data = self._not_passed_on or self.receive_nowait()
             return data
         finally:
@@ -300,7 +297,7 @@ class Stream(trio.abc.HalfCloseableStream):
         while state.receiving is FLOWING:
             if not state.incoming.size:
                 return
-            piece = self._mux.take(state, RECEIVE_BYTES)
+            piece = self._driver.take(state, RECEIVE_BYTES)
             if not pass_on(piece):
                 self._not_passed_on = piece
                 break
@@ -315,7 +312,7 @@ class Stream(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("this stream was closed")
         state = self._state
         if state.incoming.size:
-            return self._mux.take(state, max_bytes)
+            return self._driver.take(state, max_bytes)
         # A RESET that was not in line may have dropped bytes, so even a half that ended is not whole.
         if self._failure is not None and not self._failed_in_line:
             raise StreamReset(*self._failure)
@@ -355,9 +352,9 @@ class Stream(trio.abc.HalfCloseableStream):
                 await self._wait_for_room(len(rest))
             if len(rest) <= PIECE_BYTES_MOST:
                 break
-            self._mux.send_data(self._state, rest[:PIECE_BYTES_MOST])
+            self._driver.send_data(self._state, rest[:PIECE_BYTES_MOST])
             rest = rest[PIECE_BYTES_MOST:]
-        self._mux.send_data(self._state, rest)
+        self._driver.send_data(self._state, rest)
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -374,7 +371,7 @@ class Stream(trio.abc.HalfCloseableStream):
         # As send_all does: a queue below the mark takes one more piece.
         if state.outgoing.size > QUEUE_HIGH_BYTES or len(data) > PIECE_BYTES_MOST:
             return False
-        self._mux.send_data(state, data, eof=eof)
+        self._driver.send_data(state, data, eof=eof)
         return True
 
     @property
@@ -411,7 +408,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._sender.check_free()
         if self._closed or self._state.sending is not ENDED:
             self._check_sendable()
-            self._mux.send_eof(self._state)
+            self._driver.send_eof(self._state)
 
     async def _wait_for_room(self, size: int = 0) -> None:
         if self._sender is NO_SPOT:
@@ -449,7 +446,7 @@ class Stream(trio.abc.HalfCloseableStream):
         if self._closed or self._failure is not None:
             return
         self._failure = (code, processed, reason)
-        self._mux.reset(self._state, code, processed, reason, in_line=in_line)
+        self._driver.reset(self._state, code, processed, reason, in_line=in_line)
         self._wake_all()
 
     async def aclose(self) -> None:
@@ -470,18 +467,18 @@ class Stream(trio.abc.HalfCloseableStream):
             if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:
                 self._leave()
         else:
-            self._mux.connection.discard_received(state)
+            self._driver.connection.discard_received(state)
         self._wake_all()
 
     def _leave(self) -> None:
         state = self._state
         if state.sending.at_rest and state.receiving.at_rest:
             if state.incoming.size:
-                self._mux.connection.discard_received(state)
+                self._driver.connection.discard_received(state)
             return
         # What we ended is not taken back: the RESET, which tells the peer to stop, goes behind it.
         in_line = state.sending is ENDED
-        self._mux.reset(state, StreamCode.CANCEL, Processed.MAYBE, "closed", in_line=in_line)
+        self._driver.reset(state, StreamCode.CANCEL, Processed.MAYBE, "closed", in_line=in_line)
 
     async def __aexit__(
         self,
@@ -497,10 +494,10 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def on_data(self) -> None:
         if self._tell_answer is not None:
-            self._mux.calls_due.append(self._tell_answer)
+            self._driver.due.append(self._tell_answer)
             self._tell_answer = None
         if self._pass_on is not None:
-            self._mux.calls_due.append(self._offer)
+            self._driver.due.append(self._offer)
         elif self._reader is not NO_SPOT:
             self._reader.unpark()
         # For whom the bytes mean that there is no head.
@@ -509,7 +506,7 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def on_head(self) -> None:
         if self._tell_answer is not None:
-            self._mux.calls_due.append(self._tell_answer)
+            self._driver.due.append(self._tell_answer)
             self._tell_answer = None
         if self._head_reader is not NO_SPOT:
             self._head_reader.unpark()
@@ -521,12 +518,15 @@ class Stream(trio.abc.HalfCloseableStream):
         self._sender.unpark()
 
     def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None:
+        if self.waits:
+            self._driver.due.append(partial(self.on_broken, code, processed, reason, in_line=in_line))
+            return
         if self._failure is None:
             self._failure = (code, processed, reason)
         # Bytes that memory took back are gone, even if the stream itself had ended well in line.
         self._failed_in_line = in_line
         if self._tell_answer is not None:
-            self._mux.calls_due.append(self._tell_answer)
+            self._driver.due.append(self._tell_answer)
             self._tell_answer = None
         self._wake_all()
         tell, self._tell_reset = self._tell_reset, None
@@ -537,7 +537,7 @@ class Stream(trio.abc.HalfCloseableStream):
         tell = self._tell_doubt
         if tell is not None and self._failure is None and self._state.answer_head is None:
             self._tell_doubt = None
-            self._mux.calls_due.append(tell)
+            self._driver.due.append(tell)
 
     def _wake_all(self) -> None:
         # Most streams never had anybody wait.

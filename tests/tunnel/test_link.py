@@ -16,7 +16,7 @@ from tests.tunnel.pairs import Pair, open_pair
 from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.test_stream import read_all
 from tunnel import Session, SessionClosed, Settings, Stream
-from tunnel.link import FAREWELL_S, FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_TURN, STEP_S, Link
+from tunnel.link import FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_TURN, STEP_S, Link
 from tunnel.net.fairness import SPARE_FRAMES, SPELL_S, turns
 from tunnel.net.readiness import Readiness
 from tunnel.protocol import frames
@@ -24,6 +24,7 @@ from tunnel.protocol.congestion import MESSAGE_FIRST_BYTES
 from tunnel.protocol.connection import Connection
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import ACK_ALONG_S, LEDGER_RESERVE_BYTES
+from tunnel.refusals import FAREWELL_S
 from tunnel.stream import QUEUE_HIGH_BYTES
 from tunnel.websocket.transport import MemoryTransport, TransportClosed
 
@@ -109,7 +110,7 @@ async def turns_during(message: bytes) -> int:
     """How often another task has its turn before the listener has taken all of a dialer's message."""
     async with open_pair() as pair:
         await wait_all_tasks_blocked()
-        await pair.dialer._mux.transport.send(message + frames.goaway(0, 1000, 0, 0, "behind it"))
+        await pair.dialer._life.transport.send(message + frames.goaway(0, 1000, 0, 0, "behind it"))
         return await turns_while(lambda: pair.listener.peer_going_away is not None)
 
 
@@ -140,10 +141,10 @@ async def test_what_may_be_taken_in_at_once_is_there_again_after_a_while(
     unknown = frames.header(0x7F, 0, 0, 0)
     async with open_pair() as pair:
         await wait_all_tasks_blocked()
-        await pair.dialer._mux.transport.send(unknown * 2 * AT_ONCE)
+        await pair.dialer._life.transport.send(unknown * 2 * AT_ONCE)
         await wait_all_tasks_blocked()
         await trio.sleep(SPELL_S)
-        await pair.dialer._mux.transport.send(unknown * (AT_ONCE - 1) + frames.goaway(0, 1000, 0, 0, ""))
+        await pair.dialer._life.transport.send(unknown * (AT_ONCE - 1) + frames.goaway(0, 1000, 0, 0, ""))
         assert await turns_while(lambda: pair.listener.peer_going_away is not None) <= 1
 
 
@@ -154,8 +155,8 @@ async def test_what_comes_in_many_messages_has_no_more_at_once(
     async with open_pair(messages_max=messages) as pair:
         await wait_all_tasks_blocked()
         for _ in range(messages - 1):
-            assert pair.dialer._mux.transport.send_nowait(few)
-        assert pair.dialer._mux.transport.send_nowait(frames.goaway(0, 1000, 0, 0, "behind them"))
+            assert pair.dialer._life.transport.send_nowait(few)
+        assert pair.dialer._life.transport.send_nowait(frames.goaway(0, 1000, 0, 0, "behind them"))
         count = await turns_while(lambda: pair.listener.peer_going_away is not None)
         # To receive a message is a turn of others by itself, over this transport.
         assert count >= messages + (messages * FRAMES_AT_ONCE - AT_ONCE) // FRAMES_PER_TURN - 2
@@ -170,17 +171,17 @@ async def test_who_brings_little_does_not_wait_behind_those_that_bring_much(
         honest = await stack.enter_async_context(open_pair())
         await wait_all_tasks_blocked()
         for pair in floods:
-            await pair.dialer._mux.transport.send(unknown * 4 * FRAMES_PER_TURN)
+            await pair.dialer._life.transport.send(unknown * 4 * FRAMES_PER_TURN)
         # Nothing is left of what all have in common.
         await turns_while(lambda: turns().spare(trio.current_time()) <= 0)
         few = unknown * (FRAMES_AT_ONCE // 2) + frames.goaway(0, 1000, 0, 0, "behind them")
-        await honest.dialer._mux.transport.send(few)
+        await honest.dialer._life.transport.send(few)
         assert await turns_while(lambda: honest.listener.peer_going_away is not None) <= 2
 
 
 async def flood(pair: Pair, message: bytes, count: int) -> None:
     for _ in range(count):
-        await pair.dialer._mux.transport.send(message)
+        await pair.dialer._life.transport.send(message)
 
 
 @pytest.mark.parametrize("frames_each", [1, 128, 10 * FRAMES_PER_TURN])
@@ -226,7 +227,7 @@ async def test_a_session_has_as_many_turns_as_anybody_else(autojump_clock: trio.
                 nursery.start_soon(agent, name)
             for pair in pairs:
                 message = frames.header(0x7F, 0, 0, 0) * (AT_ONCE + each * FRAMES_PER_TURN)
-                await pair.dialer._mux.transport.send(message + frames.goaway(0, 1000, 0, 0, "behind it"))
+                await pair.dialer._life.transport.send(message + frames.goaway(0, 1000, 0, 0, "behind it"))
             count = await turns_while(lambda: all(pair.listener.peer_going_away for pair in pairs))
             nursery.cancel_scope.cancel()
         assert count <= (each + 2) * (sessions + agents)
@@ -236,7 +237,7 @@ async def test_a_protocol_error_behind_very_many_frames_ends_the_session() -> No
     async with open_pair() as pair:
         await wait_all_tasks_blocked()
         wrong = frames.header(0x7F, frames.CRITICAL, 0, 0)
-        await pair.dialer._mux.transport.send(frames.header(0x7F, 0, 0, 0) * 3 * FRAMES_PER_TURN + wrong)
+        await pair.dialer._life.transport.send(frames.header(0x7F, 0, 0, 0) * 3 * FRAMES_PER_TURN + wrong)
         assert "critical and unknown" in await pair.listener.wait_closed()
 
 
@@ -273,12 +274,12 @@ async def test_the_end_of_a_session_in_the_middle_of_very_many_frames_is_the_end
 
 async def test_a_loss_in_the_middle_of_very_many_frames_loses_none_and_doubles_none() -> None:
     async with test_resume.open_pair() as pair:
-        mux = pair.listener._mux
+        life = pair.listener._life
 
         def lose() -> None:
             # As a writer finds it out.
-            assert mux.link is not None
-            mux.lose(mux.link, None, "cut")
+            assert life.driver.link is not None
+            life.lose(life.driver.link, None, "cut")
             pair.cut()
 
         opened = Opened(pair, lose)

@@ -1,4 +1,4 @@
-"""The calls by which the core reports what happens to a session and to each of its streams.
+"""The calls by which the core reports what happens to a session; those for a stream are its `StreamOwner`'s.
 
 Every call comes out of the middle of the core's work. It may note what happened and wake tasks. It must not
 call the core, and it must not raise.
@@ -6,16 +6,13 @@ call the core, and it must not raise.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import attrs
 
-from tunnel.protocol.errors import Processed, StreamCode
+from tunnel.protocol.streams import Context, StreamState
 
-if TYPE_CHECKING:
-    from tunnel.protocol.streams import Context, StreamState
-
-__all__ = ["GoAway", "SessionOwner", "StreamOwner"]
+__all__ = ["GoAway", "SessionOwner"]
 
 
 @attrs.frozen
@@ -46,25 +43,3 @@ class SessionOwner(Protocol):
 
         Another session may have needed that memory, so this can come at any moment.
         """
-
-
-class StreamOwner(Protocol):
-    """The user of a stream. A stream without an owner reports nothing."""
-
-    def on_head(self) -> None:
-        """The acceptor's head is whole, and stands in `answer_head`."""
-
-    def on_data(self) -> None:
-        """There are bytes to take, or the clean end behind them."""
-
-    def on_room(self) -> None:
-        """The queue of a stream with `drain_wanted` is short again."""
-
-    def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None:
-        """The stream was RESET: by the peer, or here for memory, the peer's fault, or the session's end.
-
-        `in_line`: what was received before may still be taken. Otherwise it is gone.
-        """
-
-    def on_doubt(self) -> None:
-        """Nothing has come from the peer for a while (PROTOCOL.md, "Liveness")."""

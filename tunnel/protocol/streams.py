@@ -3,12 +3,11 @@ say."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
 from tunnel.protocol.errors import Processed, StreamCode
-from tunnel.protocol.events import StreamOwner
 from tunnel.protocol.schedule import OUT, Flow, Group
 from tunnel.protocol.state import Half
 from tunnel.protocol.window import ReceiveWindow
@@ -159,6 +158,29 @@ class HeadBuffer:
         self.received += part
         self.missing -= len(part)
         return data[len(part) :]
+
+
+class StreamOwner(Protocol):
+    """The user of a stream, by the rules of `tunnel.protocol.events`. A stream without one reports
+    nothing."""
+
+    def on_head(self) -> None:
+        """The acceptor's head is whole, and stands in `answer_head`."""
+
+    def on_data(self) -> None:
+        """There are bytes to take, or the clean end behind them."""
+
+    def on_room(self) -> None:
+        """The queue of a stream with `drain_wanted` is short again."""
+
+    def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None:
+        """The stream was RESET: by the peer, or here for memory, the peer's fault, or the session's end.
+
+        `in_line`: what was received before may still be taken. Otherwise it is gone.
+        """
+
+    def on_doubt(self) -> None:
+        """Nothing has come from the peer for a while (PROTOCOL.md, "Liveness")."""
 
 
 @attrs.define(eq=False, init=False)

@@ -335,7 +335,7 @@ def evict(live: LiveCalls) -> None:
     """Take the streams of all calls, as the tunnels' memory does when that is full."""
     for call in live:
         assert call.session is not None
-        connection = call.session._mux.connection
+        connection = call.session._connection
         for holder in connection.holders():
             connection.evict(holder)
 
