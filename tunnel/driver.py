@@ -80,7 +80,7 @@ class Driver:
             ping_s=settings.ping_s,
         )
         """The core."""
-        self.connection.peer_contexts_max = settings.contexts_max
+        self.connection.contexts.peers_max = settings.contexts_max
         self.link: Carrier | None = None
         """The link that carries the session; None while it is detached."""
         self.readiness: Readiness | None = None
@@ -95,12 +95,12 @@ class Driver:
     # --- calls of streams ---
 
     def send_head(self, state: StreamState, head: bytes, data: bytes, eof: bool) -> None:
-        self.connection.send_head(state, head, eof, data)
+        self.connection.streams.send_head(state, head, eof, data)
         if self.link is not None:
             self.link.wake(whole=eof)
 
     def send_data(self, state: StreamState, data: bytes, *, eof: bool = False) -> None:
-        self.connection.send_data(state, data, eof=eof)
+        self.connection.streams.send_data(state, data, eof=eof)
         link = self.link
         # A stream without credit is not in the ring, and gives the writer nothing to send.
         if link is not None and state.place is not OUT:
@@ -109,12 +109,12 @@ class Driver:
             link.wake()
 
     def send_eof(self, state: StreamState) -> None:
-        self.connection.send_eof(state)
+        self.connection.streams.send_eof(state)
         if self.link is not None and state.place is not OUT:
             self.link.wake()
 
     def take(self, state: StreamState, limit: int) -> bytes:
-        data = self.connection.take(state, limit, self.now())
+        data = self.connection.streams.take(state, limit, self.now())
         if state.window_due:
             self.wake_writer()
         return data
@@ -122,7 +122,7 @@ class Driver:
     def reset(
         self, state: StreamState, code: StreamCode, processed: Processed, reason: str, *, in_line: bool
     ) -> None:
-        self.connection.reset(state, code, processed, reason, in_line=in_line)
+        self.connection.streams.reset(state, code, processed, reason, in_line=in_line)
         self.wake_writer()
 
     # --- what follows ---
@@ -142,9 +142,9 @@ class Driver:
 
     def note_quiet(self) -> None:
         """Wake the task that waits for the streams to end, if they have."""
-        if not self.connection.stream_count:
+        if not self.connection.table.count:
             self.quiet.unpark()
 
     def read_wall_clock(self, now: float) -> None:
         """Read the wall clock again, since it may have been set."""
-        self.connection.wall_offset_s = time.time() - now
+        self.connection.status.wall_offset_s = time.time() - now

@@ -125,14 +125,14 @@ async def greet(
 async def _greet_as_dialer(
     connection: Connection, transport: Transport, hello: Hello, message: bytes | None
 ) -> None:
-    connection.say_hello(hello)
+    connection.handshake.say_hello(hello)
     said = connection.data_to_send(connection.message_bytes, trio.current_time())
     if message is None:
         await transport.send(said)
-    while connection.phase is Phase.GREETING:
+    while connection.status.phase is Phase.GREETING:
         connection.receive_message(message or await transport.receive(), trio.current_time())
         message = None
-        refusal = connection.refusal
+        refusal = connection.handshake.refusal
         if refusal is not None:
             raise Rejected(refusal.code, refusal.reason, refusal.retry_after_ms)
 
@@ -144,10 +144,10 @@ async def _greet_as_listener(
     answer_hello: Callable[[Hello], Welcome] | None,
     message: bytes | None,
 ) -> None:
-    while connection.peer_hello is None:
+    while connection.handshake.peer_hello is None:
         connection.receive_message(message or await transport.receive(), trio.current_time())
         message = None
-    hello = connection.peer_hello
+    hello = connection.handshake.peer_hello
     try:
         welcome = Welcome() if answer_hello is None else answer_hello(hello)
     except Rejected as exc:
@@ -158,7 +158,7 @@ async def _greet_as_listener(
         session_id=welcome.session_id or uuid.uuid4().hex,
         server_time_ms=round(time.time() * 1000),
     )
-    connection.say_welcome(welcome, hello)
+    connection.handshake.say_welcome(welcome, hello)
 
 
 def _greeting(message: bytes, expected: int) -> bytes:

@@ -87,7 +87,7 @@ class Inbox:
         """
         if self._ending is None:
             self._context_callback = call
-        for context in list(self._driver.connection.peer_contexts.values()):
+        for context in list(self._driver.connection.contexts.peers.values()):
             call(context)
 
     # --- for the session ---

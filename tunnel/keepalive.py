@@ -67,7 +67,7 @@ class Keepalive:
         link = driver.link
         if link is not None and link.transport.last_received_s > connection.liveness.unanswered_since:
             connection.liveness.received(link.transport.last_received_s)
-        due_at = connection.next_deadline()
+        due_at = connection.deadlines.next()
         if now < due_at:
             # What was due has been done by somebody else, as an ACK that went along with a message.
             self.alarm.by(due_at)
@@ -77,21 +77,21 @@ class Keepalive:
             # Whether the session goes on without it or ends, the alarm is told.
             self._owner.lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
             return
-        if now >= connection.doubt_at:
-            connection.doubt()
-        connection.tick(now)
+        if now >= connection.deadlines.doubt_at:
+            connection.deadlines.doubt()
+        connection.deadlines.tick(now)
         if driver.due:
             driver.run_due()
-        if connection.phase is Phase.CLOSED:
-            self._owner.end(None, f"the tunnel was away for {connection.resume_ttl_s:.0f} s")
+        if connection.status.phase is Phase.CLOSED:
+            self._owner.end(None, f"the tunnel was away for {connection.status.resume_ttl_s:.0f} s")
             return
         if link is not None and connection.wants_to_send:
             link.flush_nowait()
-        self.alarm.by(connection.next_deadline())
+        self.alarm.by(connection.deadlines.next())
 
     def hurry(self) -> None:
         """Look earlier, when the core wants to be called earlier."""
-        self.alarm.by(self._connection.next_deadline())
+        self.alarm.by(self._connection.deadlines.next())
 
     def note_busy(self) -> None:
         """With a stream on a session that was idle, the next PING may be due earlier."""
@@ -126,7 +126,7 @@ class Keepalive:
         now = self._driver.now()
         if not self._asks.allows(now):
             return False
-        self._connection.ping(now)
+        self._connection.deadlines.ping(now)
         self._driver.wake_writer()
         self.hurry()
         return True

@@ -119,7 +119,7 @@ class Lifecycle:
         self._goaways.line(logging.INFO, line, self.driver.now())
 
     def on_eviction(self) -> None:
-        if self.connection.phase is Phase.CLOSED and self.ending is None:
+        if self.connection.status.phase is Phase.CLOSED and self.ending is None:
             # The detached session itself was evicted.
             self.end(None, "memory was short while the tunnel was away")
         if self.driver.due:
@@ -143,14 +143,14 @@ class Lifecycle:
             self.end(code, f"the other end has closed it: {reason}", lost=True)
             return
         # Any other close code means that something between has ended the connection.
-        if not self.connection.resumable:
+        if not self.connection.resumption.resumable:
             self.end(code, f"tunnel lost: {reason}", lost=True)
             return
         log.info(
             "%s: the tunnel is lost (%s), streams that wait: %d",
             link.transport.peer_name,
             reason,
-            self.connection.stream_count,
+            self.connection.table.count,
         )
         self._detach(LOST_CODE, reason)
 
@@ -163,7 +163,7 @@ class Lifecycle:
         # The first bytes of a message whose end is lost were a sign of life as well.
         liveness.received_at = max(liveness.received_at, link.transport.last_received_s)
         self._detached_at = self.driver.now()
-        connection.detach(self._detached_at)
+        connection.resumption.detach(self._detached_at)
         self.detaches += 1
         self.lost.set()
         self.keepalive.hurry()
@@ -214,7 +214,7 @@ class Lifecycle:
         resume = read_hello(greeting).resume
         assert resume is not None
         self.driver.read_wall_clock(now)
-        connection.attach_listener(resume, now)
+        connection.resumption.attach_listener(resume, now)
 
     def forgo_resumption(self, reason: str) -> None:
         """End with the transport instead of waiting for another one; with `reason`, if it is lost already.
@@ -223,14 +223,14 @@ class Lifecycle:
         """
         if self.detached:
             self.abandon(reason)
-        self.connection.forgo_resumption()
+        self.connection.resumption.forgo()
 
     # --- waiting ---
 
     async def wait_quiet(self) -> None:
         """Wait until no stream is open and all that was said on them has left, or the session is over."""
         await trio.lowlevel.checkpoint()
-        while self.ending is None and self.connection.stream_count:
+        while self.ending is None and self.connection.table.count:
             await self.driver.quiet.park()
 
     async def wait_going_away(self) -> GoAway | None:
@@ -279,7 +279,7 @@ class Lifecycle:
             self._away_s = self.away_s()
         self.ending = code, reason
         self.inbox.forget_contexts()
-        if connection.phase is Phase.OPEN:
+        if connection.status.phase is Phase.OPEN:
             connection.go_away(CloseCode.NORMAL if code is None else code, 0, 0, reason)
         try:
             connection.close(StreamCode.DETACH_EXPIRED, reason)

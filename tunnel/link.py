@@ -126,13 +126,13 @@ class Link:
                         frames_max = FRAMES_PER_LOOK
                     if driver.link is not self:
                         return
-                    was_idle = not (connection.streams or connection.unsent)
+                    was_idle = not (connection.table.by_id or connection.table.unsent)
                     connection.receive_message(message, now, frames_max)
-                    frames_left -= connection.frames_taken
+                    frames_left -= connection.feed.frames_taken
                     if frames_left < 0:
                         common.take(-frames_left)
                         frames_left = 0
-                    unread = connection.unread
+                    unread = connection.feed.unread
                     if driver.due:
                         driver.run_due()
                     if keepalive.heard is not None:
@@ -244,16 +244,16 @@ class Link:
         driver = self.driver
         connection = driver.connection
         self.brimming = False
-        limit = connection.flight.message_bytes + MESSAGE_HEADERS_BYTES
+        limit = connection.drain.flight.message_bytes + MESSAGE_HEADERS_BYTES
         now = driver.now()
         if connection.tells_clock:
             driver.read_wall_clock(now)
         message = connection.data_to_send(limit, now)
         if driver.quiet.task is not None:
             driver.note_quiet()
-        if connection.failure is not None:
+        if connection.status.failure is not None:
             # The peer acknowledges nothing; only the GOAWAY is left to say.
-            self.owner.end(*farewell_of(connection.failure))
+            self.owner.end(*farewell_of(connection.status.failure))
         return message
 
     def _has_left_something(self) -> bool:

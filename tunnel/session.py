@@ -99,8 +99,8 @@ class Session:
     def __init__(self, life: Lifecycle) -> None:
         connection = life.connection
         self.role: Final = connection.role
-        self.local: Final = connection.local
-        self.peer: Final = connection.peer
+        self.local: Final = connection.status.local
+        self.peer: Final = connection.status.peer
         welcome = self.peer if self.role is Role.DIALER else self.local
         assert isinstance(welcome, Welcome)
         self.session_id: Final = welcome.session_id
@@ -123,9 +123,9 @@ class Session:
         self.wait_closed: Final = life.wait_closed
         self.abandon: Final = life.abandon
         self.forgo_resumption: Final = life.forgo_resumption
-        self.hello_again: Final = connection.hello_again
-        self.may_resume: Final = connection.may_attach
-        self.is_outdated: Final = connection.is_outdated
+        self.hello_again: Final = connection.resumption.hello_again
+        self.may_resume: Final = connection.resumption.may_attach
+        self.is_outdated: Final = connection.resumption.is_outdated
 
     def __repr__(self) -> str:
         state = (
@@ -154,7 +154,7 @@ class Session:
     @property
     def draining(self) -> bool:
         """Either side has said GOAWAY."""
-        return self._connection.going_away or self._connection.told_to_go
+        return self._connection.goaways.sent or self._connection.goaways.opens_no_more
 
     @property
     def may_open(self) -> bool:
@@ -163,9 +163,9 @@ class Session:
         Our own GOAWAY does not prevent it: it asks the peer to open no more, and to look for another session.
         """
         connection = self._connection
-        if not connection.may_open:
+        if not connection.streams.may_open:
             return False
-        return self._driver.link is not None or not connection.too_late_to_open(self._driver.now())
+        return self._driver.link is not None or not connection.deadlines.too_late_to_open(self._driver.now())
 
     @property
     def detached(self) -> bool:
@@ -180,7 +180,7 @@ class Session:
     @property
     def resumable(self) -> bool:
         """Whether both sides want the session to go on when its transport is lost."""
-        return self._connection.resumable
+        return self._connection.resumption.resumable
 
     @property
     def interruptions(self) -> Interruptions:
@@ -196,12 +196,12 @@ class Session:
 
     @property
     def stream_count(self) -> int:
-        return self._connection.stream_count
+        return self._connection.table.count
 
     @property
     def rtt_s(self) -> float | None:
         """The least round trip seen, None before the first PONG."""
-        return self._connection.rtt_s
+        return self._connection.round_trips.least_s
 
     @property
     def last_received_s(self) -> float:
@@ -230,14 +230,14 @@ class Session:
         link, keepalive = driver.link, self._life.keepalive
         if link is None:
             self._check_may_open()
-        was_idle = not (connection.streams or connection.unsent)
+        was_idle = not (connection.table.by_id or connection.table.unsent)
         now = driver.now()
         try:
-            state = connection.open_stream(head, context, eof, now)
+            state = connection.streams.open(head, context, eof, now)
         except LocalProtocolError:
             self._check_may_open()
             raise
-        if state not in connection.unsent:
+        if state not in connection.table.unsent:
             # It was evicted at once.
             raise TooManyStreams(f"the memory for streams is full, with {self.stream_count} open")
         stream = Stream(driver, state)
@@ -259,12 +259,12 @@ class Session:
         connection, now = self._connection, self._driver.now()
         if self._life.ending is not None:
             raise SessionClosed(*self._life.ending)
-        if connection.told_to_go:
+        if connection.goaways.opens_no_more:
             raise Draining("the peer is going away")
-        if connection.opened_here >= connection.peer.max_streams:
+        if connection.table.opened_here >= connection.status.peer.max_streams:
             raise TooManyStreams(f"{self.stream_count} streams are open")
-        if self._driver.link is None and connection.too_late_to_open(now):
-            raise Detached(f"the tunnel is away since {now - connection.detached_at:.0f} s")
+        if self._driver.link is None and connection.deadlines.too_late_to_open(now):
+            raise Detached(f"the tunnel is away since {now - connection.status.detached_at:.0f} s")
 
     def add_context(self, group: int, payload: bytes) -> int:
         """Send the peer something that many streams share; returns the index that open_stream names.
@@ -281,7 +281,7 @@ class Session:
     def retire_context(self, index: int) -> None:
         """Forget a context; its open streams go on. Does nothing when the session is over."""
         if not self.closed:
-            self._connection.retire_context(index)
+            self._connection.contexts.retire(index)
             self._driver.wake_writer()
 
     def go_away(

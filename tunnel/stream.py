@@ -229,7 +229,7 @@ class Stream(trio.abc.HalfCloseableStream):
     def take_whole_answer(self) -> bytes:
         """Return all bytes of an answer of which `peek_whole_answer` has told, and leave the stream."""
         state = self._state
-        data = self._driver.connection.take_rest(state) if state.incoming.size else b""
+        data = self._driver.connection.streams.take_rest(state) if state.incoming.size else b""
         self._closed = True
         state.owner = None
         self._tell_reset = self._tell_doubt = None
@@ -467,14 +467,14 @@ class Stream(trio.abc.HalfCloseableStream):
             if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:
                 self._leave()
         else:
-            self._driver.connection.discard_received(state)
+            self._driver.connection.streams.discard_received(state)
         self._wake_all()
 
     def _leave(self) -> None:
         state = self._state
         if state.sending.at_rest and state.receiving.at_rest:
             if state.incoming.size:
-                self._driver.connection.discard_received(state)
+                self._driver.connection.streams.discard_received(state)
             return
         # What we ended is not taken back: the RESET, which tells the peer to stop, goes behind it.
         in_line = state.sending is ENDED

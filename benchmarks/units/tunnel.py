@@ -96,14 +96,14 @@ class Core:
         self.answered: list[StreamState] = []
         features = ("resume",) if RESUME else ()
         hello = Hello(features=features)
-        self.relay.say_hello(hello)
+        self.relay.handshake.say_hello(hello)
         self.to_hub()
-        self.hub.say_welcome(Welcome(session_id="s", features=features, resume_ttl_s=60), hello)
+        self.hub.handshake.say_welcome(Welcome(session_id="s", features=features, resume_ttl_s=60), hello)
         self.to_relay()
         self.context = self.hub.add_context(1, b"token").index
 
     def open(self) -> StreamState:
-        stream = self.hub.open_stream(REQUEST, self.context, eof=True, now=self.now)
+        stream = self.hub.streams.open(REQUEST, self.context, eof=True, now=self.now)
         stream.owner = Received(stream, self.answered)
         return stream
 
@@ -136,9 +136,9 @@ def core_exchanges(together: int) -> float:
         for _ in range(together):
             core.open()
         for stream in core.to_relay():
-            relay.send_head(stream, ANSWER, eof=True, data=BODY)
+            relay.streams.send_head(stream, ANSWER, eof=True, data=BODY)
         for stream in core.to_hub():
-            assert len(hub.take(stream, 65536, now)) == len(BODY)
+            assert len(hub.streams.take(stream, 65536, now)) == len(BODY)
 
     return _cpu_s(rounds, one_round) / together
 
@@ -149,13 +149,13 @@ def core_bulk(_: int) -> float:
     hub, relay, now = core.hub, core.relay, core.now
     opened = core.open()
     (answering,) = core.to_relay()
-    relay.send_head(answering, ANSWER, eof=False)
+    relay.streams.send_head(answering, ANSWER, eof=False)
 
     def one_round() -> None:
         while answering.outgoing.size < 2 * len(CHUNK):
-            relay.send_data(answering, CHUNK)
+            relay.streams.send_data(answering, CHUNK)
         core.to_hub()
-        while hub.take(opened, 65536, now):
+        while hub.streams.take(opened, 65536, now):
             pass
         core.to_relay()
 
@@ -174,13 +174,13 @@ def core_watch(together: int) -> float:
         core.open()
     answering = core.to_relay()
     for stream in answering:
-        relay.send_head(stream, ANSWER, eof=False)
+        relay.streams.send_head(stream, ANSWER, eof=False)
 
     def one_round() -> None:
         for stream in answering:
-            relay.send_data(stream, EVENT)
+            relay.streams.send_data(stream, EVENT)
         for stream in core.to_hub():
-            hub.take(stream, 65536, now)
+            hub.streams.take(stream, 65536, now)
         if hub.wants_to_send:
             core.to_relay()
 

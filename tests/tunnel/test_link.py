@@ -194,7 +194,7 @@ async def test_all_sessions_that_bring_very_many_frames_have_one_turn_in_a_pass(
 
     def counting(self: Connection, message: bytes, now: float, *most: int) -> None:
         receive(self, message, now, *most)
-        taken[passes] += self.frames_taken
+        taken[passes] += self.feed.frames_taken
 
     sessions, each = 16, 10 * FRAMES_PER_TURN
     async with AsyncExitStack() as stack:

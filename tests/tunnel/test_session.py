@@ -180,9 +180,9 @@ async def test_ten_thousand_streams_leave_nothing_behind(autojump_clock: trio.te
             assert memory.used_bytes == at_rest
             for session in (pair.listener, pair.dialer):
                 connection = session._connection
-                assert list(connection.holders()) == []
-                assert connection.unacknowledged_resets == {}
-                assert connection.unacknowledged_bytes == 0
+                assert list(connection.holdings.holders()) == []
+                assert connection.resets.unacknowledged == {}
+                assert connection.sent.unacknowledged_bytes == 0
                 assert len(connection.scheduler.ring) == 0
             nursery.cancel_scope.cancel()
 

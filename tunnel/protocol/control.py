@@ -60,6 +60,15 @@ class ControlQueue:
         self.ack_due = False
         self.goaway = b""
 
+    def keep_goaway(self) -> None:
+        """Drop everything else: the session is over."""
+        goaway = self.goaway
+        self.forget_unsequenced()
+        self.goaway = goaway
+        self.contexts.clear()
+        self.windows.clear()
+        self.resets.clear()
+
     def add_window(self, stream: StreamState, delta: int) -> None:
         if not stream.window_due:
             self.windows.append(stream)

@@ -91,7 +91,7 @@ class Cuttable(Joined):
         link = self.at_listener_link if connection is self.listener else self.at_dialer_link
         if link is None:
             return super().send(connection, limit) if self.greeting else b""
-        if connection is self.dialer and connection.phase is Phase.DETACHED:
+        if connection is self.dialer and connection.status.phase is Phase.DETACHED:
             return b""
         wanted, unsent = connection.wants_to_send, connection.has_unsent
         message = connection.data_to_send(limit, self.now)
@@ -103,7 +103,7 @@ class Cuttable(Joined):
 
     @property
     def greeting(self) -> bool:
-        return Phase.GREETING in (self.listener.phase, self.dialer.phase) or bool(
+        return Phase.GREETING in (self.listener.status.phase, self.dialer.status.phase) or bool(
             self.to_listener or self.to_dialer
         )
 
@@ -138,7 +138,7 @@ class Cuttable(Joined):
         while way.whole and not unread:
             message = way.whole.popleft()
             self.events_at(connection).extend(connection.receive(message, self.now, self.frames_max))
-            unread = connection.unread
+            unread = connection.feed.unread
         if unread:
             way.whole.appendleft(unread)
 
@@ -149,8 +149,8 @@ class Cuttable(Joined):
         resume = frames.decode_hello(payload).resume
         assert resume is not None
         assert resume.session_id == "s"
-        self.listener.detach(self.now)
-        assert self.listener.may_attach(resume)
+        self.listener.resumption.detach(self.now)
+        assert self.listener.resumption.may_attach(resume)
         sent, received = self.listener.sent, self.listener.received
         for wrong in (
             attrs.evolve(resume, last_rx=sent.next_number + 1),
@@ -158,18 +158,18 @@ class Cuttable(Joined):
             attrs.evolve(resume, first_tx=received.count + 1),
             attrs.evolve(resume, next_tx=received.count - 1),
         ):
-            assert not self.listener.may_attach(wrong)
-        assert not self.listener.is_outdated(resume)
-        self.listener.attach_listener(resume, self.now)
-        assert self.listener.is_outdated(resume)
+            assert not self.listener.resumption.may_attach(wrong)
+        assert not self.listener.resumption.is_outdated(resume)
+        self.listener.resumption.attach_listener(resume, self.now)
+        assert self.listener.resumption.is_outdated(resume)
         self.at_listener_link, self.pending = self.pending, None
 
     def dial(self) -> None:
         """The dialer makes a new link, whatever has become of the old one."""
-        assert self.dialer.phase is Phase.DETACHED
+        assert self.dialer.status.phase is Phase.DETACHED
         self.cut(self.at_dialer_link)
         self.pending = self.at_dialer_link = Link()
-        self.at_dialer_link.to_listener.send(frames.hello(self.dialer.hello_again()))
+        self.at_dialer_link.to_listener.send(frames.hello(self.dialer.resumption.hello_again()))
 
     def lose(self, *, listener_notices: bool, arrives: int) -> None:
         """The link is lost: `arrives` bytes of those that move to the dialer still do."""
@@ -179,14 +179,14 @@ class Cuttable(Joined):
             self.move(self.dialer, arrives)
         self.cut(link)
         self.at_dialer_link = None
-        self.dialer.detach(self.now)
+        self.dialer.resumption.detach(self.now)
         if self.pending is link:
             # Nobody will ever hear its HELLO.
             self.pending = None
         if listener_notices and self.at_listener_link is not None:
             self.cut(self.at_listener_link)
             self.at_listener_link = None
-            self.listener.detach(self.now)
+            self.listener.resumption.detach(self.now)
 
     def cut(self, link: Link | None) -> None:
         if link is not None:
@@ -201,5 +201,5 @@ class Cuttable(Joined):
             # stands still otherwise, or no window would ever grow, and one of a byte takes for ever.
             self.now += ACK_AFTER_S
             for connection in (self.listener, self.dialer):
-                connection.tick(self.now)
+                connection.deadlines.tick(self.now)
             super().flow()

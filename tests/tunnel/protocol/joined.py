@@ -41,16 +41,18 @@ class Joined:
         self.listener = Recorded(Role.LISTENER, now=self.now, memory=listener_memory)
         self.dialer = Recorded(Role.DIALER, now=self.now, memory=dialer_memory)
         if self.untimed:
-            self.listener.flight = self.dialer.flight = Untimed()
+            self.listener.drain.flight = self.dialer.drain.flight = Untimed()
         self.to_dialer: deque[bytes] = deque()
         self.to_listener: deque[bytes] = deque()
         self.at_listener: list[recorded.Event] = []
         self.at_dialer: list[recorded.Event] = []
-        self.dialer.say_hello(hello or Hello())
+        self.dialer.handshake.say_hello(hello or Hello())
         self.send(self.dialer)
         self.deliver(self.listener)
-        assert self.listener.peer_hello is not None
-        self.listener.say_welcome(welcome or Welcome(session_id="s"), self.listener.peer_hello)
+        assert self.listener.handshake.peer_hello is not None
+        self.listener.handshake.say_welcome(
+            welcome or Welcome(session_id="s"), self.listener.handshake.peer_hello
+        )
         self.flow()
         self.at_listener.clear()
         self.at_dialer.clear()

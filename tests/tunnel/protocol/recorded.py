@@ -124,7 +124,7 @@ class Recorded(Connection):
 
     def open(self, head: bytes, context_index: int, eof: bool, now: float) -> StreamState:
         """Open a stream; what happens to it is recorded."""
-        stream = self.open_stream(head, context_index, eof, now)
+        stream = self.streams.open(head, context_index, eof, now)
         stream.owner = StreamRecorder(stream, self.recorder.happened)
         return stream
 

@@ -68,8 +68,8 @@ class SlowLink(Joined):
         self._order = itertools.count()
         self._deadlines: set[float] = set()
         # A PING on the idle link, as the shell sends it with the first stream.
-        self.listener.ping(self.now)
-        self.dialer.ping(self.now)
+        self.listener.deadlines.ping(self.now)
+        self.dialer.deadlines.ping(self.now)
         self._turn()
         self.run(1.0)
 
@@ -84,7 +84,7 @@ class SlowLink(Joined):
             self._step()
         (accepted,) = [event.stream for event in self.at_dialer if isinstance(event, recorded.StreamOpened)]
         self.at_dialer.clear()
-        self.dialer.send_head(accepted, b"head", eof=False)
+        self.dialer.streams.send_head(accepted, b"head", eof=False)
         self.bulk.add(accepted)
         self._turn()
         return opened
@@ -110,20 +110,20 @@ class SlowLink(Joined):
     def _turn(self) -> None:
         """Let both ends do whatever they can do now."""
         for connection, way in ((self.listener, self.up), (self.dialer, self.down)):
-            if connection.next_deadline() <= self.now:
-                connection.tick(self.now)
+            if connection.deadlines.next() <= self.now:
+                connection.deadlines.tick(self.now)
             self._consume(connection)
             while True:
                 if connection is self.dialer:
                     for stream in self.bulk:
                         if stream.outgoing.size < len(CHUNK):
-                            connection.send_data(stream, CHUNK)
+                            connection.streams.send_data(stream, CHUNK)
                 message = connection.data_to_send(connection.message_bytes, self.now)
                 if not message:
                     break
                 peer = self.peer_of(connection)
                 self.at(way.send(len(message), self.now), self._arrival(peer, message))
-            deadline = connection.next_deadline()
+            deadline = connection.deadlines.next()
             # Once: each step would add an event for the deadline that the step before has added one for.
             if self.now < deadline < self.now + 60 and deadline not in self._deadlines:
                 self._deadlines.add(deadline)
@@ -140,7 +140,7 @@ class SlowLink(Joined):
         for event in happened:
             match event:
                 case recorded.DataReceived(stream):
-                    while data := connection.take(stream, 1 << 20, self.now):
+                    while data := connection.streams.take(stream, 1 << 20, self.now):
                         if connection is self.listener:
                             self.taken[stream] = self.taken.get(stream, 0) + len(data)
                             self.on_data(stream)

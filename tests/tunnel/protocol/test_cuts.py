@@ -43,7 +43,7 @@ class Cuts(TwoSides):
         joined.frames_max = 3
         for connection in (joined.listener, joined.dialer):
             # Who is away for too long is another test's business.
-            connection.resume_ttl_s = 1e9
+            connection.status.resume_ttl_s = 1e9
         self.opened_ids: set[tuple[Recorded, int]] = set()
         return joined
 
@@ -118,7 +118,7 @@ class Cuts(TwoSides):
         self.happen()
         for end in [end for end in self.ends if not (end.left or end.speaks.ended)][-6:]:
             end.speaks.said += PATTERN
-            end.connection.send_data(end.state, PATTERN)
+            end.connection.streams.send_data(end.state, PATTERN)
         for connection in self.sides:
             while self.joined.send(connection):
                 pass
@@ -147,7 +147,7 @@ class Cuts(TwoSides):
         super().teardown()
         if hasattr(self, "sides"):
             for connection in self.sides:
-                assert connection.phase is Phase.OPEN
+                assert connection.status.phase is Phase.OPEN
                 assert connection.sent.charged_bytes == 0
                 assert not connection.sent.replaying
             assert self.joined.listener.received.count == self.joined.dialer.sent.next_number

@@ -748,7 +748,7 @@ def doubt(bench: Bench, instance: str) -> None:
     """What the keepalive of a relay's session does after five seconds of silence."""
     [relay] = [relay for relay in bench.registry.relays() if relay.instance == instance]
     driver = relay.session._driver
-    driver.connection.doubt()
+    driver.connection.deadlines.doubt()
     driver.run_due()
 
 

@@ -336,8 +336,8 @@ def evict(live: LiveCalls) -> None:
     for call in live:
         assert call.session is not None
         connection = call.session._connection
-        for holder in connection.holders():
-            connection.evict(holder)
+        for holder in connection.holdings.holders():
+            connection.holdings.evict(holder)
 
 
 CHANGES: list[tuple[Change, str]] = [
