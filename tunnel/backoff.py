@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tunnel.protocol.liveness import RateLimit
+from tunnel.net.ratelimit import TokenBucket
 
 __all__ = ["Backoff"]
 
@@ -41,7 +41,7 @@ class Backoff:
         self._failures = 0
         self._redials = False
         """A tunnel was up, and no dial since then was refused or found the budget empty."""
-        self._budget = RateLimit(1 / REDIAL_REFILL_S, REDIALS_MAX)
+        self._budget = TokenBucket(1 / REDIAL_REFILL_S, REDIALS_MAX)
 
     def note_session(self, lived_s: float) -> None:
         """Take note that a session has ended, or that its hub goes away."""

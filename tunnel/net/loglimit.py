@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from tunnel.protocol.liveness import RateLimit
+from tunnel.net.ratelimit import TokenBucket
 
 __all__ = ["LINES_PER_S", "LogLimit"]
 
@@ -21,12 +21,12 @@ class LogLimit:
 
     log: logging.Logger
     at_once: int = 1
-    _rate: RateLimit = attrs.field(init=False)
+    _rate: TokenBucket = attrs.field(init=False)
     _suppressed: int = attrs.field(init=False, default=0)
 
     @_rate.default
-    def _rate_of_lines(self) -> RateLimit:
-        return RateLimit(LINES_PER_S, self.at_once)
+    def _rate_of_lines(self) -> TokenBucket:
+        return TokenBucket(LINES_PER_S, self.at_once)
 
     def warning(self, message: str, now_s: float) -> None:
         """Log the message as a warning, or count it for the next one that is logged."""

@@ -5,6 +5,7 @@ Frames of streams are handled by `StreamFeed`, those of the session here.
 
 from __future__ import annotations
 
+from tunnel.net.ratelimit import TokenBucket
 from tunnel.protocol import frames
 from tunnel.protocol.contexts import Contexts
 from tunnel.protocol.control import ControlQueue
@@ -15,7 +16,7 @@ from tunnel.protocol.frames import DATA, HEADER_BYTES, UNSEQUENCED_FROM
 from tunnel.protocol.goaways import GoAways
 from tunnel.protocol.handshake import Handshake
 from tunnel.protocol.ledger import ReceivedLedger, SentLedger
-from tunnel.protocol.liveness import PINGS_PER_S, RateLimit, RoundTrips
+from tunnel.protocol.liveness import PINGS_PER_S, RoundTrips
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.status import OPEN, Status
 from tunnel.protocol.stream_feed import StreamFeed
@@ -61,7 +62,7 @@ class Feed:
         self._drain = drain
         self._streams = streams
         self._owner = owner
-        self._ping_rate = RateLimit(PINGS_PER_S, PINGS_PER_S)
+        self._ping_rate = TokenBucket(PINGS_PER_S, PINGS_PER_S)
         self._handlers = {
             frames.OPEN: streams.on_open,
             frames.HEAD: streams.on_head,

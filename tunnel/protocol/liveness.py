@@ -123,25 +123,3 @@ class RoundTrips:
         elif len(last) == LONGER_PINGS and (least_s := min(last)) > self.least_s + LONGER_BY_S:
             self.least_s = least_s
         return took_s
-
-
-@attrs.define
-class RateLimit:
-    """A token bucket: so many a second, and `at_once` after a quiet time."""
-
-    per_s: float
-    at_once: float
-    _tokens: float = attrs.field(init=False)
-    _filled_at: float = attrs.field(init=False, default=-math.inf)
-
-    def __attrs_post_init__(self) -> None:
-        self._tokens = self.at_once
-
-    def allows(self, now: float) -> bool:
-        if now > self._filled_at:
-            self._tokens = min(self.at_once, self._tokens + (now - self._filled_at) * self.per_s)
-            self._filled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
