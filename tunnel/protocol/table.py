@@ -17,7 +17,7 @@ from tunnel.protocol.memory import Memory
 from tunnel.protocol.resets import Resets
 from tunnel.protocol.schedule import OUT, Scheduler
 from tunnel.protocol.state import ENDED, Half, Step, after
-from tunnel.protocol.status import Role, Status
+from tunnel.protocol.status import CLOSED, Role, Status
 from tunnel.protocol.streams import Context, StreamState
 from tunnel.protocol.window import NO_WINDOW, ReceiveWindow
 
@@ -49,7 +49,7 @@ class StreamTable:
     opened_there: int = attrs.field(init=False, default=0)
     """How many of them the peer opened."""
     on_forgotten: Callable[[], None] = attrs.field(init=False, default=_no_call)
-    """Is called when nothing is left of a stream."""
+    """Is called when nothing is left of a stream, and the session is over."""
 
     def __attrs_post_init__(self) -> None:
         self.next_id = 1 if self.status.role is Role.DIALER else 2
@@ -159,4 +159,5 @@ class StreamTable:
         self.memory.release(stream.head_bytes + taken)
         stream.head_bytes = 0
         self.scheduler.leave(stream.context.share)
-        self.on_forgotten()
+        if self.status.phase is CLOSED:
+            self.on_forgotten()
