@@ -15,7 +15,7 @@ import trio
 
 from tunnel.net.fairness import turns
 from tunnel.net.readiness import Readiness
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.waker import Waker
 from tunnel.protocol.connection import Connection, Role
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.events import SessionOwner
@@ -37,7 +37,7 @@ class Carrier(Protocol):
     """A link, as the other parts of its session use it."""
 
     transport: Transport
-    writer: ParkingSpot
+    writer: Waker
     brimming: bool
 
     def wake(self, *, whole: bool = False) -> None: ...
@@ -87,9 +87,9 @@ class Driver:
         """What is queued in one of its passes is sent at the end of that pass."""
         self.due: list[Callable[[], object]] = []
         """What the core has reported and is handled as soon as the core is done with its call."""
-        self.emptied = ParkingSpot("another task is waiting for the queue to empty")
+        self.emptied = Waker("another task is waiting for the queue to empty")
         """Waits until all that is queued has been sent."""
-        self.quiet = ParkingSpot("another task is waiting for the streams to end")
+        self.quiet = Waker("another task is waiting for the streams to end")
         """Waits until no stream is open."""
 
     # --- calls of streams ---

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import trio
 
 from tunnel.driver import Driver
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.waker import Waker
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.streams import Context
 from tunnel.refusals import SessionClosed
@@ -30,7 +30,7 @@ class Inbox:
         self._streams: deque[Stream] = deque()
         self._stream_callback: Callable[[Stream], None] | None = None
         self._context_callback: Callable[[Context], None] | None = None
-        self._acceptor = ParkingSpot("another task is accepting on this session")
+        self._acceptor = Waker("another task is accepting on this session")
         self._ending: tuple[int | None, str] | None = None
 
     # --- for the user ---

@@ -12,7 +12,7 @@ import trio
 from tunnel.driver import Driver, Owner
 from tunnel.net.ratelimit import TokenBucket
 from tunnel.net.timers import alarms_of_this_run
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.waker import Waker
 from tunnel.protocol.connection import Phase
 from tunnel.protocol.liveness import PING_BUSY_S
 
@@ -34,7 +34,7 @@ class Keepalive:
         self._driver = driver
         self._owner = owner
         self._connection = driver.connection
-        self._spot = ParkingSpot("a session is kept alive by one task")
+        self._spot = Waker("a session is kept alive by one task")
         self._asks = TokenBucket(1 / ASK_S, ASKS_AT_ONCE)
         # A bug that showed when the alarm rang.
         self._fault: Exception | None = None

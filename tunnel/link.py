@@ -30,7 +30,7 @@ import trio
 from tunnel.driver import Driver, Owner
 from tunnel.keepalive import Keepalive
 from tunnel.net.fairness import SPELL_S
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.waker import Waker
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.refusals import FAREWELL_S, farewell_of
 from tunnel.websocket.transport import Transport, TransportClosed
@@ -69,7 +69,7 @@ class Link:
     owner: Owner
     keepalive: Keepalive
     transport: Transport
-    writer: ParkingSpot = attrs.Factory(lambda: ParkingSpot("a link has one writer"))
+    writer: Waker = attrs.Factory(lambda: Waker("a link has one writer"))
     brimming: bool = False
     """So much of one stream was queued since the last message that it waits for room."""
     farewell: tuple[int, str] | None = None

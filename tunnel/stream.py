@@ -23,7 +23,7 @@ import trio
 
 from tunnel.driver import QUEUE_HIGH_BYTES, Driver
 from tunnel.net.fairness import SMALL_PIECE_BYTES
-from tunnel.net.waker import NO_SPOT, ParkingSpot
+from tunnel.net.waker import NO_WAKER, Waker
 from tunnel.protocol.errors import LocalProtocolError, Processed, StreamCode
 from tunnel.protocol.state import ENDED, FLOWING
 from tunnel.protocol.streams import Context, StreamState
@@ -77,9 +77,9 @@ class Stream(trio.abc.HalfCloseableStream):
         self._closed = False
         self._failure: tuple[StreamCode, Processed, str] | None = None
         self._failed_in_line = False
-        self._reader: ParkingSpot = NO_SPOT
-        self._sender: ParkingSpot = NO_SPOT
-        self._head_reader: ParkingSpot = NO_SPOT
+        self._reader: Waker = NO_WAKER
+        self._sender: Waker = NO_WAKER
+        self._head_reader: Waker = NO_WAKER
         # While the reader waits for what is not passed on; and a piece that was not.
         self._pass_on: Callable[[bytes], bool] | None = None
         self._not_passed_on = b""
@@ -169,8 +169,8 @@ class Stream(trio.abc.HalfCloseableStream):
         try:
             while (head := self.receive_head_nowait()) is None:
                 waited = True
-                if self._head_reader is NO_SPOT:
-                    self._head_reader = ParkingSpot("another task is waiting for this stream's head")
+                if self._head_reader is NO_WAKER:
+                    self._head_reader = Waker("another task is waiting for this stream's head")
                 await self._head_reader.park()
                 if not self._driver.turns.admits():
                     await self._driver.turns.wait(self.peer)
@@ -247,8 +247,8 @@ class Stream(trio.abc.HalfCloseableStream):
         try:
             while (data := self.receive_nowait(limit)) is None:
                 waited = True
-                if self._reader is NO_SPOT:
-                    self._reader = ParkingSpot("another task is receiving from this stream")
+                if self._reader is NO_WAKER:
+                    self._reader = Waker("another task is receiving from this stream")
                 await self._reader.park()
                 if self._state.incoming.size <= SMALL_PIECE_BYTES and not self._driver.turns.admits():
                     await self._driver.turns.wait(self.peer)
@@ -270,8 +270,8 @@ class Stream(trio.abc.HalfCloseableStream):
         if data is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return data
-        if self._reader is NO_SPOT:
-            self._reader = ParkingSpot("another task is receiving from this stream")
+        if self._reader is NO_WAKER:
+            self._reader = Waker("another task is receiving from this stream")
         self._pass_on = pass_on
         try:
             while data is None:
@@ -364,7 +364,7 @@ class Stream(trio.abc.HalfCloseableStream):
         Raises StreamReset.
         """
         state = self._state
-        if self._sender is not NO_SPOT:
+        if self._sender is not NO_WAKER:
             self._sender.check_free()
         if self._closed or self._failure is not None or state.sending is ENDED:
             self._check_sendable()
@@ -411,8 +411,8 @@ class Stream(trio.abc.HalfCloseableStream):
             self._driver.send_eof(self._state)
 
     async def _wait_for_room(self, size: int = 0) -> None:
-        if self._sender is NO_SPOT:
-            self._sender = ParkingSpot("another task is sending on this stream")
+        if self._sender is NO_WAKER:
+            self._sender = Waker("another task is sending on this stream")
         self._state.drain_wanted = True
         self._unqueued_bytes = size
         try:
@@ -498,17 +498,17 @@ class Stream(trio.abc.HalfCloseableStream):
             self._tell_answer = None
         if self._pass_on is not None:
             self._driver.due.append(self._offer)
-        elif self._reader is not NO_SPOT:
+        elif self._reader is not NO_WAKER:
             self._reader.unpark()
         # For whom the bytes mean that there is no head.
-        if self._head_reader is not NO_SPOT:
+        if self._head_reader is not NO_WAKER:
             self._head_reader.unpark()
 
     def on_head(self) -> None:
         if self._tell_answer is not None:
             self._driver.due.append(self._tell_answer)
             self._tell_answer = None
-        if self._head_reader is not NO_SPOT:
+        if self._head_reader is not NO_WAKER:
             self._head_reader.unpark()
 
     def on_room(self) -> None:
@@ -541,9 +541,9 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def _wake_all(self) -> None:
         # Most streams never had anybody wait.
-        if self._reader is not NO_SPOT:
+        if self._reader is not NO_WAKER:
             self._reader.unpark()
-        if self._sender is not NO_SPOT:
+        if self._sender is not NO_WAKER:
             self._sender.unpark()
-        if self._head_reader is not NO_SPOT:
+        if self._head_reader is not NO_WAKER:
             self._head_reader.unpark()

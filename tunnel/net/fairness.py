@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeVar
 
 import trio
 
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.waker import Waker
 
 __all__ = [
     "SLICE_S",
@@ -77,7 +77,7 @@ class Turns:
         self._spell_ends_at = -math.inf
         self._room = TASKS_PER_PASS
         self._waiting = _Lanes()
-        self._renewer: ParkingSpot | None = None
+        self._renewer: Waker | None = None
 
     def spare(self, now: float) -> int:
         """How many frames are left for all in this spell."""
@@ -123,12 +123,12 @@ class Turns:
 
     def _renew_soon(self) -> None:
         if self._renewer is None:
-            self._renewer = ParkingSpot("one task renews the room")
+            self._renewer = Waker("one task renews the room")
             trio.lowlevel.spawn_system_task(self._renew, self._renewer)
         else:
             self._renewer.unpark()
 
-    async def _renew(self, spot: ParkingSpot) -> None:
+    async def _renew(self, spot: Waker) -> None:
         """Make room again in each pass behind one that has none left."""
         before = trio.current_time()
         while True:
