@@ -1,7 +1,7 @@
 """Whether the peer is still there, and what a session does when its core is due.
 
 The core says when it wants to be called again: to PING, to ACK, or because the session was away for too long.
-Whoever does something that makes the core due earlier has the alarm ring earlier (`hurry`). It also finds out
+Whoever does something that makes the core due earlier has the timer ring earlier (`hurry`). It also finds out
 what no transport tells: that the peer is gone without a word.
 """
 
@@ -11,7 +11,7 @@ import trio
 
 from tunnel.driver import Driver, Owner
 from tunnel.net.ratelimit import TokenBucket
-from tunnel.net.timers import alarms_of_this_run
+from tunnel.net.timers import timers_of_this_run
 from tunnel.net.waker import Waker
 from tunnel.protocol.connection import Phase
 from tunnel.protocol.liveness import PING_BUSY_S
@@ -28,22 +28,22 @@ class Keepalive:
     """Calls the core of a session whenever that is due; for as long as the session lives."""
 
     def __init__(self, driver: Driver, owner: Owner) -> None:
-        self.alarm = alarms_of_this_run().alarm(self._ring)
+        self.timer = timers_of_this_run().timer(self._fire)
         self.heard: trio.Event | None = None
         """While somebody waits for a sign of life."""
         self._driver = driver
         self._owner = owner
         self._connection = driver.connection
-        self._spot = Waker("a session is kept alive by one task")
+        self._ended = Waker("a session is kept alive by one task")
         self._asks = TokenBucket(1 / ASK_S, ASKS_AT_ONCE)
-        # A bug that showed when the alarm rang.
+        # A bug that showed when the timer rang.
         self._fault: Exception | None = None
 
     async def run(self) -> None:
         """Keep the session alive; returns when it has ended. A bug of a look is raised here."""
-        self._ring()
+        self._fire()
         while self._owner.ending is None and self._fault is None:
-            await self._spot.park()
+            await self._ended.park()
         if self._fault is not None:
             fault, self._fault = self._fault, None
             try:
@@ -52,13 +52,13 @@ class Keepalive:
                 # See open_session.
                 del fault
 
-    def _ring(self) -> None:
+    def _fire(self) -> None:
         try:
             self._look()
         except Exception as error:
             # Raised here it would end whoever rings, and so every other session.
             self._fault = error
-            self._spot.unpark()
+            self._ended.unpark()
 
     def _look(self) -> None:
         """Do what is due, and say when something will be."""
@@ -71,11 +71,11 @@ class Keepalive:
         due_at = connection.deadlines.next()
         if now < due_at:
             # What was due has been done by somebody else, as an ACK that went along with a message.
-            self.alarm.by(due_at)
+            self.timer.by(due_at)
             return
         if link is not None and now >= connection.liveness.dead_at:
             silence_s = now - connection.liveness.received_at
-            # Whether the session goes on without it or ends, the alarm is told.
+            # Whether the session goes on without it or ends, the timer is told.
             self._owner.lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
             return
         if now >= connection.deadlines.doubt_at:
@@ -88,16 +88,16 @@ class Keepalive:
             return
         if link is not None and connection.wants_to_send:
             link.flush_nowait()
-        self.alarm.by(connection.deadlines.next())
+        self.timer.by(connection.deadlines.next())
 
     def hurry(self) -> None:
         """Look earlier, when the core wants to be called earlier."""
-        self.alarm.by(self._connection.deadlines.next())
+        self.timer.by(self._connection.deadlines.next())
 
     def note_busy(self) -> None:
         """With a stream on a session that was idle, the next PING may be due earlier."""
         # Of many requests, one after the other, only the first changes anything.
-        if self._connection.liveness.pinged_at + PING_BUSY_S < self.alarm.due_at:
+        if self._connection.liveness.pinged_at + PING_BUSY_S < self.timer.due_at:
             self.hurry()
 
     async def answers(self, within_s: float) -> bool:
@@ -141,5 +141,5 @@ class Keepalive:
     def end(self) -> None:
         """The session has ended."""
         self.note_heard()
-        self.alarm.end()
-        self._spot.unpark()
+        self.timer.end()
+        self._ended.unpark()

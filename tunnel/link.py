@@ -141,7 +141,7 @@ class Link:
                         driver.note_quiet()
                     driver.wake_writer()
                     ack_at = connection.received.due_at
-                    if ack_at is not None and ack_at < keepalive.alarm.due_at:
+                    if ack_at is not None and ack_at < keepalive.timer.due_at:
                         keepalive.hurry()
                     elif was_idle:
                         keepalive.note_busy()

@@ -9,7 +9,7 @@ from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 
 class Waker:
-    """Wakes one waiting task. A second one is a bug of the caller, not something to queue: BusyResourceError."""
+    """Wakes one task. A second one that waits is a bug of the caller, and raises BusyResourceError."""
 
     __slots__ = ("_conflict", "task")
 
