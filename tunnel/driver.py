@@ -13,7 +13,7 @@ from typing import Protocol
 
 import trio
 
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.readiness import Readiness
 from tunnel.net.waker import Waker
 from tunnel.protocol.connection import Connection, Role
@@ -69,7 +69,7 @@ class Driver:
     def __init__(self, role: Role, settings: Settings, memory: Memory | None, owner: SessionOwner) -> None:
         # trio.current_time() looks its clock up each time, which costs more than reading it.
         self.now = trio.lowlevel.current_clock().current_time
-        self.turns = turns()
+        self.fairness = fairness()
         """The fairness between all sessions of the process."""
         self.connection = Connection(
             role,

@@ -29,7 +29,7 @@ import trio
 
 from tunnel.driver import Driver, Owner
 from tunnel.keepalive import Keepalive
-from tunnel.net.fairness import SPELL_S
+from tunnel.net.fairness import FRAMES_PERIOD_S
 from tunnel.net.waker import Waker
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.refusals import FAREWELL_S, farewell_of
@@ -49,7 +49,7 @@ GATHERING_S = 0.001
 # How many wakeups in a row it does so in vain, before it does without.
 PATIENCE = 8
 # A message of 1 MiB can hold 87,000 frames, of up to 6 µs each; an honest one seldom has more than 200. A
-# reader takes in so many at once, and again every SPELL_S, and then what all have in common
+# reader takes in so many at once, and again every FRAMES_PERIOD_S, and then what all have in fairness
 # (tunnel.net.fairness). Whoever brings more has FRAMES_PER_TURN each time that it is its turn, and in a pass
 # that is one reader of all the process's sessions.
 FRAMES_AT_ONCE = 64
@@ -103,23 +103,23 @@ class Link:
     async def _read(self) -> None:
         driver, transport, keepalive = self.driver, self.transport, self.keepalive
         connection = driver.connection
-        common = driver.turns
+        fairness = driver.fairness
         unread = b""
-        frames_left, spell_ends_at, turned_at = 0, -math.inf, -math.inf
+        frames_left, period_ends_at, turned_at = 0, -math.inf, -math.inf
         try:
             with self._listening:
                 while True:
                     # What was taken of it is not held while there is a wait.
                     message = unread or await transport.receive()
                     now = driver.now()
-                    if now >= spell_ends_at:
-                        frames_left, spell_ends_at = FRAMES_AT_ONCE, now + SPELL_S
-                    frames_max = frames_left + common.spare(now)
+                    if now >= period_ends_at:
+                        frames_left, period_ends_at = FRAMES_AT_ONCE, now + FRAMES_PERIOD_S
+                    frames_max = frames_left + fairness.frames_left(now)
                     # A step begins with a read, which may bring many messages, or with a turn.
                     long_ago = now - STEP_S
                     if frames_max <= 0 or (turned_at <= long_ago >= transport.last_received_s):
                         # If the link is left meanwhile, nobody has counted it, and the peer sends it again.
-                        await common.turn(driver)
+                        await fairness.wait_alone(driver)
                         now = turned_at = driver.now()
                         frames_left = frames_max = FRAMES_PER_TURN
                     if frames_max > FRAMES_PER_LOOK:
@@ -130,7 +130,7 @@ class Link:
                     connection.receive_message(message, now, frames_max)
                     frames_left -= connection.feed.frames_taken
                     if frames_left < 0:
-                        common.take(-frames_left)
+                        fairness.take_frames(-frames_left)
                         frames_left = 0
                     unread = connection.feed.unread
                     if driver.due:

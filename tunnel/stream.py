@@ -172,8 +172,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 if self._head_reader is NO_WAKER:
                     self._head_reader = Waker("another task is waiting for this stream's head")
                 await self._head_reader.park()
-                if not self._driver.turns.admits():
-                    await self._driver.turns.wait(self.peer)
+                if not self._driver.fairness.admits():
+                    await self._driver.fairness.wait(self.peer)
             return head
         finally:
             if not waited:
@@ -250,8 +250,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 if self._reader is NO_WAKER:
                     self._reader = Waker("another task is receiving from this stream")
                 await self._reader.park()
-                if self._state.incoming.size <= SMALL_PIECE_BYTES and not self._driver.turns.admits():
-                    await self._driver.turns.wait(self.peer)
+                if self._state.incoming.size <= SMALL_PIECE_BYTES and not self._driver.fairness.admits():
+                    await self._driver.fairness.wait(self.peer)
             return data
         finally:
             if not waited:
@@ -280,9 +280,9 @@ class Stream(trio.abc.HalfCloseableStream):
                 if (
                     not self._not_passed_on
                     and self._state.incoming.size <= SMALL_PIECE_BYTES
-                    and not self._driver.turns.admits()
+                    and not self._driver.fairness.admits()
                 ):
-                    await self._driver.turns.wait(self.peer)
+                    await self._driver.fairness.wait(self.peer)
                 data = self._not_passed_on or self.receive_nowait()
             return data
         finally:

@@ -32,7 +32,7 @@ from proxy.message.strict import (
     read_response_head,
 )
 from tunnel.net.connect import TLSStream
-from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
+from tunnel.net.fairness import SMALL_PIECE_BYTES, fairness
 from tunnel.net.readiness import Watch
 
 # 100s and 103s before the answer; a server that sends more plays for time.
@@ -301,7 +301,7 @@ class ClientConnection:
         """
         if self._crowded:
             # However many send such answers, one of them has its turn in a pass.
-            await turns().turn()
+            await fairness().wait_alone()
         while (data := self.receive_body_nowait()) is None:
             await self._receive_in_turn()
         return data
@@ -310,7 +310,7 @@ class ClientConnection:
         """Receive something; when cancelled, nothing is lost. A server can answer hundreds at one moment."""
         data = await self._receive()
         self._scanner.feed(data)
-        if len(data) <= SMALL_PIECE_BYTES and not (common := turns()).admits():
+        if len(data) <= SMALL_PIECE_BYTES and not (common := fairness()).admits():
             await common.wait()
 
     def receive_body_nowait(self) -> bytes | None:

@@ -48,7 +48,7 @@ from proxy.message.head import (
 )
 from proxy.message.strict import BadRequest, read_request_head
 from tunnel.net.connect import TLSStream, tls_socket
-from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
+from tunnel.net.fairness import SMALL_PIECE_BYTES, fairness
 from tunnel.net.readiness import Readiness
 
 # kube-apiserver's ReadHeaderTimeout, from the first byte of a head; for the first head from the connect.
@@ -175,10 +175,10 @@ class ServerConnection:
                 if raw is None:
                     await self.aclose()
                     return None
-                common = turns()
+                common = fairness()
                 if len(raw) > LONG_HEAD_BYTES:
                     # However many send such heads, strangers among them, one is read in a pass.
-                    await common.turn(self.peer)
+                    await common.wait_alone(self.peer)
                 elif not common.admits():
                     await common.wait(self.peer)
                 return self.begin_request(raw)
@@ -321,7 +321,7 @@ class ServerConnection:
         while True:
             if self._crowded:
                 # However many bring such bodies, one of them is taken apart in a pass.
-                await turns().turn(self.peer)
+                await fairness().wait_alone(self.peer)
                 self._crowded = False
             data = self.receive_body_nowait()
             if data is not None:
@@ -339,7 +339,7 @@ class ServerConnection:
             if self._received.ended:
                 self._last = True
                 raise InboundBroken(GONE)
-            if len(received) <= SMALL_PIECE_BYTES and not (common := turns()).admits():
+            if len(received) <= SMALL_PIECE_BYTES and not (common := fairness()).admits():
                 # To be read then, or again, should this be cancelled while it waits.
                 self._received.feed(bytes(received))
                 await common.wait(self.peer)

@@ -23,7 +23,7 @@ from proxy.exchange.received import Received
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead
 from tunnel.net.connect import TLSStream
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.readiness import Readiness, Watch
 from tunnel.net.waker import Waker
 
@@ -140,7 +140,7 @@ class StandBy(Generic[SleeperT]):
             self._deadlines.begin(idle, IDLE_S)
         try:
             await self._spot.park()
-            common = turns()
+            common = fairness()
             if not common.admits():
                 # One relay can have hundreds handed over by what it answers at once.
                 begun = self.begun

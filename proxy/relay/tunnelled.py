@@ -26,7 +26,7 @@ from proxy.relay.exchange import Call, Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
 from tunnel import CloseCode, Context, Hello, Session, SessionClosed, Stream
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.waker import Waker
 from tunnel.stream import StreamReset
 
@@ -181,7 +181,7 @@ class SessionServer:
 
     async def _serve_in_turn(self, stream: Stream) -> None:
         try:
-            await turns().turn(stream.peer)
+            await fairness().wait_alone(stream.peer)
             # The turn may have come with the end of all, and what is sent then nobody would see to.
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:

@@ -17,7 +17,7 @@ from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.test_stream import read_all
 from tunnel import Session, SessionClosed, Settings, Stream
 from tunnel.link import FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_TURN, STEP_S, Link
-from tunnel.net.fairness import SPARE_FRAMES, SPELL_S, turns
+from tunnel.net.fairness import FRAMES_PERIOD_S, SHARED_FRAMES, fairness
 from tunnel.net.readiness import Readiness
 from tunnel.protocol import frames
 from tunnel.protocol.congestion import MESSAGE_FIRST_BYTES
@@ -31,7 +31,7 @@ from tunnel.websocket.transport import MemoryTransport, TransportClosed
 # The most calls of one pass.
 CALLS_MAX = 3
 # What one reader takes in without a wait, where no other does.
-AT_ONCE = FRAMES_AT_ONCE + SPARE_FRAMES
+AT_ONCE = FRAMES_AT_ONCE + SHARED_FRAMES
 
 
 class Passes:
@@ -143,7 +143,7 @@ async def test_what_may_be_taken_in_at_once_is_there_again_after_a_while(
         await wait_all_tasks_blocked()
         await pair.dialer._life.transport.send(unknown * 2 * AT_ONCE)
         await wait_all_tasks_blocked()
-        await trio.sleep(SPELL_S)
+        await trio.sleep(FRAMES_PERIOD_S)
         await pair.dialer._life.transport.send(unknown * (AT_ONCE - 1) + frames.goaway(0, 1000, 0, 0, ""))
         assert await turns_while(lambda: pair.listener.peer_going_away is not None) <= 1
 
@@ -173,7 +173,7 @@ async def test_who_brings_little_does_not_wait_behind_those_that_bring_much(
         for pair in floods:
             await pair.dialer._life.transport.send(unknown * 4 * FRAMES_PER_TURN)
         # Nothing is left of what all have in common.
-        await turns_while(lambda: turns().spare(trio.current_time()) <= 0)
+        await turns_while(lambda: fairness().frames_left(trio.current_time()) <= 0)
         few = unknown * (FRAMES_AT_ONCE // 2) + frames.goaway(0, 1000, 0, 0, "behind them")
         await honest.dialer._life.transport.send(few)
         assert await turns_while(lambda: honest.listener.peer_going_away is not None) <= 2
@@ -209,14 +209,14 @@ async def test_all_sessions_that_bring_very_many_frames_have_one_turn_in_a_pass(
                 await trio.lowlevel.checkpoint()
                 passes += 1
     # Where in a pass the counting task has its own turn is trio's choice, so that it sees parts of two.
-    assert max(taken.values()) <= 2 * (FRAMES_PER_TURN + SPARE_FRAMES + sessions * FRAMES_AT_ONCE)
+    assert max(taken.values()) <= 2 * (FRAMES_PER_TURN + SHARED_FRAMES + sessions * FRAMES_AT_ONCE)
 
 
 async def test_a_session_has_as_many_turns_as_anybody_else(autojump_clock: trio.testing.MockClock) -> None:
     async def agent(name: int) -> None:
         """Has always one more long head."""
         while True:
-            await turns().turn(name)
+            await fairness().wait_alone(name)
 
     sessions, agents, each = 8, 8, 4
     async with AsyncExitStack() as stack:

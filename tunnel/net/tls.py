@@ -45,7 +45,7 @@ from typing import Final
 
 import trio
 
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.issuer import shown_issuer
 from tunnel.net.tcp import TCPStream
 from tunnel.net.tls_sessions import Resumption
@@ -196,7 +196,7 @@ class TLSStream(trio.abc.Stream):
         assert self._state is _State.NEW, "do_handshake is called once"
         assert self._incoming is _buffers.incoming, "a stream stays in the thread that it was made in"
         self._state = _State.BROKEN
-        common = turns()
+        common = fairness()
         try:
             while not self._advance_handshake():
                 if self._outgoing.pending:
@@ -275,7 +275,7 @@ class TLSStream(trio.abc.Stream):
             while not data and not self.ended:
                 if self._crowded:
                     # However many peers send such records, one of them has its turn in a pass.
-                    await turns().turn()
+                    await fairness().wait_alone()
                     self._crowded = False
                     at_once = CROWDED_BYTES_MAX
                 ciphertext = await self.transport_stream.receive_some(at_once)

@@ -42,7 +42,7 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError, RemoteProtocolError
 
 from tunnel.net.connect import peer_address, tune
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.tls import TLSStream
 from tunnel.websocket.frames import FrameReader, encode_binary
 from tunnel.websocket.transport import Transport, TransportClosed
@@ -221,7 +221,7 @@ class _WebSocketTransport(Transport):
         self._stream = stream
         self._masked = connection.client
         self._frames = FrameReader(connection)
-        self._turns = turns()
+        self._fairness = fairness()
         if leftover:
             self._frames.feed(leftover)
         self._events_left = EVENTS_PER_TURN
@@ -301,7 +301,7 @@ class _WebSocketTransport(Transport):
             self._events_left -= 1
             if self._events_left <= 0:
                 self._events_left = EVENTS_PER_TURN
-                await self._turns.turn(self)
+                await self._fairness.wait_alone(self)
                 continue
             event = None if frames.drained else next_event()
             if frames.of_messages:

@@ -67,7 +67,7 @@ from proxy.message.status import (
 )
 from proxy.process.config import MIB
 from tunnel import Detached, Draining, Interruptions, Memory, Session, SessionClosed, Stream, TooManyStreams
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.loglimit import LogLimit
 
 # The first attempt, one under a fresh token, and two at other relays: the second one may go as well.
@@ -230,7 +230,7 @@ class Calls:
         asked = understand(head.method, head.target)
         if len(head.target) > LONG_HEAD_BYTES:
             # To record it and to send it on takes as long again.
-            await turns().turn(connection.peer)
+            await fairness().wait_alone(connection.peer)
         now = time.time()
         try:
             caller = self.admission.caller(head, asked, now)

@@ -35,7 +35,7 @@ from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.home.config import LimitsConfig
 from proxy.process.plural import counted
 from tunnel import MODEST_USERS_MAX, Memory
-from tunnel.net.fairness import Slices
+from tunnel.net.fairness import Chunks
 from tunnel.net.ratelimit import TokenBucket
 
 # Between two looks at the calls that live: how exact ages and silences are kept.
@@ -183,7 +183,7 @@ class Limits:
         """Look at the calls that live, again and again."""
         while True:
             await trio.sleep(TICK_S)
-            now, slices = self._clock(), Slices()
+            now, slices = self._clock(), Chunks()
             doomed: list[tuple[LiveCall, Ending]] = []
             for live in calls:
                 if slices.over:

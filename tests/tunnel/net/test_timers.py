@@ -6,6 +6,7 @@ import math
 import random
 import weakref
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -13,6 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.tunnel.pairs import open_pair
 from tunnel.net import timers as module
 from tunnel.net.timers import Timer, timers_of_this_run
+from tunnel.protocol.deadlines import Deadlines
 
 
 class Ringing:
@@ -129,13 +131,21 @@ async def test_each_run_has_its_own() -> None:
     assert await trio.to_thread.run_sync(run) is not ours
 
 
+class Buggy(Deadlines):
+    def tick(self, now: float) -> None:
+        raise ZeroDivisionError
+
+
 async def test_a_bug_in_what_is_due_ends_its_session_and_no_other(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_pair() as other:
         with pytest.RaisesGroup(pytest.RaisesExc(ZeroDivisionError), flatten_subgroups=True):
             async with open_pair() as pair:
-                monkeypatch.setattr(pair.listener._connection, "tick", lambda now: 1 / 0)
+                connection = pair.listener._connection
+                monkeypatch.setattr(
+                    connection, "deadlines", Buggy(*attrs.astuple(connection.deadlines, recurse=False))
+                )
                 await trio.sleep(60)
                 pytest.fail("it goes on")
         await trio.sleep(60)

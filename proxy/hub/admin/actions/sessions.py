@@ -13,7 +13,7 @@ from proxy.hub.store.errors import InvalidError, NotFoundError
 from proxy.hub.store.names import shown
 from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
-from tunnel.net.fairness import in_slices
+from tunnel.net.fairness import in_chunks
 
 # An operator's words in the reason of a kill. A relay is told of it in at most 200 bytes.
 REASON_LENGTH_MAX = 200
@@ -84,7 +84,7 @@ class SessionActions:
         await self._check_names(agent, cluster)
         listed = await self.live.sessions(agent=agent, cluster=cluster)
         beside = await self.live.hubs_beside()
-        return Done({"sessions": await in_slices(_session, listed), "hubs_beside": beside})
+        return Done({"sessions": await in_chunks(_session, listed), "hubs_beside": beside})
 
     async def kill(self, kill: Kill, *, operator: str) -> Done:
         """End a call, or all of an agent, of a cluster, or of an agent on a cluster."""
@@ -108,7 +108,7 @@ class SessionActions:
         which = " ".join(f"{key}={value}" for key, value in named.items() if value is not None)
         return Done(
             {
-                "killed": await in_slices(_session, killed),
+                "killed": await in_chunks(_session, killed),
                 "hubs_beside": await self.live.hubs_beside(),
             },
             note=f"{which} killed={len(killed)} reason={reason}",
