@@ -1,9 +1,9 @@
-"""The first word of each side on a new transport.
+"""The first message of each side on a new transport.
 
-A dialer that has lost its transport names its session in the HELLO on the next one. Only when the listener
-has read that does it know whether an old session goes on or a new one begins, and only the WELCOME tells the
-dialer. So both can hear the first message before they have a session for it (`hear_hello`, `say_hello`), and
-hand it on to that session: an old one resumes with it, a new one begins its greeting with it (`greet`).
+A dialer that has lost its transport names its session in the HELLO on the next one. So the listener must
+read the HELLO to know whether an old session goes on or a new one begins, and the dialer must read the
+WELCOME. Both receive the first message before they have a session for it (`hear_hello`, `say_hello`) and
+hand it to the session: an old one resumes with it, a new one begins its greeting with it (`greet`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = ["greet", "hear_hello", "read_hello", "read_welcome", "say_hello", "tu
 async def hear_hello(transport: Transport) -> bytes:
     """Return the first message of a dialer, for `read_hello`.
 
-    Raises SessionClosed when it leaves, or says nothing for GREETING_S, and RemoteProtocolError for anything
-    but a HELLO, once it has been told.
+    Raises SessionClosed when it leaves, or sends nothing for GREETING_S, and RemoteProtocolError for
+    anything but a HELLO, after telling the dialer.
     """
     try:
         message = await _receive(transport)
@@ -47,7 +47,7 @@ async def say_hello(transport: Transport, hello: Hello) -> bytes:
     """Greet a listener; returns its first message, for `read_welcome`.
 
     Raises Rejected when the listener does not want this dialer, SessionClosed when no answer comes, and
-    RemoteProtocolError for anything but a WELCOME, once the listener has been told.
+    RemoteProtocolError for anything but a WELCOME, after telling the listener.
     """
     try:
         await transport.send(frames.hello(hello))
@@ -68,9 +68,9 @@ async def say_hello(transport: Transport, hello: Hello) -> bytes:
 
 
 async def turn_away(transport: Transport, exc: SessionClosed | RemoteProtocolError) -> None:
-    """Close a transport that no session goes on over, and tell the peer why, as at any session's end.
+    """Close a transport that no session uses, and tell the peer why, as at any session's end.
 
-    It takes no longer than a farewell may.
+    It takes 2 FAREWELL_S at most.
     """
     code, reason = farewell_of(exc)
     with trio.move_on_after(FAREWELL_S), suppress(TransportClosed):
@@ -83,7 +83,7 @@ def read_hello(message: bytes) -> Hello:
     """The HELLO that a message is; raises RemoteProtocolError."""
     payload = _greeting(message, frames.HELLO)
     if len(message) > frames.HEADER_BYTES + len(payload):
-        # A session that goes on would not count it, and misnumber all that follows.
+        # A session that goes on would not count the other frames, and so misnumber all that follow.
         raise RemoteProtocolError("a HELLO is not alone in its message")
     return frames.decode_hello(payload)
 
@@ -105,8 +105,8 @@ async def greet(
     """Open the core of a new session: the dialer says `hello`, the listener answers by `answer_hello`.
 
     `message` is the peer's first, when it was received already; a dialer has said its hello then. Raises
-    Rejected, SessionClosed and RemoteProtocolError; what the peer is to be told of it, also when this is
-    cancelled, is left in the core.
+    Rejected, SessionClosed and RemoteProtocolError. What has to be sent to the peer for these, or for a
+    cancellation, is left in the core.
     """
     with trio.move_on_after(settings.hello_timeout_s):
         try:

@@ -1,15 +1,14 @@
 """One stream of a session: a `trio.abc.HalfCloseableStream` with a head in each direction.
 
-The bytes, the halves and the credit are the core's (`StreamState`); this file is about tasks that wait.
-There are three reasons to wait: for bytes, for the head, for room in the queue. Each has one parking spot,
-made when it is first needed, and whatever happens to the stream (bytes, room, RESET, close, the session's
-end) wakes those whom it concerns; they look again and decide for themselves. So a wakeup can be spurious but
-never lost, and cancelling a wait changes nothing. One message of the peer can wake hundreds, so whoever was
-woken goes on in the first pass that has room for it (`tunnel.net.fairness`).
+The bytes, the halves and the credit are in the core (`StreamState`); this file is about tasks that wait. A
+task waits for bytes, for the head, or for room in the queue. Each has a waker, made when it is first needed.
+What happens to the stream (bytes, room, RESET, close, the session's end) wakes the tasks that it concerns,
+and they check again. So a wakeup can be spurious but is never lost, and cancelling a wait changes nothing.
+One message of the peer can wake hundreds of tasks, so a woken task goes on in the first pass that has room
+for it (`tunnel.net.fairness`).
 
-What can be had at once has a twin without a schedule point (`receive_nowait`, `send_nowait`, …), for callers
-that do several such steps in a row and wait somewhere else: a schedule point costs as much as the rest of
-the exchange.
+What needs no wait has a twin without a checkpoint (`receive_nowait`, `send_nowait`, …), for callers that do
+several such steps in a row and wait elsewhere: a checkpoint costs as much as the rest of the exchange.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from tunnel.protocol.state import ENDED, FLOWING
 from tunnel.protocol.streams import Context, StreamState
 
 PIECE_BYTES_MOST = 128 * 1024
-# What receive_some returns at most when it is not told.
+# What receive_some returns at most by default.
 RECEIVE_BYTES = 128 * 1024
 
 
@@ -80,7 +79,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._reader: Waker = NO_WAKER
         self._sender: Waker = NO_WAKER
         self._head_reader: Waker = NO_WAKER
-        # While the reader waits for what is not passed on; and a piece that was not.
+        # While the reader waits: the callback for pieces, and a piece that it did not take.
         self._pass_on: Callable[[bytes], bool] | None = None
         self._not_passed_on = b""
         self._tell_answer: Callable[[], None] | None = None
@@ -88,8 +87,8 @@ class Stream(trio.abc.HalfCloseableStream):
         self._tell_reset: Callable[[], None] | None = None
         self._tell_room: Callable[[], None] | None = None
         self.waits = not state.opened_here
-        """It is on its way to the user of the session, who learns only behind that what has broken it."""
-        # What a sender that waits for room was given.
+        """The user of the session has not been given it yet; until then `on_broken` is put off."""
+        # The rest of the bytes of a sender that waits for room.
         self._unqueued_bytes = 0
         state.owner = self
 
@@ -109,7 +108,7 @@ class Stream(trio.abc.HalfCloseableStream):
 
     @property
     def peer(self) -> Hashable:
-        """Whose doing it is that something comes (`turns`): the other end's, or its user's who opened it."""
+        """The fairness key: the session's peer, or the group of a stream that the peer opened."""
         state = self._state
         return self._driver if state.opened_here else state.group
 
@@ -133,7 +132,7 @@ class Stream(trio.abc.HalfCloseableStream):
 
     @property
     def held_up_bytes(self) -> int:
-        """What waits in a sender's hands for room in the queue, and so is not counted here."""
+        """The bytes that a sender holds while it waits for room; the queue does not count them."""
         return self._unqueued_bytes
 
     # --- heads ---
@@ -144,7 +143,7 @@ class Stream(trio.abc.HalfCloseableStream):
         Raises StreamReset. When cancelled the head was not sent.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        # No schedule point: a head is followed by something that has one.
+        # No checkpoint: a head is followed by a call that has one.
         self.send_answer_nowait(head, eof=eof)
 
     def send_answer_nowait(self, head: bytes, data: bytes = b"", *, eof: bool = False) -> None:
@@ -203,12 +202,12 @@ class Stream(trio.abc.HalfCloseableStream):
     def on_answer(
         self, tell: Callable[[], None] | None, tell_doubt: Callable[[], object] | None = None
     ) -> None:
-        """Have `tell` called once, when something of the answer is here, or there will be none.
+        """Call `tell` once, when part of the answer is here, or there will be none.
 
-        It is for whoever wants no task for that, and is called when all that came with it has been taken
-        notice of: so it may use this stream, but must neither wait nor raise. None takes it back. The second
-        one is called at most once before, when the peer is in doubt and no head has come (PROTOCOL.md,
-        "Liveness"), and by the same rules.
+        That needs no task. The call comes when the core has handled the whole message, so it may use this
+        stream, but must neither wait nor raise. None removes the callback. `tell_doubt` is called at most
+        once before, by the same rules, when the peer is in doubt and no head has come (PROTOCOL.md,
+        "Liveness").
         """
         self._tell_answer = tell
         self._tell_doubt = tell_doubt
@@ -227,7 +226,7 @@ class Stream(trio.abc.HalfCloseableStream):
         return head, state.incoming.size
 
     def take_whole_answer(self) -> bytes:
-        """Return all bytes of an answer of which `peek_whole_answer` has told, and leave the stream."""
+        """Return all bytes of an answer that `peek_whole_answer` has returned, and leave the stream."""
         state = self._state
         data = self._driver.connection.streams.take_rest(state) if state.incoming.size else b""
         self._closed = True
@@ -260,9 +259,9 @@ class Stream(trio.abc.HalfCloseableStream):
     async def receive_or_pass_on(self, pass_on: Callable[[bytes], bool]) -> bytes:
         """Return bytes that `pass_on` does not take, or b"" at the clean end. Raises StreamReset.
 
-        What comes while the task waits is handed to `pass_on`, and the task sleeps on if that returns True:
-        it has taken it. What has the end or a failure behind it is the task's. The call stands in the way of
-        every other stream, so it must neither wait nor raise. When cancelled no byte is lost.
+        Bytes that come while the task waits are handed to `pass_on`; if it takes them it returns True, and
+        the task sleeps on. Bytes with the end or a failure behind them are returned. The call delays every
+        other stream, so it must neither wait nor raise. When cancelled no byte is lost.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._reader.check_free()
@@ -290,7 +289,7 @@ class Stream(trio.abc.HalfCloseableStream):
             self._not_passed_on = b""
 
     def _offer(self) -> None:
-        """Have passed on what has come, or wake the reader for it."""
+        """Hand what has come to `pass_on`, or wake the reader for it."""
         pass_on, state = self._pass_on, self._state
         if pass_on is None or self._reader.task is None:
             return
@@ -323,10 +322,10 @@ class Stream(trio.abc.HalfCloseableStream):
         return None
 
     def on_reset(self, tell: Callable[[], None] | None) -> None:
-        """Have `tell` called once, when the peer RESETs the stream or it is lost with its session.
+        """Call `tell` once, when the peer RESETs the stream or it is lost with its session.
 
-        At once when that has happened already. It stands in the way of every other stream, so it must neither
-        wait nor raise. None takes it back.
+        At once if that has happened already. The call delays every other stream, so it must neither wait nor
+        raise. None removes the callback.
         """
         if tell is not None and self._failure is not None:
             tell()
@@ -342,7 +341,7 @@ class Stream(trio.abc.HalfCloseableStream):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._sender.check_free()
-        # An owner of a bytearray may change it when we return; bytes are nobody's to change.
+        # A bytearray may be changed by the caller when we return; bytes cannot change.
         rest = data if isinstance(data, bytes) else bytes(data)
         self._check_sendable()
         waited = False
@@ -380,9 +379,10 @@ class Stream(trio.abc.HalfCloseableStream):
         return self._state.outgoing.size <= QUEUE_HIGH_BYTES
 
     def when_room(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called once, when there is room again; to be called when there is none.
+        """Call `tell` once, when there is room again; to be used when there is none.
 
-        It comes out of the midst of everything: it must neither wait nor raise, nor use any stream.
+        The call comes out of the middle of the core's work: it must neither wait nor raise, nor use any
+        stream.
         """
         self._tell_room = tell
         self._state.drain_wanted = True
@@ -404,7 +404,7 @@ class Stream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def send_eof_nowait(self) -> None:
-        """send_eof without its schedule point: it never waits."""
+        """send_eof without its checkpoint: it never waits."""
         self._sender.check_free()
         if self._closed or self._state.sending is not ENDED:
             self._check_sendable()
@@ -439,7 +439,7 @@ class Stream(trio.abc.HalfCloseableStream):
         reason: str = "",
         in_line: bool = False,
     ) -> None:
-        """Abort both directions now; whoever waits on this stream gets StreamReset with the same code.
+        """Abort both directions now; a task that waits on this stream gets StreamReset with the same code.
 
         `in_line`: what was sent before still arrives, then the error. Does nothing to a stream that is over.
         """
@@ -455,13 +455,13 @@ class Stream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
     def close_nowait(self) -> None:
-        """aclose without its schedule point."""
+        """aclose without its checkpoint."""
         if self._closed:
             return
         self._closed = True
         state = self._state
         state.owner = None
-        # Whoever is to be told holds this stream: together they would stay until a garbage collection.
+        # These callbacks hold this stream: the cycle would last until a garbage collection.
         self._tell_reset = self._tell_doubt = None
         if self._failure is None:
             if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:
@@ -476,7 +476,7 @@ class Stream(trio.abc.HalfCloseableStream):
             if state.incoming.size:
                 self._driver.connection.streams.discard_received(state)
             return
-        # What we ended is not taken back: the RESET, which tells the peer to stop, goes behind it.
+        # What we ended still arrives: the RESET, by which the peer stops, follows it.
         in_line = state.sending is ENDED
         self._driver.reset(state, StreamCode.CANCEL, Processed.MAYBE, "closed", in_line=in_line)
 
@@ -490,7 +490,7 @@ class Stream(trio.abc.HalfCloseableStream):
             self.reset(StreamCode.CANCEL, reason="left by an exception")
         await self.aclose()
 
-    # --- what the core tells (protocol.streams.StreamOwner), and nobody else ---
+    # --- what the core calls (protocol.streams.StreamOwner) ---
 
     def on_data(self) -> None:
         if self._tell_answer is not None:
@@ -500,7 +500,7 @@ class Stream(trio.abc.HalfCloseableStream):
             self._driver.due.append(self._offer)
         elif self._reader is not NO_WAKER:
             self._reader.unpark()
-        # For whom the bytes mean that there is no head.
+        # The bytes mean that there is no head.
         if self._head_reader is not NO_WAKER:
             self._head_reader.unpark()
 
@@ -540,7 +540,7 @@ class Stream(trio.abc.HalfCloseableStream):
             self._driver.due.append(tell)
 
     def _wake_all(self) -> None:
-        # Most streams never had anybody wait.
+        # On most streams no task ever waited.
         if self._reader is not NO_WAKER:
             self._reader.unpark()
         if self._sender is not NO_WAKER:

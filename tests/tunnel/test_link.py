@@ -16,7 +16,7 @@ from tests.tunnel.pairs import Pair, open_pair
 from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.test_stream import read_all
 from tunnel import Session, SessionClosed, Settings, Stream
-from tunnel.link import FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_TURN, STEP_S, Link
+from tunnel.link import FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_WAIT, STEP_S, Link
 from tunnel.net.fairness import FRAMES_PERIOD_S, SHARED_FRAMES, fairness
 from tunnel.net.readiness import Readiness
 from tunnel.protocol import frames
@@ -120,7 +120,7 @@ async def test_others_have_their_turn_in_the_middle_of_very_many_frames(
     unknown = frames.header(0x7F, 0, 0, 0)
     # Who comes first in a pass is trio's choice.
     assert await turns_during(unknown * (FRAMES_AT_ONCE // 2)) <= 1
-    assert 5 <= await turns_during(unknown * (AT_ONCE + 5 * FRAMES_PER_TURN)) <= 7
+    assert 5 <= await turns_during(unknown * (AT_ONCE + 5 * FRAMES_PER_WAIT)) <= 7
 
 
 async def test_others_have_their_turn_when_what_frames_are_told_to_takes_long(
@@ -159,7 +159,7 @@ async def test_what_comes_in_many_messages_has_no_more_at_once(
         assert pair.dialer._life.transport.send_nowait(frames.goaway(0, 1000, 0, 0, "behind them"))
         count = await turns_while(lambda: pair.listener.peer_going_away is not None)
         # To receive a message is a turn of others by itself, over this transport.
-        assert count >= messages + (messages * FRAMES_AT_ONCE - AT_ONCE) // FRAMES_PER_TURN - 2
+        assert count >= messages + (messages * FRAMES_AT_ONCE - AT_ONCE) // FRAMES_PER_WAIT - 2
 
 
 async def test_who_brings_little_does_not_wait_behind_those_that_bring_much(
@@ -171,7 +171,7 @@ async def test_who_brings_little_does_not_wait_behind_those_that_bring_much(
         honest = await stack.enter_async_context(open_pair())
         await wait_all_tasks_blocked()
         for pair in floods:
-            await pair.dialer._life.transport.send(unknown * 4 * FRAMES_PER_TURN)
+            await pair.dialer._life.transport.send(unknown * 4 * FRAMES_PER_WAIT)
         # Nothing is left of what all have in common.
         await turns_while(lambda: fairness().frames_left(trio.current_time()) <= 0)
         few = unknown * (FRAMES_AT_ONCE // 2) + frames.goaway(0, 1000, 0, 0, "behind them")
@@ -184,7 +184,7 @@ async def flood(pair: Pair, message: bytes, count: int) -> None:
         await pair.dialer._life.transport.send(message)
 
 
-@pytest.mark.parametrize("frames_each", [1, 128, 10 * FRAMES_PER_TURN])
+@pytest.mark.parametrize("frames_each", [1, 128, 10 * FRAMES_PER_WAIT])
 async def test_all_sessions_that_bring_very_many_frames_have_one_turn_in_a_pass(
     frames_each: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +196,7 @@ async def test_all_sessions_that_bring_very_many_frames_have_one_turn_in_a_pass(
         receive(self, message, now, *most)
         taken[passes] += self.feed.frames_taken
 
-    sessions, each = 16, 10 * FRAMES_PER_TURN
+    sessions, each = 16, 10 * FRAMES_PER_WAIT
     async with AsyncExitStack() as stack:
         pairs = [await stack.enter_async_context(open_pair()) for _ in range(sessions)]
         await wait_all_tasks_blocked()
@@ -209,7 +209,7 @@ async def test_all_sessions_that_bring_very_many_frames_have_one_turn_in_a_pass(
                 await trio.lowlevel.checkpoint()
                 passes += 1
     # Where in a pass the counting task has its own turn is trio's choice, so that it sees parts of two.
-    assert max(taken.values()) <= 2 * (FRAMES_PER_TURN + SHARED_FRAMES + sessions * FRAMES_AT_ONCE)
+    assert max(taken.values()) <= 2 * (FRAMES_PER_WAIT + SHARED_FRAMES + sessions * FRAMES_AT_ONCE)
 
 
 async def test_a_session_has_as_many_turns_as_anybody_else(autojump_clock: trio.testing.MockClock) -> None:
@@ -226,7 +226,7 @@ async def test_a_session_has_as_many_turns_as_anybody_else(autojump_clock: trio.
             for name in range(agents):
                 nursery.start_soon(agent, name)
             for pair in pairs:
-                message = frames.header(0x7F, 0, 0, 0) * (AT_ONCE + each * FRAMES_PER_TURN)
+                message = frames.header(0x7F, 0, 0, 0) * (AT_ONCE + each * FRAMES_PER_WAIT)
                 await pair.dialer._life.transport.send(message + frames.goaway(0, 1000, 0, 0, "behind it"))
             count = await turns_while(lambda: all(pair.listener.peer_going_away for pair in pairs))
             nursery.cancel_scope.cancel()
@@ -237,7 +237,7 @@ async def test_a_protocol_error_behind_very_many_frames_ends_the_session() -> No
     async with open_pair() as pair:
         await wait_all_tasks_blocked()
         wrong = frames.header(0x7F, frames.CRITICAL, 0, 0)
-        await pair.dialer._life.transport.send(frames.header(0x7F, 0, 0, 0) * 3 * FRAMES_PER_TURN + wrong)
+        await pair.dialer._life.transport.send(frames.header(0x7F, 0, 0, 0) * 3 * FRAMES_PER_WAIT + wrong)
         assert "critical and unknown" in await pair.listener.wait_closed()
 
 
@@ -266,7 +266,7 @@ class Opened:
 async def test_the_end_of_a_session_in_the_middle_of_very_many_frames_is_the_end() -> None:
     async with open_pair() as pair:
         opened = Opened(pair, lambda: pair.listener.end(1000, "enough"))
-        await opened.open(2 * FRAMES_PER_TURN)
+        await opened.open(2 * FRAMES_PER_WAIT)
         assert pair.dialer.closed
         assert len(opened.heads) <= AT_ONCE
         assert pair.listener.memory.used_bytes == 0
@@ -283,11 +283,11 @@ async def test_a_loss_in_the_middle_of_very_many_frames_loses_none_and_doubles_n
             pair.cut()
 
         opened = Opened(pair, lose)
-        await opened.open(3 * FRAMES_PER_TURN)
+        await opened.open(3 * FRAMES_PER_WAIT)
         assert pair.listener.detached
         assert len(opened.heads) <= AT_ONCE
         await pair.redial()
-        assert opened.heads == [b"%d" % number for number in range(3 * FRAMES_PER_TURN)]
+        assert opened.heads == [b"%d" % number for number in range(3 * FRAMES_PER_WAIT)]
 
 
 # --- what the writer gathers ---

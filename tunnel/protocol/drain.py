@@ -19,10 +19,11 @@ from tunnel.protocol.status import DETACHED, OPEN, Status
 from tunnel.protocol.streams import Farewell, StreamState
 from tunnel.protocol.table import LAST_STREAM_ID, StreamTable
 
-# Where what waits in a stream's queue is short enough that its owner may fill it again.
+# A stream's queue is short enough for its owner to fill it again.
 QUEUE_LOW_BYTES = 64 * 1024
-# What a frame takes of a stream at most, though the peer may take more. A reader takes as much at once, so it
-# is handed on as it came; each frame costs both sides the same, and two of these make the largest message.
+# The most bytes of a stream in a frame, though the peer may accept more. A reader takes as much at once, so
+# a piece is passed on as it came. Each frame costs both sides the same, and two of these make the largest
+# message.
 DATA_BYTES_MOST = 128 * 1024
 # Less room than this at the end of a message is not worth a frame.
 LEAST_ROOM_BYTES = 256
@@ -59,9 +60,9 @@ class Drain:
         self._unsequenced_bytes = 0
         """At the start of a message that has control in it."""
         self._freed_bytes = 0
-        """What streams hold no more, since the message was begun: one release for all of them."""
+        """Bytes that streams have released since the message was begun: memory gets one release for all."""
         self._bulk_waits = False
-        """The message before ended for the sake of what was small in it."""
+        """The message before ended early for the sake of small frames in it."""
 
     def message(self, limit: int, now: float) -> bytes:
         """See `Connection.data_to_send`."""
@@ -71,7 +72,7 @@ class Drain:
             return b""
         groups, has_control = self._scheduler.ring, bool(control)
         if not (has_control or groups.new or groups.old or sent.replaying):
-            # Nothing waits. It is asked often: whoever has sent a message asks for the next one.
+            # Nothing waits, which is frequent: every message is followed by a call for the next one.
             return b""
         received = self._received
         if (
@@ -104,7 +105,7 @@ class Drain:
         return message
 
     def _replay(self, room: int, parts: list[bytes | memoryview]) -> None:
-        """What the peer of a new transport lacks, before anything that is new."""
+        """The frames that the peer of a new transport lacks, before new ones."""
         sent = self._sent
         while sent.replaying and room >= LEAST_ROOM_BYTES:
             frames_again = sent.next_replayed(room)
@@ -112,20 +113,21 @@ class Drain:
             parts.append(frames_again)
 
     def _send_streams(self, room: int, parts: list[bytes | memoryview], now: float) -> None:
-        """Frames of the streams whose turn it is, within `room` bytes."""
+        """Frames of the streams that are next, within `room` bytes."""
         groups, sent, under_way = self._scheduler.ring, self._sent, self.flight.limit_bytes
         full = sent.limit_bytes
-        # Four turns make a message, but on slow links a turn is a quantum at least. What goes into a message
-        # arrives with it, so shorter turns would help nobody, and each frame costs both sides the same.
+        # Four frames make a message, but on slow links a frame is a quantum at least. All of a message
+        # arrives with its end, so shorter frames would be of no use, and each frame costs both sides the
+        # same.
         scale = max(1, room // (4 * QUANTUM_BYTES))
         turn = QUANTUM_BYTES * scale + HEADER_BYTES
         has_small = False
         group = groups.turn()
         while group is not None and room >= LEAST_ROOM_BYTES and sent.unacknowledged_bytes < full:
             flows, stream = group.flows, group.next
-            # Nobody waits for whom a share would have to be kept.
+            # No other stream waits, so no share has to be kept.
             alone = len(groups) == len(flows) == 1
-            # The group stays at the front until its turn is over, so only its streams are asked.
+            # The group stays at the front until its deficit is used up, so only its streams are asked.
             while (
                 stream is not None
                 and group.deficit > 0
@@ -133,14 +135,14 @@ class Drain:
                 and sent.unacknowledged_bytes < full
             ):
                 if sent.unacknowledged_bytes >= under_way and stream.outgoing.size > QUANTUM_BYTES:
-                    # What is small goes all the same: for its sake the others wait here, and not on the link.
+                    # Small streams go all the same: for their sake large ones wait here, and not on the link.
                     self.flight.full()
                     return
                 if stream.outgoing.size < QUANTUM_BYTES:
                     has_small = True
                 elif has_small and not self._bulk_waits:
-                    # A message is handed on when it is whole, so what is small would wait until all that is
-                    # behind it is masked, encrypted and received. Not twice in a row: it may go on and on.
+                    # A message is delivered when it is whole, so a small answer would wait until all behind
+                    # it is masked, encrypted and received. Not twice in a row, or bulk could starve.
                     self._bulk_waits = True
                     return
                 else:
@@ -236,7 +238,7 @@ class Drain:
         if stream.farewell is not None and not (outgoing.size or stream.fin_waits):
             used += self._send_farewell(stream, stream.farewell, parts)
         stream.moved_at = now
-        # Asked in this order since a stream that goes on is what most frames are of.
+        # In this order, since most frames are of streams that go on.
         if stream.sending is not FLOWING and stream.receiving.at_rest and stream.all_said:
             self._table.close(stream)
         return used
@@ -253,7 +255,7 @@ class Drain:
         context.queued -= 1
         if context.retiring:
             table.contexts.retire_if_unused(context)
-        # Only the acceptor is asked for it from now on.
+        # Only the acceptor needs it from now on.
         head, stream.head = stream.head, b""
         part, flags = self._first_part(stream, head, budget, OPEN_PREFIX_BYTES)
         parts += (frames.open_prefix(stream_id, context.index, len(head), len(part), flags), part)
@@ -269,7 +271,7 @@ class Drain:
     def _first_part(
         self, stream: StreamState, head: bytes, budget: int, prefix_bytes: int
     ) -> tuple[bytes, int]:
-        """What of a head goes into its own frame, and the flags; the rest goes to the front of the DATA."""
+        """The part of a head that fits into its own frame, and the flags; the rest is the first DATA."""
         room = min(budget, self._status.peer.max_frame + HEADER_BYTES) - prefix_bytes
         if len(head) > room:
             rest = head[room:]

@@ -151,6 +151,6 @@ class Resumption:
         status.detached_at = math.inf
         self.resets.replayed_until = peer_sent
         self.sent.rewind(peer_has)
-        self.drain.flight = self.drain.flight.anew()
+        self.drain.flight = self.drain.flight.for_next_transport()
         self.liveness.restart(now)
         self.goaways.repeat()

@@ -442,7 +442,7 @@ def test_the_way_is_as_long_as_the_quickest_answer_to_a_ping() -> None:
 
 def test_the_limit_has_bounds() -> None:
     few = Rounds(Flight(64 * KIB))
-    assert few.flight.limit_bytes == few.flight.anew().limit_bytes == 64 * KIB
+    assert few.flight.limit_bytes == few.flight.for_next_transport().limit_bytes == 64 * KIB
     few.round(64 * KIB, 0.1)
     assert few.flight.limit_bytes == 64 * KIB
     rounds = Rounds()
