@@ -168,13 +168,13 @@ class Server:
         self.watches: list[Connection] = []
         self.pace: Pace | None = None
         # Who gets the next event, and the one after it.
-        self.fairness: Iterator[list[Connection]] = iter(())
+        self.turns: Iterator[list[Connection]] = iter(())
 
     def emit(self, per_s: int, *, to_all: bool) -> None:
         """Start or end the events; whoever watches from then on gets none of these."""
         watches = list(self.watches)
         self.pace = Pace(per_s, time.monotonic()) if per_s and watches else None
-        self.fairness = itertools.cycle([watches] if to_all else [[watch] for watch in watches])
+        self.turns = itertools.cycle([watches] if to_all else [[watch] for watch in watches])
 
     def drop(self, connection: Connection) -> None:
         del self.connections[connection.sock.fileno()]
@@ -197,7 +197,7 @@ class Server:
 
     def send_due(self, count: int) -> None:
         for _ in range(count):
-            for connection in next(self.fairness):
+            for connection in next(self.turns):
                 if connection.sock.fileno() in self.connections:
                     connection.send(chunk(event(time.monotonic_ns())))
 
