@@ -97,7 +97,7 @@ format: $(STAMP) ## let ruff format and fix
 bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)
 
-bench-gate: $(STAMP) ## fail when Hawse has become more than a quarter dearer than benchmarks/baseline.json
+bench-gate: $(STAMP) ## fail when Hawse has become dearer, compared with nginx in the same run (five minutes)
 	@exec $(BIN)/python -m benchmarks.gate $(ARGS)
 
 fuzz: $(STAMP) ## a million mutated heads and bodies, read by our parsers and by h11
@@ -124,7 +124,7 @@ bench-go: ## build the tunnels in Go that benchmarks compare with, from the chec
 	@test -d /usr/share/gocode/src/github.com/hashicorp/yamux || apt-get install -y --no-install-recommends $(GO_LIBRARIES)
 	benchmarks/peers/go/build.sh $(GO_SOURCES)
 
-lock: ## write requirements.lock anew (needs uv)
+lock: ## rewrite requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-header \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 

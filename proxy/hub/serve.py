@@ -26,6 +26,7 @@ from audit.record import Kind
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.exchange.inflight_memory import HeldUp
+from proxy.hub.accept import Acceptor
 from proxy.hub.admin.actions.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
@@ -53,7 +54,7 @@ from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.restart.instance_lock import Acceptor, Premises, open_premises
+from proxy.hub.restart.instance_lock import Premises, open_premises
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.store.store import Store
 from proxy.listener.unauthenticated import place_of
@@ -113,7 +114,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
         # When all is written, and before the directory writes for the last time.
         stack.callback(lambda: directory.note_trail(store.mark))
         recorder = await stack.enter_async_context(
-            open_recorder(store, org=config.org, boot=boot, lives=boots.lives, place_of=place_of)
+            open_recorder(store, org=config.org, boot=boot, is_running=boots.lives, source_of=place_of)
         )
         if expected is None:
             await directory.change(partial(Store.accept_trail, trail=store.mark))

@@ -1,7 +1,7 @@
 """The admin API: who asks, which action, what comes of it, and the audit event of each.
 
 JSON over HTTP on a listener of its own, with the operator's bearer token on every path but /healthz:
-/metrics, and the actions of proxy.hub.admin.verbs. Each needs a role of the token
+/metrics, and the actions of proxy.hub.admin.actions.verb. Each needs a role of the token
 (proxy.hub.admin.operators).
 
 A refusal is {"error": {"code", "message"}}. A change has its intent on the disk before it is made: while the
@@ -39,12 +39,12 @@ from audit.record import EXCERPT_CHARACTERS_MAX, Actor, Client, Decision, Event,
 from audit.record import Cluster as AuditCluster
 from audit.record import Request as AuditRequest
 from audit.record import Response as AuditResponse
-from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.actions.administration import ACTIONS, Action, Administration
 from proxy.hub.admin.actions.answers import Done
-from proxy.hub.admin.call import Call
+from proxy.hub.admin.actions.call import Call
+from proxy.hub.admin.actions.verb import METRICS, Endpoint
 from proxy.hub.admin.operators import Operators, RefusedError
 from proxy.hub.admin.revocations import Revocation, Revocations, Where
-from proxy.hub.admin.verbs import ACTIONS, METRICS, Action, Endpoint
 from proxy.hub.authorize.events import without_bearer
 from proxy.hub.home.reserve import ReserveError
 from proxy.hub.store.errors import InvalidError, StoreError, StoreUnavailableError
@@ -210,7 +210,14 @@ class _Gate:
             return _json(status, done.body)
         if not revoked.kept:
             name = call.path.get("name", "")
-            _log.error("%s %s %s by %s: %s", action.verb, action.resource, name, call.operator, revoked.told)
+            _log.error(
+                "%s %s %s by %s: %s",
+                action.verb,
+                action.resource,
+                name,
+                call.operator,
+                revoked.told,
+            )
         return revoked.answer(status, done)
 
     async def _run(self, administration: Administration, action: Action, call: Call) -> Done:
@@ -219,7 +226,7 @@ class _Gate:
 
     def _revokes(self, action: Action, call: Call) -> bool:
         try:
-            return action.revokes(self._admin, call)
+            return action.only_revokes(self._admin, call)
         except InvalidError:
             return False
 

@@ -21,10 +21,9 @@ import msgspec
 
 from audit.record import Event, utc
 from audit.record import Response as AuditResponse
-from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.actions.administration import ACTIONS, Administration
 from proxy.hub.admin.actions.answers import Done
-from proxy.hub.admin.call import Call
-from proxy.hub.admin.verbs import ACTIONS
+from proxy.hub.admin.actions.call import Call
 from proxy.hub.home.reserve import Reserve, ReserveError
 from proxy.hub.store.errors import StoreError, StoreUnavailableError
 

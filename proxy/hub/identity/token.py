@@ -76,7 +76,6 @@ from proxy.hub.identity.oauth import (
 )
 from proxy.hub.identity.replay import ReplayedError, SeenTokens
 from proxy.hub.identity.replay_store import SeenStore
-from proxy.hub.relays.cluster_state import UNKNOWN
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster, Credential
 from proxy.message.head import Headers
@@ -111,7 +110,7 @@ class TokenEndpoint:
         recording: Callable[[], bool],
         cluster_hosts: str | None = None,
         audit_debt: Callable[[str, str], str] = lambda agent_id, name: "",
-        state_of: Callable[[Cluster], str] = lambda cluster: UNKNOWN,
+        state_of: Callable[[Cluster], str],
         issuers: IssuerKeys | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:

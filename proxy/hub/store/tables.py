@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-# Named constraints, so that a later migration can drop one on any database.
-metadata = sa.MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-    }
-)
+from proxy.hub.store.migrations import CONSTRAINT_NAMES
+
+metadata = sa.MetaData(naming_convention=CONSTRAINT_NAMES)
 
 teams = sa.Table(
     "teams",

@@ -116,6 +116,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             seen=seen,
             limits=config.limits,
             recording=lambda: True,
+            state_of=lambda cluster: "not tried",
         )
         front = Front(
             certificate=Certificate.open(config, DataDir.open(tmp_path / "data"), time.time),

@@ -46,8 +46,8 @@ EXAMPLE = RelayManifest(
 DIRECT = attrs.evolve(EXAMPLE, mode="direct", tls_certificate_pem=FAKE_CA, tls_key_pem=FAKE_KEY)
 EXAMPLE_HEAD = """\
 # What `hawse admin cluster add` prints for a cluster in tunnel mode, with the ClusterRole that
-# `hawse admin cluster rbac` prints for one agent and one team. Do not apply this file: its keys are none.
-# A test keeps it equal to what is rendered.
+# `hawse admin cluster rbac` prints for one agent and one team. Its keys are placeholders: do not apply it.
+# A test keeps it equal to the rendered manifests.
 """
 HOSTILE = [
     "$(id)",

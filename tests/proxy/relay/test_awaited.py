@@ -831,9 +831,9 @@ async def test_the_end_of_the_service_leaves_no_call_that_was_just_sent(
 
 BUGS = {
     "request": "relay.pool.relay_request_head",
-    "sending": "client.ClientConnection.send_request_nowait",
+    "sending": "exchange.client.ClientConnection.send_request_nowait",
     "answer": "relay.exchange.Upstream.pass_bytes",
-    "watching": "connections.Connections.watch",
+    "watching": "exchange.pool.Connections.watch",
 }
 
 

@@ -189,7 +189,7 @@ PROSE = {
         ),
     ],
     "Resumption": [
-        ("(60 s at most, whatever it says)", resumption.RESUME_TTL_S == 60),
+        ("(60 s at most, even if it says more)", resumption.RESUME_TTL_S == 60),
         ("until 2 s after the detach", deadlines.OPEN_WAITS_S == 2),
         (
             "dials within 1 s after the loss, then 1 s to 2 s",

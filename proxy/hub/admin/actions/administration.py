@@ -1,38 +1,49 @@
-"""All actions on one hub, by what they are on."""
+"""All actions on one hub, in groups, and the table of the admin API's verbs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 
 from proxy.hub.admin.actions.agents import AgentActions
 from proxy.hub.admin.actions.answers import Done
+from proxy.hub.admin.actions.call import Call
 from proxy.hub.admin.actions.clusters import ClusterActions
 from proxy.hub.admin.actions.federation import FederationActions
+from proxy.hub.admin.actions.hub import HubActions
 from proxy.hub.admin.actions.policies import PolicyActions
 from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
+from proxy.hub.admin.actions.verb import Verb, declared_by
 from proxy.hub.home.config import RELAYS_PER_CLUSTER
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.relays.operations import Operations, Sessions
 from proxy.hub.store.directory import Directory, InMemory
 
+_GROUPS: Mapping[str, type] = {
+    "hub": HubActions,
+    "signing_keys": SigningKeyActions,
+    "teams": TeamActions,
+    "agents": AgentActions,
+    "federation": FederationActions,
+    "clusters": ClusterActions,
+    "sessions": SessionActions,
+    "policies": PolicyActions,
+    "tokens": TokenActions,
+}
+
 
 @attrs.frozen
 class Administration:
-    """The actions on one hub."""
+    """The actions on one hub; its groups bear the names in _GROUPS."""
 
     directory: Directory
-    ring: KeyRing
     pepper: bytes = attrs.field(repr=False)
-    public_url: str
-    hub_ca: Callable[[], str | None]
-    """The CA that clients need for the hub's certificate; None when it is one of the public ones."""
-    version: str
+    hub: HubActions
     signing_keys: SigningKeyActions
     teams: TeamActions
     agents: AgentActions
@@ -60,11 +71,8 @@ class Administration:
         """Give each group of actions what it needs of the hub."""
         return cls(
             directory,
-            ring,
             pepper,
-            public_url,
-            hub_ca,
-            version,
+            HubActions(directory, ring, public_url, hub_ca, version),
             SigningKeyActions(ring),
             TeamActions(directory),
             AgentActions(directory, pepper, clock),
@@ -76,7 +84,7 @@ class Administration:
         )
 
     def in_memory(self, settled: Callable[[], None]) -> Administration:
-        """The same actions, for one revocation that the store cannot take; see Directory."""
+        """Return the same actions for one revocation that the store cannot take; see Directory."""
         directory = InMemory(self.directory, settled)
         return attrs.evolve(
             self,
@@ -87,14 +95,33 @@ class Administration:
             tokens=attrs.evolve(self.tokens, directory=directory),
         )
 
-    def hub(self) -> Done:
-        """What this hub is, and what a relay or an agent must know to trust it."""
-        return Done(
-            {
-                "org": self.directory.current.org,
-                "public_url": self.public_url,
-                "version": self.version,
-                "ca_pem": self.hub_ca(),
-                "signing_key": self.ring.current.active.kid,
-            }
-        )
+
+@attrs.frozen(kw_only=True)
+class Action(Verb):
+    """A verb with the method that carries it out."""
+
+    group: str
+    function: str
+
+    @property
+    def changes(self) -> bool:
+        return self.method != "GET"
+
+    def run(self, administration: Administration, call: Call) -> Done | Awaitable[Done]:
+        """Carry it out. Raises StoreError; InvalidError for a body or query of another shape."""
+        function: Callable[..., Done | Awaitable[Done]]
+        function = getattr(getattr(administration, self.group), self.function)
+        return function(*self.arguments(call))
+
+    def only_revokes(self, administration: Administration, call: Call) -> bool:
+        """Whether this request takes something back and gives nothing; raises InvalidError."""
+        if isinstance(self.revokes, bool):
+            return self.revokes
+        return self.revokes(getattr(administration, self.group), *self.arguments(call))
+
+
+ACTIONS: Sequence[Action] = tuple(
+    Action(**attrs.asdict(declared, recurse=False), group=group, function=function)
+    for group, cls in _GROUPS.items()
+    for function, declared in declared_by(cls)
+)

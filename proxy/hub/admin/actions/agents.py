@@ -12,8 +12,11 @@ import msgspec
 from auth.apikey import CODE_BYTES, new_api_key, new_code
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
+from proxy.hub.admin.actions.call import Call
+from proxy.hub.admin.actions.verb import verb
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Agent, AgentKey, AgentState, ApiKey, Code, Snapshot
+from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 
 # As many characters of a key as identify it to its holder and help nobody else: 4 of prefix, 6 of 43.
@@ -45,13 +48,16 @@ class AgentActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
-    def list_all(self, *, retired: bool) -> Done:
-        """List the agents, the retired ones only when they are asked for."""
+    @verb("GET", "/v1/agents", "list", "agents", Role.VIEWER, with_call=True)
+    def list_all(self, call: Call) -> Done:
+        """List the agents; the query `retired=true` includes those that were removed."""
+        retired = call.flag("retired")
         listed = [
             a for _, a in sorted(self._now.agents_by_name.items()) if retired or a.state != AgentState.RETIRED
         ]
         return Done({"agents": [self._shown(agent) for agent in listed]})
 
+    @verb("GET", "/v1/agents/{name}", "get", "agents", Role.VIEWER)
     async def get(self, name: str) -> Done:
         """Show one agent with its keys (what they are recognised by, that is) and its open codes."""
         agent = known(self._now.agents_by_name, "agent", name)
@@ -66,6 +72,7 @@ class AgentActions:
             }
         )
 
+    @verb("POST", "/v1/agents", "create", "agents", Role.ADMIN, body=NewAgent)
     async def add(self, new: NewAgent) -> Done:
         """Add an agent with its first API key or code, which is shown this once."""
         secret: Payload = {}
@@ -102,6 +109,15 @@ class AgentActions:
             note=f"name={agent.name} id={agent.id} owner={agent.owner} teams={','.join(agent.teams)}{note}",
         )
 
+    @verb(
+        "PATCH",
+        "/v1/agents/{name}/teams",
+        "update",
+        "agents/teams",
+        Role.ADMIN,
+        body=TeamChange,
+        revokes=lambda self, name, change: not change.add,
+    )
     async def change_teams(self, name: str, change: TeamChange) -> Done:
         """Put an agent into teams, and take it out of others."""
         await self.directory.change(
@@ -114,14 +130,17 @@ class AgentActions:
             note=f"id={agent.id} teams={','.join(agent.teams)}",
         )
 
+    @verb("POST", "/v1/agents/{name}/lock", "lock", "agents", Role.OPERATOR, revokes=True)
     async def lock(self, name: str) -> Done:
         """Refuse an agent until it is unlocked."""
         return await self._change_state(Store.lock_agent, name)
 
+    @verb("POST", "/v1/agents/{name}/unlock", "unlock", "agents", Role.OPERATOR)
     async def unlock(self, name: str) -> Done:
         """Let an agent in again."""
         return await self._change_state(Store.unlock_agent, name)
 
+    @verb("DELETE", "/v1/agents/{name}", "delete", "agents", Role.ADMIN, revokes=True)
     async def remove(self, name: str) -> Done:
         """Retire an agent: its keys end, its name is never given again."""
         agent = known(self._now.agents_by_name, "agent", name)
@@ -134,6 +153,7 @@ class AgentActions:
         agent = self._now.agents_by_id[agent_id]
         return Done(self._shown(agent), note=f"id={agent.id} state={agent.state}")
 
+    @verb("POST", "/v1/agents/{name}/keys", "create", "agents/keys", Role.ADMIN)
     async def add_key(self, agent: str) -> Done:
         """Give an agent another API key, which is shown this once."""
         key, key_hash, hint = self._new_key()
@@ -142,17 +162,20 @@ class AgentActions:
         )
         return Done({"agent": agent, "id": key_id, "api_key": key}, created=True, note=f"key={key_id}")
 
+    @verb("DELETE", "/v1/agents/{name}/keys/{id}", "delete", "agents/keys", Role.ADMIN, revokes=True)
     async def revoke_key(self, agent: str, key_id: str) -> Done:
         """Revoke one key of an agent, of either kind."""
         await self.directory.change(lambda store: store.revoke_key(agent, key_id))
         return Done({"agent": agent, "revoked": key_id}, note=f"key={key_id}")
 
+    @verb("POST", "/v1/agents/{name}/codes", "create", "agents/codes", Role.ADMIN)
     async def add_code(self, agent: str) -> Done:
         """Make a code by which an agent registers a key of its own; it is shown this once."""
         text, digest = self._new_code()
         code = await self.directory.change(lambda store: store.add_code(agent, digest))
         return Done({"agent": agent, **_shown_code(text, code)}, created=True, note=f"code={code.id}")
 
+    @verb("DELETE", "/v1/agents/{name}/codes", "delete", "agents/codes", Role.ADMIN)
     async def withdraw_codes(self, agent: str) -> Done:
         """End an agent's codes that were not used yet."""
         count = await self.directory.change(lambda store: store.withdraw_codes(agent))

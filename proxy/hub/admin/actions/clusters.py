@@ -13,11 +13,13 @@ import msgspec
 from auth.keys import SigningKey
 from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
 from proxy.hub.admin.actions.certificates import check_certificates
+from proxy.hub.admin.actions.verb import verb
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Cluster, Mode, Snapshot
 from proxy.hub.store.errors import InvalidError
+from proxy.hub.store.roles import Role
 from proxy.kubernetes.manifests import (
     NAMESPACE,
     SERVICE_ACCOUNT,
@@ -70,18 +72,21 @@ class ClusterActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
+    @verb("GET", "/v1/clusters", "list", "clusters", Role.VIEWER)
     def list_all(self) -> Done:
         """List the clusters with the number of relays that are here."""
         # Counted once: for each cluster anew it would hold up the loop for seconds where there are thousands.
         live = self._live()
         return Done({"clusters": [self._shown(cluster, live) for cluster in self._clusters()]})
 
+    @verb("GET", "/v1/clusters/{name}", "get", "clusters", Role.VIEWER)
     def get(self, name: str) -> Done:
         """Show one cluster with the agents that may reach it."""
         cluster = known(self._now.clusters_by_name, "cluster", name)
         agents = [agent.name for agent in self._now.agents_of(cluster)]
         return Done({**self._shown(cluster), "agents": agents}, cluster=cluster)
 
+    @verb("POST", "/v1/clusters", "create", "clusters", Role.ADMIN, body=NewCluster)
     async def add(self, new: NewCluster) -> Done:
         """Add a cluster, and return what its relay's manifests are written of, the private key this once."""
         mode = Mode(new.mode)
@@ -110,17 +115,20 @@ class ClusterActions:
             cluster=cluster,
         )
 
+    @verb("DELETE", "/v1/clusters/{name}", "delete", "clusters", Role.ADMIN, revokes=True)
     async def remove(self, name: str) -> Done:
         """Remove a cluster: its relays can no longer connect, its agents no longer reach it."""
         cluster = known(self._now.clusters_by_name, "cluster", name)
         await self.directory.change(lambda store: store.remove_cluster(name))
         return Done({"removed": name}, note=f"id={cluster.id}", cluster=cluster)
 
+    @verb("PUT", "/v1/clusters/{name}/teams/{team}", "grant", "clusters/teams", Role.ADMIN)
     async def grant(self, name: str, team: str) -> Done:
         """Let a team's agents reach a cluster."""
         await self.directory.change(lambda store: store.grant(name, team))
         return self._granted(name, team)
 
+    @verb("DELETE", "/v1/clusters/{name}/teams/{team}", "revoke", "clusters/teams", Role.ADMIN, revokes=True)
     async def revoke(self, name: str, team: str) -> Done:
         """Take a cluster from a team."""
         await self.directory.change(lambda store: store.revoke(name, team))
@@ -130,6 +138,7 @@ class ClusterActions:
         cluster = self._now.clusters_by_name[name]
         return Done({**self._shown(cluster), "apply_rbac": [name]}, note=f"team={team}", cluster=cluster)
 
+    @verb("POST", "/v1/clusters/{name}/keys", "create", "clusters/keys", Role.ADMIN, body=NewRelayKey)
     async def replace_relay_key(self, name: str, new: NewRelayKey) -> Done:
         """Give a cluster's relay a new key, and return what its manifests are written of, this once."""
         cluster = known(self._now.clusters_by_name, "cluster", name)
@@ -145,6 +154,7 @@ class ClusterActions:
         note = f"kid={key.kid} keep_old={new.keep_old}"
         return Done({**self._shown(cluster), **setup}, created=True, note=note, cluster=cluster)
 
+    @verb("DELETE", "/v1/clusters/{name}/keys", "delete", "clusters/keys", Role.ADMIN)
     async def drop_old_relay_keys(self, name: str) -> Done:
         """End the overlap of a replaced relay key: the newest alone is good from now on."""
         dropped = await self.directory.change(lambda store: store.drop_old_relay_keys(name))
@@ -152,12 +162,14 @@ class ClusterActions:
         body = {**self._shown(cluster), "dropped": dropped}
         return Done(body, note=f"dropped={','.join(dropped)}", cluster=cluster)
 
+    @verb("POST", "/v1/clusters/{name}/repin", "repin", "clusters", Role.ADMIN)
     async def repin(self, name: str) -> Done:
         """Remove the pin of a cluster; the next relay that connects sets it again."""
         uid = await self.directory.change(lambda store: store.unpin_cluster(name))
         cluster = self._now.clusters_by_name[name]
         return Done({**self._shown(cluster), "unpinned": uid}, note=f"unpinned={uid}", cluster=cluster)
 
+    @verb("GET", "/v1/clusters/{name}/rbac", "get", "clusters/rbac", Role.VIEWER)
     def rbac(self, name: str) -> Done:
         """Name whom the relay has to be able to impersonate: whoever may reach the cluster now."""
         cluster = known(self._now.clusters_by_name, "cluster", name)

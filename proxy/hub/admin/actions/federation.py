@@ -7,9 +7,11 @@ import msgspec
 
 from proxy.hub.admin.actions.answers import Done, Payload, time_text
 from proxy.hub.admin.actions.certificates import check_certificates
+from proxy.hub.admin.actions.verb import verb
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Agent, FederationRule, Snapshot
 from proxy.hub.store.federation import NewIssuer
+from proxy.hub.store.roles import Role
 
 
 class NewFederation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,12 +38,14 @@ class FederationActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
+    @verb("GET", "/v1/federation", "list", "federation", Role.VIEWER)
     def list_all(self) -> Done:
         """List the rules by which other issuers' tokens are agents'."""
         rules = [pair for pairs in self._now.rules_by_issuer.values() for pair in pairs]
         rules.sort(key=lambda pair: (pair[0].name, pair[1].created_at))
         return Done({"rules": [_rule(agent, rule) for agent, rule in rules]})
 
+    @verb("POST", "/v1/federation", "create", "federation", Role.ADMIN, body=NewFederation)
     async def add(self, new: NewFederation) -> Done:
         """Let an issuer's tokens with exactly these claims be an agent's."""
         check_certificates("ca_pem", new.ca_pem)
@@ -56,6 +60,7 @@ class FederationActions:
         note = f"id={rule_id} agent={agent.name} claims={','.join(sorted(new.claims))}"
         return Done(_rule(agent, rule), created=True, note=f"{note} mutable={new.mutable_claims}")
 
+    @verb("DELETE", "/v1/federation/{name}", "delete", "federation", Role.ADMIN, revokes=True)
     async def remove(self, rule_id: str) -> Done:
         """Remove a rule; tokens that were made by it are refused at once."""
         await self.directory.change(lambda store: store.remove_federation(rule_id))

@@ -13,10 +13,12 @@ from auth.policy.rules import Policy, missing
 from auth.policy.text import Source, split
 from auth.requestinfo import BadTarget, parse
 from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
+from proxy.hub.admin.actions.verb import verb
 from proxy.hub.authorize.decisions import denial, judge
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.errors import InvalidError, NotFoundError
 from proxy.hub.store.policies import BundleRow
+from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 
 
@@ -56,6 +58,7 @@ class PolicyActions:
     def _bundle(self) -> Bundle:
         return self.directory.current.bundle
 
+    @verb("GET", "/v1/policies", "list", "policies", Role.VIEWER)
     async def list_all(self) -> Done:
         """List the policies in force, with their documents, and of which version they are."""
         bundle = self._bundle
@@ -63,16 +66,19 @@ class PolicyActions:
         listed = [_policy(policy) for policy in bundle.policies]
         return Done({**_version(bundle), "applied_at": time_text(row.created_at), "policies": listed})
 
+    @verb("GET", "/v1/policies/{name}", "get", "policies", Role.VIEWER)
     def get(self, name: str) -> Done:
         """Show one policy."""
         by_name = {policy.name: policy for policy in self._bundle.policies}
         return Done({**_version(self._bundle), **_policy(known(by_name, "policy", name))})
 
+    @verb("GET", "/v1/policy-versions", "list", "policyversions", Role.VIEWER)
     async def versions(self) -> Done:
         """List the bundles that are kept, the newest first."""
         rows = await self.directory.read(Store.bundles)
         return Done({"versions": [_row(row) for row in rows]})
 
+    @verb("GET", "/v1/policy-versions/{name}", "get", "policyversions", Role.VIEWER)
     async def version(self, number: str) -> Done:
         """Show a bundle that was in force, with its documents."""
         if not number.isascii() or not number.isdigit() or len(number) > 9:
@@ -80,6 +86,7 @@ class PolicyActions:
         row = await self.directory.read(lambda store: store.bundle(int(number)))
         return Done({**_row(row), "documents": list(row.documents)})
 
+    @verb("POST", "/v1/policies", "apply", "policies", Role.ADMIN, body=NewPolicies)
     async def apply(self, new: NewPolicies) -> Done:
         """Put policies in the place of those of the same names."""
         sources: list[Source] = [source for file in new.files for source in split(file.text, file.name)]
@@ -89,17 +96,10 @@ class PolicyActions:
         unmet = missing((policy for policy in self._bundle.policies if policy.name in given), there)
         return attrs.evolve(done, body={**done.body, "missing": unmet})
 
+    @verb("DELETE", "/v1/policies/{name}", "delete", "policies", Role.ADMIN)
     async def remove(self, name: str) -> Done:
         """Take a policy away."""
         return await self._change(lambda store: store.remove_policy(name))
-
-    async def switch(self, name: str, switched: RuleSwitch) -> Done:
-        """Switch rules of a policy on or off."""
-        done = await self._change(
-            lambda store: store.switch_rules(name, switched.rules, enabled=switched.enabled)
-        )
-        what = "on" if switched.enabled else "off"
-        return attrs.evolve(done, note=f"{done.note}; switched {what}: {','.join(switched.rules)}")
 
     def only_denies(self, name: str, switched: RuleSwitch) -> bool:
         """Whether a switch puts rules in force that deny, and no other."""
@@ -112,11 +112,29 @@ class PolicyActions:
         # An unknown rule allows nothing, but does not deny either.
         return switched.enabled and not any(allows.get(rule, True) for rule in switched.rules)
 
+    @verb(
+        "PUT",
+        "/v1/policies/{name}/rules",
+        "switch",
+        "policies/rules",
+        Role.ADMIN,
+        body=RuleSwitch,
+        revokes=only_denies,
+    )
+    async def switch(self, name: str, switched: RuleSwitch) -> Done:
+        """Switch rules of a policy on or off."""
+        done = await self._change(
+            lambda store: store.switch_rules(name, switched.rules, enabled=switched.enabled)
+        )
+        what = "on" if switched.enabled else "off"
+        return attrs.evolve(done, note=f"{done.note}; switched {what}: {','.join(switched.rules)}")
+
     async def _change(self, change: Callable[[Store], Bundle]) -> Done:
         # Both in its turn: what another operator has just changed is no part of it.
         before, after = await self.directory.change(lambda store: (self._bundle, change(store)))
         return _changed(before, after)
 
+    @verb("GET", "/v1/decision", "get", "decision", Role.VIEWER, query=Question)
     def explain(self, question: Question) -> Done:
         """Say what would become of a request now, and why."""
         now = self.directory.current

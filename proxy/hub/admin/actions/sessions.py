@@ -6,11 +6,14 @@ import attrs
 import msgspec
 
 from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
+from proxy.hub.admin.actions.call import Call
+from proxy.hub.admin.actions.verb import verb
 from proxy.hub.relays.operations import Operations, SessionInfo, Sessions
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Snapshot
 from proxy.hub.store.errors import InvalidError, NotFoundError
 from proxy.hub.store.names import shown
+from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
 from tunnel.net.fairness import in_chunks
@@ -38,6 +41,7 @@ class SessionActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
+    @verb("GET", "/v1/relays", "list", "relays", Role.VIEWER)
     async def relays(self) -> Done:
         """List the relays: those that are here with their round trip, the others with their last sign."""
         live = {(relay.cluster, relay.instance): relay for relay in self.operations.relays()}
@@ -79,14 +83,26 @@ class SessionActions:
         listed.sort(key=lambda relay: (str(relay["cluster"]), not relay["connected"], str(relay["instance"])))
         return Done({"relays": listed})
 
-    async def list_all(self, *, agent: str | None, cluster: str | None) -> Done:
+    @verb("GET", "/v1/sessions", "list", "sessions", Role.OPERATOR, with_call=True)
+    async def list_all(self, call: Call) -> Done:
         """List the calls that are under way."""
+        agent, cluster = call.query.get("agent"), call.query.get("cluster")
         await self._check_names(agent, cluster)
         listed = await self.live.sessions(agent=agent, cluster=cluster)
         beside = await self.live.hubs_beside()
         return Done({"sessions": await in_chunks(_session, listed), "hubs_beside": beside})
 
-    async def kill(self, kill: Kill, *, operator: str) -> Done:
+    @verb(
+        "POST",
+        "/v1/sessions/kill",
+        "kill",
+        "sessions",
+        Role.OPERATOR,
+        body=Kill,
+        with_call=True,
+        revokes=True,
+    )
+    async def kill(self, kill: Kill, call: Call) -> Done:
         """End a call, or all of an agent, of a cluster, or of an agent on a cluster."""
         if (kill.id is None) == (kill.agent is None and kill.cluster is None):
             raise InvalidError("name one session by its id, or an agent, a cluster or both")
@@ -95,7 +111,7 @@ class SessionActions:
             raise InvalidError(f"the reason is 1 to {REASON_LENGTH_MAX} printable characters")
         await self._check_names(kill.agent, kill.cluster)
         # The agent reads the reason, so it has the token's name alone. The event of this kill has the user.
-        token_name = operator.partition(":")[0]
+        token_name = call.operator.partition(":")[0]
         killed = await self.live.kill(
             session_id=kill.id,
             agent=kill.agent,

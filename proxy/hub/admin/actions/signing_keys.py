@@ -5,7 +5,9 @@ from __future__ import annotations
 import attrs
 
 from proxy.hub.admin.actions.answers import Done, Payload, time_text
+from proxy.hub.admin.actions.verb import verb
 from proxy.hub.home.keyring import KeyRing
+from proxy.hub.store.roles import Role
 
 
 @attrs.frozen
@@ -14,10 +16,12 @@ class SigningKeyActions:
 
     ring: KeyRing
 
+    @verb("GET", "/v1/keys", "list", "keys", Role.VIEWER)
     def list_all(self) -> Done:
         """List the hub's signing keys, with what a relay is given of them."""
         return Done(self._shown())
 
+    @verb("POST", "/v1/keys", "rotate", "keys", Role.ADMIN)
     async def rotate(self) -> Done:
         """Let a new key sign; the old one verifies until every token by it has ended."""
         before = await self.ring.rotate()

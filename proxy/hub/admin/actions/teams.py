@@ -6,8 +6,10 @@ import attrs
 import msgspec
 
 from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
+from proxy.hub.admin.actions.verb import verb
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Snapshot, Team
+from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 
 
@@ -29,14 +31,17 @@ class TeamActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
+    @verb("GET", "/v1/teams", "list", "teams", Role.VIEWER)
     def list_all(self) -> Done:
         """List the teams."""
         return Done({"teams": [self._shown(team) for _, team in sorted(self._now.teams_by_name.items())]})
 
+    @verb("GET", "/v1/teams/{name}", "get", "teams", Role.VIEWER)
     def get(self, name: str) -> Done:
         """Show one team."""
         return Done(self._shown(known(self._now.teams_by_name, "team", name)))
 
+    @verb("POST", "/v1/teams", "create", "teams", Role.ADMIN, body=NewTeam)
     async def add(self, new: NewTeam) -> Done:
         """Add a team, and grant it clusters."""
 
@@ -49,6 +54,7 @@ class TeamActions:
         note = f"name={team.name} id={team.id} clusters={','.join(new.clusters)}"
         return Done(body, created=True, note=f"{note} reuse_name=true" if new.reuse_name else note)
 
+    @verb("DELETE", "/v1/teams/{name}", "delete", "teams", Role.ADMIN)
     async def remove(self, name: str) -> Done:
         """Remove a team that no agent is in."""
         team = known(self._now.teams_by_name, "team", name)

@@ -11,6 +11,8 @@ import msgspec
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from proxy.hub.admin.actions.answers import Done, Payload, time_text
+from proxy.hub.admin.actions.call import Call
+from proxy.hub.admin.actions.verb import verb
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import AdminToken, Snapshot
 from proxy.hub.store.errors import InvalidError
@@ -46,12 +48,14 @@ class TokenActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
+    @verb("GET", "/v1/tokens", "list", "tokens", Role.AUDITOR)
     def list_all(self) -> Done:
         """List the tokens of the admin API."""
         listed = sorted(self._now.admin_tokens_by_hash.values(), key=lambda token: token.name)
         now = self.clock()
         return Done({"tokens": [_token(token, now) for token in listed]})
 
+    @verb("POST", "/v1/tokens", "create", "tokens", Role.ADMIN, body=NewToken)
     async def add(self, new: NewToken) -> Done:
         """Add a token of the admin API, which is shown this once."""
         role = _role(new.role)
@@ -75,9 +79,10 @@ class TokenActions:
             note=f"name={new.name} id={token_id} role={role} expires={ends or 'never'}",
         )
 
-    async def remove(self, name: str, *, at: float) -> Done:
-        """Revoke a token of the admin API, as asked `at` that time."""
-        token_id = await self.directory.change(lambda store: store.remove_admin_token(name, at=at))
+    @verb("DELETE", "/v1/tokens/{name}", "delete", "tokens", Role.ADMIN, with_call=True, revokes=True)
+    async def remove(self, name: str, call: Call) -> Done:
+        """Revoke a token of the admin API, as of the time of the call."""
+        token_id = await self.directory.change(lambda store: store.remove_admin_token(name, at=call.at))
         return Done({"removed": name}, note=f"id={token_id}")
 
 

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 HEAD: Final = "0008"
 """The newest of `versions/`."""
+CONSTRAINT_NAMES: Final = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+}
+"""Constraints have names, so that a later migration can drop one on any database."""
 
 
 class MigrationError(Exception):

@@ -16,11 +16,10 @@ from audit.record import ActorType, Event, Kind, Phase, encode
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey
-from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.actions.administration import ACTIONS, Administration
 from proxy.hub.admin.api import BODY_BYTES_MAX, admin_app
 from proxy.hub.admin.metrics import hub_metrics
 from proxy.hub.admin.revocations import Revocations
-from proxy.hub.admin.verbs import ACTIONS
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
 from proxy.hub.home.keyring import KeyRing

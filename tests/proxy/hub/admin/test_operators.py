@@ -14,8 +14,9 @@ from audit.mask import Masks
 from audit.record import EXCERPT_CHARACTERS_MAX, ActorType, Event, Kind, Phase
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
+from proxy.hub.admin.actions.administration import ACTIONS
+from proxy.hub.admin.actions.verb import METRICS, Endpoint, verb
 from proxy.hub.admin.front import ensure_local_token
-from proxy.hub.admin.verbs import ACTIONS, METRICS, Action, Endpoint
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.store.roles import MEANINGS, Role
 from tests.fakes.asgi import call
@@ -60,9 +61,9 @@ async def test_every_route_stands_in_the_table(bench: Bench) -> None:
 
 
 def test_an_action_without_a_role_cannot_be_made() -> None:
-    made: Any = Action
+    declare: Any = verb
     with pytest.raises(TypeError, match="role"):
-        made("GET", "/v1/secrets", "list", "secrets", run=lambda administration, asked: None)
+        declare("GET", "/v1/secrets", "list", "secrets")
 
 
 def test_each_role_may_do_exactly_this() -> None:

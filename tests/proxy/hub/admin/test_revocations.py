@@ -22,12 +22,11 @@ from audit.record import Actor, ActorType, Event, Kind, Phase, utc
 from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
 from auth.apikey import hash as hash_key
-from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.actions.administration import ACTIONS, Action, Administration
+from proxy.hub.admin.actions.call import Call
 from proxy.hub.admin.api import admin_app
-from proxy.hub.admin.call import Call
 from proxy.hub.admin.metrics import hub_metrics
 from proxy.hub.admin.revocations import Revocation, Revocations, Where, carry_out_again
-from proxy.hub.admin.verbs import ACTIONS, Action
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import Reserve, ReserveError, open_reserve
@@ -205,7 +204,7 @@ async def test_exactly_these_actions_act_without_the_trail(hub: Hub) -> None:
 
     def acts(action: Action, body: object) -> bool:
         asked = Call({"name": "mixed"}, {}, json.dumps(body).encode(), "local")
-        return action.revokes(hub.administration, asked)
+        return action.only_revokes(hub.administration, asked)
 
     found = {
         (action.verb, action.resource, json.dumps(body) if body else "")

@@ -266,8 +266,8 @@ async def test_a_fault_in_what_decides_never_becomes_a_request(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    module = "calls" if broken == "understand" else "admission"
-    module = "quick" if bench.quick and broken == "understand" else module
+    module = "calls.calls" if broken == "understand" else "authorize.admission"
+    module = "calls.quick" if bench.quick and broken == "understand" else module
     data = bench.request(f"GET {HELD}/web HTTP/1.1")
     async with relay_of(bench) as relay:
         with monkeypatch.context() as patched:

@@ -108,6 +108,7 @@ async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[
             seen=seen,
             limits=LIMITS,
             recording=lambda: True,
+            state_of=lambda cluster: "not tried",
         )
         yield Bench(directory, endpoint, signing, events)
     seen.close()
@@ -586,6 +587,7 @@ async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) 
                 seen=seen,
                 limits=LIMITS,
                 recording=lambda: True,
+                state_of=lambda cluster: "not tried",
             )
             status, body = attrs.evolve(bench, endpoint=again).read(
                 await again.answer(urlencode(signed(token)).encode(), (FORM,), "192.0.2.1")

@@ -17,6 +17,7 @@ import pytest
 import trio
 import trio.testing
 
+from proxy.hub.accept import Acceptor
 from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
 from proxy.hub.home.boots import Boots
@@ -24,7 +25,7 @@ from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir, FolderInUseError
 from proxy.hub.restart import instance_lock as premises_module
 from proxy.hub.restart.handover import HandoverError, Place, close_door, open_door, take_over
-from proxy.hub.restart.instance_lock import Acceptor, Premises, open_premises
+from proxy.hub.restart.instance_lock import Premises, open_premises
 from proxy.process.config import Address
 from proxy.process.files import FileError
 
@@ -226,7 +227,8 @@ async def check_owner(premises: Premises, port: int) -> None:
         premises.data.lock()
     assert caught.value.pid == str(os.getpid())
     async with trio.open_nursery() as nursery:
-        place = premises.place(acceptor_of(premises, Handler(), nursery))
+        acceptor = acceptor_of(premises, Handler(), nursery)
+        place = premises.place(acceptor.pause, acceptor.resume)
         nursery.start_soon(place.give)
         succession = await take_over(premises.data)
         assert succession is not None

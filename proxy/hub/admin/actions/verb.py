@@ -1,0 +1,101 @@
+"""A verb of the admin API: declared once, where it is carried out.
+
+`verb` decorates a method of a group of actions. The declaration has everything that the API needs besides the
+method: its path, its name in the audit trail, the role of an admin token that it takes, the shape of the
+body, and whether it only revokes. `proxy.hub.admin.actions.administration` collects all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+import attrs
+
+from proxy.hub.admin.actions.answers import Done
+from proxy.hub.admin.actions.call import Call
+from proxy.hub.store.roles import Role
+
+# An action that only reads the snapshot does not wait.
+Method = TypeVar("Method", bound=Callable[..., Done | Awaitable[Done]])
+Revokes = bool | Callable[..., bool]
+_PARAMETER = re.compile(r"\{(\w+)\}")
+_DECLARATION = "admin_verb"
+
+
+@attrs.frozen
+class Endpoint:
+    """A path with a method, its name in the trail, and the role that it needs."""
+
+    method: str
+    path: str
+    verb: str
+    resource: str
+    role: Role
+    """No default: an endpoint without a role cannot be made."""
+
+
+METRICS = Endpoint("GET", "/metrics", "get", "metrics", Role.METRICS)
+
+
+@attrs.frozen
+class Verb(Endpoint):
+    """The declaration of an action, and how its arguments are read from a call."""
+
+    body: type | None = None
+    query: type | None = None
+    with_call: bool = False
+    revokes: Revokes = False
+
+    def arguments(self, call: Call) -> list[object]:
+        """Return the method's arguments: those in the path, the body, the query, the call itself.
+
+        Raises InvalidError.
+        """
+        arguments: list[object] = [call.path[name] for name in _PARAMETER.findall(self.path)]
+        if self.body is not None:
+            arguments.append(call.decode(self.body))
+        if self.query is not None:
+            arguments.append(call.convert(self.query))
+        if self.with_call:
+            arguments.append(call)
+        return arguments
+
+
+def verb(
+    method: str,
+    path: str,
+    name: str,
+    resource: str,
+    role: Role,
+    *,
+    body: type | None = None,
+    query: type | None = None,
+    with_call: bool = False,
+    revokes: Revokes = False,
+) -> Callable[[Method], Method]:
+    """Declare a method of a group of actions as a verb of the admin API.
+
+    The method gets the parameters of the path in their order, then the body and the query in the given
+    shapes, then the call with `with_call`. `revokes` says whether a request only takes something back: such a
+    request works while the trail or the store cannot be written. As a function it gets the group and the
+    same arguments.
+    """
+
+    def declare(function: Method) -> Method:
+        declared = Verb(
+            method, path, name, resource, role, body=body, query=query, with_call=with_call, revokes=revokes
+        )
+        setattr(function, _DECLARATION, declared)
+        return function
+
+    return declare
+
+
+def declared_by(group: type) -> Iterator[tuple[str, Verb]]:
+    """Yield the methods of a group that are verbs, in the order of the class."""
+    for name, member in vars(group).items():
+        declared = getattr(member, _DECLARATION, None)
+        if isinstance(declared, Verb):
+            yield name, declared

@@ -1,0 +1,222 @@
+"""The pages for readers: their links lead somewhere, and the messages that they quote are the program's."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import attrs
+import click
+import pytest
+
+from proxy.cli.main import build_group
+from proxy.hub.home.config import HubConfig
+from proxy.relay.config import FileConfig
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "*/*.md", "*/*/*.md")
+    for path in ROOT.glob(pattern)
+    if not path.relative_to(ROOT).parts[0].startswith(".")
+)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_CODE = re.compile(r"`([^`]+)`")
+# Sections whose tables begin each row with messages of the program, and the page of each.
+QUOTING = [
+    ("docs/operations.md", "What an error means"),
+    ("docs/operations.md", "The trail was replaced or lost"),
+    ("docs/agents.md", "What a refusal means"),
+]
+# Names, numbers and words that stand for others in a quoted message; and the ends of its parts, which the
+# program may join from several strings.
+_VARIABLE = re.compile(
+    r"…|https://\S*|\bagent:\w+|\bPOLICY/RULE\b|/clusters/NAME|\"x\"|\b[xy]\b|\b\d+\b"
+    r"|\bbytes(?= a second)|\bahead of\b|\brequest target\b|\b(?=the relay of cluster)|[:;,()]"
+)
+# kubectl's own.
+FOREIGN = {"You must be logged in to the server"}
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors of the headings, as GitHub and GitLab make them."""
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
+def test_each_link_leads_to_a_file_and_a_heading_that_exist(path: Path) -> None:
+    for link in _LINK.findall(path.read_text()):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text()), link
+
+
+@cache
+def texts() -> str:
+    """All strings of the program, a line each, without what is formatted into them."""
+    found = []
+    for package in ("tunnel", "auth", "audit", "proxy"):
+        for path in (ROOT / package).rglob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text()))
+            found += [
+                node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            ]
+    return "\n".join(found)
+
+
+def quoted(page: str, section: str) -> list[str]:
+    text = (ROOT / page).read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    return [message for row in rows for message in _CODE.findall(row)]
+
+
+# Parts of what commands print and log, as pages show it; how the lines of a page are broken does not matter.
+SHOWN = {
+    "README.md": [
+        "is in force",
+        "its calls are refused and its open calls are ended; to undo: hawse admin agent unlock",
+        "ask the operator of this hub to unlock it (`hawse admin agent unlock",
+        "newly denied",
+    ],
+    "docs/agents.md": [
+        "the key is in",
+        "next: hawse kubeconfig",
+        "a key of its own",
+        "accepted until",
+        "as the hub's",
+        "API server down",
+        "not tried",
+    ],
+    "docs/configuration.md": [
+        "can start:",
+        "neither was opened",
+        "the check of the",
+        "expected host:port, as in 127.0.0.1:8443 or [::]:8443",
+        "no such",
+        "did you mean",
+        "cannot be read:",
+        ", looked for in",
+        "is up",
+    ],
+    "docs/operations.md": [
+        "in force, and kept in the hub's reserve until the",
+        "trail and store",
+        "in force until the hub restarts",
+        "took over from the hub that ran here; it finishes what it has begun",
+        "the hub is ready",
+        "upgrade the hub first",
+        "no common version",
+        "the relay may not impersonate",
+        "the relay has these rights where it runs as service account",
+        "to fix",
+        "ended by the client",
+        "before the answer",
+        "of which",
+        "at the relay and behind it",
+        "the API server received it",
+    ],
+    "docs/policy.md": [
+        "is denied by",
+        "message to the agent:",
+        "policies for this agent and cluster:",
+        "the cluster's own RBAC decides after it",
+        "no-rule-allows",
+        "is no verb: one of",
+        "no fault in",
+    ],
+    "docs/security.md": ["in force until the hub restarts"],
+}
+
+
+@pytest.mark.parametrize("page", SHOWN)
+def test_what_a_page_shows_is_what_commands_print(page: str) -> None:
+    text = " ".join((ROOT / page).read_text().split())
+    assert [part for part in SHOWN[page] if part not in text] == []
+    assert [part for part in SHOWN[page] if part not in texts()] == []
+
+
+@pytest.mark.parametrize(("page", "section"), QUOTING)
+def test_each_quoted_message_is_the_programs(page: str, section: str) -> None:
+    messages = quoted(page, section)
+    assert len(messages) >= 5
+    wrong = {}
+    for message in set(messages) - FOREIGN:
+        # A single word proves nothing.
+        parts = [part for each in _VARIABLE.split(message) if " " in (part := each.strip())]
+        missing = [part for part in parts if part not in texts()]
+        if missing or not parts:
+            wrong[message] = missing
+    assert wrong == {}
+
+
+def commands(page: str) -> list[str]:
+    """What the page shows as a line or as a word of `hawse`, up to what a shell would do with it."""
+    shown = [line.strip().removeprefix("$ ") for line in page.splitlines() if line.startswith("    ")]
+    shown += [" ".join(each.split()) for each in _CODE.findall(page.replace("```", ""))]
+    found = [re.split(r" [#|>&]|&& |;|\)", each)[0].strip() for each in shown if each.startswith("hawse ")]
+    return [each for each in found if re.match(r"hawse [a-z]", each)]
+
+
+def unknown(command: str) -> list[str]:
+    """The words of a command line that `hawse` does not have: commands and options."""
+    at: click.Command = build_group()
+    wrong: list[str] = []
+    # Quoted arguments may look like options, and so may what runs after `--`.
+    line = re.sub(r'"[^"]*"', "WORD", command).replace("…", "").replace("[", " ").replace("]", " ")
+    for word in line.split(" -- ")[0].split()[1:]:
+        if word.startswith("-"):
+            known = {option for each in at.params for option in (*each.opts, *each.secondary_opts)}
+            if not set(word.partition("=")[0].split("|")) <= known:
+                wrong.append(word)
+        elif isinstance(at, click.Group):
+            # `apply|remove`: either of them.
+            below = [at.get_command(click.Context(at), name) for name in word.split("|")]
+            if below[0] is None or None in below:
+                return [word]
+            at = below[0]
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
+def test_each_command_and_each_option_of_a_page_exists(name: str) -> None:
+    shown = commands((ROOT / name).read_text())
+    assert shown
+    assert {each: wrong for each in shown if (wrong := unknown(each))} == {}
+
+
+def keys(kind: type[attrs.AttrsInstance], prefix: str = "") -> list[str]:
+    """The keys of a configuration, with the tables that they are in."""
+    found = []
+    for field in attrs.fields(attrs.resolve_types(kind)):
+        if (
+            isinstance(field.type, type)
+            and attrs.has(field.type)
+            and field.type.__module__ == kind.__module__
+        ):
+            found += keys(field.type, f"{prefix}{field.name}.")
+        else:
+            found.append(f"{prefix}{field.name}")
+    return found
+
+
+@pytest.mark.parametrize(("kind", "heading"), [(HubConfig, "The hub"), (FileConfig, "The relay")])
+def test_every_key_of_a_configuration_has_a_row(kind: type[attrs.AttrsInstance], heading: str) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = {name for row in re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE) for name in _CODE.findall(row)}
+    named = {name.removesuffix(".NAME.…") for name in rows} - {"limits.…"}
+    assert named == set(keys(kind))
+
+
+def test_every_metric_has_a_row() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    named = {re.sub(r"_total$", "", name) for name in re.findall(r"`(hawse_[a-z_]+)", page)}
+    assert named == set(re.findall(r"^hawse_[a-z_]+$", texts(), re.MULTILINE))
