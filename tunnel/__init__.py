@@ -3,6 +3,8 @@
 from tunnel.handshake import hear_hello, read_hello
 from tunnel.interruptions import Interruptions
 from tunnel.protocol.connection import Role
+from tunnel.protocol.connection.resumption import RESUME_TTL_S
+from tunnel.protocol.connection.stream_feed import MODEST_USERS_MAX
 from tunnel.protocol.errors import (
     CloseCode,
     LocalProtocolError,
@@ -13,8 +15,6 @@ from tunnel.protocol.errors import (
 )
 from tunnel.protocol.frames import HEAD_BYTES_MAX, NONCE_BYTES, RESUME, Hello, Resume, Welcome
 from tunnel.protocol.memory import Memory
-from tunnel.protocol.resumption import RESUME_TTL_S
-from tunnel.protocol.stream_feed import MODEST_USERS_MAX
 from tunnel.protocol.streams import Context
 from tunnel.refusals import Detached, Draining, Rejected, SessionClosed, TooManyStreams
 from tunnel.session import Session, open_session

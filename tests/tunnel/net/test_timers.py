@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.tunnel.pairs import open_pair
 from tunnel.net import timers as module
 from tunnel.net.timers import Timer, timers_of_this_run
-from tunnel.protocol.deadlines import Deadlines
+from tunnel.protocol.connection.deadlines import Deadlines
 
 
 class Ringing:

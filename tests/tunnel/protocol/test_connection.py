@@ -14,7 +14,7 @@ from tests.tunnel.protocol.joined import MIB, Joined, broken, frames_of
 from tests.tunnel.protocol.recorded import Recorded
 from tunnel.protocol import frames
 from tunnel.protocol.connection import Phase, Role
-from tunnel.protocol.contexts import CONTEXTS_MAX
+from tunnel.protocol.connection.stream_feed import HEAD_BYTES_PER_FRAME, MODEST_USERS_MAX
 from tunnel.protocol.errors import (
     CloseCode,
     LocalProtocolError,
@@ -26,10 +26,10 @@ from tunnel.protocol.events import GoAway
 from tunnel.protocol.frames import HEADER_BYTES, FrameType, Hello, Welcome
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.memory import Memory, victims
+from tunnel.protocol.session.contexts import CONTEXTS_MAX
+from tunnel.protocol.session.table import LAST_STREAM_ID, LEFT_BEHIND_MAX
 from tunnel.protocol.state import ENDED
-from tunnel.protocol.stream_feed import HEAD_BYTES_PER_FRAME, MODEST_USERS_MAX
 from tunnel.protocol.streams import StreamState
-from tunnel.protocol.table import LAST_STREAM_ID, LEFT_BEHIND_MAX
 
 KIB = 1024
 

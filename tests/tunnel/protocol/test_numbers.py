@@ -11,23 +11,11 @@ import tunnel
 from proxy.process import config
 from tunnel import backoff, dial, dialer
 from tunnel.net import tcp
-from tunnel.protocol import (
-    congestion,
-    contexts,
-    deadlines,
-    drain,
-    frames,
-    ledger,
-    liveness,
-    memory,
-    resumption,
-    schedule,
-    stream_feed,
-    table,
-    window,
-)
+from tunnel.protocol import congestion, frames, ledger, liveness, memory, schedule, window
+from tunnel.protocol.connection import deadlines, drain, resumption, stream_feed
 from tunnel.protocol.control import CONTROL_RESETS_MAX, PINGS_ANSWERED_MAX, peer_resets_max
 from tunnel.protocol.errors import CloseCode, StreamCode
+from tunnel.protocol.session import contexts, table
 from tunnel.settings import GREETING_S, Settings
 from tunnel.stream import PIECE_BYTES_MOST, QUEUE_HIGH_BYTES
 

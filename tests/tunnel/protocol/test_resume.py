@@ -13,14 +13,14 @@ from tests.tunnel.protocol.cuttable import RESUMING, Cuttable
 from tests.tunnel.protocol.joined import MIB, Joined, broken, frames_of
 from tunnel.protocol import frames
 from tunnel.protocol.connection import Phase
-from tunnel.protocol.deadlines import OPEN_WAITS_S
+from tunnel.protocol.connection.deadlines import OPEN_WAITS_S
+from tunnel.protocol.connection.resumption import RESUME_TTL_S
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
 from tunnel.protocol.events import GoAway
 from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.ledger import CHARGED_IN_BYTES, LEDGER_BYTES_MAX, LEDGER_LEAST_BYTES
 from tunnel.protocol.liveness import DOUBT_AFTER_S
 from tunnel.protocol.memory import Memory
-from tunnel.protocol.resumption import RESUME_TTL_S
 
 
 def test_two_full_ledgers_are_sent_again_at_once() -> None:
@@ -109,7 +109,7 @@ def test_who_listens_is_refused_without_end_however_often_and_late_that_is_heard
     """All it may have open is refused at once, and its word for that is lost with the link, again and again;
     on the next one it comes before what was opened since."""
     most = 400
-    monkeypatch.setattr("tunnel.protocol.stream_feed.MODEST_USERS_MAX", 0)
+    monkeypatch.setattr("tunnel.protocol.connection.stream_feed.MODEST_USERS_MAX", 0)
     joined = Cuttable(hello=Hello(max_streams=most), dialer_memory=Short(2**40))
     joined.flow()
     peak = 0

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.joined import Joined
-from tunnel.protocol.holdings import Holdings
+from tunnel.protocol.connection.holdings import Holdings
 from tunnel.protocol.memory import Evictor, Holder, Memory
 from tunnel.protocol.streams import StreamState
 

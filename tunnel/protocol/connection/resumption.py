@@ -7,15 +7,15 @@ import math
 import attrs
 
 from tunnel.protocol import frames
+from tunnel.protocol.connection.drain import Drain
 from tunnel.protocol.control import ControlQueue
-from tunnel.protocol.drain import Drain
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello, Resume, Welcome
-from tunnel.protocol.goaways import GoAways
 from tunnel.protocol.ledger import ReceivedLedger, SentLedger
 from tunnel.protocol.liveness import Liveness, RoundTrips
-from tunnel.protocol.resets import Resets
-from tunnel.protocol.status import DETACHED, OPEN, Status
+from tunnel.protocol.session.goaways import GoAways
+from tunnel.protocol.session.resets import Resets
+from tunnel.protocol.session.status import DETACHED, OPEN, Status
 
 __all__ = ["RESUME_TTL_S", "Resumption"]
 

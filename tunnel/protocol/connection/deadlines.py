@@ -11,8 +11,8 @@ from tunnel.protocol.control import ControlQueue
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.ledger import ReceivedLedger
 from tunnel.protocol.liveness import Liveness, RoundTrips
-from tunnel.protocol.status import DETACHED, OPEN, Status
-from tunnel.protocol.table import StreamTable
+from tunnel.protocol.session.status import DETACHED, OPEN, Status
+from tunnel.protocol.session.table import StreamTable
 
 __all__ = ["OPEN_WAITS_S", "Deadlines"]
 

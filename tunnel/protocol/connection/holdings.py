@@ -11,9 +11,9 @@ from tunnel.protocol.events import SessionOwner
 from tunnel.protocol.ledger import SentLedger
 from tunnel.protocol.liveness import Liveness
 from tunnel.protocol.memory import Holder, Memory
-from tunnel.protocol.status import CLOSED, DETACHED, Status
+from tunnel.protocol.session.status import CLOSED, DETACHED, Status
+from tunnel.protocol.session.table import StreamTable
 from tunnel.protocol.streams import StreamState
-from tunnel.protocol.table import StreamTable
 
 __all__ = ["Holdings"]
 

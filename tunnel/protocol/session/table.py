@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import attrs
 
-from tunnel.protocol.contexts import Contexts
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.memory import Memory
-from tunnel.protocol.resets import Resets
 from tunnel.protocol.schedule import OUT, Scheduler
+from tunnel.protocol.session.contexts import Contexts
+from tunnel.protocol.session.resets import Resets
+from tunnel.protocol.session.status import CLOSED, Role, Status
 from tunnel.protocol.state import ENDED, Half, Step, after
-from tunnel.protocol.status import CLOSED, Role, Status
 from tunnel.protocol.streams import Context, StreamState
 from tunnel.protocol.window import NO_WINDOW, ReceiveWindow
 

@@ -8,7 +8,6 @@ where the peer cannot be understood any more, RemoteProtocolError ends the sessi
 from __future__ import annotations
 
 from tunnel.protocol import frames
-from tunnel.protocol.credit import Credit
 from tunnel.protocol.errors import (
     CloseCode,
     FlowControlError,
@@ -19,13 +18,14 @@ from tunnel.protocol.errors import (
 )
 from tunnel.protocol.events import SessionOwner
 from tunnel.protocol.frames import FIN
-from tunnel.protocol.goaways import GoAways
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import Scheduler
+from tunnel.protocol.session.credit import Credit
+from tunnel.protocol.session.goaways import GoAways
+from tunnel.protocol.session.status import Status
+from tunnel.protocol.session.table import LAST_STREAM_ID, StreamTable
 from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Step, after
-from tunnel.protocol.status import Status
 from tunnel.protocol.streams import HeadBuffer, StreamState
-from tunnel.protocol.table import LAST_STREAM_ID, StreamTable
 from tunnel.protocol.window import CREDIT_MAX
 
 __all__ = ["HEAD_BYTES_PER_FRAME", "IDS_LEFT_AT_GOAWAY", "MODEST_USERS_MAX", "StreamFeed"]

@@ -7,7 +7,7 @@ import attrs
 from tunnel.protocol.control import ControlQueue
 from tunnel.protocol.liveness import RoundTrips
 from tunnel.protocol.memory import Level, Memory
-from tunnel.protocol.status import Status
+from tunnel.protocol.session.status import Status
 from tunnel.protocol.streams import StreamState
 
 __all__ = ["Credit"]

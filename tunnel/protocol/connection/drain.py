@@ -9,15 +9,15 @@ from tunnel.protocol.congestion import Flight
 from tunnel.protocol.control import ControlQueue
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import DATA, FIN, HEAD_PREFIX_BYTES, HEADER, HEADER_BYTES, OPEN_PREFIX_BYTES
-from tunnel.protocol.goaways import GoAways
 from tunnel.protocol.ledger import LEDGER_LEAST_BYTES, ReceivedLedger, SentLedger
 from tunnel.protocol.liveness import RoundTrips
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import QUANTUM_BYTES, Scheduler
+from tunnel.protocol.session.goaways import GoAways
+from tunnel.protocol.session.status import DETACHED, OPEN, Status
+from tunnel.protocol.session.table import LAST_STREAM_ID, StreamTable
 from tunnel.protocol.state import FLOWING
-from tunnel.protocol.status import DETACHED, OPEN, Status
 from tunnel.protocol.streams import Farewell, StreamState
-from tunnel.protocol.table import LAST_STREAM_ID, StreamTable
 
 # A stream's queue is short enough for its owner to fill it again.
 QUEUE_LOW_BYTES = 64 * 1024

@@ -8,12 +8,12 @@ from __future__ import annotations
 import attrs
 
 from tunnel.protocol import frames
+from tunnel.protocol.connection.resumption import Resumption
 from tunnel.protocol.control import ControlQueue
 from tunnel.protocol.errors import RemoteProtocolError
 from tunnel.protocol.events import GoAway
 from tunnel.protocol.frames import Hello, Welcome
-from tunnel.protocol.resumption import Resumption
-from tunnel.protocol.status import DETACHED, GREETING, Role, Status
+from tunnel.protocol.session.status import DETACHED, GREETING, Role, Status
 
 __all__ = ["Handshake"]
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import attrs
 
 from tunnel.protocol import frames
-from tunnel.protocol.credit import Credit
 from tunnel.protocol.errors import IllegalTransition, LocalProtocolError, Processed, StreamCode
-from tunnel.protocol.goaways import GoAways
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import OUT, Scheduler
+from tunnel.protocol.session.credit import Credit
+from tunnel.protocol.session.goaways import GoAways
+from tunnel.protocol.session.status import DETACHED, OPEN, Status
+from tunnel.protocol.session.table import StreamTable
 from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Step, after
-from tunnel.protocol.status import DETACHED, OPEN, Status
 from tunnel.protocol.streams import Farewell, StreamState
-from tunnel.protocol.table import StreamTable
 
 __all__ = ["StreamActions"]
 

@@ -24,30 +24,30 @@ from __future__ import annotations
 from typing import Final
 
 from tunnel.protocol import frames
-from tunnel.protocol.actions import StreamActions
-from tunnel.protocol.contexts import Contexts
+from tunnel.protocol.connection.actions import StreamActions
+from tunnel.protocol.connection.deadlines import Deadlines
+from tunnel.protocol.connection.drain import Drain
+from tunnel.protocol.connection.feed import Feed
+from tunnel.protocol.connection.handshake import Handshake
+from tunnel.protocol.connection.holdings import Holdings
+from tunnel.protocol.connection.resumption import Resumption
+from tunnel.protocol.connection.stream_feed import StreamFeed
 from tunnel.protocol.control import ControlQueue
-from tunnel.protocol.credit import Credit
-from tunnel.protocol.deadlines import Deadlines
-from tunnel.protocol.drain import Drain
 from tunnel.protocol.errors import RemoteProtocolError, StreamCode
 from tunnel.protocol.events import SessionOwner
-from tunnel.protocol.feed import Feed
-from tunnel.protocol.goaways import GoAways
-from tunnel.protocol.handshake import Handshake
-from tunnel.protocol.holdings import Holdings
 from tunnel.protocol.ledger import ReceivedLedger, SentLedger
 from tunnel.protocol.liveness import PING_IDLE_S, Liveness, RoundTrips
 from tunnel.protocol.memory import Memory
-from tunnel.protocol.resets import Resets
-from tunnel.protocol.resumption import Resumption
 from tunnel.protocol.schedule import Scheduler
-from tunnel.protocol.status import CLOSED, GREETING, OPEN, Phase, Role, Status
-from tunnel.protocol.stream_feed import StreamFeed
+from tunnel.protocol.session.contexts import Contexts
+from tunnel.protocol.session.credit import Credit
+from tunnel.protocol.session.goaways import GoAways
+from tunnel.protocol.session.resets import Resets
+from tunnel.protocol.session.status import CLOSED, GREETING, OPEN, Role, Status
+from tunnel.protocol.session.table import StreamTable
 from tunnel.protocol.streams import Context, StreamState
-from tunnel.protocol.table import StreamTable
 
-__all__ = ["Connection", "Phase", "Role"]
+__all__ = ["Connection"]
 
 
 class Connection:

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from tunnel.net.ratelimit import TokenBucket
 from tunnel.protocol import frames
-from tunnel.protocol.contexts import Contexts
+from tunnel.protocol.connection.drain import Drain
+from tunnel.protocol.connection.handshake import Handshake
+from tunnel.protocol.connection.stream_feed import StreamFeed
 from tunnel.protocol.control import ControlQueue
-from tunnel.protocol.drain import Drain
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
 from tunnel.protocol.events import GoAway, SessionOwner
 from tunnel.protocol.frames import DATA, HEADER_BYTES, UNSEQUENCED_FROM
-from tunnel.protocol.goaways import GoAways
-from tunnel.protocol.handshake import Handshake
 from tunnel.protocol.ledger import ReceivedLedger, SentLedger
 from tunnel.protocol.liveness import PINGS_PER_S, RoundTrips
 from tunnel.protocol.memory import Memory
-from tunnel.protocol.status import OPEN, Status
-from tunnel.protocol.stream_feed import StreamFeed
-from tunnel.protocol.table import StreamTable
+from tunnel.protocol.session.contexts import Contexts
+from tunnel.protocol.session.goaways import GoAways
+from tunnel.protocol.session.status import OPEN, Status
+from tunnel.protocol.session.table import StreamTable
 
 __all__ = ["Feed"]
 
