@@ -22,8 +22,6 @@ from tunnel.protocol.events import SessionOwner
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import OUT
 from tunnel.protocol.streams import StreamState
-from tunnel.settings import Settings
-from tunnel.websocket.transport import Transport
 
 __all__ = ["QUEUE_HIGH_BYTES", "Carrier", "Driver", "Owner"]
 
@@ -33,10 +31,21 @@ __all__ = ["QUEUE_HIGH_BYTES", "Carrier", "Driver", "Owner"]
 QUEUE_HIGH_BYTES = 128 * 1024
 
 
+class Wire(Protocol):
+    """A transport, as the other parts of its session see it."""
+
+    @property
+    def last_received_s(self) -> float: ...
+    @property
+    def peer_name(self) -> str: ...
+
+
 class Carrier(Protocol):
     """A link, as the other parts of its session use it."""
 
-    transport: Transport
+    @property
+    def transport(self) -> Wire: ...
+
     writer: Waker
     brimming: bool
 
@@ -66,7 +75,7 @@ class Owner(Protocol):
 class Driver:
     """The core of a session, and what must follow a call of it."""
 
-    def __init__(self, role: Role, settings: Settings, memory: Memory | None, owner: SessionOwner) -> None:
+    def __init__(self, role: Role, memory: Memory, ping_s: float, owner: SessionOwner) -> None:
         # trio.current_time() looks its clock up each time, which costs more than reading it.
         self.now = trio.lowlevel.current_clock().current_time
         self.fairness = fairness()
@@ -75,12 +84,11 @@ class Driver:
             role,
             owner=owner,
             now=self.now(),
-            memory=Memory(settings.memory_bytes_max, parent=memory),
+            memory=memory,
             wall_offset_s=time.time() - self.now(),
-            ping_s=settings.ping_s,
+            ping_s=ping_s,
         )
         """The core."""
-        self.connection.contexts.peers_max = settings.contexts_max
         self.link: Carrier | None = None
         """The link that carries the session; None while it is detached."""
         self.readiness: Readiness | None = None

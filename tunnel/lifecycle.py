@@ -65,8 +65,10 @@ class Lifecycle:
     """Owns the parts of a session, and decides when its transport is lost and when it ends."""
 
     def __init__(self, transport: Transport, role: Role, settings: Settings, memory: Memory | None) -> None:
-        self.driver = Driver(role, settings, memory, self)
+        account = Memory(settings.memory_bytes_max, parent=memory)
+        self.driver = Driver(role, account, settings.ping_s, self)
         self.connection = self.driver.connection
+        self.connection.contexts.peers_max = settings.contexts_max
         self.inbox = Inbox(self.driver, settings.accept_queue_max)
         self.keepalive = Keepalive(self.driver, self)
         self.transport = transport

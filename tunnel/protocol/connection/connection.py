@@ -64,8 +64,7 @@ class Connection:
         ping_s: float = PING_IDLE_S,
     ) -> None:
         self.role: Final = role
-        memory = memory if memory is not None else Memory(limit_bytes=128 * 1024 * 1024)
-        self.memory: Final = memory
+        memory = self.memory = memory or Memory(limit_bytes=128 * 1024 * 1024)
         status = self.status = Status(role, wall_offset_s)
         control = self.control = ControlQueue()
         scheduler = self.scheduler = Scheduler[StreamState]()
@@ -74,8 +73,7 @@ class Connection:
             Liveness(ping_s, received_at=now),
             RoundTrips(),
         )
-        peer_parity = 0 if role is Role.DIALER else 1
-        resets = self.resets = Resets(peer_parity, control)
+        resets = self.resets = Resets(0 if role is Role.DIALER else 1, control)
         goaways = self.goaways = GoAways(control)
         contexts = self.contexts = Contexts(memory, scheduler, control)
         table = self.table = StreamTable(status, memory, scheduler, contexts, resets)

@@ -79,7 +79,7 @@ class Drain:
             received.due_at is not None
             and now >= received.along_at
             and status.phase is OPEN
-            and not sent.full
+            and sent.unacknowledged_bytes < sent.limit_bytes
         ):
             control.ack_due = has_control = True
         parts: list[bytes | memoryview] = []
