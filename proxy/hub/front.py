@@ -46,7 +46,7 @@ from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.status import status_response
 from proxy.message.strict import BadRequest
 from tunnel.net.connect import wrap_server
-from tunnel.net.fairness import Unknown
+from tunnel.net.fairness import UnknownPeer
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
@@ -134,7 +134,7 @@ class Front:
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
         metered = MeteredStream(tls, stranger)
         with ServerConnection(metered, self.deadlines, tls, self._readiness) as connection:
-            connection.peer = Unknown(stranger.place)
+            connection.peer = UnknownPeer(stranger.place)
             try:
                 await self._serve_requests(connection, tls, stranger, address)
                 return

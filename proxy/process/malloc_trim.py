@@ -14,7 +14,7 @@ from typing import NoReturn
 import attrs
 import trio
 
-from tunnel.net.malloc import give_back_holes
+from tunnel.net.malloc import trim_heap
 
 # Between two looks at what was done.
 LOOK_S = 10.0
@@ -54,7 +54,7 @@ class Quiet:
 
 
 async def give_back_when_quiet(
-    cpu_clock: Callable[[], float] = time.process_time, give_back: Callable[[], object] = give_back_holes
+    cpu_clock: Callable[[], float] = time.process_time, give_back: Callable[[], object] = trim_heap
 ) -> NoReturn:
     """Give free memory back after each time of work, once that is over; never returns."""
     quiet = Quiet(cpu_clock())

@@ -37,7 +37,7 @@ from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
 from tunnel import MODEST_USERS_MAX, Memory
 from tunnel.net.connect import bind_to_peer, peer_address, wrap_server
-from tunnel.net.fairness import Unknown
+from tunnel.net.fairness import UnknownPeer
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.tcp import Bonds, TCPStream
 
@@ -90,7 +90,7 @@ class DirectServer:
             if not handshake.cancelled_caught:
                 metered, readiness = MeteredStream(tls, stranger), self.upstream.readiness
                 with ServerConnection(metered, self.deadlines, tls, readiness) as connection:
-                    connection.peer = Unknown(stranger.place)
+                    connection.peer = UnknownPeer(stranger.place)
                     await self._serve(connection, stranger, peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken, OSError):
             pass  # the peer left, or its handshake failed: nothing to answer, nobody to tell

@@ -14,7 +14,7 @@ import trio
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.relay.exchange import Upstream
 from proxy.relay.guardrails import GuardrailDenied, Guardrails
-from tunnel.net.fairness import Slices
+from tunnel.net.fairness import Chunks
 
 # Between two looks at the files: half of the two seconds within which a change ends what it denies. A kubelet
 # takes up to a minute to bring a changed ConfigMap.
@@ -36,7 +36,7 @@ async def run_guardrails(guardrails: Guardrails, upstream: Upstream) -> NoReturn
 
 async def end_denied(guardrails: Guardrails, upstream: Upstream) -> None:
     """End each call under way that the guardrails would not let pass now."""
-    slices = Slices()
+    slices = Chunks()
     async with trio.open_nursery() as nursery:
         for call in upstream.underway:
             if slices.over:

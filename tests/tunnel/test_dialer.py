@@ -633,7 +633,7 @@ async def test_a_hub_that_goes_away_is_dialled_anew_at_once_and_served_to_its_en
     # Each lives for 20 s, and 15 s more beside the next one.
     assert network.dialled_at == pytest.approx([0, 20, 40, 60, 80, 100], abs=0.1)
     assert served == ["s1 35", "s2 55", "s3 75", "s4 95"]
-    assert "goes away (bye): dialling anew in 0.0 s, streams that go on there: 0" in lines(caplog)[1]
+    assert "goes away (bye): dialling again in 0.0 s, streams that go on there: 0" in lines(caplog)[1]
 
 
 async def test_a_hub_that_goes_and_is_gone_is_dialled_anew_at_once_as_well(autojump_clock: MockClock) -> None:

@@ -25,9 +25,9 @@ from tunnel import (
     open_session,
 )
 from tunnel.handshake import read_hello, read_welcome, say_hello
-from tunnel.link import FAREWELL_S
 from tunnel.protocol import frames
 from tunnel.protocol.frames import Resume
+from tunnel.refusals import FAREWELL_S
 
 HELLO = frames.hello(Hello())
 

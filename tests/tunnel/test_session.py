@@ -33,12 +33,12 @@ from tunnel import (
     memory_transport_pair,
     open_session,
 )
-from tunnel.link import FAREWELL_S
-from tunnel.multiplexer import FLUSH_S, GOAWAYS_TOLD_AT_ONCE
+from tunnel.lifecycle import FLUSH_S, GOAWAYS_LOGGED_AT_ONCE
 from tunnel.protocol import frames
 from tunnel.protocol.errors import CloseCode, LocalProtocolError
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import ACK_AFTER_S, LEDGER_BYTES_MAX, LEDGER_RESERVE_BYTES
+from tunnel.refusals import FAREWELL_S
 
 
 async def serve(session: Pair, handle: Callable[[Stream], Awaitable[None]]) -> None:
@@ -180,9 +180,9 @@ async def test_ten_thousand_streams_leave_nothing_behind(autojump_clock: trio.te
             assert memory.used_bytes == at_rest
             for session in (pair.listener, pair.dialer):
                 connection = session._connection
-                assert list(connection.holders()) == []
-                assert connection.unacknowledged_resets == {}
-                assert connection.unacknowledged_bytes == 0
+                assert list(connection.holdings.holders()) == []
+                assert connection.resets.unacknowledged == {}
+                assert connection.sent.unacknowledged_bytes == 0
                 assert len(connection.scheduler.ring) == 0
             nursery.cancel_scope.cancel()
 
@@ -596,7 +596,7 @@ async def test_a_flood_of_goaways_is_a_few_lines_and_their_number(
         await session.wait_closed()
         await hear_out(there)
     lines = [record.message for record in caplog.records if "going away" in record.message]
-    assert len(lines) == GOAWAYS_TOLD_AT_ONCE
+    assert len(lines) == GOAWAYS_LOGGED_AT_ONCE
     assert "lines like the last one that were left out: 993" in caplog.text
     await there.aclose()
 

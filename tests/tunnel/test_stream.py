@@ -14,7 +14,7 @@ from trio.testing import assert_checkpoints, check_half_closeable_stream, wait_a
 from tests.tunnel.pairs import open_pair
 from tests.tunnel.passes import counted_passes
 from tunnel import Processed, Stream, StreamCode, StreamReset
-from tunnel.net.fairness import TASKS_PER_PASS, turns
+from tunnel.net.fairness import TASKS_PER_PASS, fairness
 from tunnel.protocol.errors import LocalProtocolError
 from tunnel.stream import QUEUE_HIGH_BYTES
 
@@ -832,7 +832,7 @@ async def test_a_piece_that_nobody_took_is_not_lost_where_there_is_no_room_for_w
 
     def take_nothing(piece: bytes) -> bool:
         # For good: no pass is the next one.
-        turns()._room = 0
+        fairness()._tasks_left = 0
         offered.set()
         return False
 

@@ -12,7 +12,7 @@ from proxy.exchange.forward import CloseReason
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.home.boots import Boots
 from proxy.hub.relays.operations import SessionInfo
-from tunnel.net.fairness import in_slices
+from tunnel.net.fairness import in_chunks
 
 # What was ended is held no longer than others are: to let 10,000 go at once takes 70 ms.
 KILLED_AT_ONCE = 256
@@ -28,7 +28,7 @@ class LiveSessions:
 
     async def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> list[SessionInfo]:
         """Those of an agent, on a cluster, or all; the oldest first."""
-        return await in_slices(_info, self._chosen(None, agent, cluster))
+        return await in_chunks(_info, self._chosen(None, agent, cluster))
 
     async def hubs_beside(self) -> int:
         """How many hubs that were replaced still finish calls of their own, which are not among these."""

@@ -68,7 +68,7 @@ from proxy.message.status import (
 )
 from proxy.process.config import MIB
 from tunnel import Detached, Draining, Interruptions, Memory, Session, SessionClosed, Stream, TooManyStreams
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.loglimit import LogLimit
 
 # How it shows on a connection that its client is gone. Any other exception there is a fault of ours.
@@ -248,7 +248,7 @@ class Calls:
         asked = understand(head.method, head.target)
         if len(head.target) > LONG_HEAD_BYTES:
             # To record it and to send it on takes as long again.
-            await turns().turn(connection.peer)
+            await fairness().wait_alone(connection.peer)
         now = time.time()
         try:
             caller = self.admission.caller(head, asked, now)

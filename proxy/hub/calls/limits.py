@@ -35,7 +35,8 @@ from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.home.config import LimitsConfig
 from proxy.process.plural import counted
 from tunnel import MODEST_USERS_MAX, Memory
-from tunnel.net.fairness import Slices
+from tunnel.net.fairness import Chunks
+from tunnel.net.ratelimit import TokenBucket
 
 # Between two looks at the calls that live: how exact ages and silences are kept.
 TICK_S = 1.0
@@ -55,36 +56,15 @@ class Exceeded:
     status: int = 429
 
 
-class Bucket:
-    """Tokens that come back at a rate, up to a burst of them; a taker may leave it in debt."""
-
-    __slots__ = ("_at", "_left", "_most", "_rate")
-
-    def __init__(self, rate: float, burst_s: float, now: float) -> None:
-        self._rate = rate
-        self._most = max(1.0, rate * burst_s)
-        self._left = self._most
-        self._at = now
-
-    def left(self, now: float) -> float:
-        left = self._left + (now - self._at) * self._rate
-        self._left = left = left if left < self._most else self._most
-        self._at = now
-        return left
-
-    def take(self, amount: float) -> None:
-        self._left -= amount
-
-
 @attrs.define(eq=False)
 class _Load:
     """What an agent has taken."""
 
     limits: LimitsConfig
-    requests: Bucket | None
-    cancels: Bucket | None
-    bytes: Bucket | None
-    audit: Bucket | None
+    requests: TokenBucket | None
+    cancels: TokenBucket | None
+    bytes: TokenBucket | None
+    audit: TokenBucket | None
     streams: int = 0
     """Calls under way."""
     paused: bool = False
@@ -203,7 +183,7 @@ class Limits:
         """Look at the calls that live, again and again."""
         while True:
             await trio.sleep(TICK_S)
-            now, slices = self._clock(), Slices()
+            now, slices = self._clock(), Chunks()
             doomed: list[tuple[LiveCall, Ending]] = []
             for live in calls:
                 if slices.over:
@@ -281,8 +261,8 @@ class Limits:
         return load
 
 
-def _bucket(rate: float, burst_s: float, now: float) -> Bucket | None:
-    return Bucket(rate, burst_s, now) if rate else None
+def _bucket(rate: float, burst_s: float, now: float) -> TokenBucket | None:
+    return TokenBucket(rate, max(1.0, rate * burst_s), now) if rate else None
 
 
 _END = "end one first, as a watch, a `logs -f` or an exec"

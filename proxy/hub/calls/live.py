@@ -35,7 +35,7 @@ from proxy.hub.authorize.admission import Call
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.process.drain import Drained
 from tunnel import Interruptions, Session
-from tunnel.net.fairness import Slices
+from tunnel.net.fairness import Chunks
 
 # Between two looks at calls that may be due; what is due is late by no more.
 SWEEP_S = 0.25
@@ -300,7 +300,7 @@ class LiveCalls(Drained):
                 self.reconsider()
 
     async def _judge_all(self) -> None:
-        slices = Slices()
+        slices = Chunks()
         async with trio.open_nursery() as nursery:
             ends = _Ends(nursery)
             for live in self:

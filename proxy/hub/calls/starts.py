@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from proxy.hub.calls.calls import Calls
-from tunnel.net.fairness import Slices
+from tunnel.net.fairness import Chunks
 
 # Nearly all reads end sooner. A longer one would leave no trace if the hub is killed.
 STARTED_AFTER_S = 5.0
@@ -39,7 +39,7 @@ class Starts:
 
     async def look(self) -> None:
         """Queue a row of each read that has lasted, unless the trail cannot be written now."""
-        calls, slices = self.calls, Slices()
+        calls, slices = self.calls, Chunks()
         lasting = calls.live.unstarted(time.monotonic() - STARTED_AFTER_S)
         # Oldest first: every call older than a started one is started too.
         for live in lasting[:STARTS_PER_LOOK_MAX]:

@@ -5,12 +5,12 @@ A code has 160 random bits, so nobody guesses one; this keeps whoever tries from
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 
 import attrs
 
 from proxy.listener.unauthenticated import place_of
+from tunnel.net.ratelimit import TokenBucket
 
 # Somebody who mistypes, several times over.
 FAILURES_MAX = 10
@@ -27,22 +27,22 @@ class Guesses:
     `now` is on a clock that nobody sets: one that was set back would keep a place out until then.
     """
 
-    # When all failures of a place are forgiven.
-    _places: OrderedDict[str, float] = attrs.Factory(OrderedDict)
+    # How many failures a place has left; the one that failed last is the last.
+    _places: OrderedDict[str, TokenBucket] = attrs.Factory(OrderedDict)
 
     def refuses(self, address: str, now: float) -> bool:
         """Whether the address has failed too often to be listened to."""
-        return self._debt(place_of(address), now) > FAILURES_MAX - 1
+        failures = self._places.get(place_of(address))
+        return failures is not None and failures.left(now) < 1
 
     def failed(self, address: str, now: float) -> None:
         """Note a failed attempt."""
         place = place_of(address)
-        debt = self._debt(place, now)
-        self._places[place] = now + (debt + 1) * FORGIVEN_AFTER_S / FAILURES_MAX
+        failures = self._places.get(place)
+        if failures is None:
+            failures = self._places[place] = TokenBucket(FAILURES_MAX / FORGIVEN_AFTER_S, FAILURES_MAX)
+        failures.left(now)
+        failures.take()
         self._places.move_to_end(place)
         if len(self._places) > PLACES_MAX:
             self._places.popitem(last=False)
-
-    def _debt(self, place: str, now: float) -> float:
-        """How many failures of a place are not forgiven yet."""
-        return max(0.0, self._places.get(place, -math.inf) - now) * FAILURES_MAX / FORGIVEN_AFTER_S

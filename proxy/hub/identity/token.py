@@ -52,7 +52,6 @@ from auth.principal import IdentityError
 from auth.signed import LIFETIME_S
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
-from proxy.hub.calls.limits import Bucket
 from proxy.hub.home.config import LimitsConfig
 from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
@@ -81,6 +80,7 @@ from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster, Credential
 from proxy.message.head import Headers
 from proxy.process.plural import counted
+from tunnel.net.ratelimit import TokenBucket
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 CLUSTERS_PATH = "/v1/clusters"
@@ -135,7 +135,7 @@ class TokenEndpoint:
         self._audit_debt = audit_debt
         self._state_of = state_of
         # Of each agent that has asked since the start, by its id. Bounded by the enrolled agents.
-        self._given: dict[str, Bucket] = {}
+        self._given: dict[str, TokenBucket] = {}
 
     async def answer(self, form: bytes, headers: Headers, client_ip: str) -> Answer:
         """Answer `POST /oauth/token`; it waits for another issuer's keys, and notes assertions."""
@@ -330,7 +330,7 @@ class TokenEndpoint:
         at = self._monotonic()
         given = self._given.get(agent.id)
         if given is None:
-            given = self._given[agent.id] = Bucket(limit / 60, TOKENS_BURST_S, at)
+            given = self._given[agent.id] = TokenBucket(limit / 60, max(1.0, limit / 60 * TOKENS_BURST_S), at)
         if given.left(at) < 1:
             told = (
                 f"agent:{agent.name} asks for more than {counted(limit, 'token')} a minute "

@@ -15,7 +15,7 @@ import math
 
 import attrs
 
-from tunnel.protocol.liveness import RateLimit
+from tunnel.net.ratelimit import TokenBucket
 
 ACCEPTS_PER_S = 200
 # At once, after a quiet second: a fleet of that size does not notice the limit.
@@ -37,21 +37,19 @@ class TooManyDialsError(Exception):
 
 @attrs.define(eq=False)
 class AcceptLimit:
-    """A bucket of tokens, and a book of when the next room is. `now` is any clock in seconds."""
+    """A bucket of tokens, and the time up to which tokens to come are promised. `now` is any clock in
+    seconds."""
 
-    _tokens: float = BURST
-    _filled_at: float = 0.0
+    _accepts: TokenBucket = attrs.Factory(lambda: TokenBucket(ACCEPTS_PER_S, BURST))
     _booked_until: float = 0.0
     """Up to when the room that comes is promised to those who were sent away."""
-    _clusters: dict[str, RateLimit] = attrs.Factory(dict)
+    _clusters: dict[str, TokenBucket] = attrs.Factory(dict)
     """Those that are, or were, enrolled: nobody else gets so far."""
 
     def admit(self, now: float, *, resumes: bool) -> int:
         """Let one in: 0; or in how many seconds, at least 1, it shall ask again."""
-        self._tokens = min(BURST, self._tokens + (now - self._filled_at) * ACCEPTS_PER_S)
-        self._filled_at = now
-        if self._tokens >= (1 if resumes else RESERVED + 1):
-            self._tokens -= 1
+        if self._accepts.left(now) >= (1 if resumes else RESERVED + 1):
+            self._accepts.take()
             return 0
         # Behind those who were told so before.
         self._booked_until = max(self._booked_until, now) + 1 / ACCEPTS_PER_S
@@ -59,13 +57,13 @@ class AcceptLimit:
 
     def give_back(self) -> None:
         """One that was let in was nobody: strangers must not use up what relays need."""
-        self._tokens += 1
+        self._accepts.take(-1)
 
     def admit_cluster(self, cluster_id: str, name: str, now: float) -> None:
         """Let in one of this cluster's, which has shown that it is; raises TooManyDialsError."""
         rate = self._clusters.get(cluster_id)
         if rate is None:
-            rate = self._clusters[cluster_id] = RateLimit(CLUSTER_ACCEPTS_PER_S, CLUSTER_BURST)
+            rate = self._clusters[cluster_id] = TokenBucket(CLUSTER_ACCEPTS_PER_S, CLUSTER_BURST)
         if not rate.allows(now):
             raise TooManyDialsError(
                 f"the relays of cluster {name} dialled {CLUSTER_BURST} times at once, and more than "

@@ -58,7 +58,7 @@ from tunnel import (
 )
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.waker import Waker
 from tunnel.websocket.upgrade import WebSocketRefused, accept_websocket
 
 # A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
@@ -112,7 +112,7 @@ class RelayEndpoint:
     _pins: Pins = attrs.field(init=False)
     _newly_told: dict[LiveRelay, None] = attrs.Factory(dict)
     """Those that have stated another cluster since they connected; `run` looks at them."""
-    _runner: ParkingSpot = attrs.Factory(lambda: ParkingSpot("one task pins what relays state"))
+    _runner: Waker = attrs.Factory(lambda: Waker("one task pins what relays state"))
     _seen: SeenTokens = attrs.field(init=False)
 
     @places.default

@@ -27,7 +27,7 @@ from proxy.relay import direct
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 
 MODEST = Principal(agent_id="0193-a2", name="modest", org="acme", teams=("sre",))
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -218,8 +218,8 @@ async def test_the_hub_waits_for_its_turn_behind_nobody_else(tmp_path: Path) -> 
         stream = await way.connect()
         # Its handshake has ended at the relay as well.
         await trio.testing.wait_all_tasks_blocked(0.01)
-        common = turns()
-        common._room = 0
+        common = fairness()
+        common._tasks_left = 0
         for _ in range(300):
             nursery.start_soon(common.wait)
         await stream.send_all(b"GET /api HTTP/1.1\r\nHost: relay\r\n\r\n")

@@ -26,7 +26,7 @@ from tests.tunnel.certificates import authority, ca_pem, contexts
 from tests.tunnel.net.test_tcp import strict, tcp_pair
 from tests.tunnel.passes import counted_passes
 from tunnel.net.connect import client_context
-from tunnel.net.fairness import TASKS_PER_PASS, turns
+from tunnel.net.fairness import TASKS_PER_PASS, fairness
 from tunnel.net.tcp import TCPStream
 from tunnel.net.tls import (
     CROWDED_BYTES_MAX,
@@ -238,8 +238,8 @@ async def test_of_handshakes_that_many_begin_at_once_some_go_on_in_a_pass(
 
 
 async def test_handshakes_that_wait_for_their_turn_delay_nobody_who_is_known() -> None:
-    common = turns()
-    common._room = 0
+    common = fairness()
+    common._tasks_left = 0
     async with trio.open_nursery() as nursery:
         for _ in range(100):
             nursery.start_soon(handshake, memory_stream_pair())

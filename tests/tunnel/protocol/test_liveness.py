@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from tunnel.protocol.liveness import Liveness, RateLimit, RoundTrips
+from tunnel.protocol.liveness import Liveness, RoundTrips
 
 
 def test_a_ping_is_due_at_once_at_first_then_every_30_s_or_5_s_with_streams() -> None:
@@ -59,14 +59,6 @@ def test_in_doubt_after_five_seconds_of_silence_in_which_a_ping_was_not_answered
     assert away.doubt_at(attached=False) == math.inf
     away.restart(107.0)
     assert not away.doubted
-
-
-def test_ten_in_a_second_and_no_more() -> None:
-    limit = RateLimit(10.0, 10.0)
-    assert [limit.allows(5.0) for _ in range(11)] == [True] * 10 + [False]
-    assert limit.allows(5.11)
-    assert not limit.allows(5.11)
-    assert [limit.allows(60.0) for _ in range(11)] == [True] * 10 + [False]
 
 
 def round_trip(trips: RoundTrips, sent_at: float, answered_at: float, *, quiet: bool) -> float | None:

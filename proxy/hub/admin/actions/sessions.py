@@ -16,7 +16,7 @@ from proxy.hub.store.names import shown
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
-from tunnel.net.fairness import in_slices
+from tunnel.net.fairness import in_chunks
 
 # An operator's words in the reason of a kill. A relay is told of it in at most 200 bytes.
 REASON_LENGTH_MAX = 200
@@ -90,7 +90,7 @@ class SessionActions:
         await self._check_names(agent, cluster)
         listed = await self.live.sessions(agent=agent, cluster=cluster)
         beside = await self.live.hubs_beside()
-        return Done({"sessions": await in_slices(_session, listed), "hubs_beside": beside})
+        return Done({"sessions": await in_chunks(_session, listed), "hubs_beside": beside})
 
     @verb(
         "POST",
@@ -124,7 +124,7 @@ class SessionActions:
         which = " ".join(f"{key}={value}" for key, value in named.items() if value is not None)
         return Done(
             {
-                "killed": await in_slices(_session, killed),
+                "killed": await in_chunks(_session, killed),
                 "hubs_beside": await self.live.hubs_beside(),
             },
             note=f"{which} killed={len(killed)} reason={reason}",

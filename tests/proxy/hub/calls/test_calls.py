@@ -747,9 +747,9 @@ async def test_a_post_that_one_relay_refuses_goes_whole_to_its_sibling(
 def doubt(bench: Bench, instance: str) -> None:
     """What the keepalive of a relay's session does after five seconds of silence."""
     [relay] = [relay for relay in bench.registry.relays() if relay.instance == instance]
-    mux = relay.session._mux
-    mux.connection.doubt()
-    mux.make_calls()
+    driver = relay.session._driver
+    driver.connection.deadlines.doubt()
+    driver.run_due()
 
 
 REVIEW = "POST /clusters/prod/apis/authorization.k8s.io/v1/selfsubjectaccessreviews HTTP/1.1"

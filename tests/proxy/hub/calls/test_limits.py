@@ -213,7 +213,7 @@ async def test_what_was_charged_at_a_look_is_not_charged_again_at_the_end(autoju
 async def test_what_ends_during_a_look_is_charged_once_and_forgotten(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnel.net.fairness.SLICE_S", 0)
+    monkeypatch.setattr("tunnel.net.fairness.CHUNK_S", 0)
     limits = Limits(attrs.evolve(NONE, bytes_per_minute=600), clock=trio.current_time)
     calls = LiveCalls(lambda live: None)
     lives = [live_call(number)[0] for number in range(3)]

@@ -225,7 +225,7 @@ async def test_of_many_calls_that_are_ended_some_begin_to_end_in_each_pass(
 async def test_a_change_ends_thousands_of_calls_within_two_seconds_where_passes_are_long(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnel.net.fairness.SLICE_S", math.inf)
+    monkeypatch.setattr("tunnel.net.fairness.CHUNK_S", math.inf)
     calls = LiveCalls(lambda live: REVOKED)
     lives = []
     for number in range(3000):
@@ -257,7 +257,7 @@ def passes_that_take(pass_s: float, clock: MockClock) -> Iterator[None]:
 async def test_whoever_judges_all_calls_lets_others_have_their_turn(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnel.net.fairness.SLICE_S", 0)
+    monkeypatch.setattr("tunnel.net.fairness.CHUNK_S", 0)
 
     def judge(live: LiveCall) -> Ending | None:
         passes.note()
@@ -335,9 +335,9 @@ def evict(live: LiveCalls) -> None:
     """Take the streams of all calls, as the tunnels' memory does when that is full."""
     for call in live:
         assert call.session is not None
-        connection = call.session._mux.connection
-        for holder in connection.holders():
-            connection.evict(holder)
+        connection = call.session._connection
+        for holder in connection.holdings.holders():
+            connection.holdings.evict(holder)
 
 
 CHANGES: list[tuple[Change, str]] = [

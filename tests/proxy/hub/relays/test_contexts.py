@@ -113,7 +113,7 @@ async def test_the_time_is_told_before_a_token_unless_it_was_lately() -> None:
             (bob, b"bob-4"),
         ]
         # The last one, and each agent's token.
-        assert len(hub._connection.contexts) == 3
+        assert len(hub._connection.contexts.own) == 3
 
 
 async def test_a_relay_hears_of_a_key_before_the_first_token_by_it() -> None:

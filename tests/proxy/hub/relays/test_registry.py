@@ -116,7 +116,7 @@ async def test_a_relay_in_doubt_is_the_last_choice_and_no_substitute() -> None:
         busy.open_stream(b"head", context=busy.add_context(1, b"token"))
         a, b = live(silent, "a"), live(busy, "b")
         with registry.registered(a):
-            silent._mux.connection.doubt()
+            silent._connection.deadlines.doubt()
             assert silent.away
             # Alone, it is better than none.
             assert registry.session("c1") is a

@@ -194,6 +194,6 @@ async def test_a_relay_that_is_away_is_asked_only_when_no_other_one_is_here(tmp_
             with registry.registered(here):
                 assert registry.session(claims.cluster_id) is here
         # As if two seconds had passed.
-        away.session._connection.detached_at -= 2
+        away.session._connection.status.detached_at -= 2
         assert registry.session(claims.cluster_id) is None
         assert registry.is_away(claims.cluster_id)

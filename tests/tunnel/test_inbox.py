@@ -77,6 +77,24 @@ async def test_a_stream_that_came_and_broke_in_one_message_is_handed_over_whole(
         assert [there.receive_nowait(), there.receive_nowait()] == [b"bytes", b""]
 
 
+async def test_a_stream_is_handed_over_before_what_broke_it_is_reported(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    seen: list[object] = []
+
+    def take(stream: Stream) -> None:
+        seen.append(stream.broken)
+        stream.on_reset(lambda: seen.append("reset"))
+
+    async with open_pair() as pair:
+        pair.dialer.on_stream(take)
+        stream = pair.open_stream(b"head")
+        stream.send_nowait(b"bytes", eof=True)
+        stream.close_nowait()
+        await wait_all_tasks_blocked()
+        assert seen == [False, "reset"]
+
+
 async def test_streams_can_be_handed_over_instead_of_accepted(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         got: list[bytes] = []
