@@ -1,36 +1,38 @@
-"""What an agent asks the hub for by its credential: a token for one cluster, and the list of its clusters.
+"""Issues access tokens to agents, and lists an agent's clusters.
 
     POST /oauth/token            RFC 6749 section 4.4, form-encoded
         grant_type               client_credentials
         audience                 the cluster: its name, or urn:hawse:<org>:cluster:<name>;
                                  or the hub itself, urn:hawse:<org>:hub
         resource                 or (RFC 8707) its URL, https://hub/clusters/<name>; or https://hub
-        client_id                the agent's name; may be left out, since the credential names the agent
+        client_id                the agent's name; optional, since the credential names the agent
       and one of
-        client_secret            an API key, unless it comes in `Authorization: Basic` (name:key)
-        client_assertion         a JWT that the agent signed by its registered key (RFC 7523), with
+        client_secret            an API key, unless it is in `Authorization: Basic` (name:key)
+        client_assertion         a JWT signed by the agent's registered key (RFC 7523), with
         client_assertion_type    urn:ietf:params:oauth:client-assertion-type:jwt-bearer
       or, by RFC 8693, with grant_type urn:ietf:params:oauth:grant-type:token-exchange
         subject_token            a JWT of an issuer that a federation rule names, with
         subject_token_type       urn:ietf:params:oauth:token-type:jwt (or :id_token)
-        client_id                the agent's name, needed only where the token is more than one's
+        client_id                the agent's name, needed only when several agents match the token
     → {"access_token", "token_type": "Bearer", "expires_in", "issued_token_type"}
-      or {"error", "error_description"}, and "hub_time" where the times of an assertion do not fit: one that
-      is dated by it, and repeats it as a claim, does (auth.hubtime)
+      or {"error", "error_description"}, and "hub_time" when the times in an assertion are wrong: the agent
+      signs another one that is dated by the hub's time and repeats it as a claim (auth.hubtime)
 
     GET /v1/clusters             Authorization: Basic (name:key), or Bearer (key, or a token for the hub)
     → {"agent", "org", "teams", "hub", "credential", "now",
        "clusters": [{"name", "labels", "mode", "url", "state", "may"}]}
-      hub: its URL; credential: the id of what was shown; now: epoch seconds; state:
-      proxy.hub.relays.cluster_state; may: how far the policies go (auth.policy.extent)
+      hub: its URL; credential: the id of the credential used; now: epoch seconds; state:
+      proxy.hub.relays.cluster_state; may: a summary of the policies (auth.policy.extent)
 
     GET /.well-known/jwks.json
 
-No sockets, no clock of its own, and no waiting but for another issuer's keys: the request's parts in, an
-answer out, one audit event for each token and each refusal. A stranger learns nothing from a refusal: a wrong
-key and a revoked one are one answer, also of a retired agent, whose keys are all revoked. So are a cluster
-that is not granted and one that does not exist. The audit event says which it was. Only the holder of a good
-key hears that its agent is locked.
+This module has no sockets and no clock, and waits only for another issuer's keys and the replay store. It
+maps a request to an answer, with one audit event for each token and each refusal.
+
+An unauthenticated sender learns nothing from a refusal. Unknown and revoked keys get the same answer; so do
+the keys of a retired agent, which are all revoked. A cluster that is not granted and one that does not exist
+get the same answer too. The audit event has the reason. Only the holder of a valid key learns that its agent
+is locked.
 """
 
 from __future__ import annotations
@@ -84,17 +86,17 @@ from proxy.process.plural import counted
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 CLUSTERS_PATH = "/v1/clusters"
-# An assertion lives 60 s. One agent asks once a minute and cluster; its replicas may share a key.
+# An assertion lives 60 s. An agent sends one per minute and cluster; its replicas may share a key.
 ASSERTIONS_REMEMBERED_MAX = 100_000
 ASSERTIONS_OF_AN_AGENT_MAX = 2_000
-# What may be asked for at once, for a fleet that starts.
+# The size of a burst, in seconds of the rate, for a fleet that starts.
 TOKENS_BURST_S = 60.0
 
 _JWKS_HEADERS = ((b"content-type", b"application/jwk-set+json"), (b"cache-control", b"public, max-age=300"))
 
 
 class TokenEndpoint:
-    """Answers agents; made once, when the hub starts."""
+    """Answers agents; one instance per hub."""
 
     def __init__(
         self,
@@ -114,11 +116,11 @@ class TokenEndpoint:
         issuers: IssuerKeys | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`keys` is asked each time, so that a rotated key signs at once; `record` must not wait.
+        """`keys` is called for each token, so that a rotated key signs at once; `record` must not block.
 
-        `recording` says whether what is recorded reaches the disk; while it does not, no token is issued.
-        `audit_debt` says why an agent, by its id and name, may add nothing to the audit trail; "" if it may.
-        `state_of` says whether a cluster can be reached (proxy.hub.relays.cluster_state).
+        `recording` returns whether audit events reach the disk; no token is issued while they do not.
+        `audit_debt` returns why an agent, by its id and name, may add no audit events; "" if it may.
+        `state_of` returns whether a cluster can be reached (proxy.hub.relays.cluster_state).
         """
         self._recording = recording
         self._directory = directory
@@ -134,11 +136,11 @@ class TokenEndpoint:
         self._cluster_hosts = cluster_hosts
         self._audit_debt = audit_debt
         self._state_of = state_of
-        # Of each agent that has asked since the start, by its id. Bounded by the enrolled agents.
+        # By agent id, for each agent that requested a token since the start. Bounded by the enrolled agents.
         self._given: dict[str, Bucket] = {}
 
     async def answer(self, form: bytes, headers: Headers, client_ip: str) -> Answer:
-        """Answer `POST /oauth/token`; it waits for another issuer's keys, and notes assertions."""
+        """Answer `POST /oauth/token`; may wait for another issuer's keys, and for the replay store."""
         now = self._clock()
         sender = Sender("POST", TOKEN_PATH, headers, client_ip)
         cluster: Cluster | None = None
@@ -169,7 +171,7 @@ class TokenEndpoint:
         return answer_json(200, body)
 
     def clusters(self, headers: Headers, client_ip: str) -> Answer:
-        """Answer `GET /v1/clusters`: what the agent may reach, and at which URL."""
+        """Answer `GET /v1/clusters`: the clusters that the agent may reach, with their URLs."""
         now = self._clock()
         try:
             agent, credential_id = self._known(headers, now)
@@ -191,9 +193,9 @@ class TokenEndpoint:
         return answer_json(200, body)
 
     def _reach(self, agent: Agent) -> list[dict[str, object]]:
-        """The clusters that an agent may reach, and how each is."""
+        """The clusters that an agent may reach, each with its state."""
         current = self._directory.current
-        # Of thousands of clusters most have the same few rules.
+        # Most of thousands of clusters share a few sets of rules, so the summaries are cached.
         words: dict[Scope, str] = {}
         rows: list[dict[str, object]] = []
         for cluster in current.clusters_of(agent):
@@ -217,7 +219,7 @@ class TokenEndpoint:
         return Answer(200, _JWKS_HEADERS, self._keys().public.to_jwks().encode("ascii"))
 
     def _known(self, headers: Headers, now: float) -> tuple[Agent, str]:
-        """Who asks the hub itself, and the id of its credential; raises Refusal."""
+        """Return the agent of a request for the hub itself, and its credential's id; raises Refusal."""
         basic, bearer = basic_in(headers), bearer_in(headers)
         if bearer is not None and not bearer.startswith(PREFIX):
             return self._bearer_of_token(bearer, now)
@@ -262,9 +264,9 @@ class TokenEndpoint:
         try:
             digest = hash_key(parse(shown.secret), self._pepper)
         except ApiKeyError:
-            raise refuse_stranger("not an API key") from None  # the cause may not be shown beside the secret
-        # The dictionary is keyed by an HMAC under a secret: what a probe's timing tells of it, the
-        # sender cannot turn into a key. Equality is still decided in constant time.
+            raise refuse_stranger("not an API key") from None  # the cause may quote the secret
+        # The dictionary is keyed by an HMAC under a secret. Lookup timing reveals parts of a digest, which
+        # cannot be turned into a key. Digests are still compared in constant time.
         found = self._directory.current.api_keys_by_hash.get(digest)
         if found is None:
             raise refuse_stranger("the API key is unknown or revoked")
@@ -295,7 +297,7 @@ class TokenEndpoint:
         except ReplayedError as error:
             told = f"the credential is not accepted: {error}"
             raise refuse_stranger(str(error), agent, key, told=told) from error
-        # The key may have been revoked, or the agent locked, while the use was written.
+        # The key may have been revoked, or the agent locked, during the write to the replay store.
         found = self._directory.current.agent_keys_by_kid.get(claims.kid)
         if found is None or found[0].id != agent.id:
             raise refuse_stranger("the key is revoked", agent, key)
@@ -303,7 +305,7 @@ class TokenEndpoint:
         return found
 
     def _wanted_cluster(self, fields: dict[str, str]) -> str | None:
-        """The cluster that a token is asked for, by name; None for the hub itself."""
+        """The name of the requested cluster; None for the hub itself."""
         org = self._directory.current.org
         prefix, urn = f"{self._issuer}/clusters/", access_audience(org, "")
         names: set[str | None] = set()
@@ -321,7 +323,7 @@ class TokenEndpoint:
         return names.pop()
 
     def _count(self, agent: Agent, credential: Credential) -> None:
-        """Count a token of the agent's, which is an event of the trail too; raises Refusal."""
+        """Count a token against the agent's limits, its audit event included; raises Refusal."""
         if debt := self._audit_debt(agent.id, agent.name):
             raise Refusal(429, "slow_down", debt, debt, agent=agent, credential=credential)
         limit = self._limits.of(agent.name).tokens_per_minute
@@ -364,7 +366,7 @@ class TokenEndpoint:
                 issuer=self._issuer,
                 principal=agent.principal,
                 cluster=None if cluster is None else cluster.name,
-                # The session is the credential: what is minted from one key is cut off together.
+                # The session is the credential: revoking a key ends everything that was issued from it.
                 sid=credential.id,
                 jti=jti,
                 now=now,
@@ -375,14 +377,15 @@ class TokenEndpoint:
         return {
             "access_token": token,
             "token_type": "Bearer",
-            # The token counts from the last whole second, and so must whoever caches it.
+            # The token's lifetime starts at the last whole second, so a client's cached copy must expire by
+            # that too.
             "expires_in": math.floor(math.floor(now) + LIFETIME_S - now),
             "issued_token_type": ACCESS_TOKEN_TYPE,
         }, jti
 
 
 def _check_owner(named: str, agent: Agent, credential: Credential) -> None:
-    """Refuse a credential of another agent than the request names, and one of an agent that may not act."""
+    """Refuse if the request names another agent than the credential's, or if the agent is not active."""
     if named and not hmac.compare_digest(named.encode(), agent.name.encode()):
         raise refuse_stranger("the credential belongs to another agent", agent, credential)
     if not agent.active:
