@@ -1,8 +1,8 @@
-"""How many connections a listener for a few has at once, and which of them makes room for another.
+"""Limits the connections of an internal listener, and picks the one to evict for a newer one.
 
-Those that are known count as well, and are never ended for a newcomer. Of the others the oldest is: whoever
-can reach the port could else keep everybody out by saying nothing. `proxy.listener.unauthenticated` does the
-same where anyone may come, among whom are some on slow links.
+Authenticated connections count too, but are never evicted. The oldest unauthenticated one is: otherwise a
+client that sends nothing could block the port for all others. `proxy.listener.unauthenticated` does the same
+for public listeners, where some clients are on slow links.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tunnel.net.loglimit import LogLimit
 
 
 class NoRoomError(Exception):
-    """A connection that is turned away: all that are open are known."""
+    """A connection is refused: all open ones are authenticated."""
 
 
 @attrs.define(eq=False)
 class Guest:
-    """A connection while it is open."""
+    """One open connection."""
 
     _scope: trio.CancelScope
     _guests: dict[trio.CancelScope, str | None]
@@ -33,7 +33,7 @@ class Guest:
 
         A client with `known_max` other connections counts as unauthenticated on this one.
         """
-        # One that makes room already is known too late.
+        # The connection is being evicted already.
         if self._scope not in self._guests:
             return
         if who is not None and self._known_max is not None:
@@ -48,16 +48,16 @@ class Room:
 
     log: LogLimit
     known_max: int | None = None
-    """How many connections one who is known keeps when others need the room; None for all."""
+    """Connections of one client that are never evicted; None for all."""
     open: int = 0
     _guests: dict[trio.CancelScope, str | None] = attrs.Factory(dict)
-    """Who is there, None where that is not known, in their order; without those that are making room."""
+    """The client of each connection, None if unauthenticated, oldest first; without evicted ones."""
 
     @contextmanager
     def entered(self, connections_max: int) -> Iterator[Guest]:
-        """Count a connection for the block, which is cancelled when it has to make room; raises NoRoomError.
+        """Count a connection for the block, which is cancelled if it is evicted; raises NoRoomError.
 
-        It is a stranger's until the guest that is yielded is `known`.
+        The connection is unauthenticated until `known` is called on the yielded object.
         """
         if self.open >= connections_max:
             self._make_room(f"{self.open} are open, the limit")
@@ -72,7 +72,7 @@ class Room:
             self._guests.pop(scope, None)
 
     def doubt_all_but(self, valid: Container[str]) -> None:
-        """Whoever is known as none of these is a stranger again."""
+        """Treat all clients except `valid` ones as unauthenticated again."""
         for scope, who in self._guests.items():
             if who is not None and who not in valid:
                 self._guests[scope] = None
@@ -85,6 +85,6 @@ class Room:
         self.log.warning(
             f"ended the oldest connection that has shown no token, or one of many: {why}", trio.current_time()
         )
-        # At once: the next newcomer ends another.
+        # Removed at once, so that the next newcomer evicts another connection.
         del self._guests[oldest]
         oldest.cancel()
