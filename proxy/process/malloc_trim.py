@@ -1,7 +1,7 @@
-"""Giving memory back when there is time for it.
+"""Returns free memory to the kernel while the process is idle.
 
-What an operator sees of a process is what the kernel has given it. Without this a hub or relay would for good
-stand at what its busiest minute took (tunnel.net.malloc says why).
+Operators see the memory that the kernel has given to a process. Without trimming, a hub or relay would stay
+for ever at its busiest minute's size (tunnel.net.malloc explains why).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import trio
 
 from tunnel.net.malloc import give_back_holes
 
-# Between two looks at what was done.
+# The interval between checks.
 LOOK_S = 10.0
-# Of one core. Whoever is busier would only take again what he gives back, and nobody should wait for that.
+# Of one core. A busier process would soon allocate the memory again, and trimming would delay its work.
 QUIET_SHARE = 0.2
-# So many times what it cost the last time must have been worked since then: it takes longer where there is
-# more to look through. Less than LEAST_S, some hundred requests, makes no holes that are worth the look.
+# CPU time used since the last trim must be this many times the trim's cost, which grows with the heap. Less
+# CPU time than LEAST_S, some hundred requests, leaves too little to return.
 TIMES_ITS_COST = 100
 LEAST_S = 0.1
-# From so long on it is worth a word: nothing else moves meanwhile.
+# A trim of this length is logged, since it blocks the event loop.
 SHOWN_S = 0.05
 
 _log = logging.getLogger("hawse.memory")
@@ -32,31 +32,31 @@ _log = logging.getLogger("hawse.memory")
 
 @attrs.define
 class Quiet:
-    """Whether a process has worked and now rests, by what CPU time it has used in all."""
+    """Decides when to trim: after work, in an idle period, by the CPU time used in total."""
 
     seen_s: float
-    """At the last look."""
+    """At the last check."""
     due_s: float = attrs.field(init=False)
-    """From when on it is worth to give memory back."""
+    """The total CPU time from which a trim is worthwhile."""
 
     def __attrs_post_init__(self) -> None:
         self.due_s = self.seen_s + LEAST_S
 
     def look(self, used_s: float) -> bool:
-        """Look again, LOOK_S after the last time; returns whether it is the time to give memory back."""
+        """Check again, LOOK_S after the last time; returns whether to trim now."""
         share = (used_s - self.seen_s) / LOOK_S
         self.seen_s = used_s
         return share <= QUIET_SHARE and used_s >= self.due_s
 
     def given_back(self, used_s: float) -> None:
-        """It is done, and was begun right after the last look."""
+        """Note that a trim has ended, which began right after the last check."""
         self.due_s = used_s + max(LEAST_S, TIMES_ITS_COST * (used_s - self.seen_s))
 
 
 async def give_back_when_quiet(
     cpu_clock: Callable[[], float] = time.process_time, give_back: Callable[[], object] = give_back_holes
 ) -> NoReturn:
-    """Give free memory back after each time of work, once that is over; never returns."""
+    """Trim memory in the idle period after each busy one; never returns."""
     quiet = Quiet(cpu_clock())
     while True:
         await trio.sleep(LOOK_S)
