@@ -1,11 +1,11 @@
-"""Where in the trail to search: a block range index, as PostgreSQL's BRIN.
+"""The search index of the trail: a block range index, as in PostgreSQL's BRIN.
 
-Of each BLOCK_EVENTS numbers in a row it says between which times their events happened, and which agents,
-clusters and kinds they name. It is written once a block, when that is full. An ordinary index is written with
-each event: three of them took a fifth of what the trail costs, and half of what it writes to the disk.
+A block is BLOCK_EVENTS consecutive event numbers. The index keeps the time range of each block, and the
+agents, clusters and kinds in it. It is written once per block, when the block is full. An ordinary index is
+written with each event: three of them took a fifth of the trail's cost and half of its disk writes.
 
-A block that nothing is known of is searched: the one that is being filled, and those of an earlier version's
-file until the writer has caught up with them. So is what a writer of an earlier version adds.
+Blocks that are not indexed yet are searched event by event. These are the block that is filling up, and
+blocks written by an earlier version, until the writer has indexed them.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from itertools import chain
 
 import sqlalchemy as sa
 
-from audit.query import Wanted
+from audit.query import Query
 from audit.schema import block_names, blocks
 
-# A search for a rare name reads so many events for each that it finds, in about 0.1 ms.
+# For a rare name, a search reads this many events per match, in about 0.1 ms.
 BLOCK_EVENTS = 1024
-# Of those that were left out, so many with each that is filled: 25 ms of the writer's.
+# Maximum unindexed blocks to catch up on per full block: 25 ms of the writer's time.
 _CAUGHT_UP_MAX = 64
-# What one query of a search walks through, so that its answer is bounded too.
+# Maximum consecutive blocks that one query of a search reads, which also bounds its answer.
 _STRETCH_BLOCKS_MAX = 64
 
 
 def note_full(cursor: sqlite3.Cursor, before: int, newest: int) -> None:
-    """Note what is in the blocks that the events behind `before`, up to `newest`, have filled.
+    """Index the blocks that became full with the events after `before`, up to `newest`.
 
-    In the writer's transaction. It takes the next blocks that nothing is known of, so a few that others have
-    left out too.
+    Runs in the writer's transaction. It indexes the oldest unindexed blocks first, so it also catches up on a
+    few that other writers left unindexed.
     """
     full = (newest + 1) // BLOCK_EVENTS
     if (before + 1) // BLOCK_EVENTS == full:
@@ -47,17 +47,17 @@ def note_full(cursor: sqlite3.Cursor, before: int, newest: int) -> None:
 
 
 def stretches(
-    connection: sa.Connection, wanted: Wanted, first: int, last: int, *, newest_first: bool = False
+    connection: sa.Connection, query: Query, first: int, last: int, *, newest_first: bool = False
 ) -> Iterator[tuple[int, int]]:
-    """Tell between which numbers from `first` to `last` what is wanted may be, in their order.
+    """Yield ranges of event numbers between `first` and `last` that may hold matches, in order.
 
-    In a transaction of the caller's, or what is written meanwhile may be passed over.
+    Call it in a transaction, or events written meanwhile may be missed.
     """
     numbers = range(first // BLOCK_EVENTS, last // BLOCK_EVENTS + 1)
     unknown = range(max(numbers.start, _known(connection)), numbers.stop)
     order = blocks.c.number.desc() if newest_first else blocks.c.number
     within = blocks.c.number.between(numbers.start, min(unknown.start, numbers.stop) - 1)
-    found = sa.select(blocks.c.number).where(within, *wanted.of_block()).order_by(order)
+    found = sa.select(blocks.c.number).where(within, *query.block_conditions()).order_by(order)
     known = connection.scalars(found) if unknown.start > numbers.start else ()
     ordered = chain(reversed(unknown), known) if newest_first else chain(known, unknown)
     for run in _runs(ordered):
@@ -66,20 +66,20 @@ def stretches(
 
 
 def known_blocks_end(connection: sa.Connection) -> int:
-    """The number of the first event whose block nothing is known of."""
+    """The number of the first event whose block is not indexed."""
     return _known(connection) * BLOCK_EVENTS
 
 
 def forget_before(connection: sa.Connection, event: int) -> None:
-    """Forget the blocks of which no event from this one on is, in a transaction of the caller's."""
+    """Delete the index entries of blocks that end before this event, in the caller's transaction."""
     block = event // BLOCK_EVENTS
     connection.execute(sa.delete(block_names).where(block_names.c.block < block))
     connection.execute(sa.delete(blocks).where(blocks.c.number < block))
 
 
 def _known(connection: sa.Connection) -> int:
-    """The number of the first block that nothing is known of, nor of any behind it."""
-    # A reader does not bring a file up to date.
+    """The number of the first block after the last indexed one."""
+    # Readers do not upgrade the file, so the table may be missing.
     if not connection.exec_driver_sql(_HAS_BLOCKS).scalar():
         return 0
     newest: int | None = connection.scalar(sa.select(sa.func.max(blocks.c.number)))
@@ -87,7 +87,7 @@ def _known(connection: sa.Connection) -> int:
 
 
 def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """The first and the last of those that follow one another, up or down."""
+    """The first and the last number of each run of consecutive numbers, ascending or descending."""
     run: tuple[int, int] | None = None
     for number in numbers:
         if run is not None and abs(number - run[1]) == 1 and abs(number - run[0]) < _STRETCH_BLOCKS_MAX:
@@ -101,7 +101,7 @@ def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 _HAS_BLOCKS = "SELECT 1 FROM sqlite_master WHERE name = 'blocks'"
-# There are none of numbers that were lost.
+# Blocks whose events were lost are skipped.
 _FIRST_UNKNOWN = (
     "SELECT min(seq) FROM events WHERE seq >= (SELECT coalesce(max(number) + 1, 0) FROM blocks) * ?"
 )
@@ -109,8 +109,8 @@ _NOTE_TIMES = """
 INSERT INTO blocks (number, first_us, last_us)
 SELECT :block, min(ts_us), max(ts_us) FROM events WHERE seq >= :first AND seq < :end
 """
-# One statement, since beside a busy event loop each costs much, and one walk for all three: SQLite keeps what
-# is asked for more than once.
+# One statement, since each is expensive beside a busy event loop. The common table expression scans the
+# events once for all three columns: SQLite materialises it if it is used more than once.
 _NOTE_NAMES = """
 WITH here AS (
     SELECT DISTINCT agent, cluster, kind FROM events WHERE seq >= :first AND seq < :end

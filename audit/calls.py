@@ -1,8 +1,8 @@
 """Finds the rows of one call by its id, in milliseconds among millions of events.
 
-An id is a UUIDv7, which begins with the time it was made. A call's first row is written within seconds of
-that, so it stands in one of the few blocks of that time (audit.blocks). Its last row is close behind, or has
-an entry of its own (audit.lateends).
+An id is a UUIDv7, which begins with its creation time. A call's first row is written within seconds of that
+time, so it is in one of the few blocks of that time (audit.blocks). Its last row follows closely, or has an
+entry of its own (audit.lateends).
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from audit import lateends
 from audit.blocks import stretches
 from audit.errors import NoSuchCall
 from audit.ids import milliseconds
-from audit.query import Wanted
+from audit.query import Query
 from audit.reader import AuditReader, StoredEvent
 from audit.record import Phase
 from audit.schema import events, late_ends, open_intents
 
-# From an id's time until its first row is written. A read that lasts has one after 5 s; a machine that was
-# asleep meanwhile is late.
+# From an id's creation until its first row is written. A long read has a row after 5 s; on a machine that was
+# suspended meanwhile, it comes later.
 ROW_WRITTEN_S = 60
-# A flood's row has the time of the first that it counts (audit.flood.WINDOW_S before its id's), rounded up.
+# A flood's row has the time of the first event that it counts (up to audit.flood.WINDOW_S before its id's),
+# rounded up.
 _TIME_BEFORE_S = 11
-# An id that begins so was made within a minute. A shorter beginning may have a year of events.
+# An id prefix of this length covers about a minute. A shorter prefix may match a year of events.
 PREFIX_CHARACTERS_MIN = 8
-# Of a beginning that is not unique, so many ids are named.
+# Maximum candidates to list for an ambiguous prefix.
 _CANDIDATES_MAX = 5
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -37,18 +38,18 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 @attrs.frozen
 class FoundCall:
-    """One call, or any other event, which has one row."""
+    """One call, or another event with a single row."""
 
     rows: list[StoredEvent]
     open: bool = False
-    """It has not ended yet."""
+    """Whether the call has not ended yet."""
 
 
 class CallReader(AuditReader):
-    """The trail as it is searched for one call."""
+    """Searches the trail for one call."""
 
     def by_number(self, seq: int) -> FoundCall:
-        """The call that this row is of; raises NoSuchCall."""
+        """The call that the row of this number belongs to; raises NoSuchCall."""
         with self._view() as connection:
             if not self._last(connection):
                 raise NoSuchCall("the trail holds no event yet")
@@ -58,14 +59,14 @@ class CallReader(AuditReader):
         return self.by_id(eid)
 
     def by_id(self, prefix: str) -> FoundCall:
-        """The call of this id, or of the only one that begins so; raises NoSuchCall, or ValueError."""
+        """The call with this id, or with the only id that has this prefix; raises NoSuchCall, ValueError."""
         prefix = prefix.lower()
         if len(prefix) < PREFIX_CHARACTERS_MIN or _ID.fullmatch(prefix + _FILLED[len(prefix) :]) is None:
-            raise ValueError(f"{prefix!a} is no event id, nor the beginning of one")
+            raise ValueError(f"{prefix!a} is neither an event id nor the beginning of one")
         if prefix[_VERSION_AT : _VERSION_AT + 1] not in {"", "7"}:
             raise NoSuchCall(
-                f"{prefix} is no id of Hawse's, whose third group begins with 7: a call with this Audit-ID "
-                "came to the API server by another way"
+                f"{prefix} is not an id of Hawse, whose third group begins with 7: a call with this Audit-ID "
+                "reached the API server without Hawse"
             )
         with self._view() as connection:
             if not self._last(connection):
@@ -75,7 +76,9 @@ class CallReader(AuditReader):
             eids = sorted({*firsts, *ends})
             if len(eids) > 1:
                 some = ", ".join(eids[:_CANDIDATES_MAX])
-                raise NoSuchCall(f"{prefix} is the beginning of more than one id: {some}; say more of it")
+                raise NoSuchCall(
+                    f"{prefix} is the beginning of more than one id: {some}; give more characters"
+                )
             if not eids:
                 raise NoSuchCall(f"no event has the id {prefix}: {self._extent(connection)}")
             (eid,) = eids
@@ -83,7 +86,7 @@ class CallReader(AuditReader):
             opened = False
             if first is not None and end is None:
                 end, opened = self._end_of(connection, eid, first)
-            # Where the first row is pruned, the last one may be found both ways.
+            # If the first row is pruned, both searches may find the last one.
             numbers = sorted({seq for seq in (first, end) if seq is not None})
             rows = [row for seq in numbers for row in self.query(after_seq=seq - 1, last_seq=seq)]
             if not rows:
@@ -92,7 +95,7 @@ class CallReader(AuditReader):
         return FoundCall(rows, opened)
 
     def _first_rows(self, connection: sa.Connection, prefix: str) -> dict[str, int]:
-        """The ids that begin so, each with its first row that is still there."""
+        """The ids with this prefix, each with its first remaining row."""
         found: dict[str, int] = {}
         whole = len(prefix) == len(_FILLED)
         for stretch in self._written(connection, prefix):
@@ -108,28 +111,28 @@ class CallReader(AuditReader):
         return found
 
     def _written(self, connection: sa.Connection, prefix: str) -> list[tuple[int, int]]:
-        """Between which numbers the first row of such an id is."""
+        """The ranges of event numbers that may hold the first row of such an id."""
         last = self._last(connection)
         earliest, latest = (
             datetime.fromtimestamp(min(ms, _LATEST_MS) / 1000, UTC) for ms in milliseconds(prefix)
         )
         since, until = timedelta(seconds=_TIME_BEFORE_S), timedelta(seconds=ROW_WRITTEN_S)
-        found = list(stretches(connection, Wanted(since=earliest - since, until=latest + until), 1, last))
+        found = list(stretches(connection, Query(since=earliest - since, until=latest + until), 1, last))
         oldest = self._oldest(connection)
         if oldest is not None and latest < oldest[1]:
-            # The first row may be pruned, and the last one close behind it.
+            # The first row may be pruned while the last one, close behind it, remains.
             found.append((oldest[0], oldest[0] + lateends.NEAR_EVENTS))
         return found
 
     def _noted_ends(self, connection: sa.Connection, prefix: str) -> dict[str, int]:
-        # A reader does not bring a file up to date.
+        # Readers do not upgrade the file, so the table may be missing.
         if not connection.exec_driver_sql(_HAS_LATE_ENDS).scalar():
             return {}
         noted = sa.select(late_ends.c.eid, late_ends.c.seq).where(_begins(late_ends.c.eid, prefix))
         return {row.eid: row.seq for row in connection.execute(noted.limit(_CANDIDATES_MAX + 1))}
 
     def _end_of(self, connection: sa.Connection, eid: str, first: int) -> tuple[int | None, bool]:
-        """The number of a call's last row if it has another one, and whether there is none yet."""
+        """The number of a call's last row if it has a second row, and whether the call is still open."""
         row = connection.execute(
             sa.select(events.c.phase, events.c.agent, events.c.cluster).where(events.c.seq == first)
         ).one()
@@ -141,8 +144,8 @@ class CallReader(AuditReader):
             return end, False
         if connection.scalar(sa.select(open_intents.c.seq).where(open_intents.c.eid == eid)) is not None:
             return None, True
-        # It ended under an earlier version, which noted no ends.
-        same = Wanted(agent=row.agent or None, cluster=row.cluster or None)
+        # The call ended under an earlier version, which did not note ends.
+        same = Query(agent=row.agent or None, cluster=row.cluster or None)
         for stretch in stretches(connection, same, near + 1, self._last(connection)):
             end = self._row_between(connection, eid, *stretch)
             if end is not None:
@@ -158,20 +161,20 @@ class CallReader(AuditReader):
         oldest = self._oldest(connection)
         assert oldest is not None, "the trail holds events"
         first, since = oldest
-        older = "; older ones were pruned, so look into your archives" if first > 1 else ""
+        older = "; older ones were pruned: search your archives" if first > 1 else ""
         return (
             f"the trail has {first} to {self._last(connection)}, from {since:%Y-%m-%d %H:%M:%S} UTC on{older}"
         )
 
 
 def _begins(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool]:
-    # `g` comes behind every digit.
+    # `g` sorts after every hexadecimal digit.
     return column == prefix if len(prefix) == len(_FILLED) else column.between(prefix, prefix + "g")
 
 
-# Where the digit of a UUID's version stands.
+# The position of the version digit in a UUID.
 _VERSION_AT = 14
-# Later times in an id are cut to the year 9000: a datetime ends with the year 9999.
+# Later times in an id are clamped to the year 9000: a datetime ends with the year 9999.
 _LATEST_MS = 221_845_392_000_000
 _FILLED = "00000000-0000-0000-0000-000000000000"
 _OPENING = frozenset(phase.value for phase in Phase if phase.opens)

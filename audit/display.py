@@ -1,6 +1,6 @@
-"""Events as an operator reads them: one line each in a terminal, or one line of JSON.
+"""Events for operators: one table line each in a terminal, or one line of JSON.
 
-A client chooses much of an event, so every text in it is escaped for the terminal.
+Clients choose much of an event's text, so all of it is escaped for the terminal.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _COLUMNS = (
     ("TOOK", 9),
     ("WHAT", 0),
 )
-# On a narrower terminal lines are longer than the terminal.
+# On a narrower terminal, lines wrap.
 _TERMINAL_COLUMNS_MIN = 80
-# At the end of what does not fit. ASCII, since not every terminal has more.
+# Marks truncated text. ASCII, since some terminals support nothing else.
 _CUT = ".."
 
 
 def json_line(stored: StoredEvent) -> str:
-    """Write the event as one line of JSON in printable ASCII, fit to be parsed and to be looked at."""
+    """Return the event as one line of JSON in printable ASCII, for programs and for people."""
     return json.dumps(json.loads(stored.line), ensure_ascii=True, separators=(",", ":"))
 
 
 def header_line() -> str:
-    """The names of the columns of `table_line`."""
+    """The column names of `table_line`."""
     return _row([name for name, _ in _COLUMNS], [width for _, width in _COLUMNS])
 
 
 def table_line(stored: StoredEvent) -> str:
-    """Write the event as one line of the table; nothing in it needs further escaping."""
+    """Return the event as one line of the table; it needs no further escaping."""
     event = decoded(stored)
     if event is None:
         return _raw(stored)
@@ -60,10 +60,10 @@ def table_line(stored: StoredEvent) -> str:
 
 
 class TerminalTable:
-    """The table as a terminal of so many columns shows it: why a call failed has a line of its own.
+    """The table for a terminal of a given width. A failed call has a second line with the reason.
 
-    No line is longer than that. What is cut is whole in a table that goes to a file, and in `audit show`. A
-    day has a line of its own, before the first event of it.
+    No line exceeds the width. Truncated text is complete in a table that is written to a file, and in `audit
+    show`. Each day's first event has a line with the date before it.
     """
 
     def __init__(self, columns: int) -> None:
@@ -73,16 +73,16 @@ class TerminalTable:
         self._day = ""
 
     def header(self) -> str:
-        """The names of the columns."""
+        """The column names."""
         return self._row(["SEQ", "UTC", "ACTOR", "CLUSTER", "RESULT", "TOOK", "WHAT"])
 
     def lines(self, stored: StoredEvent) -> str:
-        """The event as one line, or as up to three."""
+        """The event as one to three lines."""
         event = decoded(stored)
         if event is None:
             return _cut(_raw(stored), self._columns)
         result = result_of(event)
-        # `local:USER` is an operator's alone, and would be cut before the user.
+        # For `local:USER`, which is always an operator, the type is omitted: the user would be cut off.
         short = event.actor.type is ActorType.AGENT or event.actor.name.startswith("local:")
         actor = event.actor.name if short else actor_of(event)
         cells = [
@@ -90,7 +90,7 @@ class TerminalTable:
             f"{event.ts:%H:%M:%S}",
             actor,
             event.cluster_name or "-",
-            # Nothing yet: an intent, or the start of what lasts.
+            # No result yet: an intent, or the start of a long read.
             event.phase if event.phase.opens and result == "-" else result,
             took(event.dur_ms),
             _what(event, request_of(event), why=False),
@@ -103,14 +103,14 @@ class TerminalTable:
         return line
 
     def _row(self, cells: Sequence[str]) -> str:
-        # A number is never cut; the last cell is, with the line.
+        # The number is never cut; the last cell is cut with the line.
         number, *others, last = map(escape, cells)
         kept = [_cut(cell, width) for cell, width in zip(others, self._widths[1:], strict=True)]
         return _cut(_row([number, *kept, last], [*self._widths, 0]), self._columns)
 
 
 def decoded(stored: StoredEvent) -> Event | None:
-    """The event, or None for one of a newer hawse that this one does not know."""
+    """The event, or None if a newer hawse wrote it in a form that this one cannot decode."""
     try:
         return msgspec.json.decode(stored.body, type=Event)
     except msgspec.ValidationError:
@@ -118,7 +118,7 @@ def decoded(stored: StoredEvent) -> Event | None:
 
 
 def _raw(stored: StoredEvent) -> str:
-    # Better shown raw than not at all.
+    # A newer version's event is shown raw.
     return escape(f"{stored.seq} {json_line(stored)}")
 
 

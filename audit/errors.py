@@ -1,19 +1,19 @@
-"""What keeps the trail from being used."""
+"""Errors that prevent the use of the trail."""
 
 from __future__ import annotations
 
 
 class AuditUnavailable(Exception):
-    """The trail cannot be written (or read) now; says why."""
+    """The trail cannot be written (or read) now; the message says why."""
 
 
 class AnotherTrail(AuditUnavailable):
-    """The file is not the trail that was written until now."""
+    """The file is not the trail that this hub has been writing."""
 
 
 class NoTrail(AuditUnavailable):
-    """There is no trail where one was looked for."""
+    """There is no trail at the expected path."""
 
 
 class NoSuchCall(Exception):
-    """The trail has no call of this id or number, or more than one; says what it has."""
+    """The trail has no call with this id or number, or several; the message says what it has."""

@@ -1,9 +1,10 @@
-"""Text of strangers, made safe for a terminal.
+"""Makes untrusted text safe for a terminal.
 
-Whoever makes a request chooses much of what is shown of it: a user agent must not be able to clear the
-screen, set the window's title or turn the line around (kubectl's CVE-2021-25743).
+Clients choose much of the displayed text. A user agent must not be able to clear the screen, set the window
+title or reverse the line (kubectl's CVE-2021-25743).
 
-Apart from the trail, because every table of `hawse admin` needs this and none of them a database.
+This is separate from the trail's modules, because every table of `hawse admin` needs it, and none needs a
+database.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _TURNING = frozenset({"R", "AL", "AN"})
 
 
 def escape(text: str) -> str:
-    r"""Make text safe for a terminal: controls and whatever turns or stacks up become `\x1b` and the like."""
+    r"""Escape controls, right-to-left and combining characters as `\x1b` and the like."""
     if text.isascii() and text.isprintable() and "\\" not in text:
         return text
     return "".join(map(_escape_character, text))

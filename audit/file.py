@@ -1,4 +1,4 @@
-"""The trail's file: how SQLite is told of it, and what reader and writer say when it cannot be used."""
+"""The trail's file: its SQLite URL, and the errors of reader and writer for an unusable file."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from audit.sqlite import explained, is_damaged, lacks_room_to_open
 
 
 def url(path: Path, mode: str) -> sa.URL:
-    """Address the file; `mode` is SQLite's: "ro" or "rw", neither of which makes one."""
-    # Not as one text: SQLAlchemy would undo the quotes, and `%`, `?` and `#` are then no part of a name.
+    """The file's URL; `mode` is SQLite's "ro" or "rw". Neither creates the file."""
+    # Built from parts: in one string SQLAlchemy would unquote `%`, `?` and `#` of the file's name.
     return sa.URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": mode, "uri": "true"})
 
 
 class NeedsRecovery(Exception):
-    """A database cannot be read without a change; says which file stands in the way."""
+    """A database cannot be read without a change to it; the message names the file in the way."""
 
 
 @contextmanager
 def untouched(path: Path) -> Iterator[sa.Connection]:
-    """Read a database without a change on the disk, whether or not another process has it open.
+    """Read a database without any change on the disk, whether or not another process has it open.
 
-    An ordinary reader makes a -shm where there is none. Raises NeedsRecovery for a -wal without a -shm, as a
-    copy of a live database has it, and what SQLAlchemy raises.
+    An ordinary reader creates a missing -shm. Raises NeedsRecovery if there is a -wal without a -shm, as in a
+    copy of a live database. SQLAlchemy's errors are raised unchanged.
     """
     wal, shm = (path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))
     if not wal.exists():
@@ -38,7 +38,7 @@ def untouched(path: Path) -> Iterator[sa.Connection]:
     elif shm.exists():
         how = {"readonly_shm": "1"}
     else:
-        raise NeedsRecovery(f"{wal.name} is there without its -shm, which the next start makes")
+        raise NeedsRecovery(f"{wal.name} exists without its -shm, which the next start creates")
     engine = sa.create_engine(url(path, "ro").update_query_dict(how), poolclass=NullPool)
     with engine.connect() as connection:
         yield connection
@@ -46,7 +46,7 @@ def untouched(path: Path) -> Iterator[sa.Connection]:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn what a file can do wrong into AuditUnavailable."""
+    """Translate all errors of a file into AuditUnavailable."""
     try:
         yield
     except sa.exc.DBAPIError as error:
@@ -56,10 +56,10 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def damaged(path: Path, what: object) -> AuditUnavailable:
-    """Of a file that holds what no hub has written."""
+    """The error for a file with contents that no hub has written."""
     return AuditUnavailable(
         f"the audit trail {path} is damaged: {what}; stop the hub, move the file and its -wal away, "
-        "and put a copy in its place or begin a new one by `hawse admin audit accept`"
+        "and put a copy in its place or begin a new one with `hawse admin audit accept`"
     )
 
 
@@ -68,7 +68,7 @@ def _unavailable(path: Path, error: BaseException | None) -> AuditUnavailable:
         return damaged(path, error)
     if lacks_room_to_open(path, error):
         return AuditUnavailable(
-            f"the audit trail {path} cannot be opened on a disk that is full: free 32 KiB of it, "
-            f"or copy the file, and {path.name}-wal if that is there, to a folder elsewhere"
+            f"the audit trail {path} cannot be opened because its disk is full: free 32 KiB, "
+            f"or copy the file, and {path.name}-wal if it exists, to a folder on another disk"
         )
     return AuditUnavailable(f"the audit trail {path} is unavailable: {explained(path, error)}")

@@ -1,9 +1,9 @@
-"""Floods of failures become one event with a count, so that a storm of them neither fills the disk nor hides.
+"""Aggregates a flood of failures into one event with a count, so that floods neither fill the disk nor hide.
 
-The first FIRST failures of one kind from one place within WINDOW_S are stored as they are; what follows
-is counted, and at the window's end one event says how many there were and shows the last of them. Calls
-that were allowed are never aggregated: each of them has its own row. So has each change by an operator, while
-reads of the admin API are aggregated as failures are.
+The first FIRST failures of one kind from one source within WINDOW_S are stored individually. Further ones are
+counted, and at the window's end one event has their count and shows the last of them. Allowed calls are never
+aggregated: each has its own row. So has each change by an operator, while reads of the admin API are
+aggregated like failures.
 """
 
 from __future__ import annotations
@@ -17,57 +17,58 @@ from msgspec.structs import replace
 from audit.record import Event, Kind
 
 WINDOW_S = 10.0
-# An operator wants to see several examples; a client that retries by hand stays below this.
+# Enough examples for an operator; a client that retries by hand stays below this.
 FIRST = 10
-# Places (address, agent, cluster, status) told apart at once; beyond them all share one place per kind,
-# so that a sender with many addresses does not turn memory into its target.
-PLACES_MAX = 1024
+# Maximum sources (address, agent, cluster, status) that are counted separately. Above it, all share one
+# source per kind, so a sender with many addresses cannot exhaust the memory.
+SOURCES_MAX = 1024
 
-# HTTP's status for who exceeds a limit.
+# HTTP's status for an exceeded limit.
 _TOO_MANY = 429
 
 _FLOODING = frozenset({Kind.AUTH_FAILED, Kind.MALFORMED, Kind.HEADER_SMUGGLING})
-# Of the admin API. A token that may only look must not fill the disk by it.
+# Reads of the admin API: a read-only token must not be able to fill the disk.
 _READS = frozenset({"GET", "HEAD"})
 
-Place = tuple[str, ...]
+Source = tuple[str, ...]
 
 
 @attrs.define(eq=False)
 class _Window:
     ends_s: float
-    seen: int = 1
+    count: int = 1
     suppressed: int = 0
     first_ts: datetime | None = None
-    """Of those that were suppressed, as is the last one."""
+    """Of the suppressed events, like `last`."""
     last: Event | None = None
 
 
 class Floods:
-    """Counts failures by place; its clock is whatever `now_s` its caller hands in.
+    """Counts failures by source; the caller passes the time as `now_s`.
 
-    `place_of` says whom an address counts as: a client of IPv6 has 2^64 of them, with FIRST rows each.
+    `source_of` maps an address to the address block that counts as one client: an IPv6 client has 2^64
+    addresses, and would get FIRST rows for each.
     """
 
-    def __init__(self, new_eid: Callable[[], str], place_of: Callable[[str], str] = str) -> None:
+    def __init__(self, new_eid: Callable[[], str], source_of: Callable[[str], str] = str) -> None:
         self._new_eid = new_eid
-        self._place_of = place_of
-        self._windows: dict[Place, _Window] = {}
+        self._source_of = source_of
+        self._windows: dict[Source, _Window] = {}
 
     def admit(self, event: Event, now_s: float) -> bool:
-        """Say whether the event is stored by itself; if not, it has been counted."""
+        """Return whether the event is stored by itself; if not, it has been counted."""
         if not counts(event):
             return True
-        place = self._place(event)
-        window = self._windows.get(place)
-        if window is None and len(self._windows) >= PLACES_MAX:
-            place = (event.kind,)
-            window = self._windows.get(place)
+        source = self._source(event)
+        window = self._windows.get(source)
+        if window is None and len(self._windows) >= SOURCES_MAX:
+            source = (event.kind,)
+            window = self._windows.get(source)
         if window is None:
-            self._windows[place] = _Window(now_s + WINDOW_S)
+            self._windows[source] = _Window(now_s + WINDOW_S)
             return True
-        window.seen += 1
-        if window.seen <= FIRST:
+        window.count += 1
+        if window.count <= FIRST:
             return True
         window.suppressed += 1
         if window.first_ts is None:
@@ -76,14 +77,16 @@ class Floods:
         return False
 
     def next_due_s(self) -> float | None:
-        """Tell when the earliest window ends; None when nothing is counted at all."""
+        """Return when the earliest window ends; None if there is no window."""
         # All windows are equally long, so the oldest ends first.
         for window in self._windows.values():
             return window.ends_s
         return None
 
     def due(self, now_s: float) -> list[Event]:
-        """Take the aggregated events of the windows that have ended by now (infinity: of all)."""
+        """Remove the windows that have ended by now, and return their aggregated events (infinity: all
+        windows).
+        """
         events = []
         while (ends_s := self.next_due_s()) is not None and ends_s <= now_s:
             window = self._windows.pop(next(iter(self._windows)))
@@ -91,21 +94,21 @@ class Floods:
                 events.append(self._aggregate(window.first_ts, window.last, window.suppressed))
         return events
 
-    def _place(self, event: Event) -> Place:
+    def _source(self, event: Event) -> Source:
         if event.resp is not None and event.resp.status == _TOO_MANY and event.agent:
-            # The limit is the agent's, wherever it asks from and for: what is refused by it adds next to
-            # nothing to a trail that the agent may have filled its share of.
+            # The limit is the agent's, across addresses and clusters. Aggregating all its refusals keeps
+            # their rows few, even if the agent has used up its share of the trail.
             return event.kind, "", event.agent, "", str(_TOO_MANY)
         return (
             event.kind,
-            self._place_of(event.client.ip) if event.client is not None else "",
+            self._source_of(event.client.ip) if event.client is not None else "",
             event.actor.name,
             event.cluster_name,
             str(event.resp.status) if event.resp is not None else "",
         )
 
     def _aggregate(self, first_ts: datetime, last: Event, count: int) -> Event:
-        # None where the clock was set back meanwhile.
+        # Zero if the clock was set back meanwhile.
         spread_ms = round(max(0.0, (last.ts - first_ts).total_seconds() * 1000), 3)
         note = f"{count} of this kind within {spread_ms / 1000:.1f} s, aggregated; the last one is shown"
         return replace(
@@ -119,9 +122,9 @@ class Floods:
 
 
 def counts(event: Event) -> bool:
-    """Whether there may be many of an event that changes nothing; any other always has a row of its own."""
+    """Whether the event may flood, and changes nothing; any other event always has its own row."""
     decision = event.decision
-    # First what is true of nearly all.
+    # First the test that settles nearly all events.
     if decision is not None and decision.effect == "allow":
         return False
     if event.kind is Kind.CALL:

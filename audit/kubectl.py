@@ -1,6 +1,6 @@
-"""A recorded request as the kubectl line that would have asked the same: for people, not to be run as it is.
+"""A recorded request as an equivalent kubectl command, for people to read, not to run unchanged.
 
-A body is never recorded, so what was created or changed is not in the line.
+Bodies are never recorded, so the command lacks what was created or changed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 from audit.record import Event, Request, Stream
 
-# What of a query kubectl has an option for.
+# Query parameters that kubectl has an option for.
 _SELECTORS = {"labelSelector": "-l", "fieldSelector": "--field-selector"}
 _COMMANDS = {
     "get": "get",
@@ -24,19 +24,19 @@ _COMMANDS = {
     "deletecollection": "delete",
 }
 _STREAMS = {"log": "logs", "exec": "exec", "attach": "attach", "portforward": "port-forward"}
-# What a proxied backend is asked, no command knows.
+# No kubectl command sends a request to a proxied backend.
 _RAW = frozenset({"proxy"})
 _FROM_FILE = frozenset({"create", "replace", "patch"})
-# These have no name for their objects, so without a namespace they mean all.
+# These verbs name no object; without a namespace they cover all namespaces.
 _OF_MANY = frozenset({"list", "watch", "deletecollection"})
 
 
 def kubectl_words(event: Event) -> list[str]:
-    """The line's words behind `kubectl`; none where no kubectl command asks for that."""
+    """The command's words after `kubectl`; empty if no kubectl command sends such a request."""
     req = event.req
     if req is None or event.cluster is None or not req.verb:
         return []
-    # The client chooses both: as options they would make another line of this, `--server=…` for one.
+    # The client chooses both: as options, such as `--server=…`, they would change the command's meaning.
     if req.resource.startswith("-") or req.name.startswith("-"):
         return []
     query = parse_qs(req.raw_target.partition("?")[2])
@@ -57,7 +57,7 @@ def kubectl_words(event: Event) -> list[str]:
         words.append("--all")
     words += _where(req)
     for name, option in _SELECTORS.items():
-        # kubectl asks for a list or a watch of one object so.
+        # This is how kubectl requests a list or a watch of one object.
         by_name = f"metadata.name={req.name}" if req.name else None
         words += [part for value in query.get(name, [])[:1] if value != by_name for part in (option, value)]
     if req.verb == "watch":
@@ -68,7 +68,7 @@ def kubectl_words(event: Event) -> list[str]:
 
 
 def kubectl_line(words: Sequence[str]) -> str:
-    """The words as a shell takes them."""
+    """The words, quoted for a shell."""
     return shlex.join(words)
 
 
@@ -89,5 +89,5 @@ def _stream(req: Request, stream: Stream | None, query: dict[str, list[str]]) ->
         words.append("-t")
     if stream is not None and stream.command:
         words += ["--", *stream.command]
-    # The ports are asked for inside the stream.
+    # The ports are requested inside the stream.
     return [*words, "..."] if req.subresource == "portforward" else words

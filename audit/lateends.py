@@ -1,11 +1,11 @@
-"""Where a call has its last row, if that is far behind its first one.
+"""The position of a call's last row, if it is far behind the first row.
 
-Nearly every call has both rows within a moment, so a reader finds the second close behind the first. A watch
-of an hour, or an exec beside a busy fleet, has millions of rows between them. Only such a call has an entry
-here, so a read costs nothing, and neither does a write that is answered at once. An index of all ids would
-take 50 bytes an event, and a page to write with each.
+Nearly every call has both rows within a moment, so a reader finds the last one close behind the first. A
+watch of an hour, or an exec on a busy hub, has millions of rows between them. Only such a call has an entry
+here, so reads and short writes cost nothing. An index of all ids would take 50 bytes per event, and a page
+write with each.
 
-Calls that ended under an earlier version have no entry. Their last rows are found by a search.
+Calls that ended under an earlier version have no entry; their last rows are found by a search.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from audit.blocks import BLOCK_EVENTS
 from audit.ids import first_id
 from audit.schema import events, late_ends
 
-# A reader walks through so many rows in about a millisecond.
+# A reader scans this many rows in about a millisecond.
 NEAR_EVENTS = 8 * BLOCK_EVENTS
 
-# For the rows behind a number, before their intents are forgotten. OR IGNORE: where to search is no reason to
-# refuse an event.
+# For the rows after a number; runs before their intents are deleted. OR IGNORE: a search hint must never make
+# an event fail.
 NOTE = (
     "INSERT OR IGNORE INTO late_ends (eid, seq) SELECT events.eid, events.seq FROM events "
     "JOIN open_intents ON open_intents.eid = events.eid "
@@ -29,10 +29,13 @@ NOTE = (
 
 
 def forget_before(connection: sa.Connection, event: int) -> None:
-    """Forget the ends before this event, while the events are still there; in the caller's transaction."""
+    """Delete the entries of rows before this event, while these rows still exist; in the caller's
+    transaction.
+    """
     newest = sa.select(events.c.ts_us).where(events.c.seq < event).order_by(events.c.seq.desc()).limit(1)
     ts_us = connection.scalar(newest)
     if ts_us is not None:
-        # By the ids first, which are in the order of time: what ended later is walked through, and no more.
+        # Narrowed by id first, since ids are in time order: only entries of calls that began by then are
+        # scanned.
         before = late_ends.c.eid < first_id(ts_us // 1000 + 1)
         connection.execute(sa.delete(late_ends).where(before, late_ends.c.seq < event))

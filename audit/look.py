@@ -1,4 +1,4 @@
-"""Whether a hub could go on in the trail's file, without a change to it."""
+"""Checks whether a hub could continue the trail in its file, without changing the file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from audit.file import translated, untouched
 from audit.store import TrailMark, missing, newest_event, refuse_another, refuse_stray_wal
 
 
-def look_at_trail(path: Path, expected: TrailMark | None) -> None:
-    """Return when a start would take the file, or make one where there is none.
+def check_trail(path: Path, expected: TrailMark | None) -> None:
+    """Return if a start would accept the file, or create one because there is none.
 
-    Raises what a start would raise, AuditUnavailable and AnotherTrail, and NeedsRecovery. Of a file of an
-    earlier version only that is looked at: the start brings it up to date first.
+    Raises the errors of a start, AuditUnavailable and AnotherTrail, and NeedsRecovery. For a file of an
+    earlier version only the version is checked: the start upgrades it first.
     """
     with translated(path):
         if not path.exists():

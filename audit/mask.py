@@ -1,10 +1,9 @@
-r"""What must not be readable in the trail: tokens always, and what the operator's patterns match.
+r"""Masks text that must not be readable in the trail: always tokens, and matches of the operator's patterns.
 
-Queries and exec arguments are kept, because an operator who looks into an incident needs them, and
-that is where people put passwords. The configured patterns are searched in each decoded value and in
-each `name=value`; values that follow one another are searched as lines of one text, so `^` and `$` stand
-for a value's ends, `.` stays in one value, and `--password\s\S+` finds a password that is an argument of
-its own.
+Queries and exec arguments are kept because operators need them in an incident, and they often contain
+passwords. The configured patterns are searched in each decoded value and in each `name=value`. Consecutive
+values are searched as lines of one text: `^` and `$` match a value's ends, `.` stays within one value, and
+`--password\s\S+` finds a password in the next argument.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from audit.record import Client, Event, Request, Stream
 
 MASK = "***"
 
-# Credentials by their shape: our keys and codes, JWTs, kubectl's bearer subprotocol; and by a tell-tale name.
+# Credentials by their form (our keys and codes, JWTs, kubectl's bearer subprotocol), or by a tell-tale name.
 _SECRETS = (
     r"hw[sc]_[A-Za-z0-9_-]{8,}",
-    # From where such characters begin, once for all of them and not for each eyJ: a target of nothing but
-    # those would take seconds.
+    # Matched once from the beginning of a token, not from each `eyJ`: otherwise a target made of these
+    # characters would take seconds.
     r"(?<![A-Za-z0-9_-])(?=[A-Za-z0-9_-]++\.[A-Za-z0-9_-])"
     r"[A-Za-z0-9_-]*?eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]*+)?",
     r"(?<=base64url\.bearer\.authorization\.k8s\.io\.)[^\s,&]+",
@@ -38,38 +37,38 @@ _SECRETS = (
 
 
 _SECRET_PATTERN = re.compile("|".join(_SECRETS), re.MULTILINE)
-# One of these, whatever the case, is in everything that the pattern above matches.
+# Every match of the pattern above contains one of these, ignoring case.
 _MARKS = ("hws_", "hwc_", "eyj", "bearer", "_token=", "client_secret=", "client_assertion=")
 
 
-# A malformed request's method or a made-up name may hold a token just as well as the target.
+# A malformed request's method or an invented name can contain a token just as the target can.
 _REQUEST_NAMES = ("method", "verb", "group", "version", "namespace", "resource", "subresource", "name")
 
-# Sections that were looked at, since most events share theirs with others: at most some 4 MiB.
-_REMEMBERED_MAX = 1024
-_REMEMBERED_TARGET_CHARACTERS_MAX = 1024
+# Maximum memoized sections, since most events share theirs with others: at most some 4 MiB.
+_MEMO_MAX = 1024
+_MEMO_TARGET_CHARACTERS_MAX = 1024
 
 
 class Masks:
-    """Masks events: secrets by their shape everywhere, the configured patterns in queries and arguments."""
+    """Masks events: secrets by their form everywhere, the configured patterns in queries and arguments."""
 
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         """Compile the patterns; raises PatternError."""
         self._configured = tuple(compile_pattern(pattern) for pattern in patterns)
         self._all: tuple[Pattern, ...] = (_SECRET_PATTERN, *self._configured)
-        self._remembered_request = lru_cache(_REMEMBERED_MAX)(self._request)
-        self._remembered_client = lru_cache(_REMEMBERED_MAX)(_client)
+        self._memoized_request = lru_cache(_MEMO_MAX)(self._request)
+        self._memoized_client = lru_cache(_MEMO_MAX)(_client)
 
     def apply(self, event: Event) -> Event:
-        """Return the event as it may be stored; the very same object when nothing had to be masked."""
+        """Return the event in storable form; the same object if nothing is masked."""
         req, client, stream, resp, note = event.req, event.client, event.stream, event.resp, event.note
         if req is not None:
-            short = len(req.raw_target) <= _REMEMBERED_TARGET_CHARACTERS_MAX
-            req = self._remembered_request(req) if short else self._request(req)
+            short = len(req.raw_target) <= _MEMO_TARGET_CHARACTERS_MAX
+            req = self._memoized_request(req) if short else self._request(req)
             if req.target_kept is not None:
                 req = req.shortened()
         if client is not None:
-            client = self._remembered_client(client)
+            client = self._memoized_client(client)
         if stream is not None:
             stream = self._stream(stream)
         if resp is not None and resp.reason:
@@ -101,7 +100,7 @@ class Masks:
             stream,
             proto=_without_secrets(stream.proto),
             command=tuple(self.values(stream.command)),
-            # Of the query, as the arguments are.
+            # From the query, like the arguments.
             container=self.values([stream.container])[0],
             close_reason=_without_secrets(stream.close_reason),
         )
@@ -143,7 +142,7 @@ class Masks:
         return "&".join(result)
 
     def values(self, values: Sequence[str]) -> list[str]:
-        """Mask a run of values, searched as the lines of one text."""
+        """Mask consecutive values, searched as the lines of one text."""
         joined = "\n".join(values)
         spans = _merged(match.span() for pattern in self._all for match in pattern.finditer(joined))
         if not spans:
@@ -156,11 +155,11 @@ class Masks:
             kept_to = start
             while at < len(spans) and spans[at][0] < end:
                 low, high = max(spans[at][0], start), min(spans[at][1], end)
-                if low < high:  # an empty match (a word's boundary, say) masks nothing
+                if low < high:  # an empty match, such as a word boundary, masks nothing
                     parts += [value[kept_to - start : low - start], MASK]
                     kept_to = high
                 if spans[at][1] > end:
-                    break  # it goes on in the next value
+                    break  # the match continues in the next value
                 at += 1
             result.append("".join([*parts, value[kept_to - start :]]) if parts else value)
             start = end + 1
@@ -168,7 +167,7 @@ class Masks:
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The spans in their order, those that overlap or touch as one."""
+    """The spans in order, with overlapping and adjacent ones merged."""
     merged: list[tuple[int, int]] = []
     for low, high in sorted(spans):
         if merged and low <= merged[-1][1]:
@@ -187,7 +186,9 @@ def _without_secrets(value: str) -> str:
 
 
 def _may_hold_a_secret(*values: str) -> bool:
-    """Tell by what every secret's shape contains: 0.5 µs, where a search for the shapes costs 15 and more."""
+    """Test for a substring that every secret contains: 0.5 µs, where the search for secrets costs 15 µs and
+    more.
+    """
     text = "\n".join(values)
     if "%" in text:
         text += unquote(text)

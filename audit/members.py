@@ -1,8 +1,8 @@
-"""Which events are wanted by what stands in their JSON: verb, resource, namespace, status, team.
+"""Filters events by members of their JSON: verb, resource, namespace, status, team.
 
-SQLite looks for the bytes, at a third of a microsecond an event; to decode each would take some ten times as
-long. That is exact: `audit.record.encode` writes no blanks, and a quote inside a text has a backslash before
-it, so no text that a client chose can look like a member.
+SQLite searches for the bytes, at 0.3 µs per event; decoding would take some ten times as long. The search is
+exact: `audit.record.encode` writes no blanks, and escapes quotes inside a text, so a text that a client chose
+cannot look like a member.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from audit.schema import common_parts, events
 Condition = sa.ColumnElement[bool]
 _Column = sa.ColumnElement[bytes]
 
-# As `--status` takes it beside numbers and classes: nothing was answered.
+# The value of `--status` for calls without an answer, besides numbers and classes.
 NO_ANSWER = "none"
 
 
@@ -29,14 +29,14 @@ class Members:
     verbs: Collection[str] = ()
     namespaces: Collection[str] = ()
     resources: Collection[str] = ()
-    """`pods` has no subresource, `pods/log` is one."""
+    """`pods` has no subresource, `pods/log` has one."""
     teams: Collection[str] = ()
-    """The agent was in one of these."""
+    """Matches if the agent was in one of these."""
     statuses: Collection[str] = ()
     """A status, a class such as `4xx`, or NO_ANSWER."""
 
     def conditions(self) -> list[Condition]:
-        """What is asked of an event."""
+        """The filter as SQL conditions on an event."""
         own = events.c.body
         found = [
             _any(self.verbs, lambda verb: _has(own, _member("verb", verb))),
@@ -75,7 +75,7 @@ def _is_resource(column: _Column, name: str) -> Condition:
     if not slash:
         return sa.and_(whole, sa.not_(_has(column, b'"subresource":')))
     parts = _has(column, _member("resource", resource)), _has(column, _member("subresource", subresource))
-    # The actions of `hawse admin` have a name with a slash: agents/keys.
+    # The resources of `hawse admin` actions contain a slash: agents/keys.
     return sa.or_(whole, sa.and_(*parts))
 
 
@@ -86,7 +86,7 @@ def _of_team(name: str) -> Condition:
 
 
 def _has_team(column: _Column, name: str) -> Condition:
-    """Whether the name is in the list of the actor's teams, and not only elsewhere."""
+    """Whether the name is in the list of the actor's teams, not just elsewhere."""
     teams = sa.func.substr(column, sa.func.instr(column, _bytes(_TEAMS)), type_=sa.LargeBinary)
     names = sa.func.substr(teams, 1, sa.func.instr(teams, _bytes(b"]")), type_=sa.LargeBinary)
     return sa.and_(_has(column, _TEAMS), _has(names, msgspec.json.encode(name)))

@@ -1,4 +1,4 @@
-"""Which agents, clusters and teams a trail names, to tell a mistyped name from one without events."""
+"""The agents, clusters and teams in a trail, to distinguish a mistyped name from one without events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _common = msgspec.json.Decoder(_Common).decode
 
 
 class NameReader(AuditReader):
-    """The trail as it is asked for names. Among millions of events that takes a second."""
+    """Reads names from the trail. Among millions of events that takes a second."""
 
     def names(self, column: str) -> set[str]:
         """All values of the column `agent` or `cluster`."""
@@ -38,7 +38,7 @@ class NameReader(AuditReader):
             return names - {""}
 
     def teams(self) -> set[str]:
-        """All that an agent was in while it did something."""
+        """All teams that an agent of some event was in."""
         found: set[str] = set()
         with self._view() as connection:
             if self._last(connection):

@@ -1,4 +1,4 @@
-"""One call as a page that a person reads: who, what, where, by which rule, how it went and how long."""
+"""One call as a page for people: who, what, where, by which rule, with what result and duration."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def page_lines(call: FoundCall) -> list[str]:
         # A newer version wrote an event that this one cannot parse, so the page shows the raw rows.
         return [escape(json_line(row)) for row in call.rows]
     found = zip((row.seq for row in call.rows), known, strict=True)
-    return [f"{name:<{_WIDTH}}{escape(text)}".rstrip() for name, text in _fields([*found], still=call.open)]
+    return [f"{name:<{_WIDTH}}{escape(text)}".rstrip() for name, text in _fields([*found], is_open=call.open)]
 
 
-def _fields(rows: Sequence[tuple[int, Event]], *, still: bool) -> Iterator[tuple[str, str]]:
-    """Names and texts in their order; a text that goes on has no name."""
-    # The last row says all that the first does, and what came of it; but one that ends as unknown.
+def _fields(rows: Sequence[tuple[int, Event]], *, is_open: bool) -> Iterator[tuple[str, str]]:
+    """The page's names and texts in order; a continuation has an empty name."""
+    # The last row repeats the first one and adds the result, except for an end that is unknown.
     event = rows[-1][1]
     yield "event", f"{event.eid}, {event.kind}"
     yield from _request(event)
@@ -36,7 +36,7 @@ def _fields(rows: Sequence[tuple[int, Event]], *, still: bool) -> Iterator[tuple
     yield from _places(event)
     if event.decision is not None and event.decision.effect:
         yield "decision", _decision(event)
-    yield from _result(event, still=still)
+    yield from _result(event, is_open=is_open)
     yield from _times(rows)
     yield from _sizes(event)
     if event.stream is not None and event.stream.proto:
@@ -78,7 +78,8 @@ def _people(event: Event) -> Iterator[tuple[str, str]]:
 def _places(event: Event) -> Iterator[tuple[str, str]]:
     client = event.client
     if client is not None and (client.ip or client.user_agent or client.mode):
-        # A mode is how the hub reaches the cluster; `admin` and `local` are ways to the hub.
+        # A mode says how the hub reaches the cluster; `admin` and `local` say how the operator reached the
+        # hub.
         yield "from", ", ".join(filter(None, (client.ip, client.user_agent))) or client.mode
     if event.cluster_name:
         relay = event.relay
@@ -96,20 +97,20 @@ def _decision(event: Event) -> str:
     return " ".join(filter(None, (decision.effect, "by" if rule or policy else "", rule, policy, bundle)))
 
 
-def _result(event: Event, *, still: bool) -> Iterator[tuple[str, str]]:
-    if still:
-        yield "status", "it goes on"
+def _result(event: Event, *, is_open: bool) -> Iterator[tuple[str, str]]:
+    if is_open:
+        yield "status", "still open"
     elif event.phase is Phase.UNKNOWN:
-        yield "status", "not known: the hub ended before the call did"
+        yield "status", "unknown: the hub ended before the call did"
     elif event.resp is not None:
-        seen = {
-            "yes": "the API server has seen it",
-            "no": "the API server has not seen it",
-            "maybe": "the API server may have seen it",
+        processed = {
+            "yes": "the API server received it",
+            "no": "the API server did not receive it",
+            "maybe": "the API server may have received it",
         }.get(event.resp.processed, "")
-        yield "status", ", ".join(filter(None, (str(event.resp.status or "none"), seen)))
+        yield "status", ", ".join(filter(None, (str(event.resp.status or "none"), processed)))
     elif event.phase.opens:
-        yield "status", "no end is in the trail"
+        yield "status", "no end is recorded"
     why = why_of(event)
     if why and why != event.note:
         yield "", why

@@ -1,4 +1,4 @@
-"""Which events somebody asks for."""
+"""A query: which events to read from the trail."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from audit.schema import block_names, blocks, events, microseconds
 
 
 @attrs.frozen
-class Wanted:
-    """Those that match all that is given."""
+class Query:
+    """Selects the events that match all given fields."""
 
     agent: str | None = None
     cluster: str | None = None
     kinds: Collection[Kind] = ()
-    """Any of these; none given is any at all."""
+    """Any of these kinds; empty means all."""
     since: datetime | None = None
     until: datetime | None = None
-    """Not what happened just then, so that two spans that meet have no event in common."""
+    """Exclusive, so two adjacent time ranges have no event in common."""
     members: Members = NO_MEMBERS
 
-    def only_time(self) -> Wanted:
-        """All there is of that time."""
-        return Wanted(since=self.since, until=self.until)
+    def only_time(self) -> Query:
+        """The same query with only its time range."""
+        return Query(since=self.since, until=self.until)
 
-    def of_event(self) -> list[sa.ColumnElement[bool]]:
-        """What is asked of an event."""
-        asked = []
+    def event_conditions(self) -> list[sa.ColumnElement[bool]]:
+        """The query as conditions on an event."""
+        conditions = []
         if self.since is not None:
-            asked.append(events.c.ts_us >= microseconds(self.since))
+            conditions.append(events.c.ts_us >= microseconds(self.since))
         if self.until is not None:
-            asked.append(events.c.ts_us < microseconds(self.until))
-        asked += [events.c[column].in_(names) for column, names in self._names().items()]
-        return asked + self.members.conditions()
+            conditions.append(events.c.ts_us < microseconds(self.until))
+        conditions += [events.c[column].in_(names) for column, names in self._names().items()]
+        return conditions + self.members.conditions()
 
-    def of_block(self) -> list[sa.ColumnElement[bool]]:
-        """What is asked of a block that may hold such an event."""
-        asked = []
+    def block_conditions(self) -> list[sa.ColumnElement[bool]]:
+        """The query as conditions on a block that may contain such an event."""
+        conditions = []
         if self.since is not None:
-            asked.append(blocks.c.last_us >= microseconds(self.since))
+            conditions.append(blocks.c.last_us >= microseconds(self.since))
         if self.until is not None:
-            asked.append(blocks.c.first_us < microseconds(self.until))
+            conditions.append(blocks.c.first_us < microseconds(self.until))
         for column, names in self._names().items():
             here = (block_names.c.block == blocks.c.number, block_names.c.column == column)
-            asked.append(sa.exists().where(*here, block_names.c.name.in_(names)))
-        return asked
+            conditions.append(sa.exists().where(*here, block_names.c.name.in_(names)))
+        return conditions
 
     def _names(self) -> dict[str, list[str]]:
-        """What may stand in which column."""
+        """The permitted values per column."""
         names = {
             "agent": [] if self.agent is None else [self.agent],
             "cluster": [] if self.cluster is None else [self.cluster],
@@ -62,4 +62,4 @@ class Wanted:
         return {column: some for column, some in names.items() if some}
 
 
-EVERYTHING = Wanted()
+EVERYTHING = Query()

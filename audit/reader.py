@@ -1,6 +1,6 @@
-"""The trail as it is read: which events are wanted, and each as the JSON that it was written from.
+"""Reads the trail: selects events by a query, and returns each as the JSON that was written.
 
-Another process reads it beside the hub, by connections of its own that are opened read-only.
+Another process can read while the hub writes, over its own read-only connections.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from audit import schema
 from audit.blocks import stretches
 from audit.errors import NoTrail
 from audit.file import damaged, translated, url
-from audit.query import EVERYTHING, Wanted
+from audit.query import EVERYTHING, Query
 from audit.schema import common_parts, events, moment
 from audit.shared import members_of, whole
 
-# Rows a query holds in memory at once; longer answers are read page by page.
+# Maximum rows per query in memory; longer results are read page by page.
 PAGE_ROWS_MAX = 1000
 
 
 @attrs.frozen
 class StoredEvent:
-    """A row: its place in the trail and the event's JSON."""
+    """A row: its number in the trail and the event's JSON."""
 
     seq: int
     body: bytes
@@ -42,11 +42,11 @@ class StoredEvent:
 
 
 class AuditReader:
-    """The trail as another process reads it beside the hub: read-only, page by page."""
+    """The trail for a process beside the hub: read-only, page by page."""
 
     def __init__(self, path: Path) -> None:
         with translated(path):
-            # Path.is_file calls a trail that cannot be looked at one that is not there, from Python 3.14 on.
+            # From Python 3.14 on, Path.is_file returns False for a file that may not be inspected.
             try:
                 is_file = stat.S_ISREG(path.stat().st_mode)
             except (FileNotFoundError, NotADirectoryError):
@@ -60,71 +60,71 @@ class AuditReader:
         self._engine.dispose()
 
     def last(self) -> int:
-        """The newest event's number, 0 where there is none."""
+        """The newest event's number, or 0 if there is none."""
         with translated(self.path), self._engine.connect() as connection:
             return self._last(connection)
 
     def began(self) -> datetime | None:
-        """When the oldest event happened that is still there; None where there is none."""
+        """When the oldest remaining event happened, or None if there is none."""
         with self._view() as connection:
             oldest = self._oldest(connection)
             return None if oldest is None else oldest[1]
 
-    def holds(self, wanted: Wanted) -> bool:
-        """Whether there is any such event."""
+    def holds(self, query: Query) -> bool:
+        """Whether any event matches."""
         with self._view() as connection:
             last = self._last(connection)
-            return bool(last) and self._nth(connection, wanted, 1, last, newest_first=True) is not None
+            return bool(last) and self._nth(connection, query, 1, last, newest_first=True) is not None
 
-    def beyond(self, wanted: Wanted, newest: int) -> int | None:
-        """The number of the newest event that is wanted and not one of the newest so many of them."""
+    def beyond(self, query: Query, newest: int) -> int | None:
+        """The number of the first match beyond the `newest` newest ones; None if there are no more."""
         with self._view() as connection:
             last = self._last(connection)
-            return self._nth(connection, wanted, 1, last, skip=newest, newest_first=True) if last else None
+            return self._nth(connection, query, 1, last, skip=newest, newest_first=True) if last else None
 
-    def span(self, wanted: Wanted = EVERYTHING, newest: int | None = None) -> tuple[int, int]:
-        """The first and the last number of what is wanted and is there now, or of the newest so many of it.
+    def span(self, query: Query = EVERYTHING, newest: int | None = None) -> tuple[int, int]:
+        """The first and the last number of all matching events, or of the `newest` newest of them.
 
-        Where there is none, the first is the number that comes next, and the last the one before it.
+        If there is none, the first is the next number to be written, and the last is the one before it.
         """
         with self._view() as connection:
             last = self._last(connection)
             ends = 1, last
-            time = wanted.only_time()
+            time = query.only_time()
             if last and time != EVERYTHING:
                 begin = self._nth(connection, time, *ends)
                 end = self._nth(connection, time, *ends, newest_first=True)
                 ends = (last + 1, last) if begin is None or end is None else (begin, end)
             if newest is not None and last:
-                # The newest of those that are too many.
-                before = self._nth(connection, wanted, *ends, skip=newest, newest_first=True)
+                # The newest event that is left out.
+                before = self._nth(connection, query, *ends, skip=newest, newest_first=True)
                 ends = ends if before is None else (before + 1, ends[1])
             return ends
 
-    def events(self, first: int, last: int, wanted: Wanted = EVERYTHING) -> Iterator[StoredEvent]:
-        """Read from a number to another page by page: a trail of millions is never in memory as a whole."""
-        while page := self.query(wanted, after_seq=first - 1, last_seq=last):
+    def events(self, first: int, last: int, query: Query = EVERYTHING) -> Iterator[StoredEvent]:
+        """Read matching events page by page, so that a trail of millions is never in memory as a whole."""
+        while page := self.query(query, after_seq=first - 1, last_seq=last):
             yield from page
             first = page[-1].seq + 1
 
     def query(
         self,
-        wanted: Wanted = EVERYTHING,
+        query: Query = EVERYTHING,
         *,
         after_seq: int = 0,
         last_seq: int | None = None,
         limit: int = PAGE_ROWS_MAX,
     ) -> list[StoredEvent]:
-        """Read the oldest events after `after_seq` that are wanted, at most a page of them."""
+        """Read the oldest matching events after `after_seq`, at most a page of them."""
         limit = min(limit, PAGE_ROWS_MAX)
         page: list[StoredEvent] = []
-        # One view for all: a writer of this version may bring the file up to date just now.
+        # One transaction for everything: a writer may be upgrading the file at this moment.
         with self._view() as connection:
             version = schema.version(connection, self.path)
             stored = _STORED_WHOLE if version == schema.WITHOUT_COMMON_PARTS else STORED
             last = self._last(connection) if last_seq is None else last_seq
-            for stretch in stretches(connection, wanted, after_seq + 1, last):
-                found = stored.where(events.c.seq.between(*stretch), *wanted.of_event())
+            for stretch in stretches(connection, query, after_seq + 1, last):
+                found = stored.where(events.c.seq.between(*stretch), *query.event_conditions())
                 rows = connection.execute(found.order_by(events.c.seq).limit(limit - len(page)))
                 page += [StoredEvent(row.seq, body_of(row, self.path)) for row in rows]
                 if len(page) == limit:
@@ -133,7 +133,7 @@ class AuditReader:
 
     @contextmanager
     def _view(self) -> Iterator[sa.Connection]:
-        """A connection that sees the file as it is now."""
+        """A connection with a consistent view of the file."""
         with translated(self.path), self._engine.connect() as connection:
             connection.exec_driver_sql("BEGIN")
             yield connection
@@ -141,17 +141,19 @@ class AuditReader:
     def _nth(
         self,
         connection: sa.Connection,
-        wanted: Wanted,
+        query: Query,
         first: int,
         last: int,
         *,
         skip: int = 0,
         newest_first: bool = False,
     ) -> int | None:
-        """The number of an event that is wanted, from one end of a span on; None where there are too few."""
+        """The number of the matching event after `skip` others, from one end of a range; None if there are
+        too few.
+        """
         order = events.c.seq.desc() if newest_first else events.c.seq
-        for stretch in stretches(connection, wanted, first, last, newest_first=newest_first):
-            found = sa.select(events.c.seq).where(events.c.seq.between(*stretch), *wanted.of_event())
+        for stretch in stretches(connection, query, first, last, newest_first=newest_first):
+            found = sa.select(events.c.seq).where(events.c.seq.between(*stretch), *query.event_conditions())
             numbers: Sequence[int] = connection.scalars(found.order_by(order).limit(skip + 1)).all()
             if len(numbers) > skip:
                 return numbers[skip]
@@ -167,13 +169,13 @@ class AuditReader:
         return None if row is None else (row.seq, moment(row.ts_us))
 
     def _last(self, connection: sa.Connection) -> int:
-        # A file without tables is a trail that nothing was written to yet.
+        # A file without tables is a trail without events yet.
         if not schema.version(connection, self.path):
             return 0
         return connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
 
 
-# What `body_of` needs of an event.
+# The columns of an event that `body_of` needs.
 STORED = sa.select(
     *(events.c.seq, events.c.eid, events.c.kind, events.c.phase, events.c.ts_us, events.c.body),
     *(events.c.common, common_parts.c.body.label("common_body")),
@@ -182,9 +184,9 @@ _STORED_WHOLE = sa.select(events.c.seq, events.c.body, sa.null().label("common")
 
 
 def body_of(row: sa.Row[Any], path: Path) -> bytes:
-    """The event's JSON; raises AuditUnavailable when the file has lost a part of it."""
+    """The event's JSON; raises AuditUnavailable if the file has lost a part of it."""
     if row.common is not None and row.common_body is None:
-        raise damaged(path, f"what event {row.seq} has in common with others is missing")
+        raise damaged(path, f"the common part of event {row.seq} is missing")
     try:
         if row.common is None:
             members_of(row.body)
@@ -192,11 +194,11 @@ def body_of(row: sa.Row[Any], path: Path) -> bytes:
         else:
             ts = moment(row.ts_us)
             body = whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
-        # What it only passes on, msgspec does not look at.
+        # msgspec does not check the text that it copies unparsed.
         body.decode()
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise damaged(path, f"event {row.seq} is no JSON ({error})") from error
+        raise damaged(path, f"event {row.seq} is not JSON ({error})") from error
     except (TypeError, OverflowError) as error:
-        # SQLite keeps a value of any type in any column.
+        # SQLite stores values of any type in any column.
         raise damaged(path, f"event {row.seq} has values of types that no hub has written") from error
     return body

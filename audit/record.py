@@ -1,19 +1,18 @@
-"""What one audit event says, and the JSON it is stored as.
+"""The audit event and its stored JSON.
 
-An event is built by the hub, frozen, and stored once. A write or an upgrade has two rows under one
-`eid`: its intent, committed before the call is forwarded, and its end (`complete`, or `unknown` when
-the hub died in between). Everything else is a single `complete` row, but for a read that lasts: that has a
-`start` row first. The `eid` is also the `Audit-ID` that the API server writes into its own log, which joins
-the two.
+An event is built by the hub, frozen, and stored once. A write or an upgrade has two rows with one `eid`: its
+intent, committed before the call is forwarded, and its end (`complete`, or `unknown` if the hub died in
+between). All other events have a single `complete` row, except long reads, which first get a `start` row. The
+API server writes the `eid` into its own log as `Audit-ID`, which joins the two logs.
 
-Text that a client controls is bounded here, where the event is made, so that a queue of events is
-bounded too; what must not be readable later is masked in `audit.mask` before it reaches the disk.
+Text from clients is bounded here, where the event is made, so that a queue of events is bounded too.
+`audit.mask` masks secrets before an event reaches the disk.
 
-These are msgspec's structs and not attrs classes like all else, since an event is made for every call: one is
-built in a fifth of the time, and the JSON of the whole is written in C, in one call instead of a dictionary a
-section (1 µs instead of 7). What is empty is left out by `omit_defaults`; it compares with a default that
-stands in the class, so a zero or a false that is to be said comes from a factory. `gc=False` is right because
-no event is part of a cycle: the collector need not look at the thousands that are queued.
+These are msgspec structs and not attrs classes, since an event is made for every call. Building one takes a
+fifth of the time, and C encodes the whole event in one call, instead of one dictionary per section (1 µs
+instead of 7). `omit_defaults` leaves out empty fields. It compares with a default in the class, so a field
+whose zero or false must be written gets its default from a factory. `gc=False` is safe because no event is
+part of a cycle: the garbage collector skips the thousands in the queue.
 """
 
 from __future__ import annotations
@@ -29,42 +28,43 @@ from msgspec.structs import force_setattr, replace
 
 VERSION = 1
 
-# A resource's name has at most 253 characters, a label value 63; a user agent of more than this is noise.
+# A resource's name has at most 253 characters, a label value 63. A longer user agent is noise.
 NAME_CHARACTERS_MAX = 1024
-# exec scripts travel in the query and are kept, since operators need them; a request head may hold 1 MiB.
+# exec scripts are part of the query, and are kept because operators need them; a request head may hold 1 MiB.
 TARGET_CHARACTERS_MAX = 64 * 1024
-# As many arguments as fit into such a target, each at least `command=&`. All their text has that bound too.
+# As many arguments as fit into such a target, each at least `command=&`. The total text of the arguments has
+# the same bound as the target.
 ARGV_ITEMS_MAX = TARGET_CHARACTERS_MAX // 9
-# Selectors have some hundred characters. A longer query of a read adds no evidence and fills the disk.
+# Selectors have some hundred characters. More of a read's query adds no evidence and fills the disk.
 READ_QUERY_CHARACTERS_MAX = 2048
-# Kept of the target of a request that is refused before policy decides: enough to show the attempt.
+# Excerpt of the target of a request that is refused before policy decides: enough to show the attempt.
 EXCERPT_CHARACTERS_MAX = 1024
 
 # The protocol of a stream without an upgrade. No upgrade protocol has this name.
 _NO_UPGRADE = "http"
 
-# What an event weighs beside its free text: the objects themselves, rounded up.
+# An event's size in memory besides its free text: the objects themselves, rounded up.
 _WEIGHT_BASE_BYTES = 2048
 
 
 class Phase(StrEnum):
-    """Where a call stands when the row is written."""
+    """The state of a call when the row is written."""
 
     INTENT = "intent"
     START = "start"
-    """The first row of a read that lasts, written before its end as a write's intent is."""
+    """The first row of a long read, written before its end, like a write's intent."""
     COMPLETE = "complete"
     UNKNOWN = "unknown"
-    """The hub ended between the first row and the completion: what became of the call is not known here."""
+    """The hub ended between the first row and the completion: the call's result is unknown."""
 
     @property
     def opens(self) -> bool:
-        """Whether another row is to follow, which ends the call."""
+        """Whether another row follows, which ends the call."""
         return self is Phase.INTENT or self is Phase.START
 
 
 class Kind(StrEnum):
-    """What happened."""
+    """The kind of event."""
 
     CALL = "call"
     """A Kubernetes API call; a denial is a call whose decision says deny."""
@@ -74,23 +74,24 @@ class Kind(StrEnum):
     """A client sent identity headers of its own."""
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - the name of an event
     KEY_REGISTERED = "key.registered"
-    """An agent registered a key of its own, by a code."""
+    """An agent registered a key with an enrolment code."""
     RELAY_CONNECTED = "relay.connected"
     RELAY_DISCONNECTED = "relay.disconnected"
     RELAY_NEW = "relay.new"
-    """A relay came under an instance's name or from an address that its cluster had not used before."""
+    """A relay connected with an instance name or from an address that is new for its cluster."""
     RELAY_REFUSED = "relay.refused"
-    """A relay with a good key was turned away: one more than may be here, a second one of its name, or one in
-    another Kubernetes cluster than its cluster is pinned to."""
+    """A relay with a valid key was refused: it exceeds the relay limit, repeats an instance name, or is in
+    another Kubernetes cluster than its cluster is pinned to.
+    """
     RELAY_PINNED = "relay.pinned"
     """A cluster was pinned to the Kubernetes cluster that its relay states; the note has the UID."""
     SESSION_KILLED = "session.killed"
     ADMIN = "admin.action"
     AUDIT_READ = "audit.read"
     AUDIT_PRUNED = "audit.pruned"
-    """The oldest events were removed; the note says which, and has their sum."""
+    """The oldest events were removed; the note has their numbers and checksum."""
     AUDIT_GAP = "audit.gap"
-    """The store was down; `dur_ms` says how long, `count` how many events have no row of their own."""
+    """The store was down; `dur_ms` says how long, and `count` how many events have no row."""
     AUDIT_DISK = "audit.disk"
     """The disk of the trail is nearly full; the note says how full."""
     HUB_STARTED = "hub.started"
@@ -105,24 +106,24 @@ class ActorType(StrEnum):
 
 
 def text(value: bytes) -> str:
-    r"""Decode what came off the wire; bytes that are no UTF-8 stay visible as `\xff`."""
+    r"""Decode bytes from the wire; invalid UTF-8 stays visible as `\xff`."""
     return value.decode("utf-8", "backslashreplace")
 
 
 def utc(epoch_s: float) -> datetime:
-    """Turn epoch seconds into the aware time an event carries."""
+    """Convert epoch seconds to the time zone-aware time of an event."""
     return datetime.fromtimestamp(epoch_s, UTC)
 
 
 def _bounded(value: str, characters_max: int) -> str:
     if len(value) > characters_max:
         value = f"{value[:characters_max]}…[{len(value) - characters_max} more characters]"
-    # A lone surrogate (a file name of another encoding, say) has no UTF-8 and would fail the whole batch.
+    # A lone surrogate (as in a file name of another encoding) has no UTF-8, and would fail the whole batch.
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _bound(record: Record, *names: str) -> None:
-    """Bound the named texts of a record that is just made; nearly all are short and plain as they come."""
+    """Bound the named texts of a new record. Nearly all are short and ASCII, and stay as they are."""
     values = [getattr(record, name) for name in names]
     every = "".join(values)
     if len(every) <= NAME_CHARACTERS_MAX and every.isascii():
@@ -143,19 +144,19 @@ def _argv(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-# Of a masked target, in which a character may be written as three (`%5B`). A target has TARGET_CHARACTERS_MAX
-# before: to cut it once it is masked would hide what was run behind anything that looks like a secret.
+# Bound of a masked target, in which one character may become three (`%5B`). The bound before masking is
+# TARGET_CHARACTERS_MAX: cutting after masking could hide a command behind text that looks like a secret.
 _MASKED_CHARACTERS_MAX = 3 * TARGET_CHARACTERS_MAX
-# All other texts are kept to NAME_CHARACTERS_MAX.
+# All other texts are bounded by NAME_CHARACTERS_MAX.
 _CHARACTERS_MAX = {"raw_target": _MASKED_CHARACTERS_MAX, "note": TARGET_CHARACTERS_MAX}
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """A part of an event, or the whole."""
+    """An event or a part of one."""
 
 
 class Actor(Record, frozen=True):
-    """Who did it."""
+    """The actor of an event."""
 
     type: ActorType
     name: str = ""
@@ -163,7 +164,7 @@ class Actor(Record, frozen=True):
     owner: str = ""
     teams: tuple[str, ...] = ()
     credential: str = ""
-    """Which credential, by its id or kind; never the credential."""
+    """The credential's id or kind; never the credential itself."""
     jti: str = ""
 
     def __post_init__(self) -> None:
@@ -171,7 +172,7 @@ class Actor(Record, frozen=True):
 
 
 class Client(Record, frozen=True):
-    """Where the request came from."""
+    """The origin of the request."""
 
     ip: str = ""
     user_agent: str = ""
@@ -198,7 +199,7 @@ class Relay(Record, frozen=True):
 
 
 class Request(Record, frozen=True):
-    """The request as it came (`raw_target`) and as Kubernetes understands it."""
+    """The request as received (`raw_target`) and as Kubernetes understands it."""
 
     method: str = ""
     raw_target: str = ""
@@ -212,17 +213,17 @@ class Request(Record, frozen=True):
     dry_run: bool = field(default_factory=bool)
     body_bytes: int | None = None
     target_bytes: int | None = None
-    """How long the target was; only where some of it is cut."""
+    """The target's length, set only if it is cut."""
     target_sha256: str = ""
-    """Of the whole target, masked; only where some of it is cut. See `shortened`."""
+    """SHA-256 of the whole masked target, set only if it is cut. See `shortened`."""
     target_kept: int | None = None
-    """Never stored: so much of the target is kept, once it is masked."""
+    """Never stored: how much of the target to keep after masking."""
 
     def shortened(self) -> Request:
-        """The request as it is stored, with no more of its target than is to be kept.
+        """The request in stored form, with its target cut to `target_kept`.
 
-        Made of a masked request: so the sum of a target says nothing of a secret in it, and no secret is cut
-        into a piece that looks like none.
+        The request must be masked already. Then the target's checksum reveals nothing about a secret in it,
+        and no secret is cut into a piece that does not look like one.
         """
         kept, target = self.target_kept, self.raw_target
         if kept is None or len(target) <= kept:
@@ -235,14 +236,14 @@ class Request(Record, frozen=True):
         )
 
     def __post_init__(self) -> None:
-        # All that a client chooses; the verb is one of ours, or the method.
+        # All fields that clients choose; the verb is one of Hawse's, or the method.
         _bound(
             self, "method", "raw_target", "group", "version", "resource", "subresource", "namespace", "name"
         )
 
 
 class Impersonated(Record, frozen=True):
-    """As whom the API server saw the call."""
+    """The identity under which the API server saw the call."""
 
     user: str
     groups: tuple[str, ...] = ()
@@ -258,7 +259,7 @@ class Decision(Record, frozen=True):
 
 
 class Response(Record, frozen=True):
-    """What the client was answered."""
+    """The answer to the client."""
 
     status: int
     reason: str = ""
@@ -276,7 +277,7 @@ class Stream(Record, frozen=True):
     """An exec, attach, port-forward, watch or log stream."""
 
     proto: str = ""
-    """`http`, or the protocol that was asked for in its place (`proto_of`)."""
+    """`http`, or the requested upgrade protocol (`proto_of`)."""
     command: tuple[str, ...] = ()
     container: str = ""
     tty: bool = field(default_factory=bool)
@@ -286,7 +287,7 @@ class Stream(Record, frozen=True):
 
     @property
     def upgraded(self) -> bool:
-        """Whether its request asked for another protocol."""
+        """Whether its request asked for an upgrade."""
         return self.proto not in {"", _NO_UPGRADE}
 
     def __post_init__(self) -> None:
@@ -296,18 +297,18 @@ class Stream(Record, frozen=True):
 
 
 def proto_of(upgrade: bytes | None) -> str:
-    """What a stream goes by, from the protocol that its client asks for; None is no other than HTTP."""
+    """The value of `Stream.proto` for the upgrade that the client requests; None means no upgrade."""
     return _NO_UPGRADE if upgrade is None else text(upgrade).lower()
 
 
 class Tunnel(Record, frozen=True):
-    """What the call went through on the way."""
+    """The tunnel's disturbances during the call."""
 
     detaches: int = field(default_factory=int)
     gap_ms: float = field(default_factory=float)
     replayed: int = field(default_factory=int)
     moved_from: str = ""
-    """The relay that fell silent over a read, which another one then answered."""
+    """The relay that stopped responding to a read, which another relay then answered."""
 
     def __post_init__(self) -> None:
         if self.moved_from:
@@ -315,7 +316,7 @@ class Tunnel(Record, frozen=True):
 
 
 class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
-    """One thing that happened; `seq` is the store's to give."""
+    """One event; the store assigns `seq`."""
 
     eid: str
     kind: Kind
@@ -334,7 +335,7 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
     stream: Stream | None = None
     tunnel: Tunnel | None = None
     count: int = 1
-    """How many happenings this event stands for; more than one only when a flood was aggregated."""
+    """How many occurrences this event stands for; more than one only for an aggregated flood."""
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -343,7 +344,7 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
 
     @property
     def agent(self) -> str:
-        """The agent's name, empty when no agent did it."""
+        """The agent's name; empty if the actor is not an agent."""
         return self.actor.name if self.actor.type is ActorType.AGENT else ""
 
     @property
@@ -352,7 +353,7 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
 
     @property
     def weight_bytes(self) -> int:
-        """About what the event holds in memory, for the bound of a queue."""
+        """The event's approximate size in memory, for the bound of a queue."""
         weight = _WEIGHT_BASE_BYTES + len(self.note)
         if self.req is not None:
             weight += len(self.req.raw_target) + len(self.req.name)
@@ -374,10 +375,10 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
         note: str = "",
         dur_ms: float | None = None,
     ) -> Event:
-        """Make the event that ends this intent (or that is the single event of a read begun as this).
+        """Make the event that ends this intent (or the single event of a read that began as this one).
 
-        `dur_ms` is by a clock that nobody sets; without it the two times tell, and nothing where they make no
-        sense.
+        `dur_ms` comes from a monotonic clock. Without it the two times are subtracted, with 0 if the clock
+        went back.
         """
         if dur_ms is None:
             dur_ms = max(0.0, (ts - self.ts).total_seconds() * 1000)
@@ -399,5 +400,5 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode(record: Record) -> bytes:
-    """Write an event, or a part of one, as JSON; what is empty is left out (zero and false are said)."""
+    """Encode an event, or a part of one, as JSON without empty fields (zero and false are written)."""
     return _encoder.encode(record)

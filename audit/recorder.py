@@ -1,16 +1,16 @@
-"""Records events durably without making calls wait longer than one commit.
+"""Records events durably. A call waits for at most one commit.
 
-Theory of operation. Tasks put events into a deque; one writer thread takes what is there and commits it
-as one batch. Whoever waits for an intent is woken through trio's token, once a batch. While one batch
-is being committed the next one gathers, so the commit's own latency is what groups intents: they never
-linger. Completions are waited for by nobody and linger up to LINGER_S for a fuller batch. No thread is
-started and no `to_thread` hop taken per event; the writer is one such hop that lasts as long as the recorder.
+Theory of operation. Tasks append events to a deque. One writer thread takes all queued events and commits
+them as one batch. Tasks that wait for an intent are woken through trio's token, once per batch. While one
+batch is being committed the next one gathers, so the commit's latency groups the intents, and they never
+linger. No task waits for completions; they linger up to LINGER_S for a fuller batch. There is no thread start
+and no `to_thread` call per event: the writer is one such call that lasts as long as the recorder.
 
-When the store fails, the recorder is *down*: intents are refused at once, and a refused write is a write
-that never happened. Completions are kept, up to the queue's bounds. Each RETRY_S the writer tries to
-commit them together with an event that tells of the gap; when that succeeds the recorder is up again.
-What may be done without the trail is durable elsewhere and given to `keep`, whose events come first then.
-Whether reads go on meanwhile is the caller's decision: it looks at `healthy`.
+When the store fails, the recorder is *down*. Intents are refused at once, so the refused write never happens.
+Completions are kept, up to the queue's bounds. Every RETRY_S the writer tries to commit them together with an
+event about the gap; when that succeeds the recorder is up again. Operations that may proceed without the
+trail store their events elsewhere, and pass them to `keep`; those events are written first. The caller
+decides whether reads continue meanwhile, by `healthy`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ from audit.record import Actor, ActorType, Event, Kind, Phase, Response, utc
 from audit.shares import Agent
 from audit.store import AuditStore
 
-# A completion waits this long for company: a commit that carries 16 and more costs 8 µs an event, alone 137.
+# A completion waits this long for others: commits of 16 and more events cost 8 µs per event, of one event 137
+# µs.
 LINGER_S = 0.020
-# A larger batch saves nothing and keeps the intents in it waiting.
+# A larger batch saves nothing and delays the intents in it.
 BATCH_EVENTS_MAX = 256
-# What may wait for the disk: some seconds of a busy hub, and not more memory than it can spare.
+# Maximum events that wait for the disk: some seconds of a busy hub, within its memory.
 QUEUE_EVENTS_MAX = 20_000
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
-# How often a store that is down is tried again.
+# How often the recorder retries a store that is down.
 RETRY_S = 1.0
 
 _STOPPED = "the recorder has stopped"
@@ -51,21 +52,21 @@ _log = logging.getLogger("hawse.audit")
 
 @attrs.define(eq=False)
 class _Waiter:
-    """Someone who waits until what they queued is on the disk."""
+    """A task that waits until its event is on the disk."""
 
     event: Event | None
-    """None: a flush, which only waits for what is before it."""
+    """None for a flush, which only waits for the events before it."""
     settled: trio.Event = attrs.Factory(trio.Event)
     failure: str | None = None
 
 
-# An event by itself is waited for by nobody.
+# An Event in the queue has no waiting task.
 _Item: TypeAlias = Event | _Waiter
 
 
 @attrs.define(eq=False)
 class _Gap:
-    """The time the store is down, and what has no row because of it."""
+    """A period in which the store is down, and the number of events without a row."""
 
     reason: str
     began: float
@@ -73,11 +74,11 @@ class _Gap:
     refused: int = 0
     lost: int = 0
     began_s: float = attrs.Factory(time.monotonic)
-    """By a clock that nobody sets, for how long it lasted."""
+    """On the monotonic clock, to measure the duration."""
 
 
 class Recorder:
-    """The way into the trail; made by `open_recorder`. All methods belong to the trio thread."""
+    """Accepts events for the trail; made by `open_recorder`. All methods belong to the trio thread."""
 
     def __init__(
         self,
@@ -86,31 +87,31 @@ class Recorder:
         org: str,
         boot: str,
         clock: Callable[[], float],
-        place_of: Callable[[str], str],
+        source_of: Callable[[str], str],
     ) -> None:
         self._store = store
         self._org = org
         self._boot = boot
         self._clock = clock
         self._token = trio.lowlevel.current_trio_token()
-        # A plain lock, taken by itself for every event; the condition is entered only to wait.
+        # A plain lock, taken directly for every event; the condition is entered only to wait.
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        # All below is guarded by the lock.
+        # The lock guards everything below.
         self._queue: deque[_Item] = deque()
         self._queue_bytes = 0
         self._waiters = 0
         self._linger_until_s = 0.0
-        self._floods = Floods(new_eid, place_of)
+        self._floods = Floods(new_eid, source_of)
         self._gap: _Gap | None = None
         self._kept: list[tuple[Event, Callable[[], None]]] = []
         self._stopping = False
-        # Bounded by the agents.
+        # Bounded by the number of agents.
         self._stored: dict[Agent, int] = {}
 
     @property
     def healthy(self) -> bool:
-        """Whether events reach the disk; while not, intents are refused."""
+        """Whether events reach the disk; if not, intents are refused."""
         return self._gap is None
 
     @property
@@ -122,8 +123,8 @@ class Recorder:
     async def intent(self, event: Event) -> None:
         """Return once the intent of a write or an upgrade is durable; only then may the call be forwarded.
 
-        Raises AuditUnavailable: the call must be refused. When cancelled, the intent is ended by a
-        completion that says that nothing was forwarded.
+        Raises AuditUnavailable: the call must be refused. If cancelled, a completion ends the intent and
+        states that nothing was forwarded.
         """
         if event.phase is not Phase.INTENT:
             raise ValueError(f"event {event.eid} is no intent but {event.phase}")
@@ -139,7 +140,7 @@ class Recorder:
             raise
 
     async def flush(self) -> None:
-        """Return once everything that was queued before is durable. Raises AuditUnavailable."""
+        """Return once all events queued before are durable. Raises AuditUnavailable."""
         await self._durable(None)
 
     async def _durable(self, event: Event | None) -> None:
@@ -162,9 +163,9 @@ class Recorder:
             raise AuditUnavailable(waiter.failure)
 
     def complete(self, event: Event) -> None:
-        """Queue the end of a call, or any event that nobody waits for; floods of failures are counted.
+        """Queue the end of a call, or any event that no task waits for; floods of failures are counted.
 
-        Never raises: what cannot be kept while the store is down is counted by the event of the gap.
+        Never raises: events that do not fit while the store is down are counted in the gap's event.
         """
         weight_bytes = event.weight_bytes
         failure = counts(event)
@@ -175,7 +176,8 @@ class Recorder:
                     event.eid, extra={"eid": event.eid},
                 )  # fmt: skip
                 return
-            # The first of a flood is stored, so the writer is awake and knows when the flood's window ends.
+            # The first event of a flood is stored, so the writer is awake and knows when the flood's window
+            # ends.
             if failure and not self._floods.admit(event, time.monotonic()):
                 return
             queue = self._queue
@@ -185,7 +187,7 @@ class Recorder:
                 return
             queue.append(event)
             self._queue_bytes = held_bytes
-            # The writer sleeps until the first comes, then until it has lingered; others need not wake it.
+            # The writer sleeps until the first event comes, then lingers; further events need not wake it.
             if len(queue) == 1:
                 self._linger_until_s = time.monotonic() + LINGER_S
                 self._wake.notify()
@@ -193,18 +195,18 @@ class Recorder:
                 self._wake.notify()
 
     def keep(self, event: Event, settled: Callable[[], None]) -> None:
-        """Write an event that is durable elsewhere as soon as the trail can be written, before all else.
+        """Write an event that is durable elsewhere as soon as the trail is writable, before all others.
 
-        `settled` is called in the writer's thread when it is in the trail; it must not raise. At the
-        recorder's end it may not have been called: who keeps the event gives it again at the next start. The
-        bound on these events is that of the place which keeps them.
+        `settled` is called in the writer's thread when the event is in the trail; it must not raise. The
+        recorder may end before it is called: the owner of the event passes it again at the next start. The
+        owner also bounds the number of these events.
         """
         with self._lock:
             self._kept.append((event, settled))
             self._wake.notify()
 
     def take_stored(self) -> dict[Agent, int]:
-        """How many bytes each agent has added to the trail since this was asked last."""
+        """How many bytes each agent has added to the trail since the last call."""
         with self._lock:
             stored, self._stored = self._stored, {}
         return stored
@@ -213,13 +215,13 @@ class Recorder:
         return len(self._queue) < QUEUE_EVENTS_MAX and self._queue_bytes + weight_bytes <= QUEUE_BYTES_MAX
 
     def _overflow(self) -> _Gap:
-        """Begin a gap because the store, though it works, is slower than what comes; a commit ends it."""
+        """Begin a gap because the store works, but is slower than the incoming events; a commit ends it."""
         reason = f"{len(self._queue)} events wait for the audit trail, which is too slow"
         self._gap = _Gap(reason, self._clock(), retry_at_s=0.0)
         _log.error("audit: %s; writes are refused", reason)
         return self._gap
 
-    # What follows runs in the writer thread.
+    # The methods below run in the writer thread.
 
     def run_writer(self) -> None:
         """Commit batches until `stop`; the body of the one writer thread."""
@@ -230,20 +232,20 @@ class Recorder:
                 self._write(batch)
                 batch = []
         finally:
-            # After a bug nobody must wait for ever; the exception itself ends the hub.
+            # After a bug no task must wait forever; the exception itself ends the hub.
             with self._lock:
                 self._stopping = True
                 left = _waiters([*batch, *self._queue])
             self._settle(left, _STOPPED)
 
     def stop(self) -> None:
-        """Let the writer end after one last batch of everything."""
+        """Make the writer commit all remaining events and then end."""
         with self._lock:
             self._stopping = True
             self._wake.notify()
 
     def _next_batch(self) -> list[_Item] | None:
-        """Wait until there is something to commit; None when it is time to end."""
+        """Wait until there is something to commit; None means that the writer must end."""
         with self._lock:
             while True:
                 now_s = time.monotonic()
@@ -261,7 +263,7 @@ class Recorder:
                 self._wake.wait(None if wait_until_s is None else wait_until_s - now_s)
 
     def _writes_at_s(self) -> float | None:
-        """Tell when the next batch is to be written, on the monotonic clock; None: nothing is to write."""
+        """When the next batch is due, on the monotonic clock; None if there is nothing to write."""
         if self._stopping:
             return 0.0 if self._queue or self._kept or self._gap is not None else None
         if self._gap is not None:
@@ -293,13 +295,13 @@ class Recorder:
                 [self._gap_event(gap), *events] if gap is not None else events, boot=self._boot
             )
         except AuditUnavailable as error:
-            self._went_down(batch, str(error))
+            self._store_failed(batch, str(error))
             return
         with self._lock:
             for agent, size in stored.items():
                 self._stored[agent] = self._stored.get(agent, 0) + size
         if gap is not None:
-            self._came_up(gap)
+            self._store_recovered(gap)
         self._settle(_waiters(batch), None)
 
     def _write_kept(self, kept: Sequence[tuple[Event, Callable[[], None]]]) -> None:
@@ -309,17 +311,17 @@ class Recorder:
         with self._lock:
             del self._kept[: len(kept)]
 
-    def _came_up(self, told: _Gap) -> None:
+    def _store_recovered(self, gap: _Gap) -> None:
         with self._lock:
             assert self._gap is not None
-            # What was refused while the gap's event was being committed is the next gap's.
-            refused, lost = self._gap.refused - told.refused, self._gap.lost - told.lost
-            rest = _Gap(told.reason, self._clock(), 0.0, refused, lost) if refused or lost else None
+            # Events refused while the gap's event was being committed belong to the next gap.
+            refused, lost = self._gap.refused - gap.refused, self._gap.lost - gap.lost
+            rest = _Gap(gap.reason, self._clock(), 0.0, refused, lost) if refused or lost else None
             self._gap = rest
-        _log.warning("audit: the trail is written again after %.1f s", time.monotonic() - told.began_s)
+        _log.warning("audit: the trail is written again after %.1f s", time.monotonic() - gap.began_s)
 
-    def _went_down(self, batch: list[_Item], reason: str) -> None:
-        """Refuse what waits, keep what nobody waits for; at the end, give up."""
+    def _store_failed(self, batch: list[_Item], reason: str) -> None:
+        """Refuse waiting events and keep the others; on shutdown, give up."""
         with self._lock:
             pending = [*batch, *self._queue]
             kept: list[_Item] = [item for item in pending if isinstance(item, Event)]
@@ -384,20 +386,22 @@ async def open_recorder(
     org: str = "",
     boot: str = "",
     clock: Callable[[], float] = time.time,
-    lives: Callable[[str], bool] | None = None,
-    place_of: Callable[[str], str] = str,
+    is_running: Callable[[str], bool] | None = None,
+    source_of: Callable[[str], str] = str,
 ) -> AsyncIterator[Recorder]:
-    """Open the recorder; on leaving, everything that is queued is written if the store lets it.
+    """Open the recorder; on leaving, all queued events are written if the store permits it.
 
-    At the start, intents that an earlier boot left without an end are ended as `unknown`; not those of a boot
-    of which `lives` says, on a thread, that it is still there to end them. For `place_of` see audit.flood.
-    Raises AuditUnavailable when the store is down already. The store stays the caller's to close.
+    At the start, intents without an end from earlier boots are ended as `unknown`. Boots that still run end
+    their own; `is_running` recognises them, and is called on a thread. For `source_of` see audit.flood.
+    Raises AuditUnavailable if the store is down already. The caller closes the store.
     """
     boot = boot or new_eid()
-    closed = await trio.to_thread.run_sync(partial(store.close_unknown, boot, utc(clock()), lives=lives))
+    closed = await trio.to_thread.run_sync(
+        partial(store.close_unknown, boot, utc(clock()), is_running=is_running)
+    )
     if closed:
         _log.warning("audit: calls of an earlier run without a known end: %d", closed)
-    recorder = Recorder(store, org=org, boot=boot, clock=clock, place_of=place_of)
+    recorder = Recorder(store, org=org, boot=boot, clock=clock, source_of=source_of)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_run_in_thread, recorder.run_writer)
         try:
@@ -407,8 +411,8 @@ async def open_recorder(
 
 
 async def _run_in_thread(run_writer: Callable[[], None]) -> None:
-    # Shielded, or a cancellation that comes before the thread has started would lose what is queued; `stop`
-    # ends it, after one last batch that the store's own busy timeout bounds. Its own limiter, because it
-    # keeps its thread for good and must not take one of the shared ones.
+    # Shielded, or a cancellation before the thread starts would lose queued events. `stop` ends it after one
+    # last batch, which the store's own busy timeout bounds. It has its own limiter because it keeps its
+    # thread permanently, and must not occupy a shared one.
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(run_writer, limiter=trio.CapacityLimiter(1))

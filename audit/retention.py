@@ -1,13 +1,13 @@
-"""Shortens a trail: its oldest events go, and an event stays that says which they were.
+"""Prunes a trail: removes its oldest events, and adds an event that identifies them.
 
-Only a beginning of the trail can go, so that what is left has no holes: its numbers go on from the last one
-that was removed. The event `audit.pruned` names the numbers, and the SHA-256 of the removed events as
-`hawse audit list --json` prints them, a line each. So whoever kept them, by the archive that is written or by
-a copy of his own, can show that they are the ones; and the next removal vouches for this event as for others.
+Only the beginning of the trail can be removed, so the remaining numbers have no gaps. The event
+`audit.pruned` names the removed numbers, and the SHA-256 of the events as `hawse audit list --json` prints
+them, one per line. So the archive that is written, or any other copy of these events, can be proved to be
+complete and unchanged. The next removal covers this event like any other.
 
-First the archive is on the disk, then the event, then the events go, some at a time, since the hub waits for
-its turn to write meanwhile. Whoever is killed in between has removed less than the event says, and never
-what no event tells of; the next removal names what was left.
+First the archive is written to the disk, then the event is added. Then the events are removed in slices,
+since the hub waits for its writes meanwhile. A prune that is killed in between has removed less than its
+event says, and never an event that it does not cover. The next prune removes the rest.
 """
 
 from __future__ import annotations
@@ -30,31 +30,32 @@ from audit import blocks, lateends
 from audit.display import json_line
 from audit.errors import AuditUnavailable
 from audit.file import translated
-from audit.query import Wanted
+from audit.query import Query
 from audit.reader import AuditReader
 from audit.record import Event
 from audit.schema import common_parts, deletable, events, open_intents
 from audit.shared import SPAN_EVENTS
 from audit.store import AuditStore
 
-# A transaction of so many takes milliseconds, and the hub's own writes wait for it.
+# Rows per transaction: it takes milliseconds, while the hub's own writes wait.
 SLICE_ROWS = 500
-# So many times what the last slice took. SQLite has no queue of writers: who finds the file locked looks
-# again after 1, 2, 5, 10 ms and so on, up to 100, never longer than twice what it has waited for already.
-# So whoever came during a slice comes again in the pause behind it, however slow the disk is.
+# The pause after a slice, as a multiple of the slice's duration. SQLite has no queue of writers: one that
+# finds the file locked retries after 1, 2, 5, 10 ms and so on, up to 100, and never waits longer than twice
+# its wait so far. So a writer that came during a slice retries within the pause after it, however slow the
+# disk is.
 PAUSE_SLICES = 4
 
 
 @attrs.frozen
 class Removal:
-    """A beginning of the trail that is to go."""
+    """The beginning of a trail that is removed."""
 
     first: int
     last: int
     """Sequence numbers."""
     count: int
     sha256: str
-    """Of its events' lines, each with a newline behind it."""
+    """Of its events' lines, each with a newline at the end."""
 
     def __str__(self) -> str:
         what = "event" if self.count == 1 else "events"
@@ -62,21 +63,21 @@ class Removal:
 
 
 class PrunableStore(AuditStore):
-    """A trail that is opened to be shortened, also while a hub writes to it."""
+    """A trail that is opened for pruning, possibly while a hub writes to it."""
 
     def prune(
         self,
         before: datetime,
-        tell: Callable[[Removal], Event],
+        make_event: Callable[[Removal], Event],
         archive: Path | None = None,
         progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     ) -> Removal | None:
-        """Remove what is older than `before`, and return what that was; None when nothing is.
+        """Remove the events older than `before`, and return which they were; None if there are none.
 
-        The event that `tell` makes of it comes into the trail first. `progress` hears what was done, how much
-        of it, and of how much. Raises OSError for an archive that cannot be written, or is there already:
-        nothing is removed then. Raises AuditUnavailable: what was removed by then is a beginning of what the
-        event says, or nothing.
+        The event from `make_event` is written first. `progress` is called with the step, the amount done, and
+        the total. Raises OSError if the archive cannot be written, or exists already; then nothing is
+        removed. Raises AuditUnavailable; then the removed events are a beginning of those in the event, or
+        none.
         """
         with closing(_Reader(self.path)) as reader:
             found = reader.oldest(before)
@@ -84,7 +85,7 @@ class PrunableStore(AuditStore):
                 return None
             with _new_file(archive) as file:
                 removal = _summed(reader, *found, file, progress)
-        self.append([tell(removal)])
+        self.append([make_event(removal)])
         for last in range(removal.first + SLICE_ROWS - 1, removal.last, SLICE_ROWS):
             locked_s = self._remove(last)
             progress("events removed", last - removal.first + 1, removal.count)
@@ -93,14 +94,14 @@ class PrunableStore(AuditStore):
         return removal
 
     def _remove(self, last: int) -> float:
-        """Remove all up to an event; returns for how many seconds others could not write."""
+        """Remove all events up to a number; returns for how many seconds other writers had to wait."""
         with translated(self.path):
             with self._transaction() as connection:
                 locked_s = time.monotonic()
                 lateends.forget_before(connection, last + 1)
                 with deletable(connection):
                     connection.execute(sa.delete(events).where(events.c.seq <= last))
-                # No event that stays, or is yet to come, needs one that was written earlier.
+                # No remaining or future event refers to a common part older than this.
                 needed = sa.select(sa.func.min(common_parts.c.number)).where(
                     common_parts.c.seq > last - SPAN_EVENTS
                 )
@@ -112,22 +113,22 @@ class PrunableStore(AuditStore):
 
 
 class _Reader(AuditReader):
-    """The trail beside its writers, read for what can go."""
+    """Finds the events that can be removed, while others write to the trail."""
 
     def oldest(self, before: datetime) -> tuple[int, int] | None:
-        """The numbers of the first and the last event that can go; None when none can.
+        """The numbers of the first and the last event that can be removed; None if none can.
 
-        All up to the first one that is not older than `before`, or that began what has not ended. So a clock
-        that was wrong for a while keeps events for longer, and never removes any too early.
+        These are all events before the first one that is not older than `before`, or that began a call that
+        is still open. So after a wrong clock, events are kept for longer, and never removed too early.
         """
-        # It may walk through all that is old, which has no writer wait.
+        # This may scan all old events, but it delays no writer.
         with self._view() as connection:
             newest = connection.scalar(sa.select(sa.func.max(events.c.seq)))
             first = connection.scalar(sa.select(sa.func.min(events.c.seq)))
             begun = connection.scalar(sa.select(sa.func.min(open_intents.c.seq)))
             if first is None or newest is None:
                 return None
-            kept = self._nth(connection, Wanted(since=before), first, newest)
+            kept = self._nth(connection, Query(since=before), first, newest)
         last = min([newest, *(seq - 1 for seq in (kept, begun) if seq is not None)])
         return (first, last) if last >= first else None
 
@@ -148,7 +149,7 @@ def _summed(
             archive.write(line)
         count += 1
         progress("events read", count, last - first + 1)
-    # Only a beginning can be removed, so with the first event still there all of them were.
+    # Only beginnings are removed. So if the first event still exists, all of them were read.
     if [stored.seq for stored in reader.query(limit=1)] != [first]:
         raise AuditUnavailable(
             f"{reader.path} is being shortened by another process: try again when that has ended"
@@ -158,10 +159,10 @@ def _summed(
 
 @contextmanager
 def _new_file(path: Path | None) -> Iterator[IO[bytes] | None]:
-    """A file of the owner's alone, which is on the disk when the block has ended; none without a path.
+    """A new file, readable only by its owner, which is on the disk when the block ends; None without a path.
 
-    It has its name only then: a block that raises leaves no file. Raises FileExistsError for a name that is
-    taken, before the block if it can.
+    It gets its name only at the end: a block that raises leaves no file. Raises FileExistsError if the name
+    is taken, before the block if possible.
     """
     if path is None:
         yield None
@@ -173,7 +174,7 @@ def _new_file(path: Path | None) -> Iterator[IO[bytes] | None]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-        # link() and not rename(): it refuses a name that exists.
+        # link() instead of rename(): it refuses to replace an existing name.
         os.link(file.name, path)
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,12 +1,11 @@
-"""The tables of the trail's file, what in them is never changed, and what an earlier version's file lacks.
+"""The tables of the trail's file, the triggers that protect them, and the upgrade from earlier versions.
 
-A row of `events` is an event. What events have in common is in `common_parts` once (audit.shared); a row
-without a number of such a part, as earlier versions wrote them, has the whole.
+A row of `events` is an event. `common_parts` holds parts that several events share (audit.shared). A row of
+`events` without the number of such a part, as earlier versions wrote it, holds the whole event.
 
-`open_intents` is no record but the list of calls with a first row (`intent` or `start`) and without an end:
-it makes closing them at the next start a lookup instead of a search through the whole trail. `blocks`,
-`block_names` and `late_ends` are no records either: they say where in the trail to search. `trail` has the
-trail's id.
+`open_intents` is not a record. It lists the calls with a first row (`intent` or `start`) and without an end:
+closing them at the next start takes a lookup instead of a search through the whole trail. `blocks`,
+`block_names` and `late_ends` are search indexes, not records. `trail` has the trail's id.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from audit.errors import AuditUnavailable
 from audit.shared import SPAN_EVENTS
 
 _VERSION = 2
-# Every event was whole.
+# In this version, every row held the whole event.
 WITHOUT_COMMON_PARTS = 1
 
 _metadata = sa.MetaData()
 
-# One row: by which a trail is known from another one.
+# One row: the id that distinguishes this trail from others.
 trail = sa.Table(
     "trail", _metadata, sa.Column("id", sa.String(36), primary_key=True), sqlite_with_rowid=False
 )
 events = sa.Table(
     "events",
     _metadata,
-    # AUTOINCREMENT: a sequence number is never given twice, even if the newest rows were lost.
+    # AUTOINCREMENT: a sequence number is never reused, even if the newest rows are lost.
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("eid", sa.String(36), nullable=False),
     sa.Column("phase", sa.String(8), nullable=False),
@@ -43,16 +42,17 @@ events = sa.Table(
     sa.Column("agent", sa.String, nullable=False),
     sa.Column("cluster", sa.String, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
-    # Of a common part; none where the body is the whole.
+    # The number of a common part; NULL if the body is the whole event.
     sa.Column("common", sa.Integer),
     sqlite_autoincrement=True,
 )
 common_parts = sa.Table(
     "common_parts",
     _metadata,
-    # AUTOINCREMENT: whoever remembers a number that was removed must not find another part under it.
+    # AUTOINCREMENT: a removed number must not be reused for another part, since a writer may still have it
+    # memoized.
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    # The newest event before it was written.
+    # The newest event before this part was written.
     sa.Column("seq", sa.Integer, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     sqlite_autoincrement=True,
@@ -65,7 +65,7 @@ open_intents = sa.Table(
     sa.Column("boot", sa.String(36), nullable=False),
     sqlite_with_rowid=False,
 )
-# What stands in the events of each block (audit.blocks).
+# The contents of each block (audit.blocks).
 blocks = sa.Table(
     "blocks",
     _metadata,
@@ -76,13 +76,13 @@ blocks = sa.Table(
 block_names = sa.Table(
     "block_names",
     _metadata,
-    # First: a search goes from block to block, and the oldest are removed.
+    # First in the key: searches go from block to block, and the oldest blocks are removed.
     sa.Column("block", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("column", sa.String, primary_key=True),
     sa.Column("name", sa.String, primary_key=True),
     sqlite_with_rowid=False,
 )
-# Where a call has its last row, if that is far behind its first one (audit.lateends).
+# The position of a call's last row, if it is far behind the first row (audit.lateends).
 late_ends = sa.Table(
     "late_ends",
     _metadata,
@@ -91,7 +91,7 @@ late_ends = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# Made by earlier versions; each costs an event about half a microsecond, and a page that is written.
+# Earlier versions made these; each costs about half a microsecond and a page write per event.
 _UNUSED_INDICES = (
     "ix_events_eid",
     "events_by_phase",
@@ -106,16 +106,16 @@ _NEVER_CHANGED = (
     f"CREATE TRIGGER IF NOT EXISTS events_never_update BEFORE UPDATE ON events {_REFUSED}",
     _NEVER_DELETED,
     f"CREATE TRIGGER IF NOT EXISTS common_parts_never_update BEFORE UPDATE ON common_parts {_REFUSED}",
-    # As long as an event may need it.
+    # Protected as long as an event may need it.
     "CREATE TRIGGER IF NOT EXISTS common_parts_never_delete BEFORE DELETE ON common_parts "  # noqa: S608
     f"WHEN OLD.seq >= (SELECT coalesce(min(seq), 0) FROM events) - {SPAN_EVENTS} {_REFUSED}",
 )
 
 
 def version(connection: sa.Connection, path: Path) -> int | None:
-    """The version of the file's schema, 0 where there is none yet.
+    """The version of the file's schema, or 0 if it has none yet.
 
-    Raises AuditUnavailable for one that is not known, since what its rows say is not known either.
+    Raises AuditUnavailable for an unknown version, since the meaning of its rows is unknown too.
     """
     found: int | None = connection.exec_driver_sql("PRAGMA user_version").scalar()
     if found not in (0, WITHOUT_COMMON_PARTS, _VERSION):
@@ -126,14 +126,14 @@ def version(connection: sa.Connection, path: Path) -> int | None:
 
 
 def is_current(connection: sa.Connection, path: Path) -> bool:
-    """Whether nothing is missing in the file; raises AuditUnavailable for a version that is not known."""
+    """Whether the file's schema is complete; raises AuditUnavailable for an unknown version."""
     return version(connection, path) == _VERSION
 
 
 def prepare(connection: sa.Connection, path: Path) -> None:
-    """Make what is missing in the file, in a transaction of the caller's, and write nothing where nothing is.
+    """Create missing parts of the schema, in the caller's transaction; write nothing if it is complete.
 
-    Raises AuditUnavailable for a version that is not known, and leaves that as it is.
+    Raises AuditUnavailable for an unknown version, and leaves that file unchanged.
     """
     found = version(connection, path)
     _metadata.create_all(connection)
@@ -143,27 +143,29 @@ def prepare(connection: sa.Connection, path: Path) -> None:
         connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index}")
     for trigger in _NEVER_CHANGED:
         connection.exec_driver_sql(trigger)
-    # It writes whatever it finds, and would have a full disk refuse what needs no room.
+    # The pragma always writes, so on a full disk it would fail although nothing needs to change.
     if found != _VERSION:
         connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
 
 
 @contextmanager
 def deletable(connection: sa.Connection) -> Iterator[None]:
-    """Let the block delete events, in a transaction of the caller's that is rolled back when it raises."""
+    """Permit deleting events within the block, in the caller's transaction, which is rolled back if it
+    raises.
+    """
     connection.exec_driver_sql("DROP TRIGGER events_never_delete")
     yield
     connection.exec_driver_sql(_NEVER_DELETED)
 
 
 def microseconds(when: datetime) -> int:
-    """As the trail keeps a time: since the epoch."""
+    """Convert a time to the trail's format: microseconds since the epoch."""
     since = when - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def moment(ts_us: int) -> datetime:
-    """The time that `microseconds` has kept."""
+    """Convert microseconds since the epoch to a time."""
     return _EPOCH + timedelta(microseconds=ts_us)
 
 

@@ -1,14 +1,14 @@
-"""What events have in common, so that the trail's file has it once.
+"""Common parts of events, which the trail's file stores once.
 
-Two thirds of an event say who, from where, by which relay, as whom and by which rule: the same for all that
-an agent does with one token. Encoded and written with every event, that is most of what the trail costs. So
-an event is a row with what is its own, and the number of another row with the rest. A reader puts the two
-together again, and gets the bytes that `audit.record.encode` makes of the whole.
+Two thirds of an event say who, from where, by which relay, as whom and by which rule. These are the same for
+all calls of an agent with one token. Encoding and writing them with every event would be most of the trail's
+cost. So an event is a row with its own part, and the number of another row with the common part. A reader
+joins the two, and gets the bytes that `audit.record.encode` makes of the whole event.
 
-The writer remembers what it has written. It forgets after SPAN_EVENTS, so that whoever removes the beginning
-of a trail knows by numbers alone which common parts nobody needs any more, whatever the other writers do. And
-it forgets when anybody else has written: that may have been an older copy, put back in the file's place, and
-in that a number is, or will be, of another part.
+The writer memoizes the parts that it has written, for SPAN_EVENTS events. So a prune can tell from the
+numbers alone which common parts are unused, independent of other writers. The memo is also dropped if another
+connection has written. That may mean that an older copy was put in the file's place, in which a number
+belongs, or will belong, to another part.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from audit.record import (
     encode,
 )
 
-# An event's common part was written at most so many events before it. A file has this number in a trigger, so
-# to change it takes another version of the schema.
+# An event's common part was written at most this many events before it. A trigger in the file contains this
+# number, so changing it requires a new schema version.
 SPAN_EVENTS = 10_000
-# What a writer remembers: some 4 MiB. One above it is written again.
-_REMEMBERED_MAX = 1024
-# What a reader has decoded of late.
+# Maximum common parts that a writer memoizes: some 4 MiB. Beyond it, parts are written again.
+_MEMO_MAX = 1024
+# Maximum decoded common parts that a reader memoizes.
 _DECODED_MAX = 256
 
 # In the order in which `encode` writes them.
@@ -58,7 +58,7 @@ class _Common(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
 
 
 class _Own(Record, frozen=True):
-    """Beside what has columns: eid, kind, phase and time."""
+    """The own part, without the columns: eid, kind, phase and time."""
 
     dur_ms: float | None = None
     req: Request | None = None
@@ -73,17 +73,17 @@ members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def own_part(event: Event) -> bytes:
-    """The JSON of what no other event says, but for the brace that begins it.
+    """The JSON of an event's own part, without the opening brace.
 
-    Without that it is no JSON. An `audit list --follow` of an earlier hawse, left running, takes this for the
-    whole, and so ends with an error where it would print events that do not say who did them.
+    So it is not valid JSON on purpose. A running `audit list --follow` of an earlier hawse takes it for the
+    whole event. It then fails with an error, instead of printing events without their actors.
     """
     own = _Own(event.dur_ms, event.req, event.resp, event.stream, event.tunnel, event.count, event.note)
     return encode(own)[1:]
 
 
 def common_part(event: Event) -> bytes:
-    """The JSON of what other events say as well."""
+    """The JSON of the part that events share."""
     return encode(
         _Common(
             org=event.org,
@@ -108,7 +108,7 @@ def whole(own: bytes, common: bytes, *, eid: str, kind: str, phase: str, ts: dat
         "ts": ts,
     }
     ordered = {name: members.pop(name) for name in _MEMBERS if name in members}
-    # What a newer hawse has added stands at the end.
+    # Members that a newer hawse has added come last.
     return msgspec.json.encode({**ordered, **members})
 
 
@@ -118,39 +118,42 @@ def _common_members(common: bytes) -> dict[str, msgspec.Raw]:
 
 
 class CommonParts:
-    """Which common parts are in a trail's file, as far as one writer remembers. It `begin`s each batch."""
+    """The common parts in a trail's file, as far as one writer has them memoized. It calls `begin` for each
+    batch.
+    """
 
     def __init__(self) -> None:
-        # By the sections' identity, which are kept alive with it: most events share theirs with others.
+        # Keyed by the sections' identities, and keeps the sections alive: most events share theirs with
+        # others.
         self._by_sections: dict[tuple[int, ...], tuple[int, tuple[object, ...]]] = {}
         self._by_json: dict[bytes, int] = {}
-        # None of those was written before the event behind this one.
+        # All parts in the memo were written after this event.
         self._since = 0
         self._version = 0
         self._newest = self._next = 0
         self.unwritten: list[tuple[int, int, bytes]] = []
-        """What the batch has found to be new: rows of number, newest event before the batch, and JSON."""
+        """The new parts of the batch, as rows of number, newest event before the batch, and JSON."""
 
     def forget(self) -> None:
-        """Remember nothing: the file may be another, or is as it was before the batch."""
+        """Drop the memo: the file may be another one, or the batch was rolled back."""
         self._by_sections.clear()
         self._by_json.clear()
 
     def begin(self, newest: int, highest: int, version: int, events: int) -> None:
-        """Begin a batch of so many events, at most SPAN_EVENTS, while no other writer can write.
+        """Begin a batch of at most SPAN_EVENTS events, while no other writer can write.
 
         `newest` is the last event's sequence number, `highest` the last common part's, and `version` changes
-        when another connection has written. Raises ValueError.
+        if another connection has written. Raises ValueError for a larger batch.
         """
         if events > SPAN_EVENTS:
-            raise ValueError(f"{events} events at once, at most {SPAN_EVENTS} can be written so")
+            raise ValueError(f"{events} events exceed the {SPAN_EVENTS} of a batch")
         if (
             version != self._version
             or newest + events - self._since > SPAN_EVENTS
-            or len(self._by_json) >= _REMEMBERED_MAX
+            or len(self._by_json) >= _MEMO_MAX
         ):
             self.forget()
-        elif len(self._by_sections) >= _REMEMBERED_MAX:
+        elif len(self._by_sections) >= _MEMO_MAX:
             self._by_sections.clear()
         if not self._by_json:
             self._since = newest

@@ -1,10 +1,10 @@
-"""What each agent adds to the trail's file, so that none of them can fill its disk.
+"""Measures how much each agent adds to the trail's file, so that no agent can fill its disk.
 
-A row is charged what SQLite takes for it. Rows stand in pages of one b-tree, in the order in which they came,
-and a row that does not fit into the rest of a page begins the next one: rows of a little more than half a
-page take twice what they have. So a row is charged in proportion to what it may leave empty, two pages at the
-most, and an agent cannot choose rows that take much more than it is charged. Nor can it have another one
-charged for them: what a row costs depends on that row alone.
+A row is charged the space that SQLite uses for it. Rows are in pages of one b-tree, in insertion order, and a
+row that does not fit into the rest of a page starts a new page. So rows of slightly more than half a page
+take twice their size. Each row is therefore charged for the space that it may leave empty, at most two pages.
+An agent cannot choose rows that take much more than they are charged. Nor can it increase another agent's
+charge: the charge of a row depends on that row alone.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from collections.abc import Iterable, Sequence
 
 from audit.record import ActorType, Event
 
-# SQLite's default, which a file keeps from the day it is made.
+# SQLite's default, which a file keeps from its creation.
 PAGE_BYTES = 4096
-# What a page has for rows, and what of a longer row stands in it (https://www.sqlite.org/fileformat2.html,
-# "B-tree Pages"): the rest is in pages of its own.
+# The space for rows in a page, and the part of a longer row that stays in it
+# (https://www.sqlite.org/fileformat2.html, "B-tree Pages"): the rest is in overflow pages.
 _ROOM_BYTES = PAGE_BYTES - 8
 _ROW_BYTES_MAX = PAGE_BYTES - 35
 _REST_BYTES = PAGE_BYTES - 4
 _LEFT_BYTES_MIN = (PAGE_BYTES - 12) * 32 // 255 - 23
-# An event's columns beside its names and its JSON, with SQLite's lengths: eid, kind, phase, time and numbers.
+# An event's columns besides its names and its JSON, with SQLite's lengths: eid, kind, phase, time and
+# numbers.
 _EVENT_BYTES = 90
 # The same for a common part.
 _COMMON_BYTES = 24
@@ -48,10 +49,10 @@ def shares(
     common: Iterable[int],
     written: Iterable[tuple[int, int, bytes]],
 ) -> dict[Agent, int]:
-    """What a batch adds to the file for each agent.
+    """How much a batch adds to the file for each agent.
 
-    Of each event its `own` part and the number of its `common` part, and the common parts that were
-    `written` with them, which the first event of each is charged for.
+    For each event: its `own` part and the number of its `common` part. `written` are the new common parts;
+    each is charged to the first event that refers to it.
     """
     sizes = {number: taken_bytes(_COMMON_BYTES + len(json)) for number, _, json in written}
     found: dict[Agent, int] = {}

@@ -1,4 +1,4 @@
-"""What SQLite says of a file that it cannot use, and what helps."""
+"""Explains SQLite's errors for an unusable file, with the next step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
-# What SQLite makes of a -shm at first, and how it says that it could not.
+# The size of a new -shm, and SQLite's errors if it cannot create one.
 _SHM_BYTES = 32 * 1024
 _SHM_REFUSED = frozenset({sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -17,16 +17,16 @@ _USABLE = "it, its -wal and its -shm have to be files that this user can write"
 
 
 def is_damaged(error: BaseException | None) -> bool:
-    """Whether what the file holds is no database, or only a part of one, or a text that is none."""
-    # The last is found by Python's module, which gives it no code.
+    """Whether the file's contents are not a database, or only a part of one, or invalid text."""
+    # Python's module detects invalid text, and sets no error code.
     return _code(error) & 0xFF in _DAMAGED or str(error).startswith("Could not decode to UTF-8")
 
 
 def lacks_room_to_open(path: Path, error: BaseException | None) -> bool:
-    """Whether the file cannot be opened since its disk is full.
+    """Whether the file cannot be opened because its disk is full.
 
-    While nobody has the file open, even a reader begins by making its -shm, and of one that finds no room
-    SQLite says "disk I/O error".
+    If no process has the file open, even a reader creates its -shm first. Without space for it, SQLite
+    reports "disk I/O error".
     """
     if _code(error) in _SHM_REFUSED:
         with suppress(OSError):
@@ -36,7 +36,7 @@ def lacks_room_to_open(path: Path, error: BaseException | None) -> bool:
 
 
 def explained(path: Path, error: BaseException | None) -> str:
-    """What SQLite or the system says of the file, and the next step where that is known."""
+    """SQLite's or the system's error for the file, and the next step if it is known."""
     if lacks_room_to_open(path, error):
         return f"{error}, since the disk is full: free 32 KiB of it"
     if isinstance(error, PermissionError):

@@ -1,23 +1,22 @@
-"""Where events stay: one SQLite file, rows in the order of their sequence, never changed.
+"""Stores events in one SQLite file, as rows in sequence order that never change.
 
-Only a beginning of it can be removed (audit.retention).
+Only the beginning can be removed (audit.retention).
 
-Writes go through one connection, a transaction a batch: WAL with `synchronous=FULL`, so that a commit
-that returned has reached the disk, and BEGIN IMMEDIATE, so that a second writer (the operator's
-`hawse audit`, which records that it read, or the hub that this one replaces) waits for busy_timeout instead
-of failing in the middle.
-Reads use connections of their own (audit.reader).
+All writes use one connection, with one transaction per batch. WAL with `synchronous=FULL` means that a commit
+that returned has reached the disk. With BEGIN IMMEDIATE, a second writer waits for busy_timeout instead of
+failing halfway. Second writers are the operator's `hawse audit`, which records its reads, and the hub that
+this one replaces. Reads use connections of their own (audit.reader).
 
-A batch is inserted by a few statements of many rows each, never by one a row. The driver lets go of the
-interpreter's lock around each step of SQLite, and a busy event loop does not give it back for a while: row by
-row that costs 40-55 µs of CPU an event beside such a loop, by statements of many rows a fifth of it.
+A batch is inserted by a few statements of many rows, never one per row. The driver releases the interpreter
+lock around each step of SQLite, and a busy event loop is slow to give it back. Row by row, that costs 40-55
+µs of CPU per event beside such a loop; statements of many rows cost a fifth of it.
 
-The file's tables are those of audit.schema.
+audit.schema defines the file's tables.
 
-Only the trail that was written until now is written on. It is known by its id, and by its highest number,
-which never becomes lower: an older copy of it has a lower one. Both are looked at whenever the file is
-opened, the number with each batch as well; the file itself, by its inode and by its size, which never becomes
-smaller, with each batch. What another process of this trail writes only raises them.
+The store only continues the trail that this hub has been writing. It recognises the trail by its id and its
+highest number, which never decreases: an older copy has a lower one. Both are checked when the file is
+opened, and the number again with each batch. The file itself is checked with each batch, by its inode and by
+its size, which never shrinks. Writes of other processes of this trail only increase these values.
 """
 
 from __future__ import annotations
@@ -58,27 +57,27 @@ T = TypeVar("T")
 
 @attrs.frozen
 class TrailMark:
-    """By what a trail is known again."""
+    """Identifies a trail and its progress."""
 
     id: str
     highest: int
-    """The number of an event that it has had."""
+    """The number of an event that the trail has contained."""
 
 
-# A reader's event or a checkpoint takes milliseconds; longer than this and the disk is in trouble.
+# A reader's event or a checkpoint takes milliseconds. Longer than this means that the disk has a problem.
 BUSY_TIMEOUT_MS = 5000
 # A statement has at most 32,766 values (SQLite's default); a longer batch takes several.
 _STATEMENT_ROWS_MAX = 256
-# Lengths are 1 to 15, and the multiples of this: 31 statements, which the driver keeps (128 of them).
+# Statement lengths are 1 to 15 rows and the multiples of this: 31 statements; the driver caches 128.
 _ROWS_STEP = 16
-# Of a row's values: the number of its common part.
+# Selects the number of the common part from a row's values.
 _COMMON_OF = itemgetter(-1)
 
 
 class AuditStore:
-    """The file at `path`; for one thread at a time, and synchronous.
+    """The trail in the file at `path`; synchronous, and for one thread at a time.
 
-    Raises AuditUnavailable from every method when the file cannot be used; the next call tries anew.
+    Raises AuditUnavailable from every method if the file cannot be used; the next call retries.
     """
 
     def __init__(
@@ -90,11 +89,11 @@ class AuditStore:
         make: bool = True,
         expected: TrailMark | None = None,
     ) -> None:
-        """Open the trail for writing, making the file (0600) and its tables where they are missing.
+        """Open the trail for writing, and create the file (0600) and its tables if they are missing.
 
-        `bytes_max` bounds the file; at the bound the store behaves as on a full disk. Not to `make` it is
-        for who comes after one that did: a file that is missing then is elsewhere. So it is where a trail is
-        `expected`. Raises AnotherTrail for any other, and for an older copy of it.
+        `bytes_max` bounds the file; at the bound the store behaves as on a full disk. With `make=False`, or
+        if a trail is `expected`, a missing file is an error: the trail must exist somewhere else. Raises
+        AnotherTrail for any other trail than the expected one, and for an older copy of it.
         """
         self.path = path
         self._masks = masks if masks is not None else Masks()
@@ -110,7 +109,8 @@ class AuditStore:
         self._open_intents: dict[str, int] = {}
         self._common = CommonParts()
         self._engine = sa.create_engine(
-            # SQLite makes no file: while a disk is not mounted, events would go where nobody sees them later.
+            # SQLite must not create a file: if a disk is not mounted, events would go to the mount point and
+            # be lost to view.
             url(path, "rw"),
             poolclass=NullPool,
             # Opened by the thread that constructs the store, used by the writer's.
@@ -127,16 +127,16 @@ class AuditStore:
 
     @property
     def mark(self) -> TrailMark:
-        """What is known of the trail, as of the last batch; for any thread."""
+        """The trail's identity and progress as of the last batch; callable from any thread."""
         return TrailMark(self._id, self._highest)
 
     def expect(self, mark: TrailMark) -> None:
-        """Take the trail of this mark for the right one, as an operator has said; for any thread."""
+        """Accept the trail with this mark, on an operator's word; callable from any thread."""
         self._id, self._highest = mark.id, mark.highest
-        # It is opened again, with whatever lies beside it.
+        # Forces the next batch to open the file again, and to accept the -wal beside it.
         self._file, self._wal = (0, 0), None
 
-    def accept(self, tell: Callable[[TrailMark], Event]) -> TrailMark:
+    def accept(self, make_event: Callable[[TrailMark], Event]) -> TrailMark:
         """Give this file a new trail id, and write an event into it; returns its mark.
 
         If it is interrupted, the file has a new id and no event, and no hub accepts it.
@@ -147,11 +147,11 @@ class AuditStore:
         self.close()
         with translated(self.path):
             self._connected()
-        self.append([tell(self.mark)])
+        self.append([make_event(self.mark)])
         return self.mark
 
     def close(self) -> None:
-        """Close the file; a store that is used again opens it again."""
+        """Close the file; the next use opens it again."""
         connection, self._connection = self._connection, None
         self._common.forget()
         if connection is not None:
@@ -159,15 +159,15 @@ class AuditStore:
         self._engine.dispose()
 
     def append(self, batch: Sequence[Event], *, boot: str = "") -> dict[Agent, int]:
-        """Write the events in one transaction; on the disk when it returns, or not at all when it raises.
+        """Write the events in one transaction: on the disk if it returns, not at all if it raises.
 
-        At most SPAN_EVENTS of them. `boot` names the process that owns the intents among them. Returns how
+        At most SPAN_EVENTS events. `boot` names the process that owns the intents among them. Returns how
         many bytes each agent has added to the file.
         """
         return self._append(batch, boot, once=False)
 
     def append_once(self, batch: Sequence[Event]) -> None:
-        """The same for events that the trail may have already, by their `eid` and phase: no second row."""
+        """Like `append`, but skips events that the trail already has, by `eid` and phase."""
         self._append(batch, "", once=True)
 
     def _append(self, batch: Sequence[Event], boot: str, *, once: bool) -> dict[Agent, int]:
@@ -177,7 +177,7 @@ class AuditStore:
         own = [own_part(event) for event in masked]
         intent, start = Phase.INTENT, Phase.START
         begun = {event.eid for event in masked if event.phase is intent or event.phase is start}
-        # Only of what began here: most events had no intent, and to look for one costs more than their rows.
+        # Only for calls that began here: most events had no intent, and a lookup costs more than their rows.
         ended = {
             event.eid
             for event in masked
@@ -185,8 +185,8 @@ class AuditStore:
         }
         with translated(self.path), self._batch() as cursor:
             if once:
-                there = _already_in(cursor, masked)
-                both = [pair for pair in zip(masked, own, strict=True) if pair[0].eid not in there]
+                present = _already_in(cursor, masked)
+                both = [pair for pair in zip(masked, own, strict=True) if pair[0].eid not in present]
                 masked, own = [event for event, _ in both], [body for _, body in both]
             newest, highest, version = cursor.execute(_LAST_NUMBERS).fetchone()
             if newest < self._highest:
@@ -198,7 +198,7 @@ class AuditStore:
             blocks.note_full(cursor, newest, newest + len(rows))
             opened: dict[str, int] = {}
             if begun:
-                cursor.execute(_REMEMBER_INTENTS, (boot, newest))
+                cursor.execute(_INSERT_INTENTS, (boot, newest))
                 opened = {event.eid: seq for seq, event in enumerate(masked, newest + 1) if event.phase.opens}
             firsts = [self._open_intents[eid] for eid in ended if eid in self._open_intents]
             if firsts and newest + len(rows) - min(firsts) > lateends.NEAR_EVENTS:
@@ -213,18 +213,21 @@ class AuditStore:
             self._open_intents.pop(eid, None)
         return shares(masked, own, map(_COMMON_OF, rows), self._common.unwritten)
 
-    def close_unknown(self, boot: str, now: datetime, *, lives: Callable[[str], bool] | None = None) -> int:
-        """End the calls of other boots that live no more as `unknown`; returns how many there were.
+    def close_unknown(
+        self, boot: str, now: datetime, *, is_running: Callable[[str], bool] | None = None
+    ) -> int:
+        """End the open calls of other boots that no longer run as `unknown`; returns how many there were.
 
-        `lives` is asked for each boot but `boot`, the caller's own, that has calls without an end; without
-        it, none does. It is asked after they were read and while nobody else can write, so a boot whose sign
-        of life is there before its first intent is never taken for a dead one.
+        `is_running` is called for each boot with open calls, except `boot`, the caller's own. Without it, no
+        other boot counts as running. The calls happen within the transaction, after the boots are read and
+        while no other process can write. So a boot that shows that it runs before its first intent is never
+        taken for dead.
         """
         with translated(self.path), self._transaction() as connection:
             others = connection.scalars(
                 sa.select(open_intents.c.boot).where(open_intents.c.boot != boot).distinct()
             ).all()
-            dead = [other for other in others if lives is None or not lives(other)]
+            dead = [other for other in others if is_running is None or not is_running(other)]
             if not dead:
                 return 0
             left = connection.execute(
@@ -248,10 +251,10 @@ class AuditStore:
         return len(left)
 
     def _row(self, event: Event, own: bytes) -> tuple[Any, ...]:
-        """The values of its columns, but for the number."""
+        """The values of the event's columns, except the number."""
         return (
             event.eid,
-            # As .value, which is looked up in Python.
+            # The same as .value, which is a slower lookup in Python.
             event.phase._value_,
             event.kind._value_,
             microseconds(event.ts),
@@ -273,21 +276,21 @@ class AuditStore:
 
     @contextmanager
     def _batch(self) -> Iterator[sqlite3.Cursor]:
-        """A transaction on the driver's own connection, which costs 25 µs where SQLAlchemy's costs 90."""
+        """A transaction on the driver's own connection, which costs 25 µs; SQLAlchemy's costs 90."""
         status = self.path.stat()
         if (status.st_dev, status.st_ino) != self._file:
-            # SQLite would write on into the file that was there, where nobody sees it any more.
+            # SQLite would keep writing to the previous file, which no longer has this name.
             if self._connection is not None:
                 self._abandon(self._connection)
             self._overwritten = False
             if self._wal is not None and self._wal == _identity_of_wal(self.path):
-                # SQLite would take its frames for this file's, whatever they were of.
+                # SQLite would apply its frames to this file, although they belong to another one.
                 raise AnotherTrail(
                     f"{self.path} is another file than the one that was open, with the -wal of that beside "
                     f"it: put that file back, or move {self.path.name}-wal and -shm to it"
                 )
         elif status.st_size < self._size_bytes:
-            # What SQLite has in its cache hides that from it.
+            # SQLite's cache hides the truncation from SQLite.
             self._overwritten = True
         self._size_bytes = status.st_size
         if self._overwritten:
@@ -299,7 +302,7 @@ class AuditStore:
         driver: object = connection.connection.dbapi_connection
         assert isinstance(driver, sqlite3.Connection)
         try:
-            # Closed at once: whoever keeps the exception would keep the cursor, and that the file's lock.
+            # Closed at once: a kept exception would keep the cursor alive, and with it the file's lock.
             with closing(driver.cursor()) as cursor:
                 cursor.execute(_BEGIN)
                 yield cursor
@@ -338,8 +341,8 @@ class AuditStore:
         self._highest = newest
 
     def _abandon(self, connection: sa.Connection) -> None:
-        # The file may have been moved, its disk remounted, or an older copy put in its place: the next call
-        # opens it afresh.
+        # The next call opens the file again: it may have been moved, its disk remounted, or replaced by an
+        # older copy.
         self._connection = None
         self._common.forget()
         connection.invalidate()
@@ -347,7 +350,7 @@ class AuditStore:
 
     def _on_connect(self, connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()
-        # None: no transaction but those that begin by _begin_immediate.
+        # None: the only transactions are those begun by _begin_immediate.
         connection.isolation_level = None
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         cursor.execute("PRAGMA journal_mode = WAL")
@@ -358,10 +361,11 @@ class AuditStore:
 
 
 def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Cut a sequence into pieces of so many lengths only that a statement for each stays prepared.
+    """Split a sequence into pieces of few distinct lengths, so that the statement for each length stays
+    prepared.
 
-    As few pieces as that allows, since each is a statement: at most one of a multiple of _ROWS_STEP rows for
-    _STATEMENT_ROWS_MAX items, and one of what is left.
+    The pieces are as few as that permits, since each takes a statement: per _STATEMENT_ROWS_MAX items at most
+    one whose length is a multiple of _ROWS_STEP, and one with the rest.
     """
     start = 0
     while start < len(items):
@@ -372,9 +376,9 @@ def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 _BEGIN = "BEGIN IMMEDIATE"
-# The highest that there ever was in each table, and what changes when another connection has written. In one
-# statement, since beside a busy event loop each costs much, however little it asks. SQLite keeps the highest
-# in a table that anybody can empty, and then goes by what is left.
+# The highest number that each table has ever had, and a value that changes if another connection has written.
+# It is one statement, since each is expensive beside a busy event loop. SQLite keeps the highest numbers in a
+# table that other processes can empty; then the remaining rows count.
 _LAST_NUMBERS = """
 SELECT
     max((SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'),
@@ -390,12 +394,12 @@ FROM pragma_data_version
 def _insertion(table: sa.Table, rows: int) -> str:
     columns = [column.name for column in table.columns if column is not events.c.seq]
     row = ", ".join("?" * len(columns))
-    # Nothing in it is anybody's but ours.
+    # All of its parts are constants of this program.
     return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES {', '.join([f'({row})'] * rows)}"  # noqa: S608
 
 
 def _insert(cursor: sqlite3.Cursor, table: sa.Table, rows: Sequence[tuple[object, ...]]) -> None:
-    """Insert rows of all columns, but for the number that an event is given."""
+    """Insert rows with all columns except an event's number."""
     for some in _pieces(rows):
         cursor.execute(_insertion(table, len(some)), tuple(chain.from_iterable(some)))
 
@@ -405,15 +409,15 @@ def _forget_intents(rows: int) -> str:
     return f"DELETE FROM open_intents WHERE eid IN ({', '.join('?' * rows)})"  # noqa: S608
 
 
-# Rows of one transaction stand side by side, since a transaction has the file to itself.
-_REMEMBER_INTENTS = (
+# The rows of one transaction have consecutive numbers, since a transaction has exclusive access to the file.
+_INSERT_INTENTS = (
     "INSERT INTO open_intents (eid, seq, boot) "
     "SELECT eid, seq, ? FROM events WHERE seq > ? AND phase IN ('intent', 'start')"
 )
 
 
 def _already_in(cursor: sqlite3.Cursor, batch: Sequence[Event]) -> set[str]:
-    """The `eid`s of those that the trail has, searched from the block in which the oldest happened."""
+    """The `eid`s of the events that the trail has, searched from the block of the oldest event on."""
     oldest_us = min(microseconds(event.ts) for event in batch)
     phases = {event.eid: event.phase.value for event in batch}
     rows = cursor.execute(_found(len(phases)), (oldest_us, *phases)).fetchall()
@@ -434,7 +438,7 @@ _OR_ACCEPT = "or run `hawse admin audit accept`, which records the gap"
 
 
 def missing(path: Path) -> AnotherTrail:
-    """What is said of a trail that was written until now, and is not there."""
+    """The error for a trail that this hub has been writing and that is missing."""
     return AnotherTrail(f"{path} is missing: put it back, {_OR_ACCEPT}")
 
 
@@ -454,12 +458,12 @@ def newest_event(connection: sa.Connection) -> int:
 
 
 def refuse_stray_wal(path: Path) -> None:
-    """Raise AuditUnavailable for the newest events of a file that was moved away without them.
+    """Raise AuditUnavailable if the file was moved away without its -wal, which holds its newest events.
 
-    Beside a new file SQLite deletes a -wal that is there.
+    SQLite deletes an existing -wal beside a new file.
     """
     wal = path.with_name(f"{path.name}-wal")
-    # In this order: who makes both makes the file first.
+    # In this order: a process that creates both creates the file first.
     if wal.exists() and wal.stat().st_size and not path.exists():
         raise AuditUnavailable(
             f"{path} is missing, and {wal.name} holds events of it: put the file back, or move that to it"
@@ -483,11 +487,13 @@ def _as_unknown(body: bytes, now: datetime) -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Make the file where there is none: SQLite would make it by the umask, and -wal and -shm copy the mode.
+    """Create the file if it is missing: SQLite would use the umask for its mode, and -wal and -shm copy the
+    mode.
 
-    A file that is there is not even opened. POSIX takes a process's locks on a file away as soon as it closes
-    any descriptor of it. So another store in this process would lose those of its SQLite, and the next reader
-    of another process, believing itself alone, would delete the -wal that events are still written to.
+    An existing file is not even opened. POSIX releases a process's locks on a file as soon as the process
+    closes any descriptor of it. So another store in this process would lose the locks of its SQLite. The next
+    reader in another process would then believe that it is alone, and delete the -wal that events are still
+    written to.
 
     Raises AuditUnavailable beside a -wal of another file.
     """
@@ -497,13 +503,13 @@ def _make(path: Path) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Which file it is that bears the name now; raises OSError where none does."""
+    """The device and inode of the file with this name; raises OSError if there is none."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
 
 def _identity_of_wal(path: Path) -> tuple[int, int] | None:
-    """The same of the -wal beside it; None where there is none."""
+    """The same for the -wal beside it; None if there is none."""
     try:
         return _identity(path.with_name(f"{path.name}-wal"))
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""Free text over what an event says: its path, its arguments, and the reasons in it.
+"""Free-text search in events: the path, the arguments and the reasons.
 
-Each event is decoded for it, so a search looks at a bounded number of them.
+Each event must be decoded, so a search reads a bounded number of events.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from urllib.parse import unquote
 
 import msgspec
 
-# A second's work. The other filters decide which events these are: the newest that they leave.
+# Maximum events searched: one second of work. The other filters select the newest events for the search.
 TEXT_EVENTS_MAX = 100_000
-# More than a person types; a target has up to 64 KiB.
+# More than people type; a target has up to 64 KiB.
 TEXT_CHARACTERS_MAX = 1024
 
 
@@ -34,8 +34,8 @@ class _Decision(msgspec.Struct, frozen=True):
     policy: str = ""
 
 
-class _Said(msgspec.Struct, frozen=True):
-    """Only what is searched, so that events of a newer hawse are searched as well."""
+class _Searched(msgspec.Struct, frozen=True):
+    """Only the searched members, so that events of a newer hawse can be searched too."""
 
     req: _Request = _Request()
     resp: _Response = _Response()
@@ -44,29 +44,29 @@ class _Said(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-_said = msgspec.json.Decoder(_Said).decode
+_decode = msgspec.json.Decoder(_Searched).decode
 
 
 class Text:
     """A search text; the search ignores case."""
 
     def __init__(self, text: str) -> None:
-        self._wanted = text.casefold()
+        self._text = text.casefold()
 
     def is_in(self, body: bytes) -> bool:
-        """Whether the event of this JSON says it."""
-        said = _said(body)
-        target = said.req.raw_target
+        """Whether the event with this JSON contains the text."""
+        searched = _decode(body)
+        target = searched.req.raw_target
         texts = [
-            *(target, unquote(target.replace("+", " ")), said.req.name),
-            # As one line, since what is looked for may have a blank.
-            " ".join(said.stream.command),
+            *(target, unquote(target.replace("+", " ")), searched.req.name),
+            # As one line, since the search text may contain a blank.
+            " ".join(searched.stream.command),
             *(
-                said.stream.close_reason,
-                said.resp.reason,
-                said.note,
-                said.decision.rule,
-                said.decision.policy,
+                searched.stream.close_reason,
+                searched.resp.reason,
+                searched.note,
+                searched.decision.rule,
+                searched.decision.policy,
             ),
         ]
-        return any(self._wanted in text.casefold() for text in texts)
+        return any(self._text in text.casefold() for text in texts)

@@ -1,24 +1,24 @@
-"""What an event says in a few words: who, with what result, how it ended, and why."""
+"""Short texts about an event: who, with what result, how it ended, and why."""
 
 from __future__ import annotations
 
 from audit.kubectl import kubectl_line, kubectl_words
 from audit.record import ActorType, Event, Phase, Request
 
-# How the record says that the client's side of a stream ended first.
+# The recorded reason if the client's side of a stream ended first.
 _CLIENT_GONE = "client gone"
 _LONG_S = ((3600, "h", 60, "m"), (60, "m", 1, "s"))
 
 
 def actor_of(event: Event) -> str:
-    """Who did it, with the kind of actor."""
+    """The actor with its type."""
     if event.actor.type is ActorType.ANONYMOUS:
         return event.client.ip if event.client is not None and event.client.ip else "anonymous"
     return f"{event.actor.type}:{event.actor.name}" if event.actor.name else str(event.actor.type)
 
 
 def result_of(event: Event) -> str:
-    """The status, `none` where nothing was answered, `?` where that is not known; `-` before the end."""
+    """The status, `none` without an answer, `?` if it is unknown; `-` before the end."""
     if event.resp is not None:
         return str(event.resp.status or "none")
     if event.phase is Phase.UNKNOWN:
@@ -27,17 +27,17 @@ def result_of(event: Event) -> str:
 
 
 def ended_by_client(event: Event) -> bool:
-    """Whether its answer had begun and its client ended it, as most streams end.
+    """Whether the client ended the stream after the answer had begun, as most streams end.
 
-    kubectl leaves a watch, a followed log and a finished `cp` by closing its connection. The bytes of a
-    stream are the client's alone, so a Ctrl-C looks the same.
+    kubectl leaves a watch, a followed log and a finished `cp` by closing its connection. A Ctrl-C looks the
+    same: the stream's bytes belong to the client, and the hub does not interpret them.
     """
     gone = event.stream is not None and event.stream.close_reason == _CLIENT_GONE
     return gone and event.resp is not None and bool(event.resp.status)
 
 
 def ending_of(event: Event) -> str:
-    """How a stream ended; empty for what is none, or goes on."""
+    """How a stream ended; empty if it is not a stream, or is still open."""
     if event.stream is None or not event.stream.close_reason:
         return ""
     if ended_by_client(event):
@@ -47,7 +47,7 @@ def ending_of(event: Event) -> str:
 
 
 def why_of(event: Event) -> str:
-    """Why a call failed or was ended, or which rule denied it; empty where it went well."""
+    """Why a call failed or was ended, or which rule denied it; empty if it succeeded."""
     if event.note:
         return event.note
     if event.resp is not None and event.resp.reason:
@@ -59,7 +59,7 @@ def why_of(event: Event) -> str:
 
 
 def request_of(event: Event) -> str:
-    """What was asked, in the words of kubectl and of policies."""
+    """The request in the terms of kubectl and of policies."""
     req = event.req
     if req is None:
         return ""
@@ -78,7 +78,7 @@ def resource_of(req: Request) -> str:
 
 
 def took(dur_ms: float | None) -> str:
-    """How long it took, in at most six characters."""
+    """A duration in at most six characters."""
     if dur_ms is None:
         return "-"
     if dur_ms < 999.5:

@@ -1,8 +1,9 @@
-"""API keys and one-time codes: what an agent or an operator shows before it has anything better.
+"""API keys and one-time codes: the first credential of an agent or an operator.
 
-A prefix, a secret in base 62, and 6 characters of checksum: `hws_` and 43 for a key, `hwc_` and 27 for a code
-that enrols one key and is then worth nothing. The prefix lets secret scanners find a leaked one; the checksum
-lets them, and us, tell it from a look-alike without asking a store.
+Each is a prefix, a secret in base 62, and a checksum of 6 characters. An API key is `hws_` and a secret of 43
+characters. A code is `hwc_` and a secret of 27 characters; it enrols one key and is then worthless. The
+prefix lets secret scanners find a leaked credential. The checksum tells it from a look-alike without a store
+lookup.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ import attrs
 PREFIX = "hws_"
 SECRET_BYTES = 32
 CODE_PREFIX = "hwc_"
-# Beyond guessing, and still short enough to be typed once.
+# Cannot be guessed, and is short enough to type once.
 CODE_BYTES = 20
 _CHECKSUM_LENGTH = 6  # 62 ** 6 > 2 ** 32
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 class ApiKeyError(Exception):
-    """Text that is not an API key, or not a code; the message never holds the text."""
+    """Text that is not an API key or a code; the message never contains the text."""
 
 
 @attrs.frozen
 class _Form:
-    """How one kind of secret is written."""
+    """The format of one kind of secret."""
 
     name: str
     prefix: str
@@ -38,7 +39,7 @@ class _Form:
 
     def write(self, random: bytes) -> str:
         if len(random) != self.secret_bytes:
-            raise ValueError(f"{self.name} is made of {self.secret_bytes} random bytes, not {len(random)}")
+            raise ValueError(f"{self.name} needs {self.secret_bytes} random bytes, not {len(random)}")
         secret = _base62(int.from_bytes(random, "big"), self.length)
         return f"{self.prefix}{secret}{_checksum(secret)}"
 
@@ -59,32 +60,33 @@ _CODE = _Form("an enrolment code", CODE_PREFIX, CODE_BYTES, 27)  # 62 ** 27 > 2 
 
 
 def new_api_key(random: bytes) -> str:
-    """Make a key of 32 random bytes, which the caller takes from the system's generator."""
+    """Make a key from 32 random bytes, which the caller takes from the system's generator."""
     return _KEY.write(random)
 
 
 def parse(text: str) -> str:
-    """Return the key if it is whole and its checksum fits; raises ApiKeyError for all else.
+    """Return the key if it is complete and its checksum fits; raises ApiKeyError otherwise.
 
-    Says nothing about whether the key is known: it saves the store from noise and the user from half a paste.
+    The key may still be unknown. This check spares the store lookups of noise, and tells a user of a
+    truncated paste.
     """
     return _KEY.read(text)
 
 
 def new_code(random: bytes) -> str:
-    """Make a one-time code of 20 random bytes, which the caller takes from the system's generator."""
+    """Make a one-time code from 20 random bytes, which the caller takes from the system's generator."""
     return _CODE.write(random)
 
 
 def parse_code(text: str) -> str:
-    """Return the code if it is whole and its checksum fits; raises ApiKeyError for all else."""
+    """Return the code if it is complete and its checksum fits; raises ApiKeyError otherwise."""
     return _CODE.read(text)
 
 
 def hash(key: str, pepper: bytes) -> str:
     """Return what a store keeps instead of the key: HMAC-SHA256 under a pepper that is not in the store.
 
-    A slow password hash would add nothing against 160 random bits or more, and would cost each login 360 ms.
+    A slow password hash adds nothing against 160 or more random bits, and costs 360 ms per login.
     """
     return hmac.new(pepper, key.encode("ascii"), hashlib.sha256).hexdigest()
 

@@ -1,9 +1,9 @@
-"""Tokens of other issuers: a platform says who its workload is (OpenID Connect), a rule which agent that is.
+"""Tokens of other OpenID Connect issuers: a platform identifies its workload, and a rule maps it to an agent.
 
-An issuer is compared as a string, to the last slash. Its keys are used under the one algorithm that their
-form allows, whatever a token's header says. A rule pins claims to exact values: no wildcards, no prefixes,
-no lists to choose from. Names can be given up and taken by another (a repository, a namespace, an account),
-so a rule has to pin an id that its platform never gives twice.
+Issuers are compared as exact strings, trailing slash included. Each key is used under the one algorithm that
+its type allows, regardless of the token's header. A rule pins claims to exact values: no wildcards, prefixes
+or lists of alternatives. Names (a repository, a namespace, an account) can be released and registered again
+by another party. So a rule must pin an id that its platform never reuses.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 import attrs
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from auth.jws import Claims, Key, TokenError, header_of, said_payload, verified_payload
+from auth.jws import Claims, Key, TokenError, header_of, unverified_payload, verified_payload
 from auth.keys import KEYS_MAX, KeyFormatError, PublicKey, unbase64
 
-# Platforms give minutes, Kubernetes an hour; a token for days is somebody's long-lived secret.
+# Platforms issue for minutes, Kubernetes for an hour. A token for days is a long-lived secret.
 LIFETIME_MAX_S = 24 * 3600
 LEEWAY_S = 5.0
-# RSA below is too weak, above it costs a stranger nothing to have us verify for milliseconds.
+# RSA below 2048 bits is too weak. Above 4096, an unauthenticated peer can cost milliseconds per verification.
 RSA_BITS = range(2048, 4097)
 CLAIMS_MAX = 16
 CLAIM_LENGTH_MAX = 256
@@ -41,33 +41,33 @@ IMMUTABLE_CLAIMS = frozenset(
         "oid",
     }
 )
-# Whoever opens a pull request says what runs in it, also when it is reviewed; the other claims are those of
-# the repository that is asked. Told by the event, and by the ref of what runs, whatever has started it.
+# The author of a pull request controls the code that runs for it, and for its reviews. The other claims still
+# name the target repository. The event reveals such a run, and so does its ref, regardless of the event.
 _PULL_REQUESTS = frozenset(
     {"pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment"}
 )
 _PULL_REFS = "refs/pull/"
-# These run the default branch's own workflow, but a stranger starts them: by a comment on a pull request, or
-# by the run of one. Such workflows are there to fetch what the pull request holds, or what its run has made.
+# These run the default branch's own workflow, but outsiders trigger them: by a comment on a pull request, or
+# through the pull request's own run. Such workflows exist to fetch the pull request's contents or artifacts.
 _STARTED_BY_STRANGERS = _PULL_REQUESTS | {"issue_comment", "workflow_run"}
 _EVENT, _REF = "event_name", "ref"
-# What GitLab calls a pull request, and what such a one starts in turn. Before 18.2.2 a token of a fork's,
-# which a member runs in the project, has the project's own id, and for its ref the branch that the stranger
-# has named.
+# GitLab's merge request pipelines, and the child pipelines that they start. Before 18.2.2, if a member runs a
+# fork's pipeline in the project, its token has the project's own id, and a ref that the fork's author named.
 _SOURCE = "pipeline_source"
 _MERGE_REQUESTS = frozenset({"merge_request_event", "parent_pipeline"})
 
-# Thumbprints say nothing that is used here. Whatever names or holds a key is not among them, nor is `crit`.
+# Allowed header members. Thumbprints are ignored here. Members that name or hold a key, and `crit`, are
+# refused.
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ", "x5t", "x5t#S256"})
 
 
 class RuleError(Exception):
-    """Claims that make no rule; the message says what to pin instead."""
+    """Claims that do not make a valid rule; the message says what to pin instead."""
 
 
 @attrs.frozen
 class IssuerKey:
-    """A verification key of another issuer, good for exactly one algorithm."""
+    """A verification key of another issuer, for exactly one algorithm."""
 
     kid: str
     alg: str
@@ -75,10 +75,10 @@ class IssuerKey:
 
 
 def parse_jwks(data: bytes | str) -> dict[str, IssuerKey]:
-    """Read an issuer's key set by `kid`; raises KeyFormatError when it holds no usable key.
+    """Read an issuer's key set, by `kid`; raises KeyFormatError if it has no usable key.
 
-    A key of a kind that is not used here is passed over, for issuers publish others beside; of two with one
-    `kid` neither is used.
+    Keys of unsupported types are skipped, since issuers publish several types. If two keys share a `kid`,
+    neither is used.
     """
     try:
         document = json.loads(data)
@@ -106,8 +106,8 @@ def parse_jwks(data: bytes | str) -> dict[str, IssuerKey]:
 
 
 def issuer_and_kid(token: str) -> tuple[str, str]:
-    """Return what a token says of its issuer and its key, neither of which is proved; raises TokenError."""
-    header, payload = header_of(token), said_payload(token)
+    """Return the issuer and the `kid` that a token names, both unverified; raises TokenError."""
+    header, payload = header_of(token), unverified_payload(token)
     if not set(header) <= _HEADER_MEMBERS or header.get("typ", "JWT") != "JWT":
         raise TokenError("the token's header may hold alg, kid, typ JWT and a thumbprint, and nothing else")
     kid, issuer = header.get("kid"), payload.get("iss")
@@ -117,9 +117,9 @@ def issuer_and_kid(token: str) -> tuple[str, str]:
 
 
 def verify_subject(token: str, key: IssuerKey, *, issuer: str, now: float) -> Claims:
-    """Verify a token of another issuer by the key that its `kid` names; raises TokenError.
+    """Verify a token of another issuer with the key that its `kid` names; raises TokenError.
 
-    Neither its audience nor what it says of its subject is looked at: `Rule` does that.
+    The audience and the subject's claims are not checked here; `Rule` checks them.
     """
     header = header_of(token)
     if header.get("kid") != key.kid or header.get("alg") != key.alg:
@@ -143,13 +143,13 @@ def verify_subject(token: str, key: IssuerKey, *, issuer: str, now: float) -> Cl
 
 @attrs.frozen
 class Rule:
-    """Whose token is taken: which audience it must be for, and the exact values of its claims."""
+    """Which tokens are accepted: the required audience, and the exact values of claims."""
 
     audience: str
     claims: Mapping[str, str]
 
     def mismatch(self, claims: Claims) -> str | None:
-        """The name of a claim that does not fit; None when all of them do."""
+        """The name of the first claim that does not match; None if all match."""
         if not _is_for(claims.get("aud"), self.audience):
             return "aud"
         if _EVENT not in self.claims and _value(claims, _EVENT) in _STARTED_BY_STRANGERS:
@@ -166,9 +166,9 @@ class Rule:
 
 
 def check_rule(audience: str, claims: Mapping[str, str], *, mutable: bool) -> None:
-    """Raise RuleError unless these make a rule.
+    """Raise RuleError unless the arguments make a valid rule.
 
-    `mutable` says that an operator accepts one without an id that is never given twice.
+    `mutable`: the operator accepts a rule without an id that its platform never reuses.
     """
     if not re.fullmatch(r"[!-~]{1,256}", audience):
         raise RuleError("the audience must be 1 to 256 printable characters without a space")
@@ -179,14 +179,14 @@ def check_rule(audience: str, claims: Mapping[str, str], *, mutable: bool) -> No
             if not 1 <= len(text) <= CLAIM_LENGTH_MAX or not text.isprintable():
                 raise RuleError(f"claim {name[:80]!a}: 1 to {CLAIM_LENGTH_MAX} printable characters")
         if name in {"iss", "aud", "exp", "iat", "nbf", "jti"}:
-            raise RuleError(f"claim {name} is checked anyway and cannot be pinned")
+            raise RuleError(f"claim {name} is always checked and cannot be pinned")
         if "*" in value or "?" in value:
-            raise RuleError(f"claim {name!a}: there are no wildcards, a value is compared as it stands")
+            raise RuleError(f"claim {name!a}: wildcards are not supported, values are compared exactly")
     if not mutable and IMMUTABLE_CLAIMS.isdisjoint(claims):
         raise RuleError(
-            "no claim that is pinned is an id that its platform never gives twice "
-            f"({', '.join(sorted(IMMUTABLE_CLAIMS))}): a name that is given up would be another's key; "
-            "pin such an id, or accept that (--allow-mutable-claims)"
+            "no pinned claim is an id that its platform never reuses "
+            f"({', '.join(sorted(IMMUTABLE_CLAIMS))}): another party could register a released name; "
+            "pin such an id, or accept the risk (--allow-mutable-claims)"
         )
 
 
@@ -210,15 +210,15 @@ def _issuer_key(jwk: object) -> IssuerKey:
         raise KeyFormatError(f"JWK {kid} is not a valid RSA key") from exc
 
 
-def _is_for(audience: object, wanted: str) -> bool:
-    # Kubernetes always lists. A token for several could be shown to us by another of them.
+def _is_for(audience: object, expected: str) -> bool:
+    # Kubernetes always sends a list. With several audiences, another of them could replay the token to us.
     if isinstance(audience, Sequence) and not isinstance(audience, str):
-        return list(audience) == [wanted]
-    return audience == wanted
+        return list(audience) == [expected]
+    return audience == expected
 
 
 def _value(claims: Claims, name: str) -> str | None:
-    """A claim by its name, or by its JSON Pointer (RFC 6901) when the name begins with a slash."""
+    """A claim by its name, or by its JSON Pointer (RFC 6901) if the name begins with a slash."""
     value: object = claims
     for step in name[1:].split("/") if name.startswith("/") else [name]:
         if not isinstance(value, Mapping):

@@ -1,20 +1,20 @@
-"""The hub's clock as a relay knows it: only from statements that a hub key signed for this session.
+"""The hub's clock as a relay knows it, from statements that a hub key signed for this session.
 
-A relay token lives for a minute of the hub's clock, and the relay may have a wrong one. TLS does not vouch
-for the hub's clock. A stolen certificate or a TLS-terminating proxy can state any time, and replay an old
-token at that time. So the hub signs its time together with the nonce that the
-relay has made for the session. Such a statement is younger than the nonce. From then on the relay counts the
-seconds itself, and a statement that was held up on its way changes nothing:
+A relay token lives for one minute of the hub's clock, and the relay's own clock may be wrong. TLS does not
+authenticate the hub's clock: a stolen certificate or a TLS-terminating proxy can state any time, and replay
+an old token at that time. So the hub signs its time together with the nonce that the relay made for the
+session. Such a statement is younger than the nonce. From then on the relay counts the seconds itself, and a
+delayed statement changes nothing:
 
     ahead_s = max(stated - steady, ahead_s - DRIFT * seconds since the last statement)
 
-`steady` is a clock that nothing sets and nothing slews. DRIFT is how much two of them may differ, so that a
-session of weeks stays in step with the hub's clock. It is also what an attacker gains who holds every
-statement back for weeks: 43 s a day. `bound_s` ends that: by no more may the hub's clock differ from the
-relay's own.
+`steady` is a clock that nothing sets and nothing slews. DRIFT is the most that two such clocks may differ, so
+a session of weeks stays in step with the hub. It is also what an attacker gains by withholding every
+statement for weeks: 43 s a day. `bound_s` limits that: the hub's clock may differ from the relay's by no
+more.
 
-What is known of a hub's clock outlives the session, so it does not go back for one hub (one hub process).
-Another hub has another clock.
+The known time of a hub outlives the session, so it never goes back for one hub (one hub process). Another hub
+has another clock.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from auth.signed import check_parties, open_signed, sign, text_claim, time_claim
 from auth.tokens import cluster_audience
 
 TIME_TYPE = "hub-time+jwt"
-# Oscillators are within 100 ppm, which makes 200 for two. A hub whose clock was set back loses HUB_DRIFT on
-# top (proxy/hub/relays/token_clock.py), and the rest is room.
+# Oscillators are accurate to 100 ppm, so two differ by up to 200 ppm. A hub whose clock was set back loses
+# HUB_DRIFT on top (proxy/hub/relays/token_clock.py). The rest is margin.
 DRIFT = 500e-6
-# A hub, those that it replaces one after the other while their streams last, and a second hub with its own.
+# One hub, its predecessors while their streams last, and a second hub with its own predecessors.
 HUBS_MAX = 8
-# What ends a session has 200 bytes.
+# A session's end reason has at most 200 bytes.
 UNTRUSTED_HUB = (
     "the hub signs by a key that this relay does not trust: restart the relay; if that does not help, apply "
     "what `hawse admin cluster key NAME` prints on the hub"
@@ -44,11 +44,11 @@ UNTRUSTED_HUB = (
 
 
 @attrs.frozen
-class ToldTime:
-    """What a statement says."""
+class SignedTime:
+    """The contents of a statement about the hub's time."""
 
     hub: str
-    """Which hub process."""
+    """Identifies the hub process."""
     at: int
     """Epoch seconds."""
     signer: str
@@ -56,7 +56,7 @@ class ToldTime:
 
 
 def issue_time(key: SigningKey, *, issuer: str, cluster_id: str, nonce: str, hub: str, now: float) -> str:
-    """Sign the hub's time for the session of this nonce; `hub` names the hub process."""
+    """Sign the hub's time for the session with this nonce; `hub` identifies the hub process."""
     claims = {
         "iss": issuer,
         "aud": cluster_audience(cluster_id),
@@ -68,54 +68,54 @@ def issue_time(key: SigningKey, *, issuer: str, cluster_id: str, nonce: str, hub
 
 
 def is_time(statement: str) -> bool:
-    """Whether the hub's statement is about its time, by its header, which proves nothing."""
+    """Whether a statement is about the hub's time, by its unverified header."""
     try:
         return header_of(statement).get("typ") == TIME_TYPE
     except TokenError:
         return False
 
 
-def read_time(statement: str, keys: KeySet, *, issuer: str, cluster_id: str, nonce: str) -> ToldTime:
-    """Read a statement that is for this session; raises TokenError."""
+def read_time(statement: str, keys: KeySet, *, issuer: str, cluster_id: str, nonce: str) -> SignedTime:
+    """Verify a statement for this session; raises TokenError."""
     claims, signer = open_signed(statement, keys.get, TIME_TYPE)
     check_parties(claims, issuer=issuer, audience=cluster_audience(cluster_id))
     if text_claim(claims, "nonce") != nonce:
         raise TokenError("the hub's time was signed for another session")
-    return ToldTime(text_claim(claims, "hub"), time_claim(claims, "iat"), signer)
+    return SignedTime(text_claim(claims, "hub"), time_claim(claims, "iat"), signer)
 
 
 @attrs.define(eq=False)
 class RisingClock:
-    """A clock that follows another one ahead at once, and back by no more than `drift`.
+    """A clock that follows another one forwards at once, and backwards by no more than `drift`.
 
-    All its arguments are seconds: `steady_s` of a clock that nothing sets, `told_s` of the one to follow.
+    All arguments are seconds: `steady_s` of a clock that nothing sets, `reading_s` of the clock to follow.
     """
 
     drift: float
     ahead_s: float = -math.inf
     """Offset from the steady clock; minus infinity before the first statement."""
-    _told_at_s: float = 0.0
+    _read_at_s: float = 0.0
 
-    def hear(self, told_s: float, steady_s: float) -> None:
-        """Take a reading of the other clock, from now or from a while ago."""
-        least_s = self.ahead_s - self.drift * (steady_s - self._told_at_s)
-        self.ahead_s = max(told_s - steady_s, least_s)
-        self._told_at_s = steady_s
+    def update(self, reading_s: float, steady_s: float) -> None:
+        """Take a reading of the other clock, which may be delayed."""
+        least_s = self.ahead_s - self.drift * (steady_s - self._read_at_s)
+        self.ahead_s = max(reading_s - steady_s, least_s)
+        self._read_at_s = steady_s
 
     def at(self, steady_s: float) -> float:
-        """What it shows."""
+        """The time that it shows."""
         return steady_s + self.ahead_s
 
 
 @attrs.define(eq=False)
 class HubClocks:
-    """What one relay knows of its hubs' clocks, in whichever session it has heard it."""
+    """The clocks of one relay's hubs, learned in all its sessions."""
 
     keys: TrustedKeys
     issuer: str
     cluster_id: str
     bound_s: float
-    """How far a hub's clock may differ from the relay's own, either way."""
+    """How far a hub's clock may differ from the relay's own, either way, in seconds."""
     _clocks: OrderedDict[str, RisingClock] = attrs.field(factory=OrderedDict, init=False, repr=False)
 
     def of(self, hub: str) -> RisingClock:
@@ -127,7 +127,7 @@ class HubClocks:
         return clock
 
     def fault(self, hub_s: float, own_s: float) -> str:
-        """What is wrong with a hub's clock, by the relay's own, and the next step; "" if nothing is."""
+        """What is wrong with a hub's clock by the relay's own, and the next step; "" if nothing is."""
         ahead_s = hub_s - own_s
         if -self.bound_s <= ahead_s <= self.bound_s:
             return ""
@@ -140,7 +140,7 @@ class HubClocks:
 
 @attrs.define(eq=False)
 class SessionClock:
-    """The hub's clock in the session of one nonce; unknown until the hub has signed its time for that.
+    """The hub's clock in one session, by its nonce; unknown until the hub has signed its time for that nonce.
 
     `own_s` is the relay's wall clock, and `steady_s` its steady one.
     """
@@ -155,15 +155,18 @@ class SessionClock:
         """Whether the hub has signed its time."""
         return self._clock is not None
 
-    def hear(self, statement: str, *, own_s: float, steady_s: float) -> None:
-        """Take in a statement about the hub's time; raises TokenError, and then nothing has changed."""
+    def update(self, statement: str, *, own_s: float, steady_s: float) -> None:
+        """Verify a statement about the hub's time and follow it. Raises TokenError, and then nothing has
+        changed.
+        """
         clocks = self.clocks
-        # A key is retired by the later of the hub's time and this: an early time brings none back.
+        # A key retires by the later of the hub's time and this time: an earlier statement never revives a
+        # key.
         known_s = own_s - clocks.bound_s
         if self._clock is not None:
             known_s = max(known_s, self._clock.at(steady_s))
         try:
-            told = read_time(
+            statement_time = read_time(
                 statement,
                 clocks.keys.at(known_s),
                 issuer=clocks.issuer,
@@ -172,26 +175,26 @@ class SessionClock:
             )
         except UnknownKeyError as error:
             raise TokenError(UNTRUSTED_HUB) from error
-        fault = clocks.fault(told.at, own_s)
+        fault = clocks.fault(statement_time.at, own_s)
         if fault:
             raise TokenError(fault)
-        if clocks.keys.at(max(known_s, told.at)).get(told.signer) is None:
+        if clocks.keys.at(max(known_s, statement_time.at)).get(statement_time.signer) is None:
             raise TokenError(UNTRUSTED_HUB)
-        if self._hub not in ("", told.hub):
-            raise TokenError("the time is another hub's than the one of this session")
+        if self._hub not in ("", statement_time.hub):
+            raise TokenError("the time is from another hub than this session's")
         if self._clock is None:
-            self._hub, self._clock = told.hub, clocks.of(told.hub)
-        self._clock.hear(told.at, steady_s)
+            self._hub, self._clock = statement_time.hub, clocks.of(statement_time.hub)
+        self._clock.update(statement_time.at, steady_s)
 
     def at(self, own_s: float, steady_s: float) -> float:
-        """The hub's time, in epoch seconds; raises TokenError where it is unknown or differs by too much."""
+        """The hub's time, in epoch seconds; raises TokenError if it is unknown or differs by too much."""
         clock = self._clock
         if clock is None:
             raise TokenError(
                 "the hub has not signed its time for this session: "
                 "if it is older than this relay, upgrade the hub first"
             )
-        # Of each request, so without another call.
+        # Inlined: this runs for every request.
         hub_s = steady_s + clock.ahead_s
         bound_s = self.clocks.bound_s
         if not -bound_s <= hub_s - own_s <= bound_s:

@@ -1,10 +1,12 @@
-"""The hub's time as it tells it to an agent or a relay whose clock is wrong: a text that it alone can make.
+"""A hub time that the hub authenticates, for agents and relays whose clocks are wrong.
 
-They date what they sign by that time though their own clock says otherwise. If anybody could name the time,
-whoever answers once in the hub's place (by a stolen certificate, or where TLS is ended before the hub) could
-name times to come, and have a store of assertions and hellos that are good then: what a key has signed is to
-be worth nothing a minute later. So the text holds a MAC of the time, what is signed repeats it, and the hub
-takes that for no other time. How far the clock is off does not matter then.
+They date what they sign by this time, although their own clock disagrees. Suppose that any peer could state
+the time. An attacker who answers once as the hub (with a stolen certificate, or where TLS ends before the
+hub) could then state future times. The victim would sign a stock of assertions and hellos that become valid
+later, although a signature must be worthless a minute after it was made.
+
+So the text carries a MAC of the time. The signed token repeats the text, and the hub accepts it for that time
+only. How far the client's clock is off does not matter.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ _TEXT = re.compile(r"([0-9]{1,11})\.[0-9a-f]{64}")
 def hub_time(pepper: bytes, now: float) -> str:
     """Return the time with its MAC, under the pepper that also keys the stored hashes of keys and codes."""
     seconds = math.floor(now)
-    # No key and no code begins so.
+    # No key and no code begins with this prefix, so the MACs cannot collide.
     return f"{seconds}.{hmac.new(pepper, b'hub time %d' % seconds, hashlib.sha256).hexdigest()}"
 
 
 def is_hub_time(text: str, pepper: bytes, seconds: int) -> bool:
-    """Whether the text, which is ASCII, is what the hub with this pepper has told at that time."""
+    """Whether the text, which is ASCII, is the one that the hub with this pepper makes for that time."""
     return hmac.compare_digest(text, hub_time(pepper, seconds))
 
 
 def seconds_of(text: str) -> int | None:
-    """The time in a text of that form, None where it is none. Its MAC is the hub's to check."""
+    """The time in a text of this form, or None. Only the hub can check its MAC."""
     match = _TEXT.fullmatch(text)
     return None if match is None else int(match[1])

@@ -1,7 +1,7 @@
-"""An identity as the headers that make kube-apiserver act under it.
+"""The headers that make kube-apiserver act under an identity.
 
-This is the one place that writes them. Nothing here is taken from a client's request, and an identity that
-is not fit to be sent raises: a request without `Impersonate-User` would run with the relay's own rights.
+This is the only module that writes them, and no part comes from a client's request. An unfit identity raises:
+a request without `Impersonate-User` would run with the relay's own rights.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ EXTRA_VALUE_LENGTH_MAX = 1024
 def escape_extra_key(key: str) -> str:
     """Escape an extra's key for a header name, as client-go does: `acme.com/project` → `acme.com%2fproject`.
 
-    The escapes are in lower case like the rest of the name, since header names are kept in lower case here;
-    the server lower-cases the name before it decodes it. Raises IdentityError for a key with upper-case
-    letters (the server would see another key) or none at all.
+    The escapes are in lower case, like all header names here; the server lower-cases the name before decoding
+    it. Raises IdentityError for an empty key, and for one with upper-case letters (the server would see
+    another key).
     """
     if not key or key != key.lower():
         raise IdentityError(f"extra key {ascii(key)[:80]} is empty or not in lower case")
@@ -39,10 +39,11 @@ def escape_extra_key(key: str) -> str:
 def impersonation_headers(
     user: str, groups: Sequence[str], extra: Mapping[str, str]
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers for one identity: the user, then one line a group, then one a key of `extra`.
+    """Return the headers for one identity: the user, then one line per group, then one per key of `extra`.
 
-    Raises IdentityError for a user that is empty or no agent, for no groups, and for any name or value that
-    a header cannot carry exactly. Never a comma-joined line: a comma would be part of the group's name.
+    Raises IdentityError for a user that is not an agent, for no groups, and for any name or value that a
+    header cannot carry exactly. Groups are never joined by commas: a comma would become part of a group's
+    name.
     """
     lines = [(b"impersonate-user", check_user(user).encode("ascii"))]
     lines += [(b"impersonate-group", group.encode("ascii")) for group in check_groups(groups)]

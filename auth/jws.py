@@ -1,7 +1,7 @@
-"""What all signed tokens have in common: the compact form, JSON that has one reading, and the signature.
+"""The parts that all signed tokens share: the compact form, unambiguous JSON, and the signature.
 
-What a header or a claim must say is the business of whoever reads that kind of token (auth.tokens for ours,
-auth.federation for those of other issuers).
+The readers of each kind of token check its header and claims: auth.tokens for Hawse's own, auth.federation
+for those of other issuers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TypeAlias
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-# A token travels in a header or as a tunnel context (at most 8 KiB); ours are below 1 KiB, others' below 4.
+# A token travels in a header or as a tunnel context (at most 8 KiB). Hawse's are below 1 KiB, others' below
+# 4.
 TOKEN_LENGTH_MAX = 8192
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
@@ -26,10 +27,10 @@ Key: TypeAlias = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAP
 
 
 class TokenError(Exception):
-    """A token that is not accepted; the message says why and never holds the token.
+    """A token that is not accepted; the message says why and never contains the token.
 
-    `skew_s` is set when the times do not fit: how far the token's clock seems to be ahead of ours (negative:
-    behind, or the token is simply old).
+    `skew_s` is set if the times do not fit: how far the token's clock seems to be ahead of ours. A negative
+    value means that it is behind, or that the token is old.
     """
 
     def __init__(self, reason: str, *, skew_s: float | None = None) -> None:
@@ -39,7 +40,7 @@ class TokenError(Exception):
 
 
 class AudienceError(TokenError):
-    """A token that is authentic, and for another audience."""
+    """An authentic token for another audience."""
 
 
 class UnknownKeyError(TokenError):
@@ -47,19 +48,19 @@ class UnknownKeyError(TokenError):
 
 
 def header_of(token: str) -> dict[str, object]:
-    """Return the header, which is not authentic yet; raises TokenError."""
+    """Return the header, unverified; raises TokenError."""
     return _parse_object(_decode_segment(_compact(token)[1]), "header")
 
 
-def said_payload(token: str) -> Claims:
-    """Return the payload unproved, for a token that says itself whose keys prove it; raises TokenError."""
+def unverified_payload(token: str) -> Claims:
+    """Return the payload, unverified, to find the issuer whose keys verify it; raises TokenError."""
     return _parse_object(_decode_segment(_compact(token)[2]), "payload")
 
 
 def verified_payload(token: str, algorithm: str, key: Key) -> Claims:
-    """Return the payload of a token that the key signed by that algorithm; raises TokenError.
+    """Return the payload of a token that the key signed by this algorithm; raises TokenError.
 
-    Whoever calls has read the header before, and takes the algorithm from the key.
+    The caller has checked the header, and takes the algorithm from the key.
     """
     try:
         payload = _JWS[algorithm].decode(token, key, algorithms=[algorithm])
@@ -95,7 +96,7 @@ def _parse_object(data: bytes, part: str) -> dict[str, object]:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    # Of two members with one name each reader picks its own: two kids could be two keys.
+    # Readers disagree on which of two members with one name counts: two kids could select two keys.
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("duplicate member")

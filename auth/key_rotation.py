@@ -1,13 +1,13 @@
-"""How trust in the hub's signing keys passes on: a key names its successor in a statement that it signs.
+"""Rotation of the hub's signing keys: a key names its successor in a statement that it signs.
 
-A relay is given keys when its cluster is enrolled, and takes no other from anybody's hand. When the hub
-changes its key, the old one signs a statement: this is my successor, and from then on I am not to be trusted.
-A hub keeps its statements and says them to each relay; who holds any key of the chain can walk to its end.
-So a relay needs no place to write to: after a restart it walks again from what it was given.
+A relay gets its keys when its cluster is enrolled, and accepts no others. When the hub changes its key, the
+old key signs a statement: it names the successor, and the time from which the old key is no longer trusted. A
+hub keeps its statements and sends them to each relay. A relay that has any key of the chain can follow it to
+the end. So a relay needs no storage: after a restart it follows the chain again from its pinned keys.
 
-A key has one successor. Whoever steals an old key can sign another statement with it, and a relay that knows
-the first one refuses it; one that has just started does not know it yet. That is why a stolen key is answered
-by giving the relays new pins, and a rotation alone is not enough.
+A key has one successor. A thief of an old key can sign another statement with it. A relay that knows the
+first statement refuses the second, but a relay that has just started does not know it yet. So after the theft
+of a key, rotation alone is not enough: give the relays new pins.
 """
 
 from __future__ import annotations
@@ -22,22 +22,26 @@ from auth.jws import Claims, TokenError
 from auth.keys import KEYS_MAX, KeyFormatError, KeySet, PublicKey, SigningKey
 from auth.signed import open_signed, sign
 
-SUCCESSION_TYPE = "hub-key+jwt"
-# What a hub says at once, some 30 KiB. Beyond, the oldest is forgotten, and a relay that was given the key
-# before it needs its manifests again.
-SUCCESSION_MAX = 64
-# What one relay process learns in its life: hourly rotations for six weeks, in some 1 MiB. A bound against a
-# hub that signs without end, not for one that rotates.
+ROTATION_TYPE = "hub-key+jwt"
+# Maximum statements that a hub keeps and sends at once, some 30 KiB. Above it, the oldest is dropped, and a
+# relay that is pinned to a key before it needs its manifests again.
+ROTATIONS_MAX = 64
+# Maximum statements that one relay process learns: hourly rotations for six weeks, some 1 MiB. It bounds a
+# malicious hub that signs without end.
 LEARNED_MAX = 1024
 
 
-def issue_succession(
+def issue_rotation(
     key: SigningKey, *, issuer: str, successor: PublicKey, now: float, retires_at: float
 ) -> str:
-    """Sign, with `key`, that `successor` takes its place, and from `retires_at` (epoch seconds) on alone."""
+    """Sign, with `key`, that `successor` replaces it, and that only the successor is trusted from
+    `retires_at` on.
+
+    `retires_at` is in epoch seconds.
+    """
     return sign(
         key,
-        SUCCESSION_TYPE,
+        ROTATION_TYPE,
         {
             "iss": issuer,
             "jwk": successor.to_jwk(),
@@ -48,39 +52,39 @@ def issue_succession(
 
 
 @attrs.frozen
-class Succession:
-    """What a statement says, as the hub reads its own."""
+class KeyRotation:
+    """The contents of a statement, as the hub reads its own."""
 
     signer: str
-    """The `kid` of the key that gives its place up."""
+    """The `kid` of the key that is replaced."""
     successor: str
     issued_at: int
     retires_at: int
 
 
-def read_succession(statement: str, find: Callable[[str], PublicKey | None]) -> Succession:
-    """Read a statement, verified by the key that `find` returns for its `kid`; raises TokenError."""
+def read_rotation(statement: str, find: Callable[[str], PublicKey | None]) -> KeyRotation:
+    """Read a statement, verified with the key that `find` returns for its `kid`; raises TokenError."""
     return _read(statement, find)[0]
 
 
 class TrustedKeys:
-    """The hub keys that a relay trusts: its pins, and whatever their statements have led to."""
+    """The hub keys that a relay trusts: its pins, and the keys that their statements lead to."""
 
     def __init__(self, pinned: KeySet, issuer: str) -> None:
         self._issuer = issuer
         self._keys = {key.kid: key for key in pinned}
         self._retires: dict[str, int] = {}
         self._successors: dict[str, str] = {}
-        # By digest: a chain that is said again costs a hash and no signature.
+        # SHA-256 of each statement: a repeated chain costs a hash each and no signature check.
         self._learned: set[bytes] = set()
         self._current = pinned
         self._current_until = math.inf
 
     def learn(self, statement: str) -> bool:
-        """Take in one statement; returns whether it told anything new.
+        """Learn one statement; returns whether it was new.
 
-        One that is signed by a key which is not known here tells nothing: a chain may begin before our pins.
-        Raises TokenError for one that is not valid, or that contradicts what its signer has said before.
+        A statement that is signed with an unknown key is ignored: a chain may begin before our pins. Raises
+        TokenError for an invalid statement, and for one that contradicts an earlier statement of its signer.
         """
         digest = hashlib.sha256(statement.encode("utf-8", "replace")).digest()
         if digest in self._learned:
@@ -94,60 +98,60 @@ class TrustedKeys:
             return key
 
         try:
-            said, key, issuer = _read(statement, find)
+            rotation, key, issuer = _read(statement, find)
         except TokenError:
             if unknown:
                 return False
             raise
         if issuer != self._issuer:
             raise TokenError("the statement about a new key is from another issuer")
-        self._accept(said, key)
+        self._accept(rotation, key)
         self._learned.add(digest)
         return True
 
     def at(self, now: float) -> KeySet:
-        """The keys that are trusted at a time, in epoch seconds of the hub's clock; never none."""
+        """The keys that are trusted at a time, in epoch seconds of the hub's clock; never empty."""
         if now >= self._current_until:
             self._settle(now)
         return self._current
 
-    def _accept(self, said: Succession, key: PublicKey) -> None:
-        named = self._successors.get(said.signer)
+    def _accept(self, rotation: KeyRotation, key: PublicKey) -> None:
+        named = self._successors.get(rotation.signer)
         if named is not None:
             raise TokenError(
-                f"key {said.signer} has named {named} as its successor, and now names {key.kid}: either the "
-                "hub was restored from before a rotation: restart the relay; or the key is in other hands: "
-                "apply what `hawse admin cluster key NAME` prints on the hub"
+                f"key {rotation.signer} has named {named} as its successor, and now names {key.kid}: either "
+                "the hub was restored from before a rotation: restart the relay; or the key is in other "
+                "hands: apply what `hawse admin cluster key NAME` prints on the hub"
             )
         known = self._keys.get(key.kid)
-        circle = key.kid == said.signer or key.kid in self._successors
+        circle = key.kid == rotation.signer or key.kid in self._successors
         if circle or (known is not None and known != key):
-            # A circle would leave no key at all, and one kid is one key.
-            raise TokenError(f"key {said.signer} names {key.kid} as its successor, which was there before")
+            # A circle would retire every key, and one kid is one key.
+            raise TokenError(f"key {rotation.signer} names {key.kid} as its successor, which is not new")
         if len(self._learned) >= LEARNED_MAX:
             raise TokenError(f"more than {LEARNED_MAX} changes of the hub's key since this relay started")
         self._keys[key.kid] = key
-        self._successors[said.signer] = key.kid
-        self._retires[said.signer] = said.retires_at
-        # Worked out anew at the next question, by its clock.
+        self._successors[rotation.signer] = key.kid
+        self._retires[rotation.signer] = rotation.retires_at
+        # `at` computes the set again at its next call, by the hub's clock.
         self._current_until = -math.inf
 
     def _settle(self, now: float) -> None:
         current = [key for kid, key in self._keys.items() if self._retires.get(kid, math.inf) > now]
-        # The ends of the chains are never retired, so there is always one; the newest stand last.
+        # The last key of a chain is never retired, so the set is never empty. The newest keys come last.
         self._current = KeySet(current[-KEYS_MAX:])
         self._current_until = min((at for at in self._retires.values() if at > now), default=math.inf)
 
 
-def _read(statement: str, find: Callable[[str], PublicKey | None]) -> tuple[Succession, PublicKey, object]:
-    """What a statement says, the key that it is about, and its issuer; raises TokenError."""
-    claims, signer = open_signed(statement, find, SUCCESSION_TYPE)
+def _read(statement: str, find: Callable[[str], PublicKey | None]) -> tuple[KeyRotation, PublicKey, object]:
+    """Return a statement's contents, the new key and the issuer; raises TokenError."""
+    claims, signer = open_signed(statement, find, ROTATION_TYPE)
     try:
         key = PublicKey.from_jwk(claims.get("jwk"))
     except KeyFormatError as exc:
         raise TokenError(f"the statement's new key cannot be used: {exc}") from exc
-    said = Succession(signer, key.kid, _time(claims, "iat"), _time(claims, "retires"))
-    return said, key, claims.get("iss")
+    rotation = KeyRotation(signer, key.kid, _time(claims, "iat"), _time(claims, "retires"))
+    return rotation, key, claims.get("iss")
 
 
 def _time(claims: Claims, name: str) -> int:

@@ -1,8 +1,7 @@
-"""Keys that sign and verify tokens: each has one algorithm for its life and is looked up by its `kid`.
+"""Keys that sign and verify tokens: each has one fixed algorithm and is looked up by its `kid`.
 
-Signing is Ed25519 alone. Verification also takes ES256 keys, for a relay or an agent whose key lives in
-hardware that knows no Ed25519. A key never serves under another algorithm than the one it was loaded for,
-whatever a token's header says.
+Signing uses Ed25519 only. Verification also accepts ES256 keys, for a relay or an agent whose hardware-backed
+key does not support Ed25519. A key is never used under another algorithm, regardless of the token's header.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-# Room for a rotation's overlap many times over; a document with more is not ours.
+# Many more than the overlap of a rotation needs; a larger document is not one of ours.
 KEYS_MAX = 64
 _KID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
 class KeyFormatError(Exception):
-    """A key or key set that cannot be used; the message never holds key material."""
+    """A key or key set that cannot be used; the message never contains key material."""
 
 
 @attrs.frozen(eq=False)
 class PublicKey:
-    """A verification key under its `kid`, good for exactly one algorithm."""
+    """A verification key with its `kid`, for exactly one algorithm."""
 
     kid: str
     alg: str
@@ -44,7 +43,7 @@ class PublicKey:
 
     @classmethod
     def from_jwk(cls, jwk: object) -> PublicKey:
-        """Load one public JWK; raises KeyFormatError, also when it holds a private key."""
+        """Load one public JWK; raises KeyFormatError, also if it holds a private key."""
         if not isinstance(jwk, Mapping):
             raise KeyFormatError("a JWK must be a JSON object")
         if not _PRIVATE_MEMBERS.isdisjoint(jwk):
@@ -67,7 +66,7 @@ class PublicKey:
 
     @property
     def thumbprint(self) -> str:
-        """The key's RFC 7638 thumbprint, which is its `kid` too unless somebody else named it."""
+        """The key's RFC 7638 thumbprint. It is also the `kid`, unless the key was given another one."""
         return _thumbprint(self._members())
 
     def to_jwk(self) -> dict[str, str]:
@@ -88,7 +87,7 @@ class PublicKey:
 
 @attrs.frozen(eq=False)
 class SigningKey:
-    """An Ed25519 key that signs tokens; its repr shows the `kid` alone."""
+    """An Ed25519 key that signs tokens; its repr shows only the `kid`."""
 
     kid: str
     key: ed25519.Ed25519PrivateKey = attrs.field(repr=False)
@@ -104,31 +103,31 @@ class SigningKey:
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-            # The cause may quote what it read.
+            # Do not repeat the cause's text: it may quote the input.
             raise KeyFormatError("not an unencrypted private key in PEM (PKCS #8)") from exc
         if not isinstance(key, ed25519.Ed25519PrivateKey):
             raise KeyFormatError("the private key is not Ed25519")
         return cls._wrap(key)
 
     def to_pem(self) -> bytes:
-        """Return the key as unencrypted PKCS #8; who writes it sees to the file's mode."""
+        """Return the key as unencrypted PKCS #8; the caller protects the file by its mode."""
         return self.key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
     @property
     def public(self) -> PublicKey:
-        """The key that verifies what this one signs."""
+        """The key that verifies this one's signatures."""
         return PublicKey(self.kid, "EdDSA", self.key.public_key())
 
     @classmethod
     def _wrap(cls, key: ed25519.Ed25519PrivateKey) -> SigningKey:
-        # By its thumbprint, so that nobody has to agree on names.
+        # The thumbprint serves as the kid, so no names need to be agreed on.
         return cls(_thumbprint(_ed25519_members(key.public_key())), key)
 
 
 class KeySet:
-    """Public keys by `kid`: a dictionary, so that a `kid` is compared and never interpreted."""
+    """Public keys by `kid`, in a dictionary: a `kid` is compared and never interpreted."""
 
     def __init__(self, keys: Iterable[PublicKey]) -> None:
         self._keys: dict[str, PublicKey] = {}
@@ -140,7 +139,7 @@ class KeySet:
             raise KeyFormatError(f"a key set must hold 1 to {KEYS_MAX} keys, not {len(self._keys)}")
 
     def get(self, kid: str) -> PublicKey | None:
-        """Return the key of that exact `kid`."""
+        """Return the key with exactly this `kid`."""
         return self._keys.get(kid)
 
     def __iter__(self) -> Iterator[PublicKey]:

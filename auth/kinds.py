@@ -1,9 +1,9 @@
-"""Which kinds of Kubernetes lie in a namespace and which in none, for those that it brings along.
+"""Kubernetes' own resources by scope: namespaced or cluster-scoped.
 
-No request tells: a list without a namespace may be a list of every namespace, or of what lies in none. These
-are the API groups of Kubernetes 1.37, and metrics.k8s.io, which nearly every cluster has. A resource that is
-in neither table is one of a cluster's own (a CustomResourceDefinition, an aggregated API): its scope is not
-known here.
+A request does not reveal the scope: a list without a namespace covers either all namespaces or a
+cluster-scoped resource. The tables hold the API groups of Kubernetes 1.37, and metrics.k8s.io, which nearly
+every cluster has. Resources in neither table belong to a CustomResourceDefinition or an aggregated API; their
+scope is unknown.
 """
 
 from __future__ import annotations

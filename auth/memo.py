@@ -1,7 +1,7 @@
-"""What was made of a request line lately, for those who are asked for the same again and again.
+"""A memo for functions of a request line, since agents repeat their requests.
 
-The memory is in the process for as long as others push nothing out of it, so a credential has no place in it:
-a request that has one in its query is refused or forwarded, and nothing of it stays.
+The memo lives in the process until other entries evict it, so it must hold no credentials. A request with one
+in its query is not memoized.
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ from functools import lru_cache, wraps
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
-# For each function, so at most some 4 MiB: more kinds of calls than the agents of a hub make in a minute. A
-# longer target is an exec's script or somebody's backend, and seldom comes twice.
+# Maximum entries per memoized function, at most some 4 MiB: more kinds of calls than a hub's agents make in a
+# minute. A longer target is an exec's script or a path of a proxied backend, and seldom repeats.
 TARGETS_MAX = 1024
 TARGET_LENGTH_MAX = 1024
 
 T = TypeVar("T")
 
 
-class _NotKept(Exception):
-    """A target that is not to be remembered."""
+class _NotCacheable(Exception):
+    """A target that must not be memoized."""
 
 
-def remembered(function: Callable[[bytes, bytes], T]) -> Callable[[bytes, bytes], T]:
-    """Have a function of a method and a target remember what it returned; what it raises it does anew."""
+def memoized(function: Callable[[bytes, bytes], T]) -> Callable[[bytes, bytes], T]:
+    """Memoize a function of a method and a target. Exceptions are not memoized."""
 
     @lru_cache(TARGETS_MAX)
-    def kept(method: bytes, target: bytes) -> T:
-        # Only here, where nothing is remembered yet: of what raises nothing is kept, the key neither.
-        if not may_be_kept(target):
-            raise _NotKept
+    def cached(method: bytes, target: bytes) -> T:
+        # Checked on a miss only. An exception leaves no entry in lru_cache, not even the key.
+        if not is_cacheable(target):
+            raise _NotCacheable
         return function(method, target)
 
     @wraps(function)
-    def recall(method: bytes, target: bytes) -> T:
+    def wrapper(method: bytes, target: bytes) -> T:
         try:
-            return kept(method, target)
-        except _NotKept:
+            return cached(method, target)
+        except _NotCacheable:
             pass
         return function(method, target)
 
-    return recall
+    return wrapper
 
 
-def may_be_kept(target: bytes) -> bool:
-    """Whether a target is short, and no part of it is called a token, however that is spelled."""
+def is_cacheable(target: bytes) -> bool:
+    """Whether a target is short and nowhere contains "token", in any case or escaping."""
     return len(target) <= TARGET_LENGTH_MAX and b"token" not in unquote_to_bytes(target).lower()

@@ -1,7 +1,7 @@
-"""Who acts: an agent with its name, organisation and teams, and the rule that every name obeys.
+"""The identity of an agent: its name, organisation and teams, and the syntax that every name must follow.
 
-Names become a Kubernetes user and its groups, so a name is never repaired, trimmed or case-folded into
-shape: it is a slug or it is refused, at enrolment, when a token is minted, and once more at the relay.
+Names become a Kubernetes user and its groups. So an invalid name is refused; it is never repaired, trimmed or
+case-folded. This is checked at enrolment, when a token is minted, and again at the relay.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USER_PREFIX = "agent:"
-# A DNS label's length: names also stand in file names, labels and headers.
+# The length of a DNS label: names also appear in file names, labels and headers.
 SLUG_LENGTH_MAX = 63
-# Far above any real agent; bounds the header block that the relay writes for each request.
+# Far above any real agent. It bounds the header block that the relay writes for each request.
 TEAMS_MAX = 64
 
-# `re.fullmatch` and no `$`: re.match("^[a-z]+$", "a\n") matches. The class is ASCII by its letters, so that
-# no look-alike can pass and be folded into `system` by somebody's upper() or NFKC later.
+# `re.fullmatch` without `$`: re.match("^[a-z]+$", "a\n") matches. The class lists ASCII letters, so no
+# look-alike passes and later becomes `system` through an upper() or NFKC.
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-# With the separators that Hawse writes these could be read as Kubernetes' own (`system:masters`).
+# With Hawse's separators these could be read as Kubernetes' own groups (`system:masters`).
 _RESERVED = frozenset({"system", "kubernetes"})
 
 
 class IdentityError(Exception):
-    """A name, user or group that must not act; the message names it and says why."""
+    """A name, user or group that is not allowed to act; the message names it and says why."""
 
 
 def slug(kind: str, value: str) -> str:
-    """Return `value` if it is a valid name; raises IdentityError that names its kind otherwise.
+    """Return `value` if it is a valid name; raises IdentityError with its kind otherwise.
 
-    `kind` is what the reader calls it: "agent name", "team", "organisation", "cluster name".
+    `kind` is for the error message: "agent name", "team", "organisation", "cluster name".
     """
     if _SLUG.fullmatch(value) is None:
-        # ascii() because the value may hold newlines or escape sequences for a terminal.
+        # ascii(), because the value may contain newlines or escape sequences for a terminal.
         shown = ascii(value)[:80]
         raise IdentityError(
             f"{kind} {shown} is not valid: 1 to {SLUG_LENGTH_MAX} of a-z, 0-9 and '-', "
@@ -49,9 +49,9 @@ def slug(kind: str, value: str) -> str:
 
 
 def check_user(user: str) -> str:
-    """Return `user` if it is `agent:<name>`, else raises IdentityError (empty, `system:*`, …)."""
+    """Return `user` if it is `agent:<name>`; raises IdentityError otherwise (empty, `system:*`, …)."""
     if not user.strip():
-        # kube-apiserver ignores impersonation when the user is empty: the request would run as the relay.
+        # kube-apiserver ignores impersonation if the user is empty: the request would run as the relay.
         raise IdentityError("the user is empty")
     if not user.startswith(USER_PREFIX):
         raise IdentityError(
@@ -62,9 +62,9 @@ def check_user(user: str) -> str:
 
 
 def check_groups(groups: Sequence[str]) -> tuple[str, ...]:
-    """Return `groups` if there is at least one and each is `<org>/<team>`, else raises IdentityError."""
+    """Return `groups` if there is at least one and each is `<org>/<team>`; raises IdentityError otherwise."""
     if not groups:
-        # A group without a user is an error to kube-apiserver; with neither, the request runs as the relay.
+        # kube-apiserver refuses groups without a user. With neither, the request runs as the relay.
         raise IdentityError("there is no group: at least one is always sent")
     if len(groups) > TEAMS_MAX:
         raise IdentityError(f"{len(groups)} groups exceed the {TEAMS_MAX} that an agent may have")
@@ -86,16 +86,16 @@ def _validate_agent_id(_: object, __: object, value: str) -> None:
 
 @attrs.frozen
 class Principal:
-    """An agent as it acts: cannot be constructed with a name that the cluster must not see.
+    """The identity of an agent, with valid names.
 
-    Raises IdentityError when it is.
+    Raises IdentityError if it is constructed with an invalid name.
     """
 
     agent_id: str = attrs.field(validator=_validate_agent_id)
     name: str = attrs.field(validator=lambda _, __, value: slug("agent name", value) and None)
     org: str = attrs.field(validator=lambda _, __, value: slug("organisation", value) and None)
     teams: tuple[str, ...]
-    # Kept, since both are read once a request and never change.
+    # Stored, since every request reads both and they never change.
     user: str = attrs.field(init=False, eq=False, repr=False)
     groups: tuple[str, ...] = attrs.field(init=False, eq=False, repr=False)
 

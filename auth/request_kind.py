@@ -1,11 +1,10 @@
-"""A request in the words of a policy: which verb it counts as, what it is about, and whether it only reads.
+"""The kind of a request in policy terms: its verb, its subject, and whether it only reads.
 
-HTTP's method does not always tell what is done. Exec, attach and port-forward act on a pod as a create does,
-whatever carries them. And an upgrade opens a connection on which anything may be said: whoever asks for one
-has to be allowed what its method says, since the API server may answer as if no upgrade had been asked for,
-and a create as well, since it may not (`opening_of`). kube-apiserver itself asks for both where a WebSocket
-opens an exec, since 1.35. Only watches and a pod's log are taken to be the same by a WebSocket as without one
-(`_is_stream` says whose word that is).
+The HTTP method does not always show what a request does. Exec, attach and port-forward act on a pod as a
+create does, regardless of the method. An upgrade opens a connection for arbitrary data, so it needs two
+permissions: the one for its method, since the API server may ignore the upgrade, and `create`, since it may
+not (`implied_create`). kube-apiserver itself requires both for an exec over a WebSocket, since 1.35. The
+exceptions are watches and pod logs, which do the same over a WebSocket as without (see `_is_stream`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import attrs
 from auth.kinds import CLUSTER_SCOPED
 from auth.requestinfo import RequestInfo
 
-# Whatever carries them (a WebSocket is opened by GET), these act on a pod as a create does.
+# These act on a pod as a create does, even if a GET opens them as a WebSocket.
 _CREATES = frozenset({"exec", "attach", "portforward"})
 _COLLECTIVE = frozenset({"list", "watch", "deletecollection"})
 _METHOD_VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch"}
@@ -24,47 +23,47 @@ _DISCOVERY_BELOW = ("/api/", "/apis/", "/openapi/")
 
 
 @attrs.frozen
-class Asked:
-    """The kind of a request, in the words of a policy."""
+class RequestKind:
+    """The kind of a request, in policy terms."""
 
     verb: str
-    """Exec and its like are `create`; of a path about no resource it is the method, and HEAD is `get`."""
+    """Exec and its like are `create`. For a non-resource path it is the HTTP method, with HEAD as `get`."""
     reads: bool
     group: str
     resource: str
-    """Empty for a path about no resource."""
+    """Empty for a non-resource path."""
     subresource: str
-    """Under the old /proxy/ prefix it is `proxy`, as it is without."""
+    """`proxy` under the legacy /proxy/ prefix too."""
     namespace: str
     path: str
     """Empty for a resource."""
     collective: bool
-    """Whether it is about all names at once, where it has none."""
+    """Whether the request covers all objects at once, unless it selects one by name."""
     across: bool
-    """Whether it is about every namespace at once."""
+    """Whether the request covers all namespaces at once."""
 
 
 def is_discovery(info: RequestInfo) -> bool:
-    """Whether it reads what kinds of things the API server has, and of which version it is."""
+    """Whether the request only reads which API resources the server has, or its version."""
     if info.is_resource or info.method not in {"GET", "HEAD"}:
         return False
     return info.path.removesuffix("/") in _DISCOVERY or info.path.startswith(_DISCOVERY_BELOW)
 
 
-def asked_of(info: RequestInfo) -> Asked:
-    """Put a request into a policy's words."""
+def request_kind_of(info: RequestInfo) -> RequestKind:
+    """Return the kind of a request."""
     if not info.is_resource:
         verb = "get" if info.verb == "head" else info.verb
-        return Asked(verb, not info.is_write, "", "", "", "", info.path, False, False)
+        return RequestKind(verb, not info.is_write, "", "", "", "", info.path, False, False)
     verb, subresource = info.verb, info.subresource
     if verb == "proxy":
         verb, subresource = _METHOD_VERBS.get(info.method, "delete"), "proxy"
     if subresource in _CREATES and verb:
         verb = "create"
     collective = verb in _COLLECTIVE
-    # A kind of unknown scope counts as one that lies in namespaces: the list may show the denied one.
+    # A kind of unknown scope counts as namespaced: its list may show objects of a denied namespace.
     across = collective and not info.namespace and (info.group, info.resource) not in CLUSTER_SCOPED
-    return Asked(
+    return RequestKind(
         verb,
         not info.is_write,
         info.group,
@@ -77,25 +76,25 @@ def asked_of(info: RequestInfo) -> Asked:
     )
 
 
-def opening_of(info: RequestInfo) -> RequestInfo | None:
-    """What an upgrade has to be allowed as besides what its method says; None when that is all.
+def implied_create(info: RequestInfo) -> RequestInfo | None:
+    """Return the request that an upgrade must also be allowed as; None if its own method is enough.
 
-    A path about no resource has no creates, and a POST is the nearest to it.
+    A non-resource path has no create; POST is the nearest to it.
     """
     if not info.upgrade or info.method == "POST" or info.subresource in _CREATES or _is_stream(info):
         return None
     if not info.is_resource:
         return attrs.evolve(info, method="POST", verb="post", upgrade=False)
-    # Under the old /proxy/ prefix the method is all that tells.
+    # Under the legacy /proxy/ prefix, only the method shows what is done.
     verb = info.verb if info.verb == "proxy" else "create"
     return attrs.evolve(info, method="POST", verb=verb, upgrade=False)
 
 
 def _is_stream(info: RequestInfo) -> bool:
-    """Whether it is a watch or a log, which are answered by a WebSocket as well, in one direction.
+    """Whether the request is a watch or a log, which a WebSocket answers too, in one direction.
 
-    kube-apiserver answers them so itself. A watch of an aggregated API it only passes on: that a WebSocket of
-    it carries nothing but events is that API server's word. Which groups are aggregated no request tells.
+    kube-apiserver serves these itself. It only forwards a watch of an aggregated API, and trusts that API
+    server to send nothing but events. A request does not show whether its group is aggregated.
     """
     if info.verb == "watch":
         return not info.subresource

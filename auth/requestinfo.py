@@ -1,16 +1,17 @@
-"""What a request asks of Kubernetes: method and target → verb, group, resource, namespace, name, subresource.
+"""Parses a request as Kubernetes does: method and target → verb, group, resource, namespace, name,
+subresource.
 
-The parse is the one kube-apiserver makes (its RequestInfo), because policy and audit here and RBAC there
-must speak of the same thing. Where kube-apiserver would be lenient this is not: a path that two readers
-could understand differently is refused, never normalised, and what passes travels on byte for byte.
+This is the same parse as kube-apiserver's RequestInfo, because policy and audit here must agree with RBAC
+there. It is stricter in places: a path that two readers could understand differently is refused, never
+normalised. An accepted path is forwarded byte for byte.
 
-The one free part is the tail: what follows `services|pods|nodes/<name>/proxy` belongs to whatever server
-stands behind it, so it may hold anything but dot segments (which could climb back out of it). Where it
-begins is a position in the parsed path, never a search for the text "/proxy/".
+The tail after `services|pods|nodes/<name>/proxy` belongs to the server behind the proxy. It may hold anything
+but dot segments, which could climb out of it. The parse finds its position by the segments before it, never
+by a search for the text "/proxy/".
 
-Agents ask for the same things again and again, and every call is parsed at the hub and at the relay: what was
-parsed lately is remembered, and a path without escapes and without a tail, as nearly all are, is split by one
-expression, which knows no rule of its own: `_split` is what it must agree with.
+Every request is parsed at the hub and at the relay, and agents repeat their requests, so results are
+memoized. Nearly all paths have neither escapes nor a tail; one regular expression splits these. It must agree
+with `_split`.
 """
 
 from __future__ import annotations
@@ -23,39 +24,39 @@ from urllib.parse import unquote_to_bytes
 
 import attrs
 
-from auth.memo import remembered
+from auth.memo import memoized
 from auth.selectors import selected_name
 
-# kube-apiserver's limit for the request head; the front refuses earlier, this bounds the work here.
+# kube-apiserver's limit for the request head. The listener refuses earlier; this bounds the work here.
 TARGET_LENGTH_MAX = 1 << 20
 # Far more segments than any Kubernetes path has (the tail is not counted).
 SEGMENTS_MAX = 32
-# What Go's net/url reads of a query (since 1.24.12 and 1.25.6): of one with more, kube-apiserver sees nothing
-# at all, and would list everything where a reader here sees one name.
+# Go's net/url reads at most this many (since 1.24.12 and 1.25.6). From a longer query kube-apiserver reads
+# nothing: it would list everything, where a reader here sees one name.
 PARAMETERS_MAX = 10_000
-# Names in Kubernetes need hardly any, and what a backend behind a proxy takes is some KB. 1 MiB of them would
-# hold everybody up for a fifth of a second.
+# Names in Kubernetes need almost no escapes, and a backend's path has some KB. 1 MiB of them would take a
+# fifth of a second and delay all other requests.
 PATH_ESCAPES_MAX = 10_000
 
-# Each hexadecimal digit to a zero.
+# Maps each hexadecimal digit to a zero.
 _HEXADECIMAL = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
 _SHORT_BYTES = 1024
-# What is read of a query that asks for a list, or for a change.
+# The parameters that are read from a query for a list, or for a change.
 _LIST_OPTIONS = ("watch", "fieldSelector", "labelSelector", "timeoutSeconds", "limit")
 
-_TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*")  # visible ASCII without '#': a fragment never travels
+_TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*")  # visible ASCII without '#': a fragment is never sent
 # RFC 3986 pchar without ';' (path parameters) and with whole escapes only.
 _SEGMENT = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,=:@]++|%[0-9A-Fa-f]{2})++")
-# Of such segments, without escapes, and no dot segment among them.
+# A path of such segments, without escapes and dot segments.
 _PLAIN_PATH = re.compile(rb"(?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9\-._~!$&'()*+,=:@]++)++/?")
-# What a segment must not decode to: separators of any reader, a second escape, controls.
+# A decoded segment must not contain separators of any reader, a second escape, or controls.
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%;]")
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
-# TRACE has a backend send back the headers that were added on the way, and CONNECT opens a tunnel. Kubernetes
-# serves neither, and some backends read a method in any case.
+# TRACE makes a backend echo the headers that were added on the way, and CONNECT opens a tunnel. Kubernetes
+# supports neither, and some backends ignore the case of a method.
 _REFUSED_METHODS = frozenset({"TRACE", "CONNECT"})
 
-# What has a proxy subresource.
+# The resources with a proxy subresource.
 PROXIED = frozenset({"services", "pods", "nodes"})
 _VERB_PREFIXES = frozenset({"proxy", "watch"})
 _NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
@@ -69,13 +70,13 @@ _VERBS = {
 }
 _LONG_RUNNING_VERBS = frozenset({"watch", "proxy"})
 _LONG_RUNNING_SUBRESOURCES = frozenset({"attach", "exec", "proxy", "log", "portforward"})
-# GET reaches into a pod, a node or a service by these.
+# By these a GET acts on a pod, a node or a service.
 _ACTING_SUBRESOURCES = frozenset({"exec", "attach", "portforward", "proxy"})
 _READING_VERBS = frozenset({"get", "list", "watch"})
 _DRY_VERBS = frozenset({"create", "update", "patch"})
-# They do what they do whatever `dryRun` says: a token is issued by a dry run as well.
+# These ignore `dryRun`: even a dry run issues a token.
 _NEVER_DRY = _ACTING_SUBRESOURCES | {"token"}
-# Created, but only to ask "who am I, what may I".
+# Creates that only ask "who am I, what may I".
 _SELF_REVIEWS = frozenset(
     {
         ("authorization.k8s.io", "selfsubjectaccessreviews"),
@@ -95,14 +96,14 @@ class BadTarget(Exception):
 
 @attrs.frozen
 class RequestInfo:
-    """A parsed request. For one that is not about a resource, `verb` is the method in lower case."""
+    """A parsed request. For a non-resource path, `verb` is the method in lower case."""
 
     method: str
     verb: str
-    """Empty when kube-apiserver knows no verb for the method: nothing may allow it."""
+    """Empty if kube-apiserver has no verb for the method; no rule allows that."""
     is_resource: bool
     path: str
-    """The path, decoded once (the tail with U+FFFD for what is not UTF-8)."""
+    """The path, decoded once (in the tail, U+FFFD replaces invalid UTF-8)."""
     raw_path: bytes
     query: bytes
     group: str = ""
@@ -112,20 +113,20 @@ class RequestInfo:
     subresource: str = ""
     name: str = ""
     upgrade: bool = False
-    """Whether it asks for another protocol on its connection, which headers tell and no target does."""
+    """Whether the request's headers ask to upgrade its connection to another protocol."""
 
     long_running: bool = attrs.field(init=False, eq=False, repr=False)
-    """Whether kube-apiserver sets it no deadline: watch, logs, exec, attach, port-forward, proxy."""
+    """Whether kube-apiserver sets no deadline: watch, logs, exec, attach, port-forward, proxy."""
 
     kind: tuple[str, str, str, str, str, str] = attrs.field(init=False, eq=False, repr=False)
-    """What policies tell it by, but for the name: for two of a kind the same rules hold."""
+    """The fields that policies test, except the name: the same rules apply to all requests of a kind."""
 
-    # Parsed once, and asked of every request.
+    # Derived once, and read for every request.
     @kind.default
     def _kind(self) -> tuple[str, str, str, str, str, str]:
-        # A path begins with a slash and a resource has none, so that neither is taken for the other.
+        # A path begins with a slash and a resource never does, so they cannot be confused.
         subject = self.resource if self.is_resource else self.path
-        # The method as well: under the old /proxy/ prefix the verb alone does not tell what is done.
+        # The method too: under the legacy /proxy/ prefix, the verb does not show what is done.
         return self.method, self.verb, self.group, subject, self.subresource, self.namespace
 
     @long_running.default
@@ -135,12 +136,12 @@ class RequestInfo:
         return self.verb in _LONG_RUNNING_VERBS or self.subresource in _LONG_RUNNING_SUBRESOURCES
 
     def upgraded(self) -> RequestInfo:
-        """The same request, when it asks for another protocol."""
+        """The same request, as one that asks for an upgrade."""
         return attrs.evolve(self, upgrade=True)
 
     @property
     def is_write(self) -> bool:
-        """Whether it may change or drive something; a GET that execs or proxies does."""
+        """Whether the request may change something; a GET that execs or proxies may."""
         if not self.is_resource:
             return self.method not in {"GET", "HEAD", "OPTIONS"}
         if self.verb == "create" and (self.group, self.resource) in _SELF_REVIEWS and not self.subresource:
@@ -149,23 +150,24 @@ class RequestInfo:
 
     @property
     def dry_run(self) -> bool:
-        """Whether it asks for no effect, by exactly one `dryRun=All`, and kube-apiserver heeds the query.
+        """Whether the query has exactly one `dryRun=All`, and kube-apiserver honours it.
 
-        Of a deletion it may not: where there is a body, the options are in that, and the query is not read.
+        For a deletion it may not: if there is a body, kube-apiserver reads the options from that and ignores
+        the query.
         """
         if self.verb not in _DRY_VERBS or self.subresource in _NEVER_DRY:
             return False
-        # Most queries cannot have the parameter at all, and stay unparsed.
+        # Most queries cannot contain the parameter and need no parsing.
         if b"dryRun" not in self.query and b"%" not in self.query:
             return False
         # With a second value, the API server's validation decides.
         values = list(islice(raw_values(self.query, "dryRun"), 2))
-        return len(values) == 1 and said(values[0]) == "All"
+        return len(values) == 1 and decode_value(values[0]) == "All"
 
 
-@remembered
+@memoized
 def parse(method: bytes, target: bytes) -> RequestInfo:
-    """Parse a request line's method and target (as it goes to kube-apiserver); raises BadTarget."""
+    """Parse the method and target of a request line (as sent to kube-apiserver); raises BadTarget."""
     if _METHOD.fullmatch(method) is None:
         raise BadTarget("the method is not a token")
     method_name = method.decode("ascii")
@@ -189,7 +191,7 @@ def parse(method: bytes, target: bytes) -> RequestInfo:
         parts, tail = _split(raw_path)
         path = _join(parts, tail, raw_path)
 
-    # Less than /api/v1/pods or /apis/group/v1/pods is about no resource: discovery, health, version.
+    # Shorter than /api/v1/pods or /apis/group/v1/pods: not a resource, but discovery, health or version.
     if len(parts) < 3 or parts[0] not in {"api", "apis"} or (parts[0] == "apis" and len(parts) < 4):
         return RequestInfo(method_name, method_name.lower(), False, path, raw_path, query)
     group, parts = ("", parts[1:]) if parts[0] == "api" else (parts[1], parts[2:])
@@ -206,7 +208,7 @@ def parse(method: bytes, target: bytes) -> RequestInfo:
 
     resource = parts[0]
     name = parts[1] if len(parts) > 1 else ""
-    # Below the old /proxy/ prefix what follows the name is the backend's path.
+    # Below the legacy /proxy/ prefix, the backend's path follows the name.
     subresource = parts[2] if len(parts) > 2 and verb != "proxy" else ""
     if not name and verb == "get":
         parameters = first_values(query, _LIST_OPTIONS) if _may_narrow(query) else {}
@@ -220,25 +222,25 @@ def parse(method: bytes, target: bytes) -> RequestInfo:
 
 
 def _may_narrow(query: bytes) -> bool:
-    """Whether a query can have `watch` or `fieldSelector` at all: most cannot, and stay unparsed."""
+    """Whether a query may contain `watch` or `fieldSelector`: most do not, and need no parsing."""
     return b"watch" in query or b"fieldSelector" in query or b"%" in query
 
 
 def first_values(query: bytes, names: Iterable[str]) -> dict[str, list[str]]:
     """The first value of each of these names, if there is one.
 
-    Found by a search, and alone decoded: to take apart the 10,000 parameters that there may be takes 15 ms.
+    Each name is searched for, and only its value is decoded: to decode all of 10,000 parameters takes 15 ms.
     """
     found = {}
     for name in names:
-        first = next((text for text in map(said, raw_values(query, name)) if text is not None), None)
+        first = next((text for text in map(decode_value, raw_values(query, name)) if text is not None), None)
         if first is not None:
             found[name] = [first]
     return found
 
 
 def raw_values(query: bytes, name: str) -> Iterator[bytes]:
-    """The values of a name, letters all, as they stand in a query."""
+    """The raw values of a parameter in a query. The name must consist of letters."""
     return (pair[1] or b"" for pair in _pair_of(name).finditer(b"&" + query))
 
 
@@ -248,11 +250,11 @@ def _pair_of(name: str) -> re.Pattern[bytes]:
     return re.compile(rb"&%b(?:=([^&]*+))?+(?=&|\Z)" % spelled.encode("ascii"))
 
 
-def said(value: bytes) -> str | None:
-    """What a value says to Go's net/url: '+' is a blank, and None with ';' or a broken escape."""
+def decode_value(value: bytes) -> str | None:
+    """Decode a value as Go's net/url does: '+' is a blank. Return None for ';' or a broken escape."""
     if b";" in value:
         return None
-    # Of short ones there may be thousands, and to decode each and fail takes twice as long.
+    # There may be thousands of short values, and failing to decode each takes twice as long as this test.
     if len(value) <= _SHORT_BYTES and value.count(b"%") > value.translate(_HEXADECIMAL).count(b"%00"):
         return None
     try:
@@ -264,8 +266,8 @@ def said(value: bytes) -> str | None:
 def _unescaped(part: bytes) -> str:
     """Decode a part of a query; raises UnicodeDecodeError for a broken escape.
 
-    `unquote` makes an object of each escape: a tenth of a second for those that fit into a head. Escapes of
-    Python's own form are decoded in C.
+    `unquote` makes an object per escape: a tenth of a second for a full head. Python's own escapes are
+    decoded in C.
     """
     if b"%" in part:
         literal = part.replace(b"\\", rb"\\").replace(b"%", rb"\x")
@@ -274,7 +276,7 @@ def _unescaped(part: bytes) -> str:
 
 
 def _split_plain(raw_path: bytes) -> list[str] | None:
-    """Split a path that needs neither decoding nor a search for its tail; None for any other path."""
+    """Split a path without escapes and without a tail; return None for any other path."""
     if raw_path.count(b"/") > SEGMENTS_MAX + 1 or b"/proxy" in raw_path:
         return None
     if _PLAIN_PATH.fullmatch(raw_path) is None:
@@ -284,17 +286,17 @@ def _split_plain(raw_path: bytes) -> list[str] | None:
 
 
 def _split(raw_path: bytes) -> tuple[list[str], bytes | None]:
-    """Split and decode the strict part of a path; the tail, if it has one, comes back decoded."""
+    """Split and decode the strict part of a path; the tail, if any, is returned decoded too."""
     raw_parts = raw_path[1:].split(b"/", SEGMENTS_MAX)
     parts: list[str] = []
     for index, raw in enumerate(raw_parts):
         if _at_tail(parts):
-            # Decoded once, as kube-apiserver does before it hands the path on.
+            # Decoded once, as kube-apiserver does before it forwards the path.
             tail = unquote_to_bytes(b"/".join(raw_parts[index:]))
             _refuse_dot_segments(tail)
             return parts, tail
         if not raw and index == len(raw_parts) - 1:
-            # One trailing slash, as in `get --raw /apis/`; and the root itself.
+            # A trailing slash, as in `get --raw /apis/`, or the root itself.
             break
         if index == SEGMENTS_MAX:
             raise BadTarget(f"the path has more than {SEGMENTS_MAX} segments")
@@ -323,7 +325,7 @@ def _decode_segment(raw: bytes) -> str:
 
 
 def _at_tail(parts: list[str]) -> bool:
-    """Whether what follows these decoded segments is for a proxy's backend, not for kube-apiserver."""
+    """Whether the segments after these are for a proxy's backend, not for kube-apiserver."""
     if len(parts) < 4 or parts[0] != "api":
         return False
     rest = parts[2:]
@@ -339,7 +341,7 @@ def _at_tail(parts: list[str]) -> bool:
 
 
 def _take_namespace(parts: list[str]) -> tuple[str, list[str]]:
-    """Split `namespaces/<name>/…` off; a namespace itself, and its own subresources, stay a resource."""
+    """Split `namespaces/<name>/…` off. A namespace itself, and its own subresources, remain a resource."""
     if parts[0] != "namespaces" or len(parts) < 2:
         return "", parts
     if len(parts) > 2 and parts[2] not in _NAMESPACE_SUBRESOURCES:
@@ -366,12 +368,14 @@ def _first(parameters: dict[str, list[str]], name: str) -> str | None:
 
 
 def _truthy(parameters: dict[str, list[str]], name: str) -> bool:
-    """A boolean as Kubernetes reads it: any first value but "0" and "false" is true, the empty one too."""
+    """Under Unicode case folding, the long s (ſ) is an s. kube-apiserver compares like that, except in a
+    query with another option that it cannot decode.
+    """
     value = _first(parameters, name)
     if value is None or value.lower() in {"0", "false"}:
         return False
-    # By Unicode's simple folding the long s is an s. kube-apiserver compares so, but not in a query of which
-    # it cannot decode another option.
+    # Under Unicode case folding, the long s (ſ) is an s. kube-apiserver compares like that, except in a query
+    # with another option that it cannot decode.
     if value.casefold() == "false":
         raise BadTarget(f"the parameter '{name}' is 'false' to some readers only")
     return True

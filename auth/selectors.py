@@ -1,10 +1,10 @@
-"""The one name that a list's query narrows it to, as kube-apiserver finds it before it authorises.
+"""The one name that a list's query selects, as kube-apiserver determines it before it authorises.
 
-kube-apiserver decodes the list options and takes the value of `metadata.name` from the field selector. When
-any option fails to decode, the label selector too, there is no name. So both grammars are read here as far as
-"is it valid" goes, as Kubernetes 1.36 reads them. Of label selectors two kinds are valid there and not here:
-with a number of 10^18 or more, and with a zero byte, which ends a word or the whole there. Older releases do
-not take `a in (x,,)`: they answer such a list with 400, whatever name it was authorised under.
+kube-apiserver decodes the list options and takes the value of `metadata.name` from the field selector. If any
+option fails to decode, including the label selector, there is no name. So this module validates both
+grammars, as of Kubernetes 1.36. It refuses two kinds of label selectors that are valid there: numbers of
+10^18 or more, and zero bytes, which end a word or the whole text there. Older releases refuse `a in (x,,)`:
+they answer such a list with 400, regardless of the name that it was authorised for.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-# Some 500 terms. A longer one narrows a list to no name here: it is taken for a list of all, and needs what
-# that needs. To read 1 MiB of them would hold everybody up for a second.
+# Some 500 terms. A list with a longer selector counts as a list of everything here, and needs that
+# permission. Reading 1 MiB of selectors would block the loop for a second.
 SELECTOR_CHARACTERS_MAX = 16 * 1024
 
 _INT64_MAX = 2**63 - 1
@@ -24,7 +24,8 @@ _UNESCAPED = re.compile(r"(?:[^\\,=]|\\[\\,=])*", re.DOTALL)
 
 _TOKEN = re.compile(r"!=|==|[=!(),<>]|[^=!(),<> \t\r\n\0]+")
 _BLANKS = re.compile(r"[ \t\r\n]*")
-# Of tokens with one blank between them. All repetition is possessive: a selector may be as long as a target.
+# The grammar of tokens joined by one blank. All repetition is possessive: a selector may be as long as a
+# target.
 _NAME = r"(?=[^ /]{1,63}(?: |\Z))[A-Za-z0-9]++(?:[-_.]++[A-Za-z0-9]++)*+"
 _DNS_LABEL = r"[a-z0-9]++(?:-++[a-z0-9]++)*+"
 _KEY = rf"(?:(?=[^ /]{{1,253}}/){_DNS_LABEL}(?:\.{_DNS_LABEL})*+/)?+{_NAME}"
@@ -36,8 +37,8 @@ _LABELS = re.compile(rf"(?:{_REQUIREMENT}(?: , {_REQUIREMENT})*+)?+")
 
 
 def selected_name(parameters: Mapping[str, Sequence[str]]) -> str:
-    """The name that `fieldSelector=metadata.name=x` asks for; empty when there is none."""
-    # Nearly every list has none, and need not be looked at further.
+    """The name that `fieldSelector=metadata.name=x` selects; empty if there is none."""
+    # Nearly every list returns here.
     if "fieldSelector" not in parameters:
         return ""
     selectors = [_first(parameters, name) for name in ("fieldSelector", "labelSelector")]
@@ -50,7 +51,7 @@ def selected_name(parameters: Mapping[str, Sequence[str]]) -> str:
 
 
 def _field_terms(parameters: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str]] | None:
-    """The terms of the field selector; None when kube-apiserver cannot decode the list options."""
+    """The terms of the field selector; None if kube-apiserver cannot decode the list options."""
     for option in ("timeoutSeconds", "limit"):
         if option in parameters and not _is_int64(_first(parameters, option)):
             return None
@@ -68,9 +69,9 @@ def is_label_selector(selector: str) -> bool:
 
 
 def parse_field_selector(selector: str) -> list[tuple[str, str, str]] | None:
-    """Parse `a=b,c!=d`, where a backslash escapes `\\`, `,` and `=` in a value; None when it is not valid.
+    r"""Parse `a=b,c!=d`, where a backslash escapes `\`, `,` and `=` in a value; None if it is invalid.
 
-    The terms come in the order in which kube-apiserver reads them, sorted: of two names its first one counts.
+    The terms are sorted, which is kube-apiserver's order: of two names its first one counts.
     """
     terms = []
     for text in sorted(re.findall(r"(?:[^,\\]|\\.|\\\Z)+", selector, re.DOTALL)):

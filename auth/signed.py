@@ -1,12 +1,12 @@
-"""What Hawse itself signs, and how it is read back, whichever kind it is.
+"""Signing and verification, common to all of Hawse's own tokens.
 
-How a token is read. The header must name exactly `alg`, `typ` and `kid`; that leaves no room for `crit`,
-`jwk`, `jku`, `x5u`, `b64` or whatever is invented next. The `kid` is looked up in a dictionary of keys that
-we hold; the key knows its one algorithm and the header must agree. Only then is the signature checked, by
-PyJWT. Claims are then checked here and not by PyJWT, because it takes the time from the system's clock and
-turns "exp" into an integer from whatever it finds; `now` is an argument of every function here and a time
-must already be an integer. A claim that is required and absent, of another type, or a list where one string
-belongs is a refusal, never a default.
+The header must contain exactly `alg`, `typ` and `kid`. That excludes `crit`, `jwk`, `jku`, `x5u`, `b64` and
+future members. The `kid` is looked up among the keys that we hold. The key determines its one algorithm, and
+the header must agree. Only then does PyJWT check the signature.
+
+Claims are checked here and not by PyJWT: it takes the time from the system's clock, and converts "exp" to an
+integer from any type. Here `now` is an argument of every function, and a time must be an integer already. A
+required claim that is absent or of another type is an error, never a default, and so is a list for a string.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from auth.jws import AudienceError, Claims, TokenError, UnknownKeyError, header_
 from auth.keys import PublicKey, SigningKey
 
 LIFETIME_S = 60
-# How far ahead of ours the issuer's clock may be.
+# How far the issuer's clock may be ahead of ours.
 FUTURE_MAX_S = 5.0
-# Between two machines that keep time by themselves (protocol of the relay's hello, direct mode).
+# Between two machines that keep their own time (the relay's hello, direct mode).
 DEFAULT_LEEWAY_S = 5.0
 
 _HEADER_MEMBERS = {"alg", "typ", "kid"}
@@ -35,7 +35,7 @@ _JWS = jwt.PyJWS(algorithms=["EdDSA"])
 def open_owned(
     token: str, find_key: Callable[[str], tuple[str, PublicKey] | None], kind: str
 ) -> tuple[Claims, str, str]:
-    """See `open_signed`; for keys that have owners, whose is the third that is returned."""
+    """Like `open_signed`, for keys with owners; also returns the key's owner."""
     owner = ""
 
     def find(kid: str) -> PublicKey | None:
@@ -51,19 +51,19 @@ def open_owned(
 
 
 def sign(key: SigningKey, kind: str, claims: Claims) -> str:
-    """Sign claims as they are, under a `typ`: for what is no token with a lifetime."""
+    """Sign claims unchanged under a `typ`, for statements without a lifetime."""
     data = json.dumps(dict(claims), separators=(",", ":")).encode("utf-8")
     return _JWS.encode(data, key.key, algorithm="EdDSA", headers={"typ": kind, "kid": key.kid})
 
 
 def sign_for_a_minute(key: SigningKey, kind: str, now: float, claims: dict[str, object]) -> str:
-    """Sign claims that hold from now on for LIFETIME_S."""
+    """Sign claims that are valid from now on for LIFETIME_S."""
     issued_at = math.floor(now)
     return sign(key, kind, {**claims, "iat": issued_at, "nbf": issued_at, "exp": issued_at + LIFETIME_S})
 
 
 def open_signed(token: str, find: Callable[[str], PublicKey | None], kind: str) -> tuple[Claims, str]:
-    """Check form, header and signature; return the claims, unchecked but authentic, and the `kid`.
+    """Check form, header and signature; return the claims, authentic but unchecked, and the `kid`.
 
     Raises TokenError.
     """
@@ -75,7 +75,7 @@ def open_signed(token: str, find: Callable[[str], PublicKey | None], kind: str) 
         raise TokenError("the token's kid is not a string")
     key = find(kid)
     if key is None:
-        raise UnknownKeyError("the token is signed by a key that is not known here")
+        raise UnknownKeyError("the token is signed with a key that is unknown here")
     if header["alg"] != key.alg:
         raise TokenError(f"the token's algorithm is not {key.alg}, the one of its key")
     if header["typ"] != kind:
@@ -84,7 +84,7 @@ def open_signed(token: str, find: Callable[[str], PublicKey | None], kind: str) 
 
 
 def check_parties(claims: Claims, *, issuer: str, audience: str) -> None:
-    """Compare issuer and audience, whole; raises TokenError."""
+    """Compare issuer and audience as whole strings; raises TokenError."""
     if text_claim(claims, "iss") != issuer:
         raise TokenError("the token is from another issuer")
     if text_claim(claims, "aud") != audience:
@@ -92,7 +92,9 @@ def check_parties(claims: Claims, *, issuer: str, audience: str) -> None:
 
 
 def check_times(claims: Claims, now: float, *, leeway_s: float) -> tuple[int, int]:
-    """Check that the claims hold now, and return when they began and when they end; raises TokenError."""
+    """Check that the claims are valid now, and return when they were issued and when they expire; raises
+    TokenError.
+    """
     issued_at, not_before, expires_at = (time_claim(claims, name) for name in ("iat", "nbf", "exp"))
     if not 0 < expires_at - issued_at <= LIFETIME_S:
         raise TokenError(f"the token's lifetime of {expires_at - issued_at} s is not within {LIFETIME_S} s")
@@ -116,7 +118,7 @@ def check_times(claims: Claims, now: float, *, leeway_s: float) -> tuple[int, in
 def time_claim(claims: Claims, name: str) -> int:
     """A claim that is a time, in whole epoch seconds; raises TokenError."""
     value = claims.get(name)
-    # bool is an int to Python; a float such as 1e400 is no time.
+    # In Python, bool is an int. A float such as 1e400 is not a time.
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
         raise TokenError(f'the token\'s claim "{name}" is missing or not an integer time')
     return value

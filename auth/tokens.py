@@ -1,14 +1,14 @@
-"""The tokens of Hawse: one signed statement each, for one reader, for at most a minute.
+"""Hawse's tokens. Each is one signed statement for one reader, valid for at most a minute.
 
-    access      hub → agent → hub     this agent may act on this cluster, or ask the hub itself
+    access      hub → agent → hub     this agent may act on this cluster, or query the hub itself
     relay       hub → relay           act for this agent on your cluster
     inquiry     hub → relay           state which cluster you are in, and how its API server is
     hello       relay → hub           this is the relay of that cluster (private_key_jwt)
     assertion   agent → hub           this is that agent (private_key_jwt)
-    enrolment   agent → hub           whoever sends this key holds its private half
+    enrolment   agent → hub           the sender of this key holds its private half
 
-How each is signed and read back is in auth.signed. `typ`, `iss` and `aud` are compared whole. The kinds
-differ in them, so that none can stand in for another.
+auth.signed signs and verifies them. `typ`, `iss` and `aud` are compared as whole strings. They differ between
+the kinds, so that no kind can be used as another.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ ACCESS_TYPE = "at+jwt"
 RELAY_TYPE = "relay+jwt"
 INQUIRY_TYPE = "relay-inquiry+jwt"
 HELLO_TYPE = "relay-hello+jwt"
-# The explicit type that the revision of RFC 7523 gives to a client's assertion.
+# The explicit type for a client's assertion in the revision of RFC 7523.
 ASSERTION_TYPE = "client-authentication+jwt"
 ENROLMENT_TYPE = "enrolment+jwt"
 
 
 @attrs.frozen
 class AccessClaims:
-    """What a verified access token states."""
+    """The claims of a verified access token."""
 
     principal: Principal
     cluster: str | None
@@ -54,10 +54,10 @@ class AccessClaims:
     expires_at: int
 
 
-# By themselves the key of what is made of them once: those of a token are verified once, and kept.
+# Compared by identity, as a memo's key: a token is verified once, and its claims are kept.
 @attrs.frozen(eq=False)
 class RelayClaims:
-    """What a verified relay token states."""
+    """The claims of a verified relay token."""
 
     user: str
     groups: tuple[str, ...]
@@ -75,7 +75,9 @@ class RelayClaims:
 
 @attrs.frozen
 class HelloClaims:
-    """What a verified hello states; whoever verified it remembers `jti` until `expires_at`."""
+    """The claims of a verified hello. The verifier keeps `jti` until `expires_at`, and refuses to see it
+    twice.
+    """
 
     cluster_id: str
     instance: str
@@ -84,12 +86,14 @@ class HelloClaims:
     issued_at: int
     expires_at: int
     hub_time: str = ""
-    """Of a time that the hub told; whoever verified the claims checks that it is the one of `issued_at`."""
+    """Set if the hub gave the time; the verifier checks that it is the time in `issued_at`."""
 
 
 @attrs.frozen
 class AssertionClaims:
-    """What a verified assertion states; whoever verified it remembers `jti` until `expires_at`."""
+    """The claims of a verified assertion. The verifier keeps `jti` until `expires_at`, and refuses to see it
+    twice.
+    """
 
     agent: str
     kid: str
@@ -97,16 +101,16 @@ class AssertionClaims:
     issued_at: int
     expires_at: int
     hub_time: str = ""
-    """Of a time that the hub told; whoever verified the claims checks that it is the one of `issued_at`."""
+    """Set if the hub gave the time; the verifier checks that it is the time in `issued_at`."""
 
 
 @attrs.frozen
 class EnrolmentClaims:
-    """What a verified proof states of itself; the key is known to whoever verified it."""
+    """The claims of a verified proof; the verifier knows the key."""
 
     issued_at: int
     hub_time: str = ""
-    """Of a time that the hub told; whoever verified the claims checks that it is the one of `issued_at`."""
+    """Set if the hub gave the time; the verifier checks that it is the time in `issued_at`."""
 
 
 def hub_audience(org: str) -> str:
@@ -134,7 +138,7 @@ def issue_access(
     jti: str,
     now: float,
 ) -> str:
-    """Mint an access token for one agent on one cluster, or (None) for asking the hub itself.
+    """Mint an access token for one agent on one cluster, or (None) for the hub itself.
 
     Raises IdentityError for a bad cluster name.
     """
@@ -160,7 +164,7 @@ def verify_access(
 ) -> AccessClaims:
     """Verify an access token that this hub issued, by its own clock; raises TokenError.
 
-    `cluster` is the one that it must be for, None for the hub itself.
+    `cluster` is the required cluster, or None for the hub itself.
     """
     claims, _ = open_signed(token, keys.get, ACCESS_TYPE)
     audience = hub_audience(org) if cluster is None else access_audience(org, cluster)
@@ -198,8 +202,8 @@ def issue_relay(
 ) -> str:
     """Mint a relay token: it tells one cluster's relay which agent acts.
 
-    With a `nonce` it is good in the tunnel session of that nonce alone, and without one in none: in direct
-    mode, and for relays from before nonces.
+    With a `nonce` it is valid only in the tunnel session of that nonce. Without one it is valid in no
+    session: for direct mode, and for relays that predate nonces.
     """
     claims: dict[str, object] = {
         "iss": issuer,
@@ -231,7 +235,8 @@ def verify_relay(
     """
     claims, _ = open_signed(token, keys.get, RELAY_TYPE)
     if claims.get("aud") != cluster_audience(cluster_id) and claims.get("iss") == issuer:
-        # Its own hub's word, and so safe to repeat: a URL or an address leads to the wrong relay.
+        # The relay's own hub signed this text, so it is safe to quote: a URL or an address leads to the wrong
+        # relay.
         raise TokenError(
             f"the token is for {text_claim(claims, 'aud')}, this relay is of cluster {cluster_id}: "
             "the cluster's relay URL leads to the relay of another"
@@ -260,9 +265,9 @@ def verify_relay(
 
 
 def _check_hub(claims: Claims, issuer: str) -> None:
-    """Raise TokenError where a hub whose key is trusted goes by another name than the relay knows.
+    """Raise TokenError if a hub with a trusted key uses another URL than the relay knows.
 
-    That name is not repeated: it may be of another hub with the same key.
+    The message does not quote that URL: it may belong to another hub with the same key.
     """
     if text_claim(claims, "iss") != issuer:
         raise TokenError(f"the hub's public_url is not {issuer}: set this relay's hub.url to the hub's")
@@ -276,9 +281,9 @@ def _check_nonce(claims: Claims, nonce: str) -> None:
         raise TokenError("the token is for a tunnel's session, and this relay is in direct mode")
     if not stated:
         raise TokenError(
-            "the token names no session: the hub is older than this relay: upgrade the hub first"
+            "the token names no session: the hub is older than this relay; upgrade the hub first"
         )
-    raise TokenError("the token is for another session than this one")
+    raise TokenError("the token is for another session")
 
 
 def issue_inquiry(key: SigningKey, *, issuer: str, cluster_id: str, jti: str, now: float) -> str:
@@ -291,7 +296,7 @@ def issue_inquiry(key: SigningKey, *, issuer: str, cluster_id: str, jti: str, no
 def verify_inquiry(
     token: str, keys: KeySet, *, issuer: str, cluster_id: str, now: float, leeway_s: float = DEFAULT_LEEWAY_S
 ) -> None:
-    """Verify an inquiry at the relay; raises TokenError. It may come again: it only has the relay answer."""
+    """Verify an inquiry at the relay; raises TokenError. Replays are harmless: they get the same answer."""
     claims, _ = open_signed(token, keys.get, INQUIRY_TYPE)
     _check_hub(claims, issuer)
     check_parties(claims, issuer=issuer, audience=cluster_audience(cluster_id))
@@ -310,7 +315,7 @@ def issue_hello(
 ) -> str:
     """Sign a relay's hello to its hub (RFC 7523: issuer and subject are the client itself).
 
-    With the `hub_time` that the hub has told (auth.hubtime), `now` is the time in that.
+    With a `hub_time` from the hub (auth.hubtime), `now` is the time in it.
     """
     party = cluster_audience(cluster_id)
     claims: dict[str, object] = {"iss": party, "sub": party, "aud": hub_url, "instance": instance, "jti": jti}
@@ -327,13 +332,13 @@ def verify_hello(
     now: float,
     leeway_s: float = DEFAULT_LEEWAY_S,
 ) -> HelloClaims:
-    """Verify a relay's hello at the hub; raises TokenError, with `skew_s` when the relay's clock is off.
+    """Verify a relay's hello at the hub; raises TokenError, with `skew_s` if the relay's clock is off.
 
-    `find_key` maps a `kid` to the cluster id that the key belongs to and the key. The caller refuses a `jti`
-    that it has seen before.
+    `find_key` maps a `kid` to the cluster id that the key belongs to and the key. The caller refuses a
+    repeated `jti`.
     """
     claims, kid, owner = open_owned(token, find_key, HELLO_TYPE)
-    # The cluster is the key's owner; what the token says of itself must agree with it.
+    # The key's owner determines the cluster; the token's own claims must agree with it.
     if claims.get("iss") != cluster_audience(owner):
         raise TokenError(
             "the relay's key is of another cluster than its cluster_id: apply both as one run of "
@@ -359,7 +364,7 @@ def issue_assertion(
 ) -> str:
     """Sign an agent's assertion for its hub (RFC 7523: issuer and subject are the client itself).
 
-    With the `hub_time` that the hub has told (auth.hubtime), `now` is the time in that.
+    With a `hub_time` from the hub (auth.hubtime), `now` is the time in it.
     """
     claims: dict[str, object] = {"iss": agent, "sub": agent, "aud": _origin(hub_url), "jti": jti}
     if hub_time:
@@ -375,13 +380,13 @@ def verify_assertion(
     now: float,
     leeway_s: float = DEFAULT_LEEWAY_S,
 ) -> AssertionClaims:
-    """Verify an agent's assertion at the hub; raises TokenError, with `skew_s` when the agent's clock is off.
+    """Verify an agent's assertion at the hub; raises TokenError, with `skew_s` if the agent's clock is off.
 
     `find_key` maps a `kid` to the name of the agent that the key belongs to and the key. The caller refuses a
-    `jti` that it has seen before.
+    repeated `jti`.
     """
     claims, kid, owner = open_owned(token, find_key, ASSERTION_TYPE)
-    # The agent is the key's owner; what the token says of itself must agree with it.
+    # The key's owner determines the agent; the token's own claims must agree with it.
     check_parties(claims, issuer=owner, audience=_origin(hub_url))
     if text_claim(claims, "sub") != owner:
         raise TokenError("the token's subject is not its issuer")
@@ -390,9 +395,9 @@ def verify_assertion(
 
 
 def issue_enrolment(key: SigningKey, *, hub_url: str, jti: str, now: float, hub_time: str = "") -> str:
-    """Sign the proof that whoever registers a key holds its private half.
+    """Sign the proof that the sender of a key holds its private half.
 
-    With the `hub_time` that the hub has told (auth.hubtime), `now` is the time in that.
+    With a `hub_time` from the hub (auth.hubtime), `now` is the time in it.
     """
     claims: dict[str, object] = {"iss": key.kid, "sub": key.kid, "aud": _origin(hub_url), "jti": jti}
     if hub_time:
@@ -405,7 +410,7 @@ def verify_enrolment(
 ) -> EnrolmentClaims:
     """Verify that a key's holder wants it registered at this hub; raises TokenError.
 
-    A second use is stopped by the code that comes with it, which is good once.
+    The enrolment code that comes with the proof is good once, which prevents a second use.
     """
     claims, _ = open_signed(token, lambda kid: key if kid == key.kid else None, ENROLMENT_TYPE)
     check_parties(claims, issuer=key.kid, audience=_origin(hub_url))
@@ -418,7 +423,7 @@ def _hub_time(claims: Claims) -> str:
 
 
 def _origin(hub_url: str) -> str:
-    # Agents write a hub's URL without the port that https has anyway, its operator perhaps with it.
+    # Agents omit the default port of https from a hub's URL; its operator may include it.
     return hub_url.removesuffix(":443")
 
 

@@ -29,7 +29,7 @@ from audit.calls import CallReader
 from audit.errors import NoSuchCall
 from audit.ids import uuid7
 from audit.members import Members
-from audit.query import Wanted
+from audit.query import Query
 from audit.record import (
     Actor,
     ActorType,
@@ -179,7 +179,7 @@ def searches(path: Path) -> None:
     measure("show: the first 13 characters of an id", show(reads, 13))
     measure("show: an id that is unknown", show(unknown))
 
-    def newest(wanted: Wanted) -> Callable[[], object]:
+    def newest(wanted: Query) -> Callable[[], object]:
         def search() -> str:
             with closing(CallReader(path)) as reader:
                 found = reader.span(wanted, 50)
@@ -187,24 +187,24 @@ def searches(path: Path) -> None:
 
         return search
 
-    measure("list: the newest 50", newest(Wanted()))
-    measure("list: of one agent", newest(Wanted(agent="robot-7")))
-    measure("list: --verb watch", newest(Wanted(members=Members(verbs=("watch",)))))
+    measure("list: the newest 50", newest(Query()))
+    measure("list: of one agent", newest(Query(agent="robot-7")))
+    measure("list: --verb watch", newest(Query(members=Members(verbs=("watch",)))))
     narrow = Members(teams=("team-3",), namespaces=("app-7",))
-    measure("list: --team team-3 --namespace app-7", newest(Wanted(members=narrow)))
+    measure("list: --team team-3 --namespace app-7", newest(Query(members=narrow)))
     for name, members in (
         ("--status 5xx, 50 in all", Members(statuses=("5xx",))),
         ("--verb delete, of which there is none", Members(verbs=("delete",))),
         ("--team of which there is none", Members(teams=("none",))),
     ):
-        measure(f"list: {name}", newest(Wanted(members=members)), runs=1)
+        measure(f"list: {name}", newest(Query(members=members)), runs=1)
     measure("list: --text, in the newest 100,000", partial(text_found, path), runs=3)
 
 
 def text_found(path: Path) -> str:
     text = Text("web-999")
     with closing(CallReader(path)) as reader:
-        found = reader.span(Wanted(), TEXT_EVENTS_MAX)
+        found = reader.span(Query(), TEXT_EVENTS_MAX)
         return f"{sum(text.is_in(stored.body) for stored in reader.events(*found))} events"
 
 

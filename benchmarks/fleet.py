@@ -24,7 +24,7 @@ from benchmarks.systems.hawse import AGENT, TEAM, Installation, kubeconfig
 from benchmarks.talk import Talk
 from benchmarks.watching import slices
 from benchmarks.workload import RunFailed
-from proxy.cli.admin.client import AdminClient, Reach
+from proxy.cli.admin.api.client import AdminClient, Reach
 
 # Below what a hub lets one address have in its handshakes, also when all of them come at once.
 RELAYS_A_PROCESS = 250

@@ -28,7 +28,7 @@ from benchmarks.systems.hawse import AGENT, CLUSTER, DIRECT, Enrolled, enrolled
 from benchmarks.upstream.streams import open_streams
 from benchmarks.watching import PATH as WATCH_PATH
 from benchmarks.workloads.watch import emit
-from proxy.cli.admin.client import AdminClient, Reach
+from proxy.cli.admin.api.client import AdminClient, Reach
 
 MODES = {"tunnel": CLUSTER, "direct": DIRECT}
 STREAMS = 200

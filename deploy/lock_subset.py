@@ -2,10 +2,10 @@
 
     python deploy/lock_subset.py [--extra NAME]… [--leaf PACKAGE]… [PACKAGE]…
 
-The lock holds everything, the test tools too, with hashes. The part holds the project's own dependencies,
-those of the named extras, each PACKAGE, and all that these depend on, by the lock's own "via" comments.
-With PACKAGE and no extra it leaves out the project's dependencies. What a --leaf requires is left out; pip
-then needs --no-deps. Standard library alone: it runs before anything is installed.
+The lock holds all packages with hashes, including the test tools. The output holds the project's own
+dependencies, those of the named extras, each PACKAGE, and all that these require, by the lock's own "via"
+comments. With PACKAGE and no extra, the project's dependencies are left out. The requirements of a --leaf are
+left out; pip then needs --no-deps. Uses only the standard library: it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[([^]]*)\])?")
 
 
 def normal(name: str) -> str:
-    """One spelling a package (PEP 503)."""
+    """Normalise a package's name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read_lock(lock: str) -> dict[str, tuple[str, set[str]]]:
-    """Read the lock: each package with its own lines, and by which packages it is required."""
+    """Read the lock: for each package its lines, and the packages that require it."""
     packages: dict[str, tuple[list[str], set[str]]] = {}
     lines: list[str] = []
     via: set[str] = set()
@@ -56,7 +56,7 @@ def roots(project: dict[str, object], extras: Iterable[str]) -> set[str]:
 def subset(
     packages: dict[str, tuple[str, set[str]]], wanted: set[str], leaves: Collection[str] = ()
 ) -> list[str]:
-    """The names in the lock of everything that is wanted or required by it; a leaf requires nothing.
+    """The names in the lock of all wanted packages and their requirements; a leaf has no requirements.
 
     Raises KeyError.
     """

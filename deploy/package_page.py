@@ -1,7 +1,7 @@
 """Hatchling's hook for the text of the package's page: README.md with absolute links.
 
-A registry shows that text without the files beside it, so a relative link would lead nowhere. The address
-before all of them is `Source` of [project.urls].
+A registry shows that text without the files beside it, so relative links would be broken. The address that is
+put before them is `Source` of [project.urls].
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-# `](target)` of Markdown, where the target is a path and no URL or place in the page itself.
+# Markdown's `](target)` with a path as its target, not a URL or an anchor in the page.
 _RELATIVE_LINK = re.compile(r"\]\((?![a-z]+:|#|/)([^)\s]+)\)")
 
 
@@ -22,7 +22,7 @@ def with_absolute_links(markdown: str, address: str) -> str:
 
 
 class PackagePage(MetadataHookInterface):
-    """Gives the project its `readme`."""
+    """Sets the project's `readme`."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         readme = (Path(self.root) / "README.md").read_text(encoding="utf-8")

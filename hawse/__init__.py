@@ -1,4 +1,4 @@
-"""The launcher, and in an installed wheel the folder of all packages.
+"""The launcher. In an installed wheel, this folder contains all packages.
 
-Hawse is a program and no library: nothing imports `hawse.proxy`, nor anything else by way of this.
+Hawse is a program, not a library: no code imports `hawse.proxy`, or anything else through this package.
 """

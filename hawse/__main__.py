@@ -1,8 +1,8 @@
 """Run Hawse: the target of the console script `hawse`, and of `python -m hawse`.
 
-The packages have short names that other distributions use too. In a wheel they lie in this folder, in a
-checkout beside it. The folder that has them goes first on `sys.path` before any of them is imported, so a
-foreign `auth` or `proxy` in site-packages or in the working directory is never found.
+The packages have short names that other distributions use too. In a wheel they are inside this folder, in a
+checkout beside it. Their parent folder goes first on `sys.path` before any of them is imported. So a foreign
+`auth` or `proxy` in site-packages or in the working directory is never found.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run the sandbox: `python -m sandbox --dir DIR [--port 0] [--host 127.0.0.1]`.
 
-Writes ca.crt, admin.kubeconfig, relay.kubeconfig and relay-token into DIR, appends to audit.jsonl there,
-prints `ready https://HOST:PORT` once it accepts connections, and exits 0 on SIGTERM or SIGINT.
+Writes ca.crt, admin.kubeconfig, relay.kubeconfig and relay-token into DIR, and appends to audit.jsonl there.
+Prints `ready https://HOST:PORT` once it accepts connections, and exits 0 on SIGTERM or SIGINT.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dir", type=Path, required=True, help="where kubeconfigs, tokens and the audit log go"
     )
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="0, the default, chooses a free port")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     return parser.parse_args(arguments)
 
 
 def url_of(host: str, port: int) -> str:
-    """What clients call the server by."""
+    """The URL of the server for clients."""
     return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 async def run(directory: Path, host: str, port: int) -> None:
-    """Serve until a signal says to stop."""
+    """Serve until SIGTERM or SIGINT."""
     listeners = await trio.open_tcp_listeners(port, host=host)
     server = url_of(host, listeners[0].socket.getsockname()[1])
     ca_pem, context = certificates.make(host)

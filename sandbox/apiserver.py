@@ -1,6 +1,6 @@
-"""The API server: the filters that each request passes, in the real one's order, and who answers it then.
+"""The API server: passes each request through the filters in the real server's order, then dispatches it.
 
-Authentication, audit, impersonation, authorisation; then discovery, the documents of OpenAPI, or a resource.
+Authentication, audit, impersonation, authorisation; then discovery, the OpenAPI documents, or a resource.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sandbox.requestinfo import RequestInfo
 from sandbox.server import Answer, Exchange, Request, Response, Send, Streamed, Upgrade, UpgradeRefused
 from sandbox.status import StatusError, method_not_allowed
 
-# The flow schema and priority level of API Priority and Fairness: the real server names them in each answer.
+# The flow schema and priority level of API Priority and Fairness, which the real server names in each answer.
 _COMMON_HEADERS = (
     ("Cache-Control", "no-cache, private"),
     ("X-Kubernetes-Pf-Flowschema-Uid", "5c1bd2cc-5d5b-4c37-b4ed-1b0dd4aa6d2c"),
@@ -34,7 +34,7 @@ Resources = Callable[[Exchange, RequestInfo, User], Awaitable[Answer]]
 
 @attrs.frozen
 class ApiServer:
-    """Handles requests; `resources` answers those for resources once they are allowed."""
+    """Handles requests; `resources` answers authorised requests for resources."""
 
     authenticator: Authenticator
     authorizer: Authorizer
@@ -73,7 +73,7 @@ class ApiServer:
         return self._path(request)
 
     def _path(self, request: Request) -> Response:
-        """Answer what is no resource."""
+        """Answer a request for a non-resource path."""
         if request.method not in ("GET", "HEAD"):
             raise method_not_allowed()
         if request.path in _HEALTH:
@@ -89,7 +89,7 @@ class ApiServer:
         return found or Response(404, b"404 page not found\n", "text/plain; charset=utf-8")
 
     def _with_headers(self, answer: Answer, record: Record) -> Answer:
-        """Add what every answer has, and see to the end of a long one in the audit log."""
+        """Add the headers of every answer, and record the end of a long one in the audit log."""
         match answer:
             case Upgrade():
                 return Upgrade(_recorded_upgrade(answer, record))
@@ -136,7 +136,7 @@ def _recorded_upgrade(answer: Upgrade, record: Record) -> Callable[[trio.abc.Str
 
 
 def _needed(request: Request, info: RequestInfo, user: User) -> list[Attributes]:
-    """What has to be allowed; a stream over WebSocket needs `create` besides the `get` of its method."""
+    """The required permissions; a stream over WebSocket needs `create` besides the `get` of its method."""
     needed = [Attributes.of_request(user, info)]
     streams = info.subresource in ("exec", "attach", "portforward") and info.resource == "pods"
     websocket = request.wants_upgrade and request.header(b"upgrade").lower() == "websocket"

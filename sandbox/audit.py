@@ -1,8 +1,8 @@
-"""The sandbox's own audit log: one JSON line a request, in the shape of audit.k8s.io/v1.
+"""The sandbox's own audit log: one JSON line per request, in the format of audit.k8s.io/v1.
 
-It is written apart from whatever audits the requests on their way here, so that the two can be compared. A
-line with `unimpersonated` tells of a request that the relay's account made as itself: none should be seen.
-The two that the relay makes of its own (`OWN_REQUESTS`) have no such mark.
+It is independent of Hawse's audit trail, so that tests can compare the two. A line with `unimpersonated`
+marks a request of the relay's account without impersonation: none is expected. The two requests that the
+relay makes for itself (`OWN_REQUESTS`) are not marked.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from sandbox.requestinfo import RequestInfo
 from sandbox.server import Request
 from sandbox.status import StatusError
 
-# Every service account of this namespace is the relay's.
+# All service accounts of this namespace belong to the relay.
 RELAY_NAMESPACE = "hawse"
-# What a relay may ask as itself, to the letter: method, target and the names of all headers.
+# The requests that a relay may make as itself: exact method, target and names of all headers.
 OWN_REQUESTS = frozenset(
     ("GET", target, (b"accept", b"authorization", b"host", b"user-agent"))
     for target in ("/readyz", "/api/v1/namespaces/kube-system")
 )
-# The server takes an Audit-ID as it comes, and cuts an unreasonable one.
+# The server accepts any Audit-ID, and truncates an overlong one.
 ID_CHARS_MAX = 64
 
 
@@ -50,7 +50,7 @@ class AuditLog:
 
 
 class Record:
-    """What is known of one request so far; each stage of it is a line."""
+    """The audit record of one request; each of its stages is a line."""
 
     def __init__(self, log: AuditLog, request: Request, info: RequestInfo, peer: str) -> None:
         self._log = log
@@ -85,20 +85,20 @@ class Record:
             self._event["objectRef"] = {key: value for key, value in reference.items() if value}
 
     def authenticated(self, user: User) -> None:
-        """Note who sent the request."""
+        """Set the authenticated user."""
         self._user = user
 
     def acts_as(self, user: User | None) -> None:
-        """Note whom the request acts as, None for who sent it."""
+        """Set the impersonated user, or None without impersonation."""
         self._impersonated = user
         self._as_itself = user is None and not self._admitted
 
     def started(self, code: int) -> None:
-        """Write that a long answer has begun."""
+        """Record that a long answer has begun."""
         self._write("ResponseStarted", code, None)
 
     def complete(self, code: int, error: StatusError | None = None) -> None:
-        """Write that the request is over."""
+        """Record that the request is over."""
         self._write("ResponseComplete", code, error)
 
     def _write(self, stage: str, code: int, error: StatusError | None) -> None:

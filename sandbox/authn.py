@@ -1,4 +1,4 @@
-"""Who a request comes from: bearer tokens, of the administrator and of service accounts."""
+"""Authentication by bearer tokens, of the administrator and of service accounts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AUTHENTICATED = "system:authenticated"
 UNAUTHENTICATED = "system:unauthenticated"
 MASTERS = "system:masters"
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
-# A browser cannot set Authorization on a WebSocket: the token comes as one of the subprotocols.
+# A browser cannot set Authorization on a WebSocket: the token is sent as one of the subprotocols.
 WEBSOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
 
 
@@ -48,7 +48,7 @@ class User:
 
 
 def split_service_account(name: str) -> tuple[str, str] | None:
-    """Return namespace and name of a service account's user name."""
+    """Return namespace and name from a service account's user name."""
     if not name.startswith(SERVICE_ACCOUNT_PREFIX):
         return None
     namespace, colon, account = name.removeprefix(SERVICE_ACCOUNT_PREFIX).partition(":")
@@ -56,12 +56,12 @@ def split_service_account(name: str) -> tuple[str, str] | None:
 
 
 def service_account_groups(namespace: str) -> tuple[str, ...]:
-    """Return the groups that each service account of a namespace is in."""
+    """Return the groups of each service account of a namespace."""
     return ("system:serviceaccounts", f"system:serviceaccounts:{namespace}")
 
 
 def service_account_user(namespace: str, name: str, uid: str = "") -> User:
-    """Return the identity of a service account that shows its token."""
+    """Return the identity of a service account that authenticates with its token."""
     groups = (*service_account_groups(namespace), AUTHENTICATED)
     extra = {"authentication.kubernetes.io/credential-id": (f"JTI={uuid.uuid4()}",)} if uid else {}
     return User(f"{SERVICE_ACCOUNT_PREFIX}{namespace}:{name}", uid, groups, extra)
@@ -74,7 +74,7 @@ class _Credential:
 
 
 class Authenticator:
-    """The tokens that are good, kept by their digests."""
+    """The valid tokens, stored as digests."""
 
     def __init__(self, accounts: Collection) -> None:
         self._accounts = accounts
@@ -87,14 +87,14 @@ class Authenticator:
         return token
 
     def authenticate(self, request: Request) -> User:
-        """Return who sent a request; raises StatusError 401."""
+        """Return the user who sent a request; raises StatusError 401."""
         credential = self._credentials.get(_digest(_bearer(request)))
         if credential is None or credential.expires_at < time.time():
             raise unauthorized()
         user = credential.user
         account = split_service_account(user.name)
         if account and user.uid:
-            # A token dies with its account, also when one of the same name takes its place.
+            # A token becomes invalid with its account, even if a new account gets the same name.
             item = self._accounts.get(*account)
             if item is None or text(item.value, "metadata", "uid") != user.uid:
                 raise unauthorized()

@@ -1,4 +1,4 @@
-"""What is there from the start: namespaces, the node, the service `kubernetes`, and a new cluster's roles."""
+"""The initial objects: namespaces, the node, the service `kubernetes`, and a new cluster's roles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox.kubelet import ADDRESS, NODE
 from sandbox.objects import Json, Object, now, text
 from sandbox.status import StatusError
 from sandbox.storage import Store
-from sandbox.writing import How, Writer
+from sandbox.writing import WriteOptions, Writer
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 _READ = ["get", "list", "watch"]
@@ -52,7 +52,11 @@ def populate(store: Store, writer: Writer, ca_pem: bytes, address: str) -> None:
         furnish(writer, name, ca_pem)
     writer.create(kinds.NODES, "", {"metadata": {"name": NODE, "labels": _node_labels()}})
     writer.update(
-        kinds.NODES, "", NODE, lambda node: {**node, "status": _node_status()}, How(subresource="status")
+        kinds.NODES,
+        "",
+        NODE,
+        lambda node: {**node, "status": _node_status()},
+        WriteOptions(subresource="status"),
     )
     port = int(address.rpartition(":")[2])
     writer.create(kinds.SERVICES, "default", _api_service(port))
@@ -62,7 +66,7 @@ def populate(store: Store, writer: Writer, ca_pem: bytes, address: str) -> None:
 
 
 def furnish(writer: Writer, namespace: str, ca_pem: bytes) -> None:
-    """Put into a namespace what every one has."""
+    """Create the objects that every namespace has."""
     contents: tuple[tuple[Kind, Object], ...] = (
         (kinds.SERVICE_ACCOUNTS, _named("default")),
         (kinds.CONFIG_MAPS, {**_named("kube-root-ca.crt"), "data": {"ca.crt": ca_pem.decode()}}),
@@ -71,7 +75,7 @@ def furnish(writer: Writer, namespace: str, ca_pem: bytes) -> None:
         try:
             writer.create(kind, namespace, value)
         except StatusError:
-            continue  # It is there, or the namespace is on its way out.
+            continue  # exists already, or the namespace is being deleted
 
 
 def _named(name: str) -> Object:
@@ -79,7 +83,7 @@ def _named(name: str) -> Object:
 
 
 class Furnisher:
-    """Furnishes namespaces as they are made, and again when something of it is deleted."""
+    """Furnishes new namespaces, and restores these objects when they are deleted."""
 
     def __init__(self, store: Store, writer: Writer, ca_pem: bytes) -> None:
         self._store = store
@@ -174,7 +178,7 @@ def _paths(*paths: str) -> Json:
 
 
 def _roles() -> list[tuple[Kind, str, Object]]:
-    """Return the roles and bindings that a real server makes at its first start, if they matter here."""
+    """Return the relevant ones of the roles and bindings that a real server creates at its first start."""
     view = _rules(_VIEWED, _READ)
     secrets = _rule(_READ, "", "secrets", "pods/attach", "pods/exec", "pods/portforward")
     streams = _rule(

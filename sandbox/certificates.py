@@ -1,4 +1,4 @@
-"""The sandbox's own certificate authority and its server certificate, made anew at each start."""
+"""The sandbox's own certificate authority and its server certificate, generated at each start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LIFETIME = timedelta(days=30)
-# A client whose clock is a little behind must not find the certificate in its future.
+# A client whose clock is slightly behind must not reject the certificate as not yet valid.
 SKEW = timedelta(minutes=5)
 
 
@@ -46,7 +46,7 @@ def make(host: str) -> tuple[bytes, ssl.SSLContext]:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    # ssl reads a chain from files alone; this one is gone before anything else happens.
+    # ssl loads a chain only from files; this one is deleted at once.
     with tempfile.NamedTemporaryFile(suffix=".pem") as file:
         file.write(pem + certificate.public_bytes(Encoding.PEM))
         file.flush()

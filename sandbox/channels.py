@@ -1,8 +1,8 @@
-"""The channel protocols over a WebSocket: the first byte of each message is the number of its channel.
+"""The channel protocols over a WebSocket: the first byte of each message is its channel number.
 
-What the versions differ in: `v5.channel.k8s.io` has a half-close, FF and the channel's number;
-`v4.channel.k8s.io` and v5 carry a JSON Status on channel 3; `channel.k8s.io` and a connection without a
-subprotocol carry the text of an error there.
+The versions differ. `v5.channel.k8s.io` has a half-close: FF and the channel number. `v4.channel.k8s.io` and
+v5 send a JSON Status on channel 3. `channel.k8s.io`, and a connection without a subprotocol, send an error's
+text there.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ class Channels:
         self._inboxes = {number: Inbox() for number in inputs}
 
     def source(self, number: int) -> Inbox:
-        """Return what the client sends on a channel."""
+        """Return the data that the client sends on a channel."""
         return self._inboxes[number]
 
     def sink(self, number: int) -> ChannelSink:
-        """Return the way to the client on a channel."""
+        """Return the stream to the client on a channel."""
         return ChannelSink(self._websocket, number)
 
     def discard(self) -> None:
-        """Throw away what still comes, so that nothing unread stands in the way of the close frames."""
+        """Discard further input, so that unread data does not block the close frames."""
         for inbox in self._inboxes.values():
             inbox.close()
 
     async def run(self) -> None:
-        """Read until the client is gone, however it went; what comes for other channels is ignored."""
+        """Read until the client is gone, for any reason; data for other channels is ignored."""
         inbox: Inbox | None = None
         close_signal: bytearray | None = None
         expect_number = True
@@ -70,7 +70,7 @@ class Channels:
                 open_inbox.feed_eof()
 
     def _close_channel(self, signal: bytes) -> bool:
-        """Half-close a channel; False when the signal is no channel's number, which ends the connection."""
+        """Half-close a channel; False if the signal is not a channel number, which ends the connection."""
         if len(signal) != 1 or signal[0] > RESIZE:
             return False
         inbox = self._inboxes.get(signal[0])
@@ -80,7 +80,7 @@ class Channels:
 
 
 class ChannelSink(trio.abc.SendStream):
-    """Sends on one channel. It has no end of its own: the Status and the close frame end all of them."""
+    """Sends on one channel. A channel has no end of its own: the Status and the close frame end all."""
 
     def __init__(self, websocket: WebSocket, number: int) -> None:
         self._websocket = websocket
@@ -91,7 +91,7 @@ class ChannelSink(trio.abc.SendStream):
         await self._websocket.send(self._prefix + data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: only sending itself tells."""
+        """Return at once: only a send shows whether it blocks."""
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:

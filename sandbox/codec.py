@@ -1,4 +1,4 @@
-"""Bodies and answers: which of the media types is meant, and objects to and from them."""
+"""Decodes request bodies and encodes answers, by media type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODY_TYPES = (JSON, YAML, protobuf.CONTENT_TYPE)
 
 
 def decode_body(request: Request, body: bytes) -> Object:
-    """Return the object in a body of any of the accepted types; raises StatusError."""
+    """Return the object in a body of any accepted type; raises StatusError."""
     content_type = request.header(b"content-type").partition(";")[0].strip().lower() or JSON
     if content_type not in BODY_TYPES:
         raise unsupported_media_type(BODY_TYPES)
@@ -30,7 +30,7 @@ def decode_body(request: Request, body: bytes) -> Object:
         return protobuf.decode(body)
     value = parse(body, as_yaml=content_type == YAML)
     if not isinstance(value, dict):
-        raise bad_request("the body of the request is no object")
+        raise bad_request("the body of the request is not an object")
     return value
 
 
@@ -43,7 +43,7 @@ def parse(body: bytes, *, as_yaml: bool = False) -> Json:
 
 
 def decode_object(request: Request, body: bytes, kind: str, api_version: str, warnings: list[str]) -> Object:
-    """Return the object in a body if it is of this kind, held against the table of fields."""
+    """Return the object in a body if it is of this kind, checked against the table of fields."""
     if not body:
         raise bad_request("the body of the request is empty")
     value = decode_body(request, body)
@@ -57,7 +57,7 @@ def decode_object(request: Request, body: bytes, kind: str, api_version: str, wa
 
 
 def known_fields(request: Request, kind: str, value: Object, warnings: list[str]) -> Object:
-    """Drop fields that nobody knows, and complain as the request's fieldValidation says."""
+    """Drop unknown fields, and report them as the request's fieldValidation demands."""
     unknown: list[str] = []
     result = pruned(kind, value, unknown)
     complaints = [f'unknown field "{path}"' for path in unknown]
@@ -75,19 +75,19 @@ def known_fields(request: Request, kind: str, value: Object, warnings: list[str]
 
 
 @attrs.frozen
-class Wanted:
-    """The form of answer that a client accepts first of all that can be given."""
+class AnswerForm:
+    """The answer's format: the first one in the Accept header that can be served."""
 
     form: str  # "", "Table", "PartialObjectMetadata" or "PartialObjectMetadataList"
     version: str = "v1"
 
     @property
     def table(self) -> bool:
-        """True when the objects are wanted as the rows of a table."""
+        """True if the objects are to be returned as table rows."""
         return self.form == "Table"
 
 
-def wanted(request: Request) -> Wanted:
+def answer_form(request: Request) -> AnswerForm:
     """Read the Accept header; raises StatusError 406."""
     accepted = [part.strip() for line in request.header_values(b"accept") for part in line.split(",")]
     for media_type in accepted or ["*/*"]:
@@ -97,10 +97,10 @@ def wanted(request: Request) -> Wanted:
             continue
         form = options.get("as", "")
         if not form:
-            return Wanted("")
+            return AnswerForm("")
         known = form == "Table" or form.startswith("PartialObjectMetadata")
         if options.get("g") == "meta.k8s.io" and options.get("v") in ("v1", "v1beta1") and known:
-            return Wanted(form, options["v"])
+            return AnswerForm(form, options["v"])
     raise StatusError(406, "NotAcceptable", f"only the following media types are accepted: {JSON}")
 
 
@@ -110,7 +110,7 @@ def with_type(kind: Kind, item: Item) -> bytes:
 
 
 def type_head(kind: str, api_version: str) -> bytes:
-    """Return the beginning of an object as the real server writes it."""
+    """Return the first members of an object, as the real server writes them."""
     return f'{{"kind":"{kind}","apiVersion":"{api_version}",'.encode()
 
 

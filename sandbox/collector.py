@@ -1,4 +1,4 @@
-"""What follows a deletion: dependents go with their owner, and a namespace with all that is in it."""
+"""Garbage collection: deletes dependents with their owner, and a namespace with its contents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Key = tuple[Kind, str, str]
 
 
 class Collector:
-    """Follows every collection, and deletes what has lost its owner or its namespace."""
+    """Follows every collection, and deletes objects that lost their owner or their namespace."""
 
     def __init__(self, store: Store, writer: Writer) -> None:
         self._store = store
@@ -45,7 +45,7 @@ class Collector:
             await trio.lowlevel.checkpoint()
 
     def _note(self, kind: Kind, change: Change) -> None:
-        """Keep the books of who is there, who is to go, and who belongs to whom."""
+        """Update the indexes of existing objects, of deletions in progress, and of dependents."""
         metadata = child(change.item.value, "metadata")
         uid, key = text(metadata, "uid"), (kind, text(metadata, "namespace"), text(metadata, "name"))
         references = items(metadata, "ownerReferences")
@@ -77,7 +77,7 @@ class Collector:
                 self._finish_owner(kind, change.item)
 
     def _collect(self, key: Key) -> None:
-        """Delete an object none of whose owners is left."""
+        """Delete an object if all its owners are gone."""
         kind, namespace, name = key
         item = self._store.collection(kind.group, kind.resource).get(namespace, name)
         if item is None:
@@ -90,10 +90,10 @@ class Collector:
         try:
             self._writer.delete(kind, namespace, name, Deletion(propagation=propagation))
         except StatusError:
-            return  # It went by itself meanwhile.
+            return  # already deleted
 
     def _finish(self, owner_uid: str) -> None:
-        """Look again at an owner that waits for its dependents to go."""
+        """Continue the deletion of an owner that waits for its dependents."""
         if owner_uid not in self._leaving:
             return
         kind, namespace, name = self._leaving[owner_uid]
@@ -102,7 +102,7 @@ class Collector:
             self._finish_owner(kind, item)
 
     def _finish_owner(self, kind: Kind, item: Item) -> None:
-        """Take the next step of a deletion that minds the dependents."""
+        """Take the next step of a deletion that handles dependents."""
         finalizers = strings(item.value, "metadata", "finalizers")
         dependents = list(self._dependents.get(text(item.value, "metadata", "uid"), ()))
         if ORPHAN in finalizers:
@@ -122,7 +122,7 @@ class Collector:
         return self._store.collection(kind.group, kind.resource).get(namespace, name) is not None
 
     def _release(self, key: Key, owner_uid: str) -> None:
-        """Let a dependent live on without its owner."""
+        """Remove an owner from a dependent, which stays."""
         kind, namespace, name = key
 
         def change(value: Object) -> Object:
@@ -150,7 +150,7 @@ class Collector:
             self._writer.update(kind, namespace, name, change)
 
     def _empty_namespaces(self) -> None:
-        """Delete what is in the namespaces that are to go, and these once they are empty."""
+        """Delete the contents of terminating namespaces, and the namespaces once they are empty."""
         namespaces = self._store.collection(NAMESPACES.group, NAMESPACES.resource)
         for item in namespaces.items():
             if text(item.value, "status", "phase") != "Terminating":

@@ -1,4 +1,4 @@
-"""What a container is asked to be and what it is: parts of a v1 Container and a v1 ContainerStatus."""
+"""A container's specification and state: parts of a v1 Container and a v1 ContainerStatus."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import datetime
 
 import attrs
 
-# Of RFC 6761: a name below it never resolves, so an image of such a registry can be pulled nowhere.
+# From RFC 6761: a name below `.invalid` never resolves, so such an image cannot be pulled.
 _UNPULLABLE = re.compile(r"[^/]+\.invalid(?::[0-9]+)?/.+")
 _REFERENCE = re.compile(r"(\$)?\$\(([^()]*)\)")
 
 
 @attrs.frozen
 class ContainerSpec:
-    """What runs in a container: the fields of a v1 Container that the sandbox acts on."""
+    """A container's specification: the fields of a v1 Container that the sandbox acts on."""
 
     name: str
     image: str = "sandbox"
@@ -28,7 +28,7 @@ class ContainerSpec:
 
     @property
     def pull_failure(self) -> str:
-        """Why its image cannot be pulled, in containerd's words; empty where it can."""
+        """Why its image cannot be pulled, in containerd's words; empty if it can."""
         if _UNPULLABLE.fullmatch(self.image) is None:
             return ""
         host = self.image.partition("/")[0]
@@ -58,7 +58,7 @@ class ContainerSpec:
 
 
 def expand(text: str, environment: Mapping[str, str]) -> str:
-    """Replace $(NAME) as Kubernetes does: an unknown name stays as it is, $$(NAME) becomes $(NAME)."""
+    """Replace $(NAME) as Kubernetes does: an unknown name is left unchanged, $$(NAME) becomes $(NAME)."""
 
     def replacement(match: re.Match[str]) -> str:
         escaped, name = match.groups()
@@ -69,7 +69,7 @@ def expand(text: str, environment: Mapping[str, str]) -> str:
 
 @attrs.frozen
 class Waiting:
-    """Not started yet, or waiting to be started again."""
+    """Not started yet, or waiting for a restart."""
 
     reason: str
     message: str = ""
@@ -82,7 +82,7 @@ class Waiting:
 
 @attrs.frozen
 class Running:
-    """Its command runs."""
+    """Its command is running."""
 
     started_at: datetime
 
@@ -93,7 +93,7 @@ class Running:
 
 @attrs.frozen
 class Terminated:
-    """Its command ended; `message` says why it could not even start."""
+    """Its command has ended; `message` says why it could not start."""
 
     exit_code: int
     started_at: datetime
@@ -123,5 +123,5 @@ State = Waiting | Running | Terminated
 
 
 def rfc3339(moment: datetime) -> str:
-    """Return a moment in UTC as metav1.Time prints it."""
+    """Return a time in UTC as metav1.Time prints it."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""What the server fills in that a client left out, and what it refuses although the fields are known."""
+"""Default values that the server fills in, and validation beyond the table of fields."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ _DEFAULTS: dict[str, Callable[[Object], None]] = {
 
 
 def check(kind: Kind, value: Object, previous: Object | None) -> None:
-    """Refuse an object that no one could mean, or a change that cannot be made; raises StatusError."""
+    """Refuse an invalid object, or a change that is not permitted; raises StatusError."""
     faults = [*_name_faults(kind, value), *(_CHECKS.get(kind.kind) or _nothing)(value)]
     if previous is not None:
         faults += _immutable(kind, value, previous)

@@ -1,4 +1,4 @@
-"""What the server serves, told to clients: the aggregated discovery document and the plain ones of old."""
+"""API discovery: the aggregated discovery document and the older unaggregated ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SERVER_VERSION: Object = {
 
 
 def answer(request: Request, address: str) -> Response | None:
-    """Answer a GET of /api, /apis or below; None for a path that nothing is served at."""
+    """Answer a GET of /api, /apis or below; None for an unknown path."""
     parts = request.path.strip("/").split("/")
     match parts:
         case ["api"]:
@@ -40,9 +40,9 @@ def answer(request: Request, address: str) -> Response | None:
 
 
 def _root(request: Request, groups: tuple[str, ...], plain: Object) -> Response:
-    """Answer in the aggregated form to those who ask for it."""
-    wanted = [part.strip() for line in request.header_values(b"accept") for part in line.split(",")]
-    if not any(_is_aggregated(media_type) for media_type in wanted):
+    """Answer in the aggregated format if the client accepts it."""
+    accepted = [part.strip() for line in request.header_values(b"accept") for part in line.split(",")]
+    if not any(_is_aggregated(media_type) for media_type in accepted):
         return _json(plain)
     body = encode(
         {
@@ -57,8 +57,8 @@ def _root(request: Request, groups: tuple[str, ...], plain: Object) -> Response:
 
 def _is_aggregated(media_type: str) -> bool:
     kind, *parameters = (part.strip() for part in media_type.split(";"))
-    wanted = {"g=apidiscovery.k8s.io", "v=v2", "as=APIGroupDiscoveryList"}
-    return kind == "application/json" and wanted <= set(parameters)
+    accepted = {"g=apidiscovery.k8s.io", "v=v2", "as=APIGroupDiscoveryList"}
+    return kind == "application/json" and accepted <= set(parameters)
 
 
 def cached(request: Request, body: bytes, content_type: str, headers: list[tuple[str, str]]) -> Response:

@@ -1,4 +1,4 @@
-"""A bounded buffer of bytes between the one task that reads a connection and the consumer of one stream."""
+"""A bounded byte buffer between the task that reads a connection and the consumer of one stream."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-# A reader that waits for a consumer does not see that its client hangs up; a ping now and then finds out.
+# A reader that waits for a consumer does not notice that its client hangs up; a periodic ping does.
 PROBE_S = 5.0
-# Enough that reading and consuming overlap. What a stalled consumer holds is this and one chunk more.
+# Enough for reading and consuming to overlap. A stalled consumer holds this and one more chunk.
 INBOX_BYTES_MAX = 256 * 1024
 
 
 class Inbox(trio.abc.ReceiveStream):
-    """What came for one stream. `feed` waits while it is full; closing it throws away what still comes."""
+    """The received data of one stream. `feed` waits while it is full; after closing, further data is
+    discarded.
+    """
 
     def __init__(self, bytes_max: int = INBOX_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
@@ -27,7 +29,7 @@ class Inbox(trio.abc.ReceiveStream):
 
     @property
     def ended(self) -> bool:
-        """True once nothing more will come."""
+        """True once no more data will come."""
         return self._ended
 
     @property
@@ -36,7 +38,7 @@ class Inbox(trio.abc.ReceiveStream):
         return self._size >= self._bytes_max and not self._closed
 
     async def feed(self, data: bytes) -> None:
-        """Add a chunk, waiting for room. Cancelled while it waits, it has added nothing."""
+        """Add a chunk; waits while full. If cancelled while it waits, nothing is added."""
         while self.full:
             await self._drained.wait()
         if data and not self._closed and not self._ended:
@@ -45,7 +47,7 @@ class Inbox(trio.abc.ReceiveStream):
             self._wake_reader()
 
     async def feed_probing(self, data: bytes, probe: Callable[[], Awaitable[None]]) -> None:
-        """Add a chunk; while that has to wait, probe the client from time to time."""
+        """Add a chunk; while it must wait, probe the client from time to time."""
         while self.full:
             with trio.move_on_after(PROBE_S):
                 await self.feed(data)
@@ -54,12 +56,12 @@ class Inbox(trio.abc.ReceiveStream):
         await self.feed(data)
 
     def feed_eof(self) -> None:
-        """Nothing more will come."""
+        """Mark the end of the data."""
         self._ended = True
         self._wake_reader()
 
     def close(self) -> None:
-        """Throw away what is there and what will come."""
+        """Discard present and future data."""
         self._closed = True
         self._chunks.clear()
         self._size = 0

@@ -1,4 +1,4 @@
-"""The resources that are served: their names, scopes, verbs and subresources, in one table."""
+"""The table of served resources: their names, scopes, verbs and subresources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ READ_WRITE = ("get", "patch", "update")
 
 @attrs.frozen
 class Subresource:
-    """A part of an object with an address of its own; its kind may be another than the object's."""
+    """A part of an object with its own URL; its kind may differ from the object's."""
 
     name: str
     verbs: tuple[str, ...]
@@ -24,7 +24,7 @@ class Subresource:
 
 @attrs.frozen
 class Kind:
-    """One resource. `generation` says that a change of its spec is counted."""
+    """One resource. `generation` means that changes of its spec are counted."""
 
     group: str
     resource: str
@@ -56,7 +56,7 @@ class Kind:
 
     @property
     def stored(self) -> bool:
-        """True for what can be read back; reviews are only answered."""
+        """True if it can be read back; reviews are only answered."""
         return "get" in self.verbs
 
     def subresource(self, name: str) -> Subresource | None:
@@ -65,7 +65,7 @@ class Kind:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Return what a field selector may name."""
+        """Return the fields that a field selector may name."""
         where = ("metadata.name", "metadata.namespace") if self.namespaced else ("metadata.name",)
         return (*where, *self.field_labels)
 

@@ -1,4 +1,4 @@
-"""The kubeconfig files that the sandbox leaves for its users."""
+"""Writes the kubeconfig files of the sandbox's users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 
 def write(path: Path, *, server: str, ca_pem: bytes, user: str, token: str) -> None:
-    """Write a kubeconfig with a bearer token, readable by its owner alone."""
+    """Write a kubeconfig with a bearer token, readable only by its owner."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -31,7 +31,7 @@ def write(path: Path, *, server: str, ca_pem: bytes, user: str, token: str) -> N
 
 
 def write_secret(path: Path, content: str) -> None:
-    """Write a file that its owner alone can read, whole or not at all."""
+    """Write a file atomically, readable only by its owner."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

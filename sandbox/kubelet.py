@@ -1,4 +1,4 @@
-"""The one node's kubelet, and its scheduler: stored pods become processes, and their states a status."""
+"""The kubelet and scheduler of the one node: start processes for stored pods, and report their states."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sandbox.recorder import EventRecorder
 from sandbox.storage import Change, Store
 
 NODE = "sandbox"
-# Processes of pods listen on this machine, so that is where a pod is.
+# Processes of pods listen on this machine, so this is the pods' address.
 ADDRESS = "127.0.0.1"
 
 
 class Kubelet:
-    """Starts, stops and reports on pods."""
+    """Starts and stops pods, and reports their status."""
 
     def __init__(self, store: Store, registry: Registry, events: EventRecorder) -> None:
         self._store = store
@@ -57,7 +57,7 @@ class Kubelet:
             self._add_ephemeral(pod)
 
     def _start_waiting(self) -> None:
-        """Look again at pods that no node took."""
+        """Retry pods that were not scheduled."""
         for item in self._pods.items():
             if not text(item.value, "metadata", "deletionTimestamp"):
                 self._start(text(item.value, "metadata", "uid"))
@@ -73,13 +73,13 @@ class Kubelet:
         return None
 
     def _start(self, uid: str) -> None:
-        """Put a new pod on the node and start its containers."""
+        """Schedule a new pod on the node and start its containers."""
         found = self._by_uid(uid)
         if found is None or text(found, "status", "phase") != "Pending" or text(found, "status", "startTime"):
             return
         pod = clone(found)
-        wanted = text(pod, "spec", "nodeName")
-        if wanted not in ("", NODE) or self._cordoned():
+        node = text(pod, "spec", "nodeName")
+        if node not in ("", NODE) or self._cordoned():
             return
         child(pod, "spec")["nodeName"] = NODE
         status = child(pod, "status")
@@ -122,7 +122,7 @@ class Kubelet:
                 processes.add_ephemeral(self._spec(pod, container))
 
     async def _end(self, uid: str, grace_s: int) -> None:
-        """Stop a pod that is deleted, and remove it once its processes are gone."""
+        """Stop a deleted pod, and remove it once its processes are gone."""
         pod = self._by_uid(uid)
         if pod is not None and self._registry.get(uid) is not None:
             for container in items(pod, "spec", "containers"):
@@ -139,7 +139,7 @@ class Kubelet:
         await self._registry.stop(uid, grace_s=0)
 
     def _changed(self, processes: Pod) -> None:
-        """Write a pod's status after a change of one of its containers."""
+        """Update a pod's status after one of its containers changed."""
         present = self._present(processes.uid, processes.namespace, processes.name)
         if present is None:
             return
@@ -172,7 +172,7 @@ def _status_of(pod: Object, container: str) -> Object:
 
 
 def _set_status(pod: Object, processes: Pod) -> None:
-    """Set what is seen of the containers, in place."""
+    """Set the status of the containers, in place."""
     status = child(pod, "status")
     status["phase"] = processes.phase
     status["observedGeneration"] = integer(pod, "metadata", "generation")

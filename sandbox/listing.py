@@ -1,4 +1,4 @@
-"""Lists and watches: the options of a list, its chunks, and the streams of events."""
+"""Lists and watches: list options, chunked lists, and event streams."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sandbox.server import Answer, Request, Response, Send, Streamed
 from sandbox.status import Fault, StatusError, bad_request, expired, invalid
 from sandbox.storage import Change, Collection, Cursor, Item, RevisionTooOld, Store
 
-# A bookmark tells a quiet watch how far it has seen.
+# A bookmark tells a watch without events which revision it has reached.
 BOOKMARK_S = 60.0
-# How long a watch lasts that does not say: the real server takes something between these.
+# The duration of a watch without timeoutSeconds: the real server chooses one within these limits.
 WATCH_MIN_S, WATCH_MAX_S = 1800.0, 3600.0
 
 Test = Callable[[Object], bool]
@@ -29,7 +29,7 @@ Test = Callable[[Object], bool]
 
 @attrs.frozen
 class Options:
-    """The ListOptions of a request, read and checked."""
+    """The ListOptions of a request, parsed and checked."""
 
     matches: Test
     selective: bool
@@ -84,19 +84,19 @@ def _number(request: Request, name: str) -> int:
 def answer_list(request: Request, store: Store, kind: Kind, namespace: str) -> Response:
     """Answer a list, whole or in chunks; raises StatusError."""
     options = Options.of_request(request, kind)
-    wanted = codec.wanted(request)
+    answer_form = codec.answer_form(request)
     collection = store.collection(kind.group, kind.resource)
     items, metadata = _chunk(store, collection, namespace, options)
-    if wanted.table:
+    if answer_form.table:
         include = request.option("includeObject") or "Metadata"
-        body = encode(table.render(kind, items, metadata, version=wanted.version, include=include))
-    elif wanted.form:
+        body = encode(table.render(kind, items, metadata, version=answer_form.version, include=include))
+    elif answer_form.form:
         body = encode(
             {
                 "kind": "PartialObjectMetadataList",
-                "apiVersion": f"meta.k8s.io/{wanted.version}",
+                "apiVersion": f"meta.k8s.io/{answer_form.version}",
                 "metadata": metadata,
-                "items": [table.partial(item.value, wanted.version) for item in items],
+                "items": [table.partial(item.value, answer_form.version) for item in items],
             }
         )
     else:
@@ -126,7 +126,7 @@ def _chunk(
     matching = [number for number, item in enumerate(items) if options.matches(item.value)]
     if options.limit and len(matching) >= options.limit:
         matching = matching[: options.limit]
-        # What is left may match or not: as on the real server the last chunk can be empty.
+        # The rest may have no match: the last chunk can be empty, as on the real server.
         if rest := len(items) - 1 - matching[-1]:
             metadata["continue"] = _write_token(revision, items[matching[-1]].key)
             if not options.selective:
@@ -159,7 +159,7 @@ def _read_token(token: str) -> tuple[int, str]:
 
 
 def _check_reached(store: Store, revision: str) -> None:
-    """Refuse a revision that has not come yet."""
+    """Refuse a revision in the future."""
     if revision and int(revision) > store.revision:
         why = f"Too large resource version: {revision}, current: {store.revision}"
         cause: Object = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
@@ -169,7 +169,7 @@ def _check_reached(store: Store, revision: str) -> None:
 def answer_watch(request: Request, store: Store, kind: Kind, namespace: str, name: str) -> Answer:
     """Answer a watch; raises StatusError."""
     options = Options.of_request(request, kind, name)
-    wanted = codec.wanted(request)
+    answer_form = codec.answer_form(request)
     if options.send_initial and options.revision_match != "NotOlderThan":
         fault = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
         raise invalid("meta.k8s.io", "ListOptions", "", [_forbidden_option(fault)])
@@ -179,7 +179,7 @@ def answer_watch(request: Request, store: Store, kind: Kind, namespace: str, nam
     _check_reached(store, options.revision)
     collection = store.collection(kind.group, kind.resource)
     include = request.option("includeObject") or "Metadata"
-    watch = _Watch(store, collection, kind, namespace, options, wanted, include)
+    watch = _Watch(store, collection, kind, namespace, options, answer_form, include)
     return Streamed(watch.run)
 
 
@@ -197,7 +197,7 @@ class _Watch:
         kind: Kind,
         namespace: str,
         options: Options,
-        wanted: codec.Wanted,
+        answer_form: codec.AnswerForm,
         include: str,
     ) -> None:
         self._store = store
@@ -205,12 +205,12 @@ class _Watch:
         self._kind = kind
         self._namespace = namespace
         self._options = options
-        self._wanted = wanted
+        self._answer_form = answer_form
         self._include = include
         self._header = True
 
     async def run(self, send: Send) -> None:
-        """Write events until the time is over."""
+        """Write events until the deadline."""
         try:
             await self._follow(send, trio.current_time() + self._options.timeout_s)
         except RevisionTooOld as exc:
@@ -231,7 +231,7 @@ class _Watch:
         quiet_s = BOOKMARK_S if options.bookmarks else float("inf")
         while trio.current_time() < deadline:
             await self._send_changes(send, cursor)
-            # The time ends the waiting alone: a half-written event would spoil the connection.
+            # The deadline cancels only the wait: a half-written event would corrupt the connection.
             with trio.move_on_at(min(deadline, trio.current_time() + quiet_s)) as quiet:
                 await cursor.wait()
             if quiet.cancelled_caught and options.bookmarks:
@@ -242,7 +242,9 @@ class _Watch:
             await send(b"".join(filter(None, (self._change_event(change) for change in changes))))
 
     def _change_event(self, change: Change) -> bytes:
-        """Return a change as this watch sees it: what begins to match is added, what ceases to is deleted."""
+        """Return a change as this watch sees it: an object that starts to match is added, one that stops is
+        deleted.
+        """
         if self._namespace and text(change.item.value, "metadata", "namespace") != self._namespace:
             return b""
         before = change.previous is not None and self._options.matches(change.previous.value)
@@ -252,21 +254,21 @@ class _Watch:
         return self._object_event("DELETED", change.item) if before else b""
 
     def _object_event(self, type_: str, item: Item) -> bytes:
-        if self._wanted.table:
+        if self._answer_form.table:
             revision: Object = {"resourceVersion": str(item.revision)}
             rendered = table.render(
                 self._kind,
                 [item],
                 revision,
-                version=self._wanted.version,
+                version=self._answer_form.version,
                 include=self._include,
                 header=self._header,
             )
             # A client keeps the columns of the first event.
             self._header = False
             return self._event(type_, encode(rendered))
-        if self._wanted.form:
-            return self._event(type_, encode(table.partial(item.value, self._wanted.version)))
+        if self._answer_form.form:
+            return self._event(type_, encode(table.partial(item.value, self._answer_form.version)))
         return self._event(type_, codec.with_type(self._kind, item))
 
     def _bookmark(self, metadata: Object) -> bytes:

@@ -1,13 +1,13 @@
-"""What a container printed: a bounded log of whole lines with the times at which they came.
+"""A container's output: a bounded log of whole lines with timestamps.
 
-Theory of operation. A line costs nothing of its own: the log keeps *chunks*, each the whole lines of one
-read with one timestamp, and only a reader that asks for `tail` or `timestamps` looks for the newlines
-again. A burst of 100 MB/s is then a few thousand appends a second and not a million.
+Theory of operation. Lines have no cost of their own. The log keeps *chunks*: the whole lines of one read,
+with one timestamp. Only a reader with `tail` or `timestamps` searches for the newlines again. A burst of 100
+MB/s then costs a few thousand appends per second instead of a million.
 
-The log is bounded by its bytes, and a follower may be slower than the container. A kubelet rotates its
-files and lets such a follower lose lines. Here the container waits for a follower that still reads
-(`writable`), so that what follows a burst is complete; a follower that has not read for a second is
-waited for no more, and loses lines instead of stopping the container.
+The log is bounded in bytes, and a follower may be slower than the container. A kubelet rotates its files, and
+such a follower loses lines. Here the container waits for a follower that is still reading (`writable`), so
+that a followed burst is complete. If a follower has not read for a second, the container stops waiting for
+it, and it loses lines.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from types import TracebackType
 import attrs
 import trio
 
-# Ten MiB is where a kubelet rotates by default (containerLogMaxSize).
+# A kubelet rotates at ten MiB by default (containerLogMaxSize).
 LOG_BYTES_MAX = 10 * 1024 * 1024
-# CRI runtimes cut a line that does not end at 16 KiB and go on in the next entry.
+# CRI runtimes split an unterminated line at 16 KiB and continue it in the next entry.
 LINE_BYTES_MAX = 16 * 1024
 # How long a container waits for a follower that does not read.
 FOLLOWER_PATIENCE_S = 1.0
@@ -32,7 +32,7 @@ FOLLOWER_PATIENCE_S = 1.0
 
 @attrs.frozen
 class Chunk:
-    """Whole lines that were read at once; `continues` when the first of them began in an earlier chunk."""
+    """Whole lines from one read; `continues` if the first of them began in an earlier chunk."""
 
     time_ns: int
     data: bytes
@@ -43,7 +43,7 @@ class Chunk:
         seconds, nanoseconds = divmod(self.time_ns, 1_000_000_000)
         moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         stamp = f"{moment}.{nanoseconds:09}Z ".encode()
-        # Not splitlines(), which would also cut at the carriage returns of a progress bar.
+        # splitlines() would also split at the carriage returns of a progress bar.
         body, ended, rest = self.data.rpartition(b"\n")
         lines = [*body.split(b"\n"), *([rest] if rest else [])] if ended else [rest]
         stamped = (b"\n" + stamp).join(lines) + (b"\n" if ended and not rest else b"")
@@ -66,11 +66,11 @@ class Log:
 
     @property
     def closed(self) -> bool:
-        """True once the run that wrote this log is over."""
+        """True once the run that wrote this log has ended."""
         return self._closed
 
     def append(self, data: bytes, *, continues: bool = False) -> None:
-        """Add whole lines (or a piece of an overlong one), dropping the oldest chunks beyond the bound."""
+        """Add whole lines (or a piece of an overlong one), and drop the oldest chunks beyond the bound."""
         self._chunks.append(Chunk(self._clock_ns(), data, continues))
         self._kept_bytes += len(data)
         self._appended_bytes += len(data)
@@ -88,15 +88,15 @@ class Log:
         self._grown = trio.Event()
 
     async def writable(self) -> None:
-        """Wait while half a log lies before a follower that still reads."""
+        """Wait while an active follower is behind by more than half of the log."""
         for reader in list(self._readers):
-            seen = reader.offset
+            offset = reader.offset
             deadline = trio.current_time() + FOLLOWER_PATIENCE_S
             while not reader.stuck and self._appended_bytes - reader.offset > self._bytes_max // 2:
                 with trio.move_on_at(deadline):
                     await self._read.wait()
-                if reader.offset != seen:
-                    seen = reader.offset
+                if reader.offset != offset:
+                    offset = reader.offset
                     deadline = trio.current_time() + FOLLOWER_PATIENCE_S
                 elif trio.current_time() >= deadline:
                     reader.stuck = True
@@ -115,9 +115,9 @@ class Log:
 
 
 class LogReader:
-    """Reads a log from where its options say, and goes on with what comes when it follows.
+    """Reads a log from the position of its options, and then follows it if requested.
 
-    Cancelling it loses nothing: a chunk is taken and returned without a checkpoint between.
+    Cancelling loses nothing: between taking a chunk and returning it there is no checkpoint.
     """
 
     def __init__(
@@ -134,8 +134,7 @@ class LogReader:
         self._follow = follow
         self._left = limit_bytes
         self._pending = _select(log._chunks, tail, since_ns)
-        # Bytes of the log up to which this reader has seen it. What it still has to show of the past lies in
-        # `_pending`, which shares the log's own chunks.
+        # The log's bytes that are behind this reader, or in `_pending`, which shares the log's own chunks.
         self.offset = log._appended_bytes
         self.stuck = False
         if follow:
@@ -170,7 +169,7 @@ class LogReader:
         return data
 
     def _refill(self) -> bool:
-        """Take what the log got since; False when nothing will come any more."""
+        """Take the log's new chunks; False if no more will come."""
         log = self._log
         fresh = log._appended_bytes - self.offset
         self.offset = log._appended_bytes
@@ -192,7 +191,7 @@ class LogReader:
         return True
 
     def close(self) -> None:
-        """Stop following; the container waits for this reader no more."""
+        """Stop following; the container no longer waits for this reader."""
         self.stuck = True
         self._log._readers.discard(self)
         self._log._read.set()
@@ -202,21 +201,21 @@ class LogReader:
 def _select(
     chunks: collections.deque[Chunk], tail: int | None, since_ns: int | None
 ) -> collections.deque[Chunk]:
-    """The chunks a reader begins with: not older than `since_ns`, and of these the last `tail` lines."""
+    """The chunks that a reader begins with: not older than `since_ns`, and of these the last `tail` lines."""
     selected: collections.deque[Chunk] = collections.deque()
-    wanted = tail
+    lines_left = tail
     for chunk in reversed(chunks):
-        if (since_ns is not None and chunk.time_ns < since_ns) or wanted == 0:
+        if (since_ns is not None and chunk.time_ns < since_ns) or lines_left == 0:
             break
-        if wanted is not None:
-            # A line that goes on in the next chunk was counted there.
+        if lines_left is not None:
+            # A line that continues in the next chunk was counted there.
             ends = chunk.data.count(b"\n") + (not chunk.data.endswith(b"\n"))
-            if ends > wanted:
+            if ends > lines_left:
                 selected.appendleft(
-                    attrs.evolve(chunk, data=_last_lines(chunk.data, wanted), continues=False)
+                    attrs.evolve(chunk, data=_last_lines(chunk.data, lines_left), continues=False)
                 )
                 break
-            wanted -= ends if not chunk.continues else ends - 1
+            lines_left -= ends if not chunk.continues else ends - 1
         selected.appendleft(chunk)
     return selected
 
@@ -229,7 +228,7 @@ def _last_lines(data: bytes, count: int) -> bytes:
 
 
 class LineSplitter:
-    """Turns the reads of one output into whole lines for a log."""
+    """Splits the reads of one output into whole lines for a log."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -237,7 +236,7 @@ class LineSplitter:
         self._continues = False
 
     def feed(self, data: bytes) -> None:
-        """Log the lines that `data` completes, and keep what follows the last newline."""
+        """Log the lines that `data` completes, and keep the rest after the last newline."""
         whole, newline, rest = data.rpartition(b"\n")
         if newline:
             self._log.append(self._rest + whole + newline, continues=self._continues)

@@ -1,4 +1,4 @@
-"""Kubernetes objects as they are on the wire: nested JSON, and the few ways to reach into it."""
+"""Kubernetes objects as nested JSON, with typed access by path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Object: TypeAlias = "dict[str, Json]"
 
 
 def lookup(value: Json, *path: str) -> Json:
-    """Return what stands at a path of field names, or None."""
+    """Return the value at a path of field names, or None."""
     for key in path:
         if not isinstance(value, dict):
             return None
@@ -56,7 +56,7 @@ def items(value: Json, *path: str) -> list[Object]:
 
 
 def child(value: Object, *path: str) -> Object:
-    """Return the object at a path to write into, making what is missing."""
+    """Return the object at a path for writing; missing objects are created."""
     for key in path:
         found = value.get(key)
         if not isinstance(found, dict):
@@ -66,12 +66,12 @@ def child(value: Object, *path: str) -> Object:
 
 
 def clone(value: Object) -> Object:
-    """Return a deep copy; what the storage holds is never changed in place."""
+    """Return a deep copy; stored objects are never changed in place."""
     return copy.deepcopy(value)
 
 
 def plain(value: object) -> Json:
-    """Return any JSON-like value as JSON, so that its type is known."""
+    """Convert any JSON-like value to the type Json."""
     result: Json = json.loads(json.dumps(value))
     return result
 
@@ -82,10 +82,10 @@ def encode(value: Json) -> bytes:
 
 
 def now() -> str:
-    """Return the present moment as metav1.Time."""
+    """Return the current time as metav1.Time."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def now_micro() -> str:
-    """Return the present moment as metav1.MicroTime."""
+    """Return the current time as metav1.MicroTime."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

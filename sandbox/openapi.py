@@ -1,8 +1,7 @@
-"""OpenAPI v3: the index of documents and one document a group, made from the table of fields.
+"""OpenAPI v3: the index of documents and one document per group, made from the table of fields.
 
-Good for `kubectl explain`, for the client's choice of patches, and for its question whether the server
-validates fields. The index gives each document under its hash, and a stale hash is redirected, as the real
-server does.
+It serves `kubectl explain`, the client's choice of patches, and its check whether the server validates
+fields. The index gives each document under its hash, and a stale hash is redirected, as on the real server.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ SCALARS: dict[str, Object] = {
 
 
 def answer(request: Request) -> Response | None:
-    """Answer a GET of /openapi/v3 or below; None for what is not there."""
+    """Answer a GET of /openapi/v3 or below; None if it does not exist."""
     path = request.path.removeprefix("/openapi/v3").strip("/")
     if not path:
         return _index()
@@ -63,11 +62,11 @@ def answer(request: Request) -> Response | None:
     if group is None:
         return None
     body, digest = document(group)
-    wanted = request.option("hash")
-    if wanted and wanted != digest:
+    requested_hash = request.option("hash")
+    if requested_hash and requested_hash != digest:
         return Response(301, b"", "", [("Location", f"/openapi/v3/{path}?hash={digest}")])
     headers = [("ETag", f'"{digest}"'), ("Vary", "Accept")]
-    if wanted:
+    if requested_hash:
         headers += [
             ("Cache-Control", "public, immutable"),
             ("Expires", formatdate(time.time() + _CACHED_S, usegmt=True)),
@@ -78,9 +77,9 @@ def answer(request: Request) -> Response | None:
 
 
 def answer_v2(request: Request) -> Response:
-    """Answer /openapi/v2, which kubectl still asks for when it is given a List, with a document of nothing.
+    """Answer /openapi/v2 with an empty document; kubectl still requests it for a List.
 
-    Clients take a kind that is not in it for one that cannot be checked on their side.
+    Clients treat a kind that is not in it as one that they cannot validate.
     """
     accepted = request.header(b"accept")
     if "application/json" in accepted or "protobuf" not in accepted:
@@ -159,7 +158,7 @@ def _gvk(message: Message) -> Object:
 
 
 def _add_schema(schemas: Object, message: Message) -> None:
-    """Add a type and all that it refers to."""
+    """Add a type and all types that it refers to."""
     name = schema_name(message)
     if name in schemas:
         return
@@ -186,7 +185,7 @@ def _property(field: Field) -> Object:
         {"$ref": f"#/components/schemas/{schema_name(load()[field.type])}"} if scalar is None else {**scalar}
     )
     if "$ref" in schema:
-        # A reference stands alone in its object; a description goes beside it.
+        # A reference must be alone in its object; the description goes beside it.
         schema = {"allOf": [schema], "default": {}}
     for container in reversed(field.containers):
         if container == "[]":

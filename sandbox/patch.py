@@ -1,7 +1,7 @@
 """The four kinds of patches: JSON Patch, JSON Merge Patch, strategic merge, and server-side apply.
 
-Apply is a plain merge here: the fields of the configuration win, and what it no longer names stays. The real
-server tracks who owns which field, and reports conflicts.
+Apply is a plain merge here: the fields of the configuration win, and fields that it no longer contains stay.
+The real server tracks which manager owns each field, and reports conflicts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 PATCH_TYPES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH)
 
-# What the API server allows in one JSON patch.
+# The API server's limit for one JSON patch.
 OPERATIONS_MAX = 10_000
 
 _DIRECTIVES = ("$patch", "$retainKeys", "$setElementOrder", "$deleteFromPrimitiveList")
@@ -38,12 +38,12 @@ def merge_patch(value: Json, patch: Json) -> Json:
 
 
 def strategic_merge(kind: str, value: Object, patch: Object) -> Object:
-    """Apply a strategic merge patch: lists with a merge key are joined by it."""
+    """Apply a strategic merge patch: lists with a merge key are merged by it."""
     return _strategic(load()[kind], value, patch)
 
 
 def apply_configuration(kind: str, value: Object, configuration: Object) -> Object:
-    """Lay a configuration over an object: as a strategic merge, but nothing in it is a directive."""
+    """Apply a configuration to an object: a strategic merge without directives."""
     return _strategic(load()[kind], value, configuration, directives=False)
 
 
@@ -108,7 +108,7 @@ def _merged_list(field: Field, present: Json, patch: list[Json], *, directives: 
         return [item for item in patch if item != {"$patch": "replace"}]
     for item in patch:
         if not isinstance(item, dict):
-            raise bad_request(f"a list merged by {key} holds something that is no object")
+            raise bad_request(f"a list merged by {key} contains a value that is not an object")
         at = _index(items, key, item.get(key))
         if directives and item.get("$patch") == "delete":
             if at is not None:
@@ -130,15 +130,15 @@ def _index(items: list[Json], key: str, value: Json) -> int | None:
 
 
 def _order(items: Json, order: Json, field: Field) -> None:
-    """Sort a list in place as the client has it; what the client does not know keeps its place at the end."""
+    """Sort a list in place in the client's order; items unknown to the client stay at the end."""
     if not isinstance(items, list) or not isinstance(order, list):
         return
     key = field.merge_key
-    wanted = [item.get(key) if key and isinstance(item, dict) else item for item in order]
+    order_keys = [item.get(key) if key and isinstance(item, dict) else item for item in order]
 
     def position(item: Json) -> int:
         name = item.get(key) if key and isinstance(item, dict) else item
-        return wanted.index(name) if name in wanted else len(wanted)
+        return order_keys.index(name) if name in order_keys else len(order_keys)
 
     items.sort(key=position)
 
@@ -160,7 +160,7 @@ def json_patch(value: Object, operations: Json) -> Object:
             raise bad_request("a JSON patch operation is an object")
         document = _operate(document, operation)
     if not isinstance(document, dict):
-        raise bad_request("the patch leaves something that is no object")
+        raise bad_request("the patch leaves a value that is not an object")
     return document
 
 

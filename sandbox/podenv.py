@@ -1,4 +1,4 @@
-"""A container's environment: `env` and `envFrom`, and what they take from pod, ConfigMaps and Secrets."""
+"""A container's environment: `env` and `envFrom`, with references to the pod, ConfigMaps and Secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sandbox.storage import Collection
 
 
 class Environment:
-    """Resolves environments. What a reference does not find leaves its variable unset."""
+    """Resolves environments. A dangling reference leaves its variable unset."""
 
     def __init__(self, config_maps: Collection, secrets: Collection) -> None:
         self._config_maps = config_maps
@@ -65,7 +65,7 @@ def _decoded(value: str) -> str:
 
 
 def _field(pod: Object, path: str) -> str | None:
-    """Return a field of the pod, as `metadata.name` or `metadata.labels['app']`."""
+    """Return a field of the pod, such as `metadata.name` or `metadata.labels['app']`."""
     head, bracket, key = path.partition("['")
     if bracket:
         return string_map(pod, *head.split(".")).get(key.removesuffix("']"))

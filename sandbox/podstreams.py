@@ -1,4 +1,4 @@
-"""A pod's subresources that are streams: its log, and exec, attach and port-forward."""
+"""A pod's streaming subresources: its log, exec, attach and port-forward."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class PodStreams:
     def upgrade(
         self, request: Request, pod: Item, subresource: Literal["exec", "attach", "portforward"]
     ) -> Upgrade:
-        """Return the answer to a request to exec, attach or forward ports; raises StatusError."""
+        """Return the answer to an exec, attach or port-forward request; raises StatusError."""
         processes = self._processes(pod)
-        asked = streaming.UpgradeRequest(request.method, request.query, request.headers)
+        upgrade_request = streaming.UpgradeRequest(request.method, request.query, request.headers)
 
         async def serve(stream: trio.abc.Stream, leftover: bytes) -> None:
             try:
-                await streaming.serve_upgrade(stream, leftover, asked, subresource, processes)
+                await streaming.serve_upgrade(stream, leftover, upgrade_request, subresource, processes)
             except streaming.UpgradeRefused as refused:
                 headers = [(name.decode(), value.decode()) for name, value in refused.headers]
                 raise UpgradeRefused(

@@ -1,7 +1,6 @@
-"""Port-forward: each of the client's connections joined to a port of the pod, which is a port of this
-machine.
+"""Port-forward: connects each client connection to a port of the pod, which is a port of this machine.
 
-Over SPDY a connection is a pair of streams with one request id, for the data and for an error's text.
+Over SPDY a connection is a pair of streams with one request id: one for the data, one for an error's text.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from sandbox.processes import Pod
 from sandbox.spdystreams import SpdyConnection, SpdyStream
 
 COPY_BYTES = 64 * 1024
-# Both streams of a pair have to come within this time; the kubelet's default.
+# Both streams of a pair must be opened within this time; the kubelet's default.
 PAIR_DEADLINE_S = 30.0
-# How long the client's half of a connection may go on once the pod has closed it; containerd's.
+# How long the client's half of a connection may continue after the pod has closed its half; containerd's.
 LINGER_S = 1.0
 LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
@@ -40,7 +39,7 @@ class _Pair:
 
 
 async def serve_spdy(connection: SpdyConnection, pod: Pod) -> None:
-    """Serve the port-forwards of a client until it goes or the pod ends."""
+    """Serve a client's port-forwards until it leaves or the pod ends."""
     pairs: dict[str, _Pair] = {}
     async with trio.open_nursery() as nursery:
 
@@ -50,7 +49,7 @@ async def serve_spdy(connection: SpdyConnection, pod: Pod) -> None:
                 return False
             request_id = stream.headers.get("requestid")
             if request_id is None:
-                # Old clients name no request: their pairs have consecutive stream ids, the error stream
+                # Old clients send no request id: their pairs have consecutive stream ids, the error stream
                 # first.
                 request_id = str(stream.stream_id - (2 if kind == "data" else 0))
             pair = pairs.get(request_id)
@@ -104,7 +103,7 @@ async def _serve_pair(pair: _Pair, request_id: str, pairs: dict[str, _Pair], pod
 
 
 async def serve_channels(channels: Channels, ports: Sequence[int], pod: Pod) -> None:
-    """Serve one connection to each port: channel 2i has its data, channel 2i + 1 the text of an error.
+    """Serve one connection per port: channel 2i carries its data, channel 2i + 1 an error's text.
 
     Raises BrokenResourceError.
     """
@@ -124,7 +123,7 @@ async def serve_channels(channels: Channels, ports: Sequence[int], pod: Pod) -> 
 
 
 class _ChannelStream(trio.abc.HalfCloseableStream):
-    """A channel's two directions as one stream; neither side can end its half alone."""
+    """A channel's two directions as one stream; neither side can end only its own half."""
 
     def __init__(self, source: Inbox, sink: ChannelSink) -> None:
         self._source = source
@@ -147,15 +146,15 @@ class _ChannelStream(trio.abc.HalfCloseableStream):
 
 
 async def forward(client: trio.abc.HalfCloseableStream, port: int, pod: Pod) -> None:
-    """Join a client's stream to a port of the pod until both sides have ended.
+    """Connect a client's stream to a port of the pod until both sides have ended.
 
-    Raises PortForwardError when there is nobody at the port, or the pod breaks the connection.
+    Raises PortForwardError if nothing listens on the port, or the pod breaks the connection.
     """
     async with await _connect(port, pod) as server:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_to_pod, client, server)
             failure = await _to_client(server, client)
-            # The client's half ends with its connection, unless it goes on sending into the void.
+            # The client's half ends with its connection, unless the client keeps sending.
             linger_s = 0.0 if failure is not None else LINGER_S
             nursery.cancel_scope.deadline = trio.current_time() + linger_s
     if failure is not None:
@@ -163,7 +162,7 @@ async def forward(client: trio.abc.HalfCloseableStream, port: int, pod: Pod) -> 
 
 
 async def _to_pod(client: trio.abc.ReceiveStream, server: trio.SocketStream) -> None:
-    # Whether the pod broke it shows in the other direction.
+    # The other direction shows whether the pod broke it.
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while chunk := await client.receive_some(COPY_BYTES):
             await server.send_all(chunk)
@@ -171,7 +170,7 @@ async def _to_pod(client: trio.abc.ReceiveStream, server: trio.SocketStream) -> 
 
 
 async def _to_client(server: trio.SocketStream, client: trio.abc.HalfCloseableStream) -> str | None:
-    """Copy to the client and end its half; return what went wrong at the pod."""
+    """Copy to the client and end its half; return the pod's error, if any."""
     while True:
         try:
             chunk = await server.receive_some(COPY_BYTES)

@@ -1,8 +1,8 @@
-"""The pods' containers: each is a directory and, when its spec has a command, a subprocess with its log.
+"""The pods' containers: each is a directory and, if its spec has a command, a subprocess with its log.
 
-There is no image and no isolation: a command runs on this machine as the user who runs the sandbox, in
-the container's own directory and with a small environment of its own. A container without a command does
-nothing and runs until it is stopped, as one of the pause image does.
+There are no images and there is no isolation. A command runs on this machine as the user who runs the
+sandbox, in the container's own directory and with a small environment of its own. A container without a
+command does nothing and runs until it is stopped, like one of the pause image.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from sandbox.spawn import REAP_S, Process, SpawnError, kill_and_reap, spawn
 
 RestartPolicy = Literal["Always", "OnFailure", "Never"]
 
-# A kubelet restarts a container at once the first time, then after 10 s, doubling to 5 min; a run of 10
-# min starts it over.
+# A kubelet restarts a container at once the first time, then after 10 s, doubling to 5 min. A run of 10 min
+# resets the backoff.
 BACKOFF_S = 10.0
 BACKOFF_MAX_S = 300.0
 BACKOFF_RESET_S = 600.0
-# A kubelet shows the failure of a pull until it looks at the pod again.
+# A kubelet shows a failed pull until its next sync of the pod.
 PULL_BACKOFF_AFTER_S = 1.0
 GRACE_S = 30.0
-# What a pod gets when the whole sandbox ends.
+# The grace period of pods when the whole sandbox ends.
 SHUTDOWN_GRACE_S = 1.0
 
 
 class PreviousLogMissingError(Exception):
-    """The log of a container's run before this one is asked for, and there was none."""
+    """The log of a container's previous run was requested, and there was none."""
 
 
 class ContainerNotRunningError(Exception):
-    """The container has no process to execute something beside, or to attach to."""
+    """The container has no running process to exec beside, or to attach to."""
 
 
 class Container:
-    """One container of a pod: its directory, its state and its present and previous run."""
+    """One container of a pod: its directory, its state, and its current and previous run."""
 
     def __init__(self, spec: ContainerSpec, pod: Pod, root: Path) -> None:
         self.spec = spec
@@ -66,12 +66,12 @@ class Container:
 
     @property
     def running(self) -> bool:
-        """True while its command runs."""
+        """True while its command is running."""
         return isinstance(self.state, Running)
 
     @property
     def started(self) -> bool:
-        """True once its command was run for the first time."""
+        """True once its command has been started for the first time."""
         return self.last is not None or isinstance(self.state, Running | Terminated)
 
     def status(self) -> dict[str, object]:
@@ -93,7 +93,7 @@ class Container:
         return f"sandbox://{self.pod.uid}/{self.name}/{self.restart_count}"
 
     def _environment(self, *, tty: bool) -> dict[str, str]:
-        # Nothing of our own environment but the search path and the locale: it may hold secrets.
+        # Only the search path and the locale of our own environment: the rest may hold secrets.
         inherited = {key: os.environ[key] for key in ("PATH", "LANG", "LC_ALL") if key in os.environ}
         terminal = {"TERM": "xterm"} if tty else {}
         return {
@@ -114,9 +114,9 @@ class Container:
         limit_bytes: int | None = None,
         previous: bool = False,
     ) -> LogReader:
-        """Return an async iterator of bytes over the log, to be used in a `with` block.
+        """Return an async iterator of bytes over the log, for use in a `with` block.
 
-        Following ends with the run whose log it is. Raises ContainerNotRunningError before the first run, and
+        Following ends with the run of that log. Raises ContainerNotRunningError before the first run, and
         PreviousLogMissingError.
         """
         run = self._previous if previous else self._run
@@ -138,8 +138,9 @@ class Container:
     ) -> AsyncIterator[Process]:
         """Run a command beside the container's own; raises ContainerNotRunningError or SpawnError.
 
-        A block that is left before the command's end kills it with all that it started: its client is
-        gone. What a command that has ended left in the background lives as long as the container.
+        Leaving the block before the command's end kills it with everything that it started: its client is
+        gone. If the command has ended, processes that it left in the background live as long as the
+        container.
         """
         run = self._running_run()
         process = await spawn(
@@ -174,12 +175,12 @@ class Container:
         return self._run
 
     async def live(self, policy: RestartPolicy) -> None:
-        """Run the command, and again as the restart policy says; returns when it will not be run again."""
+        """Run the command, and restart it by the restart policy; returns when there are no more restarts."""
         if failure := self.spec.pull_failure:
             self._enter(Waiting("ErrImagePull", failure))
             await trio.sleep(PULL_BACKOFF_AFTER_S)
-            told = f'Back-off pulling image "{self.spec.image}": ErrImagePull: {failure}'
-            self._enter(Waiting("ImagePullBackOff", told))
+            message = f'Back-off pulling image "{self.spec.image}": ErrImagePull: {failure}'
+            self._enter(Waiting("ImagePullBackOff", message))
             await trio.sleep_forever()
         delay_s = 0.0
         while True:
@@ -214,12 +215,12 @@ class Container:
             self._enter(Running(started_at))
             await run.wait(lambda: self.pod.grace_s)
         except (SpawnError, OSError) as exc:
-            # What runc says, and the code of a container that could not start.
+            # runc's message, and the exit code of a container that could not start.
             run.exit_code = 128
             message = f"unable to start container process: {exc}"
         finally:
             run.end()
-            # A container without a command has none to report: it ends like a pause container, by KILL.
+            # A container without a command has no exit code: it ends like a pause container, by KILL.
             code = 137 if run.exit_code is None else run.exit_code
             ended = Terminated(code, started_at, datetime.now(UTC), self._id, message)
             self._enter(ended)
@@ -231,7 +232,7 @@ class Container:
 
 
 class Pod:
-    """The containers of one pod, and the directories they work in."""
+    """The containers of one pod, and their working directories."""
 
     def __init__(
         self,
@@ -252,18 +253,18 @@ class Pod:
         self.containers: dict[str, Container] = {}
         self.ephemeral_containers: dict[str, Container] = {}
         self._on_change = on_change
-        # Set when the pod is asked to stop: what is connected to it without a process of its own ends then.
+        # Set when the pod is to stop: connections without a process of their own end then.
         self.ended = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._stopped = trio.Event()
 
     @property
     def sandbox_id(self) -> str:
-        """Return what a container runtime would call the pod."""
+        """Return the pod's id in a container runtime."""
         return hashlib.sha256(self.uid.encode()).hexdigest()
 
     def container(self, name: str) -> Container | None:
-        """Return the container of this name, ephemeral or not."""
+        """Return the container with this name, ephemeral or not."""
         return self.containers.get(name) or self.ephemeral_containers.get(name)
 
     @property
@@ -282,14 +283,14 @@ class Pod:
         return self.restart_policy == "Always" or (self.restart_policy == "OnFailure" and any(codes))
 
     def add_ephemeral(self, spec: ContainerSpec) -> Container:
-        """Start one more container, as `kubectl debug` does; it never starts again."""
+        """Start an additional container, as `kubectl debug` does; it never restarts."""
         container = self.ephemeral_containers[spec.name] = Container(spec, self, self.root / spec.name)
         if self._nursery is not None:
             self._nursery.start_soon(container.live, "Never")
         return container
 
     async def live(self) -> None:
-        """Run the containers until the pod is stopped; their directories go with it."""
+        """Run the containers until the pod is stopped; then delete their directories."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -299,7 +300,7 @@ class Pod:
                     nursery.start_soon(container.live, self.restart_policy)
                 for container in [*self.ephemeral_containers.values()]:
                     nursery.start_soon(container.live, "Never")
-                # An ended pod still takes ephemeral containers, and its files stay until it is deleted.
+                # An ended pod still accepts ephemeral containers, and its files stay until it is deleted.
                 await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
@@ -307,24 +308,24 @@ class Pod:
             self._stopped.set()
 
     async def stop(self, grace_s: float) -> None:
-        """End all containers and wait until they have ended; a second call may shorten the grace period."""
+        """Stop all containers and wait until they have ended; a second call may shorten the grace period."""
         self.request_stop(grace_s)
         await self._stopped.wait()
 
     def request_stop(self, grace_s: float) -> None:
-        """Begin to end all containers."""
+        """Begin to stop all containers."""
         self.grace_s = grace_s
         self.ended.set()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
     def changed(self) -> None:
-        """Tell the owner that a container's state is another."""
+        """Notify the owner that a container's state has changed."""
         self._on_change(self)
 
 
 class Registry:
-    """The pods that run, by uid; made by `open_registry`."""
+    """The running pods, by uid; made by `open_registry`."""
 
     def __init__(self, root: Path, nursery: trio.Nursery) -> None:
         self._root = root
@@ -355,14 +356,14 @@ class Registry:
         return self._pods.get(uid)
 
     async def stop(self, uid: str, *, grace_s: float = GRACE_S) -> None:
-        """Stop a pod (TERM, then KILL after the grace period), remove its files and forget it."""
+        """Stop a pod (TERM, then KILL after the grace period), delete its files and forget it."""
         pod = self._pods.get(uid)
         if pod is not None:
             await pod.stop(grace_s)
             self._pods.pop(uid, None)
 
     def end_all(self) -> None:
-        """Begin to stop every pod, as the sandbox itself ends."""
+        """Begin to stop every pod, when the sandbox itself ends."""
         for pod in self._pods.values():
             pod.request_stop(SHUTDOWN_GRACE_S)
 

@@ -1,8 +1,8 @@
-"""Request bodies in Kubernetes' protobuf, which kubectl's typed clients send; answers to them may be JSON.
+r"""Decodes request bodies in Kubernetes' protobuf, which kubectl's typed clients send; answers may be JSON.
 
-A body is the four bytes `k8s\\0` and an envelope (runtime.Unknown) of the type's name and the object's
-own bytes. Those become JSON by the table in schema.txt. A field that is no pointer in Go is always written,
-so its zero value means that it was not set.
+A body is the four bytes `k8s\0` and an envelope (runtime.Unknown) with the type's name and the object's own
+bytes. The table in schema.txt converts those to JSON. Go always writes fields that are not pointers, so their
+zero value means that they are not set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sandbox.status import bad_request
 
 CONTENT_TYPE = "application/vnd.kubernetes.protobuf"
 _MAGIC = b"k8s\0"
-# Nesting beyond what any served type has.
+# Deeper than any served type.
 DEPTH_MAX = 64
 
 
@@ -106,7 +106,7 @@ def _time(data: bytes, *, micro: bool) -> str | None:
 
 
 def _pairs(data: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """Yield field numbers with their raw values: bytes for what has a length, else a number."""
+    """Yield field numbers with their raw values: bytes for length-delimited fields, otherwise a number."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)

@@ -1,4 +1,4 @@
-"""Role-based access control by the roles and bindings that are stored, as the API server evaluates them."""
+"""Role-based access control by the stored roles and bindings, as the API server evaluates them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUP = "rbac.authorization.k8s.io"
 
 @attrs.frozen
 class Attributes:
-    """What is asked of the authoriser; without a resource it is about a path."""
+    """The attributes of a request for the authoriser; without a resource, it is for a path."""
 
     user: User
     verb: str
@@ -30,7 +30,7 @@ class Attributes:
 
     @classmethod
     def of_request(cls, user: User, info: RequestInfo) -> Attributes:
-        """Return what a request needs."""
+        """Return the attributes of a request."""
         return cls(
             user=user,
             verb=info.verb,
@@ -53,7 +53,7 @@ class Authorizer:
         self._bindings = store.collection(GROUP, "rolebindings")
 
     def refusal(self, attributes: Attributes) -> StatusError | None:
-        """Return the API server's 403, or None when the request is allowed."""
+        """Return the API server's 403, or None if the request is allowed."""
         errors: list[str] = []
         if MASTERS in attributes.user.groups:
             return None
@@ -62,12 +62,14 @@ class Authorizer:
                 return None
         why = forbidden_message(attributes)
         if errors:
-            told = errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]"
-            why = f"{why}: RBAC: {told}"
+            reason = errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]"
+            why = f"{why}: RBAC: {reason}"
         return forbidden(GroupResource(attributes.group, attributes.resource), attributes.name, why)
 
     def rules(self, user: User, namespace: str, errors: list[str]) -> Iterator[Object]:
-        """Yield every rule that holds for a user in a namespace; what cannot be resolved goes to `errors`."""
+        """Yield every rule that applies to a user in a namespace; unresolvable references are added to
+        `errors`.
+        """
         for binding in self._cluster_bindings.items():
             if any(subject_matches(subject, user, "") for subject in items(binding.value, "subjects")):
                 yield from self._role_rules(binding.value, "", errors)
@@ -90,7 +92,7 @@ class Authorizer:
 
 
 def subject_matches(subject: Object, user: User, namespace: str) -> bool:
-    """Tell whether a binding's subject is the user; `namespace` is the binding's own."""
+    """Whether a binding's subject matches the user; `namespace` is the binding's own."""
     name = text(subject, "name")
     match text(subject, "kind"):
         case "User":
@@ -104,7 +106,7 @@ def subject_matches(subject: Object, user: User, namespace: str) -> bool:
 
 
 def rule_allows(rule: Object, attributes: Attributes) -> bool:
-    """Tell whether one rule allows a request."""
+    """Whether one rule allows a request."""
     if not _has(strings(rule, "verbs"), attributes.verb):
         return False
     if not attributes.resource:
@@ -117,8 +119,8 @@ def rule_allows(rule: Object, attributes: Attributes) -> bool:
     )
 
 
-def _has(allowed: list[str], wanted: str) -> bool:
-    return "*" in allowed or wanted in allowed
+def _has(allowed: list[str], value: str) -> bool:
+    return "*" in allowed or value in allowed
 
 
 def _resource_matches(allowed: list[str], resource: str, subresource: str) -> bool:
@@ -137,7 +139,7 @@ _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 def forbidden_message(attributes: Attributes) -> str:
-    """Say who may not do what, in the API server's words."""
+    """Name the user and the forbidden action, in the API server's words."""
     user, verb = quote(attributes.user.name), attributes.verb
     if not attributes.resource:
         message = f"User {user} cannot {verb} path {quote(attributes.path)}"

@@ -1,4 +1,4 @@
-"""Events: what the controllers report about objects, for `kubectl describe` and `kubectl events`."""
+"""Events: the controllers' reports about objects, for `kubectl describe` and `kubectl events`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sandbox.objects import Object, child, clone, integer, now, text
 from sandbox.storage import Store
 from sandbox.writing import suffix
 
-# A real cluster forgets events after an hour; this one keeps so many.
+# A real cluster deletes events after an hour; this one keeps at most this many.
 EVENTS_MAX = 1000
 
 
 class EventRecorder:
-    """Writes events; the same one again is counted."""
+    """Writes events; a repeated event increments its count."""
 
     def __init__(self, store: Store) -> None:
         self._events = store.collection(EVENTS.group, EVENTS.resource)

@@ -1,7 +1,6 @@
-"""Exec and attach, whatever carries them: the client's streams joined to a process, and the Status at
-the end.
+"""Exec and attach over any transport: connects the client's streams to a process, and reports its Status.
 
-The words are those of the API server, the kubelet and containerd, as a client meets them.
+The messages are those of the API server, the kubelet and containerd, as a client receives them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Status = Mapping[str, object]
 
 
 class Command(Protocol):
-    """A process that a client's streams are joined to: an exec, or the container's own by attach."""
+    """The process that a client's streams are connected to: an exec, or the container's own for attach."""
 
     @property
     def stdin(self) -> trio.abc.SendStream | None: ...
@@ -33,14 +32,14 @@ class Command(Protocol):
 
 @attrs.frozen
 class ClientStreams:
-    """The client's side; what it did not ask for is None."""
+    """The client's side; streams that it did not request are None."""
 
     stdin: trio.abc.ReceiveStream | None
     stdout: trio.abc.SendStream | None
     stderr: trio.abc.SendStream | None
     resize: trio.abc.ReceiveStream | None
     error: trio.abc.SendStream
-    # Before v4 there is no Status: an error is its text, and success is nothing.
+    # Before v4 there is no Status: an error is sent as text, and success as nothing.
     structured: bool = True
 
     async def send_status(self, status: Status) -> None:
@@ -54,8 +53,8 @@ class ClientStreams:
 async def join(client: ClientStreams, command: Command) -> int:
     """Move bytes both ways until the command and its output have ended; return its exit code.
 
-    As with a real runtime, that is not over before whatever inherited the output has closed it. Raises
-    BrokenResourceError when the client is lost.
+    As in a real runtime, the output ends only when all processes that inherited it have closed it. Raises
+    BrokenResourceError if the client is lost.
     """
     async with trio.open_nursery() as inputs:
         if client.stdin is not None:
@@ -71,7 +70,7 @@ async def join(client: ClientStreams, command: Command) -> int:
 
 
 async def _feed(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream | None) -> None:
-    """Move the client's input into the command, and its end; a command that takes no more is no error."""
+    """Move the client's input, and its end, into the command; it is no error if that stops reading."""
     try:
         while data := await source.receive_some(COPY_BYTES):
             if sink is not None:
@@ -79,12 +78,12 @@ async def _feed(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream | None
         if sink is not None:
             await sink.aclose()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
-        # Let the connection's reader go on past what nobody reads.
+        # Unblock the connection's reader: this input is no longer read.
         await source.aclose()
 
 
 async def _drain(source: trio.abc.ReceiveStream | None, sink: trio.abc.SendStream | None) -> None:
-    """Move one output to the client, and its end."""
+    """Move one output, and its end, to the client."""
     if sink is None:
         return
     if source is not None:
@@ -94,7 +93,7 @@ async def _drain(source: trio.abc.ReceiveStream | None, sink: trio.abc.SendStrea
 
 
 async def _resize(source: trio.abc.ReceiveStream, command: Command) -> None:
-    """Apply the terminal sizes that the client sends: JSON objects, one after the other."""
+    """Apply the terminal sizes that the client sends: a sequence of JSON objects."""
     decoder = json.JSONDecoder()
     text = ""
     while data := await source.receive_some(COPY_BYTES):
@@ -104,7 +103,7 @@ async def _resize(source: trio.abc.ReceiveStream, command: Command) -> None:
                 size, end = decoder.raw_decode(text)
             except ValueError:
                 if len(text) > 1000:
-                    return  # a size has 30 bytes: this is none, and the real server stops listening too
+                    return  # a size has 30 bytes: this is not one, and the real server stops reading too
                 break
             text = text[end:]
             if isinstance(size, dict):
@@ -121,8 +120,7 @@ def success() -> Status:
 def exited(code: int, command: Sequence[str], *, translated: bool) -> Status:
     """Return the Status of a command's exit code.
 
-    `translated`: the API server speaks v5 with the client and SPDY with the kubelet, and says it in its
-    own words.
+    `translated`: the API server speaks v5 with the client and SPDY with the kubelet, and uses its own words.
     """
     if code == 0:
         return success()
@@ -140,7 +138,7 @@ def exited(code: int, command: Sequence[str], *, translated: bool) -> Status:
 
 
 def internal_error(text: str) -> Status:
-    """Return the Status of what failed for another reason than the command's own end."""
+    """Return the Status of a failure other than the command's own exit code."""
     return {
         "metadata": {},
         "status": "Failure",

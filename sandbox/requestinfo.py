@@ -1,4 +1,4 @@
-"""What a request asks for: the API server's reading of method, path and query as verb, resource and name."""
+"""Parses method, path and query into verb, resource and name, as the API server does."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _VERBS = {
     "PATCH": "patch",
     "DELETE": "delete",
 }
-# After these words in a namespace's path comes not a resource of the namespace but a part of itself.
+# In a namespace's path, these words are a subresource of the namespace, not a resource in it.
 _NAMESPACE_SUBRESOURCES = ("status", "finalize")
 _SPECIAL_VERBS = ("proxy", "watch")
 
 
 @attrs.frozen
 class RequestInfo:
-    """The attributes of a request that authorisation and dispatch go by."""
+    """The attributes of a request for authorisation and dispatch."""
 
     verb: str
     path: str
@@ -38,7 +38,7 @@ class RequestInfo:
 
 
 def parse(method: str, path: str, query: Mapping[str, Sequence[str]]) -> RequestInfo:
-    """Read a request whose path is percent-decoded already."""
+    """Parse a request whose path is already percent-decoded."""
     parts = path.strip("/").split("/")
     other = RequestInfo(method.lower(), path)
     if parts[0] not in ("api", "apis"):

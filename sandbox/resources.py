@@ -1,4 +1,4 @@
-"""Requests for resources, once they are allowed: which verb on what, and who answers it."""
+"""Dispatches authorised requests for resources, by verb and resource."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from sandbox.status import (
     unsupported_media_type,
 )
 from sandbox.storage import Item, Store
-from sandbox.writing import Deletion, How, Writer
+from sandbox.writing import Deletion, WriteOptions, Writer
 
-# The kinds whose deletion is answered with what was deleted, and not with a Status.
+# For these kinds, a deletion returns the deleted object instead of a Status.
 _RETURNED = ("Pod", "Service", "ServiceAccount", "Namespace")
 
 
@@ -39,7 +39,7 @@ class Call:
     info: RequestInfo
     user: User
     kind: Kind
-    how: How
+    write_options: WriteOptions
     warnings: list[str] = attrs.field(factory=list)
 
     @property
@@ -49,7 +49,7 @@ class Call:
 
     @property
     def namespace(self) -> str:
-        """Return the namespace that the object is in."""
+        """Return the namespace of the object."""
         return self.info.namespace if self.kind.namespaced else ""
 
     async def body(self) -> Object:
@@ -82,7 +82,7 @@ class Resources:
         kind = kinds.find(info.group, info.version, info.resource)
         if kind is None or info.rest:
             raise no_such_path()
-        call = Call(exchange, info, user, kind, _how(exchange.request, info))
+        call = Call(exchange, info, user, kind, _write_options(exchange.request, info))
         if info.subresource:
             return await self._subresource(call)
         verb = self._verbs.get(info.verb)
@@ -111,7 +111,7 @@ class Resources:
         if call.info.name:
             raise method_not_allowed()
         value = await call.body()
-        return _one(call, self._writer.create(call.kind, call.namespace, value, call.how), 201)
+        return _one(call, self._writer.create(call.kind, call.namespace, value, call.write_options), 201)
 
     async def _update(self, call: Call) -> Answer:
         value = await call.body()
@@ -132,14 +132,16 @@ class Resources:
             call.namespace, call.info.name
         )
         if present is None and not call.info.subresource:
-            return _one(call, self._writer.create(call.kind, call.namespace, configuration, call.how), 201)
+            return _one(
+                call, self._writer.create(call.kind, call.namespace, configuration, call.write_options), 201
+            )
         kind = call.kind.kind
         return _one(
             call, self._updated(call, lambda value: patch.apply_configuration(kind, value, configuration))
         )
 
     def _updated(self, call: Call, change: Callable[[Object], Object]) -> Item:
-        return self._writer.update(call.kind, call.namespace, call.info.name, change, call.how)
+        return self._writer.update(call.kind, call.namespace, call.info.name, change, call.write_options)
 
     async def _delete(self, call: Call) -> Answer:
         deletion = await _deletion(call)
@@ -177,14 +179,15 @@ class Resources:
                 return await self._evict(call)
         if call.info.verb == "get":
             return await self._get(call)
-        # status, ephemeralcontainers and finalize: the whole object is sent, one part of it is taken.
+        # status, ephemeralcontainers and finalize: the client sends the whole object, and one part of it is
+        # used.
         return await (self._patch(call) if call.info.verb == "patch" else self._update(call))
 
     def _pod(self, call: Call) -> Item:
         return self._writer.found(kinds.PODS, call.namespace, call.info.name)
 
     async def _scale(self, call: Call) -> Answer:
-        """Answer the scale of a workload, and set its replicas by it."""
+        """Answer the scale of a workload, or set its replicas."""
         item = self._writer.found(call.kind, call.namespace, call.info.name)
         if call.info.verb == "get":
             return Response(200, encode(_scale_of(item.value)))
@@ -204,33 +207,33 @@ class Resources:
             child(value, "metadata")["resourceVersion"] = text(scale, "metadata", "resourceVersion")
             return value
 
-        how = attrs.evolve(call.how, subresource="")
-        updated = self._writer.update(call.kind, call.namespace, call.info.name, change, how)
+        write_options = attrs.evolve(call.write_options, subresource="")
+        updated = self._writer.update(call.kind, call.namespace, call.info.name, change, write_options)
         return Response(200, encode(_scale_of(updated.value)))
 
     async def _token(self, call: Call) -> Answer:
         body = await call.exchange.read_body()
-        asked = codec.decode_object(call.request, body, "TokenRequest", "authentication.k8s.io/v1", [])
+        decoded = codec.decode_object(call.request, body, "TokenRequest", "authentication.k8s.io/v1", [])
         account = self._writer.found(kinds.SERVICE_ACCOUNTS, call.namespace, call.info.name)
-        return Response(201, encode(self._reviews.issue_token(asked, account.value)))
+        return Response(201, encode(self._reviews.issue_token(decoded, account.value)))
 
     async def _evict(self, call: Call) -> Answer:
         body = await call.exchange.read_body()
-        asked = codec.decode_object(call.request, body, "Eviction", "policy/v1", call.warnings)
-        deletion = Deletion.of_options(mapping(asked, "deleteOptions"), dry_run=call.how.dry_run)
+        decoded = codec.decode_object(call.request, body, "Eviction", "policy/v1", call.warnings)
+        deletion = Deletion.of_options(mapping(decoded, "deleteOptions"), dry_run=call.write_options.dry_run)
         self._writer.delete(kinds.PODS, call.namespace, call.info.name, deletion)
         return Response(
             201, encode({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
         )
 
 
-def _how(request: Request, info: RequestInfo) -> How:
+def _write_options(request: Request, info: RequestInfo) -> WriteOptions:
     dry_run = request.option("dryRun")
     if dry_run not in ("", "All"):
         fault = invalid_field("dryRun", dry_run, 'supported values: "All"')
         raise invalid("meta.k8s.io", "CreateOptions", "", [fault])
     applying = info.verb == "patch" and request.header(b"content-type").startswith(patch.APPLY_PATCH)
-    return How(
+    return WriteOptions(
         dry_run=dry_run == "All",
         manager=request.option("fieldManager")
         or request.header(b"user-agent").partition("/")[0]
@@ -248,25 +251,25 @@ async def _deletion(call: Call) -> Deletion:
         options.setdefault("gracePeriodSeconds", int(grace))
     if policy := call.request.option("propagationPolicy"):
         options.setdefault("propagationPolicy", policy)
-    return Deletion.of_options(options, dry_run=call.how.dry_run)
+    return Deletion.of_options(options, dry_run=call.write_options.dry_run)
 
 
 def _one(call: Call, item: Item, code: int = 200) -> Response:
-    """Answer with one object in the form that the client wants."""
-    wanted = codec.wanted(call.request)
+    """Answer with one object in the requested format."""
+    answer_form = codec.answer_form(call.request)
     headers = codec.warning_headers(call.warnings)
-    if wanted.table:
+    if answer_form.table:
         include = call.request.option("includeObject") or "Metadata"
         metadata: Object = {"resourceVersion": str(item.revision)}
-        rendered = table.render(call.kind, [item], metadata, version=wanted.version, include=include)
+        rendered = table.render(call.kind, [item], metadata, version=answer_form.version, include=include)
         return Response(code, encode(rendered), headers=headers)
-    if wanted.form:
-        return Response(code, encode(table.partial(item.value, wanted.version)), headers=headers)
+    if answer_form.form:
+        return Response(code, encode(table.partial(item.value, answer_form.version)), headers=headers)
     return Response(code, codec.with_type(call.kind, item), headers=headers)
 
 
 def _patched(call: Call, present: Object, body: Json, content_type: str) -> Object:
-    """Return an object with a patch applied, held against the table of fields."""
+    """Return an object with a patch applied, checked against the table of fields."""
     value = codec.typed(call.kind, present)
     result: Json
     if content_type == patch.JSON_PATCH:

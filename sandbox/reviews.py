@@ -1,4 +1,4 @@
-"""What is asked about identities and rights: who am I, may I, and tokens for service accounts."""
+"""Reviews of identities and permissions, and tokens for service accounts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sandbox.rbac import Attributes, Authorizer
 from sandbox.status import Fault, bad_request, invalid
 
 TOKEN_S = 3600
-# What the real server allows: not less than ten minutes, not more than 2^32 seconds.
+# The real server's limits: at least ten minutes, at most 2^32 seconds.
 TOKEN_MIN_S, TOKEN_MAX_S = 600, 1 << 32
 AUDIENCE = "https://kubernetes.default.svc.cluster.local"
 
@@ -49,7 +49,7 @@ class Reviews:
     def _access(self, spec: Object, user: User) -> Object:
         resource = mapping(spec, "resourceAttributes")
         if resource:
-            asked = Attributes(
+            attributes = Attributes(
                 user=user,
                 verb=text(resource, "verb"),
                 group=text(resource, "group"),
@@ -60,11 +60,11 @@ class Reviews:
             )
         else:
             path = mapping(spec, "nonResourceAttributes")
-            asked = Attributes(user=user, verb=text(path, "verb"), path=text(path, "path"))
-        return {"allowed": self._authorizer.refusal(asked) is None}
+            attributes = Attributes(user=user, verb=text(path, "verb"), path=text(path, "path"))
+        return {"allowed": self._authorizer.refusal(attributes) is None}
 
     def _rules(self, namespace: str, user: User) -> Object:
-        """Return all rules that hold for a user, those of the resources apart from those of the paths."""
+        """Return all rules that apply to a user, those for resources separate from those for paths."""
         resources: list[Json] = []
         paths: list[Json] = []
         errors: list[str] = []
@@ -79,11 +79,11 @@ class Reviews:
             status["evaluationError"] = ", ".join(errors)
         return status
 
-    def issue_token(self, asked: Object, account: Object) -> Object:
-        """Return a TokenRequest with the token in it; raises StatusError."""
-        wanted = lookup(asked, "spec", "expirationSeconds")
-        lifetime_s = integer(asked, "spec", "expirationSeconds", default=TOKEN_S)
-        if wanted is not None and not TOKEN_MIN_S <= lifetime_s <= TOKEN_MAX_S:
+    def issue_token(self, attributes: Object, account: Object) -> Object:
+        """Return a TokenRequest that contains the token; raises StatusError."""
+        seconds = lookup(attributes, "spec", "expirationSeconds")
+        lifetime_s = integer(attributes, "spec", "expirationSeconds", default=TOKEN_S)
+        if seconds is not None and not TOKEN_MIN_S <= lifetime_s <= TOKEN_MAX_S:
             limit = (
                 "may not specify a duration less than 10 minutes"
                 if lifetime_s < TOKEN_MIN_S
@@ -102,9 +102,9 @@ class Reviews:
             "apiVersion": "authentication.k8s.io/v1",
             "metadata": {"name": name, "namespace": namespace, "creationTimestamp": None},
             "spec": {
-                "audiences": [*strings(asked, "spec", "audiences")] or [AUDIENCE],
+                "audiences": [*strings(attributes, "spec", "audiences")] or [AUDIENCE],
                 "expirationSeconds": lifetime_s,
-                "boundObjectRef": lookup(asked, "spec", "boundObjectRef"),
+                "boundObjectRef": lookup(attributes, "spec", "boundObjectRef"),
             },
             "status": {"token": token, "expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ")},
         }

@@ -1,4 +1,6 @@
-"""One run of a container's command: its process, its log, who is attached and what was executed beside it."""
+"""One run of a container's command: its process, its log, and the clients attached to it or exec'ed beside
+it.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from sandbox.container import ContainerSpec
 from sandbox.logs import LineSplitter, Log
 from sandbox.spawn import Process, kill_and_reap, spawn
 
-# Chunks that an attached client may lie behind before the container's output waits for it.
+# Chunks that an attached client may lag behind before the container's output waits for it.
 ATTACHED_CHUNKS_MAX = 4
-# How long the rest of the output may take once the process has ended and all it left behind was killed.
+# Time limit for the remaining output after the process has ended and its leftover processes were killed.
 DRAIN_S = 2.0
 
 
@@ -32,7 +34,7 @@ class Run:
         self._process: Process | None = None
         self._attached: set[Attachment] = set()
         self._stdin_lock = trio.Lock()
-        # Execs, and those of which something still runs in the background; all of it ends with the container.
+        # Running execs, and ended ones with processes in the background; all of them end with the container.
         self._execs: set[Process] = set()
 
     async def start(self, directory: Path, environment: Mapping[str, str]) -> None:
@@ -49,7 +51,8 @@ class Run:
     async def wait(self, grace_s: Callable[[], float]) -> int:
         """Move the output until the command ends, and return its exit code.
 
-        Cancelled, it stops the process first: TERM, and KILL after the grace period, which is asked for then.
+        If cancelled, it first stops the process: TERM, and KILL after the grace period, which is read at that
+        moment.
         """
         process = self._process
         if process is None:
@@ -70,20 +73,20 @@ class Run:
         return self.exit_code
 
     async def _live(self, process: Process, over: trio.Event) -> None:
-        """See the process and its output to their end; a cancellation is `wait`'s to turn into signals."""
+        """Follow the process and its output to their end; `wait` translates a cancellation into signals."""
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._pump, process.stdout, "stdout")
                 nursery.start_soon(self._pump, process.stderr, "stderr")
                 await process.wait()
-                # What the command left in the background would hold its output open.
+                # Processes that the command left in the background would keep its output open.
                 process.signal_group(signal.SIGKILL)
                 nursery.cancel_scope.deadline = trio.current_time() + DRAIN_S
             self.exit_code = await kill_and_reap(process)
         over.set()
 
     def end(self) -> None:
-        """Close the log, let go of the attached clients and kill every exec."""
+        """Close the log, disconnect the attached clients and kill every exec."""
         self.ended.set()
         self.log.close()
         for attachment in list(self._attached):
@@ -93,7 +96,7 @@ class Run:
         self._execs.clear()
 
     async def _pump(self, source: trio.abc.ReceiveStream | None, name: Literal["stdout", "stderr"]) -> None:
-        """Move one output into the log and to whoever is attached."""
+        """Move one output into the log and to the attached clients."""
         if source is None:
             return
         lines = LineSplitter(self.log)
@@ -117,17 +120,17 @@ class Run:
         self._attached.discard(attachment)
 
     def add_exec(self, process: Process) -> None:
-        """Make an exec end with this run."""
+        """Register an exec that ends with this run."""
         self._execs.add(process)
         if self.ended.is_set():
             process.signal_group(signal.SIGKILL)
 
     def remove_exec(self, process: Process) -> None:
-        """Forget an exec of which nothing runs any more."""
+        """Forget an exec that has no running process left."""
         self._execs.discard(process)
 
     async def write_stdin(self, process: Process, data: bytes) -> None:
-        """Write to the command's standard input, one client at a time; a closed one swallows it."""
+        """Write to the command's standard input, one client at a time; a closed one discards the data."""
         async with self._stdin_lock:
             if process.stdin is not None:
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -141,7 +144,7 @@ class Run:
 
 
 class Attachment:
-    """A client of a container's running process; it has the streams that a Process has."""
+    """A client of a container's running process; it has the same streams as a Process."""
 
     def __init__(
         self,
@@ -180,24 +183,24 @@ class Attachment:
                 stream.close()
 
     async def deliver(self, name: Literal["stdout", "stderr"], data: bytes) -> None:
-        """Hand over output; waits while the client lies behind, and drops it when the client is gone."""
+        """Deliver output; waits while the client lags behind, and discards it once the client is gone."""
         sink = self._sinks.get(name)
         if sink is not None:
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await sink.send(data)
 
     async def wait(self) -> int:
-        """Wait for the end of the process. An attach succeeds whatever its exit code is."""
+        """Wait for the end of the process. An attach succeeds with any exit code."""
         await self._run.ended.wait()
         return 0
 
     def resize(self, width: int, height: int) -> None:
-        """Set the size of the container's terminal, when it has one."""
+        """Set the size of the container's terminal, if it has one."""
         if self._process is not None and not self._run.ended.is_set():
             self._process.resize(width, height)
 
     def close(self) -> None:
-        """End the output; what was delivered can still be read."""
+        """End the output; data that was already delivered can still be read."""
         self._run.detach(self)
         for sink in self._sinks.values():
             sink.close()
@@ -208,7 +211,7 @@ class _ChannelStream(trio.abc.ReceiveStream):
         self._source = source
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return the next chunk, whatever `max_bytes` is: chunks are bounded where they are read."""
+        """Return the next chunk and ignore `max_bytes`: chunks are bounded where they are read."""
         try:
             return await self._source.receive()
         except trio.EndOfChannel:
@@ -223,7 +226,7 @@ class _ChannelStream(trio.abc.ReceiveStream):
 
 
 class _SharedInput(trio.abc.SendStream):
-    """The container's standard input; it outlives a client unless the container says `stdinOnce`."""
+    """The container's standard input; it outlives a client unless the container sets `stdinOnce`."""
 
     def __init__(self, run: Run, process: Process, *, close: bool) -> None:
         self._run = run

@@ -1,8 +1,7 @@
 """The fields of the served kinds, read from schema.txt, for protobuf, validation, patches and OpenAPI.
 
-The table says what each field is called, its number on the protobuf wire, its type, and how lists are merged.
-What a client sends in protobuf becomes JSON by it, an unknown field is found by it, and `kubectl explain`
-shows it.
+The table has each field's name, protobuf number, type, and merge strategy. It converts protobuf to JSON,
+detects unknown fields, and supplies `kubectl explain`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Field:
 
     @property
     def inline(self) -> bool:
-        """True when the fields of the type stand in the surrounding object."""
+        """True if the type's fields are inlined into the surrounding object."""
         return self.name == "."
 
 
@@ -50,16 +49,16 @@ class Message:
 
     @functools.cached_property
     def by_name(self) -> Mapping[str, Field]:
-        """Return the fields as they stand in JSON, those of inline types among them."""
+        """Return the fields by JSON name, including those of inlined types."""
         return {field.name: field for field in self.flat()}
 
     @functools.cached_property
     def by_number(self) -> Mapping[int, Field]:
-        """Return the fields as they stand in protobuf."""
+        """Return the fields by protobuf number."""
         return {field.number: field for field in self.fields}
 
     def flat(self) -> Iterator[Field]:
-        """Yield the fields with those of inline types in their place."""
+        """Yield the fields, with inlined types replaced by their fields."""
         for field in self.fields:
             if field.inline:
                 yield from load()[field.type].flat()

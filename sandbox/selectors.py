@@ -1,4 +1,4 @@
-"""Label and field selectors: the `-l` and `--field-selector` of kubectl, and the selectors in objects."""
+"""Label and field selectors: kubectl's `-l` and `--field-selector`, and the selectors in objects."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _EXISTS = re.compile(r"\s*(!?)\s*([^\s=!<>,()]+)\s*")
 
 @attrs.frozen
 class Requirement:
-    """One term of a label selector; all terms must hold."""
+    """One term of a label selector; all terms must match."""
 
     key: str
     operator: str
     values: tuple[str, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Tell whether labels meet this term. A label that is not there is unlike every value."""
+        """Whether labels match this term. A missing label differs from every value."""
         present = self.key in labels
         value = labels.get(self.key, "")
         match self.operator:
@@ -44,7 +44,7 @@ class Requirement:
 
 
 def parse_labels(selector: str) -> tuple[Requirement, ...]:
-    """Read the string form of a label selector; raises StatusError."""
+    """Parse the string form of a label selector; raises StatusError."""
     return tuple(_label_term(term) for term in _split(selector) if term.strip())
 
 
@@ -65,7 +65,7 @@ def _label_term(term: str) -> Requirement:
 
 
 def _split(selector: str) -> list[str]:
-    """Split at the commas that do not stand between parentheses."""
+    """Split at the commas outside parentheses."""
     return re.findall(r"[^,(]*(?:\([^)]*\)[^,(]*)*", selector) if selector else []
 
 
@@ -73,7 +73,7 @@ _OPERATORS = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": 
 
 
 def from_object(selector: Object) -> tuple[Requirement, ...]:
-    """Read a metav1.LabelSelector, as a Deployment has one."""
+    """Read a metav1.LabelSelector, such as a Deployment's."""
     equal = [Requirement(key, "in", (value,)) for key, value in string_map(selector, "matchLabels").items()]
     expressions = selector.get("matchExpressions")
     terms = expressions if isinstance(expressions, list) else []
@@ -87,13 +87,13 @@ def from_object(selector: Object) -> tuple[Requirement, ...]:
 
 
 def labels_match(requirements: Sequence[Requirement], item: Object) -> bool:
-    """Tell whether an object's labels meet all terms."""
+    """Whether an object's labels match all terms."""
     labels = string_map(item, "metadata", "labels")
     return all(requirement.matches(labels) for requirement in requirements)
 
 
 def parse_fields(selector: str) -> tuple[Requirement, ...]:
-    """Read a field selector; raises StatusError."""
+    """Parse a field selector; raises StatusError."""
     terms = []
     for term in selector.split(","):
         if not term:
@@ -108,13 +108,13 @@ def parse_fields(selector: str) -> tuple[Requirement, ...]:
 
 
 def exact_name(selector: str) -> str:
-    """Return the name that a field selector asks for, where it asks for exactly one."""
+    """Return the name that a field selector selects, if it selects exactly one."""
     found = re.search(r"(?:^|,)metadata\.name==?([^,=!]+)(?:,|$)", selector)
     return found[1] if found and "/" not in found[1] and "%" not in found[1] else ""
 
 
 def field_matcher(requirements: Sequence[Requirement], allowed: Sequence[str]) -> Callable[[Object], bool]:
-    """Return the test for a field selector; raises StatusError for a field that cannot be selected by."""
+    """Return a predicate for a field selector; raises StatusError for an unsupported field."""
     for requirement in requirements:
         if requirement.key not in allowed:
             raise bad_request(f"field label not supported: {requirement.key}")

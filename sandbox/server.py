@@ -1,8 +1,8 @@
-"""The front: HTTP/1.1 over TLS, one task a connection, its requests in sequence.
+"""The HTTP server: HTTP/1.1 over TLS, one task per connection, its requests in sequence.
 
-The handler gets an `Exchange` and returns how to answer: a `Response` whose body is known, a `Streamed` one
-that writes as things happen, or an `Upgrade` that takes the connection over. While a `Streamed` answer is
-written its connection is read as well, so that a client which goes away ends its watch at once.
+The handler gets an `Exchange` and returns the answer. That is a `Response` with a known body, a `Streamed`
+one that is written over time, or an `Upgrade` that takes over the connection. While a `Streamed` answer is
+written, its connection is also read, so that a client that disconnects ends its watch at once.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ IDLE_S = 90.0
 HEAD_S = 32.0
 HANDSHAKE_S = 10.0
 READ_BYTES = 64 * 1024
-# What is read of a body nobody wants any more, so that the answer is not lost to a reset.
+# How much of an unwanted body is read, so that a reset does not destroy the answer.
 DRAIN_BYTES_MAX = 16 * 1024 * 1024
 DRAIN_S = 2.0
-# Requests a client may send ahead while a long answer is written; more stay in the socket.
+# Maximum pipelined requests while a long answer is written; more stay in the socket.
 PIPELINED_BYTES_MAX = 64 * 1024
 
 _BROKEN_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
@@ -73,32 +73,32 @@ class Request:
 
     @property
     def wants_upgrade(self) -> bool:
-        """True when the client asks for another protocol."""
+        """True if the client requests an upgrade."""
         tokens = ",".join(self.header_values(b"connection")).lower()
         return "upgrade" in tokens and bool(self.header(b"upgrade"))
 
 
 @attrs.frozen
 class Response:
-    """An answer whose body is known."""
+    """An answer with a known body."""
 
     status: int
     body: bytes
     content_type: str = "application/json"
     headers: Headers = ()
-    # The answer to a refused upgrade is the last one of its connection.
+    # The answer to a refused upgrade is the last one on its connection.
     close: bool = False
 
     @classmethod
     def of_error(cls, error: StatusError) -> Response:
-        """Write an error as the Status that it is."""
+        """Return an error as its Status."""
         body = encode(error.to_json()) + b"\n"
         return cls(error.code, body, headers=[*error.headers, ("X-Content-Type-Options", "nosniff")])
 
 
 @attrs.frozen
 class Streamed:
-    """An answer that is written as things happen; `produce` returning is its clean end."""
+    """An answer that is written over time; it ends cleanly when `produce` returns."""
 
     produce: Callable[[Send], Awaitable[None]]
     content_type: str = "application/json"
@@ -108,7 +108,7 @@ class Streamed:
 
 @attrs.frozen
 class Upgrade:
-    """Hands the connection over: `serve` gets the stream and the bytes that came after the request."""
+    """Hands over the connection: `serve` gets the stream and the bytes after the request."""
 
     serve: Callable[[trio.abc.Stream, bytes], Awaitable[None]]
 
@@ -118,11 +118,11 @@ Handler = Callable[["Exchange"], Awaitable[Answer]]
 
 
 class ClientGone(Exception):
-    """The client hung up or broke the protocol in the middle of a request; there is nobody to answer."""
+    """The client disconnected or broke the protocol in the middle of a request; it cannot be answered."""
 
 
 class Exchange:
-    """One request, and its body when the handler asks for it."""
+    """One request, and its body if the handler reads it."""
 
     def __init__(self, connection: Connection, request: Request, peer: str) -> None:
         self._connection = connection
@@ -130,7 +130,7 @@ class Exchange:
         self.peer = peer
 
     async def read_body(self) -> bytes:
-        """Return the body; raises StatusError when it is too large, and ClientGone."""
+        """Return the body; raises StatusError if it is too large, and ClientGone."""
         length = self.request.header(b"content-length")
         if length and int(length) > BODY_BYTES_MAX:
             raise too_large()
@@ -150,7 +150,7 @@ class Connection:
         self._handler = handler
         self._peer = peer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
-        # The answer to HEAD has the headers of a body and none.
+        # The answer to HEAD has the headers of a body but no body.
         self._bodiless = False
 
     async def serve(self) -> None:
@@ -165,7 +165,7 @@ class Connection:
             await self._refuse(exc)
 
     async def _next_request(self) -> Request | None:
-        """Return the next request; None when the client is done, or says nothing for too long."""
+        """Return the next request; None if the client is done, or idle for too long."""
         deadline_s = HEAD_S if self._http.trailing_data[0] else IDLE_S
         with trio.move_on_after(deadline_s):
             event = await self._next_event()
@@ -211,7 +211,7 @@ class Connection:
             return Response.of_error(internal_error(str(exc)))
 
     async def _answer(self, exchange: Exchange, answer: Answer) -> bool:
-        """Write an answer; True when the connection is good for another request."""
+        """Write an answer; True if the connection can be reused."""
         match answer:
             case Upgrade():
                 return await self._upgrade(exchange, answer)
@@ -235,7 +235,7 @@ class Connection:
         return self._reusable()
 
     def _rest_of_body_is_here(self) -> bool:
-        """Skip what has already come of a body that the handler did not want."""
+        """Skip the received rest of a body that the handler did not read; True if that is all of it."""
         while self._http.their_state is h11.SEND_BODY:
             if self._http.next_event() is h11.NEED_DATA:
                 return False
@@ -245,7 +245,7 @@ class Connection:
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def _drain(self) -> None:
-        """Read on for a moment: closing on unread bytes would reset the answer away."""
+        """Read on for a moment: closing with unread bytes resets the connection, and destroys the answer."""
         left = DRAIN_BYTES_MAX
         with trio.move_on_after(DRAIN_S):
             while left > 0 and (data := await self._read_raw()):
@@ -258,7 +258,7 @@ class Connection:
             return b""
 
     async def _stream_out(self, answer: Streamed) -> bool:
-        """Write a streamed answer until it ends or the client goes away."""
+        """Write a streamed answer until it ends or the client disconnects."""
         if not self._rest_of_body_is_here():
             return False
         headers = [*answer.headers, ("Transfer-Encoding", "chunked")]
@@ -279,7 +279,7 @@ class Connection:
         return self._reusable()
 
     async def _watch_client(self, ahead: bytearray, scope: trio.CancelScope) -> None:
-        """Keep what the client sends ahead, and end the answer when it hangs up."""
+        """Keep pipelined data, and end the answer when the client disconnects."""
         while len(ahead) < PIPELINED_BYTES_MAX:
             data = await self._read_raw()
             if not data:
@@ -297,7 +297,7 @@ class Connection:
         return False
 
     async def _refuse(self, exc: h11.RemoteProtocolError) -> None:
-        """Answer what is not HTTP as net/http does, and say no more."""
+        """Answer invalid HTTP as net/http does, and close."""
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         status = exc.error_status_hint
@@ -329,7 +329,7 @@ class Connection:
 
 
 class UpgradeRefused(Exception):
-    """Raised by an `Upgrade` that wrote nothing yet: the connection ends with this answer instead."""
+    """Raised by an `Upgrade` before it writes anything: the connection ends with this answer instead."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status)
@@ -347,7 +347,7 @@ def _reason(status: int) -> str:
 
 
 def _request(event: h11.Request) -> Request:
-    """Read h11's event; raises RemoteProtocolError for what must not be guessed at and h11 lets pass."""
+    """Convert h11's event; raises RemoteProtocolError for ambiguous requests that h11 accepts."""
     headers = tuple(event.headers)
     names = [name for name, _ in headers]
     if b"content-length" in names and b"transfer-encoding" in names:
@@ -366,7 +366,7 @@ def _request(event: h11.Request) -> Request:
 
 
 def _parameters(query: str) -> dict[str, list[str]]:
-    """Read a query as Go's net/url does: a pair with a semicolon or a broken escape is dropped."""
+    """Parse a query as Go's net/url does: a pair with a semicolon or a broken escape is dropped."""
     found: dict[str, list[str]] = {}
     for pair in query.split("&"):
         if pair and ";" not in pair and _BROKEN_ESCAPE.search(pair) is None:
@@ -384,7 +384,7 @@ async def serve_connections(
         try:
             peer = str(tcp.socket.getpeername()[0])
         except OSError:
-            # Reset before it was accepted: there is nobody any more.
+            # Reset before it was accepted: the client is gone.
             await trio.aclose_forcefully(tcp)
             return
         stream = trio.SSLStream(tcp, context, server_side=True)

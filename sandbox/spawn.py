@@ -1,6 +1,6 @@
 """Real subprocesses with pipes or a pseudo-terminal, as trio streams.
 
-Every process leads a session, and so a process group, of its own: a signal reaches what it started as well.
+Every process leads its own session, and so its own process group: a signal also reaches its child processes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import attrs
 import trio
 
 READ_BYTES_MAX = 65536
-# What is killed ends at once, but for a process that sleeps in the kernel; nobody waits for that one.
+# A killed process ends at once, unless it sleeps in the kernel; that one is abandoned after this time.
 REAP_S = 5.0
-# Larger pipes mean fewer wakeups for bulk data; more than this, times 50 execs, would meet the kernel's
-# limit of pipe pages for one user.
+# Larger pipes mean fewer wakeups for bulk data. More than this, times 50 execs, would reach the kernel's
+# limit of pipe pages per user.
 PIPE_BYTES = 256 * 1024
-# A session leader that opens a terminal without O_NOCTTY gets it as its controlling terminal, which is
-# what makes Ctrl-C a signal. Doing it in a shell that then becomes the command needs no Python code
-# between fork and exec, where other threads make it unsafe.
+# A session leader that opens a terminal without O_NOCTTY gets it as its controlling terminal, which makes
+# Ctrl-C a signal. A shell that then becomes the command does this. So no Python code runs between fork and
+# exec, where other threads make it unsafe.
 _TAKE_TERMINAL = 'terminal=$1; shift; exec 3<>"$terminal" 3>&-; exec "$@"'
 
 
 class SpawnError(Exception):
-    """The command cannot be started; the message is the one a container runtime gives."""
+    """The command cannot be started; the message is a container runtime's."""
 
 
 class _TerminalStream(trio.abc.ReceiveStream, trio.abc.SendStream):
@@ -66,7 +66,7 @@ class _TerminalStream(trio.abc.ReceiveStream, trio.abc.SendStream):
 
 @attrs.define(eq=False)
 class Process:
-    """A running command and its streams; a stream that was not asked for is None."""
+    """A running command and its streams; streams that were not requested are None."""
 
     stdin: trio.abc.SendStream | None
     stdout: trio.abc.ReceiveStream | None
@@ -80,21 +80,21 @@ class Process:
 
     @property
     def ended(self) -> bool:
-        """True once the command has ended, whatever it left in the background."""
+        """True once the command has ended, even if processes in the background remain."""
         return self._process.poll() is not None
 
     async def wait(self) -> int:
-        """Wait for the end and return the exit code; death by signal N is 128 + N, as a shell has it."""
+        """Wait for the end and return the exit code; death by signal N is 128 + N, as in a shell."""
         code = await self._process.wait()
         return 128 - code if code < 0 else code
 
     def signal_group(self, number: int) -> None:
-        """Send a signal to all that the process started; nothing happens when none of them lives."""
+        """Send a signal to the process group; no effect if none of it lives."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
     def group_lives(self) -> bool:
-        """True while the process or anything it left behind in its group lives."""
+        """True while any process of the group lives."""
         try:
             os.killpg(self._process.pid, 0)
         except ProcessLookupError:
@@ -102,12 +102,12 @@ class Process:
         return True
 
     def resize(self, width: int, height: int) -> None:
-        """Set the terminal's size and so send SIGWINCH; without a terminal, do nothing."""
+        """Set the terminal's size, which sends SIGWINCH; no effect without a terminal."""
         if self._terminal is not None:
             resize_terminal(self._terminal.fd, width, height)
 
     async def release(self) -> None:
-        """Close the streams. What still runs in the group goes on without them."""
+        """Close the streams. Processes of the group that still run continue without them."""
         if self._terminal is not None:
             self._terminal.close()
             return
@@ -117,7 +117,7 @@ class Process:
 
 
 def resize_terminal(fd: int, width: int, height: int) -> None:
-    """Set a terminal's size; what does not fit its 16 bits is clipped."""
+    """Set a terminal's size; values beyond its 16 bits are clipped."""
     size = struct.pack("HHHH", min(max(height, 0), 0xFFFF), min(max(width, 0), 0xFFFF), 0, 0)
     fcntl.ioctl(fd, termios.TIOCSWINSZ, size)
 
@@ -132,7 +132,7 @@ async def spawn(
     stderr: bool = True,
     tty: bool = False,
 ) -> Process:
-    """Start a command; raises SpawnError. Cancelled, it leaves no process behind."""
+    """Start a command; raises SpawnError. If cancelled, it leaves no process behind."""
     if not command or not command[0] or any("\0" in part for part in command):
         raise SpawnError("exec: no command")
     _check_executable(command[0], directory, environment)
@@ -145,7 +145,7 @@ async def spawn(
 
 
 def _check_executable(name: str, directory: Path, environment: Mapping[str, str]) -> None:
-    """Refuse what cannot run, in the words of a container runtime; the real start may still fail."""
+    """Refuse an invalid command, in the words of a container runtime; the real start may still fail."""
     if "/" in name:
         path = directory / name
         if not path.exists():
@@ -187,7 +187,7 @@ async def _spawn_on_pipes(
 
 
 def _widen(fd: int) -> None:
-    # It fails when the user's share of pipe memory is used up; the default size works too.
+    # It fails if the user's share of pipe memory is used up; the default size works too.
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
@@ -216,7 +216,7 @@ async def _spawn_on_terminal(
 
 
 async def kill_and_reap(process: Process) -> int:
-    """Kill the whole group at once and return the leader's exit code. To be shielded, for at most REAP_S."""
+    """Kill the whole group and return the leader's exit code. Callers shield it, for at most REAP_S."""
     process.signal_group(signal.SIGKILL)
     code = await process.wait()
     await process.release()

@@ -1,12 +1,12 @@
-"""SPDY/3.1 frames, as Kubernetes clients use them: bytes to events and back, without any I/O.
+"""SPDY/3.1 frames, as Kubernetes clients use them: converts bytes to events and back, without any I/O.
 
-Only what moby/spdystream does on the wire is here, as it is what every client and server of the Kubernetes
-streaming protocols is built on. Above all it has no flow control: it sends no WINDOW_UPDATE, ignores those
-it gets, and writes DATA without asking for a window. What holds a sender back is the connection's own
-backpressure, so a reader that waits for one stream's consumer makes all streams of its connection wait.
+This implements only what moby/spdystream does, since every client and server of the Kubernetes streaming
+protocols is built on that. In particular it has no flow control: it sends no WINDOW_UPDATE, ignores received
+ones, and sends DATA without a window. Only the connection's own backpressure slows a sender down. So a reader
+that waits for the consumer of one stream blocks all streams of its connection.
 
-The codec knows no roles and keeps no streams; it keeps the two zlib contexts of the header blocks, which
-is why every header block has to go through it, also of frames that nobody acts on.
+The codec has no roles and no stream states. It has the two zlib contexts of the header blocks. So every
+header block must pass through it, even in frames that are ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 VERSION = 3
-# A control frame may be 16 MiB long by its format; a SYN_STREAM of Kubernetes has about 100 bytes.
+# The format permits control frames of 16 MiB; a SYN_STREAM of Kubernetes has about 100 bytes.
 CONTROL_BYTES_MAX = 64 * 1024
 HEADER_BLOCK_BYTES_MAX = 256 * 1024
 STREAM_ID_MAX = 0x7FFFFFFF
@@ -30,7 +30,7 @@ FLAG_FIN = 0x01
 PROTOCOL_ERROR, CANCEL = 1, 5
 
 # The dictionary of the header compression (draft 3, section 2.6.10.1): these words, each after its length,
-# and then the text as it stands.
+# and then the verbatim text.
 _WORDS = """
 options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age
 allow authorization cache-control connection content-base content-encoding content-language content-length
@@ -55,12 +55,12 @@ DICTIONARY = (
 
 
 class SpdyError(Exception):
-    """The peer sent what is no SPDY/3.1; the connection cannot go on."""
+    """The peer sent invalid SPDY/3.1; the connection cannot continue."""
 
 
 @attrs.frozen
 class StreamOpened:
-    """SYN_STREAM: the peer opens a stream; `fin` when it will send nothing on it."""
+    """SYN_STREAM: the peer opens a stream; `fin` if it will send nothing on it."""
 
     stream_id: int
     headers: Mapping[str, str]
@@ -95,7 +95,7 @@ class StreamReset:
 
 @attrs.frozen
 class PingReceived:
-    """PING: to be sent back as it is, when its number is not of ours."""
+    """PING: to be echoed, unless its number is one of ours."""
 
     ping_id: int
 
@@ -112,11 +112,11 @@ Event = StreamOpened | StreamReplied | DataReceived | StreamReset | PingReceived
 
 
 class Codec:
-    """One end's reading and writing of a connection's frames."""
+    """Encodes and decodes the frames of one connection."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        # What is still to come of the DATA frame that is being read.
+        # The remaining bytes of the DATA frame that is being read.
         self._data_left = 0
         self._data_stream = 0
         self._data_fin = False
@@ -124,9 +124,9 @@ class Codec:
         self._decompressor = zlib.decompressobj(zdict=DICTIONARY)
 
     def receive(self, data: bytes) -> Iterator[Event]:
-        """Take bytes and give the events they complete; raises SpdyError. Consume it to its end.
+        """Take bytes and yield the events that they complete; raises SpdyError. Consume it to its end.
 
-        DATA is passed on as it comes, without waiting for the frame to be whole: a frame may have 16 MiB.
+        DATA is passed on in pieces, without waiting for the whole frame: a frame may have 16 MiB.
         """
         if self._data_left and not self._buffer:
             # The fast path of bulk data: the chunk is the event's data without a copy.
@@ -183,7 +183,7 @@ class Codec:
                 (stream_id,) = struct.unpack_from("!I", body)
                 return StreamReplied(stream_id & STREAM_ID_MAX, self._headers(body[4:]), fin)
             if kind == HEADERS:
-                self._headers(body[4:])  # for the zlib context; Kubernetes gives them no meaning
+                self._headers(body[4:])  # for the zlib context; Kubernetes ignores their contents
                 return None
             if kind == RST_STREAM:
                 stream_id, status = struct.unpack("!II", body)

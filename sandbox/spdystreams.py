@@ -1,7 +1,7 @@
 """The server's end of a SPDY/3.1 connection over any byte stream: streams that the client opens.
 
-One task, in `run`, reads. It waits for a stream whose inbox is full, and with it wait the connection's other
-streams: SPDY as Kubernetes speaks it has no window with which to hold back a single stream.
+One task reads, in `run`. It waits for a stream whose inbox is full, which blocks the connection's other
+streams too: SPDY as Kubernetes uses it has no flow control for single streams.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from sandbox import spdy
 from sandbox.inbox import Inbox
 
 RECEIVE_BYTES_MAX = 256 * 1024
-# A pod's port-forward has two streams a connection; the reference implementation has no bound at all.
+# A pod's port-forward has two streams per connection; the reference implementation has no limit.
 STREAMS_MAX = 2000
 
 
 class SpdyStream(trio.abc.HalfCloseableStream):
-    """One stream: its halves end one by one by FIN, or both by RST."""
+    """One stream: FIN ends one half, and RST both."""
 
     def __init__(self, connection: SpdyConnection, stream_id: int, headers: Mapping[str, str]) -> None:
         self.stream_id = stream_id
@@ -36,11 +36,11 @@ class SpdyStream(trio.abc.HalfCloseableStream):
         return self._sent_end
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return what came; b"" at the end, by whatever the stream ended: the reference knows no other."""
+        """Return received data, or b"" at the end. Like the reference, it does not tell FIN from RST."""
         return await self.inbox.receive_some(max_bytes)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send DATA; raises BrokenResourceError when the connection is lost or the stream was reset."""
+        """Send DATA; raises BrokenResourceError if the connection is lost or the stream was reset."""
         if self._peer_reset:
             raise trio.BrokenResourceError(f"stream {self.stream_id} was reset by the client")
         if self._sent_end:
@@ -49,18 +49,18 @@ class SpdyStream(trio.abc.HalfCloseableStream):
             await self._connection.send(spdy.data(self.stream_id, bytes(data)))
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: only sending itself tells."""
+        """Return at once: only a send shows whether it blocks."""
         await trio.lowlevel.checkpoint()
 
     async def send_eof(self) -> None:
-        """End our half with FIN; nothing is sent when it has ended already."""
+        """End our half with FIN; sends nothing if it has already ended."""
         if not self._sent_end:
             self._sent_end = True
             await self._connection.send(spdy.data(self.stream_id, b"", fin=True))
             self._connection.forget_if_over(self)
 
     async def reset(self) -> None:
-        """End both halves and throw away what still comes.
+        """End both halves and discard further input.
 
         Like the reference, it sends RST only while our half is open.
         """
@@ -71,12 +71,12 @@ class SpdyStream(trio.abc.HalfCloseableStream):
             await self._connection.send(spdy.rst_stream(self.stream_id, spdy.CANCEL))
 
     async def aclose(self) -> None:
-        """End our half and throw away what still comes."""
+        """End our half and discard further input."""
         self.inbox.close()
         with contextlib.suppress(trio.BrokenResourceError):
             await self.send_eof()
 
-    # The connection's reader calls these.
+    # The connection's reader calls the methods below.
 
     def peer_ended(self) -> None:
         self.inbox.feed_eof()
@@ -104,8 +104,8 @@ class SpdyConnection:
     async def run(self, accept: Callable[[SpdyStream], bool]) -> None:
         """Read until the client closes the connection, by GOAWAY, EOF or breaking it.
 
-        `accept` decides on each stream the client opens: SYN_REPLY or RST. A lost connection or a
-        broken protocol is the end as well.
+        `accept` decides on each stream that the client opens: SYN_REPLY or RST. A lost connection or a
+        protocol violation also ends it.
         """
         try:
             data = self._leftover
@@ -127,7 +127,7 @@ class SpdyConnection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._broken = True
         except spdy.SpdyError:
-            return  # the reference, too, hangs up without a word
+            return  # the reference also hangs up without a message
         finally:
             for stream in list(self._streams.values()):
                 stream.inbox.feed_eof()
@@ -144,7 +144,7 @@ class SpdyConnection:
             if reset is not None:
                 reset.peer_reset()
         elif isinstance(event, spdy.PingReceived) and event.ping_id % 2:
-            # Even numbers are answers to ours.
+            # Even numbers are answers to our pings.
             await self.send(spdy.ping(event.ping_id))
 
     async def _open(self, event: spdy.StreamOpened, accept: Callable[[SpdyStream], bool]) -> None:
@@ -165,7 +165,7 @@ class SpdyConnection:
         await self.send(self._codec.syn_reply(stream_id, {}))
 
     async def send(self, frame: bytes) -> None:
-        """Write a frame; raises BrokenResourceError. Cancelled half way, the connection is broken."""
+        """Write a frame; raises BrokenResourceError. If cancelled halfway, the connection is broken."""
         async with self._send_lock:
             if self._broken:
                 raise trio.BrokenResourceError("the SPDY connection is lost")
@@ -177,9 +177,9 @@ class SpdyConnection:
             self._broken = False
 
     async def close(self) -> bool:
-        """Reset all streams and say GOAWAY; the transport stays open for the client to leave.
+        """Reset all streams and send GOAWAY; the transport stays open until the client leaves.
 
-        False when the connection is lost, and there is nobody to wait for.
+        False if the connection is lost, so that there is no client to wait for.
         """
         self._gone_away = True
         with contextlib.suppress(trio.BrokenResourceError):

@@ -1,4 +1,4 @@
-"""The API server's errors: each a Status with the code, reason, details and text of the real one."""
+"""The API server's errors: each is a Status with the real one's code, reason, details and message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GroupResource:
 
 
 class StatusError(Exception):
-    """An answer other than success, raised anywhere below the front and written by it."""
+    """An answer other than success; raised by handlers and written by the server."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ def not_found(what: GroupResource, name: str) -> StatusError:
 
 
 def no_such_path() -> StatusError:
-    """What a GET of a path that nothing serves gets."""
+    """The answer to a GET of an unknown path."""
     return StatusError(404, "NotFound", "the server could not find the requested resource", {})
 
 
@@ -79,7 +79,7 @@ def conflict(what: GroupResource, name: str, why: str) -> StatusError:
 
 
 def modified(what: GroupResource, name: str) -> StatusError:
-    """The conflict of an update that was made from an older version."""
+    """The conflict of an update that was based on an older version."""
     return conflict(
         what,
         name,
@@ -107,7 +107,7 @@ def bad_request(message: str) -> StatusError:
 
 @attrs.frozen
 class Fault:
-    """One thing wrong with one field: `reason` is the cause's machine word."""
+    """One error in one field: `reason` is its machine-readable cause."""
 
     reason: str
     field: str
@@ -124,9 +124,9 @@ def invalid_field(field: str, value: Json, why: str) -> Fault:
 
 
 def invalid(group: str, kind: str, name: str, faults: Sequence[Fault]) -> StatusError:
-    """The answer to an object that no one could mean."""
-    told = [f"{fault.field}: {fault.message}" for fault in faults]
-    listed = told[0] if len(told) == 1 else f"[{', '.join(told)}]"
+    """The answer to an invalid object."""
+    messages = [f"{fault.field}: {fault.message}" for fault in faults]
+    listed = messages[0] if len(messages) == 1 else f"[{', '.join(messages)}]"
     what = f"{kind}.{group}" if group else kind
     causes: list[Json] = [
         {"reason": fault.reason, "message": fault.message, "field": fault.field} for fault in faults
@@ -164,12 +164,12 @@ def internal_error(why: str) -> StatusError:
     )
 
 
-# What the real server's handlers read of a body (3 MiB).
+# The real server's limit for a body (3 MiB).
 BODY_BYTES_MAX = 3 * 1024 * 1024
 
 
 def quote(value: str) -> str:
-    """Quote a string as Go's %q does for all that can stand in a message here."""
+    """Quote a string as Go's %q does, as far as messages here need it."""
     body = value.replace("\\", "\\\\").replace('"', '\\"')
     escaped = "".join(char if char.isprintable() else _escape(char) for char in body)
     return f'"{escaped}"'

@@ -1,10 +1,10 @@
-"""The objects and their history, in memory: what etcd and the watch cache are to a real API server.
+"""The objects and their history, in memory: the counterpart of a real API server's etcd and watch cache.
 
-One revision counter runs over everything, as etcd's does; an object's resourceVersion is the revision of its
-last change. Each collection keeps its latest changes, from which watches are fed and past states are rebuilt:
-a list that goes on by `continue` shows the state at its first page.
+One revision counter covers all collections, as in etcd; an object's resourceVersion is the revision of its
+last change. Each collection keeps its latest changes. They feed watches and rebuild past states: a list that
+continues by `continue` shows the state of its first page.
 
-Objects in here are shared by every reader and never changed in place.
+Stored objects are shared by all readers and never changed in place.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import trio
 
 from sandbox.objects import Object, child, encode, text
 
-# Changes a collection remembers; older watches and lists get 410 and begin anew.
+# Changes that a collection keeps; older watches and lists get 410 and must restart.
 HISTORY_MAX = 4096
-# Where a real cluster's counter stands after its first seconds is of no meaning; it is only never 0.
+# The initial value is arbitrary, except that a real cluster's counter is never 0.
 FIRST_REVISION = 1
 
 ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
 
 
 class Item:
-    """One version of an object, without `kind` and `apiVersion`, and its JSON once it was needed."""
+    """One version of an object, without `kind` and `apiVersion`, and its JSON once it has been needed."""
 
     __slots__ = ("_encoded", "revision", "value")
 
@@ -44,13 +44,13 @@ class Item:
 
     @property
     def key(self) -> str:
-        """Return where the object stands in its collection; lists are in this order."""
+        """Return the object's key in its collection; lists are sorted by it."""
         return key_of(text(self.value, "metadata", "namespace"), text(self.value, "metadata", "name"))
 
 
 @attrs.frozen
 class Change:
-    """One change: `item` is the new version, or for DELETED the last one under the deletion's revision."""
+    """One change: `item` is the new version, or for DELETED the last one with the deletion's revision."""
 
     type: ChangeType
     item: Item
@@ -63,30 +63,30 @@ class Change:
 
 
 class RevisionTooOld(Exception):
-    """What is asked for has been forgotten; `oldest` is the first revision still known."""
+    """The requested state is no longer kept; `oldest` is the first revision that is."""
 
-    def __init__(self, wanted: int, oldest: int) -> None:
-        super().__init__(f"too old resource version: {wanted} ({oldest})")
-        self.wanted = wanted
+    def __init__(self, requested: int, oldest: int) -> None:
+        super().__init__(f"too old resource version: {requested} ({oldest})")
+        self.requested = requested
         self.oldest = oldest
 
 
 def key_of(namespace: str, name: str) -> str:
-    """Return an object's key; a slash cannot stand in either part."""
+    """Return an object's key; neither part can contain a slash."""
     return f"{namespace}/{name}" if namespace else name
 
 
 class Store:
-    """All collections under one revision counter."""
+    """All collections with one revision counter."""
 
     def __init__(self) -> None:
         self.revision = FIRST_REVISION
         self._collections: dict[tuple[str, str], Collection] = {}
-        # Set and replaced at each change of anything; the controllers wait for it.
+        # Set and replaced at every change; the controllers wait for it.
         self.changed = trio.Event()
 
     def collection(self, group: str, resource: str) -> Collection:
-        """Return the objects of a resource, which may be none."""
+        """Return the collection of a resource, which may be empty."""
         key = (group, resource)
         found = self._collections.get(key)
         if found is None:
@@ -94,7 +94,7 @@ class Store:
         return found
 
     def advance(self) -> int:
-        """Return the revision of a change that is made now."""
+        """Return the revision for a change that is made now."""
         self.revision += 1
         self.changed.set()
         self.changed = trio.Event()
@@ -108,7 +108,7 @@ class Collection:
         self._store = store
         self._items: dict[str, Item] = {}
         self._changes: list[Change] = []
-        # Changes forgotten so far, and the revision of the last of them.
+        # The number of dropped changes, and the revision of the last of them.
         self._forgotten = 0
         self._forgotten_revision = store.revision
         self.changed = trio.Event()
@@ -135,7 +135,7 @@ class Collection:
         return _sorted(items, namespace)
 
     def put(self, value: Object) -> Item:
-        """Store a new object or version; `value` is the storage's own from now on."""
+        """Store a new object or version; the storage owns `value` from now on."""
         revision = self._store.advance()
         child(value, "metadata")["resourceVersion"] = str(revision)
         item = Item(value, revision)
@@ -177,21 +177,21 @@ class Collection:
         return Cursor(self, self._forgotten + position)
 
     def changes_from(self, position: int) -> tuple[int, list[Change]]:
-        """Return what changed from a position on, and the position after it; raises RevisionTooOld."""
+        """Return the changes from a position on, and the next position; raises RevisionTooOld."""
         if position < self._forgotten:
             raise RevisionTooOld(0, self._forgotten_revision)
         return self._forgotten + len(self._changes), self._changes[position - self._forgotten :]
 
 
 class Cursor:
-    """Reads a collection's changes one after the other."""
+    """Reads a collection's changes in order."""
 
     def __init__(self, collection: Collection, position: int) -> None:
         self._collection = collection
         self._position = position
 
     def take(self) -> list[Change]:
-        """Return the changes since the last call; raises RevisionTooOld for a reader that came too late."""
+        """Return the changes since the last call; raises RevisionTooOld if the reader is too far behind."""
         self._position, changes = self._collection.changes_from(self._position)
         return changes
 

@@ -1,10 +1,10 @@
 """The upgrades of a pod's subresources: exec, attach and port-forward, from the request to the last byte.
 
-What the API server's front has to do before: authenticate, authorise, find the pod. What can be refused with
-a plain answer is refused by `UpgradeRefused`, before any byte was written.
+The API server has already authenticated and authorised the request, and found the pod. Requests that can be
+refused with a plain answer raise `UpgradeRefused`, before any byte is written.
 
-The API server answers `v5.channel.k8s.io` and `SPDY/3.1+portforward.k8s.io` itself and hands everything else
-on to the kubelet. A client notices where the words differ, and that with v5 the kubelet's refusals come as a
+The API server answers `v5.channel.k8s.io` and `SPDY/3.1+portforward.k8s.io` itself, and passes everything
+else to the kubelet. A client sees the difference in the wording. With v5, the kubelet's refusals arrive as a
 Status after the 101.
 """
 
@@ -30,15 +30,15 @@ from sandbox.websocket import BadHandshakeError, WebSocket, WebSocketStream, acc
 Subresource = Literal["exec", "attach", "portforward"]
 
 V5, V4, V1 = "v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"
-# What a kubelet speaks; v5 exists over WebSocket only.
+# The kubelet's protocols; v5 exists over WebSocket only.
 SPDY_COMMAND_PROTOCOLS = (V4, "v3.channel.k8s.io", "v2.channel.k8s.io", V1)
 PORT_FORWARD = "portforward.k8s.io"
 TUNNEL_PREFIX = "SPDY/3.1+"
-# The kubelet's default for the streams that the client has to open.
+# The kubelet's default for the streams that the client must open.
 STREAMS_DEADLINE_S = 30.0
-# How long the client may take to hang up after the end; what it still sends meanwhile is thrown away, as
-# closing a socket with unread bytes would destroy the farewell on its way. That may be long on it: whoever
-# carries it may have lost a connection, and be back only after 40 s.
+# How long the client may take to disconnect after the end. Its further data is discarded meanwhile, since
+# closing a socket with unread bytes would destroy the final messages. These may take long: a proxy on the
+# path may have lost its connection, and be back only after 40 s.
 FAREWELL_S = 60.0
 _REASONS = {400: "BadRequest", 403: "Forbidden", 404: "NotFound", 500: "InternalError"}
 
@@ -67,7 +67,7 @@ class UpgradeRequest:
 
 
 class UpgradeRefused(Exception):
-    """The answer to a request that is not upgraded; the connection is to be closed after it."""
+    """The answer to a request that is not upgraded; the connection closes after it."""
 
     def __init__(
         self, status: int, body: bytes, content_type: str, headers: Sequence[tuple[bytes, bytes]] = ()
@@ -105,9 +105,9 @@ async def serve_upgrade(
 ) -> None:
     """Answer an authorised GET or POST of a pod's subresource and serve it to its end.
 
-    Raises UpgradeRefused before anything was written. `leftover` is what came after the request's head. The
-    stream stays the caller's, who closes it afterwards; broken connections are no error here. Cancelled, it
-    kills the processes it started.
+    Raises UpgradeRefused before anything is written. `leftover` is the data after the request's head. The
+    caller closes the stream afterwards; broken connections are not errors here. If cancelled, it kills the
+    processes that it started.
     """
     tokens = [token.lower() for token in request.values(b"connection")]
     if not any("upgrade" in token for token in tokens) or not request.values(b"upgrade"):
@@ -138,7 +138,7 @@ def choose_container(pod: Pod, request: UpgradeRequest) -> Container:
 
 @attrs.frozen
 class _Connection:
-    """A request and the connection it came on: what is answered first is up to the protocol asked for."""
+    """A request and its connection; the requested protocol determines the first answer."""
 
     stream: trio.abc.Stream
     leftover: bytes
@@ -153,13 +153,13 @@ class _Connection:
         return self.request.values(b"sec-websocket-protocol")
 
     async def accept_websocket(self, supported: Sequence[str]) -> tuple[WebSocket, str]:
-        """Answer the first subprotocol of the client's that is supported; raises UpgradeRefused.
+        """Accept the client's first supported subprotocol; raises UpgradeRefused.
 
         "" stands for a client that names none. Kubernetes' server then sends the header with an empty value.
         """
         protocol = _first_common(self.websocket_protocols or [""], supported)
         if protocol is None:
-            # The library of the real server answers with nothing but its status line.
+            # The real server's library answers with only its status line.
             raise UpgradeRefused(403, b"", "text/plain; charset=utf-8")
         try:
             answer = accept_handshake(
@@ -176,17 +176,17 @@ class _Connection:
         """Choose the protocol over SPDY, as the kubelet does; raises UpgradeRefused."""
         if not any("spdy/3.1" in token.lower() for token in self.request.values(b"upgrade")):
             raise UpgradeRefused.by_kubelet(400, "unable to upgrade: missing upgrade headers in request")
-        wanted = self.request.values(b"x-stream-protocol-version")
-        if not wanted:
+        requested = self.request.values(b"x-stream-protocol-version")
+        if not requested:
             raise UpgradeRefused.by_kubelet(
                 400,
                 "unable to upgrade: header X-Stream-Protocol-Version does not exist in request "
                 f"with {len(self.request.headers)} headers",
             )
-        return _negotiate(wanted, supported)
+        return _negotiate(requested, supported)
 
     async def accept_spdy(self, supported: Sequence[str]) -> tuple[SpdyConnection, str]:
-        """Answer the first protocol of the client's that is supported; raises UpgradeRefused."""
+        """Accept the client's first supported protocol; raises UpgradeRefused."""
         protocol = self.negotiate_spdy(supported)
         await self.stream.send_all(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
@@ -195,21 +195,21 @@ class _Connection:
         return SpdyConnection(self.stream, self.leftover), protocol
 
 
-def _negotiate(wanted: Sequence[str], supported: Sequence[str]) -> str:
-    """Return the first protocol of the client's that the kubelet speaks; raises UpgradeRefused."""
-    protocol = _first_common(wanted, supported)
+def _negotiate(requested: Sequence[str], supported: Sequence[str]) -> str:
+    """Return the client's first protocol that the kubelet supports; raises UpgradeRefused."""
+    protocol = _first_common(requested, supported)
     if protocol is None:
         raise UpgradeRefused.by_kubelet(
             403,
-            f"unable to upgrade: unable to negotiate protocol: client supports [{' '.join(wanted)}], "
+            f"unable to upgrade: unable to negotiate protocol: client supports [{' '.join(requested)}], "
             f"server accepts [{' '.join(supported)}]",
             [(b"X-Accepted-Stream-Protocol-Versions", name.encode()) for name in supported],
         )
     return protocol
 
 
-def _first_common(wanted: Sequence[str], supported: Sequence[str]) -> str | None:
-    return next((name for name in wanted if name in supported), None)
+def _first_common(requested: Sequence[str], supported: Sequence[str]) -> str | None:
+    return next((name for name in requested if name in supported), None)
 
 
 # Exec and attach.
@@ -217,10 +217,10 @@ def _first_common(wanted: Sequence[str], supported: Sequence[str]) -> str | None
 
 @attrs.frozen
 class _CommandRequest:
-    """What an exec or attach asks for."""
+    """The parameters of an exec or attach."""
 
     container: Container
-    command: tuple[str, ...] | None  # None: attach
+    command: tuple[str, ...] | None  # None for attach
     stdin: bool
     stdout: bool
     stderr: bool
@@ -251,55 +251,55 @@ async def _serve_command(connection: _Connection, subresource: Subresource, cont
     request = connection.request
     is_exec = subresource == "exec"
     tty = request.flag("tty") if is_exec else container.spec.tty
-    wanted = _CommandRequest(
+    requested = _CommandRequest(
         container,
         command=tuple(request.query.get("command", ())) if is_exec else None,
         stdin=request.flag("stdin"),
         stdout=request.flag("stdout", default=True),
-        # On a terminal there is one output only.
+        # A terminal has only one output.
         stderr=request.flag("stderr", default=True) and not tty,
         tty=tty,
     )
     if connection.is_websocket and V5 in connection.websocket_protocols:
-        await _command_over_websocket(connection, wanted, (V5,))
+        await _command_over_websocket(connection, requested, (V5,))
         return
-    wanted.check()
+    requested.check()
     if connection.is_websocket:
-        await _command_over_websocket(connection, wanted, (V4, V1, ""))
+        await _command_over_websocket(connection, requested, (V4, V1, ""))
     else:
-        await _command_over_spdy(connection, wanted)
+        await _command_over_spdy(connection, requested)
 
 
 async def _command_over_websocket(
-    connection: _Connection, wanted: _CommandRequest, supported: Sequence[str]
+    connection: _Connection, requested: _CommandRequest, supported: Sequence[str]
 ) -> None:
     websocket, protocol = await connection.accept_websocket(supported)
-    inputs = [channels.RESIZE, *([channels.STDIN] if wanted.stdin else [])]
+    inputs = [channels.RESIZE, *([channels.STDIN] if requested.stdin else [])]
     wires = Channels(websocket, inputs=inputs, half_close=protocol == V5)
     client = ClientStreams(
-        stdin=wires.source(channels.STDIN) if wanted.stdin else None,
-        stdout=wires.sink(channels.STDOUT) if wanted.stdout else None,
-        stderr=wires.sink(channels.STDERR) if wanted.stderr else None,
+        stdin=wires.source(channels.STDIN) if requested.stdin else None,
+        stdout=wires.sink(channels.STDOUT) if requested.stdout else None,
+        stderr=wires.sink(channels.STDERR) if requested.stderr else None,
         resize=wires.source(channels.RESIZE),
         error=wires.sink(channels.ERROR),
         structured=protocol in (V5, V4),
     )
     async with _while_client_stays(wires.run):
-        # Kubernetes' server tells a client so that the connection stands.
+        # This is how Kubernetes' server tells a client that the connection is established.
         await (client.stdout or client.stderr or client.error).send_all(b"")
-        await _run(client, wanted, translated=protocol == V5)
+        await _run(client, requested, translated=protocol == V5)
         await websocket.close()
         wires.discard()
 
 
-async def _command_over_spdy(connection: _Connection, wanted: _CommandRequest) -> None:
+async def _command_over_spdy(connection: _Connection, requested: _CommandRequest) -> None:
     spdy, protocol = await connection.accept_spdy(SPDY_COMMAND_PROTOCOLS)
     expected = {
         "error": True,
-        "stdin": wanted.stdin,
-        "stdout": wanted.stdout,
-        "stderr": wanted.stderr,
-        "resize": wanted.tty and protocol in (V4, "v3.channel.k8s.io"),
+        "stdin": requested.stdin,
+        "stdout": requested.stdout,
+        "stderr": requested.stderr,
+        "resize": requested.tty and protocol in (V4, "v3.channel.k8s.io"),
     }
     streams: dict[str, SpdyStream] = {}
     complete = trio.Event()
@@ -318,25 +318,25 @@ async def _command_over_spdy(connection: _Connection, wanted: _CommandRequest) -
             await complete.wait()
         if not deadline.cancelled_caught:
             client = ClientStreams(
-                stdin=streams["stdin"] if wanted.stdin else None,
-                stdout=streams["stdout"] if wanted.stdout else None,
-                stderr=streams["stderr"] if wanted.stderr else None,
+                stdin=streams["stdin"] if requested.stdin else None,
+                stdout=streams["stdout"] if requested.stdout else None,
+                stderr=streams["stderr"] if requested.stderr else None,
                 resize=streams.get("resize"),
                 error=streams["error"],
                 structured=protocol == V4,
             )
-            await _run(client, wanted, translated=False)
+            await _run(client, requested, translated=False)
         await spdy.close()
 
 
-async def _run(client: ClientStreams, wanted: _CommandRequest, *, translated: bool) -> None:
-    """Run what is wanted and report how it ended; raises BrokenResourceError when the client is lost."""
+async def _run(client: ClientStreams, requested: _CommandRequest, *, translated: bool) -> None:
+    """Run the command and report how it ended; raises BrokenResourceError if the client is lost."""
     try:
         if translated:
-            wanted.check()
-        async with wanted.start() as command:
+            requested.check()
+        async with requested.start() as command:
             code = await remotecommand.join(client, command)
-        status = remotecommand.exited(code, wanted.command or (), translated=translated)
+        status = remotecommand.exited(code, requested.command or (), translated=translated)
     except UpgradeRefused as exc:
         status = remotecommand.internal_error(f"unable to upgrade connection: {exc}")
     except (ContainerNotRunningError, SpawnError) as exc:
@@ -350,9 +350,9 @@ async def _run(client: ClientStreams, wanted: _CommandRequest, *, translated: bo
 
 @asynccontextmanager
 async def _while_client_stays(read: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Read from the client beside the block, and cancel the block when the client is gone.
+    """Read from the client beside the block, and cancel the block if the client is gone.
 
-    After the block the client has a moment to hang up. A connection that breaks ends the block quietly.
+    After the block the client has a moment to disconnect. A connection that breaks ends the block quietly.
     """
     try:
         async with trio.open_nursery() as nursery:
@@ -394,7 +394,7 @@ async def _serve_port_forward(connection: _Connection, pod: Pod) -> None:
 
 
 async def _port_forward_over_channels(connection: _Connection, pod: Pod) -> None:
-    """Serve the old form, one connection to each port over two channels."""
+    """Serve the old protocol, with one connection per port over two channels."""
     values = [part for value in connection.request.query.get("ports", ()) for part in value.split(",")]
     if not values:
         raise UpgradeRefused.by_kubelet(400, 'query parameter "port" is required')
@@ -411,7 +411,7 @@ async def _port_forward_over_channels(connection: _Connection, pod: Pod) -> None
 
 
 async def _wait_for_hang_up(stream: trio.abc.Stream) -> None:
-    """Give the client a moment to leave by itself; what it sends meanwhile is thrown away."""
+    """Give the client a moment to disconnect by itself; its data is discarded meanwhile."""
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         with trio.move_on_after(FAREWELL_S):
             while await stream.receive_some():

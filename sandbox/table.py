@@ -18,7 +18,7 @@ Cell = Callable[[Object], Json]
 
 @attrs.frozen
 class Column:
-    """One column; those of priority 1 are shown by `-o wide` alone."""
+    """One column; those with priority 1 are shown only by `-o wide`."""
 
     name: str
     cell: Cell
@@ -40,7 +40,7 @@ class Column:
 def render(
     kind: Kind, objects: Sequence[Item], metadata: Object, *, version: str, include: str, header: bool = True
 ) -> Object:
-    """Return a Table of objects; `include` says what of each object stands in its row besides the cells."""
+    """Return a Table of objects; `include` says how much of each object its row holds besides the cells."""
     columns = columns_of(kind)
     table: Object = {
         "kind": "Table",
@@ -64,7 +64,7 @@ def _row(kind: Kind, columns: Sequence[Column], value: Object, version: str, inc
 
 
 def partial(value: Object, version: str) -> Object:
-    """Return an object's metadata alone."""
+    """Return an object's metadata only."""
     return {
         "kind": "PartialObjectMetadata",
         "apiVersion": f"meta.k8s.io/{version}",
@@ -78,7 +78,7 @@ def columns_of(kind: Kind) -> tuple[Column, ...]:
 
 
 def age(moment: str) -> str:
-    """Say how long ago a moment was, as kubectl does."""
+    """Format the age of a time, as kubectl does."""
     if not moment:
         return "<unknown>"
     then = datetime.fromisoformat(moment.replace("Z", "+00:00"))
@@ -86,7 +86,7 @@ def age(moment: str) -> str:
 
 
 def duration(seconds: int) -> str:
-    """Say a number of seconds with two units at most, the fewer the longer it is."""
+    """Format a number of seconds with at most two units, and fewer for long durations."""
     if seconds < 0:
         return "0s"
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
@@ -141,7 +141,7 @@ def _selector(value: Object) -> str:
 
 
 def _pod_status(pod: Object) -> str:
-    """Say in a word how a pod is, as the real printer does from the containers' states."""
+    """Summarise a pod's state in one word, as the real printer does from the containers' states."""
     reason = text(pod, "status", "reason") or text(pod, "status", "phase")
     statuses = items(pod, "status", "containerStatuses")
     running = False

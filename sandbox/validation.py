@@ -1,4 +1,4 @@
-"""Holds objects against the table of fields: the unknown is dropped and named, a wrong type refused."""
+"""Checks objects against the table of fields: drops and reports unknown fields, and refuses wrong types."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GO_KINDS = {str: "string", bool: "bool", int: "number", float: "number", list: 
 
 
 def pruned(kind: str, value: Object, unknown: list[str]) -> Object:
-    """Return an object with its known fields alone, and add the paths of the others to `unknown`.
+    """Return an object with its known fields only, and add the paths of the others to `unknown`.
 
     Nulls are dropped too, as decoding into Go does. Raises StatusError for a value of a wrong type.
     """
@@ -78,9 +78,9 @@ def _single(field: Field, value: Json, path: str, root: str, unknown: list[str])
     return str(value) if field.type == "Quantity" else value
 
 
-def _mismatch(root: str, path: str, value: Json, wanted: str) -> Exception:
+def _mismatch(root: str, path: str, value: Json, type_name: str) -> Exception:
     given = _GO_KINDS.get(type(value), "null")
     return bad_request(
         f'{root} in version "v1" cannot be handled as a {root}: json: cannot unmarshal {given} '
-        f"into Go struct field {root}.{path} of type {wanted}"
+        f"into Go struct field {root}.{path} of type {type_name}"
     )

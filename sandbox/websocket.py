@@ -1,7 +1,7 @@
 """The server's end of a WebSocket over any byte stream.
 
-wsproto decodes, and the frames of a server are short to write. Like Kubernetes' own server this one uses no
-extension, and sends no ping of its own.
+wsproto decodes frames; a server's frames are simple to encode directly. Like Kubernetes' own server, this one
+uses no extension, and sends no pings on its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RECEIVE_BYTES_MAX = 256 * 1024
 
 
 class BadHandshakeError(Exception):
-    """The request is no WebSocket handshake of RFC 6455."""
+    """The request is not a WebSocket handshake of RFC 6455."""
 
 
 def accept_handshake(key: Sequence[bytes], version: Sequence[bytes], protocol: str | None) -> bytes:
@@ -40,7 +40,7 @@ def accept_handshake(key: Sequence[bytes], version: Sequence[bytes], protocol: s
 
 @attrs.frozen
 class Piece:
-    """A part of a message, as it came: a message may be longer than what one would keep in memory."""
+    """A piece of a message, as received: a message may be too long to keep in memory."""
 
     data: bytes
     starts: bool
@@ -60,9 +60,9 @@ class WebSocket:
         self._sent_close = False
 
     async def receive(self) -> list[Piece]:
-        """Return the pieces that came, at least one; an empty list at the end, whatever ended it.
+        """Return at least one received piece; an empty list at the end, for any reason.
 
-        Pings are answered here, and a close frame is returned.
+        Answers pings and close frames.
         """
         data = self._leftover or await self._read()
         self._leftover = b""
@@ -92,7 +92,7 @@ class WebSocket:
         return []
 
     def _piece(self, payload: bytes | str, ends: bool) -> Piece:
-        # Kubernetes' server takes text and binary messages alike.
+        # Kubernetes' server treats text and binary messages alike.
         data = payload.encode() if isinstance(payload, str) else payload
         piece = Piece(data, starts=not self._in_message, ends=ends)
         self._in_message = not ends
@@ -110,11 +110,11 @@ class WebSocket:
         await self._send_frame(Opcode.BINARY, data)
 
     async def ping(self) -> None:
-        """Send a ping, to whose answer nobody listens: a client that is gone makes it fail, soon or later."""
+        """Send a ping; its answer is ignored. If the client is gone, a ping fails sooner or later."""
         await self._send_frame(Opcode.PING, b"")
 
     async def close(self, code: int = CloseReason.NORMAL_CLOSURE) -> None:
-        """Send a close frame, once; a lost connection is no error."""
+        """Send a close frame, once; a lost connection is not an error."""
         if code in (CloseReason.NO_STATUS_RCVD, CloseReason.ABNORMAL_CLOSURE):
             payload = b""
         else:
@@ -127,7 +127,7 @@ class WebSocket:
             if self._broken or self._sent_close:
                 raise trio.BrokenResourceError("the WebSocket is closed")
             self._sent_close = opcode is Opcode.CLOSE
-            # Until all of a frame is written the connection is of no use to anybody else.
+            # Until the whole frame is written, no other frame can be sent.
             self._broken = True
             try:
                 await self._transport.send_all(_header(opcode, len(payload)) + payload)
@@ -146,13 +146,13 @@ def _header(opcode: Opcode, length: int) -> bytes:
 
 
 class WebSocketStream(trio.abc.Stream):
-    """The bytes of a WebSocket's messages as one stream, as a tunnelled SPDY connection takes them."""
+    """The bytes of a WebSocket's messages as one stream, for a tunnelled SPDY connection."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return what came; `max_bytes` is not observed, as what is read at once is bounded."""
+        """Return received data and ignore `max_bytes`: one read is bounded already."""
         while pieces := await self._websocket.receive():
             data = b"".join(piece.data for piece in pieces)
             if data:
@@ -164,9 +164,9 @@ class WebSocketStream(trio.abc.Stream):
         await self._websocket.send(bytes(data))
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: only sending itself tells."""
+        """Return at once: only a send shows whether it blocks."""
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        """Say farewell with the code of a normal end."""
+        """Send a close frame with the code of a normal end."""
         await self._websocket.close()

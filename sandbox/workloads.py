@@ -1,7 +1,7 @@
-"""The controllers of Deployments and ReplicaSets: they make pods, replace them, and count them.
+"""The controllers of Deployments and ReplicaSets: they create, replace and count pods.
 
-They look at the whole state again after each change, which is little here. A rollout brings the new pods up
-at once and takes as many old ones down as new ones are ready; maxSurge and maxUnavailable are not minded.
+They examine the whole state again after each change, since it is small here. A rollout starts all new pods at
+once, and removes as many old ones as new ones are ready; maxSurge and maxUnavailable are ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HASH_CHARS = 9
 
 
 class Workloads:
-    """Brings about what Deployments and ReplicaSets want."""
+    """Reconciles Deployments and ReplicaSets."""
 
     def __init__(self, store: Store, writer: Writer, events: EventRecorder) -> None:
         self._store = store
@@ -76,7 +76,9 @@ class Workloads:
         return next((each for each in owned if _template_of(each) == wanted), None)
 
     def _current_set(self, deployment: Object, owned: list[Object]) -> Object | None:
-        """Return the replica set of the present template, making it, and keep the revisions in order."""
+        """Return the replica set of the current template, created if missing, and keep the revisions in
+        order.
+        """
         current = self._matching(deployment, owned)
         highest = max((_revision(each) for each in owned), default=0)
         if current is None:
@@ -103,13 +105,13 @@ class Workloads:
                 "annotations": {**kept, REVISION: str(revision), DESIRED: str(replicas)},
                 "ownerReferences": [_reference(DEPLOYMENTS, deployment)],
             },
-            # Rolling out scales it up, as soon as the strategy lets it.
+            # The rollout scales it up as soon as the strategy permits.
             "spec": {"replicas": 0, "selector": selector, "template": template},
         }
         return self._create(REPLICA_SETS, deployment, clone(value))
 
     def _create(self, kind: Kind, owner: Object, value: Object) -> Object | None:
-        """Create an object of an owner; None where the namespace or the name does not let us."""
+        """Create an object with an owner; None if the namespace or the name prevents it."""
         try:
             return self._writer.create(kind, text(owner, "metadata", "namespace"), value).value
         except StatusError:
@@ -124,7 +126,7 @@ class Workloads:
         return self._writer.update(kind, namespace, name, change).value
 
     def _roll(self, deployment: Object, current: Object, others: list[Object]) -> None:
-        """Scale the present replica set up, and the others down as far as it is ready."""
+        """Scale up the current replica set, and the others down as far as it is ready."""
         wanted = integer(deployment, "spec", "replicas")
         recreate = text(deployment, "spec", "strategy", "type") == "Recreate"
         old_pods = sum(integer(each, "status", "replicas") for each in others)
@@ -157,7 +159,7 @@ class Workloads:
         )
 
     def _prune(self, deployment: Object, owned: list[Object]) -> None:
-        """Remove the oldest empty replica sets beyond the history that is to be kept."""
+        """Remove the oldest empty replica sets beyond the history limit."""
         limit = integer(deployment, "spec", "revisionHistoryLimit", default=10)
         wanted = _template_of(deployment)
         empty = [
@@ -226,7 +228,7 @@ class Workloads:
                 break
             pods.append(made)
         if len(pods) > wanted:
-            # The least ready go first, and of these the youngest.
+            # The least ready pods are removed first, and among these the youngest.
             pods.sort(key=lambda pod: (not _is_ready(pod), text(pod, "metadata", "creationTimestamp")))
             for pod in pods[wanted:]:
                 self._remove_pod(replica_set, pod)
@@ -268,7 +270,7 @@ _AVAILABLE = {
 
 
 def template_hash(template: Object) -> str:
-    """Return the short name of a pod template, spelled so that it is no word."""
+    """Return a short hash of a pod template, in an alphabet that spells no words."""
     digest = int.from_bytes(hashlib.sha256(encode(_sorted(template))).digest(), "big")
     letters = []
     for _ in range(HASH_CHARS):
@@ -284,7 +286,7 @@ def _sorted(value: Json) -> Json:
 
 
 def _template_of(workload: Object) -> Object:
-    """Return a workload's template without the label that tells replica sets apart."""
+    """Return a workload's template without the label that distinguishes replica sets."""
     template = clone(mapping(workload, "spec", "template"))
     labels = child(template, "metadata", "labels")
     labels.pop(HASH_LABEL, None)

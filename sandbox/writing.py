@@ -1,4 +1,4 @@
-"""Create, update, patch and delete: the steps that every write takes, whatever it writes."""
+"""Create, update, patch and delete: the steps that all writes share."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ from sandbox.status import (
 )
 from sandbox.storage import Collection, Item, Store
 
-# What the real server appends to generateName, and to the names of controllers' objects.
+# The suffix that the real server appends to generateName, and to the names of controllers' objects.
 SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 SUFFIX_CHARS = 5
 NAME_CHARS_MAX = 63
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
 PROPAGATIONS = ("Orphan", "Background", "Foreground")
-# The sum of an object's annotations may not be larger.
+# Maximum total size of an object's annotations.
 ANNOTATIONS_BYTES_MAX = 256 * 1024
 
 Change = Callable[[Object], Object]
 
 
 @attrs.frozen
-class How:
-    """What a write is to be done like, from its query."""
+class WriteOptions:
+    """The options of a write, from its query."""
 
     dry_run: bool = False
     manager: str = "unknown"
@@ -63,7 +63,7 @@ class How:
 
 @attrs.frozen
 class Deletion:
-    """The DeleteOptions of a request, read and checked."""
+    """The DeleteOptions of a request, parsed and checked."""
 
     grace_s: int | None = None
     propagation: str = ""
@@ -91,12 +91,12 @@ class Deletion:
         )
 
 
-DEFAULT_HOW = How()
+DEFAULT_OPTIONS = WriteOptions()
 DEFAULT_DELETION = Deletion()
 
 
 def suffix() -> str:
-    """Return the random end of a generated name."""
+    """Return the random suffix of a generated name."""
     return "".join(secrets.choice(SUFFIX_ALPHABET) for _ in range(SUFFIX_CHARS))
 
 
@@ -116,8 +116,10 @@ class Writer:
             raise not_found(kind.group_resource, name)
         return item
 
-    def create(self, kind: Kind, namespace: str, value: Object, how: How = DEFAULT_HOW) -> Item:
-        """Store a new object; `value` becomes the storage's own. Raises StatusError."""
+    def create(
+        self, kind: Kind, namespace: str, value: Object, options: WriteOptions = DEFAULT_OPTIONS
+    ) -> Item:
+        """Store a new object; the storage owns `value` from now on. Raises StatusError."""
         value.pop("kind", None)
         value.pop("apiVersion", None)
         metadata = child(value, "metadata")
@@ -146,11 +148,11 @@ class Writer:
         if self._collection(kind).get(namespace, name) is not None:
             raise already_exists(kind.group_resource, name)
         self._allocate(kind, value)
-        _note_manager(kind, value, how)
-        return self._put(kind, value, how)
+        _note_manager(kind, value, options)
+        return self._put(kind, value, options)
 
     def _place(self, kind: Kind, namespace: str, metadata: Object) -> None:
-        """See that the object belongs where it is put, and that the place exists."""
+        """Check that the object fits its namespace, and that the namespace exists."""
         given = text(metadata, "namespace")
         if given and given != namespace:
             raise bad_request(
@@ -177,7 +179,7 @@ class Writer:
             )
 
     def _allocate(self, kind: Kind, value: Object) -> None:
-        """Give a service its address, and ports of the node where it has some."""
+        """Assign a service's address, and its node ports if it has any."""
         if kind is not SERVICES or text(value, "spec", "type") == "ExternalName":
             return
         spec = child(value, "spec")
@@ -196,8 +198,10 @@ class Writer:
             for port in items(spec, "ports"):
                 port.setdefault("nodePort", next(free))
 
-    def update(self, kind: Kind, namespace: str, name: str, change: Change, how: How = DEFAULT_HOW) -> Item:
-        """Store a new version, made by `change` from a copy of the present one. Raises StatusError."""
+    def update(
+        self, kind: Kind, namespace: str, name: str, change: Change, options: WriteOptions = DEFAULT_OPTIONS
+    ) -> Item:
+        """Store a new version, made by `change` from a copy of the current one. Raises StatusError."""
         present = self.found(kind, namespace, name)
         value = change(clone(present.value))
         value.pop("kind", None)
@@ -222,8 +226,8 @@ class Writer:
                 name,
                 f"Precondition failed: UID in precondition: {uid}, UID in object meta: {was}",
             )
-        value = _with_fixed_parts(kind, value, present.value, how.subresource)
-        if not how.subresource:
+        value = _with_fixed_parts(kind, value, present.value, options.subresource)
+        if not options.subresource:
             defaults.fill(kind, value)
             _check_size(kind, value)
             defaults.check(kind, value, present.value)
@@ -232,18 +236,18 @@ class Writer:
         if value == present.value:
             return present
         if _ready_to_go(kind, value):
-            return present if how.dry_run else self.remove(kind, namespace, name) or present
-        _note_manager(kind, value, how)
-        return self._put(kind, value, how)
+            return present if options.dry_run else self.remove(kind, namespace, name) or present
+        _note_manager(kind, value, options)
+        return self._put(kind, value, options)
 
-    def _put(self, kind: Kind, value: Object, how: How) -> Item:
-        if how.dry_run:
+    def _put(self, kind: Kind, value: Object, options: WriteOptions) -> Item:
+        if options.dry_run:
             child(value, "metadata").setdefault("resourceVersion", "")
             return Item(value, self._store.revision)
         return self._collection(kind).put(value)
 
     def remove(self, kind: Kind, namespace: str, name: str) -> Item | None:
-        """Take an object out of the storage, whatever stands against it."""
+        """Remove an object from the storage unconditionally."""
         return self._collection(kind).remove(namespace, name)
 
     def delete(
@@ -296,7 +300,7 @@ class Writer:
 
 
 def _grace(kind: Kind, value: Object, deletion: Deletion) -> int:
-    """Return how long an object may take to end: pods alone take time, and only once they are on a node."""
+    """Return an object's grace period: only pods have one, and only once they are on a node."""
     if kind is not PODS:
         return 0
     if text(value, "status", "phase") in ("Succeeded", "Failed") or not text(value, "spec", "nodeName"):
@@ -318,7 +322,7 @@ def _deletion_finalizers(kind: Kind, present: Sequence[str], deletion: Deletion)
 
 
 def _with_fixed_parts(kind: Kind, value: Object, present: Object, subresource: str) -> Object:
-    """Return the new version with the parts that this write may not touch as they are."""
+    """Return the new version, with the parts that this write may not change as they were."""
     if subresource == "status":
         metadata: Json = {**mapping(present, "metadata"), **_free_metadata(mapping(value, "metadata"))}
         return {**present, "metadata": metadata, "status": value.get("status")}
@@ -356,7 +360,7 @@ def _free_metadata(metadata: Object) -> Object:
 
 
 def _ready_to_go(kind: Kind, value: Object) -> bool:
-    """True when the last finalizer of a deleted object is gone; a pod still waits for its processes."""
+    """True if the last finalizer of a deleted object is gone; a pod still waits for its processes."""
     if not text(value, "metadata", "deletionTimestamp") or strings(value, "metadata", "finalizers"):
         return False
     return kind is not PODS and not (kind is NAMESPACES and strings(value, "spec", "finalizers"))
@@ -371,19 +375,19 @@ def _check_size(kind: Kind, value: Object) -> None:
         raise invalid(kind.group, kind.kind, text(value, "metadata", "name"), [fault])
 
 
-def _note_manager(kind: Kind, value: Object, how: How) -> None:
-    """Keep in managedFields who last wrote with which operation; which fields it were is not tracked."""
+def _note_manager(kind: Kind, value: Object, options: WriteOptions) -> None:
+    """Record in managedFields the last writer and its operation; the individual fields are not tracked."""
     metadata = child(value, "metadata")
     entry: Object = {
-        "manager": how.manager,
-        "operation": how.operation,
+        "manager": options.manager,
+        "operation": options.operation,
         "apiVersion": kind.api_version,
         "time": now(),
         "fieldsType": "FieldsV1",
         "fieldsV1": {},
     }
-    if how.subresource:
-        entry["subresource"] = how.subresource
+    if options.subresource:
+        entry["subresource"] = options.subresource
     same = ("manager", "operation", "subresource")
     present = metadata.get("managedFields")
     others = [

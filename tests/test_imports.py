@@ -80,8 +80,8 @@ def test_each_module_can_be_the_first() -> None:
 
 def test_the_relay_and_the_credential_command_need_nothing_of_the_hub() -> None:
     names = [name for name in modules() if name.startswith(("proxy.relay", "proxy.agent", "tunnel", "auth"))]
-    names += ["proxy.cli.main", "proxy.cli.relay", "proxy.cli.login", "proxy.cli.kubeconfig"]
-    names += ["proxy.cli.credential"]
+    names += ["proxy.cli.main", "proxy.cli.relay", "proxy.cli.agent.login", "proxy.cli.agent.kubeconfig"]
+    names += ["proxy.cli.agent.credential"]
     run(BLOCK_AND_IMPORT, json.dumps(HUBS_OWN), json.dumps(names))
 
 
@@ -89,7 +89,7 @@ def test_an_administrators_command_starts_without_the_hubs_packages() -> None:
     # What its commands import inside stands here by name, but for backup and restore, which open the store.
     names = [
         "proxy.cli.admin",
-        "proxy.cli.admin.relay_files",
+        "proxy.cli.admin.cluster.relay_files",
         "proxy.hub.home.config",
         "proxy.hub.home.datadir",
     ]
@@ -109,5 +109,5 @@ def test_what_is_blocked_is_missed() -> None:
 
 
 def test_the_credential_command_starts_without_what_is_slow_to_load() -> None:
-    names = ["proxy.cli.main", "proxy.agent.credential"]
+    names = ["proxy.cli.main", "proxy.agent.token.credential"]
     run(BLOCK_AND_IMPORT, json.dumps(SLOW_TO_LOAD), json.dumps(names))

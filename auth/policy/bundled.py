@@ -1,4 +1,4 @@
-"""The policies that a hub begins with, and changes of rules in a policy's text."""
+"""The built-in policies of a new hub, and edits of rules in a policy's text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from auth.policy.text import Fault, Item, PolicyError, Source, read
 
 GRANTED = "granted"
 GUARD = "guard"
-# Of the lines that are put into a policy; the shipped ones are as wide.
+# Line width of inserted rules, the same as in the built-in policies.
 _WIDTH = 110
 
 
 def first_sources() -> tuple[Source, ...]:
-    """The policies of a new hub: everything on granted clusters, and the guard pack."""
+    """The policies of a new hub: full access on granted clusters, and the guard pack."""
     folder = files("auth.policy.policies")
     return tuple(
         Source((folder / f"{name}.yaml").read_text("utf-8"), f"{name}.yaml") for name in (GRANTED, GUARD)
@@ -29,10 +29,10 @@ def first_sources() -> tuple[Source, ...]:
 
 
 def switch(source: Source, rule: str, *, enabled: bool) -> Source:
-    """Switch a rule on or off in a policy's text, which stays as it is otherwise, its comments too.
+    """Enable or disable a rule in a policy's text. The rest of the text, with its comments, is unchanged.
 
-    Raises PolicyError when there is no such rule, or it has no field `enabled`: that word is what is changed.
-    What comes of it is read again, and must be the same policy but for this.
+    Only the value of the field `enabled` changes. Raises PolicyError if the rule does not exist or has no
+    such field. The result is parsed and must be the same policy apart from this field.
     """
     document = read(source)
     policy = _policy(document, source)
@@ -53,22 +53,22 @@ def switch(source: Source, rule: str, *, enabled: bool) -> Source:
         if _policy(read(switched), switched) == attrs.evolve(policy, rules=rules):
             return switched
     except PolicyError:
-        # What was changed is no policy any more, and its faults would be told of a text that nobody wrote.
+        # The edited text is not a valid policy. Its faults would confuse: the user did not write that text.
         pass
     message = f'rule "{rule}" of policy "{policy.name}" cannot be switched in this text: change it by hand'
     raise PolicyError([_fault(source, message)])
 
 
 def with_rules(source: Source, rules: Sequence[Mapping[str, object]]) -> Source:
-    """Put rules before those of a policy, whose text stays as it is otherwise, its comments too.
+    """Insert rules before those of a policy. The rest of the text, with its comments, is unchanged.
 
-    A rule whose id the policy has already is left out. Raises PolicyError when the policy cannot be read, or
-    has no room for them. The result is read again, and must be the same policy with these rules before it.
+    Rules whose id the policy already has are skipped. Raises PolicyError if the policy cannot be read, or if
+    the rules do not fit in. The result is parsed and must be the same policy with these rules before its own.
     """
     document = read(source)
     policy = _policy(document, source)
-    there = {rule.id for rule in policy.rules}
-    new = [dict(rule) for rule in rules if rule["id"] not in there]
+    existing = {rule.id for rule in policy.rules}
+    new = [dict(rule) for rule in rules if rule["id"] not in existing]
     if not new:
         return source
     at = _rules(document).at
@@ -97,7 +97,7 @@ def _policy(document: Item, source: Source) -> Policy:
 
 
 def _field(document: Item, rule: str) -> Item | None:
-    """The field `enabled` of a rule, in a document that was found to be right."""
+    """The field `enabled` of a rule, in a valid document."""
     rules = _rules(document).value
     assert isinstance(rules, list)
     for entry in rules:
@@ -108,7 +108,7 @@ def _field(document: Item, rule: str) -> Item | None:
 
 
 def _rules(document: Item) -> Item:
-    """The list of rules, in a document that was found to be right."""
+    """The list of rules, in a valid document."""
     assert isinstance(document.value, dict)
     spec = document.value["spec"].value
     assert isinstance(spec, dict)

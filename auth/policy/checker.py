@@ -1,7 +1,7 @@
-"""Takes a document apart field by field, and gathers what is wrong instead of stopping at the first fault.
+"""Checks a document field by field, and collects all faults instead of stopping at the first.
 
-A field that is not known is a fault and never ignored: a rule whose restriction was misspelt would allow what
-it was written to forbid.
+Unknown fields are faults. If they were ignored, a rule with a misspelt restriction would allow what it was
+written to deny.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from auth.policy.patterns import Names
 from auth.policy.text import Fault, Item, shown
 from auth.principal import IdentityError, slug
 
-# Of one list in a rule; every one of them may be tried for a request that was not seen before.
+# Maximum entries of one list in a rule: a request of a new kind may be tested against all of them.
 LIST_LENGTH_MAX = 256
 PATTERN_LENGTH_MAX = 253
 
 
 class Checker:
-    """Takes items apart, and gathers what is wrong with them instead of stopping at the first fault."""
+    """Checks items and collects their faults."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -30,7 +30,7 @@ class Checker:
         self.faults.append(Fault(self.file, item.line, item.path, message))
 
     def mapping(self, item: Item, known: Iterable[str], required: Iterable[str] = ()) -> dict[str, Item]:
-        """The fields of an item; what is not among `known` is a fault, and so is an empty value."""
+        """The fields of an item. Fields that are not in `known` are faults, and so are empty values."""
         if not isinstance(item.value, dict):
             self.fault(item, f"must be a mapping of fields ({', '.join(known)})")
             return {}
@@ -65,7 +65,7 @@ class Checker:
         return text
 
     def name(self, item: Item | None, what: str) -> str:
-        """A name as agents and teams have one."""
+        """A name in the form of agents' and teams' names."""
         if item is None:
             return ""
         if not isinstance(item.value, str):
@@ -81,7 +81,7 @@ class Checker:
         if item is None:
             return default
         if not item.plain or item.value not in ("true", "false"):
-            self.fault(item, f"{shown(item.value)} is no flag: true or false")
+            self.fault(item, f"{shown(item.value)} is not a flag: use true or false")
             return default
         return item.value == "true"
 
@@ -90,12 +90,12 @@ class Checker:
             return ""
         listed = tuple(choices)
         if item.value not in listed:
-            self.fault(item, f"{shown(item.value)} is none of {', '.join(listed)}")
+            self.fault(item, f"{shown(item.value)} is not one of {', '.join(listed)}")
             return ""
         return str(item.value)
 
     def items(self, item: Item, length_max: int = LIST_LENGTH_MAX) -> list[Item]:
-        """A list that is not empty; one value stands for a list of it nowhere, as in Kubernetes."""
+        """A list that is not empty. A single value never stands for a list, as in Kubernetes."""
         if not isinstance(item.value, list):
             self.fault(item, "must be a list")
             return []
@@ -110,7 +110,7 @@ class Checker:
         patterns = []
         for entry in self.items(item):
             if not isinstance(entry.value, str):
-                # An empty text is one between quotes: the core group.
+                # An empty text, as in "" for the core group, must be quoted.
                 self.fault(entry, f'must be text: {what} (an empty one is written as "")')
             elif len(entry.value) > PATTERN_LENGTH_MAX or allowed.fullmatch(entry.value) is None:
                 self.fault(entry, f"{shown(entry.value)} is not {what}, of at most {PATTERN_LENGTH_MAX}")

@@ -1,14 +1,15 @@
-"""Conditions of rules (`when`) in CEL, the language of Kubernetes' own admission policies.
+"""Conditions of rules (`when`) in CEL, the language of Kubernetes' admission policies.
 
-The evaluator is a Rust library (the extras `hub` and `guardrails`), loaded when the first policy with a
-condition is read; all that stands here is what a condition may look at, and what one may cost.
+The evaluator is a Rust library (extras `hub` and `guardrails`), loaded for the first policy with a condition.
+This module defines what a condition can read and how much it may cost.
 
-A condition sees `request`, `agent`, `cluster` and `now`, and nothing else; a name or a field that is not
-there is refused when the policy is read, as is an answer that is neither true nor false. CEL has no loops of
-its own, only the macros over lists, and two of them in one another are the most there may be; still a long
-text can be searched by a slow expression, so the time is taken of each evaluation, in CPU seconds of the
-thread, and one that took longer than CONDITION_S_MAX, twice in a row, counts as failed: once it may have been
-the collector of garbage, which works on the same thread. Failed is denied (see `auth.policy.match`).
+A condition reads `request`, `agent`, `cluster` and `now`. Unknown names and fields are refused when the
+policy is read, and so is a result that is not a boolean.
+
+CEL has no loops, only macros over lists, and at most two of them may be nested. A slow expression over a long
+text can still take time. So each evaluation is timed, in CPU seconds of the thread. If it takes longer than
+CONDITION_S_MAX twice in a row, it counts as failed; the first time may have been garbage collection, which
+runs on the same thread. A failed condition denies the request (see `auth.policy.match`).
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ from typing import Protocol
 import attrs
 
 from auth.policy.match import Condition, ConditionError, Facts
-from auth.request_kind import Asked
+from auth.request_kind import RequestKind
 from auth.requestinfo import parse
 
-# Longer than any rule that a person reads; it also bounds how deep an expression can be nested.
+# Longer than any rule that people read. It also bounds how deep an expression can nest.
 CONDITION_CHARACTERS_MAX = 1000
-# Each runs over a list, and in one another their lengths multiply.
+# Each macro runs over a list, and nested macros multiply.
 MACROS_MAX = 2
-# A plain condition takes some 10 µs, one over 64 teams and 64 labels some 500.
+# A simple condition takes about 10 µs; one over 64 teams and 64 labels about 500 µs.
 CONDITION_S_MAX = 0.005
-# Of a text that a request brings. An agent can make a path of 1 MiB, on which a slow expression takes seconds
-# before anybody can take its time; names in Kubernetes have 253 characters.
+# Maximum length of a text from the request. An agent can send a path of 1 MiB, on which a slow expression
+# runs for seconds, and its time is measured only afterwards. Kubernetes names have at most 253 characters.
 TEXT_CHARACTERS_MAX = 8 * 1024
 
-# A string, so that what is only text is not taken for a name. CEL's triple quotes and raw strings are refused
-# instead: nobody needs them in a line.
+# String literals are removed first, so that their text is not taken for names. CEL's triple quotes and raw
+# strings are refused instead: a one-line condition has no use for them.
 _STRING = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'")
 _UNREADABLE = re.compile(r"//|\"\"\"|'''|[rRbB]+[\"']")
 _MACRO = re.compile(r"\b(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
@@ -69,13 +70,13 @@ class Program(Protocol):
 
 
 class CelConditions:
-    """Conditions in CEL; `timer` gives CPU seconds, as time.thread_time does."""
+    """Conditions in CEL; `timer` returns CPU seconds, as time.thread_time does."""
 
     def __init__(self, timer: Callable[[], float]) -> None:
         self._timer = timer
 
     def check(self, text: str) -> str:
-        """Say what is wrong with a condition; empty when nothing is."""
+        """Return what is wrong with a condition; empty if it is valid."""
         if len(text) > CONDITION_CHARACTERS_MAX:
             return f"{len(text)} characters exceed the {CONDITION_CHARACTERS_MAX} of a condition"
         plain = without_strings(text)
@@ -89,30 +90,30 @@ class CelConditions:
         try:
             program = _compile(text)
         except ValueError as error:
-            return f"this is no CEL: {_first_line(error).rpartition('<input>:')[2]}"
+            return f"not valid CEL: {_first_line(error).rpartition('<input>:')[2]}"
         except ImportError:
             return (
                 "a condition needs the package common-expression-language: "
                 "pip install common-expression-language"
             )
-        return _unknown(program, plain) or self._tried(program)
+        return _unknown(program, plain) or self._try_once(program)
 
     def compile(self, text: str) -> Condition:
-        """Make a condition that passed the check."""
+        """Compile a condition that passed the check."""
         program = _compile(text)
         sections = [(name, _SECTIONS[name]) for name in program.variables() if name in _SECTIONS]
         timer = self._timer
         about_request = _REQUEST in dict(sections)
 
         def evaluated(facts: Facts) -> tuple[object, float]:
-            # The path holds all the others, but for a name that the query selects.
+            # The path contains all the other texts, except a name that the query selects.
             if about_request and max(len(facts.info.path), len(facts.info.name)) > TEXT_CHARACTERS_MAX:
                 raise ConditionError(f"the request's path or name exceeds {TEXT_CHARACTERS_MAX} characters")
             begun = timer()
             try:
                 answer = program.execute({name: section(facts) for name, section in sections})
             except Exception as error:
-                # The library raises what it likes: KeyError for a label that is not there, for one.
+                # The library raises arbitrary exceptions, such as KeyError for a missing label.
                 raise ConditionError(_failed(error)) from error
             return answer, timer() - begun
 
@@ -131,12 +132,15 @@ class CelConditions:
         return condition
 
     def timed(self, text: str) -> bool:
-        """Whether a condition that passed the check looks at the time."""
+        """Whether a condition that passed the check reads the time."""
         return _NOW in _compile(text).variables()
 
-    def _tried(self, program: Program) -> str:
-        """Evaluate it once. What depends on the request may fail; a function or type that is not there fails
-        each time."""
+    def _try_once(self, program: Program) -> str:
+        """Evaluate the condition once on a sample, and return what is wrong.
+
+        Errors that depend on the request's data are ignored. An unknown function or type fails on every
+        request.
+        """
         try:
             answer = program.execute({name: section(_SAMPLE) for name, section in _SECTIONS.items()})
         except RuntimeError as error:
@@ -149,7 +153,7 @@ class CelConditions:
 
 
 def without_strings(text: str) -> str:
-    """A condition whose strings are empty; of one that passes no check it may be anything."""
+    """Return the condition with empty string literals. For an invalid condition the result is undefined."""
     return _STRING.sub("''", text)
 
 
@@ -159,12 +163,12 @@ def _compile(text: str) -> Program:
 
 
 def _library() -> ModuleType:
-    """The library's extension module, loaded by the first condition of the process; raises ImportError.
+    """The library's extension module, loaded for the first condition of the process; raises ImportError.
 
-    `import cel` would import its command line as well, and a terminal toolkit with it: 370 modules, 19 MB and
-    0.15 s of CPU more. The images leave the toolkit out (deploy/Containerfile).
+    `import cel` also imports its command line and a terminal toolkit: 370 modules, 19 MB and 0.15 s of CPU
+    more. The container images omit that toolkit (deploy/Containerfile).
     """
-    # Initialised a second time in a process, the module panics.
+    # The module panics if one process initialises it twice.
     with _LOADING:
         if (loaded := sys.modules.get(_EXTENSION)) is not None:
             return loaded
@@ -174,14 +178,14 @@ def _library() -> ModuleType:
             if spec is not None and spec.loader is not None:
                 module = module_from_spec(spec)
                 spec.loader.exec_module(module)
-                # A later plain `import cel` finds this module instead of initialising a second one.
+                # A later plain `import cel` then finds this module, and does not initialise a second one.
                 sys.modules[_EXTENSION] = module
                 return module
         raise ModuleNotFoundError(f"No module named {_EXTENSION!r}", name=_EXTENSION)
 
 
 def _unknown(program: Program, plain: str) -> str:
-    """The first name in a condition that means nothing."""
+    """Return an error for the first unknown name in a condition; empty if there is none."""
     bound = set(_MACRO.findall(plain))
     for name in program.variables():
         if name not in _SECTIONS and name not in bound:
@@ -207,15 +211,15 @@ def _first_line(error: Exception) -> str:
 
 
 def _request(facts: Facts) -> dict[str, object]:
-    asked, info = facts.asked, facts.info
+    kind, info = facts.kind, facts.info
     return {
-        "verb": asked.verb,
-        "reads": asked.reads,
-        "group": asked.group,
+        "verb": kind.verb,
+        "reads": kind.reads,
+        "group": kind.group,
         "version": info.version,
-        "resource": asked.resource,
-        "subresource": asked.subresource,
-        "namespace": asked.namespace,
+        "resource": kind.resource,
+        "subresource": kind.subresource,
+        "namespace": kind.namespace,
         "name": info.name,
         "path": info.path,
         "dryRun": info.dry_run,
@@ -256,7 +260,7 @@ class _SampleCluster:
 
 
 _SAMPLE = Facts(
-    Asked("get", True, "", "pods", "", "default", "", collective=False, across=False),
+    RequestKind("get", True, "", "pods", "", "default", "", collective=False, across=False),
     parse(b"GET", b"/api/v1/namespaces/default/pods/a"),
     _SampleAgent(),
     _SampleCluster(),

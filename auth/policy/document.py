@@ -1,4 +1,4 @@
-"""A policy as its file has it, checked as a whole: every fault at once, with line, path, value and limit."""
+"""Checks a policy document and reports all its faults at once, each with line, path, value and limit."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ API_VERSION = "hawse.dev/v1"
 POLICY_KIND = "Policy"
 
 RULES_PER_POLICY_MAX = 1000
-# What an agent is told must fit, with all else, into the 1,000 bytes of a Status that kubectl reads.
+# kubectl shows at most 1,000 bytes of a Status, which must hold these texts and the rest of the message.
 ADVICE_CHARACTERS_MAX = 200
 CONTACT_CHARACTERS_MAX = 100
 DESCRIPTION_CHARACTERS_MAX = 1000
 DURATION_S_MAX = 24 * 3600
 
-# What RBAC has verbs for, but no request: these are checked while another request is served.
+# RBAC checks these verbs while it serves other requests. No request has them.
 _VIRTUAL_VERBS = frozenset({"bind", "escalate", "impersonate", "use", "approve", "sign", "attest"})
 
 _OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
-# Of clusters' labels, and of what selects them: Kubernetes' own rule, since operators will use the same ones
+# The syntax of cluster labels and their selectors: Kubernetes' own, since operators reuse the same labels
 # there.
 _LABEL_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LABEL_KEY = re.compile(rf"(?:[a-z0-9](?:[a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL_NAME}")
@@ -39,11 +39,11 @@ _DURATION = re.compile(r"(?:([0-9]{1,4})h)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})s)?"
 
 
 CheckCondition: TypeAlias = Callable[[str], str]
-"""Says what is wrong with a condition; an empty text when nothing is."""
+"""Returns what is wrong with a condition; empty if it is valid."""
 
 
 def policy_of(item: Item, source: Source, check_condition: CheckCondition) -> Policy:
-    """Check what was read from a source; raises PolicyError."""
+    """Check a parsed document; raises PolicyError."""
     checker = Checker(source.file)
     policy = _Reader(checker, check_condition).policy(item, source)
     if checker.faults:
@@ -52,7 +52,7 @@ def policy_of(item: Item, source: Source, check_condition: CheckCondition) -> Po
 
 
 def kind_of(item: Item) -> str:
-    """The kind that a document says it is."""
+    """The kind that a document states."""
     if isinstance(item.value, dict):
         kind = item.value.get("kind")
         if kind is not None and isinstance(kind.value, str):
@@ -61,7 +61,7 @@ def kind_of(item: Item) -> str:
 
 
 def name_of(source: Source) -> str:
-    """The name that a document gives its policy; empty where none can be read."""
+    """The name of a document's policy; empty if it cannot be read."""
     try:
         document = read(source).data()
     except PolicyError:
@@ -94,7 +94,7 @@ class _Reader:
             spec = check.mapping(fields["spec"], ("bind", "clusters", "rules"), required=("bind", "rules"))
         bind = check.mapping(spec["bind"], ("teams", "agents")) if "bind" in spec else {}
         if "bind" in spec and isinstance(spec["bind"].value, dict) and not bind:
-            check.fault(spec["bind"], 'binds nobody: name teams or agents (teams: ["*"] are all)')
+            check.fault(spec["bind"], 'binds no agent: name teams or agents (teams: ["*"] is all)')
         what = "a name of a-z, 0-9 and '-', in which * stands for any characters"
         return Policy(
             name=check.name(metadata.get("name"), "policy name"),
@@ -142,11 +142,11 @@ class _Reader:
 
     def _label_key(self, item: Item, key: str) -> None:
         if LABEL_KEY.fullmatch(key) is None:
-            self._check.fault(item, f"{shown(key)} is no label by Kubernetes' rules")
+            self._check.fault(item, f"{shown(key)} is not a label by Kubernetes' rules")
 
     def _label_value(self, item: Item) -> str:
         if not isinstance(item.value, str) or LABEL_VALUE.fullmatch(item.value) is None:
-            self._check.fault(item, f"{shown(item.value)} is no value of a label by Kubernetes' rules")
+            self._check.fault(item, f"{shown(item.value)} is not a label value by Kubernetes' rules")
             return ""
         return item.value
 
@@ -171,9 +171,9 @@ class _Reader:
         )
         fields = check.mapping(item, known, required=("id", "effect", "verbs"))
         effect = check.choice(fields.get("effect"), ("allow", "deny"))
-        name = "a name, in which * stands for any characters and a leading ! takes out"
+        name = "a name, in which * stands for any characters and a leading ! excludes"
         resource = (
-            "a resource such as pods, pods/log, pods/*, */scale, * or */*, or one taken out by a leading !"
+            "a resource such as pods, pods/log, pods/*, */scale, * or */*, or one excluded by a leading !"
         )
         denies = effect == "deny"
         resources = check.patterns(fields.get("resources"), _RESOURCE_PATTERN, resource)
@@ -204,14 +204,14 @@ class _Reader:
         return rule
 
     def _check_rule(self, item: Item, fields: Mapping[str, Item], rule: Rule) -> None:
-        """What is wrong although each field by itself is right."""
+        """Find faults between fields that are valid by themselves."""
         fault = self._check.fault
         if rule.allows and rule.resources is None and rule.urls is None:
-            fault(item, "a rule that allows names what it allows: resources, nonResourceURLs, or both")
+            fault(item, "a rule that allows must name what it allows: resources, nonResourceURLs, or both")
         if rule.resources is None and rule.urls is not None:
             for key in ("apiGroups", "resourceNames", "namespaces"):
                 if key in fields:
-                    fault(fields[key], "says nothing of nonResourceURLs: the rule must name resources, too")
+                    fault(fields[key], "does not apply to nonResourceURLs: the rule must name resources, too")
         if rule.across is not None and (rule.allows or rule.namespaces is None):
             fault(fields["acrossNamespaces"], "belongs to a rule that denies by namespaces")
         methods = rule.verbs & set(METHOD_VERBS)
@@ -222,7 +222,7 @@ class _Reader:
             )
         if rule.allows and (rule.reason or rule.instead):
             key = "reason" if rule.reason else "instead"
-            fault(fields[key], "belongs to a rule that denies: what is allowed needs no explanation")
+            fault(fields[key], "belongs to a rule that denies: an allowed request needs no explanation")
 
     def _verbs(self, item: Item | None) -> frozenset[str]:
         if item is None:
@@ -258,7 +258,7 @@ class _Reader:
             return None
         fields = self._check.mapping(item, ("maxDuration",), required=("maxDuration",))
         if not allows:
-            self._check.fault(item, "belongs to a rule that allows: what is denied has no duration")
+            self._check.fault(item, "belongs to a rule that allows: a denied request has no duration")
         duration = fields.get("maxDuration")
         if duration is None:
             return None
@@ -269,7 +269,8 @@ class _Reader:
         length_s = hours * 3600 + minutes * 60 + seconds
         if not 1 <= length_s <= DURATION_S_MAX:
             self._check.fault(
-                duration, f"{shown(duration.value)} is no duration such as 90s, 10m or 1h30m, of 1s to 24h"
+                duration,
+                f"{shown(duration.value)} is not a duration of 1s to 24h, such as 90s or 1h30m",
             )
             return None
         return float(length_s)

@@ -1,6 +1,6 @@
-"""How far the policies let an agent go on a cluster, in one word for a list of clusters.
+"""How far the policies let an agent go on a cluster, summarised in one word for a list of clusters.
 
-It is a summary: what a single rule denies or allows is not in it, nor what a condition says.
+The summary ignores rules for single objects, and conditions.
 """
 
 from __future__ import annotations

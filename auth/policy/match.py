@@ -1,16 +1,17 @@
-"""May this agent ask this of this cluster: policies compiled once, asked for every call.
+"""Policy decisions: may this agent make this request to this cluster. Policies are compiled once, into a
+bundle.
 
-Any rule that denies wins; else the first that allows; else it is denied. The order is that of the policies'
-names and, in a policy, of its rules. A condition that fails to evaluate is a denial, whichever way its rule
-goes: nothing is decided by a rule that could not be read to its end.
+Any matching rule that denies wins. Otherwise the first matching rule that allows decides. Without a match the
+request is denied. Rules are ordered by their policy's name, then by their position in it. A condition that
+fails to evaluate denies the request, even in an allowing rule: a rule that cannot be evaluated decides
+nothing.
 
-What the rules say of verb, group, resource and namespace is the same for every call that asks for the same
-kind of thing, and agents ask for few kinds again and again. So a call that is like an earlier one finds in
-one lookup the few rules that may apply, up to the first that applies whatever the name and the conditions;
-only those two are looked at for each call. A kind that was not seen before is held against the rules that
-are about its resource.
+The rules' tests of verb, group, resource and namespace give the same result for every request of one kind,
+and agents send few kinds. So a bundle memoizes, per kind, the few rules that may still apply. The list ends
+with the first rule that applies regardless of name and conditions. A repeated kind costs one lookup, and
+only names and conditions are tested per call. A new kind is matched against the rules for its resource.
 
-Pure and synchronous: the time is an argument, and what evaluates conditions is handed in.
+Pure and synchronous: the time is an argument, and the evaluator of conditions is passed in.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ import attrs
 from auth.policy.document import policy_of
 from auth.policy.rules import ANY, READ, WRITE, Policy, Rule
 from auth.policy.text import Fault, PolicyError, Source, read
-from auth.request_kind import Asked, asked_of, is_discovery, opening_of
+from auth.request_kind import RequestKind, implied_create, is_discovery, request_kind_of
 from auth.requestinfo import RequestInfo
 
 POLICIES_MAX = 256
 RULES_MAX = 4000
-# Kinds of requests that are remembered: more than an organisation's agents make in a minute. One from a path
-# longer than this is none of Kubernetes' own, and is looked up anew; together at most some 16 MiB.
-REMEMBERED_KINDS_MAX = 16_384
-REMEMBERED_PATH_BYTES_MAX = 512
-# Agents on clusters; forgotten all at once, since it costs some microseconds to find out again.
-REMEMBERED_PAIRS_MAX = 65_536
+# Maximum memoized kinds of requests: more than an organisation's agents send in a minute. A longer path is
+# not one of Kubernetes' own, and is matched each time. At most some 16 MiB in all.
+MEMO_KINDS_MAX = 16_384
+MEMO_PATH_BYTES_MAX = 512
+# Maximum memoized pairs of agent and cluster. All are dropped at once: matching one again takes microseconds.
+MEMO_PAIRS_MAX = 65_536
 HASH_CHARACTERS = 16
 
 
 class Agent(Protocol):
-    """Who asks."""
+    """The agent that makes the request."""
 
     @property
     def name(self) -> str: ...
@@ -52,7 +53,7 @@ class Agent(Protocol):
 
 
 class Cluster(Protocol):
-    """What is asked."""
+    """The cluster that the request is for."""
 
     @property
     def name(self) -> str: ...
@@ -62,9 +63,9 @@ class Cluster(Protocol):
 
 @attrs.frozen
 class Facts:
-    """What a condition may look at."""
+    """The inputs of a condition."""
 
-    asked: Asked
+    kind: RequestKind
     info: RequestInfo
     agent: Agent
     cluster: Cluster
@@ -84,43 +85,43 @@ class Condition(Protocol):
 
 
 class Conditions(Protocol):
-    """What understands the language of conditions."""
+    """An implementation of the language of conditions."""
 
     def check(self, text: str) -> str:
-        """Say what is wrong with a condition; empty when nothing is."""
+        """Return what is wrong with a condition; empty if it is valid."""
         ...
 
     def compile(self, text: str) -> Condition:
-        """Make a condition that passed the check."""
+        """Compile a condition that passed the check."""
         ...
 
     def timed(self, text: str) -> bool:
-        """Whether a condition that passed the check looks at the time."""
+        """Whether a condition that passed the check reads the time."""
         ...
 
 
 @attrs.frozen(eq=False)
 class Decision:
-    """What was decided, and by which rule. There is one object for each rule of a bundle."""
+    """A decision and the rule that made it. There is one object for each rule of a bundle."""
 
     allowed: bool
     rule: str
     policy: str = ""
-    """Empty where no policy was needed: discovery, and what no rule allows."""
+    """Empty if no policy decided: for discovery, and if no rule allows the request."""
     max_duration_s: float | None = None
     failure: str = ""
     """Why the rule's condition could not be evaluated."""
 
 
-# Without discovery no client works, and it says only what kinds of things there are.
+# No client works without discovery, and it reveals only which API resources exist.
 DISCOVERY = Decision(True, "discovery")
-# What no rule allows. A method that Kubernetes has no verb for is among it, whatever a rule says.
+# Also the decision for a method that Kubernetes has no verb for, regardless of the rules.
 NO_RULE = Decision(False, "no-rule-allows")
 
 
 @attrs.define(eq=False)
-class ReadyRule:
-    """A rule of a bundle, with what it takes to apply it."""
+class CompiledRule:
+    """A compiled rule of a bundle."""
 
     policy: Policy
     rule: Rule
@@ -128,44 +129,44 @@ class ReadyRule:
     decision: Decision
 
     @property
-    def certain(self) -> bool:
+    def unconditional(self) -> bool:
         """Whether it applies to all requests of a kind."""
         return self.rule.names is None and self.condition is None
 
 
 @attrs.define(eq=False)
 class Scope:
-    """The rules that hold for an agent on a cluster, and for everybody else for whom the same hold.
+    """The enabled rules that bind an agent on a cluster.
 
-    There is one object for each such set of rules; those that are switched off are not in it.
+    There is one object for each distinct set of rules. All agents and clusters with that set share it.
     """
 
-    rules: tuple[ReadyRule, ...]
-    """In their order."""
-    any_resource: tuple[ReadyRule, ...]
-    by_resource: Mapping[str, tuple[ReadyRule, ...]]
-    urls: tuple[ReadyRule, ...]
+    rules: tuple[CompiledRule, ...]
+    """In order of evaluation."""
+    any_resource: tuple[CompiledRule, ...]
+    by_resource: Mapping[str, tuple[CompiledRule, ...]]
+    urls: tuple[CompiledRule, ...]
     by_name: bool
-    """Whether the name of an object can make a difference."""
+    """Whether an object's name can affect the decision."""
 
     @classmethod
-    def of(cls, rules: tuple[ReadyRule, ...]) -> Scope:
-        about = [(ready, _named(ready.rule)) for ready in rules if ready.rule.about_resources]
+    def of(cls, rules: tuple[CompiledRule, ...]) -> Scope:
+        about = [(compiled, _named(compiled.rule)) for compiled in rules if compiled.rule.about_resources]
         every = {name for _, named in about if named is not None for name in named}
         return cls(
             rules,
-            tuple(ready for ready, named in about if named is None),
+            tuple(compiled for compiled, named in about if named is None),
             {
-                name: tuple(ready for ready, named in about if named is None or name in named)
+                name: tuple(compiled for compiled, named in about if named is None or name in named)
                 for name in every
             },
-            tuple(ready for ready in rules if ready.rule.about_urls),
-            any(ready.rule.names is not None for ready in rules),
+            tuple(compiled for compiled in rules if compiled.rule.about_urls),
+            any(compiled.rule.names is not None for compiled in rules),
         )
 
-    def about(self, asked: Asked) -> tuple[ReadyRule, ...]:
-        """The rules that may be about a kind of request, by its resource alone."""
-        return self.urls if asked.path else self.by_resource.get(asked.resource, self.any_resource)
+    def about(self, kind: RequestKind) -> tuple[CompiledRule, ...]:
+        """The rules that may match a kind of request, selected by resource only."""
+        return self.urls if kind.path else self.by_resource.get(kind.resource, self.any_resource)
 
 
 def _named(rule: Rule) -> frozenset[str] | None:
@@ -173,11 +174,11 @@ def _named(rule: Rule) -> frozenset[str] | None:
 
 
 @attrs.define(eq=False)
-class _Kind:
-    """What is left of the rules for requests of one kind: those that deny, then those that allow."""
+class _KindRules:
+    """The rules that may still apply to requests of one kind: denials first, then those that allow."""
 
-    asked: Asked
-    rules: tuple[ReadyRule, ...]
+    kind: RequestKind
+    rules: tuple[CompiledRule, ...]
     otherwise: Decision
 
 
@@ -189,86 +190,91 @@ class Bundle:
         self.version = version
         self.hash = hash_of(self.policies)
         self.id = f"{version}-{self.hash}"
-        """How the audit trail names it: the version tells the order, the hash what it says."""
+        """The bundle's name in audit events: the version gives the order, and the hash identifies the
+        contents.
+        """
         self._rules = {
-            policy.name: tuple(_ready(policy, rule, conditions) for rule in policy.rules if rule.enabled)
+            policy.name: tuple(_compiled(policy, rule, conditions) for rule in policy.rules if rule.enabled)
             for policy in self.policies
         }
-        rules = [ready.rule for some in self._rules.values() for ready in some]
+        rules = [compiled.rule for some in self._rules.values() for compiled in some]
         self.timed = any(rule.when and conditions.timed(rule.when) for rule in rules)
-        """Whether some condition looks at the time, so that what was allowed may be denied later."""
+        """Whether some condition reads the time, so that an allowed request may be denied later."""
         self._scopes: dict[tuple[str, ...], Scope] = {}
         self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
-        self._kinds: dict[tuple[Scope, tuple[str, ...]], _Kind] = {}
-        self.explained: dict[tuple[Scope, Asked, str, str, str, bool], tuple[str, str, str]] = {}
-        """The denials that `auth.policy.advice` remembers, and bounds; here, so that they go with the
-        bundle."""
+        self._rules_by_kind: dict[tuple[Scope, tuple[str, ...]], _KindRules] = {}
+        self.explanations: dict[tuple[Scope, RequestKind, str, str, str, bool], tuple[str, str, str]] = {}
+        """The memo of `auth.policy.advice`, which bounds it. It is part of the bundle and ends with it."""
 
     def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
-        """Decide; never raises."""
+        """Return the decision; never raises."""
         if info.upgrade:
             return self._decide_upgrade(agent, cluster, info, now)
-        # Not by `scope_of`: this is done for every call.
+        # `scope_of`, inlined: this runs for every request.
         pair = self._pairs.get((agent.name, cluster.name))
         if pair is None or pair[0] is not agent or pair[1] is not cluster:
-            scope = self._meet(agent, cluster)
+            scope = self._bind(agent, cluster)
         else:
             scope = pair[2]
         key = (scope, info.kind)
-        kind = self._kinds.get(key)
-        if kind is None:
-            kind = _kind(scope, info)
-            if len(info.raw_path) <= REMEMBERED_PATH_BYTES_MAX:
-                if len(self._kinds) >= REMEMBERED_KINDS_MAX:
-                    self._kinds.clear()
-                self._kinds[key] = kind
+        candidates = self._rules_by_kind.get(key)
+        if candidates is None:
+            candidates = _rules_for(scope, info)
+            if len(info.raw_path) <= MEMO_PATH_BYTES_MAX:
+                if len(self._rules_by_kind) >= MEMO_KINDS_MAX:
+                    self._rules_by_kind.clear()
+                self._rules_by_kind[key] = candidates
         name = info.name
-        for ready in kind.rules:
-            rule = ready.rule
-            if rule.names is not None and not names_match(rule, name, kind.asked):
+        for compiled in candidates.rules:
+            rule = compiled.rule
+            if rule.names is not None and not names_match(rule, name, candidates.kind):
                 continue
-            if ready.condition is not None:
+            if compiled.condition is not None:
                 try:
-                    if not ready.condition(Facts(kind.asked, info, agent, cluster, now)):
+                    if not compiled.condition(Facts(candidates.kind, info, agent, cluster, now)):
                         continue
                 except ConditionError as error:
-                    return Decision(False, rule.id, ready.policy.name, failure=str(error))
-            return ready.decision
-        return kind.otherwise
+                    return Decision(False, rule.id, compiled.policy.name, failure=str(error))
+            return compiled.decision
+        return candidates.otherwise
 
     def _decide_upgrade(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
         decision = self.decide(agent, cluster, attrs.evolve(info, upgrade=False), now)
-        opening = opening_of(info)
-        if opening is None or not decision.allowed:
+        implied = implied_create(info)
+        if implied is None or not decision.allowed:
             return decision
-        opened = self.decide(agent, cluster, opening, now)
-        # Both allow it: the one that bounds it more decides.
-        return decision if opened.allowed and _longest_s(decision) < _longest_s(opened) else opened
+        create_decision = self.decide(agent, cluster, implied, now)
+        # Both are allowed: the one with the shorter maximum duration decides.
+        return (
+            decision
+            if create_decision.allowed and _longest_s(decision) < _longest_s(create_decision)
+            else create_decision
+        )
 
     def scope_of(self, agent: Agent, cluster: Cluster) -> Scope:
-        """The rules that hold for an agent on a cluster."""
+        """The rules that bind an agent on a cluster."""
         pair = self._pairs.get((agent.name, cluster.name))
         if pair is None or pair[0] is not agent or pair[1] is not cluster:
-            return self._meet(agent, cluster)
+            return self._bind(agent, cluster)
         return pair[2]
 
-    def _meet(self, agent: Agent, cluster: Cluster) -> Scope:
-        if len(self._pairs) >= REMEMBERED_PAIRS_MAX:
+    def _bind(self, agent: Agent, cluster: Cluster) -> Scope:
+        if len(self._pairs) >= MEMO_PAIRS_MAX:
             self._pairs.clear()
             self._scopes.clear()
-            self._kinds.clear()
-            self.explained.clear()
+            self._rules_by_kind.clear()
+            self.explanations.clear()
         bound = tuple(policy.name for policy in self.policies if binds(policy, agent, cluster))
         scope = self._scopes.get(bound)
         if scope is None:
-            scope = Scope.of(tuple(ready for name in bound for ready in self._rules[name]))
+            scope = Scope.of(tuple(compiled for name in bound for compiled in self._rules[name]))
             self._scopes[bound] = scope
         self._pairs[agent.name, cluster.name] = (agent, cluster, scope)
         return scope
 
 
 def compile_bundle(sources: Iterable[Source], conditions: Conditions, *, version: int = 0) -> Bundle:
-    """Make a bundle of documents, each a policy; raises PolicyError with every fault of all of them."""
+    """Make a bundle of documents, each a policy; raises PolicyError with all faults of all documents."""
     policies: list[Policy] = []
     faults: list[Fault] = []
     first: dict[str, Source] = {}
@@ -296,68 +302,68 @@ def compile_bundle(sources: Iterable[Source], conditions: Conditions, *, version
 
 
 def hash_of(policies: Iterable[Policy]) -> str:
-    """A name for what policies say, whatever their comments and layout: equal only where they are."""
+    """Hash the contents of policies, without their comments and layout: equal only if the contents are."""
     documents = [policy.data for policy in sorted(policies, key=lambda policy: policy.name)]
     text = json.dumps(documents, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:HASH_CHARACTERS]
 
 
 def binds(policy: Policy, agent: Agent, cluster: Cluster) -> bool:
-    """Whether a policy is about this agent on this cluster."""
+    """Whether a policy binds this agent on this cluster."""
     bound = (policy.agents is not None and agent.name in policy.agents) or (
         policy.teams is not None and any(team in policy.teams for team in agent.teams)
     )
     return bound and policy.clusters.matches(cluster.name, cluster.labels)
 
 
-def mismatch(rule: Rule, asked: Asked) -> str:
-    """The field of a rule that keeps it from being about a kind of request; empty when it is about it."""
-    return mismatch_of_place(rule, asked) if verb_matches(rule, asked) else "verbs"
+def mismatch(rule: Rule, kind: RequestKind) -> str:
+    """The first field of a rule that does not match a kind of request; empty if all match."""
+    return mismatch_without_verb(rule, kind) if verb_matches(rule, kind) else "verbs"
 
 
-def verb_matches(rule: Rule, asked: Asked) -> bool:
-    """Whether a rule is about a verb."""
-    return asked.verb in rule.verbs or ANY in rule.verbs or _CLASS[asked.reads] in rule.verbs
+def verb_matches(rule: Rule, kind: RequestKind) -> bool:
+    """Whether a rule's verbs include the request's."""
+    return kind.verb in rule.verbs or ANY in rule.verbs or _CLASS[kind.reads] in rule.verbs
 
 
-def mismatch_of_place(rule: Rule, asked: Asked) -> str:
-    """The same as `mismatch`, whatever the verb is."""
-    if asked.path:
-        if not rule.about_urls or (rule.urls is not None and asked.path not in rule.urls):
+def mismatch_without_verb(rule: Rule, kind: RequestKind) -> str:
+    """Like `mismatch`, without the verb."""
+    if kind.path:
+        if not rule.about_urls or (rule.urls is not None and kind.path not in rule.urls):
             return "nonResourceURLs"
         return ""
     if not rule.about_resources:
         return "nonResourceURLs"
-    if rule.groups is not None and asked.group not in rule.groups:
+    if rule.groups is not None and kind.group not in rule.groups:
         return "apiGroups"
-    pair = (asked.resource, asked.subresource)
+    pair = (kind.resource, kind.subresource)
     if rule.resources is not None and pair not in rule.resources:
         return "resources"
-    if rule.namespaces is not None and not (asked.namespace and asked.namespace in rule.namespaces):
-        # A list of all namespaces shows the denied one, too.
-        shows = not rule.allows and asked.across and (rule.across is None or pair in rule.across)
+    if rule.namespaces is not None and not (kind.namespace and kind.namespace in rule.namespaces):
+        # A list over all namespaces also shows the denied one.
+        shows = not rule.allows and kind.across and (rule.across is None or pair in rule.across)
         return "" if shows else "namespaces"
     return ""
 
 
-def names_match(rule: Rule, name: str, asked: Asked) -> bool:
-    """Whether a rule is about this name; a denial of one name is about a list of all, which shows it."""
+def names_match(rule: Rule, name: str, kind: RequestKind) -> bool:
+    """Whether a rule's names match. A denial of one name also matches a list, which shows that object."""
     names = rule.names
     if names is None:
         return True
     if not name:
-        return not rule.allows and asked.collective
-    if asked.subresource != "proxy" or ":" not in name:
+        return not rule.allows and kind.collective
+    if kind.subresource != "proxy" or ":" not in name:
         return name in names
-    # What is reached is the middle of it, whatever a star has matched on its left or right.
+    # The proxy connects to the bare name, so that must match too: a star may have matched scheme or port.
     bare = _without_scheme_and_port(name)
     if not rule.allows:
         return name in names or bare in names
-    return name in names and (bare in names or names.spells(name)) and not names.excludes(bare)
+    return name in names and (bare in names or names.includes_with_colon(name)) and not names.excludes(bare)
 
 
 def _without_scheme_and_port(name: str) -> str:
-    """The name in `db:5432` and in `https:db:5432`, as kube-apiserver takes it apart for a proxy."""
+    """The name in `db:5432` and in `https:db:5432`, split as kube-apiserver splits it for a proxy."""
     parts = name.split(":")
     return parts[0] if len(parts) == 2 else parts[1]
 
@@ -369,35 +375,38 @@ def _longest_s(decision: Decision) -> float:
     return math.inf if decision.max_duration_s is None else decision.max_duration_s
 
 
-def _ready(policy: Policy, rule: Rule, conditions: Conditions) -> ReadyRule:
+def _compiled(policy: Policy, rule: Rule, conditions: Conditions) -> CompiledRule:
     condition = conditions.compile(rule.when) if rule.when else None
-    return ReadyRule(
+    return CompiledRule(
         policy, rule, condition, Decision(rule.allows, rule.id, policy.name, rule.max_duration_s)
     )
 
 
-def _kind(scope: Scope, info: RequestInfo) -> _Kind:
-    asked = asked_of(info)
+def _rules_for(scope: Scope, info: RequestInfo) -> _KindRules:
+    kind = request_kind_of(info)
     if is_discovery(info):
-        return _Kind(asked, (), DISCOVERY)
-    return _Kind(asked, applicable(scope.about(asked), asked), NO_RULE)
+        return _KindRules(kind, (), DISCOVERY)
+    return _KindRules(kind, applicable(scope.about(kind), kind), NO_RULE)
 
 
-def applicable(about: Sequence[ReadyRule], asked: Asked) -> tuple[ReadyRule, ...]:
-    """Those rules that may apply to a kind of request, in the order in which they are to be asked.
+def applicable(about: Sequence[CompiledRule], kind: RequestKind) -> tuple[CompiledRule, ...]:
+    """The rules that may apply to a kind of request, in order of evaluation.
 
-    The last may be a certain one; behind it nothing is asked.
+    If a rule is certain to apply, it is the last one: rules behind it are never reached.
     """
-    rules: list[ReadyRule] = []
+    rules: list[CompiledRule] = []
     for allows in (False, True):
-        for ready in about:
-            # Of a method that Kubernetes has no verb for, nobody can say what it would do.
-            if ready.rule.allows is not allows or (allows and not asked.verb) or mismatch(ready.rule, asked):
+        for compiled in about:
+            # The effect of a method without a Kubernetes verb is unknown, so no rule allows it.
+            if (
+                compiled.rule.allows is not allows
+                or (allows and not kind.verb)
+                or mismatch(compiled.rule, kind)
+            ):
                 continue
-            rules.append(ready)
-            if ready.certain:
+            rules.append(compiled)
+            if compiled.unconditional:
                 break
-        if rules and rules[-1].certain:
-            # Nothing behind a rule that certainly applies is ever reached.
+        if rules and rules[-1].unconditional:
             break
     return tuple(rules)

@@ -1,4 +1,4 @@
-"""Names and globs as policies list them: `app-*`, and `!app-old` for what is not meant all the same."""
+"""Names and globs in policies: `app-*` includes names, and `!app-old` excludes one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import attrs
 class _Glob:
     """A pattern with stars, each for any characters.
 
-    Not a regular expression: a second star makes one search the same ground again and again, and the names
-    are whatever an agent puts into its URL.
+    Not a regular expression: with two stars those backtrack, and agents choose the names in their URLs.
     """
 
     prefix: str
@@ -27,7 +26,7 @@ class _Glob:
     def matches(self, name: str) -> bool:
         if not name.startswith(self.prefix) or not name.endswith(self.suffix):
             return False
-        # The leftmost place for each part leaves the most for those behind it.
+        # The leftmost match of each part leaves the most text for the parts behind it.
         at, end = len(self.prefix), len(name) - len(self.suffix)
         for part in self.inner:
             found = name.find(part, at, end)
@@ -46,16 +45,18 @@ class Names:
     _globs: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
     _not_exact: frozenset[str] = attrs.field(init=False, repr=False, eq=False)
     _not_globs: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
-    _spelled: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
+    _with_colon: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        meant = [pattern for pattern in self.patterns if not pattern.startswith("!")] or ["*"]
+        included = [pattern for pattern in self.patterns if not pattern.startswith("!")] or ["*"]
         excluded = [pattern[1:] for pattern in self.patterns if pattern.startswith("!")]
-        object.__setattr__(self, "_exact", _without_stars(meant))
-        object.__setattr__(self, "_globs", _with_stars(meant))
+        object.__setattr__(self, "_exact", _without_stars(included))
+        object.__setattr__(self, "_globs", _with_stars(included))
         object.__setattr__(self, "_not_exact", _without_stars(excluded))
         object.__setattr__(self, "_not_globs", _with_stars(excluded))
-        object.__setattr__(self, "_spelled", _with_stars(pattern for pattern in meant if ":" in pattern))
+        object.__setattr__(
+            self, "_with_colon", _with_stars(pattern for pattern in included if ":" in pattern)
+        )
 
     def __contains__(self, name: str) -> bool:
         if name not in self._exact and not any(glob.matches(name) for glob in self._globs):
@@ -64,16 +65,16 @@ class Names:
 
     @property
     def without_stars(self) -> list[str]:
-        """The names that are written out, those that are taken out as well."""
+        """The names that are written out, included or excluded."""
         return sorted(self._exact | self._not_exact)
 
     def excludes(self, name: str) -> bool:
-        """Whether a pattern takes the name out."""
+        """Whether a pattern excludes the name."""
         return name in self._not_exact or any(glob.matches(name) for glob in self._not_globs)
 
-    def spells(self, name: str) -> bool:
-        """Whether a pattern that has a colon itself means a name that has one."""
-        return name in self._exact or any(glob.matches(name) for glob in self._spelled)
+    def includes_with_colon(self, name: str) -> bool:
+        """Whether the name matches an exact pattern, or a glob that itself contains a colon."""
+        return name in self._exact or any(glob.matches(name) for glob in self._with_colon)
 
     def __str__(self) -> str:
         return ", ".join(self.patterns)
@@ -91,34 +92,34 @@ def _with_stars(patterns: Iterable[str]) -> tuple[_Glob, ...]:
 class Resources:
     """A set of resources and subresources: `pods`, `pods/log`, `pods/*`, `*/scale`, `*`, `*/*`, `!secrets`.
 
-    A subresource is its own resource: `pods` is never `pods/exec`, and `*` is every resource, `*/*` every
-    subresource. Where a list could be read in two ways the one that permits less is meant. In a denial `*`
-    is every subresource too: who denies everything means everything. What is taken out of a permission by
-    `!pods` is pods with their subresources; what is taken out of a denial is pods alone.
+    A subresource is a resource of its own: `pods` never includes `pods/exec`. `*` is every resource, and
+    `*/*` every subresource. Ambiguous lists get the reading that permits less. So `*` in a denial includes
+    every subresource. In an allowing rule `!pods` excludes pods with their subresources; in a denial it
+    excludes pods alone.
     """
 
     patterns: tuple[str, ...]
     denies: bool = False
-    _meant: frozenset[tuple[str, str]] = attrs.field(init=False, repr=False, eq=False)
+    _included: frozenset[tuple[str, str]] = attrs.field(init=False, repr=False, eq=False)
     _excluded: frozenset[tuple[str, str]] = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        meant = {_pair(pattern) for pattern in self.patterns if not pattern.startswith("!")} or {("*", "")}
+        included = {_pair(pattern) for pattern in self.patterns if not pattern.startswith("!")} or {("*", "")}
         excluded = {_pair(pattern[1:]) for pattern in self.patterns if pattern.startswith("!")}
         if self.denies:
-            meant |= {("*", "*")} if ("*", "") in meant else set()
+            included |= {("*", "*")} if ("*", "") in included else set()
         else:
             excluded |= {(resource, "*") for resource, subresource in excluded if not subresource}
-        object.__setattr__(self, "_meant", frozenset(meant))
+        object.__setattr__(self, "_included", frozenset(included))
         object.__setattr__(self, "_excluded", frozenset(excluded))
 
     def __contains__(self, pair: tuple[str, str]) -> bool:
-        return _among(pair, self._meant) and not _among(pair, self._excluded)
+        return _matches_any(pair, self._included) and not _matches_any(pair, self._excluded)
 
     @property
     def named(self) -> frozenset[str] | None:
-        """The resources that this may be about, by name; None when it may be any."""
-        names = frozenset(resource for resource, _ in self._meant)
+        """The names of the resources that may match; None if any may."""
+        names = frozenset(resource for resource, _ in self._included)
         return None if "*" in names else names
 
     def __str__(self) -> str:
@@ -130,7 +131,7 @@ def _pair(pattern: str) -> tuple[str, str]:
     return resource, subresource
 
 
-def _among(pair: tuple[str, str], patterns: frozenset[tuple[str, str]]) -> bool:
+def _matches_any(pair: tuple[str, str], patterns: frozenset[tuple[str, str]]) -> bool:
     resource, subresource = pair
     if pair in patterns or ("*", subresource) in patterns:
         return True
@@ -139,7 +140,7 @@ def _among(pair: tuple[str, str], patterns: frozenset[tuple[str, str]]) -> bool:
 
 @attrs.frozen
 class Urls:
-    """Paths about no resource: `/metrics`, and `/logs/*` for what lies below. A last slash means nothing."""
+    """Non-resource paths: `/metrics`, and `/logs/*` for everything below. A trailing slash is ignored."""
 
     patterns: tuple[str, ...]
     _exact: frozenset[str] = attrs.field(init=False, repr=False, eq=False)

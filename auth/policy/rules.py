@@ -1,4 +1,4 @@
-"""A policy as it was written, once it is known to be right: its rules, whom and which clusters it binds."""
+"""A valid policy: its rules, and the agents and clusters that it binds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import attrs
 from auth.policy.patterns import Names, Resources, Urls
 from auth.policy.text import Data, Source
 
-# Of Kubernetes' requests, those of other HTTP methods for paths about no resource, and three that stand for
-# many.
+# Kubernetes' verbs, those of other HTTP methods on non-resource paths, and three that stand for several
+# verbs.
 READ, WRITE, ANY = "read", "write", "*"
 RESOURCE_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 METHOD_VERBS = ("post", "put", "options")
@@ -31,7 +31,7 @@ class LabelTerm:
             case "In":
                 return present is not None and present in self.values
             case "NotIn":
-                # As in Kubernetes: also where the label is not there at all.
+                # As in Kubernetes: a missing label matches too.
                 return present not in self.values
             case "Exists":
                 return present is not None
@@ -41,7 +41,7 @@ class LabelTerm:
 
 @attrs.frozen
 class ClusterSelector:
-    """Which clusters a policy is about: all that fit everything here."""
+    """The clusters that a policy applies to: those that match all fields."""
 
     names: Names | None = None
     terms: tuple[LabelTerm, ...] = ()
@@ -52,7 +52,7 @@ class ClusterSelector:
 
 @attrs.frozen
 class Rule:
-    """One rule as it is written. None is a field that is not there, and so restricts nothing."""
+    """One rule as written. None means that the field is absent, and so restricts nothing."""
 
     id: str
     allows: bool
@@ -62,7 +62,7 @@ class Rule:
     names: Names | None = None
     namespaces: Names | None = None
     across: Resources | None = None
-    """In a denial by namespace: the resources whose lists over all namespaces it is about, too."""
+    """In a denial by namespace: the resources whose lists over all namespaces are denied too."""
     urls: Urls | None = None
     when: str = ""
     max_duration_s: float | None = None
@@ -73,12 +73,12 @@ class Rule:
 
     @property
     def about_resources(self) -> bool:
-        """Whether a request for a resource can match; a denial that names neither is about everything."""
+        """Whether it can match a request for a resource. A denial that names neither matches everything."""
         return self.resources is not None or self.urls is None
 
     @property
     def about_urls(self) -> bool:
-        """Whether a request for a path about no resource can match."""
+        """Whether it can match a request for a non-resource path."""
         if self.urls is not None:
             return True
         return self.resources is None and not (self.groups or self.names or self.namespaces)
@@ -97,18 +97,19 @@ class Policy:
     contact: str = ""
     source: Source = attrs.field(default=Source(""), eq=False, repr=False)
     data: Data = attrs.field(default=None, eq=False, repr=False)
-    """What the document says, without its layout and comments: what a bundle's hash is made of."""
+    """The document's data, without layout and comments: the input of the bundle's hash."""
 
     @property
     def ask(self) -> str:
-        """Whom to ask for what it denies."""
+        """The contact for requests that it denies."""
         return self.contact or self.owner
 
 
 def missing(policies: Iterable[Policy], there: Mapping[str, Container[str]]) -> list[dict[str, str]]:
-    """Whom and which clusters policies name that are not there: of each its policy, kind and name.
+    """The agents, teams and clusters that policies name but that do not exist, each with its policy, kind and
+    name.
 
-    A pattern is none of them: it is written for what comes later.
+    Patterns are left out: they are written for objects that come later.
     """
     return [
         {"policy": policy.name, "kind": kind, "name": name}

@@ -1,9 +1,10 @@
-"""YAML as policies use it: mappings, lists and text, each with the line and the path where it stands.
+"""YAML as policies use it: mappings, lists and text, each with its line and path.
 
-Built from the parser's events, not by PyYAML's constructors. Those turn `on` and `no` into booleans, `1.10`
-into 1.1, and take the last of two equal keys, which in a policy is a rule that nobody wrote. Here a scalar is
-the text that stands there, and only where a flag is expected `true` and `false` are one. Aliases, tags and
-merge keys are refused: they make a rule depend on lines far from it, and a few make a document without end.
+This reads the parser's events instead of using PyYAML's constructors. Those turn `on` and `no` into booleans
+and `1.10` into 1.1. They also keep the last of two equal keys, which would make a rule that the author did
+not write. Here a scalar is its literal text; only where a flag is expected are `true` and `false` booleans.
+Aliases, tags and merge keys are refused: they make a rule depend on distant lines, and a few of them expand
+without end.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from typing import TypeAlias
 import attrs
 import yaml
 
-# A rule's fields are five levels deep; this is also what makes every walk over a document safe to recurse.
+# A rule's fields are five levels deep. The limit also makes recursion over a document safe.
 DEPTH_MAX = 12
-# A policy of 500 rules has 100 KB; the admin API takes 256 KiB a request.
+# A policy of 500 rules has 100 KB. The admin API accepts 256 KiB per request.
 SOURCE_CHARACTERS_MAX = 256 * 1024
-# What a fault quotes of a value.
+# How much of a value a fault quotes.
 _SHOWN_CHARACTERS_MAX = 60
 
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
-# YAML lets the marker stand nowhere else at the beginning of a line, not even in a block of text.
+# In YAML, the marker cannot begin any other line, not even in a block of text.
 _DOCUMENT_MARK = re.compile(r"^---(?=\s|\Z)", re.MULTILINE)
 
 
 @attrs.frozen(order=True)
 class Fault:
-    """One thing that is wrong in a document: where, and what, with the value and the limit."""
+    """One fault in a document: where and what, with the value and the limit."""
 
     file: str
     line: int
@@ -40,7 +41,7 @@ class Fault:
 
     def __str__(self) -> str:
         if not self.line:
-            # Of all files together.
+            # A fault of all files together.
             return self.message
         where = f"{self.file}:{self.line}" if self.file else f"line {self.line}"
         return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
@@ -48,7 +49,7 @@ class Fault:
 
 @attrs.frozen
 class Item:
-    """A value with its place. None stands for an empty one."""
+    """A value with its position. None stands for an empty value."""
 
     value: Mapping | list[Item] | str | None
     line: int
@@ -56,7 +57,7 @@ class Item:
     plain: bool = False
     """Written without quotes, so that it may be a flag."""
     at: int = -1
-    """Where a text or a list begins, in characters of its document."""
+    """The offset of a text or list, in characters of its document."""
 
     def data(self) -> Data:
         """The value alone."""
@@ -73,7 +74,7 @@ Data: TypeAlias = "dict[str, Data] | list[Data] | str | None"
 
 @attrs.frozen
 class Source:
-    """The text of one document, and where in its file it begins."""
+    """The text of one document, and the line of its file where it begins."""
 
     text: str
     file: str = ""
@@ -81,7 +82,7 @@ class Source:
 
 
 class PolicyError(Exception):
-    """Documents that are refused as a whole; `faults` are all that is wrong with them."""
+    """Documents that are refused as a whole; `faults` lists everything wrong with them."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(sorted(set(faults)))
@@ -89,7 +90,7 @@ class PolicyError(Exception):
 
 
 def split(text: str, file: str = "") -> list[Source]:
-    """Cut a file into its documents, each with its comments; an empty one is left out."""
+    """Split a file into its documents, each with its comments; empty ones are left out."""
     starts = [0, *(match.start() for match in _DOCUMENT_MARK.finditer(text)), len(text)]
     sources = []
     begins = 1
@@ -118,15 +119,15 @@ def read(source: Source) -> Item:
         line = source.first_line + (mark.line if mark is not None else 0)
         problem = getattr(error, "problem", None) or "it cannot be read"
         if mark is not None and source.text[mark.index : mark.index + 1] == "\t":
-            problem = "a tab cannot stand here: indent by blanks"
-        raise PolicyError([Fault(source.file, line, "", f"this is no YAML: {problem}")]) from error
+            problem = "a tab is not allowed here: indent with spaces"
+        raise PolicyError([Fault(source.file, line, "", f"not valid YAML: {problem}")]) from error
     if reader.faults:
         raise PolicyError(reader.faults)
     return item
 
 
 def shown(value: object) -> str:
-    """Quote what stands in a document, short and safe for a terminal."""
+    """Quote a value of a document, truncated and safe for a terminal."""
     text = value if isinstance(value, str) else type(value).__name__
     cut = text[:_SHOWN_CHARACTERS_MAX] + "…" if len(text) > _SHOWN_CHARACTERS_MAX else text
     return '"' + "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut) + '"'
@@ -147,7 +148,7 @@ class _Reader:
                 continue
             before, item = item, self._item(event, events, "", 0)
             if before is not None:
-                # Of what is read only the last would count, and a denial in another be lost.
+                # Only the last document would count, and a denial in another would be lost.
                 self._fault(item.line, "", "a second document begins here: give each by itself")
         return item if item is not None else Item(None, self._source.first_line, "")
 
@@ -186,7 +187,7 @@ class _Reader:
                 self._fault(key.line, path, "a merge key (<<) is refused: write out what it stands for")
             elif key.value in mapping:
                 first = mapping[key.value].line
-                self._fault(key.line, inside, f"this key stands here twice, first in line {first}")
+                self._fault(key.line, inside, f"this key is already on line {first}")
             else:
                 mapping[key.value] = value
         return mapping

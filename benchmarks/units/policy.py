@@ -20,7 +20,7 @@ import attrs
 from auth.policy.conditions import CelConditions
 from auth.policy.match import Bundle, binds, compile_bundle, mismatch, names_match
 from auth.policy.text import split
-from auth.request_kind import asked_of
+from auth.request_kind import request_kind_of
 from auth.requestinfo import RequestInfo, parse
 from benchmarks.units.timing import measure
 
@@ -87,17 +87,13 @@ def requests(start: int, count: int) -> list[RequestInfo]:
 
 def plainly(made: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo) -> bool:
     """Decide by a look at every rule, until one is found that denies, and after that for one that allows."""
-    asked = asked_of(info)
+    kind = request_kind_of(info)
     for allows in (False, True):
         for policy in made.policies:
             if not binds(policy, agent, cluster):
                 continue
             for each in policy.rules:
-                if (
-                    each.allows is allows
-                    and not mismatch(each, asked)
-                    and names_match(each, info.name, asked)
-                ):
+                if each.allows is allows and not mismatch(each, kind) and names_match(each, info.name, kind):
                     return allows
     return False
 

@@ -28,7 +28,7 @@ from benchmarks.system import System, Upstream
 from benchmarks.talk import Talk
 from benchmarks.upstream.apiserver import POD_PATH
 from benchmarks.workload import Options, RunFailed, Workload
-from proxy.cli.admin.client import AdminClient, Reach
+from proxy.cli.admin.api.client import AdminClient, Reach
 
 TUNNELS = 1000
 FEW = 200

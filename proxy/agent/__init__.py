@@ -1,5 +1,5 @@
-"""The agent's side: its login, its kubeconfig, and the plugin that gives kubectl a token for a minute.
+"""The agent's side: its login, its kubeconfig, and the plugin that gives kubectl short-lived tokens.
 
-kubectl waits for the plugin at each start, so nothing here imports at its top more than the plugin needs from
-its cache: no click, trio, attrs, ssl or cryptography.
+kubectl runs the plugin at each start and waits for it. So modules here import at the top only what the plugin
+needs to answer from its cache: no click, trio, attrs, ssl or cryptography.
 """

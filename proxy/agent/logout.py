@@ -1,6 +1,6 @@
-"""Logging out: what this machine keeps for a hub is forgotten, without asking the hub.
+"""Logging out: remove what this machine keeps for a hub, without contacting the hub.
 
-The hub may be gone, or go by another URL by now. A key stays good there until its operator revokes it.
+The hub may be gone or have another URL by now. The key stays valid there until an operator revokes it.
 """
 
 from __future__ import annotations
@@ -12,45 +12,45 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from proxy.agent.account import Account, cluster_of_host, hub_origin, remove_account
-from proxy.agent.credential import place_of
-from proxy.agent.errors import AgentError
-from proxy.agent.files import cache_folder
-from proxy.agent.pointing import Pointing, remove_pointing
+from proxy.agent.kubeconfig.hub_entries import HubEntries, remove_hub_entries
+from proxy.agent.local.account import Account, cluster_of_host, hub_origin, remove_account
+from proxy.agent.local.errors import AgentError
+from proxy.agent.local.files import cache_folder
+from proxy.agent.token.credential import cache_prefix
 
 
 class Forgotten(NamedTuple):
-    """What a logout has removed, and what it could not."""
+    """The result of a logout."""
 
-    kubeconfigs: list[Pointing]
+    kubeconfigs: list[HubEntries]
     left_to_do: str
-    """What the hub's operator does for the key to be good no more, as a command."""
+    """The command by which the hub's operator revokes the credential."""
 
 
 def log_out(environment: Mapping[str, str], account: Account) -> Forgotten:
-    """Forget the login: the kubeconfig entries that lead to it, the key, the cached tokens.
+    """Remove the login: its kubeconfig entries, its key, its cached tokens.
 
-    Raises AgentError where the key cannot be removed. A kubeconfig that cannot be changed keeps nothing else.
+    Raises AgentError if the key can't be removed. A kubeconfig that can't be changed does not stop the rest.
     """
-    # While the login is there: what is interrupted now can be done again.
-    changed = remove_pointing(environment, account)
+    # While the login exists, so that an interrupted logout can be repeated.
+    changed = remove_hub_entries(environment, account)
     remove_account(environment, account)
     forget_tokens(environment, account)
     return Forgotten(changed, revocation(account))
 
 
 def revocation(account: Account) -> str:
-    """The command by which the hub's operator ends what the login proved itself by."""
-    known = account.key_id or "ID"
+    """Return the command by which the hub's operator revokes the login's credential."""
+    key_id = account.key_id or "ID"
     if account.platform is not None:
-        return f"hawse admin federation remove {known}"
-    return f"hawse admin agent key revoke {account.agent or 'NAME'} {known}"
+        return f"hawse admin federation remove {key_id}"
+    return f"hawse admin agent key revoke {account.agent or 'NAME'} {key_id}"
 
 
 def forget_tokens(environment: Mapping[str, str], account: Account) -> None:
-    """Remove the cached tokens; what cannot be removed is good for a minute."""
+    """Remove the cached tokens. Any that can't be removed expire within a minute."""
     folder = os.path.join(cache_folder(environment), "tokens")
-    ours = re.compile(rf"{re.escape(place_of(account.hub))}_[a-z0-9-]+\.json(\.lock)?")
+    ours = re.compile(rf"{re.escape(cache_prefix(account.hub))}_[a-z0-9-]+\.json(\.lock)?")
     with suppress(OSError):
         for name in os.listdir(folder):
             if ours.fullmatch(name) or _is_at(name, account):
@@ -62,7 +62,7 @@ def forget_tokens(environment: Mapping[str, str], account: Account) -> None:
 
 
 def _is_at(name: str, account: Account) -> bool:
-    """Whether answers about servers of this hub are kept under the name (proxy.agent.answers)."""
+    """Whether the name is that of stored answers for this hub (proxy.agent.token.answers)."""
     server = f"https://{name}"
     try:
         return hub_origin(server) == account.hub or bool(cluster_of_host(account, server))

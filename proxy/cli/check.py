@@ -1,4 +1,4 @@
-"""`--check` of the hub and the relay, and what keeps them from starting: every fault at once, a line each."""
+"""`--check` of hub and relay, and startup errors: all faults are reported together, one a line."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 class CheckFailed(CommandError):
-    """Ends `--check` with status 2: what was checked has faults."""
+    """Ends `--check` with status 2: faults were found."""
 
     exit_code = 2
 
 
 def check_options(command: F) -> F:
-    """`--check` and its `--json`."""
+    """Add `--check` and its `--json`."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="With --check: print JSON, for programs."),
+        click.option("--json", "as_json", is_flag=True, help="With --check: print JSON."),
         click.option(
             "--check",
             is_flag=True,
-            help="Only read configuration, certificates, keys and folders, print every fault, and exit by 0, "
-            "or by 2 with a fault. Changes nothing, opens no port.",
+            help="Only check configuration, certificates, keys and folders, and print all faults. Exit "
+            "status: 0, or 2 with faults. Changes nothing and opens no port.",
         ),
     ):
         command = option(command)
     return command
 
 
-def report(whose: str, findings: Findings, *, as_json: bool) -> None:
-    """Print what `--check` has found. With faults it ends the command by status 2."""
+def report(service: str, findings: Findings, *, as_json: bool) -> None:
+    """Print the findings of `--check`. With faults, end the command with status 2."""
     faults = [*findings.fatal, *findings.refused]
     if as_json:
         document = {
@@ -55,27 +55,27 @@ def report(whose: str, findings: Findings, *, as_json: bool) -> None:
     for warning in findings.warnings:
         show_warning(warning)
     if faults:
-        raise CheckFailed("\n".join([f"the check of the {whose} finds {_counted(faults)}:", *faults]))
-    click.echo(f"the {whose} can start:")
+        raise CheckFailed("\n".join([f"the check of the {service} found {_fault_count(faults)}:", *faults]))
+    click.echo(f"the {service} can start:")
     width = max(map(len, findings.seen))
-    for name, what in findings.seen.items():
-        click.echo(f"  {name.ljust(width)}  {what}")
+    for name, value in findings.seen.items():
+        click.echo(f"  {name.ljust(width)}  {value}")
 
 
-def refuse_to_start(whose: str, findings: Findings) -> None:
-    """Raise CommandError with everything that keeps a process from starting, if anything does."""
+def refuse_to_start(service: str, findings: Findings) -> None:
+    """Raise CommandError with all faults that prevent the start, if there are any."""
     if findings.configuration and not findings.faults:
-        raise ConfigurationFaults(whose, findings.configuration)
+        raise ConfigurationFaults(service, findings.configuration)
     match findings.fatal:
         case []:
             return
         case [fault]:
-            raise CommandError(f"the {whose} cannot run: {fault}")
+            raise CommandError(f"the {service} cannot run: {fault}")
         case faults:
-            raise CommandError("\n".join([f"the {whose} cannot run, for {_counted(faults)}:", *faults]))
+            raise CommandError("\n".join([f"the {service} cannot run: {_fault_count(faults)}:", *faults]))
 
 
-def _counted(faults: list[str]) -> str:
+def _fault_count(faults: list[str]) -> str:
     from proxy.process.plural import counted
 
     return counted(len(faults), "fault")

@@ -1,4 +1,4 @@
-"""How every command fails: one line on stderr that says what is wrong and what to do next."""
+"""Errors that end a command: one line on stderr, with what is wrong and what to do next."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import IO
 
 import click
 
-# Of a command that did what it was asked to, and whose answer is no: what it checked is not so. A program
-# can tell that from 1, a command that failed, and 2, one that was not understood.
+# The command worked, but the checked condition does not hold. Scripts can tell this from 1, a failed command,
+# and 2, invalid usage.
 ANSWER_NO = 3
 
 
 def indented(text: str) -> str:
-    """Set the lines of a text apart from what is printed before and after it, by all but the first."""
+    """Indent all lines of a text but the first, to set it apart from the output around it."""
     return text.replace("\n", "\n  ")
 
 
 class CommandError(click.ClickException):
-    """Ends the command with status 1; the message is a line without a full stop, never with a secret."""
+    """Ends the command with status 1. The message is one line without a full stop, and without secrets."""
 
     def show(self, file: IO[str] | None = None) -> None:
-        """Print the line. Of a hub's words there may be more, none of which is to look like one of ours."""
+        """Print the message. Further lines, which a hub may send, are indented: none looks like ours."""
         click.echo(f"hawse: {indented(self.format_message())}", file=file, err=file is None)
 
 
 class AnswerIsNo(CommandError):
-    """Ends the command with status 3: what was checked is not so."""
+    """Ends the command with status 3: the checked condition does not hold."""
 
     exit_code = ANSWER_NO
 
 
 class ConfigurationFaults(CommandError):
-    """Ends the command because of its configuration: a line for each fault, since all are told at once."""
+    """Ends the command for an invalid configuration. All faults are reported, one a line."""
 
-    def __init__(self, whose: str, faults: Sequence[str]) -> None:
-        super().__init__("\n".join([f"the {whose}'s configuration has faults:", *faults]))
+    def __init__(self, service: str, faults: Sequence[str]) -> None:
+        super().__init__("\n".join([f"the {service}'s configuration has faults:", *faults]))

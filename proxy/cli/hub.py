@@ -16,17 +16,17 @@ from proxy.cli.logs import LoggedCommand, configure_stated, log_format_option
     "config_file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="HAWSE_HUB_CONFIG",
-    help="TOML file; each setting can also come from HAWSE_HUB_….",
+    help="TOML file. Each setting can also be set by a HAWSE_HUB_… variable.",
 )
 @click.option(
     "--replace",
     is_flag=True,
-    help="Take the place of the hub that runs on the same data folder, without a call lost; "
-    "start as usual if none does.",
+    help="Take over from the hub that runs on the same data folder, without losing a call. "
+    "Starts normally if no hub runs.",
 )
 @check_options
 @log_format_option("HAWSE_HUB_LOG_FORMAT")
-@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+@click.option("-v", "--verbose", is_flag=True, help="Log debug messages too.")
 def hub(
     config_file: Path | None,
     *,
@@ -36,16 +36,16 @@ def hub(
     log_format: str | None,
     verbose: bool,
 ) -> None:
-    """Run the hub: agents come in by HTTPS, relays by the tunnels that they dial.
+    """Run the hub: agents connect over HTTPS, relays through the tunnels that they dial.
 
-    Without any configuration it listens on 127.0.0.1:8443 with a certificate of a development CA, keeps its
-    data under the XDG data folder, and its admin API listens on 127.0.0.1:8444. `hawse admin` on the same
-    machine finds it by itself. SIGTERM stops it after a grace for what is under way, a second one at once.
+    Without configuration it listens on 127.0.0.1:8443 with a certificate of a development CA. It stores data
+    in the XDG data folder, and serves the admin API on 127.0.0.1:8444, where `hawse admin` on this machine
+    finds it. SIGTERM stops it after a grace period for open calls; a second SIGTERM stops it at once.
 
-    With --replace it is given the sockets of the hub that runs, which then finishes what it has begun and
-    ends by itself. If this one cannot start, that one goes on.
+    With --replace it takes over the running hub's sockets. The old hub finishes its open calls and exits. If
+    the new hub cannot start, the old one keeps running.
 
-    With --check it only says whether it could start, also beside a hub that runs:
+    With --check it only checks whether it could start, even while a hub runs:
 
     \b
     hawse hub --check --config hub.toml && systemctl reload hawse-hub
@@ -65,7 +65,7 @@ def hub(
     from proxy.process.files import FileError
 
     if as_json and not check:
-        raise click.UsageError("--json belongs to --check")
+        raise click.UsageError("--json goes with --check only")
     environment = dict(os.environ)
     if log_format is not None:
         environment["HAWSE_HUB_LOG_FORMAT"] = log_format
@@ -78,6 +78,6 @@ def hub(
     if config is not None and not findings.configuration and config.misleading is not None:
         logging.getLogger("hawse.hub").warning("%s", config.misleading)
     refuse_to_start("hub", findings)
-    assert config is not None, "or it has faults"
+    assert config is not None, "an unreadable configuration has faults"
     known = DataDirError, FileError, StoreUnavailableError, AuditUnavailable, OSError
     run_service(partial(run_hub, replace=replace), config, "hub", known)

@@ -1,7 +1,7 @@
-"""How the long-running commands log to stderr: a line an event, for a person or (json) for a collector.
+"""Logging of the long-running commands to stderr: one line per event, as text or as JSON for a collector.
 
-In JSON everything that such a command writes to stderr is a line of that form: what it logs, warnings of
-Python's, an uncaught exception, and the error that ends it, a wrong option too.
+With JSON, all lines on stderr have that form: log records, Python's warnings, uncaught exceptions, and the
+error that ends the command, even for an invalid option.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ F = TypeVar("F", bound=Callable[..., object])
 
 TEXT = "text"
 JSON = "json"
-# Ids that a text names stand beside it as well, for a collector to search by: those of `extra` at the call.
+# Ids in `extra` become separate JSON fields, so that a collector can search by them.
 IDS = ("eid", "cluster", "agent", "boot")
 _TIME = "%Y-%m-%dT%H:%M:%S"
 _log = logging.getLogger("hawse")
 
 
 def log_format_option(variable: str | None = None) -> Callable[[F], F]:
-    """`--log-format`; `variable` is that of the same key of the configuration."""
-    stated = "" if variable is None else f", else by the key log_format or {variable}"
+    """Add `--log-format`. `variable` is the environment variable of the same configuration key."""
+    source = "" if variable is None else f" (or the key log_format, or {variable})"
     return click.option(
         "--log-format",
         type=click.Choice([TEXT, JSON]),
-        help=f"How the log on stderr is written, one event a line{stated}; text by default.",
+        help=f"Format of the log on stderr, one event a line{source}. Default: text.",
     )
 
 
 def configure_logging(*, verbose: bool, log_format: str = TEXT) -> None:
-    """Log to stderr from now on: RFC 3339 time in UTC, level, logger, text."""
+    """Log to stderr from now on: RFC 3339 time in UTC, level, logger, message."""
     formatter: logging.Formatter
     if log_format == JSON:
         formatter = JSONFormatter()
@@ -55,14 +55,14 @@ def configure_logging(*, verbose: bool, log_format: str = TEXT) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
-    # Of interest to its own authors.
+    # Its messages interest only its authors.
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def configure_stated(
     prefix: str, path: Path | None, environment: Mapping[str, str], *, verbose: bool
 ) -> None:
-    """Log in the form that the key log_format states. The configuration's reader reports a wrong value."""
+    """Log in the format of the key log_format. An invalid value is reported by the configuration's reader."""
     from proxy.process.config import peek
 
     log_format = peek("log_format", prefix, path, environment)
@@ -70,7 +70,7 @@ def configure_stated(
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line, in ASCII; control characters are escaped."""
+    """One JSON object a line, in ASCII, with control characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -82,17 +82,17 @@ class JSONFormatter(logging.Formatter):
         line |= {name: _sound(str(value)) for name in IDS if (value := record.__dict__.get(name)) is not None}
         if record.exc_info:
             line["traceback"] = _sound(self.formatException(record.exc_info))
-        # JSON leaves DEL alone as it is, which a terminal does not.
+        # JSON does not escape DEL, but terminals interpret it.
         return json.dumps(line).replace("\x7f", "\\u007f")
 
 
 class LoggedCommand(click.Command):
-    """A command whose failures take the form of its log, from the first look at its options on."""
+    """A command whose errors have its log's format, even errors in its options."""
 
     def __init__(self, *arguments: Any, variable: str | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.variable = variable
-        """What states the form where no option does."""
+        """The environment variable of the format; options override it."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -105,7 +105,7 @@ class LoggedCommand(click.Command):
 
 
 def is_json(words: list[str], environment: Mapping[str, str], variable: str | None) -> bool:
-    """Whether the words of a command line, which may be wrong, or the environment ask for JSON."""
+    """Whether the arguments, which may be invalid, or the environment ask for JSON."""
     stated = "" if variable is None else environment.get(variable, "")
     for number, word in enumerate(words):
         if word == "--":
@@ -123,7 +123,7 @@ def in_json() -> bool:
 
 
 def show_failure(error: click.ClickException) -> None:
-    """Print or log the error that ends a command, in the form of its log."""
+    """Print or log the error that ends a command, in its log's format."""
     if in_json():
         _log.error("%s", error.format_message())
     else:
@@ -131,7 +131,7 @@ def show_failure(error: click.ClickException) -> None:
 
 
 def show_warning(text: str) -> None:
-    """Print or log a warning of a command that logs nothing else."""
+    """Print or log a warning of a command that has no log."""
     if in_json():
         _log.warning("%s", text)
     else:
@@ -139,19 +139,19 @@ def show_warning(text: str) -> None:
 
 
 def _log_what_python_prints() -> None:
-    """Log warnings and uncaught exceptions as lines of the log."""
+    """Log Python's warnings and uncaught exceptions."""
 
     def uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        _log.critical("ended by a fault of ours", exc_info=(kind, error, traceback))
+        _log.critical("ended by a bug in hawse", exc_info=(kind, error, traceback))
 
-    def in_thread(told: threading.ExceptHookArgs) -> None:
-        error = told.exc_value if told.exc_value is not None else told.exc_type()
-        _log.error("a thread has failed", exc_info=(told.exc_type, error, told.exc_traceback))
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        error = args.exc_value if args.exc_value is not None else args.exc_type()
+        _log.error("a thread has failed", exc_info=(args.exc_type, error, args.exc_traceback))
 
-    def unraisable(told: sys.UnraisableHookArgs) -> None:
-        what = told.err_msg or "exception ignored in"
-        error = told.exc_value if told.exc_value is not None else told.exc_type()
-        _log.error("%s: %r", what, told.object, exc_info=(told.exc_type, error, told.exc_traceback))
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        what = args.err_msg or "exception ignored in"
+        error = args.exc_value if args.exc_value is not None else args.exc_type()
+        _log.error("%s: %r", what, args.object, exc_info=(args.exc_type, error, args.exc_traceback))
 
     logging.captureWarnings(True)
     sys.excepthook = uncaught
@@ -160,5 +160,5 @@ def _log_what_python_prints() -> None:
 
 
 def _sound(text: str) -> str:
-    """A text without half characters, which not every reader of JSON takes."""
+    """Replace lone surrogates, which some JSON parsers reject."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,7 +1,7 @@
-"""The command line: one group whose commands are imported only when they are named.
+"""The command line: a group that imports a command only when it is used.
 
-kubectl runs `hawse credential` at every start, so that command is reached before click is imported
-(click costs 27 ms, trio 120, SQLAlchemy 210); the others import what they need inside themselves.
+kubectl runs `hawse credential` at every start, so its path comes before the import of click (27 ms; trio
+takes 120 ms, SQLAlchemy 210 ms). Commands import their dependencies inside their functions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 
-# typing's own, without the 4 ms of its import: until `main` runs, nothing is there to catch Ctrl-C.
+# Instead of typing's, whose import takes 4 ms: before `main` runs, Ctrl-C is not handled.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
@@ -18,89 +18,101 @@ if TYPE_CHECKING:
 
 # name -> (module, attribute, the line in `hawse --help`)
 COMMANDS = {
-    "hub": ("proxy.cli.hub", "hub", "Run the hub: agents come in by HTTPS, relays by their tunnels."),
+    "hub": ("proxy.cli.hub", "hub", "Run the hub: agents connect over HTTPS, relays dial tunnels to it."),
     "relay": ("proxy.cli.relay", "relay", "Run the relay beside a cluster's API server."),
     "admin": (
         "proxy.cli.admin",
         "admin",
-        "Enrol teams, agents and clusters; set policies; look at relays; back up.",
+        "Manage teams, agents, clusters, policies, relays, sessions and backups.",
     ),
-    "audit": ("proxy.cli.audit", "audit", "Read the audit trail on the hub's machine, and shorten it."),
+    "audit": (
+        "proxy.cli.audit.commands",
+        "audit",
+        "Read the audit trail on the hub's machine, and prune it.",
+    ),
     "login": (
-        "proxy.cli.login",
+        "proxy.cli.agent.login",
         "login",
-        "Log an agent in at a hub, by a key of its own, a platform's token or an API key.",
+        "Log an agent in to a hub, with its own key, a platform's token or an API key.",
     ),
-    "status": ("proxy.cli.status", "status", "Show who this agent is, and whether its hubs still accept it."),
-    "clusters": ("proxy.cli.clusters", "clusters", "List the clusters that this agent may reach."),
+    "status": (
+        "proxy.cli.agent.status",
+        "status",
+        "Show this agent's logins, and whether its hubs accept them.",
+    ),
+    "clusters": ("proxy.cli.agent.clusters", "clusters", "List the clusters that this agent may reach."),
     "kubeconfig": (
-        "proxy.cli.kubeconfig",
+        "proxy.cli.agent.kubeconfig",
         "kubeconfig",
-        "Write a kubeconfig for the clusters an agent may reach.",
+        "Write a kubeconfig for the clusters that the agent may reach.",
     ),
-    "connect": ("proxy.cli.connect", "connect", "Serve clusters on 127.0.0.1, for SDKs that never refresh."),
-    "logout": ("proxy.cli.logout", "logout", "Forget a login: its key, tokens and kubeconfig entries."),
+    "connect": (
+        "proxy.cli.agent.connect",
+        "connect",
+        "Serve clusters on 127.0.0.1, for SDKs that never refresh.",
+    ),
+    "logout": ("proxy.cli.agent.logout", "logout", "Remove a login: its key, tokens and kubeconfig entries."),
     "credential": (
-        "proxy.cli.credential",
+        "proxy.cli.agent.credential",
         "credential",
-        "Print a credential for kubectl (it runs this itself).",
+        "Print a credential for kubectl (kubectl runs this itself).",
     ),
 }
-# A module of these that is missing is a fault of ours; any other one belongs to an extra.
+# If one of these is missing, the installation is broken. Any other missing module belongs to an extra.
 OURS = frozenset({"proxy", "tunnel", "auth", "audit"})
-# What the relay's image leaves out as a whole (deploy/Containerfile).
+# Left out of the relay's image (deploy/Containerfile).
 HUBS_OWN = frozenset({"proxy.hub", "audit"})
-# What a disk says on which nothing more can be written.
+# Errors of a full or failing disk.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-# What a shell says of a command that Ctrl-C has ended: 128 and the signal's number.
+# The exit status after Ctrl-C, as in shells: 128 plus the signal's number.
 INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line; never returns."""
+    """Run the command line. Never returns."""
     try:
         _run(sys.argv[1:])
     except KeyboardInterrupt:
-        # Ctrl-C may come at any moment, also while modules are still being imported.
+        # Ctrl-C may arrive at any moment, even during imports.
         sys.exit(INTERRUPTED)
 
 
 def _run(arguments: list[str]) -> None:
     match arguments:
         case ["credential"]:
-            from proxy.agent.credential import run_plugin
+            from proxy.agent.token.credential import run_plugin
 
             sys.exit(run_plugin())
         case ["credential", "--server", server]:
-            from proxy.agent.credential import run_plugin
+            from proxy.agent.token.credential import run_plugin
 
             sys.exit(run_plugin(server))
         case ["credential", "--hub", hub]:
-            from proxy.agent.credential import run_plugin
+            from proxy.agent.token.credential import run_plugin
 
             sys.exit(run_plugin(hub=hub))
     try:
         build_group()(prog_name="hawse")
     except OSError as error:
-        # Any command may meet it while it prints, and so none of them looks for it.
+        # Any command may fail this way while printing, so it is handled here once.
         if error.errno not in FULL:
             raise
         if sys.stdout is not None:
-            # What is left in it would fail once more when the interpreter ends, in words of its own.
+            # The rest of the buffer would fail again at the interpreter's exit, with an uglier message.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         from proxy.cli.errors import CommandError
         from proxy.cli.logs import in_json, show_failure
 
         where = f" {error.filename}" if error.filename is not None else ""
-        told = f"cannot write{where}: {error.strerror}"
+        message = f"cannot write{where}: {error.strerror}"
         if not in_json():
-            sys.exit(f"hawse: {told}")
-        show_failure(CommandError(told))
+            sys.exit(f"hawse: {message}")
+        show_failure(CommandError(message))
         sys.exit(1)
 
 
 def build_group() -> click.Group:
-    """Build the top group; apart from `main` so that the fast path above never imports click."""
+    """Build the top group. Separate from `main`, whose fast path must not import click."""
     from difflib import get_close_matches
     from importlib import import_module
     from importlib.metadata import version
@@ -132,26 +144,26 @@ def build_group() -> click.Group:
             try:
                 return self._invoke(ctx)
             except click.ClickException as error:
-                from proxy.cli.habits import advised
                 from proxy.cli.logs import in_json, show_failure
+                from proxy.cli.suggestions import with_suggestion
 
-                told = advised(error)
+                suggested = with_suggestion(error)
                 if not in_json():
-                    raise told from error.__cause__
-                show_failure(told)
-                ctx.exit(told.exit_code)
+                    raise suggested from error.__cause__
+                show_failure(suggested)
+                ctx.exit(suggested.exit_code)
             except (KeyboardInterrupt, click.Abort) as error:
-                # A prompt ends so by Ctrl-C, by Ctrl-D and by a no, and only the first is an interrupt.
+                # A prompt raises Abort for Ctrl-C, for Ctrl-D and for a no. Only the first is an interrupt.
                 if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
                     raise
                 if sys.stderr.isatty():
-                    # The terminal has echoed ^C, and the shell's prompt follows.
+                    # The terminal has echoed ^C: start a new line for the shell's prompt.
                     click.echo(err=True)
-                # click would say "Aborted!" and end with 1, as if the command had failed.
+                # click would print "Aborted!" and exit with 1, as for a failed command.
                 ctx.exit(INTERRUPTED)
 
         def _invoke(self, ctx: click.Context) -> object:
-            # The commands import what they need when they run, so a missing package shows itself here.
+            # Commands import their dependencies when they run, so a missing package shows here.
             try:
                 return super().invoke(ctx)
             except ModuleNotFoundError as error:
@@ -162,23 +174,23 @@ def build_group() -> click.Group:
                     ) from error
                 if package in OURS:
                     raise
-                # Not by its name alone, which is free for anyone to register.
+                # Not `pip install hawse`: anyone could register that name.
                 wheel = f"hawse-{version('hawse')}-py3-none-any.whl"
                 raise CommandError(
                     f"this command needs the package {package}: pip install '{wheel}[hub]'"
                 ) from error
 
         def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-            # From the table, so that `hawse --help` imports none of the commands.
+            # From the table, so that `hawse --help` imports no command.
             with formatter.section("Commands"):
                 formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
     return LazyGroup(
         "hawse",
-        help="kubectl for agents on clusters that nothing outside can reach.\n\n"
-        "An agent's kubectl talks to the hub; the hub reaches the cluster through the one tunnel that the "
-        "cluster's relay dialled, under the agent's own name; every call stands in the audit trail.\n\n"
-        "An operator starts with `hawse hub` and `hawse admin`, an agent with `hawse login`.",
+        help="kubectl for AI agents, on clusters that nothing outside can reach.\n\n"
+        "An agent's kubectl talks to the hub. The hub reaches each cluster through a tunnel that the "
+        "cluster's relay dialled, and acts under the agent's own name. Every call is in the audit trail.\n\n"
+        "Operators start with `hawse hub` and `hawse admin`, agents with `hawse login`.",
         params=[
             click.Option(
                 ["--version"],
@@ -189,6 +201,6 @@ def build_group() -> click.Group:
                 callback=print_version,
             )
         ],
-        # Those below inherit it. The first of them is the one that usage errors point to.
+        # Subcommands inherit it. Usage errors mention the first option.
         context_settings={"help_option_names": ["--help", "-h"]},
     )

@@ -1,4 +1,4 @@
-"""How far a command has come that goes through a whole trail, which may take minutes."""
+"""A progress line for commands that read a whole trail, which may take minutes."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import click
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 
-# What is over by then needs no word.
+# Shorter work needs no progress line.
 FIRST_S = 1.0
-# Often enough to see that it goes on.
+# Often enough to show that the work goes on.
 EVERY_S = 0.5
-# Back to the line's beginning, and the line away.
+# Return to the start of the line, and clear it.
 _CLEAR = "\r\033[K"
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A line on the terminal that says what was done, how much of it, and of how much; gone at the end.
+    """Show a line on the terminal with the task, the amount done and the total. It is cleared at the end.
 
-    Without a terminal on standard error there is none.
+    Nothing is shown if standard error is not a terminal.
     """
-    seen = sys.stderr.isatty()
-    tell_at = time.monotonic() + FIRST_S
-    told = False
+    on_terminal = sys.stderr.isatty()
+    next_s = time.monotonic() + FIRST_S
+    shown = False
 
-    def tell(what: str, done: int, total: int) -> None:
-        nonlocal tell_at, told
-        if seen and (now := time.monotonic()) >= tell_at:
-            tell_at, told = now + EVERY_S, True
-            click.echo(f"{_CLEAR}{what}: {done} of {total}", nl=False, err=True)
+    def show(task: str, done: int, total: int) -> None:
+        nonlocal next_s, shown
+        if on_terminal and (now := time.monotonic()) >= next_s:
+            next_s, shown = now + EVERY_S, True
+            click.echo(f"{_CLEAR}{task}: {done} of {total}", nl=False, err=True)
 
     try:
-        yield tell
+        yield show
     finally:
-        if told:
+        if shown:
             click.echo(_CLEAR, nl=False, err=True)

@@ -17,22 +17,22 @@ from proxy.cli.logs import LoggedCommand, configure_stated, log_format_option
     "config_file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="HAWSE_RELAY_CONFIG",
-    help="TOML file; each setting can also come from HAWSE_RELAY_….",
+    help="TOML file. Each setting can also be set by a HAWSE_RELAY_… variable.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["tunnel", "direct"]),
-    help="tunnel: dial the hub (the default). direct: listen for it.",
+    help="tunnel: the relay dials the hub (default). direct: the relay listens for the hub.",
 )
 @click.option(
     "--check-guardrails",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Only read these guardrails, a file or a folder, say what they come to, and exit.",
+    help="Only check these guardrails (a file or a folder), print a summary, and exit.",
 )
 @check_options
 @log_format_option("HAWSE_RELAY_LOG_FORMAT")
-@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+@click.option("-v", "--verbose", is_flag=True, help="Log debug messages too.")
 def relay(
     config_file: Path | None,
     *,
@@ -45,11 +45,11 @@ def relay(
 ) -> None:
     """Run the relay beside a cluster's API server.
 
-    `hawse admin cluster add` prints the manifests that run it in a pod, with its service account. With
-    --output-dir it writes the FILE of one outside a cluster, which needs a kubeconfig with a bearer token.
-    SIGTERM stops it after a grace for what is under way.
+    `hawse admin cluster add` prints the manifests of a relay that runs in a pod of the cluster. For a relay
+    outside the cluster, add --output-dir: it writes the FILE for --config. That relay needs a kubeconfig with
+    a bearer token. SIGTERM stops it after a grace period for open calls.
 
-    With --check it only says whether it could start; it asks neither the hub nor the API server:
+    With --check it only checks whether it could start. It contacts neither the hub nor the API server:
 
     \b
     hawse relay --check --config relay/relay.toml
@@ -68,7 +68,7 @@ def relay(
         _check(check_guardrails)
         return
     if as_json and not check:
-        raise click.UsageError("--json belongs to --check")
+        raise click.UsageError("--json goes with --check only")
     environment = dict(os.environ)
     if mode is not None:
         environment["HAWSE_RELAY_MODE"] = mode
@@ -81,12 +81,12 @@ def relay(
         report("relay", findings, as_json=as_json)
         return
     refuse_to_start("relay", findings)
-    assert config is not None, "or it has faults"
+    assert config is not None, "an unreadable configuration has faults"
     run_service(run_relay, config, "relay", (RelayError, ClusterAccessError, FileError, OSError))
 
 
 def _check(path: Path) -> None:
-    """Read guardrails as a relay would at its start."""
+    """Check guardrails as a relay does at its start."""
     from auth.policy.text import PolicyError
     from proxy.relay.guardrails import Guardrails
 

@@ -1,4 +1,4 @@
-"""Running what does not end by itself: the hub, the relay."""
+"""Runs the long-running commands: the hub and the relay."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def run_service(
     name: str,
     known: tuple[type[Exception], ...],
 ) -> None:
-    """Run until a signal stops it, and exit with the status that it returns, if that is not 0.
+    """Run until a signal stops it. Exits with the returned status if it is not 0.
 
-    What it is known to fail with ends the command by one line.
+    A `known` exception ends the command with one line.
     """
     try:
         status = run_ungrouped(run, config, known)
@@ -35,21 +35,21 @@ def run_service(
 def run_ungrouped(
     run: Callable[[_Config], Awaitable[_Result]], config: _Config, known: tuple[type[Exception], ...]
 ) -> _Result:
-    """Run, and raise what it is known to fail with, or Ctrl-C, as it is: nurseries wrap both.
+    """Run, and raise a known exception or Ctrl-C without the exception groups that nurseries add.
 
-    Whatever else comes out is a fault of ours, and keeps its traceback.
+    Other exceptions are bugs, and keep their traceback.
     """
-    told: tuple[type[BaseException], ...] = (*known, KeyboardInterrupt)
+    expected: tuple[type[BaseException], ...] = (*known, KeyboardInterrupt)
     raised: BaseException | None = None
     try:
         return trio.run(run, config)
-    except* told as group:
+    except* expected as group:
         raised = _first_of(group)
     assert raised is not None
     raise raised
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception of a tree."""
+    """The first exception in a tree of groups."""
     first = group.exceptions[0]
     return _first_of(first) if isinstance(first, BaseExceptionGroup) else first

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from audit.errors import AuditUnavailable
 from audit.file import NeedsRecovery, translated, untouched
-from audit.look import look_at_trail
+from audit.look import check_trail
 from audit.sqlite import explained as explained_by_sqlite
 from audit.store import TrailMark
 from proxy.hub.calls.trail_watch import disk_of, fullness
@@ -136,7 +136,7 @@ def _look_at_trail(file: Path, expected: TrailMark | None) -> None:
     if is_there(file):
         with translated(file):
             check_writable(file, folder=False)
-    look_at_trail(file, expected)
+    check_trail(file, expected)
 
 
 def _is_named(file: Path, faults: list[str]) -> bool:

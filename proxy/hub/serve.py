@@ -114,7 +114,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
         # When all is written, and before the directory writes for the last time.
         stack.callback(lambda: directory.note_trail(store.mark))
         recorder = await stack.enter_async_context(
-            open_recorder(store, org=config.org, boot=boot, lives=boots.lives, place_of=place_of)
+            open_recorder(store, org=config.org, boot=boot, is_running=boots.lives, source_of=place_of)
         )
         if expected is None:
             await directory.change(partial(Store.accept_trail, trail=store.mark))

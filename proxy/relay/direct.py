@@ -18,7 +18,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from auth.key_rotation import SUCCESSION_MAX
+from auth.key_rotation import ROTATIONS_MAX
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.server import ServerConnection
 from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
@@ -160,4 +160,4 @@ def _bearer(request: RequestHead) -> bytes:
 def _succession(request: RequestHead) -> list[str]:
     said = (request.header(SUCCESSION_HEADER) or b"").decode("ascii", "replace")
     # A hub says no more. They are read before it is known who says them, and 10,000 would take half a second.
-    return said.rsplit(maxsplit=SUCCESSION_MAX)[-SUCCESSION_MAX:]
+    return said.rsplit(maxsplit=ROTATIONS_MAX)[-ROTATIONS_MAX:]

@@ -75,7 +75,7 @@ async def serve_session(
             verifier.learn([statement])
             return
         try:
-            clock.hear(statement, own_s=time.time(), steady_s=steady_s())
+            clock.update(statement, own_s=time.time(), steady_s=steady_s())
         except TokenError as error:
             if clock.known:
                 verifier.doubt(f"the hub's time is not believed: {error.reason}")

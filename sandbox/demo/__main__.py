@@ -20,7 +20,7 @@ from sandbox.demo.stage import Stage, running
 
 POLL_S = 0.5
 PORT_MAX = 65_535
-# What a shell reports of a program that Ctrl-C ended.
+# The exit code that a shell reports for a program ended by Ctrl-C.
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -53,14 +53,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def port_number(text: str) -> int:
-    """Read a port that has a next one, or 0 for any. Raises ArgumentTypeError."""
+    """Parse a port that has a successor, or 0 for any free port. Raises ArgumentTypeError."""
     if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or int(text) >= PORT_MAX:
         raise argparse.ArgumentTypeError(f"{text!a} is no port from 0 to {PORT_MAX - 1}")
     return int(text)
 
 
 def prepare_environment(environment: dict[str, str]) -> dict[str, str]:
-    """The environment for all that is started: our own programs first, no settings and proxies of yours."""
+    """The environment of all started programs: our own programs first on the path, without your settings and
+    proxies.
+    """
     kept = {name: value for name, value in environment.items() if not name.startswith("HAWSE_")}
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
     for name in ("NO_PROXY", "no_proxy"):
@@ -69,14 +71,14 @@ def prepare_environment(environment: dict[str, str]) -> dict[str, str]:
 
 
 def find_programs() -> None:
-    """Raise DemoError when a program that the demo runs is missing."""
+    """Raise DemoError if a required program is missing."""
     for program in ("kubectl", "hawse"):
         if shutil.which(program) is None:
             raise DemoError(f"there is no {program} on PATH: `make demo` installs it into .venv")
 
 
 def end_once(_signal: int, _frame: FrameType | None) -> None:
-    """Interrupt what runs now, and nothing of the cleaning up that this sets off."""
+    """Interrupt the demo once; further signals do not interrupt the cleanup."""
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -88,13 +90,13 @@ def main() -> int:
     environment = prepare_environment(dict(os.environ))
     os.environ.clear()
     os.environ.update(environment)
-    # Each of them ends the demo as Ctrl-C does, so that what it made is removed.
+    # Each of these ends the demo as Ctrl-C does, so that its objects are removed.
     for number in ENDING_SIGNALS:
         signal.signal(number, end_once)
     try:
         return run(arguments.dir.resolve(), arguments.kubeconfig, arguments.port, once=arguments.once)
     except DemoError as error:
-        # What went wrong first stands first; cleaning up may have failed after it.
+        # The first error comes first; the cleanup may have failed after it.
         if isinstance(error.__context__, DemoError) and not error.__suppress_context__:
             say(f"make demo: {error.__context__}")
         say(f"make demo: {error}")
@@ -124,14 +126,14 @@ def run(folder: Path, kubeconfig: Path | None, port: int, *, once: bool) -> int:
 
 
 def audit_list(stage: Stage) -> str:
-    """The command that reads the session's trail, while the demo runs and after it."""
+    """The command that reads the session's trail, during the demo and after it."""
     settings = " ".join(f"{name}={value}" for name, value in stage.scene.hawse.environment.items())
     return f"{settings} {Path(sys.executable).parent}/hawse audit list"
 
 
 def stay(stage: Stage) -> None:
-    """Say how to try it by hand, and return at Ctrl-C. Raises DemoError when a process ends by itself."""
-    # But for HOME, which is your own.
+    """Explain how to try it by hand, and return at Ctrl-C. Raises DemoError if a process ends by itself."""
+    # All settings but HOME, which is your own.
     settings = "\n".join(
         f"  export {name}={value}"
         for name, value in stage.scene.kubectl.environment.items()

@@ -1,4 +1,4 @@
-"""What the agent does with its kubectl, and what must come of it."""
+"""The agent's steps with kubectl, and the checks of their results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sandbox.demo.processes import DemoError
 from sandbox.demo.program import COMMAND_DEADLINE_S, first_line
 from sandbox.demo.scene import Scene, Show, Step, expect, prose
 
-# How long an event may take before the next change is made: a watch just opened may have missed the first.
+# How long to wait for an event before the next change: a watch that has just been opened may miss the first.
 WATCH_PATIENCE_S = 0.5
 WATCH_CHANGES_MAX = 40
 COPY_BYTES = 3_000_000
-# Reads stdin, writes to both outputs, and ends with an exit code of its own.
+# Reads stdin, writes to both outputs, and ends with its own exit code.
 SHELL = "cat; echo a line of stderr >&2; exit 3"
 
 
@@ -56,7 +56,7 @@ def watch(scene: Scene, show: Show) -> None:
     show("$ kubectl get configmap notes --watch-only")
     with scene.kubectl.started("get", "configmap", "notes", "--watch-only", "--no-headers") as watching:
         assert watching.stdout is not None
-        # A watch says nothing until something happens, so change the object until the watch has seen it.
+        # A watch prints nothing until something changes, so change the object until the watch shows it.
         for number in range(WATCH_CHANGES_MAX):
             change = json.dumps({"data": {f"note-{number}": "seen"}})
             scene.kubectl.run("patch", "configmap", "notes", "-p", change)

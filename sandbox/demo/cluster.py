@@ -1,6 +1,6 @@
-"""What the demo makes in the cluster, as its administrator, and takes away again.
+"""The demo's objects in the cluster, created as its administrator and removed at the end.
 
-The same for the sandbox and for a real cluster: a namespace to work in with a pod, the agent's own RBAC,
+They are the same in the sandbox and in a real cluster: a working namespace with a pod, the agent's own RBAC,
 the relay's service account with the ClusterRole that `hawse admin cluster rbac` prints, and a token for it.
 """
 
@@ -25,27 +25,27 @@ RELAY_SERVICE_ACCOUNT = "hawse-relay"
 POD = "workbench"
 # Has sh, tar and python3; in the sandbox an image is only a name.
 IMAGE = "python:3.13-alpine"
-# A pull of the image on a real cluster is what takes the time.
+# On a real cluster, most of this time is for pulling the image.
 POD_READY_S = 180
-# By then a kubelet has tried a pull that fails twice or three times. What waits for anything else may go on.
+# After this time, a kubelet has failed two or three pulls of a broken image. Other waiting pods may continue.
 POD_PATIENCE_S = 20
 POD_LOOK_S = 5
-# A container waits for these in the ordinary course of things.
+# Reasons for which a container normally waits.
 _ON_ITS_WAY = frozenset({"", "ContainerCreating", "PodInitializing"})
-# Pods have a second to end, finalizers and the namespace controller take the rest.
+# Pods have a second to end; finalizers and the namespace controller take the rest.
 REMOVAL_TIMEOUT = "120s"
-# A server that is not there must not keep anybody waiting.
+# An unreachable server must not block the demo.
 REQUEST_TIMEOUT = "15s"
 
 
 @attrs.frozen
 class Administrator:
-    """kubectl with the cluster administrator's kubeconfig: no part of Hawse is in its way."""
+    """kubectl with the cluster administrator's kubeconfig, which bypasses Hawse."""
 
     kubeconfig: Path
 
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
-        """Run kubectl and return its stdout; raises DemoError with kubectl's own words."""
+        """Run kubectl and return its stdout; raises DemoError with kubectl's message."""
         done = subprocess.run(
             ["kubectl", f"--kubeconfig={self.kubeconfig}", *args], input=stdin, capture_output=True, text=True
         )
@@ -54,12 +54,12 @@ class Administrator:
         return done.stdout
 
     def check(self, *namespaces: str) -> None:
-        """Raise DemoError unless the kubeconfig works and none of the namespaces is there.
+        """Raise DemoError unless the kubeconfig works and none of the namespaces exists.
 
-        One that is there is somebody's, and would be removed at the end.
+        An existing namespace has another owner, and would be removed at the end.
         """
         try:
-            # One request, where any other command would first try its discovery five times.
+            # One request; any other command would first try discovery five times.
             self.kubectl("get", "--raw", "/version", f"--request-timeout={REQUEST_TIMEOUT}")
             existing = self.kubectl("get", "namespaces", "-o", "name").split()
         except DemoError as error:
@@ -91,7 +91,7 @@ class Administrator:
 
 
 def manifests(agent_user: str, agent_group: str, pod_port: int) -> str:
-    """The demo's objects as YAML: what the agent may do, and the pod it works on."""
+    """The demo's objects as YAML: the agent's permissions, and the pod that it works on."""
     role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role",
@@ -119,7 +119,7 @@ def manifests(agent_user: str, agent_group: str, pod_port: int) -> str:
             {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": agent_group},
         ],
     }
-    # Says a line at once and then serves its folder, so that one pod is enough for every step.
+    # Prints a line at once and then serves its folder, so one pod is enough for every step.
     command = f"echo workbench is up; exec python3 -m http.server {pod_port} --bind 127.0.0.1"
     pod = {
         "apiVersion": "v1",
@@ -143,9 +143,9 @@ def manifests(agent_user: str, agent_group: str, pod_port: int) -> str:
 
 @contextlib.contextmanager
 def prepared(administrator: Administrator, *, namespace: str, rbac: str, objects: str) -> Iterator[None]:
-    """Make `namespace` with `objects` and POD in it, and the relay's account with the roles of `rbac`.
+    """Create `namespace` with `objects` and POD in it, and the relay's account with the roles of `rbac`.
 
-    On leaving, whatever the reason, all of it is removed again. Refuses a cluster that has any of it.
+    On leaving, for any reason, all of it is removed. Refuses a cluster that already has any of it.
     """
     administrator.check(namespace, RELAY_NAMESPACE)
     if found := administrator.kubectl("get", "--ignore-not-found", "-o", "name", "-f", "-", stdin=rbac):
@@ -157,7 +157,7 @@ def prepared(administrator: Administrator, *, namespace: str, rbac: str, objects
             "create", "serviceaccount", RELAY_SERVICE_ACCOUNT, f"--namespace={RELAY_NAMESPACE}"
         )
         administrator.kubectl("apply", "-f", "-", stdin=rbac)
-        # A controller makes it a moment after the namespace, and no pod is admitted before.
+        # A controller creates it a moment after the namespace, and no pod is admitted before.
         administrator.kubectl(
             *("wait", "--for=create", "serviceaccount/default", f"--namespace={namespace}", "--timeout=30s")
         )
@@ -170,7 +170,7 @@ def prepared(administrator: Administrator, *, namespace: str, rbac: str, objects
 
 
 def wait_until_ready(administrator: Administrator, namespace: str, pod: str) -> None:
-    """Wait for a pod; raises DemoError with the pod's own reason when it cannot start, or takes too long."""
+    """Wait for a pod; raises DemoError with the pod's own reason if it cannot start, or takes too long."""
     began_s = time.monotonic()
     wait_s = POD_PATIENCE_S
     while True:
@@ -202,15 +202,15 @@ def why_stuck(status: dict[str, Any]) -> str:
         reason = waiting.get("reason", "")
         if reason in _ON_ITS_WAY:
             continue
-        told = f"{reason}: {waiting.get('message', 'the kubelet gives no message')}"
+        message = f"{reason}: {waiting.get('message', 'the kubelet gives no message')}"
         if "Image" in reason:
-            told += "; load the image into the nodes, or let them reach its registry"
-        return told
+            message += "; load the image into the nodes, or let them reach its registry"
+        return message
     return ""
 
 
 def why_pending(status: dict[str, Any]) -> str:
-    """What the first condition says that a pod does not meet."""
+    """The message of the pod's first unmet condition."""
     for condition in status.get("conditions", []):
         if condition.get("status") != "True":
             return f"{condition.get('type')}: {condition.get('message') or condition.get('reason')}"
@@ -218,7 +218,9 @@ def why_pending(status: dict[str, Any]) -> str:
 
 
 def remove(administrator: Administrator, namespace: str, rbac: str) -> None:
-    """Remove what `prepared` made, as far as it goes; raises DemoError with what is left to do by hand."""
+    """Remove the objects of `prepared`, as far as possible; raises DemoError with what must be removed by
+    hand.
+    """
     at_once = ("--ignore-not-found", "--wait=false", f"--request-timeout={REQUEST_TIMEOUT}")
     failures = []
     try:
@@ -240,5 +242,5 @@ def remove(administrator: Administrator, namespace: str, rbac: str) -> None:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something: kubectl repeats itself above it."""
+    """The last non-empty line: kubectl repeats itself above it."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")

@@ -1,4 +1,4 @@
-"""The demo's folder: its own from the start to the end, and never one that holds anything else."""
+"""The demo's folder: it belongs to one demo at a time, and never contains other files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from sandbox.demo.processes import DemoError
 
-# By this file a folder is known as the demo's, and by the lock on it as in use.
+# This file marks a folder as the demo's, and a lock on it as in use.
 MARK = "demo.lock"
 
 
 @contextlib.contextmanager
 def own_folder(folder: Path) -> Iterator[None]:
-    """Make the folder, or empty what an earlier demo left in it, and hold it inside the block.
+    """Create the folder, or empty it of an earlier demo's files, and hold its lock inside the block.
 
-    Raises DemoError when it is something else, or when another demo runs in it.
+    Raises DemoError if it contains other files, or if another demo runs in it.
     """
     mark = folder / MARK
     if folder.exists() and not mark.exists() and (not folder.is_dir() or any(folder.iterdir())):

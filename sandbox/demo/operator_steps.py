@@ -1,4 +1,4 @@
-"""What the operator of the hub does about the agent, and what the agent meets then."""
+"""The operator's steps against the agent, and their effects on the agent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sandbox.demo.processes import DemoError
 from sandbox.demo.program import first_line
 from sandbox.demo.scene import Scene, Show, Step, expect, prose
 
-# The hub ends what is open within two seconds of a lock; the rest is for kubectl on a busy machine.
+# The hub ends open streams within two seconds of a lock; the rest is for kubectl on a busy machine.
 LOCK_DEADLINE_S = 10.0
 POLICY = f"""\
 apiVersion: hawse.dev/v1
@@ -26,7 +26,7 @@ spec:
 RULE = "keep/all"
 # The events from `policy apply` to the end of the session.
 TRAIL_SHOWN = 12
-# More than the session has.
+# More events than the session has.
 TRAIL_READ_MAX = 1_000
 
 
@@ -37,7 +37,7 @@ def simulate(scene: Scene, show: Show) -> None:
     show(POLICY)
     show("$ hawse admin policy simulate policy.yaml")
     out, err = scene.hawse.run("admin", "policy", "simulate", str(policy))
-    # The one deletion of the session so far.
+    # The session's only deletion so far.
     expect(out + err, "newly denied", "configmaps", RULE, "1 newly denied")
     show(out + err)
 
@@ -89,7 +89,7 @@ def unlock(scene: Scene, show: Show) -> None:
 def trail(scene: Scene, show: Show) -> None:
     show(f"$ hawse audit list --limit {TRAIL_SHOWN}")
     scene.hawse.print("audit", "list", "--limit", str(TRAIL_SHOWN))
-    # After it, since a reading is an event as well.
+    # Read last, since reading also adds an event.
     lines, _ = scene.hawse.run("audit", "list", "--json", "--limit", str(TRAIL_READ_MAX))
     events = [json.loads(line) for line in lines.splitlines()]
     check_trail(events, scene.agent)
@@ -97,7 +97,9 @@ def trail(scene: Scene, show: Show) -> None:
 
 
 def check_trail(events: list[dict[str, Any]], agent: str) -> None:
-    """Raise DemoError unless it has the denial, the lock, the exec ended by it, and each call's outcome."""
+    """Raise DemoError unless it has the denial, the lock, the exec that the lock ended, and each call's
+    outcome.
+    """
     of_agent = [event for event in events if event["actor"].get("name") == agent]
     policy, rule = RULE.split("/")
     found = {

@@ -1,4 +1,6 @@
-"""The demo's processes: started with their output in a file, awaited by what they say, ended by pid."""
+"""The demo's processes: their output goes to files, `wait_for` waits for a log line, and they are ended by
+pid.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +20,21 @@ import attrs
 READY_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 10.0
 POLL_S = 0.05
-# Below what Linux gives to outgoing connections: one of those would have the port before its server listens.
+# Below Linux's range for outgoing connections: one of those could take the port before the server listens.
 SERVER_PORTS = range(20_000, 32_768)
 PORTS_TRIED = 100
-# Each is a file descriptor; by then the first ones have long been listened on.
+# Each is a file descriptor; the first servers have started to listen long before the limit is reached.
 PORTS_RESERVED_MAX = 256
-# Ctrl-C, `kill`, and the terminal that is closed.
+# Ctrl-C, `kill`, and a closed terminal.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoError(Exception):
-    """Something the demo needs did not happen; the text says what, and where to look."""
+    """The demo failed; the message says what happened, and where to look."""
 
 
 def say(text: str) -> None:
-    """Print a line that is seen at once, through a pipe as well."""
+    """Print a line and flush it, so that it appears at once through a pipe too."""
     print(text, flush=True)
 
 
@@ -45,9 +47,9 @@ class Daemon:
     log: Path
 
     def wait_for(self, text: str) -> str:
-        """Return the first log line that holds `text`.
+        """Return the first log line that contains `text`.
 
-        Raises DemoError when the process ends or says nothing of the kind within READY_DEADLINE_S.
+        Raises DemoError if the process ends, or prints no such line within READY_DEADLINE_S.
         """
         deadline = time.monotonic() + READY_DEADLINE_S
         while True:
@@ -64,12 +66,12 @@ class Daemon:
             time.sleep(POLL_S)
 
     def check(self) -> None:
-        """Raise DemoError when the process has ended."""
+        """Raise DemoError if the process has ended."""
         if self.process.poll() is not None:
             raise DemoError(self.last_words())
 
     def last_words(self) -> str:
-        """Say with which exit code it ended, and after which line."""
+        """Its exit code and its last log line."""
         lines = self.log.read_text(errors="replace").splitlines()
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
         return f"{self.name} ended with exit code {self.process.returncode}: {last} (all of it: {self.log})"
@@ -86,7 +88,7 @@ class Daemon:
 
 
 class Daemons:
-    """All of them; leaving the block ends them, the last started first."""
+    """All background processes; leaving the block ends them, the last started first."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -103,15 +105,15 @@ class Daemons:
                 self._running.pop().stop()
 
     def check(self) -> None:
-        """Raise DemoError when one of them has ended by itself."""
+        """Raise DemoError if one of them has ended by itself."""
         for daemon in self._running:
             daemon.check()
 
     def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Daemon:
-        """Start a process in a session of its own, so that a Ctrl-C reaches the demo alone."""
+        """Start a process in its own session, so that a Ctrl-C reaches only the demo."""
         log = self._folder / f"{name}.log"
-        # A signal in the middle of a start would leave a process that nobody knows of. The child must not
-        # inherit that they are held back, or it could not be ended.
+        # A signal in the middle of a start would leak the process. The child must not inherit the blocked
+        # signals, or it could not be ended.
         with undisturbed() as before, log.open("wb") as output:
             process = subprocess.Popen(
                 list(argv),
@@ -129,10 +131,11 @@ class Daemons:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[set[int]]:
-    """Hold Ctrl-C and its like back until the block has ended, from the children started there as well.
+    """Block Ctrl-C and the other ending signals until the end of the block; children started there do not
+    inherit that.
 
-    For cleaning up: whoever presses Ctrl-C a second time would leave behind what the first was to remove.
-    Yields what was held back before.
+    For cleanup: a second Ctrl-C would leave behind what the first one was removing. Yields the signals that
+    were blocked before.
     """
     before = {int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)}
     try:
@@ -142,9 +145,10 @@ def undisturbed() -> Iterator[set[int]]:
 
 
 def free_port(preferred: int = 0) -> int:
-    """A loopback port that nothing listens on now: the preferred one when it is free.
+    """A loopback port that nothing listens on now: the preferred one if it is free.
 
-    No other process gets it from here while this one lives and has not asked for PORTS_RESERVED_MAX others.
+    This function gives it to no other process while this one lives and has not requested PORTS_RESERVED_MAX
+    more.
     """
     others = secrets.SystemRandom().sample(SERVER_PORTS, PORTS_TRIED)
     for port in [preferred, *others] if preferred else others:
@@ -160,15 +164,15 @@ def free_port(preferred: int = 0) -> int:
     raise DemoError("no free port on the loopback interface")
 
 
-# The ports that this process has asked for, and the sockets that say so to others.
+# The ports that this process has requested, and the sockets that reserve them.
 _reserved: dict[int, int] = {}
 
 
 def _reserve(port: int) -> bool:
-    """Whether no other process has the port from here, whose server may only listen seconds later.
+    """Whether no other process has reserved the port, whose server may only listen seconds later.
 
-    The mark is an abstract name (unix(7)): it is gone with its process, however that ends, and it is of one
-    network namespace, as ports are.
+    The reservation is an abstract socket name (unix(7)): it disappears with its process, and it belongs to
+    one network namespace, as ports do.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mark:
         try:

@@ -1,4 +1,4 @@
-"""The command lines of the demo: run to their end, or held open while something else happens."""
+"""The demo's commands: run to their end, or kept open while other steps run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMAND_DEADLINE_S = 60.0
 
 @attrs.frozen
 class Program:
-    """A program with the arguments and the environment that each of its runs begins with."""
+    """A program with the first arguments and the environment of all its runs."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -29,10 +29,10 @@ class Program:
     def started(
         self, *args: str, stdin: int = subprocess.DEVNULL, stdout: int | None = subprocess.PIPE
     ) -> Iterator[subprocess.Popen[str]]:
-        """Start the program with its outputs piped; leaving the block ends it and what it started."""
+        """Start the program with its outputs piped; leaving the block ends it and its child processes."""
         process = None
         try:
-            # A signal waits until `process` is set. The session makes a group of what the program starts.
+            # A signal waits until `process` is set. The session puts the program's children into one group.
             with undisturbed() as before:
                 process = subprocess.Popen(
                     [*self.argv, *args],
@@ -78,7 +78,7 @@ class Program:
 
 
 def first_line(process: subprocess.Popen[str]) -> str:
-    """The next line of its output; raises DemoError when it ends without one, or prints none in time."""
+    """The next line of its output; raises DemoError if it ends without one, or prints none in time."""
     assert process.stdout is not None
     if not select.select([process.stdout], [], [], COMMAND_DEADLINE_S)[0]:
         raise DemoError(f"no output in {COMMAND_DEADLINE_S:.0f} s")

@@ -1,4 +1,4 @@
-"""A step of the scripted session, and the scene that each step gets."""
+"""A step of the scripted session, and the shared state of all steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 from sandbox.demo.processes import DemoError
 from sandbox.demo.program import Program
 
-# Prints lines of a terminal: `$ COMMAND`, or what a command printed.
+# Prints lines of a terminal: `$ COMMAND`, or a command's output.
 Show = Callable[[str], None]
 # With the indentation of an output, 80.
 PROSE_COLUMNS = 78
@@ -19,9 +19,9 @@ PROSE_COLUMNS = 78
 
 @attrs.frozen
 class Scene:
-    """The agent's kubectl, the operator's hawse, and the names that their outputs have."""
+    """The agent's kubectl, the operator's hawse, and the names in their outputs."""
 
-    # Unmodified; its kubeconfig names the hub and holds no Kubernetes credential.
+    # Unmodified; its kubeconfig names the hub and contains no Kubernetes credential.
     kubectl: Program
     # On the hub's machine, with the hub's configuration.
     hawse: Program
@@ -45,7 +45,7 @@ class Scene:
 
 @attrs.frozen
 class Step:
-    """A named step: `act` shows what it does, and raises DemoError unless `meaning` is true of it."""
+    """A named step: `act` shows what it does, and raises DemoError unless `meaning` holds."""
 
     name: str
     meaning: str
@@ -53,7 +53,7 @@ class Step:
 
 
 def expect(text: str, *needed: str) -> None:
-    """Every one of `needed` stands in the text."""
+    """Raise DemoError unless the text contains every one of `needed`."""
     for part in needed:
         if part not in text:
             raise DemoError(f"{part!r} is missing in the output: {text.strip()!r}")

@@ -1,4 +1,4 @@
-"""The steps one by one: what each runs, what that prints, and what it means."""
+"""Runs the steps in order, and shows what each runs, what it prints, and what that means."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def run_script(steps: Sequence[Step], scene: Scene) -> list[str]:
 
 
 def show(text: str) -> None:
-    """Print what a terminal would show: commands at the margin, their output indented."""
+    """Print terminal lines: commands at the margin, their output indented."""
     for line in text.splitlines():
         say(line if line.startswith("$ ") else f"  {line}")

@@ -1,4 +1,4 @@
-"""Everything that the scripted session needs, brought up step by step and taken down again."""
+"""Starts everything that the scripted session needs, step by step, and stops it again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ POLL_S = 0.1
 
 @attrs.frozen
 class Stage:
-    """What is up: the processes, and the scene for the steps."""
+    """The running processes, and the scene for the steps."""
 
     daemons: Daemons
     scene: Scene
@@ -42,14 +42,14 @@ class Stage:
 
 @contextlib.contextmanager
 def running(folder: Path, cluster: Path | None, port: int) -> Iterator[Stage]:
-    """Bring everything up in `folder`, on the sandbox or the cluster of a kubeconfig, and take it down."""
+    """Start everything in `folder`, on the sandbox or the cluster of a kubeconfig, and stop it on leaving."""
     for part in ("agent", "relay"):
         (folder / part).mkdir(mode=0o700)
     with ExitStack() as stack:
         if cluster is not None:
             say(f"looking at the cluster of {cluster} ...")
             Administrator(cluster).check(NAMESPACE, RELAY_NAMESPACE)
-        # Last, when all that follows is already down.
+        # Runs last, when everything below has stopped.
         stack.callback(say, "everything is stopped and removed")
         daemons = stack.enter_context(Daemons(folder))
         if cluster is None:
@@ -83,7 +83,7 @@ def running(folder: Path, cluster: Path | None, port: int) -> Iterator[Stage]:
         scene = Scene(_kubectl(home), operator, AGENT, TEAM, ORG, pod_port, folder)
         objects = manifests(scene.agent_user, scene.agent_group, pod_port)
         stack.enter_context(prepared(administrator, namespace=NAMESPACE, rbac=rbac, objects=objects))
-        # Called before what `prepared` does on leaving, which takes a while on a real cluster.
+        # Runs before the cleanup of `prepared`, which takes a while on a real cluster.
         stack.callback(say, "removing what was made in the cluster ...")
 
         say("starting the relay: it dials the hub, nothing dials it ...")

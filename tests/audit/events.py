@@ -1,4 +1,4 @@
-"""Events to test with."""
+"""Sample events."""
 
 from __future__ import annotations
 

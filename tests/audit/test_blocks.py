@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from audit import blocks
 from audit.blocks import stretches
-from audit.query import EVERYTHING, Wanted
+from audit.query import EVERYTHING, Query
 from audit.reader import AuditReader
 from audit.record import Event, Kind, Phase, utc
 from audit.retention import PrunableStore
@@ -27,12 +27,12 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audit.blocks.BLOCK_EVENTS", 4)
 
 
-def searched(path: Path, wanted: Wanted = EVERYTHING, *, newest_first: bool = False) -> list[tuple[int, int]]:
-    """Where a search of the whole trail looks."""
+def searched(path: Path, query: Query = EVERYTHING, *, newest_first: bool = False) -> list[tuple[int, int]]:
+    """The ranges that a search of the whole trail reads."""
     with closing(AuditReader(path)) as reader:
         last = reader.last()
         with reader._view() as connection:
-            return list(stretches(connection, wanted, 1, last, newest_first=newest_first))
+            return list(stretches(connection, query, 1, last, newest_first=newest_first))
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -40,18 +40,18 @@ def test_blocks_without_what_is_wanted_are_passed_over(store: AuditStore, path: 
     for number in range(1, 18):
         event = call(agent="rare" if number == 6 else "robot", cluster="ab"[number > 8], at_s=NOW_S + number)
         store.append([replace(event, kind=Kind.ADMIN if number == 9 else Kind.CALL)])
-    # The last is the one that is being filled.
+    # The last block is the one that is filling up.
     assert searched(path) == [(1, 17)]
-    assert searched(path, Wanted(agent="rare")) == [(4, 7), (16, 17)]
-    assert searched(path, Wanted(agent="rare"), newest_first=True) == [(16, 17), (4, 7)]
-    assert searched(path, Wanted(cluster="b", agent="rare")) == [(16, 17)]
-    assert searched(path, Wanted(cluster="b")) == [(8, 17)]
-    assert searched(path, Wanted(kinds=[Kind.ADMIN, Kind.AUDIT_READ])) == [(8, 11), (16, 17)]
-    assert searched(path, Wanted(since=utc(NOW_S + 7), until=utc(NOW_S + 8))) == [(4, 7), (16, 17)]
-    assert searched(path, Wanted(until=utc(NOW_S + 1))) == [(16, 17)]
+    assert searched(path, Query(agent="rare")) == [(4, 7), (16, 17)]
+    assert searched(path, Query(agent="rare"), newest_first=True) == [(16, 17), (4, 7)]
+    assert searched(path, Query(cluster="b", agent="rare")) == [(16, 17)]
+    assert searched(path, Query(cluster="b")) == [(8, 17)]
+    assert searched(path, Query(kinds=[Kind.ADMIN, Kind.AUDIT_READ])) == [(8, 11), (16, 17)]
+    assert searched(path, Query(since=utc(NOW_S + 7), until=utc(NOW_S + 8))) == [(4, 7), (16, 17)]
+    assert searched(path, Query(until=utc(NOW_S + 1))) == [(16, 17)]
     with closing(AuditReader(path)) as reader, reader._view() as connection:
-        # Nor is anything behind what is asked of looked at.
-        assert list(stretches(connection, Wanted(cluster="b"), 2, 5)) == []
+        # Nothing outside the requested range is searched.
+        assert list(stretches(connection, Query(cluster="b"), 2, 5)) == []
 
 
 def test_a_search_goes_by_stretches(store: AuditStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_a_file_without_blocks_is_searched_whole_until_the_writer_has_caught_up(
         file.execute("DROP TABLE block_names")
     monkeypatch.setattr("audit.blocks.BLOCK_EVENTS", 4)
     monkeypatch.setattr("audit.blocks._CAUGHT_UP_MAX", 5)
-    nobody = Wanted(agent="nobody")
+    nobody = Query(agent="nobody")
     assert searched(path, nobody) == [(1, 30)]
     with closing(AuditStore(path)) as store:
         assert searched(path, nobody) == [(1, 30)]
@@ -83,7 +83,7 @@ def test_a_file_without_blocks_is_searched_whole_until_the_writer_has_caught_up(
         assert searched(path, nobody) == [(20, 34)]
         store.append([call()])
         assert searched(path, nobody) == []
-    assert searched(path, Wanted(agent="old")) == [(1, 31)]
+    assert searched(path, Query(agent="old")) == [(1, 31)]
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -94,9 +94,9 @@ def test_numbers_that_are_missing_hold_up_no_block(store: AuditStore, path: Path
         file.commit()
     store.append([call(agent="later")])
     store.append([call(agent="later") for _ in range(8)])
-    assert searched(path, Wanted(agent="robot")) == [(1, 7), (408, 409)]
+    assert searched(path, Query(agent="robot")) == [(1, 7), (408, 409)]
     with closing(AuditReader(path)) as reader:
-        assert [row.seq for row in reader.query(Wanted(agent="robot"))] == [1, 2, 3, 4, 5]
+        assert [row.seq for row in reader.query(Query(agent="robot"))] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -119,7 +119,7 @@ events = st.builds(
 )
 moments = st.none() | st.integers(0, 9).map(lambda second: utc(NOW_S + second))
 wanteds = st.builds(
-    Wanted,
+    Query,
     agent=st.none() | st.sampled_from(AGENTS),
     cluster=st.none() | st.sampled_from(CLUSTERS),
     kinds=st.sets(st.sampled_from(KINDS)).map(tuple),
@@ -128,13 +128,13 @@ wanteds = st.builds(
 )
 
 
-def fits(event: Event, wanted: Wanted) -> bool:
+def fits(event: Event, query: Query) -> bool:
     return (
-        wanted.agent in {None, event.agent}
-        and wanted.cluster in {None, event.cluster_name}
-        and (not wanted.kinds or event.kind in wanted.kinds)
-        and (wanted.since is None or event.ts >= wanted.since)
-        and (wanted.until is None or event.ts < wanted.until)
+        query.agent in {None, event.agent}
+        and query.cluster in {None, event.cluster_name}
+        and (not query.kinds or event.kind in query.kinds)
+        and (query.since is None or event.ts >= query.since)
+        and (query.until is None or event.ts < query.until)
     )
 
 
@@ -150,12 +150,12 @@ def tiny_blocks() -> Iterator[None]:
 @pytest.mark.usefixtures("tiny_blocks")
 @given(
     batches=st.lists(st.lists(events, min_size=1, max_size=8) | events, max_size=8),
-    wanted=wanteds,
+    query=wanteds,
     newest=st.none() | st.integers(0, 9),
     limit=st.integers(1, 9),
 )
 def test_what_is_found_is_what_a_search_of_all_finds(
-    batches: list[list[Event] | Event], wanted: Wanted, newest: int | None, limit: int
+    batches: list[list[Event] | Event], query: Query, newest: int | None, limit: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "audit.db"
@@ -167,14 +167,12 @@ def test_what_is_found_is_what_a_search_of_all_finds(
                     append_whole(path, batch)
         every = [event for batch in batches for event in (batch if isinstance(batch, list) else [batch])]
         numbered = list(enumerate(every, 1))
-        found = [seq for seq, event in numbered if fits(event, wanted)]
-        timed = [
-            seq for seq, event in numbered if fits(event, Wanted(since=wanted.since, until=wanted.until))
-        ]
+        found = [seq for seq, event in numbered if fits(event, query)]
+        timed = [seq for seq, event in numbered if fits(event, Query(since=query.since, until=query.until))]
         with closing(AuditReader(path)) as reader:
-            assert [row.seq for row in reader.query(wanted, limit=limit)] == found[:limit]
-            first, last = reader.span(wanted, newest)
+            assert [row.seq for row in reader.query(query, limit=limit)] == found[:limit]
+            first, last = reader.span(query, newest)
             kept = found if newest is None else found[max(0, len(found) - newest) :]
-            assert [row.seq for row in reader.events(first, last, wanted)] == kept
+            assert [row.seq for row in reader.events(first, last, query)] == kept
             if newest is None and timed:
                 assert (first, last) == (timed[0], timed[-1])

@@ -25,7 +25,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(second: float, phase: Phase = Phase.COMPLETE) -> Event:
-    """An event whose id was made when it happened."""
+    """An event whose id is made at the event's time."""
     now_s = NOW_S + second
     return replace(call(at_s=now_s, phase=phase), eid=uuid7(int(now_s * 1000), os.urandom(10)))
 
@@ -62,7 +62,7 @@ def test_both_rows_of_a_call_are_found_by_its_id_or_the_number_of_either(
     assert numbers(path, 1) == numbers(path, 3) == [1, 3]
     assert numbers(path, 44) == numbers(path, 2) == [2, 44]
     assert numbers(path, 20) == [20]
-    # Only what is far has an entry.
+    # Only a distant end has an entry.
     assert entries(path) == [(watch.eid, 44)]
 
 
@@ -120,7 +120,7 @@ def test_a_file_of_an_earlier_version_without_the_index_is_read(path: Path) -> N
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_row_that_was_written_late_is_found(store: AuditStore, path: Path) -> None:
-    """The event of a flood or of a gap has a time before that of its id."""
+    """The event of a flood or of a gap has an earlier time than its id."""
     store.append([made(minute) for minute in range(12)])
     gap = replace(made(3600), kind=Kind.AUDIT_GAP, ts=utc(NOW_S + 13))
     store.append([gap, *(made(3600 + minute) for minute in range(12))])
@@ -133,8 +133,8 @@ def test_only_blocks_of_the_ids_time_are_searched(
 ) -> None:
     store.append([made(100 * number) for number in range(40)])
     with closing(CallReader(path)) as reader, reader._view() as connection:
-        wanted = uuid7(int((NOW_S + 1000) * 1000), bytes(10))
-        assert reader._written(connection, wanted) == [(8, 11), (40, 40)]
+        query = uuid7(int((NOW_S + 1000) * 1000), bytes(10))
+        assert reader._written(connection, query) == [(8, 11), (40, 40)]
 
 
 def test_a_beginning_that_is_unique_is_enough(store: AuditStore, path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_beginning_that_is_unique_is_enough(store: AuditStore, path: Path) -> 
     with pytest.raises(NoSuchCall, match=f"is the beginning of more than one id: .*{twin.eid}"):
         find(path, second.eid[:-4])
     for wrong in ("", "0199", first.eid + "0", first.eid.replace("-", ""), "0199a1bg", "0199a1b2\n"):
-        with pytest.raises(ValueError, match="is no event id, nor the beginning of one"):
+        with pytest.raises(ValueError, match="is neither an event id nor the beginning of one"):
             find(path, wrong)
 
 
@@ -185,9 +185,9 @@ def test_an_end_whose_row_is_gone_is_no_call(store: AuditStore, path: Path) -> N
 
 
 def test_an_audit_id_of_a_call_that_came_another_way_is_told_as_that(store: AuditStore, path: Path) -> None:
-    """The API server gives each request without one a UUIDv4."""
+    """The API server gives requests without an Audit-ID a UUIDv4."""
     store.append([made(1)])
-    with pytest.raises(NoSuchCall, match="no id of Hawse's, whose third group begins with 7"):
+    with pytest.raises(NoSuchCall, match="not an id of Hawse, whose third group begins with 7"):
         find(path, "ffffffff-ffff-4fff-8fff-ffffffffffff")
     with pytest.raises(NoSuchCall, match="no event has the id ffffffff: the trail has 1 to 1"):
         find(path, "ffffffff")

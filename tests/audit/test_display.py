@@ -23,7 +23,7 @@ from audit.record import (
 )
 from tests.audit.events import NOW_S, call, failure
 
-# C42: what must not reach a terminal.
+# C42: characters that must not reach a terminal.
 HOSTILE = "\x1b]0;owned\x07 \x1b[2J \r\n \x9b31m \u202egnp.exe \u2066x \u200bz\x7f\u0301 \U000e0041 שלום"
 
 
@@ -86,7 +86,7 @@ def test_a_terminal_of_80_columns_has_no_longer_line() -> None:
         "7      14:13:20 10.0.0.9     -        401    -      [auth.failed]",
         "       " + ("the token has expired " * 5)[:71] + "..",
     ]
-    # A day has its own line once.
+    # Each day's line appears once.
     assert table.lines(stored(intent, seq=12_345_678)).splitlines() == [
         "2026-09-22",
         "12345678 14:13:20 robot        prod     intent -      delete pods web -n app",
@@ -113,7 +113,7 @@ def test_hostile_text_is_escaped_in_every_field() -> None:
         assert line.isascii()
         assert line.isprintable()
         assert "owned" in line
-        # Once: what is escaped twice is not to be read back.
+        # Escaped once: text that is escaped twice cannot be read back.
         assert r"\\x1b" not in line.replace(json_line(stored(event)), "")
     assert json.loads(json_line(stored(event)))["client"]["user_agent"] == HOSTILE
 

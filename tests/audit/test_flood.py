@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from audit.flood import FIRST, PLACES_MAX, WINDOW_S, Floods
+from audit.flood import FIRST, SOURCES_MAX, WINDOW_S, Floods
 from audit.ids import new_eid
 from audit.record import Actor, ActorType, Client, Cluster, Decision, Kind, Phase, Request, Response
 from tests.audit.events import NOW_S, call, failure
@@ -65,7 +65,7 @@ def test_refused_admin_requests_are_aggregated_and_admitted_ones_are_not() -> No
 
 
 def test_an_operators_reads_are_aggregated_and_changes_are_not() -> None:
-    """Nor must a token that may only look fill the disk."""
+    """A read-only token must not fill the disk either."""
     floods = Floods(new_eid)
     change = replace(failure(), kind=Kind.ADMIN, req=Request("POST", "/v1/teams", "create"))
     assert all(floods.admit(change, 0.0) for _ in range(100))
@@ -98,7 +98,7 @@ def test_an_intent_is_never_aggregated() -> None:
     assert all(floods.admit(call(), 0.0) for _ in range(100))
 
 
-@given(st.lists(st.tuples(st.integers(0, 3 * PLACES_MAX), st.floats(0, 3)), max_size=400))
+@given(st.lists(st.tuples(st.integers(0, 3 * SOURCES_MAX), st.floats(0, 3)), max_size=400))
 def test_every_failure_is_counted_exactly_once(steps: list[tuple[int, float]]) -> None:
     floods = Floods(new_eid)
     now_s = 0.0
@@ -113,7 +113,7 @@ def test_every_failure_is_counted_exactly_once(steps: list[tuple[int, float]]) -
 
 def test_many_places_share_one_so_that_memory_is_bounded() -> None:
     floods = Floods(new_eid)
-    sent = PLACES_MAX + 500
+    sent = SOURCES_MAX + 500
     stored = sum(floods.admit(failure(ip=f"host-{number}"), 0.0) for number in range(sent))
-    assert stored == PLACES_MAX + FIRST
+    assert stored == SOURCES_MAX + FIRST
     assert sum(event.count for event in floods.due(WINDOW_S)) == sent - stored

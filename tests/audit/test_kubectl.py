@@ -64,10 +64,10 @@ def pods(
         ),
         (pods("GET", "get", "/web/proxy/x", sub="proxy", name="web"), None, f"get --raw {PODS}/web/proxy/x"),
         (Request("GET", "/version", "get"), None, "get --raw /version"),
-        # No command of kubectl's asks for these.
+        # No kubectl command sends these requests.
         (pods("POST", "create", "/web/eviction", sub="eviction", name="web"), None, ""),
         (Request("POST", "/apis", "post"), None, ""),
-        # kubectl would take these names for options.
+        # kubectl would parse these names as options.
         (pods("DELETE", "delete", "/--all", name="--all"), None, ""),
         (pods("GET", "get", "/-s=x/log", sub="log", name="-s=x"), Stream("http"), ""),
         (Request("PATCH", "/api/v1/--all/x", "patch", "", "v1", "--all", "", "", "x"), None, ""),

@@ -11,14 +11,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from audit.mask import _REMEMBERED_MAX, _REMEMBERED_TARGET_CHARACTERS_MAX, MASK, Masks
+from audit.mask import _MEMO_MAX, _MEMO_TARGET_CHARACTERS_MAX, MASK, Masks
 from audit.record import TARGET_CHARACTERS_MAX, Client, Request, Response, Stream, encode
 from tests.audit.events import call
 
 JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZ2VudDpyb2JvdCJ9.c2lnbmF0dXJlLXNpZ25hdHVyZQ"
 API_KEY = "hws_8qk3ZP0aT4mWc1v9N2"
 CODE = "hwc_8qk3ZP0aT4mWc1v9N2"
-# Of what means the same to every engine.
+# Patterns that mean the same to every engine.
 PATTERNS = ["a+", "a", r"a\sb", "^b$", "ab|b", "ä", "[^a]b", "a.*b", r"€\S*=", "(?i)Ä|🙂.", "s{2,3}"]
 
 
@@ -156,15 +156,15 @@ def test_the_quick_look_never_misses_what_the_slow_one_masks(parts: list[str], p
 
 def test_what_was_masked_once_is_masked_again_and_little_is_remembered() -> None:
     masks = Masks(["hunter2"])
-    for number in range(_REMEMBERED_MAX + 1):
+    for number in range(_MEMO_MAX + 1):
         for _ in range(2):
             masked = masks.apply(call(target=f"/api?n={number}&p=hunter2"))
             assert masked.req == replace(masked.req, raw_target=f"/api?n={number}&p=***")
-    assert masks._remembered_request.cache_info().currsize == _REMEMBERED_MAX
-    long = "/api?p=hunter2&x=" + "x" * _REMEMBERED_TARGET_CHARACTERS_MAX
-    before = masks._remembered_request.cache_info()
+    assert masks._memoized_request.cache_info().currsize == _MEMO_MAX
+    long = "/api?p=hunter2&x=" + "x" * _MEMO_TARGET_CHARACTERS_MAX
+    before = masks._memoized_request.cache_info()
     assert "hunter2" not in encode(masks.apply(call(target=long))).decode()
-    assert masks._remembered_request.cache_info() == before
+    assert masks._memoized_request.cache_info() == before
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_no_text_takes_longer_to_search_than_its_length_tells(part: str, end: st
             times.append(time.thread_time() - begun)
         return min(times)
 
-    # Four times as long: what is searched from each place to the end takes sixteen times as long.
+    # Four times as long: a search from each position to the end would take sixteen times as long.
     assert took_s(32 * 1024) < 8 * took_s(8 * 1024) + 0.005
 
 
@@ -207,7 +207,9 @@ def test_a_token_is_found_whatever_it_is_glued_to() -> None:
 
 @pytest.mark.parametrize("pad", range(0, 40, 3))
 def test_a_target_is_cut_when_it_is_masked_so_that_no_piece_of_a_secret_is_left(pad: int) -> None:
-    """Cut first, a token at the cut would be a piece that looks like none, and the sum would be of it."""
+    """If the target were cut first, a token at the cut would be unrecognisable, and the checksum would cover
+    the token.
+    """
     for shown, piece in ((JWT, "eyJhb"), ("password=swordfish", "swo")):
         query = "a" * (1000 - pad) + f"&t={shown}&c=" + "c" * 500
         event = call(target=f"/api?{query}")
@@ -233,7 +235,7 @@ def test_what_is_not_cut_has_no_sum() -> None:
 
 @pytest.mark.parametrize("filler", ["[", "|", '"', "%", "+", "%5B"])
 def test_nothing_that_looks_like_a_secret_has_the_end_of_a_command_cut(filler: str) -> None:
-    """A masked value is written with escapes, and so is longer than it came."""
+    """A masked value is written with escapes, and so is longer than before."""
     begin, end = "/api/v1/namespaces/n/services/s/proxy/run?cmd=hws_abcdefgh1234;", ";rm"
     filling = filler * ((TARGET_CHARACTERS_MAX - len(begin) - len(end)) // len(filler))
     stored = Masks().apply(call(target=f"{begin}{filling}{end}")).req

@@ -7,14 +7,14 @@ import pytest
 from msgspec.structs import replace
 
 from audit.members import Members
-from audit.query import Wanted
+from audit.query import Query
 from audit.reader import AuditReader
 from audit.record import Actor, ActorType, Event, Request, Response, Stream
 from audit.store import AuditStore
 from tests.audit.events import call
 from tests.audit.trails import append_whole
 
-# Text of a client that looks like what is searched for.
+# A client's text that looks like the searched members.
 FORGED = '"verb":"get","status":403,"teams":["ops"],"namespace":"kube-system"'
 
 
@@ -71,4 +71,4 @@ def test_events_are_found_by_what_they_say_and_not_by_texts_in_them(
     else:
         store.append(EVENTS)
     with closing(AuditReader(path)) as reader:
-        assert [row.seq for row in reader.query(Wanted(members=members))] == found
+        assert [row.seq for row in reader.query(Query(members=members))] == found

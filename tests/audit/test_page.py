@@ -49,7 +49,7 @@ def test_a_page_says_who_did_what_where_by_which_rule_and_how_it_went() -> None:
         "from      10.0.0.9, kubectl/v1.37.0",
         "cluster   prod, relay relay-1 hawse/0.1.0",
         "decision  allow by rule all of policy granted",
-        "status    200, the API server has seen it",
+        "status    200, the API server received it",
         "began     2026-09-21 14:13:20.000 UTC",
         "ended     2026-09-21 14:13:20.012 UTC, after 12ms, of which 3.5ms at the relay and behind it",
         "bytes     120 answered",
@@ -62,8 +62,8 @@ def test_a_page_says_who_did_what_where_by_which_rule_and_how_it_went() -> None:
 def test_a_stream_says_how_it_ended() -> None:
     req = Request("GET", "/api/v1/namespaces/app/pods?watch=1", "watch", "", "v1", "pods", "", "app")
     start = replace(call(phase=Phase.START), req=req, stream=Stream("http"))
-    assert "status    it goes on" in page(start, still=True)
-    assert "status    no end is in the trail" in page(start)
+    assert "status    still open" in page(start, still=True)
+    assert "status    no end is recorded" in page(start)
     assert "began     2026-09-21 14:13:20.000 UTC" in page(start, still=True)
     stream = Stream("http", bytes_out=2779, close_reason="client gone")
     end = start.completed(
@@ -80,11 +80,11 @@ def test_what_is_denied_failed_or_not_known_says_so() -> None:
     denied = replace(call(phase=Phase.COMPLETE), decision=Decision("deny", "no-kill", "sre", "4-ab"))
     lines = page(replace(denied, resp=Response(403, processed="no")))
     assert "decision  deny by rule no-kill of policy sre (bundle 4-ab)" in lines
-    assert lines[lines.index("status    403, the API server has not seen it") + 1] == (
+    assert lines[lines.index("status    403, the API server did not receive it") + 1] == (
         "          denied by sre: no-kill"
     )
     unknown = replace(call(phase=Phase.UNKNOWN), note="the hub ended before it could record how this went")
-    assert "status    not known: the hub ended before the call did" in page(call(), unknown)
+    assert "status    unknown: the hub ended before the call did" in page(call(), unknown)
     assert page(failure())[1:4] == ["who       10.0.0.9", "from      10.0.0.9", "status    401"]
 
 

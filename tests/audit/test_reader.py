@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from audit.errors import AuditUnavailable, NoTrail
-from audit.query import Wanted
+from audit.query import Query
 from audit.reader import PAGE_ROWS_MAX, AuditReader
 from audit.record import Kind, utc
 from audit.store import AuditStore
@@ -26,11 +26,11 @@ def test_where_no_file_is_there_is_no_trail(tmp_path: Path) -> None:
 def test_what_is_asked_for_is_found(store: AuditStore, path: Path) -> None:
     store.append([call(agent="a", cluster="x", at_s=NOW_S), call(agent="b", cluster="y", at_s=NOW_S + 10)])
     reader = AuditReader(path)
-    assert [row.seq for row in reader.query(Wanted(agent="a"))] == [1]
-    assert [row.seq for row in reader.query(Wanted(cluster="y"))] == [2]
-    assert [row.seq for row in reader.query(Wanted(agent="a", cluster="y"))] == []
-    assert [row.seq for row in reader.query(Wanted(since=utc(NOW_S + 10)))] == [2]
-    assert [row.seq for row in reader.query(Wanted(until=utc(NOW_S + 10)))] == [1]
+    assert [row.seq for row in reader.query(Query(agent="a"))] == [1]
+    assert [row.seq for row in reader.query(Query(cluster="y"))] == [2]
+    assert [row.seq for row in reader.query(Query(agent="a", cluster="y"))] == []
+    assert [row.seq for row in reader.query(Query(since=utc(NOW_S + 10)))] == [2]
+    assert [row.seq for row in reader.query(Query(until=utc(NOW_S + 10)))] == [1]
     assert [row.seq for row in reader.query(after_seq=1)] == [2]
     assert [row.seq for row in reader.query(limit=1)] == [1]
     reader.close()
@@ -39,13 +39,13 @@ def test_what_is_asked_for_is_found(store: AuditStore, path: Path) -> None:
 def test_what_is_of_one_of_several_kinds_is_found(store: AuditStore, path: Path) -> None:
     store.append([replace(call(), kind=kind) for kind in (Kind.CALL, Kind.ADMIN, Kind.HUB_STARTED)])
     with closing(AuditReader(path)) as reader:
-        assert [row.seq for row in reader.query(Wanted(kinds=(Kind.ADMIN,)))] == [2]
-        assert [row.seq for row in reader.query(Wanted(kinds=(Kind.HUB_STARTED, Kind.CALL)))] == [1, 3]
+        assert [row.seq for row in reader.query(Query(kinds=(Kind.ADMIN,)))] == [2]
+        assert [row.seq for row in reader.query(Query(kinds=(Kind.HUB_STARTED, Kind.CALL)))] == [1, 3]
 
 
 def test_a_span_is_what_is_wanted_and_of_that_the_newest(store: AuditStore, path: Path) -> None:
-    def between(since_s: int, until_s: int) -> Wanted:
-        return Wanted(since=utc(NOW_S + since_s), until=utc(NOW_S + until_s))
+    def between(since_s: int, until_s: int) -> Query:
+        return Query(since=utc(NOW_S + since_s), until=utc(NOW_S + until_s))
 
     with closing(AuditReader(path)) as reader:
         assert (reader.last(), reader.span(), reader.span(newest=2)) == (0, (1, 0), (1, 0))
@@ -56,23 +56,23 @@ def test_a_span_is_what_is_wanted_and_of_that_the_newest(store: AuditStore, path
         assert reader.span(between(20, 30)) == (11, 10)
         assert [reader.span(newest=newest)[0] for newest in (0, 1, 9, 10, 11)] == [11, 10, 2, 1, 1]
         assert reader.span(between(2, 5), 1) == (5, 5)
-        first, last = reader.span(Wanted(agent="a"), 2)
-        assert [row.seq for row in reader.events(first, last, Wanted(agent="a"))] == [7, 9]
-        assert reader.span(Wanted(agent="nobody"), 2) == (1, 10)
+        first, last = reader.span(Query(agent="a"), 2)
+        assert [row.seq for row in reader.events(first, last, Query(agent="a"))] == [7, 9]
+        assert reader.span(Query(agent="nobody"), 2) == (1, 10)
 
 
 def test_a_file_that_nothing_was_written_to_has_no_last_event(tmp_path: Path) -> None:
     empty = tmp_path / "empty.db"
     empty.touch()
     with closing(AuditReader(empty)) as reader:
-        assert (reader.last(), reader.span(Wanted(since=utc(NOW_S)), 1)) == (0, (1, 0))
+        assert (reader.last(), reader.span(Query(since=utc(NOW_S)), 1)) == (0, (1, 0))
 
 
 def test_a_clock_that_went_back_hides_no_event(store: AuditStore, path: Path) -> None:
     store.append([call(at_s=NOW_S + second) for second in (5, 0, 6, 1, 7)])
-    wanted = Wanted(since=utc(NOW_S + 5), until=utc(NOW_S + 7))
+    query = Query(since=utc(NOW_S + 5), until=utc(NOW_S + 7))
     with closing(AuditReader(path)) as reader:
-        assert [row.seq for row in reader.events(*reader.span(wanted), wanted)] == [1, 3]
+        assert [row.seq for row in reader.events(*reader.span(query), query)] == [1, 3]
 
 
 def test_a_span_of_several_pages_is_read_to_its_end(store: AuditStore, path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_span_is_found_by_numbers_and_without_sorting(store: AuditStore, path:
         sa.event.listen(
             reader._engine, "before_cursor_execute", lambda *context: asked.append((context[2], context[3]))
         )
-        reader.span(Wanted(since=utc(NOW_S), until=utc(NOW_S + 1), kinds=(Kind.CALL,)), 1)
+        reader.span(Query(since=utc(NOW_S), until=utc(NOW_S + 1), kinds=(Kind.CALL,)), 1)
     with closing(sqlite3.connect(path)) as file:
         plans = [
             [row[3] for row in file.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
@@ -110,7 +110,7 @@ def test_a_page_is_bounded(store: AuditStore, path: Path) -> None:
     reader.close()
 
 
-# A value that is no UTF-8, and a name.
+# A value that is not UTF-8, and a name.
 @pytest.mark.parametrize("body", [b"{", b'"note":"\xff"}', b'{"note":"\xff"}', b'{"\xff":1}'])
 @pytest.mark.parametrize("common", ["common", "NULL"])
 def test_an_event_that_is_no_json_is_told(store: AuditStore, path: Path, body: bytes, common: str) -> None:
@@ -119,7 +119,7 @@ def test_an_event_that_is_no_json_is_told(store: AuditStore, path: Path, body: b
         connection.execute("DROP TRIGGER events_never_update")
         connection.execute(f"UPDATE events SET body = ?, common = {common}", [body])
         connection.commit()
-    told = r"audit\.db is damaged: event 1 is no JSON .*; stop the hub, move the file and its -wal away"
+    told = r"audit\.db is damaged: event 1 is not JSON .*; stop the hub, move the file and its -wal away"
     with pytest.raises(AuditUnavailable, match=told):
         read(path)
     with pytest.raises(AuditUnavailable, match=told):
@@ -164,6 +164,6 @@ def test_since_is_exact_to_the_microsecond(store: AuditStore, path: Path) -> Non
     event = call(at_s=NOW_S + 0.000123)
     store.append([event])
     reader = AuditReader(path)
-    assert len(reader.query(Wanted(since=event.ts))) == 1
-    assert reader.query(Wanted(since=event.ts + timedelta(microseconds=1))) == []
+    assert len(reader.query(Query(since=event.ts))) == 1
+    assert reader.query(Query(since=event.ts + timedelta(microseconds=1))) == []
     reader.close()

@@ -116,7 +116,7 @@ def test_a_stream_is_bounded_in_all_that_a_client_chooses() -> None:
 
 
 def test_a_long_target_and_a_long_argv_are_cut() -> None:
-    # A target that is masked may have three characters for one.
+    # Masking may turn one character into three.
     assert len(Request("GET", "/" * 2**20).raw_target) < 3 * TARGET_CHARACTERS_MAX + 40
     long = Stream(command=("a",) * (ARGV_ITEMS_MAX + 5))
     assert long.command[-1] == "…[5 more arguments]"

@@ -26,7 +26,7 @@ from tests.audit.trails import read
 
 
 class WatchedStore(AuditStore):
-    """The real store, which tells of its batches and can be made to fail or to hang."""
+    """The real store, which reports its batches and can be made to fail or to hang."""
 
     def __init__(self, path: Path, **options: int) -> None:
         super().__init__(path, **options)
@@ -65,7 +65,7 @@ def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def eventually(condition: Callable[[], bool]) -> None:
     with trio.fail_after(5):
-        # What is waited for happens in a thread and in a file.
+        # The condition depends on a thread and a file, which trio cannot wait for.
         while True:
             await trio.sleep(0.005)
             if condition():
@@ -94,7 +94,7 @@ async def test_intents_that_come_together_share_a_commit(store: WatchedStore) ->
 
 
 async def asleep(recorder: Recorder) -> None:
-    """Return once the writer waits for something to come."""
+    """Return once the writer waits for events."""
     await eventually(lambda: bool(recorder._wake._waiters))  # type: ignore[attr-defined]
 
 
@@ -227,9 +227,9 @@ async def test_a_store_that_fails_refuses_writes_and_its_gap_becomes_an_event(
     assert gap["count"] == 4
     assert gap["note"] == "writes refused: 4, events lost: 0 (database or disk is full)"
     assert gap["org"] == "acme"
-    # By no clock that is set.
+    # Measured by a monotonic clock.
     assert 0 < float(str(gap["dur_ms"])) < 60_000
-    # Once each, however often it was tried.
+    # Once each, in spite of many retries.
     assert [record.message.split(" after")[0] for record in caplog.records] == [
         "audit: database or disk is full; writes are refused until it is back",
         "audit: the trail is written again",
@@ -325,7 +325,7 @@ async def test_a_write_that_finds_the_queue_full_is_refused_and_counted(
 
 
 class Turnstile(threading.Event):
-    """A gate that lets as many batches through as it is told to."""
+    """A gate that lets a given number of batches through."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -357,7 +357,7 @@ async def test_intents_weigh_until_they_are_taken_and_no_longer(
             await put(1)
             await eventually(lambda: not recorder._queue)
             await put(room)
-            # The writer never sees the end of the queue.
+            # The writer never empties the queue.
             for batch in range(1, 5):
                 gate.let_through(1)
                 await eventually(lambda batch=batch: len(store.batches) == batch)  # type: ignore[misc]
@@ -368,7 +368,7 @@ async def test_intents_weigh_until_they_are_taken_and_no_longer(
                 await recorder.intent(call())
         finally:
             gate.let_through(100)
-    # One of them tells of the gap.
+    # One of them is the event of the gap.
     assert sum(store.batches) == 1 + room + 4 * BATCH_EVENTS_MAX + 1
 
 
@@ -438,7 +438,7 @@ async def test_a_bug_in_the_writer_ends_the_recorder_and_whoever_waits(store: Wa
     with trio.fail_after(5), pytest.RaisesGroup(ZeroDivisionError):
         async with open_recorder(store) as recorder, trio.open_nursery() as nursery:
             nursery.start_soon(begin)
-            # The writer has that one; the other one is still in the queue.
+            # The writer has the first one; the second is still in the queue.
             await eventually(lambda: not recorder._queue)
             nursery.start_soon(begin)
             await wait_all_tasks_blocked()
@@ -478,7 +478,7 @@ async def test_what_a_gap_has_while_it_is_being_told_is_told_by_another(
             await refuse()
             store.gate = gate = Turnstile()
             store.failure = None
-            # The writer is at it, and the gap's event is made already.
+            # The writer is committing, and has already made the gap's event.
             await eventually(lambda gate=gate: gate.reached)  # type: ignore[misc]
             for _ in range(refused):
                 await refuse()
@@ -574,7 +574,7 @@ async def test_a_hub_killed_between_intent_and_completion_leaves_an_intent_close
 
 @pytest.mark.usefixtures("quick_retry")
 async def test_a_really_full_disk_refuses_writes_and_recovers_when_there_is_room(path: Path) -> None:
-    """The file's bound makes SQLite answer SQLITE_FULL, as a full disk does; lifting it is making room."""
+    """The file's bound makes SQLite return SQLITE_FULL, as a full disk does; raising it frees space."""
     store = AuditStore(path, bytes_max=256 * 1024)
     async with open_recorder(store) as recorder:
         written = 0
@@ -585,7 +585,7 @@ async def test_a_really_full_disk_refuses_writes_and_recovers_when_there_is_room
                 await recorder.intent(call())
                 written += 1
 
-        # The event of the gap may still fit where an intent did not; then the disk is not full yet.
+        # The event of the gap may still fit after an intent did not; then the disk is not full yet.
         while recorder.healthy:
             with pytest.raises(AuditUnavailable, match="full"):
                 await fill()
@@ -628,7 +628,7 @@ async def test_what_is_kept_elsewhere_comes_first_when_the_trail_is_back(
         await eventually(lambda: recorder.healthy)
         assert settled == ["kept"]
         assert recorder.down_s == 0
-        # Also where the trail was not down at all.
+        # Also if the trail was never down.
         recorder.keep(call(), lambda: settled.append("later"))
         await eventually(lambda: settled == ["kept", "later"])
     rows = read(path)

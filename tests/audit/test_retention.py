@@ -25,9 +25,9 @@ from audit.store import AuditStore
 from tests.audit.events import NOW_S, call
 
 DAY_S = 86_400.0
-# As often as a hub writes, so that neither has the lock all the time.
+# As often as a hub writes, so that neither side holds the lock all the time.
 WRITE_EVERY_S = 0.002
-# A writer that comes during a slice has its turn behind it; a busy machine may have it miss some.
+# A writer that arrives during a slice writes after it; on a busy machine it may miss some slices.
 WAIT_SLICES_MAX = 5
 
 
@@ -75,7 +75,7 @@ def test_one_removal_follows_the_other_without_a_hole(store: PrunableStore, path
     removals = [store.prune(utc(NOW_S - days * DAY_S + 1), tell) for days in (5, 4, 3)]
     assert [(each.first, each.last) for each in removals if each] == [(1, 1), (2, 2), (3, 3)]
     assert seqs(path) == [4, 5, 6]
-    # The events of the removals age as all others, and are vouched for by the next.
+    # The events of removals age like all others, and the next removal covers them.
     last = store.prune(utc(NOW_S + 1), tell)
     assert last is not None
     assert (last.first, last.last, seqs(path)) == (4, 6, [7])
@@ -154,7 +154,7 @@ def test_a_name_that_was_taken_meanwhile_is_not_overwritten(
 def test_of_two_at_once_none_tells_of_what_the_other_has_removed(
     store: PrunableStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other removes what has been looked up by the one, and has not been read yet."""
+    """The other process removes events that this one has selected and not read yet."""
     store.append([ended(NOW_S - days * DAY_S) for days in (3, 2, 1)])
     look = retention._Reader.oldest
 
@@ -188,7 +188,7 @@ def test_who_is_killed_in_between_has_removed_nothing_that_no_event_tells_of(
     begin = AuditStore._transaction
 
     def killed(self: AuditStore) -> object:
-        # Two slices: then it dies.
+        # After two slices the process dies.
         if not next(transactions, False):
             raise KeyboardInterrupt
         return begin(self)
@@ -234,14 +234,14 @@ def test_a_hub_goes_on_writing_meanwhile(
     assert removal.last == 2000
     with closing(sqlite3.connect(path)) as connection:
         left = connection.execute("SELECT min(seq), max(seq), count(*) FROM events").fetchone()
-    # Without a hole, its own event among them.
+    # Without a gap, including its own event.
     assert left == (2001, 2001 + written, written + 1)
 
 
 def test_a_hub_waits_for_a_few_slices_at_most(
     store: PrunableStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted in slices, whose time is the machine's: how many pass a writer by that waits for its turn."""
+    """Counted in slices, since their duration depends on the machine: how many pass while a writer waits."""
     monkeypatch.setattr(retention, "SLICE_ROWS", 50)
     store.append([ended(NOW_S - DAY_S) for _ in range(5000)])
     removed = 0

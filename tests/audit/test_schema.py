@@ -59,7 +59,7 @@ def test_the_indices_of_earlier_versions_go(path: Path) -> None:
 
 
 def old_file(path: Path, events: list[Event]) -> None:
-    """Make a trail as the first version has written it, with events that are whole."""
+    """Make a trail of the first version, with whole events."""
     AuditStore(path).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP TABLE common_parts")
@@ -76,7 +76,7 @@ def test_a_trail_of_before_is_read_and_gone_on_with(path: Path) -> None:
     assert bodies(path) == [encode(event) for event in batch[:2]]
     with closing(AuditStore(path)) as store:
         store.append(batch[2:3])
-        # The hub that is being replaced writes its last ones.
+        # The hub that is being replaced writes its last events.
         append_whole(path, batch[3])
     assert bodies(path) == [encode(event) for event in batch]
     AuditStore(path).close()
@@ -86,7 +86,7 @@ def test_a_trail_of_before_is_read_and_gone_on_with(path: Path) -> None:
 def test_a_copy_of_before_that_is_put_in_the_files_place_is_gone_on_with_when_it_is_accepted(
     path: Path, tmp_path: Path
 ) -> None:
-    """By SQLite's own backup, which a connection that is open sees."""
+    """Made with SQLite's own backup, which an open connection sees."""
     old, refused, last = call(), call(), call()
     old_file(tmp_path / "old.db", [old])
     with closing(AuditStore(path)) as store:
@@ -114,7 +114,7 @@ def test_a_reader_goes_on_while_the_file_is_brought_up_to_date(path: Path) -> No
 
 
 def test_a_page_is_of_one_version_of_the_file(path: Path) -> None:
-    """The file is brought up to date when the reader has just looked how it is."""
+    """The file is upgraded just after the reader has checked its version."""
     batch = [call() for _ in range(2)]
     unwritten = batch[1:]
     old_file(path, batch[:1])

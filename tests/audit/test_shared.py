@@ -112,7 +112,7 @@ def test_an_older_copy_in_the_files_place_gives_no_event_the_part_of_another(pat
             file.backup(copy)
             store.append([lost])
             copy.backup(file)
-        # It gets the number that the part of the lost one had.
+        # It gets the number that the lost part had.
         other.append([others])
         store.append([last])
     assert bodies(path) == [encode(event) for event in (first, others, last)]
@@ -154,7 +154,7 @@ def test_a_part_that_is_lost_is_told(path: Path) -> None:
         connection.execute("DELETE FROM common_parts")
         connection.commit()
     with pytest.raises(
-        AuditUnavailable, match=r"audit\.db is damaged: what event 1 has in common with others is missing"
+        AuditUnavailable, match=r"audit\.db is damaged: the common part of event 1 is missing"
     ):
         bodies(path)
 
@@ -170,7 +170,7 @@ def test_what_has_ended_unknown_is_whole(path: Path) -> None:
 
 
 def shorten_span(patch: pytest.MonkeyPatch) -> None:
-    """So that a short run comes to what thousands of events come to."""
+    """Makes a short run reach limits that normally take thousands of events."""
     patch.setattr(shared, "SPAN_EVENTS", SPAN)
     patch.setattr(retention, "SPAN_EVENTS", SPAN)
     triggers = [each.replace(str(SPAN_EVENTS), str(SPAN)) for each in schema._NEVER_CHANGED]
@@ -191,12 +191,12 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(5000):
         common.begin(number, number, 1, 1)
         common.number(call(agent=f"agent-{number}"))
-    assert len(common._by_json) <= shared._REMEMBERED_MAX + 1
-    assert len(common._by_sections) <= shared._REMEMBERED_MAX + 1
+    assert len(common._by_json) <= shared._MEMO_MAX + 1
+    assert len(common._by_sections) <= shared._MEMO_MAX + 1
     for number in range(5000):
         common.begin(number, number, 1, 1)
         common.number(call())
-    assert len(common._by_sections) <= shared._REMEMBERED_MAX + 1
+    assert len(common._by_sections) <= shared._MEMO_MAX + 1
     common.forget()
     common.begin(0, 0, 1, 2)
     same = call()
@@ -205,12 +205,12 @@ def test_what_is_remembered_is_bounded() -> None:
     assert common.number(same) == 1
     common.begin(SPAN_EVENTS, 1, 1, 1)
     assert common.number(same) == 2
-    with pytest.raises(ValueError, match="10001 events at once, at most 10000"):
+    with pytest.raises(ValueError, match="10001 events exceed the 10000"):
         common.begin(SPAN_EVENTS, 2, 1, SPAN_EVENTS + 1)
 
 
 class Trail(RuleBasedStateMachine):
-    """Two writers with the file to themselves in turn, and somebody who shortens it."""
+    """Two writers with alternating exclusive access to the file, and a process that prunes it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a row is charged, against what SQLite really takes for it."""
+"""The charge of a row, compared with SQLite's real use of the file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from audit.shares import PAGE_BYTES, taken_bytes
 from audit.store import AuditStore
 from tests.audit.events import call
 
-# A file's pages: what is charged may be a little less, where rows leave as much empty as they can.
+# The file's pages: the charge may be slightly lower, if rows leave as much space empty as possible.
 LEAST = 0.97
-# And up to this much more, where an agent's rows stand among those of others as well as can be.
+# And up to this factor higher, if an agent's rows pack well among those of others.
 MOST = 1.6
 
 
@@ -26,7 +26,7 @@ def store(path: Path) -> AuditStore:
 
 
 def grown(store: AuditStore, sizes: Sequence[int], user_agents: Sequence[int] = ()) -> tuple[int, int]:
-    """How much a trail grows by events with notes so long, and what the agent is charged for them."""
+    """The growth of a trail by events with notes of these lengths, and the agent's charge for them."""
     before, charged = pages(store), 0
     for start in range(0, len(sizes), 250):
         batch = [replace(call(phase=Phase.COMPLETE), note="x" * size) for size in sizes[start : start + 250]]
@@ -60,7 +60,7 @@ def pages(store: AuditStore) -> int:
         ([1000], MOST),
         ([1700], MOST),
         ([1800], MOST),
-        # Alone in its page; beside rows of any other length it leaves more of one empty.
+        # Alone in its page; beside rows of other lengths it leaves more space empty.
         ([3000], 2.1),
         ([3500, 0], MOST),
         ([1660, 1780], MOST),
@@ -92,7 +92,7 @@ def test_no_agent_is_charged_for_another_agent_or_an_operator(store: AuditStore)
     hers = replace(mine, actor=replace(mine.actor, id="a-2", name="other"), note="x" * 3000)
     operator = replace(mine, actor=Actor(ActorType.OPERATOR, "root"))
     alone = store.append([mine])["a-1", "robot"]
-    # What they have in common is in the file already.
+    # Their common part is in the file already.
     again = store.append([hers, mine, operator, hers])
     assert set(again) == {("a-1", "robot"), ("a-2", "other")}
     assert again["a-1", "robot"] < alone

@@ -12,7 +12,7 @@ from audit.sqlite import explained, is_damaged
 
 
 def failure(path: Path) -> sqlite3.Error:
-    """How SQLite fails when a row is written to the file."""
+    """SQLite's error when a row is written to the file."""
     try:
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA max_page_count = 1")

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from audit.blocks import BLOCK_EVENTS
 from audit.errors import AnotherTrail, AuditUnavailable
 from audit.mask import Masks
-from audit.query import Wanted
+from audit.query import Query
 from audit.reader import AuditReader
 from audit.record import Phase, utc
 from audit.retention import PrunableStore
@@ -56,14 +56,14 @@ def test_what_has_no_end_is_closed_once_by_the_next_boot(store: AuditStore, path
     assert store.close_unknown("first", utc(NOW_S + 60)) == 0
     assert store.close_unknown("second", utc(NOW_S + 60)) == 1
     assert store.close_unknown("third", utc(NOW_S + 61)) == 0
-    # A hub that lives for months remembers none of what has ended.
+    # A hub that runs for months keeps no ended calls in memory.
     assert not store._open_intents
     last = read(path)[-1]
     assert (last["eid"], last["phase"]) == (open_one.eid, Phase.UNKNOWN)
     assert last["ts"] == "2026-09-21T14:14:20Z"
     reader = AuditReader(path)
     assert [
-        json.loads(row.line)["phase"] for row in reader.query(Wanted(agent="robot", since=utc(NOW_S + 60)))
+        json.loads(row.line)["phase"] for row in reader.query(Query(agent="robot", since=utc(NOW_S + 60)))
     ] == ["unknown"]
     reader.close()
 
@@ -78,10 +78,10 @@ def test_of_several_boots_only_those_that_live_no_more_are_closed(store: AuditSt
         asked.append(boot)
         return boot == "living"
 
-    assert store.close_unknown("mine", utc(NOW_S + 60), lives=lives) == 1
+    assert store.close_unknown("mine", utc(NOW_S + 60), is_running=lives) == 1
     assert sorted(asked) == ["dead", "living"]
     assert [(row["eid"], row["phase"]) for row in read(path)][3:] == [(dead.eid, "unknown")]
-    assert store.close_unknown("mine", utc(NOW_S + 60), lives=lives) == 0
+    assert store.close_unknown("mine", utc(NOW_S + 60), is_running=lives) == 0
     assert store.close_unknown("mine", utc(NOW_S + 60)) == 1
     assert [(row["eid"], row["phase"]) for row in read(path)][4:] == [(living.eid, "unknown")]
 
@@ -127,7 +127,7 @@ def test_whether_a_boot_lives_is_asked_while_nobody_else_can_write(store: AuditS
         refused.append(str(caught.value))
         return False
 
-    assert store.close_unknown("mine", utc(NOW_S + 60), lives=lives) == 1
+    assert store.close_unknown("mine", utc(NOW_S + 60), is_running=lives) == 1
     assert refused == ["database is locked"]
 
 
@@ -162,7 +162,7 @@ def test_an_unusable_path_is_unavailable(tmp_path: Path) -> None:
 def test_a_file_that_is_missing_for_a_while_is_not_made_anew(
     store: AuditStore, path: Path, tmp_path: Path, closed: bool
 ) -> None:
-    """As when its disk is mounted again: what would be written meanwhile, nobody would see any more."""
+    """As when its disk is mounted again: events written meanwhile would be lost to view."""
     store.append([call()])
     if closed:
         store.close()
@@ -178,7 +178,7 @@ def test_a_file_that_is_missing_for_a_while_is_not_made_anew(
 
 
 def test_the_file_that_bears_the_name_now_is_the_one_that_is_looked_at(tmp_path: Path) -> None:
-    """As when another disk is mounted over the one that is in use, with another trail or a copy of this."""
+    """As when another disk is mounted over the current one, with another trail or a copy of this one."""
     disk, other, copy = (tmp_path / name for name in ("disk", "other", "copy"))
     for folder in (disk, other):
         folder.mkdir()
@@ -255,7 +255,7 @@ def test_a_trail_is_known_again_at_the_next_start(path: Path, tmp_path: Path) ->
         store.append([call(), call()])
         mark = store.mark
     assert mark.highest == 2
-    # What others write meanwhile only makes it longer.
+    # Writes of other processes only make it longer.
     with closing(AuditStore(path)) as store:
         store.append([call()])
     with closing(AuditStore(path, expected=mark)) as store:
@@ -297,7 +297,7 @@ def test_no_trail_is_begun_where_another_has_left_its_newest_events(
 
 
 def test_a_path_of_any_name_is_a_path(tmp_path: Path) -> None:
-    # Two slashes begin a path, and in an address a machine's name.
+    # Two slashes begin a path, or a host name in a URL.
     path = Path(f"/{tmp_path}") / "100%41 ?mode=memory&#.db"
     store = AuditStore(path)
     store.append([call()])
@@ -326,7 +326,7 @@ def test_what_sqlite_has_forgotten_of_the_numbers_is_looked_up(path: Path, lost:
         assert [(row["seq"], row["eid"]) for row in read(path)] == [
             (number, event.eid) for number, event in enumerate([*batch, last], 1)
         ]
-        # None but those that have not ended.
+        # Only those that have not ended.
         assert store.close_unknown("second", utc(NOW_S)) == 2
 
 
@@ -364,7 +364,8 @@ def test_a_second_store_of_the_process_does_not_cost_the_first_one_its_locks(
 ) -> None:
     store.append([call()])
     AuditStore(path).close()
-    # Another process that reads and leaves thinks itself the last one if it sees no lock, and cleans up.
+    # If it sees no lock, another process that reads and leaves believes that it is the last one, and cleans
+    # up.
     assert _counted_elsewhere(path) == 1
     store.append([call()])
     assert _counted_elsewhere(path) == 2
@@ -385,7 +386,7 @@ def test_an_event_that_may_be_there_already_is_written_once(store: AuditStore, p
     store.append([call() for _ in range(BLOCK_EVENTS + 10)])
     store.append_once([first, second])
     store.append_once([first, second])
-    # Of an intent the end is another row.
+    # An intent's end is another row.
     store.append_once([replace(second, phase=Phase.UNKNOWN)])
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute(

@@ -15,7 +15,7 @@ def stream(status: int, reason: str, close_reason: str = "client gone") -> Event
 @pytest.mark.parametrize(
     ("event", "ending", "why"),
     [
-        # So kubectl leaves `cp`, a watch and a followed log at their end; earlier rows say the same.
+        # kubectl ends `cp`, a watch and a followed log like this; earlier rows say the same.
         (stream(101, "the client is gone"), "ended by the client", ""),
         (stream(101, "the client ended first"), "ended by the client", ""),
         (stream(200, "the client is gone"), "ended by the client", ""),

@@ -1,4 +1,4 @@
-"""What stands in a trail, to compare with, and what earlier versions write into it."""
+"""Reads a trail's contents for comparison, and writes events as earlier versions did."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from audit.schema import microseconds
 
 
 def bodies(path: Path) -> list[bytes]:
-    """Each event's JSON, as it was written."""
+    """Each event's JSON, as written."""
     with closing(AuditReader(path)) as reader:
         return [stored.body for stored in reader.query()]
 
@@ -25,7 +25,7 @@ def read(path: Path) -> list[dict[str, object]]:
 
 
 def append_whole(path: Path, event: Event) -> None:
-    """Write an event as earlier versions do: whole, and with nothing about its block."""
+    """Write an event as earlier versions did: whole, and without a block index."""
     values = (
         *(event.eid, event.phase, event.kind, microseconds(event.ts), event.agent, event.cluster_name),
         encode(event),

@@ -34,7 +34,7 @@ CLUSTER = Cluster("prod", {"env": "prod"})
 
 
 def policy(rules: str, *, name: str = "p", bind: str = '{teams: ["*"]}', more: str = "") -> str:
-    """A policy of these rules."""
+    """A policy with these rules."""
     head = f"kind: Policy\nmetadata: {{name: {name}}}\nspec:\n  bind: {bind}\n"
     if more:
         head += textwrap.indent(textwrap.dedent(more).strip("\n"), "  ") + "\n"
@@ -64,7 +64,7 @@ def ask(
 
 
 def info_of(request: str, *, upgrade: bool = False) -> RequestInfo:
-    """What `METHOD /target` asks for."""
+    """The parsed request of `METHOD /target`."""
     method, _, target = request.partition(" ")
     info = parse(method.encode(), target.encode())
     return info.upgraded() if upgrade else info

@@ -1,4 +1,4 @@
-"""A query as Go's net/url reads it, by the shortest way to say so."""
+"""A minimal model of how Go's net/url parses a query."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_a_token_of_an_issuer_is_read_back() -> None:
     claims = read(token())
     assert claims == CLAIMS
     assert RULE.mismatch(claims) is None
-    # As GitHub, GitLab and Kubernetes write their headers.
+    # The headers of GitHub, GitLab and Kubernetes.
     for headers in ({"typ": "JWT", "x5t": "abc"}, {"typ": "JWT"}, {"typ": None}):
         assert read(token(headers=headers)) == CLAIMS
 
@@ -179,14 +179,14 @@ def test_a_clock_may_be_off_by_five_seconds_and_a_token_may_last_a_day() -> None
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        # The same name, taken by another after it was given up.
+        # The same name, registered by another party after it was released.
         ({"repository_id": "9999"}, "repository_id"),
-        # A fork has an id of its own; what runs for its pull request in our repository has ours.
+        # A fork has its own id. A run for its pull request in our repository has our id.
         ({"event_name": "pull_request"}, "event_name"),
         ({"event_name": "pull_request_target"}, "event_name"),
         ({"event_name": "pull_request_review"}, "event_name"),
         ({"event_name": "pull_request_review_comment"}, "event_name"),
-        # Both run our own workflow, which a stranger has started and may have it fetch what is his.
+        # Both run our own workflow, but an outsider triggers it and may make it fetch the outsider's code.
         ({"event_name": "issue_comment"}, "event_name"),
         ({"event_name": "workflow_run"}, "event_name"),
         ({"ref": "refs/heads/mainline"}, "ref"),
@@ -231,7 +231,7 @@ def test_what_is_neither_text_nor_a_whole_number_is_no_value_that_a_rule_can_nam
 def test_what_a_stranger_can_start_is_taken_where_the_rule_names_it(event: str) -> None:
     named = Rule(HUB, {"repository_id": "4242", "event_name": event})
     assert named.mismatch(read(token(event_name=event))) is None
-    # Neither runs from a pull request's ref, so it is no leave for what does.
+    # Neither runs from a pull request's ref, so pinning them does not permit one.
     assert named.mismatch(read(token(event_name=event, ref="refs/pull/7/merge"))) == "ref"
 
 
@@ -261,7 +261,7 @@ def test_c36_what_runs_from_a_pull_request_is_refused_whatever_event_runs_it(ref
     assert Rule(HUB, {"repository_id": "4242", "ref": ref}).mismatch(told) is None
     review = read(token(ref=ref, event_name="pull_request_review"))
     assert Rule(HUB, {"repository_id": "4242", "event_name": "pull_request_review"}).mismatch(review) is None
-    # Of another platform a ref may be anything, or none.
+    # On other platforms a ref may have any type, or be absent.
     assert Rule(HUB, {"repository_id": "4242"}).mismatch(read(token(ref=...))) is None
     assert Rule(HUB, {"repository_id": "4242"}).mismatch(read(token(ref=["refs/pull/7/merge"]))) is None
 
@@ -290,11 +290,11 @@ def test_a_claim_inside_another_is_named_by_its_pointer() -> None:
     ("claims", "words"),
     [
         ({}, "1 to 16 claims"),
-        ({"repository": "acme/app"}, "never gives twice"),
-        ({"sub": "repo:acme/app:ref:refs/heads/main"}, "never gives twice"),
-        ({"/kubernetes.io/serviceaccount/name": "builder"}, "never gives twice"),
-        ({"repository_id": "4242", "ref": "refs/heads/*"}, "no wildcards"),
-        ({"repository_id": "?"}, "no wildcards"),
+        ({"repository": "acme/app"}, "never reuses"),
+        ({"sub": "repo:acme/app:ref:refs/heads/main"}, "never reuses"),
+        ({"/kubernetes.io/serviceaccount/name": "builder"}, "never reuses"),
+        ({"repository_id": "4242", "ref": "refs/heads/*"}, "wildcards are not supported"),
+        ({"repository_id": "?"}, "wildcards are not supported"),
         ({"repository_id": ""}, "printable"),
         ({"repository_id": "4\n2"}, "printable"),
         ({"": "x"}, "printable"),

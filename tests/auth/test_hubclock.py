@@ -8,7 +8,7 @@ import pytest
 from auth import hubclock
 from auth.hubclock import DRIFT, HubClocks, RisingClock, SessionClock, is_time, issue_time
 from auth.jws import TokenError
-from auth.key_rotation import TrustedKeys, issue_succession
+from auth.key_rotation import TrustedKeys, issue_rotation
 from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_hello
 
@@ -48,9 +48,9 @@ def test_no_time_is_known_before_the_hub_has_signed_one() -> None:
 @pytest.mark.parametrize("own_ahead_s", [-BOUND_S, 0, BOUND_S])
 def test_the_hubs_time_goes_on_by_the_steady_clock(own_ahead_s: float) -> None:
     clock = SessionClock(clocks(), NONCE)
-    clock.hear(told(NOW), own_s=NOW + own_ahead_s, steady_s=50.0)
+    clock.update(told(NOW), own_s=NOW + own_ahead_s, steady_s=50.0)
     assert clock.known
-    # However the relay's own clock is set meanwhile, within the bound.
+    # The relay's own clock may be set meanwhile, within the bound.
     assert clock.at(NOW - 800, 60.0) == NOW + 10
     assert clock.at(NOW + 800, 60.0) == NOW + 10
 
@@ -60,9 +60,9 @@ def test_beyond_the_bound_nothing_counts_and_the_offset_is_named(own_s: float, w
     offset = f"the hub's clock is 901 s {way} this relay's, more than the 900 s of tunnel.clock_bound_s: set"
     clock = SessionClock(clocks(), NONCE)
     with pytest.raises(TokenError, match=offset):
-        clock.hear(told(NOW), own_s=own_s, steady_s=0.0)
+        clock.update(told(NOW), own_s=own_s, steady_s=0.0)
     assert not clock.known
-    clock.hear(told(NOW), own_s=NOW, steady_s=0.0)
+    clock.update(told(NOW), own_s=NOW, steady_s=0.0)
     with pytest.raises(TokenError, match=offset):
         clock.at(own_s, 0.0)
 
@@ -84,41 +84,41 @@ REFUSED = {
 def test_what_the_hub_has_not_signed_for_this_session_is_no_time(kind: str) -> None:
     clock = SessionClock(clocks(), NONCE)
     with pytest.raises(TokenError):
-        clock.hear(REFUSED[kind], own_s=NOW, steady_s=0.0)
+        clock.update(REFUSED[kind], own_s=NOW, steady_s=0.0)
     assert not clock.known
 
 
 def test_a_statement_that_was_held_up_changes_nothing() -> None:
     clock = SessionClock(clocks(), NONCE)
-    clock.hear(told(NOW), own_s=NOW, steady_s=0.0)
+    clock.update(told(NOW), own_s=NOW, steady_s=0.0)
     held_up = told(NOW + 10)
-    clock.hear(held_up, own_s=NOW + 300, steady_s=300.0)
+    clock.update(held_up, own_s=NOW + 300, steady_s=300.0)
     assert clock.at(NOW + 300, 300.0) == pytest.approx(NOW + 300, abs=0.2)
 
 
 def test_for_one_hub_the_clock_does_not_go_back_in_any_session_and_another_has_its_own() -> None:
     known = clocks()
-    SessionClock(known, NONCE).hear(told(NOW + 600), own_s=NOW, steady_s=0.0)
+    SessionClock(known, NONCE).update(told(NOW + 600), own_s=NOW, steady_s=0.0)
     again = SessionClock(known, OTHER_NONCE)
-    again.hear(told(NOW + 10, nonce=OTHER_NONCE), own_s=NOW + 10, steady_s=10.0)
+    again.update(told(NOW + 10, nonce=OTHER_NONCE), own_s=NOW + 10, steady_s=10.0)
     assert again.at(NOW + 10, 10.0) == pytest.approx(NOW + 610, abs=0.1)
     replaced = SessionClock(known, OTHER_NONCE)
-    replaced.hear(told(NOW + 10, nonce=OTHER_NONCE, hub="hub-2"), own_s=NOW + 10, steady_s=10.0)
+    replaced.update(told(NOW + 10, nonce=OTHER_NONCE, hub="hub-2"), own_s=NOW + 10, steady_s=10.0)
     assert replaced.at(NOW + 10, 10.0) == NOW + 10
 
 
 def test_a_session_has_one_hub() -> None:
     clock = SessionClock(clocks(), NONCE)
-    clock.hear(told(NOW), own_s=NOW, steady_s=0.0)
-    with pytest.raises(TokenError, match="another hub's"):
-        clock.hear(told(NOW + 60, hub="hub-2"), own_s=NOW, steady_s=0.0)
+    clock.update(told(NOW), own_s=NOW, steady_s=0.0)
+    with pytest.raises(TokenError, match="another hub than"):
+        clock.update(told(NOW + 60, hub="hub-2"), own_s=NOW, steady_s=0.0)
     assert clock.at(NOW, 0.0) == NOW
 
 
 def test_the_hubs_that_are_remembered_are_bounded() -> None:
     known = clocks()
     for number in range(3 * hubclock.HUBS_MAX):
-        SessionClock(known, NONCE).hear(told(NOW, hub=f"hub-{number}"), own_s=NOW, steady_s=0.0)
+        SessionClock(known, NONCE).update(told(NOW, hub=f"hub-{number}"), own_s=NOW, steady_s=0.0)
     assert len(known._clocks) == hubclock.HUBS_MAX
 
 
@@ -126,21 +126,23 @@ def test_the_hubs_that_are_remembered_are_bounded() -> None:
 
 
 def rotated(retires_at: float) -> tuple[SigningKey, TrustedKeys]:
-    """The successor of KEY, and what a relay trusts that was given KEY and told of it."""
+    """The successor of KEY, and the trusted keys of a relay that is pinned to KEY and has learned the
+    rotation.
+    """
     successor = SigningKey.generate()
     keys = TrustedKeys(KeySet([KEY.public]), HUB)
-    keys.learn(issue_succession(KEY, issuer=HUB, successor=successor.public, now=NOW, retires_at=retires_at))
+    keys.learn(issue_rotation(KEY, issuer=HUB, successor=successor.public, now=NOW, retires_at=retires_at))
     return successor, keys
 
 
 def test_a_retired_key_names_no_time_at_which_it_was_good() -> None:
-    """Its time is over by the relay's own clock, whatever it says itself."""
+    """The key has expired by the relay's own clock; its statement's time does not matter."""
     _, keys = rotated(NOW + 120)
     clock = SessionClock(clocks(keys), NONCE)
     own_s = NOW + 120 + BOUND_S
-    # Within the bound of what the relay's clock shows.
+    # Within the bound around the relay's own clock.
     with pytest.raises(TokenError, match="does not trust: restart the relay; if that does not help, apply"):
-        clock.hear(told(own_s - BOUND_S), own_s=own_s, steady_s=0.0)
+        clock.update(told(own_s - BOUND_S), own_s=own_s, steady_s=0.0)
     assert not clock.known
 
 
@@ -148,50 +150,50 @@ def test_a_retired_key_is_refused_by_the_time_that_it_states() -> None:
     _, keys = rotated(NOW + 120)
     clock = SessionClock(clocks(keys), NONCE)
     with pytest.raises(TokenError, match="does not trust: restart the relay"):
-        clock.hear(told(NOW + 120), own_s=NOW, steady_s=0.0)
+        clock.update(told(NOW + 120), own_s=NOW, steady_s=0.0)
     assert not clock.known
 
 
 def test_a_retired_key_is_refused_by_the_time_that_another_one_has_stated() -> None:
     successor, keys = rotated(NOW + 120)
     clock = SessionClock(clocks(keys), NONCE)
-    clock.hear(told(NOW, key=KEY), own_s=NOW, steady_s=0.0)
-    clock.hear(told(NOW + 120, key=successor), own_s=NOW, steady_s=120.0)
+    clock.update(told(NOW, key=KEY), own_s=NOW, steady_s=0.0)
+    clock.update(told(NOW + 120, key=successor), own_s=NOW, steady_s=120.0)
     with pytest.raises(TokenError):
-        clock.hear(told(NOW + 60, key=KEY), own_s=NOW, steady_s=121.0)
-    clock.hear(told(NOW + 121, key=successor), own_s=NOW, steady_s=121.0)
+        clock.update(told(NOW + 60, key=KEY), own_s=NOW, steady_s=121.0)
+    clock.update(told(NOW + 121, key=successor), own_s=NOW, steady_s=121.0)
 
 
-# --- what a clock that drifts needs ---
+# --- clocks that drift ---
 
 
 @pytest.mark.parametrize("every_s", [45, 3600, 30 * DAY_S])
 @pytest.mark.parametrize("ppm", [-200, -20, 20, 200])
 def test_a_session_of_months_stays_in_step_with_a_clock_that_drifts(ppm: int, every_s: int) -> None:
-    """The hub's clock is right, the relay's steady one off by so much, and the time is told so often."""
+    """The hub's clock is right, the relay's steady clock drifts, and statements come at this interval."""
     chance = random.Random(28)
     clock = RisingClock(DRIFT)
     worst_s = 0.0
     for number in range(min(20_000, 90 * DAY_S // every_s)):
         right_s = NOW + number * every_s
         delay_s = chance.random() * 0.2
-        clock.hear(math.floor(right_s), (right_s + delay_s - NOW) * (1 + ppm / 1e6))
+        clock.update(math.floor(right_s), (right_s + delay_s - NOW) * (1 + ppm / 1e6))
         worst_s = max(worst_s, abs(clock.at((right_s + delay_s - NOW) * (1 + ppm / 1e6)) - right_s))
-    # Of the leeway of 5 s: one for the whole seconds of a statement, and what it was on its way.
+    # Of the leeway of 5 s: one second for the rounding of a statement, and its travel time.
     assert worst_s <= 1.3
 
 
 def test_who_holds_every_statement_back_gains_no_more_than_the_drift() -> None:
     clock = RisingClock(DRIFT)
-    clock.hear(NOW, 0.0)
+    clock.update(NOW, 0.0)
     for day in range(1, 11):
-        # Each as late as will be believed.
-        clock.hear(NOW, day * DAY_S)
+        # Each statement is as late as the relay still accepts.
+        clock.update(NOW, day * DAY_S)
         assert NOW + day * DAY_S - clock.at(day * DAY_S) == pytest.approx(day * DAY_S * DRIFT)
 
 
 def test_a_statement_about_the_time_is_told_from_one_about_a_key() -> None:
     successor = SigningKey.generate()
-    key = issue_succession(KEY, issuer=HUB, successor=successor.public, now=NOW, retires_at=NOW)
+    key = issue_rotation(KEY, issuer=HUB, successor=successor.public, now=NOW, retires_at=NOW)
     assert is_time(told(NOW))
     assert not any(is_time(other) for other in (key, "", "x", "a.b.c"))

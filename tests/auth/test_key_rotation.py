@@ -1,4 +1,4 @@
-"""C34: which hub keys a relay trusts, whatever it is told."""
+"""C34: which hub keys a relay trusts, for any sequence of statements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from auth import key_rotation, tokens
 from auth.jws import TokenError
-from auth.key_rotation import SUCCESSION_TYPE, TrustedKeys, issue_succession
+from auth.key_rotation import ROTATION_TYPE, TrustedKeys, issue_rotation
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.signed import sign
@@ -24,7 +24,7 @@ EVIL = SigningKey.generate()
 
 
 def statement(old: SigningKey, new: SigningKey, *, now: float = NOW, issuer: str = HUB) -> str:
-    return issue_succession(old, issuer=issuer, successor=new.public, now=now, retires_at=now + OVERLAP_S)
+    return issue_rotation(old, issuer=issuer, successor=new.public, now=now, retires_at=now + OVERLAP_S)
 
 
 def chain(count: int) -> list[str]:
@@ -55,7 +55,7 @@ def test_the_old_key_is_trusted_to_the_end_of_the_overlap_and_not_after_it() -> 
     trusted.learn(statement(KEYS[0], KEYS[1]))
     assert kids(trusted, NOW + OVERLAP_S - 1) == {KEYS[0].kid, KEYS[1].kid}
     assert kids(trusted, NOW + OVERLAP_S) == {KEYS[1].kid}
-    # A clock that is set back revives nothing.
+    # A clock that goes back revives no key.
     assert kids(trusted, NOW) == {KEYS[1].kid}
 
 
@@ -80,13 +80,14 @@ def test_a_token_by_the_old_key_is_good_for_the_overlap() -> None:
 
     read(KEYS[0], NOW + OVERLAP_S - 1)
     read(KEYS[1], NOW + OVERLAP_S)
-    with pytest.raises(TokenError, match="not known here"):
+    with pytest.raises(TokenError, match="unknown here"):
         read(KEYS[0], NOW + OVERLAP_S)
 
 
 @given(st.integers(0, 5), st.data())
 def test_from_any_pin_the_chain_leads_to_its_end(pinned: int, data: st.DataObject) -> None:
-    # A relay that has just started hears all of it, its own pin somewhere in the middle, some of it twice.
+    # A relay that has just started receives the whole chain; its pin is somewhere in the middle, and some
+    # come twice.
     said = chain(5)
     repeats = data.draw(st.integers(0, 5))
     trusted = trusting(KEYS[pinned])
@@ -116,7 +117,7 @@ def test_a_forged_signature_under_a_pinned_kid_is_refused() -> None:
         {"iss": HUB, "jwk": EVIL.public.to_jwk(), "iat": int(NOW), "retires": int(NOW)},
         EVIL.key,
         algorithm="EdDSA",
-        headers={"typ": SUCCESSION_TYPE, "kid": KEYS[0].kid},
+        headers={"typ": ROTATION_TYPE, "kid": KEYS[0].kid},
     )
     with pytest.raises(TokenError, match="signature"):
         trusted.learn(forged)
@@ -148,7 +149,7 @@ def test_no_token_is_a_statement_and_no_statement_a_token(kind: str) -> None:
         ({"retires": 1e400}, "JSON"),
         ({"jwk": None}, "cannot be used"),
         ({"jwk": {"kty": "oct", "k": "AAAA", "kid": "x"}}, "cannot be used"),
-        ({"jwk": {**KEYS[1].public.to_jwk(), "kid": KEYS[0].kid}}, "was there before"),
+        ({"jwk": {**KEYS[1].public.to_jwk(), "kid": KEYS[0].kid}}, "is not new"),
     ],
 )
 def test_a_statement_that_a_pinned_key_signs_must_still_be_one(
@@ -157,7 +158,7 @@ def test_a_statement_that_a_pinned_key_signs_must_still_be_one(
     claims = {"iss": HUB, "jwk": KEYS[1].public.to_jwk(), "iat": int(NOW), "retires": int(NOW), **change}
     trusted = trusting(KEYS[0])
     with pytest.raises(TokenError, match=reason):
-        trusted.learn(sign(KEYS[0], SUCCESSION_TYPE, claims))
+        trusted.learn(sign(KEYS[0], ROTATION_TYPE, claims))
     assert kids(trusted, NOW) == {KEYS[0].kid}
 
 
@@ -174,11 +175,11 @@ def test_a_stolen_old_key_cannot_name_another_successor() -> None:
 
 def test_no_circle_leaves_a_relay_without_keys() -> None:
     trusted = trusting(KEYS[0])
-    with pytest.raises(TokenError, match="was there before"):
+    with pytest.raises(TokenError, match="is not new"):
         trusted.learn(statement(KEYS[0], KEYS[0]))
     for text in chain(2):
         trusted.learn(text)
-    with pytest.raises(TokenError, match="was there before"):
+    with pytest.raises(TokenError, match="is not new"):
         trusted.learn(statement(KEYS[2], KEYS[0]))
     assert kids(trusted, NOW + 10 * 3600) == {KEYS[2].kid}
 
@@ -187,10 +188,10 @@ def test_one_kid_is_one_key_also_where_several_are_pinned() -> None:
     trusted = trusting(KEYS[0], KEYS[1])
     posing = {**EVIL.public.to_jwk(), "kid": KEYS[1].kid}
     claims = {"iss": HUB, "jwk": posing, "iat": int(NOW), "retires": int(NOW)}
-    with pytest.raises(TokenError, match="was there before"):
-        trusted.learn(sign(KEYS[0], SUCCESSION_TYPE, claims))
+    with pytest.raises(TokenError, match="is not new"):
+        trusted.learn(sign(KEYS[0], ROTATION_TYPE, claims))
     assert set(trusted.at(NOW)) == {KEYS[0].public, KEYS[1].public}
-    # That very key may be the successor all the same.
+    # That same key may still become the successor.
     assert trusted.learn(statement(KEYS[0], KEYS[1]))
     assert set(trusted.at(NOW + OVERLAP_S)) == {KEYS[1].public}
 
@@ -203,7 +204,7 @@ def test_a_hub_that_signs_without_end_fills_no_memory(monkeypatch: pytest.Monkey
         trusted.learn(text)
     with pytest.raises(TokenError, match="more than 3 changes"):
         trusted.learn(said[3])
-    # What is known already is said again at every connect.
+    # Known statements are repeated at every connect.
     assert not trusted.learn(said[0])
 
 
@@ -211,7 +212,5 @@ def test_more_unretired_keys_than_a_set_holds_leave_the_newest(monkeypatch: pyte
     monkeypatch.setattr(key_rotation, "KEYS_MAX", 2)
     trusted = trusting(KEYS[0])
     for old, new in pairwise(KEYS):
-        trusted.learn(
-            issue_succession(old, issuer=HUB, successor=new.public, now=NOW, retires_at=NOW + 10**9)
-        )
+        trusted.learn(issue_rotation(old, issuer=HUB, successor=new.public, now=NOW, retires_at=NOW + 10**9))
     assert kids(trusted, NOW) == {KEYS[4].kid, KEYS[5].kid}

@@ -1,4 +1,4 @@
-"""The tables of built-in kinds, held against the API of the pinned Kubernetes client."""
+"""The tables of built-in kinds, compared with the API of the pinned Kubernetes client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_each_built_in_kind_is_in_the_table_of_its_scope() -> None:
             kind = path["group"] or "", path["resource"]
             scopes.setdefault(kind, set()).add(path["namespace"] is not None)
     assert ("apps", "deployments") in scopes
-    # A kind in namespaces is also listed across all of them, by a path without one.
+    # A namespaced kind is also listed across all namespaces, by a path without one.
     assert {kind for kind, found in scopes.items() if True in found} == {
         kind for kind in NAMESPACED if kind[0] != "metrics.k8s.io"
     }

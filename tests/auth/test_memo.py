@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from auth.memo import TARGET_LENGTH_MAX, TARGETS_MAX, remembered
+from auth.memo import TARGET_LENGTH_MAX, TARGETS_MAX, memoized
 
 
 class Making:
-    """A function that is remembered, and how often it was called."""
+    """A memoized function that counts its calls."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.recall = remembered(self.make)
+        self.recall = memoized(self.make)
 
     def make(self, method: bytes, target: bytes) -> bytes:
         self.count += 1
@@ -19,7 +19,7 @@ class Making:
         return method + target
 
     def times(self, target: bytes, *, asked: int = 2) -> int:
-        """How often it was called when it was asked so often for one target."""
+        """The number of calls for this many requests of one target."""
         before = self.count
         for _ in range(asked):
             assert self.recall(b"GET", target) == b"GET" + target

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from auth.principal import IdentityError, Principal, check_groups, check_user, slug
 
-# C05: what must never become an identity, whoever asks for it.
+# C05: names that must never become an identity.
 HOSTILE_NAMES = [
     "",
     " ",
@@ -22,8 +22,8 @@ HOSTILE_NAMES = [
     "system:serviceaccount:ns:sa",
     "system:node:n1",
     "oidc:alice",
-    "\u017fystem",  # upper() makes SYSTEM of it
-    "ｓystem",  # NFKC makes system of it
+    "\u017fystem",  # upper() turns it into SYSTEM
+    "ｓystem",  # NFKC turns it into system
     "sys\u200dtem",
     "a,b",
     "a/b",

@@ -1,4 +1,4 @@
-"""Upgrades: what a WebSocket or SPDY has to be allowed as."""
+"""Upgrades: which permissions a WebSocket or SPDY needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from auth.policy.advice import advise
 from auth.policy.match import NO_RULE
-from auth.request_kind import asked_of, opening_of
+from auth.request_kind import implied_create, request_kind_of
 from tests.auth.policies import AGENT, CLUSTER, ask, bundle, info_of, policy
 
 POD = "/api/v1/namespaces/app-1/pods/web"
@@ -14,7 +14,7 @@ VIRTUAL = "/apis/subresources.kubevirt.io/v1/namespaces/app-1/virtualmachineinst
 READ = '- {id: look, effect: allow, verbs: [read], resources: ["*", "*/*"], nonResourceURLs: ["/*"]}'
 CREATE = '- {id: open, effect: allow, verbs: [create], resources: ["*", "*/*"]}'
 
-# Each of them is opened by a GET, and acts.
+# A GET opens each of these, and it acts.
 ACTING = [
     *(f"GET {VIRTUAL}/{what}" for what in ("console", "vnc", "usbredir", "vsock", "portforward/22")),
     f"GET {POD}/exec?command=sh",
@@ -24,7 +24,7 @@ ACTING = [
     "GET /api/v1/namespaces/app-1/services/web/proxy/socket",
     "GET /api/v1/nodes/n/proxy/exec/a/b/c",
     "GET /api/v1/proxy/namespaces/app-1/pods/web/socket",
-    # Whatever a server of somebody's makes of it.
+    # On these, an upgrade may have any effect.
     f"GET {POD}",
     "GET /apis/example.com/v1/namespaces/app-1/things/a",
     "GET /apis/example.com/v1/namespaces/app-1/things/a/log",
@@ -56,13 +56,13 @@ def test_watches_and_logs_are_read_by_a_websocket_as_well(request_: str) -> None
     "request_", [f"GET {VIRTUAL}/console", f"GET {POD}", "GET /api/v1/namespaces/app-1/secrets"]
 )
 def test_an_upgrade_needs_both_what_its_method_says_and_a_create(request_: str) -> None:
-    # The API server may answer it as if it were none: a create alone must not read.
+    # The API server may ignore the upgrade: a create permission alone must not permit a read.
     assert ask(policy(CREATE), request_, upgrade=True) is NO_RULE
     assert ask(policy(f"{READ}\n{CREATE}"), request_, upgrade=True).rule == "open"
     for verb in ("get", "list", "create"):
         denied = policy(f"{READ}\n{CREATE}\n- {{id: no, effect: deny, verbs: [{verb}]}}")
-        asked = asked_of(info_of(request_)).verb
-        assert ask(denied, request_, upgrade=True).allowed is (verb not in {asked, "create"})
+        kind = request_kind_of(info_of(request_)).verb
+        assert ask(denied, request_, upgrade=True).allowed is (verb not in {kind, "create"})
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
@@ -76,7 +76,7 @@ def test_no_method_becomes_another_by_an_upgrade(method: str) -> None:
 def test_exec_and_its_like_are_a_create_and_nothing_beside(request_: str) -> None:
     rule = policy("- {id: exec, effect: allow, verbs: [create], resources: [pods/exec, pods/portforward]}")
     assert ask(rule, request_, upgrade=True).rule == "exec"
-    assert opening_of(info_of(request_, upgrade=True)) is None
+    assert implied_create(info_of(request_, upgrade=True)) is None
 
 
 def test_an_upgrade_of_a_path_about_no_resource_is_a_post_as_well() -> None:

@@ -14,15 +14,15 @@ from auth.requestinfo import (
     PATH_ESCAPES_MAX,
     BadTarget,
     RequestInfo,
+    decode_value,
     first_values,
     parse,
     raw_values,
-    said,
 )
 from tests.auth.queries import read_as_go_does
 
-# C22: what kube-apiserver makes of a request.
-# method, target, verb, group, version, namespace, resource, subresource, name; a dash is none
+# C22: kube-apiserver's parse of a request. The columns:
+#   method, target, verb, group, version, namespace, resource, subresource, name; a dash is none
 RESOURCES = """
 GET     /api/v1/namespaces list - v1 - namespaces - -
 GET     /api/v1/namespaces/other get - v1 other namespaces - other
@@ -163,7 +163,7 @@ def test_a_path_about_no_resource_keeps_the_method_as_verb(method: str, target: 
     assert info.resource == info.namespace == info.name == ""
 
 
-# C20: what two readers of the path could understand differently
+# C20: paths that two readers could understand differently
 
 BAD_PATHS = [
     "/api/v1/namespaces/dev/../kube-system/secrets",
@@ -245,16 +245,16 @@ def test_an_ambiguous_path_is_refused(path: str) -> None:
         parse(b"GET", path.encode("utf-8"))
 
 
-# kube-apiserver folds the long s only where it can decode every option of the list.
+# kube-apiserver folds the long s only if it can decode every option of the list.
 @pytest.mark.parametrize("value", ["fal%C5%BFe", "FAL%c5%bfE", "fal%C5%BFe&limit=x", "fal%C5%BFe&watch=1"])
 def test_a_watch_that_is_false_to_some_readers_only_is_refused(value: str) -> None:
     with pytest.raises(BadTarget, match="the parameter 'watch' is 'false' to some readers only"):
         parse(b"GET", f"/api/v1/pods?watch={value}".encode())
-    # Nobody reads it where a name is said.
+    # With a name, the parameter is ignored.
     assert parse(b"GET", f"/api/v1/namespaces/a/pods/p?watch={value}".encode()).verb == "get"
 
 
-# C21: what is no path at all
+# C21: targets that are not paths
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_the_tail_of_a_proxy_path_may_hold_anything_but_dot_segments(prefix: str
 
 def test_a_newline_in_the_query_is_legitimate() -> None:
     info = parse(b"GET", b"/api/v1/namespaces/a/pods/p/exec?command=sh&command=-c&command=a%0Ab&x=%zz&y=;")
-    assert [said(value) for value in raw_values(info.query, "command")] == ["sh", "-c", "a\nb"]
+    assert [decode_value(value) for value in raw_values(info.query, "command")] == ["sh", "-c", "a\nb"]
     assert first_values(info.query, ("command", "x", "y")) == {"command": ["sh"]}
 
 
@@ -324,14 +324,16 @@ def test_a_query_is_what_its_pairs_are_without_their_escapes(query: bytes) -> No
     expected = read_as_go_does(query)
     for name in ("a", "x"):
         values = expected.get(name, [])
-        assert [text for value in raw_values(query, name) if (text := said(value)) is not None] == values
+        assert [
+            text for value in raw_values(query, name) if (text := decode_value(value)) is not None
+        ] == values
         assert first_values(query, [name, "u"]).get(name) == (values[:1] or None)
 
 
 @given(st.sampled_from(ESCAPES), st.booleans())
 def test_a_long_value_is_read_as_a_short_one(escape: bytes, first: bool) -> None:
     value = escape + b"a" * 2000 if first else b"a" * 2000 + escape
-    assert said(value) == read_as_go_does(b"v=" + value).get("v", [None])[0]
+    assert decode_value(value) == read_as_go_does(b"v=" + value).get("v", [None])[0]
 
 
 @pytest.mark.parametrize("before", ["/logs/", "/api/v1/namespaces/a/services/s/proxy/", "/%6cogs/"])
@@ -356,7 +358,7 @@ def test_a_path_has_no_more_escapes_than_any_reader_needs(before: str, escape: s
         ("GET", "/api/v1/watch/pods", False, True),
         ("HEAD", "/x", False, False),
         ("OPTIONS", "/x", False, False),
-        # Only to create one asks, and it has no subresource.
+        # Only their creation is a question, and they have no subresource.
         ("PUT", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews/x", True, False),
         ("DELETE", "/apis/authentication.k8s.io/v1/selfsubjectreviews/x", True, False),
         ("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews/x/status", True, False),
@@ -404,7 +406,7 @@ def test_dry_run_is_seen() -> None:
     ],
 )
 def test_what_is_not_exactly_one_all_is_no_dry_run(query: str) -> None:
-    """kube-apiserver refuses some of these; whether it does is not what a policy should rest on."""
+    """kube-apiserver refuses some of these; a policy must not depend on that."""
     assert not parse(b"POST", f"/api/v1/namespaces/a/pods?{query}".encode()).dry_run
 
 
@@ -418,7 +420,7 @@ def test_methods_that_echo_or_open_a_tunnel_are_refused(method: bytes, target: b
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        # The options in its body count, and a query beside them does not.
+        # kube-apiserver uses the options in the body, and ignores a query beside them.
         ("DELETE", "/api/v1/namespaces/a/pods/p"),
         ("DELETE", "/api/v1/namespaces/a/pods"),
         ("POST", "/api/v1/namespaces/a/pods/p/exec"),
@@ -436,7 +438,8 @@ def test_what_has_its_effect_all_the_same_is_no_dry_run(method: str, path: str) 
     assert not parse(method.encode(), f"{path}?dryRun=All".encode()).dry_run
 
 
-# Of more parameters Go's net/url gives none, and kube-apiserver would list everything and not the one name.
+# With more parameters Go's net/url returns none, and kube-apiserver would list everything instead of one
+# name.
 @pytest.mark.parametrize("parameter", ["fieldSelector=metadata.name=n1", "watch=1", "dryRun=All"])
 @pytest.mark.parametrize("padding", ["", "a", "a=b"])
 def test_a_query_of_which_kube_apiserver_reads_nothing_is_refused(parameter: str, padding: str) -> None:
@@ -464,7 +467,7 @@ def test_a_subresource_is_never_hidden(subresource: str) -> None:
 
 
 def naive(method: str, path: str) -> RequestInfo | None:
-    """The parse, written down as kube-apiserver's documentation has it, over the decoded path."""
+    """A direct implementation of kube-apiserver's documented parse, over the decoded path."""
     parts = [part for part in unquote(path).strip("/").split("/") if part]
     if len(parts) < 3 or parts[0] not in ("api", "apis") or (parts[0] == "apis" and len(parts) < 4):
         return None
@@ -548,7 +551,7 @@ def test_what_passes_means_one_thing_only(segments: list[str]) -> None:
     decoded = unquote(path, errors="replace")
     assert ".." not in decoded.split("/")
     if info.subresource != "proxy" and info.verb != "proxy":
-        # Decoding changed no boundary, and decoding twice changes nothing more.
+        # Decoding moved no boundary, and decoding twice changes nothing more.
         assert "//" not in decoded
         assert path.count("/") == decoded.count("/")
         assert unquote(decoded) == decoded == info.path

@@ -4,8 +4,8 @@ import pytest
 
 from auth.selectors import SELECTOR_CHARACTERS_MAX, is_label_selector, parse_field_selector, selected_name
 
-# What kube-apiserver 1.36 says of each, as its audit events show: a list that is narrowed to one name keeps
-# the name only with a label selector that can be read.
+# The verdicts of kube-apiserver 1.36, from its audit events: a list that is narrowed to one name keeps the
+# name only if its label selector is valid.
 VALID = """
 -
 a
@@ -86,7 +86,7 @@ def test_what_is_no_label_selector_is_not(selector: str) -> None:
 
 @pytest.mark.parametrize("selector", ["a=\x00", "a\x00b", f"a>{10**18}"])
 def test_what_is_not_read_to_its_end_names_nobody(selector: str) -> None:
-    """kube-apiserver takes these; a rule for one name then allows nothing here."""
+    """kube-apiserver accepts these; a rule for one name then allows nothing here."""
     assert not is_label_selector(selector)
     assert selected_name({"fieldSelector": ["metadata.name=n"], "labelSelector": [selector]}) == ""
 
@@ -95,7 +95,7 @@ def test_what_is_not_read_to_its_end_names_nobody(selector: str) -> None:
     "part", ["a-", "a=b,", "a in (x,", "a in (,", "0", "a.", "=", "(", "!", "p.", "p-", " ", "a in (x) "]
 )
 def test_a_selector_as_long_as_a_target_is_read_in_its_length(part: str) -> None:
-    # A pattern that went back and forth over it would run for days, into the test's timeout.
+    # A backtracking pattern would run for days, into the test's timeout.
     assert not is_label_selector(part * (500_000 // len(part)) + "=")
 
 
@@ -140,7 +140,7 @@ def test_a_number_that_is_none_takes_the_name_away(option: str, value: str, name
 
 
 def test_a_selector_that_takes_long_to_read_narrows_a_list_to_no_name() -> None:
-    """So that it needs what a list of all needs."""
+    """It then needs the permission for a list of everything."""
     for name, filler in (("fieldSelector", ",a=b"), ("labelSelector", ",a")):
         parameters = {"fieldSelector": ["metadata.name=n"], "labelSelector": ["a"]}
         parameters[name][0] += filler * ((SELECTOR_CHARACTERS_MAX - 20) // len(filler))

@@ -94,7 +94,7 @@ def b64(data: bytes) -> str:
 def forge(
     header: object, claims: object, sign: Callable[[bytes], bytes] = KEY.key.sign, *, raw: bool = False
 ) -> str:
-    """Sign whatever is handed in with our own key: the header and claims are the attack."""
+    """Sign any header and claims with our own key: they are the attack."""
     parts = [part if raw and isinstance(part, str) else json.dumps(part) for part in (header, claims)]
     signing_input = ".".join(b64(part.encode()) for part in parts)
     return f"{signing_input}.{b64(sign(signing_input.encode()))}"
@@ -201,7 +201,7 @@ def rs256(data: bytes) -> bytes:
         ({**HEADER, "b64": False, "crit": ["b64"]}, KEY.key.sign),
         ({**HEADER, "jwk": OTHER_KEY.public.to_jwk()}, OTHER_KEY.key.sign),
         ({**HEADER, "jku": "https://evil.example/jwks"}, OTHER_KEY.key.sign),
-        # refused for being there, even under our own signature
+        # refused for their presence, even under our own signature
         ({**HEADER, "jwk": KEY.public.to_jwk()}, KEY.key.sign),
         ({**HEADER, "jku": f"{HUB}/.well-known/jwks.json"}, KEY.key.sign),
         ({**HEADER, "x5u": "https://evil.example/c"}, OTHER_KEY.key.sign),
@@ -344,7 +344,7 @@ def test_a_hello_speaks_for_no_cluster_but_the_owner_of_its_key() -> None:
         read_hello(hello(cluster_id="0193-c2"))
     with pytest.raises(TokenError, match="audience"):
         read_hello(hello(hub_url="https://other.example"))
-    with pytest.raises(TokenError, match="not known"):
+    with pytest.raises(TokenError, match="unknown here"):
         read_hello(hello(KEY))
     party = tokens.cluster_audience(CLUSTER_ID)
     claims = access_claims(iss=party, sub=party, aud=HUB, instance="r-1")
@@ -426,7 +426,7 @@ def test_what_a_token_says_is_not_read_before_its_signature_is_checked() -> None
 
 def test_a_token_may_have_so_many_characters_and_no_more() -> None:
     filled = [forge(HEADER, access_claims(more="x" * size)) for size in range(5735, 5750)]
-    # No base64 has a length of one more.
+    # No base64 text has a length of one more.
     assert {TOKEN_LENGTH_MAX, TOKEN_LENGTH_MAX + 2} <= set(map(len, filled))
     for token in filled:
         if len(token) <= TOKEN_LENGTH_MAX:
@@ -503,7 +503,7 @@ def test_a_refusal_for_skew_names_the_skew() -> None:
 
 
 def test_the_relay_takes_the_time_that_it_is_given() -> None:
-    # A tunnel-mode relay whose own clock is 90 s off hands in the hub's.
+    # A tunnel-mode relay whose own clock is 90 s off passes the hub's time.
     read_relay(relay(), now=NOW, leeway_s=0.0)
 
 
@@ -558,7 +558,7 @@ def test_an_assertion_speaks_for_no_agent_but_the_owner_of_its_key_and_to_its_hu
     ):
         with pytest.raises(TokenError):
             read_assertion(forge(header, {**claims, **changes}, OTHER_KEY.key.sign))
-    with pytest.raises(TokenError, match="not known"):
+    with pytest.raises(TokenError, match="unknown here"):
         read_assertion(assertion(KEY))
 
 
@@ -585,7 +585,7 @@ def test_an_assertion_says_by_what_it_is_dated() -> None:
     header = {**HEADER, "typ": tokens.ASSERTION_TYPE, "kid": key.kid}
     claims: dict[str, object] = {"iss": "probe", "sub": "probe", "aud": HUB, "jti": "j"}
     claims |= {"iat": int(NOW), "nbf": int(NOW), "exp": int(NOW) + 60}
-    # What is said of the time and cannot be read is not taken for unsaid.
+    # An unreadable hub time is not treated as absent.
     for hub_time in (None, "", 1, [told], "x" * 257, "é"):
         with pytest.raises(TokenError, match="hub_time"):
             read_assertion(forge(header, {**claims, "hub_time": hub_time}, key.key.sign))
@@ -643,7 +643,7 @@ def test_a_token_for_the_hub_itself_is_for_no_cluster() -> None:
 def test_a_token_that_went_to_the_wrong_relay_says_so() -> None:
     with pytest.raises(TokenError, match=r"for urn:hawse:cluster:0193-c2, this relay is of cluster 0193-c1"):
         read_relay(relay(cluster_id="0193-c2"))
-    # What another hub says of itself is not repeated.
+    # Another hub's URL is not quoted.
     with pytest.raises(TokenError, match=r"the hub's public_url is not https:\S+: set this") as refused:
         read_relay(forge(RELAY_HEADER, relay_claims(iss="https://evil.example", aud="urn:hawse:cluster:x")))
     assert "evil" not in refused.value.reason

@@ -1,4 +1,4 @@
-"""Hawse as an installer leaves it: wheels, virtual environments, what the images hold. All of it offline."""
+"""Installations of Hawse, all offline: wheels, virtual environments, and the contents of the images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def build(target: str, folder: Path, root: Path = ROOT) -> Path:
 
 @attrs.frozen
 class Environment:
-    """A virtual environment, with programs of its own."""
+    """A virtual environment with its own programs."""
 
     folder: Path
 
@@ -51,7 +51,7 @@ class Environment:
 
     @property
     def variables(self) -> dict[str, str]:
-        """For a process of this environment: its programs first, those of the checkout's nowhere."""
+        """The environment of a process: this installation's programs first, none of the checkout's."""
         checkouts = str(Path(sys.executable).parent)
         others = [each for each in os.environ.get("PATH", os.defpath).split(os.pathsep) if each != checkouts]
         return {**os.environ, "PATH": os.pathsep.join([str(self.programs), *others])}
@@ -65,11 +65,11 @@ class Environment:
         self.pip("install", "--no-index", "--no-deps", "--no-compile", str(wheel))
 
     def top_level(self) -> set[str]:
-        """What was put into site-packages."""
+        """The files in site-packages."""
         return {each.name for each in self.site.iterdir() if each.name != "packages.pth"}
 
     def damaged(self, name: str) -> list[str]:
-        """The files of a distribution that are missing or not as it brought them."""
+        """The files of a distribution that are missing or changed."""
         [record] = self.site.glob(f"{name}-*.dist-info/RECORD")
         rows = csv.reader(io.StringIO(record.read_text()))
         return [path for path, recorded, _ in rows if recorded and _digest(self.site / path) != recorded]
@@ -94,7 +94,7 @@ def _digest(path: Path) -> str:
 
 
 def make_environment(folder: Path, packages: Iterable[str]) -> Environment:
-    """Make an environment in which these of the installed packages are found, and nothing else."""
+    """Create an environment that finds only these of the installed packages."""
     venv.create(folder, symlinks=True)
     environment = Environment(folder)
     links = folder / "packages"
@@ -111,7 +111,7 @@ def make_environment(folder: Path, packages: Iterable[str]) -> Environment:
 
 
 def image_packages(target: str) -> list[str]:
-    """What the Containerfile picks from the lock for an image: the relay's alone, or the hub's with it."""
+    """The Containerfile's selection from the lock for an image: the relay's, or also the hub's."""
     commands = {name: command for command, name in _LOCK_SUBSET.findall(CONTAINERFILE)}
     argv = [sys.executable, *commands[target].split()]
     done = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True)
@@ -135,7 +135,7 @@ def relay_source(folder: Path) -> Path:
 
 
 def relay_image(folder: Path) -> Environment:
-    """What the relay's image has in /opt/hawse."""
+    """The contents of /opt/hawse in the relay's image."""
     environment = make_environment(folder / "opt", image_packages("relay"))
     environment.install(build("wheel", folder / "wheel", relay_source(folder / "source")))
     return environment

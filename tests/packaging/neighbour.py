@@ -11,7 +11,7 @@ NAMES = ("auth", "audit", "proxy", "tunnel")
 
 
 def neighbour(folder: Path) -> Path:
-    """Write its wheel; each of its packages fails when it is imported."""
+    """Write its wheel. Each of its packages fails on import."""
     info = "neighbour-1.0.dist-info"
     files = {f"{name}/__init__.py": f'raise RuntimeError("the neighbour\'s {name}")\n' for name in NAMES}
     files[f"{info}/METADATA"] = "Metadata-Version: 2.1\nName: neighbour\nVersion: 1.0\n"

@@ -26,7 +26,7 @@ def metadata() -> Message:
 
 
 def requirements(metadata: Message, extra: str, python: str = "3.13") -> set[str]:
-    """What pip adds for an extra, with that Python."""
+    """The requirements that an extra adds on that Python."""
     found = map(Requirement, metadata.get_all("Requires-Dist", []))
     return {
         each.name
@@ -59,7 +59,7 @@ def test_each_link_of_the_package_page_is_absolute_and_names_what_is_there(metad
     here = [link.removeprefix(source) for link in links if link.startswith(source)]
     assert len(here) > 20
     assert [path for path in here if not (ROOT / path.partition("#")[0]).exists()] == []
-    # Nothing else is changed.
+    # No other requirement changes.
     assert page.replace(source, "") == (ROOT / "README.md").read_text()
 
 
@@ -74,7 +74,7 @@ def test_the_development_extra_has_what_the_others_have_with_their_markers(metad
     others = named([*extras["hub"], *extras["speed"]])
     newest = requirements(metadata, "dev", "3.15")
     assert others <= newest
-    # There is no wheel of it for the newest Python.
+    # It has no wheel for the newest Python.
     assert "google-re2" not in newest
     assert requirements(metadata, "dev", "3.14") == newest | {"google-re2"}
     [mask] = extras["mask"]

@@ -1,4 +1,4 @@
-"""What the program says names nothing that only a checkout has."""
+"""The program's texts name nothing that exists only in a checkout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxy.cli.main import COMMANDS, build_group
 from tests.packaging.installed import ROOT
 from tests.proxy.cli.test_main import groups
 
-# Folders and pages of the checkout, and an installation from one.
+# Folders and pages of the checkout, and an installation from it.
 _NOT_INSTALLED = re.compile(
     r"\b(?:docs|deploy|tests|benchmarks|sandbox)/|\b\w+\.md\b|README|CHANGELOG|checkout|pip install '?\."
 )
@@ -42,7 +42,7 @@ def test_no_message_names_a_file_of_the_checkout(package: str) -> None:
 
 
 def _texts(path: Path) -> list[tuple[str, int]]:
-    """The strings of a module but its docstrings, with their lines."""
+    """The strings of a module except docstrings, with their lines."""
     tree = ast.parse(path.read_text())
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return [

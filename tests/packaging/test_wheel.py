@@ -18,7 +18,7 @@ from sandbox.demo.processes import Daemons, free_port
 from tests.packaging.installed import ROOT, Environment, build, image_packages, make_environment
 from tests.packaging.neighbour import NAMES, neighbour
 
-# It starts a dozen processes that have to compile what they import.
+# It starts a dozen processes that must compile their imports.
 pytestmark = pytest.mark.timeout(180)
 VERSION = version("hawse")
 HAWSE = ["hawse", f"hawse-{VERSION}.dist-info"]
@@ -42,10 +42,10 @@ def test_it_puts_one_folder_into_site_packages(wheel: Path) -> None:
         *("__init__.py", "__main__.py"),
         *NAMES,
     }
-    # What is read as a file and not imported.
+    # Files that are read, not imported.
     assert {
-        "hawse/auth/policies/guard.yaml",
-        "hawse/proxy/hub/migrations/env.py",
+        "hawse/auth/policy/policies/guard.yaml",
+        "hawse/proxy/hub/store/migrations/env.py",
         f"hawse-{VERSION}.data/scripts/hawse-credential",
     } <= set(names)
 
@@ -64,7 +64,7 @@ def test_it_runs_hub_and_agent_beside_foreign_packages_of_the_same_names(
 
     run_hub_and_agent(environment, tmp_path)
 
-    # Whichever goes, the other one stays whole.
+    # Uninstalling either leaves the other complete.
     environment.pip("uninstall", "--yes", first)
     assert environment.damaged(second) == []
     environment.pip("uninstall", "--yes", second)
@@ -72,7 +72,7 @@ def test_it_runs_hub_and_agent_beside_foreign_packages_of_the_same_names(
 
 
 def run_hub_and_agent(environment: Environment, folder: Path) -> None:
-    """Start a hub, enrol an agent, log it in, and get it a credential as kubectl does."""
+    """Start a hub, enrol an agent, log it in, and get a credential as kubectl does."""
     port, admin_port = free_port(), free_port()
     url = f"https://127.0.0.1:{port}"
     config = folder / "hub.toml"
@@ -90,7 +90,7 @@ def run_hub_and_agent(environment: Environment, folder: Path) -> None:
     }
 
     def run(*argv: str, **more: str) -> str:
-        # In a folder that has packages of those names as well.
+        # In a folder that also has packages of those names.
         done = environment.run(*argv, variables={**variables, **more}, cwd=environment.site)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -109,7 +109,7 @@ def run_hub_and_agent(environment: Environment, folder: Path) -> None:
         write = (python, "-m", "hawse", "kubeconfig", "--output", str(home / "kubeconfig"))
         run(*write)
         assert plugin(home / "kubeconfig") == "hawse-credential"
-        # Where the PATH does not lead to the environment, the plugin is named by its place in it.
+        # If the PATH does not lead to the environment, the kubeconfig has the plugin's path.
         run(*write, PATH=os.defpath)
         assert plugin(home / "kubeconfig") == f"{environment.programs}/hawse-credential"
         credential = json.loads(run("hawse-credential", "--server", f"{url}/clusters/prod"))

@@ -33,7 +33,7 @@ def websocket_request(*protocols: str, query: Mapping[str, Sequence[str]]) -> Up
 
 
 def spdy_request(*protocols: str, query: Mapping[str, Sequence[str]]) -> UpgradeRequest:
-    # One line for each, as client-go sends them.
+    # One line per protocol, as client-go sends them.
     lines = [(b"x-stream-protocol-version", name.encode()) for name in protocols]
     return UpgradeRequest("POST", query, [*SPDY_HEADERS, *lines])
 
@@ -42,7 +42,7 @@ def spdy_request(*protocols: str, query: Mapping[str, Sequence[str]]) -> Upgrade
 async def running_pod(
     root: Path, *specs: ContainerSpec, changed: Callable[[Pod], None] | None = None
 ) -> AsyncIterator[Pod]:
-    """A pod whose containers run, by default one without a command."""
+    """A pod with running containers, by default one without a command."""
     async with open_registry(root) as registry:
         yield await start_pod(registry, *specs, changed=changed)
 
@@ -64,7 +64,7 @@ async def start_pod(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells of, as it happens in another process."""
+    """Poll for a condition in another process, which sends no notification."""
     for _ in range(1000):
         if condition():
             return
@@ -73,7 +73,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def lives(pid: int) -> bool:
-    """Say if a process runs: one that is dead and not yet waited for does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -82,7 +82,7 @@ def lives(pid: int) -> bool:
 
 
 def group_members(group: int) -> list[int]:
-    """The processes of a group that run."""
+    """The running processes of a group."""
     members = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -95,7 +95,7 @@ def group_members(group: int) -> list[int]:
 
 
 async def read_head(stream: trio.abc.ReceiveStream) -> tuple[list[str], bytes]:
-    """The lines of an answer's head, and what came after it."""
+    """The lines of an answer's head, and the data after it."""
     data = b""
     while b"\r\n\r\n" not in data:
         more = await stream.receive_some()
@@ -109,7 +109,7 @@ async def read_head(stream: trio.abc.ReceiveStream) -> tuple[list[str], bytes]:
 async def served(
     request: UpgradeRequest, subresource: Subresource, pod: Pod
 ) -> AsyncIterator[trio.abc.Stream]:
-    """The client's end of an upgrade that is being served; the server has to end by itself."""
+    """The client's end of an upgrade that is being served; the server must end by itself."""
     client, server = memory_stream_pair()
 
     async def serve(task_status: trio.TaskStatus[None]) -> None:
@@ -144,7 +144,7 @@ class WebSocketClient:
         await self.stream.send_all(self.connection.send(event))
 
     async def receive(self) -> bytes | None:
-        """The next message, or None at the end; `closed` is the close code then, if there was one."""
+        """The next message, or None at the end; then `closed` is the close code, if there was one."""
         message = b""
         while True:
             while self._events:
@@ -169,7 +169,7 @@ class WebSocketClient:
             self._events.extend(self.connection.events())
 
     async def outcome(self) -> tuple[dict[int, bytes], dict[str, object] | None]:
-        """What came on each channel until the end, and the Status from channel 3."""
+        """The data received on each channel until the end, and the Status from channel 3."""
         channels: dict[int, bytes] = {}
         while (message := await self.receive()) is not None:
             channels[message[0]] = channels.get(message[0], b"") + message[1:]
@@ -178,7 +178,7 @@ class WebSocketClient:
 
 
 class SpdyClient:
-    """Opens streams and keeps what comes on each."""
+    """Opens streams and collects the data of each."""
 
     def __init__(self, stream: trio.abc.Stream, rest: bytes = b"") -> None:
         self.stream = stream
@@ -201,7 +201,7 @@ class SpdyClient:
         await self.stream.send_all(spdy.data(stream_id, data, fin=fin))
 
     async def receive_until(self, condition: Callable[[], bool]) -> None:
-        """Read until something is so, or the connection ends."""
+        """Read until the condition holds, or the connection ends."""
         while not condition():
             data = self.rest or await self.stream.receive_some()
             self.rest = b""

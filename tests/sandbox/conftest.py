@@ -1,4 +1,4 @@
-"""A sandbox as a process of its own and the real kubectl on it, one for all the tests of a worker."""
+"""A sandbox as a separate process and the real kubectl, shared by all tests of a worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEADLINE_S = 30.0
 
 @attrs.frozen
 class Outcome:
-    """What a command left."""
+    """The results of a command."""
 
     code: int
     out: str
@@ -62,14 +62,14 @@ class Cluster:
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def kubectl(self, *args: str, stdin: str | Mapping[str, object] = "") -> str:
-        """Run kubectl, which must succeed and warn of nothing, and return what it printed."""
+        """Run kubectl, which must succeed without warnings, and return its output."""
         text = stdin if isinstance(stdin, str) else json.dumps(stdin)
         outcome = self.run(*args, stdin=text)
         assert (outcome.code, outcome.err) == (0, ""), f"kubectl {' '.join(args)}: {outcome.err}"
         return outcome.out
 
     def refused(self, *args: str, stdin: str | Mapping[str, object] = "") -> str:
-        """Run kubectl, which must fail, and return its complaint."""
+        """Run kubectl, which must fail, and return its error message."""
         text = stdin if isinstance(stdin, str) else json.dumps(stdin)
         outcome = self.run(*args, stdin=text)
         assert outcome.code == 1, f"kubectl {' '.join(args)}: {outcome.out}{outcome.err}"
@@ -97,7 +97,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace of the test's own, deleted afterwards with all that is in it."""
+    """A namespace for one test, deleted afterwards with its contents."""
     name = "t-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
     cluster.kubectl("create", "namespace", name)
     yield name
@@ -106,7 +106,7 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
 
 @pytest.fixture
 async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
-    """The pods' processes, none of which is left at the end."""
+    """The pods' processes; none of them is left at the end."""
     async with open_registry(tmp_path / "pods") as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""The filters that a request passes, and what the audit log tells of it."""
+"""The filters that a request passes, and their audit log."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ OWN = (("Host", "a"), ("Accept", "application/json"), ("User-Agent", "hawse-rela
     [
         ("/readyz", "GET", OWN, False),
         ("/api/v1/namespaces/kube-system", "GET", OWN, False),
-        # Nothing else is one of the two, however little it differs.
+        # A request that differs in any detail is neither of the two.
         ("/readyz", "HEAD", OWN, True),
         ("/readyz?verbose", "GET", OWN, True),
         ("/livez", "GET", OWN, True),

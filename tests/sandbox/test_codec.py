@@ -37,13 +37,13 @@ def request(query: str = "", **headers: str) -> Request:
     ],
 )
 def test_the_form_of_the_answer(accept: str, form: str, version: str) -> None:
-    found = codec.wanted(request(accept=accept) if accept else request())
+    found = codec.answer_form(request(accept=accept) if accept else request())
     assert (found.form, found.version) == (form, version)
 
 
 def test_what_cannot_be_given_is_not_acceptable() -> None:
     with pytest.raises(StatusError) as caught:
-        codec.wanted(request(accept="application/cbor"))
+        codec.answer_form(request(accept="application/cbor"))
     assert caught.value.code == 406
 
 

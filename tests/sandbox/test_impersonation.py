@@ -21,7 +21,7 @@ def request(*headers: tuple[str, str]) -> Request:
 
 @pytest.fixture
 def authorizer() -> Authorizer:
-    """Lets the relay be agent:x and agent:y in acme/dev, with any value of one extra and one uid."""
+    """Lets the relay act as agent:x and agent:y in acme/dev, with any value of one extra and one uid."""
     store = Store()
     allowed: tuple[tuple[str, str, list[Json]], ...] = (
         ("", "users", ["agent:x", "agent:y", "system:anonymous"]),
@@ -125,7 +125,7 @@ def test_who_is_not_authenticated_stays_so(authorizer: Authorizer) -> None:
 
 @pytest.fixture
 def constrained() -> Authorizer:
-    """Lets the relay read under the name of agent:x in acme/dev, by the constrained form alone."""
+    """Lets the relay read as agent:x in acme/dev, by constrained impersonation only."""
     store = Store()
     who = (("users", ["agent:x", "system:serviceaccount:a:b", "system:node:n"]), ("groups", ["acme/dev"]))
     rules: list[Json] = [
@@ -173,6 +173,6 @@ def test_the_constrained_form_asks_what_is_done_and_for_whom(
     else:
         with pytest.raises(StatusError, match="cannot impersonate resource"):
             impersonate(request(*headers), RELAY, constrained, info)
-    # A server that does not know the form refuses all of it.
+    # A server without constrained impersonation refuses all of it.
     with pytest.raises(StatusError):
         impersonate(request(*headers), RELAY, constrained)

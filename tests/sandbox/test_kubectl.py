@@ -1,4 +1,4 @@
-"""The real kubectl against the sandbox alone: what it can do with the API, streams apart."""
+"""The real kubectl against the sandbox alone: all API features except streams."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_a_service_accounts_token_works_until_the_account_is_gone(cluster: Clust
         cluster.server,
         f"--certificate-authority={cluster.folder / 'ca.crt'}",
     )
-    # Another kubeconfig, or the administrator's token would be there as well.
+    # With another kubeconfig: the administrator's would add its token.
     (cluster.folder / "none").touch()
     whoami = cluster.run("auth", "whoami", *as_bot, kubeconfig="none")
     assert f"system:serviceaccount:{namespace}:bot" in whoami.out

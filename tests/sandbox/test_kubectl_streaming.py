@@ -24,7 +24,7 @@ from tests.fakes.terminal import Terminal, on_terminal
 pytestmark = pytest.mark.kubectl
 
 DEADLINE_S = 20.0
-# Both ways of kubectl to its streams: it takes WebSocket unless it is told not to.
+# kubectl's two transports for streams: WebSocket is the default.
 WAYS = {
     "websocket": {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "true", "KUBECTL_PORT_FORWARD_WEBSOCKETS": "true"},
     "spdy": {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false", "KUBECTL_PORT_FORWARD_WEBSOCKETS": "false"},
@@ -81,7 +81,7 @@ class Kubectl:
 
     @contextlib.contextmanager
     def started(self, *args: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A kubectl that goes on until the block ends."""
+        """A kubectl that runs until the block ends."""
         process = subprocess.Popen(
             self.command(*args),
             stdin=subprocess.PIPE,
@@ -124,7 +124,7 @@ def kubectl(sandbox: Kubectl, request: pytest.FixtureRequest) -> Kubectl:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells of."""
+    """Poll for a condition that sends no notification."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, "it does not become so"
@@ -173,7 +173,7 @@ def test_files_and_folders_are_copied_both_ways(kubectl: Kubectl, tmp_path: Path
     (source / "inner").mkdir(parents=True)
     (source / "one").write_bytes(os.urandom(300_000))
     (source / "inner" / "two").write_text("text")
-    # kubectl names a pod's files by paths from the container's directory on.
+    # kubectl names a pod's files by paths relative to the container's directory.
     assert kubectl.run("cp", str(source), "quiet:copied").returncode == 0
     back = tmp_path / "back"
     done = kubectl.run("cp", "quiet:copied", str(back))
@@ -190,7 +190,7 @@ def terminal(kubectl: Kubectl, *args: str) -> contextlib.AbstractContextManager[
 def test_a_terminal_has_the_users_size_and_interrupts(kubectl: Kubectl) -> None:
     script = "stty size; read _; stty size; read _; echo waiting; exec cat"
     with terminal(kubectl, "exec", "-it", "quiet", "--", "sh", "-c", script) as user:
-        # kubectl shrinks and grows the terminal once at the start, so that programs draw themselves again.
+        # At the start kubectl shrinks and grows the terminal once, so that programs redraw.
         user.read_until(rb"\d+ \d+\r\n")
         user.type(b"\r")
         user.read_until(rb"30 100\r\n")
@@ -251,7 +251,7 @@ def test_a_killed_client_takes_its_command_along(kubectl: Kubectl) -> None:
 
 
 class Server:
-    """A port of a pod: answers each connection's bytes in upper case, and ends when they do."""
+    """A port of a pod: echoes each connection's bytes in upper case, and closes when they end."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -290,7 +290,7 @@ def forwarded_port(client: subprocess.Popen[bytes], port: int) -> int:
 
 
 def exchange(port: int, data: bytes) -> bytes:
-    """Send while receiving, end our half, and return all that came."""
+    """Send while receiving, end our half, and return all received data."""
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as connection:
 
         def send() -> None:
@@ -324,7 +324,7 @@ def test_port_forward_carries_several_connections(kubectl: Kubectl, server: Serv
 
 
 def test_port_forward_reports_a_refused_port(kubectl: Kubectl) -> None:
-    # Held, so that nobody else listens there meanwhile.
+    # Held, so that no other process listens there meanwhile.
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         closed = held.getsockname()[1]
@@ -356,7 +356,7 @@ def test_deleting_the_pod_ends_its_streams(kubectl: Kubectl) -> None:
 
 
 def test_logs_and_their_options(sandbox: Kubectl) -> None:
-    # That a pod is ready says that its command was started.
+    # A ready pod means that its command was started, not that it has printed.
     until(lambda: sandbox.run("logs", "lines").stdout == b"1\n2\n3\n4\n5\n")
     for options, expected in (
         ([], b"1\n2\n3\n4\n5\n"),

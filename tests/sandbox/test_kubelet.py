@@ -1,4 +1,4 @@
-"""Pods that become real processes."""
+"""Pods as real processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def until(world: World, test: Callable[[], bool]) -> None:
 
 
 async def first_line(world: World) -> bytes:
-    """Follow the log until a line has come."""
+    """Follow the log until a line arrives."""
     answer = await world.ask("GET", f"{LOG}?follow=true")
     assert isinstance(answer, Streamed)
     data = bytearray()
@@ -89,7 +89,7 @@ async def test_a_pod_that_ends_is_done(node: World) -> None:
     assert lookup(container, "state", "terminated", "exitCode") == 3
     ready = next(each for each in items(status, "conditions") if each["type"] == "Ready")
     assert (ready["status"], ready["message"]) == ("False", "containers with unready status: [main]")
-    # It has no processes any more, and is gone at once.
+    # It has no processes left, and is gone at once.
     assert node.writer.delete(PODS, "default", "p")[1]
 
 
@@ -113,7 +113,7 @@ async def test_a_pod_removed_by_force_is_killed_afterwards(node: World, registry
     await trio.testing.wait_all_tasks_blocked()
     assert processes.grace_s == 0
     with trio.fail_after(10):
-        # A second call waits for the end as the first one does.
+        # A second call also waits for the end.
         await registry.stop(uid, grace_s=0)
     assert registry.get(uid) is None
 

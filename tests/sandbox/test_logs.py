@@ -1,4 +1,4 @@
-"""The bounded log of a container: what readers get of it, and when the container waits for them."""
+"""The bounded log of a container: its readers, and when the container waits for them."""
 
 from __future__ import annotations
 

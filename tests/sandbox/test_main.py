@@ -1,4 +1,4 @@
-"""The process: what it leaves for its users, and how it ends."""
+"""The process: the files that it writes for its users, and how it ends."""
 
 from __future__ import annotations
 

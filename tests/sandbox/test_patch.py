@@ -124,7 +124,7 @@ def test_a_configuration_is_laid_over() -> None:
     assert "'image': 'i'" in str(result)
 
 
-# Of the examples of RFC 6902, appendix A.
+# From the examples of RFC 6902, appendix A.
 @pytest.mark.parametrize(
     ("value", "operations", "result"),
     [

@@ -30,7 +30,7 @@ Handler = Callable[[trio.SocketStream], Awaitable[object]]
 
 
 async def shout(stream: trio.SocketStream) -> None:
-    """Answer with upper case until the other half ends, and then say so."""
+    """Echo in upper case until the other half ends, and then send a last word."""
     while data := await stream.receive_some():
         await stream.send_all(bytes(data).upper())
     await stream.send_all(b" over")
@@ -51,7 +51,7 @@ async def listening(handler: Handler = shout) -> AsyncIterator[int]:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    # Held, so that nobody else listens there meanwhile.
+    # Held, so that no other process listens there meanwhile.
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield int(held.getsockname()[1])
@@ -93,13 +93,13 @@ async def test_a_refused_port_is_told_on_the_error_stream(tmp_path: Path, closed
         assert text.startswith(
             f"error forwarding port {closed_port} to pod {pod.sandbox_id}, uid : failed to "
         )
-        # The IPv6 half says what this machine has to say about ::1.
+        # The IPv6 part depends on what this machine reports for ::1.
         assert (
             f'failed to connect to localhost:{closed_port} inside namespace "{pod.sandbox_id}", '
             f"IPv4: dial tcp4 127.0.0.1:{closed_port}: connect: connection refused "
             f"IPv6 dial tcp6 [::1]:{closed_port}: connect: "
         ) in text
-        # Another connection of the same client is not the worse for it.
+        # Another connection of the same client is not affected.
         data, _ = await open_pair(client, port, "1")
         await client.send(data, b"x", fin=True)
         await client.receive_until(lambda: data in client.ended)

@@ -1,4 +1,4 @@
-"""Pods and their containers: states, restarts, execs and what is left when a pod is gone."""
+"""Pods and their containers: states, restarts, execs, and cleanup after a pod."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shell(script: str, name: str = "main") -> ContainerSpec:
 
 
 class Changes:
-    """Waits until a pod is as a test wants it."""
+    """Waits until a pod is in the expected state."""
 
     def __init__(self) -> None:
         self._changed = trio.Event()

@@ -1,4 +1,4 @@
-"""Bodies captured from kubectl 1.37, and what must come of a body that is none."""
+"""Bodies captured from kubectl 1.37, and invalid bodies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client's streams joined to a command, and the Status of each end, in the real server's words."""
+"""A client's streams connected to a command, and the Status of each end, in the real server's words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sandbox.remotecommand import ClientStreams, Status, exited, internal_error,
 
 
 class Sink(trio.abc.SendStream):
-    """Keeps what is sent."""
+    """Records sent data."""
 
     def __init__(self, *, broken: bool = False) -> None:
         self.data = b""

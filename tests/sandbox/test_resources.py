@@ -1,4 +1,4 @@
-"""What each verb does to each kind of thing, without sockets."""
+"""The effects of each verb on each kind of object, without sockets."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_an_object_is_created_read_replaced_and_deleted(world: World) -> N
     assert replaced["data"] == {"b": "2"}
     assert (await refused(world, "PUT", f"{MAPS}/notes", made)).reason == "Conflict"
     gone = await world.object("DELETE", f"{MAPS}/notes", {"propagationPolicy": "Foreground"})
-    # The collector removes the finalizer; no dependents are waited for.
+    # The collector removes the finalizer, and waits for no dependents.
     assert text(gone, "metadata", "deletionTimestamp")
     await world.object("DELETE", f"{MAPS}/notes", {"propagationPolicy": "Background"})
     assert (await refused(world, "GET", f"{MAPS}/notes")).code == 404

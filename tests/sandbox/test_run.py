@@ -1,4 +1,4 @@
-"""One run of a container: its log, those attached to it, and how it is stopped."""
+"""One run of a container: its log, its attached clients, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shell(script: str, *, stdin: bool = False, stdin_once: bool = False, tty: bo
 
 @asynccontextmanager
 async def started(directory: Path, spec: ContainerSpec, codes: list[int] | None = None) -> AsyncIterator[Run]:
-    """A run that is stopped, when it has not ended by itself, with the block."""
+    """A run that is stopped at the end of the block, unless it has ended by itself."""
     run = Run(spec)
     await run.start(directory, ENVIRONMENT)
 
@@ -112,7 +112,7 @@ async def test_an_attached_client_gets_output_from_then_on_and_the_end(tmp_path:
 async def test_stdin_outlives_a_client_unless_it_is_once(tmp_path: Path, once: bool) -> None:
     script = "while read line; do echo got $line; done; echo over"
     async with started(tmp_path, shell(script, stdin=True, stdin_once=once)) as run:
-        # It is there before the first one leaves, or it might come too late for what is said then.
+        # Attach the second client before the first one leaves, or it might miss the output at that moment.
         with run.attach(stdin=True, stdout=True, stderr=True) as second:
             assert second.stdin is not None
             assert second.stdout is not None

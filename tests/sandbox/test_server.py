@@ -1,4 +1,4 @@
-"""The front over a stream in memory; the client is h11 in its other role, or raw bytes."""
+"""The HTTP server over a stream in memory; the client is h11 in its other role, or raw bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sandbox.status import BODY_BYTES_MAX, GroupResource, not_found
 
 @asynccontextmanager
 async def served(handler: Handler) -> AsyncIterator[trio.abc.HalfCloseableStream]:
-    """A client's end of a connection to a front with this handler."""
+    """A client's end of a connection to a server with this handler."""
     client, ours = memory_stream_pair()
 
     async def serve(task_status: trio.TaskStatus[None]) -> None:
@@ -60,7 +60,7 @@ class Client:
     async def ask(
         self, method: str, target: str, *headers: tuple[str, str], body: bytes = b""
     ) -> tuple[int, bytes]:
-        """Send a request whole, and return the answer's status and body."""
+        """Send a whole request, and return the answer's status and body."""
         self._http.send(h11.Request(method=method, target=target, headers=[("Host", "x"), *headers]))
         lines = [f"{method} {target} HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in headers)]
         if body:
@@ -127,7 +127,7 @@ async def test_a_request_is_read_as_the_api_server_reads_it() -> None:
 @pytest.mark.parametrize(
     ("query", "read"),
     [
-        # Go's net/url drops what has a semicolon or a broken escape, and reads the rest.
+        # Go's net/url drops a pair with a semicolon or a broken escape, and reads the rest.
         ("watch=0;", {}),
         ("watch=1;x=2&limit=5", {"limit": ["5"]}),
         ("watch=%zz&watch=1", {"watch": ["1"]}),
@@ -219,7 +219,7 @@ async def test_an_early_answer_ends_the_connection(autojump_clock: MockClock) ->
         await stream.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nonly this")
         before = trio.current_time()
         data = await everything(stream)
-        # It is read on for a while, or closing would reset the answer away.
+        # The server keeps reading for a while, or closing would reset the connection and lose the answer.
         assert trio.current_time() - before == pytest.approx(server.DRAIN_S)
     assert data.startswith(b"HTTP/1.1 401 ")
     assert b"Connection: close" in data
@@ -271,7 +271,7 @@ async def test_a_streamed_answer_is_flushed_piece_by_piece_and_ends_clean() -> N
         assert isinstance(second, h11.Data)
         assert isinstance(await client.event(), h11.EndOfMessage)
         client._http.start_next_cycle()
-        # The connection is good for more, also for what was sent ahead.
+        # The connection can be reused, also for pipelined requests.
         more.set()
         assert await client.ask("GET", "/") == (200, b"onetwo")
 

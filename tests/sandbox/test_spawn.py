@@ -1,4 +1,4 @@
-"""Real subprocesses: pipes, terminals, exit codes, and that nothing is left behind."""
+"""Real subprocesses: pipes, terminals, exit codes, and that no process is left behind."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_a_size_beyond_16_bits_is_clipped(tmp_path: Path) -> None:
 
 
 async def test_ctrl_c_on_a_terminal_is_an_interrupt(tmp_path: Path) -> None:
-    # No shell: one that is about to fork may keep the signal to itself.
+    # Not a shell: one that is about to fork may keep the signal to itself.
     async with running(tmp_path, "cat", tty=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

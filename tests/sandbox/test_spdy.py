@@ -26,7 +26,7 @@ def chunks_of(data: bytes, cuts: list[int]) -> Iterator[bytes]:
 
 
 def joined(events: list[spdy.Event]) -> list[spdy.Event]:
-    """Put the pieces of neighbouring DATA of one stream together, as chunking cuts them anywhere."""
+    """Join adjacent DATA of one stream, since chunking splits it anywhere."""
     result: list[spdy.Event] = []
     for event in events:
         last = result[-1] if result else None
@@ -43,7 +43,7 @@ def joined(events: list[spdy.Event]) -> list[spdy.Event]:
 
 
 def test_the_dictionary_is_that_of_the_protocol() -> None:
-    # Every zlib stream with a preset dictionary names it by this checksum.
+    # Every zlib stream with a preset dictionary identifies it by this checksum.
     assert len(spdy.DICTIONARY) == 1423
     assert zlib.adler32(spdy.DICTIONARY) == 0xE3C6A7C2
 

@@ -1,4 +1,4 @@
-"""Upgrades from the request to the last byte: what is refused, and exec and attach in each protocol."""
+"""Upgrades from the request to the last byte: refusals, and exec and attach in each protocol."""
 
 from __future__ import annotations
 
@@ -423,7 +423,7 @@ async def test_a_flood_to_a_client_that_does_not_read_stalls_only_its_own_comman
 
 
 class BlockedStream(trio.abc.Stream):
-    """Takes the first 100 kB and then no more."""
+    """Accepts the first 100 kB and then blocks."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.blocked = trio.Event()

@@ -1,4 +1,4 @@
-"""The controllers of Deployments and ReplicaSets; a stand-in for the kubelet says which pods are ready."""
+"""The controllers of Deployments and ReplicaSets; a fake kubelet sets which pods are ready."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def web(image: str = "one", replicas: int = 2, **spec: Json) -> Object:
 
 
 class Driver:
-    """Lets the controllers take steps, and plays the kubelet between them."""
+    """Steps the controllers, and acts as the kubelet between steps."""
 
     def __init__(self, world: World) -> None:
         self.world = world

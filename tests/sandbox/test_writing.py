@@ -1,4 +1,4 @@
-"""The steps of a write that no single verb shows; the verbs themselves are in test_resources."""
+"""The steps that all writes share; test_resources tests the verbs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sandbox.kinds import CONFIG_MAPS, NAMESPACES
 from sandbox.objects import Object, child, items, text
 from sandbox.status import StatusError
 from sandbox.storage import Store
-from sandbox.writing import SUFFIX_ALPHABET, Deletion, How, Writer, suffix
+from sandbox.writing import SUFFIX_ALPHABET, Deletion, WriteOptions, Writer, suffix
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ def store() -> Store:
     return store
 
 
-def make(store: Store, how: How | None = None, **metadata: str) -> Object:
+def make(store: Store, how: WriteOptions | None = None, **metadata: str) -> Object:
     value: Object = {"metadata": {"name": "x", **metadata}}
-    return Writer(store).create(CONFIG_MAPS, "a", value, how or How()).value
+    return Writer(store).create(CONFIG_MAPS, "a", value, how or WriteOptions()).value
 
 
 def test_the_system_sets_what_is_the_systems(store: Store) -> None:
@@ -69,9 +69,13 @@ def with_data(data: Object, value: Object) -> Object:
 
 
 def test_each_manager_and_way_is_noted_once(store: Store) -> None:
-    make(store, How(manager="one"))
+    make(store, WriteOptions(manager="one"))
     for number, how in enumerate(
-        (How(manager="one"), How(manager="two", operation="Apply"), How(manager="one"))
+        (
+            WriteOptions(manager="one"),
+            WriteOptions(manager="two", operation="Apply"),
+            WriteOptions(manager="one"),
+        )
     ):
         data: Object = {"n": str(number)}
         Writer(store).update(CONFIG_MAPS, "a", "x", functools.partial(with_data, data), how)

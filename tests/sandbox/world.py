@@ -1,4 +1,4 @@
-"""A populated store and the resources that answer for it, without sockets."""
+"""A populated store and the resources that serve it, without sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADMIN = User("admin", groups=(MASTERS, AUTHENTICATED))
 
 
 class Body(Exchange):
-    """An exchange whose body is here already."""
+    """An exchange whose body has already arrived."""
 
     def __init__(self, request: Request, body: bytes) -> None:
         self.request = request
@@ -38,7 +38,7 @@ class Body(Exchange):
 
 @attrs.frozen
 class World:
-    """A populated store, and the resources that answer requests for it."""
+    """A populated store, and the resources that serve it."""
 
     store: Store
     writer: Writer
@@ -63,7 +63,7 @@ class World:
         user: User = ADMIN,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Let the resources answer a request that is allowed already."""
+        """Send an authorised request to the resources."""
         path, _, query = target.partition("?")
         pairs = [part.partition("=") for part in query.split("&") if part]
         lines = tuple((key.lower().encode(), value.encode()) for key, value in (headers or {}).items())
@@ -95,7 +95,7 @@ class World:
 
 
 async def streamed(answer: Answer, *, lines: int | None = None) -> list[Object]:
-    """Return the JSON lines of a streamed answer: all of them, or so many and then hang up."""
+    """Return the JSON lines of a streamed answer: all of them, or a number of lines and then disconnect."""
     assert isinstance(answer, Streamed)
     data = bytearray()
     enough = trio.Event()

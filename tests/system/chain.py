@@ -1,8 +1,8 @@
 """Hub and relays in front of an API server that does what a test scripts, with traps around the relays.
 
 The relays' environment is as bad as a pod's can be: it names a proxy, a .netrc for the API server's address
-and a CA file, none of which has a say in where the service-account token goes. Everything logs all it can,
-and whatever any test did, each event is one line and holds no secret.
+and a CA file. None of them may affect where the service-account token goes. All processes log at their most
+verbose. After every test, each event is one line and holds no secret.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tests.system.raw import RawClient
 from tests.system.world import GROUP, USER, World, running_chain
 
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) +[a-z0-9._-]+: .*")
-# Any signed token of ours, whoever made it for whom.
+# Any signed token of ours, regardless of its issuer and audience.
 JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}")
 
 
 @attrs.define(eq=False)
 class Trap:
-    """A port that nobody has any business with."""
+    """A port that no part of the system may contact."""
 
     port: int
     visitors: int = 0
@@ -42,7 +42,7 @@ class Chain:
     server: ApiServer
     trap: Trap
     foreign: trustme.CA
-    """The authority that the relays' environment names, and that nobody pinned."""
+    """The CA that the relays' environment names, and that no relay pins."""
 
     def client(self, way: str) -> RawClient:
         return RawClient(self.world, way)
@@ -61,7 +61,7 @@ class Chain:
         return {path.name: path.read_text() for path in sorted(self.world.folder.glob("*.log"))}
 
     def check(self) -> None:
-        """What holds whatever was done: nobody acted without the agent's name, and the logs are clean."""
+        """Check what must hold after every test: each call had the agent's name, and the logs are clean."""
         assert self.server.faults == []
         # The relay's own two are each alone on a connection, which no agent's request has shared.
         own = [each for each in self.server.all_exchanges if each.head in self.server.own]

@@ -16,7 +16,7 @@ from tests.system.world import World, running_world
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with running_world(tmp_path_factory.mktemp("world")) as running:
         yield running
-        # Whatever any test sent: the relay's own identity never acted.
+        # After all requests of the test, the relay's own identity has never acted.
         own = [line for line in running.cluster_audit() if line.get("unimpersonated")]
         assert not own, f"the relay's own account acted: {own[0]}"
 

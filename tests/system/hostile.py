@@ -72,7 +72,7 @@ def encoded(data: bytes) -> str:
 
 @attrs.frozen
 class Forger:
-    """Somebody who has a real signing key and no scruples."""
+    """An attacker with a real signing key."""
 
     kid: str
     key: ed25519.Ed25519PrivateKey
@@ -119,7 +119,7 @@ class Forger:
         return {"kty": "OKP", "crv": "Ed25519", "x": encoded(raw)}
 
     def bad_forms(self) -> dict[str, Callable[[], str]]:
-        """C30, C32: what is wrong whatever the token says about anybody."""
+        """C30, C32: tokens that are invalid regardless of their claims."""
 
         def hs256(secret: bytes) -> Callable[[bytes], bytes]:
             return lambda data: hmac.digest(secret, data, hashlib.sha256)

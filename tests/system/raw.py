@@ -181,7 +181,7 @@ def parse(raw: bytes) -> Answer:
 
 
 def marked_path() -> tuple[str, str]:
-    """A path that nobody else asks for, and the mark by which an audit log shows whether it arrived."""
+    """A path that no other test requests, and the mark by which an audit log shows its arrival."""
     mark = "mark-" + secrets.token_hex(6)
     return f"/api/v1/namespaces/{NAMESPACE}/configmaps/{mark}", mark
 

@@ -111,7 +111,7 @@ def test_a_bearer_subprotocol_is_neither_passed_on_nor_echoed(world: World, clie
 
 
 def test_a_head_that_outgrows_its_limit_on_the_way_goes_nowhere(world: World, client: RawClient) -> None:
-    """A list of subprotocols is written anew where a token was among them, and gets longer by that."""
+    """A list of subprotocols is rewritten if it held a token, and gets longer by that."""
     path, mark = marked_path()
 
     answer = client.get(

@@ -117,7 +117,7 @@ def test_the_trail_and_the_cluster_see_the_client_and_not_the_load_balancer(site
     # Its own connections, by which it looks whether all is well.
     assert site.forwarded_for(header(LOCAL, UNSPEC, b"")) == [HUB_BALANCER]
     assert {"203.0.113.7", "2001:db8::7", HUB_BALANCER} <= recorded(site, "--agent", "probe")
-    # Of a client that is nobody, too.
+    # Also of an unauthenticated client.
     with site.through(of_client("203.0.113.8")) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 400")

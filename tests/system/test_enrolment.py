@@ -109,7 +109,7 @@ def test_an_agent_enrolled_by_a_code_uses_kubectl_by_a_key_that_never_left(
     [registered] = [e for e in events if e["kind"] == "key.registered" and e["phase"] == "complete"]
     assert f"code:{made['code_id']}" in json.dumps(registered)
 
-    # The code is gone, for whoever has seen it.
+    # The code is used up, even for an attacker who has seen it.
     other = Home(world, "thief", tmp_path / "thief")
     other.folder.mkdir()
     done = other.login("--code", code)
@@ -181,7 +181,7 @@ def test_a_workload_uses_kubectl_by_its_platforms_token_and_keeps_no_secret(
             assert whoami.code == 0, whoami.err
             assert json.loads(whoami.out)["status"]["userInfo"]["username"] == "agent:federated"
 
-        # The platform rotates the token in its file: what the hub gave is used up, and asked for anew.
+        # The platform rotates the token in its file; the hub's tokens are used up and requested again.
         stale = token_file.read_text()
         token_file.write_text(issuer.token(aud=[hub], jti="fresh", **uid))
         home.forget_tokens()

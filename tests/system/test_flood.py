@@ -1,4 +1,4 @@
-"""One agent that floods the hub with watches: it is bounded, told so, and stops nobody else."""
+"""One agent floods the hub with watches: it is bounded, gets an explanation, and blocks no other agent."""
 
 from __future__ import annotations
 

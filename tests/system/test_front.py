@@ -39,7 +39,7 @@ def client(request: pytest.FixtureRequest, chain: Chain) -> RawClient:
 
 @pytest.fixture(autouse=True)
 def _hub_is_none_the_worse(chain: Chain) -> Iterator[None]:
-    """Whatever a test does: the hub still runs, has no more files open, and logged lines."""
+    """After every test: the hub still runs, has no more open files, and logged lines."""
     hub = chain.world.hub
     assert hub is not None
     assert chain.client("tunnel").get("/version").status == 200
@@ -55,7 +55,7 @@ def open_files(pid: int) -> int:
 
 
 def stranger(chain: Chain, address: str = STRANGER) -> socket.socket:
-    """A TCP connection of somebody."""
+    """A plain TCP connection of an unknown client."""
     return socket.create_connection(("127.0.0.1", chain.world.hub_port), DEADLINE_S, (address, 0))
 
 
@@ -71,7 +71,7 @@ def greeted(chain: Chain, address: str = STRANGER) -> ssl.SSLSocket:
 
 
 def assert_served(chain: Chain) -> None:
-    """An honest agent gets its answer by both ways, as if nobody else were there."""
+    """An honest agent gets its answer over both paths, unaffected by other clients."""
     for way in WAYS:
         client = chain.client(way)
         assert timed(lambda client=client: client.get("/version")) < SERVED_WITHIN_S  # type: ignore[misc]

@@ -204,7 +204,7 @@ def test_a_kubeconfig_cannot_have_a_token_shown_to_another_host(hosted: Agent, s
     hub = f"https://127.0.0.1:{world.hub_port}"
     done = run(["hawse", "credential", "--server", server, "--hub", hub], hosted.environment)
     assert (done.code, done.out) == (1, b"")
-    assert b"is no cluster's of " + hub.encode() in done.err
+    assert b"is not a cluster of " + hub.encode() in done.err
     # Nor may a login be used for a hub that it is not of.
     done = run(
         ["hawse", "credential", "--server", server, "--hub", "https://evil.example"], hosted.environment
@@ -301,10 +301,10 @@ def test_the_host_names_the_cluster_however_it_is_written(site: Site, way: str, 
 def test_a_clusters_host_serves_its_api_alone(site: Site, target: str) -> None:
     host = f"tunnel.{DOMAIN}"
     for method, body in (("GET", ()), ("POST", ("Content-Length: 0",))):
-        # Nobody is told anything of the hub's, and nobody is given a token.
+        # No answer holds the hub's data or a token.
         assert site.ask(host, target, *body, method=method).status == 401
         site.ask(host, target, *body, method=method, token=site.token())
-        # Whatever its path is called, it is the API server's.
+        # Every path on this host goes to the API server.
         assert seen(site)[-1] == target
     upgrade = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
     assert site.ask(host, target, *upgrade).status == 401

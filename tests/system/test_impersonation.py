@@ -72,7 +72,7 @@ def test_the_check_tells_who_is_missing_and_whose_name_is_taken(own_world: World
     code, found = check(world)
     assert code == 3
     assert any("agent:stranger has rights and is not enrolled" in message for message in found)
-    assert any("who is not enrolled for this cluster: agent:late" in message for message in found)
+    assert any("names that are not enrolled for this cluster: agent:late" in message for message in found)
 
 
 def test_the_bindings_of_a_removed_team_serve_no_other_of_its_name(own_world: World) -> None:
@@ -97,7 +97,7 @@ def test_the_bindings_of_a_removed_team_serve_no_other_of_its_name(own_world: Wo
 def test_a_right_that_the_relay_lacks_is_reported_as_the_operators_to_give(
     own_world: World, missing: str
 ) -> None:
-    # C09: the agent can do nothing about it, so it is told who can, and how.
+    # C09: the agent can't fix it, so the message says who can, and how.
     world = own_world
     for way in WAYS:
         # With its discovery at hand: of an error in that kubectl says no more than "unknown".

@@ -128,6 +128,6 @@ def test_a_reader_that_stops_stalls_only_itself(world: World, client: RawClient)
         grown = [resident_kib(pid) - before for pid, before in zip(processes, memory, strict=True)]
     finally:
         world.kubectl("tunnel", "delete", "pod", "flood", "--now")
-    # The sandbox writes the flood with half of the machine meanwhile; what is shown is that nobody waits.
+    # The sandbox writes the flood with half of the machine meanwhile; no other client may have to wait.
     assert statistics.median(beside) < 10 * statistics.median(alone) + 0.1
     assert max(grown) < 64 * 1024, f"hub and relay grew by {grown} KiB beside one stalled reader"

@@ -163,7 +163,7 @@ def test_exec_carries_both_outputs_stdin_and_the_exit_code(world: World, way: st
 @pytest.mark.parametrize(("way", "spdy"), STREAMING)
 def test_attach_reaches_the_running_process(world: World, way: str, spdy: bool) -> None:
     name = f"echo-{way}-{'spdy' if spdy else 'ws'}"
-    # Reads one line from whoever attaches, answers, and ends.
+    # Reads one line from the attached client, answers, and ends.
     script = "read line; echo got $line; sleep 1"
     pod = {
         "apiVersion": "v1",

@@ -232,7 +232,7 @@ def test_a_hub_that_replaces_none_starts_as_usual_and_another_replaces_it_twice(
     for _ in range(2):
         old = world.replace_hub()
         assert old.process.wait(ENDS_WITHIN_S) == 0
-    # Nobody but the one that runs has left a sign of life.
+    # Only the running hub has left a sign of life.
     assert len(list((world.folder / "hub" / "boots").iterdir())) == 1
     world.wait_for_tunnel()
     with shells(world, 1, "tunnel") as (shell,):
@@ -289,14 +289,14 @@ def restart_the_relays(world: World, count: int) -> None:
     with shells(world, count, "tunnel") as open_shells, calling(world, "tunnel") as callers:
         wait_for_calls(callers, 20)
         for leaving, coming in (("tunnel", "third"), ("tunnel-second", "fourth")):
-            # As Kubernetes does it by the printed manifests: one is told to go, and the next one comes.
+            # As Kubernetes does with the printed manifests: it stops one, and starts the next.
             world.relays[leaving].process.send_signal(signal.SIGTERM)
             world.relays[leaving].wait_for("stopping")
             world.start_relay("tunnel", coming)
             wait_for_calls(callers, 20)
             wait_for_relay(world, coming)
             if leaving == "tunnel":
-                # Those that were not told yet are where they were, and so are those that were.
+                # All shells still work: those of the stopping relay, and those of the other.
                 for number, shell in enumerate(open_shells):
                     assert shell.say(b"between %d" % number) == b"got between %d\n" % number
                 assert world.relays[leaving].process.poll() is None

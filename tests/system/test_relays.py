@@ -1,4 +1,4 @@
-"""Relays that come: how many, which, with which key; and what one that is refused is told."""
+"""Connecting relays: their number, identity and keys, and the reason that a refused relay gets."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_relays_key_changes_without_an_outage(own_world: World, tmp_path: Path
         assert world.kubectl("tunnel", "get", "pods").code == 0
         start(world, "renewed", tmp_path / "new", instance="renewed")
         wait_for(world, first, "renewed")
-        # Each is told with its key, so that the old one is dropped when nobody uses it any more.
+        # Each relay is listed with its key, so that the old key is dropped once it is unused.
         listed = json.loads(world.admin("relay", "list", "--cluster", "tunnel", "--json"))
         used = {relay["instance"]: relay["key"] for relay in listed if relay["connected"]}
         kept = json.loads(world.admin("cluster", "show", "tunnel", "--json"))["relay_keys"]

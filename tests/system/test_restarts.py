@@ -170,7 +170,7 @@ def wait_for_answer(client: RawClient) -> None:
 def test_what_was_good_once_is_not_good_again_after_a_restart(
     own_world: World, tmp_path: Path, planned: bool
 ) -> None:
-    """An agent's assertion and a relay's token that somebody has seen on their way, while they live."""
+    """An agent's assertion and a relay's token that an attacker captured while they are valid."""
     world = own_world
     home, made = add_agent(world, "coded", tmp_path / "home", "--credential", "code")
     assert home.login("--code", stdin=f"{made['code']}\n".encode()).code == 0

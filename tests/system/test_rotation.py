@@ -1,4 +1,4 @@
-"""The hub's signing key changes under agents that work, and nobody notices."""
+"""The hub's signing key is rotated while agents work, without any failed call."""
 
 from __future__ import annotations
 

@@ -313,7 +313,7 @@ def test_tokens_of_one_kind_are_nothing_at_the_tunnels_door(chain: Chain) -> Non
     client = chain.client("tunnel")
     for what, make in tokens.items():
         assert dial(client, make()).status == 401, what
-    # Good once, and no more. (Without a HELLO frame behind it, nobody is registered.)
+    # Valid only once. (Without a HELLO frame behind it, no relay is registered.)
     assert dial(client, used, rest=False).status == 101
     assert dial(client, used).status == 401
     # A hello opens tunnels and is no access token.
@@ -415,7 +415,7 @@ def test_a_hub_does_not_start_for_an_organisation_that_could_be_kubernetes_own(t
 
 
 def test_a_name_that_got_into_the_store_is_refused_at_minting(chain: Chain) -> None:
-    """Whoever can write into the store cannot make the hub speak for `system:masters` by a name alone."""
+    """Write access to the store is not enough: no name there makes the hub speak for `system:masters`."""
     world, client = chain.world, chain.client("tunnel")
     world.admin("team", "add", "victims", "--cluster", "tunnel")
     made = world.admin("agent", "add", "victim", "--team", "victims", "--owner", "tests", "--json")
@@ -441,7 +441,7 @@ def test_a_name_that_got_into_the_store_is_refused_at_minting(chain: Chain) -> N
                 victim.token()
             assert refused.value.code == 401, bad
             refused.value.close()
-            # It costs nobody else anything, and the operator is told.
+            # It affects no other agent, and the operator gets a warning.
             assert client.token()
             assert ascii(bad)[1:-1] in chain.logs()["hub.log"]
         finally:

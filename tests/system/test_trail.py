@@ -108,7 +108,7 @@ def test_a_token_in_a_long_query_is_neither_in_the_row_nor_in_its_sum(client: Ra
         rows, (f"a={'y' * 3000}&access_token=***", f"access_token=***&a={'y' * 3000}"), strict=True
     ):
         assert token[-40:] not in json.dumps(row)
-        # Whoever guesses a token cannot try it on the sum.
+        # An attacker who guesses a token can't verify it by the checksum.
         assert requested(row)["target_sha256"] == hashlib.sha256(f"{path}?{hidden}".encode()).hexdigest()
 
 
@@ -147,7 +147,7 @@ def test_a_command_stands_in_the_trail_whole_or_is_refused(client: RawClient) ->
             "Content-Length: 0",
             method="POST",
         ),
-        # A path is kept whole, whatever is asked for.
+        # A path is kept whole, regardless of the request.
         client.head(f"/version/{mark}/{'x' * 66_000}"),
     ):
         with client.talk(request) as talk:
@@ -198,7 +198,7 @@ def test_what_a_client_has_ended_reads_so_and_is_shown_by_the_clusters_audit_id(
 
 
 def test_a_strangers_flood_adds_little_to_the_trail(world: World) -> None:
-    """Of whatever a stranger sends, some rows a second are kept, and of each of them some KiB."""
+    """Of a stranger's requests, a few rows a second are kept, and some KiB of each."""
     client = RawClient(world, "tunnel")
     heads = []
     for method in ("GET", "POST"):

@@ -513,7 +513,7 @@ def leave(chain: Chain, client: RawClient, count: int, *, answered: bool) -> Non
             if answered:
                 assert Talk(connection).answer(body=False).status == 200
         wait_until(lambda: len(chain.server.seen(mark)) == count)
-        time.sleep(0.6 if not answered else 0)  # past the quiet half second, in which nobody looks
+        time.sleep(0.6 if not answered else 0)  # past the quiet half second without a check
     finally:
         left_at = time.monotonic()
         for connection in opened:
@@ -618,7 +618,7 @@ def test_the_end_of_an_upgraded_stream_arrives_at_once(chain: Chain, client: Raw
             assert talk.rest() == frame(1, b"last")
             took.append(time.monotonic() - ended[-1])
             assert talk.end is End.CLEAN
-    # The machine may be busy with other tests; whoever waits for something does so each time.
+    # The fastest run counts: a busy machine delays some runs, but a wait in the code delays all.
     assert min(took) < SOON_S / 4, took
 
 
@@ -947,7 +947,7 @@ def test_what_a_dying_relay_leaves_is_honest(chain: Chain, client: RawClient) ->
 
 
 def check_lost(lost: Answer, retried: Answer) -> None:
-    """A write that may have been done invites nobody to do it again; a read may be asked for again."""
+    """The error of a write that may have been executed suggests no retry; that of a read may."""
     assert (lost.status, json.loads(lost.body)["reason"]) == (504, "Timeout")
     assert "may still be processing" in json.loads(lost.body)["message"]
     assert retried.status == 503

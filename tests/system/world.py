@@ -3,7 +3,7 @@
 The hub knows the one cluster under two names: `tunnel`, whose relay dials in, and `direct`, whose relay it
 dials. `running_world` has the sandbox for a cluster; `straight` is then the administrator's kubectl at the
 API server itself, under the same identity by `--as`. `running_chain` is hub, relays and agent in front of
-whatever API server a kubeconfig leads to.
+any API server that a kubeconfig leads to.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import trustme
 from click.testing import CliRunner
 
 from proxy.cli.admin import admin
-from proxy.cli.admin.client import AdminClient, Reach
+from proxy.cli.admin.api.client import AdminClient, Reach
 from sandbox.demo.processes import Daemon, Daemons, free_port
 
 ORG, TEAM, AGENT = "acme", "platform", "probe"

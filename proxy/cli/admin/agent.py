@@ -6,20 +6,20 @@ import shlex
 
 import click
 
-from proxy.cli.admin.client import AdminClient, Object, Reach
-from proxy.cli.admin.output import (
+from proxy.cli.admin.api.client import AdminClient, Object, Reach
+from proxy.cli.admin.api.output import (
     confirm,
     field,
     json_option,
     listed,
     objects,
+    print_change,
     print_fields,
     print_json,
     print_table,
     say,
     say_apply_rbac,
     since,
-    tell_change,
     text,
     yes_option,
 )
@@ -27,11 +27,11 @@ from proxy.cli.admin.output import (
 
 @click.group()
 def agent() -> None:
-    """Agents: the principals, each the Kubernetes user agent:<name>."""
+    """Manage agents. Each is the Kubernetes user agent:<name>."""
 
 
 @agent.command("list")
-@click.option("--retired", is_flag=True, help="Those that were removed, too.")
+@click.option("--retired", is_flag=True, help="Include removed agents.")
 @json_option
 @click.pass_obj
 def list_agents(reach: Reach, /, retired: bool, as_json: bool) -> None:
@@ -56,23 +56,23 @@ def list_agents(reach: Reach, /, retired: bool, as_json: bool) -> None:
 
 @agent.command("add")
 @click.argument("name")
-@click.option("--owner", required=True, metavar="WHO", help="The person who answers for it.")
+@click.option("--owner", required=True, metavar="WHO", help="The person responsible for the agent.")
 @click.option("--team", "teams", multiple=True, required=True, metavar="NAME", help="Its team; repeatable.")
 @click.option(
     "--credential",
     type=click.Choice(["api-key", "code", "none"]),
     default="api-key",
     show_default=True,
-    help="What it is given: an API key, a one-time code for a key of its own, or nothing yet.",
+    help="The agent's first credential: an API key, a one-time code for a key of its own, or none yet.",
 )
 @json_option
 @click.pass_obj
 def add_agent(
     reach: Reach, /, name: str, owner: str, teams: tuple[str, ...], credential: str, as_json: bool
 ) -> None:
-    """Add an agent and print its API key or code, this once.
+    """Add an agent, and print its API key or code. It is shown only once.
 
-    A name is for ever: it is never given to another agent, not even when this one is removed.
+    A name is permanent: it is never reused, even after the agent is removed.
     """
     client = reach.client()
     body = {"name": name, "owner": owner, "teams": teams, "credential": credential}
@@ -93,7 +93,7 @@ def add_agent(
 @json_option
 @click.pass_obj
 def show_agent(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Show an agent with its keys, by their first characters."""
+    """Show an agent and its keys (only their first characters)."""
     found = reach.client().get("agents", name)
     print_fields(
         found,
@@ -118,16 +118,16 @@ def show_agent(reach: Reach, /, name: str, as_json: bool) -> None:
 
 @agent.command("teams")
 @click.argument("name")
-@click.option("--add", multiple=True, metavar="TEAM", help="Put it into this team; repeatable.")
-@click.option("--remove", multiple=True, metavar="TEAM", help="Take it out of this team; repeatable.")
+@click.option("--add", multiple=True, metavar="TEAM", help="Add it to this team; repeatable.")
+@click.option("--remove", multiple=True, metavar="TEAM", help="Remove it from this team; repeatable.")
 @json_option
 @click.pass_obj
 def change_teams(
     reach: Reach, /, name: str, add: tuple[str, ...], remove: tuple[str, ...], as_json: bool
 ) -> None:
-    """Change the teams that an agent is in."""
+    """Change an agent's teams."""
     if not add and not remove:
-        raise click.UsageError("say --add TEAM, --remove TEAM, or both")
+        raise click.UsageError("use --add TEAM, --remove TEAM, or both")
     changed = reach.client().patch("agents", name, "teams", body={"add": add, "remove": remove})
     if as_json:
         print_json(changed)
@@ -141,13 +141,13 @@ def change_teams(
 @json_option
 @click.pass_obj
 def lock_agent(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Refuse an agent until it is unlocked, and end what it has open. Its keys stay."""
+    """Refuse an agent until it is unlocked, and end its open calls. Its keys are kept."""
     changed = reach.client().post("agents", name, "lock")
     done = (
-        f"locked agent {name}: it is refused from now on, and what it has open is ended; "
-        f"hawse admin agent unlock {name} lets it in again"
+        f"locked agent {name}: its calls are refused and its open calls are ended; "
+        f"to undo: hawse admin agent unlock {name}"
     )
-    tell_change(changed, done, as_json=as_json)
+    print_change(changed, done, as_json=as_json)
 
 
 @agent.command("unlock")
@@ -155,9 +155,9 @@ def lock_agent(reach: Reach, /, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def unlock_agent(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Let a locked agent in again."""
+    """Accept a locked agent again."""
     changed = reach.client().post("agents", name, "unlock")
-    tell_change(changed, f"unlocked agent {name}", as_json=as_json)
+    print_change(changed, f"unlocked agent {name}", as_json=as_json)
 
 
 @agent.command("remove")
@@ -166,28 +166,28 @@ def unlock_agent(reach: Reach, /, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def remove_agent(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
-    """Remove an agent for good. Its keys end, and its name is never given again."""
-    confirm(f"Remove agent {name} for good? Its name can never be used again", yes=yes)
+    """Remove an agent permanently. Its keys are revoked, and its name is never reused."""
+    confirm(f"Remove agent {name} permanently? Its name can never be used again", yes=yes)
     gone = reach.client().delete("agents", name)
-    done = f"removed agent {name}; its keys are revoked, its name stays taken"
-    tell_change(gone, done, as_json=as_json)
+    done = f"removed agent {name}; its keys are revoked, and its name can't be reused"
+    print_change(gone, done, as_json=as_json)
 
 
 @agent.command("code")
 @click.argument("name")
-@click.option("--withdraw", is_flag=True, help="End the codes that were not used yet, instead.")
+@click.option("--withdraw", is_flag=True, help="Instead, invalidate the agent's unused codes.")
 @json_option
 @click.pass_obj
 def make_code(reach: Reach, /, name: str, withdraw: bool, as_json: bool) -> None:
-    """Print a one-time code for a key that the agent makes itself.
+    """Print a one-time code for registering an agent's own key.
 
-    The agent registers the key by it (`hawse login --code`). It is good once and for 15 minutes. The key's
-    private half never leaves the agent's machine.
+    The agent uses it with `hawse login --code`. It works once, within 15 minutes. The private half of the key
+    never leaves the agent's machine.
     """
     client = reach.client()
     if withdraw:
         gone = client.delete("agents", name, "codes")
-        tell_change(gone, f"withdrawn codes of agent {name}: {text(gone, 'withdrawn')}", as_json=as_json)
+        print_change(gone, f"withdrawn codes of agent {name}: {text(gone, 'withdrawn')}", as_json=as_json)
         return
     made = client.post("agents", name, "codes")
     if as_json:
@@ -198,7 +198,7 @@ def make_code(reach: Reach, /, name: str, withdraw: bool, as_json: bool) -> None
 
 @agent.group("key")
 def key() -> None:
-    """An agent's keys: API keys, and those that it made itself."""
+    """Manage an agent's keys: API keys and keys of its own."""
 
 
 @key.command("list")
@@ -206,7 +206,7 @@ def key() -> None:
 @json_option
 @click.pass_obj
 def list_keys(reach: Reach, /, name: str, as_json: bool) -> None:
-    """List an agent's keys of both kinds by their first characters."""
+    """List an agent's keys of both kinds (only their first characters)."""
     keys = objects(reach.client().get("agents", name), "keys")
     _print_keys(keys, as_json=as_json)
 
@@ -216,13 +216,13 @@ def list_keys(reach: Reach, /, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def add_key(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Give an agent another API key and print it, this once."""
+    """Add an API key for an agent, and print it. It is shown only once."""
     client = reach.client()
     made = client.post("agents", name, "keys")
     if as_json:
         print_json(made)
         return
-    say(f"added a key for agent {name}; when it is in place: hawse admin agent key revoke {name} OLD-ID")
+    say(f"added a key for agent {name}; once it is in use: hawse admin agent key revoke {name} OLD-ID")
     _print_key(client, made)
 
 
@@ -232,19 +232,19 @@ def add_key(reach: Reach, /, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def revoke_key(reach: Reach, /, name: str, key_id: str, as_json: bool) -> None:
-    """Revoke a key of either kind, and end what runs by it. `hawse admin agent key list NAME` has its id."""
+    """Revoke a key of either kind, and end its open calls. For its id: hawse admin agent key list NAME."""
     gone = reach.client().delete("agents", name, "keys", key_id)
-    tell_change(gone, f"revoked key {key_id} of agent {name}", as_json=as_json)
+    print_change(gone, f"revoked key {key_id} of agent {name}", as_json=as_json)
 
 
 def _print_key(client: AdminClient, made: Object) -> None:
-    say("its API key, shown this once:")
+    say("its API key, shown only once:")
     click.echo(text(made, "api_key"))
     _say_login(client, "", "the key")
 
 
 def _print_code(client: AdminClient, made: Object) -> None:
-    say(f"its code, good once and until {text(made, 'expires_at')}:")
+    say(f"its code, valid once and until {text(made, 'expires_at')}:")
     click.echo(text(made, "code"))
     _say_login(client, " --code", "the code")
 
@@ -252,10 +252,10 @@ def _print_code(client: AdminClient, made: Object) -> None:
 def _say_login(client: AdminClient, option: str, secret: str) -> None:
     hub = client.get("hub")
     if text(hub, "ca_pem"):
-        say("give the agent this hub's CA as well: hawse admin hub ca > hub-ca.pem")
+        say("give the agent this hub's CA too: hawse admin hub ca > hub-ca.pem")
         option += " --ca hub-ca.pem"
-    say(f"where the agent runs, paste {secret} into:")
-    # It is pasted into a shell, and on another machine.
+    say(f"on the agent's machine, run this and paste {secret}:")
+    # It is pasted into a shell on another machine.
     say(f"  hawse login --hub {shlex.quote(text(hub, 'public_url'))}{option}")
 
 

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.admin.client import Object, Reach
-from proxy.cli.admin.inputs import parse_pairs, read_certificates, read_file
-from proxy.cli.admin.output import (
+from proxy.cli.admin.api.client import Object, Reach
+from proxy.cli.admin.api.inputs import parse_pairs, read_certificates, read_file
+from proxy.cli.admin.api.output import (
     child,
     field,
     json_option,
     objects,
+    print_change,
     print_json,
     print_table,
     say,
     since,
-    tell_change,
     text,
 )
 
@@ -27,14 +27,14 @@ FILE_BYTES_MAX = 256 * 1024
 
 @click.group()
 def federation() -> None:
-    """Workloads known by their platform's token (OpenID Connect)."""
+    """Log workloads in by their platform's token (OpenID Connect)."""
 
 
 @federation.command("list")
 @json_option
 @click.pass_obj
 def list_rules(reach: Reach, /, as_json: bool) -> None:
-    """List the rules: tokens with which claims are which agent's."""
+    """List the rules. Each maps tokens with certain claims to an agent."""
     columns = [
         ("AGENT", field("agent")),
         ("ISSUER", field("issuer")),
@@ -55,37 +55,39 @@ def list_rules(reach: Reach, /, as_json: bool) -> None:
 
 @federation.command("add")
 @click.argument("issuer")
-@click.option("--agent", required=True, metavar="NAME", help="Whose tokens these are.")
+@click.option("--agent", required=True, metavar="NAME", help="The agent that these tokens log in.")
 @click.option(
     "--claim",
     "claims",
     multiple=True,
     required=True,
     metavar="NAME=VALUE",
-    help="A claim that must have exactly this value; repeatable. A NAME that begins with a slash is a JSON "
-    "Pointer into the token, as in /kubernetes.io/serviceaccount/uid.",
+    help="A claim with its exact value; repeatable. A NAME that begins with a slash is a JSON Pointer into "
+    "the token, such as /kubernetes.io/serviceaccount/uid.",
 )
-@click.option("--audience", metavar="TEXT", help="What the token must be for (default: the hub's own URL).")
-@click.option("--jwks-url", metavar="URL", help="Where the issuer's keys are (default: as it says itself).")
+@click.option("--audience", metavar="TEXT", help="The tokens' audience. Default: the hub's own URL.")
+@click.option(
+    "--jwks-url", metavar="URL", help="The URL of the issuer's keys. Default: from its discovery document."
+)
 @click.option(
     "--jwks",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The issuer's keys, for one that the hub cannot reach; nothing is fetched then.",
+    help="The issuer's keys, if the hub cannot reach the issuer. Nothing is fetched then.",
 )
 @click.option(
     "--ca",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The CA of the issuer's certificate (PEM), if it is not a public one.",
+    help="The CA of the issuer's certificate (PEM), unless it is a public CA.",
 )
 @click.option(
-    "--allow-private-address", is_flag=True, help="The issuer may be at a private or loopback address."
+    "--allow-private-address", is_flag=True, help="Allow an issuer at a private or loopback address."
 )
 @click.option(
     "--allow-mutable-claims",
     is_flag=True,
-    help="Accept claims of which none is an id that is never given twice.",
+    help="Allow a rule in which no claim is an id that is never reused.",
 )
 @json_option
 @click.pass_obj
@@ -103,12 +105,12 @@ def add_rule(
     allow_mutable_claims: bool,
     as_json: bool,
 ) -> None:
-    """Let tokens of ISSUER with exactly these claims be an agent's.
+    """Log tokens of ISSUER with exactly these claims in as an agent.
 
-    ISSUER is what its tokens name as `iss`, to the last slash, as in
-    https://token.actions.githubusercontent.com. Pin an id that is never given twice (repository_id,
-    /kubernetes.io/serviceaccount/uid), for a name that is given up can be taken by another. The rule for a
-    GitHub repository should pin `ref` or `environment` as well: otherwise every branch of it is this agent.
+    ISSUER is the `iss` of the tokens, exact to the last slash, such as
+    https://token.actions.githubusercontent.com. Include an id that is never reused (repository_id,
+    /kubernetes.io/serviceaccount/uid), since a released name can be taken by another party. For a GitHub
+    repository, also include `ref` or `environment`: otherwise every branch is this agent.
     """
     made = reach.client().post(
         "federation",
@@ -129,9 +131,9 @@ def add_rule(
         return
     say(
         f"tokens of {text(made, 'issuer')} for {text(made, 'audience')} "
-        f"with {_claims(made)} are agent {agent}"
+        f"with {_claims(made)} now log in agent {agent}"
     )
-    say("where the agent runs: hawse login --hub URL --token-file FILE, or --github")
+    say("on the agent's machine: hawse login --hub URL --token-file FILE, or --github")
 
 
 @federation.command("remove")
@@ -139,10 +141,10 @@ def add_rule(
 @json_option
 @click.pass_obj
 def remove_rule(reach: Reach, /, rule_id: str, as_json: bool) -> None:
-    """Remove a rule, by its id (`hawse admin federation list`)."""
+    """Remove a rule by its id. For the id: hawse admin federation list."""
     gone = reach.client().delete("federation", rule_id)
-    done = f"removed rule {rule_id}; tokens that were made by it are refused from now on"
-    tell_change(gone, done, as_json=as_json)
+    done = f"removed rule {rule_id}; tokens issued under it are refused from now on"
+    print_change(gone, done, as_json=as_json)
 
 
 def _claims(row: Object) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from proxy.cli.admin.client import Object, Reach
-from proxy.cli.admin.output import (
+from proxy.cli.admin.api.client import Object, Reach
+from proxy.cli.admin.api.output import (
     field,
     json_option,
     objects,
@@ -20,20 +20,20 @@ from proxy.process.suggestions import did_you_mean
 
 @click.group()
 def relay() -> None:
-    """Relays: the processes beside the clusters.
+    """Show relays: the processes that connect the clusters.
 
-    What they may do is their cluster's: `hawse admin cluster add` brings a relay, `cluster key` replaces
-    its key (and ends, without --keep-old, what the old one has opened), `cluster remove` ends all of them.
-    How many a cluster may have is limits.relays_per_cluster. One process is stopped where it runs.
+    To add a relay, use `hawse admin cluster add`. `cluster key` replaces its key (without --keep-old, that
+    ends the old key's tunnels). `cluster remove` disconnects all of a cluster's relays.
+    limits.relays_per_cluster bounds their number. To stop a single relay, stop its process.
     """
 
 
 @relay.command("list")
-@click.option("--cluster", metavar="NAME", help="Only this cluster's.")
+@click.option("--cluster", metavar="NAME", help="Only relays of this cluster.")
 @json_option
 @click.pass_obj
 def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
-    """List the relays, those that are connected and those that were."""
+    """List the relays, connected or not."""
     relays = _relays(reach, cluster)
     columns = [
         ("CLUSTER", field("cluster")),
@@ -52,17 +52,17 @@ def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
         relays,
         columns,
         as_json=as_json,
-        empty="no relay has connected yet: hawse admin cluster add prints what it needs"
+        empty="no relay has connected yet: add one with hawse admin cluster add"
         if cluster is None
-        else f"no relay of {cluster} has connected yet: "
-        f"hawse admin cluster check {cluster} --kubeconfig FILE says what is missing",
+        else f"no relay of {cluster} has connected yet; to find out why: "
+        f"hawse admin cluster check {cluster} --kubeconfig FILE",
         spare=("ADDRESS", "KEY", "STREAMS", "VERSION", "KUBERNETES", "RTT", "LAST SEEN"),
     )
 
 
 @relay.command("show")
 @click.argument("instance")
-@click.option("--cluster", metavar="NAME", help="Its cluster, when two have an instance of that name.")
+@click.option("--cluster", metavar="NAME", help="Its cluster, if two clusters have an instance of that name.")
 @json_option
 @click.pass_obj
 def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: bool) -> None:
@@ -73,10 +73,10 @@ def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: boo
         near = did_you_mean(instance, {text(row, "instance") for row in relays})
         whose = "" if cluster is None else f" of {cluster}"
         raise CommandError(
-            f"no relay {instance!a}{whose} has connected{near}; hawse admin relay list shows those that have"
+            f"no relay {instance!a}{whose} has connected{near}; for the names: hawse admin relay list"
         )
     if len(found) > 1:
-        raise CommandError(f"{len(found)} clusters have a relay {instance!a}: name one by --cluster")
+        raise CommandError(f"{len(found)} clusters have a relay {instance!a}: name one with --cluster")
     print_fields(
         found[0],
         [
@@ -98,14 +98,14 @@ def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: boo
 
 
 def _relays(reach: Reach, cluster: str | None) -> list[Object]:
-    """All relays, or those of a cluster; raises CommandError where there is no such cluster."""
+    """Return all relays, or those of a cluster. Raises CommandError if the cluster does not exist."""
     client = reach.client()
     relays = objects(client.get("relays"), "relays")
     if cluster is None:
         return relays
     of_it = [row for row in relays if row.get("cluster") == cluster]
     if not of_it:
-        # A slip of the pen would read as a cluster without a relay.
+        # A typo would otherwise look like a cluster without relays: the hub refuses unknown names.
         client.get("clusters", cluster)
     return of_it
 
@@ -115,7 +115,7 @@ def _state(row: Object) -> str:
 
 
 def _pinned(row: Object) -> str:
-    """Whether the relay tells which Kubernetes cluster it is in, and so is held to it."""
+    """Whether the relay has stated the UID of its cluster, which is then enforced."""
     if not row.get("connected"):
         return "-"
     return "pinned" if row.get("pinned") else "not pinned"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from proxy.cli.admin.client import Object, Reach
-from proxy.cli.admin.output import (
+from proxy.cli.admin.api.client import Object, Reach
+from proxy.cli.admin.api.output import (
     confirm,
     field,
     json_option,
@@ -21,16 +21,16 @@ from proxy.cli.admin.output import (
 
 @click.group()
 def session() -> None:
-    """Sessions: the calls that are under way now, execs and watches."""
+    """Manage sessions: open calls, such as execs and watches."""
 
 
 @session.command("list")
-@click.option("--agent", metavar="NAME", help="Only this agent's.")
-@click.option("--cluster", metavar="NAME", help="Only those on this cluster.")
+@click.option("--agent", metavar="NAME", help="Only calls of this agent.")
+@click.option("--cluster", metavar="NAME", help="Only calls on this cluster.")
 @json_option
 @click.pass_obj
 def list_sessions(reach: Reach, /, agent: str | None, cluster: str | None, as_json: bool) -> None:
-    """List what is under way, the oldest first."""
+    """List the open calls, oldest first."""
     chosen = {key: name for key, name in (("agent", agent), ("cluster", cluster)) if name is not None}
     columns = [
         ("ID", field("id")),
@@ -48,17 +48,17 @@ def list_sessions(reach: Reach, /, agent: str | None, cluster: str | None, as_js
         objects(found, "sessions"),
         columns,
         as_json=as_json,
-        empty="nothing is under way",
+        empty="no open calls",
         spare=("FROM", "IN", "OUT", "KIND", "SINCE"),
     )
-    _say_beside(found)
+    _note_other_hubs(found)
 
 
 @session.command("kill")
 @click.argument("session_id", metavar="[ID]", required=False)
-@click.option("--agent", metavar="NAME", help="Everything of this agent.")
-@click.option("--cluster", metavar="NAME", help="Everything on this cluster.")
-@click.option("--reason", metavar="TEXT", required=True, help="Why; it is recorded with each of them.")
+@click.option("--agent", metavar="NAME", help="End all calls of this agent.")
+@click.option("--cluster", metavar="NAME", help="End all calls on this cluster.")
+@click.option("--reason", metavar="TEXT", required=True, help="The reason, recorded with each call.")
 @yes_option
 @json_option
 @click.pass_obj
@@ -72,18 +72,20 @@ def kill_sessions(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """End one call by its id, or all of an agent, a cluster, or both.
+    """End an open call by its id, or all of an agent or cluster.
 
-    It is cut, so that kubectl exits with an error. Whoever may call may call again: to keep an agent out,
-    lock it (`hawse admin agent lock`), which ends what it has open as well.
+    With --agent and --cluster, it ends that agent's calls on that cluster.
+
+    The call is cut, and kubectl exits with an error. The agent may call again: to prevent that, lock it with
+    `hawse admin agent lock`, which also ends its open calls.
     """
     if (session_id is None) == (agent is None and cluster is None):
-        raise click.UsageError("say the id of one session, or --agent NAME, --cluster NAME or both")
+        raise click.UsageError("give the id of one session, or --agent NAME, --cluster NAME or both")
     if session_id is None:
         named = [
             f"{kind} {name}" for kind, name in (("agent", agent), ("cluster", cluster)) if name is not None
         ]
-        confirm(f"End all that is under way for {' on '.join(named)}?", yes=yes)
+        confirm(f"End all open calls of {' on '.join(named)}?", yes=yes)
     chosen = {"id": session_id, "agent": agent, "cluster": cluster}
     body = {"reason": reason, **{key: value for key, value in chosen.items() if value is not None}}
     killed = reach.client().post("sessions", "kill", body=body)
@@ -94,15 +96,15 @@ def kill_sessions(
     for row in gone:
         say(f"killed {text(row, 'id')}: agent:{text(row, 'agent')} on {text(row, 'cluster')}, {_what(row)}")
     if not gone:
-        say("nothing of it is under way")
-    _say_beside(killed)
+        say("no open call matches")
+    _note_other_hubs(killed)
 
 
-def _say_beside(answer: Object) -> None:
+def _note_other_hubs(answer: Object) -> None:
     if answer.get("hubs_beside"):
         say(
-            "a hub that was replaced still finishes calls of its own, which are not among these: "
-            "to end them, lock their agents, or send that hub SIGTERM"
+            "a replaced hub is still finishing its own calls, which are not in this list: to end them, lock "
+            "their agents, or send that hub SIGTERM"
         )
 
 

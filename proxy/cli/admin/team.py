@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import click
 
-from proxy.cli.admin.client import Reach
-from proxy.cli.admin.output import (
+from proxy.cli.admin.api.client import Reach
+from proxy.cli.admin.api.output import (
     field,
     json_option,
     listed,
     objects,
+    print_change,
     print_fields,
     print_json,
     print_table,
     say,
     say_apply_rbac,
     since,
-    tell_change,
     text,
     texts,
 )
@@ -24,7 +24,7 @@ from proxy.cli.admin.output import (
 
 @click.group()
 def team() -> None:
-    """Teams: the groups <org>/<team>, to which clusters are granted."""
+    """Manage teams. Each is the Kubernetes group <org>/<team>."""
 
 
 @team.command("list")
@@ -45,20 +45,20 @@ def list_teams(reach: Reach, /, as_json: bool) -> None:
 @team.command("add")
 @click.argument("name")
 @click.option(
-    "--cluster", "clusters", multiple=True, metavar="NAME", help="Grant it this cluster; repeatable."
+    "--cluster", "clusters", multiple=True, metavar="NAME", help="Grant this cluster to it; repeatable."
 )
 @click.option(
     "--reuse-name",
     is_flag=True,
-    help="Allow the name of a removed team, whose group no binding in any cluster names any more.",
+    help="Allow the name of a removed team. First remove its group from all bindings in the clusters.",
 )
 @json_option
 @click.pass_obj
 def add_team(reach: Reach, /, name: str, clusters: tuple[str, ...], reuse_name: bool, as_json: bool) -> None:
-    """Add a team. The name of a removed team is refused: its old bindings would serve the new one."""
-    # Only where it is asked for: an older hub does not know it.
-    meant = {"reuse_name": True} if reuse_name else {}
-    made = reach.client().post("teams", body={"name": name, "clusters": clusters, **meant})
+    """Add a team. The name of a removed team is refused, since old bindings would apply to the new team."""
+    # Sent only if set: older hubs don't know it.
+    reuse = {"reuse_name": True} if reuse_name else {}
+    made = reach.client().post("teams", body={"name": name, "clusters": clusters, **reuse})
     if as_json:
         print_json(made)
         return
@@ -94,11 +94,11 @@ def show_team(reach: Reach, /, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def remove_team(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Remove a team that no agent is in."""
+    """Remove a team without agents."""
     gone = reach.client().delete("teams", name)
     group = text(gone, "group")
     done = (
-        f"removed team {name}; bindings to the group {group} in clusters are yours to remove, "
-        "and its name is not given again"
+        f"removed team {name}; remove the bindings to its group {group} in the clusters yourself, "
+        "and note that its name is not reused"
     )
-    tell_change(gone, done, as_json=as_json)
+    print_change(gone, done, as_json=as_json)

@@ -7,18 +7,18 @@ from datetime import UTC, datetime
 
 import click
 
-from proxy.cli.admin.client import URL_VARIABLE, Object, Reach
-from proxy.cli.admin.output import (
+from proxy.cli.admin.api.client import URL_VARIABLE, Object, Reach
+from proxy.cli.admin.api.output import (
     confirm,
     field,
     json_option,
     objects,
+    print_change,
     print_fields,
     print_json,
     print_table,
     say,
     since,
-    tell_change,
     text,
     texts,
     yes_option,
@@ -35,36 +35,36 @@ _ROLES = "\n".join(f"  {role:<9} {meaning}" for role, meaning in MEANINGS.items(
 
 
 def to_role(ctx: click.Context, param: click.Parameter, value: str | None) -> Role:
-    """Read an option's value as a role, which has to be chosen."""
+    """Parse an option's value as a role, which is required."""
     try:
         return Role(value or "")
     except ValueError as error:
-        fault = "a token needs one" if value is None else f"{value!a} is none"
+        fault = "a token needs a role" if value is None else f"{value!a} is not a role"
         raise click.BadParameter(f"{fault}: choose\n{_ROLES}", ctx, param) from error
 
 
 def to_lifetime(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Read an option's value as a number of seconds."""
+    """Parse an option's value as a duration, in seconds."""
     if value is None:
         return None
     found = _LIFETIME.fullmatch(value)
     if found is None:
-        raise click.BadParameter(f"{value!a} is no time such as 12h or 90d", ctx, param)
+        raise click.BadParameter(f"{value!a} is not a duration such as 12h or 90d", ctx, param)
     return int(found[1]) * _UNIT_S[found[2]]
 
 
 @click.group()
 def token() -> None:
-    """Tokens of the admin API, each with a role."""
+    """Manage tokens of the admin API. Each has a role."""
 
 
 @token.command("list")
 @json_option
 @click.pass_obj
 def list_tokens(reach: Reach, /, as_json: bool) -> None:
-    """List the tokens by their names, and what is to be done about them.
+    """List the tokens by name, with warnings about them.
 
-    What is to be done goes to standard error, with --json also to `warnings` of a token.
+    Warnings go to standard error. With --json they are also in each token's `warnings`.
     """
     tokens = objects(reach.client().get("tokens"), "tokens")
     columns = [
@@ -81,7 +81,7 @@ def list_tokens(reach: Reach, /, as_json: bool) -> None:
 
 @token.command(
     "add",
-    help=f"""Add a token and print it, this once.
+    help=f"""Add a token, and print it. It is shown only once.
 
 \b
 Roles:
@@ -99,12 +99,12 @@ Example, for Prometheus:
     "expires_s",
     metavar="TIME",
     callback=to_lifetime,
-    help="After how long the token ends (12h, 90d); without it, never.",
+    help="The token's lifetime (12h, 90d). Default: unlimited.",
 )
 @json_option
 @click.pass_obj
 def add_token(reach: Reach, /, name: str, role: Role, expires_s: int | None, as_json: bool) -> None:
-    """Add a token and print it, this once."""
+    """Add a token, and print it. It is shown only once."""
     made = reach.client().post("tokens", body={"name": name, "role": role, "expires_s": expires_s})
     if as_json:
         print_json(made)
@@ -121,12 +121,12 @@ def add_token(reach: Reach, /, name: str, role: Role, expires_s: int | None, as_
 @json_option
 @click.pass_obj
 def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Show what a token may do, and when it was used. The token itself is not kept."""
+    """Show a token's role and last use. The token itself is not stored."""
     tokens = {text(row, "name"): row for row in objects(reach.client().get("tokens"), "tokens")}
     found = tokens.get(name)
     if found is None:
         near = did_you_mean(name, tokens)
-        raise CommandError(f"there is no token {name!a}{near}; hawse admin token list shows them")
+        raise CommandError(f"there is no token {name!a}{near}; for the names: hawse admin token list")
     print_fields(
         found,
         [
@@ -148,12 +148,12 @@ def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def remove_token(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
-    """Revoke a token. The last one with the role admin stays."""
+    """Revoke a token. The last token with the role admin can't be removed."""
     confirm(f"Remove token {name}? All its users are refused at once", yes=yes)
     gone = reach.client().delete("tokens", name)
-    tell_change(gone, f"removed token {name}: it opens nothing any more", as_json=as_json)
+    print_change(gone, f"removed token {name}: it no longer works", as_json=as_json)
     if name == LOCAL_TOKEN_NAME:
-        say("it was this machine's own, and the hub makes another when it starts: hawse hub --replace")
+        say("it was this machine's own token; the hub makes a new one when it starts: hawse hub --replace")
 
 
 def _expires(row: Object) -> str:

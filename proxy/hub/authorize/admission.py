@@ -15,7 +15,7 @@ import attrs
 
 from audit.record import TARGET_CHARACTERS_MAX, Actor, Client, Decision, Kind, Request, text
 from audit.record import Cluster as RecordedCluster
-from auth.memo import may_be_kept, remembered
+from auth.memo import is_cacheable, memoized
 from auth.requestinfo import BadTarget, RequestInfo, parse
 from auth.tokens import AccessClaims
 from proxy.hub.authorize.access import AccessTokens, Denied, bearer, decide
@@ -71,7 +71,7 @@ class Asked:
         return len(self.target) if acts or path_bytes < 0 else path_bytes
 
 
-@remembered
+@memoized
 def understand(method: bytes, target: bytes) -> Asked:
     """Parse a request line; never raises."""
     match = _TARGET.fullmatch(target)
@@ -85,7 +85,7 @@ def understand(method: bytes, target: bytes) -> Asked:
     except BadTarget as error:
         return Asked(cluster, inner, None, error.reason)
     fault = "a token in the URL is refused" if has_access_token(inner) else ""
-    kept, tail = may_be_kept(target), is_tail(info)
+    kept, tail = is_cacheable(target), is_tail(info)
     return Asked(cluster, inner, info, fault, info.is_write, tail, info.long_running, kept=kept)
 
 

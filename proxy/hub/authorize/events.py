@@ -42,7 +42,7 @@ from audit.record import (
 )
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.principal import Principal
-from auth.requestinfo import RequestInfo, first_values, raw_values, said
+from auth.requestinfo import RequestInfo, decode_value, first_values, raw_values
 from auth.tokens import AccessClaims
 from proxy.hub.authorize.access import TOKENS_REMEMBERED_MAX
 from proxy.hub.authorize.admission import Asked, Call, Told
@@ -357,7 +357,7 @@ def _command(query: bytes) -> tuple[str, ...]:
     left = TARGET_CHARACTERS_MAX
     values = raw_values(query, "command")
     for value in values:
-        if (argument := said(value)) is not None:
+        if (argument := decode_value(value)) is not None:
             told.append(argument)
             left -= len(argument)
             if left <= 0 or len(told) == ARGV_ITEMS_MAX:

@@ -155,6 +155,6 @@ def _close_unknown(
     # A connection of its own: the recorder's belongs to the recorder's thread.
     store = AuditStore(audit_file, masks, make=False)
     try:
-        return store.close_unknown(boot, utc(clock()), lives=boots.lives)
+        return store.close_unknown(boot, utc(clock()), is_running=boots.lives)
     finally:
         store.close()

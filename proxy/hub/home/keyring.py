@@ -15,7 +15,7 @@ from typing import NoReturn
 import trio
 
 from auth.jws import TokenError
-from auth.key_rotation import SUCCESSION_MAX, Succession, issue_succession, read_succession
+from auth.key_rotation import ROTATIONS_MAX, KeyRotation, issue_rotation, read_rotation
 from auth.keys import KeySet, SigningKey
 from auth.signed import LIFETIME_S
 from proxy.hub.home.datadir import DataDir, DataDirError, SigningKeys
@@ -95,10 +95,10 @@ class KeyRing:
 
     def _rotated(self, keys: SigningKeys) -> SigningKeys:
         now, new = self._clock(), SigningKey.generate()
-        statement = issue_succession(
+        statement = issue_rotation(
             keys.active, issuer=self._issuer, successor=new.public, now=now, retires_at=now + OVERLAP_S
         )
-        succession = (*keys.succession, statement)[-SUCCESSION_MAX:]
+        succession = (*keys.succession, statement)[-ROTATIONS_MAX:]
         return SigningKeys(new, (*keys.all, new), succession)
 
     def _pruned(self, keys: SigningKeys) -> SigningKeys:
@@ -117,19 +117,19 @@ class KeyRing:
         if not keys.succession:
             return keys
         try:
-            last = read_succession(keys.succession[-1], KeySet([keys.active.public]).get)
+            last = read_rotation(keys.succession[-1], KeySet([keys.active.public]).get)
         except TokenError:
             return keys
         succession = keys.succession[:-1]
         kept = tuple(key for key in keys.all if key.kid != last.successor)
         return SigningKeys(keys.active, kept, succession)
 
-    def _said(self, keys: SigningKeys) -> list[Succession]:
+    def _said(self, keys: SigningKeys) -> list[KeyRotation]:
         """What the statements of keys that are still here say."""
         said = []
         for statement in keys.succession:
             try:
-                said.append(read_succession(statement, keys.public.get))
+                said.append(read_rotation(statement, keys.public.get))
             except TokenError:
                 continue  # by a key that is gone
         return said

@@ -42,7 +42,7 @@ class TokenClock:
 
     def __call__(self) -> float:
         wall, steady = self.wall(), self.steady()
-        self._rising.hear(wall, steady)
+        self._rising.update(wall, steady)
         kept_s = self._rising.at(steady) - wall
         if kept_s > SET_BACK_MAX_S:
             _log.warning(
@@ -51,7 +51,7 @@ class TokenClock:
                 kept_s,
             )
             self._rising = RisingClock(HUB_DRIFT)
-            self._rising.hear(wall, steady)
+            self._rising.update(wall, steady)
             kept_s = 0.0
         elif kept_s > self._kept_s + TOLD_S:
             _log.warning(

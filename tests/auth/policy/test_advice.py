@@ -6,7 +6,7 @@ import weakref
 import attrs
 import pytest
 
-from auth.policy.advice import ASKED_CHARACTERS_MAX, RULES_SEARCHED_MAX, Advice, advise
+from auth.policy.advice import MEMO_CHARACTERS_MAX, RULES_SEARCHED_MAX, Advice, advise
 from auth.policy.bundled import first_sources
 from auth.policy.match import Bundle, compile_bundle
 from auth.requestinfo import parse
@@ -68,14 +68,14 @@ EVERYTHING_IN_APP = "- {id: a, effect: allow, verbs: ['*'], resources: ['*', '*/
     [
         ("DELETE /api/v1/namespaces/other/pods/x", "you may delete pods in namespaces app"),
         ("GET /apis/metrics.k8s.io/v1beta1/pods", "you may list pods.metrics.k8s.io in namespaces app"),
-        # They lie in no namespace.
+        # Cluster-scoped kinds.
         ("DELETE /api/v1/nodes/n1", ""),
         ("GET /apis/rbac.authorization.k8s.io/v1/clusterroles", ""),
         ("PATCH /api/v1/persistentvolumes/v1/status", ""),
-        # A namespace lies in itself, as far as requests tell.
+        # In a request, a namespace object has itself as its namespace.
         ("DELETE /api/v1/namespaces/other", "you may delete namespaces of the names app"),
         ("PUT /api/v1/namespaces/other/finalize", "you may update namespaces/finalize of the names app"),
-        # Whether these do, no request tells.
+        # The scope of these is unknown.
         ("GET /apis/example.com/v1/widgets", ""),
         ("DELETE /apis/example.com/v1/widgets/w", ""),
     ],
@@ -107,7 +107,7 @@ def test_no_name_is_offered_where_a_request_has_none() -> None:
     assert advice(made, "POST /api/v1/namespaces/a/pods/x/eviction").instead == (
         "you may create pods/eviction of the names web"
     )
-    # A list has one by its field selector.
+    # A list has a name through its field selector.
     assert advice(made, "GET /api/v1/namespaces/a/pods").instead == "you may list pods of the names web"
 
 
@@ -170,9 +170,9 @@ def test_a_path_about_no_resource_and_a_method_without_a_verb_are_told_too() -> 
 
 def searched(of: Bundle, request: str) -> tuple[Advice, bool]:
     """An advice, and whether the rules were searched for it."""
-    before = set(of.explained)
+    before = set(of.explanations)
     told = advice(of, request)
-    return told, set(of.explained) != before
+    return told, set(of.explanations) != before
 
 
 def test_what_is_denied_again_is_not_searched_for_again() -> None:
@@ -180,7 +180,7 @@ def test_what_is_denied_again_is_not_searched_for_again() -> None:
     first, anew = searched(made, "DELETE /api/v1/namespaces/a/pods/x")
     assert anew
     assert searched(made, "DELETE /api/v1/namespaces/a/pods/x") == (first, False)
-    # No rule looks at names, so that another one makes no difference but in what was asked.
+    # No rule tests names, so another name changes only the description of the request.
     other, anew = searched(made, "DELETE /api/v1/namespaces/a/pods/y")
     assert (other, anew) == (attrs.evolve(first, what=first.what.replace("pods x", "pods y")), False)
 
@@ -195,14 +195,14 @@ def test_what_was_said_of_a_denial_does_not_outlive_the_bundle() -> None:
 
 
 def test_the_denials_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auth.policy.advice.DENIALS_REMEMBERED_MAX", 3)
+    monkeypatch.setattr("auth.policy.advice.MEMO_DENIALS_MAX", 3)
     made = bundle(policy(LOOK))
     denied = [f"DELETE /api/v1/namespaces/{namespace}/pods/x" for namespace in "abcd"]
     for request in (*denied[:3], denied[0], denied[3]):
         advice(made, request)
-    assert [key[1].namespace for key in made.explained] == ["c", "a", "d"]
-    advice(made, f"DELETE /api/v1/namespaces/{'e' * ASKED_CHARACTERS_MAX}/pods/x")
-    assert len(made.explained) == 3
+    assert [key[1].namespace for key in made.explanations] == ["c", "a", "d"]
+    advice(made, f"DELETE /api/v1/namespaces/{'e' * MEMO_CHARACTERS_MAX}/pods/x")
+    assert len(made.explanations) == 3
 
 
 def test_what_makes_a_difference_is_searched_for_anew() -> None:
@@ -218,7 +218,7 @@ def test_what_makes_a_difference_is_searched_for_anew() -> None:
 
 
 def test_what_a_policy_says_of_itself_is_not_anothers() -> None:
-    # Two agents for whom not the same rules hold, and two whose owners are not the same.
+    # Two agents with different rules, and two with different owners.
     made = bundle(policy(LOOK, bind="{agents: [builder]}"))
     other = attrs.evolve(AGENT, name="other", owner="Bob")
     info = parse(b"DELETE", b"/api/v1/namespaces/a/pods/x")

@@ -21,7 +21,7 @@ def shipped(*, off: str = "", on: str = "") -> Bundle:
 
 CORE = "/api/v1/namespaces/app-1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-# Each rule: what it denies, and what lies beside it and stays allowed.
+# For each rule: the requests that it denies, and similar ones that stay allowed.
 GUARDED: dict[str, tuple[list[str], list[str]]] = {
     "serviceaccount-tokens": (
         [f"POST {CORE}/serviceaccounts/default/token"],
@@ -76,7 +76,7 @@ GUARDED: dict[str, tuple[list[str], list[str]]] = {
         [f"{method} {RBAC}/{kind}/hawse-relay-impersonation"
          for kind in ("clusterroles", "clusterrolebindings")
          for method in ("PUT", "PATCH", "DELETE")]
-        # All of them at once are the relay's, too.
+        # A request for all of them includes the relay's.
         + [f"DELETE {RBAC}/clusterroles", f"DELETE {RBAC}/clusterrolebindings",
            f"PATCH {RBAC}/namespaces/kube-system/rolebindings/hawse-relay-x"],
         [f"GET {RBAC}/clusterroles/hawse-relay-impersonation", f"PATCH {RBAC}/clusterroles/view",
@@ -154,7 +154,7 @@ def test_each_rule_of_the_guard_denies_what_it_says_while_it_is_on(rule: str) ->
     for request in denied:
         decision = ask(on, request)
         assert (decision.allowed, decision.policy) == (False, GUARD), request
-        # A list of all secrets is about the relay's, too.
+        # A list of all secrets includes the relay's.
         assert decision.rule == rule or (rule, decision.rule) == ("secrets", "relay-namespace"), request
         if not request.startswith("OPTIONS") and request != "GET /api/v1/secrets":
             assert ask(off, request).allowed, request
@@ -215,11 +215,11 @@ def test_a_switch_finds_a_rule_on_one_line_and_in_a_later_document() -> None:
 @pytest.mark.parametrize(
     "rule",
     [
-        # What says the same words on the same line and is not the field.
+        # The same words on the same line that are not the field.
         '- {id: a, effect: deny, verbs: [get], reason: "enabled: true is what it was", "enabled": true}',
         "- {id: a, effect: deny, verbs: [get], reason: x enabled:true, 'enabled' : true} # enabled: false",
         "- {id: a, effect: deny, verbs: [get], instead: 'enabled: false', enabled: true}",
-        # The field on other lines than its name, with other breaks of lines than \\n between.
+        # The field on other lines than its name, with line breaks other than \n between them.
         "- id: a\n  effect: deny\n  verbs: [get]\n  enabled: # enabled: true\n    true",
         '- id: a\n  effect: deny\n  verbs: [get]\n  reason: "one\u2028\n\n    two"\n  enabled: true',
         "- {id: a, effect: deny, verbs: [get], reason: äöü€, enabled: true}",

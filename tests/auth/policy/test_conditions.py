@@ -19,7 +19,7 @@ from auth.policy.conditions import (
     without_strings,
 )
 from auth.policy.match import ConditionError, Facts
-from auth.request_kind import asked_of
+from auth.request_kind import request_kind_of
 from auth.requestinfo import parse
 from tests.auth.policies import CONDITIONS, Agent, Cluster
 
@@ -33,7 +33,7 @@ def facts(
     method, _, target = request.partition(" ")
     info = parse(method.encode(), target.encode())
     agent = Agent("builder", "ann@example.com", ("platform", "sre"))
-    return Facts(asked_of(info), info, agent, Cluster("prod", labels or {}), now)
+    return Facts(request_kind_of(info), info, agent, Cluster("prod", labels or {}), now)
 
 
 def holds(text: str, about: Facts | None = None) -> bool:
@@ -151,7 +151,7 @@ def test_no_condition_has_to_search_a_text_without_end(target: str) -> None:
 def test_a_slow_condition_is_an_error() -> None:
     def times() -> Iterator[float]:
         yield from (0.0, CONDITION_S_MAX)
-        # Once is no fault of the condition's.
+        # A single slow evaluation is not the condition's fault.
         yield from (10.0, 10.0 + CONDITION_S_MAX * 1.1, 20.0, 20.0)
         yield from (30.0, 30.0 + CONDITION_S_MAX * 2, 40.0, 40.0 + CONDITION_S_MAX * 1.1)
 
@@ -166,8 +166,8 @@ def test_a_slow_condition_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1 +", "this is no CEL: 1:4: Syntax error"),
-        ("namespace == 'a'", "this is no CEL"),
+        ("1 +", "not valid CEL: 1:4: Syntax error"),
+        ("namespace == 'a'", "not valid CEL"),
         ("x == 1", 'there is no "x" in a condition, only request, agent, cluster, now'),
         ("request.nmae == 'a'", 'there is no "request.nmae", only verb,'),
         ("agent.teams.exists(t, u == 'a')", 'there is no "u" in a condition'),
@@ -195,7 +195,7 @@ def test_a_slow_condition_is_an_error() -> None:
         ("request", "it gives dict: a condition must be true or false"),
         ("request['nmae'] == 'a'", ""),
         ("!" * 900 + "true", ""),
-        ("(" * 400 + "true" + ")" * 400, "this is no CEL"),
+        ("(" * 400 + "true" + ")" * 400, "not valid CEL"),
     ],
 )
 def test_what_can_never_be_right_is_refused_when_it_is_read(text: str, message: str) -> None:
@@ -219,7 +219,7 @@ def test_what_is_only_text_is_taken_out(text: str, plain: str) -> None:
     assert without_strings(text) == plain
 
 
-# The pinned library as it is used, in a process that has loaded nothing else.
+# The pinned library in use, in a process that has loaded nothing else.
 LIBRARY = """
 import json, sys, threading, time
 from auth.policy.conditions import _SAMPLE, CelConditions, _library

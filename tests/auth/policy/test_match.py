@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from auth.policy.match import (
     DISCOVERY,
+    MEMO_PATH_BYTES_MAX,
     NO_RULE,
     POLICIES_MAX,
-    REMEMBERED_PATH_BYTES_MAX,
     RULES_MAX,
     Bundle,
     ConditionError,
@@ -21,7 +21,7 @@ from auth.policy.match import (
     names_match,
 )
 from auth.policy.text import PolicyError
-from auth.request_kind import asked_of, is_discovery
+from auth.request_kind import is_discovery, request_kind_of
 from auth.requestinfo import RequestInfo, parse
 from tests.auth.policies import AGENT, CLUSTER, CONDITIONS, Agent, Cluster, ask, bundle, policy, sources
 
@@ -162,7 +162,7 @@ def test_a_method_without_a_verb_is_allowed_by_nothing_and_denied_by_everything(
 
 
 def test_an_unknown_use_of_a_verb_stays_with_its_kind() -> None:
-    # The verb of the old /proxy/ prefix is `proxy`, whatever the method does.
+    # The verb of the legacy /proxy/ prefix is `proxy` for every method.
     reading = bundle(policy("- {id: a, effect: allow, verbs: [get], resources: [pods/proxy]}"))
     legacy = "/api/v1/proxy/namespaces/app-1/pods/web"
     assert ask(reading, f"GET {legacy}").allowed
@@ -205,7 +205,7 @@ def test_no_scheme_and_port_around_a_name_hide_it_from_a_denial(name: str, path:
     denied = policy(f"{ALL}\n- {{id: no, effect: deny, verbs: ['*'], resourceNames: [db]}}")
     assert not ask(denied, f"GET {path % name}").allowed
     assert ask(denied, f"GET {path % name.replace('db', 'web')}").allowed
-    # Nor where a permission takes it out.
+    # Nor if the rule excludes the name.
     rest = policy(
         "- {id: a, effect: allow, verbs: ['*'], resources: ['services/*'], resourceNames: ['*', '!db']}"
     )
@@ -224,7 +224,7 @@ def test_a_permission_of_a_name_is_about_just_what_it_says() -> None:
     assert [name for name in SPELLINGS if allowed("'db:5432'", name)] == ["db:5432"]
     assert allowed("'https:db:*'", "https:db:443")
     assert allowed("'db*'", "db-1:80")
-    # A star is no way to another name by a scheme or a port that fits.
+    # A star that matches a scheme or a port does not match another name.
     assert not allowed("'h*'", "https:db:443")
     assert not allowed("'*-api'", "db:web-api")
     assert allowed("'*-api'", "web-api")
@@ -239,7 +239,7 @@ def test_a_rule_for_namespaces_is_about_no_other_and_no_list_of_all() -> None:
     assert not ask(rule, f"GET {POD.replace('app-1', 'kube-system')}").allowed
     assert not ask(rule, "GET /api/v1/pods").allowed
     assert not ask(rule, "GET /api/v1/nodes").allowed
-    # The namespace itself is in itself, as for the API server.
+    # The namespace object belongs to itself, as for the API server.
     assert ask(rule, "GET /api/v1/namespaces/app-1").allowed
 
 
@@ -247,7 +247,7 @@ def test_a_rule_for_namespaces_is_about_no_other_and_no_list_of_all() -> None:
 def test_a_permission_for_any_namespace_is_for_one_at_a_time(namespaces: str) -> None:
     rule = policy(f"- {{id: a, effect: allow, verbs: ['*'], resources: ['*'], namespaces: {namespaces}}}")
     assert ask(rule, f"GET {POD}").allowed
-    # Neither a list that would show the excluded one, too, nor what lies in none.
+    # A list that would also show the excluded namespace is denied, and so are cluster-scoped objects.
     for request in ("GET /api/v1/pods", "DELETE /api/v1/pods", "GET /api/v1/nodes", "PATCH /api/v1/nodes/n"):
         assert not ask(rule, request).allowed
 
@@ -407,7 +407,7 @@ def test_a_hub_has_bounds() -> None:
         compile_bundle(sources(*(policy(big, name=f"p{number}") for number in range(5))), CONDITIONS)
 
 
-# -- the memory of kinds against the rules read one by one
+# -- the memo of kinds, compared with the rules evaluated one by one
 
 VERBS = ["get", "list", "create", "delete", "read", "write", "*"]
 RESOURCES = ["pods", "secrets", "pods/log", "pods/exec", "pods/*", "*", "*/*", "!secrets", "!pods"]
@@ -454,24 +454,20 @@ REQUESTS = st.builds(
 
 
 def plainly(of: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo) -> tuple[bool, str]:
-    """What the rules say, read one after the other without any memory."""
+    """The rules' decision, evaluated one by one without the memo."""
     if is_discovery(info):
         return True, "discovery"
-    asked = asked_of(info)
+    kind = request_kind_of(info)
     for allows in (False, True):
         for each in of.policies:
             for rule in each.rules:
-                if (
-                    not binds(each, agent, cluster)
-                    or rule.allows is not allows
-                    or (allows and not asked.verb)
-                ):
+                if not binds(each, agent, cluster) or rule.allows is not allows or (allows and not kind.verb):
                     continue
-                if mismatch(rule, asked) or not names_match(rule, info.name, asked):
+                if mismatch(rule, kind) or not names_match(rule, info.name, kind):
                     continue
                 try:
                     if rule.when and not CONDITIONS.compile(rule.when)(
-                        Facts(asked, info, agent, cluster, 0.0)
+                        Facts(kind, info, agent, cluster, 0.0)
                     ):
                         continue
                 except ConditionError:
@@ -492,8 +488,8 @@ def test_what_is_remembered_decides_as_the_rules_do(one: str, two: str, requests
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auth.policy.match.REMEMBERED_KINDS_MAX", 10)
-    monkeypatch.setattr("auth.policy.match.REMEMBERED_PAIRS_MAX", 3)
+    monkeypatch.setattr("auth.policy.match.MEMO_KINDS_MAX", 10)
+    monkeypatch.setattr("auth.policy.match.MEMO_PAIRS_MAX", 3)
     made = bundle(policy(ALL))
     for number in range(40):
         agent = attrs.evolve(AGENT, name=f"a{number % 7}")
@@ -501,8 +497,8 @@ def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(made._pairs) <= 3
     for number in range(40):
         assert ask(made, f"GET /api/v1/namespaces/n{number}/pods").allowed
-        assert len(made._kinds) <= 10
+        assert len(made._rules_by_kind) <= 10
     made = bundle(policy(ALL))
-    for number in range(REMEMBERED_PATH_BYTES_MAX - 1, REMEMBERED_PATH_BYTES_MAX + 9):
+    for number in range(MEMO_PATH_BYTES_MAX - 1, MEMO_PATH_BYTES_MAX + 9):
         assert ask(made, f"GET /{'y' * number}").allowed
-    assert len(made._kinds) == 1
+    assert len(made._rules_by_kind) == 1

@@ -1,4 +1,4 @@
-"""What docs/policy.md shows is right."""
+"""The examples in docs/policy.md are correct."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from auth.policy.bundled import first_sources
 from auth.policy.match import compile_bundle
 from auth.policy.rules import VERBS
-from proxy.cli.admin.policy_tests import read_cases, run_cases
+from proxy.cli.admin.policy.tests import read_cases, run_cases
 from tests.auth.policies import CONDITIONS, sources
 
 PAGE = (Path(__file__).parents[3] / "docs" / "policy.md").read_text()
 
 
 def block(start: str) -> str:
-    """The indented block that has this line."""
+    """The indented block that contains this line."""
     found = re.search(rf"^    {re.escape(start)}\n(?:    .*\n|\n(?=    ))*", PAGE, re.MULTILINE)
     assert found is not None, start
     return textwrap.dedent(found[0])

@@ -18,7 +18,7 @@ def test_a_star_stands_for_any_characters(pattern: str, name: str) -> None:
 
 
 def test_a_pattern_of_many_stars_is_no_slower_than_the_name_is_long() -> None:
-    # As a regular expression this one would search for hours.
+    # As a regular expression, this pattern would search for hours.
     assert "a" * 20_000 + "c" not in Names(("*a" * 30 + "b",))
 
 

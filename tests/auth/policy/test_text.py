@@ -44,17 +44,17 @@ def test_each_value_knows_its_line_and_path() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\na: 2\n", "f.yaml:2: a: this key stands here twice, first in line 1"),
+        ("a: 1\na: 2\n", "f.yaml:2: a: this key is already on line 1"),
         ("a: &x 1\nb: *x\n", "f.yaml:2: b: an alias (*name) is refused: write out what it stands for"),
         ("a: !!int 1\n", "f.yaml:1: a: an anchor (&name) or a tag (!name) is refused"),
         ("a: {<<: {b: 1}}\n", "f.yaml:1: a: a merge key (<<) is refused: write out what it stands for"),
         ("? [a]\n: 1\n", "f.yaml:1: a key must be text"),
         ("a: 1\n---\nb: 2\n", "f.yaml:3: a second document begins here: give each by itself"),
         ("a: 1\r---\rb: 2\r", "f.yaml:3: a second document begins here: give each by itself"),
-        ("a: [1\nb: 2\n", "f.yaml:2: this is no YAML: "),
-        ("a: \x00\n", "f.yaml:1: this is no YAML: "),
-        ("a: ä\nb:\n\t- c\n", "f.yaml:3: this is no YAML: a tab cannot stand here: indent by blanks"),
-        ("a: [1\nb: 2\n\t", "f.yaml:2: this is no YAML: "),
+        ("a: [1\nb: 2\n", "f.yaml:2: not valid YAML: "),
+        ("a: \x00\n", "f.yaml:1: not valid YAML: "),
+        ("a: ä\nb:\n\t- c\n", "f.yaml:3: not valid YAML: a tab is not allowed here: indent with spaces"),
+        ("a: [1\nb: 2\n\t", "f.yaml:2: not valid YAML: "),
     ],
 )
 def test_what_can_be_read_in_two_ways_is_refused_with_its_line(text: str, message: str) -> None:
@@ -80,7 +80,7 @@ def test_a_file_is_cut_into_its_documents_with_their_lines_and_comments() -> Non
 def test_a_file_of_very_many_documents_is_cut_as_fast_as_it_is_read() -> None:
     marks = 200_000
     [source] = split("---\n" * marks + "a: 1\n")
-    # By a count from the top for each of them this took minutes.
+    # Counting lines from the top for each of them would take minutes.
     assert source.first_line == marks + 1
 
 

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from auth.apikey import new_api_key
-from proxy.agent.account import Account, save_account
+from proxy.agent.local.account import Account, save_account
 from tests.fakes.hub import AGENT, FakeHub, fake_hub
 
 API_KEY = new_api_key(b"k" * 32)
@@ -16,7 +16,7 @@ API_KEY = new_api_key(b"k" * 32)
 
 @attrs.frozen
 class Home:
-    """An agent's own folders, and its environment."""
+    """An agent's home folder and its environment."""
 
     path: Path
     environment: dict[str, str]
@@ -27,7 +27,7 @@ class Home:
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the machine has, each test says itself."""
+    """Hide the machine's proxy settings: each test sets its own."""
     for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
 

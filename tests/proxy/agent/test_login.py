@@ -9,11 +9,11 @@ import pytest
 from auth.apikey import new_code
 from auth.hubtime import hub_time, seconds_of
 from auth.keys import SigningKey
-from proxy.agent.account import Account, find_account, load_accounts
-from proxy.agent.errors import AgentError
-from proxy.agent.hub import fetch_reach, fetch_token
+from proxy.agent.hub.requests import fetch_reach, fetch_token
+from proxy.agent.local.account import Account, find_account, load_accounts
+from proxy.agent.local.errors import AgentError
+from proxy.agent.local.pending import pending_key
 from proxy.agent.login import enrol, log_in, note_reach, read_ca
-from proxy.agent.pending import pending_key
 from tests.fakes.hub import AGENT, PEPPER, Asked, FakeHub, Reply, fake_hub
 from tests.proxy.agent.conftest import API_KEY, Home
 
@@ -51,7 +51,7 @@ def test_a_login_that_is_made_while_the_hub_is_asked_for_its_hosts_keeps_its_key
     after, _, _ = enrol(home.environment, hub.url, CODE, hub.ca_pem)
     assert note_reach(home.environment, before, reach).cluster_hosts == "*.k8s.hub.example"
     assert find_account(home.environment, None) == after
-    # Of its own login it stores them.
+    # For its own login it stores them.
     note_reach(home.environment, after, reach._replace(cluster_hosts="*.other.example"))
     assert find_account(home.environment, None) == after._replace(cluster_hosts="*.other.example")
 
@@ -82,7 +82,7 @@ def test_a_ca_file_is_read_and_what_is_none_is_named(tmp_path: Path, hub: FakeHu
     path = tmp_path / "ca.pem"
     path.write_text(hub.ca_pem)
     assert read_ca(str(path)) == hub.ca_pem
-    # As in bundles of the system, which name each in its own language.
+    # System bundles name each CA in its own language.
     path.write_text(f"# Főtanúsítvány\n{hub.ca_pem}")
     assert read_ca(str(path)).endswith(hub.ca_pem)
     for content, fault in (
@@ -95,7 +95,7 @@ def test_a_ca_file_is_read_and_what_is_none_is_named(tmp_path: Path, hub: FakeHu
         with pytest.raises(AgentError) as refused:
             read_ca(str(path))
         assert str(refused.value) == (
-            f"--ca: {path} holds {fault}: name the file of the CA of the hub's certificate"
+            f"--ca: {path} holds {fault}: name the CA file of the hub's certificate"
         )
     with pytest.raises(AgentError, match=r"^--ca: cannot read .*missing: No such file"):
         read_ca(str(tmp_path / "missing"))
@@ -143,7 +143,7 @@ def test_a_clock_that_is_off_costs_a_second_request_and_nothing_else(
     assert [asked.path for asked in hub.asked] == ["/v1/enrol"] * 2 + ["/oauth/token"] * 2 + ["/v1/clusters"]
     assert abs(reach.ahead_s + ahead_s) <= 1
     assert fetch_token(account, "prod").text == "token-4-prod"
-    # Without it they would be good for whoever has made up the time.
+    # Without this check, an attacker who invents the time could use the signatures later.
     assert all(map(seconds_of, hub.hub_times))
     assert len(hub.hub_times) == 3
 
@@ -197,7 +197,7 @@ def test_a_code_that_is_refused_leaves_what_was_there(home: Home, hub: FakeHub, 
         enrol(home.environment, hub.url, CODE, hub.ca_pem)
     assert CODE not in str(error.value)
     assert load_accounts(home.environment) == accounts
-    # The key that was made for it neither.
+    # Nor is the key that was made for it.
     assert home.files() == files
 
 
@@ -234,7 +234,7 @@ def test_an_answer_that_was_lost_is_had_by_the_same_code(home: Home, hub: FakeHu
         return answer
 
     hub.reply = lose
-    again = ": run this again, here and with the same code$" if path == "/v1/enrol" else ""
+    again = ": run this again on this machine with the same code$" if path == "/v1/enrol" else ""
     with pytest.raises(AgentError, match=f"cannot reach .*{again}"):
         enrol(home.environment, hub.url, CODE, hub.ca_pem)
     if path == "/v1/enrol":
@@ -254,7 +254,7 @@ def test_each_code_has_a_key_of_its_own_until_its_hub_has_answered(home: Home, h
     keys = [pending_key(home.environment, code).kid for code in (CODE, other, CODE)]
     assert keys[0] == keys[2] != keys[1]
     hub.code = CODE
-    # Where nobody is.
+    # A port without a listener.
     for url in ("https://127.0.0.1:1", "https://127.0.0.2:1"):
         with pytest.raises(AgentError, match="cannot reach"):
             enrol(home.environment, url, CODE, hub.ca_pem)
@@ -311,5 +311,5 @@ def test_a_damaged_key_is_named_and_not_quoted(account: Account) -> None:
     with pytest.raises(AgentError, match="damaged: run `hawse login` again") as error:
         fetch_token(damaged, "prod")
     assert "c2VjcmV0" not in str(error.value)
-    with pytest.raises(AgentError, match="holds no key"):
+    with pytest.raises(AgentError, match="has no key"):
         fetch_token(damaged._replace(private_key_pem=None), "prod")

@@ -1,4 +1,4 @@
-"""`hawse hub --check` and `hawse relay --check`, and the start that finds the same faults."""
+"""`hawse hub --check` and `hawse relay --check`, and a start that finds the same faults."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXPIRED = datetime.now(UTC) - timedelta(days=1)
 
 
 def files_of(folder: Path) -> dict[str, tuple[str, int, int]]:
-    """Everything below a folder: what it holds, its mode and when it was changed."""
+    """Everything below a folder: contents, modes and times of change."""
     found = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
@@ -41,7 +41,7 @@ def files_of(folder: Path) -> dict[str, tuple[str, int, int]]:
 
 
 def data_of_a_hub(path: Path) -> DataDir:
-    """What a hub leaves that has run."""
+    """The files that a former hub leaves behind."""
     data = DataDir.open(path)
     data.signing_keys()
     data.pepper()
@@ -68,7 +68,7 @@ def run_hub(folder: Path, *argv: str, **settings: str) -> Result:
 
 
 def check_hub(folder: Path, **settings: str) -> list[str]:
-    """The faults that `hawse hub --check` prints; nothing on the disk is changed by it."""
+    """Return the faults that `hawse hub --check` prints, and check that it changes nothing on the disk."""
     before = files_of(folder)
     result = run_hub(folder, "--check", **settings)
     assert files_of(folder) == before
@@ -77,7 +77,7 @@ def check_hub(folder: Path, **settings: str) -> list[str]:
         return []
     assert (result.exit_code, result.stdout) == (2, "")
     heading, *faults = result.stderr.splitlines()
-    assert heading.startswith("hawse: the check of the hub finds ")
+    assert heading.startswith("hawse: the check of the hub found ")
     return [fault.strip() for fault in faults]
 
 
@@ -132,9 +132,9 @@ def test_all_faults_are_told_at_once_by_the_check_and_by_the_start(tmp_path: Pat
     assert json.loads(run_hub(tmp_path, "--check", "--json", **settings).stdout)["faults"] == faults
     start = run_hub(tmp_path, **settings)
     assert (start.exit_code, start.stdout) == (1, "")
-    # What clients refuse is a warning of a start, and no end of it.
+    # A certificate that clients refuse is only a warning at the start.
     heading, *refused = start.stderr.splitlines()
-    assert heading == "hawse: the hub cannot run, for 7 faults:"
+    assert heading == "hawse: the hub cannot run: 7 faults:"
     assert [line.strip() for line in refused] == faults[:-2]
 
 
@@ -191,7 +191,7 @@ def test_what_a_killed_hub_left_in_the_wal_counts(tmp_path: Path) -> None:
     data.store_file.with_name("hub.db-shm").unlink()
     result = run_hub(tmp_path, "--check")
     assert result.exit_code == 0
-    assert "hub.db was not looked into: hub.db-wal is there without its -shm" in result.stderr
+    assert "hub.db was not looked into: hub.db-wal exists without its -shm" in result.stderr
 
 
 def test_a_database_that_is_open_is_read_as_its_writer_has_it(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_url_that_is_none_is_told_alone(tmp_path: Path, url: str) -> None:
 def test_json_belongs_to_the_check(command: object) -> None:
     assert command in (hub, relay)
     result = CliRunner().invoke(hub if command is hub else relay, ["--json"])
-    assert (result.exit_code, "--json belongs to --check" in result.stderr) == (2, True)
+    assert (result.exit_code, "--json goes with --check only" in result.stderr) == (2, True)
 
 
 KUBECONFIG = """
@@ -239,7 +239,7 @@ users: [{name: u, user: {tokenFile: token}}]
 
 @pytest.fixture
 def relay_folder(tmp_path: Path) -> Path:
-    """Everything that a relay outside a cluster starts with."""
+    """All files that a relay outside a cluster starts with."""
     key = SigningKey.generate()
     (tmp_path / "relay.key").write_bytes(key.to_pem())
     (tmp_path / "hub-keys.json").write_text(KeySet([key.public]).to_jwks())
@@ -291,7 +291,7 @@ def test_all_faults_of_a_relay_are_told_at_once_by_the_check_and_by_the_start(re
     result = run_relay(folder, "--check")
     assert (result.exit_code, result.stdout) == (2, "")
     heading, *faults = [line.strip() for line in result.stderr.splitlines()]
-    assert heading == f"hawse: the check of the relay finds {len(faults)} faults:"
+    assert heading == f"hawse: the check of the relay found {len(faults)} faults:"
     for text in (
         f"private_key: {folder / 'relay.key'}: ",
         "hub.keys: cannot be read: No such file or directory, looked for in ",

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 SETUP = 'eval "$(_HAWSE_COMPLETE=bash_source hawse)"'
-# What bash does when a person presses the tabulator, in as far as it is not the terminal's.
+# What bash does on a press of the Tab key, without the terminal's part.
 PRESSED = '_hawse_completion hawse; printf "%s\\n" "${COMPREPLY[@]}"'
-# Each takes longer to import than a person waits for a completion.
+# Each takes longer to import than a completion may take.
 HEAVY = ("trio", "sqlalchemy", "cryptography")
 IMPORTED = f"""
 import atexit, sys

@@ -11,7 +11,7 @@ from proxy.hub.home.datadir import AdminEndpoint, DataDir
 
 
 def run(folder: Path, **environment: str) -> Result:
-    """Run `hawse hub`, which must fail to start, on a data folder of its own."""
+    """Run `hawse hub`, which must fail to start, on its own data folder."""
     settings = {
         "PUBLIC_URL": "https://hub.example",
         "DATA_DIR": str(folder / "hub"),
@@ -83,7 +83,7 @@ def test_a_folder_in_a_files_place_is_named(tmp_path: Path, name: str, told: str
     (tmp_path / "hub").mkdir(mode=0o700)
     path = tmp_path / "hub" / name
     if name == "hub.db":
-        # The pepper and the keys are then those of a hub that has run before.
+        # The pepper and the keys are then left from an earlier run.
         data = DataDir.open(tmp_path / "hub")
         data.pepper()
         data.signing_keys()

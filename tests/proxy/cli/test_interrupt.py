@@ -1,4 +1,4 @@
-"""Ctrl-C at a terminal: every command ends with 130, whatever it waits for."""
+"""Ctrl-C at a terminal: every command ends with 130, even while it waits."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 
 from audit.record import Kind
 from audit.store import AuditStore
-from proxy.cli.trail import local_event
+from proxy.cli.audit.local_events import local_event
 from tests.fakes.terminal import DEADLINE_S, on_terminal
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
-# A process that was hit exits in a tenth of it.
+# An interrupted process exits in a tenth of this.
 AGAIN_S = 2.0
 
 
 def typed(keys: bytes, shown: bytes, *args: str, **environment: str) -> tuple[int, bytes]:
-    """Type keys at `hawse ARGS` as soon as something is shown; returns its status and all that it printed."""
+    """Type keys at `hawse ARGS` as soon as output appears; returns its status and all output."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HAWSE_")}
     argv = [sys.executable, "-m", "hawse", *args]
     with on_terminal(argv, {**clean, **environment}) as terminal:
@@ -30,7 +30,8 @@ def typed(keys: bytes, shown: bytes, *args: str, **environment: str) -> tuple[in
         try:
             status = terminal.process.wait(AGAIN_S)
         except subprocess.TimeoutExpired:
-            # Python forgets one that comes just before it reads: a person presses the keys once more.
+            # Python loses a signal that arrives just before a read, so press the keys again, as a person
+            # would.
             terminal.type(keys)
             status = terminal.process.wait(DEADLINE_S)
         return status, terminal.read_all()
@@ -50,7 +51,7 @@ def trail(tmp_path: Path) -> str:
         (b"API key: ", ["login", "--hub", "https://127.0.0.1:9"]),
         (b"Enrolment code: ", ["login", "--hub", "https://127.0.0.1:9", "--code"]),
         (rb"Its name can never be used again \[y/N\]: ", ["admin", "agent", "remove", "sre-1"]),
-        (rb"Take away policy guard\? \[y/N\]: ", ["admin", "policy", "remove", "guard"]),
+        (rb"Remove policy guard\? \[y/N\]: ", ["admin", "policy", "remove", "guard"]),
     ],
 )
 def test_a_prompt(shown: bytes, args: list[str]) -> None:
@@ -67,7 +68,7 @@ def test_the_prompt_of_a_prune_and_a_followed_trail(trail: str) -> None:
     status, output = typed(CTRL_C, rb"\[y/N\]: ", "audit", "prune", "--keep", "0h", "--data-dir", trail)
     assert (status, b"Aborted" in output) == (130, False)
     status, output = typed(CTRL_C, b"hub.started", "audit", "list", "--follow", "--data-dir", trail)
-    # The shell's next prompt is on a line of its own.
+    # The shell's next prompt starts a new line.
     assert (status, output[-4:]) == (130, b"^C\r\n")
 
 

@@ -15,7 +15,7 @@ from proxy.cli.relay import relay
 
 
 def line_of(message: str, *arguments: object, **extra: str) -> dict[str, str]:
-    """A line of the log, parsed; it is one line of printable ASCII."""
+    """Parse a line of the log, which must be printable ASCII."""
     record = logging.getLogger("hawse.test").makeRecord(
         "hawse.test", logging.WARNING, __file__, 1, message, arguments, None, extra=extra
     )
@@ -71,7 +71,7 @@ def test_a_command_line_is_asked_for_its_form_before_it_is_parsed(
 
 
 def logged(*argv: str, **environment: str) -> tuple[int, list[dict[str, str]]]:
-    """Run a command to its end; each line of its stderr has to be an object."""
+    """Run a command to its end; each line of its stderr must be a JSON object."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HAWSE_")}
     done = subprocess.run(argv, capture_output=True, env={**inherited, **environment}, timeout=60)
     return done.returncode, [json.loads(line) for line in done.stderr.splitlines()]

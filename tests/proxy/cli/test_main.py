@@ -17,7 +17,7 @@ from tests.auth.policies import policy
 
 
 def groups(*path: str) -> list[tuple[str, ...]]:
-    """The group that is called by `path`, and those in it."""
+    """The paths of the group at `path` and of the groups in it."""
     found: click.Command | None = build_group()
     for name in path:
         assert isinstance(found, click.Group)
@@ -45,9 +45,9 @@ def test_the_help_names_every_command_and_imports_none(monkeypatch: pytest.Monke
         ("admin get agents", "The noun comes first, as in `hawse admin team list`."),
         ("admin grant prod platform", "Did you mean `hawse admin cluster grant`?"),
         ("admin agent list -o yaml", "Did you mean '--json'?"),
-        ("admin policy apply -f x.yaml", "The file is named without it."),
-        ("admin team list --config hub.toml", "an option of `hawse admin`, and stands behind those words."),
-        ("audit --data-dir x list", "stands behind the command, as in `hawse audit list --data-dir`."),
+        ("admin policy apply -f x.yaml", "Files are plain arguments here: leave the option out."),
+        ("admin team list --config hub.toml", "an option of `hawse admin`: put it right after those words."),
+        ("audit --data-dir x list", "Put it after the command, as in `hawse audit list --data-dir`."),
         ("audit tail", "Did you mean `hawse audit list`?"),
         ("whoami", "Did you mean `hawse status`?"),
         ("admin teams list", "Did you mean 'team'?"),
@@ -118,7 +118,7 @@ def test_a_package_of_the_hub_that_is_missing_is_told_in_one_line(
     )
 
 
-# As in an image that leaves out a part.
+# As in an image without some packages.
 LEFT_OUT = """
 import sys
 
@@ -162,7 +162,7 @@ def test_a_disk_that_is_full_is_told_in_one_line(args: list[str], tmp_path: Path
         rules = tmp_path / "policy.yaml"
         rules.write_text(policy("- {id: look, effect: allow, verbs: [read], resources: [pods]}"))
         args = ["admin", "policy", "test", "--json", str(rules)]
-    # With it a failed write leaves nothing behind that fails again at the end.
+    # A failed write then leaves no buffered output that would fail again at exit.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -183,7 +183,7 @@ def test_a_file_on_a_disk_that_is_full_is_named_where_there_is_no_stdout(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/hub.db")
 
     monkeypatch.setattr(main, "build_group", lambda: fail)
-    # As Python has it when a process is started with its stdout closed.
+    # Python's value if a process starts with its stdout closed.
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "argv", ["hawse", "hub"])
     with pytest.raises(SystemExit, match=r"^hawse: cannot write /data/hub\.db: No space left on device$"):
@@ -195,7 +195,7 @@ def test_the_version_is_the_packages() -> None:
     assert result.stdout == version("hawse") + "\n"
 
 
-# Presses Ctrl-C as soon as a module is imported.
+# Interrupts as soon as a module is imported.
 INTERRUPTED_AT_IMPORT = """
 import os, signal, sys
 
@@ -216,7 +216,7 @@ main()
 @pytest.mark.parametrize(
     ("module", "args"),
     [
-        ("proxy.agent.credential", ["credential"]),
+        ("proxy.agent.token.credential", ["credential"]),
         ("json", ["credential", "--server", "https://hub.example/clusters/prod"]),
         ("click", ["--help"]),
         ("proxy.cli.admin", ["admin", "team", "list"]),
@@ -232,8 +232,8 @@ def test_ctrl_c_at_the_start_is_no_fault(module: str, args: list[str]) -> None:
 
 @pytest.mark.parametrize("path", ["", "admin", "admin agent key list", "audit list"])
 def test_h_is_help_at_every_depth(path: str) -> None:
-    # A process of its own: a command remembers its help options of the first time that it is called, which
-    # other tests do without the group that says what they are.
+    # In its own process: a command keeps the help options of its first invocation, and other
+    # tests invoke commands without the top group that sets those options.
     done = subprocess.run(
         [sys.executable, "-m", "hawse", *path.split(), "-h"],
         capture_output=True,

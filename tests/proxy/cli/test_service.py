@@ -8,7 +8,7 @@ from proxy.cli.service import run_service
 
 
 async def fail_inside(failures: list[Exception]) -> int:
-    """Fail as a service does, whose tasks stand in nurseries within nurseries."""
+    """Fail as a service does, whose tasks run in nested nurseries."""
 
     async def fail(failure: Exception) -> None:
         raise failure

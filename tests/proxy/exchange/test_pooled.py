@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MemoryReceiveStream, MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from proxy.agent.connect import HubExchange, RenewingOutbound
+from proxy.agent.connect.proxy import HubExchange, RenewingOutbound
 from proxy.exchange.pool import IDLE_S, Connections
 from proxy.exchange.pooled import PooledOutbound
 from proxy.hub.relays.direct import DirectOutbound

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from audit.flood import FIRST
-from audit.query import Wanted
+from audit.query import Query
 from audit.reader import AuditReader
 from audit.record import Kind
 from audit.store import AuditStore
@@ -133,5 +133,5 @@ async def test_a_client_with_many_addresses_floods_the_trail_no_more_than_anothe
     with trio.fail_after(20):
         assert await serve.run_hub(config) == 0
     with closing(AuditReader(DataDir(config.data_dir).audit_file)) as reader:
-        failures = list(reader.query(Wanted(kinds=(Kind.AUTH_FAILED,))))
+        failures = list(reader.query(Query(kinds=(Kind.AUTH_FAILED,))))
     assert len(failures) == FIRST + 1

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from auth.key_rotation import SUCCESSION_MAX, issue_succession
+from auth.key_rotation import ROTATIONS_MAX, issue_rotation
 from auth.keys import SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_inquiry
@@ -237,12 +237,12 @@ async def test_a_stranger_has_the_relay_look_at_no_more_statements_than_a_hub_ha
     now = time.time()
 
     def statement(old: SigningKey) -> str:
-        return issue_succession(old, issuer=HUB, successor=new.public, now=now, retires_at=now + 120)
+        return issue_rotation(old, issuer=HUB, successor=new.public, now=now, retires_at=now + 120)
 
     async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
         assert isinstance(way, DirectWay)
         way.announce(statement(KEY))
-        for _ in range(SUCCESSION_MAX):
+        for _ in range(ROTATIONS_MAX):
             way.announce(statement(stranger))
         failure = (await way.ask(inner(), token=token(key=new))).failure
         assert failure is not None

@@ -219,7 +219,7 @@ def faults(folder: Path, text: str) -> str:
     ("text", "fault"),
     [
         ("", "holds no policy"),
-        ("rules: [", "no YAML"),
+        ("rules: [", "not valid YAML"),
         (NO_SECRETS.replace("verbs", "verb"), "verb"),
         (NO_SECRETS.replace("effect: deny", "effect: block"), "block"),
         (NO_SECRETS.replace("spec:", "spec:\n  clusters: {matchLabels: {env: prod}}"), "leave clusters out"),

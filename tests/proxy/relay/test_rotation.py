@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from auth.key_rotation import issue_succession
+from auth.key_rotation import issue_rotation
 from auth.keys import SigningKey
 from proxy.message.failure import Processed, StreamCode
 from tests.proxy.relay.apiserver import OK, Connection, running
@@ -24,7 +24,7 @@ async def answer_ok(connection: Connection) -> None:
 
 def statement(old: SigningKey, new: SigningKey, *, overlap_s: float = 120) -> str:
     now = time.time()
-    return issue_succession(old, issuer=HUB, successor=new.public, now=now, retires_at=now + overlap_s)
+    return issue_rotation(old, issuer=HUB, successor=new.public, now=now, retires_at=now + overlap_s)
 
 
 async def test_a_key_that_the_pinned_one_announced_is_the_hubs(mode: str, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ async def test_a_token_of_another_session_is_refused(tmp_path: Path) -> None:
         answer = await way.ask(inner(), token=of_another)
         assert answer.failure is not None
         assert (answer.failure.code, answer.failure.processed) == (StreamCode.UNAUTHENTICATED, Processed.NO)
-        assert answer.failure.reason == "the token is for another session than this one"
+        assert answer.failure.reason == "the token is for another session"
         # And one that is for none, as in direct mode.
         answer = await way.ask(inner(), token=str(token()))
         assert answer.failure is not None

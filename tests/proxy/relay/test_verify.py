@@ -130,7 +130,7 @@ def test_in_direct_mode_a_tunnels_token_is_worth_nothing(verifier: Verifier, rea
 
 @both_ways
 @pytest.mark.parametrize(
-    ("nonce", "reason"), [("", "upgrade the hub first"), (NONCE[::-1], "for another session than this one")]
+    ("nonce", "reason"), [("", "upgrade the hub first"), (NONCE[::-1], "for another session")]
 )
 def test_in_a_tunnel_only_a_token_of_the_session_counts(
     verifier: Verifier, read: Read, nonce: str, reason: str

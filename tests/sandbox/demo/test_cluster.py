@@ -58,7 +58,7 @@ def test_an_image_that_cannot_be_pulled_is_named_with_the_pods_own_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    # On a real cluster 20 s, in which a kubelet tries a few times.
+    # 20 s on a real cluster, in which a kubelet tries a few times.
     monkeypatch.setattr("sandbox.demo.cluster.POD_PATIENCE_S", 3)
     documents = list(yaml.safe_load_all(manifests("agent:robot", "acme/demo", 8080)))
     documents[2]["spec"]["containers"][0]["image"] = UNPULLABLE
@@ -78,7 +78,7 @@ def test_an_image_that_cannot_be_pulled_is_named_with_the_pods_own_reason(
         assert UNPULLABLE in said
         assert "no such host" in said
         assert "\n" not in said
-        # It is cleaned up all the same.
+        # It is still cleaned up.
         administrator.check(NAMESPACE, "hawse")
 
 

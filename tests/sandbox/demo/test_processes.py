@@ -49,7 +49,7 @@ def test_an_interrupt_waits_until_the_cleaning_up_is_done() -> None:
 
     def clean_up() -> None:
         with undisturbed():
-            # To this thread: pytest's worker processes have others, which the demo has not.
+            # Sent to this thread: pytest's worker processes have other threads, which the demo does not.
             signal.raise_signal(signal.SIGINT)
             done.append("cleaned up")
 

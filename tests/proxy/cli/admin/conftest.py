@@ -75,7 +75,7 @@ class Hub:
     url: str
 
     async def run(self, *args: str, stdin: str = "", env: dict[str, str] | None = None) -> Result:
-        """Run `hawse admin ARGS` on a thread, as its own process would."""
+        """Run `hawse admin ARGS` on a thread, as a separate process would."""
         clean: dict[str, str | None] = dict.fromkeys(
             ("HAWSE_ADMIN_URL", "HAWSE_ADMIN_TOKEN", "HAWSE_ADMIN_CA", "HAWSE_HUB_CONFIG")
         )
@@ -92,7 +92,7 @@ class Hub:
         return json.loads((await self.ok(*args, "--json")).stdout)
 
     async def fails(self, *args: str, env: dict[str, str] | None = None, code: int = 1) -> str:
-        """The one line that a failed command prints."""
+        """Return the one line that a failing command prints."""
         result = await self.run(*args, env=env)
         assert result.exit_code == code, result.output
         assert result.stdout == ""

@@ -17,8 +17,8 @@ import trio
 import yaml
 
 from auth.keys import KeySet, SigningKey
-from proxy.cli.admin.client import AdminClient
-from proxy.cli.admin.relay_files import left_to_do
+from proxy.cli.admin.api.client import AdminClient
+from proxy.cli.admin.cluster.relay_files import remaining_steps
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
 from proxy.hub.store.store import RelayContact
 from proxy.kubernetes.statement import Statement
@@ -41,11 +41,11 @@ async def test_enrolling_from_nothing_tells_each_next_step(hub: Hub) -> None:
     assert "hawse admin cluster grant CLUSTER sre" in added.stderr
     await hub.ok("cluster", "add", "prod", "--team", "sre")
     added = await hub.ok("agent", "add", "sre-1", "--owner", "Ada", "--team", "sre")
-    # The key alone goes to standard output, so that it can be piped into a secret store.
+    # Only the key goes to standard output, so that it can be piped into a secret store.
     (key,) = added.stdout.splitlines()
     assert key.startswith("hws_")
     assert (
-        "hawse admin hub ca > hub-ca.pem\nwhere the agent runs, paste the key into:\n"
+        "hawse admin hub ca > hub-ca.pem\non the agent's machine, run this and paste the key:\n"
         "  hawse login --hub https://hub.example --ca hub-ca.pem\n"
     ) in added.stderr
     assert "hawse admin cluster rbac prod | kubectl apply -f -" in added.stderr
@@ -72,7 +72,7 @@ async def test_a_cluster_is_printed_as_manifests_that_kubectl_can_read(hub: Hub)
     assert objects[0]["metadata"]["name"] == "tools"
     binding = next(item for item in objects if item["kind"] == "ClusterRoleBinding")
     assert binding["subjects"][0]["namespace"] == "tools"
-    assert "has not kept" in printed.stderr
+    assert "keeps no copy" in printed.stderr
 
 
 async def test_a_relay_outside_a_cluster_gets_files_that_it_accepts(hub: Hub, tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ async def test_a_relay_outside_a_cluster_gets_files_that_it_accepts(hub: Hub, tm
 
 
 def test_who_enrols_at_a_hub_of_a_private_ca_is_told_where_it_goes() -> None:
-    [sentence] = left_to_do({"mode": "tunnel", "hub_ca_pem": None}, Path("relay"))
-    assert "name hub.ca in relay.toml" in sentence
-    assert left_to_do({"mode": "tunnel", "hub_ca_pem": "PEM"}, Path("relay")) == []
+    [sentence] = remaining_steps({"mode": "tunnel", "hub_ca_pem": None}, Path("relay"))
+    assert "set hub.ca in relay.toml" in sentence
+    assert remaining_steps({"mode": "tunnel", "hub_ca_pem": "PEM"}, Path("relay")) == []
 
 
 async def test_a_path_that_no_relay_toml_can_hold_is_refused_before_anything_is_made(
@@ -116,7 +116,7 @@ async def test_a_path_that_no_relay_toml_can_hold_is_refused_before_anything_is_
     refusal = await hub.fails(
         "cluster", "add", "edge", "--output-dir", str(tmp_path / "relay"), "--kubeconfig", path
     )
-    assert "is no UTF-8, as relay.toml has to be" in refusal
+    assert "is not UTF-8, which relay.toml requires" in refusal
     assert "edge" not in hub.directory.current.clusters_by_name
 
 
@@ -129,9 +129,7 @@ async def test_a_direct_relay_gets_files_without_a_key(hub: Hub, tmp_path: Path)
     done = await hub.ok(
         "cluster", "add", "edge", *url, *ca, "--allow-private-address", "--output-dir", str(folder)
     )
-    assert (
-        f"put the certificate and the key of its own address into {folder}: tls.crt, tls.key" in done.stderr
-    )
+    assert f"put the certificate and key for its own address into {folder}: tls.crt, tls.key" in done.stderr
     assert {path.name for path in folder.iterdir()} == {"relay.toml", "hub-keys.json"}
     for name in ("tls.crt", "tls.key"):
         (folder / name).write_text("x")
@@ -254,7 +252,7 @@ async def test_relays_are_listed_with_last_seen_rtt_and_version(hub: Hub) -> Non
     assert here.split()[:3] == ["prod", "pod-b", "connected"]
     assert "12.3 ms" in here
     assert "hawse/0.1.0" in here
-    # So that an old key is dropped when no relay uses it any more.
+    # So that an old key is dropped only when no relay uses it.
     assert "kid-7" in here
     assert away.split()[:3] == ["prod", "pod-a", "away"]
     listed = await hub.json("relay", "list")
@@ -338,11 +336,11 @@ async def test_tokens(hub: Hub) -> None:
     assert "no token 'x'" in await hub.fails("token", "show", "x")
     await hub.ok("token", "remove", "ci")
     refusal = await hub.fails("team", "list", env={"HAWSE_ADMIN_TOKEN": token})
-    assert "does not accept this admin token" in refusal
+    assert "refused this admin token" in refusal
     assert "last one" in await hub.fails("token", "remove", "local")
     assert (await hub.json("token", "add", "two", "--role", "admin"))["token"].startswith("hws_")
     removed = await hub.ok("token", "remove", "local")
-    assert "the hub makes another when it starts: hawse hub --replace" in removed.stderr
+    assert "the hub makes a new one when it starts: hawse hub --replace" in removed.stderr
 
 
 @pytest.mark.parametrize(
@@ -367,7 +365,7 @@ async def test_hostile_names_are_one_line_of_refusal(hub: Hub, name: str) -> Non
 
 
 def of_an_odd_version(pem: str) -> str:
-    """A certificate that OpenSSL takes all the same."""
+    """A certificate that OpenSSL accepts anyway."""
     der = ssl.PEM_cert_to_DER_cert(pem)
     return ssl.DER_cert_to_PEM_cert(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1))
 
@@ -380,7 +378,8 @@ async def test_bad_labels_and_owners(hub: Hub) -> None:
     assert "label" in await hub.fails("cluster", "add", "prod", "--label", "a b=c")
     assert "owner" in await hub.fails("agent", "add", "x", "--owner", "a\x1b]b", "--team", "sre")
     assert await hub.fails("cluster", "add", "prod", "--hub-ca", os.devnull) == (
-        f"hawse: --hub-ca: {os.devnull} holds no certificate in PEM: name the file of the CA's certificate\n"
+        f"hawse: --hub-ca: {os.devnull} holds no certificate in PEM: "
+        "name the file with the CA's certificate\n"
     )
     private = hub.data.path / "private.pem"
     for text in ("# PRIVATE\n" + hub.ca.read_text(), of_an_odd_version(hub.ca.read_text())):
@@ -430,15 +429,15 @@ async def test_a_relays_key_changes_in_two_steps(hub: Hub) -> None:
     await hub.ok("cluster", "key", "prod", "--keep-old")
     first, second = hub.directory.current.clusters_by_name["prod"].relay_keys
     assert first == old
-    assert "two steps" in await hub.fails("cluster", "key", "prod", "--keep-old", "--drop-old", code=2)
+    assert "separate steps" in await hub.fails("cluster", "key", "prod", "--keep-old", "--drop-old", code=2)
     told = await hub.ok("cluster", "key", "prod", "--drop-old")
     assert told.stdout == ""
-    assert f"by {second.kid} alone" in told.stderr
+    assert f"are now: {second.kid}\n" in told.stderr
     assert hub.directory.current.clusters_by_name["prod"].relay_keys == (second,)
 
 
 def fake_kubectl(folder: Path, monkeypatch: pytest.MonkeyPatch, *, code: int = 0, **answers: object) -> Path:
-    """A kubectl that answers by what is asked for, and notes how it was asked."""
+    """A fake kubectl that answers by resource, and records its arguments."""
     for kind, answer in answers.items():
         (folder / kind).write_text(json.dumps(answer) if answer is not None else "")
     program = folder / "kubectl"
@@ -474,17 +473,17 @@ async def test_a_clusters_rbac_is_compared_with_what_is_enrolled(
     assert found.exit_code == 3
     assert "WARNING  agent:ghost has rights and is not enrolled" in found.stdout
     assert "\x1b" not in found.stdout
-    assert "cluster prod: 1 to look at" in found.stdout
+    assert "cluster prod: 1 to fix" in found.stdout
     asked = (tmp_path / "asked").read_text()
     assert f"--kubeconfig {kubeconfig} --context east get clusterrolebindings,rolebindings" in asked
     as_json = json.loads((await hub.run(*args, "--json")).stdout)
     assert (as_json["ok"], as_json["findings"][0]["check"]) == (False, "names")
 
     fake_kubectl(tmp_path, monkeypatch, bindings={"items": [binding]}, role=role)
-    assert "cluster prod: all is well" in (await hub.ok(*args)).stdout
+    assert "cluster prod: no problems found" in (await hub.ok(*args)).stdout
     fake_kubectl(tmp_path, monkeypatch, bindings={"items": []}, role=None)
     none = (await hub.run(*args, "--context", "east")).stdout
-    assert "impersonate nobody" in none
+    assert "may not impersonate any agent" in none
     there = f"kubectl --kubeconfig {kubeconfig} --context east"
     assert f"hawse admin cluster rbac prod | {there} apply -f -\n" in none
     fake_kubectl(tmp_path, monkeypatch, bindings=None, role=None, code=1)
@@ -522,10 +521,10 @@ async def test_a_check_says_whether_a_relay_is_here_and_in_which_cluster(
     assert "\x1b" not in refused
     namespace = {"metadata": {"uid": "1a2b"}}
     fake_kubectl(tmp_path, monkeypatch, bindings={"items": [binding]}, role=role, namespace=namespace)
-    assert "cluster prod: all is well" in (await hub.ok(*args)).stdout
+    assert "cluster prod: no problems found" in (await hub.ok(*args)).stdout
     assert "1a2b" in (await hub.ok("cluster", "show", "prod")).stdout
     told = await hub.ok("cluster", "repin", "prod", "--yes")
-    assert "cluster prod is not pinned to 1a2b any more" in told.stderr
+    assert "cluster prod is no longer pinned to 1a2b" in told.stderr
     assert "not pinned" in (await hub.ok("cluster", "show", "prod")).stdout
     assert "is not pinned" in await hub.fails("cluster", "repin", "prod", "--yes")
 
@@ -570,12 +569,12 @@ async def test_a_name_that_is_mistyped_is_an_error_with_what_is_near(hub: Hub) -
     ):
         assert await hub.fails(*command) == f"hawse: {error}\n"
     assert "no token 'locl' (did you mean local?)" in await hub.fails("token", "show", "locl")
-    # What is far from all names is like none.
+    # A name far from all others gets no suggestion.
     assert "'x': `hawse" in await hub.fails("session", "list", "--agent", "x")
     none = await hub.ok("relay", "list", "--cluster", "prod")
     assert none.stderr == (
-        "no relay of prod has connected yet: hawse admin cluster check prod --kubeconfig FILE says what is "
-        "missing\n"
+        "no relay of prod has connected yet; to find out why: "
+        "hawse admin cluster check prod --kubeconfig FILE\n"
     )
 
 
@@ -586,13 +585,13 @@ async def test_a_relay_that_is_mistyped_is_an_error_with_what_is_near(hub: Hub) 
     )
     assert await hub.fails("relay", "show", "pod-c", "--cluster", "prod") == (
         "hawse: no relay 'pod-c' of prod has connected (did you mean pod-b?); "
-        "hawse admin relay list shows those that have\n"
+        "for the names: hawse admin relay list\n"
     )
 
 
 async def test_sessions_are_listed_and_killed(hub: Hub) -> None:
     await enrol(hub)
-    assert "nothing is under way" in (await hub.ok("session", "list")).stderr
+    assert "no open calls" in (await hub.ok("session", "list")).stderr
     plain = SessionInfo(
         id="0199a1b2-1",
         agent="sre-1",
@@ -627,14 +626,14 @@ async def test_sessions_are_listed_and_killed(hub: Hub) -> None:
     )
     assert len(gone["killed"]) == 2
     done = await hub.ok("session", "kill", "--agent", "sre-1", "--reason", "x")
-    assert done.stderr == "nothing of it is under way\n"
+    assert done.stderr == "no open call matches\n"
     await hub.fails("session", "kill", "--agent", "sre-1", code=2)
 
 
 async def test_what_a_replaced_hub_still_finishes_is_not_kept_quiet(hub: Hub) -> None:
     await enrol(hub)
     hub.live.beside = 1
-    told = "a hub that was replaced still finishes calls of its own"
+    told = "a replaced hub is still finishing its own calls"
     assert told in (await hub.ok("session", "list")).stderr
     assert told in (await hub.ok("session", "kill", "--agent", "sre-1", "--reason", "x")).stderr
     assert await hub.json("session", "list") == []
@@ -698,7 +697,7 @@ async def test_workloads_are_federated_by_exact_claims(hub: Hub, tmp_path: Path)
 
     assert "(--allow-mutable-claims)" in await hub.fails(*add, "--claim", "repository=acme/app")
     await hub.ok(*add, "--claim", "repository=acme/app", "--allow-mutable-claims")
-    assert "no wildcards" in await hub.fails(*add, "--claim", "repository_id=*")
+    assert "wildcards are not supported" in await hub.fails(*add, "--claim", "repository_id=*")
     for claim in ("repository_id", "=x", ""):
         await hub.fails(*add, "--claim", claim, code=2)
     await hub.fails(*add, "--claim", "repository_id=1", "--claim", "repository_id=2", code=2)
@@ -758,7 +757,7 @@ async def test_each_change_is_told_to_programs_too(hub: Hub) -> None:
 
 
 async def at_a_terminal(hub: Hub, *args: str) -> tuple[int, bytes, str]:
-    """Run `hawse admin ARGS` with a terminal for stdout: the status, what is printed there, and stderr."""
+    """Run `hawse admin ARGS` with a terminal as stdout. Returns status, terminal output and stderr."""
     master, slave = os.openpty()
     try:
         command = [sys.executable, "-m", "hawse", "admin", *args]
@@ -777,13 +776,13 @@ async def at_a_terminal(hub: Hub, *args: str) -> tuple[int, bytes, str]:
 
 async def test_no_private_key_is_printed_on_a_terminal_unless_that_is_said(hub: Hub) -> None:
     told = (
-        "hawse: a private key would stay in this terminal's scrollback: pipe it on (| {}), write it to a "
-        "file by --output FILE, or say --force\n"
+        "hawse: a private key would stay in this terminal's scrollback: pipe the output (| {}), write it to "
+        "a file with --output FILE, or use --force\n"
     )
     manifests, document = told.format("kubectl apply -f -"), told.format("COMMAND")
     assert await at_a_terminal(hub, "cluster", "add", "prod") == (1, b"", manifests)
     assert await at_a_terminal(hub, "cluster", "add", "prod", "--json") == (1, b"", document)
-    # Nothing was made: the name is free.
+    # Nothing was created, so the name is free.
     code, shown, _ = await at_a_terminal(hub, "cluster", "add", "prod", "--force")
     assert (code, b"PRIVATE KEY" in shown) == (0, True)
     assert await at_a_terminal(hub, "cluster", "key", "prod", "--keep-old") == (1, b"", manifests)
@@ -800,7 +799,9 @@ async def test_manifests_are_written_to_a_file_of_their_owner_alone(hub: Hub, tm
     assert {"Secret", "Deployment", "ClusterRole"} <= kinds
     before = file.read_text()
     refused = await hub.fails("cluster", "key", "prod", "--output", str(file))
-    assert refused == (f"hawse: {file} exists already: choose another --output, or overwrite it by --force\n")
+    assert refused == (
+        f"hawse: {file} exists already: choose another --output, or overwrite it with --force\n"
+    )
     assert file.read_text() == before
     file.chmod(0o644)
     await hub.ok("cluster", "key", "prod", "--output", str(file), "--force", "--json")
@@ -816,13 +817,13 @@ async def test_a_file_that_cannot_be_written_costs_no_key(hub: Hub, tmp_path: Pa
     folder = str(tmp_path)
     assert "is a folder" in await hub.fails("cluster", "add", "prod", "--output", folder, "--force")
     both = ("--output", str(file), "--output-dir", str(tmp_path / "relay"))
-    assert "say one of them" in await hub.fails("cluster", "add", "prod", *both, code=2)
+    assert "use one of them" in await hub.fails("cluster", "add", "prod", *both, code=2)
     await hub.fails("cluster", "add", "prod", "--team", "none", "--output", str(tmp_path / "prod.yaml"))
     assert os.listdir(tmp_path) == ["hub"]
     assert (await hub.json("cluster", "list")) == []
 
 
 async def test_an_image_that_no_registry_has_is_told(hub: Hub) -> None:
-    told = "warning: they name the image hawse-relay, which no registry has: build the target relay"
+    told = "warning: the manifests use the image hawse-relay, which is in no registry: build the target relay"
     assert told in (await hub.ok("cluster", "add", "prod")).stderr
     assert told not in (await hub.ok("cluster", "key", "prod", "--image", "reg.example/x:1")).stderr

@@ -1,4 +1,4 @@
-"""`hawse admin token`, and whom the trail names for a command on the hub's machine."""
+"""`hawse admin token`, and the user that the trail names for a command on the hub's machine."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_a_token_may_do_what_its_role_may_and_is_told_when_it_has_expired(
 async def test_the_removal_of_a_token_is_asked_about_at_a_terminal(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What the runner hands to a command as its standard input.
+    # The runner's standard input for the command.
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda stdin: True)
     await hub.ok("token", "add", "ci", "--role", "viewer")
     refused = await hub.run("token", "remove", "ci", stdin="n\n")
@@ -120,7 +120,7 @@ async def test_the_trail_names_the_user_of_the_hubs_machine_and_no_other(
         {"HAWSE_ADMIN_TOKEN": token, "HAWSE_ADMIN_URL": hub.url, "HAWSE_ADMIN_CA": str(hub.ca)},
     ):
         await hub.ok("hub", "show", env=env)  # type: ignore[arg-type]
-    # The events of reads are written behind their answers. A write waits until all before it are on the disk.
+    # Events of reads are written after their answers. A write waits until all earlier events are on disk.
     await hub.ok("team", "add", "platform")
     await hub.ok("backup", str(hub.data.path / "hub.tar"), env={"SUDO_USER": "alice"})
     reader = AuditReader(hub.data.audit_file)

@@ -20,7 +20,7 @@ from audit.record import (
     encode,
 )
 from auth.principal import Principal
-from auth.requestinfo import parse, said
+from auth.requestinfo import decode_value, parse
 from auth.tokens import AccessClaims
 from proxy.hub.authorize.admission import understand
 from proxy.hub.authorize.events import Trail, _remembered_client, impersonated, stream_of, without_bearer
@@ -246,9 +246,9 @@ def test_of_an_execs_arguments_no_more_is_read_than_a_record_keeps(monkeypatch: 
 
     def counted(value: bytes) -> str | None:
         read.append(value)
-        return said(value)
+        return decode_value(value)
 
-    monkeypatch.setattr("proxy.hub.authorize.events.said", counted)
+    monkeypatch.setattr("proxy.hub.authorize.events.decode_value", counted)
     arguments = [b"sh", b"%zz", *[b"%61"] * 9000]
     target = b"/api/v1/namespaces/a/pods/p/exec?tty=true&" + b"&".join([b"command=" + a for a in arguments])
     stream = stream_of(RequestHead.of(b"POST", target), parse(b"POST", target))

@@ -185,7 +185,7 @@ async def test_a_new_hub_leaves_the_calls_of_one_that_lives_alone(tmp_path: Path
     boots = Boots(tmp_path / "boots")
     with other_hub(tmp_path, "old") as (child, eid):
         store = AuditStore(tmp_path / "audit.db")
-        async with open_recorder(store, boot="new", lives=boots.lives):
+        async with open_recorder(store, boot="new", is_running=boots.lives):
             pass
         store.close()
         assert phases(tmp_path / "audit.db", eid) == ["intent"]
@@ -214,7 +214,7 @@ async def test_a_hub_that_is_killed_beside_a_living_one_has_its_calls_closed_by_
     boots, file = Counted(tmp_path / "boots"), tmp_path / "audit.db"
     store = AuditStore(file)
     with boots.announced("new"), other_hub(tmp_path, "old") as (child, theirs):
-        async with open_recorder(store, boot="new", lives=boots.lives) as recorder:
+        async with open_recorder(store, boot="new", is_running=boots.lives) as recorder:
             ours = call()
             await recorder.intent(ours)
             async with trio.open_nursery() as nursery:

@@ -8,7 +8,7 @@ import attrs
 import pytest
 import trio
 
-from auth.key_rotation import SUCCESSION_MAX, TrustedKeys
+from auth.key_rotation import ROTATIONS_MAX, TrustedKeys
 from auth.keys import KeySet
 from proxy.hub.home import datadir, keyring
 from proxy.hub.home.datadir import DataDir, DataDirError
@@ -177,14 +177,14 @@ async def test_a_crash_in_a_rotation_leaves_the_old_key_or_the_new_one(
 
 
 async def test_the_oldest_statements_are_forgotten(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyring, "SUCCESSION_MAX", 2)
+    monkeypatch.setattr(keyring, "ROTATIONS_MAX", 2)
     ring = bench.ring()
     said = []
     for _ in range(3):
         await ring.rotate()
         said.append(ring.current.succession[-1])
     assert ring.current.succession == tuple(said[1:])
-    assert SUCCESSION_MAX > 2
+    assert ROTATIONS_MAX > 2
 
 
 async def test_a_hub_that_takes_over_has_what_the_one_before_made_of_the_keys(bench: Bench) -> None:

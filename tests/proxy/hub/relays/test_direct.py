@@ -19,7 +19,7 @@ from audit.ids import new_eid
 from audit.reader import AuditReader
 from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
-from auth.key_rotation import issue_succession
+from auth.key_rotation import issue_rotation
 from auth.keys import SigningKey
 from auth.principal import Principal
 from proxy.hub.authorize.events import Trail
@@ -136,7 +136,7 @@ async def test_a_relay_hears_of_a_new_key_on_the_connections_that_it_has(tmp_pat
         cluster = cluster_at(way)
         await ask(relays, cluster, ANN)
         now = time.time()
-        said = issue_succession(KEY, issuer=HUB, successor=new.public, now=now, retires_at=now + 120)
+        said = issue_rotation(KEY, issuer=HUB, successor=new.public, now=now, retires_at=now + 120)
         keys = SigningKeys(new, (KEY, new), (said,))
         # What was signed before is good for as long as it lives, what is signed from now on as well.
         assert await ask(relays, cluster, ANN) == b"agent:ann acme/sre"

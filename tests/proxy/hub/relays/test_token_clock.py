@@ -59,7 +59,7 @@ def test_a_wall_clock_that_is_slewed_back_is_followed_no_faster_than_a_relay_can
         told_s = clock()
         # Its own oscillator is fast by what those of both may differ by.
         relays_s = second * (1 + 200e-6)
-        relay.hear(told_s, relays_s)
+        relay.update(told_s, relays_s)
         assert relay.at(relays_s) - told_s < 0.01
 
 

@@ -1,0 +1,163 @@
+"""Blocking HTTPS for commands that send one request and exit. Standard library only, so that it loads fast.
+
+http.client tries a name's addresses one after another, each until its timeout, while kubectl moves on at
+once. Before Python 3.13 its CONNECT also formats IPv6 addresses in a way that no proxy understands. So this
+module connects by itself, and speaks to proxies through tunnel.net.egress.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import ssl
+import time
+from contextlib import suppress
+from http import client
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tunnel.net.egress import Proxy
+
+# The delay before the host's next address is tried in parallel (RFC 8305 section 8).
+NEXT_ADDRESS_S = 0.25
+
+
+# X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+_EXPIRED = frozenset({9, 10})
+# X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
+_WRONG_HOST = frozenset({62, 64})
+
+
+def next_step(error: ssl.SSLCertVerificationError, ca: str) -> str:
+    """Return the next step for an untrusted certificate; `ca` is the step for an unknown CA."""
+    if error.verify_code in _EXPIRED:
+        return "it must be renewed, unless this machine's clock is wrong"
+    if error.verify_code in _WRONG_HOST:
+        return "the URL must name the host as the certificate does"
+    return ca
+
+
+def trusting(ca_pem: str | None) -> ssl.SSLContext:
+    """Return a context that verifies servers by these CAs, or by the system's without them.
+
+    It accepts the same CAs as tunnel.net.connect and kubectl. Raises ValueError if the text holds no
+    certificate.
+    """
+    # Not ssl.create_default_context: it writes session keys to the file of SSLKEYLOGFILE, and from Python
+    # 3.13 on refuses many hand-made CAs.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_pem is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        return context
+    try:
+        context.load_verify_locations(cadata=ca_pem)
+    except (ssl.SSLError, TypeError, ValueError) as error:
+        raise ValueError("no usable certificate in the PEM of the CA") from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+class HTTPSConnection(client.HTTPSConnection):
+    """A connection, direct or through an http:// proxy, that its first request opens.
+
+    Raises OSError. If a proxy refused, the text names the proxy, but never its password.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, timeout_s: float, context: ssl.SSLContext, proxy: Proxy | None = None
+    ) -> None:
+        super().__init__(host, port, timeout=timeout_s, context=context)
+        self.proxy = proxy
+        self._timeout_s = timeout_s
+        self._tls = context
+
+    def connect(self) -> None:
+        """Connect, through the proxy if there is one, and do the TLS handshake."""
+        if self.proxy is None:
+            raw = open_tcp(self.host, self.port, self._timeout_s)
+        else:
+            raw = open_tcp(self.proxy.host, self.proxy.port, self._timeout_s)
+        try:
+            if self.proxy is not None:
+                _connect_through(raw, self.proxy, self.host, self.port)
+            self.sock = self._tls.wrap_socket(raw, server_hostname=self.host)
+        except BaseException:
+            raw.close()
+            raise
+
+
+def _connect_through(raw: socket.socket, proxy: Proxy, host: str, port: int) -> None:
+    # Imported only if there is a proxy: loading it takes time.
+    from tunnel.net.egress import RECEIVE_BYTES_MAX, Connect, ProxyRefused
+
+    connect = Connect(proxy, host, port)
+    raw.sendall(connect.request)
+    try:
+        while not connect.receive(raw.recv(RECEIVE_BYTES_MAX)):
+            pass
+    except ProxyRefused as error:
+        raise OSError(str(error)) from error
+
+
+def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
+    """Connect to the first address of `host` that answers; the next one is tried after a delay (RFC 8305).
+
+    The timeout covers all addresses together, and later each wait on the socket. Raises OSError.
+    """
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        # A label is empty or too long, so no resolver was asked.
+        raise OSError("no host can have that name") from error
+    deadline = time.monotonic() + timeout_s
+    failure = OSError(f"{host} has no address")
+    pending: list[socket.socket] = []
+    try:
+        while addresses or pending:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError(f"no connection within {timeout_s:.0f} s")
+            if addresses:
+                family, kind, protocol, _, address = addresses.pop(0)
+                try:
+                    pending.append(_begin(socket.socket(family, kind, protocol), address))
+                except OSError as error:
+                    failure = error
+                    continue
+            for attempt in _ended(pending, min(left_s, NEXT_ADDRESS_S) if addresses else left_s):
+                pending.remove(attempt)
+                number = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if number == 0:
+                    # Head and body are two writes; the second must not wait for the first one's ACK.
+                    with suppress(OSError):
+                        attempt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    attempt.settimeout(timeout_s)
+                    return attempt
+                attempt.close()
+                failure = OSError(number, os.strerror(number))
+        raise failure
+    finally:
+        for attempt in pending:
+            attempt.close()
+
+
+def _ended(pending: list[socket.socket], wait_s: float) -> list[socket.socket]:
+    """Wait until a connection attempt ends or `wait_s` is over; returns the ended attempts."""
+    # Not select(2), whose limit is descriptor 1,023: `hawse connect` may have more connections.
+    poll = select.poll()
+    for attempt in pending:
+        poll.register(attempt, select.POLLOUT)
+    ended = {descriptor for descriptor, _ in poll.poll(wait_s * 1000)}
+    return [attempt for attempt in pending if attempt.fileno() in ended]
+
+
+def _begin(attempt: socket.socket, address: tuple[Any, ...]) -> socket.socket:
+    attempt.setblocking(False)
+    number = attempt.connect_ex(address)
+    if number not in {0, errno.EINPROGRESS}:
+        attempt.close()
+        raise OSError(number, os.strerror(number))
+    return attempt

@@ -1,0 +1,252 @@
+"""The client of the admin API. It finds the hub through its data folder or the environment.
+
+Synchronous, with the standard library only: a command makes one or two calls, and must start fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import quote, urlencode, urlsplit
+
+import attrs
+import click
+
+from audit.escape import escape_lines
+from proxy.agent.https.blocking import HTTPSConnection, next_step, trusting
+from proxy.cli.admin.api.inputs import read_file
+from proxy.cli.errors import CommandError, ConfigurationFaults
+from proxy.hub.store.local_user import USER_HEADER, local_user
+from proxy.process.certificates import fault_of_ca
+from proxy.process.untrusted_json import read_json
+
+URL_VARIABLE = "HAWSE_ADMIN_URL"
+TOKEN_VARIABLE = "HAWSE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
+CA_VARIABLE = "HAWSE_ADMIN_CA"
+FOLDER_VARIABLE = "HAWSE_HUB_DATA_DIR"
+# An operator waits for it. The hub answers in milliseconds.
+TIMEOUT_S = 30.0
+# Manifests have some 10 KB. A list of 100,000 agents has 40 MB.
+ANSWER_BYTES_MAX = 256 * 1024 * 1024
+# A system's bundle of public CAs has 220 KB.
+CA_BYTES_MAX = 1024 * 1024
+# Of an answer in plain text, shown in one line.
+WORDS_BYTES_MAX = 300
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+Object: TypeAlias = "dict[str, Json]"
+
+
+@attrs.frozen
+class AdminClient:
+    """One hub's admin API. Each call raises CommandError with the next step."""
+
+    url: str
+    token: str = attrs.field(repr=False)
+    context: ssl.SSLContext = attrs.field(repr=False)
+    user: str = ""
+    """The user of this machine. Sent only to a hub on this machine."""
+
+    def get(self, *path: str, **query: str) -> Object:
+        """Read an object or a list."""
+        return self._call("GET", path, None, query)
+
+    def post(self, *path: str, body: Mapping[str, object] | None = None) -> Object:
+        """Create an object, or start an action."""
+        return self._call("POST", path, body, {})
+
+    def put(self, *path: str, body: Mapping[str, object] | None = None) -> Object:
+        """Set a value."""
+        return self._call("PUT", path, body, {})
+
+    def patch(self, *path: str, body: Mapping[str, object]) -> Object:
+        """Change part of an object."""
+        return self._call("PATCH", path, body, {})
+
+    def delete(self, *path: str) -> Object:
+        """Remove an object."""
+        return self._call("DELETE", path, None, {})
+
+    def _call(
+        self, method: str, path: tuple[str, ...], body: Mapping[str, object] | None, query: Mapping[str, str]
+    ) -> Object:
+        # Quoted: a name with a slash or a question mark is only a name that does not exist.
+        target = "/v1/" + "/".join(quote(part, safe="") for part in path)
+        if query:
+            target += f"?{urlencode(query)}"
+        headers = {"authorization": f"Bearer {self.token}", "accept": "application/json"}
+        if self.user:
+            headers[USER_HEADER] = self.user
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode("ascii")
+            headers["content-type"] = "application/json"
+        status, answer = self._exchange(method, target, data, headers)
+        try:
+            document = read_json(answer)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise CommandError(_plain_text_error(self.url, status, answer))
+        if status < 400:
+            if isinstance(notice := document.pop("notice", None), str):
+                click.echo(f"hawse: {escape_lines(notice)}", err=True)
+            return document
+        raise CommandError(_error_text(self.url, status, document))
+
+    def _exchange(
+        self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, bytes]:
+        parts = urlsplit(self.url)
+        # This connection ignores proxy variables and .netrc, so the token goes nowhere else.
+        connection = HTTPSConnection(
+            parts.hostname or "", parts.port or 443, timeout_s=TIMEOUT_S, context=self.context
+        )
+        sent = False
+        try:
+            connection.connect()
+            sent = True
+            connection.request(method, target, body=data, headers=dict(headers))
+            response = connection.getresponse()
+            return response.status, response.read(ANSWER_BYTES_MAX)
+        except ssl.SSLCertVerificationError as error:
+            raise CommandError(
+                f"the certificate at {self.url} is not trusted ({error.verify_message}): "
+                f"{next_step(error, f'set {CA_VARIABLE} to its CA file')}"
+            ) from error
+        except ConnectionRefusedError as error:
+            raise CommandError(f"nothing listens at {self.url}: start the hub with `hawse hub`") from error
+        except (OSError, HTTPException) as error:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if isinstance(error, TimeoutError):
+                why = f"no answer within {TIMEOUT_S:.0f} s; see the hub's log"
+            if sent and method != "GET":
+                why += (
+                    "; to learn whether the change was made, run `hawse audit list --kind admin.action` there"
+                )
+            raise CommandError(f"cannot reach the admin API at {self.url}: {why}") from error
+        finally:
+            connection.close()
+
+
+def _error_text(url: str, status: int, document: Object) -> str:
+    error = document.get("error")
+    message = error.get("message") if isinstance(error, dict) else None
+    if status == 401 and not (isinstance(error, dict) and error.get("code") == "expired"):
+        return (
+            f"the hub refused this admin token: set {TOKEN_VARIABLE} to a valid one, "
+            "or run this on the hub's machine as the user that runs the hub"
+        )
+    if not message:
+        return f"{url} answered {status}: is it the hub's admin listener?"
+    return escape_lines(str(message))
+
+
+def _plain_text_error(url: str, status: int, answer: bytes) -> str:
+    """Return the error of a plain-text answer, which the hub sends if the admin API never saw the request."""
+    line = answer[:WORDS_BYTES_MAX].decode("utf-8", "replace").strip()
+    # An HTML page has several lines, and begins with a tag.
+    if status < 400 or not line or not line.isprintable() or line.startswith("<"):
+        return f"{url} does not answer like a hub's admin API (status {status})"
+    return f"{url} answered {status}: {line}" + ("; see the hub's log" if status == 500 else "")
+
+
+@attrs.frozen
+class Reach:
+    """The options that locate a hub. Resolved when a command needs the hub, so `--help` needs none."""
+
+    config_file: Path | None
+    data_dir: Path | None
+
+    def folder(self) -> Path:
+        """The hub's data folder; raises CommandError."""
+        from proxy.hub.home.config import load
+        from proxy.process.config import ConfigError
+
+        if self.data_dir is not None:
+            return self.data_dir
+        if os.environ.get(URL_VARIABLE) and self.config_file is None and FOLDER_VARIABLE not in os.environ:
+            # The URL names another hub, so a data folder on this machine is not what the user means.
+            raise CommandError(
+                f"this command needs a data folder on this machine, but {URL_VARIABLE} names a remote hub: "
+                "run it on the hub's machine, or name the folder with --data-dir"
+            )
+        try:
+            return load(self.config_file).data_dir
+        except ConfigError as error:
+            raise ConfigurationFaults("hub", error.faults) from error
+
+    def client(self) -> AdminClient:
+        """Find the hub; raises CommandError."""
+        token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        if not (token.isascii() and token.isprintable()):
+            # It would be an invalid header, and the error for that would print it.
+            raise CommandError(f"{TOKEN_VARIABLE} is not an admin token: it must be one line of ASCII")
+        if url := os.environ.get(URL_VARIABLE):
+            return _remote(url.rstrip("/"), token, os.environ.get(CA_VARIABLE))
+        return _local(self.folder(), token)
+
+
+def _remote(url: str, token: str, ca: str | None) -> AdminClient:
+    if not _is_https(url):
+        raise CommandError(f"{URL_VARIABLE} must be https://host:port")
+    if not token:
+        raise CommandError(f"{URL_VARIABLE} is set, but {TOKEN_VARIABLE} is not: set it to an admin token")
+    return AdminClient(url, token, trusting(_certificates(ca) if ca else None))
+
+
+def _certificates(ca: str) -> str:
+    """Read the file that HAWSE_ADMIN_CA names; raises CommandError."""
+    pem = read_file(Path(ca), CA_VARIABLE, CA_BYTES_MAX)
+    assert pem is not None
+    # System bundles describe their certificates in any language.
+    pem = pem.encode("ascii", "ignore").decode("ascii")
+    fault = fault_of_ca(pem)
+    if fault is not None:
+        raise CommandError(f"{CA_VARIABLE}: {ca} {fault}: name the CA file of the hub's certificate")
+    return pem
+
+
+def _is_https(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        # The port is not a number or too high, or an IPv6 address is incomplete.
+        return False
+
+
+def _local(folder: Path, token: str) -> AdminClient:
+    from proxy.hub.home.datadir import DataDir, DataDirError
+
+    data = DataDir(folder)
+    user = "" if token else local_user(os.environ)
+    try:
+        endpoint = data.admin_endpoint()
+        token = token or data.admin_token() or ""
+    except DataDirError as error:
+        raise CommandError(
+            f"{error}: name the hub's data folder with --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
+        ) from error
+    if endpoint is None or not token:
+        raise CommandError(
+            f"no hub has run with the data folder {folder}: start `hawse hub`, name its folder with --config "
+            f"or --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
+        )
+    return AdminClient(endpoint.url, token, _pinned(endpoint.certificate_pem), user)
+
+
+def _pinned(certificate_pem: str) -> ssl.SSLContext:
+    """Trust exactly one certificate, regardless of its names and issuer.
+
+    It comes from a folder that is as private as the token, which is stronger than a name check. The
+    certificate's name is the hub's public host, while this client dials the loopback address.
+    """
+    context = trusting(certificate_pem)
+    context.check_hostname = False
+    return context

@@ -1,0 +1,76 @@
+"""`hawse admin backup` and `restore`: on the hub's machine, directly from and to its data folder."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from proxy.cli.admin.api.client import Reach
+from proxy.cli.admin.api.output import say
+from proxy.cli.audit.local_events import record_local
+from proxy.cli.errors import CommandError
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup(reach: Reach, /, file: Path) -> None:
+    """Write the hub's store and secrets to FILE, a tar archive.
+
+    The secrets are its signing keys, pepper and certificates: protect FILE (mode 0600) like the data folder.
+    The hub may keep running. The audit trail is not included.
+    """
+    from proxy.hub.admin.backup import BackupError
+    from proxy.hub.admin.backup import backup as write
+
+    folder = reach.folder()
+    try:
+        write(folder, file)
+    except BackupError as error:
+        raise CommandError(str(error)) from error
+    record_local(folder, "backup", f"to {file.absolute()}")
+    say(f"backed up {folder} to {file}, which holds all secrets of the hub: protect it")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--overwrite", is_flag=True, help="Move an existing hub's files aside, within the data folder.")
+@click.pass_obj
+def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
+    """Restore the backup in FILE to the data folder. Stop the hub first.
+
+    The whole backup is verified first; a damaged one changes nothing.
+    """
+    from proxy.hub.admin.backup import BackupError
+    from proxy.hub.admin.backup import restore as put
+
+    folder = reach.folder()
+    try:
+        done = put(folder, file, overwrite=overwrite)
+    except BackupError as error:
+        raise CommandError(str(error)) from error
+    record_local(folder, "restore", f"the backup of {done.created}, from {file.absolute()}")
+    # The store is from the backup's time, so credentials that were revoked since then work again.
+    say(
+        f"locks, revocations and removals since {done.created} are undone: repeat them, as listed by "
+        f"hawse audit list{_same(reach)} --kind admin.action --since {shlex.quote(done.created)}"
+    )
+    say(f"restored the backup of {done.created} into {folder}; start the hub: {_start(reach)}")
+    if done.replaced is not None:
+        say(f"the former files are in {done.replaced}: they hold secrets, remove them when no longer needed")
+
+
+def _start(reach: Reach) -> str:
+    """Return the command that starts a hub with this data folder."""
+    if reach.data_dir is not None:
+        return f"HAWSE_HUB_DATA_DIR={shlex.quote(str(reach.data_dir))} hawse hub"
+    return f"hawse hub{_same(reach)}"
+
+
+def _same(reach: Reach) -> str:
+    """Return the option that selects this data folder in other commands."""
+    if reach.data_dir is not None:
+        return f" --data-dir {shlex.quote(str(reach.data_dir))}"
+    return f" --config {shlex.quote(str(reach.config_file))}" if reach.config_file is not None else ""

@@ -1,0 +1,338 @@
+"""`hawse admin policy`."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from audit.escape import escape
+from proxy.cli.admin.api.client import Object, Reach
+from proxy.cli.admin.api.output import (
+    confirm,
+    field,
+    json_option,
+    listed,
+    objects,
+    print_json,
+    print_table,
+    say,
+    text,
+    texts,
+    yes_option,
+)
+from proxy.cli.admin.api.output import since as how_long
+from proxy.cli.admin.policy.files import files_argument, padded, read_files, say_missing
+from proxy.cli.admin.policy.simulation import simulate_policies
+from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
+from proxy.process.plural import counted
+
+if TYPE_CHECKING:
+    from auth.policy.text import Source
+
+
+@click.group()
+def policy() -> None:
+    """Manage policies: what agents may do, before RBAC decides.
+
+    Policies are YAML in the style of RBAC: for an example, run `hawse admin policy show guard`. A change is
+    validated as a whole, applies from the next call on without a restart, and is recorded.
+    """
+
+
+@policy.command("list")
+@json_option
+@click.pass_obj
+def list_policies(reach: Reach, /, as_json: bool) -> None:
+    """List the policies in force."""
+    found = reach.client().get("policies")
+    if as_json:
+        print_json(found)
+        return
+    columns = [
+        ("POLICY", field("name")),
+        ("TEAMS", listed("teams")),
+        ("AGENTS", listed("agents")),
+        ("RULES", _rules),
+        ("ASK", lambda row: text(row, "contact") or text(row, "owner") or "-"),
+    ]
+    print_table(
+        objects(found, "policies"),
+        columns,
+        as_json=False,
+        empty="no policies, so every call is denied: hawse admin policy apply FILE",
+        spare=("ASK",),
+    )
+    say(f"bundle {text(found, 'bundle')}, applied {how_long('applied_at')(found)}")
+
+
+def _rules(row: Object) -> str:
+    rules = objects(row, "rules")
+    off = sum(rule.get("enabled") is False for rule in rules)
+    return f"{len(rules)} ({off} off)" if off else str(len(rules))
+
+
+@policy.command("show")
+@click.argument("name", required=False)
+@click.option("--version", "number", type=int, metavar="N", help="Show the policies of version N.")
+@json_option
+@click.pass_obj
+def show_policy(reach: Reach, /, name: str | None, number: int | None, as_json: bool) -> None:
+    """Print a policy as it was written, or all policies."""
+    client = reach.client()
+    if number is not None:
+        if name is not None:
+            raise CommandError("name a policy or a --version, not both: a version is shown as a whole")
+        found = client.get("policy-versions", str(number))
+        documents = texts(found, "documents")
+    elif name is not None:
+        found = client.get("policies", name)
+        documents = [text(found, "document")]
+    else:
+        found = client.get("policies")
+        documents = [text(row, "document") for row in objects(found, "policies")]
+    if as_json:
+        print_json(found)
+        return
+    click.echo(
+        "---\n".join("".join(f"{_as_written(line)}\n" for line in each.splitlines()) for each in documents),
+        nl=False,
+    )
+
+
+def _as_written(line: str) -> str:
+    """Escape a line of a policy for a terminal. Applied again, it is the same policy."""
+    return re.sub(r"[^\\\t]+", lambda part: escape(part[0]), line)
+
+
+@policy.command("versions")
+@json_option
+@click.pass_obj
+def list_versions(reach: Reach, /, as_json: bool) -> None:
+    """List the policy bundles, newest first. The audit trail refers to them."""
+    found = objects(reach.client().get("policy-versions"), "versions")
+    columns = [("VERSION", field("version")), ("HASH", field("hash")), ("APPLIED", field("applied_at"))]
+    print_table(found, columns, as_json=as_json, empty="no versions")
+
+
+@policy.command("apply")
+@files_argument
+@click.option("--only", is_flag=True, help="Remove all policies that are not in these files.")
+@yes_option
+@json_option
+@click.pass_obj
+def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bool, as_json: bool) -> None:
+    """Apply policies, replacing those of the same names.
+
+    A FILE may hold several policies, separated by ---; a dash reads standard input. If any file has a fault,
+    nothing changes and all faults are listed with their lines. Test cases (kind: PolicyTest) run first: if
+    one fails, nothing is applied (exit status 3). Names of teams, agents or clusters that do not exist yet
+    cause a warning only.
+    """
+    from proxy.cli.admin.policy.tests import sorted_out
+
+    sources = read_files(files)
+    policies, tests = sorted_out(sources)
+    if tests:
+        _run_tests(policies, tests, as_json=False, quiet=True)
+    if only:
+        confirm("Remove every policy that is not in these files?", yes=yes)
+    body = {"files": [{"name": source.file, "text": padded(source)} for source in policies], "only": only}
+    done = reach.client().post("policies", body=body)
+    _print_change(done, as_json=as_json)
+    # Older hubs don't report missing names.
+    say_missing(objects(done, "missing") if "missing" in done else [])
+
+
+@policy.command("remove")
+@click.argument("name")
+@yes_option
+@json_option
+@click.pass_obj
+def remove_policy(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
+    """Remove a policy. Calls that no other policy allows are denied from then on."""
+    confirm(f"Remove policy {name}?", yes=yes)
+    _print_change(reach.client().delete("policies", name), as_json=as_json)
+
+
+@policy.command("enable")
+@click.argument("name", metavar="POLICY")
+@click.argument("rules", nargs=-1, required=True, metavar="RULE...")
+@json_option
+@click.pass_obj
+def enable_rules(reach: Reach, /, name: str, rules: tuple[str, ...], as_json: bool) -> None:
+    """Turn rules of a policy on, such as: enable guard secrets."""
+    _switch(reach, name, rules, enabled=True, as_json=as_json)
+
+
+@policy.command("disable")
+@click.argument("name", metavar="POLICY")
+@click.argument("rules", nargs=-1, required=True, metavar="RULE...")
+@json_option
+@click.pass_obj
+def disable_rules(reach: Reach, /, name: str, rules: tuple[str, ...], as_json: bool) -> None:
+    """Turn rules of a policy off, such as: disable guard nodes-proxy."""
+    _switch(reach, name, rules, enabled=False, as_json=as_json)
+
+
+@policy.command("guard")
+@json_option
+@click.pass_obj
+def show_guard(reach: Reach, /, as_json: bool) -> None:
+    """List the rules of the guard policy, and whether they are on."""
+    found = reach.client().get("policies", "guard")
+    columns = [
+        ("RULE", field("id")),
+        ("STATE", lambda row: "on" if row.get("enabled") else "off"),
+        ("WHY", field("reason")),
+    ]
+    print_table(objects(found, "rules"), columns, as_json=as_json, empty="the guard has no rules")
+
+
+def _switch(reach: Reach, name: str, rules: tuple[str, ...], *, enabled: bool, as_json: bool) -> None:
+    body = {"rules": rules, "enabled": enabled}
+    _print_change(reach.client().put("policies", name, "rules", body=body), as_json=as_json)
+
+
+def _print_change(done: Object, *, as_json: bool) -> None:
+    if as_json:
+        print_json(done)
+        return
+    changes = [(what, name) for what in ("added", "edited", "removed") for name in texts(done, what)]
+    for what, name in changes:
+        say(f"{what} policy {name}")
+    if not changes:
+        say("no policy has changed")
+    say(f"bundle {text(done, 'bundle')} is in force")
+
+
+@policy.command("explain")
+@click.argument("agent")
+@click.argument("cluster")
+@click.argument("verb")
+@click.argument("resource")
+@click.argument("name", required=False, default="")
+@click.option("-n", "--namespace", default="", metavar="NAME", help="The object's namespace.")
+@click.option("--group", default="", metavar="GROUP", help="The API group; or use deployments.apps.")
+@click.option("--upgrade", is_flag=True, help="Treat it as a WebSocket or SPDY request.")
+@json_option
+@click.pass_obj
+def explain(
+    reach: Reach,
+    /,
+    agent: str,
+    cluster: str,
+    verb: str,
+    resource: str,
+    name: str,
+    namespace: str,
+    group: str,
+    upgrade: bool,
+    as_json: bool,
+) -> None:
+    """Show whether a request would be allowed, and by which rule.
+
+    The arguments are those of kubectl auth can-i: hawse admin policy explain sre-1 prod get pods/log web -n
+    app-1. RESOURCE may be a path, with an HTTP method as VERB: explain sre-1 prod get /metrics. Exit status:
+    3 if it is denied, 1 if that is unknown.
+    """
+    from proxy.cli.admin.policy.tests import request_for
+
+    try:
+        method, target = request_for(verb, resource, name, namespace, group)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    query = {"agent": agent, "cluster": cluster, "method": method, "target": target}
+    if upgrade:
+        query["upgrade"] = "true"
+    found = reach.client().get("decision", **query)
+    if as_json:
+        print_json(found)
+    else:
+        _print_decision(found)
+    if not found.get("allowed"):
+        click.get_current_context().exit(ANSWER_NO)
+
+
+def _print_decision(found: Object) -> None:
+    rule = "/".join(part for part in (text(found, "policy"), text(found, "rule")) if part)
+    lines = []
+    if text(found, "refused"):
+        lines.append(f"denied before any policy: {text(found, 'refused')}")
+    lines.append(f"{'allowed' if text(found, 'decision') == 'allow' else 'denied'} by {rule}")
+    if found.get("max_duration_s") is not None:
+        lines.append(f"for at most {text(found, 'max_duration_s')} s")
+    if text(found, "message"):
+        lines.append(f"message to the agent: {text(found, 'message')}")
+    lines.append(f"policies for this agent and cluster: {', '.join(texts(found, 'bound')) or 'none'}")
+    lines.append(f"bundle {text(found, 'bundle')}; the cluster's own RBAC decides after it")
+    for line in lines:
+        click.echo(escape(line))
+
+
+@policy.command("test")
+@files_argument
+@json_option
+def test_policies(files: tuple[Path, ...], as_json: bool) -> None:
+    """Validate policies and run their test cases (kind: PolicyTest).
+
+    Only these files count, and no hub is needed. Exit status: 3 if a case fails, 1 if none can run because a
+    file has a fault.
+    """
+    from proxy.cli.admin.policy.tests import sorted_out
+
+    policies, tests = sorted_out(read_files(files))
+    _run_tests(policies, tests, as_json=as_json, quiet=False)
+
+
+def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, quiet: bool) -> None:
+    from auth.policy.text import PolicyError
+    from proxy.cli.admin.policy.tests import compiled, read_cases, run_cases
+
+    try:
+        bundle = compiled(policies)
+        cases = [case for source in tests for case in read_cases(source)]
+    except PolicyError as error:
+        raise CommandError(str(error)) from error
+    results = run_cases(bundle, cases, time.time())
+    failed = [result for result in results if not result.passed]
+    if as_json:
+        print_json(
+            {
+                "policies": [each.name for each in bundle.policies],
+                "rules": sum(len(each.rules) for each in bundle.policies),
+                "hash": bundle.hash,
+                "cases": [
+                    {
+                        "file": result.case.file,
+                        "line": result.case.line,
+                        "agent": result.case.agent.name,
+                        "cluster": result.case.cluster.name,
+                        "request": result.case.asked,
+                        "allowed": result.allowed,
+                        "rule": result.rule,
+                        "passed": result.passed,
+                    }
+                    for result in results
+                ],
+            }
+        )
+    for result in failed:
+        case = result.case
+        expected = ("allowed" if case.allowed else "denied") + (f" by {case.rule}" if case.rule else "")
+        found = f"{'allowed' if result.allowed else 'denied'} by {result.rule}"
+        where = f"{case.file}:{case.line}: agent:{case.agent.name} on {case.cluster.name}: {case.asked}"
+        say(f"{where}: expected {expected}, found {found}")
+    if not quiet:
+        rules = sum(len(each.rules) for each in bundle.policies)
+        size = f"{counted(len(bundle.policies), 'policy', 'policies')} with {counted(rules, 'rule')}"
+        passed = f"{len(results) - len(failed)} of {counted(len(results), 'case')} passed"
+        say(f"no fault in {size}; {passed if results else 'no test case (kind: PolicyTest) found'}")
+    if failed:
+        raise AnswerIsNo(f"{len(failed)} of {counted(len(results), 'case')} failed")
+
+
+policy.add_command(simulate_policies)

@@ -1,0 +1,304 @@
+"""`hawse audit list`: events as a table or as JSON, filtered, and optionally followed as they are written."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import click
+
+from proxy.cli.audit.local_events import record_read
+from proxy.cli.audit.names import check_names
+from proxy.cli.audit.options import (
+    data_folder_options,
+    find_trail,
+    to_kinds,
+    to_limit,
+    to_namespaces,
+    to_resources,
+    to_span,
+    to_statuses,
+    to_teams,
+    to_text,
+    to_verbs,
+    unavailable,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from audit.query import Query
+    from audit.reader import AuditReader, StoredEvent
+    from audit.record import Kind
+    from audit.textsearch import Text
+
+# How long --follow may take to show a new event.
+POLL_S = 0.5
+# Enough for a person. A program, which asks for JSON, gets all events: it would not notice missing ones.
+LIMIT = 50
+LIMIT_FOLLOWED = 10
+
+_PLURAL = " (name resources in the plural, as the API does: pods, deployments)"
+
+
+@attrs.frozen
+class _Range:
+    """The sequence numbers of the events to show."""
+
+    first: int
+    last: int
+    more: bool = False
+    """Older events match as well."""
+    searched_from: int | None = None
+    """The text search stopped at this event; None if it covered all events."""
+
+
+@click.command("list")
+@click.option("--follow", "-f", is_flag=True, help="Keep running, and print new events as they are written.")
+@click.option("--agent", metavar="NAME", help="Only events of this agent.")
+@click.option("--cluster", metavar="NAME", help="Only events on this cluster.")
+@click.option(
+    "--team", "teams", callback=to_teams, help="Only events of agents in these teams.", metavar="NAME[,NAME]"
+)
+@click.option(
+    "--verb", "verbs", callback=to_verbs, help="Only these verbs: get, delete, …", metavar="NAME[,NAME]"
+)
+@click.option(
+    "--namespace",
+    "namespaces",
+    callback=to_namespaces,
+    help="Only in these namespaces.",
+    metavar="NAME[,NAME]",
+)
+@click.option(
+    "--resource",
+    "resources",
+    callback=to_resources,
+    help="Only these resources, in the plural as in the API: pods, pods/exec.",
+    metavar="NAME[,NAME]",
+)
+@click.option(
+    "--status",
+    "statuses",
+    metavar="STATUS[,STATUS]",
+    callback=to_statuses,
+    help="Only these response statuses: 403, 4xx. `none` selects events without one.",
+)
+@click.option(
+    "--text",
+    metavar="TEXT",
+    callback=to_text,
+    help="Only events with this text (case-insensitive) in path, arguments or reason. Searches the newest "
+    "100,000 events that match the other options.",
+)
+@click.option(
+    "--since", metavar="TIME", help="Only events since then: an age (10m, 2h, 7d) or an RFC 3339 time."
+)
+@click.option(
+    "--until",
+    metavar="TIME",
+    help="Only events before then, as for --since. Not with --follow.",
+)
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="KIND",
+    callback=to_kinds,
+    help="Only events of this kind (call, auth.failed, admin.action, …); repeatable.",
+)
+@click.option(
+    "--limit",
+    "-n",
+    metavar="N|all",
+    callback=to_limit,
+    help=f"Show only the newest N events. Default: {LIMIT}, or all with --json. With --follow, the number of "
+    f"past events to start with; default {LIMIT_FOLLOWED}.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print complete events, one JSON object a line.")
+@data_folder_options
+def list_events(
+    *,
+    follow: bool,
+    agent: str | None,
+    cluster: str | None,
+    teams: tuple[str, ...],
+    verbs: tuple[str, ...],
+    namespaces: tuple[str, ...],
+    resources: tuple[str, ...],
+    statuses: tuple[str, ...],
+    text: str | None,
+    since: str | None,
+    until: str | None,
+    kinds: tuple[Kind, ...],
+    limit: int | str | None,
+    as_json: bool,
+    config: Path | None,
+    data_dir: Path | None,
+) -> None:
+    """Print events, newest last. Each read of the trail is recorded in the trail.
+
+    \b
+    hawse audit list --agent builder --since 2h
+    hawse audit list --status 403,5xx --namespace app --limit all
+
+    To see one event in full, pass its number (first column) to `hawse audit show`.
+    """
+    from audit.errors import AuditUnavailable
+    from audit.mask import Masks
+    from audit.members import Members
+    from audit.names import NameReader
+    from audit.query import Query
+    from audit.textsearch import Text
+    from proxy.hub.home.datadir import DataDir
+
+    if until is not None and follow:
+        raise click.UsageError("--until does not go with --follow: use one of them")
+    begin, end = to_span(since, until)
+    path, org, mask = find_trail(config, data_dir)
+    query = Query(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
+    search = None if text is None else Text(text)
+    # The search text may be a secret, and this read is recorded in the trail: mask it.
+    masked = None if text is None else Masks(mask).values([text])[0]
+    filters = _recorded(query, masked, limit)
+    newest = _newest(limit, follow=follow, as_json=as_json)
+    try:
+        reader = NameReader(path)
+        try:
+            # Check first, so that an unreadable trail is one error, without a second one for this read.
+            reader.last()
+            # Find the newest events before this read adds an event of its own.
+            chosen = None if newest is None else _choose(reader, query, search, newest)
+            record_read(path, org, "audit list --follow" if follow else "audit list", filters)
+            notes = check_names(reader, DataDir(path.parent).store_file, agent, cluster, teams)
+            _print_notes(*notes)
+            chosen = chosen or _choose(reader, query, search, None)
+            shown = _print(_events(reader, query, search, chosen, follow=follow), as_json=as_json)
+            if not shown and not notes and limit != 0:
+                _print_notes("no event matches" + (_PLURAL if resources else ""))
+            _print_omissions(reader, chosen, limit, shown, begin)
+        finally:
+            reader.close()
+    except AuditUnavailable as error:
+        raise unavailable(error) from error
+
+
+def _recorded(query: Query, text: str | None, limit: int | str | None) -> dict[str, str | None]:
+    """Return the filters, as the event of this read records them."""
+    members = query.members
+    return {
+        "agent": query.agent,
+        "cluster": query.cluster,
+        "team": ",".join(members.teams) or None,
+        "verb": ",".join(members.verbs) or None,
+        "namespace": ",".join(members.namespaces) or None,
+        "resource": ",".join(members.resources) or None,
+        "status": ",".join(members.statuses) or None,
+        "text": text,
+        "since": query.since.isoformat() if query.since else None,
+        "until": query.until.isoformat() if query.until else None,
+        "kind": ",".join(query.kinds) or None,
+        "limit": str(limit) if limit is not None else None,
+    }
+
+
+def _newest(limit: int | str | None, *, follow: bool, as_json: bool) -> int | None:
+    """Return how many of the newest events are shown; None is all."""
+    if isinstance(limit, int):
+        return limit
+    if limit is not None or as_json:
+        return None
+    return LIMIT_FOLLOWED if follow else LIMIT
+
+
+def _choose(reader: AuditReader, query: Query, text: Text | None, newest: int | None) -> _Range:
+    """Find the range of the newest matching events."""
+    from audit.textsearch import TEXT_EVENTS_MAX
+
+    if text is None:
+        older = None if newest is None else reader.beyond(query, newest)
+        first, last = reader.span(query)
+        return _Range(first, last) if older is None else _Range(older + 1, last, more=True)
+    older = reader.beyond(query, TEXT_EVENTS_MAX)
+    first, last = reader.span(query)
+    searched_from = None if older is None else older + 1
+    first = max(first, searched_from or first)
+    if newest is None:
+        return _Range(first, last, searched_from=searched_from)
+    # One more than shown, to learn whether there are more.
+    found = deque(
+        (stored.seq for stored in reader.events(first, last, query) if text.is_in(stored.body)),
+        maxlen=newest + 1,
+    )
+    more = len(found) > newest
+    first = found[0] + 1 if more else first
+    return _Range(first, last, more=more, searched_from=searched_from)
+
+
+def _events(
+    reader: AuditReader, query: Query, text: Text | None, chosen: _Range, *, follow: bool
+) -> Iterator[StoredEvent]:
+    first, last = chosen.first, chosen.last
+    while True:
+        for stored in reader.events(first, last, query):
+            if text is None or text.is_in(stored.body):
+                yield stored
+        if not follow:
+            return
+        first = max(first, last + 1)
+        while (last := reader.last()) < first:
+            time.sleep(POLL_S)
+
+
+def _print(found: Iterator[StoredEvent], *, as_json: bool) -> int:
+    """Print events as they arrive; returns their number."""
+    from audit.display import TerminalTable, header_line, json_line, table_line
+
+    line: Callable[[StoredEvent], str]
+    if as_json:
+        line = json_line
+    elif sys.stdout.isatty():
+        table = TerminalTable(shutil.get_terminal_size().columns)
+        line = table.lines
+        click.echo(table.header())
+    else:
+        line = table_line
+        click.echo(header_line())
+    shown = 0
+    for stored in found:
+        click.echo(line(stored))
+        shown += 1
+    return shown
+
+
+def _print_omissions(
+    reader: AuditReader, chosen: _Range, limit: int | str | None, shown: int, begin: datetime | None
+) -> None:
+    """Mention matching events that are not shown, the end of the text search, and pruned events."""
+    from audit.display import decoded
+    from audit.textsearch import TEXT_EVENTS_MAX
+
+    if chosen.more and limit is None:
+        _print_notes(f"showing the newest {shown} events: for more use --limit {10 * LIMIT} or --limit all")
+    if chosen.searched_from is not None:
+        [oldest] = reader.query(after_seq=chosen.searched_from - 1, limit=1)
+        event = decoded(oldest)
+        when = f", back to {event.ts:%Y-%m-%d %H:%M:%S} UTC" if event is not None else ""
+        _print_notes(
+            f"searched the text in the newest {TEXT_EVENTS_MAX:,} events that match the other options{when}: "
+            "to search older ones, narrow with --agent or --until"
+        )
+    since = reader.began()
+    if since is not None and ((not shown and limit != 0) or (begin is not None and begin < since)):
+        _print_notes(f"the trail begins at {since:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _print_notes(*sentences: str) -> None:
+    for sentence in sentences:
+        click.echo(f"hawse: {sentence}", err=True)

@@ -1,0 +1,67 @@
+"""Audit events that commands on the hub's machine write themselves, without the hub's API.
+
+Users who can run these commands can read the data folder anyway, and often need them when a disk is broken or
+full. So if an event can't be written, the command goes on with a warning.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from audit.record import Event, Kind, Request
+
+
+def record_local(folder: Path, verb: str, note: str) -> None:
+    """Record an action on a data folder."""
+    from audit.record import Kind, Request
+    from proxy.hub.home.datadir import DataDir
+
+    event = local_event(Kind.ADMIN, note, req=Request(verb=verb, resource="hub"))
+    _append(DataDir(folder).audit_file, event, verb)
+
+
+def record_read(path: Path, org: str, command: str, filters: dict[str, str | None]) -> None:
+    """Record a read of the trail: the user, the command and its filters."""
+    from audit.record import Kind
+
+    parts = [f"{name}={value}" for name, value in filters.items() if value is not None]
+    _append(path, local_event(Kind.AUDIT_READ, " ".join([command, *parts]), org=org), "reading")
+
+
+def local_event(kind: Kind, note: str, *, org: str = "", req: Request | None = None) -> Event:
+    """Return an event for an action of this machine's user."""
+    from audit.ids import new_eid
+    from audit.record import Actor, ActorType, Client, Event, Phase, utc
+    from proxy.hub.store.local_user import local_actor, local_user
+
+    return Event(
+        eid=new_eid(),
+        kind=kind,
+        phase=Phase.COMPLETE,
+        ts=utc(time.time()),
+        org=org,
+        actor=Actor(ActorType.OPERATOR, local_actor(local_user(os.environ))),
+        client=Client(mode="local"),
+        req=req,
+        note=note,
+    )
+
+
+def _append(path: Path, event: Event, what: str) -> None:
+    from audit.errors import AuditUnavailable
+    from audit.store import AuditStore
+
+    try:
+        store = AuditStore(path)
+        try:
+            store.append([event])
+        finally:
+            store.close()
+    except AuditUnavailable as error:
+        click.echo(f"hawse: this {what} is not recorded: {error}", err=True)

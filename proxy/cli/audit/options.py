@@ -1,0 +1,225 @@
+"""Parses the options of `hawse audit`, and finds the trail."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import click
+
+from proxy.cli.errors import CommandError, ConfigurationFaults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from audit.record import Kind
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_AGE = re.compile(r"([0-9]{1,6})([smhd])")
+# Pruning can't be undone, and `m` could be read as months.
+_KEPT = re.compile(r"[0-9]{1,6}[hd]")
+# Far below 2^63, SQLite's limit for integers.
+_LIMIT_MAX = 10**9
+_EVERYTHING = "all"
+
+# The verbs of auth.requestinfo, and the HTTP methods of requests without a resource.
+_VERBS = (
+    *("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"),
+    *("post", "put", "head", "options"),
+)
+# Recorded by commands that run on the hub's machine without the hub (proxy.cli.audit.local_events).
+_LOCAL_VERBS = ("backup", "restore")
+_SLUG = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_RESOURCE = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}(?:/[a-z0-9][-a-z0-9/]{0,252})?")
+_STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)")
+
+
+def parse_since(text: str, now: datetime) -> datetime:
+    """Parse a point in time: an age (90s, 10m, 2h, 7d), or an RFC 3339 time. Raises ValueError."""
+    age = _AGE.fullmatch(text)
+    try:
+        when = now - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        when = datetime.min
+    if when.tzinfo is None:
+        raise ValueError(
+            f"{text!a} is neither an age such as 10m, 2h or 7d, nor a time with a zone, such as "
+            "2026-01-31T08:00:00Z or 2026-01-31T08:00:00+01:00"
+        )
+    return when
+
+
+def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """Parse an option's value as a point in time."""
+    try:
+        return None if value is None else parse_since(value, datetime.now(UTC))
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
+def to_span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    """Parse the ends of a time span. Raises click.UsageError if the span is empty."""
+    # One clock reading for both ends. Two readings would put equal ages microseconds apart.
+    now = datetime.now(UTC)
+    ends = []
+    for option, text in (("--since", since), ("--until", until)):
+        try:
+            ends.append(None if text is None else parse_since(text, now))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=f"'{option}'") from error
+    begin, end = ends
+    if begin is not None and end is not None and begin >= end:
+        raise click.UsageError(f"--since {since!a} is not before --until {until!a}: the span is empty")
+    return begin, end
+
+
+def to_kinds(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[Kind, ...]:
+    """Parse an option's values as kinds of events."""
+    from audit.record import Kind
+
+    known = {kind.value: kind for kind in Kind}
+    for name in value:
+        if name not in known:
+            raise click.BadParameter(f"{name!a} is not one of {', '.join(known)}", ctx, param)
+    return tuple(known[name] for name in value)
+
+
+def to_age(ctx: click.Context, param: click.Parameter, value: str) -> datetime:
+    """Parse an option's value as an age; returns that point in time."""
+    if not _KEPT.fullmatch(value):
+        raise click.BadParameter(f"{value!a} is not an age in days or hours, such as 90d or 36h", ctx, param)
+    moment = to_moment(ctx, param, value)
+    assert moment is not None
+    return moment
+
+
+def to_limit(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    """Parse an option's value as a number of events, or `all`."""
+    if value is None or value == _EVERYTHING:
+        return value
+    if not re.fullmatch("[0-9]{1,10}", value) or int(value) > _LIMIT_MAX:
+        raise click.BadParameter(
+            f"{value!a} is neither a number from 0 to {_LIMIT_MAX} nor {_EVERYTHING}", ctx, param
+        )
+    return int(value)
+
+
+def to_verbs(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse an option's value as verbs of Kubernetes or of `hawse admin`."""
+    verbs = _listed(ctx, param, value)
+    if unknown := [verb for verb in verbs if verb not in _VERBS]:
+        # Imported only for these verbs: it takes a quarter of a second.
+        from proxy.hub.admin.actions.administration import ACTIONS
+
+        others = sorted({*_LOCAL_VERBS, *(action.verb for action in ACTIONS)} - {*_VERBS})
+        for verb in unknown:
+            if verb not in others:
+                known = f"{', '.join(_VERBS)}, nor of hawse admin's {', '.join(others)}"
+                raise click.BadParameter(f"{verb!a} is none of {known}", ctx, param)
+    return verbs
+
+
+def to_namespaces(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse an option's value as namespaces."""
+    return _matching(ctx, param, value, _SLUG, "a namespace's name, such as kube-system")
+
+
+def to_resources(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse an option's value as resources, optionally with a subresource."""
+    return _matching(ctx, param, value, _RESOURCE, "a resource in the API's form, such as pods or pods/log")
+
+
+def to_teams(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse an option's value as teams."""
+    return _matching(ctx, param, value, _SLUG, "a team's name, without the organisation")
+
+
+def to_statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse an option's value as response statuses."""
+    statuses = _listed(ctx, param, value)
+    for status in statuses:
+        if status != "none" and not _STATUS.fullmatch(status):
+            raise click.BadParameter(
+                f"{status!a} is neither a status such as 403, nor one of 1xx, 2xx, 3xx, 4xx, 5xx, nor none",
+                ctx,
+                param,
+            )
+    return statuses
+
+
+def to_text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Parse an option's value as a search text."""
+    from audit.textsearch import TEXT_CHARACTERS_MAX
+
+    if value is not None and not 0 < len(value) <= TEXT_CHARACTERS_MAX:
+        raise click.BadParameter(
+            f"expected 1 to {TEXT_CHARACTERS_MAX} characters, not {len(value)}", ctx, param
+        )
+    return value
+
+
+def _listed(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    names = tuple(name.strip() for name in value.split(","))
+    if "" in names:
+        raise click.BadParameter(f"{value!a} has an empty name: expected NAME or NAME,NAME", ctx, param)
+    return names
+
+
+def _matching(
+    ctx: click.Context, param: click.Parameter, value: str | None, pattern: re.Pattern[str], what: str
+) -> tuple[str, ...]:
+    names = _listed(ctx, param, value)
+    for name in names:
+        if not pattern.fullmatch(name):
+            raise click.BadParameter(f"{name!a} is not {what}", ctx, param)
+    return names
+
+
+def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
+    """Add the options that locate the trail."""
+    for option in (
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path, readable=False),
+            metavar="DIR",
+            help="The hub's data folder. Overrides the configuration.",
+        ),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="The hub's configuration file, which names the data folder.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str, tuple[str, ...]]:
+    """Return the trail's file, and the configured organisation and masks. Raises CommandError."""
+    from proxy.hub.home.config import load
+    from proxy.hub.home.datadir import DataDir
+    from proxy.process.config import ConfigError
+
+    if data_dir is not None:
+        return DataDir(data_dir).audit_file, "", ()
+    try:
+        settings = load(config)
+    except ConfigError as error:
+        raise ConfigurationFaults("hub", error.faults) from error
+    return DataDir(settings.data_dir).audit_file, settings.org, settings.audit.mask
+
+
+def unavailable(error: Exception) -> CommandError:
+    """Return the error for a trail that can't be used, with the next step."""
+    from audit.errors import NoTrail
+
+    hint = ": name the hub's data folder with --data-dir, or its configuration with --config"
+    return CommandError(f"{error}{hint if isinstance(error, NoTrail) else ''}")

@@ -1,0 +1,57 @@
+"""`hawse audit show`: everything that the trail holds about one call."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from proxy.cli.audit.local_events import record_read
+from proxy.cli.audit.options import data_folder_options, find_trail, unavailable
+from proxy.cli.errors import CommandError
+
+# Event ids start with a zero until the year 2527; row numbers don't. Far below 2^63, SQLite's limit.
+_NUMBER = re.compile("[1-9][0-9]{0,17}")
+
+
+@click.command()
+@click.argument("event", metavar="EID")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows, one JSON object a line.")
+@data_folder_options
+def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
+    """Show one call: agent, request, cluster, deciding rule and outcome.
+
+    EID is the event's id, which is also the Audit-ID in the cluster's own audit log. Its first eight
+    characters are enough. EID can also be the number of a row, the first column of `hawse audit list`.
+
+    \b
+    hawse audit show 0199a1b2-4c5d-7e6f-8a9b-0c1d2e3f4a5b
+    hawse audit show 53211
+    """
+    from audit.calls import CallReader
+    from audit.display import json_line
+    from audit.errors import AuditUnavailable, NoSuchCall
+    from audit.page import page_lines
+
+    path, org, _ = find_trail(config, data_dir)
+    try:
+        reader = CallReader(path)
+        try:
+            # Check first, as in `list`: an unreadable trail is one error.
+            reader.last()
+            found = reader.by_number(int(event)) if _NUMBER.fullmatch(event) else reader.by_id(event)
+            record_read(path, org, "audit show", {"eid": event})
+        finally:
+            reader.close()
+    except ValueError as error:
+        raise click.UsageError(
+            f"{error}: expected an id such as 0199a1b2-4c5d-7e6f-8a9b-0c1d2e3f4a5b, at least its first eight "
+            "characters, or a number from `hawse audit list`"
+        ) from error
+    except NoSuchCall as error:
+        raise CommandError(str(error)) from error
+    except AuditUnavailable as error:
+        raise unavailable(error) from error
+    for line in [json_line(row) for row in found.rows] if as_json else page_lines(found):
+        click.echo(line)
