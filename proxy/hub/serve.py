@@ -31,7 +31,7 @@ from proxy.hub.admin.actions.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.live_calls import LiveSessions
-from proxy.hub.admin.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
+from proxy.hub.admin.metrics import MemoryCollector, ReplayCollector, TrailCollector, hub_metrics
 from proxy.hub.admin.revocations import Revocations, carry_out_again
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
@@ -47,7 +47,7 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import open_reserve
 from proxy.hub.identity.enrol import EnrolmentEndpoint
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.relays.cluster_state import cluster_state
 from proxy.hub.relays.direct import DirectRelays
@@ -118,8 +118,8 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
         )
         if expected is None:
             await directory.change(partial(Store.accept_trail, trail=store.mark))
-        seen = SeenStore(data.seen_file)
-        stack.callback(seen.close)
+        replays = ReplayStore(data.seen_file)
+        stack.callback(replays.close)
         recorder.complete(trail.hub(Kind.HUB_STARTED, software))
         await ensure_local_token(data, directory, pepper)
         tell_endpoint = partial(write_endpoint, config, data, certificate.chain)
@@ -137,7 +137,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
             )
             live_relays = LiveRelays(registry, time.time, direct)
             metrics = hub_metrics(directory, live_relays)
-            metrics.register(SeenCollector(seen))
+            metrics.register(ReplayCollector(replays))
             calls = Calls(
                 config=config,
                 directory=directory,
@@ -172,7 +172,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
                 software=software,
                 new_id=new_eid,
                 pepper=pepper,
-                seen=seen,
+                replays=replays,
             )
             directory.on_change(relays.end_revoked)
             upkeep.start_soon(relays.run)
@@ -183,7 +183,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
                 issuer=config.public_url,
                 record=recorder.complete,
                 clock=time.time,
-                seen=seen,
+                replays=replays,
                 limits=config.limits,
                 recording=lambda: recorder.healthy,
                 cluster_hosts=config.cluster_hosts,

@@ -7,7 +7,7 @@ from collections import Counter
 
 import attrs
 
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 
 # A token stays valid for its leeway after its expiry. Five more seconds cost nothing.
 KEPT_AFTER_EXPIRY_S = 10.0
@@ -18,20 +18,20 @@ class ReplayedError(Exception):
 
 
 @attrs.define
-class SeenTokens:
+class ReplayCache:
     """Remembers each token's `jti` until the token has expired, in memory and in the store for later hubs.
 
     Each owner (a cluster, an agent) has a bound of its own, below the bound that all owners share. So a
     flooding owner is refused alone.
     """
 
-    what: str
+    kind: str
     """The name of these tokens in error messages."""
     tokens_max: int
     """Unexpired tokens of all owners."""
     owner_tokens_max: int
     """Unexpired tokens of one owner."""
-    store: SeenStore
+    store: ReplayStore
     _used: set[tuple[str, str]] = attrs.Factory(set)
     # A heap, since expiries may be out of order: a token from a fast clock expires after later ones.
     _expiries: list[tuple[float, tuple[str, str]]] = attrs.Factory(list)
@@ -45,8 +45,8 @@ class SeenTokens:
         kept_until = expires_at + KEPT_AFTER_EXPIRY_S
         # Memory first: a token that is refused here costs no write.
         self._use_here(owner, jti, kept_until, now)
-        if not await self.store.enter(self.what, owner, jti, kept_until, now):
-            raise ReplayedError(f"the {self.what} was used before")
+        if not await self.store.enter(self.kind, owner, jti, kept_until, now):
+            raise ReplayedError(f"the {self.kind} was used before")
 
     def _use_here(self, owner: str, jti: str, kept_until: float, now: float) -> None:
         while self._expiries and self._expiries[0][0] <= now:
@@ -54,13 +54,13 @@ class SeenTokens:
             self._forget(over)
         key = owner, jti
         if key in self._used:
-            raise ReplayedError(f"the {self.what} was used before")
+            raise ReplayedError(f"the {self.kind} was used before")
         for count, limit in (
             (len(self._used), self.tokens_max),
             (self._owners.get(owner, 0), self.owner_tokens_max),
         ):
             if count >= limit:
-                raise ReplayedError(f"{count} uses of a {self.what} within a minute, the limit: try later")
+                raise ReplayedError(f"{count} uses of a {self.kind} within a minute, the limit: try later")
         self._used.add(key)
         heapq.heappush(self._expiries, (kept_until, key))
         self._owners[owner] += 1

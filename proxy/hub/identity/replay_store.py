@@ -50,7 +50,7 @@ class _Use:
 
 
 @attrs.define(eq=False)
-class SeenStore:
+class ReplayStore:
     """The file at `path`, created when the first token is used.
 
     Its rows are the ones that the hubs on the folder hold in memory too. Their number is bounded there.
@@ -61,21 +61,21 @@ class SeenStore:
     """Uses that could not be written. A hub that starts now does not know of them."""
     _connection: sqlite3.Connection | None = None
     _waiting: list[_Use] = attrs.Factory(list)
-    _turn: trio.Lock = attrs.Factory(trio.Lock)
+    _lock: trio.Lock = attrs.Factory(trio.Lock)
     # A limiter of its own: when DNS is down, name lookups can occupy every thread of the default one.
     _thread: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(1))
     _failed: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
-    async def enter(self, what: str, owner: str, jti: str, kept_until: float, now: float) -> bool:
+    async def enter(self, kind: str, owner: str, jti: str, kept_until: float, now: float) -> bool:
         """Record the use of a token until `kept_until`, and return whether it is the first use.
 
         When cancelled, the use may have been recorded all the same.
         """
         # Hashed, since the sender chooses the text and it may be long. Names and owners hold no zero byte.
-        digest = hashlib.sha256("\0".join((what, owner, jti)).encode("utf-8", "surrogatepass")).digest()
+        digest = hashlib.sha256("\0".join((kind, owner, jti)).encode("utf-8", "surrogatepass")).digest()
         use = _Use(digest, kept_until)
         self._waiting.append(use)
-        async with self._turn:
+        async with self._lock:
             if use.fresh is None:
                 await self._write_waiting(now)
         return use.fresh is True

@@ -77,8 +77,8 @@ from proxy.hub.identity.oauth import (
     refuse_stranger,
     shown_in,
 )
-from proxy.hub.identity.replay import ReplayedError, SeenTokens
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay import ReplayCache, ReplayedError
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster, Credential
 from proxy.message.head import Headers
@@ -107,7 +107,7 @@ class TokenEndpoint:
         issuer: str,
         record: Callable[[Event], None],
         clock: Callable[[], float],
-        seen: SeenStore,
+        replays: ReplayStore,
         limits: LimitsConfig,
         recording: Callable[[], bool],
         cluster_hosts: str | None = None,
@@ -131,7 +131,9 @@ class TokenEndpoint:
         self._clock = clock
         self._monotonic = monotonic
         self._federation = Federated(directory, issuers or IssuerKeys(), clock)
-        self._seen = SeenTokens("assertion", ASSERTIONS_REMEMBERED_MAX, ASSERTIONS_OF_AN_AGENT_MAX, seen)
+        self._replays = ReplayCache(
+            "assertion", ASSERTIONS_REMEMBERED_MAX, ASSERTIONS_OF_AN_AGENT_MAX, replays
+        )
         self._limits = limits
         self._cluster_hosts = cluster_hosts
         self._audit_debt = audit_debt
@@ -293,7 +295,7 @@ class TokenEndpoint:
         agent, key = current.agent_keys_by_kid[claims.kid]
         _check_owner(shown.name, agent, key)
         try:
-            await self._seen.use(agent.id, claims.jti, claims.expires_at, now)
+            await self._replays.use(agent.id, claims.jti, claims.expires_at, now)
         except ReplayedError as error:
             told = f"the credential is not accepted: {error}"
             raise refuse_stranger(str(error), agent, key, told=told) from error

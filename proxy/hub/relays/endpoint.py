@@ -22,8 +22,8 @@ from proxy.exchange.tunnelled import RELAY_GROUP
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.identity.replay import SeenTokens
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay import ReplayCache
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.accept_limit import AcceptLimit
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
@@ -100,7 +100,7 @@ class RelayEndpoint:
     software: str
     new_id: Callable[[], str]
     pepper: bytes = attrs.field(repr=False)
-    seen: SeenStore
+    replays: ReplayStore
     places: Places = attrs.field(init=False)
     _farewell: Callable[[Session, int], None] | None = None
     """Sends GOAWAY to a session once the hub leaves; the number is of sessions that got theirs before."""
@@ -113,7 +113,7 @@ class RelayEndpoint:
     _newly_told: dict[LiveRelay, None] = attrs.Factory(dict)
     """Relays that stated another cluster after they connected; `run` checks them."""
     _runner: ParkingSpot = attrs.Factory(lambda: ParkingSpot("one task pins what relays state"))
-    _seen: SeenTokens = attrs.field(init=False)
+    _replays: ReplayCache = attrs.field(init=False)
 
     @places.default
     def _places_of_config(self) -> Places:
@@ -123,9 +123,9 @@ class RelayEndpoint:
     def _pins_of_directory(self) -> Pins:
         return Pins(self.directory, self.recorder, self.trail)
 
-    @_seen.default
-    def _seen_of_store(self) -> SeenTokens:
-        return SeenTokens("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.seen)
+    @_replays.default
+    def _replays_of_store(self) -> ReplayCache:
+        return ReplayCache("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.replays)
 
     async def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
         """Return the relay's claims and cluster; raises TokenError (WrongClockError), ReplayedError or
@@ -149,7 +149,7 @@ class RelayEndpoint:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
         # Checked before the token is written to the replay store, which costs most.
         self.limit.admit_cluster(cluster.id, cluster.name, trio.current_time())
-        await self._seen.use(claims.cluster_id, claims.jti, claims.expires_at, now)
+        await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
         return claims, cluster
 
     async def run(self) -> NoReturn:

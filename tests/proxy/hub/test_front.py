@@ -29,7 +29,7 @@ from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir, SigningKeys
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.oauth import FORM_BYTES_MAX
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.relays.accept_limit import CLUSTER_BURST
 from proxy.hub.relays.direct import DirectRelays
@@ -68,7 +68,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     config = HubConfig(org="acme", public_url=ISSUER)
     key = SigningKey.generate()
     keys = SigningKeys(key, (key,))
-    seen = SeenStore(tmp_path / "seen.db")
+    replays = ReplayStore(tmp_path / "seen.db")
     store, trail, registry = AuditStore(tmp_path / "audit.db"), Trail("acme"), Registry()
     async with (
         open_recorder(store, org="acme") as recorder,
@@ -104,7 +104,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             software="hawse/test",
             new_id=lambda: "id",
             pepper=b"p" * 32,
-            seen=seen,
+            replays=replays,
         )
         tokens = TokenEndpoint(
             directory=directory,
@@ -113,7 +113,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             issuer=ISSUER,
             record=recorder.complete,
             clock=lambda: NOW,
-            seen=seen,
+            replays=replays,
             limits=config.limits,
             recording=lambda: True,
             state_of=lambda cluster: "not tried",
@@ -131,7 +131,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         nursery.start_soon(front.run)
         yield Bench(front, key, nursery)
         nursery.cancel_scope.cancel()
-    seen.close()
+    replays.close()
     store.close()
 
 

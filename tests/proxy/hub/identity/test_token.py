@@ -24,7 +24,7 @@ from auth.tokens import issue_access, issue_assertion, verify_access
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.store import Store
@@ -95,7 +95,7 @@ async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[
     key = SigningKey.generate()
     signing = SigningKeys(key, (key,))
     events: list[Event] = []
-    seen = SeenStore(folder / "seen.db")
+    replays = ReplayStore(folder / "seen.db")
     async with open_directory(folder / "hub.db", org="main", clock=clock) as directory:
         await directory.change(enrol)
         endpoint = TokenEndpoint(
@@ -105,13 +105,13 @@ async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[
             issuer=ISSUER,
             record=events.append,
             clock=clock,
-            seen=seen,
+            replays=replays,
             limits=LIMITS,
             recording=lambda: True,
             state_of=lambda cluster: "not tried",
         )
         yield Bench(directory, endpoint, signing, events)
-    seen.close()
+    replays.close()
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ async def test_a_token_counts_from_when_it_is_made(tmp_path: Path) -> None:
         async def ask() -> None:
             answers.append(await bench.ask(**signed(assertion())))
 
-        async with bench.endpoint._seen.store._turn:
+        async with bench.endpoint._replays.store._lock:
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked()
             now += 30
@@ -574,7 +574,7 @@ async def test_an_assertion_that_was_refused_for_another_agent_is_still_good(ben
 
 async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) -> None:
     token = assertion()
-    with closing(SeenStore(tmp_path / "seen.db")) as seen:
+    with closing(ReplayStore(tmp_path / "seen.db")) as replays:
         async with open_bench(tmp_path, lambda: NOW) as bench:
             assert (await bench.ask(**signed(token)))[0] == 200
             again = TokenEndpoint(
@@ -584,7 +584,7 @@ async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) 
                 issuer=ISSUER,
                 record=bench.events.append,
                 clock=lambda: NOW + 55,
-                seen=seen,
+                replays=replays,
                 limits=LIMITS,
                 recording=lambda: True,
                 state_of=lambda cluster: "not tried",
@@ -705,7 +705,7 @@ async def test_what_is_taken_back_while_the_use_is_written_buys_nothing(bench: B
         answers.append(await bench.ask(**signed(assertion())))
 
     async with trio.open_nursery() as nursery:
-        async with bench.endpoint._seen.store._turn:
+        async with bench.endpoint._replays.store._lock:
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked()
             if taken == "key":

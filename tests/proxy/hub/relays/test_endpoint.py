@@ -22,7 +22,7 @@ from auth.tokens import HelloClaims, issue_hello
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.endpoint import CLUSTER_REMOVED, RelayEndpoint
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory, open_directory
@@ -124,7 +124,7 @@ async def open_bench(folder: Path) -> AsyncIterator[Bench]:
             software="hawse/test",
             new_id=lambda: "id",
             pepper=b"p" * 32,
-            seen=SeenStore(folder / "seen.db"),
+            replays=ReplayStore(folder / "seen.db"),
         )
         yield Bench(endpoint, directory, recorder, audit_file)
     store.close()
