@@ -57,7 +57,7 @@ from proxy.hub.relays.registry import Registry
 from proxy.hub.restart.instance_lock import Premises, open_premises
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.store.store import Store
-from proxy.listener.unauthenticated import place_of
+from proxy.listener.unauthenticated import network_of
 from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
 from proxy.process.malloc_trim import give_back_when_quiet
@@ -114,7 +114,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
         # When all is written, and before the directory writes for the last time.
         stack.callback(lambda: directory.note_trail(store.mark))
         recorder = await stack.enter_async_context(
-            open_recorder(store, org=config.org, boot=boot, is_running=boots.lives, source_of=place_of)
+            open_recorder(store, org=config.org, boot=boot, is_running=boots.lives, source_of=network_of)
         )
         if expected is None:
             await directory.change(partial(Store.accept_trail, trail=store.mark))

@@ -75,7 +75,7 @@ class Gate:
         connections without a hello outnumber those of any network, and the oldest of them is UNHURRIED_S old,
         that one is evicted.
         """
-        place = place_of(address)
+        place = network_of(address)
         there = self.places.get(place, {})
         if len(there) >= STRANGERS_PER_PLACE_MAX:
             why = f"{len(there)} connections of {place} have not authenticated, the limit"
@@ -109,7 +109,7 @@ class Gate:
         return oldest
 
 
-def place_of(address: str) -> str:
+def network_of(address: str) -> str:
     """The network that an address counts for: the IPv4 address itself, or the IPv6 prefix of one
     subscriber.
     """

@@ -32,7 +32,7 @@ from auth.hubtime import hub_time, is_hub_time
 from auth.jws import AudienceError, TokenError
 from auth.keys import KeyFormatError, PublicKey
 from auth.tokens import verify_enrolment
-from proxy.hub.identity.code_throttle import FORGIVEN_AFTER_S, Guesses
+from proxy.hub.identity.code_throttle import FORGIVEN_AFTER_S, CodeThrottle
 from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
 from proxy.hub.identity.oauth import (
     Answer,
@@ -73,7 +73,7 @@ class EnrolmentEndpoint:
     issuer: str
     recorder: Recorder
     clock: Callable[[], float]
-    guesses: Guesses = attrs.Factory(Guesses)
+    throttle: CodeThrottle = attrs.Factory(CodeThrottle)
 
     async def answer(self, form: bytes, headers: Headers, client_ip: str) -> Answer:
         """Answer the request. If cancelled while the key is written, the key is registered, and the trail
@@ -89,7 +89,7 @@ class EnrolmentEndpoint:
 
     async def _enrol(self, form: bytes, sender: Sender, events: AgentEvents) -> Answer:
         now = self.clock()
-        if self.guesses.refuses(sender.client_ip, trio.current_time()):
+        if self.throttle.refuses(sender.client_ip, trio.current_time()):
             told = (
                 "this address has shown too many codes that were not good: "
                 f"wait {FORGIVEN_AFTER_S:.0f} s, then try again"
@@ -149,16 +149,16 @@ class EnrolmentEndpoint:
         try:
             digest = hash_key(parse_code(text), self.pepper)
         except ApiKeyError:
-            self.guesses.failed(sender.client_ip, trio.current_time())
+            self.throttle.failed(sender.client_ip, trio.current_time())
             raise _not_accepted("not an enrolment code") from None  # its message may contain the code
         # The dictionary is keyed by an HMAC under a secret, so lookup timing reveals nothing about a code.
         found = self.directory.current.codes_by_hash.get(digest)
         if found is None:
-            self.guesses.failed(sender.client_ip, trio.current_time())
+            self.throttle.failed(sender.client_ip, trio.current_time())
             return digest, None
         agent, code = found
         if code.expires_at <= now:
-            self.guesses.failed(sender.client_ip, trio.current_time())
+            self.throttle.failed(sender.client_ip, trio.current_time())
             raise _not_accepted("the code has expired", agent)
         if not agent.active:
             # A holder of the code may learn the agent's state. The code stays valid.

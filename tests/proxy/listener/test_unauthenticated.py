@@ -13,7 +13,7 @@ from proxy.listener.unauthenticated import (
     MeteredStream,
     Stranger,
     TooManyStrangersError,
-    place_of,
+    network_of,
 )
 from tests.tunnel.net.test_tls import handshake
 
@@ -235,9 +235,9 @@ async def test_a_stream_counts_what_it_receives_until_its_sender_is_known() -> N
 
 
 def test_who_comes_from_ipv4_by_a_translator_counts_alone() -> None:
-    assert place_of("64:ff9b::192.0.2.1") == place_of("::ffff:192.0.2.1") == "192.0.2.1"
-    assert place_of("64:ff9b:1::1") == "64:ff9b:1::/64"
+    assert network_of("64:ff9b::192.0.2.1") == network_of("::ffff:192.0.2.1") == "192.0.2.1"
+    assert network_of("64:ff9b:1::1") == "64:ff9b:1::/64"
 
 
 def test_an_address_that_is_none_of_ip_is_a_place_of_its_own() -> None:
-    assert place_of("@hub") == "@hub"
+    assert network_of("@hub") == "@hub"
