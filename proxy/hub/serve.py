@@ -234,7 +234,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
             )
             # As the one before has left them; its relays come back to this one.
             recent = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
-            registry.arrivals.expect(recent)
+            registry.relay_wait.expect(recent)
             await directory.change(Store.close_relays)
             tell_endpoint()
             signals = stopping.enter_context(stop_signals())

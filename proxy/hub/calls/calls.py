@@ -519,7 +519,7 @@ class Calls:
         """Wait for a relay of the cluster; False when none comes, True at once when the call is ended."""
         arrived = True
         with live.interruptible():
-            arrived = await self.registry.arrivals.wait_for(live.call.cluster.id)
+            arrived = await self.registry.relay_wait.wait_for(live.call.cluster.id)
         return arrived
 
     def open_stream(

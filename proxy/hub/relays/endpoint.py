@@ -29,7 +29,7 @@ from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
 from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.relays.relay_auth import check_hello
-from proxy.hub.relays.relay_limit import Places, RelayRefusedError
+from proxy.hub.relays.relay_limit import RelayLimit, RelayRefusedError
 from proxy.hub.relays.token_clock import TokenClock
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
@@ -101,7 +101,7 @@ class RelayEndpoint:
     new_id: Callable[[], str]
     pepper: bytes = attrs.field(repr=False)
     replays: ReplayStore
-    places: Places = attrs.field(init=False)
+    relay_limit: RelayLimit = attrs.field(init=False)
     _farewell: Callable[[Session, int], None] | None = None
     """Sends GOAWAY to a session once the hub leaves; the number is of sessions that got theirs before."""
     _replaced: bool = False
@@ -115,9 +115,9 @@ class RelayEndpoint:
     _runner: ParkingSpot = attrs.Factory(lambda: ParkingSpot("one task pins what relays state"))
     _replays: ReplayCache = attrs.field(init=False)
 
-    @places.default
-    def _places_of_config(self) -> Places:
-        return Places(self.registry, self.config.limits.relays_per_cluster)
+    @relay_limit.default
+    def _relay_limit_of_config(self) -> RelayLimit:
+        return RelayLimit(self.registry, self.config.limits.relays_per_cluster)
 
     @_pins.default
     def _pins_of_directory(self) -> Pins:
@@ -353,8 +353,8 @@ class RelayEndpoint:
             session.on_context(partial(self._hear, relay))
             # Before the relay can displace another one.
             await self._pins.check(relay, relay.statement)
-            await self.places.make_room(relay)
-            self.places.check(relay)
+            await self.relay_limit.probe_conflicting(relay)
+            self.relay_limit.check(relay)
             with self.registry.registered(relay) as superseded:
                 if superseded is not None:
                     superseded.end_with("superseded by a newer connection of the same relay")

@@ -16,7 +16,7 @@ import attrs
 
 from audit.record import Relay as RecordedRelay
 from proxy.hub.relays.contexts import TokenContexts
-from proxy.hub.relays.relay_wait import Arrivals
+from proxy.hub.relays.relay_wait import RelayWait
 from proxy.kubernetes.statement import Statement
 from tunnel import CloseCode, Session, SessionClosed
 
@@ -100,7 +100,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._clusters: dict[str, dict[str, LiveRelay]] = {}
-        self.arrivals = Arrivals()
+        self.relay_wait = RelayWait()
         self._leaving: list[LiveRelay] = []
         """Draining sessions that a newer session of the instance has replaced."""
 
@@ -175,7 +175,7 @@ class Registry:
             )
         instances[relay.instance] = relay
         superseded = self._displace(replaced) if replaced is not None else None
-        self.arrivals.arrived(relay.cluster_id)
+        self.relay_wait.arrived(relay.cluster_id)
         try:
             yield superseded
         finally:

@@ -23,41 +23,41 @@ class RelayRefusedError(Exception):
 
 
 @attrs.frozen
-class Places:
+class RelayLimit:
     """The limit of one hub: relays per cluster, not counting those that drain."""
 
     registry: Registry
     relays_per_cluster: int
 
-    async def make_room(self, relay: LiveRelay) -> None:
+    async def probe_conflicting(self, relay: LiveRelay) -> None:
         """Probe the relays that conflict with this one, and end those that do not answer within ANSWER_S.
 
         When cancelled, relays that have not answered yet stay.
         """
-        in_the_way = self._in_the_way(relay)
+        conflicting = self._conflicting(relay)
         async with trio.open_nursery() as nursery:
-            for other in in_the_way:
+            for other in conflicting:
                 nursery.start_soon(_end_unless_it_answers, other, relay)
 
     def check(self, relay: LiveRelay) -> None:
         """Raise RelayRefusedError if another relay conflicts with this one; never waits."""
-        in_the_way = self._in_the_way(relay)
-        if not in_the_way:
+        conflicting = self._conflicting(relay)
+        if not conflicting:
             return
-        first = in_the_way[0]
+        first = conflicting[0]
         if first.instance == relay.instance:
             raise RelayRefusedError(
                 f"another process is connected as relay {relay.instance} of cluster {relay.cluster_name}, "
                 f"from {first.address}: give each an instance of its own"
             )
-        names = ", ".join(sorted(other.instance for other in in_the_way))
-        taken = f"{counted(len(in_the_way), 'relay')} here ({names})"
+        names = ", ".join(sorted(other.instance for other in conflicting))
+        taken = f"{counted(len(conflicting), 'relay')} here ({names})"
         raise RelayRefusedError(
             f"cluster {relay.cluster_name} has {taken}, the limit is "
             f"{self.relays_per_cluster}: stop one of them, or raise limits.relays_per_cluster at the hub"
         )
 
-    def _in_the_way(self, relay: LiveRelay) -> list[LiveRelay]:
+    def _conflicting(self, relay: LiveRelay) -> list[LiveRelay]:
         others = [
             other
             for other in self.registry.relays()

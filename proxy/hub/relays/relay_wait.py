@@ -21,7 +21,7 @@ ARRIVALS_PER_S = 150
 
 
 @attrs.define(eq=False)
-class Arrivals:
+class RelayWait:
     """The clusters whose relays are expected, and the calls that wait for them."""
 
     parked: int = 0

@@ -987,7 +987,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
-    bench.registry.arrivals.expect([bench.directory.current.clusters_by_name["prod"].id])
+    bench.registry.relay_wait.expect([bench.directory.current.clusters_by_name["prod"].id])
     answers: list[tuple[int, bytes]] = []
 
     async def ask() -> None:
@@ -997,7 +997,7 @@ async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
         # The intent is written on a thread first.
-        await until(lambda: bench.registry.arrivals.parked == 1)
+        await until(lambda: bench.registry.relay_wait.parked == 1)
         async with relay_of(bench) as relay:
             async with await relay.accept() as stream:
                 assert await read_all(stream) == b"create"
@@ -1014,7 +1014,7 @@ async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
 
 
 async def test_a_call_that_is_revoked_while_it_waits_for_a_relay_is_told_at_once(bench: Bench) -> None:
-    bench.registry.arrivals.expect([bench.directory.current.clusters_by_name["prod"].id])
+    bench.registry.relay_wait.expect([bench.directory.current.clusters_by_name["prod"].id])
     answers: list[tuple[int, bytes]] = []
 
     async def ask() -> None:
@@ -1024,12 +1024,12 @@ async def test_a_call_that_is_revoked_while_it_waits_for_a_relay_is_told_at_once
     with trio.fail_after(PARK_S / 2):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
-            await until(lambda: bench.registry.arrivals.parked == 1)
+            await until(lambda: bench.registry.relay_wait.parked == 1)
             await bench.directory.change(lambda store: store.lock_agent("ann"))
     [(status, body)] = answers
     assert status == 403
     assert b"agent:ann is locked" in body
-    assert bench.registry.arrivals.parked == 0
+    assert bench.registry.relay_wait.parked == 0
     closing = (await bench.trail())[-1]
     assert (closing["kind"], closing["resp"]["processed"]) == ("session.killed", "no")  # type: ignore[index]
 
