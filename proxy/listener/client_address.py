@@ -14,7 +14,7 @@ import trio
 
 from proxy.listener.balancers import NO_BALANCERS, Balancers
 from proxy.listener.proxy_protocol import ProxyHeaderError, missing, source_of
-from proxy.listener.unauthenticated import Gate, Stranger, TooManyStrangersError
+from proxy.listener.unauthenticated import PendingConnection, TooManyPendingError, UnauthenticatedLimits
 from tunnel.net.connect import peer_address, shut_down
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.tcp import TCPStream
@@ -24,23 +24,23 @@ HEADER_S = 2.0
 
 
 @attrs.define(eq=False)
-class Entrance:
+class Admitter:
     """Admits connections under their clients' addresses, within the limits for unauthenticated ones."""
 
-    gate: Gate
+    limits: UnauthenticatedLimits
     log: LogLimit
     balancers: Balancers = NO_BALANCERS
 
-    async def admit(self, tcp: trio.abc.Stream) -> Stranger | None:
+    async def admit(self, tcp: trio.abc.Stream) -> PendingConnection | None:
         """Admit a connection; None when it was refused, and is closed.
 
         Reads a load balancer's PROXY header and nothing after it; then `peer_address` returns the client's
         address. If cancelled, the connection is closed.
         """
-        stranger: Stranger | None = None
+        pending: PendingConnection | None = None
         admitted = False
         try:
-            stranger = self._enter(tcp)
+            pending = self._enter(tcp)
             if isinstance(tcp, TCPStream) and address_of(tcp) in self.balancers:
                 header = await self._receive_header(tcp)
                 if header is None:
@@ -49,21 +49,21 @@ class Entrance:
                 if source is not None:
                     tcp.stated_peer = source.address, source.port
                     # Until the client is known, the connection counts for the load balancer's address.
-                    stranger.leave()
-                    stranger = self._enter(tcp)
+                    pending.release()
+                    pending = self._enter(tcp)
             admitted = True
-            return stranger
-        except (TooManyStrangersError, ProxyHeaderError) as error:
+            return pending
+        except (TooManyPendingError, ProxyHeaderError) as error:
             self.log.warning(f"turned away a connection: {error}", trio.current_time())
             return None
         finally:
             if not admitted:
-                if stranger is not None:
-                    stranger.leave()
+                if pending is not None:
+                    pending.release()
                 await trio.aclose_forcefully(tcp)
 
-    def _enter(self, tcp: trio.abc.Stream) -> Stranger:
-        return self.gate.enter(address_of(tcp), partial(self._cut, tcp))
+    def _enter(self, tcp: trio.abc.Stream) -> PendingConnection:
+        return self.limits.enter(address_of(tcp), partial(self._cut, tcp))
 
     def _cut(self, tcp: trio.abc.Stream, why: str) -> None:
         """End a connection that was evicted for a newer one."""

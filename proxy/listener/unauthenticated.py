@@ -16,16 +16,16 @@ import trio
 from tunnel.net.tls import TLSStream
 
 # A gateway in front of many agents is one address; 40 informers of one client are 40 connections.
-STRANGERS_PER_PLACE_MAX = 512
-STRANGERS_MAX = 4096
+PENDING_PER_NETWORK_MAX = 512
+PENDING_MAX = 4096
 # A head may have 1 MiB. More than 64 of the largest at once is an attack, not load.
-STRANGERS_BYTES_MAX = 64 * 1024 * 1024
+PENDING_BYTES_MAX = 64 * 1024 * 1024
 # An ordinary head is far below this, so a flood of large heads never costs an ordinary one its connection.
 # Heads of this size, one per connection, come on top of the limit.
-STRANGER_BYTES_FREE = 16 * 1024
+PENDING_BYTES_FREE = 16 * 1024
 # Enough to send a short form and take a short answer. Without a deadline, some thousand idle connections
 # would keep all others out.
-STRANGER_S = 30.0
+PENDING_S = 30.0
 # A client that has sent its TLS hello authenticates within this time, even among hundreds. In such a crowd
 # the oldest connections are nearest to authenticating. If each newcomer evicted one of them, none would
 # succeed.
@@ -39,31 +39,31 @@ _V6_PREFIX = 64
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-class TooManyStrangersError(Exception):
+class TooManyPendingError(Exception):
     """A connection is refused before it has sent anything."""
 
 
 @attrs.define(eq=False)
-class Gate:
+class UnauthenticatedLimits:
     """Counts connections whose sender has not authenticated, and the bytes they have sent."""
 
     clock: Callable[[], float] = time.monotonic
-    connections_max: int = STRANGERS_MAX
-    bytes_max: int = STRANGERS_BYTES_MAX
+    connections_max: int = PENDING_MAX
+    bytes_max: int = PENDING_BYTES_MAX
     bytes_held: int = 0
-    strangers: dict[Stranger, None] = attrs.Factory(dict)
+    pending: dict[PendingConnection, None] = attrs.Factory(dict)
     """All unauthenticated connections, the oldest first."""
-    places: dict[str, dict[Stranger, None]] = attrs.Factory(dict)
-    silent: dict[Stranger, None] = attrs.Factory(dict)
+    networks: dict[str, dict[PendingConnection, None]] = attrs.Factory(dict)
+    silent: dict[PendingConnection, None] = attrs.Factory(dict)
     """Those without a whole TLS hello, which a client sends as soon as it is connected."""
-    silent_places: dict[str, dict[Stranger, None]] = attrs.Factory(dict)
+    silent_networks: dict[str, dict[PendingConnection, None]] = attrs.Factory(dict)
 
     @property
     def connections(self) -> int:
-        return len(self.strangers)
+        return len(self.pending)
 
-    def enter(self, address: str, cut: Callable[[str], None]) -> Stranger:
-        """Admit a connection; raises TooManyStrangersError.
+    def enter(self, address: str, cut: Callable[[str], None]) -> PendingConnection:
+        """Admit a connection; raises TooManyPendingError.
 
         Above a limit another connection is evicted: its `cut` is called with the reason. The candidate is the
         oldest one without a TLS hello. If all have sent theirs, it is the oldest one, once it is UNHURRIED_S
@@ -75,37 +75,39 @@ class Gate:
         connections without a hello outnumber those of any network, and the oldest of them is UNHURRIED_S old,
         that one is evicted.
         """
-        place = network_of(address)
-        there = self.places.get(place, {})
-        if len(there) >= STRANGERS_PER_PLACE_MAX:
-            why = f"{len(there)} connections of {place} have not authenticated, the limit"
-            self._oldest(self.silent_places.get(place, {}), there, why).make_room(why)
+        network = network_of(address)
+        there = self.networks.get(network, {})
+        if len(there) >= PENDING_PER_NETWORK_MAX:
+            why = f"{len(there)} connections of {network} have not authenticated, the limit"
+            self._oldest(self.silent_networks.get(network, {}), there, why).evict(why)
         elif self.connections >= self.connections_max:
             why = f"{self.connections} connections wait to authenticate, the limit"
-            fullest = max(self.places.values(), key=len)
+            fullest = max(self.networks.values(), key=len)
             # A flood from many addresses may have fewer connections per address than one gateway has agents.
-            quiet = next(iter(self.silent)) if len(self.silent) > len(fullest) else None
-            if quiet is not None and self.clock() - quiet.since >= UNHURRIED_S:
-                quiet.make_room(why)
+            silent_one = next(iter(self.silent)) if len(self.silent) > len(fullest) else None
+            if silent_one is not None and self.clock() - silent_one.since >= UNHURRIED_S:
+                silent_one.evict(why)
             elif len(fullest) > len(there) + 1:
-                silent = self.silent_places.get(next(iter(fullest)).place)
+                silent = self.silent_networks.get(next(iter(fullest)).network)
                 # Among those with a hello, the newest: the oldest is nearest to authenticating.
                 ended = next(iter(silent)) if silent else next(reversed(fullest))
-                ended.make_room(f"{why}, {len(fullest)} of them of {ended.place}")
+                ended.evict(f"{why}, {len(fullest)} of them of {ended.network}")
             else:
-                self._oldest(self.silent, self.strangers, why).make_room(why)
-        stranger = Stranger(self, place, cut, self.clock())
-        self.strangers[stranger] = self.silent[stranger] = None
-        for at in (self.places, self.silent_places):
-            at.setdefault(place, {})[stranger] = None
-        return stranger
+                self._oldest(self.silent, self.pending, why).evict(why)
+        pending = PendingConnection(self, network, cut, self.clock())
+        self.pending[pending] = self.silent[pending] = None
+        for at in (self.networks, self.silent_networks):
+            at.setdefault(network, {})[pending] = None
+        return pending
 
-    def _oldest(self, silent: dict[Stranger, None], strangers: dict[Stranger, None], why: str) -> Stranger:
+    def _oldest(
+        self, silent: dict[PendingConnection, None], candidates: dict[PendingConnection, None], why: str
+    ) -> PendingConnection:
         if silent:
             return next(iter(silent))
-        oldest = next(iter(strangers))
+        oldest = next(iter(candidates))
         if self.clock() - oldest.since < UNHURRIED_S:
-            raise TooManyStrangersError(why)
+            raise TooManyPendingError(why)
         return oldest
 
 
@@ -127,62 +129,62 @@ def network_of(address: str) -> str:
 
 
 @attrs.define(eq=False)
-class Stranger:
+class PendingConnection:
     """One unauthenticated connection's share of the limits; `leave` releases it, once."""
 
-    gate: Gate
-    place: str
+    limits: UnauthenticatedLimits
+    network: str
     cut: Callable[[str], None]
     since: float
     bytes_held: int = 0
-    inside: bool = True
-    patience: trio.CancelScope | None = None
+    counted: bool = True
+    request_scope: trio.CancelScope | None = None
     """The scope around its request. The request may wait for something else, where it would not notice the
     cut.
     """
 
-    def greet(self) -> None:
+    def hello_received(self) -> None:
         """Note that the whole TLS hello has been received."""
-        if self in self.gate.silent:
-            del self.gate.silent[self]
-            _remove(self, self.gate.silent_places)
+        if self in self.limits.silent:
+            del self.limits.silent[self]
+            _remove(self, self.limits.silent_networks)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Stop counting this connection."""
-        if self.inside:
-            self.inside = False
-            self.greet()
-            del self.gate.strangers[self]
-            _remove(self, self.gate.places)
-            self.settle()
+        if self.counted:
+            self.counted = False
+            self.hello_received()
+            del self.limits.pending[self]
+            _remove(self, self.limits.networks)
+            self.release_bytes()
 
-    def make_room(self, why: str) -> None:
+    def evict(self, why: str) -> None:
         """Evict this connection in favour of another one."""
-        self.leave()
-        if self.patience is not None:
-            self.patience.cancel()
+        self.release()
+        if self.request_scope is not None:
+            self.request_scope.cancel()
         self.cut(why)
 
-    def settle(self) -> None:
+    def release_bytes(self) -> None:
         """Release the bytes received so far: the request is answered, and they are not held any more."""
-        self.gate.bytes_held -= self.bytes_held
+        self.limits.bytes_held -= self.bytes_held
         self.bytes_held = 0
 
-    def count(self, size: int) -> None:
+    def charge(self, size: int) -> None:
         """Charge received bytes; raises BrokenResourceError when unauthenticated connections hold too many in
         all.
         """
         self.bytes_held += size
-        self.gate.bytes_held += size
-        if self.gate.bytes_held > self.gate.bytes_max and self.bytes_held > STRANGER_BYTES_FREE:
+        self.limits.bytes_held += size
+        if self.limits.bytes_held > self.limits.bytes_max and self.bytes_held > PENDING_BYTES_FREE:
             raise trio.BrokenResourceError("too many bytes of connections that have not authenticated")
 
 
-def _remove(stranger: Stranger, places: dict[str, dict[Stranger, None]]) -> None:
-    there = places[stranger.place]
-    del there[stranger]
+def _remove(pending: PendingConnection, networks: dict[str, dict[PendingConnection, None]]) -> None:
+    there = networks[pending.network]
+    del there[pending]
     if not there:
-        del places[stranger.place]
+        del networks[pending.network]
 
 
 class MeteredStream(trio.abc.Stream):
@@ -191,17 +193,17 @@ class MeteredStream(trio.abc.Stream):
     It stays in the path afterwards: an extra call each way costs a request 0.16 µs.
     """
 
-    __slots__ = ("_stranger", "_stream")
+    __slots__ = ("_pending", "_stream")
 
-    def __init__(self, stream: TLSStream, stranger: Stranger) -> None:
+    def __init__(self, stream: TLSStream, pending: PendingConnection) -> None:
         self._stream = stream
-        self._stranger = stranger
+        self._pending = pending
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """See trio; raises BrokenResourceError when unauthenticated connections hold too many bytes."""
         data = await self._stream.receive_some(max_bytes)
-        if self._stranger.inside:
-            self._stranger.count(len(data))
+        if self._pending.counted:
+            self._pending.charge(len(data))
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -38,7 +38,7 @@ from tunnel.net.loglimit import LogLimit
 # One client with its watches, and a few more clients beside it.
 CONNECTIONS_MAX = 512
 # Enough for a handshake and a first request from the same machine.
-STRANGER_S = 10.0
+PENDING_S = 10.0
 
 _TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})(?:[/?].*)?", re.DOTALL)
 _log = logging.getLogger("hawse.connect")
@@ -161,7 +161,7 @@ class LoopbackProxy:
     async def _handle(self, tcp: trio.abc.Stream, authenticated: Callable[[], None]) -> None:
         tls = wrap_server(tcp, self.context)
         try:
-            with trio.move_on_after(STRANGER_S) as handshake:
+            with trio.move_on_after(PENDING_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
                 with ServerConnection(tls, self.deadlines) as connection:
@@ -191,7 +191,7 @@ class LoopbackProxy:
             await self._forward(connection, head, cluster)
 
     async def _refuse(self, connection: ServerConnection, status: int, message: str) -> None:
-        with trio.move_on_after(STRANGER_S):
+        with trio.move_on_after(PENDING_S):
             await connection.answer(*status_response(status, "", message))
             await connection.aclose()
 

@@ -207,7 +207,9 @@ class Trail:
             tunnel=tunnel,
         )
 
-    def stranger(self, kind: Kind, *, client_ip: str, note: str, head: RequestHead | None = None) -> Event:
+    def unauthenticated(
+        self, kind: Kind, *, client_ip: str, note: str, head: RequestHead | None = None
+    ) -> Event:
         """The event of an unauthenticated request: failed authentication, or bytes that are no HTTP."""
         return Event(
             eid=new_eid(),

@@ -41,7 +41,7 @@ from proxy.hub.relays.direct import INSTANCE, DirectOutbound, DirectRelays
 from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
-from proxy.listener.unauthenticated import STRANGER_S
+from proxy.listener.unauthenticated import PENDING_S
 from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.message.head import (
     LONG_HEAD_BYTES,
@@ -236,9 +236,11 @@ class Calls:
             caller = self.admission.caller(head, asked, now)
         except TokenError as error:
             self.recorder.complete(
-                self.trail.stranger(Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head)
+                self.trail.unauthenticated(
+                    Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head
+                )
             )
-            with trio.move_on_after(STRANGER_S):
+            with trio.move_on_after(PENDING_S):
                 step = next_step(error, self.config.public_url)
                 await connection.answer(*status_response(401, "", f"{error.reason}; {step}"))
             return

@@ -13,7 +13,7 @@ import attrs
 from auth.federation import issuer_and_kid, verify_subject
 from auth.jws import Claims, TokenError
 from proxy.hub.identity.issuers import IssuerKeys, IssuerUnavailable
-from proxy.hub.identity.oauth import Refusal, Subject, refuse_inactive, refuse_stranger
+from proxy.hub.identity.oauth import Refusal, Subject, refuse_inactive, refuse_unauthenticated
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, FederationRule, Issuer
 from proxy.hub.store.names import shown
@@ -51,7 +51,7 @@ class Federated:
                 # current rules.
                 raise TokenError(f"the issuer {shown(url)} was removed while its keys were fetched")
         except TokenError as error:
-            raise refuse_stranger(f"subject token: {error.reason}", told=NO_RULE) from None
+            raise refuse_unauthenticated(f"subject token: {error.reason}", told=NO_RULE) from None
         except IssuerUnavailable as error:
             told = "the keys of the token's issuer cannot be had at the moment: try again"
             raise Refusal(503, "temporarily_unavailable", told, str(error)) from error
@@ -75,14 +75,14 @@ class Federated:
         whose = f"subject token of {shown(str(claims.get('sub', '')))}"
         if not fitting:
             note = f"{whose} fits no rule: {', '.join(faults) or 'there is none'}"
-            raise refuse_stranger(note, told=NO_RULE)
+            raise refuse_unauthenticated(note, told=NO_RULE)
         if subject.name:
             if subject.name not in fitting:
-                raise refuse_stranger(f"{whose} is not agent {shown(subject.name)}", told=NO_RULE)
+                raise refuse_unauthenticated(f"{whose} is not agent {shown(subject.name)}", told=NO_RULE)
             agent, found = fitting[subject.name]
         elif len(fitting) > 1:
             told = "the token is more than one agent's: name one by `hawse login --agent NAME` (client_id)"
-            raise refuse_stranger(f"{whose} fits {len(fitting)} agents, and names none", told=told)
+            raise refuse_unauthenticated(f"{whose} fits {len(fitting)} agents, and names none", told=told)
         else:
             [(agent, found)] = fitting.values()
         if not agent.active:

@@ -112,7 +112,7 @@ def answer_json(status: int, body: Mapping[str, object], extra: Headers = ()) ->
     return Answer(status, (JSON, *NO_STORE, *extra), data)
 
 
-def refuse_stranger(
+def refuse_unauthenticated(
     note: str,
     agent: Agent | None = None,
     credential: Credential | None = None,

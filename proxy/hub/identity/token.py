@@ -74,7 +74,7 @@ from proxy.hub.identity.oauth import (
     malformed,
     parse_form,
     refuse_inactive,
-    refuse_stranger,
+    refuse_unauthenticated,
     shown_in,
 )
 from proxy.hub.identity.replay import ReplayCache, ReplayedError
@@ -227,7 +227,7 @@ class TokenEndpoint:
             return self._bearer_of_token(bearer, now)
         shown = basic if bearer is None else Secret("", bearer)
         if shown is None:
-            raise refuse_stranger("no credential")
+            raise refuse_unauthenticated("no credential")
         agent, key = self._owner_of_secret(shown)
         self._directory.note_agent_used(agent, key, now)
         return agent, key.id
@@ -239,14 +239,14 @@ class TokenEndpoint:
                 token, self._keys().public, issuer=self._issuer, org=current.org, cluster=None, now=now
             )
         except TokenError as error:
-            raise refuse_stranger(error.reason) from None
+            raise refuse_unauthenticated(error.reason) from None
         agent = current.agents_by_id.get(claims.principal.agent_id)
         if agent is None:
-            raise refuse_stranger("the agent is not known")
+            raise refuse_unauthenticated("the agent is not known")
         if not agent.active:
             raise refuse_inactive(agent)
         if current.credentials.get(claims.sid) != agent.id:
-            raise refuse_stranger("the credential that this token was made from is revoked", agent)
+            raise refuse_unauthenticated("the credential that this token was made from is revoked", agent)
         return agent, claims.sid
 
     async def _authenticate(
@@ -254,7 +254,7 @@ class TokenEndpoint:
     ) -> tuple[Agent, Credential]:
         match shown:
             case None:
-                raise refuse_stranger("no credential")
+                raise refuse_unauthenticated("no credential")
             case Subject():
                 return await self._federation.authenticate(shown)
             case Secret():
@@ -266,12 +266,12 @@ class TokenEndpoint:
         try:
             digest = hash_key(parse(shown.secret), self._pepper)
         except ApiKeyError:
-            raise refuse_stranger("not an API key") from None  # the cause may quote the secret
+            raise refuse_unauthenticated("not an API key") from None  # the cause may quote the secret
         # The dictionary is keyed by an HMAC under a secret. Lookup timing reveals parts of a digest, which
         # cannot be turned into a key. Digests are still compared in constant time.
         found = self._directory.current.api_keys_by_hash.get(digest)
         if found is None:
-            raise refuse_stranger("the API key is unknown or revoked")
+            raise refuse_unauthenticated("the API key is unknown or revoked")
         _check_owner(shown.name, *found)
         return found
 
@@ -282,27 +282,27 @@ class TokenEndpoint:
         except TokenError as error:
             note = f"assertion: {error.reason}"
             if error.skew_s is None and not isinstance(error, AudienceError):
-                raise refuse_stranger(note) from None
+                raise refuse_unauthenticated(note) from None
             # Only the holder of a registered key can have signed this time and audience, so the message may
             # name the wrong one.
             if isinstance(error, AudienceError):
                 step = f"ask its operator for a code, then run `hawse login --hub {self._issuer} --code`"
-                raise refuse_stranger(note, told=f"{calls_itself(self._issuer)}: {step}") from None
+                raise refuse_unauthenticated(note, told=f"{calls_itself(self._issuer)}: {step}") from None
             told = f"the credential is not accepted: {error.reason}"
-            raise refuse_stranger(note, told=told, hub_time=hub_time(self._pepper, now)) from None
+            raise refuse_unauthenticated(note, told=told, hub_time=hub_time(self._pepper, now)) from None
         if claims.hub_time and not is_hub_time(claims.hub_time, self._pepper, claims.issued_at):
-            raise refuse_stranger("assertion: its time is said to be the hub's, which has not told it")
+            raise refuse_unauthenticated("assertion: its time is said to be the hub's, which has not told it")
         agent, key = current.agent_keys_by_kid[claims.kid]
         _check_owner(shown.name, agent, key)
         try:
             await self._replays.use(agent.id, claims.jti, claims.expires_at, now)
         except ReplayedError as error:
             told = f"the credential is not accepted: {error}"
-            raise refuse_stranger(str(error), agent, key, told=told) from error
+            raise refuse_unauthenticated(str(error), agent, key, told=told) from error
         # The key may have been revoked, or the agent locked, during the write to the replay store.
         found = self._directory.current.agent_keys_by_kid.get(claims.kid)
         if found is None or found[0].id != agent.id:
-            raise refuse_stranger("the key is revoked", agent, key)
+            raise refuse_unauthenticated("the key is revoked", agent, key)
         _check_owner(shown.name, *found)
         return found
 
@@ -389,6 +389,6 @@ class TokenEndpoint:
 def _check_owner(named: str, agent: Agent, credential: Credential) -> None:
     """Refuse if the request names another agent than the credential's, or if the agent is not active."""
     if named and not hmac.compare_digest(named.encode(), agent.name.encode()):
-        raise refuse_stranger("the credential belongs to another agent", agent, credential)
+        raise refuse_unauthenticated("the credential belongs to another agent", agent, credential)
     if not agent.active:
         raise refuse_inactive(agent, credential)

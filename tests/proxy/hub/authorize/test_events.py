@@ -161,7 +161,7 @@ def test_a_stranger_has_an_example_of_its_target_in_the_trail_whatever_it_asks_f
         for target in (b"/" + LONG * 40, b"/?" + LONG):
             head = RequestHead.of(method, target, ((b"user-agent", b"u" * 60_000),))
             event = Masks().apply(
-                Trail("acme").stranger(Kind.AUTH_FAILED, client_ip="192.0.2.7", note="no", head=head)
+                Trail("acme").unauthenticated(Kind.AUTH_FAILED, client_ip="192.0.2.7", note="no", head=head)
             )
             assert event.req is not None
             assert event.req.raw_target == f"{target[:1024].decode()}…"
