@@ -60,7 +60,7 @@ from proxy.hub.store.store import Store
 from proxy.listener.unauthenticated import network_of
 from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
-from proxy.process.malloc_trim import give_back_when_quiet
+from proxy.process.malloc_trim import trim_when_idle
 from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle
@@ -201,7 +201,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
                 clock=time.time,
             )
             upkeep.start_soon(front.run)
-            upkeep.start_soon(give_back_when_quiet)
+            upkeep.start_soon(trim_when_idle)
             administration = Administration.of(
                 directory=directory,
                 ring=ring,

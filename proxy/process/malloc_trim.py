@@ -17,53 +17,53 @@ import trio
 from tunnel.net.malloc import give_back_holes
 
 # The interval between checks.
-LOOK_S = 10.0
+CHECK_S = 10.0
 # Of one core. A busier process would soon allocate the memory again, and trimming would delay its work.
-QUIET_SHARE = 0.2
+IDLE_SHARE = 0.2
 # CPU time used since the last trim must be this many times the trim's cost, which grows with the heap. Less
-# CPU time than LEAST_S, some hundred requests, leaves too little to return.
-TIMES_ITS_COST = 100
-LEAST_S = 0.1
+# CPU time than WORK_S_MIN, some hundred requests, leaves too little to return.
+COST_FACTOR = 100
+WORK_S_MIN = 0.1
 # A trim of this length is logged, since it blocks the event loop.
-SHOWN_S = 0.05
+LOGGED_S = 0.05
 
 _log = logging.getLogger("hawse.memory")
 
 
 @attrs.define
-class Quiet:
+class TrimSchedule:
     """Decides when to trim: after work, in an idle period, by the CPU time used in total."""
 
-    seen_s: float
+    checked_s: float
     """At the last check."""
     due_s: float = attrs.field(init=False)
     """The total CPU time from which a trim is worthwhile."""
 
     def __attrs_post_init__(self) -> None:
-        self.due_s = self.seen_s + LEAST_S
+        self.due_s = self.checked_s + WORK_S_MIN
 
-    def look(self, used_s: float) -> bool:
-        """Check again, LOOK_S after the last time; returns whether to trim now."""
-        share = (used_s - self.seen_s) / LOOK_S
-        self.seen_s = used_s
-        return share <= QUIET_SHARE and used_s >= self.due_s
+    def check(self, used_s: float) -> bool:
+        """Check again, CHECK_S after the last time; returns whether to trim now."""
+        share = (used_s - self.checked_s) / CHECK_S
+        self.checked_s = used_s
+        return share <= IDLE_SHARE and used_s >= self.due_s
 
-    def given_back(self, used_s: float) -> None:
+    def trimmed(self, used_s: float) -> None:
         """Note that a trim has ended, which began right after the last check."""
-        self.due_s = used_s + max(LEAST_S, TIMES_ITS_COST * (used_s - self.seen_s))
+        self.due_s = used_s + max(WORK_S_MIN, COST_FACTOR * (used_s - self.checked_s))
 
 
-async def give_back_when_quiet(
-    cpu_clock: Callable[[], float] = time.process_time, give_back: Callable[[], object] = give_back_holes
+async def trim_when_idle(
+    cpu_clock: Callable[[], float] = time.process_time, trim: Callable[[], object] = give_back_holes
 ) -> NoReturn:
     """Trim memory in the idle period after each busy one; never returns."""
-    quiet = Quiet(cpu_clock())
+    schedule = TrimSchedule(cpu_clock())
     while True:
-        await trio.sleep(LOOK_S)
-        if quiet.look(cpu_clock()):
+        await trio.sleep(CHECK_S)
+        if schedule.check(cpu_clock()):
             began_s = time.perf_counter()
-            give_back()
+            trim()
             took_s = time.perf_counter() - began_s
-            if took_s >= SHOWN_S:
+            if took_s >= LOGGED_S:
                 _log.info("memory was given back to the system, which took %.0f ms", took_s * 1000)
-            quiet.given_back(cpu_clock())
+            schedule.trimmed(cpu_clock())

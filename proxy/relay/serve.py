@@ -35,7 +35,7 @@ from proxy.process.config import Address
 from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
 from proxy.process.files import tell_of_the_end, watch_certificate
-from proxy.process.malloc_trim import give_back_when_quiet
+from proxy.process.malloc_trim import trim_when_idle
 from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle
@@ -120,7 +120,7 @@ async def run_relay(config: RelayConfig) -> int:
     memory = Memory(config.memory_bytes)
     with stop_signals() as signals:
         async with trio.open_nursery() as outermost:
-            outermost.start_soon(give_back_when_quiet)
+            outermost.start_soon(trim_when_idle)
             if config.health_listen is not None:
                 health = HealthServer(
                     lambda: state.unready, lambda: metrics_text(memory, state.probe.answers)
