@@ -255,12 +255,12 @@ class Front:
         try:
             claims, cluster = await self.relays.authenticate(head, self.clock())
         except TooManyDialsError as error:
-            self.relays.limit.give_back()
+            self.relays.limit.refund()
             self._turned_away.warning(f"turned away a relay: {error}", trio.current_time())
             await connection.answer(*_come_later(str(error), CLUSTER_RETRY_AFTER_S))
             return False
         except (TokenError, ReplayedError) as error:
-            self.relays.limit.give_back()
+            self.relays.limit.refund()
             self.recorder.complete(
                 self.trail.unauthenticated(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
             )

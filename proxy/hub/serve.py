@@ -229,7 +229,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
                 keeping,
                 ring.run,
                 partial(certificate.keep_current, tell_endpoint),
-                certificate.tell_of_the_end,
+                certificate.warn_of_expiry,
                 partial(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S),
             )
             # As the one before has left them; its relays come back to this one.

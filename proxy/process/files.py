@@ -27,14 +27,14 @@ STAT_INTERVAL_S = 1.0
 # A projected token is about 1 KiB, a CA bundle about 10 KiB.
 FILE_BYTES_MAX = 1024 * 1024
 # OpenSSL's names for a key that does not match; the second is for keys of different types.
-_KEY_OF_ANOTHER = frozenset({"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
+_MISMATCHED_KEY = frozenset({"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
-# A certificate's expiry is checked daily, or LOOKS times in a short life, and at most once a minute. The
-# first check is after the start.
-LOOK_EVERY_S = 24 * 3600.0
-LOOKS = 100
-LOOK_PAUSE_S = 60.0
-FIRST_LOOK_S = 3600.0
+# A certificate's expiry is checked daily, or CHECKS_PER_LIFE times in a short life, and at most once a
+# minute. The first check is after the start.
+CHECK_EVERY_S = 24 * 3600.0
+CHECKS_PER_LIFE = 100
+CHECK_EVERY_MIN_S = 60.0
+FIRST_CHECK_S = 3600.0
 
 _Value = TypeVar("_Value")
 
@@ -64,21 +64,21 @@ class WatchedFile(Generic[_Value]):
         self._parse = parse
         self._clock = clock
         self._fault = ""
-        self._stamp = self._look()
+        self._stamp = self._stamp_of()
         self._value = self._read()
-        self._looked_at = clock()
+        self._checked_at = clock()
 
     def current(self) -> _Value:
         """The value, at most STAT_INTERVAL_S old."""
-        if self._clock() - self._looked_at >= STAT_INTERVAL_S:
+        if self._clock() - self._checked_at >= STAT_INTERVAL_S:
             self.refresh()
         return self._value
 
     def refresh(self) -> _Value:
         """Check the path now, read the file if it changed, and return the value."""
-        self._looked_at = self._clock()
+        self._checked_at = self._clock()
         try:
-            stamp = self._look()
+            stamp = self._stamp_of()
             if stamp != self._stamp:
                 self._value = self._read()
                 self._stamp = stamp
@@ -90,7 +90,7 @@ class WatchedFile(Generic[_Value]):
                 self._fault = str(error)
         return self._value
 
-    def _look(self) -> tuple[int, int, int, int]:
+    def _stamp_of(self) -> tuple[int, int, int, int]:
         # By path, through symbolic links: a swapped link leads to another inode.
         try:
             status = os.stat(self.path)
@@ -123,7 +123,7 @@ def watch_certificate(
 
     def load(pem: bytes) -> ssl.SSLContext:
         context = _load_pair(certificate, key, pem, wildcard)
-        _tell(certificate, pem, host)
+        _log_remarks(certificate, pem, host)
         return context
 
     return WatchedFile(certificate, load, key=stated)
@@ -160,7 +160,7 @@ def _fault_of_pair(pem: bytes, key: Path, error: OSError) -> str:
         return f"it {fault}, but a private key: are the two files swapped?" if swapped else f"it {fault}"
     if not isinstance(error, ssl.SSLError):
         return f"its key {key} cannot be read: {error.strerror}"
-    if error.reason in _KEY_OF_ANOTHER:
+    if error.reason in _MISMATCHED_KEY:
         return f"its key {key} is another certificate's"
     if not error.reason:
         return f"its key {key} is no private key in PEM, or has a password"
@@ -173,30 +173,30 @@ def names_of(pem: bytes) -> frozenset[str]:
     return frozenset() if shown is None else frozenset(dns_names(shown))
 
 
-async def tell_of_the_end(certificate: Path) -> NoReturn:
+async def warn_of_expiry(certificate: Path) -> NoReturn:
     """Log warnings while the certificate in the file is near its expiry; never returns."""
-    wait_s = FIRST_LOOK_S
+    wait_s = FIRST_CHECK_S
     while True:
         await trio.sleep(wait_s)
-        wait_s = _look_for_the_end(certificate)
+        wait_s = _check_expiry(certificate)
 
 
-def _look_for_the_end(certificate: Path) -> float:
+def _check_expiry(certificate: Path) -> float:
     """Warn if the expiry is near; returns the seconds until the next check."""
     try:
         pem = certificate.read_bytes()
     except OSError:
         # The WatchedFile logs this error.
-        return LOOK_EVERY_S
-    _tell(certificate, pem, None)
+        return CHECK_EVERY_S
+    _log_remarks(certificate, pem, None)
     shown = first_of(pem)
     if shown is None:
-        return LOOK_EVERY_S
+        return CHECK_EVERY_S
     life = shown.not_valid_after_utc - shown.not_valid_before_utc
-    return min(LOOK_EVERY_S, max(LOOK_PAUSE_S, life.total_seconds() / LOOKS))
+    return min(CHECK_EVERY_S, max(CHECK_EVERY_MIN_S, life.total_seconds() / CHECKS_PER_LIFE))
 
 
-def _tell(certificate: Path, pem: bytes, host: str | None) -> None:
+def _log_remarks(certificate: Path, pem: bytes, host: str | None) -> None:
     """Log why clients refuse a certificate, now or soon."""
     for remark in remarks_on(pem, datetime.now(UTC), host):
         _log.warning("%s: %s", certificate, remark.text)

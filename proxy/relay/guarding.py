@@ -17,16 +17,16 @@ from tunnel.net.fairness import Slices
 
 # The interval of checks: half of the two seconds within which a change takes effect. A kubelet takes up to a
 # minute to update a mounted ConfigMap.
-LOOK_S = 1.0
+CHECK_S = 1.0
 # The interval of checks for conditions that depend on the time.
 TIMED_EVERY_S = 10.0
 
 
 async def run_guardrails(guardrails: Guardrails, upstream: Upstream) -> NoReturn:
-    """Check the files every LOOK_S, and end the calls that changes deny; never returns."""
+    """Check the files every CHECK_S, and end the calls that changes deny; never returns."""
     judged_at = trio.current_time()
     while True:
-        await trio.sleep(LOOK_S)
+        await trio.sleep(CHECK_S)
         due = guardrails.timed and trio.current_time() - judged_at >= TIMED_EVERY_S
         if guardrails.look() or due:
             judged_at = trio.current_time()

@@ -49,7 +49,7 @@ log = logging.getLogger("hawse.relay")
 FILES_MAX = 64
 SUFFIXES = (".yaml", ".yml")
 # An error in a changed file is logged again at this interval, since the first line is easily missed.
-FAULT_TOLD_EVERY_S = 300.0
+FAULT_LOGGED_EVERY_S = 300.0
 # Cached agents; an evicted one is parsed again.
 AGENTS_REMEMBERED_MAX = 4096
 
@@ -156,7 +156,7 @@ class Guardrails:
         self._read = _read(path, namespace)
         self._refused: _Stamp | None = None
         self._fault = ""
-        self._told_at = 0.0
+        self._logged_at = 0.0
         self._tell()
 
     def check(self, claims: RelayClaims, info: RequestInfo) -> None:
@@ -190,15 +190,15 @@ class Guardrails:
             if stamp == self._read.stamp:
                 self._fault = ""
                 return False
-            if self._fault and stamp == self._refused and now - self._told_at < FAULT_TOLD_EVERY_S:
+            if self._fault and stamp == self._refused and now - self._logged_at < FAULT_LOGGED_EVERY_S:
                 return False
             if not stamp:
                 raise PolicyError([Fault(str(self._path), 1, "", "all guardrails have gone")])
             self._read = _read(self._path, self._namespace)
         except PolicyError as error:
             fault = "; ".join(map(str, error.faults))
-            if fault != self._fault or now - self._told_at >= FAULT_TOLD_EVERY_S:
-                self._told_at = now
+            if fault != self._fault or now - self._logged_at >= FAULT_LOGGED_EVERY_S:
+                self._logged_at = now
                 log.error("the changed guardrails are refused, the former ones stay in force: %s", fault)
             self._refused, self._fault = stamp, fault
             return False

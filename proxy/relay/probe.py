@@ -34,13 +34,13 @@ class Probe:
     dial: Dial = dial_tls
     statement: Statement = attrs.Factory(Statement)
     """The result of the last probe."""
-    looked: trio.Event = attrs.Factory(trio.Event)
+    probed: trio.Event = attrs.Factory(trio.Event)
     """Set once the first probe has ended, with either result."""
     on_change: Callable[[Statement], None] = lambda _: None
     """Called with a new statement; it must neither block nor raise."""
-    _told: str = ""
+    _logged_fault: str = ""
     """Why the API server does not answer, as logged last."""
-    _no_uid: str = ""
+    _logged_no_uid: str = ""
     """Why the UID is unknown, as logged last."""
 
     @property
@@ -52,7 +52,7 @@ class Probe:
         """Probe until cancelled."""
         while True:
             await self.look()
-            self.looked.set()
+            self.probed.set()
             await trio.sleep(PROBE_EVERY_S if self.answers else PROBE_DOWN_EVERY_S)
 
     async def look(self) -> None:
@@ -61,8 +61,8 @@ class Probe:
         fault = await self._fault()
         uid = before.cluster_uid if fault else await self._uid()
         self.statement = Statement(uid, api_server=not fault)
-        if fault != self._told:
-            self._told = fault
+        if fault != self._logged_fault:
+            self._logged_fault = fault
             if fault:
                 log.warning("the API server does not answer: %s", fault)
             else:
@@ -83,20 +83,20 @@ class Probe:
         try:
             status, uid = await ask_cluster_uid(self.access, self.dial)
         except NoAnswerError as error:
-            self._note_no_uid(f"{error}; the hub cannot tell which cluster this is")
+            self._log_no_uid(f"{error}; the hub cannot tell which cluster this is")
             return self.statement.cluster_uid
         if uid:
-            self._no_uid = ""
+            self._logged_no_uid = ""
         else:
             # An API server checks roles only after it has accepted the token.
             step = "apply what `hawse admin cluster rbac` prints"
             if status == 401:
                 step = "the relay's token is not accepted: renew that of its kubeconfig or service account"
             why = f"it is answered with {status}; the hub cannot tell which cluster this is: {step}"
-            self._note_no_uid(why)
+            self._log_no_uid(why)
         return self.statement.cluster_uid if status >= 500 else uid
 
-    def _note_no_uid(self, why: str) -> None:
-        if why != self._no_uid:
-            self._no_uid = why
+    def _log_no_uid(self, why: str) -> None:
+        if why != self._logged_no_uid:
+            self._logged_no_uid = why
             log.warning("cannot read the namespace kube-system: %s", why)

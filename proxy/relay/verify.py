@@ -119,9 +119,9 @@ class Verifier:
                 leeway_s=LEEWAY_S,
             )
         except TokenError as error:
-            raise refusal(StreamCode.UNAUTHENTICATED, self._told(error)) from error
+            raise refusal(StreamCode.UNAUTHENTICATED, self._explain(error)) from error
 
-    def _told(self, error: TokenError) -> str:
+    def _explain(self, error: TokenError) -> str:
         """Why the hub's token is not accepted, and the next step."""
         if isinstance(error, UnknownKeyError):
             return UNTRUSTED_HUB
@@ -142,7 +142,7 @@ class Verifier:
                 leeway_s=LEEWAY_S,
             )
         except TokenError as error:
-            raise refusal(StreamCode.UNAUTHENTICATED, self._told(error)) from error
+            raise refusal(StreamCode.UNAUTHENTICATED, self._explain(error)) from error
 
     def _fresh(self, claims: RelayClaims) -> RelayClaims:
         try:

@@ -96,7 +96,7 @@ class _Load:
 
 
 @attrs.define(eq=False)
-class _Seen:
+class _Checked:
     """The state of a call at the last check."""
 
     bytes_in: int
@@ -123,7 +123,7 @@ class Limits:
         self._memory = memory if memory is not None else Memory(2**62)
         # Bounded by the enrolled agents.
         self._loads: dict[str, _Load] = {}
-        self._seen: dict[LiveCall, _Seen] = {}
+        self._checked: dict[LiveCall, _Checked] = {}
 
     def admit(self, agent: Principal) -> Exceeded | None:
         """Count a new call of an agent, which is to `enter`; or return the limit that it would exceed."""
@@ -196,8 +196,8 @@ class Limits:
         load, tally = self._loads[live.call.agent.id], live.tally
         load.streams -= 1
         load.moved += tally.bytes_in + tally.bytes_out
-        if self._seen and (seen := self._seen.pop(live, None)) is not None:
-            load.moved -= seen.bytes_in + seen.bytes_out
+        if self._checked and (checked := self._checked.pop(live, None)) is not None:
+            load.moved -= checked.bytes_in + checked.bytes_out
 
     async def run(self, calls: LiveCalls) -> NoReturn:
         """Check the open calls every TICK_S; never returns."""
@@ -208,7 +208,7 @@ class Limits:
             for live in calls:
                 if slices.over:
                     await slices.next()
-                if (ending := self._look(calls, live, now)) is not None:
+                if (ending := self._check(calls, live, now)) is not None:
                     doomed.append((live, ending))
             await calls.end(doomed)
             self._charge(now)
@@ -231,33 +231,37 @@ class Limits:
                 load.paused = load.bytes.left(now) < 0
                 load.suspect = load.suspect or load.paused
 
-    def _look(self, calls: LiveCalls, live: LiveCall, now: float) -> Ending | None:
+    def _check(self, calls: LiveCalls, live: LiveCall, now: float) -> Ending | None:
         """Charge the bytes since the last check; return an ending if the call was silent for too long."""
         load = self._loads.get(live.call.agent.id)
         # The call may have ended since the check began, since other tasks ran.
         if load is None or live.ended is not None or live.over:
             return None
         tally, limits = live.tally, load.limits
-        seen = self._seen.get(live)
-        if seen is None:
-            seen = self._seen[live] = _Seen(0, 0, now, now)
+        checked = self._checked.get(live)
+        if checked is None:
+            checked = self._checked[live] = _Checked(0, 0, now, now)
             if limits.stream_age_s:
                 calls.limit(live, limits.stream_age_s, _too_old(limits.stream_age_s))
-        moved_in, moved_out = tally.bytes_in - seen.bytes_in, tally.bytes_out - seen.bytes_out
+        moved_in, moved_out = tally.bytes_in - checked.bytes_in, tally.bytes_out - checked.bytes_out
         if moved_in or moved_out:
-            seen.bytes_in, seen.bytes_out = tally.bytes_in, tally.bytes_out
+            checked.bytes_in, checked.bytes_out = tally.bytes_in, tally.bytes_out
             load.moved += moved_in + moved_out
         # While the call is paused, the hub causes its silence.
         if moved_in or live.held:
-            seen.moved_in_at = now
+            checked.moved_in_at = now
         if moved_out or live.held:
-            seen.moved_out_at = now
+            checked.moved_out_at = now
         if not tally.status:
             return None
         # Only the client of an upgraded call may be expected to send.
-        if limits.stream_idle_in_s and tally.upgraded and now - seen.moved_in_at >= limits.stream_idle_in_s:
+        if (
+            limits.stream_idle_in_s
+            and tally.upgraded
+            and now - checked.moved_in_at >= limits.stream_idle_in_s
+        ):
             return _silent("client", "stream_idle_in_s", limits.stream_idle_in_s)
-        if limits.stream_idle_out_s and now - seen.moved_out_at >= limits.stream_idle_out_s:
+        if limits.stream_idle_out_s and now - checked.moved_out_at >= limits.stream_idle_out_s:
             return _silent("cluster", "stream_idle_out_s", limits.stream_idle_out_s)
         return None
 

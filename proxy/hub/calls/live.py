@@ -196,8 +196,8 @@ class LiveCalls(Drained):
         # By audit id, oldest first.
         self._calls: dict[str, LiveCall] = {}
         self._changed = False
-        self._nap = trio.CancelScope()
-        self._looks_at = math.inf
+        self._sleep_scope = trio.CancelScope()
+        self._wakes_at = math.inf
 
     @property
     def count(self) -> int:
@@ -250,13 +250,13 @@ class LiveCalls(Drained):
         due_at = trio.current_time() + seconds
         if due_at < live.due_at:
             live.due_at, live.why_due = due_at, why
-            if due_at < self._looks_at:
-                self._look_by(due_at)
+            if due_at < self._wakes_at:
+                self._wake_by(due_at)
 
     def reconsider(self) -> None:
         """Judge every call again, in the task of `run`; called after a change of the rules."""
         self._changed = True
-        self._look_by(trio.current_time())
+        self._wake_by(trio.current_time())
 
     async def end(self, doomed: Sequence[tuple[LiveCall, Ending]]) -> list[LiveCall]:
         """End calls, and return those that were still live. See LiveCall.
@@ -283,10 +283,10 @@ class LiveCalls(Drained):
     async def run(self) -> NoReturn:
         """End calls that are due, and after a change those that are denied now; never returns."""
         while True:
-            with trio.CancelScope(deadline=self._looks_at) as self._nap:
+            with trio.CancelScope(deadline=self._wakes_at) as self._sleep_scope:
                 await trio.sleep_forever()
             now = trio.current_time()
-            self._looks_at = math.inf
+            self._wakes_at = math.inf
             if self._changed:
                 self._changed = False
                 await self._judge_all()
@@ -315,11 +315,11 @@ class LiveCalls(Drained):
         due = [live for live in lives if live.due_at <= now]
         await self.end([(live, Ending(CloseReason.DEADLINE, live.why_due)) for live in due])
         first_due = min((live.due_at for live in lives if live.due_at > now), default=math.inf)
-        if first_due < self._looks_at:
-            self._look_by(max(first_due, now + SWEEP_S))
+        if first_due < self._wakes_at:
+            self._wake_by(max(first_due, now + SWEEP_S))
 
-    def _look_by(self, time: float) -> None:
-        self._looks_at = self._nap.deadline = time
+    def _wake_by(self, time: float) -> None:
+        self._wakes_at = self._sleep_scope.deadline = time
 
 
 class _Ends:
@@ -327,20 +327,20 @@ class _Ends:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._room = ENDED_PER_PASS
+        self._left = ENDED_PER_PASS
         self._renewed_at = trio.current_time()
 
     @property
     def full(self) -> bool:
         """Whether this pass has reached its bound."""
-        return not self._room
+        return not self._left
 
     def begin(self, live: LiveCall, ending: Ending) -> None:
-        self._room -= 1
+        self._left -= 1
         self._nursery.start_soon(live.end, ending)
 
     def renew(self) -> None:
         """Begin another pass."""
         now = trio.current_time()
-        self._room = max(ENDED_PER_PASS, min(ENDED_PER_PASS_MAX, int((now - self._renewed_at) / END_S)))
+        self._left = max(ENDED_PER_PASS, min(ENDED_PER_PASS_MAX, int((now - self._renewed_at) / END_S)))
         self._renewed_at = now

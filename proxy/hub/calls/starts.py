@@ -19,10 +19,10 @@ from tunnel.net.fairness import Slices
 
 # Nearly all reads end sooner. A read that is shorter than this leaves no trace if the hub is killed.
 STARTED_AFTER_S = 5.0
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 # Rows per check, a tenth of the recorder's queue. After a restart all watches begin at once; the next checks
 # find the others.
-STARTS_PER_LOOK_MAX = 2000
+STARTS_PER_CHECK_MAX = 2000
 
 
 @attrs.define(eq=False)
@@ -32,9 +32,9 @@ class Starts:
     calls: Calls
 
     async def run(self) -> NoReturn:
-        """Check every LOOK_EVERY_S; never returns."""
+        """Check every CHECK_EVERY_S; never returns."""
         while True:
-            await trio.sleep(LOOK_EVERY_S)
+            await trio.sleep(CHECK_EVERY_S)
             await self.look()
 
     async def look(self) -> None:
@@ -42,7 +42,7 @@ class Starts:
         calls, slices = self.calls, Slices()
         lasting = calls.live.unstarted(time.monotonic() - STARTED_AFTER_S)
         # Oldest first: every call older than a started one is started too.
-        for live in lasting[:STARTS_PER_LOOK_MAX]:
+        for live in lasting[:STARTS_PER_CHECK_MAX]:
             if slices.over:
                 await slices.next()
             if not calls.recorder.healthy:

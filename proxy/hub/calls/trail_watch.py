@@ -25,9 +25,9 @@ from proxy.hub.store.directory import Directory
 from proxy.process.plural import counted
 
 # The interval of checks, and so how much later than audit.down_grace_s an upgrade may end.
-LOOK_S = 1.0
+CHECK_S = 1.0
 # A disk of 100 GB fills by 80 GB an hour at worst: 0.2 % of it between two checks.
-DISK_LOOK_S = 10.0
+DISK_CHECK_S = 10.0
 # An event is recorded above the first share, and again only after the disk was below the second.
 FILLED_AT = 0.80
 RELIEVED_AT = 0.75
@@ -100,7 +100,7 @@ class TrailWatch:
         why = f"the audit trail cannot be written for {self.down_grace_s} s (audit.down_grace_s)"
         ending = Ending(CloseReason.DEADLINE, why)
         while True:
-            await trio.sleep(LOOK_S)
+            await trio.sleep(CHECK_S)
             if self.down_grace_s and self.recorder.down_s >= self.down_grace_s:
                 doomed = [(each, ending) for each in self.live if each.call.head.upgrade is not None]
                 if ended := await self.live.end(doomed):
@@ -116,7 +116,7 @@ class TrailWatch:
                 _log.warning("audit: cannot see how full the disk of %s is: %s", self.folder, error)
             else:
                 self._judge(self.disk)
-            await trio.sleep(DISK_LOOK_S)
+            await trio.sleep(DISK_CHECK_S)
 
     def _judge(self, disk: Disk) -> None:
         told = fullness(self.folder, disk)

@@ -58,7 +58,7 @@ class AcceptLimit:
         self._booked_until = max(self._booked_until, now) + 1 / ACCEPTS_PER_S
         return min(RETRY_AFTER_MAX_S, max(1, math.ceil(self._booked_until - now)))
 
-    def give_back(self) -> None:
+    def refund(self) -> None:
         """Return the token of a dial that failed to authenticate, so that failures cost relays nothing."""
         self._tokens += 1
 

@@ -110,7 +110,7 @@ class RelayEndpoint:
     limit: AcceptLimit = attrs.Factory(AcceptLimit)
     """Checked before a relay is authenticated."""
     _pins: Pins = attrs.field(init=False)
-    _newly_told: dict[LiveRelay, None] = attrs.Factory(dict)
+    _restated: dict[LiveRelay, None] = attrs.Factory(dict)
     """Relays that stated another cluster after they connected; `run` checks them."""
     _runner: ParkingSpot = attrs.Factory(lambda: ParkingSpot("one task pins what relays state"))
     _replays: ReplayCache = attrs.field(init=False)
@@ -155,13 +155,13 @@ class RelayEndpoint:
     async def run(self) -> NoReturn:
         """Check the statements that relays send after they have connected, until cancelled."""
         while True:
-            while self._newly_told:
-                relay = next(iter(self._newly_told))
-                del self._newly_told[relay]
+            while self._restated:
+                relay = next(iter(self._restated))
+                del self._restated[relay]
                 try:
                     await self._pins.check(relay, relay.statement)
                 except RelayRefusedError as error:
-                    self._turn_away(relay, error)
+                    self._refuse(relay, error)
             await self._runner.park()
 
     def end_revoked(self) -> None:
@@ -177,7 +177,7 @@ class RelayEndpoint:
             elif not relay.session.closed and (
                 refusal := wrong_cluster(snapshot.clusters_by_id[relay.cluster_id], relay.statement)
             ):
-                self._turn_away(relay, refusal)
+                self._refuse(relay, refusal)
 
     def leave(self, grace_s: float, *, replaced: bool) -> None:
         """Send GOAWAY to every relay, now and as others connect.
@@ -350,7 +350,7 @@ class RelayEndpoint:
         relay.announce_keys()
         try:
             relay.statement = read_statement(hello.statement)
-            session.on_context(partial(self._hear, relay))
+            session.on_context(partial(self._update_statement, relay))
             # Before the relay can displace another one.
             await self._pins.check(relay, relay.statement)
             await self.relay_limit.probe_conflicting(relay)
@@ -387,15 +387,15 @@ class RelayEndpoint:
                     )  # fmt: skip
                     self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
         except (TooManyInstancesError, RelayRefusedError) as error:
-            self._turn_away(relay, error)
+            self._refuse(relay, error)
         finally:
-            self._newly_told.pop(relay, None)
+            self._restated.pop(relay, None)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await self._note(
                     lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
                 )
 
-    def _hear(self, relay: LiveRelay, context: Context) -> None:
+    def _update_statement(self, relay: LiveRelay, context: Context) -> None:
         """Take a relay's new statement."""
         if context.group != RELAY_GROUP:
             return
@@ -403,13 +403,13 @@ class RelayEndpoint:
         try:
             relay.statement = read_statement(context.payload.decode("ascii", "replace"))
         except RelayRefusedError as error:
-            self._turn_away(relay, error)
+            self._refuse(relay, error)
             return
         if relay.statement.cluster_uid != before:
-            self._newly_told[relay] = None
+            self._restated[relay] = None
             self._runner.unpark()
 
-    def _turn_away(self, relay: LiveRelay, error: Exception) -> None:
+    def _refuse(self, relay: LiveRelay, error: Exception) -> None:
         """End the session of a refused relay, and record the refusal."""
         self._pins.refused(relay, error)
         relay.end_with(str(error), CloseCode.FORBIDDEN)

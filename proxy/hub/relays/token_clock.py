@@ -25,7 +25,7 @@ HUB_DRIFT = 200e-6
 # The default of a relay's tunnel.clock_bound_s.
 SET_BACK_MAX_S = 900.0
 # The minimum difference that is logged: smaller ones are within the leeway of 5 s.
-TOLD_S = 5.0
+LOGGED_S = 5.0
 
 _log = logging.getLogger("hawse.hub.relays")
 
@@ -53,7 +53,7 @@ class TokenClock:
             self._rising = RisingClock(HUB_DRIFT)
             self._rising.update(wall, steady)
             kept_s = 0.0
-        elif kept_s > self._kept_s + TOLD_S:
+        elif kept_s > self._kept_s + LOGGED_S:
             _log.warning(
                 "this hub's clock was set back by %.0f s: tokens for relays go on by the former time, "
                 "which it nears by %.0f s a day, or at once when the hub is restarted",

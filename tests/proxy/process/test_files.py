@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from trio.testing import MockClock
 
 from proxy.process import files
-from proxy.process.files import FileError, WatchedFile, tell_of_the_end, watch_certificate
+from proxy.process.files import FileError, WatchedFile, warn_of_expiry, watch_certificate
 
 DAY_S = 24 * 3600.0
 PLAIN = (
@@ -174,7 +174,7 @@ async def test_a_process_that_runs_tells_of_the_end_of_its_certificate_until_the
 ) -> None:
     write_lasting(tmp_path, life_d=90, left_d=80)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(tell_of_the_end, tmp_path / "tls.crt")
+        nursery.start_soon(warn_of_expiry, tmp_path / "tls.crt")
         await trio.sleep(10 * DAY_S)
         assert caplog.messages == []
         # It is the clock on the wall that says so, of which this one is not part.

@@ -40,7 +40,7 @@ DENIED = "the guardrails of this cluster: watch of secrets in namespace a is den
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.relay.guarding.LOOK_S", 0.02)
+    monkeypatch.setattr("proxy.relay.guarding.CHECK_S", 0.02)
 
 
 class Server:

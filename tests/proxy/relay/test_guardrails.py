@@ -21,8 +21,8 @@ from auth.tokens import RelayClaims
 from proxy.message.rewrite import guardrail_of
 from proxy.message.status import STATUS_BYTES_MAX
 from proxy.process.files import FILE_BYTES_MAX
-from proxy.relay.guarding import LOOK_S
-from proxy.relay.guardrails import FAULT_TOLD_EVERY_S, FILES_MAX, GuardrailDenied, Guardrails
+from proxy.relay.guarding import CHECK_S
+from proxy.relay.guardrails import FAULT_LOGGED_EVERY_S, FILES_MAX, GuardrailDenied, Guardrails
 from tests.proxy.relay.apiserver import OK, Connection, running
 from tests.proxy.relay.ways import PROBE, inner, open_way, token
 
@@ -51,7 +51,7 @@ spec:
 class Times:
     now: float = 1000.0
 
-    def pass_(self, rails: Guardrails, seconds: float = LOOK_S) -> bool:
+    def pass_(self, rails: Guardrails, seconds: float = CHECK_S) -> bool:
         self.now += seconds
         return rails.look()
 
@@ -349,7 +349,7 @@ def test_a_bad_change_leaves_what_stands_and_is_told_again_and_again(
     assert len(caplog.records) == 1
     assert "the former ones stay in force" in caplog.text
     assert ("rulez" if change == "broken" else "No such file") in caplog.text
-    times.pass_(rails, FAULT_TOLD_EVERY_S)
+    times.pass_(rails, FAULT_LOGGED_EVERY_S)
     assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
     assert len(caplog.records) == 2
     # Mended, it is in force, whatever it says, and the same fault is a new one.

@@ -225,21 +225,21 @@ async def test_what_ends_during_a_look_is_charged_once_and_forgotten(
 
     def look(*arguments: Any) -> Ending | None:
         passes.note()
-        ending = Limits._look(limits, *arguments)
+        ending = Limits._check(limits, *arguments)
         if calls.count == 3:
             for ended in lives[:2]:
                 calls.leave(ended)
                 limits.leave(ended)
         return ending
 
-    monkeypatch.setattr(limits, "_look", look)
+    monkeypatch.setattr(limits, "_check", look)
     with counted_passes() as passes:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(limits.run, calls)
             await trio.sleep(1.5 * TICK_S)
             nursery.cancel_scope.cancel()
     assert (passes.noted.total(), passes.most) == (3, 1)
-    assert limits._seen.keys() == {lives[2]}
+    assert limits._checked.keys() == {lives[2]}
     bucket = limits._loads[agent().agent_id].bytes
     assert bucket is not None
     assert bucket.left(trio.current_time()) == pytest.approx(300 + 1.5 * TICK_S * 10)

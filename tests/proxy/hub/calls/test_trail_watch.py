@@ -13,7 +13,7 @@ from audit.store import TrailMark
 from proxy.exchange.forward import CloseReason
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls import trail_watch
-from proxy.hub.calls.trail_watch import DISK_LOOK_S, Disk, TrailWatch, disk_of
+from proxy.hub.calls.trail_watch import DISK_CHECK_S, Disk, TrailWatch, disk_of
 
 GIB = 2**30
 
@@ -125,7 +125,7 @@ async def test_a_disk_that_fills_is_told_once_until_it_is_well_below_again(
     autojump_clock.autojump_threshold = 0.02
     recorder = Recorder()
     watch = watch_of(recorder, Live())
-    with trio.move_on_after(DISK_LOOK_S * (len(filled) + 2)):
+    with trio.move_on_after(DISK_CHECK_S * (len(filled) + 2)):
         await watch.run_disk()
     assert [event.kind for event in recorder.events] == [Kind.AUDIT_DISK] * 2
     assert recorder.events[0].note.startswith("the disk of / is 80% full, 20479 MiB are free: ")
@@ -148,7 +148,7 @@ async def test_a_disk_that_cannot_be_looked_at_is_looked_at_again(
     autojump_clock.autojump_threshold = 0.02
     watch = watch_of(Recorder(), Live())
     monkeypatch.setattr(Store, "path", Path("/nowhere/at/all/audit.db"))
-    with trio.move_on_after(DISK_LOOK_S * 1.5):
+    with trio.move_on_after(DISK_CHECK_S * 1.5):
         await watch.run_disk()
     assert len([record for record in caplog.records if "cannot see how full" in record.message]) == 2
     assert watch.disk is None

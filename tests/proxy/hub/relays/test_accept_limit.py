@@ -33,7 +33,7 @@ def test_strangers_use_up_nothing() -> None:
     limit = AcceptLimit()
     for _ in range(10 * BURST):
         assert limit.admit(100.0, resumes=False) == 0
-        limit.give_back()
+        limit.refund()
 
 
 def test_a_large_fleet_is_told_to_come_one_after_the_other_and_is_in_within_the_time() -> None:
