@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Self
 
-from proxy.message.hops import DEALT_WITH, passing
+from proxy.message.hops import REWRITTEN, passing
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -75,7 +75,7 @@ _CANONICAL_RESPONSE = re.compile(
 # more lines is decoded by the general pattern.
 _PASSING_LINES = (
     rb"(?:(?!content-length:|%b)%b: %b\r\n){0,%d}+"
-    % (DEALT_WITH, _NAME, _BARE, HEADER_COUNT_MAX // 2 - 1)
+    % (REWRITTEN, _NAME, _BARE, HEADER_COUNT_MAX // 2 - 1)
 )  # fmt: skip
 _PLAIN_RESPONSE = re.compile(
     rb"HTTP/1\.1 ([2-9][0-9]{2}) (%b)\r\n%b(?:content-length: ([0-9]{1,%d})\r\n)?+%b\r\n"
@@ -117,8 +117,8 @@ class Fields:
         "body_length",
         "by_name",
         "connection",
-        "crossing",
-        "crossing_tail",
+        "forwarded",
+        "forwarded_tail",
         "headers",
         "lines",
         "note",
@@ -148,9 +148,9 @@ class Fields:
     """As far as the headers say, another request may follow on the connection to a server."""
     lines: bytes
     """The canonical lines; access raises HeadError for a header that no head can hold."""
-    crossing: Fields | None
+    forwarded: Fields | None
     """The headers forwarded to the relay; a cache of `proxy.message.rewrite`."""
-    crossing_tail: Fields | None
+    forwarded_tail: Fields | None
     """The same for a target on a proxy path's tail."""
     note: object
     """A cache of the code that serves the connection, for later requests with the same headers."""
@@ -158,13 +158,13 @@ class Fields:
     def __init__(self, headers: Headers, raw: bytes = b"") -> None:
         self.headers = headers
         self.raw = raw
-        self.crossing = self.crossing_tail = None
+        self.forwarded = self.forwarded_tail = None
         self.note = None
 
     @classmethod
     def of_block(cls, block: bytes) -> Self:
         """Return the headers of a valid block of lines, with its blank line."""
-        return cls(_parts(block), block)
+        return cls(_parse_block(block), block)
 
     def forget_parts(self) -> None:
         """Drop all but the computed values, and the block without its credential.
@@ -175,7 +175,7 @@ class Fields:
         """
         if self.raw:
             self.note = None
-            self.crossing = self.crossing_tail = None
+            self.forwarded = self.forwarded_tail = None
             self.raw = _CREDENTIAL.sub(b"", self.raw)
             for name in ("headers", "by_name"):
                 with suppress(AttributeError):
@@ -184,7 +184,7 @@ class Fields:
     def __getattr__(self, name: str) -> object:
         # Called only for an empty slot.
         if name == "headers":
-            self.headers = _parts(self.raw)
+            self.headers = _parse_block(self.raw)
         elif name == "by_name":
             found: dict[bytes, list[bytes]] = {}
             for header, value in self.headers:
@@ -248,7 +248,7 @@ class RequestHead:
     def headers(self) -> Headers:
         """All headers in their order."""
         if self.own:
-            return _taken_apart(b"".join(self.own)) + self.fields.headers
+            return _parse_lines(b"".join(self.own)) + self.fields.headers
         return self.fields.headers
 
     def header(self, name: bytes) -> bytes | None:
@@ -357,7 +357,7 @@ class ResponseHead:
         if self._headers is None:
             assert self._encoded is not None, "a head has headers or bytes"
             start = self._encoded.index(b"\n") + 1
-            self._headers = _taken_apart(self._encoded[start:-2])
+            self._headers = _parse_lines(self._encoded[start:-2])
         return self._headers
 
     def header(self, name: bytes) -> bytes | None:
@@ -528,13 +528,13 @@ def lines_of(headers: Headers) -> bytes:
     return lines
 
 
-def _taken_apart(lines: bytes) -> Headers:
+def _parse_lines(lines: bytes) -> Headers:
     """Return the headers of canonical lines."""
     pairs = [line.partition(b": ") for line in lines.split(b"\r\n")]
     return tuple([(name, value) for name, _, value in pairs[:-1]])
 
 
-def _parts(block: bytes) -> Headers:
+def _parse_block(block: bytes) -> Headers:
     """Return the headers of valid lines in a client's form."""
     return tuple([(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(block)])
 
@@ -545,7 +545,7 @@ def _canonical_fields(block: bytes) -> Fields:
         raise HeadError(f"the head has more than {HEADER_COUNT_MAX} headers")
     if _CANONICAL_FIELDS.fullmatch(block) is None:
         raise HeadError("the head is not in canonical form")
-    fields = Fields(_taken_apart(block[:-2]))
+    fields = Fields(_parse_lines(block[:-2]))
     check_framing(fields.headers)
     return fields
 

@@ -63,21 +63,21 @@ HOP_LINES = frozenset(
     {b"connection: keep-alive\r\n", b"connection: close\r\n", b"transfer-encoding: chunked\r\n"}
 )
 # All names that need more than forwarding, or may need more.
-_DEALT_WITH = HOP_BY_HOP | RESPONSE_NEVER | {b"close", b"location", b"sec-websocket-protocol"}
-_BEGINNINGS = sorted([*(name + b":" for name in _DEALT_WITH), RESERVED_PREFIX])
+_REWRITTEN = HOP_BY_HOP | RESPONSE_NEVER | {b"close", b"location", b"sec-websocket-protocol"}
+_BEGINNINGS = sorted([*(name + b":" for name in _REWRITTEN), RESERVED_PREFIX])
 # Grouped by first letter, so that a line is compared with few names.
-DEALT_WITH = b"(?:%b)" % b"|".join(
+REWRITTEN = b"(?:%b)" % b"|".join(
     b"%b(?:%b)" % (letter, b"|".join([begins[1:] for begins in some]))
     for letter, some in groupby(_BEGINNINGS, lambda begins: begins[:1])
 )
 """A pattern for the beginnings of their lines."""
 _HOP = re.compile(rb"\n(?:" + b"|".join(line[:-2] for line in sorted(HOP_LINES)) + rb")\r(?=\n)")
-_ANY_DEALT_WITH = re.compile(rb"\n" + DEALT_WITH)
+_ANY_REWRITTEN = re.compile(rb"\n" + REWRITTEN)
 
 
-def is_dealt_with(name: bytes) -> bool:
+def needs_rewriting(name: bytes) -> bool:
     """Whether a header of an answer needs more than forwarding, or may need more."""
-    return name in _DEALT_WITH or name.startswith(RESERVED_PREFIX)
+    return name in _REWRITTEN or name.startswith(RESERVED_PREFIX)
 
 
 def passing(head: bytes) -> bytes | None:
@@ -86,7 +86,7 @@ def passing(head: bytes) -> bytes | None:
     Nearly every answer passes and is not parsed: its bytes are searched for the names. If no line is removed,
     the very same object is returned.
     """
-    if _ANY_DEALT_WITH.search(head) is None:
+    if _ANY_REWRITTEN.search(head) is None:
         return head
     without = _HOP.sub(b"", head)
-    return without if _ANY_DEALT_WITH.search(without) is None else None
+    return without if _ANY_REWRITTEN.search(without) is None else None

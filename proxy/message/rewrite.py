@@ -147,7 +147,7 @@ def hub_request_head(
     `tail` means that the target is on the tail of a proxy path (`is_tail`), where the backend's headers are
     forwarded too.
     """
-    return RequestHead(head.method, target, _crossing(head, tail), _own_lines(audit_id, client_ip))
+    return RequestHead(head.method, target, _forwarded(head, tail), _own_lines(audit_id, client_ip))
 
 
 def hub_request_bytes(first: bytes, head: RequestHead, audit_id: str, client_ip: str, tail: bool) -> bytes:
@@ -155,7 +155,7 @@ def hub_request_bytes(first: bytes, head: RequestHead, audit_id: str, client_ip:
 
     Raises HeadTooLarge: with the added lines a head may exceed the limit that the client's own head met.
     """
-    return request_bytes(first, _own_lines(audit_id, client_ip), _crossing(head, tail))
+    return request_bytes(first, _own_lines(audit_id, client_ip), _forwarded(head, tail))
 
 
 def _own_lines(audit_id: str, client_ip: str) -> tuple[bytes, bytes]:
@@ -210,7 +210,7 @@ def relay_request_head(
     if not identity:
         raise RewriteError("the request has no identity")
     own = _credential_lines(host, token), identity, _hub_lines(inner)
-    return RequestHead(inner.method, inner.target, _crossing(inner, tail), own, inner.line)
+    return RequestHead(inner.method, inner.target, _forwarded(inner, tail), own, inner.line)
 
 
 def identity_lines(impersonation: Headers) -> IdentityLines:
@@ -361,22 +361,22 @@ def guardrail_of(head: ResponseHead) -> str:
     return match[1].decode("ascii") if match is not None else "unreadable"
 
 
-def _crossing(head: RequestHead, tail: bool) -> Fields:
+def _forwarded(head: RequestHead, tail: bool) -> Fields:
     """The forwarded headers of a request, with new framing; computed once per block."""
     fields = head.fields
     if fields.upgrade is not None:
         # Its framing depends on the method, and each session has one upgrade, so nothing is cached.
         return Fields((*_client_headers(fields, tail), *_upgrade_framing(head)))
-    crossing = fields.crossing_tail if tail else fields.crossing
-    if crossing is None:
-        crossing = Fields((*_client_headers(fields, tail), *_framing(fields)))
+    forwarded = fields.forwarded_tail if tail else fields.forwarded
+    if forwarded is None:
+        forwarded = Fields((*_client_headers(fields, tail), *_framing(fields)))
         # Known here: computing it would parse each header again, and keep the result.
-        crossing.upgrade = None
+        forwarded.upgrade = None
         if tail:
-            fields.crossing_tail = crossing
+            fields.forwarded_tail = forwarded
         else:
-            fields.crossing = crossing
-    return crossing
+            fields.forwarded = forwarded
+    return forwarded
 
 
 def _client_headers(fields: Fields, tail: bool) -> list[tuple[bytes, bytes]]:
@@ -481,11 +481,11 @@ def _leads_to(absolute: re.Match[bytes], host: bytes) -> bool:
     if absolute[2].startswith(b"\\"):
         # For browsers the host ends there; for Python the text after it may be the host.
         return False
-    there = _place(absolute[1])
-    return there is not None and there == _place(host)
+    there = _normal_authority(absolute[1])
+    return there is not None and there == _normal_authority(host)
 
 
-def _place(authority: bytes) -> tuple[str, bytes] | None:
+def _normal_authority(authority: bytes) -> tuple[str, bytes] | None:
     """The host and port of an authority in one normal form; None if it is not plain."""
     match = _AUTHORITY.fullmatch(authority.lower())
     if match is None:

@@ -29,7 +29,7 @@ from proxy.message.head import (
     ResponseHead,
     check_connection,
 )
-from proxy.message.hops import HOP_LINES, is_dealt_with
+from proxy.message.hops import HOP_LINES, needs_rewriting
 
 _FIELDS = re.compile(rb"(?:" + TOKEN + rb"++:" + VALUE + rb"\r\n)*+\r\n")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1\.1\r\n")
@@ -45,7 +45,7 @@ LINE_KNOWN_BYTES_MAX = 160
 # The effects of a line, besides framing: it is one of HOP_LINES; it needs rewriting; it may end the
 # connection.
 _HOP = 1
-_DEALT_WITH = 2
+_REWRITTEN = 2
 MAY_CLOSE = 4
 _Framing = tuple[bytes, bytes, int | None]
 """Name and value of a framing header, and the length if it is a plain number."""
@@ -229,8 +229,8 @@ class AnswerLines(dict[bytes, bytes]):
         if name in FRAMING_NAMES:
             is_plain = name == b"content-length" and value.isdigit() and len(value) <= LENGTH_DIGITS_MAX
             framing = name, value, int(value) if is_plain else None
-        if is_dealt_with(name):
-            says = _HOP if canonical in HOP_LINES else _DEALT_WITH
+        if needs_rewriting(name):
+            says = _HOP if canonical in HOP_LINES else _REWRITTEN
             if name == b"connection" and b"close" in value.lower():
                 says |= MAY_CLOSE
         if len(self) + len(self._noted) >= LINES_KNOWN_MAX:
@@ -266,7 +266,7 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
         raise BadResponse(f"the head of the answer is larger than {ANSWER_HEAD_BYTES_MAX} bytes")
     says = known.says
     passes: bytes | None = encoded
-    if says & _DEALT_WITH or status == 101:
+    if says & _REWRITTEN or status == 101:
         passes = None
         try:
             check_connection(encoded)

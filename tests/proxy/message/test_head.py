@@ -470,10 +470,10 @@ def test_headers_whose_parts_were_forgotten_are_worked_out_again() -> None:
     block = b"Host: a\r\nX-A: 1\r\nx-a:2 \r\nConnection: close, Upgrade\r\nUpgrade: spdy\r\n\r\n"
     fields = Fields.of_block(block)
     said = fields.headers, fields.by_name, fields.connection, fields.upgrade
-    fields.crossing = fields.crossing_tail = Fields(())
+    fields.forwarded = fields.forwarded_tail = Fields(())
     fields.forget_parts()
     fields.forget_parts()
-    assert fields.crossing is fields.crossing_tail is None
+    assert fields.forwarded is fields.forwarded_tail is None
     for name in ("headers", "by_name"):
         with pytest.raises(AttributeError):
             object.__getattribute__(fields, name)
