@@ -33,7 +33,7 @@ _TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})((?:[/?].*)?)", re.DOTALL)
 
 
 @attrs.define(eq=False)
-class Asked:
+class ParsedRequest:
     """The facts that follow from a request line alone."""
 
     cluster: str
@@ -46,13 +46,13 @@ class Asked:
     durable: bool = True
     """The audit intent must be on disk before the request is forwarded."""
     tail: bool = False
-    """The API server forwards it to a backend of its own (proxy, exec and the like)."""
+    """The API server forwards it to a backend (services, pods or nodes proxy)."""
     long_running: bool = True
     line: bytes | None = None
     """The request line as sent to the cluster; None before the first request."""
-    told: Request | None = None
+    audit_view: Request | None = None
     """The request line as audit events have it; None before the first event."""
-    kept: bool = False
+    cacheable: bool = False
     """It may be cached: it holds no credential, and it is short."""
     small: bool = attrs.field(init=False)
     """An ordinary read, complete when it is answered."""
@@ -72,21 +72,23 @@ class Asked:
 
 
 @memoized
-def understand(method: bytes, target: bytes) -> Asked:
+def parse_request(method: bytes, target: bytes) -> ParsedRequest:
     """Parse a request line; never raises."""
     match = _TARGET.fullmatch(target)
     if match is None:
-        return Asked("", b"", None, "the target names no cluster")
+        return ParsedRequest("", b"", None, "the target names no cluster")
     cluster, inner = match[1].decode("ascii"), match[2]
     if not inner.startswith(b"/"):
         inner = b"/" + inner
     try:
         info = parse(method, inner)
     except BadTarget as error:
-        return Asked(cluster, inner, None, error.reason)
+        return ParsedRequest(cluster, inner, None, error.reason)
     fault = "a token in the URL is refused" if has_access_token(inner) else ""
-    kept, tail = is_cacheable(target), is_tail(info)
-    return Asked(cluster, inner, info, fault, info.is_write, tail, info.long_running, kept=kept)
+    cacheable, tail = is_cacheable(target), is_tail(info)
+    return ParsedRequest(
+        cluster, inner, info, fault, info.is_write, tail, info.long_running, cacheable=cacheable
+    )
 
 
 @attrs.define(eq=False)
@@ -102,9 +104,9 @@ class Caller:
     cluster: Cluster | None
     refusal: Refusal | None
     """Why all its requests are refused; when None, there are an agent and a cluster."""
-    told: Told | None = None
+    audit_view: AuditView | None = None
     """The sender as audit events have it; None before the first event."""
-    granted: dict[Asked, Grant] = attrs.field(factory=dict, init=False)
+    granted: dict[ParsedRequest, Grant] = attrs.field(factory=dict, init=False)
     """Grants that do not depend on the time."""
     tunnelled: Cluster | None = attrs.field(init=False)
     """The cluster, if its relays use tunnels and no refusal applies to all requests."""
@@ -127,7 +129,7 @@ class Grant:
 
 
 @attrs.frozen(eq=False)
-class Told:
+class AuditView:
     """The actor, the cluster and the client as audit events have them."""
 
     actor: Actor
@@ -140,7 +142,7 @@ class Call:
     """An authenticated, parsed and allowed request."""
 
     head: RequestHead
-    asked: Asked
+    parsed: ParsedRequest
     info: RequestInfo
     caller: Caller
     agent: Agent
@@ -159,17 +161,17 @@ class Call:
         True for reads as policies define them: no upgrade, and nothing that the API server forwards to a
         backend.
         """
-        return not (self.durable or self.asked.tail)
+        return not (self.durable or self.parsed.tail)
 
     @property
     def durable(self) -> bool:
         """Whether the audit intent must be on disk before the request is forwarded."""
-        return self.asked.durable or self.head.upgrade is not None
+        return self.parsed.durable or self.head.upgrade is not None
 
     @property
     def long(self) -> bool:
         """Whether the call is a watch, a followed log or an upgrade."""
-        return self.asked.long_running or self.head.upgrade is not None
+        return self.parsed.long_running or self.head.upgrade is not None
 
 
 @attrs.frozen(eq=False)
@@ -195,7 +197,7 @@ class Admission:
     tokens: AccessTokens
     directory: Directory
 
-    def caller(self, head: RequestHead, asked: Asked, now: float) -> Caller:
+    def caller(self, head: RequestHead, parsed: ParsedRequest, now: float) -> Caller:
         """Return the sender of a request, by its token; raises TokenError when the token is not accepted now.
 
         `now` is in epoch seconds.
@@ -205,12 +207,12 @@ class Admission:
         if (
             type(kept) is Caller
             and kept.snapshot is snapshot
-            and kept.cluster_name == asked.cluster
+            and kept.cluster_name == parsed.cluster
             and now < kept.claims.expires_at
         ):
             return kept
-        claims = self.tokens.verify(bearer(head), asked.cluster, now)
-        decided = decide(snapshot, claims, asked.cluster)
+        claims = self.tokens.verify(bearer(head), parsed.cluster, now)
+        decided = decide(snapshot, claims, parsed.cluster)
         agent, cluster = (None, None) if isinstance(decided, Denied) else decided
         refusal = None
         if forged := identity_headers(head):
@@ -221,23 +223,23 @@ class Admission:
             refusal = Refusal(403, "no-impersonation", message, Kind.HEADER_SMUGGLING)
         elif isinstance(decided, Denied):
             refusal = Refusal(403, decided.rule, decided.message)
-        caller = Caller(asked.cluster, snapshot, claims, agent, cluster, refusal)
+        caller = Caller(parsed.cluster, snapshot, claims, agent, cluster, refusal)
         head.fields.note = caller
         return caller
 
-    def fault(self, head: RequestHead, asked: Asked, caller: Caller) -> Refusal | None:
+    def fault(self, head: RequestHead, parsed: ParsedRequest, caller: Caller) -> Refusal | None:
         """Return what is wrong with a request before any policy is evaluated; None when nothing is."""
-        if asked.info is None:
-            message = f"the request is refused: {asked.fault}"
-            return Refusal(400, "malformed", message, Kind.MALFORMED, asked.fault)
+        if parsed.info is None:
+            message = f"the request is refused: {parsed.fault}"
+            return Refusal(400, "malformed", message, Kind.MALFORMED, parsed.fault)
         if caller.refusal is not None:
             return caller.refusal
-        if asked.fault:
-            return Refusal(400, "token-in-url", asked.fault, Kind.MALFORMED)
-        if len(asked.target) > TARGET_CHARACTERS_MAX:
-            whole_bytes = asked.whole_bytes(head)
+        if parsed.fault:
+            return Refusal(400, "token-in-url", parsed.fault, Kind.MALFORMED)
+        if len(parsed.target) > TARGET_CHARACTERS_MAX:
+            whole_bytes = parsed.whole_bytes(head)
             if whole_bytes > TARGET_CHARACTERS_MAX:
-                part = "request target" if whole_bytes == len(asked.target) else "request target's path"
+                part = "request target" if whole_bytes == len(parsed.target) else "request target's path"
                 message = (
                     f"the {part} has {whole_bytes} bytes, and at most {TARGET_CHARACTERS_MAX} of them can be "
                     "recorded: send a long script by the command's standard input, and a long body as a body"
@@ -249,19 +251,19 @@ class Admission:
         return None
 
     def admit(
-        self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, now: float
+        self, head: RequestHead, parsed: ParsedRequest, caller: Caller, client_ip: str, now: float
     ) -> Call | Refusal:
         """Return the call, or why it is refused."""
-        grant = caller.granted.get(asked) or self._grant(head, asked, caller, now)
+        grant = caller.granted.get(parsed) or self._grant(head, parsed, caller, now)
         if isinstance(grant, Refusal):
             return grant
-        return Call(head, asked, grant.info, caller, grant.agent, grant.cluster, client_ip, grant.verdict)
+        return Call(head, parsed, grant.info, caller, grant.agent, grant.cluster, client_ip, grant.verdict)
 
-    def _grant(self, head: RequestHead, asked: Asked, caller: Caller, now: float) -> Grant | Refusal:
-        fault = self.fault(head, asked, caller)
+    def _grant(self, head: RequestHead, parsed: ParsedRequest, caller: Caller, now: float) -> Grant | Refusal:
+        fault = self.fault(head, parsed, caller)
         if fault is not None:
             return fault
-        info, agent, cluster = asked.info, caller.agent, caller.cluster
+        info, agent, cluster = parsed.info, caller.agent, caller.cluster
         assert info is not None, "nothing is refused"
         assert agent is not None, "nothing is refused"
         assert cluster is not None, "nothing is refused"
@@ -270,15 +272,15 @@ class Admission:
         bundle = caller.snapshot.bundle
         verdict = judge(bundle, agent, cluster, info, now)
         if not verdict.decision.allowed:
-            told = denial(verdict, agent, cluster, info)
+            denied = denial(verdict, agent, cluster, info)
             rule = verdict.decision.rule
-            return Refusal(403, rule, told.message, decision=verdict.recorded, details=told.details)
+            return Refusal(403, rule, denied.message, decision=verdict.recorded, details=denied.details)
         grant = Grant(info, agent, cluster, verdict)
         # Long-running requests are made once on a connection, and would keep the cached grant alive for
         # hours.
-        lasts = asked.long_running or head.fields.upgrade is not None
-        if asked.kept and not (lasts or bundle.timed):
+        lasts = parsed.long_running or head.fields.upgrade is not None
+        if parsed.cacheable and not (lasts or bundle.timed):
             if len(caller.granted) >= GRANTS_REMEMBERED_MAX:
                 caller.granted.clear()
-            caller.granted[asked] = grant
+            caller.granted[parsed] = grant
         return grant

@@ -45,7 +45,7 @@ from auth.principal import Principal
 from auth.requestinfo import RequestInfo, decode_value, first_values, raw_values
 from auth.tokens import AccessClaims
 from proxy.hub.authorize.access import TOKENS_REMEMBERED_MAX
-from proxy.hub.authorize.admission import Asked, Call, Told
+from proxy.hub.authorize.admission import AuditView, Call, ParsedRequest
 from proxy.hub.store.entities import Agent
 from proxy.hub.store.entities import Cluster as EnrolledCluster
 from proxy.message.head import RequestHead
@@ -60,7 +60,7 @@ _BEARER_PARAMETER = re.compile(rb"(&%b)(?:=[^&]*+)?+(?=&|\Z)" % ACCESS_TOKEN_NAM
 _CLIENTS_REMEMBERED_MAX = 4096
 _USER_AGENT_BYTES_MAX = 256
 # More than a record keeps in any encoding. Decoding invalid UTF-8 is expensive.
-_USER_AGENT_BYTES_TOLD = 4 * NAME_CHARACTERS_MAX
+_USER_AGENT_BYTES_SHOWN = 4 * NAME_CHARACTERS_MAX
 # Replaces the part of a target that is not scanned: a mark that no target contains, and a SHA-256 in hex.
 _REST_CHARACTERS_MAX = 65
 # The part of such a target that is scanned.
@@ -136,7 +136,7 @@ class Trail:
         self,
         *,
         head: RequestHead,
-        asked: Asked,
+        parsed: ParsedRequest,
         client_ip: str,
         claims: AccessClaims,
         agent: Agent | None,
@@ -164,10 +164,10 @@ class Trail:
             actor=party.actor,
             client=_client(head, client_ip, party.mode),
             cluster=party.cluster,
-            req=asked.told or _tell(head, asked, undecided=undecided),
+            req=parsed.audit_view or _audit_view(head, parsed, undecided=undecided),
             impersonated=party.impersonated if decision.effect == "allow" else None,
             decision=decision,
-            stream=stream_of(head, asked.info, undecided=undecided),
+            stream=stream_of(head, parsed.info, undecided=undecided),
             note=note,
         )
 
@@ -182,25 +182,25 @@ class Trail:
         tunnel: Tunnel | None,
     ) -> Event:
         """The one event of an allowed read that has ended, and was no stream."""
-        caller, asked = call.caller, call.asked
+        caller, parsed = call.caller, call.parsed
         # The headers belong to one connection, so this view of them is cached with them.
-        told = caller.told
-        if told is None:
+        view = caller.audit_view
+        if view is None:
             party = self._party(caller.claims, call.agent, call.cluster)
             client = _client(call.head, call.client_ip, party.mode)
-            caller.told = told = Told(party.actor, party.cluster, client)
+            caller.audit_view = view = AuditView(party.actor, party.cluster, client)
         return Event(
             eid=eid,
             kind=Kind.CALL,
             phase=Phase.COMPLETE,
             ts=datetime.now(UTC),
             org=self._org,
-            actor=told.actor,
+            actor=view.actor,
             dur_ms=took_ms,
-            client=told.client,
-            cluster=told.cluster,
+            client=view.client,
+            cluster=view.cluster,
             relay=relay,
-            req=asked.told or _tell(call.head, asked),
+            req=parsed.audit_view or _audit_view(call.head, parsed),
             impersonated=impersonated,
             decision=call.verdict.recorded,
             resp=resp,
@@ -265,9 +265,9 @@ def _client(head: RequestHead, client_ip: str, mode: str) -> Client:
     user_agent = head.header(b"user-agent") or b""
     if len(user_agent) <= _USER_AGENT_BYTES_MAX:
         return _remembered_client(client_ip, user_agent, mode)
-    told = text(user_agent[:_USER_AGENT_BYTES_TOLD])
+    shown = text(user_agent[:_USER_AGENT_BYTES_SHOWN])
     # The rest is not recorded, so it is not decoded. The record still counts the bytes it cut.
-    return Client(client_ip, told + "*" * (len(user_agent) - _USER_AGENT_BYTES_TOLD), mode)
+    return Client(client_ip, shown + "*" * (len(user_agent) - _USER_AGENT_BYTES_SHOWN), mode)
 
 
 @lru_cache(_CLIENTS_REMEMBERED_MAX)
@@ -275,19 +275,19 @@ def _remembered_client(client_ip: str, user_agent: bytes, mode: str) -> Client:
     return Client(client_ip, text(user_agent), mode)
 
 
-def _tell(head: RequestHead, asked: Asked, *, undecided: bool = False) -> Request:
+def _audit_view(head: RequestHead, parsed: ParsedRequest, *, undecided: bool = False) -> Request:
     """The audit view of a request line, cached with it because most request lines repeat.
 
     A long one is not cached: its recorded length depends on the decision.
     """
-    info, target = asked.info, asked.target
+    info, target = parsed.info, parsed.target
     if info is None:
-        told = Request(text(head.method), text(without_bearer(target)))
+        view = Request(text(head.method), text(without_bearer(target)))
     else:
-        told = Request(
+        view = Request(
             info.method,
             # A fault means that a token was found in the target.
-            text(without_bearer(target, whole=not asked.fault)),
+            text(without_bearer(target, whole=not parsed.fault)),
             info.verb,
             info.group,
             info.version,
@@ -298,25 +298,25 @@ def _tell(head: RequestHead, asked: Asked, *, undecided: bool = False) -> Reques
             info.dry_run,
         )
     if len(target) <= EXCERPT_CHARACTERS_MAX:
-        asked.told = told
-        return told
-    kept, whole_bytes = EXCERPT_CHARACTERS_MAX, asked.whole_bytes(head)
+        parsed.audit_view = view
+        return view
+    kept, whole_bytes = EXCERPT_CHARACTERS_MAX, parsed.whole_bytes(head)
     if info is not None and not undecided and whole_bytes <= TARGET_CHARACTERS_MAX:
         if whole_bytes == len(target):
-            return told
+            return view
         # Never include the mark of an unscanned rest, which is cut off with it.
         kept = min(whole_bytes + 1 + READ_QUERY_CHARACTERS_MAX, _SEEN_CHARACTERS_MAX)
-    if len(told.raw_target) <= kept:
-        return told
-    return replace(told, target_kept=kept, target_bytes=len(target))
+    if len(view.raw_target) <= kept:
+        return view
+    return replace(view, target_kept=kept, target_bytes=len(target))
 
 
 def _excerpt(head: RequestHead) -> Request:
     """The audit view of an unauthenticated request line."""
-    target, told = head.target, Request(text(head.method), text(without_bearer(head.target)))
+    target, view = head.target, Request(text(head.method), text(without_bearer(head.target)))
     if len(target) <= EXCERPT_CHARACTERS_MAX:
-        return told
-    return replace(told, target_kept=EXCERPT_CHARACTERS_MAX, target_bytes=len(target))
+        return view
+    return replace(view, target_kept=EXCERPT_CHARACTERS_MAX, target_bytes=len(target))
 
 
 def without_bearer(target: bytes, *, whole: bool = False) -> bytes:
@@ -355,13 +355,13 @@ def stream_of(head: RequestHead, info: RequestInfo | None, *, undecided: bool = 
 
 def _command(query: bytes) -> tuple[str, ...]:
     """The arguments of an exec. Only those that a record keeps are decoded; the others are counted."""
-    told: list[str] = []
+    kept: list[str] = []
     left = TARGET_CHARACTERS_MAX
     values = raw_values(query, "command")
     for value in values:
         if (argument := decode_value(value)) is not None:
-            told.append(argument)
+            kept.append(argument)
             left -= len(argument)
-            if left <= 0 or len(told) == ARGV_ITEMS_MAX:
+            if left <= 0 or len(kept) == ARGV_ITEMS_MAX:
                 break
-    return (*told, *("" for _ in values))
+    return (*kept, *("" for _ in values))

@@ -240,10 +240,10 @@ class DirectRelays:
             jti=self._new_id(),
             now=time.time(),
         )
-        asked = RequestHead.of(b"GET", STATEMENT_TARGET)
+        request = RequestHead.of(b"GET", STATEMENT_TARGET)
         connection, _ = await relay.connections.acquire(fresh=True)
         try:
-            await connection.send_request(direct_request_head(asked, relay.host, token, keys.succession))
+            await connection.send_request(direct_request_head(request, relay.host, token, keys.succession))
             head = await connection.receive_head()
             if head.status != 200 or failure_of(head) is not None:
                 return ""

@@ -266,7 +266,7 @@ async def test_a_stranger_who_does_not_take_the_answer_is_cut(
     bench: Bench, autojump_clock: MockClock, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if target == "our fault":
-        monkeypatch.setattr("proxy.hub.calls.calls.understand", None)
+        monkeypatch.setattr("proxy.hub.calls.calls.parse_request", None)
         target = "/clusters/prod/api"
     # What one end sends stays there until the other one has received it.
     client = await bench.connect(*trio.testing.lockstep_stream_pair())
@@ -298,7 +298,7 @@ async def test_a_fault_of_ours_is_answered_and_ends_the_connection(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("proxy.hub.calls.calls.understand", fail)
+    monkeypatch.setattr("proxy.hub.calls.calls.parse_request", fail)
     client = await bench.connect()
     await client.send_all(
         b"POST /clusters/prod/api HTTP/1.1\r\nHost: hub.example\r\nContent-Length: 10\r\n\r\nthe b"

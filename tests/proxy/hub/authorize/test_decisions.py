@@ -259,15 +259,15 @@ async def test_nothing_is_judged_again_where_no_policy_looks_at_the_time(autojum
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("broken", ["decide", "judge", "understand"])
+@pytest.mark.parametrize("broken", ["decide", "judge", "parse_request"])
 async def test_a_fault_in_what_decides_never_becomes_a_request(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    module = "calls.calls" if broken == "understand" else "authorize.admission"
-    module = "calls.quick" if bench.quick and broken == "understand" else module
+    module = "calls.calls" if broken == "parse_request" else "authorize.admission"
+    module = "calls.quick" if bench.quick and broken == "parse_request" else module
     data = bench.request(f"GET {HELD}/web HTTP/1.1")
     async with relay_of(bench) as relay:
         with monkeypatch.context() as patched:

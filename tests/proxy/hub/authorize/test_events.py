@@ -22,7 +22,7 @@ from audit.record import (
 from auth.principal import Principal
 from auth.requestinfo import decode_value, parse
 from auth.tokens import AccessClaims
-from proxy.hub.authorize.admission import understand
+from proxy.hub.authorize.admission import parse_request
 from proxy.hub.authorize.events import Trail, _remembered_client, impersonated, stream_of, without_bearer
 from proxy.hub.store.entities import Agent, AgentState
 from proxy.message.head import RequestHead
@@ -86,7 +86,7 @@ def told(
     target = b"/clusters/prod/api/v1/pods?limit=1"
     return trail.call(
         head=RequestHead.of(b"GET", target, ((b"user-agent", head),)),
-        asked=understand(b"GET", target),
+        parsed=parse_request(b"GET", target),
         client_ip="192.0.2.7",
         claims=claims,
         agent=agent,
@@ -129,7 +129,7 @@ def test_how_much_of_a_target_is_recorded(
     headers = ((b"connection", b"upgrade"), (b"upgrade", b"websocket")) if upgrade else ()
     event = Trail("acme").call(
         head=RequestHead.of(method, target, headers),
-        asked=understand(method, target),
+        parsed=parse_request(method, target),
         client_ip="192.0.2.7",
         claims=CLAIMS,
         agent=AGENT,
