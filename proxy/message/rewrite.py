@@ -493,15 +493,15 @@ def _normal_authority(authority: bytes) -> tuple[str, bytes] | None:
     name, port = match[1].removesuffix(b"."), match[2]
     if int(port or b"0") > PORT_MAX:
         return None
-    place = name.decode("ascii")
+    host = name.decode("ascii")
     if _ADDRESS.fullmatch(name) is not None:
         try:
-            address = ip_address(place.strip("[]"))
+            address = ip_address(host.strip("[]"))
         except ValueError:
             return None
         mapped = address.ipv4_mapped if address.version == 6 else None
-        place = str(mapped or address)
-    return place, b"" if port in _DEFAULT_PORTS else port
+        host = str(mapped or address)
+    return host, b"" if port in _DEFAULT_PORTS else port
 
 
 def _rooted(path: bytes) -> bytes:

@@ -144,10 +144,10 @@ def add_faults(faults: list[str], found: list[str]) -> None:
     """Add errors found by a later check, except those of keys that already have one: they would follow from
     it.
     """
-    told = {fault.partition(":")[0] for fault in faults}
+    faulty = {fault.partition(":")[0] for fault in faults}
     for fault in found:
         key = fault.partition(":")[0]
-        if not any(path == key or path.startswith(f"{key}.") for path in told):
+        if not any(path == key or path.startswith(f"{key}.") for path in faulty):
             faults.append(fault)
 
 

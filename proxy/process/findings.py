@@ -36,8 +36,8 @@ class Findings:
 
     def has_fault_of(self, *keys: str) -> bool:
         """Whether one of these keys already has an error, so that checks of its value are skipped."""
-        told = {fault.partition(":")[0] for fault in self.configuration}
-        return any(name == key or name.startswith(f"{key}.") for name in told for key in keys)
+        faulty = {fault.partition(":")[0] for fault in self.configuration}
+        return any(name == key or name.startswith(f"{key}.") for name in faulty for key in keys)
 
     def look(self, read: Callable[[], _Value], known: tuple[type[Exception], ...]) -> _Value | None:
         """Read something; one of the known errors is added to `faults`, and None is returned."""

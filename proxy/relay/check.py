@@ -70,8 +70,8 @@ def _look_at_certificate(stated: FileConfig, findings: Findings) -> None:
         return
     # The certificate's names are not checked: only the hub knows the name that it dials.
     for remark in remarks_on(pem, datetime.now(UTC)):
-        told = findings.refused if remark.refused else findings.warnings
-        told.append(f"direct.certificate: {certificate}: {remark.text}")
+        target = findings.refused if remark.refused else findings.warnings
+        target.append(f"direct.certificate: {certificate}: {remark.text}")
     findings.seen["certificate"] = f"{certificate}: {summary_of(pem)}"
     findings.seen["listens on"] = f"{stated.direct.listen}, which was not opened"
 

@@ -119,11 +119,11 @@ class TrailWatch:
             await trio.sleep(DISK_CHECK_S)
 
     def _judge(self, disk: Disk) -> None:
-        told = fullness(self.folder, disk)
-        if told is not None and not self._full:
+        warning = fullness(self.folder, disk)
+        if warning is not None and not self._full:
             self._full = True
-            _log.error("audit: %s", told)
-            self.recorder.complete(self.record(Kind.AUDIT_DISK, told))
+            _log.error("audit: %s", warning)
+            self.recorder.complete(self.record(Kind.AUDIT_DISK, warning))
         elif self._full and disk.filled < RELIEVED_AT:
             self._full = False
             _log.warning("audit: the disk of %s is %.0f %% full again", self.folder, disk.filled * 100)

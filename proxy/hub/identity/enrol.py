@@ -90,11 +90,11 @@ class EnrolmentEndpoint:
     async def _enrol(self, form: bytes, sender: Sender, events: AgentEvents) -> Answer:
         now = self.clock()
         if self.throttle.refuses(sender.client_ip, trio.current_time()):
-            told = (
+            description = (
                 "this address has shown too many codes that were not good: "
                 f"wait {FORGIVEN_AFTER_S:.0f} s, then try again"
             )
-            raise Refusal(429, "too_many_attempts", told, told)
+            raise Refusal(429, "too_many_attempts", description, description)
         fields = parse_form(form, sender.headers)
         for name in ("code", "jwk", "proof"):
             if name not in fields:
@@ -114,8 +114,8 @@ class EnrolmentEndpoint:
         try:
             await self.recorder.intent(event)
         except AuditUnavailable as error:
-            told = f"the audit trail cannot be written, so nothing is registered: {error}"
-            return answer_json(503, {"error": "temporarily_unavailable", "error_description": told})
+            description = f"the audit trail cannot be written, so nothing is registered: {error}"
+            return answer_json(503, {"error": "temporarily_unavailable", "error_description": description})
 
         def end(status: int, note: str) -> None:
             done = utc(self.clock())
@@ -132,8 +132,8 @@ class EnrolmentEndpoint:
             return malformed("invalid_request", str(error)).answer(self.issuer)
         except StoreUnavailableError as error:
             end(503, str(error))
-            told = "the hub cannot write down the key: try again"
-            return answer_json(503, {"error": "temporarily_unavailable", "error_description": told})
+            description = "the hub cannot write down the key: try again"
+            return answer_json(503, {"error": "temporarily_unavailable", "error_description": description})
         except BaseException as error:
             # Only the store knows whether the key was registered.
             end(500, f"ended by {type(error).__name__}")
@@ -182,14 +182,14 @@ class EnrolmentEndpoint:
             right_time = "" if error.skew_s is None else hub_time(self.pepper, now)
             raise malformed("invalid_request", f"proof: {error.reason}", right_time) from error
         if claims.hub_time and not is_hub_time(claims.hub_time, self.pepper, claims.issued_at):
-            told = "proof: its time is said to be this hub's, which has not told it"
-            raise malformed("invalid_request", told)
+            description = "proof: its time is said to be this hub's, which has not told it"
+            raise malformed("invalid_request", description)
         return key
 
 
 def _not_accepted(note: str, agent: Agent | None = None) -> Refusal:
-    told = (
+    description = (
         "the code is not accepted: it is good once and for 15 minutes; "
         "ask the hub's operator for another (`hawse admin agent code NAME`)"
     )
-    return Refusal(401, "invalid_client", told, note, agent=agent)
+    return Refusal(401, "invalid_client", description, note, agent=agent)

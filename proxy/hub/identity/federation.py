@@ -51,10 +51,10 @@ class Federated:
                 # current rules.
                 raise TokenError(f"the issuer {shown(url)} was removed while its keys were fetched")
         except TokenError as error:
-            raise refuse_unauthenticated(f"subject token: {error.reason}", told=NO_RULE) from None
+            raise refuse_unauthenticated(f"subject token: {error.reason}", description=NO_RULE) from None
         except IssuerUnavailable as error:
-            told = "the keys of the token's issuer cannot be had at the moment: try again"
-            raise Refusal(503, "temporarily_unavailable", told, str(error)) from error
+            description = "the keys of the token's issuer cannot be had at the moment: try again"
+            raise Refusal(503, "temporarily_unavailable", description, str(error)) from error
         return self._fitting(subject, issuer, claims)
 
     async def _verified(self, token: str, issuer: Issuer, kid: str) -> Claims:
@@ -75,14 +75,20 @@ class Federated:
         whose = f"subject token of {shown(str(claims.get('sub', '')))}"
         if not fitting:
             note = f"{whose} fits no rule: {', '.join(faults) or 'there is none'}"
-            raise refuse_unauthenticated(note, told=NO_RULE)
+            raise refuse_unauthenticated(note, description=NO_RULE)
         if subject.name:
             if subject.name not in fitting:
-                raise refuse_unauthenticated(f"{whose} is not agent {shown(subject.name)}", told=NO_RULE)
+                raise refuse_unauthenticated(
+                    f"{whose} is not agent {shown(subject.name)}", description=NO_RULE
+                )
             agent, found = fitting[subject.name]
         elif len(fitting) > 1:
-            told = "the token is more than one agent's: name one by `hawse login --agent NAME` (client_id)"
-            raise refuse_unauthenticated(f"{whose} fits {len(fitting)} agents, and names none", told=told)
+            description = (
+                "the token is more than one agent's: name one by `hawse login --agent NAME` (client_id)"
+            )
+            raise refuse_unauthenticated(
+                f"{whose} fits {len(fitting)} agents, and names none", description=description
+            )
         else:
             [(agent, found)] = fitting.values()
         if not agent.active:

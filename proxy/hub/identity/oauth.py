@@ -117,14 +117,17 @@ def refuse_unauthenticated(
     agent: Agent | None = None,
     credential: Credential | None = None,
     *,
-    told: str = "",
+    description: str = "",
     hub_time: str = "",
 ) -> Refusal:
     """The refusal of a sender that is not authenticated.
 
-    `told` and `hub_time` reach the sender. They must not reveal more than the holder of a valid key may know.
+    `description` and `hub_time` reach the sender, so they must reveal no more than the holder of a valid key may
+    know.
     """
-    return Refusal(401, "invalid_client", told, note, agent=agent, credential=credential, hub_time=hub_time)
+    return Refusal(
+        401, "invalid_client", description, note, agent=agent, credential=credential, hub_time=hub_time
+    )
 
 
 def refuse_inactive(agent: Agent, credential: Credential | Code | None = None) -> Refusal:
@@ -181,8 +184,8 @@ def shown_in(fields: Mapping[str, str], headers: Headers) -> Shown | None:
         case grant if grant == TOKEN_EXCHANGE:
             return _subject_in(fields, headers)
         case grant if grant != CLIENT_CREDENTIALS:
-            told = f"grant_type must be {CLIENT_CREDENTIALS} or {TOKEN_EXCHANGE}"
-            raise malformed("unsupported_grant_type", told)
+            description = f"grant_type must be {CLIENT_CREDENTIALS} or {TOKEN_EXCHANGE}"
+            raise malformed("unsupported_grant_type", description)
     if "subject_token" in fields:
         raise malformed("invalid_request", f"a subject_token belongs to grant_type {TOKEN_EXCHANGE}")
     basic = basic_in(headers)
@@ -213,8 +216,10 @@ def _subject_in(fields: Mapping[str, str], headers: Headers) -> Subject:
     if fields.get("requested_token_type", ACCESS_TOKEN_TYPE) != ACCESS_TOKEN_TYPE:
         raise malformed("invalid_request", f"requested_token_type must be {ACCESS_TOKEN_TYPE}")
     if "subject_token" not in fields or fields.get("subject_token_type") not in SUBJECT_TOKEN_TYPES:
-        told = f"subject_token is needed, and subject_token_type {' or '.join(sorted(SUBJECT_TOKEN_TYPES))}"
-        raise malformed("invalid_request", told)
+        description = (
+            f"subject_token is needed, and subject_token_type {' or '.join(sorted(SUBJECT_TOKEN_TYPES))}"
+        )
+        raise malformed("invalid_request", description)
     return Subject(fields.get("client_id", ""), fields["subject_token"])
 
 

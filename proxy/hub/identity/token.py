@@ -152,8 +152,15 @@ class TokenEndpoint:
             wanted = self._wanted_cluster(fields)
             agent, credential = await self._authenticate(shown, now)
             if not self._recording():
-                told = "the audit trail cannot be written, so no token is issued: try again later"
-                raise Refusal(503, "temporarily_unavailable", told, told, agent=agent, credential=credential)
+                description = "the audit trail cannot be written, so no token is issued: try again later"
+                raise Refusal(
+                    503,
+                    "temporarily_unavailable",
+                    description,
+                    description,
+                    agent=agent,
+                    credential=credential,
+                )
             now = self._clock()
             self._count(agent, credential)
             if wanted is not None:
@@ -287,9 +294,13 @@ class TokenEndpoint:
             # name the wrong one.
             if isinstance(error, AudienceError):
                 step = f"ask its operator for a code, then run `hawse login --hub {self._issuer} --code`"
-                raise refuse_unauthenticated(note, told=f"{calls_itself(self._issuer)}: {step}") from None
-            told = f"the credential is not accepted: {error.reason}"
-            raise refuse_unauthenticated(note, told=told, hub_time=hub_time(self._pepper, now)) from None
+                raise refuse_unauthenticated(
+                    note, description=f"{calls_itself(self._issuer)}: {step}"
+                ) from None
+            description = f"the credential is not accepted: {error.reason}"
+            raise refuse_unauthenticated(
+                note, description=description, hub_time=hub_time(self._pepper, now)
+            ) from None
         if claims.hub_time and not is_hub_time(claims.hub_time, self._pepper, claims.issued_at):
             raise refuse_unauthenticated("assertion: its time is said to be the hub's, which has not told it")
         agent, key = current.agent_keys_by_kid[claims.kid]
@@ -297,8 +308,8 @@ class TokenEndpoint:
         try:
             await self._replays.use(agent.id, claims.jti, claims.expires_at, now)
         except ReplayedError as error:
-            told = f"the credential is not accepted: {error}"
-            raise refuse_unauthenticated(str(error), agent, key, told=told) from error
+            description = f"the credential is not accepted: {error}"
+            raise refuse_unauthenticated(str(error), agent, key, description=description) from error
         # The key may have been revoked, or the agent locked, during the write to the replay store.
         found = self._directory.current.agent_keys_by_kid.get(claims.kid)
         if found is None or found[0].id != agent.id:
@@ -336,12 +347,12 @@ class TokenEndpoint:
         if given is None:
             given = self._given[agent.id] = Bucket(limit / 60, TOKENS_BURST_S, at)
         if given.left(at) < 1:
-            told = (
+            description = (
                 f"agent:{agent.name} asks for more than {counted(limit, 'token')} a minute "
                 f"(limits.tokens_per_minute): each is good for {LIFETIME_S:.0f} s, "
                 "so keep it, or ask the hub's operator for more"
             )
-            raise Refusal(429, "slow_down", told, told, agent=agent, credential=credential)
+            raise Refusal(429, "slow_down", description, description, agent=agent, credential=credential)
         given.take(1)
 
     def _check_reach(self, agent: Agent, credential: Credential, cluster: Cluster | None) -> None:
@@ -351,11 +362,11 @@ class TokenEndpoint:
             note = "the cluster is not granted to its teams"
         else:
             return
-        told = (
+        description = (
             "this agent may reach no such cluster: ask the hub's operator to grant it; "
             "`GET /v1/clusters` lists those that it may"
         )
-        raise Refusal(400, "invalid_target", told, note, agent=agent, credential=credential)
+        raise Refusal(400, "invalid_target", description, note, agent=agent, credential=credential)
 
     def _issue(
         self, agent: Agent, credential: Credential, cluster: Cluster | None, now: float
@@ -374,8 +385,10 @@ class TokenEndpoint:
                 now=now,
             )
         except IdentityError as error:
-            told = str(error)
-            raise Refusal(400, "invalid_target", told, told, agent=agent, credential=credential) from error
+            description = str(error)
+            raise Refusal(
+                400, "invalid_target", description, description, agent=agent, credential=credential
+            ) from error
         return {
             "access_token": token,
             "token_type": "Bearer",

@@ -61,7 +61,7 @@ class _Relay:
     connections: Connections
     host: bytes
     session: str
-    told: WeakKeyDictionary[ClientConnection, tuple[str, ...]] = attrs.Factory(WeakKeyDictionary)
+    announced: WeakKeyDictionary[ClientConnection, tuple[str, ...]] = attrs.Factory(WeakKeyDictionary)
     """The key statements sent on each connection: one address may lead to several relays."""
     tokens: dict[str, _Token] = attrs.Factory(dict)
     asking: trio.Event | None = attrs.Factory(trio.Event)
@@ -142,8 +142,8 @@ class DirectRelays:
         def head_for(connection: ClientConnection) -> RequestHead:
             token = self._token(relay, principal, renew=renew)
             succession = self._keys().succession
-            news = () if relay.told.get(connection) == succession else succession
-            relay.told[connection] = succession
+            news = () if relay.announced.get(connection) == succession else succession
+            relay.announced[connection] = succession
             return direct_request_head(inner, relay.host, token, news)
 
         outbound = DirectOutbound(relay.connections, inner, head_for, session=relay.session)
