@@ -54,7 +54,7 @@ class Admitter:
             admitted = True
             return pending
         except (TooManyPendingError, ProxyHeaderError) as error:
-            self.log.warning(f"turned away a connection: {error}", trio.current_time())
+            self.log.warning(f"refused a connection: {error}", trio.current_time())
             return None
         finally:
             if not admitted:
@@ -67,7 +67,7 @@ class Admitter:
 
     def _cut(self, tcp: trio.abc.Stream, why: str) -> None:
         """End a connection that was evicted for a newer one."""
-        self.log.warning(f"ended a connection for a newer one: {why}", trio.current_time())
+        self.log.warning(f"evicted a connection for a newer one: {why}", trio.current_time())
         shut_down(tcp)
 
     async def _receive_header(self, tcp: TCPStream) -> bytes | None:

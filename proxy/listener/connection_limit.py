@@ -80,10 +80,11 @@ class ConnectionLimit:
     def _evict_oldest(self, why: str) -> None:
         oldest = next((scope for scope, client in self._clients.items() if client is None), None)
         if oldest is None:
-            self.log.warning(f"turned away a connection: {why}", trio.current_time())
+            self.log.warning(f"refused a connection: {why}", trio.current_time())
             raise ConnectionLimitError(why)
         self.log.warning(
-            f"ended the oldest connection that has shown no token, or one of many: {why}", trio.current_time()
+            f"evicted the oldest unauthenticated connection, or one of many of one token: {why}",
+            trio.current_time(),
         )
         # Removed at once, so that the next newcomer evicts another connection.
         del self._clients[oldest]

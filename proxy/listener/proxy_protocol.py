@@ -59,7 +59,7 @@ def missing(data: bytes) -> int:
         )
     # Of LOCAL "the receiver must … discard the protocol block including the family".
     if command == _PROXY and length < _address_bytes(family):
-        raise ProxyHeaderError(f"its PROXY header has no room for addresses of the family {family:#04x}")
+        raise ProxyHeaderError(f"its PROXY header is too short for addresses of the family {family:#04x}")
     whole: int = _FIXED.size + length
     return whole - len(data)
 
@@ -85,7 +85,7 @@ def _address_bytes(family: int) -> int:
     if family == _UNIX:
         return _UNIX_BYTES
     if family not in _ADDRESSES:
-        raise ProxyHeaderError(f"its PROXY header has the family {family:#04x}, which TCP has not")
+        raise ProxyHeaderError(f"its PROXY header has the family {family:#04x}, which is not for TCP")
     return _ADDRESSES[family].size
 
 

@@ -35,7 +35,7 @@ class Remark:
 def fault_of_ca(pem: str) -> str | None:
     """Why a text is not a list of PEM certificates, worded to follow its file's name; None if it is."""
     if not pem.isascii():
-        return "holds more than ASCII, so it is no PEM"
+        return "holds non-ASCII characters, so it is not PEM"
     try:
         # Not create_default_context: for an empty text that loads the system's CAs.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
@@ -70,7 +70,9 @@ def remarks_on(pem: bytes, now: datetime, host: str | None = None) -> list[Remar
         text = f"the certificate is not valid before {begins}, and it is {now} by this machine's clock"
         remarks.append(Remark(text, refused=True))
     elif ends - now < min((ends - begins) / LAST_PART, LAST_MAX):
-        remarks.append(Remark(f"the certificate expires on {ends}, and is not renewed yet", refused=False))
+        remarks.append(
+            Remark(f"the certificate expires on {ends}, and has not been renewed yet", refused=False)
+        )
     return remarks
 
 

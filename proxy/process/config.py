@@ -71,7 +71,7 @@ class Address:
         if int(digits) > 65535:
             raise ValueError("the port exceeds 65535")
         if v6 is not None and not _is_v6(v6):
-            raise ValueError("only an IPv6 address stands in brackets")
+            raise ValueError("only IPv6 addresses are written in brackets")
         return cls(v6 or name, int(digits))
 
     @property
@@ -189,7 +189,7 @@ def fault_of_hub_url(url: str) -> str | None:
     if "%" in parts.netloc:
         return "an address with a zone is in no certificate: use another address, or a name"
     if parts.path.rstrip("/") or "?" in url or "#" in url:
-        return "the hub stands at the root of its host, so no path, query or fragment"
+        return "the hub is at the root of its host, so no path, query or fragment"
     if url != url.lower():
         # Tokens compare the issuer as a string (RFC 7519 section 4.1.1), so there is one spelling.
         return "write it in lower case"

@@ -23,6 +23,6 @@ def raise_file_limit() -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError) as error:
-            _log.debug("the limit of open files does not become %d: %s", wanted, error)
+            _log.debug("cannot raise the limit of open files to %d: %s", wanted, error)
         else:
             return

@@ -82,7 +82,7 @@ class WatchedFile(Generic[_Value]):
             if stamp != self._stamp:
                 self._value = self._read()
                 self._stamp = stamp
-                _log.info("read %s again, it has changed", self.path)
+                _log.info("%s has changed and was read again", self.path)
             self._fault = ""
         except FileError as error:
             if str(error) != self._fault:

@@ -65,5 +65,5 @@ async def trim_when_idle(
             trim()
             took_s = time.perf_counter() - began_s
             if took_s >= LOGGED_S:
-                _log.info("memory was given back to the system, which took %.0f ms", took_s * 1000)
+                _log.info("trimmed free memory in %.0f ms", took_s * 1000)
             schedule.trimmed(cpu_clock())

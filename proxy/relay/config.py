@@ -268,7 +268,7 @@ def _read_guardrails(stated: FileConfig, faults: list[str]) -> Guardrails | None
 
 def _check_tunnel(stated: FileConfig, faults: list[str]) -> TunnelDial | None:
     if stated.private_key is None:
-        faults.append("private_key: missing, tunnel mode proves the relay to the hub by it")
+        faults.append("private_key: missing, tunnel mode needs it to authenticate to the hub")
         return None
     key = _read("private_key", stated.private_key, lambda text: SigningKey.from_pem(text.encode()), faults)
     ca = _read_ca(stated.hub.ca, faults) if stated.hub.ca is not None else None

@@ -193,7 +193,7 @@ class Guardrails:
             if self._fault and stamp == self._refused and now - self._logged_at < FAULT_LOGGED_EVERY_S:
                 return False
             if not stamp:
-                raise PolicyError([Fault(str(self._path), 1, "", "all guardrails have gone")])
+                raise PolicyError([Fault(str(self._path), 1, "", "all guardrails were removed")])
             self._read = _read(self._path, self._namespace)
         except PolicyError as error:
             fault = "; ".join(map(str, error.faults))
@@ -286,11 +286,11 @@ def _misplaced(bundle: Bundle) -> Iterable[Fault]:
     for policy in bundle.policies:
         source = policy.source
         if policy.clusters != ClusterSelector():
-            message = "a guardrail is about the cluster that it stands in: leave clusters out"
+            message = "a guardrail applies to its own cluster: leave clusters out"
             yield Fault(source.file, source.first_line, "spec.clusters", message)
         for rule in policy.rules:
             if rule.max_duration_s is not None:
-                message = "a guardrail lets a request pass or not: durations are the hub's to bound"
+                message = "a guardrail allows or denies a request: the hub limits durations"
                 yield Fault(source.file, rule.line, f"rule {rule.id}", message)
 
 

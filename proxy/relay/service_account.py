@@ -142,13 +142,13 @@ def from_kubeconfig(path: Path) -> ClusterAccess:
     def read_again(raw: bytes) -> _Entry:
         changed = _parse_kubeconfig(raw)
         if changed.server != entry.server:
-            raise FileError("its current context is for another server now: restart the relay for that one")
+            raise FileError("its current context names another server now: restart the relay to use that one")
         return changed
 
     def read_token(raw: bytes) -> str:
         token = read_again(raw).token
         if not token:
-            raise FileError("its user has a tokenFile now: restart the relay to go by that")
+            raise FileError("its user has a tokenFile now: restart the relay to use it")
         return token
 
     parts = urlsplit(entry.server)

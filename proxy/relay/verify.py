@@ -74,9 +74,9 @@ class Verifier:
         try:
             for statement in statements:
                 if self.keys.learn(statement):
-                    log.warning("the hub has changed its signing key, as a key that is trusted here says")
+                    log.warning("the hub has changed its signing key; a trusted key signed the change")
         except TokenError as error:
-            self.doubt(f"a change of the hub's signing key is not believed: {error.reason}")
+            self.doubt(f"a change of the hub's signing key is not trusted: {error.reason}")
 
     def doubt(self, message: str) -> None:
         """Log a statement of the hub that is not trusted."""

@@ -151,7 +151,7 @@ class Limits:
         if requests is not None:
             if requests.left(self._clock()) < 1:
                 rate = counted(limits.requests_per_second, "time")
-                return _exceeded(agent.name, "requests_per_second", f"asks more than {rate} a second", _WAIT)
+                return _exceeded(agent.name, "requests_per_second", f"sends more than {rate} a second", _WAIT)
             requests.take(1)
         return None
 
@@ -159,7 +159,7 @@ class Limits:
         now, limits = self._clock(), load.limits
         if load.cancels is not None and load.cancels.left(now) < 1:
             rate = counted(limits.cancels_per_second, "call")
-            return _exceeded(agent.name, "cancels_per_second", f"gives up more than {rate} a second", _WAIT)
+            return _exceeded(agent.name, "cancels_per_second", f"cancels more than {rate} a second", _WAIT)
         if load.bytes is not None and load.bytes.left(now) < 0:
             rate = counted(limits.bytes_per_minute, "byte")
             return _exceeded(agent.name, "bytes_per_minute", f"moves more than {rate} a minute", _WAIT)
@@ -309,4 +309,4 @@ def _exceeded(name: str, key: str, what: str, then: str) -> Exceeded:
 
 
 def _silent(who: str, key: str, seconds: int) -> Ending:
-    return Ending(CloseReason.DEADLINE, f"nothing came from the {who} for {seconds} s, {_named(key)}")
+    return Ending(CloseReason.DEADLINE, f"nothing was received from the {who} for {seconds} s, {_named(key)}")

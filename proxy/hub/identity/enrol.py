@@ -91,8 +91,7 @@ class EnrolmentEndpoint:
         now = self.clock()
         if self.throttle.refuses(sender.client_ip, trio.current_time()):
             description = (
-                "this address has shown too many codes that were not good: "
-                f"wait {FORGIVEN_AFTER_S:.0f} s, then try again"
+                f"this address has sent too many invalid codes: wait {FORGIVEN_AFTER_S:.0f} s, then try again"
             )
             raise Refusal(429, "too_many_attempts", description, description)
         fields = parse_form(form, sender.headers)
@@ -132,7 +131,7 @@ class EnrolmentEndpoint:
             return malformed("invalid_request", str(error)).answer(self.issuer)
         except StoreUnavailableError as error:
             end(503, str(error))
-            description = "the hub cannot write down the key: try again"
+            description = "the hub cannot store the key: try again"
             return answer_json(503, {"error": "temporarily_unavailable", "error_description": description})
         except BaseException as error:
             # Only the store knows whether the key was registered.
@@ -182,7 +181,7 @@ class EnrolmentEndpoint:
             right_time = "" if error.skew_s is None else hub_time(self.pepper, now)
             raise malformed("invalid_request", f"proof: {error.reason}", right_time) from error
         if claims.hub_time and not is_hub_time(claims.hub_time, self.pepper, claims.issued_at):
-            description = "proof: its time is said to be this hub's, which has not told it"
+            description = "proof: it repeats a hub_time that this hub has not issued"
             raise malformed("invalid_request", description)
         return key
 

@@ -36,11 +36,11 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
     for *_, (address, *_) in found:
         there = ipaddress.ip_address(address)
         if is_nobodys(there):
-            refusal = f"{host} leads to {address}, where nobody that the hub asks can be"
+            refusal = f"{host} resolves to {address}, an address that is never allowed"
         elif not private and not is_public(there):
             # Both commands that add such a URL (`cluster add` and `federation`) have this option.
-            meant = "if that is meant, add it anew with --allow-private-address"
-            refusal = f"{host} leads to {address}, which is no public address ({meant})"
+            meant = "if that is intended, add it again with --allow-private-address"
+            refusal = f"{host} resolves to {address}, which is not a public address ({meant})"
         else:
             allowed.append(str(address))
     if not allowed:

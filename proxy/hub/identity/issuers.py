@@ -93,7 +93,7 @@ class IssuerKeys:
 
     async def _refresh(self, state: _State) -> None:
         state.tried_at = trio.current_time()
-        state.failure = "the fetch was given up"
+        state.failure = "the fetch was cancelled"
         try:
             with trio.fail_after(FETCH_S):
                 keys = parse_jwks(await self._fetch(state.issuer))

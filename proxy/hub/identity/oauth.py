@@ -122,8 +122,8 @@ def refuse_unauthenticated(
 ) -> Refusal:
     """The refusal of a sender that is not authenticated.
 
-    `description` and `hub_time` reach the sender, so they must reveal no more than the holder of a valid key may
-    know.
+    `description` and `hub_time` reach the sender, so they must reveal no more than the holder of a valid key
+    may know.
     """
     return Refusal(
         401, "invalid_client", description, note, agent=agent, credential=credential, hub_time=hub_time
@@ -212,7 +212,7 @@ def _subject_in(fields: Mapping[str, str], headers: Headers) -> Subject:
     if values_of(headers, b"authorization") or not {"client_secret", "client_assertion"}.isdisjoint(fields):
         raise malformed("invalid_request", "more than one credential is given; show one")
     if "actor_token" in fields:
-        raise malformed("invalid_request", "an actor_token is not supported: nobody acts for another here")
+        raise malformed("invalid_request", "an actor_token is not supported: delegation is not available")
     if fields.get("requested_token_type", ACCESS_TOKEN_TYPE) != ACCESS_TOKEN_TYPE:
         raise malformed("invalid_request", f"requested_token_type must be {ACCESS_TOKEN_TYPE}")
     if "subject_token" not in fields or fields.get("subject_token_type") not in SUBJECT_TOKEN_TYPES:

@@ -302,7 +302,7 @@ class TokenEndpoint:
                 note, description=description, hub_time=hub_time(self._pepper, now)
             ) from None
         if claims.hub_time and not is_hub_time(claims.hub_time, self._pepper, claims.issued_at):
-            raise refuse_unauthenticated("assertion: its time is said to be the hub's, which has not told it")
+            raise refuse_unauthenticated("assertion: it repeats a hub_time that this hub has not issued")
         agent, key = current.agent_keys_by_kid[claims.kid]
         _check_owner(shown.name, agent, key)
         try:

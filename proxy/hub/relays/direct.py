@@ -40,8 +40,8 @@ ASK_EVERY_S = 30.0
 ASK_DEADLINE_S = 10.0
 
 # For agents; the log and the trail have the details.
-_ELSEWHERE = "its relay is in another Kubernetes cluster than it was"
-_UNREADABLE = "its relay states what cannot be read"
+_ELSEWHERE = "its relay is in another Kubernetes cluster than the pinned one"
+_UNREADABLE = "its relay's statement is invalid"
 # A relay in direct mode states no instance name.
 INSTANCE = "direct"
 

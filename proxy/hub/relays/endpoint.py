@@ -73,7 +73,7 @@ _OF_RELAYS = Settings(max_streams=1, accept_queue_max=0, contexts_max=16)
 # Reasons for a WebSocket Close: 123 bytes at most, since a longer one is cut.
 CLUSTER_REMOVED = "its cluster was removed: stop this relay, or apply what `hawse admin cluster add` prints"
 KEY_REPLACED = "its key was replaced: apply the manifests that `hawse admin cluster key` has printed"
-_NO_WAY_BACK = "the tunnel was lost, and no relay can come back to a hub that goes"
+_NO_WAY_BACK = "the tunnel was lost, and a hub that is stopping resumes no session"
 
 _Value = TypeVar("_Value")
 
@@ -247,13 +247,11 @@ class RelayEndpoint:
             return False
         if not relay.session.may_resume(hello.resume):
             relay.session.abandon(
-                "the relay has not received, or not kept, what this hub takes it to have"
-                if self._farewell is None
-                else _NO_WAY_BACK
+                "the relay's state does not match this hub's" if self._farewell is None else _NO_WAY_BACK
             )
             return False
         _log.info(
-            "relay %s of cluster %s is back, from %s",
+            "relay %s of cluster %s has resumed its session, from %s",
             relay.instance, cluster.name, address, extra={"cluster": cluster.name},
         )  # fmt: skip
         relay.address = address
@@ -292,9 +290,9 @@ class RelayEndpoint:
             # Do not open a fresh session: it would supersede another session that the relay may have here.
             raise Rejected(
                 CloseCode.RESUME_UNKNOWN,
-                "this hub does not know that session, or not any more"
+                "this hub does not have that session, or no longer has it"
                 if self._farewell is None
-                else "this hub goes, and no session can go on here",
+                else "this hub is stopping, and resumes no session",
             )
         resume = self.config.tunnel.resume
         return Welcome(
@@ -382,7 +380,7 @@ class RelayEndpoint:
                     reason = await session.wait_closed()
                 finally:
                     _log.info(
-                        "relay %s of cluster %s is gone: %s",
+                        "relay %s of cluster %s has disconnected: %s",
                         relay.instance, cluster.name, reason, extra={"cluster": cluster.name},
                     )  # fmt: skip
                     self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
@@ -423,5 +421,5 @@ class RelayEndpoint:
         try:
             return await self.directory.read(write)
         except StoreUnavailableError as error:
-            _log.warning("cannot write down a relay's coming or going: %s", error)
+            _log.warning("cannot record that a relay connected or disconnected: %s", error)
             return None

@@ -76,7 +76,7 @@ class Pins:
     def refused(self, source: Source, error: Exception) -> None:
         """Log and record that a relay is refused."""
         _log.warning(
-            "turned away relay %s, from %s: %s",
+            "refused relay %s, from %s: %s",
             source.instance, source.address, error, extra={"cluster": source.cluster_name},
         )  # fmt: skip
         self.recorder.complete(self.event(source, Kind.RELAY_REFUSED, str(error)))

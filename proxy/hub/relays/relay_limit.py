@@ -48,7 +48,7 @@ class RelayLimit:
         if first.instance == relay.instance:
             raise RelayRefusedError(
                 f"another process is connected as relay {relay.instance} of cluster {relay.cluster_name}, "
-                f"from {first.address}: give each an instance of its own"
+                f"from {first.address}: give each its own instance name"
             )
         names = ", ".join(sorted(other.instance for other in conflicting))
         taken = f"{counted(len(conflicting), 'relay')} here ({names})"
@@ -72,6 +72,6 @@ class RelayLimit:
 
 async def _end_unless_it_answers(other: LiveRelay, relay: LiveRelay) -> None:
     if other.instance == relay.instance and other.session.detached:
-        other.end_with("another process of its name came while its connection was lost")
+        other.end_with("another process of the same instance connected while its connection was lost")
     elif not await other.session.answers(ANSWER_S):
-        other.end_with(f"it did not answer within {ANSWER_S:.0f} s when {relay.instance} came")
+        other.end_with(f"no answer within {ANSWER_S:.0f} s when relay {relay.instance} connected")

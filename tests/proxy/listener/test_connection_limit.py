@@ -37,8 +37,9 @@ async def test_the_oldest_stranger_makes_room_and_whoever_is_known_does_not(
         nursery.cancel_scope.cancel()
     assert limit.open == 0
     assert [record.getMessage() for record in caplog.records] == [
-        *["ended the oldest connection that has shown no token, or one of many: 2 are open, the limit"] * 2,
-        "turned away a connection: 2 are open, the limit",
+        *["evicted the oldest unauthenticated connection, or one of many of one token: 2 are open, the limit"]
+        * 2,
+        "refused a connection: 2 are open, the limit",
     ]
 
 

@@ -225,7 +225,7 @@ def faults(folder: Path, text: str) -> str:
         (NO_SECRETS.replace("spec:", "spec:\n  clusters: {matchLabels: {env: prod}}"), "leave clusters out"),
         (
             ONLY_PODS.replace("id: look,", "id: look, obligations: {maxDuration: 10m},"),
-            "rule look: a guardrail lets a request pass or not",
+            "rule look: a guardrail allows or denies a request",
         ),
         (NO_SECRETS.replace("resources: [secrets]", "when: request.nme == 'x'"), "request.nme"),
     ],
@@ -368,7 +368,7 @@ def test_guardrails_that_are_all_gone_stay(tmp_path: Path, caplog: pytest.LogCap
     os.unlink(tmp_path / "a.yaml")
     times.pass_(rails)
     assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
-    assert "all guardrails have gone" in caplog.text
+    assert "all guardrails were removed" in caplog.text
 
 
 # -- a hub that mints and sends whatever it likes

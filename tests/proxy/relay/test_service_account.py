@@ -152,7 +152,7 @@ def test_an_inline_token_follows_the_kubeconfig(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("current-context: c", "current-context: other", "for another server now"),
+        ("current-context: c", "current-context: other", "names another server now"),
         ("token: secret-1", "tokenFile: token", "a tokenFile now"),
     ],
 )

@@ -129,7 +129,7 @@ def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
     exceeded = limits.admit(agent())
     assert exceeded is not None
     assert exceeded.rule == "limits.cancels_per_second"
-    assert "gives up more than 10 calls a second" in exceeded.message
+    assert "cancels more than 10 calls a second" in exceeded.message
     assert limits.admit(agent("bob")) is None
     clock.now += 0.2
     assert limits.admit(agent()) is None
@@ -287,8 +287,8 @@ def test_while_memory_is_short_an_agent_with_more_than_a_few_calls_gets_no_other
     ("limit", "upgraded", "moves", "why"),
     [
         ({"stream_age_s": 60}, False, "both", "it is 60 s old, the limit (limits.stream_age_s)"),
-        ({"stream_idle_out_s": 60}, False, "in", "nothing came from the cluster for 60 s"),
-        ({"stream_idle_in_s": 60}, True, "out", "nothing came from the client for 60 s"),
+        ({"stream_idle_out_s": 60}, False, "in", "nothing was received from the cluster for 60 s"),
+        ({"stream_idle_in_s": 60}, True, "out", "nothing was received from the client for 60 s"),
         ({"stream_idle_in_s": 60}, False, "out", ""),
         ({"stream_idle_in_s": 60, "stream_idle_out_s": 60}, True, "both", ""),
         ({}, True, "", ""),

@@ -682,7 +682,7 @@ async def test_a_time_that_the_hub_has_not_told_is_worth_nothing_when_it_comes(t
         for fields in gathered:
             status, body = await bench.ask(**fields)
             assert (status, body) == await bench.ask(**signed(assertion(STRANGERS_KEY, now=now)))
-            assert "not told it" in bench.events[-2].note
+            assert "has not issued" in bench.events[-2].note
         assert (await bench.ask(**dated(hub_time(PEPPER, later), later)))[0] == 200
 
 

@@ -85,7 +85,7 @@ async def test_who_does_not_answer_makes_room(autojump_clock: MockClock) -> None
         await cluster.come("c")
         assert trio.current_time() - began == pytest.approx(ANSWER_S)
         assert (gone.session.closed, here.session.closed) == (True, False)
-        assert await gone.session.wait_closed() == "it did not answer within 5 s when c came"
+        assert await gone.session.wait_closed() == "no answer within 5 s when relay c connected"
         cluster.pairs[gone].wire.unplugged = False
 
 
@@ -112,7 +112,7 @@ async def test_another_process_of_the_same_name_waits_while_the_first_answers(
         first = await cluster.come("a", "boot-1")
         with pytest.raises(
             RelayRefusedError,
-            match=r"is connected as relay a of cluster prod, from .*: give each an instance of its own$",
+            match=r"is connected as relay a of cluster prod, from .*: give each its own instance name$",
         ):
             await cluster.come("a", "boot-2")
         assert not first.session.closed

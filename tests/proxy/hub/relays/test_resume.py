@@ -99,8 +99,8 @@ async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_is_told_that_
         bench.endpoint.leave(900, replaced=True)
         assert not hub.closed
         assert not await come_back(bench, claims, hello)
-        assert await hub.wait_closed() == "the tunnel was lost, and no relay can come back to a hub that goes"
-        with pytest.raises(Rejected, match="this hub goes, and no session can go on here") as caught:
+        assert await hub.wait_closed() == "the tunnel was lost, and a hub that is stopping resumes no session"
+        with pytest.raises(Rejected, match="this hub is stopping, and resumes no session") as caught:
             bench.endpoint._welcome(hello, claims, cluster)
         assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
 
