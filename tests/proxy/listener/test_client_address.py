@@ -93,7 +93,7 @@ async def test_a_header_of_another_is_never_read() -> None:
             assert await pair.server.receive_some() == sent
 
 
-async def test_a_load_balancer_without_a_header_is_turned_away_at_its_first_bytes(
+async def test_a_load_balancer_without_a_header_is_refused_at_its_first_bytes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with connected(BALANCERS) as pair:
@@ -118,7 +118,7 @@ async def test_a_load_balancer_has_two_seconds_for_the_header(
     assert "no PROXY header has come from 127.0.0.1:" in caplog.text
 
 
-async def test_one_that_only_looks_whether_somebody_listens_is_no_fault(
+async def test_a_tcp_health_check_is_no_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with connected(BALANCERS) as pair:
@@ -128,7 +128,7 @@ async def test_one_that_only_looks_whether_somebody_listens_is_no_fault(
     assert caplog.text == ""
 
 
-async def test_a_client_whose_place_is_taken_is_turned_away_and_the_load_balancers_place_is_free(
+async def test_a_client_above_the_limit_is_refused_and_the_load_balancers_share_is_released(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("proxy.listener.unauthenticated.PENDING_PER_NETWORK_MAX", 1)

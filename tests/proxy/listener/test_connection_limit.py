@@ -10,7 +10,7 @@ from proxy.listener.connection_limit import ConnectionLimit, ConnectionLimitErro
 from tunnel.net.loglimit import LogLimit
 
 
-async def test_the_oldest_stranger_makes_room_and_whoever_is_known_does_not(
+async def test_the_oldest_unauthenticated_connection_is_evicted_and_no_authenticated_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     limit = ConnectionLimit(LogLimit(logging.getLogger("hawse.test"), at_once=8))
@@ -54,7 +54,7 @@ async def test_many_that_come_at_once_end_as_many(caplog: pytest.LogCaptureFixtu
         for _ in range(2):
             nursery.start_soon(connection)
         await wait_all_tasks_blocked()
-        # None of those that are ended has had a turn to leave yet.
+        # None of the evicted ones has run its cleanup yet.
         for _ in range(2):
             nursery.start_soon(connection)
         await wait_all_tasks_blocked()

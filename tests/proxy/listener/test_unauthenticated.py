@@ -27,7 +27,7 @@ def _enter(
     return pending
 
 
-def test_the_gate_counts_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_are_counted_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 2)
     limits = UnauthenticatedLimits(connections_max=4)
     first, _ = _enter(limits, "192.0.2.1"), _enter(limits, "192.0.2.1")
@@ -70,7 +70,7 @@ def test_the_oldest_is_cut_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> No
     assert (limits.connections, list(limits.networks)) == (3, ["192.0.2.2", "192.0.2.3", "192.0.2.4"])
 
 
-def test_whoever_has_the_most_makes_room_at_once_for_one_from_elsewhere() -> None:
+def test_the_network_with_the_most_connections_loses_one_to_another_network() -> None:
     limits = UnauthenticatedLimits(connections_max=6)
     cut: list[str] = []
     for number in range(4):
@@ -136,7 +136,7 @@ def test_where_there_are_too_many_in_all_those_without_a_hello_make_room_first()
         _enter(limits, "192.0.2.3")
 
 
-def test_silent_connections_of_many_addresses_take_no_place_from_a_gateway() -> None:
+def test_silent_connections_of_many_addresses_do_not_displace_a_gateways() -> None:
     at = 100.0
     limits = UnauthenticatedLimits(clock=lambda: at, connections_max=8)
     cut: list[str] = []
@@ -176,7 +176,7 @@ def test_leaving_twice_gives_back_once() -> None:
     assert (limits.connections, dict(limits.networks)) == (0, {})
 
 
-def test_strangers_bytes_are_bounded_in_all() -> None:
+def test_unauthenticated_bytes_are_bounded_in_all() -> None:
     limits = UnauthenticatedLimits(bytes_max=4 * PENDING_BYTES_FREE)
     one, other = _enter(limits, "192.0.2.1"), _enter(limits, "192.0.2.2")
     other.charge(PENDING_BYTES_FREE)

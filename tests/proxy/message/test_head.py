@@ -479,7 +479,7 @@ def test_headers_whose_parts_were_forgotten_are_worked_out_again() -> None:
             object.__getattribute__(fields, name)
     assert (fields.headers, fields.by_name, fields.connection, fields.upgrade) == said
     assert fields.raw == block
-    # Of those that nobody has sent there is nothing else to work them out of.
+    # Headers that no client sent have no other source for them.
     fields = Fields(said[0])
     fields.forget_parts()
     assert fields.headers == said[0]

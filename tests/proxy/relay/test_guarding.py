@@ -126,7 +126,7 @@ async def test_an_answer_that_has_begun_is_cut_and_so_is_the_api_server(
 
 @both_modes
 @pytest.mark.parametrize("method", [b"GET", b"DELETE", b"PUT"])
-async def test_who_waits_for_an_answer_is_told_why_there_is_none(
+async def test_a_client_that_waits_for_an_answer_gets_the_reason(
     mode: str, method: bytes, tmp_path: Path
 ) -> None:
     server = Server(b"")
@@ -172,7 +172,8 @@ async def test_what_still_passes_goes_on(mode: str, tmp_path: Path) -> None:
             async with way.upgrade(head) as session:
                 assert await session.receive_some() == b"first"
                 tighten(tmp_path)
-                # Nobody answers it, so once it has ended the rules are in force, and all is judged by them.
+                # Nothing answers it, so once it has ended the rules are in force, and all calls are judged by
+                # them.
                 await way.ask(inner(b"/api/v1/secrets"))
                 assert (await way.ask(inner(b"/api/v1/secrets"))).status == 403
                 await session.send_all(b"more")
@@ -204,7 +205,7 @@ async def test_what_the_time_alone_denies_is_ended_as_well(
                 await server.left.wait()
 
 
-async def test_what_is_ended_while_the_relay_dials_for_it_is_told_so_at_once(
+async def test_a_call_ended_during_the_relays_dial_is_answered_at_once(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async def nobody(access: ClusterAccess) -> trio.abc.Stream:
@@ -268,7 +269,7 @@ async def test_a_call_that_has_ended_takes_no_other_answer_along(
 
 
 class NobodyLeaves(TunnelInbound):
-    """Whoever asked stays."""
+    """A client that stays connected."""
 
     def __init__(self) -> None: ...
 

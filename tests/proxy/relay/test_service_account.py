@@ -99,7 +99,7 @@ def kubeconfig(
             {"name": "other", "context": {"cluster": "x", "user": "y"}},
             {"name": "c", "context": {"cluster": "k", "user": "u"}},
         ],
-        # Of each the first one is somebody else's.
+        # The first of each belongs to another user.
         "clusters": [
             {"name": "x", "cluster": {"server": "https://10.0.0.2:6443", "certificate-authority-data": data}},
             {

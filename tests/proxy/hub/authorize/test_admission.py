@@ -82,7 +82,7 @@ def test_what_the_time_may_change_is_judged_each_time(monkeypatch: pytest.Monkey
     assert isinstance(asking.ask(PODS, now=EIGHT), Refusal)
 
 
-def test_a_denial_is_made_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_denial_is_decided_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     asking = Asking(monkeypatch, bundle(EARLY))
     for _ in range(2):
         assert isinstance(asking.ask(PODS, now=EIGHT), Refusal)
@@ -142,7 +142,7 @@ def test_an_upgrade_that_is_not_served_is_judged_as_the_plain_request(
     call = asking.ask(PODS + b"/web")
     assert isinstance(call, Call)
     assert not call.info.upgrade
-    # An exec creates, whatever carries it.
+    # An exec is a create over any protocol.
     assert isinstance(asking.ask(PODS + b"/web/exec?command=id"), Refusal)
 
 
@@ -247,14 +247,14 @@ async def test_who_asks_is_known_from_the_same_headers_for_the_life_of_the_token
         hub.caller(fields, now=NOW + 60)
 
 
-async def test_who_is_known_for_one_cluster_is_a_stranger_to_another(hub: Hub) -> None:
+async def test_a_caller_known_for_one_cluster_is_verified_for_another(hub: Hub) -> None:
     fields = hub.fields()
     hub.caller(fields)
     with pytest.raises(TokenError, match="audience"):
         hub.caller(fields, PODS.replace(b"prod", b"stage"))
 
 
-async def test_who_is_known_is_asked_anew_once_anything_has_changed(hub: Hub) -> None:
+async def test_a_known_caller_is_verified_again_after_any_change(hub: Hub) -> None:
     fields = hub.fields()
     [credential] = hub.directory.current.credentials
     assert hub.caller(fields).tunnelled is not None
@@ -268,12 +268,12 @@ async def test_who_is_known_is_asked_anew_once_anything_has_changed(hub: Hub) ->
         hub.caller(fields)
 
 
-async def test_what_is_wrong_with_a_request_is_said_whatever_the_policies_say(hub: Hub) -> None:
+async def test_a_faulty_request_is_refused_under_any_policy(hub: Hub) -> None:
     forged = ((b"impersonate-user", b"root"),)
     length = (b"content-length", b"1")
     for headers, target, status, rule, kind in (
         (forged, PODS, 403, "no-impersonation", Kind.HEADER_SMUGGLING),
-        # What cannot be understood cannot be said to be anybody's.
+        # The sender of a malformed request is not checked.
         (forged, PODS + b"/../x", 400, "malformed", Kind.MALFORMED),
         ((), PODS + b"?access_token=a", 400, "token-in-url", Kind.MALFORMED),
         ((*UPGRADE, length), PODS, 400, "upgrade-with-body", Kind.MALFORMED),
@@ -284,6 +284,6 @@ async def test_what_is_wrong_with_a_request_is_said_whatever_the_policies_say(hu
         assert (fault.status, fault.rule, fault.kind) == (status, rule, kind)
     for headers in ((), UPGRADE, (*UPGRADE, (b"content-length", b"0")), (length,)):
         assert hub.fault(hub.fields(*headers)) is None
-    # Nor is whoever is refused, whatever he asks for, on the short way to a relay.
+    # A refused caller never has the short path to a relay.
     assert hub.caller(hub.fields()).tunnelled is not None
     assert hub.caller(hub.fields(*forged)).tunnelled is None

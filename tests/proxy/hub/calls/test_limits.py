@@ -440,7 +440,7 @@ async def test_what_idles_is_counted_and_while_memory_is_short_most_of_it_is_clo
 
 @attrs.define(eq=False)
 class Kept:
-    """A connection that idles, and closes some time after it was told to."""
+    """An idle connection that closes some time after `end_idle`."""
 
     idle_until: float
     told: int = 0

@@ -91,7 +91,7 @@ async def test_each_read_that_lasts_has_one_row_and_no_other_call(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_crowd_that_begins_at_once_is_told_of_in_several_looks(
+async def test_many_calls_that_begin_at_once_get_their_rows_in_several_checks(
     calls: FakeCalls, autojump_clock: MockClock
 ) -> None:
     most = STARTS_PER_CHECK_MAX + 500

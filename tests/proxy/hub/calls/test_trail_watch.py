@@ -44,7 +44,7 @@ class Store:
 
 
 class Directory:
-    """What the hub's store is told."""
+    """The positions recorded in the hub's store."""
 
     def __init__(self) -> None:
         self.noted: list[TrailMark] = []
@@ -109,7 +109,7 @@ async def test_open_upgrades_end_when_their_grace_is_over_and_nothing_else_does(
         assert ending.reason == "the audit trail cannot be written for 60 s (audit.down_grace_s)"
 
 
-async def test_a_disk_that_fills_is_told_once_until_it_is_well_below_again(
+async def test_a_full_disk_is_recorded_once_until_it_is_well_below_again(
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -134,7 +134,7 @@ async def test_a_disk_that_fills_is_told_once_until_it_is_well_below_again(
     assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [
         "audit: the disk of / is 74 % full again"
     ]
-    # With each look the hub's store is told how far the trail has come.
+    # Each check records the trail's position in the hub's store.
     assert len(watch.directory.noted) >= len(filled)  # type: ignore[attr-defined]
     assert watch.disk is not None
     assert watch.disk.filled == pytest.approx(0.9)

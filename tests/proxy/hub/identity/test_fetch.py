@@ -103,7 +103,7 @@ async def test_a_certificate_of_another_authority_is_refused(issuer: FakeIssuer)
     assert issuer.asked == []
 
 
-async def test_an_issuer_that_hangs_is_left_by_whoever_gives_up(issuer: FakeIssuer) -> None:
+async def test_a_request_to_an_issuer_that_hangs_can_be_cancelled(issuer: FakeIssuer) -> None:
     let_go = threading.Event()
 
     def hang() -> Reply:

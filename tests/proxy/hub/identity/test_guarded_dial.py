@@ -64,7 +64,7 @@ async def test_a_name_that_leads_into_a_private_network_is_not_dialled(address: 
     ],
 )
 @pytest.mark.parametrize("private", [False, True])
-async def test_a_name_that_leads_where_nobody_can_be_is_never_dialled(address: str, private: bool) -> None:
+async def test_a_name_with_a_forbidden_address_is_never_dialled(address: str, private: bool) -> None:
     trio.socket.set_custom_hostname_resolver(Resolver([address]))
     with pytest.raises(AddressRefusedError, match="an address that is never allowed"):
         await dial_checked("other.example", 443, ssl.create_default_context(), private=private)
@@ -84,7 +84,7 @@ async def test_a_name_that_no_host_can_have_is_a_failed_dial(host: str) -> None:
 
 
 async def test_what_is_connected_to_is_what_was_judged() -> None:
-    # A name server that answers with a good address to whoever checks, and with a bad one to whoever dials.
+    # A name server that returns a good address to the check, and a bad one to the dial.
     async with trio.open_nursery() as nursery:
         accepted = 0
 

@@ -31,7 +31,7 @@ async def test_a_token_is_good_once(make_cache: MakeCache) -> None:
     await tokens.use("c1", "b", NOW + 60, NOW)
 
 
-async def test_a_token_is_good_once_for_whoever_shares_the_store(make_cache: MakeCache) -> None:
+async def test_a_token_is_valid_once_for_all_that_share_the_store(make_cache: MakeCache) -> None:
     await make_cache().use("c1", "a", NOW + 60, NOW)
     other = make_cache()
     with pytest.raises(ReplayedError, match="used before"):

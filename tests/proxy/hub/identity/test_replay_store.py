@@ -73,7 +73,7 @@ async def test_a_file_that_another_process_keeps_is_not_waited_for_without_end(
         assert store.unwritten == 1
 
 
-async def test_tokens_are_told_apart_by_all_that_makes_them(tmp_path: Path) -> None:
+async def test_tokens_are_distinct_by_kind_owner_and_jti(tmp_path: Path) -> None:
     with closing(ReplayStore(tmp_path / "seen.db")) as store:
         jtis = ["j", "k", "\ud800", "x" * 100_000]
         tokens = [("hello", "a", "j"), ("assertion", "b", "j"), *(("assertion", "a", jti) for jti in jtis)]
@@ -109,7 +109,7 @@ async def test_many_at_once_share_their_writes(tmp_path: Path, monkeypatch: pyte
     assert len(batches) <= 3
 
 
-async def test_who_leaves_while_it_is_noted_holds_up_nobody(tmp_path: Path) -> None:
+async def test_a_use_cancelled_during_its_write_delays_no_other(tmp_path: Path) -> None:
     with closing(ReplayStore(tmp_path / "seen.db")) as store:
         async with trio.open_nursery() as nursery:
             for number in range(20):
@@ -123,7 +123,7 @@ async def test_who_leaves_while_it_is_noted_holds_up_nobody(tmp_path: Path) -> N
             assert not await store.enter("assertion", "a", str(number), UNTIL, NOW)
 
 
-async def test_who_leaves_with_the_turn_takes_nobody_elses_token_along(tmp_path: Path) -> None:
+async def test_a_use_cancelled_with_the_lock_loses_no_other_use(tmp_path: Path) -> None:
     path = tmp_path / "seen.db"
     first: list[bool] = []
     leaving = trio.CancelScope()
@@ -143,7 +143,7 @@ async def test_who_leaves_with_the_turn_takes_nobody_elses_token_along(tmp_path:
                 for number in range(1, 20):
                     nursery.start_soon(use, store, str(number))
                 await trio.testing.wait_all_tasks_blocked()
-            # The turn is its own already, and a cancelled task starts no thread.
+            # It holds the lock already, and a cancelled task starts no thread.
             leaving.cancel()
         assert leaving.cancelled_caught
         assert first == [True] * 19
@@ -159,7 +159,7 @@ async def test_work_in_other_threads_holds_up_no_use(tmp_path: Path) -> None:
         assert await store.enter("assertion", "a", "j", UNTIL, NOW)
 
 
-async def test_a_file_that_cannot_be_written_refuses_nobody_and_is_told(
+async def test_an_unwritable_file_refuses_no_token_and_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "seen.db"
@@ -176,7 +176,7 @@ async def test_a_file_that_cannot_be_written_refuses_nobody_and_is_told(
     assert metrics.get_sample_value("hawse_seen_unwritten_total") == 1
 
 
-async def test_a_folder_that_is_gone_refuses_nobody_until_it_is_back(tmp_path: Path) -> None:
+async def test_a_missing_folder_refuses_no_token_until_it_is_back(tmp_path: Path) -> None:
     with closing(ReplayStore(tmp_path / "data" / "seen.db")) as store:
         assert await store.enter("assertion", "a", "j", UNTIL, NOW)
         assert store.unwritten == 1

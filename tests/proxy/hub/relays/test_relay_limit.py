@@ -56,7 +56,7 @@ async def test_two_may_be_here_and_a_third_may_not(autojump_clock: MockClock) ->
         began = trio.current_time()
         with pytest.raises(RelayRefusedError, match=r"2 relays here \(a, b\), the limit is 2"):
             await cluster.come("c")
-        # Two that answer keep nobody waiting.
+        # Two that answer cause no wait.
         assert trio.current_time() - began < 1
         # Each cluster for itself.
         await cluster.come("c", cluster="c2")

@@ -8,7 +8,7 @@ from proxy.hub.relays import relay_wait as module
 from proxy.hub.relays.relay_wait import ARRIVALS_PER_S, EXPECTED_S, PARK_S, RelayWait
 
 
-async def test_a_cluster_that_nobody_expects_is_not_waited_for(autojump_clock: MockClock) -> None:
+async def test_an_unexpected_cluster_is_not_waited_for(autojump_clock: MockClock) -> None:
     relay_wait = RelayWait()
     began = trio.current_time()
     assert not await relay_wait.wait_for("c1")
