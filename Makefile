@@ -97,10 +97,10 @@ format: $(STAMP) ## let ruff format and fix
 bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)
 
-bench-gate: $(STAMP) ## fail when Hawse has become more than a quarter dearer than benchmarks/baseline.json
+bench-gate: $(STAMP) ## fail when Hawse has become dearer, compared with nginx in the same run (five minutes)
 	@exec $(BIN)/python -m benchmarks.gate $(ARGS)
 
-fuzz: $(STAMP) ## a million mutated heads and bodies, read by our parsers and by h11
+fuzz: $(STAMP) ## a million mutated heads, bodies and conversations, read by our parsers and by h11
 	@exec $(BIN)/python -m tests.fuzz $(ARGS)
 
 bench-calls: $(STAMP) ## fail when a request takes more function calls than benchmarks/calls.json has

@@ -1,8 +1,8 @@
-"""What processes cost: CPU time and resident memory, as the kernel accounts for them.
+"""CPU time and resident memory of processes, as the kernel accounts for them.
 
-The CPU time is the scheduler's, in nanoseconds, as /proc/PID/task/*/schedstat shows it, but read through
-the process's CPU clock: unlike the sum over those files it includes threads that have ended, and what has run
-since the last tick. Wall time is in none of it.
+The CPU time is the scheduler's, in nanoseconds, as in /proc/PID/task/*/schedstat. It is read through the
+process's CPU clock, which also counts threads that have ended and the time since the last tick. It contains
+no wall time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an audit event costs: `python benchmarks/audit_events.py [EVENTS] [FOLDER]`.
 
-FOLDER is on the disk that counts. Prints, for 1, 16 and 64 tasks that each wait for their intents, for
-completions that nobody waits for, and for the store alone: events per second, CPU µs an event (making the
+FOLDER is on the disk to measure. Prints, for 1, 16 and 64 tasks that each wait for their intents, for
+completions, which no task waits for, and for the store alone: events per second, CPU µs an event (making the
 event and both threads), and commits per second. benchmarks/README.md has the figures.
 """
 
@@ -75,7 +75,7 @@ async def intents(recorder: Recorder, number: int, tasks: int) -> None:
 
 async def completions(recorder: Recorder, number: int) -> None:
     for sent in range(0, number, 16):
-        # As they come in a busy hub: some, then others have their turn.
+        # As in a busy hub: a few events, then other tasks run.
         await trio.lowlevel.checkpoint()
         for _ in range(16):
             recorder.complete(event(Phase.COMPLETE))

@@ -1,11 +1,11 @@
-"""One end of a tunnel with nothing around it, as a process: what a stream holds without TLS and HTTP.
+"""One end of a tunnel as a process, to measure the memory of a stream without TLS and HTTP.
 
-    python -m benchmarks.bare listen      says `listening PORT`; after `open N` on stdin, N more streams are
-                                          open and answered, and it says `opened N`
-    python -m benchmarks.bare dial PORT   answers each stream by a head, and then says nothing more on it
+    python -m benchmarks.bare listen      prints `listening PORT`; after `open N` on stdin it opens N more
+                                          streams, waits for their answers and prints `opened N`
+    python -m benchmarks.bare dial PORT   answers each stream with a head, and sends nothing more on it
 
-Each stream has a task at either end that waits on it, as an exchange has. The session runs over a plain
-socket, with a length before each message in place of the WebSocket.
+A task waits on each stream at either end. The session runs over a plain socket: a length before each message
+takes the place of the WebSocket.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tunnel.websocket.transport import MESSAGE_BYTES_MAX
 
 LENGTH: Final = struct.Struct(">I")
 RECEIVE_BYTES: Final = 64 * 1024
-# As a hub's canonical head of a watch and its answer are.
+# A hub's canonical head of a watch, and its answer.
 REQUEST_HEAD: Final = (
     b"GET /api/v1/namespaces/work/pods?watch=true&allowWatchBookmarks=true&resourceVersion=4711 HTTP/1.1\r\n"
     b"host: kubernetes\r\naccept: application/json\r\nuser-agent: kubectl/v1.37.0\r\n"
@@ -72,7 +72,7 @@ class SocketTransport(Transport):
 
 
 async def listen() -> None:
-    """Take one dialer, and do what stdin says."""
+    """Accept one dialer, and run the commands of stdin."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     print(f"listening {listeners[0].socket.getsockname()[1]}", flush=True)
     welcome = Welcome(session_id="s", boot_id="b", software="bench", server_time_ms=int(time.time() * 1000))

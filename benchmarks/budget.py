@@ -1,7 +1,7 @@
-"""What Hawse is meant to cost, beside what it did cost in this run.
+"""The budget of Hawse's costs, beside the figures of this run.
 
-The absolute goals were set on a machine where, at 64 connections, nginx took 26 µs a request and OpenSSH 33;
-on another one the ratios to what these take in the same run say more.
+The absolute goals were set on a machine where nginx took 26 µs a request at 64 connections, and OpenSSH 33.
+On another machine, compare the ratios to nginx and OpenSSH in the same run.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _us(sample: Sample, process: str) -> float:
 
 
 def added(name: str) -> Callable[[Found], float | None]:
-    """What comes on top of the latency without anything in between, at one connection."""
+    """The latency that Hawse adds to a direct connection, at one connection."""
 
     def measured(found: Found) -> float | None:
         ours, direct = found.get("small", OURS, 1), found.get("small", "direct", 1)
@@ -69,7 +69,7 @@ def difference(series: Series, yardstick: Series, name: str) -> float | None:
 
 
 def kubectl_longer(workload: str) -> Callable[[Found], float | None]:
-    """How many ms `kubectl get` takes longer than straight to the API server."""
+    """How many ms longer `kubectl get` takes than over a direct connection to the API server."""
 
     def measured(found: Found) -> float | None:
         series = found.get(workload, OURS, 1)

@@ -1,11 +1,11 @@
 """`python -m benchmarks.calls`: does a request take more function calls than it did?
 
-CPU time says what a request costs, and says something else when the machine is shared. How many functions
-the hub and the relay call for one, Python's and C's, is the same on a busy machine and on a fast one, up to
-how many requests happen to share a wakeup. So a machine can hold a change to it: `make bench-calls`, a part
-of `.ci/run`, fails when a figure is more than ALLOWED times what benchmarks/calls.json has. After a change
-that is meant to cost something, or that saves much: `python -m benchmarks.calls --write`, and commit the
-file with the reason. It is of Python 3.11; later versions call less. `--functions N` lists what is called.
+CPU time changes with the load of the machine. The number of functions that hub and relay call for a request,
+in Python and in C, does not, except for how many requests share a wakeup. So it can gate every change:
+`make bench-calls`, a part of `.ci/run`, fails when a figure is more than ALLOWED times its baseline in
+benchmarks/calls.json. After a change that is meant to cost something, or that saves much:
+`python -m benchmarks.calls --write`, and commit the file with the reason. The baseline is of Python 3.11;
+later versions call less. `--functions N` lists the functions that are called most.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ HOOK = Path(__file__).with_name("counting")
 CHECKOUT = Path(__file__).parent.parent
 # How many requests share a wakeup differs by some 5 % between a quiet machine and a busy one.
 ALLOWED = 1.12
-# And a download's messages are smaller, and so more, when its two ends get the cores by turns. The least of
-# the rounds is what counts, since such things only add. On a slow machine it is a tenth more all the same,
-# however many there are: the figures of a MB are of such a one.
+# A download has more and smaller messages when its two ends share a core. The least of the rounds counts,
+# because disturbances only add. On a slow machine it is a tenth more even so: the figures of a MB are of one.
 ROUNDS = 3
 SECONDS = 1.0
 BULK_BYTES = 64 * 1024 * 1024
@@ -49,7 +48,7 @@ POLL_S = 0.02
 
 @attrs.define
 class Counts:
-    """What each process called while something was counted; complete once the block has been left."""
+    """The calls of each process; complete once the block has been left."""
 
     by_process: dict[str, dict[str, int]] = attrs.Factory(dict)
 
@@ -79,7 +78,7 @@ def measure(functions: int = 0) -> dict[str, float]:
         folder = Path(name)
         (folder / "upstream").mkdir()
         (folder / "hawse").mkdir()
-        # The checkout that this file is in, whichever one is installed.
+        # The checkout of this file, not the installed one.
         environment = {
             "PYTHONPATH": f"{HOOK}{os.pathsep}{CHECKOUT}",
             "HAWSE_COUNTED": str(folder / "counted"),

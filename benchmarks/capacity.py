@@ -1,7 +1,7 @@
-"""What one hub process carries, computed from what single things were measured to cost. Pure.
+"""The capacity of one hub process, computed from measured unit costs. Pure.
 
-A hub is one process with one event loop, so one core is what it has, and it is planned to use a share of it:
-a loop that is always busy lets everybody wait.
+A hub is one process with one event loop, so it has one core. A plan uses a share of it, because every request
+waits for a loop that is always busy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GB_KB = 1e9 / 1024
 
 @attrs.frozen
 class Costs:
-    """What single things cost the hub, and the relay where it is told."""
+    """Unit costs of the hub, and of the relay where the name says so."""
 
     request_us: float
     """A small read through tunnels at random, 16 at a time in all: it is mostly alone in its tunnel."""
@@ -57,7 +57,7 @@ class Costs:
     reconnect_ms: float
     """The same when all of them come back, to a hub that has just started."""
     hub_kb: float
-    """The process before anybody has come."""
+    """The process without any client or relay."""
     relay_kb: float
     """A whole relay process."""
 

@@ -2,8 +2,9 @@
 
 Everything is in one thread and one epoll, with a callback a connection and no objects per request, because
 this process shares two cores with what it measures. The job comes as a line of JSON on stdin. When all
-connections are up and warm, it says `ready`; after the line `go` it works; its last line is the report.
-What is not as asked for (a status that is not 2xx, a cut) ends it with one line on stderr.
+connections are up and warm, it prints `ready`. Each line `go` starts one run, which ends with a line of JSON,
+the report. Runs follow each other over the same connections until stdin ends. What is not as asked for (a
+status that is not 2xx, a cut) ends it with one line on stderr.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ _CONTENT_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)\r\n")
 # As much as fits the L2 cache beside what it is copied from; a TLS record is 16 KiB at most.
 _BUFFER = memoryview(bytearray(256 * 1024))
 _UPLOAD = memoryview(os.urandom(256 * 1024))
-# Records taken from one connection before the others have their turn.
+# Records read from one connection before the others are served.
 _RECORDS_A_TURN = 16
 _IDLE_S = 30.0
 
 
 class Failed(Exception):
-    """The other side did something else than what was asked."""
+    """The other side did not do what the job asked for."""
 
 
 class Connection:
@@ -118,7 +119,7 @@ class Connection:
         return came
 
     def close(self) -> None:
-        """End it without a word, as a client's process does that ends."""
+        """Close it without a farewell, as the end of a client's process does."""
         del self.loop.connections[self.sock.fileno()]
         self.sock.close()
 
@@ -212,7 +213,7 @@ class Loop:
                     connection.read()
 
     def reset(self) -> None:
-        """What comes from now on is what counts."""
+        """Start counting again."""
         self.requests = self.transferred = 0
         self.latencies_ns = []
 
@@ -300,8 +301,8 @@ def stall(loop: Loop) -> None:
             connection.read()
 
 
-def work(job: dict[str, Any]) -> dict[str, object]:
-    """Connect, warm up, wait for the word, do the job."""
+def serve(job: dict[str, Any]) -> None:
+    """Connect, warm up, and run the job after each line of stdin."""
     loop = Loop(job)
     match job["kind"]:
         case "requests":
@@ -312,9 +313,15 @@ def work(job: dict[str, Any]) -> dict[str, object]:
             stall(loop)
         case _:
             transfer(loop, 1)
-    loop.reset()
     print("ready", flush=True)
-    sys.stdin.readline()
+    while sys.stdin.readline():
+        print(json.dumps(run_once(loop)), flush=True)
+
+
+def run_once(loop: Loop) -> dict[str, object]:
+    """Do the job once, and report it."""
+    job = loop.job
+    loop.reset()
     began_s, cpu_s = time.perf_counter(), time.process_time()
     match job["kind"]:
         case "requests":
@@ -325,6 +332,9 @@ def work(job: dict[str, Any]) -> dict[str, object]:
             sys.stdin.readline()
         case _:
             transfer(loop, job["bodies"])
+            if not job["bodies"]:
+                # The line that ended it.
+                sys.stdin.readline()
     return {
         "wall_s": time.perf_counter() - began_s,
         "cpu_s": time.process_time() - cpu_s,
@@ -337,7 +347,7 @@ def work(job: dict[str, Any]) -> dict[str, object]:
 def main() -> None:
     job = json.loads(sys.stdin.readline())
     try:
-        print(json.dumps(work(job)), flush=True)
+        serve(job)
     except (Failed, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -1,9 +1,9 @@
-"""Somebody types into `kubectl exec -it`, as a process: `python -m benchmarks.keystrokes`.
+"""Keys typed into `kubectl exec -it`, as a process: `python -m benchmarks.keystrokes`.
 
 The first line on stdin is the job, JSON: endpoint, path, count, pause_s. Once the WebSocket is open and the
-first keys have come back it says `ready`; after the line `go` it types `count` keys, each once the one before
-has come back and `pause_s` later, and answers with the ns that each took. The other end must repeat on stdout
-what comes on stdin.
+first keys have come back it prints `ready`; after the line `go` it types `count` keys, each once the one
+before has come back and `pause_s` later, and answers with the ns that each took. The other end must repeat on
+stdout what comes on stdin.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def main() -> None:
         for _ in range(WARM_UP):
             terminal.type(b"w")
         print("ready", flush=True)
-        sys.stdin.readline()
-        took_ns = []
-        for number in range(job["count"]):
-            took_ns.append(terminal.type(b"%c" % (97 + number % 26)))
-            time.sleep(job["pause_s"])
-        print(json.dumps(took_ns), flush=True)
+        while sys.stdin.readline():
+            took_ns = []
+            for number in range(job["count"]):
+                took_ns.append(terminal.type(b"%c" % (97 + number % 26)))
+                time.sleep(job["pause_s"])
+            print(json.dumps(took_ns), flush=True)
     except (Failed, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

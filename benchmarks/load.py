@@ -1,7 +1,6 @@
-"""The load of a run: a client process that connects, waits for the word, and reports.
+"""The load of a run: a client process that connects, waits for `go`, and reports.
 
-The client (benchmarks.client) is a process of its own, so that its CPU time is its own, and stands apart
-from what is measured.
+The client (benchmarks.client) is a process of its own, so its CPU time is not counted as the system's.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import attrs
 from benchmarks.system import Endpoint
 from benchmarks.workload import RunFailed
 
-# A whole run is a matter of seconds; a client that hangs is to be told from one that is slow.
+# A run takes seconds. A client that takes this long hangs.
 DEADLINE_S = 120.0
 _ROOT = Path(__file__).parent.parent
 
@@ -54,7 +53,7 @@ class Report:
     """Bytes of bodies."""
     wall_s: float
     cpu_s: float
-    """The client's own, since the word was given."""
+    """The client's own, of this run."""
     latencies_ns: tuple[int, ...]
     """One a request, sorted; of `requests` and `connections` only."""
 
@@ -63,7 +62,8 @@ class Load:
     """A client process, from its connections to its report; leaving the block ends it.
 
     Inside the block all its connections are up and warm. `go` starts what is measured, `report` waits for its
-    end. Raises RunFailed with the client's words when an answer is not what was asked for.
+    end; both may be repeated. Raises RunFailed with the client's words when an answer is not what was asked
+    for.
     """
 
     def __init__(self, job: Job) -> None:
@@ -79,8 +79,8 @@ class Load:
             cwd=_ROOT,
         )
         try:
-            self._tell(json.dumps(attrs.asdict(self._job), default=str))
-            self._hear()
+            self._send(json.dumps(attrs.asdict(self._job), default=str))
+            self._receive()
         except BaseException:
             self._end()
             raise
@@ -93,25 +93,25 @@ class Load:
 
     def go(self) -> None:
         """Start what is measured."""
-        self._tell("go")
+        self._send("go")
 
     def report(self) -> Report:
         """Wait for the end, and return the figures."""
-        told = json.loads(self._hear())
+        answer = json.loads(self._receive())
         return Report(
-            requests=told["requests"],
-            transferred=told["transferred"],
-            wall_s=told["wall_s"],
-            cpu_s=told["cpu_s"],
-            latencies_ns=tuple(sorted(told["latencies_ns"])),
+            requests=answer["requests"],
+            transferred=answer["transferred"],
+            wall_s=answer["wall_s"],
+            cpu_s=answer["cpu_s"],
+            latencies_ns=tuple(sorted(answer["latencies_ns"])),
         )
 
     def stop(self) -> Report:
         """End an endless job, and return its figures up to now."""
-        self._tell("stop")
+        self._send("stop")
         return self.report()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(line + "\n")
@@ -119,7 +119,7 @@ class Load:
         except BrokenPipeError:
             raise RunFailed(self._last_words()) from None
 
-    def _hear(self) -> str:
+    def _receive(self) -> str:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -129,7 +129,7 @@ class Load:
     def _last_words(self) -> str:
         assert self._process.stderr is not None
         lines = self._process.stderr.read().strip().splitlines()
-        return f"the client: {lines[-1] if lines else 'ended without a word'}"
+        return f"the client: {lines[-1] if lines else 'ended without a message'}"
 
     def _end(self) -> None:
         self._process.kill()

@@ -1,4 +1,4 @@
-"""Where figures come from: the machine and the versions, for whoever compares them with others."""
+"""The machine and the versions that figures come from, to compare them with others."""
 
 from __future__ import annotations
 

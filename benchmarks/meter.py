@@ -1,4 +1,4 @@
-"""What a system and its upstream spend during a block."""
+"""The CPU time that a system and its upstream spend during a block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 from benchmarks.accounting import CpuMeter
 from benchmarks.system import System, Upstream
 
-# What lingers past an answer (audit completions are collected for up to 20 ms) is paid by the run it is of.
+# Work after an answer belongs to its run: audit completions are collected for up to 20 ms.
 SETTLE_S = 0.1
 
 
@@ -26,7 +26,7 @@ class Costs:
 
 @contextmanager
 def measure(system: System, upstream: Upstream) -> Iterator[Costs]:
-    """Count the CPU time of the block, with what it leaves to be done shortly after."""
+    """Count the CPU time of the block, and of the work that follows it within SETTLE_S."""
     costs = Costs()
     time.sleep(SETTLE_S)
     own, others = CpuMeter(system.processes), CpuMeter(upstream.processes)

@@ -64,7 +64,7 @@ def start_nginx(
 ) -> Daemon:
     """Start nginx with `http` inside its http block, and wait until it listens on `port`; raises Missing.
 
-    Whoever starts it as root has workers of root: the folder is nobody else's to read.
+    Started as root, its workers run as root too, because only root may read the folder.
     """
     nginx = nginx_program(name)
     user = "user root;\n" if os.getuid() == 0 else ""

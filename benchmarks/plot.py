@@ -14,10 +14,10 @@ BAR_HEIGHT = 16
 BAR_GAP = 4
 GROUP_GAP = 14
 TOP = 44
-# Beyond this range the short bars of a linear scale cannot be told from nothing.
+# Beyond this range the short bars of a linear scale are invisible.
 LINEAR_RANGE_MAX = 60.0
 
-# Hawse stands out, the yardsticks are told apart by their labels.
+# Hawse stands out, labels distinguish the yardsticks.
 COLOURS = {"hawse": "#d1495b", "hawse-nowheel": "#e58f9b", "nginx": "#2e4057", "direct": "#9aa5b1"}
 OTHER_COLOUR = "#66a182"
 

@@ -1,6 +1,6 @@
 """Finding the programs that systems are made of, and starting them.
 
-Daemons and free ports are the sandbox demo's: output in a file, awaited by what it says, ended by pid.
+Daemons and free ports are the sandbox demo's: output in a file, awaited by its lines, ended by pid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ POLL_S = 0.02
 def prepare_process() -> None:
     """Drop the user's settings and proxies from the environment, and end at a signal as at Ctrl-C.
 
-    So what is started gets neither, finds the programs of this checkout first, and is stopped in the end.
+    Child processes get neither, find the programs of this checkout first, and are stopped in the end.
     """
     environment = prepare_environment(dict(os.environ))
     os.environ.clear()
@@ -56,7 +56,7 @@ def version_of(*argv: str) -> str:
 
 
 def wait_for_port(port: int, daemon: Daemon) -> None:
-    """Return once somebody listens on the loopback port; raises DemoError when the daemon ends before."""
+    """Return once the loopback port accepts connections; raises DemoError when the daemon ends first."""
     deadline = time.monotonic() + PORT_DEADLINE_S
     while True:
         try:

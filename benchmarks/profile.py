@@ -1,6 +1,6 @@
 """Flame graphs of a system's Python processes while a workload runs, by py-spy.
 
-What is profiled is not measured: each sample stops the process.
+A profiled run has no figures, because each sample stops the process.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from benchmarks.runner import Bench, say
 from benchmarks.system import System
 from benchmarks.workload import Options, RunFailed, Workload
 
-# Not a divisor of what runs by the clock.
+# No round number, so that samples do not fall in step with timers.
 SAMPLES_PER_S = 237
 START_S = 1.0
 STOP_DEADLINE_S = 60.0
-# So many runs that each process has some hundred samples.
+# Long enough for some hundred samples of each process.
 RUN_S = 5.0
 
 
@@ -77,7 +77,7 @@ def recorded(spy: str, system: System, stem: Path, *, native: bool) -> Iterator[
             for each in spies:
                 each.wait(STOP_DEADLINE_S)
         finally:
-            # One that heard nothing would go on for good; to what has ended this is nothing.
+            # One that missed the signal would run for ever. A process that has ended ignores this.
             for each in spies:
                 each.kill()
     for file in files:

@@ -1,8 +1,8 @@
 """Many relays in one process: `python -m benchmarks.relays FILE SOURCE KUBECONFIG`, commands on stdin.
 
-FILE is what enrolling gave for each relay, a list in JSON; SOURCE is the loopback address that they dial
-from, since a hub counts strangers by address. Each has a dialer, a session and a verifier of its own, as a
-relay has; they share the event loop and the connections to the API server.
+FILE is a list in JSON with the enrolment of each relay. SOURCE is the loopback address that they dial from,
+because a hub limits unauthenticated peers by address. Each has a dialer, a session and a verifier of its own,
+as a relay has; they share the event loop and the connections to the API server.
 
     start N     N more of them dial from now on
     live        answers with how many sessions are up
@@ -117,7 +117,7 @@ class Fleet:
 
 
 async def obey(fleet: Fleet, nursery: trio.Nursery) -> None:
-    """Do what stdin says, until it ends."""
+    """Run the commands of stdin, until it ends."""
     answers: dict[str, Callable[[], object]] = {"live": lambda: fleet.live, "opened": fleet.take_opened}
     while line := await trio.to_thread.run_sync(sys.stdin.readline):
         command, _, argument = line.strip().partition(" ")
@@ -134,7 +134,7 @@ async def run(enrolled: list[dict[str, Any]], source: str, kubeconfig: Path) -> 
 
 def main() -> None:
     raise_file_limit()
-    # A relay tells each lost tunnel, and a thousand would tell it a thousand times: the counts say it.
+    # A relay logs each lost tunnel. Of a thousand relays the counts are enough.
     logging.disable(logging.WARNING)
     file, source, kubeconfig = sys.argv[1:]
     trio.run(run, json.loads(Path(file).read_text()), source, Path(kubeconfig))

@@ -28,7 +28,7 @@ COMPARED_BY = "CPU time by Hawse's of the same round, the median of the rounds: 
 
 @attrs.frozen
 class Report:
-    """Everything that a run has to say."""
+    """The results of a run, as text."""
 
     bench: Bench
     outcome: Outcome
@@ -119,7 +119,7 @@ def _ratio(found: Found, series: Series, yardstick: str, name: str) -> float | N
 
 
 def compared_table(found: Found) -> tuple[list[str], list[list[str]]]:
-    """What every other system costs by what Hawse does; a row each, a column a workload and variant."""
+    """The cost of every other system over Hawse's; a row a system, a column a workload and variant."""
     columns = [
         (each, figure.name)
         for each in found
@@ -150,7 +150,7 @@ def processes_table(found: Found, workload: str) -> str:
 
 
 def _unit(series: Series) -> tuple[str, Callable[[Sample], float]]:
-    """What CPU seconds are told in, and the factor from them to it."""
+    """The unit of a series' CPU time, and the factor from CPU seconds to it."""
     notes = series.samples[0].notes
     if "requests" in notes:
         return "CPU µs a request", lambda sample: 1e6 / sample.notes["requests"]
@@ -159,7 +159,7 @@ def _unit(series: Series) -> tuple[str, Callable[[Sample], float]]:
     return "CPU s", lambda sample: 1.0
 
 
-# What the figures are by, and so is in them.
+# The divisors of the figures.
 _COUNTED = frozenset({"requests", "gigabytes"})
 
 

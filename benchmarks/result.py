@@ -1,4 +1,4 @@
-"""What a run gave, and what several runs say together."""
+"""The result of a run, and of several runs together."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""How long what is open outlives the lock of its agent: `python -m benchmarks.revocation [--streams N]`.
+"""How long open streams outlive the lock of their agent: `python -m benchmarks.revocation [--streams N]`.
 
 In each mode N streams of one agent are live: watches that get events, and execs. Then an operator locks the
 agent. The time of a stream is from the moment that his request is sent to the end of the stream's connection,
 which is the last byte that the client can get of it. After each round the agent is let in again.
 
-The goal is a p99 below LIMIT_S with 200 streams; the exit code tells whether it was reached.
+The goal is a p99 below LIMIT_S with 200 streams; the exit code says whether it was reached.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LIMIT_S = 2.0
 # Of every four streams one is an exec, the others are watches.
 EXEC_EVERY = 4
 EVENTS_PER_S = 1000
-# With one token: opening so many takes a fraction of the minute that it is good for.
+# Streams opened with one token: well within the minute for which it is valid.
 SLICE = 50
 SETTLE_S = 0.5
 DEADLINE_S = 30.0

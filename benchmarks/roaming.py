@@ -1,8 +1,8 @@
 """Requests through relays at random, as a process: the load generator, with a connection for each target.
 
 The job is a line of JSON on stdin: that of benchmarks.client, with `heads`, one request's head for each
-connection, and `at_once`, how many requests are under way. When all connections are up and warm it says
-`ready`; after the line `go` it works, and its last line is the report. The choice is the same in every run.
+connection, and `at_once`, how many requests are under way. When all connections are up and warm it prints
+`ready`; after the line `go` it works, and its last line is the report. Each run makes the same choices.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ LOG_LINES = 8
 
 @attrs.frozen
 class Bench:
-    """What is up, and what could not be."""
+    """The systems that are up, and those that cannot run here."""
 
     folder: Path
     """Each system's own is inside, by its name, with the logs of its processes."""
     upstream: Upstream
     systems: tuple[System, ...]
     missing: tuple[str, ...]
-    """Why a system is not among them, in its own words."""
+    """Why a system is not among them, by its own message."""
 
 
 @attrs.define
@@ -61,7 +61,8 @@ def open_systems(folder: Path, upstream: Upstream, openers: Mapping[str, OpenSys
         for name, open_system in openers.items():
             say(f"starting {name} ...")
             try:
-                systems.append(stack.enter_context(open_system(_made(folder / name), upstream)))
+                system = stack.enter_context(open_system(_made(folder / name), upstream))
+                systems.append(attrs.evolve(system, open_again=open_system))
             except Missing as error:
                 say(f"missing: {error}")
                 missing.append(str(error))
@@ -112,7 +113,7 @@ def _run_rounds(
 
 
 def last_words(folder: Path) -> str:
-    """The ends of the logs in a system's folder: it goes, and they with it."""
+    """The ends of the logs in a system's folder, which is deleted with them."""
     return "\n".join(
         f"  {log.name}: {line}"
         for log in sorted(folder.glob("*.log"))

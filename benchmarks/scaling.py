@@ -1,7 +1,7 @@
 """`python -m benchmarks.scaling`: measure what a hub is made of, and write the figures into docs/scaling.md.
 
-Some ten minutes. What it measures are workloads of `python -m benchmarks`; what it makes of them is in
-benchmarks.capacity.
+Takes some ten minutes. It measures workloads of `python -m benchmarks`; benchmarks.capacity computes the
+figures from them.
 """
 
 from __future__ import annotations

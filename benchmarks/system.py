@@ -1,9 +1,9 @@
-"""What a workload is run against: the interface between systems and workloads.
+"""The system that a workload runs against: the interface between systems and workloads.
 
 A system's module has one function `open_NAME(folder, upstream)`, a context manager. It starts its processes
 in `folder` (an empty one, its own) in front of `upstream`, yields a System, and on leaving ends what it
-started. It raises Missing when something it needs is not on this machine: the run goes on without it, and
-says so.
+started. It raises Missing when something it needs is not on this machine: the run goes on without the system,
+and prints the reason.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Endpoint:
     server_name: str = "127.0.0.1"
     """What the certificate is checked for."""
     prefix: str = ""
-    """Before every path: `/clusters/NAME` for Hawse, nothing for whoever forwards bytes."""
+    """Before every path: `/clusters/NAME` for Hawse, nothing for systems that forward bytes."""
     headers: tuple[tuple[str, str], ...] = ()
 
 
@@ -71,6 +71,8 @@ class System:
     """
     versions: Mapping[str, str] = attrs.Factory(dict)
     """What ran, for the results: `{"OpenSSH": "10.0p2"}`."""
+    open_again: OpenSystem | None = None
+    """Opens the same system before another upstream. The runner sets it."""
     authorize: Callable[[], tuple[tuple[str, str], ...]] = tuple
     """Fetches the headers of one run, such as a fresh token; called before each run, and not measured."""
 

@@ -1,4 +1,4 @@
-"""A helper process that is told what to do by lines on its stdin, and answers by lines on its stdout."""
+"""A helper process that takes commands as lines on its stdin, and answers with lines on its stdout."""
 
 from __future__ import annotations
 
@@ -68,4 +68,4 @@ class Talk:
     def _failure(self) -> RunFailed:
         assert self._process.stderr is not None
         lines = self._process.stderr.read().strip().splitlines()
-        return RunFailed(f"{self._module}: {lines[-1] if lines else 'it ended without a word'}")
+        return RunFailed(f"{self._module}: {lines[-1] if lines else 'it ended without a message'}")

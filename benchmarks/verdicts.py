@@ -11,6 +11,9 @@ import attrs
 
 from benchmarks.figures import brief
 
+Allowed = float | Mapping[str, float]
+"""How many times its baseline a figure may be: one share for all of them, or one for each."""
+
 
 @attrs.frozen
 class Verdict:
@@ -34,19 +37,25 @@ class Verdict:
 
 
 def judge(
-    now: Mapping[str, float], baseline: Mapping[str, float], *, unit: str, allowed: float
+    now: Mapping[str, float], baseline: Mapping[str, float], *, unit: str, allowed: Allowed
 ) -> list[Verdict]:
     """A verdict for each line of the baseline."""
-    return [Verdict(title, now.get(title), before, unit, allowed) for title, before in baseline.items()]
+    shares = dict.fromkeys(baseline, allowed) if isinstance(allowed, float) else allowed
+    return [Verdict(title, now.get(title), before, unit, shares[title]) for title, before in baseline.items()]
 
 
-def conclude(now: Mapping[str, float], file: Path, *, unit: str, allowed: float, write: bool) -> None:
+def report(now: Mapping[str, float], baseline: Mapping[str, float], *, unit: str, allowed: Allowed) -> None:
+    """Print the verdicts, and exit with 1 unless all have passed."""
+    verdicts = judge(now, baseline, unit=unit, allowed=allowed)
+    print("\n".join(map(str, verdicts)))
+    if not all(verdict.passed for verdict in verdicts):
+        sys.exit(1)
+
+
+def conclude(now: Mapping[str, float], file: Path, *, unit: str, allowed: Allowed, write: bool) -> None:
     """Print the verdicts by a baseline's file and exit with 1 unless all have passed; or write the file."""
     if write:
         file.write_text(json.dumps(now, indent=1) + "\n")
         print(f"wrote {file.name}: {now}")
         return
-    verdicts = judge(now, json.loads(file.read_text()), unit=unit, allowed=allowed)
-    print("\n".join(map(str, verdicts)))
-    if not all(verdict.passed for verdict in verdicts):
-        sys.exit(1)
+    report(now, json.loads(file.read_text()), unit=unit, allowed=allowed)

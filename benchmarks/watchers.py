@@ -88,7 +88,7 @@ class Watches:
                 raise Failed("a watch ended")
             sent_at, partial = take_times(partial + data)
             now_ns = time.monotonic_ns()
-            # What waited here while nobody listened would tell of that, and of nothing else.
+            # An event sent before `listen` has waited here for it, so its time says nothing of the system.
             took_ns += [now_ns - at_ns for at_ns in sent_at if at_ns >= self._since_ns]
         self._partial[descriptor] = partial
 

@@ -13,7 +13,7 @@ from benchmarks.talk import Talk
 PATH = "/api/v1/namespaces/work/pods?watch=true&allowWatchBookmarks=true&resourceVersion=4711"
 
 
-# With one token: opening so many takes a fraction of the minute that it is good for.
+# Watches opened with one token: well within the minute for which it is valid.
 SLICE = 500
 
 

@@ -1,12 +1,13 @@
-"""What a workload is: the interface between the runner and workloads/.
+"""The interface between the runner and workloads/.
 
-A workload's module has a tuple `WORKLOADS`. The runner takes each variant in turn and runs it several times
-over all systems, one after the other within each round.
+A workload's module has a tuple `WORKLOADS`. The runner measures each variant in several rounds. A round runs
+all systems, one after the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import attrs
 
@@ -20,9 +21,13 @@ class Options:
 
     runs: int = 5
     seconds: float = 1.0
-    """How long one run of a workload that has no natural end lasts."""
+    """How long a run lasts. Below 1, a run of a certain size or length is cut to that share of it."""
     quick: bool = False
     """Sizes cut to what shows that everything works; the figures are not to be compared."""
+
+
+OpenRuns = Callable[[System, Upstream, int, Options], AbstractContextManager[Callable[[], Sample]]]
+"""Opens connections and yields a function that measures one short run over them; it may be called again."""
 
 
 @attrs.frozen
@@ -39,7 +44,19 @@ class Workload:
     """The systems it makes sense for; all of them when None."""
     runs: int | None = None
     """Rounds, where the number of the command line makes no sense."""
+    open: OpenRuns | None = None
+    """For the gate: the same run, repeated over connections that stay up."""
+
+
+def once(open_runs: OpenRuns) -> Callable[[System, Upstream, int, Options], Sample]:
+    """A workload's `run` over connections of its own."""
+
+    def run(system: System, upstream: Upstream, variant: int, options: Options) -> Sample:
+        with open_runs(system, upstream, variant, options) as measured:
+            return measured()
+
+    return run
 
 
 class RunFailed(Exception):
-    """A run that has no figure: answers that were refused, cut or not given. The text says which."""
+    """A run without a figure: an answer was refused, cut or missing. The text says which."""

@@ -69,8 +69,8 @@ class Stream(trio.abc.HalfCloseableStream):
         "_reader",
         "_sender",
         "_state",
-        "_tell_answer",
         "_tell_doubt",
+        "_tell_input",
         "_tell_reset",
         "_tell_room",
         "_unqueued_bytes",
@@ -88,7 +88,7 @@ class Stream(trio.abc.HalfCloseableStream):
         # While the reader waits for what is not passed on; and a piece that was not.
         self._pass_on: Callable[[bytes], bool] | None = None
         self._not_passed_on = b""
-        self._tell_answer: Callable[[], None] | None = None
+        self._tell_input: Callable[[], None] | None = None
         self._tell_doubt: Callable[[], object] | None = None
         self._tell_reset: Callable[[], None] | None = None
         self._tell_room: Callable[[], None] | None = None
@@ -213,8 +213,15 @@ class Stream(trio.abc.HalfCloseableStream):
         one is called at most once before, when the peer is in doubt and no head has come (PROTOCOL.md,
         "Liveness"), and by the same rules.
         """
-        self._tell_answer = tell
+        self._tell_input = tell
         self._tell_doubt = tell_doubt
+
+    def when_input(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once, when bytes or the end have come, or the stream is broken.
+
+        As `on_answer` has it.
+        """
+        self._tell_input = tell
 
     def peek_whole_answer(self) -> tuple[bytes, int] | None:
         """Return the head of the answer and how many bytes are behind it, when all is said both ways.
@@ -325,6 +332,12 @@ class Stream(trio.abc.HalfCloseableStream):
             raise StreamReset(*self._failure)
         return None
 
+    @property
+    def at_end(self) -> bool:
+        """Whether all bytes were received, and a clean end behind them."""
+        state = self._state
+        return state.receiving is ENDED and not state.incoming.size and self._failure is None
+
     def on_reset(self, tell: Callable[[], None] | None) -> None:
         """Have `tell` called once, when the peer RESETs the stream or it is lost with its session.
 
@@ -376,6 +389,17 @@ class Stream(trio.abc.HalfCloseableStream):
             return False
         self._mux.send_data(state, data, eof=eof)
         return True
+
+    def write(self, data: bytes, *, eof: bool = False) -> bool:
+        """Queue bytes and, with `eof`, the end; whether there is room for PIECE_BYTES_MOST more.
+
+        Raises StreamReset.
+        """
+        state = self._state
+        if self._closed or self._failure is not None or state.sending is ENDED:
+            self._check_sendable()
+        self._mux.send_data(state, data, eof=eof)
+        return state.outgoing.size <= QUEUE_HIGH_BYTES
 
     @property
     def has_room(self) -> bool:
@@ -465,13 +489,14 @@ class Stream(trio.abc.HalfCloseableStream):
         state = self._state
         state.owner = None
         # Whoever is to be told holds this stream: together they would stay until a garbage collection.
-        self._tell_reset = self._tell_doubt = None
+        self._tell_reset = self._tell_doubt = self._tell_input = self._tell_room = None
         if self._failure is None:
             if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:
                 self._leave()
         else:
             self._mux.connection.discard_received(state)
-        self._wake_all()
+        if not (self._reader is self._sender is self._head_reader is NO_SPOT):
+            self._wake_all()
 
     def _leave(self) -> None:
         state = self._state
@@ -496,9 +521,9 @@ class Stream(trio.abc.HalfCloseableStream):
     # --- what the core tells (protocol.streams.StreamOwner), and nobody else ---
 
     def on_data(self) -> None:
-        if self._tell_answer is not None:
-            self._mux.calls_due.append(self._tell_answer)
-            self._tell_answer = None
+        if self._tell_input is not None:
+            self._mux.calls_due.append(self._tell_input)
+            self._tell_input = None
         if self._pass_on is not None:
             self._mux.calls_due.append(self._offer)
         elif self._reader is not NO_SPOT:
@@ -508,9 +533,9 @@ class Stream(trio.abc.HalfCloseableStream):
             self._head_reader.unpark()
 
     def on_head(self) -> None:
-        if self._tell_answer is not None:
-            self._mux.calls_due.append(self._tell_answer)
-            self._tell_answer = None
+        if self._tell_input is not None:
+            self._mux.calls_due.append(self._tell_input)
+            self._tell_input = None
         if self._head_reader is not NO_SPOT:
             self._head_reader.unpark()
 
@@ -525,9 +550,9 @@ class Stream(trio.abc.HalfCloseableStream):
             self._failure = (code, processed, reason)
         # Bytes that memory took back are gone, even if the stream itself had ended well in line.
         self._failed_in_line = in_line
-        if self._tell_answer is not None:
-            self._mux.calls_due.append(self._tell_answer)
-            self._tell_answer = None
+        if self._tell_input is not None:
+            self._mux.calls_due.append(self._tell_input)
+            self._tell_input = None
         self._wake_all()
         tell, self._tell_reset = self._tell_reset, None
         if tell is not None:

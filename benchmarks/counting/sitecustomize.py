@@ -1,8 +1,8 @@
 """Counts the function calls of a process's main thread between two signals, for `benchmarks.calls`.
 
-Python imports a module of this name by itself at its start, from a folder that PYTHONPATH names: so what is
-counted are the programs as they are. The first SIGUSR1 begins to count; the next one ends that and writes
-what was counted into the file COUNTED.PID, under another name first, so that it is there only as a whole.
+Python imports a module of this name at its start, from a folder that PYTHONPATH names. So the programs need
+no hook. The first SIGUSR1 starts the count. The next one ends it and writes the file COUNTED.PID, under
+another name first, so that a reader finds only a whole file.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The link as a process: `python -m benchmarks.link --to PORT --rtt-ms 20 [--mbit 100]`, on loopback.
 
-It says `listening PORT`, and carries each connection to the port given. Every byte takes half the round trip;
-each direction carries at most the rate, over all connections.
+It prints `listening PORT`, and carries each connection to the given port. Every byte takes half the round
+trip; each direction carries at most the rate, over all connections.
 
-What it is not. It delays bytes, not segments: the TCP connections at its two ends know of no delay, so there
-is no slow start, no loss, and no handshake that takes a round trip. What is measured is what the programs do
-with a long way: their windows, their turns, their buffers. Its own buffers add delay behind a busy sender:
+It delays bytes, not segments. The TCP connections at its two ends see no delay, so there is no slow start, no
+loss, and no handshake that takes a round trip. It measures how the programs cope with a long link: their
+windows, their fairness, their buffers. Its own buffers add delay behind a busy sender:
 the line's queue, and a receive buffer of SOCKET_BYTES, together about 10 ms at 100 Mbit/s.
 """
 
@@ -49,7 +49,7 @@ class Lane:
         self.flow.put(data, now)
 
     def deliver(self, now: float) -> None:
-        """Hand over whatever has arrived."""
+        """Deliver the bytes that have arrived."""
         self.blocked = False
         while self.flow.arrives_at() <= now:
             data = self.flow.take()

@@ -1,7 +1,7 @@
-"""Systems with a slow link where the long way would be: between the two ends of a tunnel.
+"""Systems with a slow link between the two ends of their tunnel.
 
-What has no tunnel has it before the upstream: `nginx` proxies over it, and the client of `direct` reaches the
-upstream over it. So everybody's bytes cross it once in each direction.
+A system without a tunnel has the link before the upstream: `nginx` proxies over it, and the client of
+`direct` reaches the upstream over it. So the bytes of every system cross it once in each direction.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from benchmarks.systems.direct import open_direct
 from benchmarks.systems.hawse import open_hawse
 from benchmarks.systems.leg import OpenTunnel
 from benchmarks.systems.nginx import open_nginx
+from benchmarks.systems.plain import open_plain
 from benchmarks.upstream.other import OtherUpstream
 
 MBIT_PER_S = 100.0
 TOP = Path(__file__).parents[2]
 
-TUNNELS: dict[str, OpenTunnel] = {"hawse": open_hawse, **PEERS}
+TUNNELS: dict[str, OpenTunnel] = {"hawse": open_hawse, "plain": open_plain, **PEERS}
 WITHOUT_TUNNEL: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx}
 NAMES = frozenset({*TUNNELS, *WITHOUT_TUNNEL})
 

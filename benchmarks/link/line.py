@@ -87,6 +87,6 @@ class Flow:
         self._held_bytes += len(data)
 
     def abandon(self) -> None:
-        """Drop what is under way: the receiver is gone, and it can matter to nobody."""
+        """Drop the bytes under way: the receiver is gone."""
         self._under_way.clear()
         self.ended = self.over = True

@@ -1,6 +1,6 @@
 """The public end of a snitun tunnel: `python snitun_hub.py SNI_PORT PEER_PORT FERNET_KEY NAME`, on loopback.
 
-It says `ready` when it listens, and `joined` once the peer that serves NAME is there.
+It prints `ready` when it listens, and `joined` once the peer that serves NAME has connected.
 """
 
 from __future__ import annotations

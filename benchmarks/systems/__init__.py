@@ -6,7 +6,7 @@ from benchmarks.system import OpenSystem
 from benchmarks.systems.chisel import open_chisel
 from benchmarks.systems.direct import open_direct
 from benchmarks.systems.frp import open_frp
-from benchmarks.systems.hawse import open_hawse, open_without_wheels
+from benchmarks.systems.hawse import open_hawse, open_seeded, open_without_wheels
 from benchmarks.systems.konnectivity import open_konnectivity
 from benchmarks.systems.leg import OpenTunnel
 from benchmarks.systems.mplex import open_mplex
@@ -18,7 +18,12 @@ from benchmarks.systems.ssh import open_ssh
 from benchmarks.systems.yamux import open_yamux
 
 # What runs always, then what runs with --peers, in the order of the tables.
-ALWAYS: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx, "hawse": open_hawse}
+ALWAYS: dict[str, OpenSystem] = {
+    "direct": open_direct,
+    "nginx": open_nginx,
+    "hawse": open_hawse,
+    "plain": open_plain,
+}
 PEERS: dict[str, OpenTunnel] = {
     "ssh": open_ssh,
     "chisel": open_chisel,
@@ -31,4 +36,7 @@ PEERS: dict[str, OpenTunnel] = {
     "mplex": open_mplex,
 }
 # What runs when it is named.
-EXTRA: dict[str, OpenSystem] = {"hawse-nowheel": open_without_wheels, "plain": open_plain}
+EXTRA: dict[str, OpenSystem] = {
+    "hawse-nowheel": open_without_wheels,
+    "hawse-seeded": open_seeded,
+}

@@ -1,7 +1,7 @@
 """Hawse as a user runs it: a hub, a relay in tunnel mode, and an agent's access token for each run.
 
-Everything is on that is on by default: TLS on every leg, tokens, policy, the durable audit trail. Only the
-number of concurrent calls of one agent is raised, since one agent makes all of them here.
+Everything that is on by default is on: TLS on every leg, tokens, policy, the durable audit trail. Only the
+limits of one agent are raised, because one agent makes all calls here.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ import yaml
 
 from benchmarks.nginx import issue_certificate
 from benchmarks.processes import Daemon, Daemons, free_port, program
-from benchmarks.system import Endpoint, System, Upstream
+from benchmarks.system import Endpoint, Missing, OpenSystem, System, Upstream
 from benchmarks.systems.leg import Leg, straight
 
 CLUSTER, TEAM, AGENT = "bench", "platform", "probe"
+TOP = Path(__file__).parents[2]
+SEED = TOP / "benchmarks" / "seed"
 # The same cluster, by a relay in direct mode.
 DIRECT = "direct"
 STREAMS_PER_AGENT = 10_000
@@ -48,7 +50,7 @@ class Installation:
     port: int
     """Where the hub listens."""
     public_port: int
-    """Where its relay finds it: the same, or a detour that leads there."""
+    """The port that its relay dials: the same, or a detour to it."""
     environment: Mapping[str, str]
 
     @property
@@ -82,7 +84,7 @@ class Installation:
             f'data_dir = "{self.folder / "hub"}"\n'
             f'[admin]\nlisten = "127.0.0.1:{free_port()}"\n'
             f"[limits]\nstreams_per_agent = {STREAMS_PER_AGENT}\n"
-            # One agent asks for all there is: what it may take is not what is measured.
+            # One agent makes all requests. Its limits are not what is measured.
             "requests_per_second = 0\ncancels_per_second = 0\nbytes_per_minute = 0\nidle_connections = 0\n"
         )
         hub = self.daemons.start("hub", [self.program, "hub", "--config", str(config)], self.environment)
@@ -97,7 +99,7 @@ class Installation:
             [self.program, "relay", "--config", str(relay / "relay.toml")],
             {
                 "HAWSE_RELAY_KUBECONFIG": str(relay / "kubeconfig"),
-                # That one agent has thousands open is no shortage here either.
+                # For the thousands of streams of one agent.
                 "HAWSE_RELAY_MEMORY_MIB": "1024",
                 **self.environment,
             },
@@ -185,6 +187,30 @@ def open_without_wheels(folder: Path, upstream: Upstream) -> Iterator[System]:
         yield system
 
 
+def open_checkout(revision: str) -> OpenSystem:
+    """Open hub and relay of another revision of this repository, with the packages of this one."""
+
+    @contextmanager
+    def opened(folder: Path, upstream: Upstream) -> Iterator[System]:
+        checkout = folder / "checkout"
+        checkout.mkdir()
+        archive = subprocess.run(["git", "-C", str(TOP), "archive", revision], stdout=subprocess.PIPE)
+        if archive.returncode != 0:
+            raise Missing(f"{revision} is not a revision of {TOP}")
+        subprocess.run(["tar", "-x", "-C", str(checkout)], input=archive.stdout, check=True)
+        with running(folder, upstream, revision, {"PYTHONPATH": str(checkout)}) as system:
+            yield system
+
+    return opened
+
+
+@contextmanager
+def open_seeded(folder: Path, upstream: Upstream) -> Iterator[System]:
+    """Run hub and relay with the seeded regression of benchmarks/seed, which a gate has to catch."""
+    with running(folder, upstream, "hawse-seeded", {"PYTHONPATH": f"{SEED}{os.pathsep}{TOP}"}) as system:
+        yield system
+
+
 @contextmanager
 def running(
     folder: Path, upstream: Upstream, name: str, environment: Mapping[str, str], leg: Leg = straight
@@ -207,7 +233,7 @@ class Enrolled:
 def enrolled(
     folder: Path, upstream: Upstream, name: str, environment: Mapping[str, str], leg: Leg = straight
 ) -> Iterator[Enrolled]:
-    """As `running`, for whoever needs more than its requests."""
+    """As `running`, for workloads that need more than its requests."""
     hawse = program("hawse", name, "make setup")
     with Daemons(folder) as daemons:
         port = free_port()

@@ -37,7 +37,7 @@ def open_ssh(folder: Path, upstream: Upstream, leg: Leg = straight) -> Iterator[
         PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
     target = f"{upstream.endpoint.host}:{upstream.endpoint.port}"
     with Daemons(folder) as daemons:
-        # Its name must be a whole path: it starts itself anew for each connection.
+        # Its name must be an absolute path, because it executes itself again for each connection.
         server = daemons.start("sshd", [sshd, "-D", "-e", "-f", str(folder / "sshd_config")])
         server.wait_for("Server listening on")
         client = daemons.start(
@@ -76,7 +76,7 @@ def server_configuration(folder: Path, port: int) -> str:
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
             "PermitRootLogin prohibit-password",
-            # The folder is below one for temporary files, which everybody may write to.
+            # The folder is below the one for temporary files, which every user may write to.
             "StrictModes no",
         )
     )

@@ -1,6 +1,6 @@
 """What the trail costs a read call: `python -m benchmarks.units.audit [FOLDER]`.
 
-FOLDER is on the disk that counts. First the parts by themselves; then the writer thread beside a loop that
+FOLDER is on the disk to measure. First the parts by themselves; then the writer thread beside a loop that
 is busy, as in a hub: both want the interpreter's lock, so what its waits and hand-overs cost is
 in the last figures and in no other. They say how much CPU the whole process needs an event more than the same
 busy loop without a trail.
@@ -69,7 +69,7 @@ def spin() -> None:
 
 
 async def busy(recorder: Recorder | None, case: Case) -> None:
-    """A loop that makes an event each turn, also without a recorder, and calls the system as loops do."""
+    """A loop that makes an event in each pass, also without a recorder, and calls the system as loops do."""
     reading, writing = os.pipe()
     for number in range(EVENTS):
         spin()

@@ -186,7 +186,7 @@ class TakesAll:
 
 
 class StubStream:
-    """A stream whose answer is here as soon as somebody is to be told of it."""
+    """A stream whose answer is complete when a callback is registered."""
 
     def on_answer(self, tell: Callable[[], None]) -> None:
         self.tell = tell
@@ -199,7 +199,7 @@ class StubStream:
 
 
 class StubSession:
-    """A session whose streams nobody reads."""
+    """A session whose streams are not read."""
 
     session_id = "session-1"
     may_open = True

@@ -278,7 +278,7 @@ async def handshake_cost(contexts: Contexts, *, resumed: bool) -> float:
     return (time.process_time() - began) / count * 1e6
 
 
-# --- memory: two processes, so that each end can be told from the other ---
+# --- memory: two processes, so that each end is measured by itself ---
 
 
 def idle_memory() -> None:

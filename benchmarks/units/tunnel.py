@@ -278,7 +278,7 @@ async def shell_watch(together: int) -> float:
 
 
 async def shell_idle(_: int) -> float:
-    """Bytes an end of an idle stream: the heads are said, and nobody waits."""
+    """Bytes an end of an idle stream: both heads are sent, and no task waits."""
     async with open_shell() as shell:
         warm = [await _open_answered(shell) for _ in range(100)]
         gc.collect()

@@ -3,11 +3,11 @@
     GET  anything          2 KB of JSON, as a pod is answered
     GET  /bulk/NAME        a file of the memory-backed folder
     GET  /paced/RATE/SIZE  SIZE bytes, RATE of them a second (benchmarks.upstream.paced)
-    PUT  /sink/NAME        takes a body whole, then answers: nginx's WebDAV module writes it to a file in
+    PUT  /sink/NAME        reads the whole body, then answers: nginx's WebDAV module writes it to a file in
                            memory, and the next one of that name replaces it
     PUT  WRITE_PATH NAME   the same, under the path of a ConfigMap
 
-An answer that a discarded body would get (`return 200`) comes before the body has, and so measures nothing.
+With `return 200` nginx would answer before the body has arrived, and would not measure it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SERVER = """\
         location /bulk/ {{
             alias {memory}/;
             default_type application/octet-stream;
-            # A turn for the others after so much, or one download would have the worker to itself.
+            # The worker serves other connections after each piece of this size.
             output_buffers 2 32k;
             sendfile_max_chunk 64k;
         }}

@@ -35,7 +35,7 @@ def take_times(received: bytes) -> tuple[list[int], bytes]:
 
 @attrs.define
 class Pace:
-    """So many events a second, as evenly as whoever asks can be."""
+    """So many events a second, as evenly as the caller asks for them."""
 
     per_s: float
     began_s: float

@@ -1,4 +1,4 @@
-"""As much of the Kubernetes API as `kubectl get pods` asks for, by nginx, which takes no time for it.
+"""The part of the Kubernetes API that `kubectl get pods` uses, served by nginx, which takes no time for it.
 
 Discovery in its older form, of one group with one resource; the list of pods as the table that kubectl wants.
 """

@@ -20,5 +20,5 @@ class OtherUpstream:
     memory: Path = Path("/nonexistent")
 
     def body(self, size: int) -> str:
-        """Refused: whoever asks has the wrong upstream."""
+        """Refused: a workload that needs bodies has the wrong upstream."""
         raise LookupError(f"this upstream has no bodies, of {size} bytes or any")

@@ -1,4 +1,4 @@
-"""Bodies that come as fast on average as they are asked to, as a process behind the upstream's nginx.
+"""Bodies at a requested average rate, from a process behind the upstream's nginx.
 
     python -m benchmarks.upstream.paced
 
@@ -20,7 +20,7 @@ from typing import Final
 from benchmarks.processes import Daemons
 
 TOP: Final = Path(__file__).parents[2]
-# What goes at a time: at 20 MB/s every 3 ms, so that the waiting costs next to nothing.
+# Sent at a time: at 20 MB/s every 3 ms, so that waiting costs next to nothing.
 PIECE_BYTES: Final = 64 * 1024
 _PIECE: Final = secrets.token_bytes(PIECE_BYTES)
 
@@ -57,7 +57,7 @@ class Paced(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: a line a request is no news."""
+        """Log nothing: a line for each request is noise."""
 
 
 def main() -> None:

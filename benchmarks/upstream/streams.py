@@ -1,10 +1,10 @@
-"""The upstream for what stays open, as a process: watches that are silent or not, and an echo behind exec.
+"""The upstream for streams that stay open, as a process: watches with or without events, an echo for exec.
 
     python -m benchmarks.upstream.streams FOLDER      (with server.pem and server.key in it)
 
     GET …?watch=true         an endless chunked answer; silent until events are asked for
     GET …/exec?…             upgraded to a WebSocket of v5.channel.k8s.io; stdout repeats what comes on stdin
-    GET /emit?per_s=N        from now on so many events a second, to all watches in turn; 0 ends them
+    GET /emit?per_s=N        from now on so many events a second, round robin over all watches; 0 ends them
     GET /emit?per_s=N&all    so many a second, each to all watches at once
     GET anything else        a small answer
 
@@ -63,7 +63,7 @@ def open_streams(folder: Path) -> Iterator[OtherUpstream]:
 
 
 class Connection:
-    """A client's connection: what it waits for is the method that is called when it can go on."""
+    """A client's connection; `on_bytes` is its state."""
 
     def __init__(self, server: Server, plain: socket.socket) -> None:
         plain.setblocking(False)
@@ -76,7 +76,7 @@ class Connection:
         self.shaken = False
 
     def ready(self) -> None:
-        """Do what can be done."""
+        """Go on with the handshake, unsent bytes and input."""
         try:
             if not self.shaken:
                 self.sock.do_handshake()
@@ -92,7 +92,7 @@ class Connection:
         self.server.drop(self)
 
     def send(self, data: bytes) -> None:
-        """Send now or later; who does not take a watch's events for long is none of this server's trouble."""
+        """Send now or later. The buffer of a client that does not read its watch is not bounded."""
         self.unsent += data
         with suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
             self.flush()
@@ -130,7 +130,7 @@ class Connection:
         self.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
     def ignore(self, data: bytes) -> None:
-        """Whoever watches says nothing."""
+        """A watch has no request body."""
 
 
 class Echo:
@@ -167,11 +167,11 @@ class Server:
         self.connections: dict[int, Connection] = {}
         self.watches: list[Connection] = []
         self.pace: Pace | None = None
-        # Who gets the next event, and the one after it.
+        # The watches that get the next event, and the one after it.
         self.turns: Iterator[list[Connection]] = iter(())
 
     def emit(self, per_s: int, *, to_all: bool) -> None:
-        """Start or end the events; whoever watches from then on gets none of these."""
+        """Start or end the events; a watch that is opened later gets none of these."""
         watches = list(self.watches)
         self.pace = Pace(per_s, time.monotonic()) if per_s and watches else None
         self.turns = itertools.cycle([watches] if to_all else [[watch] for watch in watches])

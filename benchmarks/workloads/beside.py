@@ -1,7 +1,7 @@
 """What a download does to others: small requests by one connection while 0, 1 and 4 streams download.
 
-Three things can be what the downloads are held by. `beside` lets them take all the machine has: with few
-cores everyone then waits for a core, and that is in all the figures, those of `direct` too. `beside-paced`
+Three things can limit the downloads. `beside` lets them take all of the machine: with few cores every process
+then waits for a core, and all figures include that, those of `direct` too. `beside-paced`
 has the upstream hold them at 80 MB/s together. `beside-link` has a link of 100 Mbit/s and 20 ms between hub
 and relay, which they fill: what a request then waits for is what the system has queued before it. The variant
 without a stream is what the others are compared with. Requests and downloads are of separate processes.

@@ -1,6 +1,6 @@
-"""`kubectl get pods` from the start of its process to its last line of output: what a person waits for.
+"""`kubectl get pods` from the start of its process to its last line of output: the time that a person waits.
 
-`cold` gives kubectl a token in its kubeconfig, for Hawse as for the others: the difference is the way.
+`cold` gives kubectl a token in its kubeconfig, for Hawse as for the others: the difference is the path.
 kubectl's own discovery is in its cache. `cold-plugin` is a kubeconfig as `hawse kubeconfig` writes it:
 kubectl runs `hawse-credential`, which has answered in this minute. For `cold-token` the plugin's token is
 gone before each call, as after a minute without calls: the plugin gets another one from the hub.

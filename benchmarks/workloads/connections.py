@@ -6,23 +6,31 @@ keeps none from one start to the next. 1 and 16 of them are under way at a time.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from benchmarks.load import Job
 from benchmarks.result import Sample
 from benchmarks.system import System, Upstream
 from benchmarks.upstream.apiserver import POD_PATH
-from benchmarks.workload import Options, Workload
-from benchmarks.workloads.small import run_job
+from benchmarks.workload import Options, Workload, once
+from benchmarks.workloads.small import open_job
 
 
-def run(system: System, upstream: Upstream, at_once: int, options: Options) -> Sample:
+@contextmanager
+def open_runs(
+    system: System, upstream: Upstream, at_once: int, options: Options
+) -> Iterator[Callable[[], Sample]]:
     job = Job("connections", system.fresh_endpoint(), POD_PATH, at_once, options.seconds)
-    return run_job("connections", job, system, upstream)
+    with open_job("connections", job, system, upstream) as measured:
+        yield measured
 
 
 CONNECTIONS = Workload(
     "connections",
     "GETs of 2 KB, each over a TLS connection of its own, as each start of kubectl makes one",
     (1, 16),
-    run,
+    once(open_runs),
+    open=open_runs,
 )
 WORKLOADS = (CONNECTIONS,)

@@ -1,4 +1,4 @@
-"""Streams on which nothing happens: what each of them holds in memory.
+"""The memory of idle streams.
 
 `idle` has open watches that send nothing, through the system as it runs: TLS to the client, TLS to the
 upstream. `idle-bare` has streams of a Hawse tunnel and nothing around them: a task at either end, over a
@@ -22,7 +22,7 @@ from benchmarks.talk import Talk
 from benchmarks.upstream.streams import open_streams
 from benchmarks.watching import Watching, slices
 from benchmarks.workload import Options, Workload
-from benchmarks.workloads.watch import OPENERS
+from benchmarks.workloads.watch import SYSTEMS, opened_again
 
 STREAMS = 6000
 QUICK_STREAMS = 100
@@ -45,7 +45,7 @@ def run(system: System, upstream: Upstream, streams: int, options: Options) -> S
         (folder / system.name).mkdir()
         with (
             open_streams(folder / "upstream") as source,
-            OPENERS[system.name](folder / system.name, source) as opened,
+            opened_again(system, folder / system.name, source) as opened,
             Watching(opened) as watching,
         ):
             watching.open(BASE)
@@ -99,7 +99,7 @@ def sample(
     )
 
 
-TUNNELS_AND_NGINX = frozenset(OPENERS) - {"direct"}
+TUNNELS_AND_NGINX = SYSTEMS - {"direct", "plain"}
 IDLE = Workload(
     "idle",
     "6,000 open watches that send nothing: the memory of each, in the dearer process",

@@ -1,7 +1,7 @@
 """A long way: what one stream gets of a link of 100 Mbit/s at 20 and 150 ms, and how long a small GET takes.
 
-The link (benchmarks.link) is between the two ends of each tunnel, and each run opens the system anew around
-one of its own. A download takes ROUND_TRIPS at least, so that its beginning, when windows are still small,
+The link (benchmarks.link) is between the two ends of each tunnel, and each run opens the system again around
+a link of its own. A download takes ROUND_TRIPS at least, so that its beginning, when windows are still small,
 weighs little. A GET over a kept connection takes one round trip; what it takes beyond is the system's.
 """
 

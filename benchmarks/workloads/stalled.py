@@ -1,4 +1,4 @@
-"""What a reader that does not read does to others: 50 connections with small requests beside it.
+"""Stalled readers beside other requests: 50 connections with small requests, and readers that do not read.
 
 `rss_kb_per_stream` is what the stalled streams hold in the system's memory. A system in which one stalled
 reader stops the others has no figures: its run fails, and says how many answers never came.

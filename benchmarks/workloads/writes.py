@@ -6,20 +6,33 @@ audit trail before it forwards the request.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from benchmarks.load import Job
 from benchmarks.result import Sample
 from benchmarks.system import System, Upstream
 from benchmarks.upstream.apiserver import WRITE_PATH
-from benchmarks.workload import Options, Workload
-from benchmarks.workloads.small import run_job
+from benchmarks.workload import Options, Workload, once
+from benchmarks.workloads.small import open_job
 
 BODY_BYTES = 1024
 
 
-def run(system: System, upstream: Upstream, connections: int, options: Options) -> Sample:
+@contextmanager
+def open_runs(
+    system: System, upstream: Upstream, connections: int, options: Options
+) -> Iterator[Callable[[], Sample]]:
     job = Job("requests", system.fresh_endpoint(), WRITE_PATH, connections, options.seconds, size=BODY_BYTES)
-    return run_job("writes", job, system, upstream)
+    with open_job("writes", job, system, upstream) as measured:
+        yield measured
 
 
-WRITES = Workload("writes", "PUTs of 1 KB over keep-alive connections, closed loop", (1, 64), run)
+WRITES = Workload(
+    "writes",
+    "PUTs of 1 KB over keep-alive connections, closed loop",
+    (1, 64),
+    once(open_runs),
+    open=open_runs,
+)
 WORKLOADS = (WRITES,)

@@ -1,8 +1,7 @@
-"""Reads message bodies from received bytes: by Content-Length, or in chunks.
+"""Reads chunked bodies from received bytes.
 
-A body has one of three framings (RFC 9112 section 6.3); the third, up to the connection's end, needs no
-reader. Each reader below takes received bytes and returns the body's bytes. The connection chooses the
-reader.
+A body has one of three framings (RFC 9112 section 6.3). Two of them, by a length and up to the connection's
+end, need no reader. The connection knows which framing a message has.
 
 Chunks are read strictly: a size of one to eight hexadecimal digits and CRLF, no extensions, no trailers. All
 common implementations write this form. From the first chunk of another form on, h11 reads the rest of the
@@ -41,30 +40,6 @@ _NEXT_BEGUN = re.compile(rb"\r?+|\r\n(?:[0-9A-Fa-f]{1,8}+\r?+)?+")
 
 class BodyError(Exception):
     """A body's framing is malformed."""
-
-
-class CountedBody:
-    """A body of a known length."""
-
-    __slots__ = ("_left", "reached", "rest")
-    trailers = False
-
-    def __init__(self, length: int) -> None:
-        self._left = length
-        self.reached = False
-        self.rest = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """Return the body's bytes among received ones; at the end sets `reached`, and `rest` to the bytes
-        after it.
-        """
-        size = len(data)
-        if size < self._left:
-            self._left -= size
-            return data
-        self.reached = True
-        self.rest = data[self._left :]
-        return data[: self._left]
 
 
 class ChunkedBody:

@@ -54,6 +54,18 @@ def test_requests_are_counted_and_timed_whatever_shape_their_answers_have(
     assert report.transferred == report.requests * (0 if answer in (empty, no_content) else len(BODY))
 
 
+def test_runs_follow_each_other_over_the_same_connections(tmp_path: Path) -> None:
+    with canned(tmp_path, whole) as server, Load(requests(server)) as load:
+        reports = []
+        for _ in range(3):
+            before = len(server.heads)
+            load.go()
+            reports.append(load.report())
+            assert reports[-1].requests == len(server.heads) - before == len(reports[-1].latencies_ns)
+        assert server.connections == 2
+    assert all(report.transferred == report.requests * len(BODY) for report in reports)
+
+
 def test_a_request_is_that_of_the_endpoint(tmp_path: Path) -> None:
     with canned(tmp_path, whole) as server, Load(requests(server, 1)):
         lines = server.heads[0].split(b"\r\n")

@@ -78,6 +78,7 @@ def test_a_missing_system_is_named_and_the_others_are_opened_and_closed(tmp_path
     with open_systems(tmp_path, UPSTREAM, openers) as opened:
         assert [system.name for system in opened.systems] == ["a", "b"]
         assert opened.missing == ("ssh: not here: apt-get install it",)
+        assert [system.open_again for system in opened.systems] == [openers["a"], openers["b"]]
     assert events == ["open a", "open b", "close b", "close a"]
 
 

@@ -31,7 +31,7 @@ def direct(apiserver: ApiServer, tmp_path: Path) -> Iterator[System]:
 
 
 def test_a_small_request_costs_the_proxy_some_microseconds(nginx: System, apiserver: ApiServer) -> None:
-    sample = small.run(nginx, apiserver, 16, QUICK)
+    sample = small.SMALL.run(nginx, apiserver, 16, QUICK)
     line = sample.measurement
     assert (line.workload, line.system, line.variant) == ("small", "nginx", 16)
     assert line.cpu_us_per_request is not None
@@ -61,19 +61,34 @@ def test_a_small_write_arrives(nginx: System, apiserver: ApiServer) -> None:
 
 
 def test_what_has_no_processes_has_no_cpu_time(direct: System, apiserver: ApiServer) -> None:
-    line = small.run(direct, apiserver, 1, QUICK).measurement
+    line = small.SMALL.run(direct, apiserver, 1, QUICK).measurement
     assert line.cpu_us_per_request is None
     assert line.p50_ms is not None
 
 
-def test_the_plain_proxy_carries_small_answers_and_bytes_both_ways(
+def test_the_plain_tunnel_carries_small_requests_and_bytes_both_ways(
     apiserver: ApiServer, tmp_path: Path
 ) -> None:
+    requests, bytes_ = (small.SMALL, writes.WRITES), bulk.WORKLOADS
     with open_plain(tmp_path, apiserver) as plain:
-        samples = [workload.run(plain, apiserver, 4, QUICK) for workload in (small.SMALL, *bulk.WORKLOADS)]
+        samples = [workload.run(plain, apiserver, 4, QUICK) for workload in (*requests, *bytes_)]
     assert all(sample.cpu_s["hub"] > 0 < sample.cpu_s["relay"] for sample in samples)
-    assert samples[0].measurement.cpu_us_per_request is not None
-    assert all(sample.measurement.cpu_s_per_gb is not None for sample in samples[1:])
+    assert all(sample.measurement.cpu_us_per_request is not None for sample in samples[:2])
+    assert all(sample.measurement.cpu_s_per_gb is not None for sample in samples[2:])
+
+
+def test_runs_are_repeated_over_open_connections_and_counted_apart(
+    nginx: System, apiserver: ApiServer
+) -> None:
+    for workload in (small.SMALL, writes.WRITES, *bulk.WORKLOADS):
+        assert workload.open is not None
+        with workload.open(nginx, apiserver, 4, QUICK) as measured:
+            first, second = measured(), measured()
+        for sample in (first, second):
+            assert sample.measurement.workload == workload.name
+            assert 0 < sample.cpu_s["nginx"] < 5
+        if workload in bulk.WORKLOADS:
+            assert first.notes == second.notes == {"gigabytes": bulk.QUICK_BYTES / 1e9}
 
 
 @pytest.mark.parametrize("streams", [1, 32])

@@ -120,7 +120,7 @@ async def test_a_call_records_the_interruptions_of_its_tunnel(tmp_path: Path) ->
     [("another", "relay-1"), ("", "relay-2")],
     ids=["another key", "another instance"],
 )
-async def test_no_other_sender_gets_the_time(kid: str, instance: str, tmp_path: Path) -> None:
+async def test_no_other_relay_resumes_a_session(kid: str, instance: str, tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, hello):
         assert not await come_back(
             bench, attrs.evolve(claims, kid=kid or claims.kid, instance=instance), hello
