@@ -61,9 +61,7 @@ async def _open_dual_stack(port: int) -> trio.SocketListener:
 
 
 async def open_sockets(address: Address, stated: str) -> list[socket.socket]:
-    """Like open_listeners, but returns plain sockets, which can be passed to another process; raises
-    OSError.
-    """
+    """Like open_listeners, but return plain sockets, for another process; raises OSError."""
     listeners = await open_listeners(address, stated)
     return [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
 

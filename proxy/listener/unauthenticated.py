@@ -112,9 +112,7 @@ class UnauthenticatedLimits:
 
 
 def network_of(address: str) -> str:
-    """The network that an address counts for: the IPv4 address itself, or the IPv6 prefix of one
-    subscriber.
-    """
+    """The network that an address counts for: itself for IPv4, one subscriber's prefix for IPv6."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -139,9 +137,7 @@ class PendingConnection:
     bytes_held: int = 0
     counted: bool = True
     request_scope: trio.CancelScope | None = None
-    """The scope around its request. The request may wait for something else, where it would not notice the
-    cut.
-    """
+    """The scope around its request, which may wait where it would not notice the cut."""
 
     def hello_received(self) -> None:
         """Note that the whole TLS hello has been received."""
@@ -171,9 +167,7 @@ class PendingConnection:
         self.bytes_held = 0
 
     def charge(self, size: int) -> None:
-        """Charge received bytes; raises BrokenResourceError when unauthenticated connections hold too many in
-        all.
-        """
+        """Charge received bytes; raises BrokenResourceError when all together exceed the limit."""
         self.bytes_held += size
         self.limits.bytes_held += size
         if self.limits.bytes_held > self.limits.bytes_max and self.bytes_held > PENDING_BYTES_FREE:

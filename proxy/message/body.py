@@ -59,8 +59,8 @@ class ChunkedBody:
         self.reached = False
         self.rest = b""
         self.trailers = False
-        """Whether trailers followed the last chunk. They are dropped, since they could carry any header past
-        the rules.
+        """Whether trailers followed the last chunk. They are dropped, since they could bypass the header
+        rules.
         """
 
     def feed(self, data: bytes) -> bytes:

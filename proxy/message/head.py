@@ -98,9 +98,7 @@ FRAMING_LINES = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
 
 
 class HeadError(Exception):
-    """The bytes are not a valid head, or a head cannot be written; the message never holds a header's
-    value.
-    """
+    """The bytes are not a head, or a head cannot be written; the message never holds a header's value."""
 
 
 class HeadTooLarge(HeadError):

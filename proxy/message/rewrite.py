@@ -237,9 +237,7 @@ def _credential_lines(host: bytes, token: str) -> bytes:
 
 
 def _hub_lines(inner: RequestHead) -> bytes:
-    """The lines that only the hub can write: the first ones in tunnel mode, among the headers in direct
-    mode.
-    """
+    """The lines that only the hub can write: in tunnel mode the first ones, in direct mode anywhere."""
     own = b"".join(inner.own)
     if own and _HUB_LINES.fullmatch(own) is not None:
         return own

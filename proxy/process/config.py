@@ -141,9 +141,7 @@ def peek(key: str, prefix: str, path: Path | None, environment: Mapping[str, str
 
 
 def add_faults(faults: list[str], found: list[str]) -> None:
-    """Add errors found by a later check, except those of keys that already have one: they would follow from
-    it.
-    """
+    """Add errors found by a later check, except for keys that already have one, which caused them."""
     faulty = {fault.partition(":")[0] for fault in faults}
     for fault in found:
         key = fault.partition(":")[0]
@@ -410,9 +408,7 @@ def _choice(value: object, kind: object) -> object:
 
 
 def _collect(error: ClassValidationError, prefix: str, faults: list[str]) -> None:
-    """Flatten cattrs' tree of errors. Its notes hold the paths; the leaves are our own errors, without
-    values.
-    """
+    """Flatten cattrs' tree of errors. Its notes hold the paths; the leaves are our errors, without values."""
     noted, alone = error.group_exceptions()
     for fault, note in noted:
         if isinstance(fault, ClassValidationError):

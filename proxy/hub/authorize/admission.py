@@ -93,9 +93,7 @@ def parse_request(method: bytes, target: bytes) -> ParsedRequest:
 
 @attrs.define(eq=False)
 class Caller:
-    """The sender of some headers to one cluster, and the results that hold for one snapshot of the
-    directory.
-    """
+    """The sender of some headers to one cluster, and its results under one snapshot of the directory."""
 
     cluster_name: str
     snapshot: Snapshot

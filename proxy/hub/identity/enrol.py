@@ -76,8 +76,8 @@ class EnrolmentEndpoint:
     throttle: CodeThrottle = attrs.Factory(CodeThrottle)
 
     async def answer(self, form: bytes, headers: Headers, client_ip: str) -> Answer:
-        """Answer the request. If cancelled while the key is written, the key is registered, and the trail
-        records it.
+        """Answer the request. If cancelled during the write, the key is registered, and the trail records
+        it.
         """
         sender = Sender("POST", ENROL_PATH, headers, client_ip)
         events = AgentEvents(self.directory, self.recorder.complete, self.clock)

@@ -87,9 +87,7 @@ class ReplayStore:
             connection.close()
 
     async def _write_waiting(self, now: float) -> None:
-        """Write all waiting uses. When cancelled, none is settled, and the next holder of the lock writes
-        them.
-        """
+        """Write all waiting uses. When cancelled, the next holder of the lock writes them."""
         batch, self._waiting = self._waiting, []
         try:
             failure = await trio.to_thread.run_sync(self._write, batch, now, limiter=self._thread)

@@ -307,9 +307,7 @@ class DirectRelays:
 
 
 class DirectOutbound(PooledOutbound):
-    """The answering side of a request at a relay in direct mode; `head_for` returns the head for a
-    connection.
-    """
+    """The answering side of a request in direct mode; `head_for` returns the head for a connection."""
 
     def __init__(
         self,

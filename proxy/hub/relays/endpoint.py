@@ -165,9 +165,7 @@ class RelayEndpoint:
             await self._runner.park()
 
     def end_revoked(self) -> None:
-        """End the sessions of removed clusters, of replaced relay keys, and of relays in a wrong Kubernetes
-        cluster.
-        """
+        """End the sessions of removed clusters, replaced keys, and relays in a wrong Kubernetes cluster."""
         snapshot = self.directory.current
         for relay in self.registry.relays():
             if relay.cluster_id not in snapshot.clusters_by_id:
@@ -413,9 +411,7 @@ class RelayEndpoint:
         relay.end_with(str(error), CloseCode.FORBIDDEN)
 
     async def _note(self, write: Callable[[Store], _Value]) -> _Value | None:
-        """Record in the store that a relay connected or disconnected; a failed write does not end the
-        tunnel.
-        """
+        """Record that a relay connected or disconnected; a failed write does not end the tunnel."""
         if self._replaced:
             return None
         try:
