@@ -39,8 +39,8 @@ from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, TooManyDialsErr
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.relay_auth import WrongClockError
 from proxy.listener.balancers import Balancers
-from proxy.listener.client_address import Entrance, address_of
-from proxy.listener.unauthenticated import STRANGER_S, Gate, MeteredStream, Stranger
+from proxy.listener.client_address import Admitter, address_of
+from proxy.listener.unauthenticated import PENDING_S, MeteredStream, PendingConnection, UnauthenticatedLimits
 from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.status import status_response
@@ -80,13 +80,13 @@ class Front:
     clock: Callable[[], float]
     ready: bool = False
     """Off while the hub starts and once it stops: /readyz says so."""
-    gate: Gate = attrs.Factory(Gate)
+    unauthenticated: UnauthenticatedLimits = attrs.Factory(UnauthenticatedLimits)
     deadlines: Deadlines = attrs.Factory(Deadlines)
     connections: AgentConnections = attrs.field(init=False)
     _readiness: Readiness | None = None
     """Only while `run` runs, and where there is an epoll; without it each wait is a task's."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
-    entrance: Entrance = attrs.field(init=False)
+    admitter: Admitter = attrs.field(init=False)
     # Only what a relay's key has signed can bring such a line about, long ago perhaps; a cluster's relays,
     # eight at most, come together.
     _wrong_clocks: LogLimit = attrs.Factory(lambda: LogLimit(_log, at_once=8))
@@ -96,10 +96,10 @@ class Front:
         calls = self.calls
         return AgentConnections(calls.config.limits, calls.memory, lambda: calls.live.count)
 
-    @entrance.default
-    def _configured_entrance(self) -> Entrance:
+    @admitter.default
+    def _configured_admitter(self) -> Admitter:
         balancers = Balancers.of(self.calls.config.listen_proxy_from)
-        return Entrance(self.gate, self._turned_away, balancers)
+        return Admitter(self.unauthenticated, self._turned_away, balancers)
 
     async def run(self) -> None:
         """Do what the connections need done for them; runs beside whoever accepts them, until cancelled."""
@@ -115,28 +115,28 @@ class Front:
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
-        stranger = await self.entrance.admit(tcp)
-        if stranger is None:
+        pending = await self.admitter.admit(tcp)
+        if pending is None:
             return
         address = address_of(tcp)
         tls = wrap_server(tcp, self.certificate.context)
         try:
-            if await _shake_hands(tls, stranger):
-                await self._serve(tls, stranger, address)
+            if await _shake_hands(tls, pending):
+                await self._serve(tls, pending, address)
         except CLIENT_LEFT:
             pass  # the client left, or its handshake failed: nothing to answer, nobody to tell
         except Exception:
             _log.exception(_FAILED)
         finally:
-            stranger.leave()
+            pending.release()
             await trio.aclose_forcefully(tls)
 
-    async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
-        metered = MeteredStream(tls, stranger)
+    async def _serve(self, tls: TLSStream, pending: PendingConnection, address: str) -> None:
+        metered = MeteredStream(tls, pending)
         with ServerConnection(metered, self.deadlines, tls, self._readiness) as connection:
-            connection.peer = UnknownPeer(stranger.place)
+            connection.peer = UnknownPeer(pending.network)
             try:
-                await self._serve_requests(connection, tls, stranger, address)
+                await self._serve_requests(connection, tls, pending, address)
                 return
             except CLIENT_LEFT:
                 raise
@@ -146,21 +146,21 @@ class Front:
                 self.connections.leave(connection)
             if connection.awaits_answer:
                 # Some of its body may still be on the way: cut at once, TCP could take the answer back.
-                with trio.move_on_after(STRANGER_S):
+                with trio.move_on_after(PENDING_S):
                     await connection.answer(*status_response(500, "", _FAULT, headers=_LAST))
                     await connection.aclose()
 
     async def _serve_requests(
-        self, connection: ServerConnection, tls: TLSStream, stranger: Stranger, address: str
+        self, connection: ServerConnection, tls: TLSStream, pending: PendingConnection, address: str
     ) -> None:
         while True:
             try:
                 head = await connection.next_request()
             except BadRequest as error:
                 self.recorder.complete(
-                    self.trail.stranger(Kind.MALFORMED, client_ip=address, note=error.message)
+                    self.trail.unauthenticated(Kind.MALFORMED, client_ip=address, note=error.message)
                 )
-                with trio.move_on_after(STRANGER_S):
+                with trio.move_on_after(PENDING_S):
                     await connection.answer(*status_response(error.status, "", error.message))
                     await connection.aclose()
                 return
@@ -170,7 +170,7 @@ class Front:
                 await begun.carry_on()
                 continue
             # Who sends on this connection is a stranger until its first request has told.
-            first = stranger.inside
+            first = pending.counted
             if self.calls.hosts is not None:
                 placed = self.calls.placed(head)
                 if placed is None:
@@ -183,34 +183,34 @@ class Front:
                     connection,
                     head,
                     address,
-                    authenticated=partial(self._known, connection, stranger) if first else _do_nothing,
+                    authenticated=partial(self._known, connection, pending) if first else _do_nothing,
                 )
             elif not first:
                 if await self._route(connection, tls, head, _do_nothing, address):
                     return
             else:
-                with trio.move_on_after(STRANGER_S) as patience:
-                    stranger.patience = patience
-                    if await self._route(connection, tls, head, _KnownRelay(stranger, patience), address):
+                with trio.move_on_after(PENDING_S) as request_scope:
+                    pending.request_scope = request_scope
+                    if await self._route(connection, tls, head, _KnownRelay(pending, request_scope), address):
                         return
-                if patience.cancelled_caught:
+                if request_scope.cancelled_caught:
                     return
             if first:
                 # What came before was answered and is held no more.
-                stranger.settle()
-                self._stand_by(connection, tls, stranger, address)
+                pending.release_bytes()
+                self._stand_by(connection, tls, pending, address)
 
-    def _known(self, connection: ServerConnection, stranger: Stranger, agent: Principal) -> None:
+    def _known(self, connection: ServerConnection, pending: PendingConnection, agent: Principal) -> None:
         """An agent has sent the first request of a connection."""
-        stranger.leave()
+        pending.release()
         connection.peer = agent.agent_id
         self.connections.enter(agent, connection)
 
     def _stand_by(
-        self, connection: ServerConnection, tls: TLSStream, stranger: Stranger, address: str
+        self, connection: ServerConnection, tls: TLSStream, pending: PendingConnection, address: str
     ) -> None:
         """Spare the connection's task the small reads, once it is known who sends them."""
-        if self._readiness is not None and not stranger.inside:
+        if self._readiness is not None and not pending.counted:
             connection.stand_by(tls, self._readiness, partial(quick.begin, self.calls, address))
 
     async def _route(
@@ -228,9 +228,9 @@ class Front:
         path = head.target.partition(b"?")[0]
         if path == _TUNNEL_PATH:
             return await self._tunnel(connection, tls, head, known, address)
-        with trio.move_on_after(STRANGER_S) as patience:
+        with trio.move_on_after(PENDING_S) as scope:
             await self._answer_own(connection, head, path, address)
-        return patience.cancelled_caught
+        return scope.cancelled_caught
 
     async def _tunnel(
         self,
@@ -255,14 +255,14 @@ class Front:
         try:
             claims, cluster = await self.relays.authenticate(head, self.clock())
         except TooManyDialsError as error:
-            self.relays.limit.give_back()
+            self.relays.limit.refund()
             self._turned_away.warning(f"turned away a relay: {error}", trio.current_time())
             await connection.answer(*_come_later(str(error), CLUSTER_RETRY_AFTER_S))
             return False
         except (TokenError, ReplayedError) as error:
-            self.relays.limit.give_back()
+            self.relays.limit.refund()
             self.recorder.complete(
-                self.trail.stranger(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
+                self.trail.unauthenticated(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
             )
             # The Date is for relays of an earlier version: they go by it, and ask for nothing better.
             told = [(b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))]
@@ -277,7 +277,7 @@ class Front:
 
     async def _answer_no_cluster(self, connection: ServerConnection, hosts: ClusterHosts) -> None:
         message = f"no cluster of this hub has that host: they are {hosts.pattern}, by the cluster's name"
-        with trio.move_on_after(STRANGER_S):
+        with trio.move_on_after(PENDING_S):
             await connection.answer(*status_response(404, "", message, headers=_LAST))
             await connection.aclose()
 
@@ -301,7 +301,7 @@ class Front:
                     # Who sent it is there, and waits to hear what is wrong.
                     note = broken.failure.reason
                     self.recorder.complete(
-                        self.trail.stranger(Kind.MALFORMED, client_ip=address, note=note, head=head)
+                        self.trail.unauthenticated(Kind.MALFORMED, client_ip=address, note=note, head=head)
                     )
                     await connection.answer(*status_response(400, "", note))
                     return
@@ -337,19 +337,19 @@ class Front:
 class _KnownRelay:
     """A relay has sent the first request of a connection."""
 
-    stranger: Stranger
-    patience: trio.CancelScope
+    pending: PendingConnection
+    request_scope: trio.CancelScope
 
     def __call__(self) -> None:
-        self.stranger.leave()
-        self.patience.deadline = math.inf
+        self.pending.release()
+        self.request_scope.deadline = math.inf
 
 
-async def _shake_hands(tls: TLSStream, stranger: Stranger) -> bool:
+async def _shake_hands(tls: TLSStream, pending: PendingConnection) -> bool:
     """Finish the handshake; False when it took too long. Raises HandshakeFailed."""
-    with trio.move_on_after(HANDSHAKE_S) as patience:
-        await tls.do_handshake(stranger.greet)
-    return not patience.cancelled_caught
+    with trio.move_on_after(HANDSHAKE_S) as scope:
+        await tls.do_handshake(pending.hello_received)
+    return not scope.cancelled_caught
 
 
 def _do_nothing(*_: Principal) -> None: ...

@@ -31,7 +31,7 @@ from proxy.hub.admin.actions.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.live_calls import LiveSessions
-from proxy.hub.admin.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
+from proxy.hub.admin.metrics import MemoryCollector, ReplayCollector, TrailCollector, hub_metrics
 from proxy.hub.admin.revocations import Revocations, carry_out_again
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
@@ -47,7 +47,7 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import open_reserve
 from proxy.hub.identity.enrol import EnrolmentEndpoint
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.relays.cluster_state import cluster_state
 from proxy.hub.relays.direct import DirectRelays
@@ -57,10 +57,10 @@ from proxy.hub.relays.registry import Registry
 from proxy.hub.restart.instance_lock import Premises, open_premises
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.store.store import Store
-from proxy.listener.unauthenticated import place_of
+from proxy.listener.unauthenticated import network_of
 from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
-from proxy.process.malloc_trim import give_back_when_quiet
+from proxy.process.malloc_trim import trim_when_idle
 from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle
@@ -114,12 +114,12 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
         # When all is written, and before the directory writes for the last time.
         stack.callback(lambda: directory.note_trail(store.mark))
         recorder = await stack.enter_async_context(
-            open_recorder(store, org=config.org, boot=boot, is_running=boots.lives, source_of=place_of)
+            open_recorder(store, org=config.org, boot=boot, is_running=boots.lives, source_of=network_of)
         )
         if expected is None:
             await directory.change(partial(Store.accept_trail, trail=store.mark))
-        seen = SeenStore(data.seen_file)
-        stack.callback(seen.close)
+        replays = ReplayStore(data.seen_file)
+        stack.callback(replays.close)
         recorder.complete(trail.hub(Kind.HUB_STARTED, software))
         await ensure_local_token(data, directory, pepper)
         tell_endpoint = partial(write_endpoint, config, data, certificate.chain)
@@ -137,7 +137,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
             )
             live_relays = LiveRelays(registry, time.time, direct)
             metrics = hub_metrics(directory, live_relays)
-            metrics.register(SeenCollector(seen))
+            metrics.register(ReplayCollector(replays))
             calls = Calls(
                 config=config,
                 directory=directory,
@@ -172,7 +172,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
                 software=software,
                 new_id=new_eid,
                 pepper=pepper,
-                seen=seen,
+                replays=replays,
             )
             directory.on_change(relays.end_revoked)
             upkeep.start_soon(relays.run)
@@ -183,7 +183,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
                 issuer=config.public_url,
                 record=recorder.complete,
                 clock=time.time,
-                seen=seen,
+                replays=replays,
                 limits=config.limits,
                 recording=lambda: recorder.healthy,
                 cluster_hosts=config.cluster_hosts,
@@ -201,7 +201,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
                 clock=time.time,
             )
             upkeep.start_soon(front.run)
-            upkeep.start_soon(give_back_when_quiet)
+            upkeep.start_soon(trim_when_idle)
             administration = Administration.of(
                 directory=directory,
                 ring=ring,
@@ -229,12 +229,12 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
                 keeping,
                 ring.run,
                 partial(certificate.keep_current, tell_endpoint),
-                certificate.tell_of_the_end,
+                certificate.warn_of_expiry,
                 partial(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S),
             )
             # As the one before has left them; its relays come back to this one.
             recent = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
-            registry.arrivals.expect(recent)
+            registry.relay_wait.expect(recent)
             await directory.change(Store.close_relays)
             tell_endpoint()
             signals = stopping.enter_context(stop_signals())

@@ -25,7 +25,7 @@ from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.roles import Role
-from proxy.listener.connection_limit import Guest, NoRoomError, Room
+from proxy.listener.connection_limit import ConnectionLimit, ConnectionLimitError, CountedConnection
 from tunnel.net.connect import peer_address, wrap_server
 from tunnel.net.loglimit import LogLimit
 
@@ -99,21 +99,25 @@ class AdminFront:
 
     app: Starlette
     certificate: Certificate
-    room: Room = attrs.Factory(lambda: Room(LogLimit(_log), CONNECTIONS_PER_TOKEN_MAX))
+    connection_limit: ConnectionLimit = attrs.Factory(
+        lambda: ConnectionLimit(LogLimit(_log), CONNECTIONS_PER_TOKEN_MAX)
+    )
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
         try:
-            with self.room.entered(CONNECTIONS_MAX) as guest:
-                await self._serve(tcp, guest)
-        except NoRoomError:
+            with self.connection_limit.counted(CONNECTIONS_MAX) as connection:
+                await self._serve(tcp, connection)
+        except ConnectionLimitError:
             await trio.aclose_forcefully(tcp)
 
     def doubt_revoked(self, directory: Directory) -> None:
         """Have whoever showed a token that is no more make room as any stranger."""
-        self.room.doubt_all_but({token.id for token in directory.current.admin_tokens_by_hash.values()})
+        self.connection_limit.deauthenticate_all_but(
+            {token.id for token in directory.current.admin_tokens_by_hash.values()}
+        )
 
-    async def _serve(self, tcp: trio.abc.Stream, guest: Guest) -> None:
+    async def _serve(self, tcp: trio.abc.Stream, connection: CountedConnection) -> None:
         host, _, port = peer_address(tcp).rpartition(":")
         tls = wrap_server(tcp, self.certificate.context)
         try:
@@ -121,7 +125,7 @@ class AdminFront:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
                 client = host.strip("[]"), int(port)
-                await serve_connection(self._app_that_tells(guest), tls, client=client)
+                await serve_connection(self._app_that_tells(connection), tls, client=client)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client left, or its handshake failed
         except Exception:
@@ -129,9 +133,9 @@ class AdminFront:
         finally:
             await trio.aclose_forcefully(tls)
 
-    def _app_that_tells(self, guest: Guest) -> Application:
+    def _app_that_tells(self, connection: CountedConnection) -> Application:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["state"][KNOWN] = guest.known
+            scope["state"][KNOWN] = connection.set_client
             await self.app(scope, receive, send)
 
         return app

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from proxy.hub.calls.trail_watch import TrailWatch
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import AgentState
@@ -84,11 +84,11 @@ class MemoryCollector(Collector):
         yield GaugeMetricFamily(LIMIT, LIMIT_HELP, self._memory.limit_bytes)
 
 
-class SeenCollector(Collector):
-    """Counts the uses that a restart would forget."""
+class ReplayCollector(Collector):
+    """Counts uses of tokens that a restart would forget."""
 
-    def __init__(self, seen: SeenStore) -> None:
-        self._seen = seen
+    def __init__(self, store: ReplayStore) -> None:
+        self._store = store
 
     def describe(self) -> Iterator[Metric]:
         """Name the metrics without reading anything, so that registering does not collect."""
@@ -97,7 +97,7 @@ class SeenCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read the counter."""
         told = "Uses of tokens that are good once which could not be written to seen.db."
-        yield CounterMetricFamily("hawse_seen_unwritten", told, self._seen.unwritten)
+        yield CounterMetricFamily("hawse_seen_unwritten", told, self._store.unwritten)
 
 
 class TrailCollector(Collector):

@@ -20,7 +20,7 @@ import trio
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir, DataDirError
 from proxy.hub.home.devca import ServerCertificate, ensure_certificate
-from proxy.process.files import WatchedFile, tell_of_the_end, watch_certificate
+from proxy.process.files import WatchedFile, warn_of_expiry, watch_certificate
 
 # How long a renewed certificate stays unseen. They are renewed days before they end.
 CHECK_EVERY_S = 60.0
@@ -86,10 +86,10 @@ class Certificate:
             # Disks may take their time, and nothing else may wait for them.
             self.context = await trio.to_thread.run_sync(partial(self._follow, tell, renew=due))
 
-    async def tell_of_the_end(self) -> None:
+    async def warn_of_expiry(self) -> None:
         """Warn in the log before the operator's certificate ends; the development one is renewed here."""
         if self._renew is None:
-            await tell_of_the_end(self.chain)
+            await warn_of_expiry(self.chain)
 
     def _follow(self, tell: Callable[[], None], *, renew: bool) -> ssl.SSLContext:
         """Return the context to use from now on."""

@@ -1,4 +1,4 @@
-"""The audit events of what agents ask the hub itself: tokens, their clusters, the registering of keys."""
+"""Audit events of agents' requests to the hub itself: tokens, cluster lists and key registration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.message.head import Headers
 
 @attrs.frozen
 class Sender:
-    """Where a request came from, and what it was for."""
+    """The source of a request, and its target."""
 
     method: str
     path: str
@@ -28,7 +28,7 @@ class Sender:
 
 @attrs.frozen
 class AgentEvents:
-    """Makes them and hands them to `record`, which must not wait."""
+    """Builds events and passes them to `record`, which must not block."""
 
     directory: Directory
     record: Callable[[Event], None]
@@ -45,7 +45,7 @@ class AgentEvents:
         effect: str = "",
         note: str = "",
     ) -> Event:
-        """The event of a request that was answered so; the intent of one without a status."""
+        """Build the event of an answered request; without a `status`, build an intent."""
         now = self.clock()
         return Event(
             eid=uuid7(int(now * 1000), os.urandom(10)),
@@ -83,5 +83,5 @@ class AgentEvents:
 
 
 def agent_actor(agent: Agent, credential: str, jti: str = "") -> Actor:
-    """An agent as the trail names it, with what it proved itself by."""
+    """The agent as an audit actor, with the label of the credential it used."""
     return Actor(ActorType.AGENT, agent.name, agent.id, agent.owner, agent.teams, credential, jti)

@@ -81,7 +81,7 @@ def check_https_url(kind: str, url: str, *, private: bool, path: bool = True) ->
 def fault_of_address(address: Address, *, private: bool) -> str | None:
     """Why the hub must not connect to an address; None when it may. `private` allows private ones."""
     if is_nobodys(address):
-        return "an address where nobody that the hub asks can be"
+        return "an address that is never allowed"
     if not private and not is_public(address):
         return "a private address: say that this is meant (--allow-private-address)"
     return None

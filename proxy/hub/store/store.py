@@ -28,7 +28,7 @@ from proxy.hub.store.names import PEM_LENGTH_MAX, check_labels, check_name, chec
 from proxy.hub.store.policies import Policies
 from proxy.hub.store.roles import Role
 from proxy.hub.store.snapshot import SnapshotReader
-from proxy.listener.unauthenticated import place_of
+from proxy.listener.unauthenticated import network_of
 
 # One is replaced by another; more are replacements that nobody finished.
 RELAY_KEYS_PER_CLUSTER_MAX = 4
@@ -431,7 +431,7 @@ class Store(Credentials, Federation, Policies):
             if contact.instance not in {row.instance for row in before}:
                 news.append("an instance that was not seen before")
             # In IPv6 a machine takes another address of its network each day (RFC 8981).
-            if place_of(contact.address) not in {place_of(row.address) for row in before}:
+            if network_of(contact.address) not in {network_of(row.address) for row in before}:
                 known_from = ", ".join(sorted({row.address for row in before})[:5]) or "none"
                 news.append(f"an address that was not seen before (known: {known_from})")
             return "; ".join(news)

@@ -123,7 +123,9 @@ async def test_a_client_with_many_addresses_floods_the_trail_no_more_than_anothe
         front = acceptor.front
         for number in range(2 * FIRST):
             address = f"2001:db8::{number}"
-            front.recorder.complete(front.trail.stranger(Kind.AUTH_FAILED, client_ip=address, note="no"))
+            front.recorder.complete(
+                front.trail.unauthenticated(Kind.AUTH_FAILED, client_ip=address, note="no")
+            )
         return False
 
     monkeypatch.setattr(Acceptor, "accept_until_told", fail_often)

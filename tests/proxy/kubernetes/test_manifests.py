@@ -126,7 +126,7 @@ def test_the_role_names_exactly_the_enrolled_and_our_own_extras() -> None:
     ]
 
 
-def test_nobody_enrolled_gives_no_rule_because_no_names_would_mean_all_names() -> None:
+def test_without_agents_there_is_no_rule_because_no_names_would_mean_all_names() -> None:
     role = by_kind(cluster_role([], []), "ClusterRole")
     assert isinstance(role["rules"], list)
     assert [rule["resources"][0].partition("/")[0] for rule in role["rules"]] == [
@@ -363,7 +363,7 @@ def test_the_constrained_form_names_the_same_and_every_verb() -> None:
     }
 
 
-def test_the_owners_guardrails_are_mounted_whoever_prints_the_manifests() -> None:
+def test_the_owners_guardrails_are_always_mounted() -> None:
     for manifest in (EXAMPLE, DIRECT):
         deployment = json.loads(json.dumps(by_kind(relay_manifests(manifest), "Deployment")))
         volumes = {volume["name"]: volume for volume in deployment["spec"]["template"]["spec"]["volumes"]}

@@ -238,7 +238,7 @@ def test_what_is_known_of_answers_is_bounded():
         assert max(map(len, [*known, *known._noted, known._status_line or b""])) <= LINE_KNOWN_BYTES_MAX
 
 
-def test_connect_is_refused_whatever_its_target():
+def test_connect_is_refused_for_any_target():
     with pytest.raises(BadRequest):
         read_request_head(b"CONNECT /api HTTP/1.1\r\nHost: a\r\n\r\n")
 

@@ -151,7 +151,7 @@ async def test_a_stranger_that_says_nothing_is_shown_out(tmp_path: Path, autojum
 
 @pytest.mark.parametrize(
     ("module", "cap"),
-    [(unauthenticated, "STRANGERS_PER_PLACE_MAX"), (direct, "STRANGERS_MAX")],
+    [(unauthenticated, "PENDING_PER_NETWORK_MAX"), (direct, "PENDING_MAX")],
     ids=["place", "all"],
 )
 async def test_strangers_above_the_cap_make_room(
@@ -176,7 +176,7 @@ async def test_strangers_above_the_cap_make_room(
 async def test_connections_that_say_nothing_make_room_for_the_hub_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unauthenticated, "STRANGERS_PER_PLACE_MAX", 2)
+    monkeypatch.setattr(unauthenticated, "PENDING_PER_NETWORK_MAX", 2)
     async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
         silent = [await trio.open_tcp_stream("127.0.0.1", way.port) for _ in range(3)]
         assert (await way.ask(inner())).status == 200
@@ -190,7 +190,7 @@ async def test_connections_that_say_nothing_make_room_for_the_hub_at_once(
 async def test_the_hub_is_no_stranger_once_it_has_shown_a_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unauthenticated, "STRANGERS_PER_PLACE_MAX", 1)
+    monkeypatch.setattr(unauthenticated, "PENDING_PER_NETWORK_MAX", 1)
     release = trio.Event()
     arrived = trio.Event()
 

@@ -55,7 +55,7 @@ async def serving(bench: Bench, folder: Path) -> AsyncIterator[Port]:
         await nursery.start(trio.serve_listeners, front.handle_client, [listener])
         yield Port(listener.socket.getsockname()[1], authority.cert_pem.bytes().decode())
         nursery.cancel_scope.cancel()
-    assert front.room.open == 0
+    assert front.connection_limit.open == 0
 
 
 async def send(stream: TLSStream, request: str, token: str = "", fields: str = "") -> None:

@@ -584,18 +584,18 @@ async def test_a_relay_that_believes_no_token_does_not_keep_a_call_from_its_sibl
     bench: Bench, siblings: int
 ) -> None:
     """As one whose clock was set wrong. Nothing stays open there, so it has the least load of all."""
-    asked: list[str] = []
+    attempts: list[str] = []
 
     async def refuse(relay: Session) -> None:
         while True:
             stream = await relay.accept()
-            asked.append("refuses")
+            attempts.append("refuses")
             await read_all(stream)
             stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="a wrong clock")
 
     async def answer(relay: Session) -> None:
         stream = await relay.accept()
-        asked.append("answers")
+        attempts.append("answers")
         assert await read_all(stream) == b"create"
         stream.send_answer_nowait(OK, b"yes", eof=True)
         await stream.aclose()
@@ -611,16 +611,16 @@ async def test_a_relay_that_believes_no_token_does_not_keep_a_call_from_its_sibl
             status, _, body = await bench.ask(bench.request(*POST, body=b"create"))
             nursery.cancel_scope.cancel()
     assert (status, body) == (200, b"yes")
-    assert asked == ["refuses", "refuses", "answers"]
+    assert attempts == ["refuses", "refuses", "answers"]
 
 
 async def test_relays_that_all_believe_no_token_are_asked_in_vain(bench: Bench) -> None:
-    asked: list[str] = []
+    attempts: list[str] = []
 
     async def refuse(relay: Session, name: str) -> None:
         while True:
             stream = await relay.accept()
-            asked.append(name)
+            attempts.append(name)
             stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="another hub")
 
     async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
@@ -630,7 +630,7 @@ async def test_relays_that_all_believe_no_token_are_asked_in_vain(bench: Bench) 
         nursery.cancel_scope.cancel()
     assert status == 503
     assert b"does not accept its hub: another hub" in body
-    assert asked == ["a", "a", "b", "b"]
+    assert attempts == ["a", "a", "b", "b"]
 
 
 async def test_a_relay_that_leaves_as_its_token_is_renewed_is_offline_and_its_agent_still_there(
@@ -987,7 +987,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
-    bench.registry.arrivals.expect([bench.directory.current.clusters_by_name["prod"].id])
+    bench.registry.relay_wait.expect([bench.directory.current.clusters_by_name["prod"].id])
     answers: list[tuple[int, bytes]] = []
 
     async def ask() -> None:
@@ -997,7 +997,7 @@ async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
         # The intent is written on a thread first.
-        await until(lambda: bench.registry.arrivals.parked == 1)
+        await until(lambda: bench.registry.relay_wait.parked == 1)
         async with relay_of(bench) as relay:
             async with await relay.accept() as stream:
                 assert await read_all(stream) == b"create"
@@ -1014,7 +1014,7 @@ async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
 
 
 async def test_a_call_that_is_revoked_while_it_waits_for_a_relay_is_told_at_once(bench: Bench) -> None:
-    bench.registry.arrivals.expect([bench.directory.current.clusters_by_name["prod"].id])
+    bench.registry.relay_wait.expect([bench.directory.current.clusters_by_name["prod"].id])
     answers: list[tuple[int, bytes]] = []
 
     async def ask() -> None:
@@ -1024,12 +1024,12 @@ async def test_a_call_that_is_revoked_while_it_waits_for_a_relay_is_told_at_once
     with trio.fail_after(PARK_S / 2):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
-            await until(lambda: bench.registry.arrivals.parked == 1)
+            await until(lambda: bench.registry.relay_wait.parked == 1)
             await bench.directory.change(lambda store: store.lock_agent("ann"))
     [(status, body)] = answers
     assert status == 403
     assert b"agent:ann is locked" in body
-    assert bench.registry.arrivals.parked == 0
+    assert bench.registry.relay_wait.parked == 0
     closing = (await bench.trail())[-1]
     assert (closing["kind"], closing["resp"]["processed"]) == ("session.killed", "no")  # type: ignore[index]
 
@@ -1335,7 +1335,7 @@ async def test_a_long_target_is_understood_in_one_pass_and_recorded_in_another(
 
         return noted
 
-    monkeypatch.setattr(calls_module, "understand", noting(calls_module.understand))
+    monkeypatch.setattr(calls_module, "parse_request", noting(calls_module.parse_request))
     monkeypatch.setattr(Trail, "call", noting(Trail.call))
     target = "/clusters/prod/api/v1/pods?x=" + LONG_HEAD_BYTES * "x"
     with counted_passes() as passes:

@@ -179,7 +179,7 @@ async def test_after_a_change_every_call_is_judged_once_and_new_ones_meanwhile_t
         calls.enter(live)
     doomed.update({"eid-0", "eid-300", "eid-599"})
     async with trio.open_nursery() as nursery:
-        calls.reconsider()  # also before anybody looks
+        calls.reconsider()  # also before run's first check
         nursery.start_soon(calls.run)
         await wait_all_tasks_blocked()
         assert len(judged) == 600
@@ -254,7 +254,7 @@ def passes_that_take(pass_s: float, clock: MockClock) -> Iterator[None]:
         trio.lowlevel.remove_instrument(instrument)
 
 
-async def test_whoever_judges_all_calls_lets_others_have_their_turn(
+async def test_judging_all_calls_lets_other_tasks_run(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tunnel.net.fairness.CHUNK_S", 0)
@@ -285,7 +285,7 @@ async def test_whoever_judges_all_calls_lets_others_have_their_turn(
 
 @attrs.define(eq=False)
 class Talk:
-    """A client whose connection is served to its end, whatever that is."""
+    """A client whose connection is served until it ends."""
 
     client: trio.StapledStream
     received: bytearray = attrs.Factory(bytearray)
@@ -448,7 +448,7 @@ async def test_a_client_that_reads_nothing_makes_room_when_memory_is_full(
     assert closing["resp"]["reason"].startswith("memory is full")  # type: ignore[index]
 
 
-async def test_a_stream_that_makes_room_at_the_relay_is_told_so(bench: Bench) -> None:
+async def test_a_stream_evicted_at_the_relay_is_answered_with_the_reason(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
         stream = await relay.accept()
@@ -493,7 +493,7 @@ async def test_a_client_without_an_answer_whose_call_makes_room_is_not_forbidden
     assert b"memory is full" in client.received
 
 
-async def test_a_client_whose_answer_was_not_begun_is_told(bench: Bench) -> None:
+async def test_a_client_without_an_answer_gets_the_reason(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
         stream = await relay.accept()

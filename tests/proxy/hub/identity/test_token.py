@@ -24,7 +24,7 @@ from auth.tokens import issue_access, issue_assertion, verify_access
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.store import Store
@@ -95,7 +95,7 @@ async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[
     key = SigningKey.generate()
     signing = SigningKeys(key, (key,))
     events: list[Event] = []
-    seen = SeenStore(folder / "seen.db")
+    replays = ReplayStore(folder / "seen.db")
     async with open_directory(folder / "hub.db", org="main", clock=clock) as directory:
         await directory.change(enrol)
         endpoint = TokenEndpoint(
@@ -105,13 +105,13 @@ async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[
             issuer=ISSUER,
             record=events.append,
             clock=clock,
-            seen=seen,
+            replays=replays,
             limits=LIMITS,
             recording=lambda: True,
             state_of=lambda cluster: "not tried",
         )
         yield Bench(directory, endpoint, signing, events)
-    seen.close()
+    replays.close()
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ async def test_an_agent_is_given_so_many_tokens_within_a_minute_and_others_their
     own = AgentLimitsConfig(tokens_per_minute=3)
     monkeypatch.setattr(bench.endpoint, "_limits", LimitsConfig(agents={"sre-1": own}))
     assert [(await bench.token())[0] for _ in range(5)] == [200, 200, 200, 429, 429]
-    # By whatever credential, and for whichever cluster.
+    # With any credential, and for any cluster.
     status, body = await bench.ask(**signed(assertion(), audience="dev"))
     assert (status, body["error"]) == (429, "slow_down")
     assert "more than 3 tokens a minute (limits.tokens_per_minute)" in str(body["error_description"])
@@ -174,7 +174,7 @@ async def test_an_agent_is_given_so_many_tokens_within_a_minute_and_others_their
     assert (await bench.token())[0] == 200
 
 
-async def test_no_token_is_issued_while_the_trail_is_down_and_a_stranger_is_told_nothing(
+async def test_no_token_is_issued_while_the_trail_is_down_and_only_agents_learn_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench.endpoint, "_recording", lambda: False)
@@ -239,7 +239,7 @@ async def test_a_token_counts_from_when_it_is_made(tmp_path: Path) -> None:
         async def ask() -> None:
             answers.append(await bench.ask(**signed(assertion())))
 
-        async with bench.endpoint._seen.store._turn:
+        async with bench.endpoint._replays.store._lock:
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked()
             now += 30
@@ -275,7 +275,7 @@ async def test_every_way_to_show_the_key_and_name_the_cluster(
     assert len(bench.events) == 1
 
 
-async def test_refusals_of_a_credential_cannot_be_told_apart(bench: Bench) -> None:
+async def test_refusals_of_a_credential_are_indistinguishable(bench: Bench) -> None:
     unknown = new_api_key(b"u" * 32)
     attempts = [
         await bench.token(unknown),
@@ -312,7 +312,7 @@ async def test_refusals_of_a_credential_cannot_be_told_apart(bench: Bench) -> No
     assert bench.events[0].actor.type is ActorType.ANONYMOUS
 
 
-async def test_the_holder_of_a_good_credential_is_told_that_its_agent_is_locked(bench: Bench) -> None:
+async def test_the_holder_of_a_valid_credential_learns_that_its_agent_is_locked(bench: Bench) -> None:
     told = {
         "error": "access_denied",
         "error_description": (
@@ -321,7 +321,7 @@ async def test_the_holder_of_a_good_credential_is_told_that_its_agent_is_locked(
         ),
     }
     assert await bench.token(LOCKED_KEY) == (403, told)
-    # Whatever is asked for.
+    # For any target.
     assert await bench.token(LOCKED_KEY, audience="none") == (403, told)
     assert await bench.ask(**signed(assertion(LOCKED_AGENT_KEY, "locked"))) == (403, told)
     shown = basic("locked", LOCKED_KEY)
@@ -502,7 +502,9 @@ async def test_an_agent_sees_its_clusters(bench: Bench) -> None:
         ((b"authorization", b"Digest x"),),
     ],
 )
-async def test_a_stranger_sees_no_clusters(bench: Bench, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+async def test_an_unauthenticated_sender_sees_no_clusters(
+    bench: Bench, headers: tuple[tuple[bytes, bytes], ...]
+) -> None:
     status, body = bench.read(bench.endpoint.clusters(headers, "192.0.2.1"))
     assert (status, body["error"]) == (401, "invalid_client")
     [event] = bench.events
@@ -574,7 +576,7 @@ async def test_an_assertion_that_was_refused_for_another_agent_is_still_good(ben
 
 async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) -> None:
     token = assertion()
-    with closing(SeenStore(tmp_path / "seen.db")) as seen:
+    with closing(ReplayStore(tmp_path / "seen.db")) as replays:
         async with open_bench(tmp_path, lambda: NOW) as bench:
             assert (await bench.ask(**signed(token)))[0] == 200
             again = TokenEndpoint(
@@ -584,7 +586,7 @@ async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) 
                 issuer=ISSUER,
                 record=bench.events.append,
                 clock=lambda: NOW + 55,
-                seen=seen,
+                replays=replays,
                 limits=LIMITS,
                 recording=lambda: True,
                 state_of=lambda cluster: "not tried",
@@ -596,7 +598,7 @@ async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) 
             assert "used before" in str(body["error_description"])
 
 
-async def test_refused_assertions_cannot_be_told_from_refused_keys(bench: Bench) -> None:
+async def test_refused_assertions_look_like_refused_keys(bench: Bench) -> None:
     attempts = [
         await bench.token("x"),
         await bench.ask(**signed(assertion(STRANGERS_KEY))),
@@ -611,7 +613,7 @@ async def test_refused_assertions_cannot_be_told_from_refused_keys(bench: Bench)
     assert {event.kind for event in bench.events} == {Kind.AUTH_FAILED}
 
 
-async def test_the_hubs_name_is_told_to_the_holder_of_a_key_who_calls_it_by_another(bench: Bench) -> None:
+async def test_a_key_holder_that_uses_another_name_for_the_hub_gets_the_right_one(bench: Bench) -> None:
     for key, is_told in ((AGENT_KEY, True), (STRANGERS_KEY, False)):
         other_hub = issue_assertion(key, agent="sre-1", hub_url="https://else.example", jti="1", now=NOW)
         status, body = await bench.ask(**signed(other_hub))
@@ -620,7 +622,7 @@ async def test_the_hubs_name_is_told_to_the_holder_of_a_key_who_calls_it_by_anot
         assert (body["error_description"] == f"this hub calls itself {ISSUER}: {step}") is is_told
 
 
-async def test_who_asks_for_a_cluster_by_another_name_of_the_hub_is_told_its_own(bench: Bench) -> None:
+async def test_a_cluster_url_with_another_hub_name_is_refused_with_the_right_one(bench: Bench) -> None:
     _, body = await bench.token(audience="", resource="https://else.example")
     assert body["error_description"] == (
         f"this hub calls itself {ISSUER}: run `hawse login --hub {ISSUER}`, "
@@ -628,7 +630,7 @@ async def test_who_asks_for_a_cluster_by_another_name_of_the_hub_is_told_its_own
     )
 
 
-async def test_a_clock_that_is_off_is_told_to_the_holder_of_the_key_alone(bench: Bench) -> None:
+async def test_only_the_key_holder_learns_that_its_clock_is_wrong(bench: Bench) -> None:
     for now in (NOW - 90, NOW + 90):
         _, body = await bench.ask(**signed(assertion(now=now)))
         assert "clocks differ" in str(body["error_description"])
@@ -642,7 +644,7 @@ def dated(hub_time: str, now: float = NOW, jti: str = "again") -> dict[str, str]
     )
 
 
-async def test_whose_clock_is_off_is_told_the_time_and_may_sign_by_it_once(bench: Bench) -> None:
+async def test_an_agent_with_a_wrong_clock_gets_the_hubs_time_and_signs_by_it_once(bench: Bench) -> None:
     for number, now in enumerate((NOW - 90, NOW + 90, NOW + 1e9)):
         status, body = await bench.ask(**signed(assertion(now=now)))
         told = str(body["hub_time"])
@@ -666,8 +668,8 @@ async def test_no_other_refusal_tells_the_time(bench: Bench) -> None:
         assert (status in {401, 403}, "hub_time" in body) == (True, False)
 
 
-async def test_a_time_that_the_hub_has_not_told_is_worth_nothing_when_it_comes(tmp_path: Path) -> None:
-    """Whoever stands in the hub's place for a while can have an agent sign it, and gather that for later."""
+async def test_a_time_that_the_hub_has_not_issued_is_refused(tmp_path: Path) -> None:
+    """An attacker in the hub's place could have an agent sign assertions, and collect them for later."""
     now = NOW
     async with open_bench(tmp_path, lambda: now) as bench:
         _, body = await bench.ask(**signed(assertion(now=NOW - 90)))
@@ -682,7 +684,7 @@ async def test_a_time_that_the_hub_has_not_told_is_worth_nothing_when_it_comes(t
         for fields in gathered:
             status, body = await bench.ask(**fields)
             assert (status, body) == await bench.ask(**signed(assertion(STRANGERS_KEY, now=now)))
-            assert "not told it" in bench.events[-2].note
+            assert "has not issued" in bench.events[-2].note
         assert (await bench.ask(**dated(hub_time(PEPPER, later), later)))[0] == 200
 
 
@@ -705,7 +707,7 @@ async def test_what_is_taken_back_while_the_use_is_written_buys_nothing(bench: B
         answers.append(await bench.ask(**signed(assertion())))
 
     async with trio.open_nursery() as nursery:
-        async with bench.endpoint._seen.store._turn:
+        async with bench.endpoint._replays.store._lock:
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked()
             if taken == "key":
@@ -735,7 +737,7 @@ async def test_an_assertion_comes_alone_and_whole(bench: Bench, fields: dict[str
 
 
 async def test_bad_forms_of_an_assertion_are_refused(tmp_path: Path) -> None:
-    """C30, C32: whatever an agent's own key was made to sign."""
+    """C30, C32: tokens that an agent's own key was made to sign."""
     claims = {"iss": "sre-1", "sub": "sre-1", "aud": ISSUER, "jti": "j"}
     forger = Forger(AGENT_KEY.kid, AGENT_KEY.key, "client-authentication+jwt", claims)
     async with open_bench(tmp_path, time.time) as bench:

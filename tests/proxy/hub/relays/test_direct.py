@@ -97,7 +97,7 @@ def cluster_at(way: DirectWay) -> Cluster:
 
 
 async def ask(relays: DirectRelays, cluster: Cluster, principal: Principal, *, renew: bool = False) -> bytes:
-    """Whom the API server saw."""
+    """The identity that the API server saw."""
     outbound = await relays.open(cluster, principal, inner(), renew=renew)
     try:
         await outbound.receive_head()
@@ -112,7 +112,7 @@ def kept(relays: DirectRelays) -> int:
     return relays._relays[CLUSTER_ID].connections.idle_count
 
 
-async def test_each_request_is_its_agents_as_it_stands_on_whatever_connection(tmp_path: Path) -> None:
+async def test_each_request_has_its_agents_identity_on_any_connection(tmp_path: Path) -> None:
     async with (
         running(say_who, tmp_path) as server,
         direct_way(server.access, tmp_path) as way,
@@ -295,7 +295,7 @@ async def test_nothing_is_sent_to_a_relay_in_another_cluster_until_that_is_meant
     async with enrolled(tmp_path, Statement("west", api_server=True)) as bench:
         await bench.directory.change(lambda store: store.pin_cluster(CLUSTER_ID, "east"))
         for _ in range(2):
-            with pytest.raises(OutboundBroken, match="in another Kubernetes cluster than it was") as broken:
+            with pytest.raises(OutboundBroken, match="Kubernetes cluster than the pinned one") as broken:
                 await bench.ask()
             assert broken.value.failure.processed is Processed.NO
         (refused,) = [note for kind, note in await bench.trail() if kind == "relay.refused"]
@@ -309,7 +309,7 @@ async def test_a_relay_is_asked_again_and_again(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(direct, "ASK_EVERY_S", 0.05)
     async with enrolled(tmp_path, Statement("east", api_server=True)) as bench:
         await bench.ask()
-        # Asked anew, as the cluster is another one now that it is pinned.
+        # Asked again, since pinning has changed the cluster.
         await bench.ask()
         bench.statement = Statement("west", api_server=False)
         with trio.fail_after(5):
@@ -328,13 +328,13 @@ async def test_a_relay_is_asked_again_and_again(tmp_path: Path, monkeypatch: pyt
 
 async def test_nothing_is_sent_to_a_relay_that_states_what_none_does(tmp_path: Path) -> None:
     async with enrolled(tmp_path, Statement("a/b")) as bench:
-        with pytest.raises(OutboundBroken, match="states what cannot be read"):
+        with pytest.raises(OutboundBroken, match="statement is invalid"):
             await bench.ask()
         assert bench.cluster.cluster_uid is None
         # Nor is more read than a statement has.
         bench.statement = Statement("a" * 100_000)
         bench.relays._relays.clear()
-        with pytest.raises(OutboundBroken, match="states what cannot be read"):
+        with pytest.raises(OutboundBroken, match="statement is invalid"):
             await bench.ask()
 
 
@@ -362,7 +362,7 @@ async def test_a_relay_that_was_not_there_is_asked_before_anything_is_sent_again
 ) -> None:
     async with enrolled(tmp_path, Statement("east")) as bench:
         if met_before:
-            # Twice: it is asked anew once it is pinned.
+            # Twice: it is asked again once it is pinned.
             await bench.ask()
             await bench.ask()
         else:

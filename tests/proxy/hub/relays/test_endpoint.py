@@ -22,7 +22,7 @@ from auth.tokens import HelloClaims, issue_hello
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.endpoint import CLUSTER_REMOVED, RelayEndpoint
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory, open_directory
@@ -124,7 +124,7 @@ async def open_bench(folder: Path) -> AsyncIterator[Bench]:
             software="hawse/test",
             new_id=lambda: "id",
             pepper=b"p" * 32,
-            seen=SeenStore(folder / "seen.db"),
+            replays=ReplayStore(folder / "seen.db"),
         )
         yield Bench(endpoint, directory, recorder, audit_file)
     store.close()
@@ -262,7 +262,7 @@ async def test_a_relay_that_dialled_while_its_cluster_was_removed_does_not_stay(
         assert (await bench.trail())[-1] == ("relay.disconnected", CLUSTER_REMOVED)
 
 
-async def test_a_relay_that_is_one_too_many_is_told_why_and_recorded(tmp_path: Path) -> None:
+async def test_a_relay_above_the_limit_gets_the_reason_and_is_recorded(tmp_path: Path) -> None:
     async with (
         open_bench(tmp_path) as bench,
         session_pair() as (first, _),
@@ -338,7 +338,7 @@ async def test_a_relay_hears_the_hubs_time_for_its_nonce_before_all_else(tmp_pat
         assert told.hub == bench.endpoint.boot
 
 
-async def test_what_a_relay_opens_at_its_hub_is_refused_and_held_for_nobody(tmp_path: Path) -> None:
+async def test_streams_that_a_relay_opens_are_refused_and_take_no_memory(tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench, relay_of(bench) as relay:
         context = relay.add_context(1, b"x")
         stream = relay.open_stream(b"head", context=context)

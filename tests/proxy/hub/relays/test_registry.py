@@ -144,7 +144,7 @@ async def test_one_that_leaves_goes_on_beside_its_successor() -> None:
 
 
 async def leaving(sessions: AsyncExitStack, instance: str = "relay-1", cluster: str = "c1") -> LiveRelay:
-    """One with a session of its own, which is told that the hub stops."""
+    """A relay with its own session, which has received GOAWAY."""
     session, _ = await sessions.enter_async_context(session_pair())
     session.go_away(drain_ms=60_000, reason="the hub stops")
     return live(session, instance, cluster)

@@ -88,7 +88,7 @@ async def test_a_hub_that_goes_does_not_wait_for_a_relay_that_dials_another_one(
         assert not await come_back(bench, claims, hello)
 
 
-async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_is_told_that_the_hub_goes(
+async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_learns_that_the_hub_stops(
     tmp_path: Path,
 ) -> None:
     async with open_bench(tmp_path) as bench, session_pair() as (hub, _), trio.open_nursery() as nursery:
@@ -99,13 +99,13 @@ async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_is_told_that_
         bench.endpoint.leave(900, replaced=True)
         assert not hub.closed
         assert not await come_back(bench, claims, hello)
-        assert await hub.wait_closed() == "the tunnel was lost, and no relay can come back to a hub that goes"
-        with pytest.raises(Rejected, match="this hub goes, and no session can go on here") as caught:
+        assert await hub.wait_closed() == "the tunnel was lost, and a hub that is stopping resumes no session"
+        with pytest.raises(Rejected, match="this hub is stopping, and resumes no session") as caught:
             bench.endpoint._welcome(hello, claims, cluster)
         assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
 
 
-async def test_a_call_is_told_what_its_tunnel_has_gone_through(tmp_path: Path) -> None:
+async def test_a_call_records_the_interruptions_of_its_tunnel(tmp_path: Path) -> None:
     async with session_pair() as (untouched, _):
         assert _tunnel(untouched, untouched.interruptions) is None
     async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, _, _):
@@ -120,7 +120,7 @@ async def test_a_call_is_told_what_its_tunnel_has_gone_through(tmp_path: Path) -
     [("another", "relay-1"), ("", "relay-2")],
     ids=["another key", "another instance"],
 )
-async def test_nobody_else_does(kid: str, instance: str, tmp_path: Path) -> None:
+async def test_no_other_relay_resumes_a_session(kid: str, instance: str, tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, hello):
         assert not await come_back(
             bench, attrs.evolve(claims, kid=kid or claims.kid, instance=instance), hello
