@@ -40,10 +40,10 @@ from proxy.hub.calls.metrics import CallMetrics
 from proxy.hub.calls.starts import Starts
 from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.front import Front
-from proxy.hub.home.boots import Boots, close_after_the_dead
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.hub_instances import Boots, close_after_the_dead
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import open_reserve
 from proxy.hub.identity.enrol import EnrolmentEndpoint

@@ -31,8 +31,8 @@ def accept(reach: Reach, /, yes: bool) -> None:
     from audit.errors import AuditUnavailable
     from audit.record import Event, Kind
     from audit.store import AuditStore, TrailMark
-    from proxy.hub.home.boots import Boots
     from proxy.hub.home.datadir import DataDir, DataDirError, is_there
+    from proxy.hub.home.hub_instances import Boots
     from proxy.hub.store.errors import StoreUnavailableError
     from proxy.hub.store.store import Store
 

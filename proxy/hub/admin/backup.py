@@ -29,8 +29,8 @@ from pathlib import Path
 import attrs
 
 from audit.sqlite import explained
-from proxy.hub.home.boots import Boots
 from proxy.hub.home.datadir import RESTORING, DataDir, DataDirError, FolderInUseError, is_there, read_private
+from proxy.hub.home.hub_instances import Boots
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.process.untrusted_json import read_json

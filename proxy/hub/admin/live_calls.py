@@ -10,7 +10,7 @@ import trio
 from audit.record import proto_of
 from proxy.exchange.forward import CloseReason
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
-from proxy.hub.home.boots import Boots
+from proxy.hub.home.hub_instances import Boots
 from proxy.hub.relays.operations import SessionInfo
 from tunnel.net.fairness import in_slices
 

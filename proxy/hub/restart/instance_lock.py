@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
-from proxy.hub.home.boots import END_LOOK_S, Boots
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir, FolderInUseError, FolderLock
+from proxy.hub.home.hub_instances import END_LOOK_S, Boots
 from proxy.hub.restart.handover import (
     GoneError,
     HandoverError,

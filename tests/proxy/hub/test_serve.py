@@ -21,9 +21,9 @@ from audit.record import Kind
 from audit.store import AuditStore
 from proxy.hub import serve
 from proxy.hub.accept import Acceptor
-from proxy.hub.home.boots import Boots
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.hub_instances import Boots
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.restart.handover import Place, open_door
 from proxy.hub.store.store import Store

@@ -17,9 +17,9 @@ import pytest
 
 from auth.keys import SigningKey
 from proxy.hub.admin.backup import BackupError, backup, restore
-from proxy.hub.home.boots import Boots
 from proxy.hub.home.datadir import AdminEndpoint, DataDir, DataDirError, SigningKeys, read_private
 from proxy.hub.home.devca import ensure_certificate
+from proxy.hub.home.hub_instances import Boots
 from proxy.hub.store.store import Store
 
 

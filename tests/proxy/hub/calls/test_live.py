@@ -36,7 +36,7 @@ from proxy.hub.calls.live import (
     LiveCall,
     LiveCalls,
 )
-from proxy.hub.home.boots import Boots
+from proxy.hub.home.hub_instances import Boots
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode

@@ -20,9 +20,9 @@ import trio.testing
 from proxy.hub.accept import Acceptor
 from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
-from proxy.hub.home.boots import Boots
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir, FolderInUseError
+from proxy.hub.home.hub_instances import Boots
 from proxy.hub.restart import instance_lock as premises_module
 from proxy.hub.restart.handover import HandoverError, Place, close_door, open_door, take_over
 from proxy.hub.restart.instance_lock import Premises, open_premises
@@ -35,7 +35,7 @@ import sys
 from pathlib import Path
 import trio
 from proxy.process.config import Address
-from proxy.hub.home.boots import Boots
+from proxy.hub.home.hub_instances import Boots
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.restart.handover import Place, open_door
 from proxy.listener.accept import open_sockets

@@ -24,9 +24,9 @@ from audit.mask import Masks
 from audit.reader import AuditReader
 from audit.recorder import open_recorder
 from audit.store import AuditStore
-from proxy.hub.home import boots as boots_module
-from proxy.hub.home.boots import Boots, close_after_the_dead
+from proxy.hub.home import hub_instances as hub_instances_module
 from proxy.hub.home.datadir import DataDirError
+from proxy.hub.home.hub_instances import Boots, close_after_the_dead
 from tests.audit.events import call
 
 # A hub that has begun a call, and goes on with it until it is killed.
@@ -34,7 +34,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from audit.store import AuditStore
-from proxy.hub.home.boots import Boots
+from proxy.hub.home.hub_instances import Boots
 from tests.audit.events import call
 
 folder, boot = Path(sys.argv[1]), sys.argv[2]
@@ -204,7 +204,7 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     # On real time, since a thread is at work at each look, and virtual time would not wait for it.
-    monkeypatch.setattr(boots_module, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(hub_instances_module, "LOOK_EVERY_S", 0.01)
 
 
 @pytest.mark.usefixtures("_looks_often")
