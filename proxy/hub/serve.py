@@ -43,7 +43,7 @@ from proxy.hub.front import Front
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.hub_instances import Boots, close_after_the_dead
+from proxy.hub.home.hub_instances import HubInstances, close_calls_of_ended_hubs
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import open_reserve
 from proxy.hub.identity.enrol import EnrolmentEndpoint
@@ -89,9 +89,9 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
     async with AsyncExitStack() as stack:
         # Who starts is killed by a signal, and who has served is not before all is written and closed.
         stopping = stack.enter_context(ExitStack())
-        boots = Boots(data.boots_dir)
+        instances = HubInstances(data.instances_dir)
         # Once it is gone this hub does nothing to the folder any more.
-        stack.enter_context(boots.announced(boot))
+        stack.enter_context(instances.registered(boot))
         premises = await stack.enter_async_context(open_premises(config, data, boot, replace=replace))
         data.check_databases()
         pepper = data.pepper()
@@ -114,7 +114,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
         # When all is written, and before the directory writes for the last time.
         stack.callback(lambda: directory.note_trail(store.mark))
         recorder = await stack.enter_async_context(
-            open_recorder(store, org=config.org, boot=boot, lives=boots.lives, place_of=place_of)
+            open_recorder(store, org=config.org, boot=boot, lives=instances.is_running, place_of=place_of)
         )
         if expected is None:
             await directory.change(partial(Store.accept_trail, trail=store.mark))
@@ -125,7 +125,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
         tell_endpoint = partial(write_endpoint, config, data, certificate.chain)
         async with trio.open_nursery() as upkeep:
             upkeep.start_soon(directory.run_use_writer)
-            upkeep.start_soon(close_after_the_dead, boots, boot, data.audit_file, masks, time.time)
+            upkeep.start_soon(close_calls_of_ended_hubs, instances, boot, data.audit_file, masks, time.time)
             upkeep.start_soon(directory.run_look)
             direct = DirectRelays(
                 keys=lambda: ring.current,
@@ -210,7 +210,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
                 hub_ca=lambda: certificate.ca_pem,
                 version=version("hawse"),
                 operations=live_relays,
-                live_sessions=LiveSessions(calls.live, boots, boot),
+                live_sessions=LiveSessions(calls.live, instances, boot),
                 relays_per_cluster=config.limits.relays_per_cluster,
             )
             app = admin_app(administration, recorder, metrics, time.time, revocations)

@@ -169,7 +169,7 @@ class DataDir:
             if not self.path.is_dir():
                 raise DataDirError(_no_folder(self.path))
             check_private(self.path)
-            for folder in (self.path, self.keys_dir, self.tls_dir, self.boots_dir):
+            for folder in (self.path, self.keys_dir, self.tls_dir, self.instances_dir):
                 if is_there(folder):
                     check_writable(folder)
         except OSError as error:
@@ -250,7 +250,7 @@ class DataDir:
         return self.path / "hub.sock"
 
     @property
-    def boots_dir(self) -> Path:
+    def instances_dir(self) -> Path:
         return self.path / "boots"
 
     @property

@@ -36,21 +36,21 @@ _log = logging.getLogger("hawse.hub")
 
 
 @attrs.frozen
-class Boots:
+class HubInstances:
     """The folder of the signs of life."""
 
     folder: Path
-    # The boots of which a fault was told: who waits for one looks 20 times a second.
-    _told: set[str] = attrs.field(factory=set, init=False, repr=False, eq=False)
+    # The boots of which a fault was logged: `wait_ended` looks 20 times a second.
+    _logged: set[str] = attrs.field(factory=set, init=False, repr=False, eq=False)
 
     @contextmanager
-    def announced(self, boot: str) -> Iterator[None]:
+    def registered(self, boot: str) -> Iterator[None]:
         """Live, for the block, under this name, which no boot may ever have had before.
 
         Raises DataDirError.
         """
         try:
-            descriptor = self._appear(boot)
+            descriptor = self._create_locked(boot)
         except OSError as error:
             raise DataDirError(f"cannot write in {self.folder}: {explained(error)}") from error
         with ExitStack() as end:
@@ -58,7 +58,7 @@ class Boots:
             end.callback((self.folder / boot).unlink, missing_ok=True)
             yield
 
-    def _appear(self, boot: str) -> int:
+    def _create_locked(self, boot: str) -> int:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         unborn = self.folder / f".{boot}"
         descriptor = os.open(unborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -73,11 +73,11 @@ class Boots:
             raise
         return descriptor
 
-    def lives(self, boot: str) -> bool:
+    def is_running(self, boot: str) -> bool:
         """Whether the process of this boot still runs.
 
         Where that cannot be told (a process out of descriptors, a file server that gives no locks) it does:
-        to wait costs nothing, and to close a living hub's calls would be a false record.
+        to wait costs nothing, and to close a running hub's calls would be a false record.
         """
         try:
             descriptor = os.open(self.folder / boot, os.O_RDONLY | os.O_CLOEXEC)
@@ -90,39 +90,39 @@ class Boots:
         except BlockingIOError:
             return True
         except OSError as error:
-            self._tell_once(boot, f"cannot see whether the hub of boot {boot} still runs: {error}")
+            self._log_once(boot, f"cannot see whether the hub of boot {boot} still runs: {error}")
             return True
         return False
 
-    def _tell_once(self, boot: str, fault: str) -> None:
-        if boot not in self._told:
-            self._told.add(boot)
+    def _log_once(self, boot: str, fault: str) -> None:
+        if boot not in self._logged:
+            self._logged.add(boot)
             _log.warning("%s", fault, extra={"boot": boot})
 
     async def wait_ended(self, boot: str) -> None:
         """Return once the process of this boot has ended."""
         while True:
-            if not self.lives(boot):
+            if not self.is_running(boot):
                 return
             await trio.sleep(END_LOOK_S)
 
-    def living(self) -> set[str]:
+    def running(self) -> set[str]:
         """Every boot that lives; the files of those that died are removed if they can be."""
         found = set()
         for file in self.folder.glob("[!.]*"):
-            if self.lives(file.name):
+            if self.is_running(file.name):
                 found.add(file.name)
             else:
                 # Its name never comes back.
                 try:
                     file.unlink(missing_ok=True)
                 except OSError as error:
-                    self._tell_once(file.name, f"cannot remove what a hub that has ended left: {error}")
+                    self._log_once(file.name, f"cannot remove what a hub that has ended left: {error}")
         return found
 
 
-async def close_after_the_dead(
-    boots: Boots, boot: str, audit_file: Path, masks: Masks, clock: Callable[[], float]
+async def close_calls_of_ended_hubs(
+    instances: HubInstances, boot: str, audit_file: Path, masks: Masks, clock: Callable[[], float]
 ) -> None:
     """Close the calls of hubs that live no more, and return once no hub lives but this one.
 
@@ -132,16 +132,18 @@ async def close_after_the_dead(
     # Of nobody yet: one may have died since the trail was opened.
     closed_beside: set[str] | None = None
     while True:
-        living = await trio.to_thread.run_sync(boots.living)
-        living.discard(boot)
-        if living != closed_beside:
+        running = await trio.to_thread.run_sync(instances.running)
+        running.discard(boot)
+        if running != closed_beside:
             try:
-                closed = await trio.to_thread.run_sync(_close_unknown, boots, boot, audit_file, masks, clock)
+                closed = await trio.to_thread.run_sync(
+                    _close_unknown, instances, boot, audit_file, masks, clock
+                )
             except AuditUnavailable as error:
                 # It is tried again, whatever has changed by then.
                 _log.warning("cannot close the calls of a hub that has ended: %s", error)
             else:
-                closed_beside = living
+                closed_beside = running
                 if closed:
                     _log.warning("audit: calls of a hub that was killed without a known end: %d", closed)
         if closed_beside is not None and not closed_beside:
@@ -150,11 +152,11 @@ async def close_after_the_dead(
 
 
 def _close_unknown(
-    boots: Boots, boot: str, audit_file: Path, masks: Masks, clock: Callable[[], float]
+    instances: HubInstances, boot: str, audit_file: Path, masks: Masks, clock: Callable[[], float]
 ) -> int:
     # A connection of its own: the recorder's belongs to the recorder's thread.
     store = AuditStore(audit_file, masks, make=False)
     try:
-        return store.close_unknown(boot, utc(clock()), lives=boots.lives)
+        return store.close_unknown(boot, utc(clock()), lives=instances.is_running)
     finally:
         store.close()

@@ -16,7 +16,7 @@ import trio
 
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir, FolderInUseError, FolderLock
-from proxy.hub.home.hub_instances import END_LOOK_S, Boots
+from proxy.hub.home.hub_instances import END_LOOK_S, HubInstances
 from proxy.hub.restart.handover import (
     GoneError,
     HandoverError,
@@ -82,10 +82,10 @@ class Premises:
 
         Cancelled, it is still the place of the one before.
         """
-        boots = Boots(self.data.boots_dir)
+        instances = HubInstances(self.data.instances_dir)
         try:
             with trio.fail_after(ENDS_WITHIN_S):
-                await boots.wait_ended(predecessor.boot)
+                await instances.wait_ended(predecessor.boot)
         except trio.TooSlowError:
             raise HandoverError(
                 f"the hub that runs on {self.data.path} has hung up, and still runs "

@@ -23,7 +23,7 @@ from proxy.hub import serve
 from proxy.hub.accept import Acceptor
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.hub_instances import Boots
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.restart.handover import Place, open_door
 from proxy.hub.store.store import Store
@@ -58,7 +58,7 @@ async def test_the_keys_are_kept_only_once_they_are_this_hubs_and_read_anew(
     lock = data.lock()
     with (
         trio.fail_after(20),
-        Boots(data.boots_dir).announced("old"),
+        HubInstances(data.instances_dir).registered("old"),
         open_door(data) as door,
         socket.create_server(("127.0.0.1", 0)) as front,
     ):

@@ -22,7 +22,7 @@ from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir, FolderInUseError
-from proxy.hub.home.hub_instances import Boots
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.restart import instance_lock as premises_module
 from proxy.hub.restart.handover import HandoverError, Place, close_door, open_door, take_over
 from proxy.hub.restart.instance_lock import Premises, open_premises
@@ -35,7 +35,7 @@ import sys
 from pathlib import Path
 import trio
 from proxy.process.config import Address
-from proxy.hub.home.hub_instances import Boots
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.restart.handover import Place, open_door
 from proxy.listener.accept import open_sockets
@@ -53,7 +53,7 @@ async def main():
     print(front.getsockname()[1], flush=True)
     await place.give()
 
-with Boots(data.boots_dir).announced("old"):
+with HubInstances(data.instances_dir).registered("old"):
     trio.run(main)
 """
 
@@ -244,7 +244,7 @@ async def old_place(data: DataDir) -> AsyncIterator[trio.CancelScope]:
     """A hub in this process that gives its place away, until the scope is cancelled; and it lives on then."""
     lock = data.lock()
     with (
-        Boots(data.boots_dir).announced("old"),
+        HubInstances(data.instances_dir).registered("old"),
         open_door(data) as door,
         socket.create_server(("127.0.0.1", 0)) as front,
     ):
