@@ -54,7 +54,7 @@ from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.restart.instance_lock import Premises, open_premises
+from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.store.store import Store
 from proxy.listener.unauthenticated import place_of
@@ -92,7 +92,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
         instances = HubInstances(data.instances_dir)
         # Once it is gone this hub does nothing to the folder any more.
         stack.enter_context(instances.registered(boot))
-        premises = await stack.enter_async_context(open_premises(config, data, boot, replace=replace))
+        instance = await stack.enter_async_context(open_instance_lock(config, data, boot, replace=replace))
         data.check_databases()
         pepper = data.pepper()
         registry = Registry()
@@ -105,7 +105,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
         # Before the trail, of which it knows which one that is.
         directory = await stack.enter_async_context(
             open_directory(
-                data.store_file, org=config.org, clock=time.time, shared=premises.predecessor is not None
+                data.store_file, org=config.org, clock=time.time, shared=instance.predecessor is not None
             )
         )
         expected = directory.current.trail
@@ -217,7 +217,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
             admin = AdminFront(app, certificate)
             directory.on_change(partial(admin.doubt_revoked, directory))
             settle()
-            if await premises.claim():
+            if await instance.pause_old_hub():
                 # The one before may have changed them while this one prepared.
                 ring.reload()
             # The one before may have added to them until then.
@@ -238,7 +238,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
             await directory.change(Store.close_relays)
             tell_endpoint()
             signals = stopping.enter_context(stop_signals())
-            await _serve(config, signals, premises, front, admin, keeping)
+            await _serve(config, signals, instance, front, admin, keeping)
             upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
@@ -247,15 +247,15 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
 async def _serve(
     config: HubConfig,
     signals: AsyncIterator[int],
-    premises: Premises,
+    instance: InstanceLock,
     front: Front,
     admin: AdminFront,
     keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a successor comes, and then finish what was begun."""
     async with trio.open_nursery() as handlers:
-        acceptor = Acceptor(premises, front, admin, handlers)
-        replaced = await acceptor.accept_until_told(signals, config.public_url)
+        acceptor = Acceptor(instance, front, admin, handlers)
+        replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         front.deadlines.ending = True
         if replaced:
             # The folder and the relays' rows in the store are the other one's to keep.

@@ -153,7 +153,7 @@ def test_a_hub_that_cannot_start_leaves_the_running_one_in_its_place(lasting_wor
     assert failed.code == 1
     assert b"cannot listen on 127.0.0.1:%d" % port in failed.err
     assert world.hub is not None
-    world.hub.wait_for("this one goes on")
+    world.hub.wait_for("this one continues")
     assert world.kubectl("tunnel", "get", "pod", POD).code == 0
     # A start without --replace names the way out, and the next try succeeds.
     refused = run(["hawse", "hub", "--config", str(world.folder / "hub.toml")], {})

@@ -246,7 +246,7 @@ class DataDir:
         return self.path / "hub.lock"
 
     @property
-    def door_file(self) -> Path:
+    def restart_socket_file(self) -> Path:
         return self.path / "hub.sock"
 
     @property

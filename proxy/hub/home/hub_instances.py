@@ -1,12 +1,11 @@
-"""Which hubs live on one data folder.
+"""The hub processes that run on one data folder.
 
-A hub that is replaced goes on for a while beside its successor, on the same store, and ends by itself what it
-has begun. A hub that was killed does not. The successor has to tell the two apart, since it closes in the
-audit trail what nobody else will.
+A replaced hub drains beside its successor, on the same store, and records the ends of its own calls. A killed
+hub can't. The successor must tell the two apart, because it closes the killed hub's calls in the audit trail.
 
-The sign of life of a boot is a file of its name that its process holds locked. The kernel takes the lock away
-when the process ends, however it ends, and gives it to no other process; a pid that is given again, or a
-clock that is set, cannot be mistaken for it.
+Each hub process has a boot id, and holds a lock on a file of that name. The kernel releases the lock when the
+process ends for any reason, and gives it to no other process. So a reused pid or a changed clock does not
+mislead this check.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from audit.record import utc
 from audit.store import AuditStore
 from proxy.hub.home.datadir import DataDirError, explained
 
-# How long the calls of a hub that is killed while it finishes stay without an end in the trail.
+# How long the trail lacks the ends of the calls of a hub that was killed while it drained.
 LOOK_EVERY_S = 2.0
-# What comes in waits meanwhile.
+# New connections wait in the backlog for this long.
 END_LOOK_S = 0.05
 
 _log = logging.getLogger("hawse.hub")
@@ -37,7 +36,7 @@ _log = logging.getLogger("hawse.hub")
 
 @attrs.frozen
 class HubInstances:
-    """The folder of the signs of life."""
+    """The folder with one locked file for each hub process."""
 
     folder: Path
     # The boots of which a fault was logged: `wait_ended` looks 20 times a second.
@@ -45,9 +44,9 @@ class HubInstances:
 
     @contextmanager
     def registered(self, boot: str) -> Iterator[None]:
-        """Live, for the block, under this name, which no boot may ever have had before.
+        """Hold a locked file for this boot during the block; raises DataDirError.
 
-        Raises DataDirError.
+        The boot id must be new: it is never used again.
         """
         try:
             descriptor = self._create_locked(boot)
@@ -60,24 +59,24 @@ class HubInstances:
 
     def _create_locked(self, boot: str) -> int:
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        unborn = self.folder / f".{boot}"
-        descriptor = os.open(unborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        temporary = self.folder / f".{boot}"
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
-            # It appears locked, or whoever looks just then would take it for a dead one's.
-            unborn.rename(self.folder / boot)
+            # Locked before it has its name: another hub would take an unlocked file for an ended hub's.
+            temporary.rename(self.folder / boot)
         except BaseException:
             os.close(descriptor)
-            unborn.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         return descriptor
 
     def is_running(self, boot: str) -> bool:
-        """Whether the process of this boot still runs.
+        """Return whether the process of this boot still runs.
 
-        Where that cannot be told (a process out of descriptors, a file server that gives no locks) it does:
-        to wait costs nothing, and to close a running hub's calls would be a false record.
+        True as well when the check fails (no descriptors left, a file server without locks): to wait does no
+        harm, and to close a running hub's calls would make a false record.
         """
         try:
             descriptor = os.open(self.folder / boot, os.O_RDONLY | os.O_CLOEXEC)
@@ -107,29 +106,29 @@ class HubInstances:
             await trio.sleep(END_LOOK_S)
 
     def running(self) -> set[str]:
-        """Every boot that lives; the files of those that died are removed if they can be."""
+        """Return the boots that run. Removes the files of the ended ones where it can."""
         found = set()
         for file in self.folder.glob("[!.]*"):
             if self.is_running(file.name):
                 found.add(file.name)
             else:
-                # Its name never comes back.
+                # A boot id is never used again, so the file can go.
                 try:
                     file.unlink(missing_ok=True)
                 except OSError as error:
-                    self._log_once(file.name, f"cannot remove what a hub that has ended left: {error}")
+                    self._log_once(file.name, f"cannot remove the file of a hub that has ended: {error}")
         return found
 
 
 async def close_calls_of_ended_hubs(
     instances: HubInstances, boot: str, audit_file: Path, masks: Masks, clock: Callable[[], float]
 ) -> None:
-    """Close the calls of hubs that live no more, and return once no hub lives but this one.
+    """Close the calls of ended hubs in the trail, and return once no other hub runs.
 
-    One that ends in peace leaves no call without an end. For one that was killed its calls are closed as
-    `unknown`. Cancelled, a transaction that has begun still ends.
+    A hub that ends in order closes its own calls. A killed hub's calls are closed as `unknown`. Cancelled, a
+    transaction that has begun is still committed.
     """
-    # Of nobody yet: one may have died since the trail was opened.
+    # None until the first round: a hub may have ended since the trail was opened.
     closed_beside: set[str] | None = None
     while True:
         running = await trio.to_thread.run_sync(instances.running)
@@ -140,12 +139,12 @@ async def close_calls_of_ended_hubs(
                     _close_unknown, instances, boot, audit_file, masks, clock
                 )
             except AuditUnavailable as error:
-                # It is tried again, whatever has changed by then.
+                # `closed_beside` is unchanged, so the next round tries again.
                 _log.warning("cannot close the calls of a hub that has ended: %s", error)
             else:
                 closed_beside = running
                 if closed:
-                    _log.warning("audit: calls of a hub that was killed without a known end: %d", closed)
+                    _log.warning("audit: closed calls of a killed hub, whose end is not known: %d", closed)
         if closed_beside is not None and not closed_beside:
             return
         await trio.sleep(LOOK_EVERY_S)
@@ -154,7 +153,7 @@ async def close_calls_of_ended_hubs(
 def _close_unknown(
     instances: HubInstances, boot: str, audit_file: Path, masks: Masks, clock: Callable[[], float]
 ) -> int:
-    # A connection of its own: the recorder's belongs to the recorder's thread.
+    # A separate connection: the recorder's is used by the recorder's thread only.
     store = AuditStore(audit_file, masks, make=False)
     try:
         return store.close_unknown(boot, utc(clock()), lives=instances.is_running)

@@ -1,4 +1,4 @@
-"""Signs of life are locks of processes, so here are real ones."""
+"""Hub instances hold locks, so these tests use real processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from proxy.hub.home.datadir import DataDirError
 from proxy.hub.home.hub_instances import HubInstances, close_calls_of_ended_hubs
 from tests.audit.events import call
 
-# A hub that has begun a call, and goes on with it until it is killed.
+# A hub with an open call, which ends when its stdin closes.
 CHILD = """
 import sys
 from pathlib import Path
@@ -49,7 +49,7 @@ with HubInstances(folder / "boots").registered(boot):
 
 @contextmanager
 def other_hub(folder: Path, boot: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Another process with a call under way; closing its stdin ends both in peace."""
+    """Another process with an open call; closing its stdin ends both in order."""
     argv = [sys.executable, "-c", CHILD, str(folder), boot]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -58,7 +58,7 @@ def other_hub(folder: Path, boot: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 @attrs.frozen
 class Counted(HubInstances):
-    """Counts how often it was asked who lives."""
+    """Counts the calls of `running`."""
 
     asked: list[None] = attrs.Factory(list)
 
@@ -68,7 +68,7 @@ class Counted(HubInstances):
 
     def running(self) -> set[str]:
         self.asked.append(None)
-        # Not super(): attrs makes the class anew, with slots.
+        # Not super(): attrs replaces the class by one with slots.
         return HubInstances.running(self)
 
 
@@ -86,7 +86,7 @@ def kill(child: subprocess.Popen[str]) -> None:
     child.wait()
 
 
-def test_a_boot_lives_while_its_block_lasts_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_boot_runs_for_its_block_and_leaves_no_file(tmp_path: Path) -> None:
     instances = HubInstances(tmp_path / "boots")
     assert not instances.is_running("one")
     with instances.registered("one"):
@@ -100,9 +100,7 @@ def test_a_boot_lives_while_its_block_lasts_and_leaves_nothing(tmp_path: Path) -
     assert list((tmp_path / "boots").iterdir()) == []
 
 
-def test_a_full_disk_has_no_place_for_a_sign_of_life_and_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_named_when_a_boot_registers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -114,7 +112,7 @@ def test_a_full_disk_has_no_place_for_a_sign_of_life_and_is_named(
     assert list((tmp_path / "boots").iterdir()) == []
 
 
-def test_a_killed_process_lives_no_more_and_its_file_goes(tmp_path: Path) -> None:
+def test_a_killed_process_counts_as_ended_and_its_file_is_removed(tmp_path: Path) -> None:
     instances = HubInstances(tmp_path / "boots")
     with other_hub(tmp_path, "old") as (child, _):
         assert instances.running() == {"old"}
@@ -125,17 +123,17 @@ def test_a_killed_process_lives_no_more_and_its_file_goes(tmp_path: Path) -> Non
         assert not (tmp_path / "boots" / "old").exists()
 
 
-def test_a_boot_that_cannot_be_looked_at_counts_as_living(tmp_path: Path) -> None:
+def test_a_boot_that_cannot_be_checked_counts_as_running(tmp_path: Path) -> None:
     instances = HubInstances(tmp_path / "boots")
     (tmp_path / "boots").mkdir()
-    # A name that is no file's: any failure but that there is none.
+    # A symlink to itself: an error other than a missing file.
     (tmp_path / "boots" / "loop").symlink_to("loop")
     assert instances.is_running("loop")
     assert not instances.is_running("never")
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_named_and_tells_nobody_for_dead(
+def test_without_file_locks_every_boot_counts_as_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(*_: object) -> None:
@@ -156,7 +154,7 @@ def test_a_file_system_without_locks_is_named_and_tells_nobody_for_dead(
     assert list((tmp_path / "boots").iterdir()) == []
 
 
-async def test_who_waits_for_a_boot_that_cannot_be_looked_at_is_told_once(
+async def test_a_wait_for_an_uncheckable_boot_logs_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
     instances = HubInstances(tmp_path / "boots")
@@ -169,19 +167,17 @@ async def test_who_waits_for_a_boot_that_cannot_be_looked_at_is_told_once(
     assert told.startswith("cannot see whether the hub of boot loop still runs: ")
 
 
-def test_what_a_dead_boot_left_and_cannot_be_removed_ends_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_cannot_be_removed_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     instances = HubInstances(tmp_path / "boots")
     (instances.folder / "dead").mkdir(parents=True)
     with instances.registered("new"):
         for _ in range(2):
             assert instances.running() == {"new"}
     (told,) = caplog.messages
-    assert told.startswith("cannot remove what a hub that has ended left: ")
+    assert told.startswith("cannot remove the file of a hub that has ended: ")
 
 
-async def test_a_new_hub_leaves_the_calls_of_one_that_lives_alone(tmp_path: Path) -> None:
+async def test_a_new_hub_does_not_close_the_calls_of_a_running_one(tmp_path: Path) -> None:
     instances = HubInstances(tmp_path / "boots")
     with other_hub(tmp_path, "old") as (child, eid):
         store = AuditStore(tmp_path / "audit.db")
@@ -203,12 +199,12 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    # On real time, since a thread is at work at each look, and virtual time would not wait for it.
+    # Real time: each round runs in a thread, which virtual time does not wait for.
     monkeypatch.setattr(hub_instances_module, "LOOK_EVERY_S", 0.01)
 
 
 @pytest.mark.usefixtures("_looks_often")
-async def test_a_hub_that_is_killed_beside_a_living_one_has_its_calls_closed_by_that_one(
+async def test_a_running_hub_closes_the_calls_of_a_killed_one(
     tmp_path: Path,
 ) -> None:
     instances, file = Counted(tmp_path / "boots"), tmp_path / "audit.db"
@@ -222,7 +218,7 @@ async def test_a_hub_that_is_killed_beside_a_living_one_has_its_calls_closed_by_
                 await wait_for(lambda: instances.looks > 2)
                 assert phases(file, theirs) == ["intent"]
                 kill(child)
-            # It returned, since there is nobody left to look after.
+            # It returned: no other hub runs.
             assert phases(file, theirs) == ["intent", "unknown"]
             assert phases(file, ours.eid) == ["intent"]
             recorder.complete(ours.completed(ours.ts))
@@ -230,7 +226,7 @@ async def test_a_hub_that_is_killed_beside_a_living_one_has_its_calls_closed_by_
     store.close()
 
 
-async def test_one_that_was_killed_before_the_first_look_is_closed_too(tmp_path: Path) -> None:
+async def test_a_hub_that_was_killed_before_the_first_round_is_closed_too(tmp_path: Path) -> None:
     instances, file = HubInstances(tmp_path / "boots"), tmp_path / "audit.db"
     with instances.registered("new"), other_hub(tmp_path, "old") as (child, theirs):
         kill(child)
@@ -254,7 +250,7 @@ async def test_a_trail_that_cannot_be_written_is_tried_again(tmp_path: Path) -> 
             kill(child)
             looks = instances.looks
             await wait_for(lambda: instances.looks > looks + 2)
-            # None is begun there meanwhile.
+            # No transaction is open meanwhile.
             assert not file.exists()
             for name in reversed(trail):
                 (away / name).rename(tmp_path / name)
