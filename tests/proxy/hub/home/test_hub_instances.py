@@ -250,7 +250,7 @@ async def test_a_trail_that_cannot_be_written_is_tried_again(tmp_path: Path) -> 
             kill(child)
             looks = instances.looks
             await wait_for(lambda: instances.looks > looks + 2)
-            # No transaction is open meanwhile.
+            # No new trail is made meanwhile.
             assert not file.exists()
             for name in reversed(trail):
                 (away / name).rename(tmp_path / name)
