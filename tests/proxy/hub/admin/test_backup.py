@@ -140,7 +140,7 @@ def test_a_folder_that_never_rests_is_not_backed_up(
         return read_private(file)
 
     monkeypatch.setattr("proxy.hub.admin.backup.read_private", read)
-    with pytest.raises(BackupError, match="changes again and again: try later"):
+    with pytest.raises(BackupError, match="keeps changing: try later"):
         backup(hub.path, tmp_path / "hub.tar")
 
 
@@ -350,7 +350,7 @@ def key_of_another(members: dict[str, bytes]) -> None:
         (lambda m: m.pop("hub.db"), "no store"),
         (lambda m: m.pop("pepper"), "pepper"),
         (lambda m: m.update({"pepper": b"SECRET"}), "pepper"),
-        (lambda m: m.update({"keys/active": b"none"}), "names no key"),
+        (lambda m: m.update({"keys/active": b"none"}), "names no existing key"),
         (key_of_another, "name the file after it"),
         (torn_database, "damaged|failed"),
         (lambda m: m.update({"hub.db": b"SECRET" * 1000}), "not a database"),
