@@ -58,7 +58,7 @@ _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
 # Paths of kube-apiserver that the hub does not serve.
 _KUBERNETES_PATH = re.compile(rb"/(?:apis?|openapi|version)(?:/|\Z)")
 
-_FAILED = "a client's connection failed by a fault of the hub"
+_FAILED = "a client's connection failed by a fault of ours"
 _FAULT = "the hub failed by a fault of its own; whether the API server has seen the request is not known"
 
 _LAST = ((b"connection", b"close"),)

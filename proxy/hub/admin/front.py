@@ -126,7 +126,7 @@ class AdminFront:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client disconnected, or its handshake failed
         except Exception:
-            _log.exception("an operator's connection failed by a fault of the hub")
+            _log.exception("an operator's connection failed by a fault of ours")
         finally:
             await trio.aclose_forcefully(tls)
 
