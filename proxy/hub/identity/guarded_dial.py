@@ -11,7 +11,7 @@ import ssl
 
 import trio
 
-from proxy.hub.store.names import is_nobodys, is_public
+from proxy.hub.store.names import is_never_allowed, is_public
 from tunnel.net.connect import NO_NAME, open_first, wrap_client
 
 # The default when a URL has no port.
@@ -35,8 +35,8 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
     refusal = f"{host} has no address"
     for *_, (address, *_) in found:
         there = ipaddress.ip_address(address)
-        if is_nobodys(there):
-            refusal = f"{host} resolves to {address}, an address that is never allowed"
+        if is_never_allowed(there):
+            refusal = f"{host} leads to {address}, where nobody that the hub asks can be"
         elif not private and not is_public(there):
             # Both commands that add such a URL (`cluster add` and `federation`) have this option.
             meant = "if that is intended, add it again with --allow-private-address"

@@ -17,9 +17,9 @@ import pytest
 
 from auth.keys import SigningKey
 from proxy.hub.admin.backup import BackupError, backup, restore
-from proxy.hub.home.boots import Boots
 from proxy.hub.home.datadir import AdminEndpoint, DataDir, DataDirError, SigningKeys, read_private
 from proxy.hub.home.devca import ensure_certificate
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.store import Store
 
 
@@ -140,7 +140,7 @@ def test_a_folder_that_never_rests_is_not_backed_up(
         return read_private(file)
 
     monkeypatch.setattr("proxy.hub.admin.backup.read_private", read)
-    with pytest.raises(BackupError, match="changes again and again: try later"):
+    with pytest.raises(BackupError, match="keeps changing: try later"):
         backup(hub.path, tmp_path / "hub.tar")
 
 
@@ -316,7 +316,7 @@ def test_a_running_hub_is_not_restored_into(hub: DataDir, tmp_path: Path) -> Non
 
 def test_nor_is_one_that_only_finishes_what_it_has_begun(hub: DataDir, tmp_path: Path) -> None:
     backup(hub.path, tmp_path / "hub.tar")
-    with Boots(hub.boots_dir).announced("boot"):
+    with HubInstances(hub.instances_dir).registered("boot"):
         with pytest.raises(BackupError, match="wait for its end"):
             restore(hub.path, tmp_path / "hub.tar", overwrite=True)
     restore(hub.path, tmp_path / "hub.tar", overwrite=True)
@@ -350,7 +350,7 @@ def key_of_another(members: dict[str, bytes]) -> None:
         (lambda m: m.pop("hub.db"), "no store"),
         (lambda m: m.pop("pepper"), "pepper"),
         (lambda m: m.update({"pepper": b"SECRET"}), "pepper"),
-        (lambda m: m.update({"keys/active": b"none"}), "names no key"),
+        (lambda m: m.update({"keys/active": b"none"}), "names no existing key"),
         (key_of_another, "name the file after it"),
         (torn_database, "damaged|failed"),
         (lambda m: m.update({"hub.db": b"SECRET" * 1000}), "not a database"),
