@@ -100,7 +100,7 @@ bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="smal
 bench-gate: $(STAMP) ## fail when Hawse has become dearer, compared with nginx in the same run (five minutes)
 	@exec $(BIN)/python -m benchmarks.gate $(ARGS)
 
-fuzz: $(STAMP) ## a million mutated heads and bodies, read by our parsers and by h11
+fuzz: $(STAMP) ## a million mutated heads, bodies and conversations, read by our parsers and by h11
 	@exec $(BIN)/python -m tests.fuzz $(ARGS)
 
 bench-calls: $(STAMP) ## fail when a request takes more function calls than benchmarks/calls.json has

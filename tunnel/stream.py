@@ -62,8 +62,8 @@ class Stream(trio.abc.HalfCloseableStream):
         "_reader",
         "_sender",
         "_state",
-        "_tell_answer",
         "_tell_doubt",
+        "_tell_input",
         "_tell_reset",
         "_tell_room",
         "_unqueued_bytes",
@@ -82,7 +82,7 @@ class Stream(trio.abc.HalfCloseableStream):
         # While the reader waits: the callback for pieces, and a piece that it did not take.
         self._pass_on: Callable[[bytes], bool] | None = None
         self._not_passed_on = b""
-        self._tell_answer: Callable[[], None] | None = None
+        self._tell_input: Callable[[], None] | None = None
         self._tell_doubt: Callable[[], object] | None = None
         self._tell_reset: Callable[[], None] | None = None
         self._tell_room: Callable[[], None] | None = None
@@ -209,8 +209,15 @@ class Stream(trio.abc.HalfCloseableStream):
         once before, by the same rules, when the peer is in doubt and no head has come (PROTOCOL.md,
         "Liveness").
         """
-        self._tell_answer = tell
+        self._tell_input = tell
         self._tell_doubt = tell_doubt
+
+    def when_input(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once, when bytes or the end have come, or the stream is broken.
+
+        As `on_answer` has it.
+        """
+        self._tell_input = tell
 
     def peek_whole_answer(self) -> tuple[bytes, int] | None:
         """Return the head of the answer and how many bytes are behind it, when all is said both ways.
@@ -321,6 +328,12 @@ class Stream(trio.abc.HalfCloseableStream):
             raise StreamReset(*self._failure)
         return None
 
+    @property
+    def at_end(self) -> bool:
+        """Whether all bytes were received, and a clean end behind them."""
+        state = self._state
+        return state.receiving is ENDED and not state.incoming.size and self._failure is None
+
     def on_reset(self, tell: Callable[[], None] | None) -> None:
         """Call `tell` once, when the peer RESETs the stream or it is lost with its session.
 
@@ -372,6 +385,17 @@ class Stream(trio.abc.HalfCloseableStream):
             return False
         self._driver.send_data(state, data, eof=eof)
         return True
+
+    def write(self, data: bytes, *, eof: bool = False) -> bool:
+        """Queue bytes and, with `eof`, the end; whether there is room for PIECE_BYTES_MOST more.
+
+        Raises StreamReset.
+        """
+        state = self._state
+        if self._closed or self._failure is not None or state.sending is ENDED:
+            self._check_sendable()
+        self._driver.send_data(state, data, eof=eof)
+        return state.outgoing.size <= QUEUE_HIGH_BYTES
 
     @property
     def has_room(self) -> bool:
@@ -462,13 +486,14 @@ class Stream(trio.abc.HalfCloseableStream):
         state = self._state
         state.owner = None
         # These callbacks hold this stream: the cycle would last until a garbage collection.
-        self._tell_reset = self._tell_doubt = None
+        self._tell_reset = self._tell_doubt = self._tell_input = self._tell_room = None
         if self._failure is None:
             if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:
                 self._leave()
         else:
             self._driver.connection.streams.discard_received(state)
-        self._wake_all()
+        if not (self._reader is self._sender is self._head_reader is NO_WAKER):
+            self._wake_all()
 
     def _leave(self) -> None:
         state = self._state
@@ -493,9 +518,9 @@ class Stream(trio.abc.HalfCloseableStream):
     # --- what the core calls (protocol.streams.StreamOwner) ---
 
     def on_data(self) -> None:
-        if self._tell_answer is not None:
-            self._driver.due.append(self._tell_answer)
-            self._tell_answer = None
+        if self._tell_input is not None:
+            self._driver.due.append(self._tell_input)
+            self._tell_input = None
         if self._pass_on is not None:
             self._driver.due.append(self._offer)
         elif self._reader is not NO_WAKER:
@@ -505,9 +530,9 @@ class Stream(trio.abc.HalfCloseableStream):
             self._head_reader.unpark()
 
     def on_head(self) -> None:
-        if self._tell_answer is not None:
-            self._driver.due.append(self._tell_answer)
-            self._tell_answer = None
+        if self._tell_input is not None:
+            self._driver.due.append(self._tell_input)
+            self._tell_input = None
         if self._head_reader is not NO_WAKER:
             self._head_reader.unpark()
 
@@ -525,9 +550,9 @@ class Stream(trio.abc.HalfCloseableStream):
             self._failure = (code, processed, reason)
         # Bytes that memory took back are gone, even if the stream itself had ended well in line.
         self._failed_in_line = in_line
-        if self._tell_answer is not None:
-            self._driver.due.append(self._tell_answer)
-            self._tell_answer = None
+        if self._tell_input is not None:
+            self._driver.due.append(self._tell_input)
+            self._tell_input = None
         self._wake_all()
         tell, self._tell_reset = self._tell_reset, None
         if tell is not None:

@@ -24,7 +24,6 @@ from proxy.exchange.ports import OnGone
 from proxy.exchange.received import Received
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.failure import GONE
-from proxy.message.head import Fields
 from tunnel.net.connect import TLSStream, tls_socket
 from tunnel.net.readiness import Readiness, Watch
 
@@ -38,19 +37,17 @@ class Attendance:
     takes a task; `tls` is what `received` comes from, if that is TLS.
     """
 
-    __slots__ = ("_deadlines", "_fields", "_on_gone", "_readiness", "_received", "_task", "_tls", "_watch")
+    __slots__ = ("_deadlines", "_on_gone", "_readiness", "_received", "_task", "_tls", "_watch")
 
     def __init__(
         self,
         received: Received,
-        fields: Fields | None,
         on_gone: OnGone,
         deadlines: Deadlines,
         tls: TLSStream | None,
         readiness: Readiness | None,
     ) -> None:
         self._received = received
-        self._fields = fields
         self._on_gone = on_gone
         self._deadlines = deadlines
         self._tls = tls
@@ -79,16 +76,17 @@ class Attendance:
 
     def begin_attendance(self, nursery: trio.Nursery) -> None:
         """See Attended."""
-        if self._fields is not None:
-            self._fields.forget_parts()
+        fields = self._received.http.fields
+        if fields is not None:
+            fields.forget_parts()
         if not self._watch_client():
             self._task = task = _Task()
             nursery.start_soon(self._attend, task)
 
     def _watch_client(self) -> bool:
         """Have the client heard without a task; False where that takes one."""
-        tls, readiness, received = self._tls, self._readiness, self._received
-        if tls is None or readiness is None or tls.has_unread or received.ended or received.full:
+        tls, readiness, http = self._tls, self._readiness, self._received.http
+        if tls is None or readiness is None or tls.has_unread or http.ended or http.full:
             return False
         socket = tls_socket(tls)
         if socket is None or socket.fileno() < 0:
@@ -109,13 +107,13 @@ class Attendance:
             data = b""
         if data is None:
             return
-        received = self._received
+        http = self._received.http
         if data:
-            received.feed(data)
-            if not received.full:
+            http.feed(data)
+            if not http.full:
                 return
         else:
-            received.ended = True
+            http.ended = True
         self.stop()
         self._deadlines.attend_now(self)
 

@@ -29,6 +29,7 @@ from contextlib import suppress
 import attrs
 import trio
 
+from proxy.exchange.engine import CLIENT_LEAVES_S, SPLICE_DRAIN_S
 from proxy.exchange.ports import ByteStream, Inbound, Outbound
 from proxy.message.failure import (
     ExchangeBroken,
@@ -40,14 +41,6 @@ from proxy.message.failure import (
 )
 from proxy.message.head import RequestHead, ResponseHead
 from tunnel.stream import StreamReset
-
-# After one direction of an upgraded stream ended where a transport has no half-close (TLS), the other one may
-# finish for this long. kube-apiserver itself ends both at once.
-SPLICE_DRAIN_S = 1.0
-# A client that is told the end over TLS leaves by itself, once it has read what was sent before. Closed while
-# it still writes, as kubectl does each 5 s (a ping), TCP would take back what it has not read. The kernel
-# holds some 100 KB of that, which take as long as this at 30 kbit/s.
-CLIENT_LEAVES_S = 30.0
 
 
 class CloseReason(enum.Enum):

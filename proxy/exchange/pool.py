@@ -16,6 +16,7 @@ import trio
 
 from proxy.exchange.client import ClientConnection
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.head import SAFE_METHODS, RequestHead
 from tunnel.net.connect import HandshakeFailed, has_input, os_reason, tls_socket
 from tunnel.net.readiness import Readiness
 
@@ -160,6 +161,20 @@ class Connections:
         return OutboundBroken(
             Failure(StreamCode.DIAL_FAILED, Processed.NO, f"cannot reach {self._server}: {reason}")
         )
+
+
+def may_send_again(head: RequestHead, failure: Failure) -> bool:
+    """Whether a request that failed on a kept connection cannot have had an effect, and is sent again.
+
+    The server had given the connection up: so no answer had begun, and none that makes no sense has come.
+    What is not safe cannot be told from a request that was carried out just before the connection broke.
+    """
+    return (
+        head.body_length == 0
+        and head.method in SAFE_METHODS
+        and failure.code is StreamCode.UPSTREAM_RESET
+        and failure.processed is Processed.MAYBE
+    )
 
 
 async def _close(doomed: list[ClientConnection]) -> None:

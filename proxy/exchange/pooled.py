@@ -7,10 +7,10 @@ import logging
 import trio
 
 from proxy.exchange.client import ClientConnection
-from proxy.exchange.pool import Connections
+from proxy.exchange.pool import Connections, may_send_again
 from proxy.exchange.ports import ByteStream, PassOn
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
-from proxy.message.head import SAFE_METHODS, RequestHead, ResponseHead
+from proxy.message.head import RequestHead, ResponseHead
 
 _log = logging.getLogger("hawse")
 
@@ -27,8 +27,7 @@ class PooledOutbound:
 
     def __init__(self, connections: Connections, head: RequestHead) -> None:
         self._connections = connections
-        # None once it is held no longer (see Exchange.keep_no_request), and then it is not sent again.
-        self._head: RequestHead | None = head
+        self._head = head
         self._reused = False
         self._abandoned = False
         # The scopes of the wait for a connection, and of what is done on a second one.
@@ -40,7 +39,6 @@ class PooledOutbound:
     async def start(self, *, fresh: bool = False) -> None:
         """Send the head; raises OutboundBroken. When it fails or is cancelled, the connection is closed."""
         head = self._head
-        assert head is not None, "a request that is held no longer is not sent again"
         # Another try comes after one that was sent.
         processed = Processed.MAYBE if fresh else Processed.NO
         with trio.CancelScope() as self._acquiring:
@@ -129,9 +127,7 @@ class PooledOutbound:
         """Give the connection back if it is clean, else cut it. May be called again."""
         connection, self.connection = self.connection, None
         if connection is not None:
-            # What is held no longer was no upgrade.
-            keep = self._head is None or self._head.upgrade is None
-            await self._connections.release(connection, keep=keep)
+            await self._connections.release(connection, keep=self._head.upgrade is None)
 
     async def _start_anew(self) -> None:
         """Send the head on a new connection, unless the exchange is abandoned before that is there."""
@@ -146,17 +142,7 @@ class PooledOutbound:
         return head
 
     def _may_send_again(self, broken: OutboundBroken) -> bool:
-        head = self._head
-        return (
-            head is not None
-            and self._reused
-            and not self._abandoned
-            and head.body_length == 0
-            and head.method in SAFE_METHODS
-            # Not an answer that makes no sense, and not one that had begun.
-            and broken.failure.code is StreamCode.UPSTREAM_RESET
-            and broken.failure.processed is Processed.MAYBE
-        )
+        return self._reused and not self._abandoned and may_send_again(self._head, broken.failure)
 
     def _current(self) -> ClientConnection:
         if self.connection is None:

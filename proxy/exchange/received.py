@@ -1,60 +1,46 @@
-"""What a client has sent and nobody has taken yet.
-
-It may be the next head, or a part of one; while an answer is still to come it is what was sent early:
-pipelined requests, or the first bytes of an upgraded stream. Which of them shows only later, so all of it
-stands in one place until then, and the place is bounded.
-"""
+"""The wait for what a client sends: its bytes go from the stream into the connection without I/O."""
 
 from __future__ import annotations
 
 import trio
 
+from proxy.exchange.http_server import ServerHTTP
 from proxy.message.body import BODY_BYTES_MAX
-from proxy.message.strict import HeadScanner
-
-# What a client sends while its answer is still to come. Beyond this nothing is read, so that a client that
-# leaves then is noticed when the answer is sent.
-EARLY_BYTES_MAX = 64 * 1024
 
 
-class Received(HeadScanner):
-    """The bytes, where more of them come from, and whether there will be more."""
+class Received:
+    """Feeds a connection from its stream, while no task reads a body from there."""
 
-    __slots__ = ("ended", "stream")
+    __slots__ = ("http", "stream")
 
-    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
-        super().__init__()
+    def __init__(self, stream: trio.abc.ReceiveStream, http: ServerHTTP) -> None:
         self.stream = stream
-        self.ended = False
-        """Nothing comes any more: the client has said all, or is gone. Who reads elsewhere sets it too."""
-
-    @property
-    def full(self) -> bool:
-        """Whether no more is to be read before some of it is taken."""
-        return len(self) >= EARLY_BYTES_MAX
+        self.http = http
 
     async def receive(self) -> bool:
         """Wait for more; False when there is nothing more to come. Cancelled, nothing is lost."""
-        if self.ended:
+        http = self.http
+        if http.ended:
             return False
         try:
             data = await self.stream.receive_some(BODY_BYTES_MAX)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         if not data:
-            self.ended = True
+            http.ended = True
             return False
-        self.feed(data)
+        http.feed(data)
         return True
 
     async def wait_end(self) -> None:
-        """Return once nothing comes any more. What comes before that is kept, until this is `full`.
+        """Return once the client sends no more. What comes before that is kept, until the buffer is full.
 
-        It ends by a checkpoint, so whoever was cancelled meanwhile does not hear of the end. Cancelled,
+        It ends by a checkpoint, so a task that was cancelled meanwhile does not hear of the end. Cancelled,
         nothing is lost.
         """
-        while not (self.ended or self.full):
+        http = self.http
+        while not (http.ended or http.full):
             await self.receive()
-        if not self.ended:
+        if not http.ended:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()

@@ -19,7 +19,7 @@ from typing import Generic, Protocol, TypeVar
 import trio
 
 from proxy.exchange.deadlines import IDLE_S, Deadlines, Idle
-from proxy.exchange.received import Received
+from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead
 from tunnel.net.connect import TLSStream
@@ -63,10 +63,6 @@ class Sleeper(Protocol):
         """Whose doing it is that something comes (`turns`)."""
         ...
 
-    def begin_request(self, raw: bytes) -> RequestHead:
-        """Begin with the request whose whole head this is; raises BadRequest."""
-        ...
-
 
 SleeperT = TypeVar("SleeperT", bound=Sleeper)
 
@@ -84,9 +80,9 @@ class StandBy(Generic[SleeperT]):
         "_descriptor",
         "_fault",
         "_head",
+        "_http",
         "_idle",
         "_readiness",
-        "_received",
         "_sleeper",
         "_spot",
         "_tls",
@@ -98,7 +94,7 @@ class StandBy(Generic[SleeperT]):
         self,
         tls: TLSStream,
         descriptor: int,
-        received: Received,
+        http: ServerHTTP,
         begin: Callable[[SleeperT, RequestHead], Begun | None],
         readiness: Readiness,
         deadlines: Deadlines | None,
@@ -107,7 +103,7 @@ class StandBy(Generic[SleeperT]):
         """What was begun and is neither answered nor given up; whoever goes on with it takes it from here."""
         self._tls = tls
         self._descriptor = descriptor
-        self._received = received
+        self._http = http
         self._begin = begin
         self._readiness = readiness
         self._deadlines = deadlines
@@ -125,7 +121,7 @@ class StandBy(Generic[SleeperT]):
     @property
     def may_sleep(self) -> bool:
         """Whether the next request is still to come, and its first bytes can be noticed without the task."""
-        return not (self._received.ended or self._received.held or self._tls.has_unread)
+        return not (self._http.ended or self._http.held or self._tls.has_unread)
 
     async def sleep(self, sleeper: SleeperT, idle: Idle | None) -> RequestHead | None:
         """Sleep while requests are served; returns the head of one that the task is needed for.
@@ -179,7 +175,7 @@ class StandBy(Generic[SleeperT]):
         self._fault = fault or self._fault
         self.wake()
 
-    def send_answer(self, data: bytes, *, last: bool) -> bool:
+    def send_answer(self, data: bytes) -> bool:
         """End what was begun by its whole answer; False when a part of that is not out yet.
 
         Raises trio.BrokenResourceError or ClosedResourceError when the client is gone; the task is woken.
@@ -192,7 +188,7 @@ class StandBy(Generic[SleeperT]):
             self.wake()
             raise
         self.begun = self._head = None
-        if last or self._received.held:
+        if not self._http.persistent or self._http.held:
             self.wake()
         elif self._deadlines is not None and self._idle is not None:
             self._deadlines.begin(self._idle, IDLE_S)
@@ -207,22 +203,22 @@ class StandBy(Generic[SleeperT]):
             self._give_up()
         if data is None:
             return
-        received = self._received
+        http = self._http
         if not data:
             # One that has said all and still listens gets its answer, from the task.
-            received.ended = True
+            http.ended = True
             self.wake()
         elif self.begun is not None:
             # The next request comes before the answer, and waits for it.
-            received.feed(data)
-            if received.full:
+            http.feed(data)
+            if http.full:
                 self._end_watch()
         elif (
             not _END_OF_HEAD_BYTES <= (size := len(data)) <= LONG_HEAD_BYTES
             or data.find(_END_OF_HEAD) != size - _END_OF_HEAD_BYTES
         ):
             # Not whole, or more than a head, or one that must not be read where others wait.
-            received.feed(data)
+            http.feed(data)
             self.wake()
         else:
             self._begin_request(data)
@@ -231,7 +227,7 @@ class StandBy(Generic[SleeperT]):
         sleeper = self._sleeper
         assert sleeper is not None, "it is watched only while the task sleeps"
         try:
-            self._head = head = sleeper.begin_request(raw)
+            self._head = head = self._http.begin_request(raw)
             if head.fields.only_asks:
                 self.begun = self._begin(sleeper, head)
         except Exception as exc:

@@ -1,4 +1,4 @@
-"""What both roles of HTTP/1.1 share: the framing of what is sent, and the raw stream left after a 101."""
+"""What both roles of HTTP/1.1 share: what a connection holds of memory, and the raw stream after a 101."""
 
 from __future__ import annotations
 
@@ -27,10 +27,6 @@ def held_bytes(tls: TLSStream, received: Sized, *, framed: bool) -> int:
     unsent = tls.held_up_bytes
     unframed = min(unsent, BODY_BYTES_MAX) if framed else 0
     return CONNECTION_BYTES + len(received) + unsent + unframed
-
-
-class FramingFault(Exception):
-    """We were about to send a body of another length than its head says: a fault of ours, not of a peer."""
 
 
 class RawStream:

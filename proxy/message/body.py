@@ -1,8 +1,7 @@
-"""Bodies as they are received, out of the bytes behind a head: counted, or in chunks.
+"""Bodies in chunks, out of the bytes behind a head.
 
-A body has one of three framings (RFC 9112 section 6.3); the third, up to the connection's end, needs no
-reader. Each reader below takes received bytes and gives back those of the body. Which one a message needs is
-its connection's decision.
+A body has one of three framings (RFC 9112 section 6.3). Two of them, by a length and up to the connection's
+end, need no reader. Which one a message has is its connection's decision.
 
 Chunks are read strictly: a size of one to eight hexadecimal digits and CRLF, no extensions, no trailers,
 which is what everybody writes. h11 reads whatever else there is, from the first chunk of another form to the
@@ -41,28 +40,6 @@ _NEXT_BEGUN = re.compile(rb"\r?+|\r\n(?:[0-9A-Fa-f]{1,8}+\r?+)?+")
 
 class BodyError(Exception):
     """The framing of a body is broken."""
-
-
-class CountedBody:
-    """A body of a known length."""
-
-    __slots__ = ("_left", "reached", "rest")
-    trailers = False
-
-    def __init__(self, length: int) -> None:
-        self._left = length
-        self.reached = False
-        self.rest = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """Return the body's bytes among received ones; at the end sets `reached`, and `rest` behind it."""
-        size = len(data)
-        if size < self._left:
-            self._left -= size
-            return data
-        self.reached = True
-        self.rest = data[self._left :]
-        return data[: self._left]
 
 
 class ChunkedBody:

@@ -31,6 +31,7 @@ from proxy.message.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.message.status import failure_response, status_response
 from proxy.message.strict import BadRequest
 from proxy.process.files import WatchedFile
+from proxy.relay.direct_call import DirectCall
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
@@ -132,7 +133,8 @@ class DirectServer:
                 if self.memory.short and underway.of_agent(claims.agent_id) > MODEST_USERS_MAX:
                     # As in the tunnel (PROTOCOL.md, "Memory"), and the hub answers it alike.
                     raise refusal(StreamCode.REFUSED, "memory is short")
-                await self.upstream.prepare(request, claims).carry(connection, connection.drop)
+                call = self.upstream.prepare(request, claims, DirectCall)
+                await call.carry(connection, connection.drop)
             except Refused as refused:
                 failure = refused.failure
                 self.upstream.log_refusal(f"refused a request of {peer}: {describe(failure)}")

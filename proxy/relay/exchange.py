@@ -8,11 +8,11 @@ and the head is written afresh. What fails before anything was sent says so (`pr
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import TypeVar
 
-import attrs
 import trio
 
 from auth import requestinfo
@@ -20,23 +20,19 @@ from auth.impersonation import impersonation_headers
 from auth.principal import USER_PREFIX, IdentityError
 from auth.requestinfo import BadTarget, RequestInfo
 from auth.tokens import RelayClaims
-from proxy.exchange.forward import CloseReason, Tally, forward
-from proxy.exchange.ports import Inbound
-from proxy.exchange.server import ServerConnection
-from proxy.exchange.tunnelled import TunnelInbound, group_of
-from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.exchange.tunnelled import group_of
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import (
     IdentityLines,
     RewriteError,
     identity_lines,
-    is_tail,
     relay_response_head,
 )
 from proxy.process.drain import Drained
 from proxy.relay.guardrails import Guardrails
-from proxy.relay.pool import Exchange, Pool
-from proxy.relay.verify import Refused, refusal
+from proxy.relay.pool import Pool
+from proxy.relay.verify import refusal
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
 
@@ -50,36 +46,20 @@ TOLD_AT_ONCE = 60
 # They are made once for all requests under one token: as many as a session of the tunnel may name at once.
 IDENTITIES_REMEMBERED_MAX = 4096
 
-Drop = Callable[[Failure], Awaitable[None]]
-"""Ends an answer that has begun, at once. It may be called again, and raises nothing."""
-
-
-class Awaited(Protocol):
-    """An answer that no task carries."""
-
-    @property
-    def moved_bytes(self) -> int:
-        """What of it has been passed on so far."""
-        ...
-
-    def revoke(self, failure: Failure) -> None:
-        """End it because it must not go on, and say so."""
-        ...
-
 
 class Upstream:
     """Carries verified requests to one API server, and knows which are under way."""
 
     def __init__(self, pool: Pool, guardrails: Guardrails | None = None) -> None:
-        self._pool = pool
+        self.pool = pool
         self._guardrails = guardrails
         self._identity = lru_cache(IDENTITIES_REMEMBERED_MAX)(_identity)
         self.underway = Underway()
         self.refusals = LogLimit(log, TOLD_AT_ONCE)
         self.failures = LogLimit(log, TOLD_AT_ONCE)
 
-    def prepare(self, request: RequestHead, claims: RelayClaims) -> Call:
-        """Make ready what carries a request under the identity of `claims`; it is under way from now on.
+    def prepare(self, request: RequestHead, claims: RelayClaims, make: MakeCall[CallT]) -> CallT:
+        """Make what carries a request under the identity of `claims`; it is under way from now on.
 
         Raises Refused.
         """
@@ -87,17 +67,18 @@ class Upstream:
             info = requestinfo.parse(request.method, request.target)
             long = info.long_running
             if request.fields.upgrade is not None:
+                if request.fields.body_length != 0:
+                    raise refusal(StreamCode.PROTOCOL, "an upgrade cannot have a body")
                 info, long = info.upgraded(), True
             if self._guardrails is not None:
                 self._guardrails.check(claims, info)
-            outbound = Exchange(self._pool, request, self._identity(claims), is_tail(info))
+            call = make(self, request, claims, info, long, self._identity(claims))
         except BadTarget as error:
             raise refusal(StreamCode.PROTOCOL, error.reason) from error
         except IdentityError as error:
             raise refusal(StreamCode.FORBIDDEN, str(error)) from error
         except RewriteError as error:
             raise refusal(StreamCode.INTERNAL, str(error)) from error
-        call = Call(self, request, claims, info, outbound, long)
         self.underway.begin(call)
         return call
 
@@ -108,36 +89,30 @@ class Upstream:
     @property
     def readiness(self) -> Readiness | None:
         """What notices the answers that no task awaits."""
-        return self._pool.connections.readiness
+        return self.pool.connections.readiness
 
     def pass_head(self, head: ResponseHead) -> ResponseHead:
         """The head of an answer as it leaves the relay."""
-        return relay_response_head(head, self._pool.access.authority)
+        return relay_response_head(head, self.pool.access.authority)
 
     def pass_bytes(self, head: ResponseHead) -> bytes:
-        """The same in canonical form; nearly every answer `passes`."""
-        return head.passes or relay_response_head(head, self._pool.access.authority).encode()
+        """The same in canonical form, for one that does not pass as it is."""
+        return relay_response_head(head, self.pool.access.authority).encode()
 
 
-@attrs.define(eq=False)
-class Call:
-    """One request on its way; `carry` it to its end, or `end` it."""
+class Call(ABC):
+    """One request on its way. Each mode has its own kind, which ends it."""
+
+    __slots__ = ("claims", "info", "long", "request", "revoked", "upstream")
 
     upstream: Upstream
     request: RequestHead
     claims: RelayClaims
     info: RequestInfo
-    outbound: Exchange
     long: bool
     """A watch, a followed log or an upgrade."""
-    _tally: Tally | None = None
-    """What has crossed, while a task carries it."""
-    revoked: Failure | None = None
+    revoked: Failure | None
     """Why it must not go on, if so."""
-    awaited: Awaited | None = None
-    """Its answer, while no task carries it."""
-    _drop: Drop | None = None
-    _inbound: Inbound | None = None
 
     @property
     def group(self) -> Hashable:
@@ -145,113 +120,27 @@ class Call:
         return False, group_of(self.claims.agent_id)
 
     @property
+    @abstractmethod
     def held_bytes(self) -> int:
         """What its connections take of memory, and the pieces that it has in hand."""
-        held, inbound, tally = self.outbound.held_bytes, self._inbound, self._tally
-        if isinstance(inbound, ServerConnection | TunnelInbound):
-            held += inbound.held_bytes
-        return held if tally is None else held + len(tally.ahead or b"")
 
     @property
     def evicted(self) -> bool:
-        """Never told here: whoever writes to a stream that has made room is told by that."""
+        """Never told here: a stream that has made room tells its call."""
         return False
 
     @property
+    @abstractmethod
     def moved_bytes(self) -> int:
         """What has crossed so far, both ways."""
-        if self.awaited is not None:
-            return self.awaited.moved_bytes
-        return 0 if self._tally is None else self._tally.bytes_in + self._tally.bytes_out
+
+    @abstractmethod
+    async def revoke(self, failure: Failure) -> None:
+        """End it, from any task, and say why. Waits for nobody at the other ends."""
 
     def end(self) -> None:
         """It is not under way any more."""
         self.upstream.underway.end(self)
-
-    async def revoke(self, failure: Failure) -> None:
-        """End it, from any task, and have whoever carries it say so. Waits for nobody at the other ends."""
-        if self.revoked is not None:
-            return
-        self.revoked = failure
-        if self.awaited is not None:
-            self.awaited.revoke(failure)
-            return
-        # First the hub, that it hears of our reason and not of what follows from it.
-        await self._drop_answer()
-        await self.outbound.abandon(failure)
-        # The answer may have been about to begin.
-        await self._drop_answer()
-
-    async def _drop_answer(self) -> None:
-        if self._drop is not None and self.revoked is not None and self._tally and self._tally.status:
-            await self._drop(attrs.evolve(self.revoked, processed=Processed.YES))
-
-    @property
-    def only_asks(self) -> bool:
-        """Whether there is a request and then an answer, and nothing else."""
-        return self.request.fields.only_asks
-
-    async def start(self, inbound: Inbound) -> None:
-        """Send the request; raises Refused. Then, or when cancelled, it is not under way any more."""
-        try:
-            await self._start(inbound)
-        except BaseException:
-            self.end()
-            raise
-
-    async def carry(self, inbound: Inbound, drop: Drop) -> None:
-        """Carry the exchange to its end, from wherever it has come.
-
-        `drop` ends an answer that has begun. Raises Refused while nothing has been answered: saying so is the
-        caller's, in the words of its mode. Cancelled: `inbound` is good for nothing but a cut.
-        """
-        self._drop, self._tally, self._inbound = drop, Tally(), inbound
-        try:
-            await self._carry(inbound)
-        finally:
-            # What it was answered on may carry somebody else's answer next.
-            self._drop = self._inbound = None
-            self.end()
-
-    async def _carry(self, inbound: Inbound) -> None:
-        outbound, request = self.outbound, self.request
-        try:
-            await self._start(inbound)
-            on_head = self.upstream.pass_head
-            outcome = await forward(inbound, outbound, request, on_head=on_head, tally=self._tally)
-        finally:
-            await outbound.aclose()
-        failure = outcome.failure
-        if failure is None:
-            return
-        gone = outcome.close_reason is CloseReason.CLIENT_GONE
-        if self.revoked is not None:
-            failure, gone = self.revoked, False
-        self.log_failure(failure, gone=gone)
-        if outcome.status == 0 and not gone:
-            raise Refused(failure)
-
-    async def _start(self, inbound: Inbound) -> None:
-        """Send the request if it was not sent yet; raises Refused, also when nobody wants it any more."""
-        outbound = self.outbound
-        self._check_revoked(Processed.MAYBE if outbound.may_be_seen else Processed.NO)
-        if outbound.started:
-            return
-        # It may take a dial of seconds, and what the hub takes back meanwhile must not be carried out.
-        inbound.watch(outbound.abandon, body_is_read=self.request.body_length != 0)
-        try:
-            await outbound.start()
-        except OutboundBroken as broken:
-            self._check_revoked(broken.failure.processed)
-            raise Refused(broken.failure) from broken
-        finally:
-            # Cancelled, it waits no longer than whoever watches needs to be cancelled as well.
-            await inbound.unwatch()  # noqa: ASYNC102
-        self._check_revoked(Processed.MAYBE)
-
-    def _check_revoked(self, processed: Processed) -> None:
-        if self.revoked is not None:
-            raise Refused(attrs.evolve(self.revoked, processed=processed))
 
     def log_failure(self, failure: Failure, *, gone: bool) -> None:
         """Say why it did not end well."""
@@ -266,6 +155,12 @@ class Call:
             log.debug("%s", message, extra=ids)
         else:
             self.upstream.failures.line(logging.INFO, message, trio.current_time(), ids)
+
+
+CallT = TypeVar("CallT", bound=Call)
+
+MakeCall = Callable[[Upstream, RequestHead, RelayClaims, RequestInfo, bool, IdentityLines], CallT]
+"""Makes a call of a request whose target was read, and of the lines of its identity; raises RewriteError."""
 
 
 _MEMORY = Failure(
@@ -317,7 +212,8 @@ class Underway(Drained):
     def end(self, call: Call) -> None:
         """It is over, whatever became of it."""
         self._calls.discard(call)
-        self._ended()
+        if self._waiter is not None:
+            self._ended()
 
 
 def _identity(claims: RelayClaims) -> IdentityLines:

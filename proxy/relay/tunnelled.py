@@ -11,19 +11,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import trio
 
 from auth.hubclock import HubClocks, SessionClock, is_time
 from auth.jws import TokenError
-from proxy.exchange.tunnelled import HUB_GROUP, RELAY_GROUP, TunnelInbound
+from proxy.exchange.tunnelled import HUB_GROUP, RELAY_GROUP
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import StreamCode
 from proxy.message.head import LONG_HEAD_BYTES, HeadError, RequestHead
 from proxy.process.clock import steady_s
-from proxy.relay.awaited import AwaitedAnswer, fail, say_leaving
-from proxy.relay.exchange import Call, Upstream, describe
+from proxy.relay.exchange import Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
+from proxy.relay.tunnel_call import LEAVING, TunnelCall, fail
 from proxy.relay.verify import Refused, Verifier, refusal
 from tunnel import CloseCode, Context, Hello, Session, SessionClosed, Stream
 from tunnel.net.fairness import fairness
@@ -145,13 +146,12 @@ class Stated:
 
 
 class SessionServer:
-    """Serves the streams of one session: what only asks, without a task; any other by one of `nursery`."""
+    """Serves the streams of one session. What waits (a dial, a long head) is done by tasks of `nursery`."""
 
     def __init__(self, upstream: Upstream, verifier: Verifier, nursery: trio.Nursery) -> None:
         self._upstream = upstream
         self._verifier = verifier
         self._nursery = nursery
-        self._left = False
         self._due: deque[Callable[[], None]] = deque()
         self._runner = Waker("one task runs what is due")
 
@@ -170,14 +170,14 @@ class SessionServer:
                 request = RequestHead.decode(head)
             except HeadError as error:
                 raise refusal(StreamCode.PROTOCOL, str(error)) from error
-            call = self._upstream.prepare(request, claims)
+            call = self._upstream.prepare(request, claims, partial(TunnelCall, self, stream))
         except Refused as refused:
             refuse(stream, refused, self._upstream)
             return
         except Exception:
             fail(stream)
             return
-        AwaitedAnswer(self, stream, call).begin()
+        call.attempt()
 
     async def _serve_in_turn(self, stream: Stream) -> None:
         try:
@@ -185,7 +185,7 @@ class SessionServer:
             # The turn may have come with the end of all, and what is sent then nobody would see to.
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
-            say_leaving(stream)
+            stream.reset(LEAVING.code, processed=LEAVING.processed, reason=LEAVING.reason, in_line=True)
             stream.close_nowait()
             raise
         if stream.broken:
@@ -193,14 +193,17 @@ class SessionServer:
         else:
             self.serve(stream, in_turn=True)
 
-    # -- for the answers that no task awaits: see awaited.Server
+    # -- for the calls: see tunnel_call.Server
 
     def soon(self, call: Callable[[], None]) -> None:
         self._due.append(call)
         self._runner.unpark()
 
-    def hand_over(self, stream: Stream, call: Call) -> None:
-        self._nursery.start_soon(self._handle, stream, call)
+    def dial(self, call: TunnelCall, *, fresh: bool) -> None:
+        self._nursery.start_soon(partial(call.dial, fresh=fresh))
+
+    def later(self, delay_s: float, call: Callable[[], None]) -> None:
+        self._nursery.start_soon(_call_later, delay_s, call)
 
     # --
 
@@ -214,39 +217,16 @@ class SessionServer:
                     await trio.lowlevel.checkpoint()
             await self._runner.park()
 
-    async def _handle(self, stream: Stream, call: Call) -> None:
-        """Serve one stream to its end, or until no task is needed for it any more.
-
-        Cancelled: the hub is told that the relay is going away.
-        """
-        passed_on = False
-        inbound = TunnelInbound(stream, call.request, self._nursery)
-        try:
-            if call.only_asks and not call.outbound.started:
-                await call.start(inbound)
-                # Of what is sent as the session ends nobody would hear: its task goes on, and is cancelled.
-                passed_on = not self._left and AwaitedAnswer(self, stream, call).go_on()
-            if not passed_on:
-                await call.carry(inbound, inbound.drop)
-        except Refused as refused:
-            refuse(stream, refused, self._upstream)
-        except trio.Cancelled:
-            say_leaving(stream)
-            raise
-        except Exception:
-            # The wrapper around a stream's task: a bug in one must not end the others.
-            fail(stream)
-        finally:
-            if not passed_on:
-                stream.close_nowait()
-
     def leave(self) -> None:
-        """End what no task sees to; the tasks are ended by their nursery."""
-        self._left = True
+        """End what is under way."""
         for call in self._upstream.underway:
-            answer = call.awaited
-            if isinstance(answer, AwaitedAnswer) and answer.server is self:
-                answer.leave()
+            if isinstance(call, TunnelCall) and call.server is self:
+                call.leave()
+
+
+async def _call_later(delay_s: float, call: Callable[[], None]) -> None:
+    await trio.sleep(delay_s)
+    call()
 
 
 def refuse(stream: Stream, refused: Refused, upstream: Upstream) -> None:

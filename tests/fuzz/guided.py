@@ -11,10 +11,11 @@ import sys
 import atheris
 
 # Before anything else imports them: what was imported plainly is not measured.
-with atheris.instrument_imports(
-    include=["proxy.message.strict", "proxy.message.head", "proxy.message.body", "h11"]
-):
+_MESSAGE = [f"proxy.message.{name}" for name in ("strict", "head", "body")]
+_CONNECTION = [f"proxy.exchange.http_{name}" for name in ("connection", "server", "client")]
+with atheris.instrument_imports(include=["h11", *_MESSAGE, *_CONNECTION]):
     from proxy.message.strict import read_request_head
+    from tests.fuzz.conversations import ASKED, check_answers, check_requests
     from tests.fuzz.differential import check_canonical, check_chunks, check_request, check_response
     from tests.fuzz.mutation import REQUESTS
 
@@ -33,7 +34,13 @@ def one_input(data: bytes) -> None:
     else:
         # As many sizes of pieces as the byte behind says.
         count = min(20, rest[0] % 32) if rest else 0
-        check_chunks(rest[1 + count :], [size % 12 + 1 for size in rest[1 : 1 + count]])
+        sizes, wire = [size % 12 + 1 for size in rest[1 : 1 + count]], rest[1 + count :]
+        if kind < b"\xd0":
+            check_chunks(wire, sizes)
+        elif kind < b"\xe8":
+            check_requests(wire, sizes)
+        else:
+            check_answers([wire], sizes, list(ASKED)[kind[0] % len(ASKED)])
 
 
 if __name__ == "__main__":

@@ -31,6 +31,27 @@ CHUNKS = [
     b"3;x=1\r\nabc\r\n0\r\nTrailer: x\r\n\r\n",
     b"2 \r\nab\r\n000000001\r\nc\r\n0\r\n\r\n",
 ]
+# Whole messages: what a client sends for one exchange, and what a server does.
+CALLS = [
+    REQUESTS[0],
+    REQUESTS[1] + b"abcdefghijkl",
+    REQUESTS[2] + CHUNKS[0],
+    REQUESTS[2] + b"1\r\na\r\nA\r\n0123456789\r\n00\r\n\r\n",
+    REQUESTS[3],
+    b"POST /y HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc",
+    b"PUT /z HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\nbody",
+]
+ANSWERS = [
+    RESPONSES[0] + b"{'a':1}",
+    RESPONSES[1] + CHUNKS[0],
+    RESPONSES[1] + b"2\r\nab\r\n1\r\nc\r\n0\r\nTrailer: x\r\n\r\n",
+    RESPONSES[2] + b"up to the end",
+    RESPONSES[3] + b"frames",
+    RESPONSES[4] + b"HTTP/1.1 100 Continue\r\n\r\n" + RESPONSES[0] + b"{'a':1}",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc",
+]
 WORDS = [
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b":", b": ", b",", b";", b"#", b"/", b"%2f", b"\x00",
     b"\x01", b"\x0b", b"\x0c", b"\x1f", b"\x7f", b"\x80", b"\x85", b"\xa0", b"\xff", b"\xc3\xa4", b"0", b"9",

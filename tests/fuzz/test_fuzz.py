@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.__main__ import run
-from tests.fuzz.mutation import CANONICAL, CHUNKS, REQUESTS, RESPONSES
+from tests.fuzz.mutation import ANSWERS, CALLS, CANONICAL, CHUNKS, REQUESTS, RESPONSES
 
 
 def test_mutated_heads_and_bodies_are_read_as_h11_and_the_rules_want_it():
@@ -29,6 +29,8 @@ def test_what_coverage_leads_to_is_read_alike_too(tmp_path):
         (b"\x60", RESPONSES),
         (b"\xa0", CANONICAL),
         (b"\xc0\x00", CHUNKS),
+        (b"\xd0\x00", CALLS),
+        (b"\xe8\x00", ANSWERS),
     ):
         for number, seed in enumerate(seeds):
             (tmp_path / f"{kind.hex()}-{number}").write_bytes(kind + seed)

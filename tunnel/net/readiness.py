@@ -31,7 +31,7 @@ PASS_S: Final = 0.005
 class Watch:
     """One socket that is watched; `call` is what is called, and may be changed at any time."""
 
-    __slots__ = ("_descriptor", "_poll", "_readiness", "call", "ended")
+    __slots__ = ("_descriptor", "_poll", "_readiness", "call", "ended", "listening", "room")
 
     def __init__(self, readiness: Readiness, descriptor: int, call: Callable[[], None]) -> None:
         self._readiness = readiness
@@ -41,6 +41,10 @@ class Watch:
         # Made when it is first asked for input, and then kept: that costs a third of looking at the socket.
         self._poll: select.poll | None = None
         self.call = call
+        self.listening = True
+        """`call` is called; to be read only."""
+        self.room: Callable[[], None] | None = None
+        """What is called when the socket takes more, once; to be read only."""
 
     def has_input(self) -> bool:
         """Return whether there is something to read now; `call` may not have been called for it yet."""
@@ -49,10 +53,44 @@ class Watch:
             self._poll.register(self._descriptor, select.POLLIN)
         return bool(self._poll.poll(0))
 
+    def listen(self, listening: bool) -> None:
+        """Have `call` called for input, or not; a watch begins with it."""
+        self.listening = listening
+        self._readiness.change(self._descriptor, self._events())
+
+    def when_room(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once, when the socket takes more, or has an error to tell."""
+        self.room = tell
+        self._readiness.change(self._descriptor, self._events())
+
+    @property
+    def calls_for_input(self) -> bool:
+        """Whether `call` is still to be called. For Readiness."""
+        return self.listening and not self.ended and self.has_input()
+
+    def ready(self) -> None:
+        """Call for room, and for input, where there is some. For Readiness."""
+        tell = self.room
+        if tell is not None and self._has_room():
+            self.room = None
+            self._readiness.change(self._descriptor, self._events())
+            tell()
+        if self.calls_for_input:
+            self.call()
+
+    def _has_room(self) -> bool:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        return bool(poll.poll(0))
+
+    def _events(self) -> int:
+        return (select.EPOLLIN if self.listening else 0) | (select.EPOLLOUT if self.room is not None else 0)
+
     def end(self) -> None:
         """Watch it no more. It comes before the socket is closed; a second call does nothing."""
         if not self.ended:
             self.ended = True
+            self.room = None
             self._readiness.forget(self._descriptor)
 
 
@@ -62,6 +100,8 @@ class Readiness:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watches: dict[int, Watch] = {}
+        # Those of them that are watched for nothing now.
+        self._silent: set[int] = set()
         # The calls for the end of the current pass; None between two passes.
         self._endings: list[Callable[[], None]] | None = None
         # The current pass has one call only.
@@ -75,10 +115,25 @@ class Readiness:
         watch = self._watches[descriptor] = Watch(self, descriptor, call)
         return watch
 
+    def change(self, descriptor: int, events: int) -> None:
+        """Watch for other events. Without any, not even an error is told, which would be again and again."""
+        if self._epoll.closed:
+            return
+        if not events:
+            self._silent.add(descriptor)
+            self._epoll.unregister(descriptor)
+        elif descriptor in self._silent:
+            self._epoll.register(descriptor, events)
+            self._silent.discard(descriptor)
+        else:
+            self._epoll.modify(descriptor, events)
+
     def forget(self, descriptor: int) -> None:
         """End a watch that has not ended."""
         del self._watches[descriptor]
-        if not self._epoll.closed:
+        if descriptor in self._silent:
+            self._silent.discard(descriptor)
+        elif not self._epoll.closed:
             self._epoll.unregister(descriptor)
 
     def at_end(self, call: Callable[[], None], *, ready: bool = False) -> bool:
@@ -105,7 +160,12 @@ class Readiness:
                 if due:
                     await trio.lowlevel.checkpoint()
                     # What came may have been taken in meanwhile, and a call now mean something else.
-                    due = [watch for watch in due if not watch.ended and watch.has_input()]
+                    due = [
+                        watch
+                        for watch in due
+                        if watch.room is not None
+                        or (watch.listening and not watch.ended and watch.has_input())
+                    ]
                 else:
                     await trio.lowlevel.wait_readable(descriptor_of_all)
                     due = [watches[descriptor] for descriptor, _ in epoll.poll(0, CALLS_PER_PASS)]
@@ -125,7 +185,9 @@ class Readiness:
         """Call for those, but for what a call before has ended; returns what is left for another pass."""
         if len(due) <= CALLS_PER_LOOK:
             for watch in due:
-                if not watch.ended:
+                if watch.room is not None:
+                    watch.ready()
+                elif watch.listening and not watch.ended:
                     watch.call()
             return []
         ends_at = time.perf_counter() + PASS_S
@@ -133,6 +195,8 @@ class Readiness:
             if start and time.perf_counter() >= ends_at:
                 return due[start:]
             for watch in due[start : start + CALLS_PER_LOOK]:
-                if not watch.ended:
+                if watch.room is not None:
+                    watch.ready()
+                elif watch.listening and not watch.ended:
                     watch.call()
         return []

@@ -476,6 +476,16 @@ class TLSStream(trio.abc.Stream):
         self._held = ciphertext
         return not ciphertext
 
+    def send_close_notify_nowait(self) -> bool:
+        """End our direction, as `send_close_notify`, as far as the kernel takes it; see `send_nowait`."""
+        self._check_may_send()
+        try:
+            self._write_close_notify()
+        except BaseException:
+            self._give_up()
+            raise
+        return self.send_nowait(b"")
+
     def _check_may_send(self) -> None:
         if self._sending is not None and self._sending is not _TORN:
             raise trio.BusyResourceError("another task is already sending on this TLS stream")

@@ -33,6 +33,9 @@ class Half(enum.Enum):
     """FIN: the end was said, and it is a clean one. A later RESET cannot unsay it."""
     BROKEN = "broken"
 
+    # Those of an enum hash their names, which takes two calls for each look into the table.
+    __hash__ = object.__hash__
+
     def __init__(self, name: str) -> None:
         # Precomputed: it is read several times per stream.
         self.at_rest = name in ("ended", "broken")
@@ -46,6 +49,8 @@ BROKEN: Final = Half.BROKEN
 
 
 class Step(enum.Enum):
+    __hash__ = object.__hash__
+
     HEAD = "HEAD"
     DATA = "DATA"
     FIN = "FIN"

@@ -24,7 +24,7 @@ from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.exchange.forward import CloseReason, Outcome, Tally, forward
-from proxy.exchange.ports import Outbound
+from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound
 from proxy.hub.authorize.access import AccessTokens, Denied, decide, next_step
@@ -35,6 +35,7 @@ from proxy.hub.calls.explain_403 import ExplainedOutbound
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.calls.replayable_body import HeldBody
+from proxy.hub.calls.retry import ATTEMPTS_MAX, Attempt, Tried, Where, next_attempt
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.relays.direct import INSTANCE, DirectOutbound, DirectRelays
@@ -70,21 +71,6 @@ from tunnel import Detached, Draining, Interruptions, Memory, Session, SessionCl
 from tunnel.net.fairness import fairness
 from tunnel.net.loglimit import LogLimit
 
-# The first attempt, one under a fresh token, and two at other relays: the second one may go as well.
-ATTEMPTS_MAX = 4
-# After which another relay of the cluster may take what this one did not.
-_ELSEWHERE = frozenset(
-    {
-        StreamCode.REFUSED,
-        StreamCode.DRAINING,
-        StreamCode.DIAL_FAILED,
-        StreamCode.DETACH_EXPIRED,
-        StreamCode.OVERLOADED,
-    }
-)
-# And the same one, if there is no other: it may have been full for a moment, or have come back.
-_AGAIN = frozenset({StreamCode.UNAUTHENTICATED, StreamCode.REFUSED, StreamCode.DRAINING})
-
 # How it shows on a connection that its client is gone. Any other exception there is a fault of ours.
 CLIENT_LEFT = (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken)
 _DIRECT = Relay(INSTANCE)
@@ -116,6 +102,38 @@ class OpenedStream:
         """Say of a call that this is where it is, or was."""
         live.relay, live.impersonated = self.relay.recorded, self.impersonated
         live.session, live.before = self.relay.session, self.before
+
+
+@attrs.define(eq=False)
+class _Route:
+    """The relays of one call: where it goes, and which of them have not taken it."""
+
+    registry: Registry
+    live: LiveCall
+    opened: OpenedStream | None
+    """A stream that was opened for the next attempt."""
+    relay: LiveRelay | None = None
+    """None where the registry is to pick one, and in direct mode."""
+    tried: list[LiveRelay] = attrs.Factory(list)
+
+    def __attrs_post_init__(self) -> None:
+        if self.opened is not None:
+            self.relay = self.opened.relay
+
+    def leads(self, where: Where) -> bool:
+        """Whether there is a relay for the next attempt; notes which."""
+        relay = self.relay
+        if where is Where.SAME:
+            return True
+        if relay is None:
+            return where is Where.ANY
+        self.tried.append(relay)
+        if where is Where.SUBSTITUTE:
+            self.live.moved_from = relay.instance
+            self.relay = self.registry.substitute(relay)
+            return True
+        self.relay = self.registry.sibling(relay.cluster_id, self.tried)
+        return self.relay is not None or where is Where.ANY
 
 
 @attrs.define(eq=False)
@@ -409,86 +427,91 @@ class Calls:
         """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
         call = live.call
         held = None if call.head.body_length == 0 else HeldBody(connection)
-        inbound = connection if held is None else held
-        renew = renewed = parked = False
-        tried: list[LiveRelay] = []
-        relay = None if opened is None else opened.relay
+        route = _Route(self.registry, live, opened)
+        attempt = Attempt(Where.SAME)
+        parked = False
         if opened is not None:
             opened.show(live)
-        for attempt in range(ATTEMPTS_MAX):
+        for number in range(1, ATTEMPTS_MAX + 1):
             if live.ended is not None:
                 # An open stream was sent. An earlier attempt reached no API server, unless its relay was
                 # in doubt.
-                seen = Processed.NO if opened is None and not live.moved_from else Processed.MAYBE
+                seen = Processed.NO if route.opened is None and not live.moved_from else Processed.MAYBE
                 outcome = failed(Failure(live.ended.code, seen, ""), CloseReason.REVOKED, live.tally)
                 break
             # Of a second attempt that is cancelled nothing is known, whatever became of the first.
             live.failure = None
             try:
                 if call.cluster.mode is Mode.TUNNEL:
-                    if opened is None:
-                        relay = relay or self.registry.session(call.cluster.id)
-                        opened = self.open_stream(call, live.eid, relay, time.time(), renew=renew)
-                        opened.show(live)
-                    relay = opened.relay
-                    if call.movable and not (live.moved_from or attempt == ATTEMPTS_MAX - 1):
-                        opened.stream.on_answer(None, partial(self.leave_doubted, live, opened, held))
-                    outbound: Outbound = TunnelOutbound(opened.stream, call.head)
-                    opened = None
+                    may_leave = number < ATTEMPTS_MAX
+                    outbound: Outbound = self._open_tunnel(live, route, held, attempt, may_leave=may_leave)
                 else:
-                    outbound = await self._open_direct(live, renew=renew)
+                    outbound = await self._open_direct(live, renew=attempt.renew)
             except ClusterOffline as error:
                 if not parked and await self._wait_for_relay(live):
-                    parked, relay = True, None
+                    parked, route.relay = True, None
                     continue
-                seen = Processed.MAYBE if live.moved_from else Processed.NO
-                live.failure = Failure(StreamCode.REFUSED, seen, str(error))
-                head, body = status_response(503, "", with_processed(str(error), seen))
-                await connection.answer(head, body)
-                live.tally.status = head.status
-                return failed(live.failure, CloseReason.UPSTREAM_FAILED, live.tally)
+                return await self._answer_offline(connection, live, error)
             except OutboundBroken as error:
                 outcome = failed(error.failure, CloseReason.UPSTREAM_FAILED, live.tally)
             else:
-                live.outbound = outbound
-                try:
-                    explained = ExplainedOutbound(outbound, call.cluster.name)
-                    on_head = partial(_passed_on, self.prefix_of, live)
-                    outcome = await forward(inbound, explained, call.head, on_head=on_head, tally=live.tally)
-                finally:
-                    live.outbound = None
-                    await outbound.aclose()
+                outcome = await self._exchange(connection if held is None else held, outbound, live)
             live.failure = outcome.failure
-            failure = outcome.failure
-            leaves, live.leaves = live.leaves, False
+            left, live.leaves = live.leaves, False
             whole = held is None or held.whole
-            if leaves and whole and relay is not None and outcome.unanswered and live.ended is None:
-                live.moved_from = relay.instance
-                tried.append(relay)
-                relay = self.registry.substitute(relay)
-                if held is not None:
-                    held.rewind()
-                    live.tally.bytes_in = 0
-                continue
-            if failure is None or failure.processed is not Processed.NO or outcome.status:
+            tried = Tried(number, attempt, whole, ended=live.ended is not None, left=left)
+            following = next_attempt(outcome, tried)
+            if following is None or not route.leads(following.where):
                 break
-            if not whole:
-                break
-            renew = failure.code is StreamCode.UNAUTHENTICATED and not renewed
-            # A relay that refuses a fresh token refuses every token, for instance by a wrong clock. A
-            # sibling may not.
-            believes_none = failure.code is StreamCode.UNAUTHENTICATED and renewed
-            elsewhere = believes_none or failure.code in _ELSEWHERE
-            renewed = (renewed or renew) and not believes_none
-            if relay is not None and elsewhere:
-                tried.append(relay)
-                relay = self.registry.sibling(call.cluster.id, tried)
-            again = failure.code in _AGAIN and not believes_none
-            if not again and (relay is None or not elsewhere):
-                break
+            attempt = following
             if held is not None:
                 held.rewind()
                 live.tally.bytes_in = 0
+        return await self._answer_failed(connection, live, outcome)
+
+    def _open_tunnel(
+        self, live: LiveCall, route: _Route, held: HeldBody | None, attempt: Attempt, *, may_leave: bool
+    ) -> TunnelOutbound:
+        """Send the head to a relay; raises ClusterOffline or OutboundBroken.
+
+        With `may_leave`, a read is taken back from a tunnel in doubt, if another relay can answer it.
+        """
+        call = live.call
+        opened, route.opened = route.opened, None
+        if opened is None:
+            route.relay = route.relay or self.registry.session(call.cluster.id)
+            opened = self.open_stream(call, live.eid, route.relay, time.time(), renew=attempt.renew)
+            opened.show(live)
+        route.relay = opened.relay
+        if may_leave and call.movable and not live.moved_from:
+            opened.stream.on_answer(None, partial(self.leave_doubted, live, opened, held))
+        return TunnelOutbound(opened.stream, call.head)
+
+    async def _exchange(self, inbound: Inbound, outbound: Outbound, live: LiveCall) -> Outcome:
+        """Carry one attempt to its end."""
+        call = live.call
+        live.outbound = outbound
+        try:
+            explained = ExplainedOutbound(outbound, call.cluster.name)
+            on_head = partial(_passed_on, self.prefix_of, live)
+            return await forward(inbound, explained, call.head, on_head=on_head, tally=live.tally)
+        finally:
+            live.outbound = None
+            await outbound.aclose()
+
+    async def _answer_offline(
+        self, connection: ServerConnection, live: LiveCall, error: ClusterOffline
+    ) -> Outcome:
+        """Answer a call that no relay can take."""
+        seen = Processed.MAYBE if live.moved_from else Processed.NO
+        live.failure = Failure(StreamCode.REFUSED, seen, str(error))
+        head, body = status_response(503, "", with_processed(str(error), seen))
+        await connection.answer(head, body)
+        live.tally.status = head.status
+        return failed(live.failure, CloseReason.UPSTREAM_FAILED, live.tally)
+
+    async def _answer_failed(self, connection: ServerConnection, live: LiveCall, outcome: Outcome) -> Outcome:
+        """Answer a call whose last attempt has failed, if its client still waits; returns what came of it."""
         if not outcome.unanswered:
             return outcome
         failure = outcome.failure

@@ -14,7 +14,7 @@ import trio.testing
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.deadlines import QUIET_S, Deadlines
 from proxy.exchange.forward import forward
-from proxy.exchange.received import EARLY_BYTES_MAX
+from proxy.exchange.http_server import EARLY_BYTES_MAX
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.failure import Failure, StreamCode
@@ -138,7 +138,7 @@ async def test_what_it_sends_meanwhile_is_bounded(
         with trio.move_on_after(A_WHILE_S):
             for _ in range(400):
                 await bench.client.send_all(bytes(16 * 1024))
-        assert EARLY_BYTES_MAX <= len(bench.connection._received) <= EARLY_BYTES_MAX + 192 * 1024
+        assert EARLY_BYTES_MAX <= len(bench.connection.http) <= EARLY_BYTES_MAX + 192 * 1024
         await bench.connection.unwatch()
         assert not bench.gone
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from proxy.exchange import client
-from proxy.exchange.client import CROWDED_BYTES_MAX, INTERIM_MAX, ClientConnection
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.http_client import INTERIM_MAX
+from proxy.exchange.http_connection import CROWDED_BYTES_MAX
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, HEAD_BYTES_MAX, RequestHead, ResponseHead
 from tests.proxy.exchange.legs import read_until, tls_pair
@@ -419,15 +421,14 @@ def test_arbitrary_bytes_are_an_answer_or_a_failure(data, prefix):
     trio.run(run)
 
 
-async def test_what_was_said_before_a_request_that_cannot_be_sent_is_no_answer_to_it():
+async def test_a_request_that_cannot_be_sent_breaks_also_where_something_was_said_before():
     stream, server = await handshake(await tcp_pair())
     connection = ClientConnection(stream)
     await server.send_all(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n")
     await wait_all_tasks_blocked()
     stream.transport_stream.socket.shutdown(socket.SHUT_WR)
-    assert not connection.send_request_nowait(GET)
     with pytest.raises(OutboundBroken) as caught:
-        await connection.receive_head()
+        connection.send_nowait(connection.http.send_request(GET))
     assert caught.value.failure.code is StreamCode.UPSTREAM_RESET
     await connection.aclose()
     await trio.aclose_forcefully(server)

@@ -8,7 +8,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from proxy.exchange.client import ClientConnection
-from proxy.exchange.forward import CLIENT_LEAVES_S, SPLICE_DRAIN_S, CloseReason, Outcome, Tally, forward
+from proxy.exchange.engine import CLIENT_LEAVES_S, SPLICE_DRAIN_S
+from proxy.exchange.forward import CloseReason, Outcome, Tally, forward
+from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound
 from proxy.message.failure import ExchangeBroken, Failure, OutboundBroken, Processed, StreamCode
@@ -251,7 +253,7 @@ async def test_a_fault_while_a_piece_is_passed_on_is_the_tasks_and_not_the_tunne
         async with trio.open_nursery() as nursery:
             nursery.start_soon(carry)
             await read_until(client, b"\r\n\r\n")
-            monkeypatch.setattr(inbound, "_framed", lambda *_: 1 // 0)
+            monkeypatch.setattr(ServerHTTP, "send_body", lambda *_: 1 // 0)
             accepted.send_nowait(b"event")
         assert len(faults) == 1
         assert not hub.closed
@@ -412,12 +414,12 @@ class Prompt(ClientConnection):
     """A server whose answer is here before anybody waits for it."""
 
     async def receive_head(self):
-        while (head := self.receive_head_nowait()) is None:
+        while (head := self.http.receive_head()) is None:
             self.take_in(await self.stream.receive_some())
         return head
 
     def take_in(self, data: bytes) -> None:
-        self._scanner.feed(data)
+        self.http.feed(data)
 
 
 @asynccontextmanager

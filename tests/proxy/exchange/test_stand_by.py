@@ -13,7 +13,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proxy.exchange.deadlines import IDLE_S, Deadlines
-from proxy.exchange.received import EARLY_BYTES_MAX
+from proxy.exchange.http_connection import FramingFault
+from proxy.exchange.http_server import EARLY_BYTES_MAX
 from proxy.exchange.server import HEAD_S, ServerConnection
 from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
@@ -258,7 +259,7 @@ async def test_early_bytes_are_bounded() -> None:
         with trio.move_on_after(0.2):
             for _ in range(200):
                 await bench.client.send_all(bytes(16 * 1024))
-        assert EARLY_BYTES_MAX <= len(bench.connection._received) <= EARLY_BYTES_MAX + 96 * 1024
+        assert EARLY_BYTES_MAX <= len(bench.connection.http) <= EARLY_BYTES_MAX + 96 * 1024
 
 
 async def test_others_run_while_tiny_records_are_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,12 +457,25 @@ async def test_what_cannot_be_sent_without_a_wait_is_left_to_who_can_say_why() -
         await bench.client.send_all(GET)
         await bench.came_back()
         await bench.connection.send_head(ok(b"four"))
-        assert not bench.connection.send_body_nowait(b"and more")
         assert bench.connection.send_body_nowait(b"fo")
         bench.server.transport_stream.socket.shutdown(1)  # type: ignore[attr-defined]
         assert not bench.connection.send_body_nowait(b"ur")
         with pytest.raises(InboundBroken):
             await bench.connection.send_body(b"ur", end=True)
+
+
+async def test_a_piece_beyond_the_answers_length_is_a_fault_and_not_sent() -> None:
+    async with standing_by() as bench:
+        bench.willing = False
+        await bench.client.send_all(GET)
+        await bench.came_back()
+        await bench.connection.send_head(ok(b"four"))
+        with pytest.raises(FramingFault):
+            bench.connection.send_body_nowait(b"and more")
+        await bench.connection.aclose()
+        assert (await bench.heard(1)).endswith(b"\r\n\r\n")
+        with pytest.raises(trio.BrokenResourceError):
+            await bench.client.receive_some()
 
 
 async def test_an_answer_to_a_client_that_is_gone_is_no_answer() -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.message.body import H11_BYTES_MAX, BodyError, ChunkedBody, CountedBody
-from tests.fuzz.differential import check_chunks, cut
+from proxy.message.body import H11_BYTES_MAX, BodyError, ChunkedBody
+from tests.fuzz.differential import check_chunks
 
 thorough = settings(max_examples=10 * settings().max_examples)
 
@@ -138,30 +138,6 @@ def test_a_chunk_that_is_longer_than_its_size_is_followed_by_nothing(wire):
         with pytest.raises(BodyError):
             body.feed(behind)
     assert (body.reached, body.rest) == (False, b"")
-
-
-def test_a_counted_body_is_counted_over_its_pieces():
-    body = CountedBody(5)
-    assert body.feed(b"abc") == b"abc"
-    assert not body.reached
-    assert body.feed(b"de") == b"de"
-    assert (body.reached, body.rest, body.trailers) == (True, b"", False)
-    body = CountedBody(2)
-    assert (body.feed(b"abc"), body.reached, body.rest) == (b"ab", True, b"c")
-
-
-@given(st.binary(max_size=60), st.integers(1, 60), sizes)
-def test_a_counted_body_ends_where_its_length_says(wire, length, sizes):
-    body = CountedBody(length)
-    data = rest = b""
-    for piece in cut(wire, sizes):
-        if body.reached:
-            rest += piece
-        else:
-            data += body.feed(piece)
-            rest = body.rest
-    assert body.reached == (length <= len(wire))
-    assert (data, rest) == (wire[:length], wire[length:])
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20), max_size=40), st.integers(1, 60), st.integers(1, 8))

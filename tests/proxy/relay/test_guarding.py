@@ -5,28 +5,26 @@ from __future__ import annotations
 import logging
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from trio.testing import MockClock
 
 from auth.tokens import RelayClaims
 from proxy.exchange.client import ClientConnection
-from proxy.exchange.pool import DIAL_DEADLINE_S
-from proxy.exchange.ports import OnGone
-from proxy.exchange.tunnelled import TunnelInbound
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import direct_request_head
-from proxy.relay.exchange import Call, Upstream
+from proxy.relay.direct_call import DirectCall
+from proxy.relay.exchange import Upstream
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import open_pool
 from proxy.relay.service_account import ClusterAccess
-from proxy.relay.verify import Refused
+from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import Connection, running
-from tests.proxy.relay.test_guardrails import NO_SECRETS, claims, guard
+from tests.proxy.relay.test_guardrails import NO_SECRETS, guard
 from tests.proxy.relay.ways import Answer, Way, direct_way, fresh, inner, open_way
 
 both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
@@ -103,7 +101,6 @@ async def test_an_answer_that_has_begun_is_cut_and_so_is_the_api_server(
 ) -> None:
     caplog.set_level(logging.INFO, "hawse.relay")
     server = Server(BEGUN)
-    # With a body a task carries it, and none otherwise.
     length = ((b"content-length", b"4"),) if method == b"POST" else ()
     head = inner(b"/api/v1/namespaces/a/secrets?watch=1", *length, method=method)
     rails = loose(tmp_path)
@@ -204,38 +201,46 @@ async def test_what_the_time_alone_denies_is_ended_as_well(
                 await server.left.wait()
 
 
+@both_modes
 async def test_what_is_ended_while_the_relay_dials_for_it_is_told_so_at_once(
-    tmp_path: Path, autojump_clock: MockClock
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    dialling = trio.Event()
+
     async def nobody(access: ClusterAccess) -> trio.abc.Stream:
-        await trio.sleep(DIAL_DEADLINE_S / 2)
-        raise AssertionError("whoever waited for it has been told")
+        dialling.set()
+        await trio.sleep_forever()
+        raise AssertionError
 
-    async def ask() -> None:
-        with pytest.raises(Refused) as refused:
-            await call.start(NobodyLeaves())
+    async def tighten_later() -> None:
+        await dialling.wait()
+        tighten(tmp_path)
+
+    monkeypatch.setattr(ways, "open_pool", partial(open_pool, dial=nobody))
+    rails = loose(tmp_path)
+    head = inner(b"/api/v1/namespaces/a/secrets/x", method=b"DELETE")
+    async with (
+        running(Server(b""), tmp_path) as server,
+        open_way(mode, server.access, tmp_path, rails) as way,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(tighten_later)
+        with trio.fail_after(WITHIN_S):
+            answer = await way.ask(head)
+        assert answer.failure is not None
         # What was not sent has had no effect.
-        assert refused.value.failure == Failure(StreamCode.REVOKED, Processed.NO, "denied")
-
-    async with running(Server(b""), tmp_path) as server, open_pool(server.access, nobody) as pool:
-        call = Upstream(pool).prepare(inner(b"/api/v1/namespaces/a/secrets/x", method=b"DELETE"), claims())
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
-            await trio.testing.wait_all_tasks_blocked()
-            began = trio.current_time()
-            await call.revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
-        assert trio.current_time() == began
+        assert (answer.failure.code, answer.failure.processed) == (StreamCode.REVOKED, Processed.NO)
         assert server.connections == []
 
 
 async def test_a_call_that_has_ended_takes_no_other_answer_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Call] = []
+    made: list[DirectCall] = []
     prepare = Upstream.prepare
 
-    def noted(upstream: Upstream, request: RequestHead, claims: RelayClaims) -> Call:
-        made.append(prepare(upstream, request, claims))
+    def noted(upstream: Upstream, request: RequestHead, claims: RelayClaims, _: object) -> DirectCall:
+        made.append(prepare(upstream, request, claims, DirectCall))
         return made[-1]
 
     async def script(connection: Connection) -> None:
@@ -265,14 +270,3 @@ async def test_a_call_that_has_ended_takes_no_other_answer_along(
             revoked.set()
             assert await connection.receive_body() == b"second"
         await trio.aclose_forcefully(connection.stream)
-
-
-class NobodyLeaves(TunnelInbound):
-    """Whoever asked stays."""
-
-    def __init__(self) -> None: ...
-
-    def watch(self, on_gone: OnGone, *, body_is_read: bool = False) -> None: ...
-
-    async def unwatch(self) -> None:
-        await trio.lowlevel.checkpoint()

@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from proxy.exchange import engine
 from proxy.exchange.pool import IDLE_S, SWEEP_S
-from proxy.message.failure import OutboundBroken, Processed, StreamCode
+from proxy.exchange.upstream_port import UpstreamPort
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
-from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines
+from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines, relay_request_head
 from proxy.relay.pool import Exchange, Pool, open_pool
+from tests.proxy.exchange.test_engine import FakePort
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tunnel.net.connect import tls_socket
 
@@ -99,43 +102,28 @@ async def test_an_answer_that_was_not_read_to_its_end_costs_its_connection(tmp_p
         assert pool.connections.idle_count == 0
 
 
-async def test_an_abandoned_exchange_leaves_no_watch_behind_on_its_descriptor(tmp_path: Path) -> None:
+async def test_a_port_that_is_closed_leaves_no_watch_behind_on_its_descriptor(tmp_path: Path) -> None:
     """The kernel gives the next connection the same one."""
 
     async def hang(connection: Connection) -> None:
         while await connection.more():
             pass
 
-    def told() -> None:
-        raise AssertionError("nothing comes")
-
     async with running(hang, tmp_path) as server, open_pool(server.access) as pool:
         numbers = set()
         for _ in range(3):
-            exchange = await pool.exchange(inner(), IDENTITY)
-            assert exchange.connection is not None
-            numbers.add(tls_socket(exchange.connection.stream).fileno())  # type: ignore[union-attr]
-            assert exchange.watch(told)
-            await exchange.abandon()
-            # Whoever goes on with it finds that there is nothing to watch.
-            assert not exchange.watch(told)
-            await exchange.aclose()
+            port = UpstreamPort(
+                pool.connections, relay_request_head(inner(), b"api", "token", IDENTITY), long=False
+            )
+            exchange = engine.Exchange(FakePort(), port, lambda _: None, bodiless=True)
+            assert await port.dial()
+            assert port.connection is not None
+            numbers.add(tls_socket(port.connection.stream).fileno())  # type: ignore[union-attr]
+            exchange.start()
+            exchange.end(Failure(StreamCode.CANCEL, Processed.MAYBE, "left"))
+            assert port.connection is None
+            port.close()
         assert len(numbers) < 3
-
-
-async def test_a_request_that_is_held_no_longer_cannot_be_sent_again(tmp_path: Path) -> None:
-    async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
-        assert await ask(pool) == (200, b"ok")
-        exchange = await pool.exchange(inner(), IDENTITY)
-        assert (await exchange.receive_head()).status == 200
-        exchange.keep_no_request()
-        assert exchange._head is None
-        with pytest.raises(AssertionError, match="held no longer"):
-            await exchange.start(fresh=True)
-        # And for the connection nothing has changed.
-        assert await exchange.receive_body() == b"ok"
-        await exchange.aclose()
-        assert pool.connections.idle_count == 1
 
 
 # C13 (CVE-2018-1002105)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
@@ -261,3 +261,95 @@ async def test_what_is_ready_waits_for_the_end_of_a_pass_that_has_other_calls(ca
     for near, far in pairs:
         near.close()
         far.close()
+
+
+async def test_what_is_not_listened_to_is_not_called_and_neither_is_its_end() -> None:
+    near, far = pair()
+    told: list[bytes] = []
+
+    def read() -> None:
+        told.append(near.recv(10))
+        if not told[-1]:
+            watch.end()
+
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), read)
+        watch.listen(False)
+        far.send(b"a")
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == []
+        # A socket that is watched for nothing would tell this again and again.
+        far.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == []
+        watch.listen(True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == [b"a", b""]
+    near.close()
+
+
+async def test_room_is_told_once_and_not_before_there_is_some() -> None:
+    near, far = pair()
+    told: list[str] = []
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), lambda: told.append("input"))
+        while True:
+            try:
+                near.send(bytes(100_000))
+            except BlockingIOError:
+                break
+        watch.when_room(lambda: told.append("room"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == []
+        far.setblocking(False)
+        with trio.fail_after(2):
+            while told != ["room"]:
+                with suppress(BlockingIOError):
+                    far.recv(1_000_000)
+                await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == ["room"]
+        assert watch.room is None
+    near.close()
+    far.close()
+
+
+@pytest.mark.parametrize("listening", [True, False])
+async def test_room_and_input_are_told_together_where_both_are_wanted(listening: bool) -> None:
+    near, far = pair()
+    told: list[str] = []
+
+    def read() -> None:
+        near.recv(10)
+        told.append("input")
+
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), read)
+        watch.listen(listening)
+        watch.when_room(lambda: told.append("room"))
+        far.send(b"a")
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == ["room", "input"] if listening else told == ["room"]
+        if not listening:
+            watch.listen(True)
+            await trio.testing.wait_all_tasks_blocked()
+            assert told == ["room", "input"]
+    near.close()
+    far.close()
+
+
+async def test_a_watch_that_is_ended_within_its_own_call_for_room_is_called_no_more() -> None:
+    near, far = pair()
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), lambda: pytest.fail("it was ended"))
+        far.send(b"a")
+        watch.when_room(lambda: watch.end())
+        await trio.testing.wait_all_tasks_blocked()
+        assert watch.ended
+        # Another one may be made for the descriptor.
+        watcher.watch(near.fileno(), lambda: None).end()
+        silent = watcher.watch(near.fileno(), lambda: None)
+        silent.listen(False)
+        silent.end()
+    near.close()
+    far.close()

@@ -368,6 +368,21 @@ async def test_a_close_notify_waits_for_a_peer_that_reads_late(autojump_clock) -
     await trio.aclose_forcefully(client)
 
 
+async def test_a_close_notify_without_a_wait_follows_what_is_queued() -> None:
+    client, server = await handshake(await tcp_pair())
+    while server.send_nowait(bytes(16_000)):
+        pass
+    assert not server.send_close_notify_nowait()
+    while not server.send_nowait(b""):
+        assert await client.receive_some()
+    while await client.receive_some():
+        pass
+    with pytest.raises(trio.BrokenResourceError):
+        server.send_nowait(b"x")
+    await trio.aclose_forcefully(server)
+    await trio.aclose_forcefully(client)
+
+
 async def test_a_close_notify_that_is_cancelled_takes_nothing_from_what_comes(autojump_clock) -> None:
     client, server = await handshake(lockstep_stream_pair())
     with trio.move_on_after(FAREWELL_S):

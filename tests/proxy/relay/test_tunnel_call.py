@@ -1,4 +1,4 @@
-"""Answers that no task awaits: each must come to what it comes to with one."""
+"""Requests by the tunnel: what each comes to on a kept connection, without a task, and on a new one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ import trio
 import trio.testing
 
 import tunnel.stream
-from proxy.exchange import client
-from proxy.exchange.client import INTERIM_MAX, ClientConnection
+from proxy.exchange import engine, http_connection
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.engine import Exchange
+from proxy.exchange.http_client import INTERIM_MAX
+from proxy.exchange.pool import Connections
+from proxy.exchange.tunnel_port import TunnelPort
+from proxy.exchange.upstream_port import UpstreamPort
+from proxy.exchange.wire import CONNECTION_BYTES
+from proxy.message.body import ChunkedBody
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
 from proxy.relay import tunnelled
-from proxy.relay.awaited import AwaitedAnswer
-from proxy.relay.exchange import Call, Upstream
-from proxy.relay.pool import Exchange, Pool, open_pool
+from proxy.relay.exchange import Upstream
+from proxy.relay.pool import Pool, open_pool
+from proxy.relay.tunnel_call import TunnelCall
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, headers, running
 from tests.proxy.relay.ways import NONCE, Answer, TunnelWay, hubs, inner, tell_time, token
 from tests.tunnel.passes import counted_passes
@@ -46,12 +53,12 @@ class Tasks(trio.abc.Instrument):
     running: int = 0
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
-        if task.name.endswith("SessionServer._handle"):
+        if task.name.endswith("TunnelCall.dial"):
             self.names.append(task.name)
             self.running += 1
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
-        if task.name.endswith("SessionServer._handle"):
+        if task.name.endswith("TunnelCall.dial"):
             self.running -= 1
 
 
@@ -176,54 +183,50 @@ def parameters(*tables: dict[str, list[bytes]]) -> list[object]:
     return [pytest.param(pieces, id=name) for table in tables for name, pieces in table.items()]
 
 
-async def by_task_and_without(
-    script: Script, folder: Path, monkeypatch: pytest.MonkeyPatch
+async def by_a_dial_and_without(
+    script: Script, folder: Path, head: RequestHead | None = None, body: bytes = b""
 ) -> tuple[Answer, Answer, list[str]]:
-    """The answer that a task carries, that which none does, and the tasks that it took after all."""
-    (folder / "task").mkdir()
-    (folder / "none").mkdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(Exchange, "start_nowait", lambda *_: False)
-        patch.setattr(Exchange, "watch", lambda *_: False)
-        async with rig(script, folder / "task") as relay:
-            # What breaks on a kept connection would be asked again, so this one is a fresh one.
-            await relay.warm()
-            await relay.pool.connections.aclose()
-            expected = await relay.ask()
-            assert len(relay.tasks.names) == 1
-    async with rig(script, folder / "none") as relay:
+    """The answer on a new connection, that on a kept one, and the tasks that the second took after all."""
+    head = head or inner(TARGET)
+    for name in ("dial", "kept"):
+        (folder / name).mkdir()
+    async with rig(script, folder / "dial") as relay:
+        # What breaks on a kept connection would be asked again, so this one is a fresh one.
         await relay.warm()
-        answer = await relay.ask()
+        await relay.pool.connections.aclose()
+        with trio.fail_after(5):
+            expected = await relay.way.ask(head, body)
+        assert len(relay.tasks.names) == 1
+    async with rig(script, folder / "kept") as relay:
+        await relay.warm()
+        with trio.fail_after(5):
+            answer = await relay.way.ask(head, body)
         assert len(relay.server.connections) == 1
         await relay.at_rest()
         return expected, answer, relay.tasks.names
 
 
 @pytest.mark.parametrize("pieces", parameters(WHOLE, IN_PIECES))
-async def test_an_answer_comes_without_a_task_to_what_it_comes_to_with_one(
-    pieces: Sequence[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_on_a_kept_connection_is_the_one_on_a_new_connection(
+    pieces: Sequence[bytes], tmp_path: Path
 ) -> None:
-    expected, answer, tasks = await by_task_and_without(answering(*pieces), tmp_path, monkeypatch)
+    expected, answer, tasks = await by_a_dial_and_without(answering(*pieces), tmp_path)
     assert answer == expected
     assert answer.failure is None
     assert tasks == []
 
 
 @pytest.mark.parametrize("pieces", parameters(BROKEN))
-async def test_an_answer_that_is_broken_from_the_start_is_for_a_task(
-    pieces: Sequence[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected, answer, tasks = await by_task_and_without(answering(*pieces), tmp_path, monkeypatch)
+async def test_an_answer_that_is_broken_from_the_start_fails(pieces: Sequence[bytes], tmp_path: Path) -> None:
+    expected, answer, tasks = await by_a_dial_and_without(answering(*pieces), tmp_path)
     assert answer == expected
     assert answer.failure is not None
-    assert len(tasks) == 1
+    assert tasks == []
 
 
 @pytest.mark.parametrize("pieces", parameters(BROKEN_LATER))
-async def test_an_answer_that_breaks_behind_its_head_is_cut(
-    pieces: Sequence[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected, answer, tasks = await by_task_and_without(answering(*pieces), tmp_path, monkeypatch)
+async def test_an_answer_that_breaks_behind_its_head_is_cut(pieces: Sequence[bytes], tmp_path: Path) -> None:
+    expected, answer, tasks = await by_a_dial_and_without(answering(*pieces), tmp_path)
     assert answer == expected
     assert answer.failure is not None
     assert tasks == []
@@ -231,10 +234,10 @@ async def test_an_answer_that_breaks_behind_its_head_is_cut(
 
 @pytest.mark.parametrize("pieces", parameters(CLOSED))
 async def test_a_connection_that_ends_with_its_answer_comes_to_the_same(
-    pieces: Sequence[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pieces: Sequence[bytes], tmp_path: Path
 ) -> None:
     script = answering(*pieces, then_close=True)
-    expected, answer, tasks = await by_task_and_without(script, tmp_path, monkeypatch)
+    expected, answer, tasks = await by_a_dial_and_without(script, tmp_path)
     assert answer == expected
     assert tasks == []
 
@@ -256,7 +259,7 @@ async def test_a_body_is_read_as_its_own_head_says_and_not_as_the_one_before_it(
         assert len(relay.server.connections) == 1
 
 
-async def test_the_first_request_on_a_connection_has_a_task_until_it_is_sent(tmp_path: Path) -> None:
+async def test_the_first_request_on_a_connection_has_a_task_for_the_dial(tmp_path: Path) -> None:
     async with rig(answering(HEAD, b"abcdef"), tmp_path) as relay:
         await relay.warm()
         await relay.pool.connections.aclose()
@@ -299,8 +302,9 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
         assert heads
         assert not any(b"authorization" in b"".join(head.own) for head in heads)
         # Nor the lines of the answer, for a next one.
-        assert call.outbound.connection is not None
-        known = call.outbound.connection._lines
+        assert isinstance(call, TunnelCall)
+        assert call._port.connection is not None
+        known = call._port.connection.http._lines
         assert not known
         assert not known._noted
         await outbound.aclose()
@@ -311,7 +315,7 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
 async def test_what_is_more_than_a_piece_does_not_wait_for_what_comes_next(
     with_head: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "BODY_BYTES_MAX", 5)
+    monkeypatch.setattr(http_connection, "BODY_BYTES_MAX", 5)
     # What one read brings, and a torn record before it, can be more than a stream takes at once.
     monkeypatch.setattr(tunnel.stream, "PIECE_BYTES_MOST", 5)
 
@@ -402,37 +406,6 @@ async def test_a_reader_who_stops_holds_the_server_up_and_loses_nothing(framing:
         await relay.at_rest()
 
 
-async def test_a_first_look_that_comes_late_does_not_lose_what_the_stream_did_not_take(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    size = 3_000_000
-    body = b"".join(b"%07d," % at for at in range(size // 8))
-    late: list[Callable[[], None]] = []
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + body)
-
-    async with rig(script, tmp_path) as relay:
-        await relay.warm()
-        await relay.pool.connections.aclose()
-        with monkeypatch.context() as patch:
-            patch.setattr(tunnelled.SessionServer, "soon", lambda _, call: late.append(call))
-            outbound = relay.way.open(inner(TARGET), token(), eof=True)
-            await outbound.receive_head()
-            # The stream's window and its queue are full.
-            await trio.testing.wait_all_tasks_blocked(0.05)
-        assert len(late) == 1
-        with trio.fail_after(5):
-            late[0]()
-            received = bytearray()
-            while data := await outbound.receive_body():
-                received += data
-        assert received == body
-        await outbound.aclose()
-        await relay.at_rest()
-
-
 async def test_an_answer_that_breaks_while_nobody_reads_is_cut_behind_what_came(tmp_path: Path) -> None:
     size = 3_000_000
     body = b"".join(b"%07d," % at for at in range(size // 8))
@@ -500,15 +473,17 @@ async def test_a_client_that_leaves_just_as_there_is_room_again_is_no_fault(
         outbound = relay.way.open(inner(TARGET), token(), eof=True)
         await outbound.receive_head()
         await trio.testing.wait_all_tasks_blocked(0.05)
-        monkeypatch.setattr(tunnelled.SessionServer, "soon", lambda _, call: late.append(call))
+        (call,) = relay.upstream.underway
+        assert isinstance(call, TunnelCall)
+        monkeypatch.setattr(call._client, "_soon", late.append)
         with trio.fail_after(5):
             while not late:
                 await outbound.receive_body()
         await outbound.abandon()
         await trio.testing.wait_all_tasks_blocked(0.005)
         assert len(late) == 2
-        for call in late:
-            call()
+        for due in late:
+            due()
         with trio.fail_after(5):
             await cut.wait()
         await relay.at_rest()
@@ -530,25 +505,172 @@ async def test_the_requests_and_identities_on_one_connection_stay_their_own(tmp_
         assert len(relay.server.connections) == 1
 
 
+PUT = inner(TARGET + b"/p", (b"content-length", b"4"), method=b"PUT")
+CHUNKED = inner(TARGET + b"/p", (b"transfer-encoding", b"chunked"), method=b"PUT")
+
+
+def reading(count: int, *answer: bytes) -> Script:
+    """Answers a request once it has read so many bytes behind its head."""
+
+    async def script(connection: Connection) -> None:
+        while head := await connection.request():
+            at = bytes(connection.received).rindex(head) + len(head)
+            while len(connection.received) < at + count:
+                if not await connection.more():
+                    return
+            for piece in answer:
+                await connection.send(piece)
+
+    return script
+
+
 @pytest.mark.parametrize(
-    ("extra", "method"),
-    [((), b"DELETE"), (((b"content-length", b"0"),), b"POST")],
-    ids=["delete", "post"],
+    ("head", "body", "sent"),
+    [
+        (inner(TARGET, method=b"DELETE"), b"", b""),
+        (inner(TARGET, (b"content-length", b"0"), method=b"POST"), b"", b""),
+        (PUT, b"body", b"body"),
+        (CHUNKED, b"body", b"4\r\nbody\r\n0\r\n\r\n"),
+    ],
+    ids=["delete", "post", "put", "chunks"],
 )
-async def test_what_may_have_an_effect_has_a_task_and_a_connection_that_was_looked_at(
-    extra: tuple[tuple[bytes, bytes], ...], method: bytes, tmp_path: Path
+async def test_a_write_has_no_task_on_a_kept_connection(
+    head: RequestHead, body: bytes, sent: bytes, tmp_path: Path
 ) -> None:
-    async with rig(answering(OK), tmp_path) as relay:
+    expected, answer, tasks = await by_a_dial_and_without(reading(len(sent), OK), tmp_path, head, body)
+    assert answer == expected
+    assert answer.body == b"ok"
+    assert tasks == []
+
+
+async def test_a_small_write_leaves_in_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    send_nowait = ClientConnection.send_nowait
+
+    def noted(connection: ClientConnection, data: bytes) -> bool:
+        sent.append(data)
+        return send_nowait(connection, data)
+
+    async with rig(reading(4, OK), tmp_path) as relay:
         await relay.warm()
-        assert (await relay.ask(TARGET, *extra, method=method)).body == b"ok"
-        assert len(relay.tasks.names) == 1
-        assert len(relay.server.connections) == 1
-        # And its connection serves on without one.
-        assert (await relay.ask()).body == b"ok"
-        assert len(relay.tasks.names) == 1
+        monkeypatch.setattr(ClientConnection, "send_nowait", noted)
+        session = relay.way.session
+        context = session.add_context(1, token().in_tunnel.encode())
+        stream = session.open_stream(PUT.encode(), context=context)
+        stream.send_nowait(b"body", eof=True)
+        with trio.fail_after(5):
+            assert (await stream.receive_head()).startswith(b"HTTP/1.1 200 ")
+        assert len(sent) == 1
+        assert sent[0].endswith(b"\r\n\r\nbody")
+        assert relay.tasks.names == []
+        stream.close_nowait()
 
 
-async def test_a_request_of_which_the_kernel_takes_a_part_is_sent_to_its_end_by_a_task(
+@pytest.mark.parametrize("size", [200_000, 20_000_000])
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_a_large_body_has_no_task_either_and_arrives_whole(
+    size: int, framing: str, tmp_path: Path
+) -> None:
+    got = 0
+
+    async def script(connection: Connection) -> None:
+        nonlocal got
+        await connection.request()
+        rest = bytes(connection.received[connection._parsed :])
+        if framing == "length":
+            got = len(rest)
+            while got < size:
+                got += len(await connection.stream.receive_some(65536))
+        else:
+            body, tail = ChunkedBody(), rest
+            while not body.reached:
+                got += len(body.feed(tail))
+                if not body.reached:
+                    tail = bytes(await connection.stream.receive_some(65536))
+        await connection.send(OK)
+
+    length = (b"content-length", b"%d" % size) if framing == "length" else (b"transfer-encoding", b"chunked")
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        with trio.fail_after(30):
+            answer = await relay.way.ask(inner(TARGET, length, method=b"POST"), bytes(size))
+        assert answer.body == b"ok"
+        assert got == size
+        assert relay.tasks.names == []
+
+
+async def test_a_server_that_stops_reading_holds_the_upload_up(tmp_path: Path) -> None:
+    size = 30_000_000
+    goes_on = trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        got = len(connection.received) - connection._parsed
+        await goes_on.wait()
+        while got < size:
+            got += len(await connection.stream.receive_some(65536))
+        await connection.send(OK)
+
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        head = inner(TARGET, (b"content-length", b"%d" % size), method=b"POST")
+        outbound = relay.way.open(head, token(), eof=False)
+        sent = 0
+        with trio.move_on_after(0.5):
+            while True:
+                await outbound.send_body(bytes(50_000))
+                sent += 50_000
+        # Windows, queues and socket buffers are full, and no more.
+        assert 0 < sent < size - 1_000_000
+        (call,) = relay.upstream.underway
+        # What the kernel does not take is counted for the call.
+        assert CONNECTION_BYTES < call.held_bytes < CONNECTION_BYTES + 1_000_000
+        goes_on.set()
+        with trio.fail_after(30):
+            while sent < size:
+                piece = min(50_000, size - sent)
+                await outbound.send_body(bytes(piece))
+                sent += piece
+            await outbound.end_body()
+            assert (await outbound.receive_head()).status == 200
+        await outbound.aclose()
+
+
+async def test_an_early_answer_ends_the_upload_and_costs_the_connection(tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        while await connection.more():
+            pass
+        cut.set()
+
+    cut = trio.Event()
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        head = inner(TARGET, (b"content-length", b"1000000"), method=b"POST")
+        outbound = relay.way.open(head, token(), eof=False)
+        await outbound.send_body(b"first")
+        with trio.fail_after(5):
+            assert (await outbound.receive_head()).status == 413
+            assert await outbound.receive_body() == b"no"
+            await cut.wait()
+            await relay.at_rest()
+        assert relay.pool.connections.idle_count == 0
+        await outbound.aclose()
+
+
+@pytest.mark.parametrize("sent", [b"bod", b"body and more"])
+async def test_a_body_of_another_length_than_its_head_says_is_refused(sent: bytes, tmp_path: Path) -> None:
+    async with rig(reading(4, OK), tmp_path) as relay:
+        await relay.warm()
+        answer = await relay.way.ask(PUT, sent)
+        assert answer.failure is not None
+        assert answer.failure.code is StreamCode.PROTOCOL
+        await relay.at_rest()
+        assert relay.pool.connections.idle_count == 0
+
+
+async def test_a_request_of_which_the_kernel_takes_a_part_is_sent_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def send_a_part(stream: TCPStream, data: bytes) -> int:
@@ -559,10 +681,8 @@ async def test_a_request_of_which_the_kernel_takes_a_part_is_sent_to_its_end_by_
         await relay.warm()
         monkeypatch.setattr(TCPStream, "send_nowait", send_a_part)
         assert (await relay.ask()).body == b"ok"
-        assert len(relay.tasks.names) == 1
-        # And its connection serves on without one.
         assert (await relay.ask()).body == b"ok"
-        assert len(relay.tasks.names) == 1
+        assert relay.tasks.names == []
         assert len(relay.server.connections) == 1
 
 
@@ -580,25 +700,21 @@ async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once(tm
         assert len(relay.server.connections) == 2
 
 
-async def test_what_was_sent_and_is_ended_before_a_task_goes_on_with_it_may_have_been_seen(
+async def test_what_is_ended_while_it_is_sent_again_may_have_been_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hand_over = tunnelled.SessionServer.hand_over
     failure = Failure(StreamCode.REVOKED, Processed.MAYBE, "denied")
-
-    def end_it_first(server: tunnelled.SessionServer, stream: Stream, call: Call) -> None:
-        async def end_it() -> None:
-            await call.revoke(failure)
-            hand_over(server, stream, call)
-
-        server._nursery.start_soon(end_it)
 
     async def script(connection: Connection) -> None:
         await connection.request()
 
+    async def dial(call: TunnelCall, *, fresh: bool) -> None:
+        assert fresh
+        await call.revoke(failure)
+
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        monkeypatch.setattr(tunnelled.SessionServer, "hand_over", end_it_first)
+        monkeypatch.setattr(TunnelCall, "dial", dial)
         assert (await relay.ask()).failure == failure
         assert relay.server.received.count(b"GET " + TARGET) == 1
 
@@ -679,6 +795,7 @@ async def test_an_exchange_that_is_over_is_forgotten_at_once(tmp_path: Path) -> 
             await connection.request()
             await connection.send(OK)
 
+    of_a_call = TunnelCall | UpstreamPort | TunnelPort | Exchange
     async with rig(script, tmp_path) as relay:
         await relay.warm()
         gc.collect()
@@ -688,7 +805,7 @@ async def test_an_exchange_that_is_over_is_forgotten_at_once(tmp_path: Path) -> 
                 assert (await relay.ask()).status == 200
             await relay.at_rest()
             assert relay.tasks.names == []
-            assert not [thing for thing in gc.get_objects() if isinstance(thing, AwaitedAnswer)]
+            assert not [thing for thing in gc.get_objects() if isinstance(thing, of_a_call)]
         finally:
             gc.enable()
 
@@ -742,7 +859,9 @@ async def test_an_event_that_comes_before_a_clients_leaving_is_seen_to_is_no_fau
         await relay.warm()
         outbound = relay.way.open(inner(TARGET + b"?watch=1"), token(), eof=True)
         assert (await outbound.receive_head()).status == 200
-        monkeypatch.setattr(tunnelled.SessionServer, "soon", lambda _, call: late.append(call))
+        (call,) = relay.upstream.underway
+        assert isinstance(call, TunnelCall)
+        monkeypatch.setattr(call._client, "_soon", late.append)
         await outbound.abandon()
         await trio.testing.wait_all_tasks_blocked(0.005)
         assert len(late) == 1
@@ -783,56 +902,84 @@ async def test_the_end_of_the_service_cuts_what_is_awaited(how: str, tmp_path: P
             assert await relay.upstream.underway.wait_drained(5)
 
 
-async def test_the_end_of_the_service_leaves_no_call_that_was_just_sent(
+async def test_a_connection_that_comes_as_the_service_ends_carries_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service ends as the kernel takes the last of a head: in that pass that task is not cancelled,
-    and the connection is not cut yet."""
-    sent, last, next_pass = trio.Event(), trio.Event(), trio.Event()
-    send, leave, abandon = ClientConnection.send_request, tunnelled.SessionServer.leave, Exchange.abandon
+    acquired, left = trio.Event(), trio.Event()
+    acquire, leave = Connections.acquire, tunnelled.SessionServer.leave
 
-    async def send_and_wait(self: ClientConnection, head: RequestHead) -> None:
-        await send(self, head)
-        sent.set()
+    async def acquire_and_wait(self: Connections, *, fresh: bool) -> tuple[ClientConnection, bool]:
+        found = await acquire(self, fresh=fresh)
+        acquired.set()
         with trio.CancelScope(shield=True):
-            await last.wait()
+            await left.wait()
+        return found
 
     def leave_first(self: tunnelled.SessionServer) -> None:
         leave(self)
-        last.set()
-
-    async def abandon_after(self: Exchange, failure: Failure | None = None) -> None:
-        with trio.CancelScope(shield=True):
-            await next_pass.wait()
-        await abandon(self, failure)
+        left.set()
 
     async def script(connection: Connection) -> None:
         while await connection.more():
             pass
+        cut.set()
 
+    cut = trio.Event()
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        monkeypatch.setattr(ClientConnection, "send_request", send_and_wait)
+        await relay.pool.connections.aclose()
+        monkeypatch.setattr(Connections, "acquire", acquire_and_wait)
         monkeypatch.setattr(tunnelled.SessionServer, "leave", leave_first)
-        monkeypatch.setattr(Exchange, "abandon", abandon_after)
         session = relay.way.session
         context = session.add_context(1, token().in_tunnel.encode())
-        # The second has no kept connection to go on.
-        for _ in range(2):
-            session.open_stream(inner(TARGET).encode(), context=context, eof=True)
+        session.open_stream(inner(TARGET).encode(), context=context, eof=True)
         with trio.fail_after(5):
-            await sent.wait()
+            await acquired.wait()
             session.abandon("lost")
-            await last.wait()
-        await trio.testing.wait_all_tasks_blocked()
-        next_pass.set()
+            await cut.wait()
         await relay.at_rest()
+        assert relay.server.received.count(b"GET " + TARGET) == 0
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+async def test_of_a_raw_stream_one_side_alone_goes_on_for_a_moment_only(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SPLICE_DRAIN_S", 0.05)
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nraw"
+        )
+        if first == "server":
+            assert isinstance(connection.stream, TLSStream)
+            await connection.stream.send_close_notify()
+        while await connection.more():
+            pass
+        left.set()
+
+    left = trio.Event()
+    head = inner(TARGET + b"/p/exec", (b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        with trio.fail_after(5):
+            async with relay.way.upgrade(head) as stream:
+                assert await stream.receive_some() == b"raw"
+                if first == "client":
+                    await stream.send_eof()
+                    with pytest.raises(trio.BrokenResourceError):
+                        await stream.receive_some()
+                else:
+                    assert await stream.receive_some() == b""
+                await left.wait()
+                await relay.at_rest()
 
 
 BUGS = {
     "request": "relay.pool.relay_request_head",
-    "sending": "exchange.client.ClientConnection.send_request_nowait",
-    "answer": "relay.exchange.Upstream.pass_bytes",
+    "sending": "exchange.client.ClientConnection.send_nowait",
+    "answer": "exchange.tunnel_port.Stream.send_answer_nowait",
     "watching": "exchange.pool.Connections.watch",
 }
 
@@ -849,8 +996,10 @@ async def test_a_bug_in_one_reaches_no_other(
         await relay.warm()
         monkeypatch.setattr(f"proxy.{BUGS[where]}", raise_once)
         with caplog.at_level(logging.ERROR, "hawse.relay"):
-            # What may have an effect is begun by a task, and only then watched.
-            answer = await relay.ask(method=b"DELETE" if where == "watching" else b"GET")
+            if where == "watching":
+                # Only a new connection is not watched yet.
+                await relay.pool.connections.aclose()
+            answer = await relay.ask()
         assert answer.failure is not None
         assert answer.failure.code is StreamCode.INTERNAL
         assert "ZeroDivisionError" in caplog.text
@@ -889,7 +1038,7 @@ async def test_of_long_heads_that_come_together_one_is_served_in_a_pass(
 ) -> None:
     prepare = Upstream.prepare
 
-    def noted(*arguments: Any) -> Call:
+    def noted(*arguments: Any) -> Any:
         passes.note()
         return prepare(*arguments)
 

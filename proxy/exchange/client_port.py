@@ -1,0 +1,335 @@
+"""A client's HTTP/1.1 connection as the client's port of an exchange, without a task.
+
+The connection's socket is watched, and what it brings is fed into the connection without I/O (`http_server`).
+While an exchange runs, that is its request's body, raw bytes behind a 101, or what the client sends early.
+Between two exchanges it is the owner's (`on_idle`).
+
+Whatever the exchange writes is encrypted and handed to the kernel at once. What the kernel does not take is
+the only thing that is held here, and then the socket is watched for room. There is no task that sends.
+
+A client that ends its direction may still read its answer, so it counts as gone only QUIET_S later. One whose
+connection breaks is gone at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+
+import trio
+
+from proxy.exchange.deadlines import QUIET_S
+from proxy.exchange.engine import OVER, Exchange
+from proxy.exchange.http_server import ServerHTTP
+from proxy.exchange.http_state import DONE, WITHHELD
+from proxy.exchange.next_pass import NextPass
+from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE, held_bytes
+from proxy.message.body import BODY_BYTES_MAX
+from proxy.message.failure import GONE, Failure, InboundBroken
+from proxy.message.head import ResponseHead
+from tunnel.net.readiness import Watch
+from tunnel.net.tls import TLSStream
+
+# How long a client may take to receive what came before an answer that breaks off: the kernel and this port
+# hold some 250 KB of it, which take as long at 64 kbit/s.
+CUT_WITHIN_S = 30.0
+
+
+class ClientPort:
+    """The client's side of one exchange after another (a Port).
+
+    `watch` is the one of the connection's socket, and calls this port from now on. The owner begins a request
+    on `http`, makes an Exchange, and starts it. `on_idle` is called when something comes while no exchange
+    runs. `on_cut` is called once the connection is cut.
+    """
+
+    __slots__ = (
+        "_at_once",
+        "_busy",
+        "_cutting",
+        "_ending",
+        "_http",
+        "_on_cut",
+        "_on_idle",
+        "_passes",
+        "_paused",
+        "_peer",
+        "_stopped",
+        "_tls",
+        "_watch",
+        "closed",
+        "exchange",
+    )
+
+    def __init__(
+        self,
+        http: ServerHTTP,
+        tls: TLSStream,
+        watch: Watch,
+        passes: NextPass,
+        peer: Hashable,
+        on_idle: Callable[[], None],
+        on_cut: Callable[[], None],
+    ) -> None:
+        self.exchange: Exchange = OVER
+        self.closed = False
+        """The connection was cut from here."""
+        self._http = http
+        self._tls = tls
+        self._watch = watch
+        self._passes = passes
+        self._peer = peer
+        self._on_idle = on_idle
+        self._on_cut = on_cut
+        self._paused = True
+        self._stopped = False
+        # Bytes are being delivered, further down this stack.
+        self._busy = False
+        # The clean end was written, and is not all in the kernel yet.
+        self._ending = False
+        # It is cut once what is queued is in the kernel.
+        self._cutting = False
+        # Less is asked of a client that sends tiny TLS records: each of them takes 2 µs.
+        self._at_once = CLIENT_BYTES_AT_ONCE
+        watch.call = self._on_input
+
+    def begin(self) -> None:
+        """Get ready for the exchange of the request that was just begun; before the Exchange is made."""
+        self._paused = True
+        self._stopped = self._ending = False
+        self._listen(True)
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes of memory, with what is held for a client that does not take it now."""
+        return held_bytes(self._tls, self._http, framed=self._http.sends_chunks)
+
+    # -- what the exchange calls
+
+    @property
+    def half_closes(self) -> bool:
+        """See Port. It is TLS."""
+        return False
+
+    def head(self, head: ResponseHead, data: bytes, end: bool) -> bool:
+        """See Port. Interim heads go no further: not every client of HTTP/1.1 expects one."""
+        if head.status < 200 and head.status != 101:
+            return True
+        encoded = self._http.send_head(head, data, end=end)
+        return self._send_raw(encoded, end) if head.status == 101 else self._send(encoded, end)
+
+    def write(self, data: bytes, end: bool) -> bool:
+        """See Port."""
+        if not self.exchange.spliced:
+            return self._send(self._http.send_body(data, end=end), end)
+        return self._send_raw(data, end)
+
+    def _send_raw(self, data: bytes, end: bool) -> bool:
+        """Send bytes behind a 101, and with `end` the clean end of our direction."""
+        room = self._send(data, False) if data else True
+        if not end or self.exchange.over:
+            return room
+        self._ending = True
+        try:
+            sent = self._tls.send_close_notify_nowait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._lost()
+            return False
+        return self._sent(sent)
+
+    def pause(self) -> None:
+        """See Port. The socket is left alone once it has something to read."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """See Port."""
+        self._paused = False
+        self._deliver()
+
+    def stop(self) -> None:
+        """See Port. What comes of the body is dropped by the owner, behind the answer."""
+        self._stopped = self._paused = True
+
+    def cut(self, failure: Failure, drop: bool) -> None:
+        """See Port. It takes up to CUT_WITHIN_S where something is queued."""
+        if self.closed or self._cutting:
+            if drop:
+                self._close()
+            return
+        self._stopped = self._paused = True
+        self._cutting = True
+        if drop or self._send(b"", False):
+            self._close()
+        elif not self.closed:
+            self._listen(False)
+            self._passes.later(CUT_WITHIN_S, self._close)
+
+    # -- sending
+
+    def _send(self, data: bytes, end: bool) -> bool:
+        """Hand bytes to the kernel; whether it took all of them."""
+        self._ending = end
+        try:
+            sent = self._tls.send_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._lost()
+            return False
+        return self._sent(sent)
+
+    def _sent(self, sent: bool) -> bool:
+        """Report the end once it is out; without room, the socket is watched for it."""
+        if not sent:
+            self._watch.when_room(self._on_room)
+        elif self._ending:
+            self._ending = False
+            self.exchange.flushed(self)
+        return sent
+
+    def _on_room(self) -> None:
+        """The kernel takes more."""
+        try:
+            if self._send(b"", self._ending):
+                if self._cutting:
+                    self._close()
+                else:
+                    self.exchange.room(self)
+        except Exception as error:
+            self.exchange.crash(error)
+
+    # -- receiving
+
+    def _on_input(self) -> None:
+        """Something has come, or the client's end."""
+        exchange = self.exchange
+        if exchange.over:
+            if not (self._cutting or self.closed):
+                self._on_idle()
+            return
+        try:
+            if self._stopped or (self._http.incoming is DONE and not exchange.spliced):
+                self._take_early()
+            elif self._paused:
+                self._listen(False)
+            elif self._take_in_body():
+                self._deliver()
+        except Exception as error:
+            exchange.crash(error)
+
+    def take_in(self, at_once: int = CLIENT_BYTES_AT_ONCE) -> bool:
+        """Feed what has come; whether something has, the end included."""
+        try:
+            data = self._tls.receive_nowait(at_once)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._lost()
+            return False
+        if data is None:
+            return False
+        if data:
+            self._http.feed(data)
+        else:
+            self._http.ended = True
+            self._listen(False)
+        return True
+
+    def _take_early(self) -> None:
+        """Keep what comes while the answer is due, up to a bound, and notice the client's end."""
+        http = self._http
+        if not self.take_in():
+            return
+        if http.ended:
+            self._passes.later(QUIET_S, partial(self.exchange.broken, self, GONE))
+        elif http.full:
+            self._listen(False)
+
+    def _take_in_body(self) -> bool:
+        """Feed what has come of a body or of raw bytes; more at once where the last of it was dense."""
+        before = len(self._http)
+        if not self.take_in(self._at_once):
+            return False
+        dense = len(self._http) - before > CLIENT_BYTES_AT_ONCE // 2
+        self._at_once = BODY_BYTES_MAX if dense else CLIENT_BYTES_AT_ONCE
+        return True
+
+    def _deliver(self) -> None:
+        """Pass on what is here, as long as it is wanted."""
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            if self.exchange.spliced:
+                self._deliver_raw()
+            else:
+                self._deliver_body()
+        except InboundBroken as broken:
+            self.exchange.broken(self, broken.failure)
+        finally:
+            self._busy = False
+
+    def _deliver_body(self) -> None:
+        http, exchange = self._http, self.exchange
+        while not (self._paused or exchange.over):
+            data = http.receive_body()
+            if data is None:
+                if self._tls.has_unread and self._take_in_body():
+                    continue
+                if http.incoming is WITHHELD:
+                    self._send(http.send_continue(), False)
+                self._listen(True)
+                return
+            end = http.incoming is DONE
+            exchange.data(self, data, end)
+            if end:
+                # From here on it is the next request that comes, or the client's end.
+                self._listen(not http.ended)
+                return
+            if http.crowded:
+                http.crowded = False
+                self._passes.soon(self._peer, self._go_on)
+                return
+
+    def _deliver_raw(self) -> None:
+        http, exchange = self._http, self.exchange
+        while not (self._paused or exchange.over):
+            if http.held:
+                exchange.data(self, http.take_rest())
+            elif http.ended:
+                self._stopped = True
+                exchange.data(self, b"", True)
+                return
+            elif not (self._tls.has_unread and self._take_in_body()):
+                self._listen(True)
+                return
+
+    def _go_on(self) -> None:
+        """Deliver more of what is here, in a pass of its own."""
+        if self.exchange.over or self._paused:
+            return
+        try:
+            self._deliver()
+        except Exception as error:
+            self.exchange.crash(error)
+
+    # -- the ends
+
+    def _listen(self, listening: bool) -> None:
+        watch = self._watch
+        if watch.listening is not listening and not watch.ended:
+            watch.listen(listening)
+
+    def _lost(self) -> None:
+        """The connection broke."""
+        self._http.ended = True
+        if self._cutting:
+            self._close()
+            return
+        self._listen(False)
+        self.exchange.broken(self, GONE)
+
+    def _close(self) -> None:
+        """Cut the connection now."""
+        if not self.closed:
+            self.closed = True
+            self._cutting = False
+            self._watch.end()
+            self._tls.close_nowait()
+            self._on_cut()

@@ -1,0 +1,369 @@
+"""A connection to a server as the upstream's port of an exchange, kept afterwards if it is clean.
+
+An upgrade gets a connection of its own, which is never used again, whatever the answer was. Any other request
+goes on a kept connection, if there is one; otherwise a task dials (`dial`), and that is all that waits.
+
+The request's head leaves with the first bytes of its body, where they are here; otherwise alone, when the
+exchange wants the answer. A server that takes no more of a body has not failed: its answer will tell.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.engine import OVER, Exchange
+from proxy.exchange.http_state import DONE
+from proxy.exchange.pool import Connections
+from proxy.message.failure import Failure, OutboundBroken
+from proxy.message.head import RequestHead, ResponseHead
+
+# Of what one read of the connection brings, from where on it is worth the next one at once. It goes on so
+# until the client's port has no room, and so not for long.
+MORE_BYTES = 32 * 1024
+
+
+class UpstreamPort:
+    """The answering side of one request (a Port)."""
+
+    __slots__ = (
+        "_answered",
+        "_connections",
+        "_delivering",
+        "_dialling",
+        "_ended",
+        "_head",
+        "_long",
+        "_on_401",
+        "_paused",
+        "_write_failed",
+        "connection",
+        "exchange",
+        "may_be_seen",
+        "reused",
+    )
+
+    def __init__(
+        self, connections: Connections, head: RequestHead, *, long: bool, on_401: Failure | None = None
+    ) -> None:
+        """`head` is what is sent. `long`: its answer takes hours, so nothing is kept for a next one.
+
+        `on_401`: what a 401 means where the credential is our own, so that it is no answer for the client.
+        """
+        self.exchange: Exchange = OVER
+        self.connection: ClientConnection | None = None
+        """What the request is sent on; None before, and when it was given back or cut."""
+        self.reused = False
+        """It was used before, so the server may have given it up already."""
+        self.may_be_seen = False
+        """Some of the request was sent, also where its connection was cut since."""
+        self._connections = connections
+        # Held until the answer begins: a credential is in it, and a watch goes on for hours.
+        self._head: RequestHead | None = head
+        self._long = long
+        self._on_401 = on_401
+        self._paused = True
+        # A delivery is under way, further down this stack.
+        self._delivering = False
+        self._answered = False
+        # The server takes no more of the request; its answer may still come.
+        self._write_failed = False
+        # The request's last byte was written.
+        self._ended = False
+        self._dialling: trio.CancelScope | None = None
+
+    # -- before the exchange starts
+
+    def take_kept(self) -> bool:
+        """Take a connection that was kept; False when there is none, and a task has to `dial`."""
+        head = self._head
+        assert head is not None, "it is not sent yet"
+        if head.fields.upgrade is not None:
+            return False
+        self.connection = self._connections.acquire_watched(self._take_head)
+        self.reused = self.connection is not None
+        return self.reused
+
+    async def dial(self, *, fresh: bool = False) -> bool:
+        """Get a connection, also a kept one if not `fresh`; False when the exchange is over meanwhile.
+
+        Raises OutboundBroken. Cancelled, it leaves nothing behind.
+        """
+        head = self._head
+        assert head is not None, "it is not sent yet"
+        connection: ClientConnection | None = None
+        with trio.CancelScope() as self._dialling:
+            fresh = fresh or head.fields.upgrade is not None
+            connection, self.reused = await self._connections.acquire(fresh=fresh)
+        self._dialling = None
+        if connection is None:
+            return False
+        if self.exchange.over:
+            # It may come as its wait is cancelled.
+            connection.cut_nowait()
+            return False
+        self.connection = connection
+        watched = self._connections.watch(connection, self._take_head)
+        assert watched, "a connection to a server is TLS over a socket"
+        return True
+
+    @property
+    def held_bytes(self) -> int:
+        """What its connection takes of memory, as long as it has one."""
+        return self.connection.held_bytes if self.connection is not None else 0
+
+    # -- what the exchange calls
+
+    @property
+    def half_closes(self) -> bool:
+        """See Port. It is TLS."""
+        return False
+
+    def head(self, head: ResponseHead, data: bytes, end: bool) -> bool:
+        """See Port."""
+        raise AssertionError("an upstream is sent no answer")
+
+    def write(self, data: bytes, end: bool) -> bool:
+        """See Port."""
+        self._ended = end
+        connection = self.connection
+        if self._write_failed or connection is None:
+            return self._ignore()
+        if self.exchange.spliced:
+            return self._send(connection, data)
+        if self.may_be_seen:
+            return self._send(connection, connection.http.send_body(data, end=end))
+        return self._begin(connection, data)
+
+    def _begin(self, connection: ClientConnection, data: bytes) -> bool:
+        """Send the head, and the body's first bytes with it."""
+        head = self._head
+        assert head is not None, "its answer has not begun"
+        try:
+            encoded = connection.http.send_request(head)
+            if data or self._ended:
+                encoded += connection.http.send_body(data, end=self._ended)
+            self.may_be_seen = True
+            sent = connection.send_nowait(encoded)
+        except OutboundBroken as broken:
+            # What it has said before can be no answer to what was not sent.
+            self.exchange.broken(self, broken.failure)
+            return False
+        if sent and not self._ended:
+            return True
+        return self._sent(connection, sent)
+
+    def _send(self, connection: ClientConnection, data: bytes) -> bool:
+        try:
+            sent = not data or connection.send_nowait(data)
+        except OutboundBroken:
+            # What it has said before is still to be read, and tells more.
+            self._write_failed = True
+            return self._ignore()
+        return self._sent(connection, sent)
+
+    def _sent(self, connection: ClientConnection, sent: bool) -> bool:
+        if not sent:
+            watch = connection.watch
+            assert watch is not None, "it is watched for as long as the exchange has it"
+            watch.when_room(self._on_room)
+        elif self._ended:
+            self.exchange.flushed(self)
+        return sent
+
+    def _ignore(self) -> bool:
+        """Take no more of a body. Of a raw stream drop all, so that its client's end is noticed."""
+        spliced = self.exchange.spliced
+        if spliced and self._ended:
+            self.exchange.flushed(self)
+        return spliced
+
+    def pause(self) -> None:
+        """See Port."""
+        self._paused = True
+        if not self._delivering:
+            self._listen()
+
+    def resume(self) -> None:
+        """See Port. It sends the request's head, if no body has taken it along."""
+        self._paused = False
+        connection = self.connection
+        if connection is None or self._delivering:
+            return
+        if not self.may_be_seen and not self._begin(connection, b""):
+            # The kernel has not taken all of it, or it is over.
+            return
+        if self._answered:
+            self._take_body()
+        elif not self.reused and connection.has_unread:
+            self._take_head()
+        elif connection.watch is not None and not connection.watch.listening:
+            connection.watch.listen(True)
+
+    def stop(self) -> None:
+        """See Port."""
+        self._paused = True
+
+    def cut(self, failure: Failure, drop: bool) -> None:
+        """See Port."""
+        self.close()
+
+    def close(self) -> None:
+        """Cut the connection, if it was not given back; nothing is called any more. May be called again."""
+        if self._dialling is not None:
+            self._dialling.cancel()
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.cut_nowait()
+
+    # -- what the connection calls
+
+    def _on_room(self) -> None:
+        """The kernel takes more of what was written."""
+        connection = self.connection
+        if connection is None:
+            return
+        try:
+            if self._send_rest(connection):
+                self.exchange.room(self)
+                if self._ended:
+                    self.exchange.flushed(self)
+        except Exception as error:
+            self.exchange.crash(error)
+
+    def _send_rest(self, connection: ClientConnection) -> bool:
+        """Send what was left; whether there is room."""
+        try:
+            if connection.send_nowait(b""):
+                return True
+        except OutboundBroken:
+            self._write_failed = True
+            return self.exchange.spliced
+        watch = connection.watch
+        assert watch is not None, "it is watched for as long as the exchange has it"
+        watch.when_room(self._on_room)
+        return False
+
+    def _listen(self) -> None:
+        """Have the connection call when something comes, or not."""
+        watch = self.connection.watch if self.connection is not None else None
+        if watch is not None and watch.listening is self._paused:
+            watch.listen(not self._paused)
+
+    def _take_head(self) -> None:
+        """Pass on the answer's head once it is here, and with it what is here of the body."""
+        connection = self.connection
+        if connection is None or self._paused:
+            self._listen()
+            return
+        self._delivering = True
+        try:
+            if connection.take_in_nowait() and (head := connection.http.receive_head()):
+                self._answer(connection, head)
+        except OutboundBroken as broken:
+            self.exchange.broken(self, broken.failure)
+        except Exception as error:
+            self.exchange.crash(error)
+        self._delivering = False
+        if self.connection is not None:
+            self._listen()
+
+    def _answer(self, connection: ClientConnection, head: ResponseHead) -> None:
+        if head.status == 401 and self._on_401 is not None:
+            self.exchange.broken(self, self._on_401)
+            return
+        self._answered = True
+        self._head = None
+        if head.status == 101:
+            self.exchange.answer_head(head)
+            self._go_on(connection)
+            return
+        broken: OutboundBroken | None = None
+        try:
+            body = connection.http.receive_body() or b""
+        except OutboundBroken as error:
+            # The head is good.
+            body, broken = b"", error
+        if connection.http.incoming is DONE:
+            self.connection = None
+            self._connections.release_watched(connection)
+            self.exchange.answer_head(head, body, True)
+            return
+        if self._long:
+            connection.http.forget_lines()
+        self.exchange.answer_head(head, body)
+        if broken is not None:
+            self.exchange.broken(self, broken.failure)
+        else:
+            self._go_on(connection)
+
+    def _go_on(self, connection: ClientConnection) -> None:
+        """The head is passed on: see to what is here behind it, and to what comes."""
+        watch = connection.watch
+        if watch is not None and not self.exchange.over:
+            watch.call = self._take_body
+            if (connection.http.held or connection.http.ended) and not self._paused:
+                self._take_more(connection)
+
+    def _take_body(self) -> None:
+        """Pass on what has come of the body, or of the raw stream, as long as it is wanted."""
+        connection = self.connection
+        if connection is None or self._paused:
+            self._listen()
+            return
+        self._delivering = True
+        try:
+            self._take_more(connection)
+        except OutboundBroken as broken:
+            self.exchange.broken(self, broken.failure)
+        except Exception as error:
+            self.exchange.crash(error)
+        self._delivering = False
+        if self.connection is not None:
+            self._listen()
+
+    def _take_more(self, connection: ClientConnection) -> None:
+        """Take in and pass on while more than a little comes."""
+        if self.exchange.spliced:
+            self._take_raw(connection)
+            return
+        http = connection.http
+        if (http.held or http.ended) and not self._pass_on(connection, http.receive_body()):
+            return
+        while not (self._paused or self.exchange.over):
+            piece = connection.take_in_body_nowait()
+            if not self._pass_on(connection, piece) or piece is None or len(piece) < MORE_BYTES:
+                return
+
+    def _pass_on(self, connection: ClientConnection, piece: bytes | None) -> bool:
+        """Pass on `piece` and what else is here of the body, while it is wanted; whether more may come."""
+        http = connection.http
+        while piece is not None:
+            end = http.incoming is DONE
+            if end:
+                # Given back, kept if it is clean, before the client has the end and asks for the next thing.
+                self.connection = None
+                self._connections.release_watched(connection)
+            self.exchange.data(self, piece, end)
+            if end:
+                return False
+            if not (http.held or http.ended):
+                return True
+            if self._paused or self.exchange.over:
+                return False
+            piece = http.receive_body()
+        return True
+
+    def _take_raw(self, connection: ClientConnection) -> None:
+        while not (self._paused or self.exchange.over):
+            piece = connection.take_in_raw_nowait()
+            if piece is None:
+                return
+            end = connection.at_end
+            self.exchange.data(self, piece, end)
+            if end:
+                # It would tell its end again and again.
+                self._paused = True
+                return
+            if len(piece) < MORE_BYTES and not connection.has_unread:
+                return
