@@ -213,7 +213,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._tell_doubt = tell_doubt
 
     def when_input(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called once, when bytes or the end have come, or the stream is broken.
+        """Call `tell` once, when bytes or the end have come, or the stream is broken.
 
         As `on_answer` has it.
         """
@@ -485,7 +485,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._closed = True
         state = self._state
         state.owner = None
-        # Whoever is to be told holds this stream: together they would stay until a garbage collection.
+        # These callbacks hold this stream: the cycle would last until a garbage collection.
         self._tell_reset = self._tell_doubt = self._tell_input = self._tell_room = None
         if self._failure is None:
             if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:

@@ -185,7 +185,7 @@ async def flood(pair: Pair, message: bytes, count: int) -> None:
 
 
 @pytest.mark.parametrize("frames_each", [1, 128, 10 * FRAMES_PER_WAIT])
-async def test_all_sessions_that_bring_very_many_frames_have_one_turn_in_a_pass(
+async def test_one_session_over_the_frame_budget_is_served_per_pass(
     frames_each: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: Counter[int] = Counter()
@@ -212,7 +212,7 @@ async def test_all_sessions_that_bring_very_many_frames_have_one_turn_in_a_pass(
     assert max(taken.values()) <= 2 * (FRAMES_PER_WAIT + SHARED_FRAMES + sessions * FRAMES_AT_ONCE)
 
 
-async def test_a_session_has_as_many_turns_as_anybody_else(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_session_has_as_many_passes_as_any_other(autojump_clock: trio.testing.MockClock) -> None:
     async def agent(name: int) -> None:
         """Has always one more long head."""
         while True:
@@ -556,7 +556,7 @@ async def test_a_message_of_which_a_rest_is_left_is_given_up_with_its_transport(
         pair.here.stuck = True
         old = pair.here
         await passes.make(lambda: opened.send_nowait(b"whole", eof=True) and None)
-        # The listener still has the old transport, and its writer is in the midst of it.
+        # The listener still has the old transport, and its writer is in the middle of a send.
         pair.there.unplugged = True
         pair.there.break_here()
         await wait_all_tasks_blocked()
@@ -597,7 +597,7 @@ async def test_a_stream_whose_opening_ends_the_session_is_not_opened(
             await pair.dialer.accept()
 
 
-async def test_a_bug_ends_its_session_and_not_whoever_makes_the_pass(
+async def test_a_bug_ends_its_session_and_not_the_task_that_runs_the_pass(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     made: list[str] = []
@@ -625,7 +625,7 @@ async def test_a_bug_ends_its_session_and_not_whoever_makes_the_pass(
 # --- the end ---
 
 
-async def test_a_farewell_that_nobody_takes_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_farewell_that_is_not_taken_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         pair.wire.stuck = True
         pair.listener.end(4403, "one relay too many")

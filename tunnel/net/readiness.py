@@ -102,7 +102,7 @@ class Readiness:
         self._watches: dict[int, Watch] = {}
         # Those of them that are watched for nothing now.
         self._silent: set[int] = set()
-        # What the end of the pass that is under way calls; None between two passes.
+        # The calls for the end of the current pass; None between two passes.
         self._endings: list[Callable[[], None]] | None = None
         # The current pass has one call only.
         self._alone = False

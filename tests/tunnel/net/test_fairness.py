@@ -68,7 +68,7 @@ async def test_more_go_on_in_a_pass_that_is_long_for_other_reasons(autojump_cloc
     assert passes.most == TASKS_PER_PASS_MAX
 
 
-async def test_whoever_waits_for_room_may_be_cancelled() -> None:
+async def test_a_task_that_waits_for_a_pass_may_be_cancelled() -> None:
     common = Fairness()
     while common.admits():
         pass
@@ -79,7 +79,7 @@ async def test_whoever_waits_for_room_may_be_cancelled() -> None:
     assert common.admits()
 
 
-def test_what_one_takes_beyond_what_all_have_in_common_is_taken_from_nobody() -> None:
+def test_frames_beyond_the_shared_budget_are_taken_from_no_session() -> None:
     common = Fairness()
     assert common.frames_left(0.0) == SHARED_FRAMES
     common.take_frames(2 * SHARED_FRAMES)
@@ -104,9 +104,7 @@ async def test_who_goes_over_very_many_things_lets_others_have_their_turn(
 
 
 @pytest.mark.parametrize("kind", ["wait", "wait_alone"])
-async def test_whoever_brings_about_that_hundreds_wait_delays_no_other(
-    kind: str, mock_clock: MockClock
-) -> None:
+async def test_a_flooding_peer_delays_only_its_own_tasks(kind: str, mock_clock: MockClock) -> None:
     common = Fairness()
     went_on: list[str] = []
 
@@ -114,7 +112,7 @@ async def test_whoever_brings_about_that_hundreds_wait_delays_no_other(
         await getattr(common, kind)(peer)
         went_on.append(peer)
 
-    # For now there is neither room nor a turn.
+    # For now the budget is used up.
     common._tasks_left, common._alone = 0, True
     async with trio.open_nursery() as nursery:
         for _ in range(300):
@@ -133,9 +131,7 @@ async def test_whoever_brings_about_that_hundreds_wait_delays_no_other(
 
 
 @pytest.mark.parametrize("kind", ["wait", "wait_alone"])
-async def test_however_many_strangers_wait_they_have_the_turns_of_one(
-    kind: str, mock_clock: MockClock
-) -> None:
+async def test_all_unknown_peers_have_the_share_of_one(kind: str, mock_clock: MockClock) -> None:
     common = Fairness()
     went_on: list[str] = []
 

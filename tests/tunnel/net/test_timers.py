@@ -44,7 +44,7 @@ async def test_a_time_becomes_earlier_by_by_and_never_later(autojump_clock: Mock
         ringing.timer.by(time)
     assert ringing.timer.due_at == 3
     await trio.sleep(100)
-    # The later time stood, as nobody took it back.
+    # The later time stood: a time is never removed.
     assert ringing.at == [3, 25]
 
 
@@ -159,7 +159,7 @@ async def test_a_session_that_has_ended_is_held_by_nothing(autojump_clock: MockC
         # What a session is made of holds its transport.
         ended = weakref.ref(pair.wire)
     del pair
-    # Its timer was set for a PING that nobody sends any more.
+    # Its timer was set for a PING that is not sent any more.
     await trio.sleep(2)
     gc.collect()
     assert ended() is None

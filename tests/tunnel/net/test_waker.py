@@ -24,7 +24,7 @@ async def test_a_parked_task_waits_until_it_is_woken() -> None:
     assert woken
 
 
-async def test_waking_nobody_is_nothing_and_is_not_remembered() -> None:
+async def test_waking_without_a_waiting_task_is_not_remembered() -> None:
     spot = Waker("taken")
     spot.unpark()
     with trio.move_on_after(0) as scope:
@@ -49,11 +49,11 @@ async def test_a_cancelled_wait_leaves_the_spot_free() -> None:
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert spot.task is None
-    # Nobody is woken in the place of the one that left.
+    # No task is woken in place of the one that left.
     spot.unpark()
 
 
-async def test_nobody_waits_where_there_is_no_spot() -> None:
+async def test_no_task_waits_on_the_shared_waker() -> None:
     assert NO_WAKER.task is None
     NO_WAKER.unpark()
     with pytest.raises(AssertionError):

@@ -181,7 +181,7 @@ class Cuttable(Joined):
         self.at_dialer_link = None
         self.dialer.resumption.detach(self.now)
         if self.pending is link:
-            # Nobody will ever hear its HELLO.
+            # Its HELLO will never be received.
             self.pending = None
         if listener_notices and self.at_listener_link is not None:
             self.cut(self.at_listener_link)

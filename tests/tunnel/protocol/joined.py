@@ -66,7 +66,7 @@ class Joined:
 
     def send(self, connection: Recorded, limit: int = 64 * 1024) -> bytes:
         """Put one message of `connection` on its way; returns it."""
-        # Whoever sends is woken by the one, and whoever waits for all to be sent goes by the other.
+        # A sender is woken by the one, and a task that waits until all is sent goes by the other.
         wanted, unsent = connection.wants_to_send, connection.has_unsent
         message = connection.data_to_send(limit, self.now)
         assert (wanted and unsent) or not message

@@ -1,7 +1,7 @@
 """Reads what two connections say to each other by PROTOCOL.md alone, and knows no code of theirs.
 
 Both ends of a test are the same core, and what it misreads it also miswrites: no end complains of a WINDOW
-that the text forbids, or of an id that is not used as the text has it. Whoever writes another peer will.
+that the text forbids, or of an id that is not used as the text has it. The author of another peer will.
 """
 
 from __future__ import annotations

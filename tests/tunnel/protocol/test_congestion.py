@@ -208,7 +208,7 @@ def test_a_loopback_is_full_though_little_waits_in_its_kernels(streams: int) -> 
     assert link.dialer.drain.flight.message_bytes == MESSAGE_MOST_BYTES
 
 
-def test_a_new_transport_is_measured_anew() -> None:
+def test_a_new_transport_is_measured_again() -> None:
     link = SlowLink(mbit_per_s=10, rtt_s=0.02)
     link.download()
     link.run(1)
@@ -498,5 +498,5 @@ def test_a_message_is_what_the_link_carries_in_ten_milliseconds_and_a_part_of_wh
         (0.001, 0, 0.015),
     ],
 )
-def test_a_queue_that_nobody_feels(round_trip_s: float, bytes_per_s: float, queue_s: float) -> None:
+def test_a_queue_that_is_not_felt(round_trip_s: float, bytes_per_s: float, queue_s: float) -> None:
     assert queue_wanted_s(round_trip_s, bytes_per_s) == pytest.approx(queue_s)

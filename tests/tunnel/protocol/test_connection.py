@@ -792,7 +792,7 @@ def test_both_sides_may_reset_at_the_same_moment(queued: int, ended: bool) -> No
     joined.dialer.streams.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
     joined.flow()
     assert joined.listener.table.count == joined.dialer.table.count == 0
-    # Whoever resets a stream has turned away; there is nobody to tell.
+    # The owner has reset the stream itself, so nothing is reported to it.
     assert broken(joined.at_listener) == broken(joined.at_dialer) == []
 
 
@@ -832,7 +832,7 @@ def test_streams_that_were_taken_back_do_not_pile_up_behind_a_full_ledger(by_pee
     waiting, answering = joined.streams()
     sender, stream = (joined.dialer, answering) if by_peer else (joined.listener, waiting)
     sender.sent.limit_bytes = 0
-    # Whoever is at the front keeps the others from being looked at.
+    # The stream at the front keeps the ring from looking at the others.
     sender.streams.send_data(stream, b"x")
     for _ in range(100):
         if by_peer:
@@ -956,7 +956,7 @@ def test_an_acknowledgement_does_not_go_along_with_nothing() -> None:
     joined.dialer.streams.send_head(streams[0][1], b"200", eof=False)
     joined.send(joined.dialer)
     joined.deliver(joined.listener)
-    # It would do so now, but the ledger is full, and nobody is woken to send it.
+    # It would do so now, but the ledger is full, and no writer is woken to send it.
     joined.now += 0.5
     assert joined.listener.has_unsent
     assert not joined.listener.wants_to_send
@@ -1133,7 +1133,7 @@ def test_a_stream_that_fills_its_message_to_the_last_byte_leaves_nothing_to_ask_
 # --- Memory ---
 
 
-def test_what_nobody_keeps_of_a_message_is_not_charged_when_it_is_taken_apart() -> None:
+def test_bytes_of_a_message_that_are_not_kept_are_not_charged() -> None:
     joined = Joined()
     _, accepted = joined.streams()
     memory = joined.dialer.memory
@@ -1312,7 +1312,7 @@ def test_a_stream_that_ended_can_be_evicted_while_it_holds_bytes() -> None:
     assert joined.listener.memory.used_bytes == len(b"token")
 
 
-def test_what_nobody_takes_of_a_lost_session_can_still_be_evicted() -> None:
+def test_bytes_of_a_lost_session_that_are_never_taken_can_still_be_evicted() -> None:
     account = Memory(50 * KIB)
     joined = Joined(listener_memory=account)
     opened, accepted = joined.streams()
@@ -1381,7 +1381,7 @@ def test_a_ping_that_shares_its_message_measures_the_queue_as_well(beside: str) 
     assert joined.listener.round_trips.least_s == pytest.approx(0.05 if beside == "nothing" else 0.1)
 
 
-def test_a_ping_of_the_peers_is_no_answer_and_an_answer_that_nobody_waits_for_is_nothing() -> None:
+def test_a_ping_of_the_peers_is_no_answer_and_an_unexpected_answer_is_ignored() -> None:
     joined = Joined()
     joined.dialer.deadlines.ping(joined.now)
     joined.send(joined.dialer)

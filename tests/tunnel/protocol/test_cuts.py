@@ -1,4 +1,4 @@
-"""The two sides of `test_two_sides`, over links that are cut at any byte and made anew.
+"""The two sides of `test_two_sides`, over links that are cut at any byte and made again.
 
 The model stays what it is: it knows nothing of links, and demands every byte once, in order, whatever has
 become of them. Links are lost in the middle of a message, on its way and while it is taken apart, in the
@@ -111,7 +111,7 @@ class Cuts(TwoSides):
     @precondition(lambda self: hasattr(self, "sides"))
     @rule(cut=st.booleans(), arrives=st.integers(0, 100_000))
     def fill_both_ledgers(self, cut: bool, arrives: int) -> None:
-        # Both sides have room in their windows only for what somebody has opened.
+        # Both sides have room in their windows only for streams that were opened.
         for side in (0, 1):
             self.open(side, 0, 300, False)
         self.joined.flow()

@@ -109,7 +109,7 @@ def test_what_an_old_transport_took_tells_nothing_of_the_next_one() -> None:
         assert trips.least_s == 0.125
 
 
-def test_another_transport_is_measured_anew() -> None:
+def test_another_transport_is_measured_again() -> None:
     trips = RoundTrips()
     round_trip(trips, 1.0, 1.125, quiet=True)
     trips.restart()
@@ -129,7 +129,7 @@ def test_there_is_no_second_ping_before_the_answer_to_the_first() -> None:
     assert trips.next() == number + 1
 
 
-def test_an_answer_that_nobody_waits_for_is_nothing() -> None:
+def test_an_unexpected_answer_is_ignored() -> None:
     trips = RoundTrips()
     assert trips.answered(7, 1.0) is None
     number = trips.next()

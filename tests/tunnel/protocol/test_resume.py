@@ -126,7 +126,7 @@ def test_who_listens_is_refused_without_end_however_often_and_late_that_is_heard
             peak = max(peak, joined.dialer.resets.of_peer)
             while joined.send(joined.dialer):
                 pass
-            # Here they are heard, but nobody hears of that.
+            # Here they arrive, but the sender does not learn of that.
             joined.deliver(joined.listener)
         joined.lose(listener_notices=True, arrives=0)
         joined.flow()
@@ -195,7 +195,7 @@ def test_the_time_away_counts_from_the_last_byte_received() -> None:
     heard_at = joined.now
     joined.now += 7
     joined.lose(listener_notices=True, arrives=0)
-    # Before that, whoever opened a stream may be told that it may take long.
+    # Before that, the doubt is reported to the streams that were opened here.
     assert joined.listener.deadlines.next() == joined.listener.deadlines.doubt_at == heard_at + DOUBT_AFTER_S
     joined.listener.deadlines.doubt()
     for connection, end in ((joined.listener, opened), (joined.dialer, accepted)):
@@ -276,7 +276,7 @@ def test_a_hello_that_counts_no_attempts_is_never_late() -> None:
     assert not joined.listener.resumption.is_outdated(Resume("s"))
 
 
-def test_another_transport_is_measured_anew() -> None:
+def test_another_transport_is_measured_again() -> None:
     joined = detached()
     of_the_old_one = joined.listener.drain.flight, joined.dialer.drain.flight
     joined.now += 5

@@ -38,7 +38,7 @@ class Direction:
     ended: bool = False
     """The speaker has said that this is all."""
     cut: bool = False
-    """Somebody reset the stream at once, so that a beginning may be all that is heard."""
+    """A side reset the stream at once, so that a beginning may be all that arrives."""
 
     def hear(self, data: bytes) -> None:
         start = len(self.heard)
@@ -262,7 +262,7 @@ class TwoSides(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "sides"):
             return
-        # Everybody says what is left to say, and hears everything.
+        # Both sides send what is left, and receive everything.
         for _ in range(3):
             self.joined.flow()
             self.happen()

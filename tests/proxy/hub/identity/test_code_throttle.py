@@ -45,5 +45,5 @@ def test_as_many_places_are_remembered_as_the_bound_says() -> None:
     fail(throttle, "192.0.2.1")
     for number in range(NETWORKS_MAX):
         throttle.failed(f"10.0.{number >> 8}.{number & 255}", NOW)
-    assert len(throttle._forgotten_at) == NETWORKS_MAX
+    assert len(throttle._networks) == NETWORKS_MAX
     assert not throttle.refuses("192.0.2.1", NOW)
