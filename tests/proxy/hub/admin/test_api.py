@@ -2,192 +2,32 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 import trio
-from starlette.applications import Starlette
 
-from audit.errors import AuditUnavailable
-from audit.record import ActorType, Event, Kind, Phase, encode
+from audit.record import ActorType, Kind, Phase, encode
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey
-from proxy.hub.admin.actions.administration import ACTIONS, Administration
-from proxy.hub.admin.api import BODY_BYTES_MAX, admin_app
-from proxy.hub.admin.metrics import hub_metrics
-from proxy.hub.admin.revocations import Revocations
+from proxy.hub.admin.actions.administration import ACTIONS
+from proxy.hub.admin.api import BODY_BYTES_MAX
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
-from proxy.hub.home.keyring import KeyRing
-from proxy.hub.home.reserve import open_reserve
-from proxy.hub.relays.operations import RelayInfo, SessionInfo
-from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.store.store import RelayContact, Store
 from proxy.kubernetes.statement import Statement
-from tests.fakes.asgi import Reply, call
+from tests.fakes.admin import PEPPER, TOKEN, WATCH, Bench, enrol
+from tests.fakes.asgi import call
 
-PEPPER = b"p" * 32
-TOKEN = new_api_key(b"t" * 32)
 CA = """-----BEGIN CERTIFICATE-----
 MIIBczCCARqgAwIBAgIUKUSTdlLXGEWFwrlcpxT0CwgjFgswCgYIKoZIzj0EAwIw
 DzENMAsGA1UEAwwEdGVzdDAgFw0yNTAxMDEwMDAwMDBaGA8yMTI1MDEwMTAwMDAw
 MFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABA==
 -----END CERTIFICATE-----
 """
-
-
-class FakeRecorder:
-    """Keeps events; fails like a trail whose disk is full when told so."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.down = False
-        self.meanwhile: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
-
-    async def intent(self, event: Event) -> None:
-        assert event.phase is Phase.INTENT
-        await self.meanwhile()
-        if self.down:
-            raise AuditUnavailable("the disk is full")
-        self.events.append(event)
-
-    def complete(self, event: Event) -> None:
-        assert event.phase is Phase.COMPLETE
-        self.events.append(event)
-
-    def keep(self, event: Event, settled: Callable[[], None]) -> None:
-        self.complete(event)
-
-
-class FakeOperations:
-    def __init__(self) -> None:
-        self.live: list[RelayInfo] = []
-        self.asked = 0
-
-    def relays(self) -> Sequence[RelayInfo]:
-        self.asked += 1
-        return self.live
-
-
-class FakeSessions:
-    def __init__(self) -> None:
-        self.live: list[SessionInfo] = []
-        self.killed: list[dict[str, str | None]] = []
-        self.beside = 1
-
-    async def sessions(
-        self, *, agent: str | None = None, cluster: str | None = None
-    ) -> Sequence[SessionInfo]:
-        return [one for one in self.live if agent in (None, one.agent) and cluster in (None, one.cluster)]
-
-    async def hubs_beside(self) -> int:
-        await trio.lowlevel.checkpoint()
-        return self.beside
-
-    async def kill(
-        self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
-    ) -> Sequence[SessionInfo]:
-        await trio.lowlevel.checkpoint()
-        self.killed.append({"id": session_id, "agent": agent, "cluster": cluster, "reason": reason})
-        fitting = await self.sessions(agent=agent, cluster=cluster)
-        return [one for one in fitting if session_id in (None, one.id)]
-
-
-WATCH = SessionInfo(
-    id="0199a1b2-0000-7cc3-98c4-dc0c0c07398f",
-    agent="sre-1",
-    cluster="prod",
-    kind="watch",
-    verb="watch",
-    resource="pods",
-    namespace="dev",
-    name="",
-    client="192.0.2.7",
-    relay="relay-1",
-    started_at=1_800_000_000.0,
-    status=200,
-    bytes_in=0,
-    bytes_out=4096,
-)
-
-
-@attrs.define
-class Clock:
-    now: float = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@attrs.define
-class Bench:
-    app: Starlette
-    directory: Directory
-    recorder: FakeRecorder
-    operations: FakeOperations
-    ring: KeyRing
-    sessions: FakeSessions
-    clock: Clock
-
-    async def ask(
-        self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str
-    ) -> Reply:
-        if token is not None:
-            headers["authorization"] = f"Bearer {token}"
-        chunks = [json.dumps(body).encode()] if body is not None else None
-        reply = await call(self.app, method, target, headers=headers, chunks=chunks)
-        assert reply.headers["x-content-type-options"] == "nosniff"
-        assert reply.headers["cache-control"] == "no-store"
-        assert (reply.status >= 400) == (b'{"error":' in reply.body)
-        return reply
-
-    async def ok(self, method: str, target: str, body: object = None) -> Any:
-        reply = await self.ask(method, target, body)
-        assert reply.status in {200, 201}, reply.body
-        return reply.json
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    clock = Clock()
-    ring = KeyRing(
-        DataDir.open(tmp_path / "data"),
-        issuer="https://hub.example",
-        clock=clock,
-        on_rotation=lambda: None,
-    )
-    recorder, operations, sessions = FakeRecorder(), FakeOperations(), FakeSessions()
-    reserve = open_reserve(tmp_path / "reserve")
-    revocations = Revocations(reserve)
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
-        await directory.change(lambda store: store.put_local_token(hash_key(TOKEN, PEPPER)))
-        administration = Administration.of(
-            directory=directory,
-            ring=ring,
-            pepper=PEPPER,
-            public_url="https://hub.example",
-            hub_ca=lambda: None,
-            version="0.1.0",
-            operations=operations,
-            live_sessions=sessions,
-            clock=clock,
-        )
-        app = admin_app(administration, recorder, hub_metrics(directory, operations), clock, revocations)
-        yield Bench(app, directory, recorder, operations, ring, sessions, clock)
-    reserve.close()
-
-
-async def enrol(bench: Bench) -> dict[str, Any]:
-    await bench.ok("POST", "/v1/teams", {"name": "sre"})
-    cluster = await bench.ok(
-        "POST", "/v1/clusters", {"name": "prod", "teams": ["sre"], "labels": {"env": "prod"}}
-    )
-    agent = await bench.ok("POST", "/v1/agents", {"name": "sre-1", "owner": "ada", "teams": ["sre"]})
-    return {"cluster": cluster, "agent": agent}
 
 
 async def test_a_hub_is_enrolled_from_nothing(bench: Bench) -> None:

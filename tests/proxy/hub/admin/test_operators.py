@@ -19,9 +19,8 @@ from proxy.hub.admin.actions.verb import METRICS, Endpoint, verb
 from proxy.hub.admin.front import ensure_local_token
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.store.roles import MEANINGS, Role
+from tests.fakes.admin import PEPPER, TOKEN, WATCH, Bench, enrol
 from tests.fakes.asgi import call
-from tests.proxy.hub.admin.test_api import PEPPER, TOKEN, WATCH, Bench, enrol
-from tests.proxy.hub.admin.test_api import bench as bench
 
 ENDPOINTS = (METRICS, *ACTIONS)
 TOKENS = {role: new_api_key(role.encode().ljust(32, b".")) for role in Role}
