@@ -14,7 +14,7 @@ from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.process.config import MIB
 from tests.system.load import execute, get, parallel, resident_kib, streaming, timed
 from tests.system.raw import RawClient
-from tests.system.test_revocation import enrol_victim
+from tests.system.victims import enrol_victim
 from tests.system.world import DEADLINE_S, NAMESPACE, POD, WAYS, World
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]

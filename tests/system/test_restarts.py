@@ -17,11 +17,11 @@ from auth.keys import SigningKey
 from auth.tokens import issue_assertion
 from tests.faults.figures import note
 from tests.system.callers import shells
+from tests.system.forgers import dial, hello_forger, issuer
+from tests.system.homes import add_agent
 from tests.system.load import get
 from tests.system.raw import Answer, RawClient, parse
-from tests.system.test_enrolment import add_agent
-from tests.system.test_tokens import dial, hello_forger, issuer
-from tests.system.test_upstream import wait_until
+from tests.system.waiting import wait_until
 from tests.system.world import NAMESPACE, POD, POLL_S, World, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
