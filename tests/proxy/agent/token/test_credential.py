@@ -301,7 +301,10 @@ def test_a_server_behind_a_port_or_a_trailing_slash_is_understood() -> None:
 @pytest.mark.usefixtures("account")
 def test_a_hub_that_never_ends_its_answer_is_given_up(home: Home, hub: FakeHub) -> None:
     hub.delay_s = 1.5
-    script = "import sys; from proxy.agent.token import credential as c; c.DEADLINE_S = 1; sys.exit(c.run_plugin())"
+    script = (
+        "import sys; from proxy.agent.token import credential as c; "
+        "c.DEADLINE_S = 1; sys.exit(c.run_plugin())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=home.environment | {"KUBERNETES_EXEC_INFO": exec_info(hub.url)},
