@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from audit.errors import AuditUnavailable
 from audit.record import Event, Phase
 from auth.apikey import new_api_key
+from proxy.hub.admin.actions.verb import Endpoint
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory
@@ -140,3 +141,8 @@ async def enrol(bench: Bench) -> dict[str, Any]:
     )
     agent = await bench.ok("POST", "/v1/agents", {"name": "sre-1", "owner": "ada", "teams": ["sre"]})
     return {"cluster": cluster, "agent": agent}
+
+
+def path_of(endpoint: Endpoint) -> str:
+    """Return the path of an endpoint with names that the bench does not know."""
+    return endpoint.path.format(name="x", team="y", id="z")
