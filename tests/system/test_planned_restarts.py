@@ -16,7 +16,7 @@ import pytest
 from sandbox.demo.processes import Daemon
 from tests.faults.figures import note
 from tests.system.callers import Caller, calling, shells
-from tests.system.test_upstream import wait_until
+from tests.system.waiting import wait_until
 from tests.system.world import NAMESPACE, POD, World, run, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(240)]

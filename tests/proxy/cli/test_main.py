@@ -14,17 +14,7 @@ from click.testing import CliRunner
 from proxy.cli import main
 from proxy.cli.main import COMMANDS, build_group
 from tests.auth.policies import policy
-
-
-def groups(*path: str) -> list[tuple[str, ...]]:
-    """The paths of the group at `path` and of the groups in it."""
-    found: click.Command | None = build_group()
-    for name in path:
-        assert isinstance(found, click.Group)
-        found = found.get_command(click.Context(found), name)
-    if not isinstance(found, click.Group):
-        return []
-    return [path, *(inner for name in found.commands for inner in groups(*path, name))]
+from tests.fakes.cli import groups
 
 
 def test_the_help_names_every_command_and_imports_none(monkeypatch: pytest.MonkeyPatch) -> None:

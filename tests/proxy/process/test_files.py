@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from proxy.process import files
 from proxy.process.files import FileError, WatchedFile, warn_of_expiry, watch_certificate
+from tests.fakes.mounts import mount, swap
 
 DAY_S = 24 * 3600.0
 PLAIN = (
@@ -22,23 +23,6 @@ PLAIN = (
     serialization.PrivateFormat.PKCS8,
     serialization.NoEncryption(),
 )
-
-
-def mount(folder: Path, content: dict[str, bytes]) -> None:
-    """Lay files out as the kubelet mounts a volume: links through `..data`, itself a link."""
-    swap(folder, 1, content)
-    for name in content:
-        (folder / name).symlink_to(Path("..data") / name)
-
-
-def swap(folder: Path, version: int, content: dict[str, bytes]) -> None:
-    """Put new content in place as the kubelet does: a new folder, then one rename of the link."""
-    fresh = folder / f"..{version}"
-    fresh.mkdir()
-    for name, data in content.items():
-        (fresh / name).write_bytes(data)
-    (folder / "..data_tmp").symlink_to(fresh.name)
-    (folder / "..data_tmp").rename(folder / "..data")
 
 
 def write_lasting(folder: Path, *, life_d: float, left_d: float) -> tuple[Path, Path]:

@@ -9,7 +9,7 @@ import trustme
 import yaml
 
 from proxy.relay.service_account import ClusterAccessError, from_kubeconfig, in_cluster, own_namespace
-from tests.proxy.process.test_files import mount, swap
+from tests.fakes.mounts import mount, swap
 
 CA_PEM = trustme.CA().cert_pem.bytes()
 

@@ -18,8 +18,7 @@ from proxy.hub.admin.front import AdminFront
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig, TLSConfig
 from proxy.hub.home.datadir import DataDir
-from tests.proxy.hub.admin.test_api import TOKEN, Bench
-from tests.proxy.hub.admin.test_api import bench as bench
+from tests.fakes.admin import TOKEN, Bench
 from tunnel.net.connect import client_context, wrap_client
 from tunnel.net.tls import TLSStream
 

@@ -34,8 +34,8 @@ from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
+from tests.fakes.admin import PEPPER, TOKEN, FakeOperations, FakeSessions
 from tests.fakes.asgi import Reply, call
-from tests.proxy.hub.admin.test_api import PEPPER, TOKEN, FakeOperations, FakeSessions
 
 NOW = 1_800_000_000.0
 

@@ -52,7 +52,7 @@ from proxy.hub.store.store import Store
 from proxy.message.failure import InboundBroken
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from tests.proxy.hub.calls.sessions import session_pair
-from tests.proxy.hub.relays.test_direct import close_kept
+from tests.proxy.hub.relays.direct_relays import close_kept
 from tests.proxy.relay.apiserver import OK as API_OK
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.apiserver import headers as header_values

@@ -23,7 +23,7 @@ from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.store.credentials import CODE_LIFETIME_S
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.store import Store
-from tests.proxy.hub.identity.test_token import FORM, ISSUER, NOW, PEPPER
+from tests.proxy.hub.identity.token_bench import FORM, ISSUER, NOW, PEPPER
 
 CODE, OTHER_CODE = (new_code(bytes([n]) * 20) for n in range(2))
 

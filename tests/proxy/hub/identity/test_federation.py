@@ -15,10 +15,10 @@ from audit.record import Kind, encode
 from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.federation import ISSUERS_MAX, RULES_PER_AGENT_MAX, NewIssuer
 from proxy.hub.store.store import Store
-from tests.auth.test_federation import jwk, jwks
 from tests.fakes.issuer import FakeIssuer, Reply, running_issuer
-from tests.proxy.hub.identity.test_token import ISSUER as HUB
-from tests.proxy.hub.identity.test_token import Bench, basic, open_bench
+from tests.fakes.jwks import jwk, jwks
+from tests.proxy.hub.identity.token_bench import ISSUER as HUB
+from tests.proxy.hub.identity.token_bench import Bench, basic, open_bench
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT = "urn:ietf:params:oauth:token-type:jwt"

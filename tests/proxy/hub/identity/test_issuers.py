@@ -16,7 +16,7 @@ from proxy.hub.identity.issuers import (
     IssuerUnavailable,
 )
 from proxy.hub.store.entities import Issuer
-from tests.auth.test_federation import jwk, jwks
+from tests.fakes.jwks import jwk, jwks
 
 ISSUER = Issuer("i", "https://issuer.example", None, None, None, False)
 

@@ -4,7 +4,6 @@ from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 
-from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.registry import (
     INSTANCES_PER_CLUSTER_MAX,
     LEAVING_PER_CLUSTER_MAX,
@@ -15,12 +14,8 @@ from proxy.hub.relays.registry import (
 )
 from proxy.kubernetes.statement import Statement
 from tests.proxy.hub.calls.sessions import session_pair
-from tunnel import Session, StreamCode
-
-
-def live(session: Session, instance: str = "relay-1", cluster: str = "c1") -> LiveRelay:
-    contexts = TokenContexts(session, lambda principal: "token", tuple)
-    return LiveRelay(cluster, "prod", instance, "boot", "1", "192.0.2.1", 0.0, session, contexts)
+from tests.proxy.hub.relays.live_relays import live
+from tunnel import StreamCode
 
 
 async def test_a_cluster_without_a_relay_is_offline_at_once() -> None:

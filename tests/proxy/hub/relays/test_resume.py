@@ -16,8 +16,8 @@ from proxy.hub.calls.calls import _tunnel
 from proxy.hub.home.config import TunnelConfig
 from proxy.hub.relays.registry import Registry
 from tests.proxy.hub.calls.sessions import session_pair
-from tests.proxy.hub.relays.test_endpoint import Bench, open_bench
-from tests.proxy.hub.relays.test_registry import live
+from tests.proxy.hub.relays.endpoint_bench import Bench, open_bench
+from tests.proxy.hub.relays.live_relays import live
 from tunnel import (
     RESUME,
     CloseCode,
