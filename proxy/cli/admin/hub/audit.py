@@ -7,9 +7,9 @@ import time
 import click
 
 from proxy.cli.admin.api.client import Reach
-from proxy.cli.admin.api.output import confirm, say, yes_option
 from proxy.cli.audit.local_events import local_event
 from proxy.cli.errors import CommandError
+from proxy.cli.output import confirm, say, yes_option
 
 
 @click.group()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.admin.api.client import Object, Reach
-from proxy.cli.admin.api.output import field, json_option, objects, print_json, print_table, say, text, texts
+from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.policy.files import files_argument, read_files, say_missing
 from proxy.cli.admin.policy.recorded_calls import recorded_calls
 from proxy.cli.audit.options import to_moment
 from proxy.cli.errors import CommandError
+from proxy.cli.output import Object, field, json_option, objects, print_json, print_table, say, text, texts
 from proxy.cli.progress import progress
 from proxy.process.plural import counted
 from proxy.process.suggestions import did_you_mean

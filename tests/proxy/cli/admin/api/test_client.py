@@ -11,7 +11,8 @@ import trustme
 from click.testing import CliRunner, Result
 
 from proxy.cli.admin import admin
-from proxy.cli.admin.api.client import Object, _error_text, _plain_text_error
+from proxy.cli.admin.api.client import _error_text, _plain_text_error
+from proxy.cli.output import Object
 from proxy.hub.admin.asgi import REQUEST_BODY_BYTES_MAX
 from proxy.hub.home.datadir import AdminEndpoint, DataDir
 from proxy.hub.home.devca import ensure_certificate
