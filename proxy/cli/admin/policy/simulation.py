@@ -91,12 +91,7 @@ def simulate_policies(
             {
                 "since": _time_text(since),
                 "trail_begins": None if begin is None else _time_text(begin),
-                "calls": found.calls,
-                "newly_denied": found.newly_denied,
-                "newly_allowed": found.newly_allowed,
-                "unknown": found.unknown,
-                "unreadable": found.unreadable,
-                "changes": [*_changes(found)],
+                **_as_json(found),
                 "missing": [{**row} for row in unmet],
             }
         )
@@ -154,6 +149,17 @@ def _changes(found: Simulation) -> list[Object]:
         }
         for change, count in sorted(found.changes.items(), key=lambda each: (each[0].allowed, -each[1]))
     ]
+
+
+def _as_json(found: Simulation) -> Object:
+    return {
+        "calls": found.calls,
+        "newly_denied": found.newly_denied,
+        "newly_allowed": found.newly_allowed,
+        "unknown": found.unknown,
+        "unreadable": found.unreadable,
+        "changes": [*_changes(found)],
+    }
 
 
 def _print(found: Simulation) -> None:
