@@ -66,8 +66,8 @@ def _look_at_folder(config: HubConfig, findings: Findings) -> None:
             findings.seen["data folder"] = f"{data.path}, which the first start makes"
         return
     findings.look(partial(_check_file, data.lock_file), _KNOWN)
-    findings.look(data.made_signing_keys, _KNOWN)
-    findings.look(data.made_pepper, _KNOWN)
+    findings.look(data.existing_signing_keys, _KNOWN)
+    findings.look(data.existing_pepper, _KNOWN)
     findings.look(data.admin_token, _KNOWN)
     if config.tls.certificate is None:
         findings.look(partial(check_ca, data.tls_dir), _KNOWN)

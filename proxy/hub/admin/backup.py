@@ -29,8 +29,8 @@ from pathlib import Path
 import attrs
 
 from audit.sqlite import explained
-from proxy.hub.home.boots import Boots
 from proxy.hub.home.datadir import RESTORING, DataDir, DataDirError, FolderInUseError, is_there, read_private
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.process.untrusted_json import read_json
@@ -151,8 +151,8 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
     try:
         data = DataDir.open(data_dir)
         with data.locked():
-            living = Boots(data.boots_dir).living()
-            if living:
+            running = HubInstances(data.instances_dir).running()
+            if running:
                 raise BackupError(
                     f"a hub that was stopped or replaced still finishes what it has begun on {data_dir}: "
                     "wait for its end"

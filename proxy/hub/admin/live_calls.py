@@ -10,7 +10,7 @@ import trio
 from audit.record import proto_of
 from proxy.exchange.forward import CloseReason
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
-from proxy.hub.home.boots import Boots
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.relays.operations import SessionInfo
 from tunnel.net.fairness import in_slices
 
@@ -23,7 +23,7 @@ class LiveSessions:
     """The calls under way, as the admin API wants them (its Sessions)."""
 
     live: LiveCalls
-    boots: Boots
+    instances: HubInstances
     boot: str
 
     async def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> list[SessionInfo]:
@@ -32,8 +32,8 @@ class LiveSessions:
 
     async def hubs_beside(self) -> int:
         """How many hubs that were replaced still finish calls of their own, which are not among these."""
-        living = await trio.to_thread.run_sync(self.boots.living)
-        return len(living - {self.boot})
+        running = await trio.to_thread.run_sync(self.instances.running)
+        return len(running - {self.boot})
 
     async def kill(
         self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str

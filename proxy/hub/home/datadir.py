@@ -3,18 +3,18 @@
 The folder is 0700 and each file 0600, made so from its first byte. Losing the signing keys or the pepper
 loses every agent and relay; `hawse admin backup` copies all of it.
 
-    hub.lock            held by the hub that listens; a second one starts only in its place
-    hub.sock            where that hub gives its place to the one that replaces it
-    boots/              a locked file for each hub that lives, those that only finish what they had begun too
+    hub.lock            held by the hub that listens; another hub starts only by replacing it
+    hub.sock            the restart socket, for the handover to a replacing hub
+    boots/              a locked file for each running hub, draining ones included
     hub.db              teams, agents, clusters, keys            audit.db   the audit trail
     reserve             space for revocations while the disk is full (proxy/hub/home/reserve.py)
-    seen.db             tokens that are good once, and were used (proxy/hub/identity/replay_store.py)
+    seen.db             the one-time tokens that were used (proxy/hub/identity/replay_store.py)
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
-    keys/succession     how each key named the next, oldest first (auth/key_rotation.py)
+    keys/succession     the rotation statements, oldest first (auth/key_rotation.py)
     pepper              32 bytes that key the stored hashes
     admin-token         the token that `hawse admin` on this machine uses
     admin.json          where the admin API listens, and its certificate
-    tls/                the development CA and the certificate made by it, unless configured otherwise
+    tls/                the development CA and its certificate, unless a certificate is configured
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from auth.keys import KeyFormatError, KeySet, SigningKey
 from proxy.process.untrusted_json import read_json
 
 PEPPER_BYTES = 32
-# A page of SQLite's has at least so many, and a database at least one page.
+# SQLite's smallest page. A database has at least one page.
 DATABASE_BYTES_MIN = 512
-# Keys, tokens and certificates have a few kilobytes; whatever is larger was not written by a hub.
+# Keys, tokens and certificates have a few kilobytes; a hub writes no larger file.
 FILE_BYTES_MAX = 1024 * 1024
 _MISSING = "missing"
-# How the folder begins in which a restore unpacks; one that is there afterwards is of one that was cut short.
+# Prefix of the folder in which a restore unpacks. An interrupted restore leaves it behind.
 RESTORING = ".restore-"
-# A statement that was signed (auth/key_rotation.py).
+# A signed statement (auth/key_rotation.py).
 _STATEMENT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 _NO_LOCKS = "choose a data_dir on a file system that has locks and sockets"
-# What helps where the system refuses a file of the folder.
+# The next step for each system error on a file of the folder.
 _NEXT_STEPS = {
     errno.ENOENT: "restore it from a backup",
     errno.ENOSPC: "free some of the disk",
@@ -57,7 +57,7 @@ _NEXT_STEPS = {
     errno.EACCES: "run this as the user that the data folder belongs to",
     errno.EISDIR: "move that folder away",
     errno.EEXIST: "it is no folder, so move it away",
-    # Of flock(2) and bind(2), as on some file systems of a network.
+    # From flock(2) and bind(2) on some network file systems.
     errno.ENOLCK: _NO_LOCKS,
     errno.ENOSYS: _NO_LOCKS,
     errno.EOPNOTSUPP: _NO_LOCKS,
@@ -82,40 +82,40 @@ class FolderInUseError(DataDirError):
 
 @attrs.define(eq=False)
 class FolderLock:
-    """The folder's lock: whoever holds it may listen for the hub's clients, and replace the folder's files.
+    """The folder's lock. Its holder may listen for the hub's clients, and replace the folder's files.
 
-    It belongs to the open file and not to the process, so that a hub can give it to the one that replaces it:
-    a process that was sent the descriptor holds the same lock, and it is free when both have closed it.
+    The lock belongs to the open file and not to the process, so a handover can pass it on: a process that
+    receives the descriptor holds the same lock, and the lock is free when both have closed it.
     """
 
     descriptor: int
 
     def sign(self) -> None:
-        """Write down which process it is, for whoever finds the folder in use."""
+        """Write this process's id into the file, for the error message of FolderInUseError."""
         os.pwrite(self.descriptor, f"{os.getpid():<19}\n".encode("ascii"), 0)
 
     def signature(self) -> str:
-        """Which process has signed."""
+        """Return the process id that `sign` has written."""
         return os.pread(self.descriptor, 20, 0).decode("ascii", "replace").strip()
 
     def release(self) -> None:
-        """Close this process's hold on it; a second call does nothing."""
+        """Close this process's descriptor of the lock; a second call does nothing."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            # Not by LOCK_UN, which would take it from the process that it was given to.
+            # Not by LOCK_UN, which would also release it for the process that it was passed to.
             os.close(descriptor)
 
 
 @attrs.frozen
 class SigningKeys:
-    """The hub's signing keys: one signs, all verify, so that a rotation has an overlap."""
+    """The hub's signing keys: one signs, and all verify, for the overlap of a rotation."""
 
     active: SigningKey
     all: tuple[SigningKey, ...]
     succession: tuple[str, ...] = ()
     """The statements that lead from older keys to the active one, oldest first."""
     public: KeySet = attrs.field(init=False)
-    """What agents verify with, and the hub what it issued; the active key stands first."""
+    """For agents, and for the hub to verify its own tokens; the active key is the first."""
 
     @public.default
     def _public_of_all(self) -> KeySet:
@@ -124,13 +124,13 @@ class SigningKeys:
 
     @property
     def pins(self) -> KeySet:
-        """What a relay that is enrolled now is given: no key that is about to go."""
+        """The keys that a newly enrolled relay gets: none that is about to be removed."""
         return KeySet([self.active.public])
 
 
 @attrs.frozen
 class AdminEndpoint:
-    """Where the admin API of this folder's hub listens, and the one certificate it presents there."""
+    """The URL of this hub's admin API, and the certificate that it presents."""
 
     url: str
     certificate_pem: str
@@ -138,16 +138,16 @@ class AdminEndpoint:
 
 @attrs.frozen
 class DataDir:
-    """Paths and contents of the folder; `open` makes it fit for use."""
+    """Paths and contents of the folder; `open` creates and checks it."""
 
     path: Path
 
     @classmethod
     def open(cls, path: Path) -> DataDir:
-        """Make the folder if it is missing and check that no one else can look in; raises DataDirError."""
+        """Make the folder if it is missing, and check that only its owner has access; raises DataDirError."""
         try:
             _make_folder(path)
-            # A folder that others can read may already have been read: say so instead of hiding it.
+            # Other users may already have read an open folder, so report it instead of changing its mode.
             check_private(path)
             for name in ("keys", "tls"):
                 (path / name).mkdir(mode=0o700, exist_ok=True)
@@ -158,7 +158,7 @@ class DataDir:
         return cls(path)
 
     def check_folder(self) -> bool:
-        """Return whether the folder is there, and raise DataDirError where `open` would fail.
+        """Return whether the folder exists; raises DataDirError where `open` would fail.
 
         Changes nothing.
         """
@@ -169,7 +169,7 @@ class DataDir:
             if not self.path.is_dir():
                 raise DataDirError(_no_folder(self.path))
             check_private(self.path)
-            for folder in (self.path, self.keys_dir, self.tls_dir, self.boots_dir):
+            for folder in (self.path, self.keys_dir, self.tls_dir, self.instances_dir):
                 if is_there(folder):
                     check_writable(folder)
         except OSError as error:
@@ -182,9 +182,9 @@ class DataDir:
             raise DataDirError(fault)
 
     def faults_of_databases(self) -> Iterator[str]:
-        """Report missing and damaged databases; a start would replace a missing one with an empty one.
+        """Yield a message for each missing or damaged database. A start would replace it by an empty one.
 
-        A missing trail is no fault here: only the store knows whether there should be one.
+        A missing trail is not reported here: only the store knows whether one must exist.
         """
         if not is_there(self._endpoint_file):
             cut = next(self.path.glob(f"{RESTORING}*"), None)
@@ -238,7 +238,7 @@ class DataDir:
 
     @property
     def _endpoint_file(self) -> Path:
-        # Written by a hub that has started, when all else is there.
+        # A hub writes it last in its start, so it shows that all other files were made.
         return self.path / "admin.json"
 
     @property
@@ -246,11 +246,11 @@ class DataDir:
         return self.path / "hub.lock"
 
     @property
-    def door_file(self) -> Path:
+    def restart_socket_file(self) -> Path:
         return self.path / "hub.sock"
 
     @property
-    def boots_dir(self) -> Path:
+    def instances_dir(self) -> Path:
         return self.path / "boots"
 
     @property
@@ -258,9 +258,9 @@ class DataDir:
         return self.path / "admin-token"
 
     def lock(self) -> FolderLock:
-        """Hold the folder for one process, until it is released or the process ends, however it ends.
+        """Lock the folder until the lock is released or the process ends, for any reason.
 
-        Raises FolderInUseError when another process holds it, DataDirError when its file cannot be used.
+        Raises FolderInUseError when another process holds it, and DataDirError when its file cannot be used.
         """
         try:
             lock = FolderLock(os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -278,7 +278,7 @@ class DataDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for the block; raises FolderInUseError."""
+        """Lock the folder for the block; raises FolderInUseError."""
         lock = self.lock()
         try:
             yield
@@ -287,28 +287,28 @@ class DataDir:
 
     def signing_keys(self) -> SigningKeys:
         """Load the signing keys, making the first one at the first start; raises DataDirError."""
-        found = self.made_signing_keys()
+        found = self.existing_signing_keys()
         if found is not None:
             return found
-        # Of a first start that was cut short: the key is as good as a new one.
+        # An interrupted first start may have left a key, which is as good as a new one.
         first = next(iter(self._keys().values()), None) or SigningKey.generate()
         return self.store_signing_keys(SigningKeys(first, (first,)))
 
-    def made_signing_keys(self) -> SigningKeys | None:
-        """Load the signing keys; None where a first start has not made them. Raises DataDirError."""
+    def existing_signing_keys(self) -> SigningKeys | None:
+        """Load the signing keys; None before the first start has made them. Raises DataDirError."""
         keys = self._keys()
         active_file = self.keys_dir / "active"
         if not keys and is_there(self.store_file):
             raise DataDirError(
                 f"{self.keys_dir} holds no signing key, though this hub has run before: "
-                "restore a backup, for relays trust only the keys that they were given"
+                "restore a backup, since relays trust only the keys of their enrolment"
             )
         if not keys or (len(keys) == 1 and not (is_there(active_file) or is_there(self.store_file))):
             return None
         kid = read_private(active_file).decode("ascii", "replace").strip() if is_there(active_file) else ""
         if kid not in keys:
             raise DataDirError(
-                f"{active_file}: names no key that is there; write one of {', '.join(keys)} into it"
+                f"{active_file}: names no existing key; write one of {', '.join(keys)} into it"
             )
         return SigningKeys(keys[kid], tuple(keys.values()), self._succession())
 
@@ -328,29 +328,29 @@ class DataDir:
         if not is_there(self.keys_dir):
             return []
         try:
-            # Path.glob would take a folder that cannot be looked into for an empty one.
+            # Path.glob would treat an unreadable folder as an empty one.
             return sorted(file for file in self.keys_dir.iterdir() if file.suffix == ".pem")
         except OSError as error:
-            raise DataDirError(f"cannot look into {self.keys_dir}: {explained(error)}") from error
+            raise DataDirError(f"cannot read {self.keys_dir}: {explained(error)}") from error
 
     def _succession(self) -> tuple[str, ...]:
         file = self.keys_dir / "succession"
         there = is_there(file)
         statements = tuple(read_private(file).decode("ascii", "replace").split()) if there else ()
-        # It is written before `active`, also where no key has named another yet.
+        # Written before `active`, even before the first rotation.
         if not there or not all(map(_STATEMENT.fullmatch, statements)):
             raise DataDirError(
                 f"{file}: {'damaged' if there else 'missing'}; restore it from a backup, or make it an empty "
-                f"file and give each relay that was enrolled before the last rotation its manifests anew "
+                "file and apply new manifests for each relay that was enrolled before the last rotation "
                 "(hawse admin cluster key)"
             )
         return statements
 
     def store_signing_keys(self, keys: SigningKeys) -> SigningKeys:
-        """Make the folder hold exactly these, and return them; raises DataDirError.
+        """Make the folder hold exactly these keys, and return them; raises DataDirError.
 
-        A crash in between leaves keys with which the hub starts: what is new is there before `active` names
-        it, and what is old goes last.
+        A crash in between leaves keys with which the hub starts: a new key is written before `active` names
+        it, and old keys are removed last.
         """
         try:
             self._store_signing_keys(keys)
@@ -373,22 +373,22 @@ class DataDir:
 
     def pepper(self) -> bytes:
         """Load the pepper, making it at the first start; raises DataDirError."""
-        found = self.made_pepper()
+        found = self.existing_pepper()
         if found is not None:
             return found
         pepper = secrets.token_bytes(PEPPER_BYTES)
         write_private(self._pepper_file, pepper.hex().encode("ascii") + b"\n")
         return pepper
 
-    def made_pepper(self) -> bytes | None:
-        """Load the pepper; None where a first start has not made it. Raises DataDirError."""
+    def existing_pepper(self) -> bytes | None:
+        """Load the pepper; None before the first start has made it. Raises DataDirError."""
         file = self._pepper_file
         if not is_there(file):
             if not is_there(self.store_file):
                 return None
             raise DataDirError(
                 f"{file} is missing, though this hub has run before: restore a backup, "
-                "for without it no API key can be recognised"
+                "since without it no API key is recognised"
             )
         try:
             pepper = bytes.fromhex(read_private(file).decode("ascii"))
@@ -399,7 +399,7 @@ class DataDir:
         return pepper
 
     def admin_token(self) -> str | None:
-        """The token that `hawse admin` on this machine uses; None when there is none. Raises DataDirError."""
+        """Return the token of `hawse admin` on this machine; None when there is none. Raises DataDirError."""
         if not is_there(self.admin_token_file):
             return None
         try:
@@ -410,18 +410,18 @@ class DataDir:
             ) from error
 
     def make_admin_token(self) -> str:
-        """Write a new token for `hawse admin` on this machine; the caller enters it in the store."""
+        """Write a new token for `hawse admin` on this machine; the caller adds it to the store."""
         token = new_api_key(secrets.token_bytes(32))
         write_private(self.admin_token_file, token.encode("ascii") + b"\n")
         return token
 
     def write_admin_endpoint(self, endpoint: AdminEndpoint) -> None:
-        """Tell `hawse admin` on this machine where the admin API listens."""
+        """Write the admin API's address for `hawse admin` on this machine."""
         text = json.dumps({"url": endpoint.url, "certificate_pem": endpoint.certificate_pem}, indent=1)
         write_private(self._endpoint_file, text.encode("utf-8") + b"\n")
 
     def admin_endpoint(self) -> AdminEndpoint | None:
-        """Where the hub of this folder last listened; None before its first start. Raises DataDirError."""
+        """Return where the admin API last listened; None before the first start. Raises DataDirError."""
         file = self._endpoint_file
         if not is_there(file):
             return None
@@ -433,7 +433,7 @@ class DataDir:
 
 
 def _make_folder(path: Path) -> None:
-    """Make the folder where it is missing; raises FileExistsError for a file, DataDirError for all else."""
+    """Make the folder if it is missing; raises FileExistsError for a file, else DataDirError."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
@@ -441,7 +441,7 @@ def _make_folder(path: Path) -> None:
     except OSError as error:
         if os.path.lexists(path):
             raise
-        raise DataDirError(fault_of_absence(path, error)) from error
+        raise DataDirError(fault_of_missing_folder(path, error)) from error
 
 
 def _no_folder(path: str | Path) -> str:
@@ -456,11 +456,11 @@ def _check_parent(path: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         check_writable(above)
     except OSError as error:
-        raise DataDirError(fault_of_absence(path, error)) from error
+        raise DataDirError(fault_of_missing_folder(path, error)) from error
 
 
 def check_writable(path: Path, *, folder: bool = True) -> None:
-    """Raise the OSError that the use of a folder, or of a file of ours, would meet."""
+    """Raise the OSError that writing to a folder or a file would raise."""
     number = 0
     if path.is_dir() is not folder:
         number = errno.ENOTDIR if folder else errno.EISDIR
@@ -472,9 +472,9 @@ def check_writable(path: Path, *, folder: bool = True) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
 
-def fault_of_absence(path: Path, error: OSError) -> str:
-    """Say that the data folder is missing, and why a hub cannot make it."""
-    # Not Path.is_dir, which raises below a folder that is closed to us.
+def fault_of_missing_folder(path: Path, error: OSError) -> str:
+    """Return the message for a missing data folder, and why the hub cannot make it."""
+    # Not Path.is_dir, which raises below a folder without access.
     above = next(folder for folder in path.absolute().parents if os.path.isdir(folder))
     return (
         f"the data folder {path} does not exist, and cannot be made in {above}: {error.strerror}: "
@@ -483,9 +483,9 @@ def fault_of_absence(path: Path, error: OSError) -> str:
 
 
 def _fault_of_database(file: Path) -> str:
-    """What is wrong with a database that is too small to be one; empty when it may be one.
+    """Return what is wrong with a file that is too small for a database; empty when it may be one.
 
-    SQLite itself takes some of these for a new one.
+    SQLite would treat some of these files as a new database.
     """
     if not is_there(file):
         return _MISSING
@@ -496,9 +496,9 @@ def _fault_of_database(file: Path) -> str:
 
 
 def is_there(file: Path) -> bool:
-    """Return whether there is such a file; raises DataDirError when that cannot be told.
+    """Return whether a file exists; raises DataDirError when the check fails.
 
-    Path.exists calls it missing then, from Python 3.14 on, and a missing secret is one that is made anew.
+    From Python 3.14 on Path.exists returns False then, and the hub would replace a secret that exists.
     """
     try:
         file.stat()
@@ -510,13 +510,13 @@ def is_there(file: Path) -> bool:
 
 
 def explained(error: OSError) -> str:
-    """What the system says of a file in the folder, and the next step where that is known."""
+    """Return the system's message for an error on a file of the folder, with the next step if known."""
     step = _NEXT_STEPS.get(error.errno or 0)
     return f"{error.strerror}: {step}" if step else str(error.strerror)
 
 
 def check_private(path: Path) -> None:
-    """Raise DataDirError when anyone but the owner has rights on the path."""
+    """Raise DataDirError when other users have access to the path."""
     status = path.stat()
     if status.st_uid != os.geteuid():
         raise DataDirError(
@@ -526,7 +526,7 @@ def check_private(path: Path) -> None:
     if stat.S_IMODE(status.st_mode) & 0o077:
         kind = "700" if path.is_dir() else "600"
         raise DataDirError(
-            f"{path} is open to other users: run chmod {kind} {path}, and consider its secrets known"
+            f"{path} is open to other users: run chmod {kind} {path}, and treat its secrets as disclosed"
         )
 
 
@@ -544,9 +544,9 @@ def read_private(file: Path) -> bytes:
 
 
 def write_private(file: Path, data: bytes) -> None:
-    """Replace a file as a whole, readable by its owner alone from the first byte; raises DataDirError.
+    """Replace a file atomically, readable by its owner alone from the first byte; raises DataDirError.
 
-    A crash leaves the old file or the new one, never half of it: half a pepper would be a lost one.
+    A crash leaves the old file or the new one, never a part: half a pepper would be a lost pepper.
     """
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.new")
     try:

@@ -50,7 +50,7 @@ def test_an_address_in_use_ends_the_hub_by_one_line(tmp_path: Path) -> None:
 
 def test_a_hub_for_others_that_calls_itself_localhost_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "hub").touch()
-    warned = "it listens on 0.0.0.0:8443 for other machines, and tells them that it is {}: set public_url"
+    warned = "it listens on 0.0.0.0:8443 for other machines, but its public_url is {}: set public_url"
     for url, count in (("https://localhost:8443", 1), ("https://hub.example", 0)):
         result = run(tmp_path, LISTEN="0.0.0.0:8443", PUBLIC_URL=url)
         assert result.stderr.count(warned.format(url)) == count

@@ -30,8 +30,8 @@ def accept(reach: Reach, /, yes: bool) -> None:
     from audit.errors import AuditUnavailable
     from audit.record import Event, Kind
     from audit.store import AuditStore, TrailMark
-    from proxy.hub.home.boots import Boots
     from proxy.hub.home.datadir import DataDir, DataDirError, is_there
+    from proxy.hub.home.hub_instances import HubInstances
     from proxy.hub.store.errors import StoreUnavailableError
     from proxy.hub.store.store import Store
 
@@ -41,8 +41,8 @@ def accept(reach: Reach, /, yes: bool) -> None:
             raise CommandError(
                 f"{data.path} is not a hub's data folder: name it with --data-dir or HAWSE_HUB_DATA_DIR"
             )
-        living = Boots(data.boots_dir).living()
-        store = Store(data.store_file, org="main", clock=time.time, shared=bool(living))
+        running = HubInstances(data.instances_dir).running()
+        store = Store(data.store_file, org="main", clock=time.time, shared=bool(running))
         try:
             known = store.snapshot().trail
             if known is None:

@@ -17,9 +17,9 @@ import pytest
 
 from auth.keys import SigningKey
 from proxy.hub.admin.backup import BackupError, backup, restore
-from proxy.hub.home.boots import Boots
 from proxy.hub.home.datadir import AdminEndpoint, DataDir, DataDirError, SigningKeys, read_private
 from proxy.hub.home.devca import ensure_certificate
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.store import Store
 
 
@@ -316,7 +316,7 @@ def test_a_running_hub_is_not_restored_into(hub: DataDir, tmp_path: Path) -> Non
 
 def test_nor_is_one_that_only_finishes_what_it_has_begun(hub: DataDir, tmp_path: Path) -> None:
     backup(hub.path, tmp_path / "hub.tar")
-    with Boots(hub.boots_dir).announced("boot"):
+    with HubInstances(hub.instances_dir).registered("boot"):
         with pytest.raises(BackupError, match="wait for its end"):
             restore(hub.path, tmp_path / "hub.tar", overwrite=True)
     restore(hub.path, tmp_path / "hub.tar", overwrite=True)

@@ -36,7 +36,7 @@ from proxy.hub.calls.live import (
     LiveCall,
     LiveCalls,
 )
-from proxy.hub.home.boots import Boots
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
@@ -604,11 +604,11 @@ async def test_a_call_whose_relay_is_being_dialled_is_ended_too(bench: Bench) ->
 
 
 async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench, tmp_path: Path) -> None:
-    boots = Boots(tmp_path / "boots")
-    sessions = LiveSessions(bench.calls.live, boots, "new")
-    with boots.announced("new"):
+    instances = HubInstances(tmp_path / "boots")
+    sessions = LiveSessions(bench.calls.live, instances, "new")
+    with instances.registered("new"):
         assert await sessions.hubs_beside() == 0
-        with boots.announced("old"):
+        with instances.registered("old"):
             assert await sessions.hubs_beside() == 1
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = talk(bench, nursery, exec_request(bench))

@@ -155,7 +155,9 @@ def test_a_ca_whose_certificate_was_lost_is_not_silently_replaced(tls: Path, gon
     key = (tls / "ca.key").read_bytes()
     for name in gone:
         (tls / name).unlink()
-    with pytest.raises(DataDirError, match=r"/ca\.pem is missing beside .*/ca\.key: put a copy there"):
+    with pytest.raises(
+        DataDirError, match=r"/ca\.pem is missing beside .*/ca\.key: restore it from a backup"
+    ):
         ensure_certificate(tls, (), NOW)
     assert (tls / "ca.key").read_bytes() == key
 

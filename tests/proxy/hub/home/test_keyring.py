@@ -137,7 +137,7 @@ async def test_a_key_that_cannot_be_deleted_ends_no_hub_and_is_tried_again(
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ring.run)
-            await until(lambda: "cannot drop a signing key" in caplog.text)
+            await until(lambda: "cannot drop an expired signing key" in caplog.text)
             assert ring.retiring() == {old: START + OVERLAP_S}
             file.rmdir()
             await until(lambda: not ring.retiring())
