@@ -115,7 +115,8 @@ def _ca(account: Account) -> Document:
         return {}
     if len(account.ca_pem) > EMBEDDED_CA_BYTES_MAX:
         raise AgentError(
-            f"the login's CA has {len(account.ca_pem)} bytes, and kubectl's limit is {EMBEDDED_CA_BYTES_MAX}: "
+            f"the login's CA has {len(account.ca_pem)} bytes, and kubectl's limit is "
+            f"{EMBEDDED_CA_BYTES_MAX}: "
             "log in again with only the hub's own CA, or use the system's CAs with --no-embed-ca"
         )
     return {"certificate-authority-data": base64.b64encode(account.ca_pem.encode()).decode("ascii")}
