@@ -54,7 +54,7 @@ from auth.tokens import access_audience, hub_audience, issue_access, verify_acce
 from auth.tokens import verify_assertion as verify
 from proxy.hub.calls.limits import Bucket
 from proxy.hub.home.config import LimitsConfig
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
 from proxy.hub.identity.federation import Federated
 from proxy.hub.identity.issuers import IssuerKeys

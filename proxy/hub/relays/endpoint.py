@@ -21,7 +21,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import RELAY_GROUP
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.replay import SeenTokens
 from proxy.hub.identity.replay_store import SeenStore
 from proxy.hub.relays.accept_limit import AcceptLimit

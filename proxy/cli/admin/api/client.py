@@ -219,13 +219,14 @@ def _is_https(url: str) -> bool:
 
 
 def _local(folder: Path, token: str) -> AdminClient:
-    from proxy.hub.home.datadir import DataDir, DataDirError
+    from proxy.hub.home.datadir import DataDir
+    from proxy.hub.home.private_files import DataDirError
 
     data = DataDir(folder)
     user = "" if token else local_user(os.environ)
     try:
-        endpoint = data.admin_endpoint()
-        token = token or data.admin_token() or ""
+        endpoint = data.admin.endpoint()
+        token = token or data.admin.token() or ""
     except DataDirError as error:
         raise CommandError(
             f"{error}: name the hub's data folder with --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"

@@ -22,7 +22,7 @@ from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_access, issue_assertion, verify_access
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
 from proxy.hub.identity.replay_store import SeenStore
 from proxy.hub.identity.token import TokenEndpoint

@@ -23,7 +23,7 @@ from auth.key_rotation import issue_rotation
 from auth.keys import SigningKey
 from auth.principal import Principal
 from proxy.hub.authorize.events import Trail
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.relays import direct
 from proxy.hub.relays.contexts import RENEW_AFTER_S
 from proxy.hub.relays.direct import DirectRelays
