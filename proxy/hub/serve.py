@@ -122,7 +122,7 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
         close_calls_of_ended_hubs,
         home.instances, home.boot, home.data.audit_file, hub.records.masks, time.time,
     )  # fmt: skip
-    start(directory.run_look)
+    start(directory.run_poll)
     direct = _start_direct(hub)
     live_relays = LiveRelays(hub.registry, time.time, direct)
     metrics = hub_metrics(directory, live_relays)

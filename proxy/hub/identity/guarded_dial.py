@@ -11,7 +11,7 @@ import ssl
 
 import trio
 
-from proxy.hub.store.names import is_nobodys, is_public
+from proxy.hub.store.names import is_never_allowed, is_public
 from tunnel.net.connect import NO_NAME, open_first, wrap_client
 
 # Where a URL names no port.
@@ -35,7 +35,7 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
     refusal = f"{host} has no address"
     for *_, (address, *_) in found:
         there = ipaddress.ip_address(address)
-        if is_nobodys(there):
+        if is_never_allowed(there):
             refusal = f"{host} leads to {address}, where nobody that the hub asks can be"
         elif not private and not is_public(there):
             # Of a cluster or of an issuer: both are added by a command with that option.

@@ -1,7 +1,7 @@
 """The hub's store: teams, agents, clusters and keys in SQLite, through SQLAlchemy Core.
 
-Each public method is one transaction (proxy.hub.store.database). The rules of names stand here, once, below
-every way in (API, command line, tests).
+Each public method is one transaction (proxy.hub.store.database). Names are checked here, below all callers
+(API, command line, tests).
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from proxy.hub.store.roles import Role
 from proxy.hub.store.snapshot import SnapshotReader
 from proxy.listener.unauthenticated import place_of
 
-# One is replaced by another; more are replacements that nobody finished.
+# A replacement needs two keys; more are unfinished replacements.
 RELAY_KEYS_PER_CLUSTER_MAX = 4
-# A pod brings a new instance id each time it starts; the older ones tell an operator nothing.
+# A pod has a new instance id after each start; an operator needs only the latest ones.
 RELAY_INSTANCES_KEPT = 16
 
 
 @attrs.frozen
 class RelayContact:
-    """A relay instance as it presents itself when it connects."""
+    """The data of a relay instance that connects."""
 
     cluster_id: str
     instance: str
@@ -48,7 +48,7 @@ class RelayContact:
 
 
 class Store(Credentials, Federation, Policies):
-    """The database of one hub. `clock` gives epoch seconds."""
+    """The database of one hub. `clock` returns epoch seconds."""
 
     def __init__(self, path: Path, *, org: str, clock: Callable[[], float], shared: bool = False) -> None:
         super().__init__(path, org=org, clock=clock, shared=shared)
@@ -57,23 +57,22 @@ class Store(Credentials, Federation, Policies):
     # -- reading
 
     def snapshot(self) -> Snapshot:
-        """Read everything that the way of a request needs, as of one moment.
+        """Read everything that requests need, in one consistent state.
 
-        A row that this code would not have written is left out, and told by the snapshot's `faults`: a name
-        that must not act is refused here once more, whoever put it there. It costs its own agent, team or key
-        and nothing else, or every later change, the locking of an agent too, would wait until it is mended.
-        Raises StoreUnavailableError.
+        An invalid row is ignored and listed in the snapshot's `faults`: names are checked again, because
+        other programs may have written the row. Only its own agent, team or key is affected. Otherwise one
+        bad row would block every later change, even the locking of an agent. Raises StoreUnavailableError.
         """
         faults: list[str] = []
         try:
             with self._transaction() as connection:
                 return self._reader.read(connection, self._read_bundle(connection, faults), faults)
         except (ValueError, TypeError, RecursionError) as error:
-            # Of JSON that is none, or is something else than what stands there, or is nested too deep.
-            raise StoreUnavailableError(f"the store holds what cannot be read: {error}") from error
+            # Invalid JSON, JSON of another shape, or too deeply nested.
+            raise StoreUnavailableError(f"the store holds a row that cannot be read: {error}") from error
 
     def relay_instances(self) -> list[RelayInstance]:
-        """Every relay instance that is remembered, by cluster and the time it was last seen."""
+        """All stored relay instances, by cluster and the time they were last seen."""
         query = (
             sa.select(t.relay_instances, t.clusters.c.name.label("cluster"))
             .join(t.clusters)
@@ -87,8 +86,8 @@ class Store(Credentials, Federation, Policies):
     def add_team(self, name: str, clusters: Iterable[str] = (), *, reuse_name: bool = False) -> str:
         """Add a team, grant it clusters, and return its id.
 
-        The name of a removed team is refused, since clusters may still give rights to its group; `reuse_name`
-        says that they do not. Raises InvalidError, ConflictError, NotFoundError for a cluster.
+        The name of a removed team is refused, because clusters may still grant rights to its group; with
+        `reuse_name` it is allowed. Raises InvalidError, ConflictError, NotFoundError for a cluster.
         """
         check_name("team", name)
         with self._transaction() as connection:
@@ -110,7 +109,7 @@ class Store(Credentials, Federation, Policies):
             return team_id
 
     def remove_team(self, name: str) -> str:
-        """Remove a team and its grants, and return its id; its name stays taken.
+        """Remove a team and its grants, and return its id; its name stays reserved.
 
         Raises NotFoundError, ConflictError while an agent is in it.
         """
@@ -176,10 +175,10 @@ class Store(Credentials, Federation, Policies):
             return agent_id, self._add_key(connection, agent_id, key_hash, key_hint)
 
     def change_agent_teams(self, name: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> str:
-        """Put an agent into teams and take it out of others, and return its id.
+        """Add an agent to teams and remove it from others, and return its id.
 
-        By what changes, not by what is left: of two operators at once neither undoes the other's change.
-        Raises InvalidError, NotFoundError, ConflictError.
+        The arguments are the differences, so two concurrent changes do not undo each other. Raises
+        InvalidError, NotFoundError, ConflictError.
         """
         with self._transaction() as connection:
             agent = find_agent(connection, name)
@@ -198,11 +197,11 @@ class Store(Credentials, Federation, Policies):
         return self._set_state(name, AgentState.LOCKED)
 
     def unlock_agent(self, name: str) -> str:
-        """Let an agent in again; returns its id. Raises NotFoundError, ConflictError."""
+        """Accept an agent again; returns its id. Raises NotFoundError, ConflictError."""
         return self._set_state(name, AgentState.ACTIVE)
 
     def retire_agent(self, name: str) -> str:
-        """Remove an agent for good: its keys are revoked, its name stays taken; returns its id.
+        """Remove an agent for good: its keys are revoked, its name stays reserved; returns its id.
 
         Raises NotFoundError, ConflictError.
         """
@@ -246,8 +245,8 @@ class Store(Credentials, Federation, Policies):
     ) -> str:
         """Add a cluster and return its id.
 
-        A tunnel relay has a key, by which the hub knows it; a direct one is known by its certificate.
-        Raises InvalidError, ConflictError, NotFoundError.
+        A relay in tunnel mode authenticates with its key, one in direct mode with its certificate. Raises
+        InvalidError, ConflictError, NotFoundError.
         """
         check_name("cluster name", name)
         check_labels(labels or {})
@@ -256,7 +255,7 @@ class Store(Credentials, Federation, Policies):
         ):
             raise InvalidError("a tunnel relay dials the hub: relay URL and CA belong to mode direct")
         if mode is Mode.TUNNEL and relay_key is None:
-            raise InvalidError("mode tunnel needs the public key by which the relay proves itself")
+            raise InvalidError("mode tunnel needs the public key with which the relay authenticates")
         if mode is Mode.DIRECT:
             if relay_url is None:
                 raise InvalidError(
@@ -266,8 +265,8 @@ class Store(Credentials, Federation, Policies):
         if relay_ca_pem is not None and len(relay_ca_pem) > PEM_LENGTH_MAX:
             raise InvalidError(f"the relay's CA exceeds {PEM_LENGTH_MAX} characters")
         with self._transaction() as connection:
-            anew = f": `hawse admin cluster key {name}` prints its relay's manifests with a new key"
-            step = anew if mode is Mode.TUNNEL else ""
+            new_key = f": `hawse admin cluster key {name}` prints its relay's manifests with a new key"
+            step = new_key if mode is Mode.TUNNEL else ""
             refuse_taken(connection, t.clusters, "cluster", name, next_step=step)
             cluster_id = new_id()
             connection.execute(
@@ -290,7 +289,7 @@ class Store(Credentials, Federation, Policies):
             return cluster_id
 
     def grant(self, cluster: str, team: str) -> str:
-        """Let a team's agents reach a cluster, and return the cluster's id.
+        """Grant a team access to a cluster, and return the cluster's id.
 
         Raises NotFoundError, ConflictError.
         """
@@ -302,7 +301,10 @@ class Store(Credentials, Federation, Policies):
             return cluster_id
 
     def revoke(self, cluster: str, team: str) -> str:
-        """Take a cluster from a team, and return the cluster's id; raises NotFoundError, ConflictError."""
+        """Revoke a team's access to a cluster, and return the cluster's id.
+
+        Raises NotFoundError, ConflictError.
+        """
         with self._transaction() as connection:
             cluster_id, team_id = _pair(connection, cluster, team)
             if connection.execute(_grant(cluster_id, team_id)).first() is None:
@@ -317,7 +319,8 @@ class Store(Credentials, Federation, Policies):
     def replace_relay_key(self, cluster: str, relay_key: PublicKey, *, keep_old: bool) -> str:
         """Give a cluster's relay a new key, and return the cluster's id.
 
-        The old ones go at once unless they are kept for an overlap. Raises NotFoundError, ConflictError.
+        The old keys are removed, unless `keep_old` keeps them for an overlap. Raises NotFoundError,
+        ConflictError.
         """
         with self._transaction() as connection:
             cluster_id = str(find(connection, t.clusters, "cluster", cluster).id)
@@ -327,9 +330,9 @@ class Store(Credentials, Federation, Policies):
             return cluster_id
 
     def drop_old_relay_keys(self, cluster: str) -> list[str]:
-        """Drop all keys of a cluster's relay but the newest, and return the kids of those.
+        """Remove all keys of a cluster's relay except the newest, and return the kids of the removed ones.
 
-        Raises NotFoundError, and ConflictError when there is none to drop.
+        Raises NotFoundError, and ConflictError when there is only one.
         """
         with self._transaction() as connection:
             cluster_id = str(find(connection, t.clusters, "cluster", cluster).id)
@@ -342,7 +345,7 @@ class Store(Credentials, Federation, Policies):
             return kids[:-1]
 
     def pin_cluster(self, cluster_id: str, uid: str) -> str:
-        """Pin a cluster to the UID that a relay states, unless it is pinned; returns the UID that stands.
+        """Pin a cluster to a relay's UID, unless it is pinned already; returns the pinned UID.
 
         Empty when the cluster was just removed, which is no error.
         """
@@ -386,7 +389,7 @@ class Store(Credentials, Federation, Policies):
                 f"the cluster has {count} relay keys: replace them without keeping the old ones"
             )
         now = self._clock()
-        # Which one is the newest is told by this alone, also where the clock was set back since.
+        # Only this time shows which key is the newest, even after the clock was set back.
         created_at = now if newest is None else max(now, math.nextafter(newest, math.inf))
         connection.execute(
             sa.insert(t.relay_keys).values(
@@ -397,10 +400,10 @@ class Store(Credentials, Federation, Policies):
     # -- relays
 
     def relay_connected(self, contact: RelayContact) -> str:
-        """Remember that a relay instance connected, and return what is new about it, in words.
+        """Store that a relay instance connected, and return a description of what is new about it.
 
-        Empty when its cluster has seen instance and address before. A cluster that was just removed is no
-        error.
+        Empty when the cluster had this instance and this address before. A cluster that was just removed is
+        no error.
         """
         now = self._clock()
         row = {**attrs.asdict(contact), "connected_at": now, "last_seen_at": now, "disconnected_at": None}
@@ -430,14 +433,14 @@ class Store(Credentials, Federation, Policies):
             news = []
             if contact.instance not in {row.instance for row in before}:
                 news.append("an instance that was not seen before")
-            # In IPv6 a machine takes another address of its network each day (RFC 8981).
+            # By network: an IPv6 machine changes its address within its network daily (RFC 8981).
             if place_of(contact.address) not in {place_of(row.address) for row in before}:
                 known_from = ", ".join(sorted({row.address for row in before})[:5]) or "none"
                 news.append(f"an address that was not seen before (known: {known_from})")
             return "; ".join(news)
 
     def relay_disconnected(self, cluster_id: str, instance: str, boot: str) -> None:
-        """Remember that a relay instance left; a later boot of the same instance is not touched."""
+        """Store that a relay instance disconnected; a later boot of the same instance is not changed."""
         now = self._clock()
         with self._transaction() as connection:
             connection.execute(
@@ -447,13 +450,13 @@ class Store(Credentials, Federation, Policies):
             )
 
     def clusters_seen(self, since: float) -> set[str]:
-        """The ids of the clusters of which a relay was last seen after `since`."""
+        """The ids of the clusters with a relay that was last seen after `since`."""
         seen = t.relay_instances.c
         with self._transaction() as connection:
             return set(connection.scalars(sa.select(seen.cluster_id).where(seen.last_seen_at > since)))
 
     def close_relays(self) -> None:
-        """Mark every relay as gone, when a hub starts: those of its last run ended with it."""
+        """Mark all relays as disconnected: at a hub's start none is connected yet."""
         with self._transaction() as connection:
             connection.execute(
                 sa.update(t.relay_instances)
@@ -472,9 +475,9 @@ class Store(Credentials, Federation, Policies):
         relays: Mapping[tuple[str, str], float],
         trail: TrailMark | None = None,
     ) -> None:
-        """Write down when each was last used or seen: its id (of a relay: cluster id and instance) → when.
+        """Store the last-used times by id, for relays by cluster id and instance.
 
-        And how far the audit trail has come.
+        Also stores the trail's highest number.
         """
         with self._transaction() as connection:
             for table, used in (
@@ -500,7 +503,7 @@ class Store(Credentials, Federation, Policies):
     # -- the audit trail
 
     def accept_trail(self, trail: TrailMark | None) -> None:
-        """Take this trail for the hub's from now on; with None, whichever the next hub finds."""
+        """Accept this trail as the hub's from now on; with None, the next start accepts any trail."""
         with self._transaction() as connection:
             connection.execute(sa.delete(t.audit_trail))
             if trail is not None:
@@ -511,17 +514,17 @@ class Store(Credentials, Federation, Policies):
     def add_admin_token(
         self, name: str, token_hash: str, *, role: Role, expires_at: float | None = None
     ) -> str:
-        """Enter a token of the admin API and return its id; raises InvalidError, ConflictError."""
+        """Add a token of the admin API and return its id; raises InvalidError, ConflictError."""
         check_name("token name", name)
         if name == LOCAL_TOKEN_NAME:
-            raise InvalidError(f"the token {name} is the one that a hub makes itself: choose another name")
+            raise InvalidError(f"the name {name} is reserved for the hub's own token: choose another name")
         with self._transaction() as connection:
-            step = f": `hawse admin token remove {name}` makes room for a new one"
+            step = f": `hawse admin token remove {name}` removes it, so that you can add a new one"
             refuse_taken(connection, t.admin_tokens, "token", name, next_step=step)
             return self._insert_admin_token(connection, name, token_hash, role, expires_at)
 
     def put_local_token(self, token_hash: str) -> str:
-        """Enter the token of the hub's own machine in the place of the one before, and return its id."""
+        """Replace the token of the hub's own machine, and return the new one's id."""
         with self._transaction() as connection:
             connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == LOCAL_TOKEN_NAME))
             return self._insert_admin_token(connection, LOCAL_TOKEN_NAME, token_hash, Role.ADMIN, None)
@@ -546,9 +549,9 @@ class Store(Credentials, Federation, Policies):
     def remove_admin_token(self, name: str, *, at: float) -> str:
         """Revoke a token of the admin API and return its id.
 
-        Raises NotFoundError, and ConflictError for the last one with the role admin that was good `at` the
-        time of the request. A removal that was kept on a full disk runs again later, when the other admin
-        may have expired. It must not be refused then.
+        Raises NotFoundError, and ConflictError for the last token with the role admin that was valid `at` the
+        time of the request. A removal that was kept in the reserve runs again later, and must not be refused
+        then, even if the other admin token has expired meanwhile.
         """
         tokens = t.admin_tokens.c
         good = sa.and_(tokens.role == Role.ADMIN, sa.or_(tokens.expires_at.is_(None), tokens.expires_at > at))
@@ -568,8 +571,8 @@ def _set_teams(connection: sa.Connection, agent_id: str, names: Iterable[str]) -
     distinct = tuple(dict.fromkeys(names))
     if not distinct:
         raise InvalidError(
-            "an agent has at least one team, as its cluster rights hang on its groups: "
-            "give it another with it, or remove or lock the agent"
+            "an agent needs at least one team, because its rights in clusters come from its groups: "
+            "add another team in the same command, or remove or lock the agent"
         )
     if len(distinct) > TEAMS_MAX:
         raise InvalidError(f"{len(distinct)} teams exceed the {TEAMS_MAX} that an agent may have")

@@ -554,9 +554,11 @@ async def test_a_table_fits_the_terminal_and_a_pipe_gets_all_of_it(hub: Hub) -> 
 async def test_a_name_that_is_mistyped_is_an_error_with_what_is_near(hub: Hub) -> None:
     await enrol(hub)
     cluster = (
-        "there is no cluster 'prd' (did you mean prod?): `hawse admin cluster list` names those there are"
+        "there is no cluster 'prd' (did you mean prod?): `hawse admin cluster list` lists the existing ones"
     )
-    agent = "there is no agent 'SRE-1' (did you mean sre-1?): `hawse admin agent list` names those there are"
+    agent = (
+        "there is no agent 'SRE-1' (did you mean sre-1?): `hawse admin agent list` lists the existing ones"
+    )
     for error, *command in (
         (cluster, "relay", "list", "--cluster", "prd"),
         (cluster, "relay", "show", "pod-a", "--cluster", "prd"),

@@ -155,7 +155,7 @@ async def open_hub(folder: Path, clock: Callable[[], float] = lambda: NOW) -> As
         open_directory(folder / "hub.db", org="main", clock=clock) as directory,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(directory.run_look)
+        nursery.start_soon(directory.run_poll)
         if not directory.current.admin_tokens_by_hash:
             await directory.change(lambda store: store.put_local_token(hash_key(TOKEN, PEPPER)))
         administration = administration_of(directory, folder, sessions)

@@ -517,7 +517,7 @@ def test_an_admin_token_that_this_code_would_not_have_written_is_left_out(
         raw.execute(f"update admin_tokens set {column} = ? where name = 'ci'", (value,))
     now = store.snapshot()
     assert set(now.admin_tokens_by_hash) == {"h1"}
-    assert "must not be used" in now.faults[0]
+    assert "is invalid" in now.faults[0]
 
 
 def test_tokens_of_before_roles_are_admins_by_no_choice(tmp_path: Path) -> None:
@@ -745,7 +745,7 @@ def test_a_cluster_with_labels_that_are_none_is_left_out(tmp_path: Path, store: 
     now = store.snapshot()
     assert list(now.clusters_by_name) == ["dev"]
     (fault,) = now.faults
-    assert fault.startswith("cluster 'prod' must not be used: ")
+    assert fault.startswith("cluster 'prod' is invalid: ")
 
 
 @pytest.mark.parametrize("jwk", ["{}", "[]", "{", "1", "[" * 99_999])
@@ -760,7 +760,7 @@ def test_an_agents_key_that_cannot_be_used_is_left_out(tmp_path: Path, store: St
     now = store.snapshot()
     assert [agent.name for agent, _ in now.agent_keys_by_kid.values()] == ["other"]
     (fault,) = now.faults
-    assert "must not be used" in fault
+    assert "is invalid" in fault
     assert len(store.credentials("one")) == 1
 
 
@@ -778,7 +778,7 @@ def test_a_federation_rule_that_would_fit_too_much_is_left_out(
     now = store.snapshot()
     assert now.rules_by_issuer == {}
     (fault,) = now.faults
-    assert "must not be used" in fault
+    assert "is invalid" in fault
 
 
 @pytest.mark.parametrize("documents", ["{", "1", "[" * 99_999])
