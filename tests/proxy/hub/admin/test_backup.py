@@ -353,7 +353,7 @@ def key_of_another(members: dict[str, bytes]) -> None:
         (lambda m: m.pop("hub.db"), "no store"),
         (lambda m: m.pop("pepper"), "pepper"),
         (lambda m: m.update({"pepper": b"SECRET"}), "pepper"),
-        (lambda m: m.update({"keys/active": b"none"}), "names no key"),
+        (lambda m: m.update({"keys/active": b"none"}), "names no existing key"),
         (key_of_another, "name the file after it"),
         (torn_database, "damaged|failed"),
         (lambda m: m.update({"hub.db": b"SECRET" * 1000}), "not a database"),
