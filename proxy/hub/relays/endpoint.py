@@ -31,10 +31,11 @@ from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.relays.relay_auth import check_hello
 from proxy.hub.relays.relay_limit import Places, RelayRefusedError
 from proxy.hub.relays.token_clock import TokenClock
+from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.hub.store.errors import StoreUnavailableError
-from proxy.hub.store.store import RelayContact, Store
+from proxy.hub.store.store import Store
 from proxy.message.head import RequestHead
 from tunnel import (
     RESUME,

@@ -20,7 +20,7 @@ from auth.keys import KeySet, SigningKey
 from proxy.cli.admin.api.client import AdminClient
 from proxy.cli.admin.cluster.relay_files import remaining_steps
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
-from proxy.hub.store.store import RelayContact
+from proxy.hub.store.clusters import RelayContact
 from proxy.kubernetes.statement import Statement
 from proxy.process.config import Address
 from proxy.relay import config as relay_config

@@ -25,8 +25,9 @@ from proxy.hub.home.devca import ensure_certificate
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import open_reserve
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
+from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory, open_directory
-from proxy.hub.store.store import RelayContact, Store
+from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
 from tests.fakes.asgi import Reply, call
 

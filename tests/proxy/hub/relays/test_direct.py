@@ -28,9 +28,9 @@ from proxy.hub.relays import direct
 from proxy.hub.relays.contexts import RENEW_AFTER_S
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins
-from proxy.hub.store import tables
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Cluster, Mode
+from proxy.hub.store.migrations import tables
 from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
