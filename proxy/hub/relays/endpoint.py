@@ -305,8 +305,36 @@ class RelayEndpoint:
         )
 
     async def _keep(self, session: Session, claims: HelloClaims, cluster: Cluster, address: str) -> None:
+        """Keep the session's relay in the registry until the session ends."""
         hello = session.peer
         assert isinstance(hello, Hello)
+        relay = self._live_relay(session, hello, claims, cluster, address)
+        # A relay that does not know the time yet refuses all requests.
+        relay.announce_keys()
+        try:
+            relay.statement = read_statement(hello.statement)
+            session.on_context(partial(self._hear, relay))
+            # Before it can displace any other relay.
+            await self._pins.check(relay, relay.statement)
+            await self.places.make_room(relay)
+            self.places.check(relay)
+            with self.registry.registered(relay) as superseded:
+                if superseded is not None:
+                    superseded.end_with("superseded by a newer connection of the same relay")
+                await self._stay(relay)
+        except (TooManyInstancesError, RelayRefusedError) as error:
+            self._turn_away(relay, error)
+        finally:
+            self._newly_told.pop(relay, None)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await self._note(
+                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
+                )
+
+    def _live_relay(
+        self, session: Session, hello: Hello, claims: HelloClaims, cluster: Cluster, address: str
+    ) -> LiveRelay:
+        """Make the relay of a session, with what mints the tokens for it."""
 
         def mint(principal: Principal) -> str:
             return issue_relay(
@@ -330,7 +358,7 @@ class RelayEndpoint:
                 now=self.clock(),
             )
 
-        relay = LiveRelay(
+        return LiveRelay(
             cluster.id,
             cluster.name,
             claims.instance,
@@ -339,59 +367,42 @@ class RelayEndpoint:
             address,
             time.time(),
             session,
-            # A relay from before nonces would take it for a statement about a key, and doubt it.
+            # A relay older than nonces would take the time for a statement about a key, and doubt it.
             TokenContexts(session, mint, lambda: self.keys().succession, tell_time if hello.nonce else None),
             claims.kid,
         )
+
+    async def _stay(self, relay: LiveRelay) -> None:
+        """Record a registered relay's connection, and its end once the session has ended."""
+        # A revocation during the dial could not end this session.
+        self.end_revoked()
+        if self._farewell is not None:
+            self._farewell(relay.session, 0)
         event = partial(self._pins.event, relay)
-        # A relay that knows no time yet refuses what comes.
+        _log.info(
+            "relay %s of cluster %s is here, from %s",
+            relay.instance, relay.cluster_name, relay.address, extra={"cluster": relay.cluster_name},
+        )  # fmt: skip
+        self.recorder.complete(event(Kind.RELAY_CONNECTED))
+        # The keys may have changed while other relays were asked whether they are there.
         relay.announce_keys()
+        # The reason if this task is cancelled, or fails.
+        reason = "ended by the hub"
         try:
-            relay.statement = read_statement(hello.statement)
-            session.on_context(partial(self._hear, relay))
-            # Before it can stand in the way of any other relay.
-            await self._pins.check(relay, relay.statement)
-            await self.places.make_room(relay)
-            self.places.check(relay)
-            with self.registry.registered(relay) as superseded:
-                if superseded is not None:
-                    superseded.end_with("superseded by a newer connection of the same relay")
-                # What was taken back while it dialled was told to nobody.
-                self.end_revoked()
-                if self._farewell is not None:
-                    self._farewell(session, 0)
+            contact = RelayContact(relay.cluster_id, relay.instance, relay.boot, relay.version, relay.address)
+            if news := await self._note(lambda store: store.relay_connected(contact)):
                 _log.info(
-                    "relay %s of cluster %s is here, from %s",
-                    relay.instance, cluster.name, address, extra={"cluster": cluster.name},
+                    "relay %s of cluster %s: %s",
+                    relay.instance, relay.cluster_name, news, extra={"cluster": relay.cluster_name},
                 )  # fmt: skip
-                self.recorder.complete(event(Kind.RELAY_CONNECTED))
-                # What has changed while others were asked whether they are there.
-                relay.announce_keys()
-                # What stands when this task is cancelled, or fails.
-                reason = "ended by the hub"
-                try:
-                    contact = RelayContact(cluster.id, relay.instance, relay.boot, relay.version, address)
-                    if news := await self._note(lambda store: store.relay_connected(contact)):
-                        _log.info(
-                            "relay %s of cluster %s: %s",
-                            relay.instance, cluster.name, news, extra={"cluster": cluster.name},
-                        )  # fmt: skip
-                        self.recorder.complete(event(Kind.RELAY_NEW, note=news))
-                    reason = await session.wait_closed()
-                finally:
-                    _log.info(
-                        "relay %s of cluster %s is gone: %s",
-                        relay.instance, cluster.name, reason, extra={"cluster": cluster.name},
-                    )  # fmt: skip
-                    self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
-        except (TooManyInstancesError, RelayRefusedError) as error:
-            self._turn_away(relay, error)
+                self.recorder.complete(event(Kind.RELAY_NEW, note=news))
+            reason = await relay.session.wait_closed()
         finally:
-            self._newly_told.pop(relay, None)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await self._note(
-                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
-                )
+            _log.info(
+                "relay %s of cluster %s is gone: %s",
+                relay.instance, relay.cluster_name, reason, extra={"cluster": relay.cluster_name},
+            )  # fmt: skip
+            self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
 
     def _hear(self, relay: LiveRelay, context: Context) -> None:
         """Take a relay's new statement."""
