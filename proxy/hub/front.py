@@ -1,8 +1,8 @@
-"""The public listener: who may connect, what is a request, and which part of the hub answers it.
+"""The public listener: admits connections, reads requests, and routes each to a part of the hub.
 
-One task a connection, its requests in sequence. Before anyone has authenticated the caps are tight: on the
-time for the handshake, the head, and what the hub answers itself, on connections an address, and on the bytes
-that all strangers together may make the hub hold. Afterwards the agent's own limits count.
+One task for each connection, which handles its requests in sequence. Unauthenticated connections have tight
+limits: on the time for the handshake, the head and the hub's own answers, on the connections of an address,
+and on the bytes that all of them together may occupy. After authentication the agent's limits apply.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from tunnel.websocket.upgrade import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PAT
 HANDSHAKE_S = 10.0
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
 
-# What kube-apiserver serves, and the hub does not.
+# Paths of kube-apiserver that the hub does not serve.
 _KUBERNETES_PATH = re.compile(rb"/(?:apis?|openapi|version)(?:/|\Z)")
 
 _FAILED = "a client's connection failed by a fault of ours"
@@ -79,16 +79,16 @@ class Front:
     trail: Trail
     clock: Callable[[], float]
     ready: bool = False
-    """Off while the hub starts and once it stops: /readyz says so."""
+    """False while the hub starts or stops; /readyz answers with it."""
     gate: Gate = attrs.Factory(Gate)
     deadlines: Deadlines = attrs.Factory(Deadlines)
     connections: AgentConnections = attrs.field(init=False)
     _readiness: Readiness | None = None
-    """Only while `run` runs, and where there is an epoll; without it each wait is a task's."""
+    """Set while `run` runs, on systems with epoll; without it a task waits for each connection."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
     entrance: Entrance = attrs.field(init=False)
-    # Only what a relay's key has signed can bring such a line about, long ago perhaps; a cluster's relays,
-    # eight at most, come together.
+    # Only a token signed by a relay's key, possibly an old one, causes such a line. A cluster's relays, eight
+    # at most, connect together.
     _wrong_clocks: LogLimit = attrs.Factory(lambda: LogLimit(_log, at_once=8))
 
     @connections.default
@@ -102,7 +102,7 @@ class Front:
         return Entrance(self.gate, self._turned_away, balancers)
 
     async def run(self) -> None:
-        """Do what the connections need done for them; runs beside whoever accepts them, until cancelled."""
+        """Run the background tasks of the connections, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.deadlines.run)
             nursery.start_soon(self.connections.run)
@@ -114,7 +114,7 @@ class Front:
                     self._readiness = None
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
-        """Serve one connection to its end; a fault in it is logged and reaches no other."""
+        """Serve one connection to its end. A fault in it is logged and affects no other connection."""
         stranger = await self.entrance.admit(tcp)
         if stranger is None:
             return
@@ -124,7 +124,7 @@ class Front:
             if await _shake_hands(tls, stranger):
                 await self._serve(tls, stranger, address)
         except CLIENT_LEFT:
-            pass  # the client left, or its handshake failed: nothing to answer, nobody to tell
+            pass  # the client disconnected, or its handshake failed: there is nothing to answer
         except Exception:
             _log.exception(_FAILED)
         finally:
@@ -145,7 +145,8 @@ class Front:
             finally:
                 self.connections.leave(connection)
             if connection.awaits_answer:
-                # Some of its body may still be on the way: cut at once, TCP could take the answer back.
+                # A part of the body may still arrive. Closing at once could reset the connection, and the
+                # client would lose the answer.
                 with trio.move_on_after(STRANGER_S):
                     await connection.answer(*status_response(500, "", _FAULT, headers=_LAST))
                     await connection.aclose()
@@ -169,7 +170,7 @@ class Front:
             if (begun := connection.take_begun()) is not None:
                 await begun.carry_on()
                 continue
-            # Who sends on this connection is a stranger until its first request has told.
+            # The peer is unauthenticated until its first request.
             first = stranger.inside
             if self.calls.hosts is not None:
                 placed = self.calls.placed(head)
@@ -178,7 +179,7 @@ class Front:
                     return
                 head = placed
             if head.target.startswith(PREFIX):
-                # A scope around it would be kept for as long as a watch takes, and hold nobody to anything.
+                # No timeout here: a call may be a watch of any length.
                 await self.calls.handle(
                     connection,
                     head,
@@ -196,12 +197,12 @@ class Front:
                 if patience.cancelled_caught:
                     return
             if first:
-                # What came before was answered and is held no more.
+                # The earlier data was answered, and no longer counts as unauthenticated.
                 stranger.settle()
                 self._stand_by(connection, tls, stranger, address)
 
     def _known(self, connection: ServerConnection, stranger: Stranger, agent: Principal) -> None:
-        """An agent has sent the first request of a connection."""
+        """Note that the connection is an agent's, after its first request."""
         stranger.leave()
         connection.peer = agent.agent_id
         self.connections.enter(agent, connection)
@@ -209,7 +210,7 @@ class Front:
     def _stand_by(
         self, connection: ServerConnection, tls: TLSStream, stranger: Stranger, address: str
     ) -> None:
-        """Spare the connection's task the small reads, once it is known who sends them."""
+        """Park an authenticated connection, so that small requests do not wake its task."""
         if self._readiness is not None and not stranger.inside:
             connection.stand_by(tls, self._readiness, partial(quick.begin, self.calls, address))
 
@@ -221,9 +222,9 @@ class Front:
         known: Callable[[], None],
         address: str,
     ) -> bool:
-        """Answer what is for no cluster; returns whether that has used the connection up.
+        """Answer a request that is for no cluster; returns whether the connection has ended.
 
-        `known` is called once the sender turns out to be a relay, which is held for a stranger no more.
+        `known` is called once the peer is authenticated as a relay.
         """
         path = head.target.partition(b"?")[0]
         if path == _TUNNEL_PATH:
@@ -240,36 +241,36 @@ class Front:
         known: Callable[[], None],
         address: str,
     ) -> bool:
-        """Serve a relay's WebSocket; returns whether the connection has been used up by it."""
+        """Serve a relay's WebSocket; returns whether the connection has ended."""
         if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
             await connection.answer(*status_response(400, "", f"{TUNNEL_PATH} is a WebSocket for relays"))
             return False
         resumes = head.header(SESSION_HEADER) is not None
         wait_s = self.relays.limit.admit(trio.current_time(), resumes=resumes)
         if wait_s:
-            # Before anything is verified: that is what costs.
-            self._turned_away.warning("relays are told to come later: too many at once", trio.current_time())
-            message = f"too many relays connect at once: come back in {wait_s} s"
-            await connection.answer(*_come_later(message, wait_s))
+            # Before the verification, which is the expensive part.
+            self._turned_away.warning("refused relays: too many connect at once", trio.current_time())
+            message = f"too many relays connect at once: retry in {wait_s} s"
+            await connection.answer(*_retry_later(message, wait_s))
             return False
         try:
             claims, cluster = await self.relays.authenticate(head, self.clock())
         except TooManyDialsError as error:
             self.relays.limit.give_back()
-            self._turned_away.warning(f"turned away a relay: {error}", trio.current_time())
-            await connection.answer(*_come_later(str(error), CLUSTER_RETRY_AFTER_S))
+            self._turned_away.warning(f"refused a relay: {error}", trio.current_time())
+            await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
             return False
         except (TokenError, ReplayedError) as error:
             self.relays.limit.give_back()
             self.recorder.complete(
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
             )
-            # The Date is for relays of an earlier version: they go by it, and ask for nothing better.
-            told = [(b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))]
+            # Relays of an earlier version correct their clock by the Date header.
+            headers = [(b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))]
             if isinstance(error, WrongClockError):
                 self._wrong_clocks.warning(f"{address}: {error.advice}", trio.current_time())
-                told.append((HUB_TIME_HEADER, error.hub_time.encode("ascii")))
-            await connection.answer(*status_response(401, "", str(error), headers=tuple(told)))
+                headers.append((HUB_TIME_HEADER, error.hub_time.encode("ascii")))
+            await connection.answer(*status_response(401, "", str(error), headers=tuple(headers)))
             return False
         known()
         await self.relays.serve(connection, tls, claims, cluster, address, self._readiness)
@@ -284,7 +285,7 @@ class Front:
     async def _answer_own(
         self, connection: ServerConnection, head: RequestHead, path: bytes, address: str
     ) -> None:
-        """Answer what the hub itself serves."""
+        """Answer a request for one of the hub's own paths."""
         match (head.method, path):
             case (b"GET" | b"HEAD", b"/healthz"):
                 await connection.answer(*plain(200, b"ok\n"))
@@ -298,7 +299,7 @@ class Front:
                 except InboundBroken as broken:
                     if broken.failure.code is not StreamCode.PROTOCOL:
                         raise
-                    # Who sent it is there, and waits to hear what is wrong.
+                    # The client is still connected, so it gets an answer.
                     note = broken.failure.reason
                     self.recorder.complete(
                         self.trail.stranger(Kind.MALFORMED, client_ip=address, note=note, head=head)
@@ -321,7 +322,7 @@ class Front:
                 await connection.answer(*status_response(404, "", message))
 
     def _prefix_dropped(self) -> str:
-        """Why a path of the Kubernetes API is asked for without its cluster, and what to do about it."""
+        """Return why a Kubernetes path arrived without its cluster's prefix, and the next step."""
         why = "this client has left out the path of its server's URL, /clusters/NAME, as `kubectl proxy` does"
         step = "write a kubeconfig with a host for each cluster (hawse kubeconfig --hosts)"
         if self.calls.hosts is None:
@@ -335,7 +336,7 @@ class Front:
 
 @attrs.frozen
 class _KnownRelay:
-    """A relay has sent the first request of a connection."""
+    """Notes that the connection is a relay's: it no longer counts as unauthenticated, and has no timeout."""
 
     stranger: Stranger
     patience: trio.CancelScope
@@ -355,18 +356,18 @@ async def _shake_hands(tls: TLSStream, stranger: Stranger) -> bool:
 def _do_nothing(*_: Principal) -> None: ...
 
 
-def _come_later(message: str, wait_s: int) -> tuple[ResponseHead, bytes]:
+def _retry_later(message: str, wait_s: int) -> tuple[ResponseHead, bytes]:
     return status_response(503, "", message, headers=((b"retry-after", b"%d" % wait_s),))
 
 
 def plain(status: int, body: bytes) -> tuple[ResponseHead, bytes]:
-    """A short answer in plain text."""
+    """Build a short answer in plain text."""
     headers = ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)))
     return ResponseHead.of(status, b"", headers), body
 
 
 async def form_of(connection: ServerConnection) -> bytes | None:
-    """A whole body of at most FORM_BYTES_MAX bytes; None when it is larger."""
+    """Read a whole body of at most FORM_BYTES_MAX bytes; None when it is larger."""
     parts = bytearray()
     while data := await connection.receive_body():
         parts += data

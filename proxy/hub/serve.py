@@ -32,7 +32,7 @@ from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.admin.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
-from proxy.hub.admin.revocations import carry_out_again
+from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.metrics import CallMetrics
@@ -143,7 +143,7 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
     )
     app = admin_app(administration, hub.records.recorder, metrics, time.time, home.revocations)
     admin = AdminFront(app, home.certificate)
-    directory.on_change(partial(admin.doubt_revoked, directory))
+    directory.on_change(partial(admin.demote_revoked, directory))
     return front, admin, administration
 
 
@@ -253,7 +253,7 @@ async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelSc
         # The old hub may have rotated the keys while this one prepared.
         home.ring.reload()
     # After the pause, because the old hub may have added revocations until then.
-    await carry_out_again(home.revocations, home.revocations.left(), administration, hub.records.recorder)
+    await repeat_revocations(home.revocations, home.revocations.left(), administration, hub.records.recorder)
     write_admin_endpoint = partial(write_endpoint, hub.config, home.data, home.certificate.chain)
     # Started after the pause: these tasks overwrite the folder's files with what this hub has read.
     keeping = trio.CancelScope()

@@ -1,4 +1,4 @@
-"""The admin listener: apart from the public front, on loopback by default, with bearer tokens of its own."""
+"""The admin listener: separate from the public one, on loopback by default, with separate bearer tokens."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from tunnel.net.connect import peer_address, wrap_server
 from tunnel.net.loglimit import LogLimit
 
 HANDSHAKE_S = 10.0
-# Operators and a scraper; more is somebody who should not be here.
+# Enough for operators and a scraper.
 CONNECTIONS_MAX = 64
-# More of one token make room for others: no role may keep an admin from removing its token.
+# A token's connections above this are evicted first: no role may block the admin that revokes its token.
 CONNECTIONS_PER_TOKEN_MAX = 16
 
 _log = logging.getLogger("hawse.hub.admin")
@@ -41,7 +41,7 @@ _log = logging.getLogger("hawse.hub.admin")
 
 @attrs.frozen
 class LiveRelays:
-    """The live side of the hub, as the admin API wants it (its Operations)."""
+    """The connected relays, for the admin API (its Operations)."""
 
     registry: Registry
     clock: Callable[[], float]
@@ -70,9 +70,10 @@ class LiveRelays:
 
 
 async def ensure_local_token(data: DataDir, directory: Directory, pepper: bytes) -> None:
-    """Make the token that `hawse admin` finds in the data folder, unless it is the one called `local`.
+    """Make the token that `hawse admin` reads in the data folder, unless that file holds the token `local`.
 
-    Another token in that file is replaced: requests with the token `local` are from this machine's users.
+    Any other token in the file is replaced, because requests with the token `local` count as this machine's
+    users.
     """
     token = data.admin.token()
     known = None if token is None else directory.current.admin_tokens_by_hash.get(hash_key(token, pepper))
@@ -83,7 +84,7 @@ async def ensure_local_token(data: DataDir, directory: Directory, pepper: bytes)
 
 
 def write_endpoint(config: HubConfig, data: DataDir, certificate: Path) -> None:
-    """Tell `hawse admin` on this machine where to connect, and which certificate to expect."""
+    """Write the address and the certificate of the admin API for `hawse admin` on this machine."""
     pem = ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(_first_certificate(certificate)))
     data.admin.write_endpoint(AdminEndpoint(f"https://{config.admin.listen}", pem))
 
@@ -103,15 +104,15 @@ class AdminFront:
     room: Room = attrs.Factory(lambda: Room(LogLimit(_log), CONNECTIONS_PER_TOKEN_MAX))
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
-        """Serve one connection to its end; a fault in it is logged and reaches no other."""
+        """Serve one connection to its end. A fault in it is logged and affects no other connection."""
         try:
             with self.room.entered(CONNECTIONS_MAX) as guest:
                 await self._serve(tcp, guest)
         except NoRoomError:
             await trio.aclose_forcefully(tcp)
 
-    def doubt_revoked(self, directory: Directory) -> None:
-        """Have whoever showed a token that is no more make room as any stranger."""
+    def demote_revoked(self, directory: Directory) -> None:
+        """Treat the connections of revoked tokens as unauthenticated, so that they are evicted first."""
         self.room.doubt_all_but({token.id for token in directory.current.admin_tokens_by_hash.values()})
 
     async def _serve(self, tcp: trio.abc.Stream, guest: Guest) -> None:
@@ -122,15 +123,15 @@ class AdminFront:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
                 client = host.strip("[]"), int(port)
-                await serve_connection(self._app_that_tells(guest), tls, client=client)
+                await serve_connection(self._app_with_guest(guest), tls, client=client)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the client left, or its handshake failed
+            pass  # the client disconnected, or its handshake failed
         except Exception:
             _log.exception("an operator's connection failed by a fault of ours")
         finally:
             await trio.aclose_forcefully(tls)
 
-    def _app_that_tells(self, guest: Guest) -> Application:
+    def _app_with_guest(self, guest: Guest) -> Application:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             scope["state"][KNOWN] = guest.known
             await self.app(scope, receive, send)
@@ -139,7 +140,7 @@ class AdminFront:
 
 
 async def note_relays_seen(registry: Registry, directory: Directory, interval_s: float) -> NoReturn:
-    """Remember from time to time when each connected relay was last heard; never returns."""
+    """Note regularly when each connected relay was last heard from; never returns."""
     while True:
         await trio.sleep(interval_s)
         monotonic = trio.current_time()

@@ -108,12 +108,12 @@ class Reserve:
         except OSError as error:
             raise ReserveError(f"cannot read {self.path}: {error.strerror}") from error
 
-    def clear(self, needless: Callable[[bytes], bool]) -> bool:
-        """Drop all entries if every one is needless, and return whether they were; raises ReserveError."""
+    def clear(self, settled: Callable[[bytes], bool]) -> bool:
+        """Drop all entries if every one is settled, and return whether they were; raises ReserveError."""
         try:
             with self._locked():
                 generation, entries, _ = self._read()
-                if not all(map(needless, entries)):
+                if not all(map(settled, entries)):
                     return False
                 if entries:
                     self._write(0, _header(generation + 1))

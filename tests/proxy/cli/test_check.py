@@ -84,7 +84,7 @@ def check_hub(folder: Path, **settings: str) -> list[str]:
 def test_a_hub_that_has_never_run_can_start(tmp_path: Path) -> None:
     result = run_hub(tmp_path, "--check")
     assert result.exit_code == 0
-    assert f"data folder    {tmp_path / 'hub'}, which the first start makes" in result.stdout
+    assert f"data folder    {tmp_path / 'hub'}, which the first start will make" in result.stdout
     assert check_hub(tmp_path) == []
     assert not (tmp_path / "hub").exists()
 
@@ -191,7 +191,7 @@ def test_what_a_killed_hub_left_in_the_wal_counts(tmp_path: Path) -> None:
     data.store_file.with_name("hub.db-shm").unlink()
     result = run_hub(tmp_path, "--check")
     assert result.exit_code == 0
-    assert "hub.db was not looked into: hub.db-wal exists without its -shm" in result.stderr
+    assert "hub.db was not checked: hub.db-wal exists without its -shm" in result.stderr
 
 
 def test_a_database_that_is_open_is_read_as_its_writer_has_it(tmp_path: Path) -> None:

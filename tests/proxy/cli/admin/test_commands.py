@@ -300,7 +300,7 @@ async def test_an_agents_life(hub: Hub) -> None:
         ("`hawse admin agent key list sre-1`", "agent", "key", "revoke", "sre-1", "x"),
         ("`hawse admin federation list`", "federation", "remove", "x"),
         ("choose another name", "token", "add", "local", "--role", "admin"),
-        ("give it another with it", "agent", "teams", "sre-1", "--remove", "web"),
+        ("add another team in the same command", "agent", "teams", "sre-1", "--remove", "web"),
     ):
         assert step in await hub.fails(*again)
     await hub.ok("agent", "unlock", "sre-1")

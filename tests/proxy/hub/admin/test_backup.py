@@ -143,7 +143,7 @@ def test_a_folder_that_never_rests_is_not_backed_up(
         return read_private(file)
 
     monkeypatch.setattr("proxy.hub.admin.backup.read_private", read)
-    with pytest.raises(BackupError, match="changes again and again: try later"):
+    with pytest.raises(BackupError, match="keeps changing: try later"):
         backup(hub.path, tmp_path / "hub.tar")
 
 

@@ -49,7 +49,7 @@ async def serving(bench: Bench, folder: Path) -> AsyncIterator[Port]:
     files.certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
     config = HubConfig(tls=files, data_dir=folder)
     front = AdminFront(bench.app, Certificate.open(config, DataDir(folder), time.time))
-    bench.directory.on_change(partial(front.doubt_revoked, bench.directory))
+    bench.directory.on_change(partial(front.demote_revoked, bench.directory))
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, front.handle_client, [listener])
