@@ -20,8 +20,9 @@ from audit.sqlite import explained as explained_by_sqlite
 from audit.store import TrailMark
 from proxy.hub.calls.trail_watch import disk_of, fullness
 from proxy.hub.home.config import ENVIRONMENT_PREFIX, HubConfig, read
-from proxy.hub.home.datadir import DataDir, DataDirError, check_writable, explained, is_there
+from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import check_ca
+from proxy.hub.home.private_files import DataDirError, check_writable, explained, is_there
 from proxy.hub.home.reserve import check_reserve
 from proxy.hub.restart.pidfile import PidFile
 from proxy.hub.store.database import unusable
@@ -66,9 +67,9 @@ def _look_at_folder(config: HubConfig, findings: Findings) -> None:
             findings.seen["data folder"] = f"{data.path}, which the first start will make"
         return
     findings.look(partial(_check_file, data.lock_file), _KNOWN)
-    findings.look(data.existing_signing_keys, _KNOWN)
+    findings.look(data.keys.load, _KNOWN)
     findings.look(data.existing_pepper, _KNOWN)
-    findings.look(data.admin_token, _KNOWN)
+    findings.look(data.admin.token, _KNOWN)
     if config.tls.certificate is None:
         findings.look(partial(check_ca, data.tls_dir), _KNOWN)
     _look_at_disk(data, findings)

@@ -145,27 +145,7 @@ def cluster_role(
     """
     _check("namespace", namespace, _DNS_LABEL)
     _check("service account", service_account, _DNS_LABEL)
-    group, verb = (_AUTHENTICATION, "impersonate:user-info") if constrained else ("", "impersonate")
-    rules: list[Value]
-    if wildcard:
-        rules = [{"apiGroups": [group], "resources": ["users", "groups"], "verbs": [verb]}]
-    else:
-        # For Kubernetes an empty list of names allows every name, so a rule without names is left out.
-        users = sorted({_user(agent) for agent in agents})
-        named = sorted({_group(group) for group in groups})
-        rules = [
-            {"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": list(names)}
-            for resource, names in (("users", users), ("groups", named))
-            if names
-        ]
-    rules.append(
-        {
-            "apiGroups": [_AUTHENTICATION],
-            # Our own keys; their values are ids for audit, which grant nothing.
-            "resources": [f"userextras/{key}" for key in (AGENT_ID_KEY, SESSION_KEY)],
-            "verbs": [verb],
-        }
-    )
+    rules = _impersonation(agents, groups, wildcard=wildcard, constrained=constrained)
     rules.append(
         {
             "apiGroups": [""],
@@ -205,6 +185,34 @@ def cluster_role(
             "subjects": [{"kind": "ServiceAccount", "name": service_account, "namespace": namespace}],
         },
     ]
+
+
+def _impersonation(
+    agents: Sequence[str], groups: Sequence[str], *, wildcard: bool, constrained: bool
+) -> list[Value]:
+    """Make the rules for the users, the groups and our own keys that the relay may impersonate."""
+    group, verb = (_AUTHENTICATION, "impersonate:user-info") if constrained else ("", "impersonate")
+    rules: list[Value]
+    if wildcard:
+        rules = [{"apiGroups": [group], "resources": ["users", "groups"], "verbs": [verb]}]
+    else:
+        # An empty list of names means every name to Kubernetes, so a rule without names is left out.
+        users = sorted({_user(agent) for agent in agents})
+        named = sorted({_group(group) for group in groups})
+        rules = [
+            {"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": list(names)}
+            for resource, names in (("users", users), ("groups", named))
+            if names
+        ]
+    rules.append(
+        {
+            "apiGroups": [_AUTHENTICATION],
+            # Our own keys; their values are ids, which say who acted and open nothing.
+            "resources": [f"userextras/{key}" for key in (AGENT_ID_KEY, SESSION_KEY)],
+            "verbs": [verb],
+        }
+    )
+    return rules
 
 
 def relay_manifests(manifest: RelayManifest) -> list[Object]:
@@ -289,26 +297,18 @@ def _rolling(replicas: int) -> Object:
 def _pod(manifest: RelayManifest) -> Object:
     volumes: list[Value] = [
         {"name": "keys", "secret": {"secretName": KEYS_SECRET, "defaultMode": 0o440}},
-        # Always mounted, so that manifests applied later cannot omit the owner's guardrails.
+        # Mounted always, so that manifests that are applied later cannot leave the owner's limits out.
         {"name": "guardrails", "configMap": {"name": GUARDRAILS, "optional": True}},
     ]
-    mounts: list[Value] = [
-        {"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True},
-        {"name": "guardrails", "mountPath": GUARDRAILS_FOLDER, "readOnly": True},
-    ]
-    ports: list[Value] = [{"name": "health", "containerPort": HEALTH_PORT}]
     if manifest.mode == "direct":
         volumes.append({"name": "tls", "secret": {"secretName": TLS_SECRET, "defaultMode": 0o440}})
-        mounts.append({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True})
-        ports.append({"name": "https", "containerPort": DIRECT_PORT})
     return {
         "serviceAccountName": manifest.service_account,
         "automountServiceAccountToken": True,
         # Kubernetes would add variables named after the namespace's Services to the relay's own.
         "enableServiceLinks": False,
-        # Without it the relay is process 1, which ignores a signal until it has a handler. A pod that is
-        # stopped while Python starts would stay, and take calls, until the SIGKILL a quarter of an hour
-        # later.
+        # Otherwise the relay is process 1, which ignores a signal without a handler. A pod that is stopped
+        # while Python starts would then stay, and take calls, until the SIGKILL a quarter of an hour later.
         "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
         "securityContext": {
@@ -328,32 +328,41 @@ def _pod(manifest: RelayManifest) -> Object:
             }
             for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
         ],
-        "containers": [
-            {
-                "name": "relay",
-                "image": manifest.image,
-                "args": ["relay"],
-                "env": _environment(manifest),
-                "ports": ports,
-                "volumeMounts": mounts,
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                # An idle relay uses about 60 MB; the rest is for the windows of many streams at once.
-                "resources": {
-                    "requests": {"cpu": "100m", "memory": "128Mi"},
-                    "limits": {"memory": "512Mi"},
-                },
-                "startupProbe": _probe("/healthz", period_s=1, failures=60),
-                # Liveness means that the event loop responds. Restarting a relay whose hub is unreachable
-                # would only delay the reconnection.
-                "livenessProbe": _probe("/healthz", period_s=10, failures=3),
-                "readinessProbe": _probe("/readyz", period_s=5, failures=2),
-            }
-        ],
+        "containers": [_container(manifest)],
         "volumes": volumes,
+    }
+
+
+def _container(manifest: RelayManifest) -> Object:
+    mounts: list[Value] = [
+        {"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True},
+        {"name": "guardrails", "mountPath": GUARDRAILS_FOLDER, "readOnly": True},
+    ]
+    ports: list[Value] = [{"name": "health", "containerPort": HEALTH_PORT}]
+    if manifest.mode == "direct":
+        mounts.append({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True})
+        ports.append({"name": "https", "containerPort": DIRECT_PORT})
+    return {
+        "name": "relay",
+        "image": manifest.image,
+        "args": ["relay"],
+        "env": _environment(manifest),
+        "ports": ports,
+        "volumeMounts": mounts,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # An idle relay has about 60 MB. The rest is for the windows of many streams at once.
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "128Mi"},
+            "limits": {"memory": "512Mi"},
+        },
+        "startupProbe": _probe("/healthz", period_s=1, failures=60),
+        # Alive means that the event loop answers. A restart would not help against an unreachable hub.
+        "livenessProbe": _probe("/healthz", period_s=10, failures=3),
+        "readinessProbe": _probe("/readyz", period_s=5, failures=2),
     }
 
 

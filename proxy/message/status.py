@@ -40,6 +40,27 @@ _REASONS = {
     503: "ServiceUnavailable",
     504: "Timeout",
 }
+# The code and the words for each failure.
+_FAILURES = {
+    StreamCode.CANCEL: (503, "the request was cancelled on its way"),
+    StreamCode.INTERNAL: (500, "an internal error of the proxy"),
+    StreamCode.REFUSED: (503, "the relay takes no more requests"),
+    StreamCode.TIMEOUT: (504, "the cluster did not answer in time"),
+    StreamCode.DIAL_FAILED: (503, "the relay cannot reach its API server"),
+    StreamCode.UPSTREAM_RESET: (503, "the connection to the API server broke"),
+    StreamCode.UNAUTHENTICATED: (401, "the relay does not accept the identity"),
+    StreamCode.FORBIDDEN: (403, "the relay forbids it"),
+    StreamCode.FLOW_CONTROL: (500, "the tunnel's flow control was violated"),
+    StreamCode.STREAM_CLOSED: (500, "the stream was closed too early"),
+    StreamCode.TOO_LARGE: (413, "the request is too large"),
+    StreamCode.DRAINING: (503, "the relay is going away"),
+    StreamCode.DEADLINE: (504, "the time allowed for the request is over"),
+    StreamCode.REVOKED: (403, "the access was revoked"),
+    StreamCode.DETACH_EXPIRED: (503, "the tunnel to the cluster was lost"),
+    StreamCode.OVERLOADED: (503, "the tunnel is out of memory for this request"),
+    StreamCode.PROTOCOL: (502, "the answer could not be understood"),
+}
+_REQUEST_NOT_UNDERSTOOD = (500, "the request could not be understood")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -130,56 +151,17 @@ def with_processed(message: str, processed: Processed, *, safe: bool = False) ->
 
 
 def _plain(failure: Failure) -> Status:
-    """The table: one row per code. The failure's own reason is part of the message."""
-    text = failure.reason
-    match failure.code:
-        case StreamCode.CANCEL:
-            return _status(503, "the request was cancelled on its way", text)
-        case StreamCode.INTERNAL:
-            return _status(500, "an internal error of the proxy", text)
-        case StreamCode.REFUSED:
-            return _status(503, "the relay takes no more requests", text)
-        case StreamCode.TIMEOUT:
-            return _status(504, "the cluster did not answer in time", text)
-        case StreamCode.DIAL_FAILED:
-            return _status(503, "the relay cannot reach its API server", text)
-        case StreamCode.UPSTREAM_RESET:
-            return _status(503, "the connection to the API server broke", text)
-        case StreamCode.UNAUTHENTICATED:
-            return _status(401, "the relay does not accept the identity", text)
-        case StreamCode.FORBIDDEN:
-            return _status(403, "the relay forbids it", text)
-        case StreamCode.FLOW_CONTROL:
-            return _status(500, "the tunnel's flow control was violated", text)
-        case StreamCode.STREAM_CLOSED:
-            return _status(500, "the stream was closed too early", text)
-        case StreamCode.TOO_LARGE:
-            return _status(413, "the request is too large", text)
-        case StreamCode.DRAINING:
-            return _status(503, "the relay is going away", text)
-        case StreamCode.DEADLINE:
-            return _status(504, "the time allowed for the request is over", text)
-        case StreamCode.REVOKED:
-            return _status(403, "the access was revoked", text)
-        case StreamCode.DETACH_EXPIRED:
-            return _status(503, "the tunnel to the cluster was lost", text)
-        case StreamCode.OVERLOADED:
-            return _status(503, "the tunnel is out of memory for this request", text)
-        case StreamCode.PROTOCOL:
-            if failure.processed is Processed.NO:
-                return _status(500, "the request could not be understood", text)
-            return _status(502, "the answer could not be understood", text)
-    assert_never(failure.code)
+    """The table's row, and the reason that the failing side gave."""
+    code, what = _FAILURES[failure.code]
+    if failure.code is StreamCode.PROTOCOL and failure.processed is Processed.NO:
+        code, what = _REQUEST_NOT_UNDERSTOOD
+    return Status(code, _REASONS[code], f"{what}: {failure.reason}" if failure.reason else what)
 
 
 def warning(message: str) -> bytes:
     """Return a message as the value of a Warning header: 299, a quoted string of printable ASCII."""
     text = _UNPRINTABLE.sub("?", message).replace("\\", "\\\\").replace('"', '\\"')
     return f'299 - "{text}"'.encode("ascii")
-
-
-def _status(code: int, what: str, reason: str) -> Status:
-    return Status(code, _REASONS[code], f"{what}: {reason}" if reason else what)
 
 
 def _encode(code: int, reason: str, message: str, details: Mapping[str, object] | None) -> bytes:

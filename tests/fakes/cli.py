@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from proxy.cli.main import build_group
+from proxy.cli.group import build_group
 
 
 def groups(*path: str) -> list[tuple[str, ...]]:

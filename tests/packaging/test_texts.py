@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from proxy.cli.main import COMMANDS, build_group
+from proxy.cli.group import COMMANDS, build_group
 from tests.fakes.cli import groups
 from tests.packaging.installed import ROOT
 

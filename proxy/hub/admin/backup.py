@@ -29,8 +29,10 @@ from pathlib import Path
 import attrs
 
 from audit.sqlite import explained
-from proxy.hub.home.datadir import RESTORING, DataDir, DataDirError, FolderInUseError, is_there, read_private
+from proxy.hub.home.datadir import RESTORING, DataDir
+from proxy.hub.home.folder_lock import FolderInUseError
 from proxy.hub.home.hub_instances import HubInstances
+from proxy.hub.home.private_files import DataDirError, is_there, read_private
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.process.untrusted_json import read_json
@@ -327,9 +329,9 @@ def _check(fresh: Path) -> None:
     unpacked = DataDir(fresh)
     if not unpacked.store_file.is_file():
         raise BackupError("the backup holds no store")
-    unpacked.signing_keys()
+    unpacked.keys.load_or_make()
     unpacked.pepper()
-    unpacked.admin_token()
+    unpacked.admin.token()
     try:
         with closing(sqlite3.connect(unpacked.store_file)) as connection:
             (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()

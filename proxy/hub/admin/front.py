@@ -18,7 +18,8 @@ from proxy.hub.admin.asgi import Application, Receive, Scope, Send, serve_connec
 from proxy.hub.admin.operators import KNOWN
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import AdminEndpoint, DataDir
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.local_admin import AdminEndpoint
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.relays.registry import Registry
@@ -74,18 +75,18 @@ async def ensure_local_token(data: DataDir, directory: Directory, pepper: bytes)
     Any other token in the file is replaced, because requests with the token `local` count as this machine's
     users.
     """
-    token = data.admin_token()
+    token = data.admin.token()
     known = None if token is None else directory.current.admin_tokens_by_hash.get(hash_key(token, pepper))
     if known is not None and known.name == LOCAL_TOKEN_NAME and known.role is Role.ADMIN:
         return
-    digest = hash_key(data.make_admin_token(), pepper)
+    digest = hash_key(data.admin.make_token(), pepper)
     await directory.change(lambda store: store.put_local_token(digest))
 
 
 def write_endpoint(config: HubConfig, data: DataDir, certificate: Path) -> None:
     """Write the address and the certificate of the admin API for `hawse admin` on this machine."""
     pem = ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(_first_certificate(certificate)))
-    data.write_admin_endpoint(AdminEndpoint(f"https://{config.admin.listen}", pem))
+    data.admin.write_endpoint(AdminEndpoint(f"https://{config.admin.listen}", pem))
 
 
 def _first_certificate(file: Path) -> str:

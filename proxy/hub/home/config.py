@@ -262,21 +262,11 @@ def _check(config: HubConfig) -> list[str]:
         Balancers.of(config.listen_proxy_from)
     except ValueError as error:
         faults.append(f"listen_proxy_from: {error}")
-    if (config.tls.certificate is None) != (config.tls.key is None):
-        faults.append("tls: certificate and key are given together, or neither")
-    for name, file in (("certificate", config.tls.certificate), ("key", config.tls.key)):
-        fault = None if file is None else _fault_of_file(file)
-        if fault is not None:
-            faults.append(f"tls.{name}: {fault}")
+    faults.extend(_check_tls(config.tls))
     if config.listen == config.admin.listen and config.listen.port != 0:
         faults.append("admin.listen: the same address as listen; the admin API needs a separate listener")
     faults.extend(_check_limits("limits", config.limits))
-    for name, own in sorted(config.limits.agents.items()):
-        try:
-            slug("agent name", name)
-        except IdentityError as error:
-            faults.append(f"limits.agents: {error}")
-        faults.extend(_check_limits(f"limits.agents.{name}", own))
+    faults.extend(_check_agents(config.limits.agents))
     if not 1 <= config.limits.relays_per_cluster <= RELAYS_PER_CLUSTER_MAX:
         faults.append(f"limits.relays_per_cluster: expected 1 to {RELAYS_PER_CLUSTER_MAX}")
     fault = fault_of_memory(config.memory_mib)
@@ -291,6 +281,28 @@ def _check(config: HubConfig) -> list[str]:
     if fault is not None:
         faults.append(f"tunnel.ping_s: {fault}")
     faults.extend(f"audit.mask: {fault}" for fault in _check_mask(config.audit.mask))
+    return faults
+
+
+def _check_tls(tls: TLSConfig) -> list[str]:
+    faults = []
+    if (tls.certificate is None) != (tls.key is None):
+        faults.append("tls: certificate and key are given together, or neither")
+    for name, file in (("certificate", tls.certificate), ("key", tls.key)):
+        fault = None if file is None else _fault_of_file(file)
+        if fault is not None:
+            faults.append(f"tls.{name}: {fault}")
+    return faults
+
+
+def _check_agents(agents: Mapping[str, AgentLimitsConfig]) -> list[str]:
+    faults = []
+    for name, own in sorted(agents.items()):
+        try:
+            slug("agent name", name)
+        except IdentityError as error:
+            faults.append(f"limits.agents: {error}")
+        faults.extend(_check_limits(f"limits.agents.{name}", own))
     return faults
 
 

@@ -24,7 +24,7 @@ from audit.errors import AuditUnavailable
 from audit.mask import Masks
 from audit.record import utc
 from audit.store import AuditStore
-from proxy.hub.home.datadir import DataDirError, explained
+from proxy.hub.home.private_files import DataDirError, explained
 
 # How long the trail lacks the ends of the calls of a hub that was killed while it drained.
 LOOK_EVERY_S = 2.0

@@ -18,7 +18,9 @@ from auth.jws import TokenError
 from auth.key_rotation import ROTATIONS_MAX, KeyRotation, issue_rotation, read_rotation
 from auth.keys import KeySet, SigningKey
 from auth.signed import LIFETIME_S
-from proxy.hub.home.datadir import DataDir, DataDirError, SigningKeys
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.private_files import DataDirError
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.store.errors import StoreUnavailableError
 
 # Twice the lifetime of a token: the second half covers clock differences and suspended processes.
@@ -42,11 +44,11 @@ class KeyRing:
         self._on_rotation = on_rotation
         # One change of the folder at a time.
         self._limiter = trio.CapacityLimiter(1)
-        self.current = self._committed(data.signing_keys())
+        self.current = self._committed(data.keys.load_or_make())
 
     def reload(self) -> None:
         """Read the keys again, because another hub may have changed them; raises DataDirError."""
-        self.current = self._committed(self._data.signing_keys())
+        self.current = self._committed(self._data.keys.load_or_make())
 
     def retiring(self) -> dict[str, int]:
         """The keys that only verify, each with the time of its removal (epoch seconds)."""
@@ -89,7 +91,7 @@ class KeyRing:
             keys = change(self.current)
             try:
                 # Not abandoned on cancellation: the folder and the keys in use must not differ.
-                await trio.to_thread.run_sync(self._data.store_signing_keys, keys)
+                await trio.to_thread.run_sync(self._data.keys.store, keys)
             except DataDirError as error:
                 raise StoreUnavailableError(str(error)) from error
             before, self.current = self.current, keys

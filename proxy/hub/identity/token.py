@@ -55,7 +55,7 @@ from auth.signed import LIFETIME_S
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
 from proxy.hub.home.config import LimitsConfig
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
 from proxy.hub.identity.federation import Federated
 from proxy.hub.identity.issuers import IssuerKeys

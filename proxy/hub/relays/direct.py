@@ -21,7 +21,7 @@ from auth.tokens import issue_inquiry, issue_relay
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.pool import Connections
 from proxy.exchange.pooled import PooledOutbound
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.guarded_dial import HTTPS_PORT, dial_checked
 from proxy.hub.relays.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.relays.operations import RelayInfo

@@ -21,7 +21,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import RELAY_GROUP
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.replay import ReplayCache
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.accept_limit import AcceptLimit
@@ -31,10 +31,11 @@ from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.relays.relay_auth import check_hello
 from proxy.hub.relays.relay_limit import RelayLimit, RelayRefusedError
 from proxy.hub.relays.token_clock import TokenClock
+from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.hub.store.errors import StoreUnavailableError
-from proxy.hub.store.store import RelayContact, Store
+from proxy.hub.store.store import Store
 from proxy.message.head import RequestHead
 from tunnel import (
     RESUME,
@@ -303,8 +304,36 @@ class RelayEndpoint:
         )
 
     async def _keep(self, session: Session, claims: HelloClaims, cluster: Cluster, address: str) -> None:
+        """Keep the session's relay in the registry until the session ends."""
         hello = session.peer
         assert isinstance(hello, Hello)
+        relay = self._live_relay(session, hello, claims, cluster, address)
+        # A relay that does not know the hub's time yet refuses all tokens.
+        relay.announce_keys()
+        try:
+            relay.statement = read_statement(hello.statement)
+            session.on_context(partial(self._update_statement, relay))
+            # Before the relay can displace another one.
+            await self._pins.check(relay, relay.statement)
+            await self.relay_limit.probe_conflicting(relay)
+            self.relay_limit.check(relay)
+            with self.registry.registered(relay) as superseded:
+                if superseded is not None:
+                    superseded.end_with("superseded by a newer connection of the same relay")
+                await self._stay(relay)
+        except (TooManyInstancesError, RelayRefusedError) as error:
+            self._refuse(relay, error)
+        finally:
+            self._restated.pop(relay, None)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await self._note(
+                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
+                )
+
+    def _live_relay(
+        self, session: Session, hello: Hello, claims: HelloClaims, cluster: Cluster, address: str
+    ) -> LiveRelay:
+        """Make the relay of a session, with what mints the tokens for it."""
 
         def mint(principal: Principal) -> str:
             return issue_relay(
@@ -328,7 +357,7 @@ class RelayEndpoint:
                 now=self.clock(),
             )
 
-        relay = LiveRelay(
+        return LiveRelay(
             cluster.id,
             cluster.name,
             claims.instance,
@@ -341,55 +370,38 @@ class RelayEndpoint:
             TokenContexts(session, mint, lambda: self.keys().succession, tell_time if hello.nonce else None),
             claims.kid,
         )
+
+    async def _stay(self, relay: LiveRelay) -> None:
+        """Record a registered relay's connection, and its end once the session has ended."""
+        # A revocation during the dial could not end this session.
+        self.end_revoked()
+        if self._farewell is not None:
+            self._farewell(relay.session, 0)
         event = partial(self._pins.event, relay)
-        # A relay that does not know the hub's time yet refuses all tokens.
+        _log.info(
+            "relay %s of cluster %s is here, from %s",
+            relay.instance, relay.cluster_name, relay.address, extra={"cluster": relay.cluster_name},
+        )  # fmt: skip
+        self.recorder.complete(event(Kind.RELAY_CONNECTED))
+        # Keys may have changed while the other relays were probed.
         relay.announce_keys()
+        # The reason if this task is cancelled, or fails.
+        reason = "ended by the hub"
         try:
-            relay.statement = read_statement(hello.statement)
-            session.on_context(partial(self._update_statement, relay))
-            # Before the relay can displace another one.
-            await self._pins.check(relay, relay.statement)
-            await self.relay_limit.probe_conflicting(relay)
-            self.relay_limit.check(relay)
-            with self.registry.registered(relay) as superseded:
-                if superseded is not None:
-                    superseded.end_with("superseded by a newer connection of the same relay")
-                # Revocations during the handshake were not applied to this relay.
-                self.end_revoked()
-                if self._farewell is not None:
-                    self._farewell(session, 0)
+            contact = RelayContact(relay.cluster_id, relay.instance, relay.boot, relay.version, relay.address)
+            if news := await self._note(lambda store: store.relay_connected(contact)):
                 _log.info(
-                    "relay %s of cluster %s is here, from %s",
-                    relay.instance, cluster.name, address, extra={"cluster": cluster.name},
+                    "relay %s of cluster %s: %s",
+                    relay.instance, relay.cluster_name, news, extra={"cluster": relay.cluster_name},
                 )  # fmt: skip
-                self.recorder.complete(event(Kind.RELAY_CONNECTED))
-                # Keys may have changed while the other relays were probed.
-                relay.announce_keys()
-                # The reason when this task is cancelled, or fails.
-                reason = "ended by the hub"
-                try:
-                    contact = RelayContact(cluster.id, relay.instance, relay.boot, relay.version, address)
-                    if news := await self._note(lambda store: store.relay_connected(contact)):
-                        _log.info(
-                            "relay %s of cluster %s: %s",
-                            relay.instance, cluster.name, news, extra={"cluster": cluster.name},
-                        )  # fmt: skip
-                        self.recorder.complete(event(Kind.RELAY_NEW, note=news))
-                    reason = await session.wait_closed()
-                finally:
-                    _log.info(
-                        "relay %s of cluster %s has disconnected: %s",
-                        relay.instance, cluster.name, reason, extra={"cluster": cluster.name},
-                    )  # fmt: skip
-                    self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
-        except (TooManyInstancesError, RelayRefusedError) as error:
-            self._refuse(relay, error)
+                self.recorder.complete(event(Kind.RELAY_NEW, note=news))
+            reason = await relay.session.wait_closed()
         finally:
-            self._restated.pop(relay, None)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await self._note(
-                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
-                )
+            _log.info(
+                "relay %s of cluster %s has disconnected: %s",
+                relay.instance, relay.cluster_name, reason, extra={"cluster": relay.cluster_name},
+            )  # fmt: skip
+            self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
 
     def _update_statement(self, relay: LiveRelay, context: Context) -> None:
         """Take a relay's new statement."""

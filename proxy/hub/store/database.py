@@ -18,10 +18,10 @@ from typing import Self
 import sqlalchemy as sa
 
 from audit.sqlite import explained, is_damaged
-from proxy.hub.store import tables as t
 from proxy.hub.store.entities import AgentState
 from proxy.hub.store.errors import ConflictError, StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, MigrationNeededError, migrate
+from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import not_found
 
 BUSY_TIMEOUT_MS = 5000

@@ -19,9 +19,9 @@ from auth.policy.conditions import CelConditions
 from auth.policy.document import name_of
 from auth.policy.match import Bundle, compile_bundle
 from auth.policy.text import PolicyError, Source
-from proxy.hub.store import tables as t
 from proxy.hub.store.database import Database
 from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import shown
 
 # A change a day for half a year; with 100 KB of rules that is 20 MB.

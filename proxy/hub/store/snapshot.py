@@ -18,12 +18,12 @@ from audit.store import TrailMark
 from auth.keys import KeyFormatError, PublicKey
 from auth.policy.match import Bundle
 from auth.principal import IdentityError, Principal, slug
-from proxy.hub.store import tables as t
 from proxy.hub.store.credentials import owners_of, read_codes, read_keys
 from proxy.hub.store.database import select_as_text
 from proxy.hub.store.entities import AdminToken, Agent, AgentState, Cluster, Mode, Snapshot, Team
 from proxy.hub.store.errors import InvalidError
 from proxy.hub.store.federation import read_federation
+from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_labels, shown
 from proxy.hub.store.roles import Role
 from proxy.process.untrusted_json import read_json

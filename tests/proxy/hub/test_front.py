@@ -26,7 +26,8 @@ from proxy.hub.calls.calls import Calls
 from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import DataDir, SigningKeys
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.oauth import FORM_BYTES_MAX
 from proxy.hub.identity.replay_store import ReplayStore

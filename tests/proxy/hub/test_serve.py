@@ -50,7 +50,7 @@ async def test_the_keys_are_kept_only_once_they_are_this_hubs_and_read_anew(
     monkeypatch.setattr(serve, "settle", lambda: None)
     data = DataDir.open(tmp_path / "data")
     # What a hub that has run leaves.
-    data.signing_keys()
+    data.keys.load_or_make()
     data.pepper()
     Store(data.store_file, org="main", clock=time.time).close()
     anywhere = Address("127.0.0.1", 0)

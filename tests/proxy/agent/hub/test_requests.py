@@ -21,7 +21,7 @@ from proxy.agent.hub.requests import ANSWER_BYTES_MAX, Reach, fetch_reach, fetch
 from proxy.agent.local.account import Account
 from proxy.agent.local.errors import AgentError
 from proxy.hub.home.config import LimitsConfig
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import open_directory

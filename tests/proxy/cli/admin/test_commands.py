@@ -20,7 +20,7 @@ from auth.keys import KeySet, SigningKey
 from proxy.cli.admin.api.client import AdminClient
 from proxy.cli.admin.cluster.relay_files import remaining_steps
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
-from proxy.hub.store.store import RelayContact
+from proxy.hub.store.clusters import RelayContact
 from proxy.kubernetes.statement import Statement
 from proxy.process.config import Address
 from proxy.relay import config as relay_config
@@ -100,7 +100,7 @@ async def test_a_relay_outside_a_cluster_gets_files_that_it_accepts(hub: Hub, tm
     assert relay.way.hub_ca_pem == hub.ca.read_text()
     assert (relay.cluster_id, relay.hub_url) == (cluster.id, "https://hub.example")
     assert relay.kubeconfig == tmp_path / "kube 🚢 config"
-    assert [key.kid for key in relay.hub_keys] == [hub.data.signing_keys().active.kid]
+    assert [key.kid for key in relay.hub_keys] == [hub.data.keys.load_or_make().active.kid]
 
 
 def test_who_enrols_at_a_hub_of_a_private_ca_is_told_where_it_goes() -> None:
@@ -401,7 +401,7 @@ async def test_a_ca_by_hand_takes_the_hubs_place(hub: Hub, tmp_path: Path) -> No
 
 async def test_secrets_stand_in_no_message_and_no_trail(hub: Hub) -> None:
     await enrol(hub)
-    token = hub.data.admin_token()
+    token = hub.data.admin.token()
     assert token is not None
     made = await hub.json("agent", "add", "two", "--owner", "a", "--team", "sre")
     outputs = [

@@ -14,7 +14,8 @@ from auth.keys import SigningKey
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
 from proxy.hub.relays.operations import RelayInfo
-from proxy.hub.store.store import RelayContact, Store
+from proxy.hub.store.clusters import RelayContact
+from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
 from tests.fakes.admin import PEPPER, TOKEN, WATCH, Bench, enrol
 from tests.fakes.asgi import call

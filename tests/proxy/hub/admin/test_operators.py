@@ -360,7 +360,7 @@ async def in_folder(bench: Bench, folder: Path, before: Callable[[DataDir], Awai
     data = DataDir.open(folder / "local")
     await before(data)
     await ensure_local_token(data, bench.directory, PEPPER)
-    return data.admin_token() or ""
+    return data.admin.token() or ""
 
 
 def of(bench: Bench, token: str) -> tuple[str, Role]:
@@ -385,8 +385,8 @@ async def test_another_token_in_that_file_is_replaced(bench: Bench, tmp_path: Pa
 
     async def put(data: DataDir) -> None:
         await trio.lowlevel.checkpoint()
-        data.admin_token_file.write_text(TOKENS[role])
-        data.admin_token_file.chmod(0o600)
+        data.admin.token_file.write_text(TOKENS[role])
+        data.admin.token_file.chmod(0o600)
 
     made = await in_folder(bench, tmp_path, put)
     assert made != TOKENS[role]

@@ -40,7 +40,7 @@ from proxy.hub.calls.live import Ending
 from proxy.hub.calls.quick import begin
 from proxy.hub.calls.replayable_body import HELD_BYTES_MAX
 from proxy.hub.home.config import AuditConfig, HubConfig, LimitsConfig
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.relays.contexts import AgentContext, TokenContexts
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins

@@ -10,7 +10,7 @@ import trio
 
 from audit.ids import new_eid
 from auth.principal import Principal
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins
 from proxy.hub.store.entities import Cluster, Mode

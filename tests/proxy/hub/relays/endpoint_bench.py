@@ -20,7 +20,7 @@ from auth.keys import SigningKey
 from auth.tokens import HelloClaims
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.registry import Registry

@@ -13,9 +13,10 @@ import trio.testing
 from audit.store import TrailMark
 from auth.keys import SigningKey
 from proxy.hub.store import directory as directory_module
+from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import POLL_EVERY_S, open_directory
 from proxy.hub.store.errors import NotFoundError, StoreUnavailableError
-from proxy.hub.store.store import RelayContact, Store
+from proxy.hub.store.store import Store
 
 
 def clock() -> float:

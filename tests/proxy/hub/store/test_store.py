@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from auth.keys import PublicKey, SigningKey
 from auth.principal import TEAMS_MAX
 from proxy.hub.store import migrations
+from proxy.hub.store.clusters import RELAY_INSTANCES_KEPT, RelayContact
 from proxy.hub.store.entities import AgentState, Mode
 from proxy.hub.store.errors import (
     ConflictError,
@@ -31,10 +32,10 @@ from proxy.hub.store.errors import (
     StoreUnavailableError,
 )
 from proxy.hub.store.federation import JWKS_LENGTH_MAX, NewIssuer
+from proxy.hub.store.migrations.tables import metadata
 from proxy.hub.store.names import PEM_LENGTH_MAX, check_name
 from proxy.hub.store.roles import Role
-from proxy.hub.store.store import RELAY_INSTANCES_KEPT, RelayContact, Store
-from proxy.hub.store.tables import metadata
+from proxy.hub.store.store import Store
 
 
 class Clock:
