@@ -14,7 +14,6 @@ answer is a 507: in force, but not recorded.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
@@ -33,7 +32,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from audit.errors import AuditUnavailable
-from audit.ids import uuid7
+from audit.events import new_event
 from audit.record import EXCERPT_CHARACTERS_MAX, Actor, Client, Decision, Event, Kind, Phase, text, utc
 from audit.record import Cluster as AuditCluster
 from audit.record import Request as AuditRequest
@@ -258,14 +257,11 @@ class _Endpoints:
         return _refusal(refused)
 
     def _event(self, kind: Kind, request: Request, actor: Actor) -> Event:
-        now = self._clock()
-        return Event(
-            eid=uuid7(int(now * 1000), os.urandom(10)),
-            kind=kind,
-            phase=Phase.COMPLETE,
-            ts=utc(now),
+        return new_event(
+            kind,
+            actor,
             org=self._admin.directory.current.org,
-            actor=actor,
+            at=self._clock(),
             client=Client(
                 request.client.host if request.client is not None else "",
                 ", ".join(request.headers.getlist("user-agent")),

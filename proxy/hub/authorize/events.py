@@ -15,7 +15,7 @@ from hashlib import sha256
 import attrs
 from msgspec.structs import replace
 
-from audit.ids import new_eid
+from audit.events import new_event
 from audit.record import (
     ARGV_ITEMS_MAX,
     EXCERPT_CHARACTERS_MAX,
@@ -38,7 +38,6 @@ from audit.record import (
     Tunnel,
     proto_of,
     text,
-    utc,
 )
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.principal import Principal
@@ -155,13 +154,13 @@ class Trail:
         that a limit refuses (`undecided`) has an excerpt of its target.
         """
         party = self._party(claims, agent, cluster)
-        return Event(
-            eid=eid or new_eid(),
-            kind=kind,
-            phase=phase,
-            ts=datetime.now(UTC) if began_at is None else utc(began_at),
+        return new_event(
+            kind,
+            party.actor,
             org=self._org,
-            actor=party.actor,
+            at=began_at,
+            eid=eid,
+            phase=phase,
             client=_client(head, client_ip, party.mode),
             cluster=party.cluster,
             req=parsed.audit_view or _audit_view(head, parsed, undecided=undecided),
@@ -189,6 +188,7 @@ class Trail:
             party = self._party(caller.claims, call.agent, call.cluster)
             client = _client(call.head, call.client_ip, party.mode)
             caller.audit_view = view = AuditView(party.actor, party.cluster, client)
+        # Not by new_event: most events are of small reads, and a call costs as much as the rest.
         return Event(
             eid=eid,
             kind=Kind.CALL,
@@ -211,13 +211,10 @@ class Trail:
         self, kind: Kind, *, client_ip: str, note: str, head: RequestHead | None = None
     ) -> Event:
         """The event of an unauthenticated request: failed authentication, or bytes that are no HTTP."""
-        return Event(
-            eid=new_eid(),
-            kind=kind,
-            phase=Phase.COMPLETE,
-            ts=datetime.now(UTC),
+        return new_event(
+            kind,
+            Actor(ActorType.ANONYMOUS),
             org=self._org,
-            actor=Actor(ActorType.ANONYMOUS),
             client=_client(head, client_ip, "") if head is not None else Client(client_ip),
             req=_excerpt(head) if head is not None else None,
             note=note,
@@ -235,13 +232,10 @@ class Trail:
         note: str = "",
     ) -> Event:
         """The event of a relay that connected or disconnected."""
-        return Event(
-            eid=new_eid(),
-            kind=kind,
-            phase=Phase.COMPLETE,
-            ts=datetime.now(UTC),
+        return new_event(
+            kind,
+            Actor(ActorType.RELAY, instance),
             org=self._org,
-            actor=Actor(ActorType.RELAY, instance),
             client=Client(address),
             cluster=Cluster(cluster_id, cluster_name),
             relay=Relay(instance, version),
@@ -250,13 +244,10 @@ class Trail:
 
     def hub(self, kind: Kind, note: str = "") -> Event:
         """The event of an action of the hub itself."""
-        return Event(
-            eid=new_eid(),
-            kind=kind,
-            phase=Phase.COMPLETE,
-            ts=datetime.now(UTC),
+        return new_event(
+            kind,
+            Actor(ActorType.HUB),
             org=self._org,
-            actor=Actor(ActorType.HUB),
             note=note,
         )
 

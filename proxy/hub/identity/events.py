@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import attrs
 
-from audit.ids import uuid7
-from audit.record import Actor, ActorType, Client, Decision, Event, Kind, Phase, Request, Response, text, utc
+from audit.events import new_event
+from audit.record import Actor, ActorType, Client, Decision, Event, Kind, Phase, Request, Response, text
 from audit.record import Cluster as AuditCluster
 from proxy.hub.identity.oauth import Refusal, values_of
 from proxy.hub.store.directory import Directory
@@ -46,14 +45,12 @@ class AgentEvents:
         note: str = "",
     ) -> Event:
         """Build the event of an answered request; without a `status`, build an intent."""
-        now = self.clock()
-        return Event(
-            eid=uuid7(int(now * 1000), os.urandom(10)),
-            kind=kind,
-            phase=Phase.INTENT if status is None else Phase.COMPLETE,
-            ts=utc(now),
+        return new_event(
+            kind,
+            actor,
             org=self.directory.current.org,
-            actor=actor,
+            at=self.clock(),
+            phase=Phase.INTENT if status is None else Phase.COMPLETE,
             client=Client(sender.client_ip, text(b", ".join(values_of(sender.headers, b"user-agent")))),
             cluster=AuditCluster(cluster.id, cluster.name) if cluster is not None else None,
             req=Request(sender.method, sender.path),
