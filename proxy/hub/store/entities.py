@@ -221,9 +221,9 @@ class Snapshot:
     clusters_by_id: Mapping[str, Cluster]
     clusters_by_name: Mapping[str, Cluster]
     api_keys_by_hash: Mapping[str, tuple[Agent, ApiKey]] = attrs.field(repr=False)
-    """Keys that are not revoked, whatever the state of their agent."""
+    """Keys that are not revoked, also those of locked agents."""
     agent_keys_by_kid: Mapping[str, tuple[Agent, AgentKey]]
-    """Keys that are not revoked, whatever the state of their agent."""
+    """Keys that are not revoked, also those of locked agents."""
     codes_by_hash: Mapping[str, tuple[Agent, Code]] = attrs.field(repr=False)
     """Unused codes, expired ones included: a reader checks `expires_at`."""
     issuers_by_url: Mapping[str, Issuer]

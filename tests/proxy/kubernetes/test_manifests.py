@@ -376,6 +376,23 @@ def test_the_owners_guardrails_are_always_mounted() -> None:
         assert "ConfigMap" not in {item["kind"] for item in relay_manifests(manifest)}
 
 
+@pytest.mark.parametrize("manifest", [EXAMPLE, DIRECT], ids=["tunnel", "direct"])
+def test_the_relay_mounts_every_volume_of_its_pod(manifest: RelayManifest) -> None:
+    deployment = json.loads(json.dumps(by_kind(relay_manifests(manifest), "Deployment")))
+    pod = deployment["spec"]["template"]["spec"]
+    (relay,) = pod["containers"]
+    folders = {mount["name"]: mount["mountPath"] for mount in relay["volumeMounts"]}
+    assert folders.keys() == {volume["name"] for volume in pod["volumes"]}
+    files = [
+        each["value"]
+        for each in relay["env"]
+        if each["name"]
+        in {"HAWSE_RELAY_HUB_KEYS", "HAWSE_RELAY_PRIVATE_KEY", "HAWSE_RELAY_DIRECT_CERTIFICATE"}
+    ]
+    assert len(files) == 2
+    assert {str(Path(file).parent) for file in files} <= set(folders.values())
+
+
 def test_a_rollout_keeps_one_relay_and_never_has_more_than_the_hub_takes() -> None:
     def strategy(replicas: int) -> object:
         manifest = attrs.evolve(EXAMPLE, replicas=replicas)
