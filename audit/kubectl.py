@@ -26,7 +26,7 @@ _COMMANDS = {
 _STREAMS = {"log": "logs", "exec": "exec", "attach": "attach", "portforward": "port-forward"}
 # No kubectl command sends a request to a proxied backend.
 _RAW = frozenset({"proxy"})
-_FROM_FILE = frozenset({"create", "replace", "patch"})
+_FROM_FILE = frozenset({"replace", "patch"})
 # These verbs name no object; without a namespace they cover all namespaces.
 _OF_MANY = frozenset({"list", "watch", "deletecollection"})
 
@@ -46,11 +46,7 @@ def kubectl_words(event: Event) -> list[str]:
     raw = req.subresource in _RAW or (bool(req.subresource) and command in {"create", "delete"})
     if command is None or not req.resource or raw:
         return ["get", "--raw", req.raw_target] if req.method == "GET" else []
-    words = [command, f"{req.resource}.{req.group}" if req.group else req.resource]
-    if command in _FROM_FILE:
-        words = [command, "-f", "..."] if command == "create" else [*words, req.name, "-f", "..."]
-    elif req.name:
-        words.append(req.name)
+    words = [command, *_object(command, req)]
     if req.subresource:
         words.append(f"--subresource={req.subresource}")
     if req.verb == "deletecollection" and "labelSelector" not in query:
@@ -70,6 +66,16 @@ def kubectl_words(event: Event) -> list[str]:
 def kubectl_line(words: Sequence[str]) -> str:
     """The words, quoted for a shell."""
     return shlex.join(words)
+
+
+def _object(command: str, req: Request) -> list[str]:
+    """The words that name the object or the list. `create` has them in its file."""
+    if command == "create":
+        return ["-f", "..."]
+    words = [f"{req.resource}.{req.group}" if req.group else req.resource]
+    if command in _FROM_FILE:
+        return [*words, req.name, "-f", "..."]
+    return [*words, req.name] if req.name else words
 
 
 def _where(req: Request) -> list[str]:

@@ -28,6 +28,7 @@ import attrs
 import trio
 
 from audit.errors import AuditUnavailable
+from audit.events import new_event
 from audit.flood import Floods, counts
 from audit.ids import new_eid
 from audit.record import Actor, ActorType, Event, Kind, Phase, Response, utc
@@ -343,14 +344,13 @@ class Recorder:
         self._settle(waiting, reason)
 
     def _gap_event(self, gap: _Gap) -> Event:
-        return Event(
-            eid=new_eid(),
-            kind=Kind.AUDIT_GAP,
-            phase=Phase.COMPLETE,
-            ts=utc(gap.began),
-            dur_ms=round((time.monotonic() - gap.began_s) * 1000, 3),
+        return new_event(
+            Kind.AUDIT_GAP,
+            Actor(ActorType.HUB),
             org=self._org,
-            actor=Actor(ActorType.HUB),
+            at=gap.began,
+            eid=new_eid(),
+            dur_ms=round((time.monotonic() - gap.began_s) * 1000, 3),
             count=max(1, gap.refused + gap.lost),
             note=f"writes refused: {gap.refused}, events lost: {gap.lost} ({gap.reason})",
         )

@@ -210,15 +210,19 @@ def parse(method: bytes, target: bytes) -> RequestInfo:
     name = parts[1] if len(parts) > 1 else ""
     # Below the legacy /proxy/ prefix, the backend's path follows the name.
     subresource = parts[2] if len(parts) > 2 and verb != "proxy" else ""
-    if not name and verb == "get":
-        parameters = first_values(query, _LIST_OPTIONS) if _may_narrow(query) else {}
-        verb = "watch" if _truthy(parameters, "watch") else "list"
-        name = selected_name(parameters)
-    if not name and verb == "delete":
-        verb = "deletecollection"
+    if not name:
+        verb, name = _of_collection(verb, query)
     return RequestInfo(
         method_name, verb, True, path, raw_path, query, group, version, namespace, resource, subresource, name
     )
+
+
+def _of_collection(verb: str, query: bytes) -> tuple[str, str]:
+    """The verb and the name of a request whose path names no object. A field selector may name one."""
+    if verb == "get":
+        parameters = first_values(query, _LIST_OPTIONS) if _may_narrow(query) else {}
+        return "watch" if _truthy(parameters, "watch") else "list", selected_name(parameters)
+    return "deletecollection" if verb == "delete" else verb, ""
 
 
 def _may_narrow(query: bytes) -> bool:

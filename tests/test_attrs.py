@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.test_imports import modules, run
+from tests.modules import modules, run
 
 # In any other class `attrs.Factory(list)` is no list, and a type checker takes it for one all the same.
 FIND_WHAT_IS_LEFT = """

@@ -1,20 +1,42 @@
-"""Each module can be imported first, and what must stay small loads nothing of what is not its own."""
+"""Each module can be imported first, what must stay small loads nothing of what is not its own, and no test
+module is a library of others.
+"""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("hawse", "tunnel", "auth", "audit", "proxy", "sandbox")
+from tests.modules import PACKAGES, ROOT, modules, run
+
 HUBS_OWN = ("sqlalchemy", "alembic", "starlette", "prometheus_client", "msgspec", "re2")
 # kubectl waits for the plugin at each start; each of these would cost it a multiple of all the rest.
 SLOW_TO_LOAD = ("click", "trio", "cryptography", "ssl")
+
+# The test modules that others still import. The list only gets shorter: what they share belongs in
+# tests/fakes, or in a module beside the tests of one folder.
+STILL_IMPORTED = (
+    "tests.proxy.exchange.test_deadlines",
+    "tests.proxy.hub.calls.test_calls",
+    "tests.proxy.hub.calls.test_limits",
+    "tests.proxy.hub.calls.test_live",
+    "tests.proxy.relay.test_direct",
+    "tests.proxy.relay.test_guardrails",
+    "tests.proxy.relay.test_health",
+    "tests.proxy.relay.test_own_requests",
+    "tests.tunnel.net.test_tcp",
+    "tests.tunnel.net.test_tls",
+    "tests.tunnel.protocol.test_two_sides",
+    "tests.tunnel.test_dialer",
+    "tests.tunnel.test_resume",
+    "tests.tunnel.test_session",
+    "tests.tunnel.test_stream",
+    "tests.tunnel.websocket.test_upgrade",
+)
 
 # Imports what all of them share once, and forks for each module: none finds another of ours loaded already,
 # so that a circle between two modules shows from both its ends.
@@ -45,29 +67,6 @@ for name in blocked:
 for name in names:
     importlib.import_module(name)
 """
-
-
-def modules() -> list[str]:
-    """Every module of ours by its dotted name."""
-    found = []
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            # A migration is loaded by Alembic from its file, within a context of its own.
-            if "migrations" not in parts:
-                found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return found
-
-
-def run(script: str, *args: str) -> None:
-    """Run a script in a fresh interpreter, which must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *args],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 # A dozen seconds of a core, which it may have to share.
@@ -111,3 +110,35 @@ def test_what_is_blocked_is_missed() -> None:
 def test_the_credential_command_starts_without_what_is_slow_to_load() -> None:
     names = ["proxy.cli.main", "proxy.agent.token.credential"]
     run(BLOCK_AND_IMPORT, json.dumps(SLOW_TO_LOAD), json.dumps(names))
+
+
+def imported_by(source: str) -> Iterator[str]:
+    """The modules that a source may import, by their dotted names."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import tests.a.test_b", "from tests.a import test_b", "from tests.a.test_b import (\n    c,\n)"],
+)
+def test_each_form_of_an_import_is_seen(source: str) -> None:
+    assert "tests.a.test_b" in imported_by(source)
+
+
+def test_no_test_module_is_imported_by_another() -> None:
+    paths = sorted((ROOT / "tests").rglob("*.py"))
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths}
+    test_modules = {name for path, name in names.items() if path.name.startswith("test_")}
+    importers: dict[str, list[str]] = {}
+    for path, importer in names.items():
+        for imported in test_modules.intersection(imported_by(path.read_text())):
+            importers.setdefault(imported, []).append(importer)
+    added = {name: by for name, by in importers.items() if name not in STILL_IMPORTED}
+    assert added == {}
+    # Once nothing imports a module, its entry goes.
+    assert [name for name in STILL_IMPORTED if name not in importers] == []

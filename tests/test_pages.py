@@ -11,7 +11,7 @@ import attrs
 import click
 import pytest
 
-from proxy.cli.main import build_group
+from proxy.cli.group import build_group
 from proxy.hub.home.config import HubConfig
 from proxy.relay.config import FileConfig
 

@@ -3,7 +3,8 @@
 from tunnel.handshake import hear_hello, read_hello
 from tunnel.interruptions import Interruptions
 from tunnel.protocol.connection import Role
-from tunnel.protocol.core import RESUME_TTL_S
+from tunnel.protocol.connection.resumption import RESUME_TTL_S
+from tunnel.protocol.connection.stream_feed import MODEST_USERS_MAX
 from tunnel.protocol.errors import (
     CloseCode,
     LocalProtocolError,
@@ -12,7 +13,6 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
-from tunnel.protocol.feed import MODEST_USERS_MAX
 from tunnel.protocol.frames import HEAD_BYTES_MAX, NONCE_BYTES, RESUME, Hello, Resume, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import Context

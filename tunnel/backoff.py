@@ -1,11 +1,11 @@
-"""How long the dialer waits before it dials again. Pure: chance, time and lifetimes are handed in."""
+"""How long the dialer waits before it dials again. Pure: chance, time and lifetimes are arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-from tunnel.protocol.liveness import RateLimit
+from tunnel.net.ratelimit import TokenBucket
 
 __all__ = ["Backoff"]
 
@@ -20,8 +20,8 @@ SESSION_LIVED_S: Final = 10.0
 # REDIAL_S, and each further one a quarter of it earlier or later than REDIAL_S after the one before.
 REDIAL_S: Final = 1.0
 REDIAL_SPREAD: Final = 0.25
-# These dials come from a budget, whatever the age of the sessions: a restart takes about four of them, and a
-# link that connects and breaks without end gets one in REDIAL_REFILL_S on top of the waits above.
+# These dials come from a budget, regardless of the age of the sessions: a restart takes about four of them,
+# and a link that connects and breaks without end gets one in REDIAL_REFILL_S on top of the waits above.
 REDIALS_MAX: Final = 20
 REDIAL_REFILL_S: Final = 10.0
 
@@ -41,10 +41,10 @@ class Backoff:
         self._failures = 0
         self._redials = False
         """A tunnel was up, and no dial since then was refused or found the budget empty."""
-        self._budget = RateLimit(1 / REDIAL_REFILL_S, REDIALS_MAX)
+        self._budget = TokenBucket(1 / REDIAL_REFILL_S, REDIALS_MAX)
 
     def note_session(self, lived_s: float) -> None:
-        """Take note that a session has ended, or that its hub goes away."""
+        """A session has ended, or its hub goes away."""
         if lived_s >= SESSION_LIVED_S:
             self._failures = 0
 
@@ -92,7 +92,7 @@ class Backoff:
 
     def _next_wait_s(self, retry_after_s: float = 0.0) -> float:
         delay_s = DELAYS_S[min(self._failures, len(DELAYS_S) - 1)]
-        # A hub that says when it has room is no hub that fails.
+        # A hub that asks for a wait has not failed.
         if not retry_after_s:
             self._failures += 1
         drawn_s = delay_s * (1 + self._chance()) / 2

@@ -2,9 +2,8 @@
 
 It goes through six phases under one deadline: name and TCP, the CONNECT of an egress proxy, TLS, the
 upgrade to a WebSocket, HELLO and WELCOME. Any of them can fail, or hang, in ways that an operator at the
-other end of the world has to understand from one line of the log; so each failure becomes a DialFailed
-whose text says what was tried, what came, and where it can be seen, what to do. It never holds a
-credential.
+other end of the world has to understand from one line of the log. So each failure becomes a DialFailed whose
+text says what was tried, what came, and if it is known, what to do. It never holds a credential.
 """
 
 from __future__ import annotations
@@ -140,8 +139,8 @@ class DialerConfig:
     well."""
     authorization: Callable[[str], str] = attrs.field(repr=False)
     """Returns a fresh bearer token for each dial: dated by our clock, for "", else by the hub's time that is
-    handed in. That is the hub's own text, and it must be told again in the token: so what somebody else has
-    made up is good for nothing, whatever time it names."""
+    handed in. That is the hub's own text, and the token must repeat it: so a text that is not the hub's is
+    useless, whatever time it names."""
     hello: Callable[[], Hello]
     proxy: ProxySettings = attrs.field(factory=_environment_proxy)
     settings: Settings | None = None
@@ -317,7 +316,7 @@ class Attempt:
     def _explain_answer(self, refused: WebSocketRefused) -> DialFailed:
         headers = {name.lower(): value.decode("latin-1") for name, value in refused.headers}
         now = self.config.wall_clock()
-        # Its Date says how long to wait, and never by what to sign: anybody can name a time to come.
+        # Its Date dates the Retry-After only, never a token: any server can name a time to come.
         answered_at = _http_date(headers.get(b"date", "")) or now
         retry_after_s = _retry_after_s(headers.get(b"retry-after", ""), answered_at)
         why = _warning(headers.get(b"warning", ""))

@@ -1,6 +1,6 @@
-"""The relay's way to the hub: dial, serve the session, wait, and again, for as long as the process lives.
+"""Keeps a relay connected to its hub: dials, serves the session, waits, and dials again.
 
-When the next dial comes is decided here, and what goes on beside it; how one goes is told in `tunnel.dial`.
+This module decides when to dial, and what goes on meanwhile; `tunnel.dial` makes one dial.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ async def run_dialer(
 ) -> None:
     """Keep a tunnel to the hub: one session after the other, each served by `serve`, until cancelled.
 
-    `serve` returns, or raises SessionClosed, when its session has ended; whatever else it raises ends the
+    `serve` returns, or raises SessionClosed, when its session has ended; any other exception ends the
     dialer. Dials never overlap and never stop. When the hub says that it will go away, the next tunnel is
     dialled at once, and the old session is served beside it to its end, or for as long as the hub said. When
-    that one cannot be dialled, the end of the old session is followed by a dial within a second.
-    A session that can be resumed goes on over the next connection when it has lost one; without streams only
-    if the first dial succeeds.
+    that one cannot be dialled, the end of the old session is followed by a dial within a second. A session
+    that can be resumed goes on over the next connection when it has lost one; without streams only if the
+    first dial succeeds.
 
     `dialing`, cancelled, ends the dialling alone: this returns when the sessions that are open have ended.
     """
@@ -111,7 +111,7 @@ class _Dialer:
                 if not exc.refused:
                     wait_s = await self._wait_for_drain(wait_s)
             else:
-                # Not remembered: the hub takes it for a minute, and our clock may have been set meanwhile.
+                # Not kept: the hub accepts it for a minute, and our clock may have been set meanwhile.
                 hub_time = ""
                 self.draining = None
                 wait_s = await self._watch(tunnel)
@@ -178,7 +178,7 @@ class _Dialer:
                 self._let_go(tunnel, going.drain_ms / 1000)
             wait_s = self.backoff.wait_after_goaway_s(trio.current_time(), going.retry_after_ms / 1000)
             log.info(
-                "the hub at %s goes away (%s): dialling anew in %.1f s, streams that go on there: %d",
+                "the hub at %s goes away (%s): dialling again in %.1f s, streams that go on there: %d",
                 name, going.reason, wait_s, session.stream_count,
             )  # fmt: skip
             return wait_s
@@ -200,15 +200,15 @@ class _Dialer:
         return wait_s
 
     async def _bring_back(self, tunnel: _Tunnel) -> None:
-        """Find the session another connection whenever it has lost one, until it ends."""
+        """Dial another connection for the session whenever it has lost one, until it ends."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._dial_whenever_lost, tunnel, nursery)
-            # It can be away for too long in the middle of a dial.
+            # It can expire in the middle of a dial.
             await tunnel.session.wait_closed()
             nursery.cancel_scope.cancel()
 
     async def _dial_whenever_lost(self, tunnel: _Tunnel, nursery: trio.Nursery) -> None:
-        # Beside a dial the connection before may still take its leave: for a second, where nobody hears it.
+        # While this dials, the previous connection may still be closing, for a second.
         while await tunnel.session.wait_detached():
             await nursery.start(self._dial_again, tunnel)
 
@@ -219,7 +219,7 @@ class _Dialer:
         while True:
             await trio.sleep(wait_s)
             if session.closed:
-                # In this very pass; whoever waits for that cancels us in the next one.
+                # It was closed in this loop pass; the task that waits for that cancels us in the next one.
                 task_status.started()
                 return
             try:
@@ -245,7 +245,7 @@ class _Dialer:
                     session.abandon(f"tunnel lost: {exc}")
 
     def _let_go(self, tunnel: _Tunnel, drain_s: float) -> None:
-        """Let a tunnel end beside the next one."""
+        """Bound the time of a tunnel that ends beside the next one."""
         tunnel.scope.deadline = trio.current_time() + (drain_s or LEAVING_S) + LEAVING_SLACK_S
         self.leaving.append(tunnel)
         self.draining = tunnel.session

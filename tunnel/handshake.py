@@ -1,9 +1,9 @@
-"""The first word of each side on a new transport.
+"""The first message of each side on a new transport.
 
-A dialer that has lost its transport names its session in the HELLO on the next one. Only when the listener
-has read that does it know whether an old session goes on or a new one begins, and only the WELCOME tells the
-dialer. So both can hear the first message before they have a session for it (`hear_hello`, `say_hello`), and
-hand it on to that session: an old one resumes with it, a new one begins its greeting with it (`greet`).
+A dialer that has lost its transport names its session in the HELLO on the next one. So the listener must
+read the HELLO to know whether an old session goes on or a new one begins, and the dialer must read the
+WELCOME. Both receive the first message before they have a session for it (`hear_hello`, `say_hello`) and
+hand it to the session: an old one resumes with it, a new one begins its greeting with it (`greet`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from contextlib import suppress
 import attrs
 import trio
 
-from tunnel.link import FAREWELL_S
-from tunnel.protocol import events, frames
-from tunnel.protocol.connection import Connection, Role
+from tunnel.protocol import frames
+from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello, Welcome
-from tunnel.refusals import Rejected, SessionClosed, farewell_of
+from tunnel.refusals import FAREWELL_S, Rejected, SessionClosed, farewell_of
 from tunnel.settings import GREETING_S, Settings
 from tunnel.websocket.transport import Transport, TransportClosed
 
@@ -31,8 +30,8 @@ __all__ = ["greet", "hear_hello", "read_hello", "read_welcome", "say_hello", "tu
 async def hear_hello(transport: Transport) -> bytes:
     """Return the first message of a dialer, for `read_hello`.
 
-    Raises SessionClosed when it leaves, or says nothing for GREETING_S, and RemoteProtocolError for anything
-    but a HELLO, once it has been told.
+    Raises SessionClosed when it leaves, or sends nothing for GREETING_S, and RemoteProtocolError for
+    anything but a HELLO, after telling the dialer.
     """
     try:
         message = await _receive(transport)
@@ -48,7 +47,7 @@ async def say_hello(transport: Transport, hello: Hello) -> bytes:
     """Greet a listener; returns its first message, for `read_welcome`.
 
     Raises Rejected when the listener does not want this dialer, SessionClosed when no answer comes, and
-    RemoteProtocolError for anything but a WELCOME, once the listener has been told.
+    RemoteProtocolError for anything but a WELCOME, after telling the listener.
     """
     try:
         await transport.send(frames.hello(hello))
@@ -69,9 +68,9 @@ async def say_hello(transport: Transport, hello: Hello) -> bytes:
 
 
 async def turn_away(transport: Transport, exc: SessionClosed | RemoteProtocolError) -> None:
-    """Close a transport that no session goes on over, and tell the peer why, as at any session's end.
+    """Close a transport that no session uses, and tell the peer why, as at any session's end.
 
-    It takes no longer than a farewell may.
+    It takes 2 FAREWELL_S at most.
     """
     code, reason = farewell_of(exc)
     with trio.move_on_after(FAREWELL_S), suppress(TransportClosed):
@@ -84,7 +83,7 @@ def read_hello(message: bytes) -> Hello:
     """The HELLO that a message is; raises RemoteProtocolError."""
     payload = _greeting(message, frames.HELLO)
     if len(message) > frames.HEADER_BYTES + len(payload):
-        # A session that goes on would not count it, and misnumber all that follows.
+        # A session that goes on would not count the other frames, and so misnumber all that follow.
         raise RemoteProtocolError("a HELLO is not alone in its message")
     return frames.decode_hello(payload)
 
@@ -102,20 +101,20 @@ async def greet(
     hello: Hello,
     answer_hello: Callable[[Hello], Welcome] | None,
     message: bytes | None,
-) -> list[events.Event]:
+) -> None:
     """Open the core of a new session: the dialer says `hello`, the listener answers by `answer_hello`.
 
-    `message` is the peer's first, when it was received already; a dialer has said its hello then. Returns
-    what has happened behind it: a WELCOME may share its message with the frames that follow. Raises Rejected,
-    SessionClosed and RemoteProtocolError; what the peer is to be told of it, also when this is cancelled, is
-    left in the core.
+    `message` is the peer's first, when it was received already; a dialer has said its hello then. Raises
+    Rejected, SessionClosed and RemoteProtocolError. What has to be sent to the peer for these, or for a
+    cancellation, is left in the core.
     """
     with trio.move_on_after(settings.hello_timeout_s):
         try:
             if connection.role is Role.DIALER:
-                return await _greet_as_dialer(connection, transport, settings.stated_in(hello), message)
-            await _greet_as_listener(connection, transport, settings, answer_hello, message)
-            return []
+                await _greet_as_dialer(connection, transport, settings.stated_in(hello), message)
+            else:
+                await _greet_as_listener(connection, transport, settings, answer_hello, message)
+            return
         except TransportClosed as exc:
             raise _ended(exc) from exc
     reason = f"no greeting within {settings.hello_timeout_s:g} s"
@@ -125,23 +124,17 @@ async def greet(
 
 async def _greet_as_dialer(
     connection: Connection, transport: Transport, hello: Hello, message: bytes | None
-) -> list[events.Event]:
-    connection.say_hello(hello)
+) -> None:
+    connection.handshake.say_hello(hello)
     said = connection.data_to_send(connection.message_bytes, trio.current_time())
     if message is None:
         await transport.send(said)
-    happened: list[events.Event] = []
-    while not happened:
-        if message is None:
-            message = await transport.receive()
-        happened = connection.receive_message(message, trio.current_time())
+    while connection.status.phase is Phase.GREETING:
+        connection.receive_message(message or await transport.receive(), trio.current_time())
         message = None
-    answer, *rest = happened
-    # Whatever stands behind it in its message.
-    if isinstance(answer, events.GoAwayReceived):
-        raise Rejected(answer.code, answer.reason, answer.retry_after_ms)
-    assert isinstance(answer, events.WelcomeReceived)
-    return rest
+        refusal = connection.handshake.refusal
+        if refusal is not None:
+            raise Rejected(refusal.code, refusal.reason, refusal.retry_after_ms)
 
 
 async def _greet_as_listener(
@@ -151,16 +144,12 @@ async def _greet_as_listener(
     answer_hello: Callable[[Hello], Welcome] | None,
     message: bytes | None,
 ) -> None:
-    happened: list[events.Event] = []
-    while not happened:
-        if message is None:
-            message = await transport.receive()
-        happened = connection.receive_message(message, trio.current_time())
+    while connection.handshake.peer_hello is None:
+        connection.receive_message(message or await transport.receive(), trio.current_time())
         message = None
-    (event,) = happened
-    assert isinstance(event, events.HelloReceived)
+    hello = connection.handshake.peer_hello
     try:
-        welcome = Welcome() if answer_hello is None else answer_hello(event.hello)
+        welcome = Welcome() if answer_hello is None else answer_hello(hello)
     except Rejected as exc:
         connection.reject(exc.close_code, exc.reason, exc.retry_after_ms)
         raise
@@ -169,7 +158,7 @@ async def _greet_as_listener(
         session_id=welcome.session_id or uuid.uuid4().hex,
         server_time_ms=round(time.time() * 1000),
     )
-    connection.say_welcome(welcome, event.hello)
+    connection.handshake.say_welcome(welcome, hello)
 
 
 def _greeting(message: bytes, expected: int) -> bytes:

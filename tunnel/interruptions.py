@@ -1,4 +1,4 @@
-"""What a session has gone through: how often it was without a transport, and what that has cost."""
+"""The interruptions of a session: how often it had no transport, and what that has cost."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["UNINTERRUPTED", "Interruptions"]
 
 @attrs.frozen
 class Interruptions:
-    """What a session has gone through so far."""
+    """The interruptions of a session so far."""
 
     detaches: int = 0
     """How often its transport was lost and the session went on."""
     away_s: float = 0.0
     """For how long it had none, in all."""
     replayed_frames: int = 0
-    """What this side has sent again."""
+    """Frames that this side has sent again."""
 
     def since(self, before: Interruptions) -> Interruptions:
-        """What of it came after `before`."""
+        """Return the interruptions since `before`."""
         return Interruptions(
             self.detaches - before.detaches,
             self.away_s - before.away_s,
@@ -29,5 +29,5 @@ class Interruptions:
         )
 
 
-# What nearly every session has gone through, and is asked for with every request.
+# The value of nearly every session. It is read with every request.
 UNINTERRUPTED: Final = Interruptions()

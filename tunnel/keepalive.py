@@ -1,51 +1,50 @@
-"""Whether the peer is still there, and what a session does when its core is due.
+"""Finds out whether the peer is still there, and calls the core when it is due.
 
-The core says when it wants to be called again: to PING, to ACK, or because the session was away for too long.
-Whoever does something that makes the core due earlier has the alarm ring earlier (`hurry`). It also finds out
-what no transport tells: that the peer is gone without a word.
+The core says when it has to be called again: to PING, to ACK, or because the session was away for too long.
+Code that makes the core due earlier moves the timer (`hurry`). The keepalive also detects what no transport
+reports: that the peer is gone without a word.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import trio
 
-from tunnel.net.timers import alarms_of_this_run
-from tunnel.net.waker import ParkingSpot
+from tunnel.driver import Driver, Owner
+from tunnel.net.ratelimit import TokenBucket
+from tunnel.net.timers import timers_of_this_run
+from tunnel.net.waker import Waker
 from tunnel.protocol.connection import Phase
-from tunnel.protocol.liveness import PING_BUSY_S, RateLimit
-
-if TYPE_CHECKING:
-    from tunnel.multiplexer import Multiplexer
+from tunnel.protocol.liveness import PING_BUSY_S
 
 __all__ = ["Keepalive"]
 
-# The PINGs of `answers` come on top of all others, of which the peer takes 10 a second: a few at once, and
-# then one in so long, however many ask.
+# The PINGs of `answers` come on top of all others, of which the peer accepts 10 a second: a few at once, and
+# then one in this time for all callers.
 ASKS_AT_ONCE = 5
 ASK_S = 0.2
 
 
 class Keepalive:
-    """Calls the core of a session whenever that is due; for as long as the session lives."""
+    """Calls the core of a session whenever it is due, until the session ends."""
 
-    def __init__(self, mux: Multiplexer) -> None:
-        self.alarm = alarms_of_this_run().alarm(self._ring)
+    def __init__(self, driver: Driver, owner: Owner) -> None:
+        self.timer = timers_of_this_run().timer(self._fire)
         self.heard: trio.Event | None = None
-        """While somebody waits for a sign of life."""
-        self._mux = mux
-        self._connection = mux.connection
-        self._spot = ParkingSpot("a session is kept alive by one task")
-        self._asks = RateLimit(1 / ASK_S, ASKS_AT_ONCE)
-        # A bug that showed when the alarm rang.
+        """Set by the next sign of life; None while no task waits for one."""
+        self._driver = driver
+        self._owner = owner
+        self._connection = driver.connection
+        self._ended = Waker("a session is kept alive by one task")
+        self._asks = TokenBucket(1 / ASK_S, ASKS_AT_ONCE)
+        # An exception of a timer's call, for `run` to raise.
         self._fault: Exception | None = None
 
     async def run(self) -> None:
-        """Keep the session alive; returns when it has ended. A bug of a look is raised here."""
-        self._ring()
-        while self._mux.ending is None and self._fault is None:
-            await self._spot.park()
+        """Keep the session alive; returns when it has ended. An exception of a timer's call is raised
+        here."""
+        self._fire()
+        while self._owner.ending is None and self._fault is None:
+            await self._ended.park()
         if self._fault is not None:
             fault, self._fault = self._fault, None
             try:
@@ -54,60 +53,63 @@ class Keepalive:
                 # See open_session.
                 del fault
 
-    def _ring(self) -> None:
+    def _fire(self) -> None:
         try:
-            self._look()
+            self._run_due()
         except Exception as error:
-            # Raised here it would end whoever rings, and so every other session.
+            # Raised here it would end the task of all timers, and so every other session.
             self._fault = error
-            self._spot.unpark()
+            self._ended.unpark()
 
-    def _look(self) -> None:
-        """Do what is due, and say when something will be."""
-        mux, connection = self._mux, self._connection
-        now = mux.now()
-        # A message that has not come to its end yet is a sign of life as well.
-        link = mux.link
+    def _run_due(self) -> None:
+        """Do what is due, and set the timer for what is due next."""
+        driver, connection = self._driver, self._connection
+        now = driver.now()
+        # The first bytes of a message are a sign of life as well.
+        link = driver.link
         if link is not None and link.transport.last_received_s > connection.liveness.unanswered_since:
             connection.liveness.received(link.transport.last_received_s)
-        due_at = connection.next_deadline()
+        due_at = connection.deadlines.next()
         if now < due_at:
-            # What was due has been done by somebody else, as an ACK that went along with a message.
-            self.alarm.by(due_at)
+            # Other code has done it, as an ACK that was sent along with a message.
+            self.timer.by(due_at)
             return
         if link is not None and now >= connection.liveness.dead_at:
             silence_s = now - connection.liveness.received_at
-            # Whether the session goes on without it or ends, the alarm is told.
-            mux.lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
+            # The session goes on without the link or ends; both set the timer.
+            self._owner.lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
             return
-        if now >= connection.doubt_at:
-            connection.doubt()
-        connection.tick(now)
-        if connection.happened:
-            mux.dispatch(connection.take_events())
-        if mux.calls_due:
-            mux.make_calls()
-        if connection.phase is Phase.CLOSED:
-            mux.end(None, f"the tunnel was away for {connection.resume_ttl_s:.0f} s")
+        if now >= connection.deadlines.doubt_at:
+            connection.deadlines.doubt()
+        connection.deadlines.tick(now)
+        if driver.due:
+            driver.run_due()
+        if connection.status.phase is Phase.CLOSED:
+            self._owner.end(None, f"the tunnel was away for {connection.status.resume_ttl_s:.0f} s")
             return
         if link is not None and connection.wants_to_send:
             link.flush_nowait()
-        self.alarm.by(connection.next_deadline())
+        self.timer.by(connection.deadlines.next())
 
     def hurry(self) -> None:
-        """Look earlier, when the core wants to be called earlier."""
-        self.alarm.by(self._connection.next_deadline())
+        """Move the timer, if the core is due earlier."""
+        self.timer.by(self._connection.deadlines.next())
 
     def note_busy(self) -> None:
-        """With a stream on a session that was idle, the next PING may be due earlier."""
+        """The session is no longer idle, so the next PING may be due earlier."""
         # Of many requests, one after the other, only the first changes anything.
-        if self._connection.liveness.pinged_at + PING_BUSY_S < self.alarm.due_at:
+        if self._connection.liveness.pinged_at + PING_BUSY_S < self.timer.due_at:
             self.hurry()
 
     async def answers(self, within_s: float) -> bool:
-        """Ask for a sign of life; whether any came within this long, and the session has not ended."""
-        mux = self._mux
-        asked_at = mux.now()
+        """Ask the peer for a sign of life, and return whether any came within this long.
+
+        Any bytes are one. False at once when the session is over.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._owner.ending is not None:
+            return False
+        asked_at = self._driver.now()
         if self.heard is None:
             self.heard = trio.Event()
         heard = self.heard
@@ -116,21 +118,23 @@ class Keepalive:
                 with trio.move_on_after(ASK_S):
                     await heard.wait()
             await heard.wait()
-        # A message that has not come to its end yet is a sign of life as well.
-        return (heard.is_set() or mux.last_received_s > asked_at) and mux.ending is None
+        # The first bytes of a message are a sign of life as well.
+        link = self._driver.link
+        part_came = link is not None and link.transport.last_received_s > asked_at
+        return (heard.is_set() or part_came) and self._owner.ending is None
 
     def _ask(self) -> bool:
-        """Have the peer say something; False when it was asked too often for that."""
-        now = self._mux.now()
+        """Send a PING; False when too many were sent lately."""
+        now = self._driver.now()
         if not self._asks.allows(now):
             return False
-        self._connection.ping(now)
-        self._mux.wake_writer()
+        self._connection.deadlines.ping(now)
+        self._driver.wake_writer()
         self.hurry()
         return True
 
     def note_heard(self) -> None:
-        """Something came, or nothing will: wake whoever waits for that."""
+        """Something came, or nothing will: wake the tasks that wait for a sign of life."""
         if self.heard is not None:
             self.heard.set()
             self.heard = None
@@ -138,5 +142,5 @@ class Keepalive:
     def end(self) -> None:
         """The session has ended."""
         self.note_heard()
-        self.alarm.end()
-        self._spot.unpark()
+        self.timer.end()
+        self._ended.unpark()

@@ -1,21 +1,21 @@
-"""One of the transports that carry a session: its reader, its writer, and its end.
+"""One transport of a session: its reader, its writer, and its end.
 
-Theory of operation. A session has several links, one after the other: each belongs to one transport, from
-the greeting or the resumption to the transport's end, and closes it. What the reader receives goes to the
-core, and whom it concerns is told before the next message is looked at. What is sent is taken from the core,
-as one message of all that has gathered, by the writer: a task that is parked while there is nothing.
+Theory of operation. A session has several links, one after the other. A link uses one transport, from the
+greeting or the resumption to the transport's end, and closes it. The reader feeds each message to the core
+and handles what the core reports before it looks at the next one. The writer takes one message from the
+core, of all frames that have gathered, and sends it. It is parked while there is nothing to send.
 
-The transport's send side is the writer's while that is not parked: it parks only when all it took from the
-core is out. While it is parked, what was queued in a pass of a `Readiness` is sent at the end of the pass, by
-whoever makes the pass, as one message and without a wait: that spares a small request the writer's switch, a
-pass of the scheduler and a poll at either end, where few are under way. What does not go out then is the
-writer's to finish, which is woken for it before anything else may be sent. So no two send messages at a time,
-and what was begun is whole, or it was cancelled in the writer, which leaves half a frame and so ends the
-transport. What a transport says beside its messages is its own care.
+While the writer is not parked, only it sends on the transport: it parks when all that it took from the core
+is out. While it is parked, what was queued in a pass of a `Readiness` is sent at the end of that pass, as one
+message and without a wait. That saves a small request the switch to the writer, a pass of the scheduler and
+a poll at either end, where few requests are under way. The writer is woken to finish what could not be sent
+at once, before anything else may be sent. So two messages are never sent at a time, and a message that was
+begun is whole, unless the writer was cancelled: that leaves half a frame, and so ends the transport. The
+transport itself orders what it sends beside messages.
 
-A link is left (`leave`) when its transport is lost, or another one has taken its place, and the session goes
-on without. Reader and writer may then still be in their last step, so they look after each whether that has
-happened. When the session ends (`end`), the writer may still say so.
+A link is left (`leave`) when its transport is lost or superseded, and the session goes on without it. Reader
+and writer may then be in their last step, so they check after each step whether their link is the current
+one. When the session ends (`end`), the writer may still say so.
 """
 
 from __future__ import annotations
@@ -23,75 +23,73 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
-from tunnel.net.fairness import SPELL_S
-from tunnel.net.waker import ParkingSpot
+from tunnel.driver import Driver, Owner
+from tunnel.keepalive import Keepalive
+from tunnel.net.fairness import FRAMES_PERIOD_S
+from tunnel.net.waker import Waker
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
-from tunnel.refusals import farewell_of
+from tunnel.refusals import FAREWELL_S, farewell_of
 from tunnel.websocket.transport import Transport, TransportClosed
 
-if TYPE_CHECKING:
-    from tunnel.multiplexer import Multiplexer
-
-__all__ = ["FAREWELL_S", "Link"]
+__all__ = ["Link"]
 
 log = logging.getLogger("tunnel.session")
 
 # On top of what a message may hold: bytes come in pieces of 128 KiB, and the last one should not be cut for
 # the headers' sake.
 MESSAGE_HEADERS_BYTES = 256
-# The writer lets the loop pass so often for what may still come, and no more once that has taken this long:
-# on a busy loop a pass is a while, and a keystroke would wait.
+# The writer waits so many loop passes for frames that may still come, but no longer than this: on a busy
+# loop a pass takes a while, and a keystroke would wait.
 GATHERING_PASSES = 4
 GATHERING_S = 0.001
-# How many wakeups in a row it does so in vain, before it does without.
+# After so many wakeups in a row in which nothing came, it waits no more.
 PATIENCE = 8
 # A message of 1 MiB can hold 87,000 frames, of up to 6 µs each; an honest one seldom has more than 200. A
-# reader takes in so many at once, and again every SPELL_S, and then what all have in common
-# (tunnel.net.fairness). Whoever brings more has FRAMES_PER_TURN each time that it is its turn, and in a pass
-# that is one reader of all the process's sessions.
+# reader takes in so many at once, and again every FRAMES_PERIOD_S, and then frames of the budget that all
+# sessions share (tunnel.net.fairness). A session over budget gets FRAMES_PER_WAIT; one such session is
+# served per loop pass.
 FRAMES_AT_ONCE = 64
-FRAMES_PER_TURN = 512
-# Whoever is told of a frame may write to a client for it, 80 µs instead of 6. So the reader looks at the
-# clock behind so many frames of a message, 10 ms at worst, and others have their turn when its step has
-# lasted for STEP_S by then. Pieces of 48 frames cost the hub 3 % more calls a request at 64 connections.
+FRAMES_PER_WAIT = 512
+# The owner of a stream may write to a client for each frame, 80 µs instead of 6. So the reader looks at the
+# clock after so many frames of a message, 10 ms at worst, and lets other tasks run when its step has taken
+# STEP_S. Pieces of 48 frames cost the hub 3 % more calls a request at 64 connections.
 FRAMES_PER_LOOK = 128
 STEP_S = 0.002
-# For the last GOAWAY, said or heard.
-FAREWELL_S = 1.0
 
 
 @attrs.define(eq=False)
 class Link:
-    """One of the transports that carry a session, one after the other."""
+    """One transport of a session."""
 
-    mux: Multiplexer
+    driver: Driver
+    owner: Owner
+    keepalive: Keepalive
     transport: Transport
-    writer: ParkingSpot = attrs.Factory(lambda: ParkingSpot("a link has one writer"))
+    writer: Waker = attrs.Factory(lambda: Waker("a link has one writer"))
     brimming: bool = False
-    """So much of one stream was queued since the last message that it waits for room."""
+    """One stream has queued so much since the last message that its sender waits for room."""
     farewell: tuple[int, str] | None = None
-    """Why it was left, when the session goes on without it."""
+    """Why the link was left, if the session goes on without it."""
     # Of the reader.
     _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
-    # Of the writer. Cancelling a send loses the transport and with it the farewell, so only `leave` and `end`
-    # do that.
+    # Of the writer. Only `leave` and `end` cancel it: a cancelled send loses the transport, and with it the
+    # farewell.
     _writing: trio.CancelScope = attrs.Factory(lambda: trio.CancelScope(shield=True))
     # Something was queued since the writer woke.
     _gathered: bool = False
-    # The pass that is under way will send what is queued, at its end.
+    # What is queued is sent at the end of the current pass.
     _flush_due: bool = False
-    # A message was begun without a wait, and is not all out.
+    # Part of a message that was begun without a wait is still unsent.
     _unfinished: bool = False
-    # A bug that showed in a pass.
+    # An exception of `flush_nowait`, for the writer to raise.
     _fault: Exception | None = None
 
     async def carry(self) -> None:
-        """Read and write until the link is left, or the session over and all is said; then close it."""
+        """Read and write until the link is left or the session is over, and all is sent; then close it."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read)
@@ -103,74 +101,73 @@ class Link:
     # --- the reader ---
 
     async def _read(self) -> None:
-        mux, transport = self.mux, self.transport
-        connection, keepalive = mux.connection, mux.keepalive
-        common = mux.turns
+        driver, transport, keepalive = self.driver, self.transport, self.keepalive
+        connection = driver.connection
+        fairness = driver.fairness
         unread = b""
-        frames_left, spell_ends_at, turned_at = 0, -math.inf, -math.inf
+        frames_left, period_ends_at, waited_at = 0, -math.inf, -math.inf
         try:
             with self._listening:
                 while True:
-                    # What was taken of it is not held while there is a wait.
+                    # The message is not held while the reader waits.
                     message = unread or await transport.receive()
-                    now = mux.now()
-                    if now >= spell_ends_at:
-                        frames_left, spell_ends_at = FRAMES_AT_ONCE, now + SPELL_S
-                    frames_max = frames_left + common.spare(now)
-                    # A step begins with a read, which may bring many messages, or with a turn.
+                    now = driver.now()
+                    if now >= period_ends_at:
+                        frames_left, period_ends_at = FRAMES_AT_ONCE, now + FRAMES_PERIOD_S
+                    frames_max = frames_left + fairness.frames_left(now)
+                    # A step begins with a read, which may bring many messages, or with a wait for the budget.
                     long_ago = now - STEP_S
-                    if frames_max <= 0 or (turned_at <= long_ago >= transport.last_received_s):
-                        # If the link is left meanwhile, nobody has counted it, and the peer sends it again.
-                        await common.turn(mux)
-                        now = turned_at = mux.now()
-                        frames_left = frames_max = FRAMES_PER_TURN
+                    if frames_max <= 0 or (waited_at <= long_ago >= transport.last_received_s):
+                        # If the link is left meanwhile, the message was not counted, and the peer sends it
+                        # again.
+                        await fairness.wait_alone(driver)
+                        now = waited_at = driver.now()
+                        frames_left = frames_max = FRAMES_PER_WAIT
                     if frames_max > FRAMES_PER_LOOK:
                         frames_max = FRAMES_PER_LOOK
-                    if mux.link is not self:
+                    if driver.link is not self:
                         return
-                    was_idle = not (connection.streams or connection.unsent)
-                    happened = connection.receive_message(message, now, frames_max)
-                    frames_left -= connection.frames_taken
+                    was_idle = not (connection.table.by_id or connection.table.unsent)
+                    connection.receive_message(message, now, frames_max)
+                    frames_left -= connection.feed.frames_taken
                     if frames_left < 0:
-                        common.take(-frames_left)
+                        fairness.take_frames(-frames_left)
                         frames_left = 0
-                    unread = connection.unread
-                    if happened:
-                        mux.dispatch(happened)
-                    if mux.calls_due:
-                        mux.make_calls()
+                    unread = connection.feed.unread
+                    while driver.due:
+                        # As run_due does, without its call for each message.
+                        driver.due.pop(0)()
                     if keepalive.heard is not None:
                         keepalive.note_heard()
-                    if mux.quiet.task is not None:
-                        mux.note_quiet()
-                    mux.wake_writer()
+                    if driver.quiet.task is not None:
+                        driver.note_quiet()
+                    driver.wake_writer()
                     ack_at = connection.received.due_at
-                    if ack_at is not None and ack_at < keepalive.alarm.due_at:
+                    if ack_at is not None and ack_at < keepalive.timer.due_at:
                         keepalive.hurry()
                     elif was_idle:
                         keepalive.note_busy()
         except TransportClosed as exc:
-            mux.lose(self, exc.code, exc.reason)
+            self.owner.lose(self, exc.code, exc.reason)
         except RemoteProtocolError as exc:
             log.warning("%s: the peer broke the protocol: %s", transport.peer_name, exc)
-            mux.end(*farewell_of(exc))
+            self.owner.end(*farewell_of(exc))
         finally:
-            if mux.link is self:
-                # This is a cancellation, or a bug: the writer is shielded, and goes by our word only.
-                mux.end(CloseCode.NORMAL, "cancelled here")
+            if driver.link is self:
+                # A cancellation or a bug: the writer is shielded, so the session must be ended here.
+                self.owner.end(CloseCode.NORMAL, "cancelled here")
 
-    # --- the writer, and a pass that does its work ---
+    # --- the writer, and sending without it ---
 
     def wake(self, *, whole: bool = False) -> None:
-        """Have what a stream has queued sent: in the pass that is under way, or by the writer.
+        """Send what a stream has queued: at the end of the current pass, or by the writer.
 
-        A pass sends it at its end. When it is the `whole` of what there is to say, and the pass has nobody
-        else to call, it is sent at once.
+        With `whole` nothing more follows: if the pass makes no other calls, it is sent at once.
         """
         self._gathered = True
         if self._flush_due or self.writer.task is None:
             return
-        readiness = self.mux.readiness
+        readiness = self.driver.readiness
         if readiness is not None:
             self._flush_due = True
             if readiness.at_end(self.flush_nowait, ready=whole):
@@ -179,31 +176,31 @@ class Link:
         self.writer.unpark()
 
     def flush_nowait(self) -> None:
-        """Send what is queued without a wait, where the send side is free; otherwise the writer will."""
+        """Send what is queued without a wait if the send side is free; otherwise the writer sends it."""
         self._flush_due = False
         if self.farewell is not None or self.writer.task is None:
             return
-        mux = self.mux
+        driver = self.driver
         try:
             message = self._take_message()
             self._unfinished = bool(message) and not self.transport.send_nowait(message)
         except Exception as error:
-            # Raised here it would end whoever makes the pass, and so every other session.
+            # Raised here it would end the task that runs the pass, and so every other session.
             self._fault = error
         if self._unfinished or self._fault is not None:
             self.writer.unpark()
-        elif mux.connection.has_unsent:
-            # More than a message holds: the rest is the writer's.
-            mux.wake_writer()
-        elif mux.emptied.task is not None:
-            mux.emptied.unpark()
+        elif driver.connection.has_unsent:
+            # More than one message holds: the writer sends the rest.
+            driver.wake_writer()
+        elif driver.emptied.task is not None:
+            driver.emptied.unpark()
 
     async def _write(self) -> None:
-        """Send until the link is left, or the session over and all is said.
+        """Send until the link is left, or the session is over and all is sent.
 
-        Cancelled from outside it goes on: `leave` and `end` are what ends it. A bug of a pass is raised here.
+        It is shielded: only `leave` and `end` end it. An exception of `flush_nowait` is raised here.
         """
-        mux, transport, connection = self.mux, self.transport, self.mux.connection
+        driver, transport, connection = self.driver, self.transport, self.driver.connection
         patience = PATIENCE
         has_sent = False
         try:
@@ -224,13 +221,13 @@ class Link:
                     message = self._take_message()
                     if message:
                         if has_sent:
-                            # They gathered while the one before was sent.
+                            # Frames gathered while the last message was sent.
                             patience = PATIENCE
                         has_sent = True
                         await transport.send(message)
-                    elif mux.ending is None:
+                    elif self.owner.ending is None:
                         if not connection.has_unsent:
-                            mux.emptied.unpark()
+                            driver.emptied.unpark()
                         has_sent = False
                         await self.writer.park()
                         if patience and not (self.brimming or self._has_left_something()):
@@ -238,43 +235,40 @@ class Link:
                     else:
                         return
         except TransportClosed as exc:
-            # What the peer said before it closed, its GOAWAY above all, may still wait for the reader.
+            # What the peer sent before it closed, its GOAWAY above all, may still wait for the reader.
             with trio.move_on_after(FAREWELL_S):
-                await mux.lost.wait()
-            mux.lose(self, exc.code, exc.reason)
+                await self.owner.lost.wait()
+            self.owner.lose(self, exc.code, exc.reason)
 
     def _take_message(self) -> bytes:
-        """Take what is sent next from the core; b"" when there is nothing."""
-        mux = self.mux
-        connection = mux.connection
+        """Take the next message from the core; b"" when there is nothing to send."""
+        driver = self.driver
+        connection = driver.connection
         self.brimming = False
-        limit = connection.flight.message_bytes + MESSAGE_HEADERS_BYTES
-        now = mux.now()
+        limit = connection.drain.flight.message_bytes + MESSAGE_HEADERS_BYTES
+        now = driver.now()
         if connection.tells_clock:
-            mux.look_at_wall_clock(now)
+            driver.read_wall_clock(now)
         message = connection.data_to_send(limit, now)
-        if connection.happened:
-            mux.dispatch(connection.take_events())
-        if mux.quiet.task is not None:
-            mux.note_quiet()
-        if connection.failure is not None:
-            # The peer acknowledges nothing; only the GOAWAY is left to say.
-            mux.end(*farewell_of(connection.failure))
+        if driver.quiet.task is not None:
+            driver.note_quiet()
+        if connection.status.failure is not None:
+            # The peer acknowledges nothing; only the GOAWAY is left to send.
+            self.owner.end(*farewell_of(connection.status.failure))
         return message
 
     def _has_left_something(self) -> bool:
-        """Whether a pass has left the writer a rest to send, or a bug to raise."""
+        """Whether `flush_nowait` has left bytes to send, or an exception to raise."""
         return self._unfinished or self._fault is not None
 
     async def _gather(self) -> bool:
-        """Let the loop pass for whoever woke the writer, and again while that brings more; returns whether it
-        did.
+        """Wait a loop pass for more frames, and again while they come; returns whether any came.
 
-        So a head, its body and the end of it become one message and not three, and the answers of many tasks
-        one and not as many, each of which would cost both sides ten times the pass. Where nothing ever comes
-        of it, it is only late; and a stream that waits for room will add nothing.
+        So a head, its body and its end become one message instead of three, and so do the answers of many
+        tasks. Each message would cost both sides ten times the pass. Where nothing comes, the message is only
+        late. A stream that waits for room adds nothing.
         """
-        now = self.mux.now
+        now = self.driver.now
         started_at = now()
         for passed in range(GATHERING_PASSES):
             self._gathered = False
@@ -288,29 +282,29 @@ class Link:
     # --- the end ---
 
     def leave(self, code: int, reason: str) -> None:
-        """End what is under way on it: the session goes on without."""
+        """End reader and writer: the session goes on without this link."""
         self.farewell = code, reason
         self._listening.cancel()
         self._writing.deadline = -math.inf
 
     def end(self, *, lost: bool) -> None:
-        """The session is over: the writer may finish its message and then say GOAWAY, within FAREWELL_S.
+        """The session is over: the writer may finish its message and then send GOAWAY, within FAREWELL_S.
 
-        When the transport is `lost` there is nobody to say it to.
+        When the transport is `lost`, nothing can be sent.
         """
         self._listening.cancel()
         self._writing.deadline = -math.inf if lost else trio.current_time() + FAREWELL_S
         self.writer.unpark()
 
     async def refuse(self) -> None:
-        """Say the end of a session that never was: the writer does not run yet."""
-        connection = self.mux.connection
+        """Send the refusal of a session that was not opened: the writer does not run yet."""
+        connection = self.driver.connection
         message = connection.data_to_send(connection.message_bytes, trio.current_time())
         if message:
             with suppress(TransportClosed):
                 await self.transport.send(message)
 
     async def close(self) -> None:
-        """Close the transport, and tell the peer why."""
-        code, reason = self.farewell or self.mux.ending or (CloseCode.NORMAL, "")
+        """Close the transport with the code and the reason."""
+        code, reason = self.farewell or self.owner.ending or (CloseCode.NORMAL, "")
         await self.transport.aclose(CloseCode.NORMAL if code is None else code, reason)

@@ -1,4 +1,5 @@
-"""Why a session is over, never was, or does not do what it was asked; and what its peer is told of that."""
+"""Why a session is over, was never opened, or cannot do what it was asked; and how its peer learns of
+that."""
 
 from __future__ import annotations
 
@@ -6,7 +7,10 @@ import trio
 
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 
-__all__ = ["Detached", "Draining", "Rejected", "SessionClosed", "TooManyStreams", "farewell_of"]
+__all__ = ["FAREWELL_S", "Detached", "Draining", "Rejected", "SessionClosed", "TooManyStreams", "farewell_of"]
+
+# For the last GOAWAY, sent or received.
+FAREWELL_S = 1.0
 
 
 class SessionClosed(trio.BrokenResourceError):
@@ -41,7 +45,7 @@ class Detached(trio.BrokenResourceError):
 
 
 def farewell_of(exc: BaseException) -> tuple[int, str]:
-    """Return the close code and the reason with which a session that ends for `exc` takes its leave."""
+    """Return the close code and the reason of a session that ends for `exc`."""
     match exc:
         case RemoteProtocolError():
             return exc.close_code, str(exc)

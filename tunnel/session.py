@@ -1,29 +1,34 @@
 """A session: many streams over one transport, and over the next one when that is lost.
 
-`open_session` greets the peer, runs the machinery in a nursery of its own and ends it with its block;
-`tunnel.multiplexer` tells how that works. What stands here is the face of it, for whoever opens streams,
-accepts them, or waits for what becomes of the session.
+`open_session` greets the peer, runs the session in a nursery of its own and ends it with its block. A
+`Session` is composed of parts that know only those below:
+
+    Lifecycle    the links, one after the other, and the end
+    Inbox        the peer's streams and contexts, until the user has them
+    Link         one transport: its reader and its writer
+    Keepalive    what is due by time
+    Stream       one stream
+    Driver       the core, and what must follow a call of it
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 import trio
 
 from tunnel.handshake import greet
 from tunnel.interruptions import UNINTERRUPTED, Interruptions
-from tunnel.link import FAREWELL_S
-from tunnel.multiplexer import Multiplexer
+from tunnel.lifecycle import Lifecycle
 from tunnel.net.readiness import Readiness
-from tunnel.protocol import events
 from tunnel.protocol.connection import Role
 from tunnel.protocol.errors import CloseCode, LocalProtocolError
-from tunnel.protocol.frames import Hello, Resume, Welcome
+from tunnel.protocol.events import GoAway
+from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.memory import Memory
-from tunnel.protocol.streams import Context
-from tunnel.refusals import Detached, Draining, SessionClosed, TooManyStreams, farewell_of
+from tunnel.refusals import FAREWELL_S, Detached, Draining, SessionClosed, TooManyStreams, farewell_of
 from tunnel.settings import Settings
 from tunnel.stream import Stream
 from tunnel.websocket.transport import Transport
@@ -48,37 +53,37 @@ async def open_session(
     Rejected, SessionClosed, RemoteProtocolError before the block begins, and none of its own in the block.
     """
     settings = settings or Settings()
-    mux = Multiplexer(transport, role, settings, memory)
+    life = Lifecycle(transport, role, settings, memory)
     try:
-        mux.dispatch(
-            await greet(
-                mux.connection,
-                transport,
-                settings,
-                hello=hello or Hello(),
-                answer_hello=answer_hello,
-                message=greeting,
-            )
+        await greet(
+            life.connection,
+            transport,
+            settings,
+            hello=hello or Hello(),
+            answer_hello=answer_hello,
+            message=greeting,
         )
+        # What follows a WELCOME may share its message.
+        life.driver.run_due()
     except BaseException as exc:
-        mux.end(*farewell_of(exc))
+        life.end(*farewell_of(exc))
         with trio.move_on_after(FAREWELL_S, shield=True):
-            await mux.first.refuse()
+            await life.first.refuse()
         with trio.move_on_after(FAREWELL_S, shield=True):
-            await mux.first.close()
+            await life.first.close()
         raise
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(mux.run)
+        nursery.start_soon(life.run)
         try:
-            yield Session(mux)
+            yield Session(life)
         except Exception as exc:
             # Kept out of the nursery, which would wrap it: the caller's own exceptions pass as they are.
             failure = exc
         else:
-            await mux.send_out()
+            await life.send_out()
         finally:
-            mux.end(CloseCode.NORMAL, "closed here")
+            life.end(CloseCode.NORMAL, "closed here")
     if failure is not None:
         try:
             raise failure
@@ -91,16 +96,36 @@ async def open_session(
 class Session:
     """One end of an open tunnel. Made by open_session."""
 
-    def __init__(self, mux: Multiplexer) -> None:
-        connection = mux.connection
-        self.role = connection.role
-        self.local = connection.local
-        self.peer = connection.peer
+    def __init__(self, life: Lifecycle) -> None:
+        connection = life.connection
+        self.role: Final = connection.role
+        self.local: Final = connection.status.local
+        self.peer: Final = connection.status.peer
         welcome = self.peer if self.role is Role.DIALER else self.local
         assert isinstance(welcome, Welcome)
-        self.session_id = welcome.session_id
-        self._mux = mux
+        self.session_id: Final = welcome.session_id
+        self.memory: Final = connection.memory
+        """The session's own account."""
+        self._life = life
+        self._driver = life.driver
         self._connection = connection
+        # What one part does alone is that part's to describe.
+        self.accept: Final = life.inbox.accept
+        self.accept_nowait: Final = life.inbox.accept_nowait
+        self.on_stream: Final = life.inbox.on_stream
+        self.on_context: Final = life.inbox.on_context
+        self.answers: Final = life.keepalive.answers
+        self.end: Final = life.end
+        self.resume: Final = life.resume
+        self.wait_quiet: Final = life.wait_quiet
+        self.wait_going_away: Final = life.wait_going_away
+        self.wait_detached: Final = life.wait_detached
+        self.wait_closed: Final = life.wait_closed
+        self.abandon: Final = life.abandon
+        self.forgo_resumption: Final = life.forgo_resumption
+        self.hello_again: Final = connection.resumption.hello_again
+        self.may_resume: Final = connection.resumption.may_attach
+        self.is_outdated: Final = connection.resumption.is_outdated
 
     def __repr__(self) -> str:
         state = (
@@ -114,89 +139,85 @@ class Session:
         )
         return f"<Session {self.session_id} {self.role.value} {state} {self.peer_name}>"
 
-    # --- what it is ---
+    # --- its state ---
 
     @property
     def closed(self) -> bool:
-        return self._mux.ending is not None
+        return self._life.ending is not None
 
     @property
     def close_code(self) -> int | None:
         """The code with which the session was ended; None while it is open, and after a loss."""
-        ending = self._mux.ending
+        ending = self._life.ending
         return None if ending is None else ending[0]
 
     @property
     def draining(self) -> bool:
         """Either side has said GOAWAY."""
-        return self._connection.going_away or self._connection.told_to_go
+        return self._connection.goaways.sent or self._connection.goaways.opens_no_more
 
     @property
     def may_open(self) -> bool:
         """Whether open_stream would open one now.
 
-        Our own GOAWAY is no hindrance: it asks the peer to open no more, and to look for another session.
+        Our own GOAWAY does not prevent it: it asks the peer to open no more, and to look for another session.
         """
         connection = self._connection
-        if not connection.may_open:
+        if not connection.streams.may_open:
             return False
-        return self._mux.link is not None or not connection.too_late_to_open(self._mux.now())
+        return self._driver.link is not None or not connection.deadlines.too_late_to_open(self._driver.now())
 
     @property
     def detached(self) -> bool:
         """The transport is lost and was not replaced yet; the streams wait for that."""
-        return self._mux.detached
+        return self._life.detached
 
     @property
     def away(self) -> bool:
         """Detached, or silent for so long that the peer is in doubt (PROTOCOL.md, "Liveness")."""
-        return self._mux.away
+        return (self._driver.link is None or self._connection.liveness.doubted) and not self.closed
 
     @property
     def resumable(self) -> bool:
         """Whether both sides want the session to go on when its transport is lost."""
-        return self._connection.resumable
+        return self._connection.resumption.resumable
 
     @property
     def interruptions(self) -> Interruptions:
-        if not self._mux.detaches:
+        life = self._life
+        if not life.detaches:
             return UNINTERRUPTED
-        return Interruptions(self.detaches, self._mux.away_s(), self._connection.sent.replayed_frames)
+        return Interruptions(life.detaches, life.away_s(), self._connection.sent.replayed_frames)
 
     @property
     def detaches(self) -> int:
-        """How often its transport was lost and the session went on: 0, it has gone through nothing."""
-        return self._mux.detaches
+        """How often its transport was lost and the session went on; while 0, `interruptions` are none."""
+        return self._life.detaches
 
     @property
     def stream_count(self) -> int:
-        return self._connection.stream_count
+        return self._connection.table.count
 
     @property
     def rtt_s(self) -> float | None:
         """The least round trip seen, None before the first PONG."""
-        return self._connection.rtt_s
+        return self._connection.round_trips.least_s
 
     @property
     def last_received_s(self) -> float:
         """When the peer was last heard, on trio's clock."""
-        return self._mux.last_received_s
+        return max(self._connection.liveness.received_at, self._life.transport.last_received_s)
 
     @property
-    def peer_going_away(self) -> events.GoAwayReceived | None:
-        """What the peer's GOAWAY said, the last one."""
-        return self._mux.peer_going_away
+    def peer_going_away(self) -> GoAway | None:
+        """The peer's last GOAWAY."""
+        return self._life.peer_going_away
 
     @property
     def peer_name(self) -> str:
-        return self._mux.transport.peer_name
+        return self._life.transport.peer_name
 
-    @property
-    def memory(self) -> Memory:
-        """The session's own account."""
-        return self._connection.memory
-
-    # --- what it does ---
+    # --- its user's ---
 
     def open_stream(self, head: bytes, *, context: int, eof: bool = False) -> Stream:
         """Open a stream under a context of ours; with `eof` nothing follows the head.
@@ -205,105 +226,63 @@ class Session:
         session is detached the stream waits for the next transport, until 2 s after the last one was lost;
         then it is reset with REFUSED, not processed.
         """
-        mux, connection = self._mux, self._connection
-        link = mux.link
+        driver, connection = self._driver, self._connection
+        link, keepalive = driver.link, self._life.keepalive
         if link is None:
             self._check_may_open()
-        was_idle = not (connection.streams or connection.unsent)
-        now = mux.now()
+        was_idle = not (connection.table.by_id or connection.table.unsent)
+        now = driver.now()
         try:
-            state = connection.open_stream(head, context, eof, now)
+            state = connection.streams.open(head, context, eof, now)
         except LocalProtocolError:
             self._check_may_open()
             raise
-        if state not in connection.unsent:
-            # It was evicted before anybody could be told.
+        if state not in connection.table.unsent:
+            # It was evicted at once.
             raise TooManyStreams(f"the memory for streams is full, with {self.stream_count} open")
-        stream = Stream(mux, state)
+        stream = Stream(driver, state)
         if was_idle:
             connection.liveness.busy_since = now
-            mux.keepalive.note_busy()
+            keepalive.note_busy()
         if link is None:
-            mux.keepalive.hurry()
+            keepalive.hurry()
         else:
             link.wake(whole=eof)
-            if mux.ending is not None:
-                # By what was to take it: the peer acknowledges nothing, so that message holds no OPEN.
-                # Whoever got a stream that is broken already would wait to be told of that.
-                raise SessionClosed(*mux.ending)
+            if self._life.ending is not None:
+                # The flush ended the session: the peer acknowledges nothing, so no message holds this OPEN.
+                # The caller could not learn that from the stream, which is broken already.
+                raise SessionClosed(*self._life.ending)
         return stream
 
     def _check_may_open(self) -> None:
-        """Raise what stands in the way of a new stream. The core has no word for each of these."""
-        mux, connection, now = self._mux, self._connection, self._mux.now()
-        if mux.ending is not None:
-            raise SessionClosed(*mux.ending)
-        if connection.told_to_go:
+        """Raise the error that says why no stream can be opened. The core has one error for all of these."""
+        connection, now = self._connection, self._driver.now()
+        if self._life.ending is not None:
+            raise SessionClosed(*self._life.ending)
+        if connection.goaways.opens_no_more:
             raise Draining("the peer is going away")
-        if connection.opened_here >= connection.peer.max_streams:
+        if connection.table.opened_here >= connection.status.peer.max_streams:
             raise TooManyStreams(f"{self.stream_count} streams are open")
-        if mux.link is None and connection.too_late_to_open(now):
-            raise Detached(f"the tunnel is away since {now - connection.detached_at:.0f} s")
-
-    async def accept(self) -> Stream:
-        """Wait for the next stream that the peer opens. One task accepts. Raises SessionClosed at the end.
-
-        When cancelled no stream is lost.
-        """
-        return await self._mux.accept_queue.accept()
-
-    def accept_nowait(self) -> Stream | None:
-        """Return the next stream that the peer has opened, None where accept would wait.
-
-        Raises SessionClosed.
-        """
-        return self._mux.accept_queue.accept_nowait()
-
-    def on_stream(self, call: Callable[[Stream], None] | None) -> None:
-        """Have `call` called for each stream that the peer opens, and for those that wait to be accepted.
-
-        It spares a task switch for each. It stands in the way of every other stream, so it may start a task
-        for the stream, or reset it, and must neither wait nor raise. The end of the session is `wait_closed`.
-        None takes it back.
-        """
-        self._mux.on_stream = call
-        if call is not None:
-            self._mux.accept_queue.hand_over(call)
-
-    def on_context(self, call: Callable[[Context], None]) -> None:
-        """Have `call` called for each context that the peer adds, and now for those that are live.
-
-        It is called before any stream that names the context is opened here. It stands in the way of every
-        stream, so it must neither wait nor raise. The end of the session ends it.
-        """
-        if self._mux.ending is None:
-            self._mux.on_context = call
-        for context in list(self._connection.peer_contexts.values()):
-            call(context)
-
-    def flush_after(self, readiness: Readiness) -> None:
-        """Have what is queued in a pass of `readiness` leave at its end, if nothing is being sent then."""
-        self._mux.readiness = readiness
+        if self._driver.link is None and connection.deadlines.too_late_to_open(now):
+            raise Detached(f"the tunnel is away since {now - connection.status.detached_at:.0f} s")
 
     def add_context(self, group: int, payload: bytes) -> int:
-        """Tell the peer something that many streams share; returns the index that open_stream names.
+        """Send the peer something that many streams share; returns the index that open_stream names.
 
         `group` is the key of fairness: all streams of one group have one share of the link. Raises
         SessionClosed, and LocalProtocolError for one that is too long or too many.
         """
-        mux = self._mux
-        if mux.ending is not None:
-            raise SessionClosed(*mux.ending)
+        if self._life.ending is not None:
+            raise SessionClosed(*self._life.ending)
         context = self._connection.add_context(group, payload)
-        mux.wake_writer()
+        self._driver.wake_writer()
         return context.index
 
     def retire_context(self, index: int) -> None:
-        """Forget a context; streams that are open under it go on. Nothing happens when the session is
-        over."""
-        if self._mux.ending is None:
-            self._connection.retire_context(index)
-            self._mux.wake_writer()
+        """Forget a context; its open streams go on. Does nothing when the session is over."""
+        if not self.closed:
+            self._connection.contexts.retire(index)
+            self._driver.wake_writer()
 
     def go_away(
         self,
@@ -314,89 +293,10 @@ class Session:
         reason: str = "",
     ) -> None:
         """Ask the peer to open no more streams here. Those that are open go on."""
-        if self._mux.ending is None:
+        if not self.closed:
             self._connection.go_away(code, drain_ms, retry_after_ms, reason)
-            self._mux.wake_writer()
+            self._driver.wake_writer()
 
-    def end(self, code: int, reason: str) -> None:
-        """End the session now; the peer is told the code and the reason. Nothing happens when it is over."""
-        self._mux.end(code, reason)
-
-    async def answers(self, within_s: float) -> bool:
-        """Ask the peer for a sign of life, and return whether any came within this long.
-
-        Any bytes are one. False at once when the session is over.
-        """
-        await trio.lowlevel.checkpoint()
-        if self._mux.ending is not None:
-            return False
-        return await self._mux.keepalive.answers(within_s)
-
-    async def wait_quiet(self) -> None:
-        """Wait until no stream is open: everything that was said on one has left. Returns at the end, too."""
-        await trio.lowlevel.checkpoint()
-        mux = self._mux
-        while mux.ending is None and self.stream_count:
-            await mux.quiet.park()
-
-    async def wait_going_away(self) -> events.GoAwayReceived | None:
-        """Wait until the peer says that it will go away; None when the session ends without that.
-
-        It may have ended behind that word.
-        """
-        await self._mux.leaving.wait()
-        return self._mux.peer_draining
-
-    async def wait_closed(self) -> str:
-        """Wait for the end of the session; returns why."""
-        mux = self._mux
-        await mux.ended.wait()
-        assert mux.ending is not None
-        return mux.ending[1]
-
-    # --- over another transport ---
-
-    async def wait_detached(self) -> bool:
-        """Wait until the session has no transport; False when it ends instead."""
-        mux = self._mux
-        while mux.link is not None and mux.ending is None:
-            await mux.lost.wait()
-        await trio.lowlevel.checkpoint()
-        return mux.ending is None
-
-    def hello_again(self) -> Hello:
-        """The dialer's HELLO for the next transport, which names this session."""
-        return self._connection.hello_again()
-
-    def may_resume(self, resume: Resume) -> bool:
-        """Whether the listener can go on with a dialer that says this; both must still have what the other
-        lacks."""
-        return self._mux.ending is None and self._connection.may_attach(resume)
-
-    def is_outdated(self, resume: Resume) -> bool:
-        """Whether the dialer has been back since it said this: it was held up on the way, and nobody waits
-        for an answer to it."""
-        return self._connection.is_outdated(resume)
-
-    def abandon(self, reason: str) -> None:
-        """End the session as if it had been away for too long."""
-        self._mux.end(None, reason, lost=True)
-
-    def forgo_resumption(self, reason: str) -> None:
-        """End with the transport instead of waiting for another one; with `reason`, if it is lost already.
-
-        It is for a listener to which no dial leads any more.
-        """
-        if self.detached:
-            self.abandon(reason)
-        self._connection.forgo_resumption()
-
-    async def resume(self, transport: Transport, greeting: bytes) -> None:
-        """Go on over `transport`, until it is lost as well or the session ends; it is closed in any case.
-
-        `greeting` is the peer's first message on it (see `tunnel.handshake`): a HELLO that `may_resume`, or
-        the WELCOME that answered `hello_again`. A transport that the listener still has is superseded. Raises
-        SessionClosed when the session has ended meanwhile, and RemoteProtocolError when the listener's
-        numbers do not fit, which ends it. Cancelled, it ends the session.
-        """
-        await self._mux.resume(transport, greeting)
+    def flush_after(self, readiness: Readiness) -> None:
+        """Send what is queued in a pass of `readiness` at the end of it, if the send side is free then."""
+        self._driver.readiness = readiness

@@ -1,4 +1,4 @@
-"""The limits that a session is opened with, and what the peer is told of them."""
+"""The limits that a session is opened with, and those that the peer must know."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TypeVar
 import attrs
 
 from tunnel.protocol import frames
-from tunnel.protocol.core import CONTEXTS_MAX
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.liveness import PING_IDLE_S
+from tunnel.protocol.session.contexts import CONTEXTS_MAX
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 
 __all__ = ["GREETING_S", "Settings"]
@@ -28,7 +28,7 @@ class Settings:
     initial_window: int = INITIAL_WINDOW_BYTES
     max_streams: int = frames.STREAMS_MAX
     accept_queue_max: int = 4096
-    """Streams that the peer opened and nobody has accepted yet; more are REFUSED."""
+    """Streams of the peer that wait to be accepted; more are REFUSED."""
     contexts_max: int = CONTEXTS_MAX
     """Contexts of the peer that may be live at once; one more ends the session."""
     memory_bytes_max: int = 128 * 1024 * 1024

@@ -1,41 +1,34 @@
 """One stream of a session: a `trio.abc.HalfCloseableStream` with a head in each direction.
 
-The bytes, the halves and the credit are the core's (`StreamState`); this file is about tasks that wait.
-There are three reasons to wait: for bytes, for the head, for room in the queue. Each has one parking spot,
-made when it is first needed, and whatever happens to the stream (bytes, room, RESET, close, the session's
-end) wakes those whom it concerns; they look again and decide for themselves. So a wakeup can be spurious but
-never lost, and cancelling a wait changes nothing. One message of the peer can wake hundreds, so whoever was
-woken goes on in the first pass that has room for it (`tunnel.net.fairness`).
+The bytes, the halves and the credit are in the core (`StreamState`); this file is about tasks that wait. A
+task waits for bytes, for the head, or for room in the queue. Each has a waker, made when it is first needed.
+What happens to the stream (bytes, room, RESET, close, the session's end) wakes the tasks that it concerns,
+and they check again. So a wakeup can be spurious but is never lost, and cancelling a wait changes nothing.
+One message of the peer can wake hundreds of tasks, so a woken task goes on in the first pass that has room
+for it (`tunnel.net.fairness`).
 
-What can be had at once has a twin without a schedule point (`receive_nowait`, `send_nowait`, …), for callers
-that do several such steps in a row and wait somewhere else: a schedule point costs as much as the rest of
-the exchange.
+What needs no wait has a twin without a checkpoint (`receive_nowait`, `send_nowait`, …), for callers that do
+several such steps in a row and wait elsewhere: a checkpoint costs as much as the rest of the exchange.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Hashable
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import trio
 
+from tunnel.driver import QUEUE_HIGH_BYTES, Driver
 from tunnel.net.fairness import SMALL_PIECE_BYTES
-from tunnel.net.waker import NO_SPOT, ParkingSpot
+from tunnel.net.waker import NO_WAKER, Waker
 from tunnel.protocol.errors import LocalProtocolError, Processed, StreamCode
 from tunnel.protocol.state import ENDED, FLOWING
 from tunnel.protocol.streams import Context, StreamState
 
-if TYPE_CHECKING:
-    from tunnel.multiplexer import Multiplexer
-
-# A caller waits while more than this is queued. With one more piece on top it is what the writer takes in one
-# wakeup at most: less would make it wait for the copier, more would only stand between the copier and the
-# stream's own window.
-QUEUE_HIGH_BYTES = 128 * 1024
 PIECE_BYTES_MOST = 128 * 1024
-# What receive_some returns at most when it is not told.
+# What receive_some returns at most by default.
 RECEIVE_BYTES = 128 * 1024
 
 
@@ -60,10 +53,10 @@ class Stream(trio.abc.HalfCloseableStream):
 
     __slots__ = (
         "_closed",
+        "_driver",
         "_failed_in_line",
         "_failure",
         "_head_reader",
-        "_mux",
         "_not_passed_on",
         "_pass_on",
         "_reader",
@@ -74,25 +67,28 @@ class Stream(trio.abc.HalfCloseableStream):
         "_tell_reset",
         "_tell_room",
         "_unqueued_bytes",
+        "waits",
     )
 
-    def __init__(self, mux: Multiplexer, state: StreamState) -> None:
-        self._mux = mux
+    def __init__(self, driver: Driver, state: StreamState) -> None:
+        self._driver = driver
         self._state = state
         self._closed = False
         self._failure: tuple[StreamCode, Processed, str] | None = None
         self._failed_in_line = False
-        self._reader: ParkingSpot = NO_SPOT
-        self._sender: ParkingSpot = NO_SPOT
-        self._head_reader: ParkingSpot = NO_SPOT
-        # While the reader waits for what is not passed on; and a piece that was not.
+        self._reader: Waker = NO_WAKER
+        self._sender: Waker = NO_WAKER
+        self._head_reader: Waker = NO_WAKER
+        # While the reader waits: the callback for pieces, and a piece that it did not take.
         self._pass_on: Callable[[bytes], bool] | None = None
         self._not_passed_on = b""
         self._tell_input: Callable[[], None] | None = None
         self._tell_doubt: Callable[[], object] | None = None
         self._tell_reset: Callable[[], None] | None = None
         self._tell_room: Callable[[], None] | None = None
-        # What a sender that waits for room was given.
+        self.waits = not state.opened_here
+        """The user of the session has not been given it yet; until then `on_broken` is put off."""
+        # The rest of the bytes of a sender that waits for room.
         self._unqueued_bytes = 0
         state.owner = self
 
@@ -112,9 +108,9 @@ class Stream(trio.abc.HalfCloseableStream):
 
     @property
     def peer(self) -> Hashable:
-        """Whose doing it is that something comes (`turns`): the other end's, or its user's who opened it."""
+        """The fairness key: the session's peer, or the group of a stream that the peer opened."""
         state = self._state
-        return self._mux if state.opened_here else state.group
+        return self._driver if state.opened_here else state.group
 
     @property
     def bytes_sent(self) -> int:
@@ -136,7 +132,7 @@ class Stream(trio.abc.HalfCloseableStream):
 
     @property
     def held_up_bytes(self) -> int:
-        """What waits in a sender's hands for room in the queue, and so is not counted here."""
+        """The bytes that a sender holds while it waits for room; the queue does not count them."""
         return self._unqueued_bytes
 
     # --- heads ---
@@ -147,7 +143,7 @@ class Stream(trio.abc.HalfCloseableStream):
         Raises StreamReset. When cancelled the head was not sent.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        # No schedule point: a head is followed by something that has one.
+        # No checkpoint: a head is followed by a call that has one.
         self.send_answer_nowait(head, eof=eof)
 
     def send_answer_nowait(self, head: bytes, data: bytes = b"", *, eof: bool = False) -> None:
@@ -160,7 +156,7 @@ class Stream(trio.abc.HalfCloseableStream):
         state = self._state
         if self._closed or self._failure is not None or state.sending is ENDED:
             self._check_sendable()
-        self._mux.send_head(state, head, data, eof)
+        self._driver.send_head(state, head, data, eof)
 
     async def receive_head(self) -> bytes:
         """Wait for the head of the answer; for the side that opened the stream.
@@ -172,11 +168,11 @@ class Stream(trio.abc.HalfCloseableStream):
         try:
             while (head := self.receive_head_nowait()) is None:
                 waited = True
-                if self._head_reader is NO_SPOT:
-                    self._head_reader = ParkingSpot("another task is waiting for this stream's head")
+                if self._head_reader is NO_WAKER:
+                    self._head_reader = Waker("another task is waiting for this stream's head")
                 await self._head_reader.park()
-                if not self._mux.turns.admits():
-                    await self._mux.turns.wait(self.peer)
+                if not self._driver.fairness.admits():
+                    await self._driver.fairness.wait(self.peer)
             return head
         finally:
             if not waited:
@@ -206,18 +202,18 @@ class Stream(trio.abc.HalfCloseableStream):
     def on_answer(
         self, tell: Callable[[], None] | None, tell_doubt: Callable[[], object] | None = None
     ) -> None:
-        """Have `tell` called once, when something of the answer is here, or there will be none.
+        """Call `tell` once, when part of the answer is here, or there will be none.
 
-        It is for whoever wants no task for that, and is called when all that came with it has been taken
-        notice of: so it may use this stream, but must neither wait nor raise. None takes it back. The second
-        one is called at most once before, when the peer is in doubt and no head has come (PROTOCOL.md,
-        "Liveness"), and by the same rules.
+        That needs no task. The call comes when the core has handled the whole message, so it may use this
+        stream, but must neither wait nor raise. None removes the callback. `tell_doubt` is called at most
+        once before, by the same rules, when the peer is in doubt and no head has come (PROTOCOL.md,
+        "Liveness").
         """
         self._tell_input = tell
         self._tell_doubt = tell_doubt
 
     def when_input(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called once, when bytes or the end have come, or the stream is broken.
+        """Call `tell` once, when bytes or the end have come, or the stream is broken.
 
         As `on_answer` has it.
         """
@@ -237,9 +233,9 @@ class Stream(trio.abc.HalfCloseableStream):
         return head, state.incoming.size
 
     def take_whole_answer(self) -> bytes:
-        """Return all bytes of an answer of which `peek_whole_answer` has told, and leave the stream."""
+        """Return all bytes of an answer that `peek_whole_answer` has returned, and leave the stream."""
         state = self._state
-        data = self._mux.connection.take_rest(state) if state.incoming.size else b""
+        data = self._driver.connection.streams.take_rest(state) if state.incoming.size else b""
         self._closed = True
         state.owner = None
         self._tell_reset = self._tell_doubt = None
@@ -257,11 +253,11 @@ class Stream(trio.abc.HalfCloseableStream):
         try:
             while (data := self.receive_nowait(limit)) is None:
                 waited = True
-                if self._reader is NO_SPOT:
-                    self._reader = ParkingSpot("another task is receiving from this stream")
+                if self._reader is NO_WAKER:
+                    self._reader = Waker("another task is receiving from this stream")
                 await self._reader.park()
-                if self._state.incoming.size <= SMALL_PIECE_BYTES and not self._mux.turns.admits():
-                    await self._mux.turns.wait(self.peer)
+                if self._state.incoming.size <= SMALL_PIECE_BYTES and not self._driver.fairness.admits():
+                    await self._driver.fairness.wait(self.peer)
             return data
         finally:
             if not waited:
@@ -270,9 +266,9 @@ class Stream(trio.abc.HalfCloseableStream):
     async def receive_or_pass_on(self, pass_on: Callable[[bytes], bool]) -> bytes:
         """Return bytes that `pass_on` does not take, or b"" at the clean end. Raises StreamReset.
 
-        What comes while the task waits is handed to `pass_on`, and the task sleeps on if that returns True:
-        it has taken it. What has the end or a failure behind it is the task's. The call stands in the way of
-        every other stream, so it must neither wait nor raise. When cancelled no byte is lost.
+        Bytes that come while the task waits are handed to `pass_on`; if it takes them it returns True, and
+        the task sleeps on. Bytes with the end or a failure behind them are returned. The call delays every
+        other stream, so it must neither wait nor raise. When cancelled no byte is lost.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._reader.check_free()
@@ -280,8 +276,8 @@ class Stream(trio.abc.HalfCloseableStream):
         if data is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return data
-        if self._reader is NO_SPOT:
-            self._reader = ParkingSpot("another task is receiving from this stream")
+        if self._reader is NO_WAKER:
+            self._reader = Waker("another task is receiving from this stream")
         self._pass_on = pass_on
         try:
             while data is None:
@@ -290,9 +286,9 @@ class Stream(trio.abc.HalfCloseableStream):
                 if (
                     not self._not_passed_on
                     and self._state.incoming.size <= SMALL_PIECE_BYTES
-                    and not self._mux.turns.admits()
+                    and not self._driver.fairness.admits()
                 ):
-                    await self._mux.turns.wait(self.peer)
+                    await self._driver.fairness.wait(self.peer)
                 data = self._not_passed_on or self.receive_nowait()
             return data
         finally:
@@ -300,14 +296,14 @@ class Stream(trio.abc.HalfCloseableStream):
             self._not_passed_on = b""
 
     def _offer(self) -> None:
-        """Have passed on what has come, or wake the reader for it."""
+        """Hand what has come to `pass_on`, or wake the reader for it."""
         pass_on, state = self._pass_on, self._state
         if pass_on is None or self._reader.task is None:
             return
         while state.receiving is FLOWING:
             if not state.incoming.size:
                 return
-            piece = self._mux.take(state, RECEIVE_BYTES)
+            piece = self._driver.take(state, RECEIVE_BYTES)
             if not pass_on(piece):
                 self._not_passed_on = piece
                 break
@@ -322,7 +318,7 @@ class Stream(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("this stream was closed")
         state = self._state
         if state.incoming.size:
-            return self._mux.take(state, max_bytes)
+            return self._driver.take(state, max_bytes)
         # A RESET that was not in line may have dropped bytes, so even a half that ended is not whole.
         if self._failure is not None and not self._failed_in_line:
             raise StreamReset(*self._failure)
@@ -339,10 +335,10 @@ class Stream(trio.abc.HalfCloseableStream):
         return state.receiving is ENDED and not state.incoming.size and self._failure is None
 
     def on_reset(self, tell: Callable[[], None] | None) -> None:
-        """Have `tell` called once, when the peer RESETs the stream or it is lost with its session.
+        """Call `tell` once, when the peer RESETs the stream or it is lost with its session.
 
-        At once when that has happened already. It stands in the way of every other stream, so it must neither
-        wait nor raise. None takes it back.
+        At once if that has happened already. The call delays every other stream, so it must neither wait nor
+        raise. None removes the callback.
         """
         if tell is not None and self._failure is not None:
             tell()
@@ -358,7 +354,7 @@ class Stream(trio.abc.HalfCloseableStream):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._sender.check_free()
-        # An owner of a bytearray may change it when we return; bytes are nobody's to change.
+        # A bytearray may be changed by the caller when we return; bytes cannot change.
         rest = data if isinstance(data, bytes) else bytes(data)
         self._check_sendable()
         waited = False
@@ -368,9 +364,9 @@ class Stream(trio.abc.HalfCloseableStream):
                 await self._wait_for_room(len(rest))
             if len(rest) <= PIECE_BYTES_MOST:
                 break
-            self._mux.send_data(self._state, rest[:PIECE_BYTES_MOST])
+            self._driver.send_data(self._state, rest[:PIECE_BYTES_MOST])
             rest = rest[PIECE_BYTES_MOST:]
-        self._mux.send_data(self._state, rest)
+        self._driver.send_data(self._state, rest)
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -380,14 +376,14 @@ class Stream(trio.abc.HalfCloseableStream):
         Raises StreamReset.
         """
         state = self._state
-        if self._sender is not NO_SPOT:
+        if self._sender is not NO_WAKER:
             self._sender.check_free()
         if self._closed or self._failure is not None or state.sending is ENDED:
             self._check_sendable()
         # As send_all does: a queue below the mark takes one more piece.
         if state.outgoing.size > QUEUE_HIGH_BYTES or len(data) > PIECE_BYTES_MOST:
             return False
-        self._mux.send_data(state, data, eof=eof)
+        self._driver.send_data(state, data, eof=eof)
         return True
 
     def write(self, data: bytes, *, eof: bool = False) -> bool:
@@ -398,7 +394,7 @@ class Stream(trio.abc.HalfCloseableStream):
         state = self._state
         if self._closed or self._failure is not None or state.sending is ENDED:
             self._check_sendable()
-        self._mux.send_data(state, data, eof=eof)
+        self._driver.send_data(state, data, eof=eof)
         return state.outgoing.size <= QUEUE_HIGH_BYTES
 
     @property
@@ -407,9 +403,10 @@ class Stream(trio.abc.HalfCloseableStream):
         return self._state.outgoing.size <= QUEUE_HIGH_BYTES
 
     def when_room(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called once, when there is room again; to be called when there is none.
+        """Call `tell` once, when there is room again; to be used when there is none.
 
-        It comes out of the midst of everything: it must neither wait nor raise, nor use any stream.
+        The call comes out of the middle of the core's work: it must neither wait nor raise, nor use any
+        stream.
         """
         self._tell_room = tell
         self._state.drain_wanted = True
@@ -431,15 +428,15 @@ class Stream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def send_eof_nowait(self) -> None:
-        """send_eof without its schedule point: it never waits."""
+        """send_eof without its checkpoint: it never waits."""
         self._sender.check_free()
         if self._closed or self._state.sending is not ENDED:
             self._check_sendable()
-            self._mux.send_eof(self._state)
+            self._driver.send_eof(self._state)
 
     async def _wait_for_room(self, size: int = 0) -> None:
-        if self._sender is NO_SPOT:
-            self._sender = ParkingSpot("another task is sending on this stream")
+        if self._sender is NO_WAKER:
+            self._sender = Waker("another task is sending on this stream")
         self._state.drain_wanted = True
         self._unqueued_bytes = size
         try:
@@ -466,14 +463,14 @@ class Stream(trio.abc.HalfCloseableStream):
         reason: str = "",
         in_line: bool = False,
     ) -> None:
-        """Abort both directions now; whoever waits on this stream gets StreamReset with the same code.
+        """Abort both directions now; a task that waits on this stream gets StreamReset with the same code.
 
         `in_line`: what was sent before still arrives, then the error. Does nothing to a stream that is over.
         """
         if self._closed or self._failure is not None:
             return
         self._failure = (code, processed, reason)
-        self._mux.reset(self._state, code, processed, reason, in_line=in_line)
+        self._driver.reset(self._state, code, processed, reason, in_line=in_line)
         self._wake_all()
 
     async def aclose(self) -> None:
@@ -482,31 +479,31 @@ class Stream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
     def close_nowait(self) -> None:
-        """aclose without its schedule point."""
+        """aclose without its checkpoint."""
         if self._closed:
             return
         self._closed = True
         state = self._state
         state.owner = None
-        # Whoever is to be told holds this stream: together they would stay until a garbage collection.
+        # These callbacks hold this stream: the cycle would last until a garbage collection.
         self._tell_reset = self._tell_doubt = self._tell_input = self._tell_room = None
         if self._failure is None:
             if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:
                 self._leave()
         else:
-            self._mux.connection.discard_received(state)
-        if not (self._reader is self._sender is self._head_reader is NO_SPOT):
+            self._driver.connection.streams.discard_received(state)
+        if not (self._reader is self._sender is self._head_reader is NO_WAKER):
             self._wake_all()
 
     def _leave(self) -> None:
         state = self._state
         if state.sending.at_rest and state.receiving.at_rest:
             if state.incoming.size:
-                self._mux.connection.discard_received(state)
+                self._driver.connection.streams.discard_received(state)
             return
-        # What we ended is not taken back: the RESET, which tells the peer to stop, goes behind it.
+        # What we ended still arrives: the RESET, by which the peer stops, follows it.
         in_line = state.sending is ENDED
-        self._mux.reset(state, StreamCode.CANCEL, Processed.MAYBE, "closed", in_line=in_line)
+        self._driver.reset(state, StreamCode.CANCEL, Processed.MAYBE, "closed", in_line=in_line)
 
     async def __aexit__(
         self,
@@ -518,25 +515,25 @@ class Stream(trio.abc.HalfCloseableStream):
             self.reset(StreamCode.CANCEL, reason="left by an exception")
         await self.aclose()
 
-    # --- what the core tells (protocol.streams.StreamOwner), and nobody else ---
+    # --- what the core calls (protocol.streams.StreamOwner) ---
 
     def on_data(self) -> None:
         if self._tell_input is not None:
-            self._mux.calls_due.append(self._tell_input)
+            self._driver.due.append(self._tell_input)
             self._tell_input = None
         if self._pass_on is not None:
-            self._mux.calls_due.append(self._offer)
-        elif self._reader is not NO_SPOT:
+            self._driver.due.append(self._offer)
+        elif self._reader is not NO_WAKER:
             self._reader.unpark()
-        # For whom the bytes mean that there is no head.
-        if self._head_reader is not NO_SPOT:
+        # The bytes mean that there is no head.
+        if self._head_reader is not NO_WAKER:
             self._head_reader.unpark()
 
     def on_head(self) -> None:
         if self._tell_input is not None:
-            self._mux.calls_due.append(self._tell_input)
+            self._driver.due.append(self._tell_input)
             self._tell_input = None
-        if self._head_reader is not NO_SPOT:
+        if self._head_reader is not NO_WAKER:
             self._head_reader.unpark()
 
     def on_room(self) -> None:
@@ -546,12 +543,15 @@ class Stream(trio.abc.HalfCloseableStream):
         self._sender.unpark()
 
     def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None:
+        if self.waits:
+            self._driver.due.append(partial(self.on_broken, code, processed, reason, in_line=in_line))
+            return
         if self._failure is None:
             self._failure = (code, processed, reason)
         # Bytes that memory took back are gone, even if the stream itself had ended well in line.
         self._failed_in_line = in_line
         if self._tell_input is not None:
-            self._mux.calls_due.append(self._tell_input)
+            self._driver.due.append(self._tell_input)
             self._tell_input = None
         self._wake_all()
         tell, self._tell_reset = self._tell_reset, None
@@ -562,13 +562,13 @@ class Stream(trio.abc.HalfCloseableStream):
         tell = self._tell_doubt
         if tell is not None and self._failure is None and self._state.answer_head is None:
             self._tell_doubt = None
-            self._mux.calls_due.append(tell)
+            self._driver.due.append(tell)
 
     def _wake_all(self) -> None:
-        # Most streams never had anybody wait.
-        if self._reader is not NO_SPOT:
+        # On most streams no task ever waited.
+        if self._reader is not NO_WAKER:
             self._reader.unpark()
-        if self._sender is not NO_SPOT:
+        if self._sender is not NO_WAKER:
             self._sender.unpark()
-        if self._head_reader is not NO_SPOT:
+        if self._head_reader is not NO_WAKER:
             self._head_reader.unpark()

@@ -32,7 +32,7 @@ from benchmarks.units.timing import RUNS, measure, report
 from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.access import AccessTokens, bearer, decide
-from proxy.hub.authorize.admission import Call, Caller, understand
+from proxy.hub.authorize.admission import Call, Caller, parse_request
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import Trail, impersonated
 from proxy.hub.calls.calls import Calls, _closing
@@ -155,10 +155,10 @@ class Case:
         turn = next(self._turn)
         head, target = self.heads[turn], self.targets[turn]
         info = parse(b"GET", target)
-        asked = understand(b"GET", b"/clusters/prod" + target)
+        parsed = parse_request(b"GET", b"/clusters/prod" + target)
         opening = self.trail.call(
             head=head,
-            asked=asked,
+            parsed=parsed,
             client_ip="192.0.2.7",
             claims=self.claims,
             agent=self.agent,
@@ -166,7 +166,7 @@ class Case:
             decision=self.verdict.recorded,
         )
         caller = Caller("prod", self.snapshot, self.claims, self.agent, self.cluster, None)
-        call = Call(head, asked, info, caller, self.agent, self.cluster, "192.0.2.7", self.verdict)
+        call = Call(head, parsed, info, caller, self.agent, self.cluster, "192.0.2.7", self.verdict)
         live = LiveCall(call, opening.eid, cast(ServerConnection, None), self.now)
         live.relay = self.relay
         live.impersonated = impersonated(self.principal, "session-1")

@@ -24,9 +24,10 @@ import trio
 
 from tunnel import Hello, Role, Session, Stream, Welcome, memory_transport_pair, open_session
 from tunnel.net.malloc import keep_large_buffers
-from tunnel.protocol import events
 from tunnel.protocol.connection import Connection
-from tunnel.protocol.streams import StreamState
+from tunnel.protocol.errors import Processed, StreamCode
+from tunnel.protocol.events import GoAway
+from tunnel.protocol.streams import Context, StreamState
 
 REQUEST = b"r" * 400
 ANSWER = b"a" * 150
@@ -52,30 +53,77 @@ class Figure:
     runs: list[float]
 
 
+class Received:
+    """The owner of a stream: adds it to `streams` whenever there are bytes to take."""
+
+    __slots__ = ("_stream", "_streams")
+
+    def __init__(self, stream: StreamState, streams: list[StreamState]) -> None:
+        self._stream = stream
+        self._streams = streams
+
+    def on_data(self) -> None:
+        self._streams.append(self._stream)
+
+    def on_head(self) -> None: ...
+    def on_room(self) -> None: ...
+    def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None: ...
+    def on_doubt(self) -> None: ...
+
+
+class Opened:
+    """The owner of a connection: keeps the streams that the peer opens."""
+
+    def __init__(self) -> None:
+        self.streams: list[StreamState] = []
+
+    def on_stream(self, stream: StreamState) -> None:
+        self.streams.append(stream)
+
+    def on_context(self, context: Context) -> None: ...
+    def on_goaway(self, goaway: GoAway) -> None: ...
+    def on_eviction(self) -> None: ...
+
+
 class Core:
     """Two connections, greeted, and a clock that stands."""
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.hub = Connection(Role.LISTENER, now=self.now)
-        self.relay = Connection(Role.DIALER, now=self.now)
+        self.opened = Opened()
+        self.hub = Connection(Role.LISTENER, owner=Opened(), now=self.now)
+        self.relay = Connection(Role.DIALER, owner=self.opened, now=self.now)
+        self.answered: list[StreamState] = []
         features = ("resume",) if RESUME else ()
         hello = Hello(features=features)
-        self.relay.say_hello(hello)
+        self.relay.handshake.say_hello(hello)
         self.to_hub()
-        self.hub.say_welcome(Welcome(session_id="s", features=features, resume_ttl_s=60), hello)
+        self.hub.handshake.say_welcome(Welcome(session_id="s", features=features, resume_ttl_s=60), hello)
         self.to_relay()
         self.context = self.hub.add_context(1, b"token").index
 
-    def to_hub(self) -> list[events.Event]:
-        return self._carry(self.relay, self.hub)
+    def open(self) -> StreamState:
+        stream = self.hub.streams.open(REQUEST, self.context, eof=True, now=self.now)
+        stream.owner = Received(stream, self.answered)
+        return stream
 
-    def to_relay(self) -> list[events.Event]:
-        return self._carry(self.hub, self.relay)
+    def to_hub(self) -> list[StreamState]:
+        """Carry a message; returns the streams that it has brought bytes for."""
+        self._carry(self.relay, self.hub)
+        answered = self.answered[:]
+        self.answered.clear()
+        return answered
 
-    def _carry(self, sender: Connection, receiver: Connection) -> list[events.Event]:
+    def to_relay(self) -> list[StreamState]:
+        """Carry a message; returns the streams that it has opened."""
+        self._carry(self.hub, self.relay)
+        opened, self.opened.streams = self.opened.streams, []
+        return opened
+
+    def _carry(self, sender: Connection, receiver: Connection) -> None:
         message = sender.data_to_send(MESSAGE_BYTES, self.now)
-        return receiver.receive_message(message, self.now) if message else []
+        if message:
+            receiver.receive_message(message, self.now)
 
 
 def core_exchanges(together: int) -> float:
@@ -86,13 +134,11 @@ def core_exchanges(together: int) -> float:
 
     def one_round() -> None:
         for _ in range(together):
-            hub.open_stream(REQUEST, core.context, eof=True, now=now)
-        for event in core.to_relay():
-            if isinstance(event, events.StreamOpened):
-                relay.send_head(event.stream, ANSWER, eof=True, data=BODY)
-        for event in core.to_hub():
-            if isinstance(event, events.DataReceived):
-                assert len(hub.take(event.stream, 65536, now)) == len(BODY)
+            core.open()
+        for stream in core.to_relay():
+            relay.streams.send_head(stream, ANSWER, eof=True, data=BODY)
+        for stream in core.to_hub():
+            assert len(hub.streams.take(stream, 65536, now)) == len(BODY)
 
     return _cpu_s(rounds, one_round) / together
 
@@ -101,15 +147,15 @@ def core_bulk(_: int) -> float:
     """Seconds of CPU a GB."""
     core = Core()
     hub, relay, now = core.hub, core.relay, core.now
-    opened = hub.open_stream(REQUEST, core.context, eof=True, now=now)
-    answering = _opened(core.to_relay())
-    relay.send_head(answering, ANSWER, eof=False)
+    opened = core.open()
+    (answering,) = core.to_relay()
+    relay.streams.send_head(answering, ANSWER, eof=False)
 
     def one_round() -> None:
         while answering.outgoing.size < 2 * len(CHUNK):
-            relay.send_data(answering, CHUNK)
+            relay.streams.send_data(answering, CHUNK)
         core.to_hub()
-        while hub.take(opened, 65536, now):
+        while hub.streams.take(opened, 65536, now):
             pass
         core.to_relay()
 
@@ -125,26 +171,20 @@ def core_watch(together: int) -> float:
     core = Core()
     hub, relay, now = core.hub, core.relay, core.now
     for _ in range(together):
-        hub.open_stream(REQUEST, core.context, eof=True, now=now)
-    answering = [event.stream for event in core.to_relay() if isinstance(event, events.StreamOpened)]
+        core.open()
+    answering = core.to_relay()
     for stream in answering:
-        relay.send_head(stream, ANSWER, eof=False)
+        relay.streams.send_head(stream, ANSWER, eof=False)
 
     def one_round() -> None:
         for stream in answering:
-            relay.send_data(stream, EVENT)
-        for event in core.to_hub():
-            if isinstance(event, events.DataReceived):
-                hub.take(event.stream, 65536, now)
+            relay.streams.send_data(stream, EVENT)
+        for stream in core.to_hub():
+            hub.streams.take(stream, 65536, now)
         if hub.wants_to_send:
             core.to_relay()
 
     return _cpu_s(WATCH_EVENTS // together, one_round) / together
-
-
-def _opened(happened: list[events.Event]) -> StreamState:
-    (stream,) = [event.stream for event in happened if isinstance(event, events.StreamOpened)]
-    return stream
 
 
 def _cpu_s(rounds: int, one_round: Callable[[], None]) -> float:

@@ -59,7 +59,7 @@ def hub(
     from proxy.cli.service import run_service
     from proxy.hub.check import check_hub
     from proxy.hub.home.config import ENVIRONMENT_PREFIX
-    from proxy.hub.home.datadir import DataDirError
+    from proxy.hub.home.private_files import DataDirError
     from proxy.hub.serve import run_hub
     from proxy.hub.store.errors import StoreUnavailableError
     from proxy.process.files import FileError

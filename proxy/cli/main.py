@@ -1,4 +1,4 @@
-"""The command line: a group that imports a command only when it is used.
+"""The entry point of the command line. The group of all commands is in `proxy.cli.group`.
 
 kubectl runs `hawse credential` at every start, so its path comes before the import of click (27 ms; trio
 takes 120 ms, SQLAlchemy 210 ms). Commands import their dependencies inside their functions.
@@ -10,62 +10,10 @@ import errno
 import os
 import sys
 
-# Instead of typing's, whose import takes 4 ms: before `main` runs, Ctrl-C is not handled.
-TYPE_CHECKING = False
+from proxy.cli import INTERRUPTED
 
-if TYPE_CHECKING:
-    import click
-
-# name -> (module, attribute, the line in `hawse --help`)
-COMMANDS = {
-    "hub": ("proxy.cli.hub", "hub", "Run the hub: agents connect over HTTPS, relays dial tunnels to it."),
-    "relay": ("proxy.cli.relay", "relay", "Run the relay beside a cluster's API server."),
-    "admin": (
-        "proxy.cli.admin",
-        "admin",
-        "Manage teams, agents, clusters, policies, relays, sessions and backups.",
-    ),
-    "audit": (
-        "proxy.cli.audit.commands",
-        "audit",
-        "Read the audit trail on the hub's machine, and prune it.",
-    ),
-    "login": (
-        "proxy.cli.agent.login",
-        "login",
-        "Log an agent in to a hub, with its own key, a platform's token or an API key.",
-    ),
-    "status": (
-        "proxy.cli.agent.status",
-        "status",
-        "Show this agent's logins, and whether its hubs accept them.",
-    ),
-    "clusters": ("proxy.cli.agent.clusters", "clusters", "List the clusters that this agent may reach."),
-    "kubeconfig": (
-        "proxy.cli.agent.kubeconfig",
-        "kubeconfig",
-        "Write a kubeconfig for the clusters that the agent may reach.",
-    ),
-    "connect": (
-        "proxy.cli.agent.connect",
-        "connect",
-        "Serve clusters on 127.0.0.1, for SDKs that never refresh.",
-    ),
-    "logout": ("proxy.cli.agent.logout", "logout", "Remove a login: its key, tokens and kubeconfig entries."),
-    "credential": (
-        "proxy.cli.agent.credential",
-        "credential",
-        "Print a credential for kubectl (kubectl runs this itself).",
-    ),
-}
-# If one of these is missing, the installation is broken. Any other missing module belongs to an extra.
-OURS = frozenset({"proxy", "tunnel", "auth", "audit"})
-# Left out of the relay's image (deploy/Containerfile).
-HUBS_OWN = frozenset({"proxy.hub", "audit"})
 # Errors of a full or failing disk.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-# The exit status after Ctrl-C, as in shells: 128 plus the signal's number.
-INTERRUPTED = 130
 
 
 def main() -> None:
@@ -91,6 +39,8 @@ def _run(arguments: list[str]) -> None:
             from proxy.agent.token.credential import run_plugin
 
             sys.exit(run_plugin(hub=hub))
+    from proxy.cli.group import build_group
+
     try:
         build_group()(prog_name="hawse")
     except OSError as error:
@@ -109,98 +59,3 @@ def _run(arguments: list[str]) -> None:
             sys.exit(f"hawse: {message}")
         show_failure(CommandError(message))
         sys.exit(1)
-
-
-def build_group() -> click.Group:
-    """Build the top group. Separate from `main`, whose fast path must not import click."""
-    from difflib import get_close_matches
-    from importlib import import_module
-    from importlib.metadata import version
-
-    import click
-
-    from proxy.cli.errors import CommandError
-
-    def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-        if value:
-            click.echo(version("hawse"))
-            ctx.exit()
-
-    class LazyGroup(click.Group):
-        def list_commands(self, ctx: click.Context) -> list[str]:
-            return list(COMMANDS)
-
-        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-            if cmd_name not in COMMANDS:
-                if near := get_close_matches(cmd_name, COMMANDS, 1):
-                    ctx.fail(f"No such command {cmd_name!a}. Did you mean {near[0]!a}?")
-                return None
-            module, attribute, _ = COMMANDS[cmd_name]
-            command = getattr(import_module(module), attribute)
-            assert isinstance(command, click.Command)
-            return command
-
-        def invoke(self, ctx: click.Context) -> object:
-            try:
-                return self._invoke(ctx)
-            except click.ClickException as error:
-                from proxy.cli.logs import in_json, show_failure
-                from proxy.cli.suggestions import with_suggestion
-
-                suggested = with_suggestion(error)
-                if not in_json():
-                    raise suggested from error.__cause__
-                show_failure(suggested)
-                ctx.exit(suggested.exit_code)
-            except (KeyboardInterrupt, click.Abort) as error:
-                # A prompt raises Abort for Ctrl-C, for Ctrl-D and for a no. Only the first is an interrupt.
-                if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
-                    raise
-                if sys.stderr.isatty():
-                    # The terminal has echoed ^C: start a new line for the shell's prompt.
-                    click.echo(err=True)
-                # click would print "Aborted!" and exit with 1, as for a failed command.
-                ctx.exit(INTERRUPTED)
-
-        def _invoke(self, ctx: click.Context) -> object:
-            # Commands import their dependencies when they run, so a missing package shows here.
-            try:
-                return super().invoke(ctx)
-            except ModuleNotFoundError as error:
-                package = (error.name or "").partition(".")[0]
-                if error.name in HUBS_OWN:
-                    raise CommandError(
-                        "this command is not in the relay's image: run it where the hub is installed"
-                    ) from error
-                if package in OURS:
-                    raise
-                # Not `pip install hawse`: anyone could register that name.
-                wheel = f"hawse-{version('hawse')}-py3-none-any.whl"
-                raise CommandError(
-                    f"this command needs the package {package}: pip install '{wheel}[hub]'"
-                ) from error
-
-        def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-            # From the table, so that `hawse --help` imports no command.
-            with formatter.section("Commands"):
-                formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
-
-    return LazyGroup(
-        "hawse",
-        help="kubectl for AI agents, on clusters that nothing outside can reach.\n\n"
-        "An agent's kubectl talks to the hub. The hub reaches each cluster through a tunnel that the "
-        "cluster's relay dialled, and acts under the agent's own name. Every call is in the audit trail.\n\n"
-        "Operators start with `hawse hub` and `hawse admin`, agents with `hawse login`.",
-        params=[
-            click.Option(
-                ["--version"],
-                is_flag=True,
-                expose_value=False,
-                is_eager=True,
-                help="Print the version.",
-                callback=print_version,
-            )
-        ],
-        # Subcommands inherit it. Usage errors mention the first option.
-        context_settings={"help_option_names": ["--help", "-h"]},
-    )

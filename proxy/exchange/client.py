@@ -22,7 +22,7 @@ from proxy.message.body import BODY_BYTES_MAX
 from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 from tunnel.net.connect import TLSStream
-from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
+from tunnel.net.fairness import SMALL_PIECE_BYTES, fairness
 from tunnel.net.readiness import Watch
 
 
@@ -172,7 +172,7 @@ class ClientConnection:
         """
         if self.http.crowded:
             # However many send such answers, one of them has its turn in a pass.
-            await turns().turn()
+            await fairness().wait_alone()
         while (data := self.http.receive_body()) is None:
             await self._receive()
         return data
@@ -244,7 +244,7 @@ class ClientConnection:
             # All is here of an answer that ends with its connection.
             http.ended = True
         http.feed(data)
-        if len(data) <= SMALL_PIECE_BYTES and not (common := turns()).admits():
+        if len(data) <= SMALL_PIECE_BYTES and not (common := fairness()).admits():
             await common.wait()
 
     async def _write(self, data: bytes) -> None:

@@ -4,8 +4,8 @@ The connection's socket is watched, and what it brings is fed into the connectio
 While an exchange runs, that is its request's body, raw bytes behind a 101, or what the client sends early.
 Between two exchanges it is the owner's (`on_idle`).
 
-Whatever the exchange writes is encrypted and handed to the kernel at once. What the kernel does not take is
-the only thing that is held here, and then the socket is watched for room. There is no task that sends.
+The bytes that the exchange writes are encrypted and handed to the kernel at once. Only those that the kernel
+does not take are held here, and then the socket is watched for room. There is no task that sends.
 
 A client that ends its direction may still read its answer, so it counts as gone only QUIET_S later. One whose
 connection breaks is gone at once.

@@ -5,8 +5,8 @@ This file joins them for both roles, which are `http_server` and `http_client`. 
 clock: the owner of a socket feeds it, and sends what it returns.
 
 Received bytes stay in one buffer until their meaning is known. While an answer is due they may be the next
-request, or the first bytes of another protocol. So a body takes no byte beyond its end, and whatever is left
-behind it is the next head or, after a 101, the raw stream's.
+request, or the first bytes of another protocol. So a body takes no byte beyond its end. The bytes
+behind it are the next head or, after a 101, the raw stream's.
 
 Two kinds of error leave it. BadRequest, InboundBroken and OutboundBroken are the peer's doing. FramingFault
 and IllegalStep are errors of our own code.

@@ -109,8 +109,8 @@ class ServerHTTP(HTTPConnection):
         """Return the bytes of the answer's head, and of the body bytes and the end that are here already.
 
         The framing is decided here: a Content-Length in `head` is kept, any other body is chunked. A whole
-        answer (`end`) drops a body that nobody has begun to read, if all of it is here; where it is not, this
-        answer is the last one. Behind a 101, `data` are raw bytes.
+        answer (`end`) drops a body that is not read yet, if all of it is here; where it is not, this answer
+        is the last one. Behind a 101, `data` are raw bytes.
         """
         request = self.request
         encoded = head.encode()
@@ -170,7 +170,7 @@ class ServerHTTP(HTTPConnection):
         return self.ended or self.incoming is DONE or self._drained >= LINGER_BYTES_MAX
 
     def _drop_body(self) -> bool:
-        """Drop a body that nobody has begun to read, if all of it is here; whether it was."""
+        """Drop a body that is not read yet, if all of it is here; whether it was."""
         if self.incoming is not OFFERED:
             return False
         try:

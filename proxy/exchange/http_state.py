@@ -15,7 +15,7 @@ flag for it, and NEXT needs both messages at rest.
               IDLE ──REFUSE──▶ REFUSED ──HEAD──▶ BODY
               AWAITED ──SWITCH──▶ SWITCHED
 
-    Whatever has not ended: ──FAULT──▶ BROKEN
+    a message that has not ended ──FAULT──▶ BROKEN
 """
 
 from __future__ import annotations

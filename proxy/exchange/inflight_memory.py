@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from tunnel import Memory
-from tunnel.net.fairness import Slices
+from tunnel.net.fairness import Chunks
 from tunnel.protocol.memory import Holder
 
 # Between two looks at all calls. A relay in direct mode begins 1,000 in that time at most, each with two
@@ -110,7 +110,7 @@ class HeldUp(Generic[CallT]):
                     self._release(call)
             await trio.lowlevel.checkpoint()
         # By those that there are now: some have ended since the list was made.
-        gone, slices = self._held.keys() - set(self._calls), Slices()
+        gone, slices = self._held.keys() - set(self._calls), Chunks()
         while gone:
             if slices.over:
                 await slices.next()

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import trio
 
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.waker import Waker
 
 
 class NextPass:
@@ -26,7 +26,7 @@ class NextPass:
         # The number keeps two of the same time in their order.
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
-        self._spot = ParkingSpot("one task makes the calls of later passes")
+        self._spot = Waker("one task makes the calls of later passes")
         self._nap = trio.CancelScope()
 
     def soon(self, peer: Hashable, call: Callable[[], None]) -> None:

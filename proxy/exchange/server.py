@@ -40,7 +40,7 @@ from proxy.message.failure import GONE, Failure, InboundBroken
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.message.strict import BadRequest
 from tunnel.net.connect import TLSStream, tls_socket
-from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
+from tunnel.net.fairness import SMALL_PIECE_BYTES, fairness
 from tunnel.net.readiness import Readiness
 
 # kube-apiserver's ReadHeaderTimeout, from the first byte of a head; for the first head from the connect.
@@ -166,10 +166,10 @@ class ServerConnection:
                 if raw is None:
                     await self.aclose()
                     return None
-                common = turns()
+                common = fairness()
                 if len(raw) > LONG_HEAD_BYTES:
                     # However many send such heads, strangers among them, one is read in a pass.
-                    await common.turn(self.peer)
+                    await common.wait_alone(self.peer)
                 elif not common.admits():
                     await common.wait(self.peer)
                 return http.begin_request(raw)
@@ -309,7 +309,7 @@ class ServerConnection:
         while True:
             if http.crowded:
                 # However many bring such bodies, one of them is taken apart in a pass.
-                await turns().turn(self.peer)
+                await fairness().wait_alone(self.peer)
                 http.crowded = False
             data = http.receive_body()
             if data is not None:
@@ -322,7 +322,7 @@ class ServerConnection:
                 received = b""
             if not received:
                 http.ended = True
-            elif len(received) <= SMALL_PIECE_BYTES and not (common := turns()).admits():
+            elif len(received) <= SMALL_PIECE_BYTES and not (common := fairness()).admits():
                 # To be read then, or again, should this be cancelled while it waits.
                 http.feed(received)
                 await common.wait(self.peer)

@@ -23,9 +23,9 @@ from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead
 from tunnel.net.connect import TLSStream
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.readiness import Readiness, Watch
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.waker import Waker
 
 # An answer up to this size is sent without a wait: about what the kernel takes of one at once, and no more to
 # hold for a client that does not read than a task would hold.
@@ -109,7 +109,7 @@ class StandBy(Generic[SleeperT]):
         self._deadlines = deadlines
         self._watch: Watch | None = None
         # Where the connection's task sleeps.
-        self._spot = ParkingSpot("another task waits for this connection's next request")
+        self._spot = Waker("another task waits for this connection's next request")
         # What the task is woken for: a request that was read and is not answered, or what went wrong with it.
         self._head: RequestHead | None = None
         self._fault: Exception | None = None
@@ -136,7 +136,7 @@ class StandBy(Generic[SleeperT]):
             self._deadlines.begin(idle, IDLE_S)
         try:
             await self._spot.park()
-            common = turns()
+            common = fairness()
             if not common.admits():
                 # One relay can have hundreds handed over by what it answers at once.
                 begun = self.begun

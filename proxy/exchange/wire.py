@@ -7,7 +7,7 @@ from collections.abc import Sized
 import trio
 
 from proxy.message.body import BODY_BYTES_MAX
-from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
+from tunnel.net.fairness import SMALL_PIECE_BYTES, fairness
 from tunnel.net.tls import TLSStream
 from tunnel.stream import Stream
 
@@ -50,7 +50,7 @@ class RawStream:
         self._first = first
         self._ended = ended
         # Those whom a tunnel's frames wake have been admitted by it.
-        self._turns = None if isinstance(stream, Stream) else turns()
+        self._turns = None if isinstance(stream, Stream) else fairness()
 
     @property
     def can_half_close(self) -> bool:

@@ -1,4 +1,4 @@
-"""Accepts connections for the hub: those of agents and relays, and those of operators."""
+"""Accepts the connections of agents and relays on the public listener, of operators on the admin listener."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import trio
 
 from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
-from proxy.hub.restart.instance_lock import Premises
+from proxy.hub.restart.instance_lock import InstanceLock
 from proxy.listener.accept import listen_on
 
 _log = logging.getLogger("hawse.hub")
@@ -19,13 +19,13 @@ _log = logging.getLogger("hawse.hub")
 
 @attrs.define(eq=False)
 class Acceptor:
-    """Accepts the connections of agents, relays and operators, until it is told to stop or to pause.
+    """Accepts connections of agents, relays and operators, with pauses for a handover.
 
-    The handlers of agents and relays run in `handlers`, and go on when it ends. Operators change the store,
-    so theirs end with the accepting.
+    The handlers of agents and relays run in `handlers` and continue after the accepting has ended. Operators
+    change the store, so their handlers end with the accepting.
     """
 
-    premises: Premises
+    instance: InstanceLock
     front: Front
     admin: AdminFront
     handlers: trio.Nursery
@@ -33,10 +33,10 @@ class Acceptor:
     _paused: trio.Event = attrs.Factory(trio.Event)
     _resumed: trio.Event = attrs.Factory(trio.Event)
     _over: bool = False
-    """Accepts no more, for good."""
+    """The accepting has ended, and does not resume."""
 
-    async def accept_until_told(self, signals: AsyncIterator[int], public_url: str) -> bool:
-        """Accept until a signal comes, or a successor; returns whether it was a successor."""
+    async def accept_until_stopped(self, signals: AsyncIterator[int], public_url: str) -> bool:
+        """Accept until a signal arrives or a new hub takes over; returns whether a new hub has."""
         replaced = False
         async with trio.open_nursery() as nursery:
 
@@ -47,29 +47,29 @@ class Acceptor:
 
             async def wait_for_successor() -> None:
                 nonlocal replaced
-                await self.premises.place(self.pause, self.resume).give()
+                await self.instance.handover_server(self.pause, self.resume).hand_over()
                 replaced = True
                 nursery.cancel_scope.cancel()
 
             await nursery.start(self._accept)
-            await self.premises.confirm()
-            _log.info("the hub is ready at %s (listens on %s)", public_url, self.premises.front[0])
+            await self.instance.confirm()
+            _log.info("the hub is ready at %s (listens on %s)", public_url, self.instance.front[0])
             nursery.start_soon(wait_for_signal)
             nursery.start_soon(wait_for_successor)
         self.front.ready = False
         if replaced:
-            self.premises.give_away()
+            self.instance.mark_handed_over()
             _log.info("another hub has taken over")
         else:
-            self.premises.shut_door()
-            self.premises.stop_listening()
+            self.instance.close_restart_socket()
+            self.instance.stop_listening()
             _log.info("stopping")
         return replaced
 
     async def pause(self) -> None:
-        """Accept no more, and let no operator change the store.
+        """Stop accepting, and end the operators' requests, so that the store no longer changes.
 
-        Returns too when this one has been told to stop, before or meanwhile.
+        Returns at once when the accepting has ended, and also when it ends meanwhile.
         """
         if self._over:
             return
@@ -88,9 +88,9 @@ class Acceptor:
                 self._resumed = trio.Event()
                 with trio.CancelScope() as self._accepting:
                     async with trio.open_nursery() as operators:
-                        # Of their own, so that a pause leaves the sockets open.
-                        agents = [listen_on(each) for each in self.premises.front[1]]
-                        others = [listen_on(each) for each in self.premises.admin[1]]
+                        # Duplicates, so that a pause leaves the shared sockets open.
+                        agents = [listen_on(each) for each in self.instance.front[1]]
+                        others = [listen_on(each) for each in self.instance.admin[1]]
                         serve = partial(trio.serve_listeners, self.front.handle_client, agents)
                         await operators.start(partial(serve, handler_nursery=self.handlers))
                         await operators.start(trio.serve_listeners, self.admin.handle_client, others)
@@ -102,6 +102,6 @@ class Acceptor:
                 self._paused.set()
                 await self._resumed.wait()
         finally:
-            # Whoever waits for a pause is shielded, and has what it waits for.
+            # `pause` is called in a shielded scope: it must return now that nothing accepts.
             self._over = True
             self._paused.set()

@@ -1,7 +1,7 @@
-"""Everything that a hub starts with, looked at without a change to the disk and without a port.
+"""Checks everything that a hub needs to start, without changing the disk or opening a port.
 
-The start looks first too, so that it names all faults at once. What only a start can find is left to it: the
-folder's lock, addresses that are taken, and changes since the check. A hub may run there meanwhile.
+A start runs these checks too, so that it reports all errors together. Some errors appear only in a start: a
+held lock, an address in use, and changes since the check. A hub may run on the folder during the check.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from audit.sqlite import explained as explained_by_sqlite
 from audit.store import TrailMark
 from proxy.hub.calls.trail_watch import disk_of, fullness
 from proxy.hub.home.config import ENVIRONMENT_PREFIX, HubConfig, read
-from proxy.hub.home.datadir import DataDir, DataDirError, check_writable, explained, is_there
+from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import check_ca
+from proxy.hub.home.private_files import DataDirError, check_writable, explained, is_there
 from proxy.hub.home.reserve import check_reserve
 from proxy.hub.restart.pidfile import PidFile
 from proxy.hub.store.database import unusable
@@ -37,7 +38,7 @@ _KNOWN = DataDirError, FileError, StoreUnavailableError, AuditUnavailable
 
 
 def check_hub(path: Path | None, environment: Mapping[str, str]) -> tuple[HubConfig | None, Findings]:
-    """Look at what `hawse hub` would start with; the configuration is None where it could not be read."""
+    """Check what `hawse hub` would start with; the configuration is None if it could not be read."""
     findings = Findings()
     config = read(path, environment, findings.configuration)
     if config is None:
@@ -63,12 +64,12 @@ def _look_at_folder(config: HubConfig, findings: Findings) -> None:
     there = findings.look(data.check_folder, _KNOWN)
     if not there:
         if there is not None:
-            findings.seen["data folder"] = f"{data.path}, which the first start makes"
+            findings.seen["data folder"] = f"{data.path}, which the first start will make"
         return
     findings.look(partial(_check_file, data.lock_file), _KNOWN)
-    findings.look(data.made_signing_keys, _KNOWN)
-    findings.look(data.made_pepper, _KNOWN)
-    findings.look(data.admin_token, _KNOWN)
+    findings.look(data.keys.load, _KNOWN)
+    findings.look(data.existing_pepper, _KNOWN)
+    findings.look(data.admin.token, _KNOWN)
     if config.tls.certificate is None:
         findings.look(partial(check_ca, data.tls_dir), _KNOWN)
     _look_at_disk(data, findings)
@@ -76,7 +77,7 @@ def _look_at_folder(config: HubConfig, findings: Findings) -> None:
 
 
 def _check_file(file: Path) -> None:
-    """Raise DataDirError for a file that is there and cannot be written."""
+    """Raise DataDirError for an existing file that cannot be written."""
     if is_there(file):
         try:
             check_writable(file, folder=False)
@@ -87,7 +88,7 @@ def _check_file(file: Path) -> None:
 def _look_at_disk(data: DataDir, findings: Findings) -> None:
     lacking = findings.look(partial(check_reserve, data.reserve_file), _KNOWN)
     disk = disk_of(data.path)
-    # A file system that says nothing of its size is left to the start.
+    # Skipped if the file system does not report its size; the start will show it.
     if lacking and disk.size_bytes and disk.free_bytes < lacking:
         findings.faults.append(
             f"cannot allocate {data.reserve_file}: {disk.free_bytes // 1024} KiB are free: "
@@ -98,7 +99,7 @@ def _look_at_disk(data: DataDir, findings: Findings) -> None:
 
 
 def _look_at_databases(data: DataDir, findings: Findings) -> None:
-    """Look at the forms of the store and of the trail, and whether they belong together."""
+    """Check the schemas of the store and of the trail, and whether they belong together."""
     what = "store, trail, keys" if is_there(data.store_file) else "no hub has run there yet"
     findings.seen["data folder"] = f"{data.path}: {what}"
     faults = [*data.faults_of_databases()]
@@ -108,16 +109,16 @@ def _look_at_databases(data: DataDir, findings: Findings) -> None:
         try:
             expected = findings.look(partial(_look_at_store, data.store_file), _KNOWN)
         except NeedsRecovery as error:
-            findings.warnings.append(f"{data.store_file} was not looked into: {error}")
+            findings.warnings.append(f"{data.store_file} was not checked: {error}")
     if not _is_named(data.audit_file, faults):
         try:
             findings.look(partial(_look_at_trail, data.audit_file, expected), _KNOWN)
         except NeedsRecovery as error:
-            findings.warnings.append(f"{data.audit_file} was not looked into: {error}")
+            findings.warnings.append(f"{data.audit_file} was not checked: {error}")
 
 
 def _look_at_store(file: Path) -> TrailMark | None:
-    """Read which trail the hub writes. None where none is known yet, and for a store of an earlier version.
+    """Read which trail the hub writes; None if the store names none, or is of an earlier version.
 
     Raises StoreUnavailableError, and NeedsRecovery.
     """
@@ -155,6 +156,6 @@ def _look_at_certificate(config: HubConfig, findings: Findings) -> None:
     if pem is None:
         return
     for remark in remarks_on(pem, datetime.now(UTC), config.public_host):
-        told = findings.refused if remark.refused else findings.warnings
-        told.append(f"tls.certificate: {tls.certificate}: {remark.text}")
+        target = findings.refused if remark.refused else findings.warnings
+        target.append(f"tls.certificate: {tls.certificate}: {remark.text}")
     findings.seen["certificate"] = f"{tls.certificate}: {summary_of(pem)}"

@@ -1,8 +1,8 @@
-"""The public listener: who may connect, what is a request, and which part of the hub answers it.
+"""The public listener: admits connections, reads requests, and routes each to a part of the hub.
 
-One task a connection, its requests in sequence. Before anyone has authenticated the caps are tight: on the
-time for the handshake, the head, and what the hub answers itself, on connections an address, and on the bytes
-that all strangers together may make the hub hold. Afterwards the agent's own limits count.
+One task for each connection, which handles its requests in sequence. Unauthenticated connections have tight
+limits: on the time for the handshake, the head and the hub's own answers, on the connections of an address,
+and on the bytes that all of them together may occupy. After authentication the agent's limits apply.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, TooManyDialsErr
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.relay_auth import WrongClockError
 from proxy.listener.balancers import Balancers
-from proxy.listener.client_address import Entrance, address_of
-from proxy.listener.unauthenticated import STRANGER_S, Gate, MeteredStream, Stranger
+from proxy.listener.client_address import Admitter, address_of
+from proxy.listener.unauthenticated import PENDING_S, MeteredStream, PendingConnection, UnauthenticatedLimits
 from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.status import status_response
 from proxy.message.strict import BadRequest
 from tunnel.net.connect import wrap_server
-from tunnel.net.fairness import Unknown
+from tunnel.net.fairness import UnknownPeer
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
@@ -56,7 +56,7 @@ from tunnel.websocket.upgrade import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PAT
 HANDSHAKE_S = 10.0
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
 
-# What kube-apiserver serves, and the hub does not.
+# Paths of kube-apiserver that the hub does not serve.
 _KUBERNETES_PATH = re.compile(rb"/(?:apis?|openapi|version)(?:/|\Z)")
 
 _FAILED = "a client's connection failed by a fault of ours"
@@ -80,17 +80,17 @@ class Front:
     trail: Trail
     clock: Callable[[], float]
     ready: bool = False
-    """Off while the hub starts and once it stops: /readyz says so."""
-    gate: Gate = attrs.Factory(Gate)
+    """False while the hub starts or stops; /readyz answers with it."""
+    unauthenticated: UnauthenticatedLimits = attrs.Factory(UnauthenticatedLimits)
     deadlines: Deadlines = attrs.Factory(Deadlines)
     connections: AgentConnections = attrs.field(init=False)
     _readiness: Readiness | None = None
+    """Set while `run` runs, on systems with epoll; without it a task waits for each connection."""
     _passes: NextPass = attrs.Factory(NextPass)
-    """Only while `run` runs, and where there is an epoll; without it each wait is a task's."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
-    entrance: Entrance = attrs.field(init=False)
-    # Only what a relay's key has signed can bring such a line about, long ago perhaps; a cluster's relays,
-    # eight at most, come together.
+    admitter: Admitter = attrs.field(init=False)
+    # Only a token signed by a relay's key, possibly an old one, causes such a line. A cluster's relays, eight
+    # at most, connect together.
     _wrong_clocks: LogLimit = attrs.Factory(lambda: LogLimit(_log, at_once=8))
 
     @connections.default
@@ -98,13 +98,13 @@ class Front:
         calls = self.calls
         return AgentConnections(calls.config.limits, calls.memory, lambda: calls.live.count)
 
-    @entrance.default
-    def _configured_entrance(self) -> Entrance:
+    @admitter.default
+    def _configured_admitter(self) -> Admitter:
         balancers = Balancers.of(self.calls.config.listen_proxy_from)
-        return Entrance(self.gate, self._turned_away, balancers)
+        return Admitter(self.unauthenticated, self._turned_away, balancers)
 
     async def run(self) -> None:
-        """Do what the connections need done for them; runs beside whoever accepts them, until cancelled."""
+        """Run the background tasks of the connections, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.deadlines.run)
             nursery.start_soon(self.connections.run)
@@ -117,29 +117,29 @@ class Front:
                     self._readiness = None
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
-        """Serve one connection to its end; a fault in it is logged and reaches no other."""
-        stranger = await self.entrance.admit(tcp)
-        if stranger is None:
+        """Serve one connection to its end. A fault in it is logged and affects no other connection."""
+        pending = await self.admitter.admit(tcp)
+        if pending is None:
             return
         address = address_of(tcp)
         tls = wrap_server(tcp, self.certificate.context)
         try:
-            if await _shake_hands(tls, stranger):
-                await self._serve(tls, stranger, address)
+            if await _shake_hands(tls, pending):
+                await self._serve(tls, pending, address)
         except CLIENT_LEFT:
-            pass  # the client left, or its handshake failed: nothing to answer, nobody to tell
+            pass  # the client disconnected, or its handshake failed: there is nothing to answer
         except Exception:
             _log.exception(_FAILED)
         finally:
-            stranger.leave()
+            pending.release()
             await trio.aclose_forcefully(tls)
 
-    async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
-        metered = MeteredStream(tls, stranger)
+    async def _serve(self, tls: TLSStream, pending: PendingConnection, address: str) -> None:
+        metered = MeteredStream(tls, pending)
         with ServerConnection(metered, self.deadlines, tls, self._readiness, self._passes) as connection:
-            connection.peer = Unknown(stranger.place)
+            connection.peer = UnknownPeer(pending.network)
             try:
-                await self._serve_requests(connection, tls, stranger, address)
+                await self._serve_requests(connection, tls, pending, address)
                 return
             except CLIENT_LEFT:
                 raise
@@ -148,22 +148,23 @@ class Front:
             finally:
                 self.connections.leave(connection)
             if connection.awaits_answer:
-                # Some of its body may still be on the way: cut at once, TCP could take the answer back.
-                with trio.move_on_after(STRANGER_S):
+                # A part of the body may still arrive. Closing at once could reset the connection, and the
+                # client would lose the answer.
+                with trio.move_on_after(PENDING_S):
                     await connection.answer(*status_response(500, "", _FAULT, headers=_LAST))
                     await connection.aclose()
 
     async def _serve_requests(
-        self, connection: ServerConnection, tls: TLSStream, stranger: Stranger, address: str
+        self, connection: ServerConnection, tls: TLSStream, pending: PendingConnection, address: str
     ) -> None:
         while True:
             try:
                 head = await connection.next_request()
             except BadRequest as error:
                 self.recorder.complete(
-                    self.trail.stranger(Kind.MALFORMED, client_ip=address, note=error.message)
+                    self.trail.unauthenticated(Kind.MALFORMED, client_ip=address, note=error.message)
                 )
-                with trio.move_on_after(STRANGER_S):
+                with trio.move_on_after(PENDING_S):
                     await connection.answer(*status_response(error.status, "", error.message))
                     await connection.aclose()
                 return
@@ -172,8 +173,8 @@ class Front:
             if (begun := connection.take_begun()) is not None:
                 await begun.carry_on()
                 continue
-            # Who sends on this connection is a stranger until its first request has told.
-            first = stranger.inside
+            # The peer is unauthenticated until its first request.
+            first = pending.counted
             if self.calls.hosts is not None:
                 placed = self.calls.placed(head)
                 if placed is None:
@@ -181,39 +182,39 @@ class Front:
                     return
                 head = placed
             if head.target.startswith(PREFIX):
-                # A scope around it would be kept for as long as a watch takes, and hold nobody to anything.
+                # No timeout here: a call may be a watch of any length.
                 await self.calls.handle(
                     connection,
                     head,
                     address,
-                    authenticated=partial(self._known, connection, stranger) if first else _do_nothing,
+                    authenticated=partial(self._known, connection, pending) if first else _do_nothing,
                 )
             elif not first:
                 if await self._route(connection, tls, head, _do_nothing, address):
                     return
             else:
-                with trio.move_on_after(STRANGER_S) as patience:
-                    stranger.patience = patience
-                    if await self._route(connection, tls, head, _KnownRelay(stranger, patience), address):
+                with trio.move_on_after(PENDING_S) as request_scope:
+                    pending.request_scope = request_scope
+                    if await self._route(connection, tls, head, _KnownRelay(pending, request_scope), address):
                         return
-                if patience.cancelled_caught:
+                if request_scope.cancelled_caught:
                     return
             if first:
-                # What came before was answered and is held no more.
-                stranger.settle()
-                self._stand_by(connection, tls, stranger, address)
+                # The earlier data was answered, and no longer counts as unauthenticated.
+                pending.release_bytes()
+                self._stand_by(connection, tls, pending, address)
 
-    def _known(self, connection: ServerConnection, stranger: Stranger, agent: Principal) -> None:
-        """An agent has sent the first request of a connection."""
-        stranger.leave()
+    def _known(self, connection: ServerConnection, pending: PendingConnection, agent: Principal) -> None:
+        """Note that the connection is an agent's, after its first request."""
+        pending.release()
         connection.peer = agent.agent_id
         self.connections.enter(agent, connection)
 
     def _stand_by(
-        self, connection: ServerConnection, tls: TLSStream, stranger: Stranger, address: str
+        self, connection: ServerConnection, tls: TLSStream, pending: PendingConnection, address: str
     ) -> None:
-        """Spare the connection's task the small reads, once it is known who sends them."""
-        if self._readiness is not None and not stranger.inside:
+        """Park an authenticated connection, so that small requests do not wake its task."""
+        if self._readiness is not None and not pending.counted:
             connection.stand_by(tls, self._readiness, partial(quick.begin, self.calls, address))
 
     async def _route(
@@ -224,16 +225,16 @@ class Front:
         known: Callable[[], None],
         address: str,
     ) -> bool:
-        """Answer what is for no cluster; returns whether that has used the connection up.
+        """Answer a request that is for no cluster; returns whether the connection has ended.
 
-        `known` is called once the sender turns out to be a relay, which is held for a stranger no more.
+        `known` is called once the peer is authenticated as a relay.
         """
         path = head.target.partition(b"?")[0]
         if path == _TUNNEL_PATH:
             return await self._tunnel(connection, tls, head, known, address)
-        with trio.move_on_after(STRANGER_S) as patience:
+        with trio.move_on_after(PENDING_S) as scope:
             await self._answer_own(connection, head, path, address)
-        return patience.cancelled_caught
+        return scope.cancelled_caught
 
     async def _tunnel(
         self,
@@ -243,36 +244,36 @@ class Front:
         known: Callable[[], None],
         address: str,
     ) -> bool:
-        """Serve a relay's WebSocket; returns whether the connection has been used up by it."""
+        """Serve a relay's WebSocket; returns whether the connection has ended."""
         if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
             await connection.answer(*status_response(400, "", f"{TUNNEL_PATH} is a WebSocket for relays"))
             return False
         resumes = head.header(SESSION_HEADER) is not None
         wait_s = self.relays.limit.admit(trio.current_time(), resumes=resumes)
         if wait_s:
-            # Before anything is verified: that is what costs.
-            self._turned_away.warning("relays are told to come later: too many at once", trio.current_time())
-            message = f"too many relays connect at once: come back in {wait_s} s"
-            await connection.answer(*_come_later(message, wait_s))
+            # Before the verification, which is the expensive part.
+            self._turned_away.warning("refused relays: too many connect at once", trio.current_time())
+            message = f"too many relays connect at once: retry in {wait_s} s"
+            await connection.answer(*_retry_later(message, wait_s))
             return False
         try:
             claims, cluster = await self.relays.authenticate(head, self.clock())
         except TooManyDialsError as error:
-            self.relays.limit.give_back()
-            self._turned_away.warning(f"turned away a relay: {error}", trio.current_time())
-            await connection.answer(*_come_later(str(error), CLUSTER_RETRY_AFTER_S))
+            self.relays.limit.refund()
+            self._turned_away.warning(f"refused a relay: {error}", trio.current_time())
+            await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
             return False
         except (TokenError, ReplayedError) as error:
-            self.relays.limit.give_back()
+            self.relays.limit.refund()
             self.recorder.complete(
-                self.trail.stranger(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
+                self.trail.unauthenticated(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
             )
-            # The Date is for relays of an earlier version: they go by it, and ask for nothing better.
-            told = [(b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))]
+            # Relays of an earlier version correct their clock by the Date header.
+            headers = [(b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))]
             if isinstance(error, WrongClockError):
                 self._wrong_clocks.warning(f"{address}: {error.advice}", trio.current_time())
-                told.append((HUB_TIME_HEADER, error.hub_time.encode("ascii")))
-            await connection.answer(*status_response(401, "", str(error), headers=tuple(told)))
+                headers.append((HUB_TIME_HEADER, error.hub_time.encode("ascii")))
+            await connection.answer(*status_response(401, "", str(error), headers=tuple(headers)))
             return False
         known()
         await self.relays.serve(connection, tls, claims, cluster, address, self._readiness)
@@ -280,14 +281,14 @@ class Front:
 
     async def _answer_no_cluster(self, connection: ServerConnection, hosts: ClusterHosts) -> None:
         message = f"no cluster of this hub has that host: they are {hosts.pattern}, by the cluster's name"
-        with trio.move_on_after(STRANGER_S):
+        with trio.move_on_after(PENDING_S):
             await connection.answer(*status_response(404, "", message, headers=_LAST))
             await connection.aclose()
 
     async def _answer_own(
         self, connection: ServerConnection, head: RequestHead, path: bytes, address: str
     ) -> None:
-        """Answer what the hub itself serves."""
+        """Answer a request for one of the hub's own paths."""
         match (head.method, path):
             case (b"GET" | b"HEAD", b"/healthz"):
                 await connection.answer(*plain(200, b"ok\n"))
@@ -301,10 +302,10 @@ class Front:
                 except InboundBroken as broken:
                     if broken.failure.code is not StreamCode.PROTOCOL:
                         raise
-                    # Who sent it is there, and waits to hear what is wrong.
+                    # The client is still connected, so it gets an answer.
                     note = broken.failure.reason
                     self.recorder.complete(
-                        self.trail.stranger(Kind.MALFORMED, client_ip=address, note=note, head=head)
+                        self.trail.unauthenticated(Kind.MALFORMED, client_ip=address, note=note, head=head)
                     )
                     await connection.answer(*status_response(400, "", note))
                     return
@@ -324,7 +325,7 @@ class Front:
                 await connection.answer(*status_response(404, "", message))
 
     def _prefix_dropped(self) -> str:
-        """Why a path of the Kubernetes API is asked for without its cluster, and what to do about it."""
+        """Return why a Kubernetes path arrived without its cluster's prefix, and the next step."""
         why = "this client has left out the path of its server's URL, /clusters/NAME, as `kubectl proxy` does"
         step = "write a kubeconfig with a host for each cluster (hawse kubeconfig --hosts)"
         if self.calls.hosts is None:
@@ -338,38 +339,38 @@ class Front:
 
 @attrs.frozen
 class _KnownRelay:
-    """A relay has sent the first request of a connection."""
+    """Notes that the connection is a relay's: it no longer counts as unauthenticated, and has no timeout."""
 
-    stranger: Stranger
-    patience: trio.CancelScope
+    pending: PendingConnection
+    request_scope: trio.CancelScope
 
     def __call__(self) -> None:
-        self.stranger.leave()
-        self.patience.deadline = math.inf
+        self.pending.release()
+        self.request_scope.deadline = math.inf
 
 
-async def _shake_hands(tls: TLSStream, stranger: Stranger) -> bool:
+async def _shake_hands(tls: TLSStream, pending: PendingConnection) -> bool:
     """Finish the handshake; False when it took too long. Raises HandshakeFailed."""
-    with trio.move_on_after(HANDSHAKE_S) as patience:
-        await tls.do_handshake(stranger.greet)
-    return not patience.cancelled_caught
+    with trio.move_on_after(HANDSHAKE_S) as scope:
+        await tls.do_handshake(pending.hello_received)
+    return not scope.cancelled_caught
 
 
 def _do_nothing(*_: Principal) -> None: ...
 
 
-def _come_later(message: str, wait_s: int) -> tuple[ResponseHead, bytes]:
+def _retry_later(message: str, wait_s: int) -> tuple[ResponseHead, bytes]:
     return status_response(503, "", message, headers=((b"retry-after", b"%d" % wait_s),))
 
 
 def plain(status: int, body: bytes) -> tuple[ResponseHead, bytes]:
-    """A short answer in plain text."""
+    """Build a short answer in plain text."""
     headers = ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)))
     return ResponseHead.of(status, b"", headers), body
 
 
 async def form_of(connection: ServerConnection) -> bytes | None:
-    """A whole body of at most FORM_BYTES_MAX bytes; None when it is larger."""
+    """Read a whole body of at most FORM_BYTES_MAX bytes; None when it is larger."""
     parts = bytearray()
     while data := await connection.receive_body():
         parts += data

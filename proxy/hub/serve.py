@@ -1,11 +1,12 @@
-"""The hub as a whole: what it opens, in which order, who owns it, and how it stops.
+"""The whole hub: the resources that it opens, their order and owners, and how it stops.
 
-From the outside in: the sign of life, the data folder's lock, the directory, the audit recorder, the handlers
-of connections, the accepting of connections. So accepting stops first and what is under way may finish; then
-the sessions; the recorder is the last to close, since each of the others has something to say at its end.
+From the outside in: the instance's registration, the instance lock, the directory, the audit recorder, the
+handlers of connections, the accepting of connections. They close in reverse: accepting stops first, open
+calls may finish, then the sessions end. The recorder closes after these, because each of them records its
+end.
 
-A hub that is replaced (`--replace`) gives its sockets away and goes on like one that was told to stop, but
-for a longer time: its place is taken, and nobody waits for its end.
+A hub that is replaced (`--replace`) hands its sockets over and then drains like a stopped one, but for
+longer: its successor serves already, so its end is not urgent.
 """
 
 from __future__ import annotations
@@ -14,251 +15,283 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from importlib.metadata import version
 
+import attrs
 import trio
+from prometheus_client import CollectorRegistry
 
 from audit.ids import new_eid
-from audit.mask import Masks
 from audit.record import Kind
-from audit.recorder import open_recorder
-from audit.store import AuditStore
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.hub.accept import Acceptor
 from proxy.hub.admin.actions.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.live_calls import LiveSessions
-from proxy.hub.admin.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
-from proxy.hub.admin.revocations import Revocations, carry_out_again
+from proxy.hub.admin.metrics import MemoryCollector, ReplayCollector, TrailCollector, hub_metrics
+from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.authorize.access import AccessTokens
-from proxy.hub.authorize.events import Trail
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.metrics import CallMetrics
 from proxy.hub.calls.starts import Starts
 from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.front import Front
-from proxy.hub.home.boots import Boots, close_after_the_dead
-from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.keyring import KeyRing
-from proxy.hub.home.reserve import open_reserve
+from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
 from proxy.hub.identity.enrol import EnrolmentEndpoint
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.relays.cluster_state import cluster_state
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.restart.instance_lock import Premises, open_premises
-from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
+from proxy.hub.resources import Home, Records, open_home, open_records
+from proxy.hub.restart.instance_lock import InstanceLock
+from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.store import Store
-from proxy.listener.unauthenticated import place_of
 from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
-from proxy.process.malloc_trim import give_back_when_quiet
+from proxy.process.malloc_trim import trim_when_idle
 from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle
 
-# Whose relays may be expected back when the hub starts: those that were there this long before. An operator
-# may take some minutes from the old hub's end to the new one's start.
+# Relays that were connected this long before the start are expected to reconnect. An operator may take some
+# minutes between the old hub's end and the new one's start.
 SEEN_RECENTLY_S = 600.0
-# Between two looks whether the agents' connections have ended.
+# How often to check whether the agents' connections have closed.
 IDLE_LOOK_S = 0.25
 
 _log = logging.getLogger("hawse.hub")
 
 
 async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
-    """Run the hub until SIGTERM or SIGINT, or until another one has replaced it; returns the exit status.
+    """Run the hub until SIGTERM or SIGINT, or until another hub has replaced it; returns the exit status.
 
-    With `replace` it takes the place of the hub that runs on the same data folder, if one does. Raises, some
+    With `replace` it takes over from the hub that runs on the same data folder, if one does. Raises, some
     from within exception groups, DataDirError, FileError, StoreUnavailableError and AuditUnavailable, and
-    OSError when it cannot listen; the hub that was to be replaced then goes on.
+    OSError when it cannot listen; the hub that was to be replaced then continues.
     """
     raise_file_limit()
-    data = DataDir.open(config.data_dir)
-    boot = new_eid()
-    software = f"hawse/{version('hawse')}"
-    trail = Trail(config.org)
-    async with AsyncExitStack() as stack:
-        # Who starts is killed by a signal, and who has served is not before all is written and closed.
-        stopping = stack.enter_context(ExitStack())
-        boots = Boots(data.boots_dir)
-        # Once it is gone this hub does nothing to the folder any more.
-        stack.enter_context(boots.announced(boot))
-        premises = await stack.enter_async_context(open_premises(config, data, boot, replace=replace))
-        data.check_databases()
-        pepper = data.pepper()
-        registry = Registry()
-        ring = KeyRing(data, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys)
-        certificate = Certificate.open(config, data, time.time)
-        reserve = open_reserve(data.reserve_file)
-        stack.callback(reserve.close)
-        revocations = Revocations(reserve)
-        masks = Masks(config.audit.mask)
-        # Before the trail, of which it knows which one that is.
-        directory = await stack.enter_async_context(
-            open_directory(
-                data.store_file, org=config.org, clock=time.time, shared=premises.predecessor is not None
-            )
-        )
-        expected = directory.current.trail
-        store = await trio.to_thread.run_sync(partial(AuditStore, data.audit_file, masks, expected=expected))
-        stack.callback(store.close)
-        # When all is written, and before the directory writes for the last time.
-        stack.callback(lambda: directory.note_trail(store.mark))
-        recorder = await stack.enter_async_context(
-            open_recorder(store, org=config.org, boot=boot, is_running=boots.lives, source_of=place_of)
-        )
-        if expected is None:
-            await directory.change(partial(Store.accept_trail, trail=store.mark))
-        seen = SeenStore(data.seen_file)
-        stack.callback(seen.close)
-        recorder.complete(trail.hub(Kind.HUB_STARTED, software))
-        await ensure_local_token(data, directory, pepper)
-        tell_endpoint = partial(write_endpoint, config, data, certificate.chain)
-        async with trio.open_nursery() as upkeep:
-            upkeep.start_soon(directory.run_use_writer)
-            upkeep.start_soon(close_after_the_dead, boots, boot, data.audit_file, masks, time.time)
-            upkeep.start_soon(directory.run_look)
-            direct = DirectRelays(
-                keys=lambda: ring.current,
-                issuer=config.public_url,
-                new_id=new_eid,
-                nursery=upkeep,
-                enrolled=lambda: directory.current.clusters_by_id.keys(),
-                pins=Pins(directory, recorder, trail),
-            )
-            live_relays = LiveRelays(registry, time.time, direct)
-            metrics = hub_metrics(directory, live_relays)
-            metrics.register(SeenCollector(seen))
-            calls = Calls(
-                config=config,
-                directory=directory,
-                tokens=AccessTokens(lambda: ring.current.public, issuer=config.public_url, org=config.org),
-                registry=registry,
-                direct=direct,
-                recorder=recorder,
-                trail=trail,
-                observe=CallMetrics(metrics).observe,
-            )
-            metrics.register(MemoryCollector(calls.memory))
-            upkeep.start_soon(HeldUp(calls.memory, calls.live, calls.live.end_for_memory).run)
-            directory.on_change(calls.live.reconsider)
-            upkeep.start_soon(calls.live.run)
-            upkeep.start_soon(calls.live.run_timed, lambda: directory.current.bundle.timed)
-            upkeep.start_soon(calls.limits.run, calls.live)
-            watch = TrailWatch(store, directory, recorder, calls.live, config.audit.down_grace_s, trail.hub)
-            directory.on_change(watch.follow)
-            metrics.register(TrailCollector(watch))
-            upkeep.start_soon(watch.run_grace)
-            upkeep.start_soon(watch.run_disk)
-            upkeep.start_soon(Starts(calls).run)
-            relays = RelayEndpoint(
-                config=config,
-                directory=directory,
-                registry=registry,
-                keys=lambda: ring.current,
-                recorder=recorder,
-                trail=trail,
-                memory=calls.memory,
-                boot=boot,
-                software=software,
-                new_id=new_eid,
-                pepper=pepper,
-                seen=seen,
-            )
-            directory.on_change(relays.end_revoked)
-            upkeep.start_soon(relays.run)
-            tokens = TokenEndpoint(
-                directory=directory,
-                keys=lambda: ring.current,
-                pepper=pepper,
-                issuer=config.public_url,
-                record=recorder.complete,
-                clock=time.time,
-                seen=seen,
-                limits=config.limits,
-                recording=lambda: recorder.healthy,
-                cluster_hosts=config.cluster_hosts,
-                audit_debt=calls.limits.audit_debt,
-                state_of=partial(cluster_state, registry=registry, direct=direct),
-            )
-            front = Front(
-                certificate=certificate,
-                calls=calls,
-                relays=relays,
-                tokens=tokens,
-                enrolment=EnrolmentEndpoint(directory, pepper, config.public_url, recorder, time.time),
-                recorder=recorder,
-                trail=trail,
-                clock=time.time,
-            )
-            upkeep.start_soon(front.run)
-            upkeep.start_soon(give_back_when_quiet)
-            administration = Administration.of(
-                directory=directory,
-                ring=ring,
-                pepper=pepper,
-                public_url=config.public_url,
-                hub_ca=lambda: certificate.ca_pem,
-                version=version("hawse"),
-                operations=live_relays,
-                live_sessions=LiveSessions(calls.live, boots, boot),
-                relays_per_cluster=config.limits.relays_per_cluster,
-            )
-            app = admin_app(administration, recorder, metrics, time.time, revocations)
-            admin = AdminFront(app, certificate)
-            directory.on_change(partial(admin.doubt_revoked, directory))
-            settle()
-            if await premises.claim():
-                # The one before may have changed them while this one prepared.
-                ring.reload()
-            # The one before may have added to them until then.
-            await carry_out_again(revocations, revocations.left(), administration, recorder)
-            # Not before: what keeps the folder's files writes what this hub knows of them.
-            keeping = trio.CancelScope()
-            upkeep.start_soon(
-                _keep,
-                keeping,
-                ring.run,
-                partial(certificate.keep_current, tell_endpoint),
-                certificate.tell_of_the_end,
-                partial(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S),
-            )
-            # As the one before has left them; its relays come back to this one.
-            recent = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
-            registry.arrivals.expect(recent)
-            await directory.change(Store.close_relays)
-            tell_endpoint()
-            signals = stopping.enter_context(stop_signals())
-            await _serve(config, signals, premises, front, admin, keeping)
-            upkeep.cancel_scope.cancel()
+    registry = Registry()
+    # A signal during the start kills the process. Once it serves, signals are caught until everything is
+    # written and closed.
+    with ExitStack() as stopping:
+        async with (
+            open_home(config, registry, replace=replace) as home,
+            open_records(config, home) as records,
+        ):
+            with closing(ReplayStore(home.data.seen_file)) as seen:
+                records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
+                await ensure_local_token(home.data, records.directory, home.pepper)
+                async with trio.open_nursery() as upkeep:
+                    hub = _Hub(config, home, records, seen, registry, upkeep)
+                    front, admin, administration = _start(hub)
+                    settle()
+                    keeping = await _take_over(hub, administration)
+                    signals = stopping.enter_context(stop_signals())
+                    await _serve(config, signals, home.instance, front, admin, keeping)
+                    upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
+
+
+@attrs.frozen
+class _Hub:
+    """Everything that the parts of the hub are built from."""
+
+    config: HubConfig
+    home: Home
+    records: Records
+    seen: ReplayStore
+    registry: Registry
+    upkeep: trio.Nursery
+    """Runs the parts' background tasks until the hub has stopped."""
+
+
+def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
+    """Build all parts and start their background tasks. The listeners do not accept yet."""
+    home, directory = hub.home, hub.records.directory
+    start = hub.upkeep.start_soon
+    start(directory.run_use_writer)
+    start(
+        close_calls_of_ended_hubs,
+        home.instances, home.boot, home.data.audit_file, hub.records.masks, time.time,
+    )  # fmt: skip
+    start(directory.run_poll)
+    direct = _start_direct(hub)
+    live_relays = LiveRelays(hub.registry, time.time, direct)
+    metrics = hub_metrics(directory, live_relays)
+    metrics.register(ReplayCollector(hub.seen))
+    calls = _start_calls(hub, direct, metrics)
+    front = _start_front(hub, direct, calls, _start_relays(hub, calls))
+    start(trim_when_idle)
+    administration = Administration.of(
+        directory=directory,
+        ring=home.ring,
+        pepper=home.pepper,
+        public_url=hub.config.public_url,
+        hub_ca=lambda: home.certificate.ca_pem,
+        version=version("hawse"),
+        operations=live_relays,
+        live_sessions=LiveSessions(calls.live, home.instances, home.boot),
+        relays_per_cluster=hub.config.limits.relays_per_cluster,
+    )
+    app = admin_app(administration, hub.records.recorder, metrics, time.time, home.revocations)
+    admin = AdminFront(app, home.certificate)
+    directory.on_change(partial(admin.demote_revoked, directory))
+    return front, admin, administration
+
+
+def _start_direct(hub: _Hub) -> DirectRelays:
+    """Build the relays in direct mode."""
+    directory, recorder, trail = hub.records.directory, hub.records.recorder, hub.records.trail
+    return DirectRelays(
+        keys=lambda: hub.home.ring.current,
+        issuer=hub.config.public_url,
+        new_id=new_eid,
+        nursery=hub.upkeep,
+        enrolled=lambda: directory.current.clusters_by_id.keys(),
+        pins=Pins(directory, recorder, trail),
+    )
+
+
+def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) -> Calls:
+    """Build the calls, with their limits and the watch over the trail."""
+    config, ring, records = hub.config, hub.home.ring, hub.records
+    directory, start = records.directory, hub.upkeep.start_soon
+    calls = Calls(
+        config=config,
+        directory=directory,
+        tokens=AccessTokens(lambda: ring.current.public, issuer=config.public_url, org=config.org),
+        registry=hub.registry,
+        direct=direct,
+        recorder=records.recorder,
+        trail=records.trail,
+        observe=CallMetrics(metrics).observe,
+    )
+    metrics.register(MemoryCollector(calls.memory))
+    start(HeldUp(calls.memory, calls.live, calls.live.end_for_memory).run)
+    directory.on_change(calls.live.reconsider)
+    start(calls.live.run)
+    start(calls.live.run_timed, lambda: directory.current.bundle.timed)
+    start(calls.limits.run, calls.live)
+    watch = TrailWatch(
+        records.store, directory, records.recorder, calls.live, config.audit.down_grace_s, records.trail.hub
+    )
+    directory.on_change(watch.follow)
+    metrics.register(TrailCollector(watch))
+    start(watch.run_grace)
+    start(watch.run_disk)
+    start(Starts(calls).run)
+    return calls
+
+
+def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
+    """Build the endpoint of the relays' tunnels."""
+    directory = hub.records.directory
+    relays = RelayEndpoint(
+        config=hub.config,
+        directory=directory,
+        registry=hub.registry,
+        keys=lambda: hub.home.ring.current,
+        recorder=hub.records.recorder,
+        trail=hub.records.trail,
+        memory=calls.memory,
+        boot=hub.home.boot,
+        software=_software(),
+        new_id=new_eid,
+        pepper=hub.home.pepper,
+        replays=hub.seen,
+    )
+    directory.on_change(relays.end_revoked)
+    hub.upkeep.start_soon(relays.run)
+    return relays
+
+
+def _start_front(hub: _Hub, direct: DirectRelays, calls: Calls, relays: RelayEndpoint) -> Front:
+    """Build the public listener's handler, with the endpoints for tokens and enrolment."""
+    config, home, directory, recorder = hub.config, hub.home, hub.records.directory, hub.records.recorder
+    front = Front(
+        certificate=home.certificate,
+        calls=calls,
+        relays=relays,
+        tokens=TokenEndpoint(
+            directory=directory,
+            keys=lambda: home.ring.current,
+            pepper=home.pepper,
+            issuer=config.public_url,
+            record=recorder.complete,
+            clock=time.time,
+            replays=hub.seen,
+            limits=config.limits,
+            recording=lambda: recorder.healthy,
+            cluster_hosts=config.cluster_hosts,
+            audit_debt=calls.limits.audit_debt,
+            state_of=partial(cluster_state, registry=hub.registry, direct=direct),
+        ),
+        enrolment=EnrolmentEndpoint(directory, home.pepper, config.public_url, recorder, time.time),
+        recorder=recorder,
+        trail=hub.records.trail,
+        clock=time.time,
+    )
+    hub.upkeep.start_soon(front.run)
+    return front
+
+
+async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelScope:
+    """Stop the old hub's accepting, if there is one, and read the state that it leaves.
+
+    From then on this hub maintains the data folder. Returns the scope of the tasks that do.
+    """
+    home, directory = hub.home, hub.records.directory
+    if await home.instance.pause_old_hub():
+        # The old hub may have rotated the keys while this one prepared.
+        home.ring.reload()
+    # After the pause, because the old hub may have added revocations until then.
+    await repeat_revocations(home.revocations, home.revocations.left(), administration, hub.records.recorder)
+    write_admin_endpoint = partial(write_endpoint, hub.config, home.data, home.certificate.chain)
+    # Started after the pause: these tasks overwrite the folder's files with what this hub has read.
+    keeping = trio.CancelScope()
+    hub.upkeep.start_soon(
+        _keep,
+        keeping,
+        home.ring.run,
+        partial(home.certificate.keep_current, write_admin_endpoint),
+        home.certificate.warn_of_expiry,
+        partial(note_relays_seen, hub.registry, directory, USE_WRITTEN_EVERY_S),
+    )
+    # Read after the pause: the old hub's relays reconnect to this one.
+    recent = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
+    hub.registry.relay_wait.expect(recent)
+    await directory.change(Store.close_relays)
+    write_admin_endpoint()
+    return keeping
+
+
+def _software() -> str:
+    return f"hawse/{version('hawse')}"
 
 
 async def _serve(
     config: HubConfig,
     signals: AsyncIterator[int],
-    premises: Premises,
+    instance: InstanceLock,
     front: Front,
     admin: AdminFront,
     keeping: trio.CancelScope,
 ) -> None:
-    """Accept and handle connections until a signal or a successor comes, and then finish what was begun."""
+    """Accept and handle connections until a signal or a new hub ends that, and then drain."""
     async with trio.open_nursery() as handlers:
-        acceptor = Acceptor(premises, front, admin, handlers)
-        replaced = await acceptor.accept_until_told(signals, config.public_url)
+        acceptor = Acceptor(instance, front, admin, handlers)
+        replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         front.deadlines.ending = True
         if replaced:
-            # The folder and the relays' rows in the store are the other one's to keep.
+            # The successor maintains the folder and the relays' rows in the store.
             keeping.cancel()
         grace_s = config.stop.replaced_grace_s if replaced else config.stop.grace_s
         front.relays.leave(grace_s, replaced=replaced)
@@ -270,7 +303,7 @@ async def _serve(
 
 
 async def _keep(keeping: trio.CancelScope, *tasks: Callable[[], Awaitable[None]]) -> None:
-    """Do what keeps the data folder, as long as that is this hub's to do."""
+    """Run the tasks that maintain the data folder, until `keeping` is cancelled."""
     with keeping:
         async with trio.open_nursery() as nursery:
             for run in tasks:
@@ -285,15 +318,15 @@ async def _hurry(signals: AsyncIterator[int], front: Front, finishing: trio.Canc
 
 
 async def _finish(front: Front, grace_s: float, *, replaced: bool) -> None:
-    """Wait for the end of what is under way, for the grace at most.
+    """Wait until the open calls have ended, for `grace_s` at most.
 
-    Agents keep connections open between two calls, and one that is closed then may meet a call that is on its
-    way. So a hub that was replaced waits for their next call, answers it as the last one of its connection,
-    and closes what is still idle after a minute.
+    Agents keep idle connections open. A close may cross the next call, which then fails. So a replaced hub
+    answers one more call on each connection, as its last, and closes the connections that are still idle
+    after a minute.
     """
     underway = front.calls.live
     _log.info(
-        "%s under way, %d of them streams, with %.0f s to end (%.0f s what is no stream); "
+        "draining %s, %d of them streams, for up to %.0f s (%.0f s for those that are no streams); "
         "another signal cuts all",
         counted(underway.count, "call"), underway.long, grace_s, min(PLAIN_S, grace_s),
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""What Hawse needs in a cluster, rendered as Kubernetes objects: pure functions from data to YAML.
+"""Renders the Kubernetes objects that Hawse needs in a cluster: pure functions from data to YAML.
 
-Two sets that are applied apart: the relay itself (namespace, service account, keys, Deployment), once; and
-the ClusterRole that says whom it may impersonate, again whenever an agent or a team is added. Whatever a
-name is put into is refused when it is not plain, and the writer quotes every string that is not.
+There are two sets, applied separately. The relay itself (namespace, service account, keys, Deployment) is
+applied once. The ClusterRole with the names it may impersonate is applied again for each new agent or team.
+Names and other inputs are validated, and the writer quotes every string that is not plain.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ SERVICE_ACCOUNT = "hawse-relay"
 NAME = "hawse-relay"
 KEYS_SECRET = "hawse-relay-keys"  # noqa: S105 - the name of an object
 TLS_SECRET = "hawse-relay-tls"  # noqa: S105
-# Never among what is printed here: it is the cluster owner's to write, and out of the hub's hands.
+# Never printed here: the cluster's owner writes it, and the hub must not control it.
 GUARDRAILS = "hawse-relay-guardrails"
-# Apart, so that an operator sees at once which rule lets whom act.
+# Separate, so that an operator sees at once which rule allows impersonation.
 CLUSTER_ROLE = "hawse-relay-impersonation"
-# Its UID is the cluster's: it is there from a cluster's first start to its end, and cannot be deleted.
+# Its UID identifies the cluster: the namespace exists from the cluster's first start on and cannot be
+# deleted.
 SYSTEM_NAMESPACE = "kube-system"
 
 # The image's user; no user of a node has this number.
@@ -42,11 +43,10 @@ TLS_FOLDER = "/etc/hawse/tls"
 GUARDRAILS_FOLDER = "/etc/hawse/guardrails"
 HEALTH_PORT = 8080
 DIRECT_PORT = 8443
-# What a relay that is told to stop leaves the streams it carries, its sibling taking what is new. A pod whose
-# streams have ended goes at once.
+# The grace for a stopping relay's streams, while its siblings take new ones. A pod whose streams have ended
+# exits at once.
 STOP_GRACE_S = 900
-# Longer by what the rest of a stop takes, so that the kubelet's SIGKILL never cuts what would have ended by
-# itself.
+# Longer by the rest of a stop, so that the kubelet's SIGKILL never cuts a stop that is about to end.
 TERMINATION_GRACE_S = STOP_GRACE_S + 15
 
 Object: TypeAlias = "dict[str, Value]"
@@ -56,7 +56,7 @@ _AUTHENTICATION = "authentication.k8s.io"
 _URL_VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
-# A reference as container runtimes parse it, without the rare forms: host:port/path:tag@digest.
+# An image reference as container runtimes parse it, without the rare forms: host:port/path:tag@digest.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}")
 _VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _URL = re.compile(r"https://[A-Za-z0-9.:\[\]-]{1,300}")
@@ -64,12 +64,12 @@ _PEM = re.compile(r"(?:-----BEGIN [A-Z0-9 ]+-----\n[A-Za-z0-9+/=\n]+-----END [A-
 
 
 class ManifestError(ValueError):
-    """Something that must not stand in a manifest; the message names it, and never a key's content."""
+    """An input that must not be in a manifest; the message names it, and never a key's content."""
 
 
 @attrs.frozen(kw_only=True)
 class RelayManifest:
-    """What differs from one relay's manifests to another's; cannot be constructed with a hostile value."""
+    """The parameters of one relay's manifests; cannot be constructed with a hostile value."""
 
     cluster_id: str
     cluster_name: str
@@ -77,13 +77,13 @@ class RelayManifest:
     hub_keys: str
     """The hub's public keys as a JWKS document."""
     hub_ca_pem: str | None = None
-    """Tunnel mode: the CA of the hub's certificate, where it is none of the public ones."""
+    """Tunnel mode: the CA of the hub's certificate, unless a public CA issued it."""
     mode: Literal["tunnel", "direct"] = "tunnel"
     private_key_pem: str | None = attrs.field(default=None, repr=False)
-    """Tunnel mode: the key that proves the relay to the hub."""
+    """Tunnel mode: the private key that authenticates the relay to the hub."""
     tls_certificate_pem: str | None = None
     tls_key_pem: str | None = attrs.field(default=None, repr=False)
-    """Direct mode; without them the Secret `hawse-relay-tls` is the operator's or cert-manager's to make."""
+    """Direct mode; without them the operator or cert-manager creates the Secret `hawse-relay-tls`."""
     service_type: Literal["LoadBalancer", "ClusterIP", "NodePort"] = "LoadBalancer"
     image: str = attrs.Factory(lambda: f"{NAME}:{installed_version('hawse')}")
     version: str = attrs.Factory(lambda: installed_version("hawse"))
@@ -134,38 +134,18 @@ def cluster_role(
     namespace: str = NAMESPACE,
     service_account: str = SERVICE_ACCOUNT,
 ) -> list[Object]:
-    """Render the ClusterRole, which lets the relay impersonate exactly these, and its binding.
+    """Render the ClusterRole, which lets the relay impersonate exactly these names, and its binding.
 
     It also lets the relay read one namespace, whose UID identifies the cluster to the hub.
 
-    `agents` are names, `groups` are `<org>/<team>`. `wildcard` leaves the names out: any user and any group,
-    `system:masters` too, so that the cluster is only as safe as the hub and the relay. `constrained` is the
-    form for API servers from 1.36 on (KEP-5284), which never reaches a service account or a node, and whose
-    second half says what may be done under another's name at all. Raises ManifestError.
+    `agents` are names, `groups` are `<org>/<team>`. `wildcard` omits the names: any user and any group,
+    including `system:masters`. The cluster is then only as safe as the hub and the relay. `constrained` is
+    the form for API servers from 1.36 on (KEP-5284): it never allows service accounts or nodes, and its
+    second half lists the verbs allowed under an impersonated name. Raises ManifestError.
     """
     _check("namespace", namespace, _DNS_LABEL)
     _check("service account", service_account, _DNS_LABEL)
-    group, verb = (_AUTHENTICATION, "impersonate:user-info") if constrained else ("", "impersonate")
-    rules: list[Value]
-    if wildcard:
-        rules = [{"apiGroups": [group], "resources": ["users", "groups"], "verbs": [verb]}]
-    else:
-        # An empty list of names means every name to Kubernetes, so a rule without names is left out.
-        users = sorted({_user(agent) for agent in agents})
-        named = sorted({_group(group) for group in groups})
-        rules = [
-            {"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": list(names)}
-            for resource, names in (("users", users), ("groups", named))
-            if names
-        ]
-    rules.append(
-        {
-            "apiGroups": [_AUTHENTICATION],
-            # Our own keys; their values are ids, which say who acted and open nothing.
-            "resources": [f"userextras/{key}" for key in (AGENT_ID_KEY, SESSION_KEY)],
-            "verbs": [verb],
-        }
-    )
+    rules = _impersonation(agents, groups, wildcard=wildcard, constrained=constrained)
     rules.append(
         {
             "apiGroups": [""],
@@ -175,7 +155,7 @@ def cluster_role(
         }
     )
     if constrained:
-        # Each verb by its name: "*" would be the plain verbs as well, and those the relay must not have.
+        # Each verb by name: "*" would include the plain verbs and those that the relay must not have.
         rules += [
             {"apiGroups": ["*"], "resources": ["*"], "verbs": _on(RESOURCE_VERBS)},
             {"nonResourceURLs": ["*"], "verbs": _on(_URL_VERBS)},
@@ -207,13 +187,41 @@ def cluster_role(
     ]
 
 
+def _impersonation(
+    agents: Sequence[str], groups: Sequence[str], *, wildcard: bool, constrained: bool
+) -> list[Value]:
+    """Make the rules for the users, the groups and our own keys that the relay may impersonate."""
+    group, verb = (_AUTHENTICATION, "impersonate:user-info") if constrained else ("", "impersonate")
+    rules: list[Value]
+    if wildcard:
+        rules = [{"apiGroups": [group], "resources": ["users", "groups"], "verbs": [verb]}]
+    else:
+        # An empty list of names means every name to Kubernetes, so a rule without names is left out.
+        users = sorted({_user(agent) for agent in agents})
+        named = sorted({_group(group) for group in groups})
+        rules = [
+            {"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": list(names)}
+            for resource, names in (("users", users), ("groups", named))
+            if names
+        ]
+    rules.append(
+        {
+            "apiGroups": [_AUTHENTICATION],
+            # Our own keys; their values are ids, which say who acted and open nothing.
+            "resources": [f"userextras/{key}" for key in (AGENT_ID_KEY, SESSION_KEY)],
+            "verbs": [verb],
+        }
+    )
+    return rules
+
+
 def relay_manifests(manifest: RelayManifest) -> list[Object]:
     """Render the relay's own objects, in the order in which they are applied."""
     files = _key_files(manifest)
     objects = [
         _namespace(manifest),
         _object("v1", "ServiceAccount", manifest.service_account, manifest)
-        # Only a pod that asks for it gets the token of an account that may impersonate.
+        # The account may impersonate, so only pods that request its token get it.
         | {"automountServiceAccountToken": False},
         _object("v1", "Secret", KEYS_SECRET, manifest) | {"type": "Opaque", "stringData": files},
     ]
@@ -267,7 +275,7 @@ def _deployment(manifest: RelayManifest, files: Mapping[str, Value]) -> Object:
             "template": {
                 "metadata": {
                     "labels": _labels(manifest),
-                    # New keys are a new pod: the relay reads them at its start.
+                    # The relay reads its keys at its start, so new keys must create new pods.
                     "annotations": {"hawse.dev/keys": _digest(files)},
                 },
                 "spec": _pod(manifest),
@@ -277,10 +285,10 @@ def _deployment(manifest: RelayManifest, files: Mapping[str, Value]) -> Object:
 
 
 def _rolling(replicas: int) -> Object:
-    """One relay is always there, and never more than the hub takes of a cluster.
+    """Keep at least one relay, and never more than the hub accepts from a cluster.
 
-    Of several one goes first: it carries what is open to its end, its siblings take what is new, and it
-    leaves its place to the one that follows. Only where it has no sibling must the new one come before.
+    With several replicas, one stops first: it finishes its open streams, its siblings take new ones, and its
+    successor gets its slot. A single replica has no sibling, so its successor starts first.
     """
     alone = replicas == 1
     return {"maxUnavailable": 0 if alone else 1, "maxSurge": 1 if alone else 0}
@@ -289,26 +297,18 @@ def _rolling(replicas: int) -> Object:
 def _pod(manifest: RelayManifest) -> Object:
     volumes: list[Value] = [
         {"name": "keys", "secret": {"secretName": KEYS_SECRET, "defaultMode": 0o440}},
-        # Mounted always, so that no set of manifests that is applied later can leave the owner's limits out.
+        # Mounted always, so that manifests that are applied later cannot leave the owner's limits out.
         {"name": "guardrails", "configMap": {"name": GUARDRAILS, "optional": True}},
     ]
-    mounts: list[Value] = [
-        {"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True},
-        {"name": "guardrails", "mountPath": GUARDRAILS_FOLDER, "readOnly": True},
-    ]
-    ports: list[Value] = [{"name": "health", "containerPort": HEALTH_PORT}]
     if manifest.mode == "direct":
         volumes.append({"name": "tls", "secret": {"secretName": TLS_SECRET, "defaultMode": 0o440}})
-        mounts.append({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True})
-        ports.append({"name": "https", "containerPort": DIRECT_PORT})
     return {
         "serviceAccountName": manifest.service_account,
         "automountServiceAccountToken": True,
-        # Kubernetes would put variables named after the namespace's Services beside the relay's own.
+        # Kubernetes would add variables named after the namespace's Services to the relay's own.
         "enableServiceLinks": False,
-        # Else the relay is process 1, for which a signal that it does not handle yet is none: a pod that is
-        # told to stop while Python starts would stay, and take calls, until the SIGKILL of a quarter of an
-        # hour later.
+        # Otherwise the relay is process 1, which ignores a signal without a handler. A pod that is stopped
+        # while Python starts would then stay, and take calls, until the SIGKILL a quarter of an hour later.
         "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
         "securityContext": {
@@ -318,7 +318,7 @@ def _pod(manifest: RelayManifest) -> Object:
             "fsGroup": USER_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        # On two nodes where there are two; on one where there is one.
+        # On two nodes if there are two, otherwise on one.
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -328,32 +328,41 @@ def _pod(manifest: RelayManifest) -> Object:
             }
             for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
         ],
-        "containers": [
-            {
-                "name": "relay",
-                "image": manifest.image,
-                "args": ["relay"],
-                "env": _environment(manifest),
-                "ports": ports,
-                "volumeMounts": mounts,
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                # Idle it holds about 60 MB; the rest is room for windows of many streams at once.
-                "resources": {
-                    "requests": {"cpu": "100m", "memory": "128Mi"},
-                    "limits": {"memory": "512Mi"},
-                },
-                "startupProbe": _probe("/healthz", period_s=1, failures=60),
-                # Alive means that the event loop answers. A hub out of reach is no reason to restart a relay:
-                # that would cut nothing but the time until it is reached again.
-                "livenessProbe": _probe("/healthz", period_s=10, failures=3),
-                "readinessProbe": _probe("/readyz", period_s=5, failures=2),
-            }
-        ],
+        "containers": [_container(manifest)],
         "volumes": volumes,
+    }
+
+
+def _container(manifest: RelayManifest) -> Object:
+    mounts: list[Value] = [
+        {"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True},
+        {"name": "guardrails", "mountPath": GUARDRAILS_FOLDER, "readOnly": True},
+    ]
+    ports: list[Value] = [{"name": "health", "containerPort": HEALTH_PORT}]
+    if manifest.mode == "direct":
+        mounts.append({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True})
+        ports.append({"name": "https", "containerPort": DIRECT_PORT})
+    return {
+        "name": "relay",
+        "image": manifest.image,
+        "args": ["relay"],
+        "env": _environment(manifest),
+        "ports": ports,
+        "volumeMounts": mounts,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # An idle relay has about 60 MB. The rest is for the windows of many streams at once.
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "128Mi"},
+            "limits": {"memory": "512Mi"},
+        },
+        "startupProbe": _probe("/healthz", period_s=1, failures=60),
+        # Alive means that the event loop answers. A restart would not help against an unreachable hub.
+        "livenessProbe": _probe("/healthz", period_s=10, failures=3),
+        "readinessProbe": _probe("/readyz", period_s=5, failures=2),
     }
 
 
@@ -392,7 +401,7 @@ def _service(manifest: RelayManifest) -> Object:
         "spec": {
             "type": manifest.service_type,
             "selector": _selector(manifest),
-            # The relay itself ends TLS: whatever stands before it must pass TCP through.
+            # The relay terminates TLS: a load balancer in front of it must forward TCP.
             "ports": [{"name": "https", "port": 443, "targetPort": "https"}],
         }
     }
@@ -454,13 +463,13 @@ def _digest(files: Mapping[str, Value]) -> str:
 
 
 def is_dns_label(name: str) -> bool:
-    """Whether a namespace or a service account can be called so here."""
+    """Whether a namespace or a service account can have this name."""
     return _DNS_LABEL.fullmatch(name) is not None
 
 
 def _check(kind: str, value: str, pattern: re.Pattern[str]) -> None:
     if pattern.fullmatch(value) is None:
-        # ascii() because the value may hold newlines or escape sequences for a terminal.
+        # ascii(), because the value may hold newlines or terminal escape sequences.
         raise ManifestError(f"{kind} {ascii(value)[:80]} is not valid")
 
 
@@ -477,13 +486,13 @@ class _Dumper(yaml.SafeDumper):
     """Writes strings so that every YAML parser reads them as strings."""
 
     def ignore_aliases(self, data: object) -> bool:
-        """Write repeated labels out: a reader of manifests expects no anchors."""
+        """Write repeated labels out: readers of manifests expect no anchors."""
         return True
 
 
-# PyYAML quotes what YAML 1.1 says is no string, but for `y` and `n`, which are booleans to kubectl; others
-# disagree about `1e3`, `0o7`, `1_0` or `=`. So only what begins with a letter, is more than that and holds
-# nothing but these stays plain.
+# PyYAML quotes strings that YAML 1.1 reads as other types, except `y` and `n`, which are booleans to kubectl.
+# Other parsers disagree about `1e3`, `0o7`, `1_0` or `=`. So a string stays plain only if it begins with a
+# letter, is longer than one character and holds nothing but these characters.
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9./-]+")
 
 
@@ -496,7 +505,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(objects: Sequence[Mapping[str, object]]) -> str:
-    """Write the objects as one YAML stream, in their order and with their keys in the order given."""
+    """Write the objects as one YAML stream, in their order and with their keys in the given order."""
     return yaml.dump_all(
         [dict(item) for item in objects],
         Dumper=_Dumper,

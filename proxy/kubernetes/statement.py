@@ -1,7 +1,7 @@
-"""What a relay states of itself to its hub: which cluster it is in, and whether its API server answers.
+"""A relay's statement to its hub: its cluster's UID, and whether its API server answers.
 
-It is one line of text, the same wherever it travels (tunnel/PROTOCOL.md, "What Hawse carries"): words
-`key=value` with a space between two. Words of later versions are ignored.
+It is one line of text in both modes (tunnel/PROTOCOL.md, "What Hawse carries"): words `key=value`, separated
+by one space. Unknown words are ignored, for the sake of later versions.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import TypeGuard
 
 import attrs
 
-# Where a relay in direct mode states it, to its hub alone. No path of the Kubernetes API begins so.
+# The path of the statement in direct mode, for the hub alone. No path of the Kubernetes API starts like this.
 STATEMENT_TARGET = b"/.hawse/statement"
 
-# A text in HELLO. Both words take 55 bytes; the rest is left to later versions.
+# It is a text field in HELLO. Both words take 55 bytes; the rest is for later versions.
 STATEMENT_BYTES_MAX = 256
 
-# Kubernetes makes UUIDs, and calls them opaque. It ends in logs, events and lists.
+# Kubernetes generates UUIDs and calls them opaque. The value appears in logs, events and lists.
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _API = {"up": True, "down": False}
 
 
 class StatementError(ValueError):
-    """A statement that no relay makes."""
+    """The text is not a valid statement."""
 
 
 def is_uid(value: object) -> TypeGuard[str]:
@@ -33,12 +33,12 @@ def is_uid(value: object) -> TypeGuard[str]:
 
 @attrs.frozen
 class Statement:
-    """What a relay states. A relay of an older version states nothing."""
+    """A relay's statement; empty from an older version."""
 
     cluster_uid: str = ""
-    """The UID of the namespace `kube-system`; empty where the relay does not know it."""
+    """The UID of the namespace `kube-system`; empty if the relay does not know it."""
     api_server: bool | None = None
-    """Whether the API server answered the last probe; None where the relay does not say."""
+    """Whether the API server answered the last probe; None if the relay does not say."""
 
     def __str__(self) -> str:
         words = [f"cluster={self.cluster_uid}"] if self.cluster_uid else []

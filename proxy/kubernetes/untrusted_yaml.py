@@ -1,4 +1,4 @@
-"""YAML that somebody else wrote, as plain values: a kubeconfig."""
+"""Reads YAML from an untrusted source, such as a kubeconfig, as plain values."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import yaml
 
 
 class YamlError(Exception):
-    """It is no YAML; nothing of what stands there is told, since that may be a token."""
+    """The text is not valid YAML; the message quotes none of it, since it may hold a token."""
 
 
-# A date or a time, a number of base 60, and a key of old: PyYAML's types, and text to kubectl.
+# Dates, times, base-60 numbers and the old `=` key: PyYAML has types for them, kubectl reads text.
 _TEXT = re.compile(r"[0-9]{4}-[0-9]{1,2}-|[-+]?[0-9][0-9_]*:|=\Z")
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads as kubectl does."""
+    """Resolves types as kubectl does."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -26,11 +26,11 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read_yaml(raw: bytes) -> object:
-    """The one document in it; raises YamlError."""
+    """Return the only document; raises YamlError."""
     try:
-        return yaml.load(raw, _Loader)  # noqa: S506 - of the safe loader
-    # Of a number of 5,000 digits, or a tag that does not fit its text, PyYAML lets through whatever Python
-    # says of it.
+        return yaml.load(raw, _Loader)  # noqa: S506 - a subclass of the safe loader
+    # For a number of 5,000 digits, or a tag that does not fit its text, PyYAML does not catch Python's own
+    # exception.
     except (
         yaml.YAMLError,
         ArithmeticError,

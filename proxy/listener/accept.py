@@ -1,4 +1,4 @@
-"""Listening for connections, as the hub and the relay do."""
+"""Opens listening sockets for the hub and the relay."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from proxy.process.config import Address
 from tunnel.net.connect import NO_NAME
 from tunnel.net.tcp import TCPListener
 
-# What stands for every address of this machine, of IPv4 as well.
+# Every address of this machine, IPv4 included.
 EVERYWHERE = "::"
-# Connections the kernel holds for us while the loop is busy.
+# Connections that the kernel queues while the event loop is busy.
 BACKLOG = 1024
 _STEPS = {
     errno.EADDRINUSE: "end what listens there, or give {} another port",
@@ -29,13 +29,13 @@ class AddressInUseError(OSError):
 async def open_listeners(address: Address, stated: str) -> list[TCPListener]:
     """Listen on every address that the host resolves to.
 
-    Raises OSError (AddressInUseError), whose text names the address, the setting or flag that `stated` it,
-    and the next step. `[::]` is every address there is, and only those of IPv4 where the system has no IPv6.
+    Raises OSError (AddressInUseError). Its text names the address, the setting or flag that `stated` it, and
+    the next step. `[::]` means all addresses, and only those of IPv4 where the system has no IPv6.
     """
     try:
         if address.host == EVERYWHERE and socket.has_dualstack_ipv6():
             return [TCPListener(await _open_dual_stack(address.port))]
-        host = "0.0.0.0" if address.host == EVERYWHERE else address.host  # noqa: S104 - it was asked for
+        host = "0.0.0.0" if address.host == EVERYWHERE else address.host  # noqa: S104 - the configuration asks for every address
         listeners = await trio.open_tcp_listeners(address.port, host=host, backlog=BACKLOG)
     except OSError as error:
         step = _STEPS.get(error.errno or 0, "give {} another address").format(stated)
@@ -47,7 +47,7 @@ async def open_listeners(address: Address, stated: str) -> list[TCPListener]:
 
 
 async def _open_dual_stack(port: int) -> trio.SocketListener:
-    """One socket for both families; trio's own for IPv6 take IPv6 alone."""
+    """One socket for both families; trio's own IPv6 listeners accept IPv6 alone."""
     listening = trio.socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,12 +61,12 @@ async def _open_dual_stack(port: int) -> trio.SocketListener:
 
 
 async def open_sockets(address: Address, stated: str) -> list[socket.socket]:
-    """The same as plain sockets, which can be given to another process; raises OSError."""
+    """Like open_listeners, but return plain sockets, for another process; raises OSError."""
     listeners = await open_listeners(address, stated)
     return [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
 
 
 def listen_on(listening: socket.socket) -> TCPListener:
-    """Accept on a socket that stays open, and its caller's, when the listener is closed."""
+    """Listen on a socket that belongs to the caller, and stays open when the listener is closed."""
     copy = trio.socket.from_stdlib_socket(listening.dup())
     return TCPListener(trio.SocketListener(copy))

@@ -1,4 +1,4 @@
-"""Load balancers in front of a listener, as its configuration names them (`listen_proxy_from`)."""
+"""The load balancers in front of a listener, from its configuration (`listen_proxy_from`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final, Self
 
 import attrs
 
-# So a socket for both families has the address of an IPv4 peer, which is compared in its own form.
+# A dual-stack socket shows an IPv4 peer by such an address; it is compared in its IPv4 form.
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
-# More is a list of clients. Each connection is compared with all of them.
+# A longer list names clients instead. Each connection is compared with all networks.
 NETWORKS_MAX = 256
 
 
@@ -22,7 +22,7 @@ class Balancers:
 
     @classmethod
     def of(cls, stated: Iterable[str]) -> Self:
-        """Read addresses and networks (CIDR); raises ValueError, which repeats none of them."""
+        """Parse addresses and networks (CIDR); raises ValueError, whose message repeats none of them."""
         networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
         for number, text in enumerate(stated, 1):
             try:
@@ -46,7 +46,7 @@ class Balancers:
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:
-            # Its peer has reset it, and it has no address any more.
+            # The peer has reset the connection, so the socket has no address any more.
             return False
         return any(parsed in network for network in self.networks)
 

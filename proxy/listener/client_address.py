@@ -1,8 +1,8 @@
-"""The client's address, before TLS: the TCP peer, or the client that a load balancer names.
+"""Finds a client's address before TLS: the TCP peer's, or the one that a load balancer states.
 
-Every client of a TCP load balancer has one address, so limits by address would count all of them together,
-and the trail could tell none apart. Peers that the configuration names (`listen_proxy_from`) begin each
-connection with a PROXY header. From any other peer such a header is never read: it could state any address.
+Behind a TCP load balancer, all clients have its address. Limits by address would count them together, and
+audit events could not tell them apart. So the peers listed in `listen_proxy_from` begin each connection with
+a PROXY header. From any other peer the header is never read, since it could state any address.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ import trio
 
 from proxy.listener.balancers import NO_BALANCERS, Balancers
 from proxy.listener.proxy_protocol import ProxyHeaderError, missing, source_of
-from proxy.listener.unauthenticated import Gate, Stranger, TooManyStrangersError
+from proxy.listener.unauthenticated import PendingConnection, TooManyPendingError, UnauthenticatedLimits
 from tunnel.net.connect import peer_address, shut_down
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.tcp import TCPStream
 
-# A load balancer sends the header as soon as it is connected, and stands nearby.
+# A load balancer sends the header at once after connecting, over a short path.
 HEADER_S = 2.0
 
 
 @attrs.define(eq=False)
-class Entrance:
-    """Lets connections in through the gate, each under its client's address."""
+class Admitter:
+    """Admits connections under their clients' addresses, within the limits for unauthenticated ones."""
 
-    gate: Gate
+    limits: UnauthenticatedLimits
     log: LogLimit
     balancers: Balancers = NO_BALANCERS
 
-    async def admit(self, tcp: trio.abc.Stream) -> Stranger | None:
-        """Admit a connection; None when it is turned away, and closed.
+    async def admit(self, tcp: trio.abc.Stream) -> PendingConnection | None:
+        """Admit a connection; None when it was refused, and is closed.
 
-        From a load balancer it reads the PROXY header and nothing behind it; `peer_address` then is the
-        client's. Cancelled, the connection is closed.
+        Reads a load balancer's PROXY header and nothing after it; then `peer_address` returns the client's
+        address. If cancelled, the connection is closed.
         """
-        stranger: Stranger | None = None
+        pending: PendingConnection | None = None
         admitted = False
         try:
-            stranger = self._enter(tcp)
+            pending = self._enter(tcp)
             if isinstance(tcp, TCPStream) and address_of(tcp) in self.balancers:
                 header = await self._receive_header(tcp)
                 if header is None:
@@ -48,30 +48,30 @@ class Entrance:
                 source = source_of(header)
                 if source is not None:
                     tcp.stated_peer = source.address, source.port
-                    # The load balancer's place counts only connections whose client is not known yet.
-                    stranger.leave()
-                    stranger = self._enter(tcp)
+                    # Until the client is known, the connection counts for the load balancer's address.
+                    pending.release()
+                    pending = self._enter(tcp)
             admitted = True
-            return stranger
-        except (TooManyStrangersError, ProxyHeaderError) as error:
-            self.log.warning(f"turned away a connection: {error}", trio.current_time())
+            return pending
+        except (TooManyPendingError, ProxyHeaderError) as error:
+            self.log.warning(f"refused a connection: {error}", trio.current_time())
             return None
         finally:
             if not admitted:
-                if stranger is not None:
-                    stranger.leave()
+                if pending is not None:
+                    pending.release()
                 await trio.aclose_forcefully(tcp)
 
-    def _enter(self, tcp: trio.abc.Stream) -> Stranger:
-        return self.gate.enter(address_of(tcp), partial(self._cut, tcp))
+    def _enter(self, tcp: trio.abc.Stream) -> PendingConnection:
+        return self.limits.enter(address_of(tcp), partial(self._cut, tcp))
 
     def _cut(self, tcp: trio.abc.Stream, why: str) -> None:
-        """Have a connection end that is in the way of a newer one."""
-        self.log.warning(f"ended a connection for a newer one: {why}", trio.current_time())
+        """End a connection that was evicted for a newer one."""
+        self.log.warning(f"evicted a connection for a newer one: {why}", trio.current_time())
         shut_down(tcp)
 
     async def _receive_header(self, tcp: TCPStream) -> bytes | None:
-        """Return a whole PROXY header; None when the peer leaves before, as one that only looks does.
+        """Return a whole PROXY header; None if the peer closes first, as a TCP health check does.
 
         Raises ProxyHeaderError for anything else.
         """
@@ -96,5 +96,5 @@ class Entrance:
 
 
 def address_of(tcp: trio.abc.Stream) -> str:
-    """Return the client's address, without a port."""
+    """Return the client's address without the port."""
     return peer_address(tcp).rpartition(":")[0].strip("[]")

@@ -1,8 +1,8 @@
-"""How many connections a listener for a few has at once, and which of them makes room for another.
+"""Limits the connections of an internal listener, and picks the one to evict for a newer one.
 
-Those that are known count as well, and are never ended for a newcomer. Of the others the oldest is: whoever
-can reach the port could else keep everybody out by saying nothing. `proxy.listener.unauthenticated` does the
-same where anyone may come, among whom are some on slow links.
+Authenticated connections count too, but are never evicted. The oldest unauthenticated one is: otherwise a
+client that sends nothing could block the port for all others. `proxy.listener.unauthenticated` does the same
+for public listeners, where some clients are on slow links.
 """
 
 from __future__ import annotations
@@ -16,75 +16,76 @@ import trio
 from tunnel.net.loglimit import LogLimit
 
 
-class NoRoomError(Exception):
-    """A connection that is turned away: all that are open are known."""
+class ConnectionLimitError(Exception):
+    """A connection is refused: all open ones are authenticated."""
 
 
 @attrs.define(eq=False)
-class Guest:
-    """A connection while it is open."""
+class CountedConnection:
+    """One open connection."""
 
     _scope: trio.CancelScope
-    _guests: dict[trio.CancelScope, str | None]
-    _known_max: int | None
+    _clients: dict[trio.CancelScope, str | None]
+    _per_client_max: int | None
 
-    def known(self, who: str | None = "") -> None:
+    def set_client(self, client: str | None = "") -> None:
         """Record the authenticated client of this connection; None makes it unauthenticated again.
 
-        A client with `known_max` other connections counts as unauthenticated on this one.
+        A client with `per_client_max` other connections counts as unauthenticated on this one.
         """
-        # One that makes room already is known too late.
-        if self._scope not in self._guests:
+        # The connection is being evicted already.
+        if self._scope not in self._clients:
             return
-        if who is not None and self._known_max is not None:
-            others = sum(each == who for scope, each in self._guests.items() if scope is not self._scope)
-            who = who if others < self._known_max else None
-        self._guests[self._scope] = who
+        if client is not None and self._per_client_max is not None:
+            others = sum(each == client for scope, each in self._clients.items() if scope is not self._scope)
+            client = client if others < self._per_client_max else None
+        self._clients[self._scope] = client
 
 
 @attrs.define(eq=False)
-class Room:
+class ConnectionLimit:
     """Counts a listener's connections."""
 
     log: LogLimit
-    known_max: int | None = None
-    """How many connections one who is known keeps when others need the room; None for all."""
+    per_client_max: int | None = None
+    """Connections of one client that are never evicted; None for all."""
     open: int = 0
-    _guests: dict[trio.CancelScope, str | None] = attrs.Factory(dict)
-    """Who is there, None where that is not known, in their order; without those that are making room."""
+    _clients: dict[trio.CancelScope, str | None] = attrs.Factory(dict)
+    """The client of each connection, None if unauthenticated, oldest first; without evicted ones."""
 
     @contextmanager
-    def entered(self, connections_max: int) -> Iterator[Guest]:
-        """Count a connection for the block, which is cancelled when it has to make room; raises NoRoomError.
+    def counted(self, connections_max: int) -> Iterator[CountedConnection]:
+        """Count a connection for the block, which is cancelled if it is evicted; raises ConnectionLimitError.
 
-        It is a stranger's until the guest that is yielded is `known`.
+        The connection is unauthenticated until `set_client` is called on the yielded object.
         """
         if self.open >= connections_max:
-            self._make_room(f"{self.open} are open, the limit")
+            self._evict_oldest(f"{self.open} are open, the limit")
         scope = trio.CancelScope()
         self.open += 1
-        self._guests[scope] = None
+        self._clients[scope] = None
         try:
             with scope:
-                yield Guest(scope, self._guests, self.known_max)
+                yield CountedConnection(scope, self._clients, self.per_client_max)
         finally:
             self.open -= 1
-            self._guests.pop(scope, None)
+            self._clients.pop(scope, None)
 
-    def doubt_all_but(self, valid: Container[str]) -> None:
-        """Whoever is known as none of these is a stranger again."""
-        for scope, who in self._guests.items():
-            if who is not None and who not in valid:
-                self._guests[scope] = None
+    def deauthenticate_all_but(self, valid: Container[str]) -> None:
+        """Treat all clients except `valid` ones as unauthenticated again."""
+        for scope, client in self._clients.items():
+            if client is not None and client not in valid:
+                self._clients[scope] = None
 
-    def _make_room(self, why: str) -> None:
-        oldest = next((scope for scope, who in self._guests.items() if who is None), None)
+    def _evict_oldest(self, why: str) -> None:
+        oldest = next((scope for scope, client in self._clients.items() if client is None), None)
         if oldest is None:
-            self.log.warning(f"turned away a connection: {why}", trio.current_time())
-            raise NoRoomError(why)
+            self.log.warning(f"refused a connection: {why}", trio.current_time())
+            raise ConnectionLimitError(why)
         self.log.warning(
-            f"ended the oldest connection that has shown no token, or one of many: {why}", trio.current_time()
+            f"evicted the oldest unauthenticated connection, or one of many of one token: {why}",
+            trio.current_time(),
         )
-        # At once: the next newcomer ends another.
-        del self._guests[oldest]
+        # Removed at once, so that the next newcomer evicts another connection.
+        del self._clients[oldest]
         oldest.cancel()

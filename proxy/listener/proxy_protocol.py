@@ -1,8 +1,9 @@
-"""The PROXY protocol, version 2: the header by which a load balancer says whose connection it brings. Pure.
+"""Parses the PROXY protocol, version 2: the header by which a load balancer states the client's address.
+Pure.
 
-Twelve bytes of signature, a version and command, a family, a length; then addresses and TLVs of that length
-(the specification is haproxy's doc/proxy-protocol.txt, section 2.2). What follows belongs to the connection,
-so the header is read in pieces of exactly as many bytes as `missing` asks for.
+The header has twelve bytes of signature, a version and command, a family and a length; then addresses and
+TLVs of that length (the specification is haproxy's doc/proxy-protocol.txt, section 2.2). The bytes after it
+belong to the connection, so the header is read in pieces of exactly `missing` bytes.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import attrs
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _FIXED = struct.Struct(f">{len(SIGNATURE)}sBBH")
-# What nginx takes as well. Addresses have 216 bytes at most, TLVs of a client's certificate some hundred.
-# Those are skipped: nothing here depends on one.
+# The limit of nginx. Addresses have 216 bytes at most, the TLVs of a client's certificate some hundred. TLVs
+# are skipped, since nothing here depends on one.
 HEADER_BYTES_MAX = 4096
 
 _VERSION = 2
 _LOCAL, _PROXY = range(2)
-# A family and a transport. Datagrams do not come by TCP, so UDP and UNIX datagrams are refused.
+# Family and transport. UDP and UNIX datagrams are refused, since no datagram arrives by TCP.
 _UNSPECIFIED, _TCP4, _TCP6, _UNIX = 0x00, 0x11, 0x21, 0x31
-# Source and destination address, source and destination port.
+# Source address, destination address, source port, destination port.
 _ADDRESSES = {_TCP4: struct.Struct(">4s4sHH"), _TCP6: struct.Struct(">16s16sHH")}
 _UNIX_BYTES = 216
 
@@ -33,7 +34,7 @@ class ProxyHeaderError(Exception):
 
 @attrs.frozen
 class Source:
-    """Whose connection a load balancer passes on."""
+    """The client whose connection a load balancer forwards."""
 
     address: str
     port: int
@@ -42,7 +43,7 @@ class Source:
 def missing(data: bytes) -> int:
     """Return how many bytes to read next, 0 when the header is whole; raises ProxyHeaderError.
 
-    `data` is what has been read so far, never more than was asked for.
+    `data` holds the bytes read so far, never more than this function asked for.
     """
     if not SIGNATURE.startswith(data[: len(SIGNATURE)]):
         raise ProxyHeaderError("its first bytes are no PROXY header of version 2")
@@ -58,16 +59,16 @@ def missing(data: bytes) -> int:
         )
     # Of LOCAL "the receiver must … discard the protocol block including the family".
     if command == _PROXY and length < _address_bytes(family):
-        raise ProxyHeaderError(f"its PROXY header has no room for addresses of the family {family:#04x}")
+        raise ProxyHeaderError(f"its PROXY header is too short for addresses of the family {family:#04x}")
     whole: int = _FIXED.size + length
     return whole - len(data)
 
 
 def source_of(header: bytes) -> Source | None:
-    """Return whose connection it is by a whole header.
+    """Return the client that a whole header states.
 
-    None where that is the load balancer's own (LOCAL, as for health checks), or where the header names no IP
-    address (UNSPEC, UNIX): then the connection's own address counts.
+    None if the connection is the load balancer's own (LOCAL, as for health checks), or if the header has no
+    IP address (UNSPEC, UNIX). The address of the TCP peer counts then.
     """
     assert missing(header) == 0, "the header is whole"
     _, version_command, family, _ = _FIXED.unpack_from(header)
@@ -84,7 +85,7 @@ def _address_bytes(family: int) -> int:
     if family == _UNIX:
         return _UNIX_BYTES
     if family not in _ADDRESSES:
-        raise ProxyHeaderError(f"its PROXY header has the family {family:#04x}, which TCP has not")
+        raise ProxyHeaderError(f"its PROXY header has the family {family:#04x}, which is not for TCP")
     return _ADDRESSES[family].size
 
 
@@ -92,5 +93,5 @@ def _shown(packed: bytes) -> str:
     if len(packed) == 4:
         return str(IPv4Address(packed))
     address = IPv6Address(packed)
-    # A load balancer that listens for both families states a client of IPv4 so (RFC 4291 section 2.5.5.2).
+    # A dual-stack load balancer states an IPv4 client in this form (RFC 4291 section 2.5.5.2).
     return str(address.ipv4_mapped or address)

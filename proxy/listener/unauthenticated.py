@@ -1,7 +1,7 @@
-"""How much those may take who have not said who they are: connections, connections a place, and bytes.
+"""Limits unauthenticated connections: their number, their number per network, and their bytes.
 
-A public listener has to hold a stranger's TLS state and the head of its first request before it can know
-anything about it. The caps bound that; whoever authenticates leaves the gate and counts no more here.
+A public listener holds TLS state and the first request's head before it can authenticate the sender. These
+limits bound that memory. A connection stops counting once it has authenticated.
 """
 
 from __future__ import annotations
@@ -16,97 +16,103 @@ import trio
 from tunnel.net.tls import TLSStream
 
 # A gateway in front of many agents is one address; 40 informers of one client are 40 connections.
-STRANGERS_PER_PLACE_MAX = 512
-STRANGERS_MAX = 4096
-# A head may have 1 MiB; 64 of the largest at once are more than any honest crowd sends before it is known.
-STRANGERS_BYTES_MAX = 64 * 1024 * 1024
-# An ordinary head is far below this, so a crowd of large ones never costs an ordinary one its connection. As
-# many such heads as there may be connections are held besides.
-STRANGER_BYTES_FREE = 16 * 1024
-# To send a short form and take a short answer. A place at the gate must not be held by doing neither, or some
-# thousand connections would shut everybody out for as long as they like.
-STRANGER_S = 30.0
-# A client that has sent its hello has authenticated by then, even where some hundred come at once. In such a
-# crowd the oldest are those nearest to it, and none would come through if each newcomer put an end to one.
+PENDING_PER_NETWORK_MAX = 512
+PENDING_MAX = 4096
+# A head may have 1 MiB. More than 64 of the largest at once is an attack, not load.
+PENDING_BYTES_MAX = 64 * 1024 * 1024
+# An ordinary head is far below this, so a flood of large heads never costs an ordinary one its connection.
+# Heads of this size, one per connection, come on top of the limit.
+PENDING_BYTES_FREE = 16 * 1024
+# Enough to send a short form and take a short answer. Without a deadline, some thousand idle connections
+# would keep all others out.
+PENDING_S = 30.0
+# A client that has sent its TLS hello authenticates within this time, even among hundreds. In such a crowd
+# the oldest connections are nearest to authenticating. If each newcomer evicted one of them, none would
+# succeed.
 UNHURRIED_S = 2.0
 
 
-# What one subscriber of IPv6 is given, at the least.
+# The smallest IPv6 network that one subscriber is given.
 _V6_PREFIX = 64
-# Where a translator writes all addresses of IPv4 (RFC 6052 section 2.1), which are not one subscriber's.
+# A NAT64 translator maps all IPv4 addresses into this prefix (RFC 6052 section 2.1): it is not one
+# subscriber.
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-class TooManyStrangersError(Exception):
-    """A connection that is turned away before it has said anything."""
+class TooManyPendingError(Exception):
+    """A connection is refused before it has sent anything."""
 
 
 @attrs.define(eq=False)
-class Gate:
+class UnauthenticatedLimits:
     """Counts connections whose sender has not authenticated, and the bytes they have sent."""
 
     clock: Callable[[], float] = time.monotonic
-    connections_max: int = STRANGERS_MAX
-    bytes_max: int = STRANGERS_BYTES_MAX
+    connections_max: int = PENDING_MAX
+    bytes_max: int = PENDING_BYTES_MAX
     bytes_held: int = 0
-    strangers: dict[Stranger, None] = attrs.Factory(dict)
-    """All that are here, in the order in which they came."""
-    places: dict[str, dict[Stranger, None]] = attrs.Factory(dict)
-    silent: dict[Stranger, None] = attrs.Factory(dict)
-    """Those without a whole TLS hello yet, which a client sends as soon as it is connected."""
-    silent_places: dict[str, dict[Stranger, None]] = attrs.Factory(dict)
+    pending: dict[PendingConnection, None] = attrs.Factory(dict)
+    """All unauthenticated connections, the oldest first."""
+    networks: dict[str, dict[PendingConnection, None]] = attrs.Factory(dict)
+    silent: dict[PendingConnection, None] = attrs.Factory(dict)
+    """Those without a whole TLS hello, which a client sends as soon as it is connected."""
+    silent_networks: dict[str, dict[PendingConnection, None]] = attrs.Factory(dict)
 
     @property
     def connections(self) -> int:
-        return len(self.strangers)
+        return len(self.pending)
 
-    def enter(self, address: str, cut: Callable[[str], None]) -> Stranger:
-        """Admit a connection; raises TooManyStrangersError.
+    def enter(self, address: str, cut: Callable[[str], None]) -> PendingConnection:
+        """Admit a connection; raises TooManyPendingError.
 
-        Where there are too many, one of them makes room and is `cut`, which is told why: the oldest without a
-        TLS hello; where all have sent theirs the oldest, once it has been here for UNHURRIED_S. A flood that
-        says nothing would else keep out those that come from the same address, as the agents behind one
-        gateway do. Where there are too many in all, an address that has more of them than the newcomer's
-        makes room at once, so that a flood from some addresses keeps nobody out who comes from another. But
-        where those without a hello are more than any address has, and have been here for UNHURRIED_S, it is
-        the oldest of them.
+        Above a limit another connection is evicted: its `cut` is called with the reason. The candidate is the
+        oldest one without a TLS hello. If all have sent theirs, it is the oldest one, once it is UNHURRIED_S
+        old. So a flood of silent connections cannot keep out other clients of the same address, such as the
+        agents behind one gateway.
+
+        Above the limit for all networks, a network with more connections than the newcomer's loses one at
+        once. So a flood from some addresses keeps out no client of another address. An exception: if the
+        connections without a hello outnumber those of any network, and the oldest of them is UNHURRIED_S old,
+        that one is evicted.
         """
-        place = place_of(address)
-        there = self.places.get(place, {})
-        if len(there) >= STRANGERS_PER_PLACE_MAX:
-            why = f"{len(there)} connections of {place} have not authenticated, the limit"
-            self._oldest(self.silent_places.get(place, {}), there, why).make_room(why)
+        network = network_of(address)
+        there = self.networks.get(network, {})
+        if len(there) >= PENDING_PER_NETWORK_MAX:
+            why = f"{len(there)} connections of {network} have not authenticated, the limit"
+            self._oldest(self.silent_networks.get(network, {}), there, why).evict(why)
         elif self.connections >= self.connections_max:
             why = f"{self.connections} connections wait to authenticate, the limit"
-            fullest = max(self.places.values(), key=len)
-            # A flood from many addresses may have fewer of each than one gateway has agents.
-            quiet = next(iter(self.silent)) if len(self.silent) > len(fullest) else None
-            if quiet is not None and self.clock() - quiet.since >= UNHURRIED_S:
-                quiet.make_room(why)
+            fullest = max(self.networks.values(), key=len)
+            # A flood from many addresses may have fewer connections per address than one gateway has agents.
+            silent_one = next(iter(self.silent)) if len(self.silent) > len(fullest) else None
+            if silent_one is not None and self.clock() - silent_one.since >= UNHURRIED_S:
+                silent_one.evict(why)
             elif len(fullest) > len(there) + 1:
-                silent = self.silent_places.get(next(iter(fullest)).place)
-                # With hellos not the oldest, which is nearest to saying who it is.
+                silent = self.silent_networks.get(next(iter(fullest)).network)
+                # Among those with a hello, the newest: the oldest is nearest to authenticating.
                 ended = next(iter(silent)) if silent else next(reversed(fullest))
-                ended.make_room(f"{why}, {len(fullest)} of them of {ended.place}")
+                ended.evict(f"{why}, {len(fullest)} of them of {ended.network}")
             else:
-                self._oldest(self.silent, self.strangers, why).make_room(why)
-        stranger = Stranger(self, place, cut, self.clock())
-        self.strangers[stranger] = self.silent[stranger] = None
-        for at in (self.places, self.silent_places):
-            at.setdefault(place, {})[stranger] = None
-        return stranger
+                self._oldest(self.silent, self.pending, why).evict(why)
+        pending = PendingConnection(self, network, cut, self.clock())
+        self.pending[pending] = self.silent[pending] = None
+        for at in (self.networks, self.silent_networks):
+            at.setdefault(network, {})[pending] = None
+        return pending
 
-    def _oldest(self, silent: dict[Stranger, None], strangers: dict[Stranger, None], why: str) -> Stranger:
+    def _oldest(
+        self, silent: dict[PendingConnection, None], candidates: dict[PendingConnection, None], why: str
+    ) -> PendingConnection:
         if silent:
             return next(iter(silent))
-        oldest = next(iter(strangers))
+        oldest = next(iter(candidates))
         if self.clock() - oldest.since < UNHURRIED_S:
-            raise TooManyStrangersError(why)
+            raise TooManyPendingError(why)
         return oldest
 
 
-def place_of(address: str) -> str:
-    """Whom an address counts as: itself, or its network in IPv6, where one client has them all."""
+def network_of(address: str) -> str:
+    """The network that an address counts for: itself for IPv4, one subscriber's prefix for IPv6."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -121,77 +127,77 @@ def place_of(address: str) -> str:
 
 
 @attrs.define(eq=False)
-class Stranger:
-    """One connection's share of the gate; `leave` gives it back, once."""
+class PendingConnection:
+    """One unauthenticated connection's share of the limits; `leave` releases it, once."""
 
-    gate: Gate
-    place: str
+    limits: UnauthenticatedLimits
+    network: str
     cut: Callable[[str], None]
     since: float
     bytes_held: int = 0
-    inside: bool = True
-    patience: trio.CancelScope | None = None
-    """Around its request, which may wait for somebody else: to that a cut connection says nothing."""
+    counted: bool = True
+    request_scope: trio.CancelScope | None = None
+    """The scope around its request, which may wait where it would not notice the cut."""
 
-    def greet(self) -> None:
-        """The whole TLS hello has come."""
-        if self in self.gate.silent:
-            del self.gate.silent[self]
-            _remove(self, self.gate.silent_places)
+    def hello_received(self) -> None:
+        """Note that the whole TLS hello has been received."""
+        if self in self.limits.silent:
+            del self.limits.silent[self]
+            _remove(self, self.limits.silent_networks)
 
-    def leave(self) -> None:
-        """Count this connection no more."""
-        if self.inside:
-            self.inside = False
-            self.greet()
-            del self.gate.strangers[self]
-            _remove(self, self.gate.places)
-            self.settle()
+    def release(self) -> None:
+        """Stop counting this connection."""
+        if self.counted:
+            self.counted = False
+            self.hello_received()
+            del self.limits.pending[self]
+            _remove(self, self.limits.networks)
+            self.release_bytes()
 
-    def make_room(self, why: str) -> None:
-        """End this connection for the sake of another."""
-        self.leave()
-        if self.patience is not None:
-            self.patience.cancel()
+    def evict(self, why: str) -> None:
+        """Evict this connection in favour of another one."""
+        self.release()
+        if self.request_scope is not None:
+            self.request_scope.cancel()
         self.cut(why)
 
-    def settle(self) -> None:
-        """Forget what was received so far: it was answered, and is held no more."""
-        self.gate.bytes_held -= self.bytes_held
+    def release_bytes(self) -> None:
+        """Release the bytes received so far: the request is answered, and they are not held any more."""
+        self.limits.bytes_held -= self.bytes_held
         self.bytes_held = 0
 
-    def count(self, size: int) -> None:
-        """Charge received bytes; raises BrokenResourceError when strangers hold too much in all."""
+    def charge(self, size: int) -> None:
+        """Charge received bytes; raises BrokenResourceError when all together exceed the limit."""
         self.bytes_held += size
-        self.gate.bytes_held += size
-        if self.gate.bytes_held > self.gate.bytes_max and self.bytes_held > STRANGER_BYTES_FREE:
+        self.limits.bytes_held += size
+        if self.limits.bytes_held > self.limits.bytes_max and self.bytes_held > PENDING_BYTES_FREE:
             raise trio.BrokenResourceError("too many bytes of connections that have not authenticated")
 
 
-def _remove(stranger: Stranger, places: dict[str, dict[Stranger, None]]) -> None:
-    there = places[stranger.place]
-    del there[stranger]
+def _remove(pending: PendingConnection, networks: dict[str, dict[PendingConnection, None]]) -> None:
+    there = networks[pending.network]
+    del there[pending]
     if not there:
-        del places[stranger.place]
+        del networks[pending.network]
 
 
 class MeteredStream(trio.abc.Stream):
-    """A peer's TLS stream that counts what it receives until its sender is known.
+    """A TLS stream that counts received bytes until the peer has authenticated.
 
-    It stays in the way then: one more call each way costs a request 0.16 µs.
+    It stays in the path afterwards: an extra call each way costs a request 0.16 µs.
     """
 
-    __slots__ = ("_stranger", "_stream")
+    __slots__ = ("_pending", "_stream")
 
-    def __init__(self, stream: TLSStream, stranger: Stranger) -> None:
+    def __init__(self, stream: TLSStream, pending: PendingConnection) -> None:
         self._stream = stream
-        self._stranger = stranger
+        self._pending = pending
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """See trio; raises BrokenResourceError when strangers hold too much."""
+        """See trio; raises BrokenResourceError when unauthenticated connections hold too many bytes."""
         data = await self._stream.receive_some(max_bytes)
-        if self._stranger.inside:
-            self._stranger.count(len(data))
+        if self._pending.counted:
+            self._pending.charge(len(data))
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

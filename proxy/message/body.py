@@ -1,12 +1,12 @@
-"""Bodies in chunks, out of the bytes behind a head.
+"""Reads chunked bodies from received bytes.
 
 A body has one of three framings (RFC 9112 section 6.3). Two of them, by a length and up to the connection's
-end, need no reader. Which one a message has is its connection's decision.
+end, need no reader. The connection knows which framing a message has.
 
-Chunks are read strictly: a size of one to eight hexadecimal digits and CRLF, no extensions, no trailers,
-which is what everybody writes. h11 reads whatever else there is, from the first chunk of another form to the
-body's end, and refuses what it refuses; so the strict form needs no opinion on it, but on how much of it may
-come. What both read, they read alike (tests/proxy/message/test_body.py).
+Chunks are read strictly: a size of one to eight hexadecimal digits and CRLF, no extensions, no trailers. All
+common implementations write this form. From the first chunk of another form on, h11 reads the rest of the
+body, and its verdict counts; only the amount of framing is bounded here. Both read the strict form alike
+(tests/proxy/message/test_body.py).
 """
 
 from __future__ import annotations
@@ -15,65 +15,68 @@ import re
 
 import h11
 
-# What one call hands on at most, and what a stream of the tunnel takes at once. Larger pieces are fewer, and
-# what they cost is a fifth of a large download; but while one is worked on, nobody else has his turn.
+# The most that one call returns, and that a tunnel stream takes at once. Larger pieces would save a fifth of
+# the cost of a large download. But all other connections wait while one piece is processed.
 BODY_BYTES_MAX = 128 * 1024
-# h11's own default for anything unfinished: a chunk's line, the trailers. 1 MiB of trailers, perhaps of a
-# stranger, takes it half a second.
+# h11's own default for incomplete elements: a chunk's line, the trailers. 1 MiB of trailers takes it half a
+# second, and an unauthenticated client may send them.
 H11_BYTES_MAX = 16 * 1024
-# It asks how much is unfinished only when it has read all that it was given.
+# h11 checks its limit only after it has parsed all that it was given, so it gets small pieces.
 _H11_PIECE_BYTES = 4096
-# Each chunk takes it 4 µs, and 128 KiB can hold 16,000: so beyond the first H11_BYTES_MAX of framing there
-# has to be this much data for each byte of it.
+# h11 takes 4 µs per chunk, and 128 KiB can hold 16,000 chunks. So after the first H11_BYTES_MAX bytes of
+# framing, each byte of framing must come with this much data.
 _DATA_PER_FRAMING = 4
 
-# What is taken apart of a request's body in one go: each takes 0.6 µs, and 128 KiB can hold 22,000, which is
-# as long as everybody else would wait.
+# Chunks of a request's body that one call parses. Each takes 0.6 µs, and 128 KiB can hold 22,000: all other
+# connections would wait that long.
 CHUNKS_AT_ONCE_MAX = 512
 
 _CRLF = b"\r\n"
-# A size, and with it the line that ends the data of the chunk before.
+# A chunk's size, and the same with the line end of the chunk before.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,8}+)\r\n")
 _NEXT = re.compile(rb"\r\n([0-9A-Fa-f]{1,8}+)\r\n")
 _NEXT_BEGUN = re.compile(rb"\r?+|\r\n(?:[0-9A-Fa-f]{1,8}+\r?+)?+")
 
 
 class BodyError(Exception):
-    """The framing of a body is broken."""
+    """A body's framing is malformed."""
 
 
 class ChunkedBody:
-    """A body in chunks."""
+    """A chunked body."""
 
     __slots__ = ("_at_once", "_excess", "_h11", "_left", "_unfinished", "reached", "rest", "trailers")
 
     def __init__(self, at_once: int | None = None) -> None:
-        """`at_once` bounds the chunks that one call takes apart."""
+        """`at_once` bounds the chunks that one call parses."""
         self._at_once = at_once
-        # As if a chunk's data had just ended: so each size stands between two line ends, the first one too.
+        # As if a chunk's data had just ended, so that the first size too has a line end on both sides.
         self._unfinished = _CRLF
         self._left = 0
         self._h11: h11.Connection | None = None
-        # The data that is missing beside what h11 has read of framing.
+        # Data owed for the framing that h11 has read.
         self._excess = 0
         self.reached = False
         self.rest = b""
         self.trailers = False
-        """Some followed the last chunk. They go no further: they could carry any header past the rules."""
+        """Whether trailers followed the last chunk. They are dropped, since they could bypass the header
+        rules.
+        """
 
     def feed(self, data: bytes) -> bytes:
-        """Return the body's bytes among received ones; at the end sets `reached`, and `rest` behind it.
+        """Return the body's bytes among received ones; at the end sets `reached`, and `rest` to the bytes
+        after it.
 
-        What one call brings is returned as one piece: a log of short lines comes in many small chunks, and
-        what they cost is the number of sends, not of bytes. Where the chunks are more than it takes at once,
-        `rest` is to be fed again. Raises BodyError, and again from then on.
+        The data of one call is returned as one piece. A log of short lines arrives in many small chunks, and
+        its cost is the number of sends, not of bytes. If there are more chunks than `at_once`, feed `rest`
+        again. Raises BodyError, and again on each later call.
         """
         self.rest = b""
         if self._h11 is not None:
             return self._feed_h11(data)
         size, left = len(data), self._left
         if size <= left:
-            # Within one chunk, where most bytes of a large body are.
+            # Within one chunk, as most bytes of a large body are.
             self._left = left - size
             return data
         if self._unfinished:
@@ -83,12 +86,12 @@ class ChunkedBody:
                 and (line := _SIZE.match(data)) is not None
                 and size - 2 == (at := line.end()) + int(line[1], 16) > at
             ):
-                # A chunk and no more, as an event of a watch and a line of a log come.
+                # Exactly one chunk, as watch events and log lines usually arrive.
                 return data[at:-2]
             data = self._unfinished + data
             size = len(data)
             self._unfinished = b""
-        # Views, so that the one copy is the one that joins them.
+        # Views, so that the bytes are copied only once, by the join.
         view = memoryview(data)
         parts: list[bytes | memoryview] = []
         at = 0
@@ -122,14 +125,14 @@ class ChunkedBody:
         return b"".join(parts)
 
     def _without_size(self, data: bytes) -> bytes:
-        """Go on where no size of the strict form stands, or not yet."""
+        """Continue where there is no strict chunk size, or not a complete one yet."""
         if _NEXT_BEGUN.fullmatch(data) is not None:
             self._unfinished = data
             return b""
         return self._turn_to_h11(data)
 
     def _behind_last(self, data: bytes, line: int) -> bytes:
-        """Go on behind the last size, whose line of that length `data` begins with."""
+        """Continue after the last chunk's size line, whose length is `line`."""
         end = data[line : line + 2]
         if end == _CRLF:
             self.reached = True
@@ -141,7 +144,7 @@ class ChunkedBody:
         return b""
 
     def _turn_to_h11(self, data: bytes) -> bytes:
-        """Leave the rest of the body to h11; `data` begins with the line end behind a chunk."""
+        """Let h11 read the rest of the body; `data` begins with the line end after a chunk."""
         if not data.startswith(_CRLF):
             raise self._broken()
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=H11_BYTES_MAX)
@@ -173,6 +176,6 @@ class ChunkedBody:
         return b"".join(parts)
 
     def _broken(self) -> BodyError:
-        # Nothing that is fed from here on can match.
+        # No later input can match this.
         self._unfinished = b"!"
         return BodyError("a chunk is longer than its size says")

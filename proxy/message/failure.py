@@ -1,4 +1,4 @@
-"""Why an exchange failed, whether the request may have been processed, and the exceptions that carry it."""
+"""Failures of an exchange, and the exceptions that carry them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 
 
 class ExchangeBroken(Exception):
-    """An exchange cannot go on; `failure` says why."""
+    """An exchange cannot continue; `failure` has the reason."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.code.name.lower()}: {failure.reason}")
@@ -38,8 +38,8 @@ class ExchangeBroken(Exception):
 
 
 class InboundBroken(ExchangeBroken):
-    """The side that asked is gone (CANCEL), or sent a body that cannot be read (PROTOCOL)."""
+    """The client is gone (CANCEL), or sent a malformed body (PROTOCOL)."""
 
 
 class OutboundBroken(ExchangeBroken):
-    """The side that answers failed, refused, or sent what is no answer."""
+    """The answering side failed, refused the request, or sent an invalid answer."""

@@ -1,17 +1,16 @@
-"""Request and response heads, and the one form of bytes in which they travel between hub and relay.
+"""Request and response heads, and their canonical bytes between hub and relay.
 
-A head is what stands before a body: the first line and the headers. Names are kept in lower case, in their
-order and with their repetitions, since Kubernetes cares for both (a line per group, a line per subprotocol).
+A head is the first line and the headers. Names are kept in lower case, in their order and with their
+repetitions, since Kubernetes needs both (one line per group, one line per subprotocol).
 
-`encode` writes the canonical form: HTTP/1.1, names in lower case, one ": ", nothing around a value. `decode`
-takes that form and no other, so that decode(encode(h)) == h and encode(decode(b)) == b: there is no second
-way to read these bytes. What a client or an API server sends is not canonical; `proxy.message.strict` reads
-that.
+`encode` writes the canonical form: HTTP/1.1, names in lower case, one ": ", no blanks around a value.
+`decode` accepts that form alone, so that decode(encode(h)) == h and encode(decode(b)) == b: the bytes have
+one reading. Clients and API servers send other forms; `proxy.message.strict` reads those.
 
-A client sends the same headers with each request of a connection, so the block of them is understood once:
-`Fields` keeps what was worked out of it, and a request's head is a first line, a few lines of our own, and a
-`Fields`. Answers differ in every head (an id, a date), so a `ResponseHead` just keeps its bytes, and its
-headers are taken apart only for whoever asks for them.
+A client sends the same headers with each request of a connection, so the block of headers is parsed once.
+`Fields` caches the results. A request's head is a first line, a few lines added by the proxy, and a `Fields`.
+Answers differ in every head (an id, a date), so a `ResponseHead` keeps its bytes, and parses its headers only
+on access.
 """
 
 from __future__ import annotations
@@ -21,47 +20,48 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Self
 
-from proxy.message.hops import DEALT_WITH, passing
+from proxy.message.hops import REWRITTEN, passing
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
 # kube-apiserver's own limit (MaxHeaderBytes); kubectl sends targets of 60 KB for a long exec.
 HEAD_BYTES_MAX = 1 << 20
-# What takes a task a fifth of a millisecond to read; of longer heads of requests one is read in a pass.
+# Parsing a head of this size takes a fifth of a millisecond. Each loop pass parses at most one longer request
+# head.
 LONG_HEAD_BYTES = 16 * 1024
-# Of an answer nobody asks for more: Envoy takes 60 KiB, and most others 8 or 16. A relay, or a backend behind
-# a proxy path, can end hundreds at once, and to take 1 MiB apart, rewrite it and send it on takes 10 ms.
+# No client needs more in an answer: Envoy accepts 60 KiB, and most others 8 or 16. A relay, or a backend
+# behind a proxy path, can send hundreds at once, and parsing, rewriting and forwarding 1 MiB takes 10 ms.
 ANSWER_HEAD_BYTES_MAX = 64 * 1024
-# A real request has some 20; Apache takes 100, haproxy 101, node 2,000. Without a bound 1 MiB of headers of
-# four bytes is a second of work per head.
+# A real request has about 20; Apache allows 100, haproxy 101, node 2,000. Without a bound, 1 MiB of headers
+# of four bytes takes a second to parse.
 HEADER_COUNT_MAX = 512
-# What Connection says, a handful of options. 1 MiB of them would hold everybody up for 0.1 s, a stranger's
-# request as well.
+# The options in Connection headers, normally a handful. 1 MiB of them would block the event loop for 0.1 s,
+# even before authentication.
 CONNECTION_BYTES_MAX = 4096
-# What a relay remembers of its agents' header blocks: an agent has one or two, of some 500 bytes, and no
-# credential is in them (the hub lets none cross). Beyond the first bound the oldest is worked out again,
-# beyond the second each; together they are 1 MiB of blocks, and some four times that in objects.
+# A relay's cache of header blocks: an agent has one or two, of about 500 bytes. They hold no credential,
+# since the hub removes it. Above the first bound the oldest block is evicted; blocks above the second are not
+# cached. Together they are 1 MiB of blocks, and about four times that in objects.
 BLOCKS_REMEMBERED_MAX = 256
 BLOCK_REMEMBERED_BYTES_MAX = 4096
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-# Visible ASCII and a leading "/": origin form only, and without "#" no fragment ever travels.
+# Visible ASCII and a leading "/": origin form only. "#" is excluded, so no fragment is ever forwarded.
 TARGET = rb"/[\x21\x22\x24-\x7e]*+"
-# obs-text passes, since it is somebody's UTF-8; every control but the tab is refused.
+# obs-text is accepted, since it may be UTF-8; every control character but the tab is refused.
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
-# Only in a block that `proxy.message.strict` has let pass: there each line feed but the last has a header
-# behind it, and so has the start.
+# For blocks that `proxy.message.strict` has accepted: there each line feed but the last is followed by a
+# header, and so is the start.
 _FIELD = re.compile(rb"([^:\r\n]++):([^\r]*+)\r\n")
 _CREDENTIAL = re.compile(rb"^authorization:[^\r]*+\r\n", re.IGNORECASE | re.MULTILINE)
-# A Content-Length: digits of ASCII, in so few places that the number is exact in every language that may read
-# it. (`isdigit` of bytes knows no others.)
+# A Content-Length: ASCII digits, few enough that the number is exact in any language that may read it.
+# (`isdigit` of bytes accepts no others.)
 LENGTH_DIGITS_MAX = 18
 
 _NAME = rb"[!#$%&'*+\-.^_`|~0-9a-z]++"
-# A value with nothing around it.
+# A value without blanks around it.
 _BARE = rb"(?:[\x21-\x7e\x80-\xff]" + VALUE + rb"(?<![\t ]))?+"
 _REQUEST_LINE = re.compile(TOKEN + rb"{1,64}+ " + TARGET + rb" HTTP/1\.1\r\n")
-# The lines that the hub writes first, which differ in each request, are apart from those that do not.
+# The lines that the hub writes first differ in each request, so they are a separate group from the others.
 _CANONICAL_REQUEST = re.compile(
     rb"((" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1\.1\r\n)"
     rb"((?:audit-id: " + _BARE + rb"\r\n)?+(?:x-forwarded-for: " + _BARE + rb"\r\n)?+)"
@@ -70,11 +70,12 @@ _CANONICAL_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + _BARE + rb"\r\n)*+\r\n
 _CANONICAL_RESPONSE = re.compile(
     rb"HTTP/1\.1 ([1-9][0-9]{2}) (" + VALUE + rb")\r\n" + _CANONICAL_FIELDS.pattern
 )
-# What nearly every answer is: it passes as it is, and one line at most says how long its body is. Both halves
-# of its lines are bounded, so that it never has more than HEADER_COUNT_MAX; one that has goes the long way.
+# Nearly every answer has this form: it can be forwarded unchanged, and at most one line states the body's
+# length. Both halves of its lines are bounded, so it never has more than HEADER_COUNT_MAX. An answer with
+# more lines is decoded by the general pattern.
 _PASSING_LINES = (
     rb"(?:(?!content-length:|%b)%b: %b\r\n){0,%d}+"
-    % (DEALT_WITH, _NAME, _BARE, HEADER_COUNT_MAX // 2 - 1)
+    % (REWRITTEN, _NAME, _BARE, HEADER_COUNT_MAX // 2 - 1)
 )  # fmt: skip
 _PLAIN_RESPONSE = re.compile(
     rb"HTTP/1\.1 ([2-9][0-9]{2}) (%b)\r\n%b(?:content-length: ([0-9]{1,%d})\r\n)?+%b\r\n"
@@ -84,38 +85,38 @@ _WRITABLE_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + VALUE + rb"\r\n)*+")
 _WRITABLE_STATUS = re.compile(rb"HTTP/1\.1 [1-9][0-9]{2} " + VALUE + rb"\r\n")
 _NO_TOKENS: frozenset[bytes] = frozenset()
 FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
-# To ask by these again changes nothing (RFC 9110 9.2.1), so a lost answer is one to ask for again.
+# Repeating such a request changes nothing (RFC 9110 9.2.1), so it may be retried after a lost answer.
 SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-# The protocols that Kubernetes changes to on a connection, in lower case. Behind any other one, raw bytes
-# would follow in a protocol that neither policy nor trail knows.
+# The protocols that Kubernetes upgrades a connection to, in lower case. Any other one would carry raw bytes
+# that neither policies nor audit can read.
 UPGRADES = frozenset({b"websocket", b"spdy/3.1"})
-# Of answers that end with their head, whatever it says.
+# Statuses whose answers never have a body, whatever their headers say.
 BODILESS_STATUSES = frozenset({*range(100, 200), 204, 304})
-# In whole canonical bytes, where a line stands behind each line feed but the last.
+# For whole canonical heads, where a line follows each line feed but the last.
 _CONNECTION_LINES = re.compile(rb"\nconnection: ([^\r]*+)")
 FRAMING_LINES = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
 
 
 class HeadError(Exception):
-    """Bytes that are no head, or a head that cannot be written; the message never holds a header's value."""
+    """The bytes are not a head, or a head cannot be written; the message never holds a header's value."""
 
 
 class HeadTooLarge(HeadError):
-    """A head of too many bytes; the message says how many."""
+    """The head exceeds a size limit; the message has its size."""
 
 
 class Fields:
-    """The headers of a request, and what follows from them. Shared by the requests that have the same ones.
+    """The headers of a request with cached results. Shared by requests with the same headers.
 
-    What is not set yet is worked out when it is asked for, and costs no more than an attribute from then on.
+    A slot that is not set yet is computed on first access; later accesses are plain attribute reads.
     """
 
     __slots__ = (
         "body_length",
         "by_name",
         "connection",
-        "crossing",
-        "crossing_tail",
+        "forwarded",
+        "forwarded_tail",
         "headers",
         "lines",
         "note",
@@ -127,68 +128,68 @@ class Fields:
 
     headers: Headers
     raw: bytes
-    """The block as a client sent it, with the blank line; b"" where nobody did, and `headers` are all."""
+    """The block as a client sent it, with the blank line; b"" for headers that did not come from a client."""
     by_name: dict[bytes, list[bytes]]
     """The values under each name, in their order."""
     connection: frozenset[bytes]
     """The options that Connection names, in lower case."""
     body_length: int | None
-    """How long the body is: 0 when there is none, None when only its end will tell (chunked)."""
+    """The body's length: 0 for none, None if it is chunked."""
     upgrade: bytes | None
-    """The one protocol that `Upgrade` names, if it is one of UPGRADES and `Connection` says that it is meant.
+    """The protocol that `Upgrade` names, if it is one of UPGRADES and `Connection` lists the header.
 
     None otherwise: a server may ignore the header (RFC 9110 7.8), and then the request is a plain one.
     """
     only_asks: bool
-    """There is no body, and no other protocol is asked for."""
+    """The request has no body, and requests no upgrade."""
     persistent: bool
-    """Another request may follow on its connection to a server, as far as it says."""
+    """As far as the headers say, another request may follow on the connection to a server."""
     lines: bytes
-    """The canonical lines; asking for them raises HeadError for a header that no head can hold."""
-    crossing: Fields | None
-    """What of them crosses to the relay; `proxy.message.rewrite` keeps it here."""
-    crossing_tail: Fields | None
-    """The same where the target is a proxy path's tail."""
+    """The canonical lines; access raises HeadError for a header that no head can hold."""
+    forwarded: Fields | None
+    """The headers forwarded to the relay; a cache of `proxy.message.rewrite`."""
+    forwarded_tail: Fields | None
+    """The same for a target on a proxy path's tail."""
     note: object
-    """What whoever serves the connection made of them, for the next request that has the same ones."""
+    """A cache of the code that serves the connection, for later requests with the same headers."""
 
     def __init__(self, headers: Headers, raw: bytes = b"") -> None:
         self.headers = headers
         self.raw = raw
-        self.crossing = self.crossing_tail = None
+        self.forwarded = self.forwarded_tail = None
         self.note = None
 
     @classmethod
     def of_block(cls, block: bytes) -> Self:
-        """Return the headers of a block of lines, with the blank one behind them, that was found in order."""
-        return cls(_parts(block), block)
+        """Return the headers of a valid block of lines, with its blank line."""
+        return cls(_parse_block(block), block)
 
     def forget_parts(self) -> None:
-        """Hold no more than what was worked out and, where there is a block, that without its credential.
+        """Drop all but the computed values, and the block without its credential.
 
-        For a request that takes hours: a token makes most of a block, and nobody asks for it a second time.
-        What was noted of its sender goes as well: a next request that lacks just the credential has this
-        block, and would be taken for theirs. So does what crosses to the relay, which has crossed.
+        For a request that lasts hours: a token is most of a block, and is not needed again. The note about
+        the sender is dropped too. Otherwise a next request without the credential would have the same block,
+        and be taken for the same sender. The forwarded headers are dropped as well, since they are sent.
         """
         if self.raw:
             self.note = None
-            self.crossing = self.crossing_tail = None
+            self.forwarded = self.forwarded_tail = None
             self.raw = _CREDENTIAL.sub(b"", self.raw)
             for name in ("headers", "by_name"):
                 with suppress(AttributeError):
                     delattr(self, name)
 
     def __getattr__(self, name: str) -> object:
-        # Only for a slot that is empty.
+        # Called only for an empty slot.
         if name == "headers":
-            self.headers = _parts(self.raw)
+            self.headers = _parse_block(self.raw)
         elif name == "by_name":
             found: dict[bytes, list[bytes]] = {}
             for header, value in self.headers:
                 found.setdefault(header, []).append(value)
             self.by_name = found
         elif name == "connection":
-            # An empty set has 216 bytes, and most are empty.
+            # An empty set takes 216 bytes, and most sets are empty.
             self.connection = frozenset(connection_tokens(self.headers)) or _NO_TOKENS
         elif name == "body_length":
             self.body_length = None if b"transfer-encoding" in self.by_name else self._length()
@@ -212,7 +213,7 @@ class Fields:
 
 
 class RequestHead:
-    """The head of a request. It does not change, and equals one of the same method, target and headers."""
+    """The head of a request. Immutable; equal to one with the same method, target and headers."""
 
     __slots__ = ("fields", "line", "method", "own", "target")
 
@@ -224,50 +225,49 @@ class RequestHead:
         own: tuple[bytes, ...] = (),
         line: bytes | None = None,
     ) -> None:
-        """With `own`, canonical lines of our own (`line`) stand before the headers.
+        """`own` holds canonical lines that the proxy adds before the headers.
 
-        They come in the pieces that they were made in, which many heads share: to join them is to hold a
-        copy, with each request under way. `line` is the `request_line` of just this method and target, where
-        it is known.
+        They stay in separate pieces, which many heads share: a joined copy would cost memory for each open
+        request. `line` is the `request_line` of this method and target, if it is known.
         """
         self.method = method
         self.target = target
         self.fields = fields
         self.own = own
         self.line = line
-        """Its `request_line`, once that is known: for whoever asks for the same with other headers."""
+        """Its `request_line`, once computed; reused by heads with the same line and other headers."""
 
     @classmethod
     def of(cls, method: bytes, target: bytes, headers: Headers = (), own: tuple[bytes, ...] = ()) -> Self:
-        """Return the head of a request whose headers no other one has."""
+        """Return the head of a request whose headers are not shared."""
         return cls(method, target, Fields(headers), own)
 
     @property
     def headers(self) -> Headers:
         """All headers in their order."""
         if self.own:
-            return _taken_apart(b"".join(self.own)) + self.fields.headers
+            return _parse_lines(b"".join(self.own)) + self.fields.headers
         return self.fields.headers
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the first value under a lower-case name."""
+        """Return the first value of a header; `name` is lower-case."""
         values = self.header_values(name)
         return values[0] if values else None
 
     def header_values(self, name: bytes) -> list[bytes]:
-        """Return every value under a lower-case name, a line each."""
+        """Return all values of a header, one per line; `name` is lower-case."""
         if self.own:
             return [value for found, value in self.headers if found == name]
         return self.fields.by_name.get(name, [])
 
     @property
     def body_length(self) -> int | None:
-        """How long the body is: 0 when there is none, None when only its end will tell (chunked)."""
+        """The body's length: 0 for none, None if it is chunked."""
         return self.fields.body_length
 
     @property
     def upgrade(self) -> bytes | None:
-        """The protocol that it asks for in place of HTTP; see Fields."""
+        """The protocol of a requested upgrade; see Fields."""
         return self.fields.upgrade
 
     def encode(self) -> bytes:
@@ -279,7 +279,7 @@ class RequestHead:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Read canonical bytes; raises HeadError for anything else, and for a body framed in two ways."""
+        """Parse canonical bytes; raises HeadError for any other form, and for an ambiguous body length."""
         if len(data) > HEAD_BYTES_MAX:
             raise _too_large(data)
         match = _CANONICAL_REQUEST.match(data)
@@ -298,26 +298,28 @@ class RequestHead:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        # No values: a head that is looked at in a log or a traceback must not show a token.
+        # Names only: a head in a log or a traceback must not show a token.
         names = [name.decode("ascii", "replace") for name, _ in self.headers]
         return f"<RequestHead {self.method!r} {self.target!r} {names}>"
 
 
 class ResponseHead:
-    """The head of an answer: a final one, or a 101. It does not change, and equals one of the same parts."""
+    """The head of an answer: a final one, or a 101. Immutable; equal to one of the same parts."""
 
     __slots__ = ("_encoded", "_headers", "body_length", "passes", "reason", "status")
 
     body_length: int | None
-    """How long a body would be by the headers alone; None when only its end will tell."""
+    """The body's length by the headers alone; None if it is chunked, or ends with the connection."""
     passes: bytes | None
-    """Its bytes without the usual words about one connection, if that is all that is ever to be done with it;
-    None where one of its other headers is dealt with (`proxy.message.hops`), and for a 101."""
+    """The head's bytes without the usual connection headers, if that is the only rewriting it can need. None
+    if another
+    header needs rewriting (`proxy.message.hops`), and for a 101.
+    """
 
     def __init__(
         self, status: int, reason: bytes, body_length: int | None, encoded: bytes, passes: bytes | None
     ) -> None:
-        """Of canonical bytes that somebody has read already; they are not checked again."""
+        """Build a head from canonical bytes, which were validated before."""
         self.status = status
         self.reason = reason
         self.body_length = body_length
@@ -327,7 +329,7 @@ class ResponseHead:
 
     @classmethod
     def of(cls, status: int, reason: bytes = b"", headers: Headers = ()) -> Self:
-        """Return the head of these headers; what follows from them is worked out when it is asked for."""
+        """Return a head with these headers; derived values are computed on access."""
         head = cls.__new__(cls)
         head.status = status
         head.reason = reason
@@ -336,7 +338,7 @@ class ResponseHead:
         return head
 
     def __getattr__(self, name: str) -> object:
-        # Only for a slot that is empty.
+        # Called only for an empty slot.
         if name == "body_length":
             self.body_length = None
             if self.header(b"transfer-encoding") is None and (length := self.header(b"content-length")):
@@ -353,18 +355,18 @@ class ResponseHead:
         if self._headers is None:
             assert self._encoded is not None, "a head has headers or bytes"
             start = self._encoded.index(b"\n") + 1
-            self._headers = _taken_apart(self._encoded[start:-2])
+            self._headers = _parse_lines(self._encoded[start:-2])
         return self._headers
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the first value under a lower-case name."""
+        """Return the first value of a header; `name` is lower-case."""
         for found, value in self.headers:
             if found == name:
                 return value
         return None
 
     def header_values(self, name: bytes) -> list[bytes]:
-        """Return every value under a lower-case name, a line each."""
+        """Return all values of a header, one per line; `name` is lower-case."""
         return [value for found, value in self.headers if found == name]
 
     def has_body(self, request_method: bytes) -> bool:
@@ -385,7 +387,7 @@ class ResponseHead:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Read canonical bytes; raises HeadError for anything else, and for a body framed in two ways."""
+        """Parse canonical bytes; raises HeadError for any other form, and for an ambiguous body length."""
         if len(data) > ANSWER_HEAD_BYTES_MAX:
             raise _too_large(data, ANSWER_HEAD_BYTES_MAX)
         match = _PLAIN_RESPONSE.fullmatch(data)
@@ -405,14 +407,14 @@ class ResponseHead:
         check_framing(framing)
         lengths = [int(value) for name, value in framing if name == b"content-length"]
         status = int(match[1])
-        # Whoever reads an answer passes it on.
+        # Every decoded answer is forwarded, so this is computed now.
         passes = None if status == 101 else passing(data)
         if passes is None:
             check_connection(data)
         return cls(status, match[2], lengths[0] if lengths else None, data, passes)
 
     def without_hop(self) -> ResponseHead | None:
-        """Return the same answer without what it says about one connection, if it `passes`; else None."""
+        """Return the same answer without connection headers, if it `passes`; else None."""
         passes = self.passes
         if passes is None:
             return None
@@ -435,8 +437,8 @@ class ResponseHead:
 def request_line(method: bytes, target: bytes) -> bytes:
     """Return the first line of a request; raises HeadError for a part that no head can hold.
 
-    It is the last line of defence against a line break, and so a header or a head, smuggled in by a part: the
-    lines behind are checked where they are written, once for all requests that share them.
+    This is the last defence against a line break that smuggles in a header or a head. The header lines are
+    checked where they are written, once for all requests that share them.
     """
     line = b"%s %s HTTP/1.1\r\n" % (method, target)
     if _REQUEST_LINE.fullmatch(line) is None:
@@ -445,7 +447,7 @@ def request_line(method: bytes, target: bytes) -> bytes:
 
 
 def request_bytes(line: bytes, own: tuple[bytes, ...], fields: Fields) -> bytes:
-    """Return the canonical bytes of a request: its `request_line`, lines of our own, and headers.
+    """Return the canonical bytes of a request: its `request_line`, the proxy's own lines, and its headers.
 
     Raises HeadTooLarge, and HeadError for a header that no head can hold.
     """
@@ -456,14 +458,14 @@ def request_bytes(line: bytes, own: tuple[bytes, ...], fields: Fields) -> bytes:
 
 
 def line(name: bytes, value: str) -> bytes:
-    """Return a canonical line of our own; raises HeadError for a value that no line can hold."""
+    """Return a canonical line that the proxy adds; raises HeadError for a value that no line can hold."""
     if not (value.isascii() and value.isprintable()):
         raise HeadError("a value holds a byte that no head can carry")
     return b"%s: %s\r\n" % (name, value.encode("ascii"))
 
 
 def connection_tokens(headers: Headers) -> set[bytes]:
-    """Return the options that the Connection lines name, in lower case."""
+    """Return the options in the Connection headers, in lower case."""
     return {
         token.strip(b" \t")
         for name, value in headers
@@ -473,7 +475,7 @@ def connection_tokens(headers: Headers) -> set[bytes]:
 
 
 def check_connection(canonical: bytes) -> None:
-    """Refuse an answer whose Connection lines have more than CONNECTION_BYTES_MAX bytes; raises HeadError."""
+    """Refuse an answer whose Connection headers exceed CONNECTION_BYTES_MAX bytes; raises HeadError."""
     size = sum(map(len, _CONNECTION_LINES.findall(canonical)))
     if size > CONNECTION_BYTES_MAX:
         raise HeadError(
@@ -482,10 +484,10 @@ def check_connection(canonical: bytes) -> None:
 
 
 def check_switch(head: ResponseHead, asked: bytes | None) -> None:
-    """Refuse a 101 that does not change to just the protocol that was asked for; raises HeadError.
+    """Refuse a 101 that does not switch to exactly the requested protocol; raises HeadError.
 
-    What follows a 101 is passed on unread, so both sides must agree on what it is. The client itself judges
-    the key and the subprotocol of a WebSocket: kubectl falls back to SPDY where they are wrong.
+    The bytes after a 101 are forwarded unread, so both sides must agree on their protocol. The client checks
+    the key and the subprotocol of a WebSocket: kubectl falls back to SPDY if they are wrong.
     """
     if asked is None:
         raise HeadError("a 101 that the request did not ask for")
@@ -498,10 +500,10 @@ def check_switch(head: ResponseHead, asked: bytes | None) -> None:
 
 
 def check_framing(headers: Headers | list[tuple[bytes, bytes]]) -> None:
-    """Refuse headers that leave it open where the body ends; raises HeadError.
+    """Refuse headers that leave the body's length ambiguous; raises HeadError.
 
     Two lengths, even equal ones, a length beside a transfer coding, a length that is not plain digits, any
-    coding but `chunked`: each is read in two ways by some pair of servers, and that gap is request smuggling.
+    coding but `chunked`: for each, some pair of servers disagrees, and that gap is request smuggling.
     """
     framing = [header for header in headers if header[0] in FRAMING_NAMES]
     if not framing:
@@ -517,31 +519,31 @@ def check_framing(headers: Headers | list[tuple[bytes, bytes]]) -> None:
 
 
 def lines_of(headers: Headers) -> bytes:
-    """Return the canonical lines of headers that may come from anywhere; raises HeadError."""
+    """Return the canonical lines of unchecked headers; raises HeadError."""
     lines = b"".join([b"%s: %s\r\n" % header for header in headers])
     if _WRITABLE_FIELDS.fullmatch(lines) is None or lines.count(b"\n") != len(headers):
         raise HeadError("a part of the head holds a byte that no head can carry")
     return lines
 
 
-def _taken_apart(lines: bytes) -> Headers:
+def _parse_lines(lines: bytes) -> Headers:
     """Return the headers of canonical lines."""
     pairs = [line.partition(b": ") for line in lines.split(b"\r\n")]
     return tuple([(name, value) for name, _, value in pairs[:-1]])
 
 
-def _parts(block: bytes) -> Headers:
-    """Return the headers of lines as a client sent them, which were found in order."""
+def _parse_block(block: bytes) -> Headers:
+    """Return the headers of valid lines in a client's form."""
     return tuple([(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(block)])
 
 
 def _canonical_fields(block: bytes) -> Fields:
-    """Read canonical lines with the blank one behind them; raises HeadError."""
+    """Parse canonical lines with their blank line; raises HeadError."""
     if block.count(b"\n") - 1 > HEADER_COUNT_MAX:
         raise HeadError(f"the head has more than {HEADER_COUNT_MAX} headers")
     if _CANONICAL_FIELDS.fullmatch(block) is None:
         raise HeadError("the head is not in canonical form")
-    fields = Fields(_taken_apart(block[:-2]))
+    fields = Fields(_parse_lines(block[:-2]))
     check_framing(fields.headers)
     return fields
 

@@ -1,12 +1,12 @@
-"""Which headers cross, in each direction, at the hub and at the relay. Pure.
+"""Selects and rewrites the headers that hub and relay forward, in each direction. Pure.
 
-Every list is built afresh: what is not named here does not cross. Taking the client's list and deleting from
-it is how others lost their identity headers (`Connection: Impersonate-User` on a proxy that honours it after
-it has added its own), so our own headers are added last, and nothing that a client says is applied to them.
+Every list of headers is built from scratch: a header that is not named here is not forwarded. Other proxies
+delete from the client's list, and lost their identity headers that way (`Connection: Impersonate-User` on a
+proxy that applies it after adding its own). So our headers are added last, and no client header acts on them.
 
-The hub writes the *inner head*: the client's allowed headers, the framing, and what the hub alone knows (the
-audit id, the client's address). The relay writes the upstream's head from it by the same rules again, and
-adds Host, its own token and the impersonation.
+The hub writes the *inner head*: the client's allowed headers, the framing, and the headers that only the hub
+can write (the audit id, the client's address). The relay applies the same rules to it again, and adds Host,
+its own token and the impersonation.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from proxy.message.head import (
 )
 from proxy.message.hops import HOP_BY_HOP, RESERVED_PREFIX, RESPONSE_NEVER
 
-# The relay's own word in direct mode, where a refusal of the relay must be told from one of the API server.
+# Marks the relay's own failures in direct mode, to tell them from the API server's answers.
 FAILURE_HEADER = b"hawse-relay-failure"
-# The hub's word to the relay in direct mode: how its keys have changed (auth/key_rotation.py).
+# Carries the hub's key statements to the relay in direct mode (auth/key_rotation.py).
 SUCCESSION_HEADER = b"hawse-hub-keys"
-# The relay's own word in an answer that it made itself, in both modes: who decided, and by which rule.
+# The rule by which the relay itself denied a request, in both modes.
 DECISION_HEADER = b"hawse-relay-decision"
 _FAILURE_REASON_BYTES_MAX = 200
 
-# A token that a browser puts among the subprotocols (kube-apiserver's own convention); never passed on.
+# A token that browsers send as a subprotocol (kube-apiserver's own convention); never forwarded.
 BEARER_SUBPROTOCOL = b"base64url.bearer.authorization.k8s.io."
-# A client offers a handful. To look at each of 1 MiB of them would take a tenth of a second.
+# A client offers a handful. Checking each of 1 MiB of them would take a tenth of a second.
 _SUBPROTOCOLS_MAX = 64
 
 _CLIENT_PREFIXES = (b"accept-", b"content-", b"if-", b"kubectl-", b"sec-websocket-")
 _CLIENT_NAMES = frozenset({b"accept", b"range", b"user-agent", b"x-stream-protocol-version"})
-# On the tail of a proxy path every other header belongs to the backend, but these never.
+# On the tail of a proxy path all other headers are for the backend, but these are never forwarded.
 _NEVER_NAMES = HOP_BY_HOP | {
     b"audit-id",
     b"authorization",
@@ -63,16 +63,16 @@ _NEVER_NAMES = HOP_BY_HOP | {
     b"x-real-ip",
 }
 _NEVER_PREFIXES = (b"impersonate-", b"x-remote-", b"x-forwarded-", RESERVED_PREFIX)
-# What the hub alone knows, and the relay passes on from it.
+# Headers that the hub writes, and the relay forwards.
 _HUB_NAMES = frozenset({b"audit-id", b"x-forwarded-for"})
 _HUB_LINES = re.compile(rb"(?:(?:audit-id|x-forwarded-for): [^\r]*+\r\n)*+")
 
-# Meant for a loopback proxy, or written anew by it.
+# Meant for the loopback proxy itself, or rewritten by it.
 _LOOPBACK_NEVER = frozenset(
     {b"authorization", b"content-length", b"cookie", b"cookie2", b"expect", b"host", b"origin"}
 )
-# A document under it has an origin of its own, runs no script and sends no form. Where the backend has a
-# policy too, a browser holds it to both.
+# A sandboxed document has an opaque origin, runs no script and sends no form. A browser enforces the
+# backend's own policy as well.
 _SANDBOX = (b"content-security-policy", b"sandbox")
 
 _TOKEN_NAME = b"access_token"
@@ -89,9 +89,9 @@ _AUTHORITY = re.compile(
 )
 PORT_MAX = 65535
 _DEFAULT_PORTS = frozenset({None, b"", b"80", b"443"})
-# A name that ends so is an address to browsers, in whatever notation.
+# Browsers take a name with such an ending for an address, in any notation.
 _ADDRESS = re.compile(rb"\[.*|(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
-# Servers take 8 KB in all; to read one of 64 KiB, which a backend may answer with, takes up to 4 ms.
+# Servers accept 8 KB for the whole line. Parsing 64 KiB, which a backend may send, takes up to 4 ms.
 LOCATION_BYTES_MAX = 16 * 1024
 _DOT = (b".", b"%2e", b"%2E")
 _DOT_DOT = frozenset([first + second for first in _DOT for second in _DOT])
@@ -99,27 +99,27 @@ _DOTS = _DOT_DOT | frozenset(_DOT)
 
 
 IdentityLines = NewType("IdentityLines", bytes)
-"""The lines of an identity, as `identity_lines` has checked them, and nobody else may make any."""
+"""The header lines of an identity; only `identity_lines` creates them, after its checks."""
 
 
 class RewriteError(Exception):
-    """A head that must not be sent: it would carry no identity, or somebody else's."""
+    """A head must not be sent: it would carry no identity, or another agent's."""
 
 
 def identity_headers(head: RequestHead) -> list[bytes]:
-    """Return the names by which a client tries to say who it is to the cluster (`kubectl --as` does).
+    """Return the client's headers that try to set an identity (as `kubectl --as` does).
 
-    An underscore counts as a hyphen: some servers fold the two, and then it is the same header.
+    An underscore counts as a hyphen, since some servers treat the two names as one.
     """
     return [name for name, _ in head.headers if name.replace(b"_", b"-").startswith(b"impersonate-")]
 
 
 def has_access_token(target: bytes) -> bool:
-    """Whether a target has a token in its query, where it would be logged by every server on the way.
+    """Whether the query of a target holds a token, which every server on the way would log.
 
-    However its name is spelled: a Go server decodes it before it looks.
+    Escaped spellings count too, since a Go server decodes the name.
     """
-    # What most targets lack, before what takes some ms for the 10,000 parameters that there may be.
+    # A cheap test that most targets fail: parsing up to 10,000 parameters takes some milliseconds.
     if target.lower().find(b"token=") < 0 and target.find(b"%") < 0:
         return False
     _, _, query = target.partition(b"?")
@@ -127,8 +127,8 @@ def has_access_token(target: bytes) -> bool:
 
 
 def is_tail(info: RequestInfo) -> bool:
-    """Whether a request goes through the API server to a backend (`services|pods|nodes/<name>/proxy`)."""
-    # First what no ordinary request says.
+    """Whether the API server forwards a request to a backend (`services|pods|nodes/<name>/proxy`)."""
+    # The test that ordinary requests fail comes first.
     return (
         info.long_running
         and (info.verb == "proxy" or info.subresource == "proxy")
@@ -142,26 +142,27 @@ def is_tail(info: RequestInfo) -> bool:
 def hub_request_head(
     head: RequestHead, target: bytes, audit_id: str, client_ip: str, tail: bool = False
 ) -> RequestHead:
-    """Return the inner head: what of a client's request crosses to the relay, for the target in the cluster.
+    """Return the inner head: the forwarded part of a client's request, for the target in the cluster.
 
-    `tail` says that the target is on the tail of a proxy path (`is_tail`), where the backend's headers cross.
+    `tail` means that the target is on the tail of a proxy path (`is_tail`), where the backend's headers are
+    forwarded too.
     """
-    return RequestHead(head.method, target, _crossing(head, tail), _own_lines(audit_id, client_ip))
+    return RequestHead(head.method, target, _forwarded(head, tail), _own_lines(audit_id, client_ip))
 
 
 def hub_request_bytes(first: bytes, head: RequestHead, audit_id: str, client_ip: str, tail: bool) -> bytes:
     """Return the same in canonical form; `first` is the `request_line` of its method and the target.
 
-    Raises HeadTooLarge: it may have fitted as its client wrote it, and not with what is added on the way.
+    Raises HeadTooLarge: with the added lines a head may exceed the limit that the client's own head met.
     """
-    return request_bytes(first, _own_lines(audit_id, client_ip), _crossing(head, tail))
+    return request_bytes(first, _own_lines(audit_id, client_ip), _forwarded(head, tail))
 
 
 def _own_lines(audit_id: str, client_ip: str) -> tuple[bytes, bytes]:
     return line(b"audit-id", audit_id), _forwarded_line(client_ip)
 
 
-# Of as many addresses as send at one time, by and large; any other is written again.
+# Roughly as many addresses as send at one time; the line of an evicted one is built again.
 @lru_cache(maxsize=4096)
 def _forwarded_line(client_ip: str) -> bytes:
     return line(b"x-forwarded-for", client_ip)
@@ -170,9 +171,9 @@ def _forwarded_line(client_ip: str) -> bytes:
 def direct_request_head(
     inner: RequestHead, host: bytes, token: str, succession: Sequence[str] = ()
 ) -> RequestHead:
-    """Return an inner head as it goes to a relay in direct mode, where the identity is a bearer token.
+    """Return an inner head for a relay in direct mode, where the identity is a bearer token.
 
-    `succession` are the statements that lead to the key of the token, said where the relay may not know them.
+    `succession` holds the statements that lead to the token's key, if the relay may not know them.
     """
     own = lines_of(((b"host", host),)) + line(b"authorization", "Bearer " + token)
     if succession:
@@ -181,10 +182,10 @@ def direct_request_head(
 
 
 def loopback_request_head(head: RequestHead, host: bytes, token: str) -> RequestHead:
-    """Return the head of a request to a loopback proxy as it goes on to the hub, under the agent's token.
+    """Return the head that a loopback proxy forwards to the hub, with the agent's token.
 
-    Everything that is meant for the far end crosses, and the hub judges it; what the client showed to the
-    proxy itself, and what concerns their connection, does not.
+    All end-to-end headers are forwarded, and the hub checks them. The client's credential for the proxy
+    itself and the headers of their connection are not.
     """
     fields = head.fields
     listed = fields.connection
@@ -203,20 +204,20 @@ def relay_request_head(
 ) -> RequestHead:
     """Return the head for the API server; raises RewriteError without a token or an identity.
 
-    Nothing of the inner head but what is named here stands before or among our own lines, and none of its
-    headers that cross has the name of one of ours.
+    No other header of the inner head is placed before or among the proxy's own lines, and none of its
+    forwarded headers has the name of one of them.
     """
     if not identity:
         raise RewriteError("the request has no identity")
     own = _credential_lines(host, token), identity, _hub_lines(inner)
-    return RequestHead(inner.method, inner.target, _crossing(inner, tail), own, inner.line)
+    return RequestHead(inner.method, inner.target, _forwarded(inner, tail), own, inner.line)
 
 
 def identity_lines(impersonation: Headers) -> IdentityLines:
-    """Return the lines of an identity, checked; raises RewriteError without exactly one user and some group.
+    """Return the lines of an identity; raises RewriteError unless it has exactly one user and some group.
 
-    Without `Impersonate-User` the request would run with the relay's own rights, and with groups but no user
-    the API server refuses it: so a group is always there, and a lost user can never become power.
+    Without `Impersonate-User` the request would have the relay's own rights. With groups but no user the API
+    server refuses it. So a group is always present, and a lost user can never raise the request's rights.
     """
     users = [value for name, value in impersonation if name == b"impersonate-user"]
     groups = [value for name, value in impersonation if name == b"impersonate-group"]
@@ -227,7 +228,7 @@ def identity_lines(impersonation: Headers) -> IdentityLines:
     return IdentityLines(lines_of(impersonation))
 
 
-# The relay's one token, which it holds anyway; a rotated one is out after as many rotations.
+# The relay's token, which it holds anyway. A rotated one is evicted after two rotations.
 @lru_cache(maxsize=2)
 def _credential_lines(host: bytes, token: str) -> bytes:
     if not token:
@@ -236,7 +237,7 @@ def _credential_lines(host: bytes, token: str) -> bytes:
 
 
 def _hub_lines(inner: RequestHead) -> bytes:
-    """The lines that the hub alone can write: in tunnel mode the first, in direct mode among the others."""
+    """The lines that only the hub can write: in tunnel mode the first ones, in direct mode anywhere."""
     own = b"".join(inner.own)
     if own and _HUB_LINES.fullmatch(own) is not None:
         return own
@@ -244,7 +245,7 @@ def _hub_lines(inner: RequestHead) -> bytes:
 
 
 def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
-    """Return an upstream's answer as the relay passes it on: hop-by-hop headers gone, none of ours in it.
+    """Return an upstream's answer as the relay forwards it: without hop-by-hop and reserved headers.
 
     A Location at the API server's own address becomes a path: only the relay knows that address.
     """
@@ -253,22 +254,22 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
         return without_hop
     headers = []
     for name, value in _end_to_end(head):
-        # A longer one goes no further than to the hub.
+        # The hub drops a longer one.
         if name == b"location" and len(value) <= LOCATION_BYTES_MAX:
             absolute = _ABSOLUTE.fullmatch(value)
             if absolute is not None and _leads_to(absolute, host):
                 value = _rooted(absolute[2])
                 if value.startswith(b"//"):
-                    # What is a path there would be a host here.
+                    # The path would be read as a host here.
                     value = b"/." + value
         headers.append((name, value))
     return ResponseHead.of(head.status, head.reason, tuple(headers))
 
 
 def loopback_response_head(head: ResponseHead, hub: bytes, prefix: bytes) -> ResponseHead:
-    """Return the hub's answer as a loopback proxy passes it on: with a Location only under the prefix.
+    """Return the hub's answer as a loopback proxy forwards it: with a Location only under the prefix.
 
-    It does not rest on what the hub leaves out: the proxy's clients hold a token that outlives a minute.
+    This does not rely on the hub's own filtering: the proxy's clients hold a token that outlives a minute.
     """
     headers = []
     alone = _has_one_location(head)
@@ -282,12 +283,13 @@ def loopback_response_head(head: ResponseHead, hub: bytes, prefix: bytes) -> Res
 
 
 def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: bytes | None) -> ResponseHead:
-    """Return an answer as the client gets it: Location under the cluster's prefix, nothing for the origin.
+    """Return an answer for the client: Location under the cluster's prefix, no headers that act on the
+    origin.
 
-    `prefix` is `/clusters/<name>`, or nothing on a cluster's own host. `target` is what was asked for in the
-    cluster (a relative Location starts there), `host` the Host that the client used: a Location at that host
-    is ours, so it is put under the prefix too. Any other is left out, or a cluster could have a client's
-    token sent wherever it likes.
+    `prefix` is `/clusters/<name>`, or empty on a cluster's own host. `target` is the requested path in the
+    cluster, to which a relative Location refers. `host` is the Host that the client used: a Location at that
+    host is put under the prefix too. Any other Location is dropped, since a cluster could redirect a client
+    with its token to any server.
     """
     without_hop = head.without_hop()
     if without_hop is not None:
@@ -311,9 +313,10 @@ def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: by
 
 
 def sandboxed(head: ResponseHead) -> ResponseHead:
-    """Return an answer of a backend behind a proxy path as one that no browser trusts with the hub's origin.
+    """Return an answer of a backend behind a proxy path with a policy that denies it the hub's origin.
 
-    A page that a pod wrote would else run as the hub's: its scripts could read what else is served there.
+    A page written by a pod would otherwise run with the hub's origin: its scripts could read everything
+    served there.
     """
     if head.status == 101:
         return head
@@ -321,15 +324,15 @@ def sandboxed(head: ResponseHead) -> ResponseHead:
 
 
 def failure_header(failure: Failure) -> tuple[bytes, bytes]:
-    """Return the header by which a relay in direct mode marks an answer as its own refusal."""
+    """Return the header that marks an answer as a failure of the relay itself, in direct mode."""
     reason = re.sub(r"[^\x20-\x7e]", "?", failure.reason)[:_FAILURE_REASON_BYTES_MAX].strip()
     return FAILURE_HEADER, f"{int(failure.code)};{int(failure.processed)};{reason}".encode("ascii")
 
 
 def failure_of(head: ResponseHead) -> Failure | None:
-    """Return the failure that a relay in direct mode marked its answer with, if it did.
+    """Return the failure that a relay in direct mode marked its answer with, or None.
 
-    A mark that cannot be read is still the relay's, and says nothing about whether the request was seen.
+    An unreadable mark is still the relay's, and leaves open whether the request was processed.
     """
     value = head.header(FAILURE_HEADER)
     if value is None:
@@ -345,8 +348,8 @@ def failure_of(head: ResponseHead) -> Failure | None:
 
 
 def guardrail_of(head: ResponseHead) -> str:
-    """Return the rule by which the relay denied a request in the API server's stead; empty if it did not."""
-    # Nearly no answer has it, and so is not taken apart.
+    """Return the rule by which the relay itself denied a request; empty if it did not."""
+    # Nearly no answer has it, so the headers are not parsed.
     if DECISION_HEADER not in head.encode():
         return ""
     value = head.header(DECISION_HEADER)
@@ -356,22 +359,22 @@ def guardrail_of(head: ResponseHead) -> str:
     return match[1].decode("ascii") if match is not None else "unreadable"
 
 
-def _crossing(head: RequestHead, tail: bool) -> Fields:
-    """What of a request's headers crosses, with a framing written from scratch; worked out once a block."""
+def _forwarded(head: RequestHead, tail: bool) -> Fields:
+    """The forwarded headers of a request, with new framing; computed once per block."""
     fields = head.fields
     if fields.upgrade is not None:
-        # Its framing depends on the method, and there is one for each session of its own.
+        # Its framing depends on the method, and each session has one upgrade, so nothing is cached.
         return Fields((*_client_headers(fields, tail), *_upgrade_framing(head)))
-    crossing = fields.crossing_tail if tail else fields.crossing
-    if crossing is None:
-        crossing = Fields((*_client_headers(fields, tail), *_framing(fields)))
-        # To find out would be to look at each of them again, and to hold what comes of it.
-        crossing.upgrade = None
+    forwarded = fields.forwarded_tail if tail else fields.forwarded
+    if forwarded is None:
+        forwarded = Fields((*_client_headers(fields, tail), *_framing(fields)))
+        # Known here: computing it would parse each header again, and keep the result.
+        forwarded.upgrade = None
         if tail:
-            fields.crossing_tail = crossing
+            fields.forwarded_tail = forwarded
         else:
-            fields.crossing = crossing
-    return crossing
+            fields.forwarded = forwarded
+    return forwarded
 
 
 def _client_headers(fields: Fields, tail: bool) -> list[tuple[bytes, bytes]]:
@@ -396,7 +399,7 @@ def _is_never(name: bytes) -> bool:
 
 
 def _framing(fields: Fields) -> list[tuple[bytes, bytes]]:
-    """The header that says where the body ends."""
+    """The header that states the body's length."""
     length = fields.body_length
     if length is None:
         return [(b"transfer-encoding", b"chunked")]
@@ -406,7 +409,7 @@ def _framing(fields: Fields) -> list[tuple[bytes, bytes]]:
 
 
 def _upgrade_framing(head: RequestHead) -> list[tuple[bytes, bytes]]:
-    """The headers that say what the connection becomes, of a request without a body."""
+    """The headers of an upgrade request, which has no body."""
     framing = [(b"connection", b"Upgrade"), (b"upgrade", head.upgrade or b"")]
     if head.method != b"GET":
         framing.append((b"content-length", b"0"))
@@ -414,7 +417,7 @@ def _upgrade_framing(head: RequestHead) -> list[tuple[bytes, bytes]]:
 
 
 def _end_to_end(head: ResponseHead) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer without those that concern one connection, or are reserved for the relay."""
+    """The headers of an answer without those of one connection, and without reserved ones."""
     listed = connection_tokens(head.headers)
     headers = [
         (name, value)
@@ -428,12 +431,12 @@ def _end_to_end(head: ResponseHead) -> list[tuple[bytes, bytes]]:
 
 
 def _without_bearer(value: bytes) -> bytes:
-    """Take a bearer token out of a list of subprotocols; a list without one stays byte for byte."""
+    """Remove a bearer token from a list of subprotocols; a list without one stays byte for byte."""
     if BEARER_SUBPROTOCOL not in value:
         return value
-    # What follows so many is one item more, which stays or goes as a whole.
+    # The rest beyond so many is one item, which is kept or removed as a whole.
     offered = [item.strip(b" \t") for item in value.split(b",", _SUBPROTOCOLS_MAX)]
-    # Wherever in an item: kube-apiserver takes blanks of Unicode from around it, too.
+    # Anywhere in an item: kube-apiserver also trims Unicode blanks around it.
     kept = [item.replace(b",", b", ") for item in offered if item and BEARER_SUBPROTOCOL not in item]
     return b", ".join(kept)
 
@@ -441,8 +444,8 @@ def _without_bearer(value: bytes) -> bytes:
 def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None) -> bytes | None:
     """Put a Location under the prefix.
 
-    None when it leads elsewhere, or does to some readers: kubectl, as others, goes there with its token.
-    None as well when it is longer than any server would take.
+    Returns None if it leads elsewhere, or does to some readers: kubectl and others follow it with their
+    token. Also returns None if it is longer than any server accepts.
     """
     if len(location) > LOCATION_BYTES_MAX:
         return None
@@ -455,48 +458,48 @@ def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None)
         if location.startswith(prefix + b"/"):
             location = location.removeprefix(prefix)
     elif _SCHEME.match(location) is not None:
-        # "https:/path" is an error to some and this very host to others.
+        # Some readers take "https:/path" for an error, others for this host.
         return None
     elif not location.startswith(b"/"):
         location = _resolved(location, target)
     path, separator, rest = _split_path(location)
-    # A backslash is a slash to browsers, and one that is escaped to nobody.
+    # Browsers read a backslash as a slash; no reader does so for an escaped one.
     path = prefix + _without_dots(path.replace(b"\\", b"%5C"))
-    # Without a prefix the second of two slashes begins a host.
+    # Without a prefix, a path that begins with two slashes names a host.
     return None if path.startswith(b"//") else path + separator + rest
 
 
 def _has_one_location(head: ResponseHead) -> bool:
-    # Many clients join several by commas, and one is then led out of the prefix by the dots of another.
+    # Many clients join several by commas, and the dots of one could then lead another out of the prefix.
     return len(head.header_values(b"location")) == 1
 
 
 def _leads_to(absolute: re.Match[bytes], host: bytes) -> bool:
-    """Whether a URL leads to a host, by any user, and to nowhere else by any reader."""
+    """Whether every reader takes a URL to lead to this host, with any user name."""
     if absolute[2].startswith(b"\\"):
-        # To browsers its host ends there, and to Python's what follows may be it.
+        # For browsers the host ends there; for Python the text after it may be the host.
         return False
-    there = _place(absolute[1])
-    return there is not None and there == _place(host)
+    there = _normal_authority(absolute[1])
+    return there is not None and there == _normal_authority(host)
 
 
-def _place(authority: bytes) -> tuple[str, bytes] | None:
-    """The host and the port of an authority, the same for each way to write them; None for one not plain."""
+def _normal_authority(authority: bytes) -> tuple[str, bytes] | None:
+    """The host and port of an authority in one normal form; None if it is not plain."""
     match = _AUTHORITY.fullmatch(authority.lower())
     if match is None:
         return None
     name, port = match[1].removesuffix(b"."), match[2]
     if int(port or b"0") > PORT_MAX:
         return None
-    place = name.decode("ascii")
+    host = name.decode("ascii")
     if _ADDRESS.fullmatch(name) is not None:
         try:
-            address = ip_address(place.strip("[]"))
+            address = ip_address(host.strip("[]"))
         except ValueError:
             return None
         mapped = address.ipv4_mapped if address.version == 6 else None
-        place = str(mapped or address)
-    return place, b"" if port in _DEFAULT_PORTS else port
+        host = str(mapped or address)
+    return host, b"" if port in _DEFAULT_PORTS else port
 
 
 def _rooted(path: bytes) -> bytes:
@@ -523,7 +526,7 @@ def _without_dots(path: bytes) -> bytes:
     kept: list[bytes] = []
     segments = path.split(b"/")[1:]
     for index, whole in enumerate(segments):
-        # Python's own resolution takes parameters off the last one first.
+        # Python's own resolution first removes parameters from the last segment.
         segment = whole.partition(b";")[0]
         if segment not in _DOTS:
             kept.append(whole)

@@ -1,9 +1,9 @@
-"""Every failure as the Kubernetes Status that kubectl shows best. Pure.
+"""Failures as Kubernetes Status objects, which kubectl displays best. Pure.
 
-client-go decodes a Status by the answer's Content-Type, whatever it had asked for. Discovery drops its
-message but prints a `Warning` header, so each one carries both. There is never a `Retry-After`: client-go
-would send the request again up to ten times, a POST too, before its user sees a word. Content-Length is
-always there, since a failed upgrade is read until its body ends.
+client-go decodes a Status by the answer's Content-Type, whatever it requested. Discovery drops its message
+but prints a `Warning` header, so each answer carries both. `Retry-After` is never sent: client-go would
+repeat the request up to ten times, even a POST, before it shows an error. Content-Length is always sent,
+since clients read a failed upgrade until its body ends.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import attrs
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import SAFE_METHODS, Headers, ResponseHead
 
-# kubectl reads at most 1,024 bytes of a refused upgrade's body and drops what it cannot parse.
+# kubectl reads at most 1,024 bytes of a refused upgrade's body and drops text that it cannot parse.
 STATUS_BYTES_MAX = 1000
-# What is no upgrade may say more: a denial says it to a person and once more to a program.
+# Answers other than refused upgrades may be longer: a denial has a text for people and details for programs.
 DENIAL_BYTES_MAX = 4000
 
-# The reasons of apimachinery's metav1.StatusReason for the codes that are answered here.
+# The reasons of apimachinery's metav1.StatusReason for the codes used here.
 _REASONS = {
     400: "BadRequest",
     401: "Unauthorized",
@@ -40,12 +40,33 @@ _REASONS = {
     503: "ServiceUnavailable",
     504: "Timeout",
 }
+# The code and the words for each failure.
+_FAILURES = {
+    StreamCode.CANCEL: (503, "the request was cancelled on its way"),
+    StreamCode.INTERNAL: (500, "an internal error of the proxy"),
+    StreamCode.REFUSED: (503, "the relay takes no more requests"),
+    StreamCode.TIMEOUT: (504, "the cluster did not answer in time"),
+    StreamCode.DIAL_FAILED: (503, "the relay cannot reach its API server"),
+    StreamCode.UPSTREAM_RESET: (503, "the connection to the API server broke"),
+    StreamCode.UNAUTHENTICATED: (401, "the relay does not accept the identity"),
+    StreamCode.FORBIDDEN: (403, "the relay forbids it"),
+    StreamCode.FLOW_CONTROL: (500, "the tunnel's flow control was violated"),
+    StreamCode.STREAM_CLOSED: (500, "the stream was closed too early"),
+    StreamCode.TOO_LARGE: (413, "the request is too large"),
+    StreamCode.DRAINING: (503, "the relay is going away"),
+    StreamCode.DEADLINE: (504, "the time allowed for the request is over"),
+    StreamCode.REVOKED: (403, "the access was revoked"),
+    StreamCode.DETACH_EXPIRED: (503, "the tunnel to the cluster was lost"),
+    StreamCode.OVERLOADED: (503, "the tunnel is out of memory for this request"),
+    StreamCode.PROTOCOL: (502, "the answer could not be understood"),
+}
+_REQUEST_NOT_UNDERSTOOD = (500, "the request could not be understood")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 @attrs.frozen
 class Status:
-    """What a failure is called: the HTTP code, Kubernetes' word for it, and a sentence for its reader."""
+    """A failure's HTTP code, its Kubernetes reason, and its message."""
 
     code: int
     reason: str
@@ -63,14 +84,15 @@ def status_response(
 ) -> tuple[ResponseHead, bytes]:
     """Return the head and the body of a Status answer of at most `bytes_max` bytes.
 
-    A message too long for that is shortened, and `details` go first. `reason` may be empty: then it is the
-    usual one of the code.
+    To fit, `details` are dropped first, then the message is cut. An empty `reason` means the usual one of the
+    code.
     """
     body = _encode(code, reason or _REASONS.get(code, ""), message, details)
     if len(body) > bytes_max:
         body = _encode(code, reason or _REASONS.get(code, ""), message, None)
     while len(body) > bytes_max:
-        # A character is at most twelve bytes of JSON; cutting by what is too much, at least one, ends soon.
+        # A character takes at most twelve bytes of JSON, so no pass cuts much more than the excess. Each pass
+        # removes more characters than it adds, so the loop ends.
         message = message[: -max(1, (len(body) - bytes_max) // 12 + 4)] + "..."
         body = _encode(code, reason or _REASONS.get(code, ""), message, None)
     head = ResponseHead.of(
@@ -97,24 +119,24 @@ def failure_response(
 
 
 def failure_status(failure: Failure, method: bytes, *, upgrade: bool = False) -> Status:
-    """Say what a failure means to whoever sent the request.
+    """Map a failure to the Status for the client.
 
-    Where the request may have been acted on, a request that changes something (an upgrade is one, whatever
-    its method) is never answered with a code that invites to send it again.
+    If the request may have been processed and is not safe (an upgrade never is), the code must not invite a
+    retry.
     """
     status = _plain(failure)
     safe = method in SAFE_METHODS and not upgrade
     message = with_processed(status.message, failure.processed, safe=safe)
     if failure.processed is Processed.NO or safe:
         return Status(status.code, status.reason, message)
-    # A refusal by name stays one; anything that sounds like "try again" becomes a timeout.
+    # A specific refusal keeps its code; codes that invite a retry become a timeout.
     if status.code in {503, 429}:
         return Status(504, "Timeout", message)
     return Status(status.code, status.reason, message)
 
 
 def with_processed(message: str, processed: Processed, *, safe: bool = False) -> str:
-    """A failure's message, and whether the API server saw the request; `safe` is one that changes nothing."""
+    """A failure's message, and whether the API server saw the request; `safe` requests change nothing."""
     match processed:
         case Processed.NO:
             return f"{message}; the API server has not seen this request"
@@ -129,56 +151,17 @@ def with_processed(message: str, processed: Processed, *, safe: bool = False) ->
 
 
 def _plain(failure: Failure) -> Status:
-    """The table: one row a code. The reason given by whoever failed is part of the message."""
-    text = failure.reason
-    match failure.code:
-        case StreamCode.CANCEL:
-            return _status(503, "the request was cancelled on its way", text)
-        case StreamCode.INTERNAL:
-            return _status(500, "an internal error of the proxy", text)
-        case StreamCode.REFUSED:
-            return _status(503, "the relay takes no more requests", text)
-        case StreamCode.TIMEOUT:
-            return _status(504, "the cluster did not answer in time", text)
-        case StreamCode.DIAL_FAILED:
-            return _status(503, "the relay cannot reach its API server", text)
-        case StreamCode.UPSTREAM_RESET:
-            return _status(503, "the connection to the API server broke", text)
-        case StreamCode.UNAUTHENTICATED:
-            return _status(401, "the relay does not accept the identity", text)
-        case StreamCode.FORBIDDEN:
-            return _status(403, "the relay forbids it", text)
-        case StreamCode.FLOW_CONTROL:
-            return _status(500, "the tunnel's flow control was violated", text)
-        case StreamCode.STREAM_CLOSED:
-            return _status(500, "the stream was closed too early", text)
-        case StreamCode.TOO_LARGE:
-            return _status(413, "the request is too large", text)
-        case StreamCode.DRAINING:
-            return _status(503, "the relay is going away", text)
-        case StreamCode.DEADLINE:
-            return _status(504, "the time allowed for the request is over", text)
-        case StreamCode.REVOKED:
-            return _status(403, "the access was revoked", text)
-        case StreamCode.DETACH_EXPIRED:
-            return _status(503, "the tunnel to the cluster was lost", text)
-        case StreamCode.OVERLOADED:
-            return _status(503, "the tunnel is out of memory for this request", text)
-        case StreamCode.PROTOCOL:
-            if failure.processed is Processed.NO:
-                return _status(500, "the request could not be understood", text)
-            return _status(502, "the answer could not be understood", text)
-    assert_never(failure.code)
+    """The table's row, and the reason that the failing side gave."""
+    code, what = _FAILURES[failure.code]
+    if failure.code is StreamCode.PROTOCOL and failure.processed is Processed.NO:
+        code, what = _REQUEST_NOT_UNDERSTOOD
+    return Status(code, _REASONS[code], f"{what}: {failure.reason}" if failure.reason else what)
 
 
 def warning(message: str) -> bytes:
     """Return a message as the value of a Warning header: 299, a quoted string of printable ASCII."""
     text = _UNPRINTABLE.sub("?", message).replace("\\", "\\\\").replace('"', '\\"')
     return f'299 - "{text}"'.encode("ascii")
-
-
-def _status(code: int, what: str, reason: str) -> Status:
-    return Status(code, _REASONS[code], f"{what}: {reason}" if reason else what)
 
 
 def _encode(code: int, reason: str, message: str, details: Mapping[str, object] | None) -> bytes:

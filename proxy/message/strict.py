@@ -1,11 +1,11 @@
-"""What a head must look like, and what it says. Pure.
+"""Strict parsing of HTTP/1.1 heads. Pure.
 
-RFC 9112 has a tolerant side, and h11, the reference of this file, follows it: it takes Content-Length beside
+RFC 9112 allows tolerance, and h11, the reference for this module, has it: it accepts Content-Length beside
 Transfer-Encoding, equal repeated lengths, bare LF, folded lines and targets without a slash. Each is harmless
-alone and an attack behind or in front of a reader that takes it otherwise, so whatever can be read in two
-ways is refused here and never repaired. The regular expressions below accept a part of h11's grammar and
-nothing beside it, and read it to the same head; differential tests hold the two together
-(tests/proxy/message/test_strict.py, tests/fuzz), since h11 itself would cost 33 µs a head.
+alone, and an attack when the next reader interprets it differently. So everything ambiguous is refused here
+and never repaired. The patterns below accept a subset of h11's grammar, and parse it to the same head.
+Differential tests compare the two (tests/proxy/message/test_strict.py, tests/fuzz). h11 itself would cost 33
+µs per head.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from proxy.message.head import (
     ResponseHead,
     check_connection,
 )
-from proxy.message.hops import HOP_LINES, is_dealt_with
+from proxy.message.hops import HOP_LINES, needs_rewriting
 
 _FIELDS = re.compile(rb"(?:" + TOKEN + rb"++:" + VALUE + rb"\r\n)*+\r\n")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1\.1\r\n")
@@ -38,21 +38,21 @@ _FIELD_LINE = re.compile(rb"(" + TOKEN + rb"++):(" + VALUE + rb")")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _CRLF = b"\r\n"
 _END = _CRLF + _CRLF
-# Of the answers on one connection: two dozen headers and what changes in some tens of answers, in 20 KiB.
+# Cached lines per connection: two dozen headers, and those that change over some tens of answers, in 20 KiB.
 LINES_KNOWN_MAX = 64
 LINE_KNOWN_BYTES_MAX = 160
 
-# What a line of an answer may say beside where the body ends: one of HOP_LINES; a header that is dealt with;
-# perhaps that the connection ends.
+# The effects of a line, besides framing: it is one of HOP_LINES; it needs rewriting; it may end the
+# connection.
 _HOP = 1
-_DEALT_WITH = 2
+_REWRITTEN = 2
 MAY_CLOSE = 4
 _Framing = tuple[bytes, bytes, int | None]
-"""Name and value of a line that says where the body ends, and the length if it is a plain one."""
+"""Name and value of a framing header, and the length if it is a plain number."""
 
 
 class BadRequest(Exception):
-    """A request that is refused before anybody reads what it asks; the connection ends with the answer."""
+    """The request is refused before it is interpreted; the connection ends after the answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")
@@ -61,14 +61,14 @@ class BadRequest(Exception):
 
 
 class BadResponse(Exception):
-    """An answer that is refused, because two readers could see two different ones."""
+    """An answer is refused because it is ambiguous or malformed."""
 
 
 class HeadScanner:
     """Collects received bytes and cuts whole heads off their front.
 
-    What cannot become a head is refused as soon as it shows, so that a peer that speaks something else (a
-    TLS hello on a plain port, a bare LF) gets its answer now and not after the deadline for a head.
+    Bytes that cannot become a head are refused at once. A peer that speaks another protocol (a TLS hello on a
+    plain port, a bare LF) gets its answer now and not after the deadline for a head.
     """
 
     __slots__ = ("_bytes_max", "_search_from", "held")
@@ -77,8 +77,10 @@ class HeadScanner:
         """`bytes_max` bounds a head."""
         self._bytes_max = bytes_max
         self.held: bytes | bytearray = b""
-        """A piece that was received, as it came, until a second one has to be added to it; nothing as soon as
-        all of it is taken. Others only look whether there is any."""
+        """The received piece itself, until a second one is appended to it; empty once all is taken. Other
+        modules only test
+        whether it is empty.
+        """
         self._search_from = 0
 
     def __len__(self) -> int:
@@ -94,17 +96,17 @@ class HeadScanner:
             self.held = bytearray(self.held) + data
 
     def put_back(self, data: bytes) -> None:
-        """Put bytes that were taken too far in front of the others."""
+        """Put bytes that were taken too early in front of the others."""
         self.held = data + bytes(self.held)
         self._search_from = 0
 
     def take_head(self) -> bytes | None:
-        """Return the next head with its blank line, None while it is not whole; raises BadRequest."""
+        """Return the next head with its blank line, None while it is incomplete; raises BadRequest."""
         data = self.held
         end = data.find(_END, self._search_from)
         if end < 0:
             self._refuse_early()
-            # The end may have begun in what was searched.
+            # The searched part may hold the beginning of the end.
             self._search_from = max(0, len(data) - 3)
             return None
         end += len(_END)
@@ -113,9 +115,9 @@ class HeadScanner:
         return self.take_rest(end)
 
     def take_rest(self, limit: int = 1 << 62) -> bytes:
-        """Return what is there, at most `limit` bytes: the body's, or those of an upgraded stream."""
+        """Return the available bytes, at most `limit`: the body's, or those of an upgraded stream."""
         data = self.held
-        # Copied here, it is not copied when it is taken in its turn.
+        # Slicing copies the remainder here, so that taking all of it later copies nothing.
         self.held = data[limit:]
         self._search_from = 0
         return bytes(data[:limit])
@@ -127,7 +129,7 @@ class HeadScanner:
         if data and not 0x21 <= data[0] <= 0x7E:
             raise BadRequest(400, "these bytes are no HTTP/1.1")
         start = self._search_from
-        # By counting, since to look behind each line feed takes 6 ms a MiB, of anybody's.
+        # Counting is cheap; a check behind each line feed takes 6 ms per MiB, even before authentication.
         if data.count(b"\n", start) != data.count(_CRLF, max(0, start - 1)):
             raise BadRequest(400, "a line ends without a carriage return")
 
@@ -136,23 +138,22 @@ class HeadScanner:
 
 
 def read_request_head(raw: bytes, last: Fields | None = None) -> RequestHead:
-    """Read a whole head; raises BadRequest for everything that can be read in two ways.
+    """Parse a whole head; raises BadRequest for everything ambiguous.
 
-    `last` is what came out of the head before on the same connection: a client that sends the same headers
-    again is understood by a comparison. It is kept by its connection and nowhere else, because a credential
-    is in it.
+    `last` is the `Fields` of the previous head on the same connection: if the same headers arrive again, one
+    comparison replaces the parsing. It stays within its connection, since it holds a credential.
     """
     line = _REQUEST_LINE.match(raw)
     if line is None:
         raise _explain(raw)
     method, target = line.groups()
     if method == b"CONNECT":
-        # To some, a 2xx to it turns the connection into a tunnel, whatever its target looks like.
+        # Some intermediaries treat a 2xx to CONNECT as a tunnel, whatever its target.
         raise BadRequest(400, "CONNECT is not served")
     block = raw[line.end() :]
     if last is not None and last.raw == block:
         return RequestHead(method, target, last)
-    # First of all: to say of each of 260,000 lines what is wrong with it takes a quarter of a second.
+    # Checked first: explaining the fault of each of 260,000 lines takes a quarter of a second.
     count = block.count(b"\n") - 1
     if count > HEADER_COUNT_MAX:
         raise BadRequest(431, f"the request has {count} headers, {HEADER_COUNT_MAX} is the limit")
@@ -177,26 +178,26 @@ def _check_request(by_name: dict[bytes, list[bytes]]) -> None:
 
 
 class AnswerLines(dict[bytes, bytes]):
-    """Lines that answers on one connection had, as they came, each with its canonical form.
+    """A cache of header lines in one connection's answers, each with its canonical form.
 
-    A server says nearly all of its lines every time, so they are looked up. Of which note has to be taken
-    each time are not among them but in `_noted`, and so come by `__missing__`: where the body ends, and what
-    is not just passed on. It is kept by its connection and nowhere else, as a credential may be in it.
+    A server repeats nearly all of its lines. Lines with an effect of their own (framing, rewriting) are kept
+    in `_noted` instead, so that each occurrence calls `__missing__`. It stays within its connection, since
+    lines may hold a credential.
     """
 
     __slots__ = ("_noted", "_status", "_status_line", "framing", "says")
 
     def __init__(self) -> None:
-        # Line by line its canonical form, and what is to be noted of it.
+        # For each line its canonical form, and its effects.
         self._noted: dict[bytes, tuple[bytes, _Framing | None, int]] = {}
         self._status_line: bytes | None = None
         self._status = (0, b"", b"", False)
-        # What is noted of the answer that is read now.
+        # The effects collected for the current answer.
         self.framing: list[_Framing] = []
         self.says = 0
 
     def begin(self, status_line: bytes) -> tuple[int, bytes, bytes, bool]:
-        """Begin with an answer; return its status, its reason, its first line, and whether it is HTTP/1.1."""
+        """Begin an answer; return its status, its reason, its first line, and whether it is HTTP/1.1."""
         self.framing = []
         self.says = 0
         if status_line == self._status_line:
@@ -218,7 +219,7 @@ class AnswerLines(dict[bytes, bytes]):
         return canonical
 
     def _read(self, field: bytes) -> tuple[bytes, _Framing | None, int]:
-        """Read a line that is not known, and know it from now on."""
+        """Parse an unknown line, and cache it."""
         match = _FIELD_LINE.fullmatch(field)
         if match is None:
             raise _malformed()
@@ -228,8 +229,8 @@ class AnswerLines(dict[bytes, bytes]):
         if name in FRAMING_NAMES:
             is_plain = name == b"content-length" and value.isdigit() and len(value) <= LENGTH_DIGITS_MAX
             framing = name, value, int(value) if is_plain else None
-        if is_dealt_with(name):
-            says = _HOP if canonical in HOP_LINES else _DEALT_WITH
+        if needs_rewriting(name):
+            says = _HOP if canonical in HOP_LINES else _REWRITTEN
             if name == b"connection" and b"close" in value.lower():
                 says |= MAY_CLOSE
         if len(self) + len(self._noted) >= LINES_KNOWN_MAX:
@@ -245,28 +246,27 @@ class AnswerLines(dict[bytes, bytes]):
 
 
 def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[ResponseHead, bool]:
-    """Read a whole head of an answer, and whether it is of HTTP/1.1 and not 1.0.
+    """Parse a whole head of an answer; return it, and whether it is HTTP/1.1 (not 1.0).
 
-    `known` is what its connection keeps of the answers before. Raises BadResponse for everything that can be
-    read in two ways.
+    `known` is the connection's cache. Raises BadResponse for everything ambiguous.
     """
     if known is None:
         known = AnswerLines()
     if not raw.endswith(_END):
         raise _malformed()
-    # Of lines beyond the limit no more is asked than whether there are any.
+    # Lines above the limit are not split: it only matters that there are some.
     status_line, *fields, _, _ = raw.split(_CRLF, HEADER_COUNT_MAX + 3)
     status, reason, first, is_1_1 = known.begin(status_line)
     if len(fields) > HEADER_COUNT_MAX:
         raise BadResponse(f"the answer has more than {HEADER_COUNT_MAX} headers")
-    # Canonical at once: it is what crosses the tunnel, and all that is asked of most answers.
+    # Canonical at once: these bytes cross the tunnel, and most answers need nothing else.
     lines = [first, *map(known.__getitem__, fields), b"\r\n"]
     encoded = b"".join(lines)
     if len(encoded) > ANSWER_HEAD_BYTES_MAX:
         raise BadResponse(f"the head of the answer is larger than {ANSWER_HEAD_BYTES_MAX} bytes")
     says = known.says
     passes: bytes | None = encoded
-    if says & _DEALT_WITH or status == 101:
+    if says & _REWRITTEN or status == 101:
         passes = None
         try:
             check_connection(encoded)
@@ -278,7 +278,7 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
 
 
 def _length(framing: list[_Framing]) -> int | None:
-    """Return how long the body is by the lines that say it; None when its end will tell."""
+    """Return the body's length by its framing lines; None if it is chunked, or ends with the connection."""
     if len(framing) == 1 and (length := framing[0][2]) is not None:
         return length
     try:
@@ -296,20 +296,20 @@ def _malformed() -> BadResponse:
 
 
 def _check_framing(lengths: list[bytes], codings: list[bytes]) -> None:
-    """Refuse what leaves it open where the body ends; see `proxy.message.head.check_framing`."""
+    """Refuse an ambiguous body length; see `proxy.message.head.check_framing`."""
     if lengths and codings:
         raise BadRequest(400, "Content-Length and Transfer-Encoding exclude each other")
     if len(lengths) > 1:
         raise BadRequest(400, "Content-Length is given more than once")
     if lengths and not (lengths[0].isdigit() and len(lengths[0]) <= LENGTH_DIGITS_MAX):
         raise BadRequest(400, "Content-Length is not a plain number")
-    # Byte for byte: "Chunked" and "chunked, identity" are just what readers differ over.
+    # Compared byte by byte: servers disagree about "Chunked" and "chunked, identity".
     if codings and codings != [b"chunked"]:
         raise BadRequest(400, "the only Transfer-Encoding served is chunked, given once")
 
 
 def _explain(raw: bytes) -> BadRequest:
-    """Say what is wrong with a head that the grammar refused; off the hot path."""
+    """Explain why the grammar refused a head; off the hot path."""
     if b"\x00" in raw:
         return BadRequest(400, "the head holds a NUL byte")
     lines = raw.count(_CRLF)

@@ -1,7 +1,7 @@
-"""What the file of a certificate or of a CA holds, and what clients will say of that.
+"""Reads certificate and CA files, and predicts why clients would refuse a certificate.
 
-Whether a text is a certificate at all is OpenSSL's to say, since it will be used by that. Its names and its
-dates are read here: OpenSSL serves a certificate with wrong ones, and only the clients refuse it.
+OpenSSL decides whether a text is a certificate, since OpenSSL uses it. Names and dates are checked here:
+OpenSSL serves a certificate with wrong ones, and only the clients refuse it.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import attrs
 if TYPE_CHECKING:
     from cryptography import x509
 
-# When a certificate should have been renewed: what renews them does it in the last third of their life.
+# When a certificate should have been renewed: renewal normally happens in the last third of its life.
 LAST_PART = 6
 LAST_MAX = timedelta(days=30)
-# Of the names of a certificate, in a line: a CDN's may have hundreds.
+# Names of a certificate that a message lists: a CDN's may have hundreds.
 NAMES_SHOWN_MAX = 4
 
 
 @attrs.frozen
 class Remark:
-    """What is to be said of a certificate, to stand behind its file's name."""
+    """A remark about a certificate; messages put the file's name before it."""
 
     text: str
     refused: bool
-    """Clients refuse it as it is now; else it is only a matter of time."""
+    """Clients refuse the certificate now; if False, they will later."""
 
 
 def fault_of_ca(pem: str) -> str | None:
-    """What keeps a text from being certificates in PEM, to stand behind its file's name; None if nothing."""
+    """Why a text is not a list of PEM certificates, worded to follow its file's name; None if it is."""
     if not pem.isascii():
-        return "holds more than ASCII, so it is no PEM"
+        return "holds non-ASCII characters, so it is not PEM"
     try:
-        # Not create_default_context: for an empty text that would take the system's CAs instead.
+        # Not create_default_context: for an empty text that loads the system's CAs.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
     except (ssl.SSLError, ValueError):
         begun = "-----BEGIN CERTIFICATE-----" in pem
@@ -46,13 +46,13 @@ def fault_of_ca(pem: str) -> str | None:
 
 
 def remarks_on(pem: bytes, now: datetime, host: str | None = None) -> list[Remark]:
-    """What clients will refuse in the first certificate, now or soon; their clocks may differ.
+    """Return why clients refuse the first certificate, now or soon. Their clocks may differ from ours.
 
-    `host` is what the configuration's public_url calls this server.
+    `host` is this server's host in public_url.
     """
     shown = first_of(pem)
     if shown is None:
-        # OpenSSL, whose word counts, has taken it.
+        # OpenSSL has accepted it, and its verdict counts.
         return []
     remarks = []
     if host is not None and not names_host(shown, host):
@@ -70,18 +70,20 @@ def remarks_on(pem: bytes, now: datetime, host: str | None = None) -> list[Remar
         text = f"the certificate is not valid before {begins}, and it is {now} by this machine's clock"
         remarks.append(Remark(text, refused=True))
     elif ends - now < min((ends - begins) / LAST_PART, LAST_MAX):
-        remarks.append(Remark(f"the certificate expires on {ends}, and is not renewed yet", refused=False))
+        remarks.append(
+            Remark(f"the certificate expires on {ends}, and has not been renewed yet", refused=False)
+        )
     return remarks
 
 
 def summary_of(pem: bytes) -> str:
-    """The names and the end of the first certificate."""
+    """The names and the expiry of the first certificate."""
     shown = first_of(pem)
     return "" if shown is None else f"{_listed(shown)}, until {shown.not_valid_after_utc:%Y-%m-%d}"
 
 
 def first_of(pem: bytes) -> x509.Certificate | None:
-    """The first certificate of a file; None for one that only OpenSSL can read."""
+    """The first certificate of a file; None if only OpenSSL can parse it."""
     from cryptography import x509
 
     try:
@@ -99,13 +101,13 @@ def dns_names(certificate: x509.Certificate) -> list[str]:
 
 
 def names_host(certificate: x509.Certificate, host: str) -> bool:
-    """Whether a client that asks for `host` takes the certificate for that host's (RFC 9525)."""
+    """Whether a client that connects to `host` accepts the certificate's names (RFC 9525)."""
     try:
         return ipaddress.ip_address(host) in _addresses(certificate)
     except ValueError:
         pass
     names, (_, _, domain) = dns_names(certificate), host.partition(".")
-    # OpenSSL takes a wildcard only with two labels behind it.
+    # OpenSSL accepts a wildcard only with two labels after it.
     return host in names or ("." in domain and f"*.{domain}" in names)
 
 
@@ -126,7 +128,7 @@ def _addresses(certificate: x509.Certificate) -> list[object]:
 
 
 def _listed(certificate: x509.Certificate) -> str:
-    """The names of a certificate in a line that is safe for a log."""
+    """The names of a certificate in one line, safe for a log."""
     names = [ascii(str(name))[1:-1] for name in (*dns_names(certificate), *_addresses(certificate))]
     more = len(names) - NAMES_SHOWN_MAX
     shown = ", ".join(names[:NAMES_SHOWN_MAX]) or "no host at all"

@@ -1,13 +1,12 @@
-"""Reading a configuration: a TOML file, overlaid by the environment, into attrs classes.
+"""Reads a configuration: a TOML file, overlaid by the environment, into attrs classes.
 
-A configuration is one attrs class whose fields are values or sections, a section being an attrs class of
-values. The variable of a key is the prefix and the key's path in capitals: `tls.certificate` of the hub is
-HAWSE_HUB_TLS_CERTIFICATE. A section may hold a table of further sections under names of the operator's own;
-those only a file can state.
+A configuration is one attrs class whose fields are values or sections; a section is an attrs class of values.
+An environment variable's name is the prefix and the key's path in capitals: `tls.certificate` of the hub is
+HAWSE_HUB_TLS_CERTIFICATE. A section may hold a table of further sections, whose names the operator chooses;
+only a file can state those.
 
-All faults are collected, each as one line with its path, because a service that names one fault per restart
-costs its operator an evening. Values are never repeated in a fault: a private key pasted where its file's
-name belongs must not reach a log.
+All errors are reported together, one line with its path for each, so that one restart shows them all.
+Messages never repeat values: a private key pasted in place of its file's name must not reach a log.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from cattrs.gen import make_dict_structure_fn
 
 from proxy.process.suggestions import near_names
 
-# A file beyond this is none of ours: the fullest configuration has about 2 KB, a bundle of CAs some 200.
+# Larger files are not read: the fullest configuration has about 2 KB, a bundle of CAs about 200 KB.
 FILE_BYTES_MAX = 256 * 1024
 MIB = 1024 * 1024
-# Three times what the 256 calls of one agent take, in direct mode and while nothing happens on them.
+# Three times what 256 idle calls of one agent take in direct mode.
 MEMORY_MIB_MIN = 64
-# Between two PINGs of an idle tunnel, for middleboxes that forget a connection sooner than most. A tunnel
-# with streams sends one in 5 s anyway. The most is for how long a lost session can be resumed.
+# The interval of PINGs on an idle tunnel, for middleboxes that forget idle connections early. A tunnel with
+# streams sends one in 5 s anyway. The maximum is how long a lost session can be resumed.
 PING_S = 30
 PING_S_MIN = 5
 PING_S_MAX = 60
@@ -43,7 +42,7 @@ _Stated = TypeVar("_Stated", bound=attrs.AttrsInstance)
 
 
 class ConfigError(Exception):
-    """The configuration has faults; `faults` holds one line for each, `path: what is wrong`."""
+    """The configuration is invalid; `faults` holds one line per error, `path: what is wrong`."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("; ".join(faults))
@@ -62,7 +61,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read `host:port` or `[v6]:port`; raises ValueError."""
+        """Parse `host:port` or `[v6]:port`; raises ValueError."""
         match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", text, re.ASCII)
         if match is None and "%" in text:
             raise ValueError("an address with a zone cannot be listened on: use [::] for every address")
@@ -72,7 +71,7 @@ class Address:
         if int(digits) > 65535:
             raise ValueError("the port exceeds 65535")
         if v6 is not None and not _is_v6(v6):
-            raise ValueError("only an IPv6 address stands in brackets")
+            raise ValueError("only IPv6 addresses are written in brackets")
         return cls(v6 or name, int(digits))
 
     @property
@@ -95,11 +94,11 @@ def read_stated(
     *,
     defaults: Mapping[str, object] | None = None,
 ) -> _Stated | None:
-    """Read what the file (if any) and the environment state; None when a fault is in the way of it.
+    """Read the file (if any) and the environment; returns None if errors leave no configuration to check.
 
-    A faulty value that has a default counts as not stated, so that the caller also finds what else is wrong.
-    Without a path, the variable CONFIG may name the file. `defaults` stand in for keys that neither states,
-    where the class cannot know them. What a type cannot state is the caller's to check.
+    A faulty value that has a default is replaced by it, so that the caller can check the others too. Without
+    a path, the variable CONFIG may name the file. `defaults` are for keys that are stated nowhere, and whose
+    default the class cannot know. The caller checks what a type cannot express.
     """
     if path is None and (named := environment.get(f"{prefix}CONFIG")):
         path = Path(named)
@@ -108,14 +107,14 @@ def read_stated(
     faults += unread
     _overlay(tree, cls, prefix, environment, faults)
     if unread or (faults and not tree):
-        # Without the file each of its required keys would be reported as missing.
+        # Otherwise each required key of the unread file would be reported as missing.
         return None
     for key, value in (defaults or {}).items():
         tree.setdefault(key, value)
     for section in _sections(cls):
-        # So that a required key is missed by its name, and not its whole section.
+        # So that a missing required key is reported by its own name, not as a missing section.
         tree.setdefault(section, {})
-    # Paths are relative to the file that says them, so that the working directory does not matter.
+    # Paths are relative to the file that states them, so the working directory does not matter.
     converter = _converter(path.absolute().parent if path is not None else Path.cwd())
     try:
         return converter.structure(tree, cls)
@@ -129,7 +128,7 @@ def read_stated(
 
 
 def peek(key: str, prefix: str, path: Path | None, environment: Mapping[str, str]) -> object:
-    """The value of a top-level key, read before the rest of the configuration; None without one.
+    """Return a top-level key's value before the configuration is read; None if not stated.
 
     The log's format is needed before the first error is logged. `read_stated` validates the value.
     """
@@ -142,16 +141,16 @@ def peek(key: str, prefix: str, path: Path | None, environment: Mapping[str, str
 
 
 def add_faults(faults: list[str], found: list[str]) -> None:
-    """Add what a check of the values found, but not of keys whose fault is told: it would follow from it."""
-    told = {fault.partition(":")[0] for fault in faults}
+    """Add errors found by a later check, except for keys that already have one, which caused them."""
+    faulty = {fault.partition(":")[0] for fault in faults}
     for fault in found:
         key = fault.partition(":")[0]
-        if not any(path == key or path.startswith(f"{key}.") for path in told):
+        if not any(path == key or path.startswith(f"{key}.") for path in faulty):
             faults.append(fault)
 
 
 def read_text(name: str, path: Path, faults: list[str]) -> str | None:
-    """Read a small text file that the key `name` states; a fault is one line under `name`."""
+    """Read a small text file named by the key `name`; an error is added to `faults` under `name`."""
     try:
         return _content(path)
     except OSError as error:
@@ -162,19 +161,20 @@ def read_text(name: str, path: Path, faults: list[str]) -> str | None:
 
 
 def unreadable(path: Path, error: OSError) -> str:
-    """Say that a file that a key states cannot be read.
+    """The error text for an unreadable file that a key names.
 
-    It is named where there is one. Else the folder is, since what was stated may be the secret itself.
+    The message has the path only if the file exists. Otherwise it has the folder, since the stated value may
+    be the secret itself.
     """
     if os.path.lexists(path):
         return f"{path} cannot be read: {error.strerror}"
-    # Not Path.is_dir, which raises for a name that is too long, or below a folder that is closed to us.
+    # Not Path.is_dir: it raises for a name that is too long, or below a folder without access.
     folder = next(folder for folder in path.parents if os.path.isdir(folder))
     return f"cannot be read: {error.strerror}, looked for in {folder}"
 
 
 def fault_of_hub_url(url: str) -> str | None:
-    """What is wrong with the URL of a hub, which hub and relay must spell alike; None when nothing is."""
+    """What is wrong with a hub's URL, or None. Hub and relay must spell it alike."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -187,7 +187,7 @@ def fault_of_hub_url(url: str) -> str | None:
     if "%" in parts.netloc:
         return "an address with a zone is in no certificate: use another address, or a name"
     if parts.path.rstrip("/") or "?" in url or "#" in url:
-        return "the hub stands at the root of its host, so no path, query or fragment"
+        return "the hub is at the root of its host, so no path, query or fragment"
     if url != url.lower():
         # Tokens compare the issuer as a string (RFC 7519 section 4.1.1), so there is one spelling.
         return "write it in lower case"
@@ -195,12 +195,12 @@ def fault_of_hub_url(url: str) -> str | None:
 
 
 def fault_of_memory(mib: int) -> str | None:
-    """What is wrong with the memory that a hub or a relay may use; None when nothing is."""
+    """What is wrong with the memory limit of a hub or a relay, or None."""
     return None if mib >= MEMORY_MIB_MIN else f"expected {MEMORY_MIB_MIN} or more"
 
 
 def fault_of_ping(ping_s: int) -> str | None:
-    """What is wrong with the time between two PINGs; None when nothing is."""
+    """What is wrong with the PING interval, or None."""
     return None if PING_S_MIN <= ping_s <= PING_S_MAX else f"expected {PING_S_MIN} to {PING_S_MAX} seconds"
 
 
@@ -226,13 +226,13 @@ def _read_toml(path: Path, faults: list[str]) -> dict[str, object]:
 
 
 def _content(path: Path) -> str:
-    """The text of a file; raises OSError, and ValueError for what a text file of ours is not."""
+    """The text of a file; raises OSError, and ValueError if it is too large or not UTF-8."""
     with path.open("rb") as file:
         raw = file.read(FILE_BYTES_MAX + 1)
     if len(raw) > FILE_BYTES_MAX:
         raise ValueError(f"larger than {FILE_BYTES_MAX} bytes")
     try:
-        # With the mark that editors on Windows put in front.
+        # Accepts the byte order mark of Windows editors.
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError("not UTF-8") from error
@@ -245,15 +245,15 @@ def _overlay(
     environment: Mapping[str, str],
     faults: list[str],
 ) -> None:
-    """Put the environment's values into the tree, as the TOML would have spelt them."""
+    """Put the environment's values into the tree, in their TOML form."""
     known = _variables(cls, prefix)
-    # Kubernetes puts HAWSE_HUB_PORT=tcp://… into every pod beside a Service named `hawse-hub`.
+    # Kubernetes sets HAWSE_HUB_PORT=tcp://… in every pod of a namespace with a Service named `hawse-hub`.
     service_link = re.compile(rf"{prefix}(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
     for name, text in sorted(environment.items()):
         if not name.startswith(prefix) or name == f"{prefix}CONFIG" or service_link.fullmatch(name):
             continue
         if name not in known:
-            # By what follows the prefix, which would make any two names alike.
+            # Compared without the prefix, which would make any two names similar.
             typed = name.removeprefix(prefix).lower()
             near = near_names(typed, (each.removeprefix(prefix).lower() for each in known))
             faults.append(_unknown(name, "setting", [f"{prefix}{each.upper()}" for each in near], known))
@@ -265,12 +265,12 @@ def _overlay(
             faults.append(f"{name}: {error}")
             continue
         table = tree if section is None else tree.setdefault(section, {})
-        if isinstance(table, dict):  # else the file's fault, which structuring reports
+        if isinstance(table, dict):  # otherwise the file is wrong, which structuring reports
             table[key] = value
 
 
 def _sections(cls: type[attrs.AttrsInstance]) -> dict[str, type[attrs.AttrsInstance]]:
-    """The fields that are tables of their own."""
+    """The fields that are tables."""
     fields = attrs.fields(attrs.resolve_types(cls))
     return {field.name: field.type for field in fields if _is_section(field.type)}
 
@@ -286,7 +286,7 @@ def _is_named_sections(kind: object) -> bool:
 def _variables(
     cls: type[attrs.AttrsInstance], prefix: str, section: str | None = None
 ) -> dict[str, tuple[str | None, str, Callable[[str], object]]]:
-    """Every variable, with the place of its value in the tree and how its text becomes a TOML value."""
+    """Every variable, with its section, its key, and the parser of its text."""
     found: dict[str, tuple[str | None, str, Callable[[str], object]]] = {}
     sections = _sections(cls)
     for field in attrs.fields(cls):
@@ -301,7 +301,7 @@ def _variables(
 
 
 def _read_int(text: str) -> int:
-    # int() would take "1_0" and non-ASCII digits.
+    # int() would accept "1_0" and non-ASCII digits.
     if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
         raise ValueError("expected a whole number")
     return int(text)
@@ -317,7 +317,7 @@ def _read_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line]
 
 
-# How the text of a variable becomes what TOML would have held; any other type is a string there too.
+# Parsers from a variable's text to a TOML value; all other types are strings in TOML too.
 _READERS: dict[object, Callable[[str], object]] = {
     int: _read_int,
     bool: _read_bool,
@@ -326,7 +326,7 @@ _READERS: dict[object, Callable[[str], object]] = {
 
 
 def _converter(base: Path) -> cattrs.Converter:
-    """The strict types: cattrs by itself makes 5 of "5" and "5" of 5, which hides what was mistaken."""
+    """Strict types: by default cattrs converts "5" to 5 and 5 to "5", which would hide mistakes."""
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
 
     def path(value: object, _: object) -> Path:
@@ -408,7 +408,7 @@ def _choice(value: object, kind: object) -> object:
 
 
 def _collect(error: ClassValidationError, prefix: str, faults: list[str]) -> None:
-    """Flatten cattrs' tree of faults: its notes hold the paths, the leaves are ours and hold no value."""
+    """Flatten cattrs' tree of errors. Its notes hold the paths; the leaves are our errors, without values."""
     noted, alone = error.group_exceptions()
     for fault, note in noted:
         if isinstance(fault, ClassValidationError):
@@ -427,7 +427,7 @@ def _collect(error: ClassValidationError, prefix: str, faults: list[str]) -> Non
 
 
 def _unknown(name: str, kind: str, near: Sequence[str], known: Iterable[str]) -> str:
-    """The fault of a name that is none: the few that it may mean, or else all that there are."""
+    """The error for an unknown name: the nearest names, or else all names."""
     if near:
         return f"{name}: no such {kind} (did you mean {' or '.join(near)}?)"
     return f"{name}: no such {kind}; there are {', '.join(sorted(known))}"

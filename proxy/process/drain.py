@@ -1,8 +1,8 @@
-"""What is still under way at a process that stops, and how long it is waited for.
+"""Waits for a stopping process's open exchanges, up to a deadline.
 
-Nearly every exchange is short, and one that is not over after PLAIN_S is waited for no longer. Watches, logs
-that are followed and upgrades are long by their nature: they have the whole grace. So only how many there are
-of both kinds has to be known, and no exchange costs a cancel scope of its own.
+Nearly every exchange is short, and one that takes longer than PLAIN_S is not waited for. Watches, followed
+logs and upgrades are long by nature, and get the whole grace. So only the number of each kind must be known,
+and no exchange needs a cancel scope.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from collections.abc import Callable
 
 import trio
 
-# What kube-apiserver gives an ordinary request.
+# kube-apiserver's deadline for an ordinary request.
 PLAIN_S = 60.0
 
 
 class Drained(ABC):
-    """Whoever knows what is under way; with each exchange that is over it calls `_ended`."""
+    """Base of the class that counts open exchanges; it calls `_ended` when one ends."""
 
     _waiter: trio.Event | None = None
-    """Only while somebody waits."""
+    """Set only while a task waits."""
 
     @property
     @abstractmethod
     def count(self) -> int:
-        """How many exchanges are under way."""
+        """The number of open exchanges."""
 
     @property
     @abstractmethod
     def long(self) -> int:
-        """Those of them that are watches, followed logs or upgrades."""
+        """How many of them are watches, followed logs or upgrades."""
 
     @property
     @abstractmethod
     def any_long(self) -> bool:
-        """Whether there is one of those; it is asked whenever an exchange is over."""
+        """Whether there is a long one; checked whenever an exchange ends, so it must be cheap."""
 
     def _ended(self) -> None:
         if self._waiter is not None:
             self._waiter.set()
 
     async def wait_drained(self, grace_s: float) -> bool:
-        """Wait until nothing is under way, for PLAIN_S and then for the long ones, for `grace_s` in all.
+        """Wait until no exchange is open: PLAIN_S for all, then for the long ones, `grace_s` in total.
 
-        Returns whether nothing is. One task at a time.
+        Returns whether none is open. One task at a time.
         """
         with trio.move_on_after(grace_s):
             with trio.move_on_after(PLAIN_S):

@@ -1,7 +1,7 @@
-"""Files that somebody else replaces while we run: tokens, CA bundles, certificates.
+"""Files that are replaced while the process runs: tokens, CA bundles, certificates.
 
-Kubernetes swaps a symbolic link under them, so a file is reopened by its path and never held open. The path
-is looked at once a second at most, by `stat`, and read only when something about it changed.
+Kubernetes replaces them by swapping a symbolic link, so a file is reopened by its path and never held open.
+The path is checked by `stat` at most once a second. The file is read only if the result changed.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from tunnel.net.connect import server_context
 
 _log = logging.getLogger("hawse.files")
 
-# Between two looks at a file on the hot path. The old token stays good for minutes after a rotation.
+# The interval between checks on the hot path. After a rotation the old token stays valid for minutes.
 STAT_INTERVAL_S = 1.0
-# A projected token is about 1 KiB, a CA bundle some 10 KiB.
+# A projected token is about 1 KiB, a CA bundle about 10 KiB.
 FILE_BYTES_MAX = 1024 * 1024
-# What OpenSSL calls that: the second where the two keys are not even of one kind.
-_KEY_OF_ANOTHER = frozenset({"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
+# OpenSSL's names for a key that does not match; the second is for keys of different types.
+_MISMATCHED_KEY = frozenset({"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
-# Whether a certificate was renewed is looked at daily, or LOOKS times in a life that is short; first when the
-# start is over.
-LOOK_EVERY_S = 24 * 3600.0
-LOOKS = 100
-LOOK_PAUSE_S = 60.0
-FIRST_LOOK_S = 3600.0
+# A certificate's expiry is checked daily, or CHECKS_PER_LIFE times in a short life, and at most once a
+# minute. The first check is after the start.
+CHECK_EVERY_S = 24 * 3600.0
+CHECKS_PER_LIFE = 100
+CHECK_EVERY_MIN_S = 60.0
+FIRST_CHECK_S = 3600.0
 
 _Value = TypeVar("_Value")
 
 
 class FileError(Exception):
-    """A file that cannot be used; the message names it and never holds its content."""
+    """A file cannot be used; the message names it and never holds its content."""
 
 
 class WatchedFile(Generic[_Value]):
-    """A value parsed from a file, read again when the file at that path is another one or has changed.
+    """A value parsed from a file, read again when the file has changed or was replaced.
 
-    `parse` raises FileError for what it cannot use. The last good value is kept while the file is away or
-    cannot be used, and the log says so, once a fault. `key` is the one of the configuration that names it.
+    `parse` raises FileError for content it cannot use. While the file is missing or invalid, the last good
+    value is kept, and the log says so once per error. `key` is the configuration key that names the file.
     """
 
     def __init__(
@@ -64,25 +64,25 @@ class WatchedFile(Generic[_Value]):
         self._parse = parse
         self._clock = clock
         self._fault = ""
-        self._stamp = self._look()
+        self._stamp = self._stamp_of()
         self._value = self._read()
-        self._looked_at = clock()
+        self._checked_at = clock()
 
     def current(self) -> _Value:
-        """The value, as the disk had it at most STAT_INTERVAL_S ago."""
-        if self._clock() - self._looked_at >= STAT_INTERVAL_S:
+        """The value, at most STAT_INTERVAL_S old."""
+        if self._clock() - self._checked_at >= STAT_INTERVAL_S:
             self.refresh()
         return self._value
 
     def refresh(self) -> _Value:
-        """Look at the path now, read the file if it changed, and return the value."""
-        self._looked_at = self._clock()
+        """Check the path now, read the file if it changed, and return the value."""
+        self._checked_at = self._clock()
         try:
-            stamp = self._look()
+            stamp = self._stamp_of()
             if stamp != self._stamp:
                 self._value = self._read()
                 self._stamp = stamp
-                _log.info("read %s again, it has changed", self.path)
+                _log.info("%s has changed and was read again", self.path)
             self._fault = ""
         except FileError as error:
             if str(error) != self._fault:
@@ -90,8 +90,8 @@ class WatchedFile(Generic[_Value]):
                 self._fault = str(error)
         return self._value
 
-    def _look(self) -> tuple[int, int, int, int]:
-        # By path, through the symbolic links: what a swapped link leads to is another inode.
+    def _stamp_of(self) -> tuple[int, int, int, int]:
+        # By path, through symbolic links: a swapped link leads to another inode.
         try:
             status = os.stat(self.path)
         except OSError as error:
@@ -117,20 +117,20 @@ def watch_certificate(
 ) -> WatchedFile[ssl.SSLContext]:
     """The listener's certificate and key, read again when the certificate's file changes.
 
-    `stated` is the key of the configuration that names the certificate. One that does not name the `host` is
-    shown, with a warning in the log; one that does not name the `wildcard` is refused. Raises FileError.
+    `stated` is the configuration key that names the certificate. A certificate without the name `host` is
+    served, with a warning in the log; one without the name `wildcard` is refused. Raises FileError.
     """
 
     def load(pem: bytes) -> ssl.SSLContext:
         context = _load_pair(certificate, key, pem, wildcard)
-        _tell(certificate, pem, host)
+        _log_remarks(certificate, pem, host)
         return context
 
     return WatchedFile(certificate, load, key=stated)
 
 
 def read_certificate(certificate: Path, key: Path, *, stated: str, wildcard: str | None = None) -> bytes:
-    """Read a certificate that could be shown with its key, and look no further; raises FileError."""
+    """Read a certificate and check that it works with its key, without watching it; raises FileError."""
 
     def parse(pem: bytes) -> bytes:
         _load_pair(certificate, key, pem, wildcard)
@@ -143,7 +143,7 @@ def _load_pair(certificate: Path, key: Path, pem: bytes, wildcard: str | None) -
     """Load a certificate, whose content is `pem`, and its key; raises FileError."""
     try:
         context = server_context(certificate, key)
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         raise FileError(_fault_of_pair(pem, key, error)) from error
     if wildcard is not None and wildcard not in names_of(pem):
         raise FileError(f"it does not name {wildcard}: get one that does, or leave cluster_hosts out")
@@ -151,8 +151,8 @@ def _load_pair(certificate: Path, key: Path, pem: bytes, wildcard: str | None) -
 
 
 def _fault_of_pair(pem: bytes, key: Path, error: OSError) -> str:
-    """Why a certificate cannot be used with its key: OpenSSL mostly does not say which of them it is."""
-    # What is around the certificates may be in any language.
+    """Why a certificate cannot be used with its key: OpenSSL often does not say which of the two is wrong."""
+    # The text around the certificates may be in any language.
     text = pem.decode("ascii", "ignore")
     fault = fault_of_ca(text)
     if fault is not None:
@@ -160,7 +160,7 @@ def _fault_of_pair(pem: bytes, key: Path, error: OSError) -> str:
         return f"it {fault}, but a private key: are the two files swapped?" if swapped else f"it {fault}"
     if not isinstance(error, ssl.SSLError):
         return f"its key {key} cannot be read: {error.strerror}"
-    if error.reason in _KEY_OF_ANOTHER:
+    if error.reason in _MISMATCHED_KEY:
         return f"its key {key} is another certificate's"
     if not error.reason:
         return f"its key {key} is no private key in PEM, or has a password"
@@ -173,30 +173,30 @@ def names_of(pem: bytes) -> frozenset[str]:
     return frozenset() if shown is None else frozenset(dns_names(shown))
 
 
-async def tell_of_the_end(certificate: Path) -> NoReturn:
-    """Warn in the log, again and again, while the certificate in the file is near its end; never returns."""
-    wait_s = FIRST_LOOK_S
+async def warn_of_expiry(certificate: Path) -> NoReturn:
+    """Log warnings while the certificate in the file is near its expiry; never returns."""
+    wait_s = FIRST_CHECK_S
     while True:
         await trio.sleep(wait_s)
-        wait_s = _look_for_the_end(certificate)
+        wait_s = _check_expiry(certificate)
 
 
-def _look_for_the_end(certificate: Path) -> float:
-    """Warn if it is near; returns the seconds until the file is worth another look."""
+def _check_expiry(certificate: Path) -> float:
+    """Warn if the expiry is near; returns the seconds until the next check."""
     try:
         pem = certificate.read_bytes()
     except OSError:
-        # Who watches the file says so.
-        return LOOK_EVERY_S
-    _tell(certificate, pem, None)
+        # The WatchedFile logs this error.
+        return CHECK_EVERY_S
+    _log_remarks(certificate, pem, None)
     shown = first_of(pem)
     if shown is None:
-        return LOOK_EVERY_S
+        return CHECK_EVERY_S
     life = shown.not_valid_after_utc - shown.not_valid_before_utc
-    return min(LOOK_EVERY_S, max(LOOK_PAUSE_S, life.total_seconds() / LOOKS))
+    return min(CHECK_EVERY_S, max(CHECK_EVERY_MIN_S, life.total_seconds() / CHECKS_PER_LIFE))
 
 
-def _tell(certificate: Path, pem: bytes, host: str | None) -> None:
-    """Tell the log of a certificate that those who connect refuse, now or soon."""
+def _log_remarks(certificate: Path, pem: bytes, host: str | None) -> None:
+    """Log why clients refuse a certificate, now or soon."""
     for remark in remarks_on(pem, datetime.now(UTC), host):
         _log.warning("%s: %s", certificate, remark.text)

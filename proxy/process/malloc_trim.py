@@ -1,7 +1,7 @@
-"""Giving memory back when there is time for it.
+"""Returns free memory to the kernel while the process is idle.
 
-What an operator sees of a process is what the kernel has given it. Without this a hub or relay would for good
-stand at what its busiest minute took (tunnel.net.malloc says why).
+Operators see the memory that the kernel has given to a process. Without trimming, a hub or relay would stay
+for ever at its busiest minute's size (tunnel.net.malloc explains why).
 """
 
 from __future__ import annotations
@@ -14,56 +14,56 @@ from typing import NoReturn
 import attrs
 import trio
 
-from tunnel.net.malloc import give_back_holes
+from tunnel.net.malloc import trim_heap
 
-# Between two looks at what was done.
-LOOK_S = 10.0
-# Of one core. Whoever is busier would only take again what he gives back, and nobody should wait for that.
-QUIET_SHARE = 0.2
-# So many times what it cost the last time must have been worked since then: it takes longer where there is
-# more to look through. Less than LEAST_S, some hundred requests, makes no holes that are worth the look.
-TIMES_ITS_COST = 100
-LEAST_S = 0.1
-# From so long on it is worth a word: nothing else moves meanwhile.
-SHOWN_S = 0.05
+# The interval between checks.
+CHECK_S = 10.0
+# Of one core. A busier process would soon allocate the memory again, and trimming would delay its work.
+IDLE_SHARE = 0.2
+# CPU time used since the last trim must be this many times the trim's cost, which grows with the heap. Less
+# CPU time than WORK_S_MIN, some hundred requests, leaves too little to return.
+COST_FACTOR = 100
+WORK_S_MIN = 0.1
+# A trim of this length is logged, since it blocks the event loop.
+LOGGED_S = 0.05
 
 _log = logging.getLogger("hawse.memory")
 
 
 @attrs.define
-class Quiet:
-    """Whether a process has worked and now rests, by what CPU time it has used in all."""
+class TrimSchedule:
+    """Decides when to trim: after work, in an idle period, by the CPU time used in total."""
 
-    seen_s: float
-    """At the last look."""
+    checked_s: float
+    """At the last check."""
     due_s: float = attrs.field(init=False)
-    """From when on it is worth to give memory back."""
+    """The total CPU time from which a trim is worthwhile."""
 
     def __attrs_post_init__(self) -> None:
-        self.due_s = self.seen_s + LEAST_S
+        self.due_s = self.checked_s + WORK_S_MIN
 
-    def look(self, used_s: float) -> bool:
-        """Look again, LOOK_S after the last time; returns whether it is the time to give memory back."""
-        share = (used_s - self.seen_s) / LOOK_S
-        self.seen_s = used_s
-        return share <= QUIET_SHARE and used_s >= self.due_s
+    def check(self, used_s: float) -> bool:
+        """Check again, CHECK_S after the last time; returns whether to trim now."""
+        share = (used_s - self.checked_s) / CHECK_S
+        self.checked_s = used_s
+        return share <= IDLE_SHARE and used_s >= self.due_s
 
-    def given_back(self, used_s: float) -> None:
-        """It is done, and was begun right after the last look."""
-        self.due_s = used_s + max(LEAST_S, TIMES_ITS_COST * (used_s - self.seen_s))
+    def trimmed(self, used_s: float) -> None:
+        """Note that a trim has ended, which began right after the last check."""
+        self.due_s = used_s + max(WORK_S_MIN, COST_FACTOR * (used_s - self.checked_s))
 
 
-async def give_back_when_quiet(
-    cpu_clock: Callable[[], float] = time.process_time, give_back: Callable[[], object] = give_back_holes
+async def trim_when_idle(
+    cpu_clock: Callable[[], float] = time.process_time, trim: Callable[[], object] = trim_heap
 ) -> NoReturn:
-    """Give free memory back after each time of work, once that is over; never returns."""
-    quiet = Quiet(cpu_clock())
+    """Trim memory in the idle period after each busy one; never returns."""
+    schedule = TrimSchedule(cpu_clock())
     while True:
-        await trio.sleep(LOOK_S)
-        if quiet.look(cpu_clock()):
+        await trio.sleep(CHECK_S)
+        if schedule.check(cpu_clock()):
             began_s = time.perf_counter()
-            give_back()
+            trim()
             took_s = time.perf_counter() - began_s
-            if took_s >= SHOWN_S:
-                _log.info("memory was given back to the system, which took %.0f ms", took_s * 1000)
-            quiet.given_back(cpu_clock())
+            if took_s >= LOGGED_S:
+                _log.info("trimmed free memory in %.0f ms", took_s * 1000)
+            schedule.trimmed(cpu_clock())

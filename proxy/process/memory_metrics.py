@@ -1,4 +1,4 @@
-"""How full memory is (PROTOCOL.md, "Memory"), in the words in which hub and relay alike tell Prometheus."""
+"""Memory metrics of hub and relay (PROTOCOL.md, "Memory"), with their Prometheus help texts."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ LIMIT_HELP = "memory_mib, in bytes."
 
 
 def used_by(memory: Memory) -> dict[str, int]:
-    """What is in the account of a process: what its calls take, by the last look at them, and its tunnels."""
+    """Counted bytes by user: calls (as of their last update) and tunnels."""
     return {"calls": memory.outside_bytes, "tunnels": memory.used_bytes - memory.outside_bytes}

@@ -1,4 +1,4 @@
-"""The signals by which a process is told to stop, taken to the very end of what it has to do."""
+"""Handles stop signals until the very end of the process's shutdown."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from types import FrameType
 import attrs
 import trio
 
-# The last one when the terminal goes.
+# SIGHUP comes when the terminal closes.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Of signals that nobody has read yet; whoever sends more has been heard.
+# Signals not read yet; more add no information.
 UNREAD_MAX = 8
-# Whoever means it twice takes longer; a process's own signal and its group's are not a millisecond apart.
+# Signals closer together than this are one: the process's own and its group's arrive within a millisecond. A
+# human who repeats one takes longer.
 AT_ONCE_S = 0.1
 
 
 @attrs.define(eq=False)
 class StopSignals:
-    """The signals that have come and were not read yet, and which of all was the first."""
+    """An iterator over received signals; `first` is the first one of all."""
 
     _unread: trio.MemoryReceiveChannel[int]
     first: int | None = None
 
     @property
     def exit_status(self) -> int:
-        """What a process ends with that has stopped in order: as a shell has it after Ctrl-C, else 0."""
+        """The exit status after an orderly stop: as a shell reports Ctrl-C, otherwise 0."""
         return 128 + signal.SIGINT if self.first == signal.SIGINT else 0
 
     def __aiter__(self) -> StopSignals:
@@ -40,11 +41,11 @@ class StopSignals:
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """SIGTERM, SIGINT and SIGHUP as they come, for the block; the same one again within AT_ONCE_S is one.
+    """Yield SIGTERM, SIGINT and SIGHUP for the block; a repetition within AT_ONCE_S is dropped.
 
-    SIGHUP is left alone where it is ignored, as under nohup(1).
-    What nobody reads is dropped. trio.open_signal_receiver raises it anew at its end, which would kill in its
-    last writes a process that is told twice to stop (by its own signal and its group's, as timeout(1) does).
+    An ignored SIGHUP, as under nohup(1), stays ignored. Unread signals are dropped. trio.open_signal_receiver
+    would raise them again at its end. That would kill a process in its last writes if it gets two signals,
+    its own and its group's, as timeout(1) sends them.
     """
     send, receive = trio.open_memory_channel[int](UNREAD_MAX)
     token = trio.lowlevel.current_trio_token()

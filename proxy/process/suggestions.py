@@ -1,4 +1,4 @@
-"""The names that a mistyped one may mean."""
+"""Suggests names for a mistyped one."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import islice
 
-# How many are named: a longer list would be no help to choose.
+# Suggestions per error: a longer list would not help.
 NEAR_MAX = 3
-# Names that are compared, at up to 50 µs each: an operator's slip holds up the hub for 10 ms at most.
+# Compared names, at up to 50 µs each: a mistyped name blocks the hub for 10 ms at most.
 COMPARED_MAX = 200
-# The beginning of a name is one that was not written to its end.
+# A typed prefix of at least this length counts as an incomplete name.
 BEGINNING_MIN = 3
 
 
 def near_names(name: str, names: Iterable[str]) -> list[str]:
-    """The nearest of those that begin or end with the same letter, the best first."""
-    # No name has more characters, and the comparison grows with their square.
+    """The nearest names that share the first or the last letter, the best first."""
+    # No name is longer, and the cost of the comparison grows with the square of the length.
     typed = name[:63].lower()
     alike = (each for each in names if each[:1] == typed[:1] or each[-1:] == typed[-1:])
     compared = [*islice(alike, COMPARED_MAX)]
@@ -26,6 +26,6 @@ def near_names(name: str, names: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The question that an error asks at its end, with a blank before it; empty where no name is near."""
+    """A question for the end of an error message, with a leading blank; empty if no name is near."""
     near = near_names(name, names)
     return f" (did you mean {' or '.join(near)}?)" if near else ""

@@ -1,4 +1,4 @@
-"""JSON that is not known to be sound: an answer, or a file that lay where others write."""
+"""Parses JSON from an untrusted source: an answer, or a file that others may write."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def read_json(text: str | bytes) -> Any:
-    """The one document in it, of which nothing is known yet; raises ValueError alone."""
+    """Return the document, which the caller must validate; raises only ValueError."""
     try:
         return json.loads(text)
     except RecursionError:
-        # As good as none, and who reads a document is not to have to think of it.
+        # Callers need not know of this error: such a document is as invalid as any other.
         raise ValueError("the JSON is nested too deep") from None

@@ -1,6 +1,6 @@
-"""Everything that a relay starts with, looked at without a port and without a word to the hub.
+"""Checks the relay's configuration and files, without opening a port or contacting the hub.
 
-The start looks first too, so that it names all faults at once.
+The start runs the same check first, so that all errors are reported together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from proxy.relay.config import ENVIRONMENT_PREFIX, FileConfig, RelayConfig, read
 from proxy.relay.service_account import ClusterAccess, ClusterAccessError, from_kubeconfig, in_cluster
 from tunnel.net.egress import ProxySettings
 
-# What the command line may state too, and makes no relay of its own.
+# Variables that command-line options also set; they alone are no configuration.
 _OF_OPTIONS = (f"{ENVIRONMENT_PREFIX}MODE", f"{ENVIRONMENT_PREFIX}LOG_FORMAT")
 NO_CONFIGURATION = (
     "it has no configuration: name its --config, which `hawse admin cluster add NAME --output-dir DIR` writes"
@@ -26,7 +26,7 @@ NO_CONFIGURATION = (
 
 
 def check_relay(path: Path | None, environment: Mapping[str, str]) -> tuple[RelayConfig | None, Findings]:
-    """Look at what `hawse relay` would start with; the configuration is None where it has faults."""
+    """Check everything `hawse relay` would start with; the configuration is None if it has errors."""
     findings = Findings()
     variables = sum(name.startswith(ENVIRONMENT_PREFIX) for name in environment)
     if path is None and variables == sum(name in environment for name in _OF_OPTIONS):
@@ -70,8 +70,8 @@ def _look_at_certificate(stated: FileConfig, findings: Findings) -> None:
         return
     # The certificate's names are not checked: only the hub knows the name that it dials.
     for remark in remarks_on(pem, datetime.now(UTC)):
-        told = findings.refused if remark.refused else findings.warnings
-        told.append(f"direct.certificate: {certificate}: {remark.text}")
+        target = findings.refused if remark.refused else findings.warnings
+        target.append(f"direct.certificate: {certificate}: {remark.text}")
     findings.seen["certificate"] = f"{certificate}: {summary_of(pem)}"
     findings.seen["listens on"] = f"{stated.direct.listen}, which was not opened"
 

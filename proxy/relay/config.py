@@ -1,32 +1,32 @@
-"""The relay's configuration: which keys there are, and what comes of them once their files are read.
+"""The relay's configuration: its keys, and the checked values with their files read.
 
-How file and environment are read, and how faults are told, stands in proxy.process.config.
+proxy.process.config reads the file and the environment, and describes how errors are reported.
 
     mode = "tunnel"                       # or "direct"
     cluster_id = "0193…"
-    private_key = "relay-key.pem"         # tunnel mode: proves the relay to the hub
+    private_key = "relay-key.pem"         # tunnel mode: authenticates the relay to the hub
     kubeconfig = "kubeconfig"             # outside the cluster only
-    instance = "relay-0"                  # among the relays of one cluster; the host's name if absent
-    guardrails = "guardrails.yaml"        # or a folder of such files: what the hub cannot exceed
-    memory_mib = 320                      # for the calls under way and what they carry
-    log_format = "text"                   # or "json": one object a line
+    instance = "relay-0"                  # unique per cluster; default: the host's name
+    guardrails = "guardrails.yaml"        # or a folder of such files: limits that the hub cannot exceed
+    memory_mib = 320                      # for open calls and the data they carry
+    log_format = "text"                   # or "json": one object per line
     [hub]
-    url = "https://hub.example"           # the issuer of the tokens, and what tunnel mode dials
+    url = "https://hub.example"           # the issuer of the tokens, and the address tunnel mode dials
     keys = "hub-keys.json"                # the hub's public keys (JWKS), pinned
-    ca = "hub-ca.pem"                     # if the hub's certificate is not of a public CA
+    ca = "hub-ca.pem"                     # unless a public CA issued the hub's certificate
     [direct]
     listen = "[::]:8443"
     listen_proxy_from = ["192.0.2.7"]     # load balancers, whose connections begin with a PROXY header
     certificate = "tls.crt"
     key = "tls.key"
     [tunnel]
-    resume = true                         # whether a session goes on when its connection is lost
+    resume = true                         # whether a session resumes after its connection is lost
     clock_bound_s = 900                   # how far the hub's clock may differ from this machine's
-    ping_s = 30                           # between two pings of an idle tunnel
+    ping_s = 30                           # interval of pings on an idle tunnel
     [health]
     listen = "[::]:8080"
     [stop]
-    grace_s = 60                          # for what is under way at SIGTERM
+    grace_s = 60                          # for open calls at SIGTERM
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ from proxy.relay.guardrails import Guardrails
 from proxy.relay.service_account import ClusterAccessError, own_namespace
 
 ENVIRONMENT_PREFIX = "HAWSE_RELAY_"
-# An ordinary request has ended by then, and systemd sends SIGKILL after 90 s. The manifests say 15 minutes.
+# An ordinary request ends within this, and systemd sends SIGKILL after 90 s. The manifests set 15 minutes.
 STOP_GRACE_S = 60
 STOP_GRACE_MAX_S = 3600
-# 4,000 open calls in direct mode, 8,000 in tunnel mode. Of the 512 MiB that the manifests give it, the others
-# are for the process itself (70), and for what is counted late or not at all (PROTOCOL.md, "Memory").
+# 4,000 open calls in direct mode, 8,000 in tunnel mode. The manifests give it 512 MiB; the others are for the
+# process itself (70), and for memory that is counted late or not at all (PROTOCOL.md, "Memory").
 MEMORY_MIB = 320
 # Covers a machine's clock between boot and the first answer of NTP. A retired signing key is refused later by
 # this at most. Below the minimum, an unsynchronized clock would be refused within months. Above the maximum,
@@ -79,7 +79,7 @@ _Value = TypeVar("_Value")
 
 @attrs.frozen
 class HubConfig:
-    """The hub, as this relay knows it."""
+    """The relay's settings about the hub."""
 
     url: str
     keys: Path
@@ -102,16 +102,16 @@ class TunnelConfig:
     """The tunnel that this relay dials."""
 
     resume: bool = True
-    """Whether a session whose connection is lost goes on over the next one."""
+    """Whether a session resumes on the next connection after one is lost."""
     clock_bound_s: int = CLOCK_BOUND_S
-    """How far the hub's clock may differ from this machine's, either way."""
+    """How far the hub's clock may differ from this machine's, in either direction."""
     ping_s: int = PING_S
-    """How often an idle tunnel sends a PING; below what a middlebox takes for the end of a connection."""
+    """The interval of PINGs on an idle tunnel; below the idle timeout of any middlebox on the path."""
 
 
 @attrs.frozen
 class HealthConfig:
-    """The probes' listener; none when absent."""
+    """The listener for health probes; none when absent."""
 
     listen: Address | None = None
 
@@ -121,12 +121,12 @@ class StopConfig:
     """How the relay stops."""
 
     grace_s: int = STOP_GRACE_S
-    """What is under way at SIGTERM may go on for so long; whoever sends SIGKILL must wait longer."""
+    """How long open calls may continue after SIGTERM; SIGKILL must come later than that."""
 
 
 @attrs.frozen
 class FileConfig:
-    """The keys of the file, as they stand there."""
+    """The keys of the file, unchecked."""
 
     cluster_id: str
     hub: HubConfig
@@ -141,12 +141,12 @@ class FileConfig:
     health: HealthConfig = HealthConfig()
     stop: StopConfig = StopConfig()
     log_format: Literal["text", "json"] = "text"
-    """How the log on stderr is written."""
+    """The format of the log on stderr."""
 
 
 @attrs.frozen
 class DirectListener:
-    """Direct mode: where the hub reaches this relay."""
+    """Direct mode: the listener that the hub dials."""
 
     listen: Address
     certificate: Path
@@ -156,7 +156,7 @@ class DirectListener:
 
 @attrs.frozen
 class TunnelDial:
-    """Tunnel mode: how this relay proves itself to the hub."""
+    """Tunnel mode: how the relay authenticates to the hub."""
 
     key: SigningKey
     hub_ca_pem: str | None
@@ -164,7 +164,7 @@ class TunnelDial:
 
 @attrs.frozen
 class RelayConfig:
-    """A checked configuration with its files read; in each mode it holds what that mode needs."""
+    """A checked configuration with its files read; `way` has the settings of the mode."""
 
     way: TunnelDial | DirectListener
     cluster_id: str
@@ -182,7 +182,7 @@ class RelayConfig:
 
 
 def default_instance() -> str:
-    """The host's name: a pod's own name in a cluster, and the same again after a restart on one machine."""
+    """The host's name: a pod's name in a cluster, and stable across restarts on a machine."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:128].strip("-._")
     return name or "relay"
 
@@ -190,7 +190,7 @@ def default_instance() -> str:
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> RelayConfig:
     """Read the file (if any), the environment and the files they name.
 
-    Raises ConfigError with every fault.
+    Raises ConfigError with every error.
     """
     faults: list[str] = []
     _, checked = read(path, os.environ if environment is None else environment, faults)
@@ -202,7 +202,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
 def read(
     path: Path | None, environment: Mapping[str, str], faults: list[str]
 ) -> tuple[FileConfig | None, RelayConfig | None]:
-    """The same with every fault added to `faults`, and what was stated beside what comes of it."""
+    """Like `load`, but append errors to `faults`; return the stated configuration too."""
     stated = read_stated(FileConfig, ENVIRONMENT_PREFIX, path, environment, faults)
     if stated is None:
         return None, None
@@ -213,7 +213,7 @@ def read(
 
 
 def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
-    """Apply the rules that a type cannot state, and read the key files; None when there is a fault."""
+    """Apply the rules that types cannot express, and read the key files; None if there are errors."""
     if _CLUSTER_ID.fullmatch(stated.cluster_id) is None:
         faults.append("cluster_id: expected the id that the hub gave the cluster")
     if _INSTANCE.fullmatch(stated.instance) is None:
@@ -254,7 +254,7 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
 
 
 def _read_guardrails(stated: FileConfig, faults: list[str]) -> Guardrails | None:
-    """Read the owner's guardrails. A relay that cannot hold to them does not start."""
+    """Read the owner's guardrails. A relay that cannot enforce them does not start."""
     if stated.guardrails is None:
         return None
     try:
@@ -268,7 +268,7 @@ def _read_guardrails(stated: FileConfig, faults: list[str]) -> Guardrails | None
 
 def _check_tunnel(stated: FileConfig, faults: list[str]) -> TunnelDial | None:
     if stated.private_key is None:
-        faults.append("private_key: missing, tunnel mode proves the relay to the hub by it")
+        faults.append("private_key: missing, tunnel mode needs it to authenticate to the hub")
         return None
     key = _read("private_key", stated.private_key, lambda text: SigningKey.from_pem(text.encode()), faults)
     ca = _read_ca(stated.hub.ca, faults) if stated.hub.ca is not None else None
@@ -307,7 +307,7 @@ def _check_direct(direct: DirectConfig, faults: list[str]) -> DirectListener | N
 
 
 def _read(name: str, path: Path, load: Callable[[str], _Value], faults: list[str]) -> _Value | None:
-    """Read a small text file and load what it holds; a fault is one line under `name`."""
+    """Read a small text file and load its content; an error is one line under `name`."""
     text = read_text(name, path, faults)
     if text is None:
         return None

@@ -23,8 +23,8 @@ from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.server import ServerConnection
 from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.listener.balancers import NO_BALANCERS, Balancers
-from proxy.listener.client_address import Entrance
-from proxy.listener.unauthenticated import Gate, MeteredStream, Stranger
+from proxy.listener.client_address import Admitter
+from proxy.listener.unauthenticated import MeteredStream, PendingConnection, UnauthenticatedLimits
 from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import SUCCESSION_HEADER, failure_header
@@ -37,7 +37,7 @@ from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
 from tunnel import MODEST_USERS_MAX, Memory
 from tunnel.net.connect import bind_to_peer, peer_address, wrap_server
-from tunnel.net.fairness import Unknown
+from tunnel.net.fairness import UnknownPeer
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.tcp import Bonds, TCPStream
 
@@ -46,8 +46,8 @@ log = logging.getLogger("hawse.relay")
 HANDSHAKE_S = 10.0
 # Only hubs have something to say here, from an address or two. A stranger takes up to 50 KiB, and 16 for a
 # head: with these 82 MiB in all, of what a relay is given beside its memory_mib.
-STRANGERS_MAX = 1024
-STRANGERS_BYTES_MAX = 16 * 1024 * 1024
+PENDING_MAX = 1024
+PENDING_BYTES_MAX = 16 * 1024 * 1024
 
 _BEARER = re.compile(rb"Bearer ([A-Za-z0-9._-]{1,8192})")
 
@@ -61,7 +61,9 @@ class DirectServer:
     certificate: WatchedFile[ssl.SSLContext]
     memory: Memory
     """In which what calls hold is counted."""
-    gate: Gate = attrs.Factory(lambda: Gate(connections_max=STRANGERS_MAX, bytes_max=STRANGERS_BYTES_MAX))
+    unauthenticated: UnauthenticatedLimits = attrs.Factory(
+        lambda: UnauthenticatedLimits(connections_max=PENDING_MAX, bytes_max=PENDING_BYTES_MAX)
+    )
     deadlines: Deadlines = attrs.Factory(Deadlines)
     """Whoever serves connections runs it beside."""
     bonds: Bonds = attrs.Factory(Bonds)
@@ -70,35 +72,35 @@ class DirectServer:
     """What the relay states now to a hub that asks."""
     balancers: Balancers = NO_BALANCERS
     """Whose connections begin with a PROXY header."""
-    entrance: Entrance = attrs.field(init=False)
+    admitter: Admitter = attrs.field(init=False)
 
-    @entrance.default
-    def _entrance_of_these(self) -> Entrance:
-        return Entrance(self.gate, LogLimit(log), self.balancers)
+    @admitter.default
+    def _admitter_of_these(self) -> Admitter:
+        return Admitter(self.unauthenticated, LogLimit(log), self.balancers)
 
     async def handle_connection(self, tcp: TCPStream | trio.SocketStream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
-        stranger = await self.entrance.admit(tcp)
-        if stranger is None:
+        pending = await self.admitter.admit(tcp)
+        if pending is None:
             return
         peer = peer_address(tcp)
         tls = wrap_server(tcp, self.certificate.current())
         try:
             bind_to_peer(tcp, self.bonds)
             with trio.move_on_after(HANDSHAKE_S) as handshake:
-                await tls.do_handshake(stranger.greet)
+                await tls.do_handshake(pending.hello_received)
             if not handshake.cancelled_caught:
-                metered, readiness = MeteredStream(tls, stranger), self.upstream.readiness
+                metered, readiness = MeteredStream(tls, pending), self.upstream.readiness
                 with ServerConnection(metered, self.deadlines, tls, readiness) as connection:
-                    connection.peer = Unknown(stranger.place)
-                    await self._serve(connection, stranger, peer)
+                    connection.peer = UnknownPeer(pending.network)
+                    await self._serve(connection, pending, peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken, OSError):
             pass  # the peer left, or its handshake failed: nothing to answer, nobody to tell
         except Exception:
             # The wrapper around a connection's task: a bug in one must not end the others.
             log.exception("a connection of %s failed by a fault of ours", peer)
         finally:
-            stranger.leave()
+            pending.release()
             await trio.aclose_forcefully(tls)
 
     def _state(self) -> tuple[ResponseHead, bytes]:
@@ -106,7 +108,7 @@ class DirectServer:
         headers = ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)))
         return ResponseHead.of(200, b"", headers), body
 
-    async def _serve(self, connection: ServerConnection, stranger: Stranger, peer: str) -> None:
+    async def _serve(self, connection: ServerConnection, pending: PendingConnection, peer: str) -> None:
         while True:
             try:
                 request = await connection.next_request()
@@ -123,11 +125,11 @@ class DirectServer:
                 self.verifier.learn(_succession(request))
                 if request.target == STATEMENT_TARGET:
                     self.verifier.check_inquiry(token)
-                    stranger.leave()
+                    pending.release()
                     await connection.answer(*self._state())
                     continue
                 claims = self.verifier.of_token(token)
-                stranger.leave()
+                pending.release()
                 connection.peer = None
                 underway = self.upstream.underway
                 if self.memory.short and underway.of_agent(claims.agent_id) > MODEST_USERS_MAX:
@@ -146,7 +148,7 @@ class DirectServer:
                 await connection.answer(
                     *failure_response(failure, request.method, upgrade=upgrade, headers=mark)
                 )
-                if stranger.inside:
+                if pending.counted:
                     await connection.aclose()
                     return
 

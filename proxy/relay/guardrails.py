@@ -1,20 +1,21 @@
-"""The cluster owner's guardrails: what may pass to this API server, whatever the hub says.
+"""The cluster owner's guardrails: limits on requests to this API server, which the hub cannot exceed.
 
-Files of the same form as the hub's policies, that stand beside the relay and that the hub has no hand in. The
-relay asks them of every request as it has parsed it itself, after the hub has allowed it: so they can narrow
-and never widen. Any rule that denies wins; a set of files that allows anything allows nothing else, and one
-that only denies lets all the rest pass.
+They are files in the form of the hub's policies, stored beside the relay, out of the hub's control. The relay
+applies them to each request as it has parsed it itself, after the hub has allowed it. So they can only narrow
+access. Any rule that denies wins. If any rule allows, requests that no rule allows are denied; if all rules
+deny, the other requests pass.
 
-What a relay cannot know of its own is refused when the files are read: a selection of clusters (they are
-about this one), and in a condition the cluster's labels and the agent's owner. Who acts is the hub's word, so
-a limit that is to hold against the hub itself binds every team, and not some agent by its name.
+Some policy features need facts that a relay does not know, and are errors when the files are read: a
+selection of clusters (guardrails are for this one), and in conditions the cluster's labels and the agent's
+owner. The agent's identity is the hub's claim, so a limit that must hold against the hub itself has to bind
+every team, not an agent by name.
 
-Where there are guardrails, the namespace that the relay runs in is closed to agents as well: the files
-themselves are there, and whoever acts under an agent's name could be given the right to change them.
+If there are guardrails, the relay's own namespace is closed to agents as well. The files are stored there,
+and an agent's user could be granted the right to change them.
 
-At the start a fault in a file ends the relay. A fault in a change leaves the guardrails that stand, with an
-error in the log: to let nothing pass because of a misspelt word would cut off who has to mend it, and what
-stands is the owner's own.
+At the start an error in a file ends the relay. An error in a change leaves the former guardrails in force,
+and is logged. Denying everything because of a misspelt word would lock out the operator who must fix it, and
+the former guardrails are the owner's own.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ log = logging.getLogger("hawse.relay")
 
 FILES_MAX = 64
 SUFFIXES = (".yaml", ".yml")
-# A fault in a changed file is told again so often, as nobody reads the first line of a log.
-FAULT_TOLD_EVERY_S = 300.0
-# Agents at once; what is forgotten is taken apart anew.
+# An error in a changed file is logged again at this interval, since the first line is easily missed.
+FAULT_LOGGED_EVERY_S = 300.0
+# Cached agents; an evicted one is parsed again.
 AGENTS_REMEMBERED_MAX = 4096
 
 # The owner's files may hold no policy of this name.
@@ -66,12 +67,12 @@ spec:
       acrossNamespaces: [secrets]
       reason: the relay, its key and these guardrails are there
 """
-# What a condition may say of the agent is named, and not what it may not: (agent).owner is the owner as well.
+# A list of allowed facts, not of forbidden ones: (agent).owner is the owner as well.
 _UNKNOWN = re.compile(r"\bcluster\b|\bagent\b(?!\s*\.\s*(?:name|teams)\b)(?:\s*\.\s*owner\b)?")
 
 
 class GuardrailDenied(Refused):
-    """A guardrail does not let a request pass; `head` and `body` are the answer that says so."""
+    """A guardrail denies a request; `head` and `body` are the answer."""
 
     def __init__(self, advice: Advice, method: str) -> None:
         message = f"the guardrails of this cluster: {advice.message}"
@@ -84,7 +85,7 @@ class GuardrailDenied(Refused):
 
 @attrs.frozen
 class _Agent:
-    """Who acts, as far as the hub's token tells."""
+    """The acting agent, as far as the hub's token describes it."""
 
     name: str
     teams: tuple[str, ...]
@@ -93,7 +94,7 @@ class _Agent:
 
 @attrs.frozen
 class _ThisCluster:
-    """The one cluster there is here; nothing of it can be asked for."""
+    """Stands for this cluster in policies; no condition can refer to it."""
 
     name: str = "this"
     labels: dict[str, str] = attrs.Factory(dict)
@@ -105,16 +106,16 @@ _Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 @attrs.frozen
 class _Read:
-    """The files at one moment."""
+    """The compiled files, as read at one moment."""
 
     stamp: _Stamp
     bundle: Bundle
     allows: bool
-    """Whether some rule allows, switched on or not: then what no rule allows does not pass."""
+    """Whether some rule allows, enabled or not: then requests that no rule allows are denied."""
 
 
 class _RelayConditions:
-    """Conditions without what a relay does not know."""
+    """Conditions restricted to the facts that a relay knows."""
 
     def __init__(self) -> None:
         self._cel = CelConditions(time.thread_time)
@@ -143,10 +144,10 @@ class Guardrails:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Read them for the first time; raises PolicyError with every fault.
+        """Read them for the first time; raises PolicyError with every error.
 
-        `namespace` is the relay's own, empty outside a cluster. A file must be there; a folder may be empty,
-        and then lets everything pass.
+        `namespace` is the relay's own, empty outside a cluster. A file must exist; a folder may be empty, and
+        then all requests pass.
         """
         self._path = path
         self._namespace = namespace
@@ -155,11 +156,11 @@ class Guardrails:
         self._read = _read(path, namespace)
         self._refused: _Stamp | None = None
         self._fault = ""
-        self._told_at = 0.0
+        self._logged_at = 0.0
         self._tell()
 
     def check(self, claims: RelayClaims, info: RequestInfo) -> None:
-        """Let a request pass; raises GuardrailDenied."""
+        """Raise GuardrailDenied if a request must not pass."""
         read = self._read
         if not read.bundle.policies:
             return
@@ -174,13 +175,13 @@ class Guardrails:
 
     @property
     def timed(self) -> bool:
-        """Whether some rule looks at the time, so that what was let pass may not pass later."""
+        """Whether some rule depends on the time, so that an allowed request may be denied later."""
         return self._read.bundle.timed
 
     def look(self) -> bool:
-        """Read the files again if they have changed, and return whether others are in force now.
+        """Read the files again if they have changed, and return whether the guardrails in force have changed.
 
-        A fault leaves what stands, and is logged.
+        On an error the former ones stay in force, and the error is logged.
         """
         now = self._monotonic()
         stamp: _Stamp | None = None
@@ -189,15 +190,15 @@ class Guardrails:
             if stamp == self._read.stamp:
                 self._fault = ""
                 return False
-            if self._fault and stamp == self._refused and now - self._told_at < FAULT_TOLD_EVERY_S:
+            if self._fault and stamp == self._refused and now - self._logged_at < FAULT_LOGGED_EVERY_S:
                 return False
             if not stamp:
-                raise PolicyError([Fault(str(self._path), 1, "", "all guardrails have gone")])
+                raise PolicyError([Fault(str(self._path), 1, "", "all guardrails were removed")])
             self._read = _read(self._path, self._namespace)
         except PolicyError as error:
             fault = "; ".join(map(str, error.faults))
-            if fault != self._fault or now - self._told_at >= FAULT_TOLD_EVERY_S:
-                self._told_at = now
+            if fault != self._fault or now - self._logged_at >= FAULT_LOGGED_EVERY_S:
+                self._logged_at = now
                 log.error("the changed guardrails are refused, the former ones stay in force: %s", fault)
             self._refused, self._fault = stamp, fault
             return False
@@ -207,7 +208,7 @@ class Guardrails:
 
     @property
     def summary(self) -> str:
-        """What is in force, in one line."""
+        """The guardrails in force, in one line."""
         bundle = self._read.bundle
         if not bundle.policies:
             return f"no guardrails in {self._path}: what the hub allows passes"
@@ -228,11 +229,11 @@ def _files(path: Path) -> list[Path]:
     """The files that hold guardrails; raises PolicyError, OSError."""
     if not path.is_dir():
         return [path]
-    # Kubernetes keeps what it mounts in hidden folders, and links to it.
+    # Kubernetes keeps mounted files in hidden folders, and links to them.
     files = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     strange = [entry for entry in files if entry.suffix not in SUFFIXES or not entry.is_file()]
     if strange:
-        # One that was meant to be read and is not would be a limit that nobody keeps.
+        # A file that is silently skipped would be a limit that is not enforced.
         raise PolicyError([Fault(str(entry), 1, "", "is no .yaml or .yml file") for entry in strange])
     if len(files) > FILES_MAX:
         raise PolicyError([Fault(str(path), 1, "", f"{len(files)} files exceed the {FILES_MAX} allowed")])
@@ -240,7 +241,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """What changes when a file does; raises PolicyError."""
+    """A stamp that changes when a file does; raises PolicyError."""
     try:
         return tuple(
             (str(file), status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
@@ -248,13 +249,13 @@ def _stamp(path: Path) -> _Stamp:
             for status in (file.stat(),)
         )
     except OSError as error:
-        # No line, which would send the reader into a file that is not there.
+        # Without a line number, since the file has no content to point to.
         raise PolicyError([Fault("", 0, "", f"{path} cannot be read: {error.strerror}")]) from error
 
 
 def _read(path: Path, namespace: str) -> _Read:
-    """Read and compile all of it; raises PolicyError."""
-    # Taken first: a change meanwhile is then seen at the next look.
+    """Read and compile all files; raises PolicyError."""
+    # Taken first: a change during the read is then detected by the next check.
     stamp = _stamp(path)
     sources = [source for name, *_ in stamp for source in split(_text(Path(name)), name)]
     own = [Source(_OWN.format(namespace=namespace), "the relay's own")] if sources and namespace else []
@@ -281,20 +282,20 @@ def _text(file: Path) -> str:
 
 
 def _misplaced(bundle: Bundle) -> Iterable[Fault]:
-    """What a hub's policy may say and a guardrail may not."""
+    """Errors for policy features that guardrails do not have."""
     for policy in bundle.policies:
         source = policy.source
         if policy.clusters != ClusterSelector():
-            message = "a guardrail is about the cluster that it stands in: leave clusters out"
+            message = "a guardrail applies to its own cluster: leave clusters out"
             yield Fault(source.file, source.first_line, "spec.clusters", message)
         for rule in policy.rules:
             if rule.max_duration_s is not None:
-                message = "a guardrail lets a request pass or not: durations are the hub's to bound"
+                message = "a guardrail allows or denies a request: the hub limits durations"
                 yield Fault(source.file, rule.line, f"rule {rule.id}", message)
 
 
 def _details(advice: Advice) -> dict[str, object]:
-    """The denial for programs, in the form that Kubernetes has for causes."""
+    """The denial for programs, as causes of a Kubernetes Status."""
     causes = [{"reason": "GuardrailDenied", "message": advice.rule, "field": "rule"}]
     if advice.instead:
         causes.append({"reason": "GuardrailDenied", "message": advice.instead, "field": "instead"})

@@ -1,9 +1,9 @@
-"""The probes' answers: /healthz while the event loop runs, /readyz while a request can come and go on.
+"""Answers health probes: /healthz while the event loop runs, /readyz while requests can be served.
 
-Beside them stands /metrics. Any pod may connect, so it tells nothing of who does what.
+It also serves /metrics. Any pod may connect, so nothing here shows which agent does what.
 
-Liveness never asks for the hub or the API server: a relay that cannot reach them would only be restarted into
-the same state.
+Liveness does not depend on the hub or the API server: a restart would not help a relay that cannot reach
+them.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from proxy.message.head import ResponseHead
 from proxy.message.strict import BadRequest
 from proxy.relay.metrics import CONTENT_TYPE as METRICS_TYPE
 
-# A probe takes milliseconds, and the kubelet asks with one connection each time.
+# A probe takes milliseconds, and the kubelet uses one connection for each.
 PROBE_DEADLINE_S = 10.0
 CONNECTIONS_MAX = 64
 
 
 class HealthServer:
-    """Answers probes; `unready` says why the relay is not ready, if so, `metrics` tells Prometheus."""
+    """Answers probes; `unready` returns why the relay is not ready or "", `metrics` the Prometheus text."""
 
     def __init__(self, unready: Callable[[], str], metrics: Callable[[], str]) -> None:
         self._unready = unready
         self._metrics = metrics
-        # Of each connection, in their order.
+        # Open connections, oldest first.
         self._open: dict[trio.CancelScope, None] = {}
 
     async def handle_connection(self, tcp: trio.abc.Stream) -> None:
         """Answer one connection's probes, for a bounded time."""
         if len(self._open) >= CONNECTIONS_MAX:
-            # Any pod may connect, and by holding all the places keep the kubelet out, which then restarts the
-            # relay.
+            # Otherwise any pod could occupy all connections, and the kubelet, unable to probe, would restart
+            # the relay.
             oldest = next(iter(self._open))
             del self._open[oldest]
             oldest.cancel()
@@ -46,7 +46,7 @@ class HealthServer:
             with scope:
                 await self._serve(ServerConnection(tcp))
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
-            pass  # the prober left
+            pass  # the client closed the connection
         finally:
             self._open.pop(scope, None)
             await trio.aclose_forcefully(tcp)

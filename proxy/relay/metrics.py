@@ -1,4 +1,4 @@
-"""What the relay tells Prometheus, in the text format 0.0.4: so little that it needs no library."""
+"""The relay's Prometheus metrics, in the text format 0.0.4: too few to need a library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ API_SERVER_HELP = "Whether the API server answered the last probe, by anything b
 
 
 def metrics_text(memory: Memory, api_server: bool) -> str:
-    """Read the gauges of its memory, and say whether its API server answers."""
+    """Render the memory gauges, and whether the API server answers."""
     lines = [f"# HELP {USED} {USED_HELP}", f"# TYPE {USED} gauge"]
     lines += [f'{USED}{{by="{holder}"}} {used}' for holder, used in used_by(memory).items()]
     lines += [f"# HELP {LIMIT} {LIMIT_HELP}", f"# TYPE {LIMIT} gauge", f"{LIMIT} {memory.limit_bytes}"]

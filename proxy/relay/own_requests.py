@@ -1,12 +1,12 @@
-"""The two requests that the relay makes as itself, and the only ones without an identity.
+"""The two requests that the relay sends as itself, and the only ones without impersonation.
 
-`proxy.message.rewrite` writes every other head, and sends none without impersonation. These two never pass
-through it, and nothing of a client passes through here: each is constant but for the API server's address
-and the service account's token. Each has a connection of its own, which is closed behind it, so that none of
-an agent's requests can share one with them.
+`proxy.message.rewrite` writes all other heads, and sends none without impersonation. These two do not pass
+through it, and no client data is in them: each is constant except for the API server's address and the
+service account's token. Each has a connection of its own, which is closed afterwards, so that no agent's
+request can share it.
 
-- `GET /readyz`, which Kubernetes lets everyone ask: does the API server answer?
-- `GET` of the namespace `kube-system`, whose UID is the cluster's: which cluster is this?
+- `GET /readyz`, which Kubernetes allows everyone: does the API server answer? - `GET` of the namespace
+`kube-system`, whose UID identifies the cluster.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ NAMESPACE: Final = b"/api/v1/namespaces/kube-system"
 
 # From the dial to the answer's end. kube-apiserver answers both from memory, or from etcd within this.
 DEADLINE_S = 10.0
-# The namespace has about 1 KiB; its annotations may have 256 KiB, and then the UID is not learned.
+# The namespace has about 1 KiB. With annotations of up to 256 KiB it is not read, and the UID stays unknown.
 ANSWER_BYTES_MAX = 64 * 1024
 
 
 class NoAnswerError(Exception):
-    """The API server has not answered; the text is one line that says why."""
+    """The API server has not answered; the text is one line with the reason."""
 
 
 def own_request(target: bytes, access: ClusterAccess) -> RequestHead:
-    """The head of one of the two; there are no others."""
+    """The head of one of the two requests."""
     assert target in (READYZ, NAMESPACE), "the relay asks for nothing else as itself"
     lines = (
         line(b"host", access.authority.decode("ascii")),
@@ -55,10 +55,7 @@ async def ask_readyz(access: ClusterAccess, dial: Dial = dial_tls) -> int:
 
 
 async def ask_cluster_uid(access: ClusterAccess, dial: Dial = dial_tls) -> tuple[int, str]:
-    """Return the status of the namespace's answer, and the UID in it, empty without one.
-
-    Raises NoAnswerError.
-    """
+    """Return the status of the namespace's answer, and its UID, "" if it has none."""
     status, body = await _ask(NAMESPACE, access, dial)
     if status != 200:
         return status, ""
@@ -72,7 +69,7 @@ async def ask_cluster_uid(access: ClusterAccess, dial: Dial = dial_tls) -> tuple
 
 
 async def _ask(target: bytes, access: ClusterAccess, dial: Dial) -> tuple[int, bytes]:
-    """Return status and body of an answer, whatever it says: a redirect is one, and is not followed."""
+    """Return the status and body of an answer; redirects are not followed."""
     try:
         with trio.fail_after(DEADLINE_S):
             connection = ClientConnection(await dial(access))
@@ -80,14 +77,14 @@ async def _ask(target: bytes, access: ClusterAccess, dial: Dial) -> tuple[int, b
                 await connection.send_request(own_request(target, access))
                 head = await connection.receive_head()
                 body = bytearray()
-                # Nothing stands in the body of /readyz that is wanted.
+                # The body of /readyz is not needed.
                 while target != READYZ and (data := await connection.receive_body()):
                     body += data
                     if len(body) > ANSWER_BYTES_MAX:
                         raise NoAnswerError(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
                 return head.status, bytes(body)
             finally:
-                # A cut waits for no peer, also when cancelled.
+                # This close never waits for the peer, even when cancelled.
                 await connection.aclose()  # noqa: ASYNC102
     except trio.TooSlowError as error:
         raise NoAnswerError(f"no answer within {DEADLINE_S:.0f} s") from error

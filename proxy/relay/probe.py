@@ -1,4 +1,4 @@
-"""Whether the API server answers, and which cluster it is: asked at the start and then again and again.
+"""Probes the API server at the start and periodically: whether it answers, and the cluster's UID.
 
 Liveness never depends on it: restarting the relay does not help a dead API server.
 """
@@ -19,29 +19,29 @@ from proxy.relay.service_account import ClusterAccess
 
 log = logging.getLogger("hawse.relay")
 
-# Between two probes while the API server answers.
+# The interval of probes while the API server answers.
 PROBE_EVERY_S = 30.0
-# And while it does not. The kubelet asks every 5 s and takes a second refusal for "not ready" (see
-# proxy.kubernetes.manifests), so a single probe that fails costs no Service its endpoint.
+# The interval while it does not. The kubelet probes every 5 s, and two failures mean "not ready" (see
+# proxy.kubernetes.manifests). So a single failed probe costs no Service its endpoint.
 PROBE_DOWN_EVERY_S = 5.0
 
 
 @attrs.define(eq=False)
 class Probe:
-    """Asks the API server of `access`; `run` it."""
+    """Probes the API server of `access`; the caller starts `run`."""
 
     access: ClusterAccess
     dial: Dial = dial_tls
     statement: Statement = attrs.Factory(Statement)
-    """What the last probe has shown."""
-    looked: trio.Event = attrs.Factory(trio.Event)
-    """Set once the first probe has ended, however it did."""
+    """The result of the last probe."""
+    probed: trio.Event = attrs.Factory(trio.Event)
+    """Set once the first probe has ended, with either result."""
     on_change: Callable[[Statement], None] = lambda _: None
-    """Called with a new statement; it must neither wait nor raise."""
-    _told: str = ""
-    """Why the API server does not answer, as the log was last told."""
-    _no_uid: str = ""
-    """Why the UID is not known, as the log was last told."""
+    """Called with a new statement; it must neither block nor raise."""
+    _logged_fault: str = ""
+    """Why the API server does not answer, as logged last."""
+    _logged_no_uid: str = ""
+    """Why the UID is unknown, as logged last."""
 
     @property
     def answers(self) -> bool:
@@ -52,17 +52,17 @@ class Probe:
         """Probe until cancelled."""
         while True:
             await self.look()
-            self.looked.set()
+            self.probed.set()
             await trio.sleep(PROBE_EVERY_S if self.answers else PROBE_DOWN_EVERY_S)
 
     async def look(self) -> None:
-        """Probe once; cancelled, what the last one has shown stays."""
+        """Probe once; when cancelled, the last result stays."""
         before = self.statement
         fault = await self._fault()
         uid = before.cluster_uid if fault else await self._uid()
         self.statement = Statement(uid, api_server=not fault)
-        if fault != self._told:
-            self._told = fault
+        if fault != self._logged_fault:
+            self._logged_fault = fault
             if fault:
                 log.warning("the API server does not answer: %s", fault)
             else:
@@ -71,7 +71,7 @@ class Probe:
             self.on_change(self.statement)
 
     async def _fault(self) -> str:
-        """What is wrong with the API server; empty when it answers."""
+        """The error of the API server; "" when it answers."""
         try:
             status = await ask_readyz(self.access, self.dial)
         except NoAnswerError as error:
@@ -79,24 +79,24 @@ class Probe:
         return f"/readyz is answered with {status}" if status >= 500 else ""
 
     async def _uid(self) -> str:
-        """The cluster's UID. What was known stays known where there is no telling."""
+        """The cluster's UID. A known UID is kept when it cannot be read again."""
         try:
             status, uid = await ask_cluster_uid(self.access, self.dial)
         except NoAnswerError as error:
-            self._note_no_uid(f"{error}; the hub cannot tell which cluster this is")
+            self._log_no_uid(f"{error}; the hub cannot tell which cluster this is")
             return self.statement.cluster_uid
         if uid:
-            self._no_uid = ""
+            self._logged_no_uid = ""
         else:
-            # An API server looks at roles only behind a token that it accepts.
+            # An API server checks roles only after it has accepted the token.
             step = "apply what `hawse admin cluster rbac` prints"
             if status == 401:
                 step = "the relay's token is not accepted: renew that of its kubeconfig or service account"
             why = f"it is answered with {status}; the hub cannot tell which cluster this is: {step}"
-            self._note_no_uid(why)
+            self._log_no_uid(why)
         return self.statement.cluster_uid if status >= 500 else uid
 
-    def _note_no_uid(self, why: str) -> None:
-        if why != self._no_uid:
-            self._no_uid = why
+    def _log_no_uid(self, why: str) -> None:
+        if why != self._logged_no_uid:
+            self._logged_no_uid = why
             log.warning("cannot read the namespace kube-system: %s", why)

@@ -34,8 +34,8 @@ from proxy.listener.accept import AddressInUseError, open_listeners
 from proxy.process.config import Address
 from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
-from proxy.process.files import tell_of_the_end, watch_certificate
-from proxy.process.malloc_trim import give_back_when_quiet
+from proxy.process.files import warn_of_expiry, watch_certificate
+from proxy.process.malloc_trim import trim_when_idle
 from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle
@@ -120,7 +120,7 @@ async def run_relay(config: RelayConfig) -> int:
     memory = Memory(config.memory_bytes)
     with stop_signals() as signals:
         async with trio.open_nursery() as outermost:
-            outermost.start_soon(give_back_when_quiet)
+            outermost.start_soon(trim_when_idle)
             if config.health_listen is not None:
                 health = HealthServer(
                     lambda: state.unready, lambda: metrics_text(memory, state.probe.answers)
@@ -231,7 +231,7 @@ async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstr
             state.trusted.pop(session, None)
 
     # With the UID in HELLO, the hub refuses a wrong cluster before it sends anything.
-    await state.probe.looked.wait()
+    await state.probe.probed.wait()
     state.probe.on_change = tell
     await run_dialer(dialer, serve, dialing=state.dialing)
 
@@ -261,10 +261,10 @@ async def _open_listener(
     )
     nursery.start_soon(server.deadlines.run)
     nursery.start_soon(server.bonds.run)
-    nursery.start_soon(tell_of_the_end, way.certificate)
+    nursery.start_soon(warn_of_expiry, way.certificate)
     # Before the first probe the statement names no cluster, and the hub would send requests.
     state.accepting = await _listen(
-        way.listen, "direct.listen", server.handle_connection, nursery, after=state.probe.looked
+        way.listen, "direct.listen", server.handle_connection, nursery, after=state.probe.probed
     )
     log.info("listening for the hub on %s", way.listen)
 

@@ -1,12 +1,12 @@
-"""Where the API server is, and the relay's own credential for it, fresh from the disk.
+"""The API server's address, and the relay's credential for it, read from disk when it changes.
 
 In a cluster both come from the pod's service account; outside, from a kubeconfig with a bearer token. The
 kubelet rotates the token well before it expires, and a CA may be rotated too (see proxy.process.files).
 
-What is refused, and why: a client certificate authenticates the connection and not the request, so one
-upgrade that goes wrong would leave a socket that acts as the relay (CVE-2018-1002105). A credential plugin
-or an auth provider would run code or fetch tokens from elsewhere. A proxy would see the token. A server
-without a pinned CA would be whoever the environment's trust store says.
+Other credentials are refused. A client certificate authenticates the connection and not the request, so a
+failed upgrade could leave a socket that acts as the relay (CVE-2018-1002105). A credential plugin or an auth
+provider would run code or fetch tokens from elsewhere. A proxy would see the token. Without a pinned CA, any
+CA of the system's trust store could impersonate the server.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tunnel.net.connect import client_context
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
-# The key of the relay's configuration.
+# The configuration key.
 KUBECONFIG = "kubeconfig"
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-# What ssl takes for one; anything else it refuses at each connection, and not as a failed one.
+# The names that ssl accepts. With any other, each connection would raise, and not as a connection error.
 _SERVER_NAME = re.compile(
     r"(?=.{1,254}$)[0-9A-Za-z_-]{1,63}(?:\.[0-9A-Za-z_-]{1,63})*\.?"
     r"|[0-9A-Fa-f:]{2,39}(?:\.[0-9]{1,3}){0,3}"
@@ -41,7 +41,7 @@ _Value = TypeVar("_Value")
 
 
 class ClusterAccessError(Exception):
-    """There is no usable way to the API server.
+    """There is no usable access to the API server.
 
     `faults` has a line for each reason, which names the file or key, never its content.
     """
@@ -53,7 +53,7 @@ class ClusterAccessError(Exception):
 
 @attrs.define(eq=False)
 class ClusterAccess:
-    """The API server's address, and its credential and trust as the disk has them now."""
+    """The API server's address, and its credential and trust as currently on disk."""
 
     host: str
     port: int
@@ -68,23 +68,23 @@ class ClusterAccess:
         self.authority = f"{host}:{self.port}".encode("ascii")
 
     def token(self) -> str:
-        """The bearer token to send now."""
+        """The current bearer token."""
         return self._token.current()
 
     def refresh_token(self) -> bool:
-        """Look for a newer token at once, after the API server refused this one; whether there is one."""
+        """Check for a newer token after the API server refused this one; returns whether there is one."""
         before = self._token.current()
         return self._token.refresh() != before
 
     def ssl_context(self) -> ssl.SSLContext:
-        """What a new connection verifies the API server by."""
+        """The TLS context for new connections to the API server."""
         return self._tls.current()
 
 
 def in_cluster(
     environment: Mapping[str, str] | None = None, folder: Path = SERVICE_ACCOUNT_FOLDER
 ) -> ClusterAccess:
-    """Find the API server as a pod does; raises ClusterAccessError."""
+    """Find the API server as pods do; raises ClusterAccessError."""
     if environment is None:
         environment = os.environ
     host, port = (
@@ -107,9 +107,9 @@ def in_cluster(
 
 
 def own_namespace(folder: Path = SERVICE_ACCOUNT_FOLDER) -> str:
-    """The namespace that this pod runs in; empty outside a cluster.
+    """The namespace of this pod; empty outside a cluster.
 
-    Raises ClusterAccessError for a pod that does not know: what is to be closed there would be open.
+    Raises ClusterAccessError if a pod cannot find it: the guardrails could not close it.
     """
     file = folder / "namespace"
     try:
@@ -130,8 +130,8 @@ def own_namespace(folder: Path = SERVICE_ACCOUNT_FOLDER) -> str:
 def from_kubeconfig(path: Path) -> ClusterAccess:
     """Read the current context of a kubeconfig with a bearer token; raises ClusterAccessError.
 
-    The server's address is fixed from here on; token and CA are read again when their file changes, and stay
-    as they are when it names another server: no other cluster's token is sent to this one.
+    The server's address is fixed from now on. Token and CA are read again when their file changes, but not if
+    it names another server then: one cluster's token must not be sent to another.
     """
     faults: list[str] = []
     watched = _watch(path, _parse_kubeconfig, faults, KUBECONFIG)
@@ -142,13 +142,13 @@ def from_kubeconfig(path: Path) -> ClusterAccess:
     def read_again(raw: bytes) -> _Entry:
         changed = _parse_kubeconfig(raw)
         if changed.server != entry.server:
-            raise FileError("its current context is for another server now: restart the relay for that one")
+            raise FileError("its current context names another server now: restart the relay to use that one")
         return changed
 
     def read_token(raw: bytes) -> str:
         token = read_again(raw).token
         if not token:
-            raise FileError("its user has a tokenFile now: restart the relay to go by that")
+            raise FileError("its user has a tokenFile now: restart the relay to use it")
         return token
 
     parts = urlsplit(entry.server)
@@ -168,9 +168,9 @@ def from_kubeconfig(path: Path) -> ClusterAccess:
 def _watch(
     path: Path, parse: Callable[[bytes], _Value], faults: list[str], key: str = ""
 ) -> WatchedFile[_Value] | None:
-    """Watch a file; what is wrong with it is added to the faults, and None returned.
+    """Watch a file; on an error, add it to `faults` and return None.
 
-    `key` is that of the configuration which leads to the file.
+    `key` is the configuration key that leads to the file.
     """
     try:
         return WatchedFile(path, parse, key=key)
@@ -187,7 +187,7 @@ def _access(
     tls: WatchedFile[ssl.SSLContext] | None,
     faults: list[str],
 ) -> ClusterAccess:
-    """Raises ClusterAccessError with every fault."""
+    """Build the access; raises ClusterAccessError with every error."""
     if token is None or tls is None:
         raise ClusterAccessError(*faults)
     return ClusterAccess(host, port, server_name, token, tls)
@@ -195,7 +195,7 @@ def _access(
 
 @attrs.frozen
 class _Entry:
-    """What the current context of a kubeconfig comes to."""
+    """The current context of a kubeconfig, resolved."""
 
     server: str
     server_name: str | None
@@ -210,7 +210,7 @@ _NO_CERTIFICATE = (
     "leave a socket that acts as the relay; use a service account's bearer token"
 )
 _NO_BASIC = "basic authentication is gone from Kubernetes; use a service account's bearer token"
-# key of a user → why it is no credential for a relay
+# User keys that are refused, with the reasons.
 _REFUSED_USER_KEYS = {
     "client-certificate": _NO_CERTIFICATE,
     "client-key": _NO_CERTIFICATE,
@@ -241,7 +241,7 @@ def _parse_kubeconfig(raw: bytes) -> _Entry:
         ("user", user, _REFUSED_USER_KEYS),
     ):
         for key in table:
-            # A number may be too long for a text of it.
+            # Keys may be of any YAML type, and converting a huge number to text fails.
             name = key.removesuffix("-data") if isinstance(key, str) else ""
             if table[key] and name in refused:
                 raise FileError(f"the {kind} has {key}: {refused[name]}")
@@ -250,7 +250,7 @@ def _parse_kubeconfig(raw: bytes) -> _Entry:
     ca, ca_file = b"", _optional(cluster, "certificate-authority")
     data = _optional(cluster, "certificate-authority-data")
     if data is not None:
-        # As client-go has it: data override the file.
+        # As in client-go, the data override the file.
         ca, ca_file = _decode(data), None
     elif ca_file is None:
         raise FileError("the cluster has no certificate-authority: the relay trusts only a pinned CA")
@@ -259,7 +259,7 @@ def _parse_kubeconfig(raw: bytes) -> _Entry:
     if token_file is None:
         if inline is None:
             raise FileError("the user has no token and no tokenFile")
-        # YAML can say what has no UTF-8; it is no token either.
+        # YAML text may not be encodable in UTF-8; the token check then refuses it.
         token = _parse_token(inline.encode("utf-8", "surrogatepass"))
     server_name = _optional(cluster, "tls-server-name")
     if server_name is not None and _SERVER_NAME.fullmatch(server_name) is None:
@@ -296,7 +296,7 @@ def _check_server(server: str) -> None:
     try:
         parts = urlsplit(server)
         valid = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and server.isascii()
-        # No certificate has an address with a zone.
+        # No certificate contains an address with a zone.
         valid = valid and "%" not in parts.netloc
     except ValueError:
         valid = False

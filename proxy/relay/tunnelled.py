@@ -27,8 +27,8 @@ from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.tunnel_call import LEAVING, TunnelCall, fail
 from proxy.relay.verify import Refused, Verifier, refusal
 from tunnel import CloseCode, Context, Hello, Session, SessionClosed, Stream
-from tunnel.net.fairness import turns
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.fairness import fairness
+from tunnel.net.waker import Waker
 from tunnel.stream import StreamReset
 
 # A hub signs its time as it answers HELLO. What was held up for so long is not taken for the present. It is
@@ -153,7 +153,7 @@ class SessionServer:
         self._verifier = verifier
         self._nursery = nursery
         self._due: deque[Callable[[], None]] = deque()
-        self._runner = ParkingSpot("one task runs what is due")
+        self._runner = Waker("one task runs what is due")
 
     def serve(self, stream: Stream, in_turn: bool = False) -> None:
         """Begin with a stream; a fault in it reaches no other.
@@ -181,7 +181,7 @@ class SessionServer:
 
     async def _serve_in_turn(self, stream: Stream) -> None:
         try:
-            await turns().turn(stream.peer)
+            await fairness().wait_alone(stream.peer)
             # The turn may have come with the end of all, and what is sent then nobody would see to.
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:

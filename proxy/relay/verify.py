@@ -1,13 +1,12 @@
-"""Who acts, by the hub's signed word: verified once, kept with its expiry, never served beyond it.
+"""Verifies the hub's tokens, which state the acting agent, and caches the claims until they expire.
 
-The hub's word counts by the keys that were pinned when the cluster was enrolled, and by those that they have
-named as their successors (auth/key_rotation.py). No key is ever fetched.
+A token is valid if it is signed by a key pinned when the cluster was enrolled, or by a successor that such a
+key has named (auth/key_rotation.py). Keys are never fetched.
 
-In tunnel mode the hub says a token once as a CONTEXT of the session and each request names it, so the
-verified claims stay in the context's own slot. It counts in the session of its nonce alone, by the hub's
-clock (auth/hubclock.py). In direct mode each request carries the token, and a table by its hash keeps the
-130 µs of a verification from being paid a hundred times a second. It has no nonce, and counts by the relay's
-own clock.
+In tunnel mode the hub sends a token once, as a CONTEXT of the session, and each request names it. The
+verified claims are stored on the context. The token is valid in the session with its nonce alone, by the
+hub's clock (auth/hubclock.py). In direct mode each request carries the token, and a cache by its hash saves
+the 130 µs of a verification. Such a token has no nonce, and is valid by the relay's own clock.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from tunnel.net.loglimit import LogLimit
 
 log = logging.getLogger("hawse.relay")
 
-# Both clocks of direct mode, and what the hub's clock as a tunnel tells it may be late by.
+# For both clocks of direct mode, and for the delay of the hub's time in a tunnel.
 LEEWAY_S = DEFAULT_LEEWAY_S
-# One entry an agent and minute; the hub's own limit of agents on a session is half of it.
+# One entry per agent and minute; the hub allows half as many agents per session.
 CACHED_TOKENS_MAX = 4096
 
 
@@ -47,7 +46,7 @@ class Refused(Exception):
 
 
 def refusal(code: StreamCode, reason: str) -> Refused:
-    """A refusal that promises that the API server saw nothing."""
+    """A refusal which states that the API server saw nothing."""
     return Refused(Failure(code, Processed.NO, reason))
 
 
@@ -55,7 +54,7 @@ def refusal(code: StreamCode, reason: str) -> Refused:
 class Verifier:
     """Verifies the hub's tokens for this cluster.
 
-    `hub_clock` is the time that they count by, and raises TokenError where no time is known that may count.
+    `hub_clock` returns the time to check them by; it raises TokenError while no trusted time is known.
     """
 
     keys: TrustedKeys
@@ -63,30 +62,30 @@ class Verifier:
     cluster_id: str
     hub_clock: Callable[[], float]
     nonce: str = ""
-    """The session's; "" in direct mode."""
+    """The session's nonce; "" in direct mode."""
     _doubts: LogLimit = attrs.field(factory=lambda: LogLimit(log), init=False, repr=False)
     _cache: OrderedDict[bytes, RelayClaims] = attrs.field(factory=OrderedDict, init=False, repr=False)
 
     def learn(self, statements: Iterable[str]) -> None:
-        """Take in how the hub's keys have changed, up to the first statement that is not to be believed.
+        """Process statements about the hub's keys, up to the first one that is not trusted.
 
-        That one is logged and costs nothing else: the keys that are known stay good.
+        That one is logged and has no other effect: known keys stay valid.
         """
         try:
             for statement in statements:
                 if self.keys.learn(statement):
-                    log.warning("the hub has changed its signing key, as a key that is trusted here says")
+                    log.warning("the hub has changed its signing key; a trusted key signed the change")
         except TokenError as error:
-            self.doubt(f"a change of the hub's signing key is not believed: {error.reason}")
+            self.doubt(f"a change of the hub's signing key is not trusted: {error.reason}")
 
     def doubt(self, message: str) -> None:
-        """Log what the hub has said and is not believed."""
+        """Log a statement of the hub that is not trusted."""
         self._doubts.warning(message, trio.current_time())
 
     def of_context(self, context: Context) -> RelayClaims:
         """The claims of a tunnel's context; raises Refused(UNAUTHENTICATED).
 
-        A context that was refused is verified again when it is named again: by then the clock may be known.
+        A refused context is verified again on its next use: the hub's time may be known by then.
         """
         claims = context.note
         if not isinstance(claims, RelayClaims):
@@ -108,7 +107,7 @@ class Verifier:
         return self._fresh(claims)
 
     def check_inquiry(self, token: bytes) -> None:
-        """Raise Refused(UNAUTHENTICATED) unless a direct request's token has the hub ask about this relay."""
+        """Raise Refused(UNAUTHENTICATED) unless a direct request's token is for the relay's statement."""
         now = self.hub_clock()
         try:
             tokens.verify_inquiry(
@@ -120,13 +119,13 @@ class Verifier:
                 leeway_s=LEEWAY_S,
             )
         except TokenError as error:
-            raise refusal(StreamCode.UNAUTHENTICATED, self._told(error)) from error
+            raise refusal(StreamCode.UNAUTHENTICATED, self._explain(error)) from error
 
-    def _told(self, error: TokenError) -> str:
-        """Why the hub's token is not accepted, and what to do about it."""
+    def _explain(self, error: TokenError) -> str:
+        """Why the hub's token is not accepted, and the next step."""
         if isinstance(error, UnknownKeyError):
             return UNTRUSTED_HUB
-        # In a tunnel the hub's own clock counts, and here this machine's.
+        # In a tunnel the hub's own clock counts, in direct mode this machine's.
         clock = "" if self.nonce or error.skew_s is None else ": set the relay's clock, or the hub's"
         return f"{error.reason}{clock}"
 
@@ -143,7 +142,7 @@ class Verifier:
                 leeway_s=LEEWAY_S,
             )
         except TokenError as error:
-            raise refusal(StreamCode.UNAUTHENTICATED, self._told(error)) from error
+            raise refusal(StreamCode.UNAUTHENTICATED, self._explain(error)) from error
 
     def _fresh(self, claims: RelayClaims) -> RelayClaims:
         try:

@@ -21,6 +21,8 @@ from audit.record import (
 )
 
 NOW_S = 1_790_000_000.0
+# C42: characters that must not reach a terminal.
+HOSTILE = "\x1b]0;owned\x07 \x1b[2J \r\n \x9b31m \u202egnp.exe \u2066x \u200bz\x7f\u0301 \U000e0041 שלום"
 
 
 def call(

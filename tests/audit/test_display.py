@@ -21,10 +21,7 @@ from audit.record import (
     encode,
     utc,
 )
-from tests.audit.events import NOW_S, call, failure
-
-# C42: characters that must not reach a terminal.
-HOSTILE = "\x1b]0;owned\x07 \x1b[2J \r\n \x9b31m \u202egnp.exe \u2066x \u200bz\x7f\u0301 \U000e0041 שלום"
+from tests.audit.events import HOSTILE, NOW_S, call, failure
 
 
 def stored(event: Event, seq: int = 7) -> StoredEvent:

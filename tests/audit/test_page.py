@@ -18,8 +18,7 @@ from audit.record import (
     encode,
     utc,
 )
-from tests.audit.events import NOW_S, call, failure
-from tests.audit.test_display import HOSTILE
+from tests.audit.events import HOSTILE, NOW_S, call, failure
 
 
 def found(*events: Event, still: bool = False) -> FoundCall:

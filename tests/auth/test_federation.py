@@ -23,26 +23,11 @@ from auth.federation import (
 )
 from auth.jws import TokenError
 from auth.keys import KeyFormatError, SigningKey
+from tests.fakes.jwks import KEY, jwk, jwks, number
 
 ISSUER = "https://token.actions.githubusercontent.com"
 HUB = "https://hub.example"
 NOW = 1_800_000_000.5
-KEY = rsa.generate_private_key(65537, 2048)
-
-
-def number(value: int) -> str:
-    return (
-        base64.urlsafe_b64encode(value.to_bytes((value.bit_length() + 7) // 8, "big")).rstrip(b"=").decode()
-    )
-
-
-def jwk(key: rsa.RSAPrivateKey = KEY, kid: str = "k1", **members: object) -> dict[str, object]:
-    numbers = key.public_key().public_numbers()
-    return {"kty": "RSA", "kid": kid, "n": number(numbers.n), "e": number(numbers.e), **members}
-
-
-def jwks(*keys: object) -> str:
-    return json.dumps({"keys": list(keys)})
 
 
 KEYS = parse_jwks(jwks(jwk(use="sig", alg="RS256")))

@@ -5,6 +5,19 @@ from __future__ import annotations
 from benchmarks.figures import Found
 from benchmarks.result import Measurement, Sample, group
 
+# The keys of a measurement, in the order of its JSON.
+KEYS = [
+    "workload",
+    "system",
+    "variant",
+    "cpu_us_per_request",
+    "cpu_s_per_gb",
+    "p50_ms",
+    "p99_ms",
+    "mb_per_s",
+    "rss_kb_per_stream",
+]
+
 
 def sample(
     system: str = "hawse",

@@ -16,7 +16,7 @@ from benchmarks.__main__ import parser
 from benchmarks.accounting import family
 from benchmarks.upstream.apiserver import ApiServer
 from benchmarks.workloads import BY_NAME
-from tests.benchmarks.test_result import KEYS
+from tests.benchmarks.samples import KEYS
 
 TOP = Path(__file__).parents[2]
 

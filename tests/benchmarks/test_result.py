@@ -6,19 +6,7 @@ import attrs
 import pytest
 
 from benchmarks.result import Series, group, milliseconds, quantile, ratio
-from tests.benchmarks.samples import sample
-
-KEYS = [
-    "workload",
-    "system",
-    "variant",
-    "cpu_us_per_request",
-    "cpu_s_per_gb",
-    "p50_ms",
-    "p99_ms",
-    "mb_per_s",
-    "rss_kb_per_stream",
-]
+from tests.benchmarks.samples import KEYS, sample
 
 
 def test_a_measurement_has_these_keys_and_no_others() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import ssl
 import threading
@@ -16,31 +15,9 @@ import jwt
 import trustme
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.fakes.jwks import jwk, jwks, new_key
+
 DISCOVERY = "/.well-known/openid-configuration"
-
-
-def new_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 2048)
-
-
-def encoded(number: int) -> str:
-    return (
-        base64.urlsafe_b64encode(number.to_bytes((number.bit_length() + 7) // 8, "big")).rstrip(b"=").decode()
-    )
-
-
-def rsa_jwk(key: rsa.RSAPrivateKey, kid: str) -> dict[str, str]:
-    numbers = key.public_key().public_numbers()
-    return {
-        "kty": "RSA",
-        "kid": kid,
-        "use": "sig",
-        "alg": "RS256",
-        "n": encoded(numbers.n),
-        "e": encoded(numbers.e),
-    }
-
-
 Reply = tuple[int, dict[str, str], bytes]
 
 
@@ -72,7 +49,8 @@ class FakeIssuer:
         return jwt.encode(body, self.key, algorithm="RS256", headers={"kid": self.kid, **(headers or {})})
 
     def jwks(self) -> bytes:
-        return json.dumps({"keys": [rsa_jwk(key, kid) for kid, key in self.published.items()]}).encode()
+        keys = (jwk(key, kid, use="sig", alg="RS256") for kid, key in self.published.items())
+        return jwks(*keys).encode()
 
     def answer(self, path: str) -> Reply:
         self.asked.append(path)

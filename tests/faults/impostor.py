@@ -13,6 +13,8 @@ from typing import Final
 
 import attrs
 
+from tests.faults.world import FaultWorld
+
 # Nobody who is being tested waits longer for an answer.
 PATIENCE_S: Final = 90.0
 RECEIVE_BYTES: Final = 65536
@@ -89,3 +91,11 @@ def _accept(head: bytes) -> bytes:
             digest = hashlib.sha1(value.strip() + _WEBSOCKET_GUID, usedforsecurity=False).digest()
             return base64.b64encode(digest)
     return b""
+
+
+def hub_certificate(world: FaultWorld) -> Path:
+    """The hub's own: so an impostor gets as far as HTTP, as a proxy does that intercepts TLS."""
+    file = world.folder / "impostor.pem"
+    tls = world.folder / "hub" / "tls"
+    file.write_bytes((tls / "server.pem").read_bytes() + (tls / "server.key").read_bytes())
+    return file

@@ -20,11 +20,10 @@ from tests.faults.figures import note
 from tests.faults.pipe import End
 from tests.faults.world import FaultWorld, Living
 from tests.system.raw import RawClient
-from tests.system.world import NAMESPACE, POD
+from tests.system.world import NAMESPACE, POD_PATH
 
 pytestmark = [pytest.mark.kubectl]
 
-POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 V5 = "Sec-WebSocket-Protocol: v5.channel.k8s.io"
 CLIENTS = 25
 # An access token lives for 60 s.

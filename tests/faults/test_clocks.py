@@ -19,16 +19,14 @@ from pathlib import Path
 import pytest
 
 from tests.faults.clients import ExecEcho, Verdict, report
-from tests.faults.test_network import hub_certificate
+from tests.faults.impostor import hub_certificate
+from tests.faults.requests import ask
 from tests.faults.wire import Enrolment
 from tests.faults.world import CLUSTER, FaultWorld, running_faults
-from tests.system.load import get
-from tests.system.raw import RawClient
 from tests.system.world import AGENT, NAMESPACE, POD, TEAM, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
-POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 AHEAD_S = {"behind": -30, "ahead": 30, "far-behind": -420, "far-ahead": 420}
 # The first wait after a dial that failed is 10 s at most.
 NEXT_DIAL_S = 15.0
@@ -41,12 +39,6 @@ def timed_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultWorld
     folder = tmp_path_factory.mktemp("clocks")
     with running_faults(folder, settings="[limits]\nrelays_per_cluster = 8") as running:
         yield running
-
-
-def ask(world: FaultWorld, api_key: str = "") -> tuple[int, bytes]:
-    """One request, by the world's own agent or another one, under a token that is made now."""
-    client = RawClient(world, CLUSTER, api_key)
-    return get(client, client.token(), POD_PATH)
 
 
 def dials(world: FaultWorld, instance: str = "relay-0") -> str:

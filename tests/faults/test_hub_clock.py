@@ -16,9 +16,8 @@ from auth.keys import SigningKey
 from auth.signed import LIFETIME_S, sign, sign_for_a_minute
 from tests.faults.clients import ExecEcho, Verdict, report
 from tests.faults.endpoint import Endpoint, Outcome, Said, taken_endpoint
-from tests.faults.test_clocks import ask
-from tests.faults.test_isolation import asking
-from tests.faults.test_network import hub_certificate
+from tests.faults.impostor import hub_certificate
+from tests.faults.requests import ask, asking
 from tests.faults.wire import CONTEXT, DATA, FIN, PING, WELCOME, Enrolment, Frame, frame, head, wire_relay
 from tests.faults.world import BY_HAND, FaultWorld, running_faults
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
 from tests.faults.clients import ExecBulk, Verdict, report
+from tests.faults.requests import asking
 from tests.faults.wire import DATA, FIN, INITIAL_CREDIT, Enrolment, frame, head, wire_relay
-from tests.faults.world import BY_HAND, CLUSTER, FaultWorld
+from tests.faults.world import CLUSTER, FaultWorld
 from tests.system.load import get, timed
-from tests.system.raw import Talk
-from tests.system.world import NAMESPACE, POD
+from tests.system.world import POD, POD_PATH
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
-POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 # A stream that waits for another one waits for seconds; a machine that runs other tests, for less than this.
 AT_ONCE_S = 3.0
 FLOW_CONTROL = 8
@@ -53,14 +51,6 @@ def test_a_request_that_hangs_in_its_dial_holds_up_no_other(world: FaultWorld) -
     finally:
         hanging.kill()
         hanging.communicate()
-
-
-@contextmanager
-def asking(world: FaultWorld, token_of: str = BY_HAND) -> Iterator[Talk]:
-    """A client that has asked something of the cluster whose relay is by hand."""
-    client = world.client(token_of)
-    with client.talk(client.head("/api/v1/nodes")) as talk:
-        yield talk
 
 
 def test_a_relay_that_ignores_credit_loses_that_stream_alone(world: FaultWorld, by_hand: Enrolment) -> None:

@@ -21,11 +21,10 @@ from tests.faults.wire import DATA, FIN, Enrolment, frame, head, wire_relay
 from tests.faults.world import BY_HAND, CLUSTER, FaultWorld
 from tests.system.load import get, parallel
 from tests.system.raw import RawClient
-from tests.system.world import NAMESPACE, POD
+from tests.system.world import POD, POD_PATH
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
-POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 AT_ONCE_S = 3.0
 
 

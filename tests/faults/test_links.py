@@ -23,11 +23,10 @@ from tests.faults.wire import Enrolment, wire_relay
 from tests.faults.world import BY_HAND, CLUSTER, FaultWorld
 from tests.system.load import get, timed
 from tests.system.raw import Talk
-from tests.system.world import NAMESPACE, POD
+from tests.system.world import NAMESPACE, POD, POD_PATH
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
-POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 SLOW_MBIT, SLOW_RTT_S = 10, 0.1
 ECHO_S = 0.250
 PONG_S = 0.250

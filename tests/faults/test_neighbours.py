@@ -24,11 +24,10 @@ from tests.faults.crowd import Waits, crowd
 from tests.faults.figures import note
 from tests.faults.flood import flooding
 from tests.faults.world import CLUSTER, FaultWorld, running_faults
-from tests.system.world import NAMESPACE, POD
+from tests.system.world import POD_PATH
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(600)]
 
-POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 NORMAL = 98
 WHAT = f"{NORMAL} streams beside a stalled and a saturating one"
 SLOW_MBIT, SLOW_RTT_S = 10, 0.1

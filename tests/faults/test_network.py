@@ -13,16 +13,16 @@ import websockets.exceptions
 from tests.faults.clients import ExecEcho, LogsFollow, Verdict, Watch, report
 from tests.faults.control import Side, Way
 from tests.faults.figures import note
+from tests.faults.impostor import hub_certificate
 from tests.faults.pipe import End
 from tests.faults.silent import SilentExec
 from tests.faults.wire import Enrolment, wire_relay
 from tests.faults.world import BY_HAND, FaultWorld, running_faults
 from tests.system.load import get
-from tests.system.world import NAMESPACE, POD
+from tests.system.world import POD_PATH
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
-POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 # PROTOCOL.md, "Liveness": a PING every 5 s while a stream is open, every 30 s without, and 10 s for its
 # answer. A dial follows in REDIAL_S.
 PING_S = 30.0
@@ -44,14 +44,6 @@ def seconds(world: FaultWorld, condition: Callable[[], object], what: str, withi
 def works_again(world: FaultWorld) -> bool:
     client = world.client()
     return get(client, client.token(), POD_PATH)[0] == 200
-
-
-def hub_certificate(world: FaultWorld) -> Path:
-    """The hub's own: so an impostor gets as far as HTTP, as a proxy does that intercepts TLS."""
-    file = world.folder / "impostor.pem"
-    tls = world.folder / "hub" / "tls"
-    file.write_bytes((tls / "server.pem").read_bytes() + (tls / "server.key").read_bytes())
-    return file
 
 
 def test_a_black_hole_under_load_is_noticed_and_nothing_is_lost(world: FaultWorld) -> None:

@@ -8,15 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.faults.test_resume import closing, events
+from tests.faults.trail import closing, events
 from tests.faults.world import CLUSTER, FaultWorld, running_faults
 from tests.system.load import get
 from tests.system.raw import End
-from tests.system.world import NAMESPACE, POD
+from tests.system.world import NAMESPACE, POD, POD_PATH
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
-POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 EXEC_PATH = f"{POD_PATH}/exec?command=cat&stdin=true&stdout=true"
 # Relays dial each second after a lost tunnel.
 NEXT_DIAL_S = 5.0

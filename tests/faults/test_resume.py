@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.control import Way
+from tests.faults.trail import closing
 from tests.faults.world import CLUSTER, FaultWorld
 from tests.system.world import NAMESPACE, POD
 
@@ -68,33 +69,6 @@ def test_an_exec_is_cut_and_gives_every_byte(world: FaultWorld) -> None:
     assert event["stream"]["bytes_out"] > len(content)
     assert event["tunnel"]["detaches"] >= 2
     assert event["tunnel"]["gap_ms"] > 0
-
-
-def closing(world: FaultWorld, subresource: str) -> dict[str, dict[str, int]]:
-    """The closing event of the call of a subresource that began last.
-
-    Those of a test before, on the same world, may come between.
-    """
-    *_, last = [event for event in events(world, subresource) if event["phase"] == "intent"]
-
-    def ended() -> list[dict[str, object]]:
-        return [
-            event
-            for event in events(world, subresource)
-            if (event["eid"], event["phase"]) == (last["eid"], "complete")
-        ]
-
-    world.until(lambda: bool(ended()), "the call has its closing event")
-    [event] = ended()
-    return event  # type: ignore[return-value]
-
-
-def events(world: FaultWorld, subresource: str) -> list[dict[str, object]]:
-    return [
-        event
-        for event in world.hub_audit()
-        if isinstance(event.get("req"), dict) and event["req"].get("subresource") == subresource  # type: ignore[attr-defined]
-    ]
 
 
 def test_a_shell_goes_on_after_an_outage_of_some_seconds(world: FaultWorld) -> None:

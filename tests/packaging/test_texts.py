@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from proxy.cli.main import COMMANDS, build_group
+from proxy.cli.group import COMMANDS, build_group
+from tests.fakes.cli import groups
 from tests.packaging.installed import ROOT
-from tests.proxy.cli.test_main import groups
 
 # Folders and pages of the checkout, and an installation from it.
 _NOT_INSTALLED = re.compile(

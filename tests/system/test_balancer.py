@@ -22,7 +22,7 @@ from sandbox.demo.processes import Daemons
 from tests.fakes.apiserver import ApiServer, running_apiserver
 from tests.fakes.balancer import LOCAL, UNSPEC, header, of_client, tlv
 from tests.system.raw import DEADLINE_S, RawClient, Talk
-from tests.system.test_upstream import wait_until
+from tests.system.waiting import wait_until
 from tests.system.world import World, connect, make_world, start_and_enrol
 
 pytestmark = [pytest.mark.timeout(120)]

@@ -165,7 +165,7 @@ def test_the_hub_sends_nothing_to_a_direct_relay_in_another_cluster(stage: Stage
     wait_for(lambda: stage.health("west", "/readyz", "direct") == (200, "ok\n"), "it does not become ready")
     status, body = get()
     assert status == 503
-    assert b"its relay is in another Kubernetes cluster than it was" in body
+    assert b"its relay is in another Kubernetes cluster than the pinned one" in body
     assert stage.events("relay.refused")[-1][1].startswith("wrong cluster: ")
     assert [each.target for each in stage.servers["west"].exchanges if each.target == path] == []
     world.admin("cluster", "repin", "direct", "--yes")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import http.client
 import json
 import os
@@ -14,58 +13,22 @@ import ssl
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
 import pytest
 import yaml
 
 from tests.fakes.apiserver import DISCOVERY
 from tests.fakes.terminal import on_terminal
 from tests.system.chain import Chain
-from tests.system.test_enrolment import add_agent
-from tests.system.test_upstream import wait_until
-from tests.system.world import NAMESPACE, POD, SPDY, USER, Result, World, run
+from tests.system.connecting import Running, connected
+from tests.system.homes import add_agent
+from tests.system.waiting import wait_until
+from tests.system.world import NAMESPACE, POD, USER, World, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 ROOT = Path(__file__).parent.parent.parent
-
-
-@attrs.frozen
-class Running:
-    """A `hawse connect`, and the kubeconfig that it wrote."""
-
-    process: subprocess.Popen[str]
-    kubeconfig: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"KUBECONFIG": str(self.kubeconfig)}
-
-    def kubectl(self, *args: str, spdy: bool = False) -> Result:
-        environment = {**self.environment, **(SPDY if spdy else {})}
-        return run(["kubectl", f"--namespace={NAMESPACE}", *args], environment)
-
-
-@contextlib.contextmanager
-def connected(environment: Mapping[str, str], *args: str) -> Iterator[Running]:
-    process = subprocess.Popen(
-        ["hawse", "connect", *args],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        path = process.stdout.readline().strip()
-        assert path, "it did not start"
-        yield Running(process, Path(path))
-    finally:
-        process.terminate()
-        _, told = process.communicate(timeout=20)
-    assert "fault of ours" not in told
 
 
 @pytest.fixture(scope="module", params=["tunnel", "direct"])

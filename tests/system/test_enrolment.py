@@ -3,72 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import stat
-import subprocess
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
-import attrs
 import pytest
 
 from tests.fakes.issuer import running_issuer
-from tests.system.world import DEADLINE_S, NAMESPACE, ORG, TEAM, WAYS, Result, World, run
+from tests.system.homes import Home, add_agent
+from tests.system.world import DEADLINE_S, ORG, TEAM, WAYS, World, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
-
-
-@attrs.frozen
-class Home:
-    """One agent's own machine, as far as its files go."""
-
-    world: World
-    name: str
-    folder: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "HOME": str(self.folder),
-            "XDG_CONFIG_HOME": str(self.folder / "config"),
-            "XDG_CACHE_HOME": str(self.folder / "cache"),
-            "KUBECONFIG": str(self.folder / "kubeconfig"),
-        }
-
-    def hawse(self, *args: str, stdin: bytes | None = None, **environment: str) -> Result:
-        return run(["hawse", *args], {**self.environment, **environment}, stdin)
-
-    def login(self, *args: str, stdin: bytes | None = None, **environment: str) -> Result:
-        hub = f"https://127.0.0.1:{self.world.hub_port}"
-        ca = str(self.world.folder / "hub" / "tls" / "ca.pem")
-        return self.hawse("login", "--hub", hub, "--ca", ca, *args, stdin=stdin, **environment)
-
-    def kubectl(self, way: str, *args: str, environment: Mapping[str, str] | None = None) -> Result:
-        argv = ["kubectl", f"--context={way}", f"--namespace={NAMESPACE}", *args]
-        return run(argv, {**self.environment, **(environment or {})})
-
-    def popen(self, way: str, *args: str) -> subprocess.Popen[bytes]:
-        argv = ["kubectl", f"--context={way}", f"--namespace={NAMESPACE}", *args]
-        return subprocess.Popen(
-            argv,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **self.environment},
-        )
-
-    def forget_tokens(self) -> None:
-        shutil.rmtree(self.folder / "cache")
-
-
-def add_agent(world: World, name: str, folder: Path, *args: str) -> tuple[Home, dict[str, object]]:
-    """An agent with a home of its own, which the cluster's relays may impersonate."""
-    made = json.loads(world.admin("agent", "add", name, "--team", TEAM, "--owner", "tests", "--json", *args))
-    rbac = world.admin("cluster", "rbac", "tunnel", "--namespace", "hawse", "--service-account", "relay")
-    world.administrator("apply", "-f", "-", stdin=rbac)
-    folder.mkdir(exist_ok=True)
-    return Home(world, name, folder), made
 
 
 def test_an_agent_enrolled_by_a_code_uses_kubectl_by_a_key_that_never_left(

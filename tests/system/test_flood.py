@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from tests.system.raw import Answer, RawClient, Talk
-from tests.system.test_revocation import Victim, enrol_victim
+from tests.system.victims import Victim, enrol_victim
 from tests.system.world import NAMESPACE, World, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]

@@ -19,7 +19,7 @@ from tests.fakes.apiserver import Exchange
 from tests.system.chain import Chain
 from tests.system.load import parallel, timed
 from tests.system.raw import DEADLINE_S, RawClient, Talk, parse
-from tests.system.test_upstream import wait_until
+from tests.system.waiting import wait_until
 from tests.system.world import WAYS
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]

@@ -21,7 +21,7 @@ from sandbox.demo.processes import DemoError
 from tests.fakes.issuer import FakeIssuer, running_issuer
 from tests.system.disk import SIZE_MIB, SmallDisk, TokenClient, needs_root, open_small_disk
 from tests.system.raw import RawClient, Talk
-from tests.system.test_revocation import ENDS_WITHIN_S
+from tests.system.victims import ENDS_WITHIN_S
 from tests.system.world import AGENT, TEAM, Result, World, run
 
 pytestmark = [needs_root, pytest.mark.timeout(120)]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.packaging.installed import relay_image
-from tests.system.test_revocation import ENDS_WITHIN_S, MAY_END_WELL, OPEN, ended_within, enrol_victim
-from tests.system.test_tokens import ask_relay, relay_forger, relay_head
+from tests.system.forgers import ask_relay, relay_forger, relay_head
+from tests.system.victims import ENDS_WITHIN_S, MAY_END_WELL, OPEN, ended_within, enrol_victim
 from tests.system.world import NAMESPACE, POD, WAYS, World, run, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]

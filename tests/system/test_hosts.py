@@ -25,8 +25,8 @@ import yaml
 
 from sandbox.demo.processes import Daemons, free_port
 from tests.fakes.apiserver import ApiServer, running_apiserver
+from tests.system.connecting import connected
 from tests.system.raw import DEADLINE_S, Answer, RawClient, Talk
-from tests.system.test_connect import connected
 from tests.system.world import (
     NAMESPACE,
     POD,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.test_enrolment import Home, add_agent
+from tests.system.homes import Home, add_agent
 from tests.system.world import DEADLINE_S, WAYS, World, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]

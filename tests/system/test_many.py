@@ -14,14 +14,13 @@ from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.process.config import MIB
 from tests.system.load import execute, get, parallel, resident_kib, streaming, timed
 from tests.system.raw import RawClient
-from tests.system.test_revocation import enrol_victim
-from tests.system.world import DEADLINE_S, NAMESPACE, POD, WAYS, World
+from tests.system.victims import enrol_victim
+from tests.system.world import DEADLINE_S, NAMESPACE, POD_PATH, WAYS, World
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
 # A look at all calls every two seconds, on a busy machine.
 COUNTED_WITHIN_S = 10.0
-POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.parity import STREAMING, ageless, echoed_by
-from tests.system.test_upstream import wait_until
+from tests.system.waiting import wait_until
 from tests.system.world import DEADLINE_S, NAMESPACE, POD, WAYS, World
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]

@@ -16,7 +16,7 @@ import pytest
 from sandbox.demo.processes import Daemon
 from tests.faults.figures import note
 from tests.system.callers import Caller, calling, shells
-from tests.system.test_upstream import wait_until
+from tests.system.waiting import wait_until
 from tests.system.world import NAMESPACE, POD, World, run, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(240)]
@@ -153,7 +153,7 @@ def test_a_hub_that_cannot_start_leaves_the_running_one_in_its_place(lasting_wor
     assert failed.code == 1
     assert b"cannot listen on 127.0.0.1:%d" % port in failed.err
     assert world.hub is not None
-    world.hub.wait_for("this one goes on")
+    world.hub.wait_for("this one continues")
     assert world.kubectl("tunnel", "get", "pod", POD).code == 0
     # A start without --replace names the way out, and the next try succeeds.
     refused = run(["hawse", "hub", "--config", str(world.folder / "hub.toml")], {})
@@ -177,7 +177,7 @@ def test_a_hub_that_ends_while_another_prepares_leaves_its_place_to_it(
     pepper = world.folder / "hub" / "pepper"
     content = pepper.read_bytes()
     pepper.unlink()
-    # The new one reads it before it asks for the place, and once it has been given that: there it waits.
+    # The new hub reads it before and after the handover of the sockets, and waits there the second time.
     os.mkfifo(pepper, 0o600)
     new = world.daemons.start("hub-heir", ["hawse", "hub", "--replace", "--config", str(config)])
     pepper.write_bytes(content)
@@ -187,7 +187,7 @@ def test_a_hub_that_ends_while_another_prepares_leaves_its_place_to_it(
     assert not pid_file.exists()
     pepper.write_bytes(content)
     world.hub = new
-    new.wait_for("this one has it now")
+    new.wait_for("this one has taken over")
     new.wait_for("hub is ready")
     assert pid_file.read_text() == f"{new.process.pid}\n"
     world.wait_for_tunnel()
@@ -195,7 +195,7 @@ def test_a_hub_that_ends_while_another_prepares_leaves_its_place_to_it(
     pepper.unlink()
     pepper.write_bytes(content)
     pepper.chmod(0o600)
-    # It can be asked for its place in turn.
+    # It hands over in turn.
     before = new
     world.replace_hub()
     assert before.process.wait(ENDS_WITHIN_S) == 0

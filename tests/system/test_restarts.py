@@ -17,12 +17,12 @@ from auth.keys import SigningKey
 from auth.tokens import issue_assertion
 from tests.faults.figures import note
 from tests.system.callers import shells
+from tests.system.forgers import dial, hello_forger, issuer
+from tests.system.homes import add_agent
 from tests.system.load import get
 from tests.system.raw import Answer, RawClient, parse
-from tests.system.test_enrolment import add_agent
-from tests.system.test_tokens import dial, hello_forger, issuer
-from tests.system.test_upstream import wait_until
-from tests.system.world import NAMESPACE, POD, POLL_S, World, running_world
+from tests.system.waiting import wait_until
+from tests.system.world import POD_PATH, POLL_S, World, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -38,7 +38,6 @@ STOPS_WITHIN_S = 20.0
 STARTS_WITHIN_S = 30.0
 # A longer time is a failure as well, but is not measured.
 SEEN_OFFLINE_MAX_S = 60.0
-POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 
 
 @pytest.fixture

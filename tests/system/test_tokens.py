@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sqlite3
-import ssl
 import stat
 import subprocess
 import time
-import tomllib
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,97 +18,26 @@ from urllib.error import HTTPError
 import attrs
 import pytest
 
-from auth.keys import SigningKey
 from tests.fakes.apiserver import TOKEN, Exchange, certified
 from tests.system.chain import JWT, Chain
-from tests.system.hostile import BAD_PATHS, Forger, ambiguous
+from tests.system.forgers import (
+    TARGET,
+    access_forger,
+    ask_relay,
+    cluster_id,
+    dial,
+    hello_forger,
+    issuer,
+    relay_connection,
+    relay_forger,
+    relay_head,
+)
+from tests.system.hostile import BAD_PATHS, ambiguous
 from tests.system.load import parallel
-from tests.system.raw import DEADLINE_S, V5, Answer, RawClient, Talk, parse
-from tests.system.world import AGENT, GROUP, ORG, TEAM, USER, WAYS, Result, World, run
+from tests.system.raw import DEADLINE_S, V5, RawClient, parse
+from tests.system.world import GROUP, ORG, TEAM, USER, WAYS, Result, World, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
-
-TARGET = "/api/v1/namespaces/work/configmaps"
-
-
-def cluster_id(world: World, way: str) -> str:
-    value: str = tomllib.loads((world.folder / f"relay-{way}" / "relay.toml").read_text())["cluster_id"]
-    return value
-
-
-def issuer(world: World) -> str:
-    return f"https://127.0.0.1:{world.hub_port}"
-
-
-def hub_forger(world: World, typ: str, claims: Mapping[str, object]) -> Forger:
-    keys = world.folder / "hub" / "keys"
-    kid = (keys / "active").read_text().strip()
-    return Forger.from_pem(keys / f"{kid}.pem", typ, {"iss": issuer(world), "jti": "j", **claims}, kid=kid)
-
-
-def relay_forger(world: World, way: str = "direct") -> Forger:
-    """Who signs relay tokens for the relay of a way."""
-    claims = {
-        "aud": f"urn:hawse:cluster:{cluster_id(world, way)}",
-        "sub": USER,
-        "groups": [GROUP],
-        "ext": {"hawse.dev/agent-id": agent_id(world), "hawse.dev/session": "s"},
-    }
-    return hub_forger(world, "relay+jwt", claims)
-
-
-def access_forger(world: World, way: str) -> Forger:
-    """Who signs access tokens for a way's cluster."""
-    claims = {
-        "aud": f"urn:hawse:{ORG}:cluster:{way}",
-        "sub": USER,
-        "agent": agent_id(world),
-        "org": ORG,
-        "teams": [TEAM],
-        "sid": credential_id(world),
-    }
-    return hub_forger(world, "at+jwt", claims)
-
-
-def agent_id(world: World) -> str:
-    with closing(sqlite3.connect(f"file:{world.folder / 'hub' / 'hub.db'}?mode=ro", uri=True)) as store:
-        [(value,)] = store.execute("SELECT id FROM agents WHERE name = ?", (AGENT,))
-    return str(value)
-
-
-def credential_id(world: World) -> str:
-    """What the agent's own tokens are made from: those that name another are revoked ones."""
-    with closing(sqlite3.connect(f"file:{world.folder / 'hub' / 'hub.db'}?mode=ro", uri=True)) as store:
-        [(value,)] = store.execute("SELECT id FROM api_keys WHERE agent_id = ?", (agent_id(world),))
-    return str(value)
-
-
-@contextmanager
-def relay_connection(world: World) -> Iterator[Talk]:
-    """A connection to the relay in direct mode, past the hub."""
-    context = ssl.create_default_context(cafile=str(world.folder / "direct-ca.pem"))
-    plain = socket.create_connection(("127.0.0.1", world.direct_port), DEADLINE_S)
-    with context.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False) as connection:
-        yield Talk(connection)
-
-
-def relay_head(token: str, target: str = TARGET, *headers: str, method: str = "GET") -> bytes:
-    lines = [
-        f"{method} {target} HTTP/1.1",
-        "Host: relay",
-        f"Authorization: Bearer {token}",
-        "Audit-ID: 11111111-2222-7333-8444-555555555555",
-        "X-Forwarded-For: 203.0.113.7",
-        *headers,
-    ]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n"
-
-
-def ask_relay(world: World, head: bytes) -> tuple[int, dict[str, str], bytes]:
-    with relay_connection(world) as talk:
-        talk.send(head)
-        answer = talk.answer()
-        return answer.status, answer.headers, answer.body
 
 
 def with_token(client: RawClient, token: str, target: str = TARGET) -> bytes:
@@ -319,30 +245,6 @@ def test_tokens_of_one_kind_are_nothing_at_the_tunnels_door(chain: Chain) -> Non
     # A hello opens tunnels and is no access token.
     answer = parse(client.send(with_token(client, hello.token(jti="j2"))))
     assert answer.status == 401
-
-
-def hello_forger(world: World) -> Forger:
-    file = world.folder / "relay-tunnel" / "relay.key"
-    party = f"urn:hawse:cluster:{cluster_id(world, 'tunnel')}"
-    claims = {"iss": party, "sub": party, "aud": issuer(world), "instance": "intruder", "jti": "j"}
-    kid = SigningKey.from_pem(file.read_bytes()).kid
-    return Forger.from_pem(file, "relay-hello+jwt", claims, kid=kid)
-
-
-def dial(client: RawClient, token: str, *, rest: bool = True) -> Answer:
-    """Knock at the tunnel's door with a token."""
-    lines = [
-        "GET /v1/tunnel HTTP/1.1",
-        "Host: hub",
-        f"Authorization: Bearer {token}",
-        "Connection: Upgrade",
-        "Upgrade: websocket",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Protocol: hawse.v1",
-    ]
-    with client.talk("\r\n".join(lines).encode() + b"\r\n\r\n") as talk:
-        return talk.answer(body=rest)
 
 
 # C32: the message names the skew

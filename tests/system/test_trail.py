@@ -17,10 +17,10 @@ from urllib.parse import quote
 import pytest
 
 from proxy.hub.calls.limits import TICK_S
-from proxy.hub.calls.starts import LOOK_EVERY_S, STARTED_AFTER_S
+from proxy.hub.calls.starts import CHECK_EVERY_S, STARTED_AFTER_S
 from proxy.hub.home.config import LimitsConfig
 from tests.system.raw import RawClient, Talk, marked_path
-from tests.system.test_upstream import wait_until
+from tests.system.waiting import wait_until
 from tests.system.world import NAMESPACE, POD, WAYS, World, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
@@ -327,7 +327,7 @@ def test_what_lasts_has_a_row_when_the_hub_is_killed(own_world: World) -> None:
             return [row for row in world.hub_audit() if row["phase"] == "start"]
 
         wait_until(lambda: len(started()) == 6)
-        assert time.monotonic() - began < STARTED_AFTER_S + 2 * LOOK_EVERY_S + 10.0
+        assert time.monotonic() - began < STARTED_AFTER_S + 2 * CHECK_EVERY_S + 10.0
         assert {row["stream"]["proto"] for row in started()} == {"http"}  # type: ignore[index]
         assert world.hub is not None
         world.hub.process.kill()

@@ -17,15 +17,8 @@ import pytest
 
 from tests.fakes.apiserver import TOKEN, Exchange, Gone, refusal
 from tests.system.chain import Chain
-from tests.system.raw import (
-    V5,
-    WEBSOCKET_ACCEPT,
-    WEBSOCKET_KEY,
-    Answer,
-    End,
-    RawClient,
-    Talk,
-)
+from tests.system.raw import V5, WEBSOCKET_ACCEPT, WEBSOCKET_KEY, Answer, End, RawClient, Talk
+from tests.system.waiting import wait_until
 from tests.system.world import GROUP, USER, WAYS
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
@@ -529,13 +522,6 @@ def descriptors(chain: Chain, way: str) -> int:
     assert hub is not None
     pids = (hub.process.pid, chain.world.relays[way].process.pid)
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
-
-
-def wait_until(met: Callable[[], bool], within_s: float = 15.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not met():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
 
 
 # -- upgrades: C13 -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.system.test_tokens import access_forger
+from tests.system.forgers import access_forger
 from tests.system.world import AGENT, NAMESPACE, POLL_S, WAYS, World
 
 pytestmark = pytest.mark.kubectl

@@ -30,6 +30,7 @@ ORG, TEAM, AGENT = "acme", "platform", "probe"
 USER, GROUP = f"agent:{AGENT}", f"{ORG}/{TEAM}"
 NAMESPACE = "work"
 POD = "workbench"
+POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 DEADLINE_S = 30.0
 POLL_S = 0.05
 

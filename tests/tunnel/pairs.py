@@ -56,7 +56,7 @@ async def open_pair(
 
 
 class Unplugged(Transport):
-    """Carries what another transport carries, until it is unplugged: then nothing moves, and nobody is
+    """Carries what another transport carries, until it is unplugged: then nothing moves, and neither side is
     told."""
 
     def __init__(self, inner: Transport) -> None:

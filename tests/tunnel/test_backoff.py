@@ -118,7 +118,7 @@ def test_while_a_hub_drains_no_redial_is_spent() -> None:
 
 
 @given(history=st.lists(st.none() | st.floats(0, 100), max_size=30), chance=CHANCES)
-def test_only_a_session_of_10_s_begins_the_row_anew(history: list[float | None], chance: float) -> None:
+def test_only_a_session_of_10_s_restarts_the_backoff(history: list[float | None], chance: float) -> None:
     backoff = Backoff(lambda: chance)
     failures = 0
     for lived_s in history:

@@ -411,7 +411,7 @@ async def test_a_session_that_the_relay_ends_for_a_cause_is_a_refusal_as_well(
     assert network.waits[:4] == pytest.approx([6, 11, 21, 31], abs=0.1)
 
 
-async def test_names_are_resolved_anew_for_each_dial(autojump_clock: MockClock) -> None:
+async def test_names_are_resolved_for_each_dial(autojump_clock: MockClock) -> None:
     network = await run_for(100, Unreachable(socket.gaierror(-3, "Temporary failure in name resolution")))
     assert network.targets == [("hub.test", 443)] * len(network.dialled_at)
     assert len(network.targets) > 3
@@ -614,7 +614,7 @@ async def test_a_goodbye_may_ask_for_patience(autojump_clock: MockClock) -> None
     assert network.waits[0] == pytest.approx(55, abs=1)
 
 
-async def test_a_hub_that_goes_away_is_dialled_anew_at_once_and_served_to_its_end(
+async def test_a_hub_that_goes_away_is_dialled_again_at_once_and_served_to_its_end(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     served: list[str] = []
@@ -633,10 +633,12 @@ async def test_a_hub_that_goes_away_is_dialled_anew_at_once_and_served_to_its_en
     # Each lives for 20 s, and 15 s more beside the next one.
     assert network.dialled_at == pytest.approx([0, 20, 40, 60, 80, 100], abs=0.1)
     assert served == ["s1 35", "s2 55", "s3 75", "s4 95"]
-    assert "goes away (bye): dialling anew in 0.0 s, streams that go on there: 0" in lines(caplog)[1]
+    assert "goes away (bye): dialling again in 0.0 s, streams that go on there: 0" in lines(caplog)[1]
 
 
-async def test_a_hub_that_goes_and_is_gone_is_dialled_anew_at_once_as_well(autojump_clock: MockClock) -> None:
+async def test_a_hub_that_goes_and_is_gone_is_dialled_again_at_once_as_well(
+    autojump_clock: MockClock,
+) -> None:
     async with trio.open_nursery() as nursery:
         network = Network(nursery, Hub(20, goes_after_s=1e-9), Hub(1000), open_max=2)
         with trio.move_on_after(50):
@@ -722,7 +724,7 @@ def told(ahead_s: float) -> bytes:
 
 
 def tells(ahead_s: float) -> Answer:
-    """Whoever finds a token out of date, and tells the time."""
+    """A server that finds a token out of date, and tells the time."""
     return answer(401, b"Hawse-Hub-Time: %b\r\n" % told(ahead_s))
 
 
@@ -756,7 +758,7 @@ async def test_a_wrong_clock_costs_one_further_attempt_by_the_time_that_the_hub_
     assert lines(caplog)[0].endswith("; the next attempt is in 0 s")
 
 
-async def test_whoever_refuses_every_token_is_dialled_twice_for_each_wait(
+async def test_a_hub_that_refuses_every_token_is_dialled_twice_for_each_wait(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each time by our clock first: of a time that was told nothing is remembered."""

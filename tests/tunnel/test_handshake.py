@@ -25,9 +25,9 @@ from tunnel import (
     open_session,
 )
 from tunnel.handshake import read_hello, read_welcome, say_hello
-from tunnel.link import FAREWELL_S
 from tunnel.protocol import frames
 from tunnel.protocol.frames import Resume
+from tunnel.refusals import FAREWELL_S
 
 HELLO = frames.hello(Hello())
 
@@ -38,7 +38,7 @@ async def farewell(transport: Transport) -> tuple[int | None, str]:
     assert frame_type == frames.GOAWAY
     last_id, code, drain_ms, retry_after_ms, reason = frames.decode_goaway(payload)
     assert (code, reason) == (closed.code, closed.reason)
-    # There was no session, and nobody is sent away for a while.
+    # There was no session, and the dialer may come back at once.
     assert (last_id, drain_ms, retry_after_ms) == (0, 0, 0)
     return code, reason
 
@@ -187,7 +187,7 @@ async def test_rubbish_instead_of_a_greeting(autojump_clock: trio.testing.MockCl
         (None, "no greeting within 10 s"),
     ],
 )
-async def test_whoever_says_no_hello_is_told_so(
+async def test_a_dialer_without_a_hello_is_told_so(
     said: bytes | None, why: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     here, there = memory_transport_pair()
@@ -199,7 +199,7 @@ async def test_whoever_says_no_hello_is_told_so(
     await there.aclose()
 
 
-async def test_whoever_says_no_welcome_is_told_so() -> None:
+async def test_a_listener_without_a_welcome_is_told_so() -> None:
     here, there = memory_transport_pair()
     await here.send(frames.welcome(Welcome(initial_window=0)))
     with pytest.raises(RemoteProtocolError):
@@ -219,7 +219,7 @@ class Wedged(Unplugged):
 
 
 @pytest.mark.parametrize("greet", [hear_hello, lambda transport: say_hello(transport, Hello())])
-async def test_whoever_breaks_the_greeting_is_told_so_though_we_are_cancelled_meanwhile(
+async def test_a_peer_that_breaks_the_greeting_is_told_so_even_if_we_are_cancelled(
     greet: Callable[[Transport], Awaitable[bytes]], autojump_clock: trio.testing.MockClock
 ) -> None:
     here, there = memory_transport_pair()

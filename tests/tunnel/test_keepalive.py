@@ -1,4 +1,4 @@
-"""What is noticed of a peer that is gone, and what is said so that nobody takes us for gone."""
+"""How a peer that is gone is detected, and what is sent so that the peer does not take us for gone."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_a_peer_that_only_takes_long_is_not_in_doubt(autojump_clock: trio.
         assert not pair.listener.away
 
 
-async def test_a_stream_with_a_head_or_without_anybody_to_tell_is_told_of_no_silence(
+async def test_doubt_is_not_reported_to_a_stream_with_a_head_or_without_a_callback(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -225,7 +225,7 @@ async def test_a_peer_that_is_not_there_does_not_answer(autojump_clock: trio.tes
         pair.wire.unplugged = False
 
 
-async def test_an_answer_is_one_to_whoever_asked_before_it_only(
+async def test_an_answer_counts_only_for_those_who_asked_before_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -274,7 +274,7 @@ async def test_a_peer_that_is_asked_by_very_many_stays_and_answers_each_of_them(
         assert not pair.dialer.closed
 
 
-async def test_whoever_asks_an_idle_peer_that_is_gone_finds_that_out_in_ten_seconds(
+async def test_asking_an_idle_peer_that_is_gone_detects_that_in_ten_seconds(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """The next thing to be due, a PING at 50 s, would be later than that."""

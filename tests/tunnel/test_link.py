@@ -16,21 +16,22 @@ from tests.tunnel.pairs import Pair, open_pair
 from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.test_stream import read_all
 from tunnel import Session, SessionClosed, Settings, Stream
-from tunnel.link import FAREWELL_S, FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_TURN, STEP_S, Link
-from tunnel.net.fairness import SPARE_FRAMES, SPELL_S, turns
+from tunnel.link import FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_WAIT, STEP_S, Link
+from tunnel.net.fairness import FRAMES_PERIOD_S, SHARED_FRAMES, fairness
 from tunnel.net.readiness import Readiness
-from tunnel.protocol import events, frames
+from tunnel.protocol import frames
 from tunnel.protocol.congestion import MESSAGE_FIRST_BYTES
 from tunnel.protocol.connection import Connection
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import ACK_ALONG_S, LEDGER_RESERVE_BYTES
+from tunnel.refusals import FAREWELL_S
 from tunnel.stream import QUEUE_HIGH_BYTES
 from tunnel.websocket.transport import MemoryTransport, TransportClosed
 
 # The most calls of one pass.
 CALLS_MAX = 3
 # What one reader takes in without a wait, where no other does.
-AT_ONCE = FRAMES_AT_ONCE + SPARE_FRAMES
+AT_ONCE = FRAMES_AT_ONCE + SHARED_FRAMES
 
 
 class Passes:
@@ -109,7 +110,7 @@ async def turns_during(message: bytes) -> int:
     """How often another task has its turn before the listener has taken all of a dialer's message."""
     async with open_pair() as pair:
         await wait_all_tasks_blocked()
-        await pair.dialer._mux.transport.send(message + frames.goaway(0, 1000, 0, 0, "behind it"))
+        await pair.dialer._life.transport.send(message + frames.goaway(0, 1000, 0, 0, "behind it"))
         return await turns_while(lambda: pair.listener.peer_going_away is not None)
 
 
@@ -119,7 +120,7 @@ async def test_others_have_their_turn_in_the_middle_of_very_many_frames(
     unknown = frames.header(0x7F, 0, 0, 0)
     # Who comes first in a pass is trio's choice.
     assert await turns_during(unknown * (FRAMES_AT_ONCE // 2)) <= 1
-    assert 5 <= await turns_during(unknown * (AT_ONCE + 5 * FRAMES_PER_TURN)) <= 7
+    assert 5 <= await turns_during(unknown * (AT_ONCE + 5 * FRAMES_PER_WAIT)) <= 7
 
 
 async def test_others_have_their_turn_when_what_frames_are_told_to_takes_long(
@@ -140,10 +141,10 @@ async def test_what_may_be_taken_in_at_once_is_there_again_after_a_while(
     unknown = frames.header(0x7F, 0, 0, 0)
     async with open_pair() as pair:
         await wait_all_tasks_blocked()
-        await pair.dialer._mux.transport.send(unknown * 2 * AT_ONCE)
+        await pair.dialer._life.transport.send(unknown * 2 * AT_ONCE)
         await wait_all_tasks_blocked()
-        await trio.sleep(SPELL_S)
-        await pair.dialer._mux.transport.send(unknown * (AT_ONCE - 1) + frames.goaway(0, 1000, 0, 0, ""))
+        await trio.sleep(FRAMES_PERIOD_S)
+        await pair.dialer._life.transport.send(unknown * (AT_ONCE - 1) + frames.goaway(0, 1000, 0, 0, ""))
         assert await turns_while(lambda: pair.listener.peer_going_away is not None) <= 1
 
 
@@ -154,11 +155,11 @@ async def test_what_comes_in_many_messages_has_no_more_at_once(
     async with open_pair(messages_max=messages) as pair:
         await wait_all_tasks_blocked()
         for _ in range(messages - 1):
-            assert pair.dialer._mux.transport.send_nowait(few)
-        assert pair.dialer._mux.transport.send_nowait(frames.goaway(0, 1000, 0, 0, "behind them"))
+            assert pair.dialer._life.transport.send_nowait(few)
+        assert pair.dialer._life.transport.send_nowait(frames.goaway(0, 1000, 0, 0, "behind them"))
         count = await turns_while(lambda: pair.listener.peer_going_away is not None)
         # To receive a message is a turn of others by itself, over this transport.
-        assert count >= messages + (messages * FRAMES_AT_ONCE - AT_ONCE) // FRAMES_PER_TURN - 2
+        assert count >= messages + (messages * FRAMES_AT_ONCE - AT_ONCE) // FRAMES_PER_WAIT - 2
 
 
 async def test_who_brings_little_does_not_wait_behind_those_that_bring_much(
@@ -170,33 +171,32 @@ async def test_who_brings_little_does_not_wait_behind_those_that_bring_much(
         honest = await stack.enter_async_context(open_pair())
         await wait_all_tasks_blocked()
         for pair in floods:
-            await pair.dialer._mux.transport.send(unknown * 4 * FRAMES_PER_TURN)
+            await pair.dialer._life.transport.send(unknown * 4 * FRAMES_PER_WAIT)
         # Nothing is left of what all have in common.
-        await turns_while(lambda: turns().spare(trio.current_time()) <= 0)
+        await turns_while(lambda: fairness().frames_left(trio.current_time()) <= 0)
         few = unknown * (FRAMES_AT_ONCE // 2) + frames.goaway(0, 1000, 0, 0, "behind them")
-        await honest.dialer._mux.transport.send(few)
+        await honest.dialer._life.transport.send(few)
         assert await turns_while(lambda: honest.listener.peer_going_away is not None) <= 2
 
 
 async def flood(pair: Pair, message: bytes, count: int) -> None:
     for _ in range(count):
-        await pair.dialer._mux.transport.send(message)
+        await pair.dialer._life.transport.send(message)
 
 
-@pytest.mark.parametrize("frames_each", [1, 128, 10 * FRAMES_PER_TURN])
-async def test_all_sessions_that_bring_very_many_frames_have_one_turn_in_a_pass(
+@pytest.mark.parametrize("frames_each", [1, 128, 10 * FRAMES_PER_WAIT])
+async def test_one_session_over_the_frame_budget_is_served_per_pass(
     frames_each: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: Counter[int] = Counter()
     passes = 0
     receive = Connection.receive_message
 
-    def counting(self: Connection, message: bytes, now: float, *most: int) -> list[events.Event]:
-        happened = receive(self, message, now, *most)
-        taken[passes] += self.frames_taken
-        return happened
+    def counting(self: Connection, message: bytes, now: float, *most: int) -> None:
+        receive(self, message, now, *most)
+        taken[passes] += self.feed.frames_taken
 
-    sessions, each = 16, 10 * FRAMES_PER_TURN
+    sessions, each = 16, 10 * FRAMES_PER_WAIT
     async with AsyncExitStack() as stack:
         pairs = [await stack.enter_async_context(open_pair()) for _ in range(sessions)]
         await wait_all_tasks_blocked()
@@ -209,14 +209,14 @@ async def test_all_sessions_that_bring_very_many_frames_have_one_turn_in_a_pass(
                 await trio.lowlevel.checkpoint()
                 passes += 1
     # Where in a pass the counting task has its own turn is trio's choice, so that it sees parts of two.
-    assert max(taken.values()) <= 2 * (FRAMES_PER_TURN + SPARE_FRAMES + sessions * FRAMES_AT_ONCE)
+    assert max(taken.values()) <= 2 * (FRAMES_PER_WAIT + SHARED_FRAMES + sessions * FRAMES_AT_ONCE)
 
 
-async def test_a_session_has_as_many_turns_as_anybody_else(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_session_has_as_many_passes_as_any_other(autojump_clock: trio.testing.MockClock) -> None:
     async def agent(name: int) -> None:
         """Has always one more long head."""
         while True:
-            await turns().turn(name)
+            await fairness().wait_alone(name)
 
     sessions, agents, each = 8, 8, 4
     async with AsyncExitStack() as stack:
@@ -226,8 +226,8 @@ async def test_a_session_has_as_many_turns_as_anybody_else(autojump_clock: trio.
             for name in range(agents):
                 nursery.start_soon(agent, name)
             for pair in pairs:
-                message = frames.header(0x7F, 0, 0, 0) * (AT_ONCE + each * FRAMES_PER_TURN)
-                await pair.dialer._mux.transport.send(message + frames.goaway(0, 1000, 0, 0, "behind it"))
+                message = frames.header(0x7F, 0, 0, 0) * (AT_ONCE + each * FRAMES_PER_WAIT)
+                await pair.dialer._life.transport.send(message + frames.goaway(0, 1000, 0, 0, "behind it"))
             count = await turns_while(lambda: all(pair.listener.peer_going_away for pair in pairs))
             nursery.cancel_scope.cancel()
         assert count <= (each + 2) * (sessions + agents)
@@ -237,7 +237,7 @@ async def test_a_protocol_error_behind_very_many_frames_ends_the_session() -> No
     async with open_pair() as pair:
         await wait_all_tasks_blocked()
         wrong = frames.header(0x7F, frames.CRITICAL, 0, 0)
-        await pair.dialer._mux.transport.send(frames.header(0x7F, 0, 0, 0) * 3 * FRAMES_PER_TURN + wrong)
+        await pair.dialer._life.transport.send(frames.header(0x7F, 0, 0, 0) * 3 * FRAMES_PER_WAIT + wrong)
         assert "critical and unknown" in await pair.listener.wait_closed()
 
 
@@ -266,7 +266,7 @@ class Opened:
 async def test_the_end_of_a_session_in_the_middle_of_very_many_frames_is_the_end() -> None:
     async with open_pair() as pair:
         opened = Opened(pair, lambda: pair.listener.end(1000, "enough"))
-        await opened.open(2 * FRAMES_PER_TURN)
+        await opened.open(2 * FRAMES_PER_WAIT)
         assert pair.dialer.closed
         assert len(opened.heads) <= AT_ONCE
         assert pair.listener.memory.used_bytes == 0
@@ -274,20 +274,20 @@ async def test_the_end_of_a_session_in_the_middle_of_very_many_frames_is_the_end
 
 async def test_a_loss_in_the_middle_of_very_many_frames_loses_none_and_doubles_none() -> None:
     async with test_resume.open_pair() as pair:
-        mux = pair.listener._mux
+        life = pair.listener._life
 
         def lose() -> None:
             # As a writer finds it out.
-            assert mux.link is not None
-            mux.lose(mux.link, None, "cut")
+            assert life.driver.link is not None
+            life.lose(life.driver.link, None, "cut")
             pair.cut()
 
         opened = Opened(pair, lose)
-        await opened.open(3 * FRAMES_PER_TURN)
+        await opened.open(3 * FRAMES_PER_WAIT)
         assert pair.listener.detached
         assert len(opened.heads) <= AT_ONCE
         await pair.redial()
-        assert opened.heads == [b"%d" % number for number in range(3 * FRAMES_PER_TURN)]
+        assert opened.heads == [b"%d" % number for number in range(3 * FRAMES_PER_WAIT)]
 
 
 # --- what the writer gathers ---
@@ -556,7 +556,7 @@ async def test_a_message_of_which_a_rest_is_left_is_given_up_with_its_transport(
         pair.here.stuck = True
         old = pair.here
         await passes.make(lambda: opened.send_nowait(b"whole", eof=True) and None)
-        # The listener still has the old transport, and its writer is in the midst of it.
+        # The listener still has the old transport, and its writer is in the middle of a send.
         pair.there.unplugged = True
         pair.there.break_here()
         await wait_all_tasks_blocked()
@@ -597,7 +597,7 @@ async def test_a_stream_whose_opening_ends_the_session_is_not_opened(
             await pair.dialer.accept()
 
 
-async def test_a_bug_ends_its_session_and_not_whoever_makes_the_pass(
+async def test_a_bug_ends_its_session_and_not_the_task_that_runs_the_pass(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     made: list[str] = []
@@ -625,7 +625,7 @@ async def test_a_bug_ends_its_session_and_not_whoever_makes_the_pass(
 # --- the end ---
 
 
-async def test_a_farewell_that_nobody_takes_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_farewell_that_is_not_taken_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         pair.wire.stuck = True
         pair.listener.end(4403, "one relay too many")

@@ -128,7 +128,7 @@ async def test_a_session_goes_on_over_the_next_connection(autojump_clock: MockCl
 async def test_a_connection_that_falls_silent_is_followed_as_soon_as_its_silence_is_noticed(
     autojump_clock: MockClock,
 ) -> None:
-    """However often: nobody waits for the farewell of the one before."""
+    """However often: a dial does not wait for the farewell of the one before."""
     async with trio.open_nursery() as nursery:
         hub, served = Hub(), Served()
         network = Network(nursery, hub, open_max=2)
@@ -161,7 +161,7 @@ async def test_a_session_without_streams_outlives_a_clock_that_was_set(autojump_
         assert [round(wait, 2) for wait in network.waits] == [0.6, 0]
         assert not served.sessions[0].detached
         assert tokens_in(hub.heads) == [OURS, dated(told(-310).decode())]
-        # Once, and then it is given up like any other that nobody waits for.
+        # Once, and then it is given up like any other without streams.
         network.handlers[:] = [tells(-310)]
         await hub.cut()
         await served.sessions[0].wait_closed()
@@ -199,7 +199,7 @@ async def test_while_streams_wait_it_is_dialled_until_it_has_been_away_for_too_l
         nursery.cancel_scope.cancel()
 
 
-def test_a_process_that_stood_still_until_all_was_over_dials_anew() -> None:
+def test_a_process_that_stood_still_until_all_was_over_dials_a_new_session() -> None:
     """Both the wait for the next dial and the session's time end in one pass, in either order."""
 
     async def stand_still(clock: MockClock) -> int:

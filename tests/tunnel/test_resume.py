@@ -59,7 +59,7 @@ class Pair:
         inner.cut()
 
     def unplug(self) -> None:
-        """Let nothing through any more, and tell nobody."""
+        """Let nothing through any more, and report nothing."""
         self.here.unplugged = self.there.unplugged = True
 
     async def streams(self) -> tuple[Stream, Stream]:
@@ -128,7 +128,7 @@ async def test_streams_go_on_over_another_transport(autojump_clock: trio.testing
         await wait_all_tasks_blocked()
         assert pair.listener.detached
         assert pair.dialer.detached
-        # Nobody who waits, or sends, is told.
+        # No task that waits or sends is woken for that.
         await opened.send_all(b"meanwhile")
         await trio.sleep(20)
         await pair.redial()
@@ -389,7 +389,7 @@ async def test_which_close_codes_end_a_session(
     async with open_pair() as pair:
         inner = pair.here.inner
         assert isinstance(inner, MemoryTransport)
-        inner._peer._end(code, "somebody has closed it")
+        inner._peer._end(code, "the other end closed it")
         inner._end(None, "")
         await wait_all_tasks_blocked()
         # 1001, 1006 and 1011 are what load balancers say.
@@ -469,7 +469,7 @@ async def test_memory_that_is_taken_back_as_a_session_goes_on_costs_streams_alon
         assert not pair.dialer.closed
 
 
-async def test_cancelling_whoever_resumes_at_any_step_leaves_nothing_behind(
+async def test_cancelling_a_resumption_at_any_step_leaves_nothing_behind(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     for step in range(12):

@@ -33,12 +33,12 @@ from tunnel import (
     memory_transport_pair,
     open_session,
 )
-from tunnel.link import FAREWELL_S
-from tunnel.multiplexer import FLUSH_S, GOAWAYS_TOLD_AT_ONCE
+from tunnel.lifecycle import FLUSH_S, GOAWAYS_LOGGED_AT_ONCE
 from tunnel.protocol import frames
 from tunnel.protocol.errors import CloseCode, LocalProtocolError
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import ACK_AFTER_S, LEDGER_BYTES_MAX, LEDGER_RESERVE_BYTES
+from tunnel.refusals import FAREWELL_S
 
 
 async def serve(session: Pair, handle: Callable[[Stream], Awaitable[None]]) -> None:
@@ -136,7 +136,7 @@ async def test_a_stream_for_which_there_is_no_memory_is_not_opened(
 ) -> None:
     memory = Memory(400_000)
     async with open_pair(memory=memory) as pair:
-        # What nobody could be rid of: contexts, and what connected peers have not acknowledged.
+        # What cannot be evicted: contexts, and frames that connected peers have not acknowledged.
         memory.charge(380_000)
         with pytest.raises(TooManyStreams, match="memory for streams is full"):
             pair.open_stream(b"h" * 30_000, eof=True)
@@ -180,9 +180,9 @@ async def test_ten_thousand_streams_leave_nothing_behind(autojump_clock: trio.te
             assert memory.used_bytes == at_rest
             for session in (pair.listener, pair.dialer):
                 connection = session._connection
-                assert list(connection.holders()) == []
-                assert connection.unacknowledged_resets == {}
-                assert connection.unacknowledged_bytes == 0
+                assert list(connection.holdings.holders()) == []
+                assert connection.resets.unacknowledged == {}
+                assert connection.sent.unacknowledged_bytes == 0
                 assert len(connection.scheduler.ring) == 0
             nursery.cancel_scope.cancel()
 
@@ -298,7 +298,7 @@ async def test_each_context_is_told_once_and_before_the_streams_that_name_it(
         assert told == [b"token", b"agent nine", b"head"]
 
 
-async def test_a_session_that_is_ended_for_a_context_tells_of_no_other_and_keeps_nobody(
+async def test_a_session_that_is_ended_for_a_context_reports_no_other_and_holds_no_user(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     class Listener:
@@ -347,7 +347,7 @@ async def test_a_peer_that_has_more_contexts_than_it_may_is_told_so(
         assert pair.listener.peer_going_away.code == CloseCode.LIMITS
 
 
-async def test_memory_taken_back_by_another_sessions_need_is_told_whoever_is_to_be_called(
+async def test_an_eviction_for_another_session_is_reported_to_callbacks(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     process = Memory(200_000)
@@ -367,7 +367,7 @@ async def test_memory_taken_back_by_another_sessions_need_is_told_whoever_is_to_
         assert told == [True]
 
 
-async def test_memory_taken_back_by_another_sessions_need_wakes_whoever_waits(
+async def test_an_eviction_for_another_session_wakes_waiting_tasks(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     process = Memory(200_000)
@@ -401,7 +401,7 @@ async def test_memory_taken_back_by_another_sessions_need_wakes_whoever_waits(
 # --- the end ---
 
 
-async def test_a_dead_session_wakes_everybody(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_dead_session_wakes_every_task(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         stalled, _ = await pair.streams()
         quiet, quiet_there = await pair.streams()
@@ -596,7 +596,7 @@ async def test_a_flood_of_goaways_is_a_few_lines_and_their_number(
         await session.wait_closed()
         await hear_out(there)
     lines = [record.message for record in caplog.records if "going away" in record.message]
-    assert len(lines) == GOAWAYS_TOLD_AT_ONCE
+    assert len(lines) == GOAWAYS_LOGGED_AT_ONCE
     assert "lines like the last one that were left out: 993" in caplog.text
     await there.aclose()
 
@@ -684,7 +684,7 @@ async def test_cancelling_the_block_closes_the_transport_and_tells_the_peer(
     await there.aclose()
 
 
-async def test_whoever_ends_a_session_says_why(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_end_of_a_session_has_a_reason(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         pair.listener.end(4403, "one relay too many")
         assert await pair.dialer.wait_closed() == "the other end has closed it: one relay too many"

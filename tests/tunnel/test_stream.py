@@ -14,7 +14,7 @@ from trio.testing import assert_checkpoints, check_half_closeable_stream, wait_a
 from tests.tunnel.pairs import open_pair
 from tests.tunnel.passes import counted_passes
 from tunnel import Processed, Stream, StreamCode, StreamReset
-from tunnel.net.fairness import TASKS_PER_PASS, turns
+from tunnel.net.fairness import TASKS_PER_PASS, fairness
 from tunnel.protocol.errors import LocalProtocolError
 from tunnel.stream import QUEUE_HIGH_BYTES
 
@@ -260,7 +260,7 @@ async def test_bytes_dropped_by_a_reset_do_not_make_a_clean_end(
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "peer's"])
 @BOTH_WAYS
-async def test_reset_wakes_whoever_waits(
+async def test_reset_wakes_waiting_tasks(
     opener_first: bool, own: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with open_pair() as pair:
@@ -295,7 +295,7 @@ async def test_reset_wakes_whoever_waits(
         assert sorted(woken) == kinds
 
 
-async def test_an_answer_that_nobody_wants_any_more_can_be_given_up(
+async def test_the_callback_for_an_answer_can_be_removed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -434,7 +434,7 @@ async def test_a_watcher_hears_of_a_reset_and_of_nothing_else(autojump_clock: tr
         assert heard == []
         opened.reset(StreamCode.CANCEL, reason="enough")
         await wait_all_tasks_blocked()
-        # It has happened: whoever asks later hears of it at once.
+        # It has happened: a later callback is called at once.
         accepted.on_reset(lambda: heard.append("later"))
         assert heard == ["first", "later"]
 
@@ -666,7 +666,7 @@ async def test_who_waits_for_an_answer_hears_of_a_reset_and_of_the_sessions_end(
         assert told == ["first", "second"]
 
 
-async def test_what_is_passed_on_wakes_nobody_until_the_end():
+async def test_pieces_that_are_passed_on_wake_no_task_until_the_end():
     async with open_pair() as pair, trio.open_nursery() as nursery:
         opened, accepted = await pair.streams()
         passed: list[bytes] = []
@@ -772,7 +772,7 @@ async def test_cancelling_who_passes_on_loses_nothing():
             assert passed == [b"passed"]
             nursery.cancel_scope.cancel()
         async with trio.open_nursery() as nursery:
-            # Whoever waits next is not the one that passed on.
+            # The next task that waits is not the one that passed on.
             nursery.start_soon(accepted.send_all, b"bytes")
             assert await opened.receive_some() == b"bytes"
         assert passed == [b"passed"]
@@ -826,13 +826,13 @@ async def test_of_those_whom_one_message_wakes_some_go_on_in_a_pass(
     assert passes.most <= TASKS_PER_PASS
 
 
-async def test_a_piece_that_nobody_took_is_not_lost_where_there_is_no_room_for_whom_it_wakes() -> None:
+async def test_a_piece_that_was_not_taken_is_not_lost_when_the_pass_has_no_room() -> None:
     offered = trio.Event()
     got: list[bytes] = []
 
     def take_nothing(piece: bytes) -> bool:
         # For good: no pass is the next one.
-        turns()._room = 0
+        fairness()._tasks_left = 0
         offered.set()
         return False
 

@@ -47,7 +47,7 @@ NO_NAME: Final = "no host can have that name"
 async def open_tcp(host: str, port: int) -> TCPStream:
     """Connect to the first address of `host` that answers, trying the next after a short wait (RFC 8305).
 
-    The name is resolved anew each time. Raises OSError. When cancelled, nothing is left open.
+    The name is resolved again each time. Raises OSError. When cancelled, nothing is left open.
     """
     try:
         return TCPStream.take_over(await trio.open_tcp_stream(host, port))
@@ -163,7 +163,7 @@ def os_reason(exc: OSError) -> str:
 
 
 def shut_down(stream: trio.abc.Stream) -> None:
-    """End a TCP connection both ways, for whoever waits at it; closing it stays theirs."""
+    """End a TCP connection both ways, which wakes tasks that wait on it; closing it stays theirs."""
     if isinstance(stream, TCPStream | trio.SocketStream):
         with suppress(OSError):
             stream.socket.shutdown(socket.SHUT_RDWR)
@@ -208,7 +208,7 @@ def tls_socket(stream: trio.abc.Stream) -> socket.socket | None:
 def has_input(stream: trio.abc.Stream) -> bool:
     """Tell whether the kernel has something to read on a TCP or TLS stream: bytes, the peer's end, an error.
 
-    Of an idle connection that is its end, or what nobody asked for. False for any other stream.
+    On an idle connection that is its end, or bytes that were not asked for. False for any other stream.
     """
     while type(stream) is TLSStream:
         stream = stream.transport_stream
@@ -261,7 +261,7 @@ def server_context(cert: str | os.PathLike[str], key: str | os.PathLike[str]) ->
 
 def _restrict(context: ssl.SSLContext) -> None:
     # Contexts are not made by ssl.create_default_context: that writes the session keys to the file that
-    # SSLKEYLOGFILE names, and whoever can set an agent's environment could then read every token.
+    # SSLKEYLOGFILE names, and a user that can set an agent's environment could then read every token.
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(ALPN)
     # Renegotiation lets a peer burn our CPU, and makes a write wait for a read. Compression leaks what is

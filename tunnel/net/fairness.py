@@ -1,18 +1,18 @@
-"""What may be done in one pass of the scheduler, by all peers of a process together, and the turns for more.
+"""The budget of a pass of trio's loop, shared by all peers of a process.
 
-A session's frames are taken in by its reader, in the loop that everybody else waits for. One that brings very
-many of them is made to let the others pass; were it only that, a hundred such sessions would each have their
-part in the same pass. So there is an amount that all of them have in common, which is more than honest ones
-bring together, and for what goes beyond it they wait for their turns here, one in a pass. Those that bring
-little are not among the waiting.
+A session's reader takes in frames in the loop that every other task needs. A session that brings very many
+frames has to let other tasks run in between. That is not enough when a hundred sessions do it in the same
+pass. So all sessions share a budget of frames, larger than honest peers use together. A session over budget
+waits here, and one such session goes on in each pass. Sessions that bring little do not wait.
 
-The same holds for the tasks that one peer can wake together: by the heads of answers, or the ends of watches,
-that stand in one message, or by hundreds of connections on which it says something at the same time. Each
-does little, and all of them would be one pass. So those that were woken and have much to do ask whether there
-is room for them in this pass (`admits`), and wait for another one (`wait`) where there is none. Who has
-brought about that hundreds wait delays none but his own: those of each peer wait in a lane of their own. All
-who have not said who they are have one lane between them, or thousands of addresses would have thousands of
-turns for each one of an agent.
+The same holds for the tasks that one peer can wake together: by many answer heads or ends of watches in one
+message, or by bytes on hundreds of connections at once. Each task does little, but all of them in one pass
+would delay every other task. So a woken task that has much to do asks whether this pass has room for it
+(`admits`), and otherwise waits for another pass (`wait`).
+
+A flooding peer delays only its own tasks: waiting tasks queue by peer, and the queues are served one after
+the other. All peers that have not authenticated share one queue. Otherwise thousands of addresses would get a
+thousand times the share of one agent.
 """
 
 from __future__ import annotations
@@ -25,161 +25,166 @@ from typing import NamedTuple, TypeVar
 
 import trio
 
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.waker import Waker
 
 __all__ = [
-    "SLICE_S",
+    "CHUNK_S",
+    "FRAMES_PERIOD_S",
+    "SHARED_FRAMES",
     "SMALL_PIECE_BYTES",
-    "SPARE_FRAMES",
-    "SPELL_S",
     "STEP_S",
     "TASKS_PER_PASS",
     "TASKS_PER_PASS_MAX",
-    "Slices",
-    "Turns",
-    "Unknown",
-    "in_slices",
-    "turns",
+    "Chunks",
+    "Fairness",
+    "UnknownPeer",
+    "fairness",
+    "in_chunks",
 ]
 
-# Together in a spell: 3 ms of the dearest. A hub that is busy with nothing but small requests takes in 400.
-SPARE_FRAMES = 512
-SPELL_S = 0.010
-# What a woken task does, up to its next wait: 0.1 to 0.3 ms for a head, a handshake, or the end of a call.
+# The frames of all sessions in a period: 3 ms of the dearest. A hub that is busy with small requests takes
+# in 400.
+SHARED_FRAMES = 512
+FRAMES_PERIOD_S = 0.010
+# A woken task takes 0.1 to 0.3 ms up to its next wait, for a head, a handshake, or the end of a call.
 TASKS_PER_PASS = 16
-# Where passes are long, as beside many downloads, more of them go on in each, or they would starve: one for
+# Where passes are long, as beside many downloads, more tasks go on in each, or they would starve: one for
 # each STEP_S of the pass before.
 STEP_S = 0.0005
 TASKS_PER_PASS_MAX = 32
-# Whoever was woken for more bytes than that does not ask: so many cannot come in a pass for hundreds, and a
-# large body would pay for it with each of its pieces.
+# A task that was woken for more bytes than this does not ask: so many bytes cannot come for hundreds of
+# tasks in a pass, and a large body would pay for the question with each of its pieces.
 SMALL_PIECE_BYTES = 4096
-# Of whoever looks at thousands of calls: what a look takes may be a microsecond, or a policy's conditions.
-SLICE_S = 0.002
+# For work over thousands of calls. One of them may take a microsecond, or as long as a policy's conditions.
+CHUNK_S = 0.002
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
-class Unknown(NamedTuple):
-    """A peer of which only the address is known."""
+class UnknownPeer(NamedTuple):
+    """A peer that has not authenticated: only its address is known."""
 
-    place: str
+    address: str
 
 
-class Turns:
-    """Those of one run of trio."""
+class Fairness:
+    """The budget of one run of trio."""
 
     def __init__(self) -> None:
-        self._taken = False
-        self._lined_up = _Lanes()
-        self._spare = 0
-        self._spell_ends_at = -math.inf
-        self._room = TASKS_PER_PASS
-        self._waiting = _Lanes()
-        self._renewer: ParkingSpot | None = None
+        self._alone = False
+        self._wait_alone = _PeerQueues()
+        self._frames_left = 0
+        self._period_ends_at = -math.inf
+        self._tasks_left = TASKS_PER_PASS
+        self._waiting = _PeerQueues()
+        self._renewer: Waker | None = None
 
-    def spare(self, now: float) -> int:
-        """How many frames are left for all in this spell."""
-        if now >= self._spell_ends_at:
-            self._spare, self._spell_ends_at = SPARE_FRAMES, now + SPELL_S
-        return self._spare
+    # --- frames ---
 
-    def take(self, frames: int) -> None:
-        """So many were taken. If that is more than were left, who brings little does not wait for it."""
-        self._spare = self._spare - frames if frames < self._spare else 0
+    def frames_left(self, now: float) -> int:
+        """Return how many frames are left for all sessions in this period."""
+        if now >= self._period_ends_at:
+            self._frames_left, self._period_ends_at = SHARED_FRAMES, now + FRAMES_PERIOD_S
+        return self._frames_left
 
-    async def turn(self, peer: Hashable = None) -> None:
-        """Wait for a turn: for a pass at least, and whoever is next has its turn in the pass behind that.
+    def take_frames(self, frames: int) -> None:
+        """Take so many of them; more than are left take all."""
+        self._frames_left = self._frames_left - frames if frames < self._frames_left else 0
 
-        `peer` is who has brought it about; one after the other has a turn, however much it brings.
+    async def wait_alone(self, peer: Hashable = None) -> None:
+        """Wait for a pass, one at least, in which no other caller of this goes on.
+
+        `peer` caused the work; the peers are served one after the other, however much one of them brings.
         """
-        if self._taken:
-            await self._lined_up.park(peer)
+        if self._alone:
+            await self._wait_alone.park(peer)
         else:
-            self._taken = True
+            self._alone = True
             try:
                 await trio.lowlevel.checkpoint()
             except BaseException:
-                self._pass_on()
+                self._wake_next()
                 raise
-        self._pass_on()
+        self._wake_next()
 
-    def _pass_on(self) -> None:
-        self._taken = self._lined_up.unpark(1) > 0
+    def _wake_next(self) -> None:
+        self._alone = self._wait_alone.unpark(1) > 0
+
+    # --- tasks ---
 
     def admits(self) -> bool:
-        """Whether there is room in this pass for the task that asks; where there is not, it is to `wait`."""
-        if not self._room:
+        """Whether this pass has room for the calling task; otherwise it has to `wait`."""
+        if not self._tasks_left:
             return False
-        self._room -= 1
-        if not self._room:
+        self._tasks_left -= 1
+        if not self._tasks_left:
             self._renew_soon()
         return True
 
     async def wait(self, peer: Hashable = None) -> None:
-        """Wait for a pass with room, behind those that wait already; for `peer` see `turn`."""
+        """Wait for a pass with room, behind tasks that wait already; for `peer` see `wait_alone`."""
         await self._waiting.park(peer)
 
     def _renew_soon(self) -> None:
         if self._renewer is None:
-            self._renewer = ParkingSpot("one task renews the room")
+            self._renewer = Waker("one task renews the budget")
             trio.lowlevel.spawn_system_task(self._renew, self._renewer)
         else:
             self._renewer.unpark()
 
-    async def _renew(self, spot: ParkingSpot) -> None:
-        """Make room again in each pass behind one that has none left."""
+    async def _renew(self, waker: Waker) -> None:
+        """Renew the budget in each pass behind one that used it up."""
         before = trio.current_time()
         while True:
             now = trio.current_time()
-            room = max(TASKS_PER_PASS, min(TASKS_PER_PASS_MAX, int((now - before) / STEP_S)))
+            tasks = max(TASKS_PER_PASS, min(TASKS_PER_PASS_MAX, int((now - before) / STEP_S)))
             before = now
-            self._room = room - self._waiting.unpark(room)
-            if self._room:
-                await spot.park()
+            self._tasks_left = tasks - self._waiting.unpark(tasks)
+            if self._tasks_left:
+                await waker.park()
                 before = trio.current_time()
             else:
                 await trio.lowlevel.checkpoint()
 
 
-class _Lanes:
-    """Tasks that wait, those of each peer in a lane: of each lane one goes on, and then of the next."""
+class _PeerQueues:
+    """Waiting tasks in a queue for each peer: one of a queue is woken, and then one of the next."""
 
     def __init__(self) -> None:
-        self._lanes: OrderedDict[Hashable, trio.lowlevel.ParkingLot | _Lanes] = OrderedDict()
+        self._queues: OrderedDict[Hashable, trio.lowlevel.ParkingLot | _PeerQueues] = OrderedDict()
 
     def __bool__(self) -> bool:
-        return bool(self._lanes)
+        return bool(self._queues)
 
     async def park(self, peer: Hashable) -> None:
-        key = Unknown if isinstance(peer, Unknown) else peer
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lanes() if key is Unknown else trio.lowlevel.ParkingLot()
-        if isinstance(lane, _Lanes):
-            assert isinstance(peer, Unknown)
-            await lane.park(peer.place)
+        key = UnknownPeer if isinstance(peer, UnknownPeer) else peer
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _PeerQueues() if key is UnknownPeer else trio.lowlevel.ParkingLot()
+        if isinstance(queue, _PeerQueues):
+            assert isinstance(peer, UnknownPeer)
+            await queue.park(peer.address)
         else:
-            await lane.park()
+            await queue.park()
 
     def unpark(self, count: int) -> int:
-        """Let so many go on; returns how many did."""
+        """Wake so many tasks; returns how many it woke."""
         left = count
-        while left and self._lanes:
-            peer, lane = self._lanes.popitem(last=False)
-            # One that was cancelled may have left an empty lane.
-            left -= lane.unpark(1) if isinstance(lane, _Lanes) else len(lane.unpark())
-            if lane:
-                self._lanes[peer] = lane
+        while left and self._queues:
+            peer, queue = self._queues.popitem(last=False)
+            # A task that was cancelled may have left an empty queue.
+            left -= queue.unpark(1) if isinstance(queue, _PeerQueues) else len(queue.unpark())
+            if queue:
+                self._queues[peer] = queue
         return count - left
 
 
-class Slices:
-    """The time of a task that goes over all there is: a little of it in each pass."""
+class Chunks:
+    """The time of a task that goes over very many things: CHUNK_S in each pass."""
 
     def __init__(self) -> None:
-        self._ends_at = time.perf_counter() + SLICE_S
+        self._ends_at = time.perf_counter() + CHUNK_S
 
     @property
     def over(self) -> bool:
@@ -187,30 +192,30 @@ class Slices:
         return time.perf_counter() >= self._ends_at
 
     async def next(self) -> None:
-        """Let the others have their turn."""
+        """Let other tasks run."""
         await trio.lowlevel.checkpoint()
-        self._ends_at = time.perf_counter() + SLICE_S
+        self._ends_at = time.perf_counter() + CHUNK_S
 
 
-async def in_slices(function: Callable[[T], U], things: Iterable[T]) -> list[U]:
-    """Return what `function` says of each of very many things; others have their turn meanwhile."""
-    said: list[U] = []
-    slices = Slices()
+async def in_chunks(function: Callable[[T], U], things: Iterable[T]) -> list[U]:
+    """Return what `function` returns for each of very many things; other tasks run meanwhile."""
+    results: list[U] = []
+    chunks = Chunks()
     for thing in things:
-        if slices.over:
-            await slices.next()
-        said.append(function(thing))
-    return said
+        if chunks.over:
+            await chunks.next()
+        results.append(function(thing))
+    return results
 
 
-_turns: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("tunnel.net.fairness")
+_fairness: trio.lowlevel.RunVar[Fairness] = trio.lowlevel.RunVar("tunnel.net.fairness")
 
 
-def turns() -> Turns:
-    """Return those of this run."""
+def fairness() -> Fairness:
+    """Return the Fairness of this run."""
     try:
-        return _turns.get()
+        return _fairness.get()
     except LookupError:
-        found = Turns()
-        _turns.set(found)
+        found = Fairness()
+        _fairness.set(found)
         return found

@@ -1,8 +1,8 @@
-"""Who has signed a certificate that was not accepted.
+"""Reads the issuer of a certificate that was not accepted.
 
-That is what tells an operator that a proxy intercepts TLS, or that another hub answers, and which CA is
-missing. OpenSSL keeps the chain of a handshake that failed; Python shows it from 3.13 on, and has it in its
-inner object before that.
+It shows an operator that a proxy intercepts TLS, or that another hub answers, and which CA is missing.
+OpenSSL keeps the chain of a handshake that failed; Python shows it from 3.13 on, and has it in its inner
+object before that.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Final
 
 __all__ = ["shown_issuer"]
 
-# Strangers choose these names, and they go into a log.
+# An unauthenticated peer chooses these names, and they go into a log.
 ISSUER_CHARACTERS_MAX: Final = 120
 _DER: Final = 2
 
 
 def shown_issuer(connection: ssl.SSLObject) -> str:
     """Return the issuer's name in the peer's certificate, in one printable line; "" if it is not known."""
-    # It is wanted when a handshake has failed, and otherwise costs a process tens of milliseconds.
+    # The import costs a process tens of milliseconds, and is needed only when a handshake has failed.
     from cryptography import x509
 
     try:
@@ -29,7 +29,7 @@ def shown_issuer(connection: ssl.SSLObject) -> str:
         with warnings.catch_warnings(action="ignore"):
             name = x509.load_der_x509_certificate(chain[0]).issuer.rfc4514_string() if chain else ""
     except Exception:
-        # OpenSSL takes certificates that this reader refuses, each in its own way, and it is a stranger's.
+        # OpenSSL accepts certificates that this parser refuses, each in its own way.
         return ""
     shown = "".join(character if character.isprintable() else "?" for character in name)
     return shown if len(shown) <= ISSUER_CHARACTERS_MAX else f"{shown[:ISSUER_CHARACTERS_MAX]}..."

@@ -1,4 +1,4 @@
-"""A log line that somebody else can provoke comes once a second, with the number of those that did not."""
+"""Limits log lines that a peer can provoke: one a second, with the number of lines left out."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Mapping
 
 import attrs
 
-from tunnel.protocol.liveness import RateLimit
+from tunnel.net.ratelimit import TokenBucket
 
 __all__ = ["LINES_PER_S", "LogLimit"]
 
-# Enough to see that something goes on; what a flood would fill a disk with is one number.
+# Enough to see that something goes on. A flood that would fill a disk becomes a number.
 LINES_PER_S = 1.0
 
 
 @attrs.define(eq=False)
 class LogLimit:
-    """Logs lines, `at_once` of them together and one a second of any more; the caller hands in its clock."""
+    """Logs `at_once` lines together, and then one a second; the caller hands in its clock."""
 
     log: logging.Logger
     at_once: int = 1
-    _rate: RateLimit = attrs.field(init=False)
+    _rate: TokenBucket = attrs.field(init=False)
     _suppressed: int = attrs.field(init=False, default=0)
 
     @_rate.default
-    def _rate_of_lines(self) -> RateLimit:
-        return RateLimit(LINES_PER_S, self.at_once)
+    def _rate_of_lines(self) -> TokenBucket:
+        return TokenBucket(LINES_PER_S, self.at_once)
 
     def warning(self, message: str, now_s: float) -> None:
         """Log the message as a warning, or count it for the next one that is logged."""
@@ -42,7 +42,7 @@ class LogLimit:
         self.log.log(level, "%s%s", message, more, extra=ids)
 
     def end(self, level: int, what: str) -> None:
-        """Nothing like it will come any more: log how many were only counted, if any were."""
+        """No more such lines will come: log how many were left out, if any were."""
         if self._suppressed:
             self.log.log(level, "%s: lines like the last one that were left out: %d", what, self._suppressed)
             self._suppressed = 0

@@ -1,12 +1,11 @@
 """Settings of glibc's malloc for a process that moves megabytes through short-lived buffers.
 
-glibc takes a buffer of 128 KiB or more from mmap and gives it back at once, and gives the top of the heap
-back whenever some 128 KiB of it are free. Each page of the next buffer is then a fault that the kernel
-answers with zeroes: 0.7 s of CPU for every gigabyte in messages of 256 KiB, more than their encryption.
+glibc takes a buffer of 128 KiB or more from mmap and returns it at once, and returns the top of the heap
+whenever some 128 KiB of it are free. Each page of the next buffer is then a page fault that the kernel fills
+with zeroes: 0.7 s of CPU for every gigabyte in messages of 256 KiB, more than their encryption.
 
-So large buffers stay in the heap, among what lives long, and when they are gone it is full of holes: half of
-it after some thousand connections. By itself malloc gives back nothing but its top; hence `give_back_holes`,
-for when there is time.
+So large buffers stay in the heap, among long-lived objects, and leave holes: half of the heap after some
+thousand connections. malloc itself returns only the top of the heap; hence `trim_heap`, for idle times.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-__all__ = ["give_back_holes", "keep_large_buffers"]
+__all__ = ["keep_large_buffers", "trim_heap"]
 
 # mallopt(3), /usr/include/malloc.h.
 _M_TRIM_THRESHOLD: Final = -1
@@ -23,15 +22,15 @@ _M_MMAP_THRESHOLD: Final = -3
 # The largest WebSocket message, with room for its frame and its encryption, is still a buffer of the heap.
 MMAP_THRESHOLD_BYTES: Final = 2 * 1024 * 1024
 
-# What may lie free at the top of the heap. It is the price: so much more memory at most than without.
+# The free bytes that may stay at the top of the heap: the most memory that this costs.
 TRIM_THRESHOLD_BYTES: Final = 16 * 1024 * 1024
 
 
 def keep_large_buffers() -> bool:
-    """Have malloc keep buffers of up to MMAP_THRESHOLD_BYTES for the next one; returns whether it does.
+    """Make malloc keep freed buffers of up to MMAP_THRESHOLD_BYTES; returns whether it does.
 
-    Called once, when a process starts. Where the C library is not glibc it does nothing: musl has no such
-    setting, and other systems' allocators no such habit.
+    Called once, when a process starts. With another C library than glibc it does nothing: musl has no such
+    setting, and the allocators of other systems do not return buffers at once.
     """
     libc = _glibc()
     if libc is None:
@@ -45,11 +44,11 @@ def keep_large_buffers() -> bool:
     )
 
 
-def give_back_holes() -> bool:
-    """Give every free page of the heap back to the kernel; returns whether there were any.
+def trim_heap() -> bool:
+    """Return every free page of the heap to the kernel; returns whether there were any.
 
-    It takes 0.5 ms for each MiB that it gives back, and a tenth of that for each that is free and was given
-    back before; the whole process waits for it. Where the C library is not glibc it does nothing.
+    It takes 0.5 ms for each MiB that it returns, and a tenth of that for each free MiB that was returned
+    before. The whole process waits for it. With another C library than glibc it does nothing.
     """
     libc = _glibc()
     if libc is None:

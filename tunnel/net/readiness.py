@@ -1,13 +1,12 @@
-"""Many sockets watched by one task: a call for each that has something to read.
+"""Watches many sockets with one task, and calls a function for each that has something to read.
 
-trio's own way to wait for a socket is a task that stands in `wait_readable`: a switch to it and a system call
-to arm the wait, each time. Where the wait is all that a task would be for, that costs more than what is done
-with the bytes. So here the sockets are in an epoll of our own, which stays armed, and trio waits for that one
-descriptor.
+In trio, a task waits for a socket in `wait_readable`: that is a switch and a system call to arm the wait,
+each time. Where a task would do nothing but wait, that costs more than the work on the bytes. So the sockets
+are in an epoll of our own, which stays armed, and trio waits for that one descriptor.
 
-What is called runs in the midst of everything: it must neither wait nor raise, and its work should be that
-of a small answer. What is done once for all of them is done at the end of the pass (`at_end`). A socket that
-is not read from is said to be readable again and again, so whoever leaves one alone ends its watch.
+A call delays all other tasks: it must neither wait nor raise, and its work should be that of a small answer.
+Work that is done once for all of them is done at the end of the pass (`at_end`). A socket that is not read
+from is reported again and again, so a user that stops reading ends its watch.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ import trio
 
 __all__ = ["Readiness", "Watch"]
 
-# Then the other tasks have their turn: some milliseconds of small answers.
+# Then other tasks run: these are some milliseconds of small answers.
 CALLS_PER_PASS: Final = 64
-# Where calls take longer, as of bytes in very many TLS records, they have it after so much time; the clock is
-# looked at behind so many calls.
+# Where calls take longer, as for bytes in very many TLS records, other tasks run after PASS_S. The clock is
+# read after so many calls.
 CALLS_PER_LOOK: Final = 8
 PASS_S: Final = 0.005
 
@@ -48,7 +47,7 @@ class Watch:
         """What is called when the socket takes more, once; to be read only."""
 
     def has_input(self) -> bool:
-        """Tell whether there is something to read now; `call` may not have been called for it yet."""
+        """Return whether there is something to read now; `call` may not have been called for it yet."""
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(self._descriptor, select.POLLIN)
@@ -103,15 +102,15 @@ class Readiness:
         self._watches: dict[int, Watch] = {}
         # Those of them that are watched for nothing now.
         self._silent: set[int] = set()
-        # What the end of the pass that is under way calls; None between two passes.
+        # The calls for the end of the current pass; None between two passes.
         self._endings: list[Callable[[], None]] | None = None
-        # That pass has one call only.
+        # The current pass has one call only.
         self._alone = False
 
     def watch(self, descriptor: int, call: Callable[[], None]) -> Watch:
-        """Have `call` called whenever the socket has bytes, its peer's end or an error to read."""
+        """Call `call` whenever the socket has bytes, its peer's end or an error to read."""
         assert descriptor not in self._watches, f"descriptor {descriptor} is watched already"
-        # First what can fail: a watch that never was must be in nobody's way.
+        # First, as it can fail: then no watch may be left.
         self._epoll.register(descriptor, select.EPOLLIN)
         watch = self._watches[descriptor] = Watch(self, descriptor, call)
         return watch
@@ -138,10 +137,10 @@ class Readiness:
             self._epoll.unregister(descriptor)
 
     def at_end(self, call: Callable[[], None], *, ready: bool = False) -> bool:
-        """Have `call` called at the end of this pass, behind all of its calls; False when none is under way.
+        """Call `call` at the end of this pass, behind all of its calls; returns False when no pass runs.
 
-        It must neither wait nor raise either. When all is `ready` for it that whoever asks has to add, and
-        nobody else is called in this pass, it is called at once: what is done behind that keeps it no longer.
+        It must neither wait nor raise. With `ready` the caller adds nothing more: if the pass has no other
+        call, it is called at once, so that the rest of the caller's work does not delay it.
         """
         if self._endings is None:
             return False

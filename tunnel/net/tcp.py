@@ -29,8 +29,8 @@ from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writab
 
 __all__ = ["Bonds", "TCPListener", "TCPStream", "bind_socket_to_peer", "tune_socket"]
 
-# What is asked of the kernel at once by whoever does not say: from 128 KiB on memory comes from mmap, unless
-# malloc is told otherwise, and page faults then cost more than the bytes.
+# The default size of a read: from 128 KiB on memory comes from mmap, unless malloc is set otherwise, and
+# page faults then cost more than the bytes.
 RECEIVE_BYTES_MAX: Final = 64 * 1024
 
 # A peer that vanished without a word holds a socket open for good. The tunnel has its own, faster liveness;
@@ -80,7 +80,7 @@ class TCPStream(trio.abc.HalfCloseableStream):
         self._fd = sock.fileno()
         self._receives_left = 0
         self._sends_left = SENDS_PER_PASS
-        # While a sender waits, and only then: nobody else runs between two waits.
+        # While a sender waits, and only then: no other task runs between two waits.
         self._sending = False
         self._eof_sent = False
 
@@ -213,7 +213,7 @@ class TCPStream(trio.abc.HalfCloseableStream):
         self._eof_sent = True
 
     async def aclose(self) -> None:
-        """Close the connection; whoever waits on it gets ClosedResourceError."""
+        """Close the connection; a task that waits on it gets ClosedResourceError."""
         self.close_nowait()
         await checkpoint()
 
@@ -307,7 +307,7 @@ def _set(sock: socket.socket | trio.socket.SocketType, *options: tuple[str, int]
     for name, value in options:
         option = getattr(socket, name, None)
         if option is not None:
-            # macOS refuses each of them (EINVAL) once the peer has gone, which whoever reads will see.
+            # macOS refuses each of them (EINVAL) once the peer has gone, which the next read reports.
             with suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
 

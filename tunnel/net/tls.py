@@ -7,8 +7,8 @@ tunnel.net.tcp) and when it returns what was there before. In exchange it is str
 explicit.
 
 Theory of operation. `SSLObject` never waits; it reads ciphertext from one MemoryBIO and writes ciphertext
-to another. Between two awaits a task may call it as it likes, and nobody else sees the intermediate state.
-So the two buffers need not be each stream's own: all streams of a thread share them, and whoever calls
+to another. Between two awaits a task may call it as it likes, and no other task sees the intermediate state.
+So the two buffers need not be each stream's own: all streams of a thread share them, and a task that calls
 OpenSSL leaves both empty before he waits. What is not a whole record yet stays outside, and so does what is
 not sent yet. A call that cannot leave them so breaks its own stream: the next one must not find anything.
 Three rules make that safe for one sending and one receiving task without any lock:
@@ -23,11 +23,12 @@ Three rules make that safe for one sending and one receiving task without any lo
    the answer to a key update "prior to sending its next Application Data record". A peer that causes more
    than ANSWERS_BYTES_MAX of it meanwhile is cut off.
 3. The exception is the farewell, an alert or close_notify, after which nothing is sent any more. It is tried
-   only while nobody sends, and for no longer than FAREWELL_S.
+   only while no task sends, and for no longer than FAREWELL_S.
 
 The end of a stream is authenticated: `receive_some` returns b"" only after the peer's close_notify. A
 connection that just ends is a truncation, and may be an attack: BrokenResourceError. TLS has no half-close
-that all peers understand, so there is no `send_eof`; `send_close_notify` is for who is about to close.
+that all peers understand, so there is no `send_eof`; `send_close_notify` is for a task that is about to
+close.
 
 Renegotiation (TLS 1.2) is refused by our contexts: it is what makes a *write* need a read.
 """
@@ -45,7 +46,7 @@ from typing import Final
 
 import trio
 
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.issuer import shown_issuer
 from tunnel.net.tcp import TCPStream
 from tunnel.net.tls_sessions import Resumption
@@ -65,7 +66,7 @@ SEND_BYTES_MAX: Final = 6 * RECORD_BYTES_MAX
 # the same bytes. Our processes have malloc keep such buffers (tunnel.net.malloc).
 RECEIVE_BYTES_MAX: Final = 128 * 1024
 
-# Each record costs some 2 µs, and 128 KiB can hold 5,700, which is as long as everybody else would wait.
+# Each record costs some 2 µs, and 128 KiB can hold 5,700, which is how long all other tasks would wait.
 # After so many, of so few bytes on the average, less is asked of the socket, and not before its turn.
 CROWDED_RECORDS: Final = 64
 CROWDED_RECORD_BYTES: Final = 128
@@ -92,7 +93,7 @@ class HandshakeFailed(trio.BrokenResourceError):
     """The TLS handshake failed; the text is one line that names the reason."""
 
     issuer: str = ""
-    """Who has signed the peer's certificate, where that was not accepted; see tunnel.net.issuer."""
+    """The issuer of the peer's certificate, if that was not accepted; see tunnel.net.issuer."""
 
 
 class _State(enum.Enum):
@@ -105,10 +106,10 @@ class _State(enum.Enum):
 # A lookup less for every call.
 _OPEN: Final[_State] = _State.OPEN
 
-# What is being sent for ever once a record is torn: nobody may send behind it, not even a farewell.
+# Is being sent for ever once a record is torn: nothing may be sent behind it, not even a close_notify.
 _TORN: Final = bytearray()
 
-# Whose doing handshakes are (`turns`): who it is shows only behind them.
+# The fairness key of handshakes: the peer is known only after them.
 _STRANGERS: Final = "strangers"
 
 
@@ -154,7 +155,7 @@ class TLSStream(trio.abc.Stream):
         # kernel did not take in send_nowait, and what reading has caused, of which the size is kept as well.
         self._held = b""
         self._answers_bytes = 0
-        # What has come of a record that is not whole, and how much is missing, once its header has told.
+        # The beginning of a record that is not whole, and how much is missing, once its header is here.
         self._torn = b""
         self._missing = 0
         # Decrypted, not yet returned: an offset spares a copy of the rest for each small read.
@@ -196,7 +197,7 @@ class TLSStream(trio.abc.Stream):
         assert self._state is _State.NEW, "do_handshake is called once"
         assert self._incoming is _buffers.incoming, "a stream stays in the thread that it was made in"
         self._state = _State.BROKEN
-        common = turns()
+        common = fairness()
         try:
             while not self._advance_handshake():
                 if self._outgoing.pending:
@@ -252,7 +253,7 @@ class TLSStream(trio.abc.Stream):
                 raise failed from exc
             finally:
                 # Its traceback holds this frame, which must not hold it in turn: until a garbage collection
-                # the stream would live on, with OpenSSL's buffers, and anybody can fail in a handshake.
+                # the stream would live on, with OpenSSL's buffers, and any peer can fail in a handshake.
                 del failed
         return True
 
@@ -274,8 +275,8 @@ class TLSStream(trio.abc.Stream):
             data = b""
             while not data and not self.ended:
                 if self._crowded:
-                    # However many peers send such records, one of them has its turn in a pass.
-                    await turns().turn()
+                    # Each loop pass serves one peer that sends such records, however many do.
+                    await fairness().wait_alone()
                     self._crowded = False
                     at_once = CROWDED_BYTES_MAX
                 ciphertext = await self.transport_stream.receive_some(at_once)
@@ -336,7 +337,7 @@ class TLSStream(trio.abc.Stream):
             elif size:
                 data = self._decrypt(ciphertext)
             else:
-                # OpenSSL is not told: it would give up the session as well, of which only this connection has
+                # Without OpenSSL: it would give up the session as well, of which only this connection has
                 # failed (RFC 4346 7.2.1). Nor could it make anything more of what has come.
                 self._break("the connection ended without a TLS close_notify")
                 return b""

@@ -1,4 +1,4 @@
-"""Where one task waits for another to wake it: the cheapest switch that trio has, without an Event a wait."""
+"""Wakes a task that waits: the cheapest switch that trio has, without an Event for each wait."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 
-class ParkingSpot:
-    """Room for one task. A second one is a bug of the caller, not something to queue: BusyResourceError."""
+class Waker:
+    """Wakes one task. A second one that waits is a bug of the caller, and raises BusyResourceError."""
 
     __slots__ = ("_conflict", "task")
 
     def __init__(self, conflict: str) -> None:
         self.task: trio.lowlevel.Task | None = None
-        """Who waits here, to be read only: whether somebody does is asked several times for each message."""
+        """The task that waits, for reading only: it is read several times for each message."""
         self._conflict = conflict
 
     def check_free(self) -> None:
@@ -23,7 +23,7 @@ class ParkingSpot:
             raise trio.BusyResourceError(self._conflict)
 
     async def park(self) -> None:
-        """Wait for unpark(). When cancelled, the spot is free again and nothing else has changed."""
+        """Wait for unpark(). When cancelled, another task may wait, and nothing else has changed."""
         if self.task is not None:
             raise trio.BusyResourceError(self._conflict)
         self.task = current_task()
@@ -34,21 +34,21 @@ class ParkingSpot:
         return Abort.SUCCEEDED
 
     def unpark(self) -> None:
-        """Wake the task that waits here, if one does."""
+        """Wake the task that waits, if one does."""
         task = self.task
         if task is not None:
             self.task = None
             reschedule(task)
 
 
-class _NoSpot(ParkingSpot):
-    """The spot where nobody has ever waited. It is shared, so nobody may."""
+class _NoWaker(Waker):
+    """A waker that no task has ever used. It is shared, so none may."""
 
     __slots__ = ()
 
     async def park(self) -> None:
-        raise AssertionError("this spot is nobody's")
+        raise AssertionError("the shared waker is not for waiting")
 
 
-# For whoever has many spots of which most are never used: put a real one in its place before waiting.
-NO_SPOT: Final = _NoSpot("")
+# For an object with many wakers, of which most are never used: replace it by a real one before waiting.
+NO_WAKER: Final = _NoWaker("")

@@ -1,7 +1,7 @@
 """How much may be under way at once: the bandwidth-delay product, as measured by the peer's ACKs.
 
-TCP fills whatever buffer stands before a slow link, and a keystroke then waits behind it: seconds, where a
-home router holds a megabyte. No socket option helps, since the buffer is not in our kernel, and often not
+TCP fills any buffer before a slow link, and a keystroke then waits behind it: for seconds, where a home
+router holds a megabyte. No socket option helps, since the buffer is not in our kernel, and often not
 even on our TCP connection (an egress proxy ends it). So the bound is on what the *peer* has not acknowledged.
 The model is that of BBR (Cardwell et al., "BBR: Congestion-Based Congestion Control", ACM Queue 14(5), 2016),
 taken down to what a sender above TCP needs: it paces no packets, and loss is TCP's business.
@@ -10,7 +10,8 @@ taken down to what a sender above TCP needs: it paces no packets, and loss is TC
                     took. The greatest of the last busy rounds is what the link can do.
     round trip      the least time from a message to its acknowledgement. A longer path shows as rounds that
                     are all longer than a queue of ours could make them.
-    limit           rate x (round trip + a queue): what the link holds, and a queue that nobody feels, which
+    limit           rate x (round trip + a queue): what the link holds, and a queue too short to be felt,
+    which
                     keeps the link busy between two acknowledgements and lets a rate that grows show.
 
 It begins as TCP does: with each acknowledgement as much again may be under way, so twice as much a round
@@ -106,8 +107,8 @@ class Flight:
     def __attrs_post_init__(self) -> None:
         self.limit_bytes = min(FIRST_BYTES, self.most_bytes)
 
-    def anew(self) -> Flight:
-        """One for another transport, of which nothing is known."""
+    def for_next_transport(self) -> Flight:
+        """A Flight for another transport, of which nothing is known."""
         return type(self)(self.most_bytes)
 
     def begin_round(self, number: int, under_way: int, now: float) -> None:
@@ -135,7 +136,7 @@ class Flight:
             return
         self.round_until = 0
         if self._round_small and (self.least_s is None or took_s > self.least_s):
-            # The peer may have waited with its word.
+            # The peer may have delayed its ACK.
             return
         delivered = self._delivered - self._round_from
         least_s = self._note_time(took_s, now)
@@ -149,7 +150,7 @@ class Flight:
                 probe = PROBE_GROWTH if queue_s < wanted_s * UNSEEN_SHARE else 1
                 self._allow(int(probe * self._wanted(least_s)))
         elif rate > self.rate:
-            # We had no more to send; so it says nothing of what the link can do, but that it can do this.
+            # We had no more to send, so the link can do at least this.
             self._note_rate(rate)
             self._allow(max(self.limit_bytes, self._wanted(least_s)))
         if now >= self._look_at:

@@ -1,7 +1,7 @@
-"""What goes out before any stream's bytes: PONG, PING, ACK, GOAWAY, CONTEXT, WINDOW, immediate RESET.
+"""What is sent before any stream's bytes: PONG, PING, ACK, GOAWAY, CONTEXT, WINDOW, immediate RESET.
 
-A PING must never wait behind DATA, and what releases memory or lets a peer go on must not either. Nothing
-here can grow without bound: PONGs are those to the last PINGS_ANSWERED_MAX PINGs, WINDOWs are one a stream,
+A PING must never wait behind DATA, and neither must frames that release memory or let a peer go on. Nothing
+here can grow without bound: only the last PINGS_ANSWERED_MAX PINGs are answered, WINDOWs are one a stream,
 PING, ACK and GOAWAY are one, CONTEXTs are bounded by the live ones, RESETs by CONTROL_RESETS_MAX and
 `peer_resets_max`.
 """
@@ -19,13 +19,13 @@ from tunnel.protocol.streams import StreamState
 # RESETs queued or not yet acknowledged. An honest peer acknowledges 64 frames at once, so that many are only
 # outstanding towards one that opens streams and never listens.
 CONTROL_RESETS_MAX = 65_536
-# Of streams that the peer opened: so many for each that it may have open, since it may have heard that all of
-# them were refused, opened as many again and cancelled some before we hear of that, and lost its transport on
-# the way. They cost it nothing and us 0.3 KiB each, so whoever may open next to none has few of them.
+# Of streams that the peer opened: so many for each that it may have open. All of them may have been refused,
+# as many opened again and some cancelled before we receive that, with a loss of the transport in between.
+# They cost the peer nothing and us 0.3 KiB each, so a peer that may open few has few of them.
 RESETS_FOR_EACH_STREAM = 4
 PEER_RESETS_LEAST = 1024
-# PINGs that wait for an answer; those before are owed none any more. An honest peer sends no other while one
-# is not answered, and who reads nothing could else have us keep ten a second for as long as it likes.
+# PINGs that wait for an answer; older ones are not answered any more. An honest peer sends no PING while one
+# is unanswered, and a peer that reads nothing could otherwise make us keep ten a second without end.
 PINGS_ANSWERED_MAX = 16
 
 
@@ -47,18 +47,27 @@ class ControlQueue:
     resets: deque[tuple[int, bytes]] = attrs.field(init=False, factory=deque)
 
     def __bool__(self) -> bool:
-        # It is asked several times for each message, and a condition costs less than a value.
+        # It is read several times for each message, and a condition costs less than a value.
         if self.windows or self.ack_due or self.resets or self.contexts or self.pongs or self.ping:
             return True
         return bool(self.goaway or self.greeting)
 
     def forget_unsequenced(self) -> None:
-        """Drop what was meant for a transport that is lost; what is sequenced waits for the next one."""
+        """Drop frames for a transport that is lost; sequenced frames wait for the next one."""
         self.greeting = b""
         self.pongs.clear()
         self.ping = 0
         self.ack_due = False
         self.goaway = b""
+
+    def keep_goaway(self) -> None:
+        """Drop everything else: the session is over."""
+        goaway = self.goaway
+        self.forget_unsequenced()
+        self.goaway = goaway
+        self.contexts.clear()
+        self.windows.clear()
+        self.resets.clear()
 
     def add_window(self, stream: StreamState, delta: int) -> None:
         if not stream.window_due:

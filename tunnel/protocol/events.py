@@ -1,82 +1,24 @@
-"""What a Connection tells its owner. Frozen, and every event of a stream carries the stream."""
+"""The calls by which the core reports what happens to a session; those for a stream are its `StreamOwner`'s.
+
+Every call comes out of the middle of the core's work. It may note what happened and wake tasks. It must not
+call the core, and it must not raise.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Protocol
 
 import attrs
 
-from tunnel.protocol.errors import Processed, StreamCode
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.streams import Context, StreamState
 
-if TYPE_CHECKING:
-    from tunnel.protocol.streams import Context, StreamState
+__all__ = ["GoAway", "SessionOwner"]
 
 
 @attrs.frozen
-class HelloReceived:
-    hello: Hello
+class GoAway:
+    """The contents of a GOAWAY."""
 
-
-@attrs.frozen
-class WelcomeReceived:
-    welcome: Welcome
-
-
-@attrs.frozen
-class ContextAdded:
-    context: Context
-
-
-@attrs.frozen
-class ContextRetired:
-    context: Context
-
-
-@attrs.frozen
-class StreamOpened:
-    """The peer opened a stream; its head is whole."""
-
-    stream: StreamState
-
-
-@attrs.frozen
-class HeadReceived:
-    """The acceptor's head is whole, and stands in `stream.answer_head`."""
-
-    stream: StreamState
-
-
-@attrs.frozen
-class DataReceived:
-    """There are bytes to take, or the clean end behind them."""
-
-    stream: StreamState
-
-
-@attrs.frozen
-class SendQueueDrained:
-    """A stream whose queue was too long has room again."""
-
-    stream: StreamState
-
-
-@attrs.frozen
-class StreamBroken:
-    """The stream was RESET, by the peer or from inside (memory, the peer's fault, the session's end).
-
-    `in_line`: what was received before may still be taken. Otherwise it is gone.
-    """
-
-    stream: StreamState
-    code: StreamCode
-    processed: Processed
-    reason: str
-    in_line: bool
-
-
-@attrs.frozen
-class GoAwayReceived:
     last_id: int
     code: int
     drain_ms: int
@@ -84,15 +26,20 @@ class GoAwayReceived:
     reason: str
 
 
-Event: TypeAlias = (
-    HelloReceived
-    | WelcomeReceived
-    | ContextAdded
-    | ContextRetired
-    | StreamOpened
-    | HeadReceived
-    | DataReceived
-    | SendQueueDrained
-    | StreamBroken
-    | GoAwayReceived
-)
+class SessionOwner(Protocol):
+    """The user of a connection."""
+
+    def on_stream(self, stream: StreamState) -> None:
+        """The peer opened a stream, and its head is whole. An owner that is set now misses nothing."""
+
+    def on_context(self, context: Context) -> None:
+        """The peer added a context; no stream that names it has been reported before."""
+
+    def on_goaway(self, goaway: GoAway) -> None:
+        """The peer said GOAWAY."""
+
+    def on_eviction(self) -> None:
+        """A stream was evicted, or the whole session was closed for the memory that it holds.
+
+        Another session may have needed that memory, so this can come at any moment.
+        """

@@ -1,7 +1,7 @@
 """Bytes of the wire and back: the 12-byte header and every payload (PROTOCOL.md, "Frames").
 
-Pure functions. Decoders raise RemoteProtocolError and nothing else, whatever they are given; encoders trust
-their caller, who is `connection`.
+Pure functions. Decoders raise RemoteProtocolError and nothing else, for any input; encoders trust their
+caller, which is the core.
 """
 
 from __future__ import annotations

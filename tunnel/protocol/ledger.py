@@ -6,10 +6,10 @@ window: when it is full the writer stops taking DATA, OPEN and HEAD. It is never
 not a broken one.
 
 What may have to be sent again is kept as the messages that it left in, by reference: the unsequenced frames
-stand first in a message, so its sequenced ones are a suffix, and neither a frame is copied nor a list of
-frames kept. An acknowledgement frees whole messages, because a peer counts nearly every message when it has
-all of it. Who was cut off in the middle of a replay, or of a message of very many frames, may need a part of
-one; then the frames are looked for.
+stand first in a message, so its sequenced ones are a suffix. No frame is copied, and no list of frames is
+kept. An acknowledgement frees whole messages, because a peer counts nearly every message when it has all of
+it. A peer that was cut off within a replay, or within a message of very many frames, may need part of a
+message; then its frames are located.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from tunnel.protocol.memory import Memory
 
 # About 560 Mbit/s at 120 ms of round trip.
 LEDGER_BYTES_MAX = 8 * 1024 * 1024
-# What RESET, WINDOW and CONTEXT may go beyond that: they are what lets a full session move again.
+# RESET, WINDOW and CONTEXT may go this far beyond it: they are what lets a full session move again.
 LEDGER_RESERVE_BYTES = 1024 * 1024
-# What a ledger may take of the memory that is free: sixty-four tunnels that are away at once would else hold
-# all of it.
+# A ledger may take this share of the free memory: otherwise sixty-four detached tunnels would hold all of it.
 LEDGER_SHARE = 8
 # A kept message's own objects. Without it, a peer that acknowledges nothing could make us keep half a million
 # messages of one WINDOW each, ten times what is counted.
 KEPT_MESSAGE_BYTES = 160
-# Where messages are not kept, so many of them are told apart; of those behind, small ones are put together,
-# for the same reason.
+# Where messages are not kept, so many of them are numbered apart; beyond that small ones are joined, for the
+# same reason.
 NUMBERS_MAX = 1024
-# Most of what is kept is acknowledged before it comes to more, and is not worth two calls a message.
+# Most kept bytes are acknowledged before they come to this, and are not worth two calls a message.
 CHARGED_IN_BYTES = 16 * 1024
 
 ACK_EVERY_FRAMES = 64
 ACK_EVERY_BYTES = 256 * 1024
-# For so little that nobody waits for our word. Nearly always something is sent before, and it goes along.
+# For so little that the peer waits for no ACK. Nearly always something is sent before, and the ACK goes
+# along.
 ACK_AFTER_S = 1.0
 # Not with every message: where there are many, one in so long is enough.
 ACK_ALONG_S = 0.050
-# On a slow link all of these would be late: what a sender has under way is bounded by what the link holds, so
-# whoever fills it waits for our word.
+# On a slow link all of these would be late: a sender's bytes under way are bounded by what the link holds,
+# so a sender that fills the link waits for our ACK.
 ACK_SOON_BYTES = 16 * 1024
 ACK_SOON_S = 0.010
 
-# However short memory is: whoever has so much under way is acknowledged at once, by bytes or by frames, and
-# does not wait for ACK_AFTER_S.
+# The least limit, however short memory is: a peer with so much under way is acknowledged at once, by bytes
+# or by frames, and does not wait for ACK_AFTER_S.
 LEDGER_LEAST_BYTES = ACK_EVERY_BYTES + 16 * 1024
 assert ACK_EVERY_FRAMES * KEPT_MESSAGE_BYTES <= LEDGER_LEAST_BYTES - ACK_EVERY_BYTES
 
@@ -63,7 +63,7 @@ _Kept: TypeAlias = tuple[int, int, bytes, int]
 
 @attrs.define
 class SentLedger:
-    """What we sent and the peer has not acknowledged."""
+    """The frames that we sent and the peer has not acknowledged."""
 
     memory: Memory = attrs.Factory(lambda: Memory(2**62))
     """Is charged for what is kept."""
@@ -86,7 +86,7 @@ class SentLedger:
     _kept_from: int = attrs.field(init=False, default=0)
     """The number of the first frame in `_kept`."""
     _beyond_bytes: int = attrs.field(init=False, default=0)
-    """What left while the ledger was full, since the peer last acknowledged something."""
+    """Bytes that were sent while the ledger was full, since the peer last acknowledged something."""
 
     @property
     def full(self) -> bool:
@@ -154,7 +154,7 @@ class SentLedger:
     # --- what the peer says ---
 
     def acknowledge(self, count: int) -> None:
-        """Take the peer's word that it has received `count` frames in all; an older word changes nothing.
+        """The peer has received `count` frames in all; an older count changes nothing.
 
         Raises RemoteProtocolError for more than were sent.
         """
@@ -184,7 +184,7 @@ class SentLedger:
     def rewind(self, received: int) -> None:
         """Send everything again that the peer lacks, which has received `received` frames in all."""
         assert self.may_rewind(received)
-        # What the last replay had not reached may have been received before it.
+        # Frames that the last replay had not reached may have been received before it.
         self.replaying.clear()
         self.acknowledge(received)
         self.replaying.extend(self._kept)
@@ -232,14 +232,14 @@ def _skip(message: bytes, position: int, count: int) -> int:
 
 @attrs.define
 class ReceivedLedger:
-    """What we received, and when the peer should hear of it."""
+    """The frames that we received, and when to acknowledge them."""
 
     count: int = 0
     acknowledged: int = 0
     unacknowledged_bytes: int = 0
     due_at: float | None = None
     along_at: float = attrs.field(init=False, default=-math.inf)
-    """From then on the count goes along with whatever is sent, and spares a message of its own."""
+    """From then on the count goes along with other frames, which saves a message of its own."""
     _soon_at: float = attrs.field(init=False, default=-math.inf)
 
     def record(self, frames: int, size: int, now: float) -> None:
@@ -258,7 +258,7 @@ class ReceivedLedger:
         )
 
     def said(self, now: float) -> int:
-        """The count to put into ACK, PING or PONG; the peer knows it from now on."""
+        """Return the count for an ACK, PING or PONG; from now on the peer knows it."""
         self._soon_at, self.along_at = now + ACK_SOON_S, now + ACK_ALONG_S
         self.acknowledged = self.count
         self.unacknowledged_bytes = 0

@@ -18,8 +18,9 @@ PING_IDLE_S = 30.0
 PING_BUSY_S = 5.0
 # kubectl's own exec socket dies 61 s after its last pong: detection, reconnect and replay must fit in 50 s.
 DEAD_AFTER_S = 10.0
-# A peer that says nothing for this long while a stream is open is in doubt: what may be asked again is better
-# asked elsewhere. A PING has then been unanswered for a while as well, so that silence is no answer.
+# A peer that sends nothing for this long while a stream is open is in doubt: a request that may be repeated
+# is better sent elsewhere. A PING must have been unanswered for a while as well, as silence alone means
+# nothing.
 DOUBT_AFTER_S = 5.0
 DOUBT_PING_S = 1.0
 # Ten a second, and as many at once: what a session that opens streams in bursts may need is one in 4 s.
@@ -39,9 +40,9 @@ class Liveness:
     """When the oldest PING was queued since the peer was last heard. Queued and not sent: a transport that
     takes nothing is as dead as one that brings nothing."""
     busy_since: float = -math.inf
-    """When a stream was opened here while there was no other: before, silence was all that was expected."""
+    """When a stream was opened here while there was no other: before that, silence was to be expected."""
     doubted: bool = False
-    """The peer is in doubt, and its streams have been told."""
+    """The peer is in doubt, and that was reported to the streams."""
 
     def received(self, now: float) -> None:
         self.received_at = now
@@ -66,7 +67,7 @@ class Liveness:
         return self.unanswered_since + DEAD_AFTER_S
 
     def doubt_at(self, *, attached: bool) -> float:
-        """When the streams are told that the peer is in doubt; without a transport no PING can tell more."""
+        """When the peer is in doubt; without a transport no PING can tell more."""
         if self.doubted:
             return math.inf
         silent_at = max(self.received_at, self.busy_since) + DOUBT_AFTER_S
@@ -77,8 +78,8 @@ class Liveness:
 class RoundTrips:
     """The PING that is under way, one at most, and the least time from PING to PONG.
 
-    Another one would tell no more. And those that gather while a link takes nothing, though it brings
-    something, would arrive together, and so break the peer's limit.
+    A second one would measure nothing more. PINGs that gather while a link takes nothing, though it brings
+    something, would arrive together and so exceed the peer's limit.
     """
 
     least_s: float | None = None
@@ -96,7 +97,7 @@ class RoundTrips:
         return self._last
 
     def restart(self) -> None:
-        """Forget what an old transport took; its PING will not be answered any more."""
+        """Forget the times of an old transport; its PING will not be answered any more."""
         self.least_s = None
         self._last_took.clear()
         self._under_way = False
@@ -106,7 +107,7 @@ class RoundTrips:
         self._sent = now, quiet
 
     def answered(self, number: int, now: float) -> float | None:
-        """What this one took; None when it was not ours, or was answered before.
+        """The round trip of this one; None when it was not ours, or was answered before.
 
         A PING that shared its message with others measures the queue as well, so it counts only as long as
         there is nothing better.
@@ -123,25 +124,3 @@ class RoundTrips:
         elif len(last) == LONGER_PINGS and (least_s := min(last)) > self.least_s + LONGER_BY_S:
             self.least_s = least_s
         return took_s
-
-
-@attrs.define
-class RateLimit:
-    """A token bucket: so many a second, and `at_once` after a quiet time."""
-
-    per_s: float
-    at_once: float
-    _tokens: float = attrs.field(init=False)
-    _filled_at: float = attrs.field(init=False, default=-math.inf)
-
-    def __attrs_post_init__(self) -> None:
-        self._tokens = self.at_once
-
-    def allows(self, now: float) -> bool:
-        if now > self._filled_at:
-            self._tokens = min(self.at_once, self._tokens + (now - self._filled_at) * self.per_s)
-            self._filled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True

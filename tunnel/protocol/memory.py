@@ -1,7 +1,7 @@
-"""Counted memory: every byte that a session holds for somebody is charged to an account.
+"""Counted memory: every byte that a session holds is charged to an account.
 
-A session's account has the process's as its parent, which has none, and what is charged to one is charged to
-both. The fuller one decides (PROTOCOL.md, "Memory"):
+A session's account has the process's as its parent, and each charge is charged to both. The fuller one
+decides (PROTOCOL.md, "Memory"):
 
     above 3/4     it is short: new OPENs of busy groups are REFUSED
     at the limit  the group that holds the most loses streams (RESET, OVERLOADED), the longest unmoved first
@@ -49,7 +49,7 @@ class Holder(Protocol):
     def moved_at(self) -> float: ...
     @property
     def group(self) -> Hashable:
-        """Whose bytes they are, whatever session they are in."""
+        """The owner of the bytes, the same in all sessions."""
 
 
 class Evictor(Protocol):
@@ -67,7 +67,7 @@ class Memory:
     parent: Memory | None = None
     used_bytes: int = 0
     outside_bytes: int = attrs.field(init=False, default=0)
-    """What of that no session holds."""
+    """How much of that no session holds."""
     # Kept, since they are asked for often and change rarely.
     free_below: int = attrs.field(init=False)
     """From so many used bytes on it is not FREE."""
@@ -143,7 +143,7 @@ class Memory:
 
     @property
     def short(self) -> bool:
-        """Whether who has much gets no more, here or above."""
+        """Whether groups that have much get no more, by this account or the one above."""
         if self.used_bytes > self.short_above:
             return True
         above = self.parent
@@ -173,10 +173,10 @@ class Memory:
 
 
 def victims(evictors: Iterable[Evictor], excess: int) -> list[Callable[[], None]]:
-    """Whom to evict, in order, so that at least `excess` bytes come free (or nothing is left to take).
+    """The evictions, in order, that free at least `excess` bytes (or all that there is).
 
-    Each time the group that holds the most loses one: so none that holds less than an equal part of all does
-    while another holds more, however it moves its streams and however many it has.
+    Each time the group that holds the most loses a stream. So a group that holds less than an equal part of
+    all loses none while another holds more, however it moves its streams and however many it has.
     """
     groups: dict[Hashable, list[_Candidate]] = {}
     for evictor in evictors:
@@ -212,9 +212,9 @@ _held = itemgetter(0)
 
 
 def _in_order(group: list[_Candidate]) -> Iterator[_Candidate]:
-    """Who goes first of a group: of its largest, those with at least half of what the largest one has, the
-    one that has not moved for the longest time. It is the likeliest to be stuck, and the cheapest to do
-    without.
+    """The order of eviction within a group. Of its largest holders (those with at least half of what the
+    largest one has) the one that has not moved for the longest time goes first: it is the likeliest to be
+    stuck, and the cheapest to lose.
     """
     group.sort(key=_held, reverse=True)
     start = 0

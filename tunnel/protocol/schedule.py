@@ -1,12 +1,12 @@
-"""Whose turn it is to send: deficit round robin over groups, then over the streams of the group.
+"""Which stream sends next: deficit round robin over groups, then over the streams of the group.
 
 Both levels are the same ring, and the ring is fq_codel's (RFC 8290, section 4.2): a flow that was quiet
 starts in `new` and is served before those that queue in `old`, for one quantum. So keystrokes and small
-answers pass bulk, a thousand streams of one agent have one share, and nobody has to know what a stream is
-for.
+answers pass bulk, a thousand streams of one agent have one share, and the purpose of a stream need not be
+known.
 
-A flow that has emptied is not looked for: it leaves when it stands at the front and the next turn is asked
-for, so whoever has served a flow asks again. One that emptied in `new` goes round through `old` first, or a
+A flow that has emptied is removed only when it is at the front and `turn` is called, so `turn` is called
+again after a flow was served. One that emptied in `new` goes round through `old` first, or a
 flow could send a quantum, pause, and be new again for ever ("The flow is moved to the end of the list of old
 queues … to prevent starvation").
 """
@@ -20,8 +20,8 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
-# One flow's turn while others wait. Four turns make a message on a link that is not slow; where messages are
-# larger, whoever serves the flows counts their bytes in larger units.
+# What one flow sends before the next, while others wait. Four quanta make a message on a link that is not
+# slow; for larger messages the drain counts bytes in larger units.
 QUANTUM_BYTES = 16 * 1024
 
 
@@ -39,7 +39,7 @@ OLD: Final = Place.OLD
 
 @attrs.define(eq=False)
 class Flow(abc.ABC):
-    """What takes turns."""
+    """A member of a ring."""
 
     deficit: int = attrs.field(init=False, default=0)
     place: Place = attrs.field(init=False, default=OUT)
@@ -77,13 +77,13 @@ class Ring(Generic[FlowT]):
             self.old.append(flow)
 
     def discard(self, flow: FlowT) -> None:
-        """Take a flow out before its turn."""
+        """Take a flow out, wherever it is."""
         if flow.place is not OUT:
             (self.new if flow.place is NEW else self.old).remove(flow)
             flow.place = OUT
 
     def sweep(self) -> None:
-        """Take out all that has emptied, so that dead flows do not pile up while nobody takes turns."""
+        """Take out all flows that have emptied, so that they do not pile up while `turn` is not called."""
         for queue in (self.new, self.old):
             for _ in range(len(queue)):
                 flow = queue.popleft()
@@ -93,9 +93,9 @@ class Ring(Generic[FlowT]):
                     flow.place = OUT
 
     def turn(self) -> FlowT | None:
-        """The flow to serve next, or None. It stays at the front: `deficit` says when its turn is over.
+        """The flow to serve next, or None. It stays at the front until its `deficit` is used up.
 
-        What stands before it and has emptied leaves; from `new` it goes round through `old`.
+        Empty flows before it are removed; from `new` they go round through `old`.
         """
         new, old = self.new, self.old
         while queue := new or old:
@@ -116,14 +116,14 @@ class Ring(Generic[FlowT]):
 
 @attrs.define(eq=False)
 class Group(Flow, Generic[FlowT]):
-    """The streams that share one share."""
+    """Streams that have one share together."""
 
     key: int
     users: int = attrs.field(init=False, default=0)
     """Contexts and streams that name this group; the scheduler forgets it with the last."""
     flows: Ring[FlowT] = attrs.field(init=False, factory=Ring)
     next: FlowT | None = attrs.field(init=False, default=None)
-    """Whose turn it was found to be when `ready` was asked."""
+    """The flow that `ready` has found to be next."""
 
     @property
     def ready(self) -> bool:

@@ -2,7 +2,7 @@
 
 Rule 1: everything that may happen to a half is in TRANSITIONS, and a missing entry *is* the error.
 Rule 2: this file does not know which side we are. A stream is two halves, one we send and one we receive;
-both obey the same table, and who is local or remote decides only what the error becomes (LocalProtocolError
+both obey the same table. Local or remote decides only what the error becomes (LocalProtocolError
 at our own caller, RESET(STREAM_CLOSED) at the peer). Rule 3: the halves never look at each other. A stream
 is gone from the wire when both are at rest; there is no third table of products (open, half closed local,
 half closed remote, …) to keep right.
@@ -37,7 +37,7 @@ class Half(enum.Enum):
     __hash__ = object.__hash__
 
     def __init__(self, name: str) -> None:
-        # Asked several times for each stream, so it is told by the half itself and not by a call.
+        # Precomputed: it is read several times per stream.
         self.at_rest = name in ("ended", "broken")
 
 

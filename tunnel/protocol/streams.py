@@ -1,5 +1,4 @@
-"""The core's side of one stream: its two halves, what it holds in each direction, and what it still has to
-say."""
+"""The core's side of one stream: its two halves, what it holds in each direction, and what it has to send."""
 
 from __future__ import annotations
 
@@ -12,27 +11,28 @@ from tunnel.protocol.schedule import OUT, Flow, Group
 from tunnel.protocol.state import Half
 from tunnel.protocol.window import ReceiveWindow
 
-# Pieces up to this size are put together: a peer, or a caller, that sends byte by byte would else cost 40
-# bytes of Python object for each byte that is counted.
+# Pieces up to this size are joined: a peer or a caller that sends byte by byte would otherwise cost 40 bytes
+# of Python object for each byte that is counted.
 SMALL_BYTES = 1024
 
 
 class ByteQueue:
-    """Bytes in the pieces they came in, taken from the front at any size, copied as rarely as possible."""
+    """Bytes in the pieces in which they came, taken from the front in any size, copied as rarely as
+    possible."""
 
     __slots__ = ("_offset", "_pieces", "size")
 
     def __init__(self, first: bytes = b"") -> None:
         self.size = len(first)
         # A list, although it is taken from the front: an empty deque has 760 bytes, and every stream has two.
-        # Pieces are few, since small ones are put together.
+        # Pieces are few, since small ones are joined.
         self._pieces: list[bytes] = [first] if first else []
-        # How much of the first piece is gone already.
+        # How much of the first piece has been taken.
         self._offset = 0
 
     @property
     def held_bytes(self) -> int:
-        """What it keeps alive: a piece is whole until the last of it is gone."""
+        """The bytes that it keeps alive: a piece stays whole until its last byte is taken."""
         return self.size + self._offset
 
     def append(self, piece: bytes) -> None:
@@ -74,7 +74,8 @@ class ByteQueue:
         return taken
 
     def move(self, count: int, parts: list[bytes | memoryview]) -> int:
-        """Append exactly `count` bytes to `parts`, by reference; returns how much less it keeps alive."""
+        """Append exactly `count` bytes to `parts`, by reference; returns how many bytes fewer it keeps
+        alive."""
         if count == self.size and not self._offset:
             parts += self._pieces
             self._pieces.clear()
@@ -100,7 +101,7 @@ class ByteQueue:
         return held - self.size - self._offset
 
     def clear(self) -> int:
-        """Drop everything; returns how much it was."""
+        """Drop everything; returns how many bytes that was."""
         dropped = self.size
         self._pieces.clear()
         self._offset = 0
@@ -109,10 +110,10 @@ class ByteQueue:
 
 
 class _EmptyQueue(ByteQueue):
-    """The queue of every stream that holds nothing yet. It is shared, so nothing may ever get into it."""
+    """The queue of every stream that holds nothing yet. It is shared, so nothing may be put into it."""
 
     def append(self, piece: bytes) -> None:
-        raise AssertionError("this queue is nobody's")
+        raise AssertionError("the shared queue stays empty")
 
     prepend = append
 
@@ -123,13 +124,13 @@ EMPTY: Final = _EmptyQueue()
 
 @attrs.define(eq=False)
 class Context:
-    """Something that many OPENs share, said once. Opaque here."""
+    """Something that many OPENs share, sent once. Opaque here."""
 
     index: int
     group: int
     payload: bytes
     note: object = None
-    """For whoever understands the payload: what it made of it, kept as long as the context is."""
+    """What the user has made of the payload, kept as long as the context is."""
     share: Group[StreamState] = attrs.field(kw_only=True, repr=False)
     queued: int = attrs.field(init=False, default=0)
     """OPENs that name it and were not sent yet; it is retired only after the last of them."""
@@ -147,13 +148,13 @@ class Farewell:
 
 @attrs.define(eq=False)
 class HeadBuffer:
-    """A head that came in parts: the rest stands at the front of the stream's DATA."""
+    """A head that came in parts: its rest is the first of the stream's DATA."""
 
     missing: int
     received: bytearray
 
     def feed(self, data: bytes) -> bytes:
-        """Take what belongs to the head; returns what does not."""
+        """Take the bytes of the head; returns those behind it."""
         part = data[: self.missing]
         self.received += part
         self.missing -= len(part)
@@ -161,18 +162,26 @@ class HeadBuffer:
 
 
 class StreamOwner(Protocol):
-    """Whoever uses a stream, if it wants to be told by a call instead of an event: an event a frame costs
-    more than the frame.
+    """The user of a stream, by the rules of `tunnel.protocol.events`. A stream without one reports
+    nothing."""
 
-    The calls come out of the middle of the core's work. They may take notice and wake tasks, and must not
-    call the core.
-    """
+    def on_head(self) -> None:
+        """The acceptor's head is whole, and stands in `answer_head`."""
 
-    def on_head(self) -> None: ...
-    def on_data(self) -> None: ...
-    def on_room(self) -> None: ...
-    def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None: ...
-    def on_doubt(self) -> None: ...
+    def on_data(self) -> None:
+        """There are bytes to take, or the clean end behind them."""
+
+    def on_room(self) -> None:
+        """The queue of a stream with `drain_wanted` is short again."""
+
+    def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None:
+        """The stream was RESET: by the peer, or here for memory, the peer's fault, or the session's end.
+
+        `in_line`: what was received before may still be taken. Otherwise it is gone.
+        """
+
+    def on_doubt(self) -> None:
+        """Nothing has come from the peer for a while (PROTOCOL.md, "Liveness")."""
 
 
 @attrs.define(eq=False, init=False)
@@ -180,7 +189,7 @@ class StreamState(Flow):
     context: Context
     opened_here: bool
     head: bytes
-    """The opener's: what it wants to say, until that has left, or what the acceptor has received whole."""
+    """The opener's: at the opener until it is sent, at the acceptor as received."""
     sending: Half
     receiving: Half
     window: ReceiveWindow
@@ -194,24 +203,24 @@ class StreamState(Flow):
     incoming: ByteQueue
     """Written by `hold` only."""
     answer_head: bytes | None
-    """The acceptor's head: what it wants to say, or what the opener has received whole."""
+    """The acceptor's head: at the acceptor from `send_head` on, at the opener once it is received whole."""
     partial_head: HeadBuffer | None
     head_waits: bool
-    """The head that is its own, the opener's in the OPEN and the acceptor's in the HEAD, has not left."""
+    """Our head is unsent: the opener's in the OPEN, the acceptor's in the HEAD."""
     fin_waits: bool
     farewell: Farewell | None
     window_due: int
     drain_wanted: bool
-    """The owner waits for the outgoing queue to shrink (SendQueueDrained)."""
+    """The owner waits for the outgoing queue to shrink (`StreamOwner.on_room`)."""
 
     owner: StreamOwner | None
-    """Is told what happens to the stream; without one, events say it."""
+    """Is called for what happens to the stream."""
     head_bytes: int
-    """What the heads count in memory, until the stream is forgotten."""
+    """The bytes of both heads in memory's account, until the stream is forgotten."""
     bytes_sent: int
     bytes_received: int
 
-    # Written out: attrs looks each default up, and one of these is made for each request, at both ends.
+    # Written out: attrs looks up each default, and each request makes one of these at both ends.
     def __init__(
         self,
         context: Context,
@@ -264,7 +273,7 @@ class StreamState(Flow):
 
     @property
     def announced(self) -> bool:
-        """The owner knows of this stream; before, it is not told what becomes of it."""
+        """The session's owner knows of this stream; before, nothing is reported of it."""
         return self.opened_here or self.partial_head is None
 
     @property
@@ -282,12 +291,12 @@ class StreamState(Flow):
 
     @property
     def group(self) -> tuple[bool, int]:
-        """Whose bytes it holds: what the peer calls a group is none of ours."""
+        """The key of eviction: the peer's groups are distinct from ours."""
         return self.opened_here, self.context.group
 
     @property
     def all_said(self) -> bool:
-        """Nothing of this stream's sending half is left to send, now or later."""
+        """Nothing is left to send on this stream, now or later."""
         # FIN and RESET leave last, so when neither waits, nothing does.
         if self.fin_waits or self.farewell is not None:
             return False

@@ -52,7 +52,7 @@ class ReceiveWindow:
 
     @property
     def is_due(self) -> bool:
-        """Whether `grant` may have something, whatever the memory: a smaller window is not due earlier."""
+        """Whether `grant` may have something, at any level of memory: a smaller window is not due earlier."""
         if self.credit * 2 > self.size:
             # Most of the time: less than half of it was used, so less is due.
             return False
@@ -83,5 +83,5 @@ class ReceiveWindow:
         return due
 
 
-# Of each stream whose OPEN was all that its opener says. It is shared, and nothing is ever received in it.
+# The window of every stream whose OPEN had FIN. It is shared, and nothing is ever received in it.
 NO_WINDOW: Final = ReceiveWindow(0, 0)

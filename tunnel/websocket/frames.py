@@ -89,7 +89,7 @@ class FrameReader:
         self.drained = True
         """There is no event until something is fed; where it is False there may be none either."""
         self.of_messages = False
-        """Bytes of a message were taken since somebody last set this to False: nothing but the peer itself
+        """Bytes of a message were taken since this was last set to False: nothing but the peer itself
         sends those, while a middlebox may send and answer control frames for a peer that is long gone."""
 
     def feed(self, data: bytes) -> None:

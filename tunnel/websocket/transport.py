@@ -1,8 +1,9 @@
-"""The seam between a session and whatever carries its messages, with the in-memory twin for tests.
+"""The interface between a session and the connection that carries its messages, with an in-memory one for
+tests.
 
 A transport carries whole binary messages both ways, in order and without loss, until it ends. It knows
 nothing of frames, streams or sessions; the session knows nothing of WebSocket, TLS or sockets. One task
-sends and one task receives: the session's writer and reader. While the writer does not send, whoever else may
+sends and one task receives: the session's writer and reader. While the writer does not send, another task may
 begin a message without a wait (`send_nowait`); where that is not all out, the writer has to `finish` it.
 """
 
@@ -38,7 +39,7 @@ class Transport(abc.ABC):
     """Carries whole messages to and from one peer."""
 
     peer_name: str
-    """Who is at the other end, for logs: an address or a URL, never a credential."""
+    """The other end, for logs: an address or a URL, never a credential."""
 
     last_received_s: float = -math.inf
     """When any byte of a message came from the peer, on trio's clock; -inf when that is not known.
@@ -61,9 +62,9 @@ class Transport(abc.ABC):
     def send_nowait(self, message: bytes) -> bool:
         """Begin to send one message, of which goes out what can without a wait; whether that is all of it.
 
-        Only while nobody sends. If it is not all, no other message is sent before `finish`, which also tells
-        of the end of the transport: nothing is raised here. A transport that cannot do this leaves all of it
-        to `finish`.
+        Only while no task sends. If not all was sent, no other message is sent before `finish`, which also
+        reports of the end of the transport: nothing is raised here. A transport that cannot do this leaves
+        all of it to `finish`.
         """
         self._begun = message
         return False

@@ -5,9 +5,9 @@ beside those; this file moves the bytes. There is no task but those of the sessi
 stream in `receive`, its writer writes it in `send`. What both want to send, and what is sent without a wait,
 follows three rules:
 
-1. While a send is under way, nobody else sends. A cancelled one leaves half a frame, so it ends the
+1. While a send is under way, no other task sends. A cancelled one leaves half a frame, so it ends the
    transport. What the kernel does not take of a frame that is sent without a wait is kept by the TLS stream,
-   in front of whatever goes out next, be it the Close.
+   in front of the next frame that goes out, be it the Close.
 2. The reader never waits to send, or two peers that both do it stop each other for good. A pong is handed to
    the stream without waiting, or goes out behind the writer's message. Only the last ping is owed one (5.5.3:
    "the endpoint MAY elect to send a Pong frame for only the most recently processed Ping frame"), so pings
@@ -42,7 +42,7 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError, RemoteProtocolError
 
 from tunnel.net.connect import peer_address, tune
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.tls import TLSStream
 from tunnel.websocket.frames import FrameReader, encode_binary
 from tunnel.websocket.transport import Transport, TransportClosed
@@ -221,7 +221,7 @@ class _WebSocketTransport(Transport):
         self._stream = stream
         self._masked = connection.client
         self._frames = FrameReader(connection)
-        self._turns = turns()
+        self._fairness = fairness()
         if leftover:
             self._frames.feed(leftover)
         self._events_left = EVENTS_PER_TURN
@@ -258,7 +258,7 @@ class _WebSocketTransport(Transport):
         try:
             self._clogged = not stream.send_nowait(frame)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # It fails again in `finish`, and is told there.
+            # It fails again in `finish`, which reports it.
             return False
         return not self._clogged
 
@@ -301,7 +301,7 @@ class _WebSocketTransport(Transport):
             self._events_left -= 1
             if self._events_left <= 0:
                 self._events_left = EVENTS_PER_TURN
-                await self._turns.turn(self)
+                await self._fairness.wait_alone(self)
                 continue
             event = None if frames.drained else next_event()
             if frames.of_messages:
@@ -390,7 +390,7 @@ class _WebSocketTransport(Transport):
             await self._stream.aclose()
 
     async def _shake_hands(self) -> None:
-        """Say Close, as soon as nobody sends any more, and wait for the peer's."""
+        """Send Close, as soon as no task sends any more, and wait for the peer's."""
         # A send that need not wait would not notice that we are cancelled.
         await trio.lowlevel.checkpoint_if_cancelled()
         while self._sending:

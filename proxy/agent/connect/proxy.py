@@ -25,7 +25,7 @@ from proxy.exchange.forward import forward
 from proxy.exchange.pool import Connections
 from proxy.exchange.pooled import PooledOutbound
 from proxy.exchange.server import ServerConnection
-from proxy.listener.connection_limit import NoRoomError, Room
+from proxy.listener.connection_limit import ConnectionLimit, ConnectionLimitError
 from proxy.message.failure import Failure, InboundBroken, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import loopback_request_head, loopback_response_head
@@ -38,7 +38,7 @@ from tunnel.net.loglimit import LogLimit
 # One client with its watches, and a few more clients beside it.
 CONNECTIONS_MAX = 512
 # Enough for a handshake and a first request from the same machine.
-STRANGER_S = 10.0
+PENDING_S = 10.0
 
 _TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})(?:[/?].*)?", re.DOTALL)
 _log = logging.getLogger("hawse.connect")
@@ -147,21 +147,21 @@ class LoopbackProxy:
     connections: Connections
     deadlines: Deadlines = attrs.Factory(Deadlines)
     """The task that serves connections runs it too."""
-    room: Room = attrs.Factory(lambda: Room(LogLimit(_log)))
+    connection_limit: ConnectionLimit = attrs.Factory(lambda: ConnectionLimit(LogLimit(_log)))
     """Bounds unauthenticated connections: any user of this machine can connect."""
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end. A bug in it is logged and affects no other connection."""
         try:
-            with self.room.entered(CONNECTIONS_MAX) as guest:
-                await self._handle(tcp, guest.known)
-        except NoRoomError:
+            with self.connection_limit.counted(CONNECTIONS_MAX) as connection:
+                await self._handle(tcp, connection.set_client)
+        except ConnectionLimitError:
             await trio.aclose_forcefully(tcp)
 
     async def _handle(self, tcp: trio.abc.Stream, authenticated: Callable[[], None]) -> None:
         tls = wrap_server(tcp, self.context)
         try:
-            with trio.move_on_after(STRANGER_S) as handshake:
+            with trio.move_on_after(PENDING_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
                 with ServerConnection(tls, self.deadlines) as connection:
@@ -191,7 +191,7 @@ class LoopbackProxy:
             await self._forward(connection, head, cluster)
 
     async def _refuse(self, connection: ServerConnection, status: int, message: str) -> None:
-        with trio.move_on_after(STRANGER_S):
+        with trio.move_on_after(PENDING_S):
             await connection.answer(*status_response(status, "", message))
             await connection.aclose()
 

@@ -81,28 +81,11 @@ def entries(
             slug("prefix", prefix.removesuffix("-"))
     except IdentityError as error:
         raise AgentError(str(error)) from error
-    ca_bytes = len(account.ca_pem or "")
-    if embed_ca and ca_bytes > EMBEDDED_CA_BYTES_MAX:
-        raise AgentError(
-            f"the login's CA has {ca_bytes} bytes, and kubectl's limit is {EMBEDDED_CA_BYTES_MAX}: log in "
-            "again with only the hub's own CA, or use the system's CAs with --no-embed-ca"
-        )
-    ca = (
-        {"certificate-authority-data": base64.b64encode(account.ca_pem.encode()).decode("ascii")}
-        if embed_ca and account.ca_pem is not None
-        else {}
-    )
-    plugin = {
-        "apiVersion": API_VERSIONS[0],
-        "command": command,
-        "interactiveMode": "IfAvailable",
-        # The plugin reads hub and cluster from the server's URL.
-        "provideClusterInfo": True,
-        "installHint": _INSTALL_HINT,
-    }
+    ca = _ca(account) if embed_ca else {}
     names = [prefix + cluster for cluster in clusters]
     servers = [cluster_url(account, cluster, hosts) for cluster in clusters]
     hub = [] if hosts is None else ["--hub", account.hub]
+    plugin = _plugin(command)
     if user_per_cluster:
         users = [f"{prefix}{USER}-{cluster}" for cluster in clusters]
         older = {**plugin, "apiVersion": API_VERSIONS[1]}
@@ -121,19 +104,40 @@ def entries(
             for name, server in zip(names, servers, strict=True)
         ],
         "users": [{"name": user, "user": {"exec": each}} for user, each in zip(users, plugins, strict=False)],
-        "contexts": [
-            {
-                "name": name,
-                "context": {
-                    "cluster": name,
-                    "user": user,
-                    **({"namespace": namespace} if namespace is not None else {}),
-                },
-            }
-            for name, user in zip(names, users, strict=True)
-        ],
+        "contexts": [_context(name, user, namespace) for name, user in zip(names, users, strict=True)],
         "current-context": names[0],
     }
+
+
+def _ca(account: Account) -> Document:
+    """Embed the login's CA in a cluster's entry; empty for the system's CAs. Raises AgentError."""
+    if account.ca_pem is None:
+        return {}
+    if len(account.ca_pem) > EMBEDDED_CA_BYTES_MAX:
+        raise AgentError(
+            f"the login's CA has {len(account.ca_pem)} bytes, and kubectl's limit is "
+            f"{EMBEDDED_CA_BYTES_MAX}: "
+            "log in again with only the hub's own CA, or use the system's CAs with --no-embed-ca"
+        )
+    return {"certificate-authority-data": base64.b64encode(account.ca_pem.encode()).decode("ascii")}
+
+
+def _plugin(command: str) -> Document:
+    return {
+        "apiVersion": API_VERSIONS[0],
+        "command": command,
+        "interactiveMode": "IfAvailable",
+        # The plugin reads hub and cluster from the server's URL.
+        "provideClusterInfo": True,
+        "installHint": _INSTALL_HINT,
+    }
+
+
+def _context(name: str, user: str, namespace: str | None) -> Document:
+    context = {"cluster": name, "user": user}
+    if namespace is not None:
+        context["namespace"] = namespace
+    return {"name": name, "context": context}
 
 
 def server_aliases(account: Account, clusters: Sequence[str], reach: Reach) -> Aliases:

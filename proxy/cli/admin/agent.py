@@ -6,8 +6,9 @@ import shlex
 
 import click
 
-from proxy.cli.admin.api.client import AdminClient, Object, Reach
-from proxy.cli.admin.api.output import (
+from proxy.cli.admin.api.client import AdminClient, Reach
+from proxy.cli.output import (
+    Object,
     confirm,
     field,
     json_option,

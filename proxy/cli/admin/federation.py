@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.admin.api.client import Object, Reach
+from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.api.inputs import parse_pairs, read_certificates, read_file
-from proxy.cli.admin.api.output import (
+from proxy.cli.output import (
+    Object,
     child,
     field,
     json_option,

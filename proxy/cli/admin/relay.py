@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from proxy.cli.admin.api.client import Object, Reach
-from proxy.cli.admin.api.output import (
+from proxy.cli.admin.api.client import Reach
+from proxy.cli.errors import CommandError
+from proxy.cli.output import (
+    Object,
     field,
     json_option,
     objects,
@@ -14,7 +16,6 @@ from proxy.cli.admin.api.output import (
     since,
     text,
 )
-from proxy.cli.errors import CommandError
 from proxy.process.suggestions import did_you_mean
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from proxy.cli.admin.api.client import Object, Reach
-from proxy.cli.admin.api.output import (
+from proxy.cli.admin.api.client import Reach
+from proxy.cli.output import (
+    Object,
     confirm,
     field,
     json_option,

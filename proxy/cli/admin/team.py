@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from proxy.cli.admin.api.client import Reach
-from proxy.cli.admin.api.output import (
+from proxy.cli.output import (
     field,
     json_option,
     listed,

@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 
 import click
 
-from proxy.cli.admin.api.client import URL_VARIABLE, Object, Reach
-from proxy.cli.admin.api.output import (
+from proxy.cli.admin.api.client import URL_VARIABLE, Reach
+from proxy.cli.errors import CommandError
+from proxy.cli.output import (
+    Object,
     confirm,
     field,
     json_option,
@@ -23,7 +25,6 @@ from proxy.cli.admin.api.output import (
     texts,
     yes_option,
 )
-from proxy.cli.errors import CommandError
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.roles import MEANINGS, Role
 from proxy.process.suggestions import did_you_mean

@@ -56,7 +56,7 @@ def prune(
     from audit.reader import AuditReader
     from audit.record import Kind
     from audit.retention import PrunableStore, Removal
-    from proxy.cli.admin.api.output import confirm
+    from proxy.cli.output import confirm
     from proxy.cli.progress import progress
 
     path, org, _ = find_trail(config, data_dir)

@@ -33,6 +33,7 @@ from proxy.cli.audit.options import (
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from audit.names import NameReader
     from audit.query import Query
     from audit.reader import AuditReader, StoredEvent
     from audit.record import Kind
@@ -155,38 +156,60 @@ def list_events(
     from audit.members import Members
     from audit.names import NameReader
     from audit.query import Query
-    from audit.textsearch import Text
-    from proxy.hub.home.datadir import DataDir
 
     if until is not None and follow:
         raise click.UsageError("--until does not go with --follow: use one of them")
     begin, end = to_span(since, until)
     path, org, mask = find_trail(config, data_dir)
     query = Query(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
-    search = None if text is None else Text(text)
     # The search text may be a secret, and this read is recorded in the trail: mask it.
     masked = None if text is None else Masks(mask).values([text])[0]
-    filters = _recorded(query, masked, limit)
-    newest = _newest(limit, follow=follow, as_json=as_json)
+
+    def record() -> None:
+        record_read(
+            path, org, "audit list --follow" if follow else "audit list", _recorded(query, masked, limit)
+        )
+
     try:
         reader = NameReader(path)
         try:
-            # Check first, so that an unreadable trail is one error, without a second one for this read.
-            reader.last()
-            # Find the newest events before this read adds an event of its own.
-            chosen = None if newest is None else _choose(reader, query, search, newest)
-            record_read(path, org, "audit list --follow" if follow else "audit list", filters)
-            notes = check_names(reader, DataDir(path.parent).store_file, agent, cluster, teams)
-            _print_notes(*notes)
-            chosen = chosen or _choose(reader, query, search, None)
-            shown = _print(_events(reader, query, search, chosen, follow=follow), as_json=as_json)
-            if not shown and not notes and limit != 0:
-                _print_notes("no event matches" + (_PLURAL if resources else ""))
-            _print_omissions(reader, chosen, limit, shown, begin)
+            _list(reader, query, text, limit, record, follow=follow, as_json=as_json)
         finally:
             reader.close()
     except AuditUnavailable as error:
         raise unavailable(error) from error
+
+
+def _list(
+    reader: NameReader,
+    query: Query,
+    text: str | None,
+    limit: int | str | None,
+    record: Callable[[], None],
+    *,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    """Print the events of a query, and the notes on what is missing. `record` records this read."""
+    from audit.textsearch import Text
+    from proxy.hub.home.datadir import DataDir
+
+    members = query.members
+    search = None if text is None else Text(text)
+    newest = _newest(limit, follow=follow, as_json=as_json)
+    # Check first, so that an unreadable trail is one error, without a second one for this read.
+    reader.last()
+    # Find the newest events before this read adds an event of its own.
+    chosen = None if newest is None else _choose(reader, query, search, newest)
+    record()
+    store_file = DataDir(reader.path.parent).store_file
+    notes = check_names(reader, store_file, query.agent, query.cluster, members.teams)
+    _print_notes(*notes)
+    chosen = chosen or _choose(reader, query, search, None)
+    shown = _print(_events(reader, query, search, chosen, follow=follow), as_json=as_json)
+    if not shown and not notes and limit != 0:
+        _print_notes("no event matches" + (_PLURAL if members.resources else ""))
+    _print_omissions(reader, chosen, limit, shown, query.since)
 
 
 def _recorded(query: Query, text: str | None, limit: int | str | None) -> dict[str, str | None]:

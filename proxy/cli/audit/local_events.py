@@ -7,7 +7,6 @@ full. So if an event can't be written, the command goes on with a warning.
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,17 +35,14 @@ def record_read(path: Path, org: str, command: str, filters: dict[str, str | Non
 
 def local_event(kind: Kind, note: str, *, org: str = "", req: Request | None = None) -> Event:
     """Return an event for an action of this machine's user."""
-    from audit.ids import new_eid
-    from audit.record import Actor, ActorType, Client, Event, Phase, utc
+    from audit.events import new_event
+    from audit.record import Actor, ActorType, Client
     from proxy.hub.store.local_user import local_actor, local_user
 
-    return Event(
-        eid=new_eid(),
-        kind=kind,
-        phase=Phase.COMPLETE,
-        ts=utc(time.time()),
+    return new_event(
+        kind,
+        Actor(ActorType.OPERATOR, local_actor(local_user(os.environ))),
         org=org,
-        actor=Actor(ActorType.OPERATOR, local_actor(local_user(os.environ))),
         client=Client(mode="local"),
         req=req,
         note=note,

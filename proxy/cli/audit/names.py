@@ -62,7 +62,7 @@ def _enrolled(store_file: Path) -> dict[str, set[str]] | None:
 
     from audit.errors import AuditUnavailable
     from audit.file import translated, url
-    from proxy.hub.store import tables as t
+    from proxy.hub.store.migrations import tables as t
 
     tables = {"agent": t.agents, "cluster": t.clusters, "team": t.teams}
     # Opened like the trail: read-only, without creating or migrating it.

@@ -1,21 +1,19 @@
-"""The admin API: who asks, which action, what comes of it, and the audit event of each.
+"""The admin API: authenticates the operator, runs the action, and records an audit event for each.
 
-JSON over HTTP on a listener of its own, with the operator's bearer token on every path but /healthz:
-/metrics, and the actions of proxy.hub.admin.actions.verb. Each needs a role of the token
-(proxy.hub.admin.operators).
+JSON over HTTP on a separate listener. Every path but /healthz needs the operator's bearer token: /metrics,
+and the actions of proxy.hub.admin.actions.verb. Each needs a role of the token (proxy.hub.admin.operators).
 
-A refusal is {"error": {"code", "message"}}. A change has its intent on the disk before it is made: while the
-trail cannot be written, nothing is changed but what the table of actions says.
+A refusal is {"error": {"code", "message"}}. The intent of a change is on the disk before the change is made.
+So while the trail cannot be written, only revocations are made, as declared in the table of actions.
 
-Those are revocations. What trail or store cannot take of one is in the reserve before it is made, and the
-answer has a `notice` that says so. Where the reserve fails as well, it is made in memory, and the answer is a
-507: in force, but not recorded.
+If the trail or the store cannot take a revocation, it is put into the reserve before it is made, and the
+answer has a `notice` about that. If the reserve fails as well, the revocation is made in memory, and the
+answer is a 507: in force, but not recorded.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
@@ -34,7 +32,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from audit.errors import AuditUnavailable
-from audit.ids import uuid7
+from audit.events import new_event
 from audit.record import EXCERPT_CHARACTERS_MAX, Actor, Client, Decision, Event, Kind, Phase, text, utc
 from audit.record import Cluster as AuditCluster
 from audit.record import Request as AuditRequest
@@ -49,7 +47,7 @@ from proxy.hub.authorize.events import without_bearer
 from proxy.hub.home.reserve import ReserveError
 from proxy.hub.store.errors import InvalidError, StoreError, StoreUnavailableError
 
-# Policies are the most that anyone sends: one of 500 rules has 100 KB.
+# The largest bodies are policies: one with 500 rules has 100 KB.
 BODY_BYTES_MAX = 256 * 1024
 
 _SECURITY_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
@@ -57,7 +55,7 @@ _log = logging.getLogger("hawse.hub.admin")
 
 
 class Recorder(Protocol):
-    """What this API needs of the audit trail."""
+    """The part of the audit recorder that this API uses."""
 
     async def intent(self, event: Event) -> None:
         """Return once the event is durable; raises AuditUnavailable."""
@@ -79,23 +77,23 @@ def admin_app(
     clock: Callable[[], float],
     revocations: Revocations,
 ) -> Starlette:
-    """Build the ASGI application; it holds nothing that needs a lifespan."""
-    gate = _Gate(administration, recorder, metrics, clock, revocations)
+    """Build the ASGI application; it needs no lifespan."""
+    endpoints = _Endpoints(administration, recorder, metrics, clock, revocations)
     app = Starlette(
         routes=[
-            Route("/healthz", gate.healthz, methods=["GET"]),
-            Route(METRICS.path, gate.metrics_page, methods=[METRICS.method]),
-            *(Route(action.path, gate.serve(action), methods=[action.method]) for action in ACTIONS),
+            Route("/healthz", endpoints.healthz, methods=["GET"]),
+            Route(METRICS.path, endpoints.metrics_page, methods=[METRICS.method]),
+            *(Route(action.path, endpoints.serve(action), methods=[action.method]) for action in ACTIONS),
         ],
         exception_handlers={HTTPException: _unrouted},
     )
-    # A redirect would be an answer before the gate.
+    # A redirect would be an answer without authentication.
     app.router.redirect_slashes = False
     return app
 
 
-class _Gate:
-    """What stands before every action: the operator and his role, the audit event, one form of answers."""
+class _Endpoints:
+    """Wraps every action: checks the operator's token and role, records the event, and formats the answer."""
 
     def __init__(
         self,
@@ -111,19 +109,19 @@ class _Gate:
         self._metrics = metrics
         self._clock = clock
         self._operators = Operators(administration.directory, administration.pepper, clock)
-        # A thread of its own for the reserve: the shared ones may all wait for a resolver.
+        # A separate thread for the reserve: the shared ones may all be waiting for a resolver.
         self._reserve_thread = trio.CapacityLimiter(1)
 
     async def healthz(self, request: Request) -> Response:
-        """Say that the loop is alive, to anyone."""
+        """Answer that the loop runs, without authentication."""
         return Response(b"ok\n", media_type="text/plain", headers=_SECURITY_HEADERS)
 
     async def metrics_page(self, request: Request) -> Response:
-        """Answer a scrape; not an action, so it leaves no event unless it is refused."""
+        """Answer a scrape. It is no action, so only a refusal is recorded."""
         try:
             self._operators.admit(request, METRICS)
         except RefusedError as refused:
-            return self._turn_away(request, METRICS, refused)
+            return self._refuse(request, METRICS, refused)
         return Response(
             generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST, headers=_SECURITY_HEADERS
         )
@@ -135,7 +133,7 @@ class _Gate:
             try:
                 actor = self._operators.admit(request, action)
             except RefusedError as refused:
-                return self._turn_away(request, action, refused)
+                return self._refuse(request, action, refused)
             return await self._act(action, actor, request)
 
         return endpoint
@@ -146,7 +144,7 @@ class _Gate:
         try:
             call = await _read(request, actor.name, self._clock)
         except ClientDisconnect:
-            self._end(event, 0, "the operator left before the request was whole")
+            self._end(event, 0, "the operator disconnected before the request was complete")
             raise
         except InvalidError as error:
             self._end(event, 413, str(error))
@@ -161,17 +159,17 @@ class _Gate:
                 if not self._revokes(action, call):
                     return _error(503, "audit_unavailable", f"nothing was changed: {unrecorded}")
         try:
-            # Again, since a body may take its sender's time, and the intent the disk's.
+            # Checked again, since the body and the intent may have taken a long time.
             self._operators.admit(request, action)
         except RefusedError as refused:
             known = refused.actor.name
-            why = refused.note if known else "the admin token was revoked before the request was whole"
+            why = refused.note if known else "the admin token was revoked before the request was complete"
             self._end(event, refused.status, why)
             return _refusal(refused)
         if not unrecorded:
             return await self._carry_out(action, call, event, None)
         response: Response
-        # What is in the reserve is carried out, also when the operator leaves.
+        # A revocation in the reserve is carried out even if the operator disconnects.
         with trio.CancelScope(shield=True):
             revoked = await self._keep(action, call, event, why=unrecorded, recorded=False)
             response = await self._carry_out(action, call, event, revoked)
@@ -199,7 +197,7 @@ class _Gate:
             self._end(event, error.status, str(error), revoked)
             return _error(error.status, error.code, str(error))
         except BaseException as error:
-            # A bug or a cancellation: whether the change was made is in the store alone.
+            # A bug or a cancellation: only the store shows whether the change was made.
             self._end(event, 500, f"ended by {type(error).__name__}", revoked)
             raise
         status = 201 if done.created else 200
@@ -216,7 +214,7 @@ class _Gate:
                 action.resource,
                 name,
                 call.operator,
-                revoked.told,
+                revoked.explanation,
             )
         return revoked.answer(status, done)
 
@@ -231,7 +229,7 @@ class _Gate:
             return False
 
     async def _keep(self, action: Action, call: Call, event: Event, *, why: str, recorded: bool) -> _Revoked:
-        """Put a revocation into the reserve; where that fails, go on without."""
+        """Put a revocation into the reserve; if that fails, continue without it."""
         revocation = Revocation(event, recorded, action.method, action.path, call)
         try:
             await trio.to_thread.run_sync(self._revocations.keep, revocation, limiter=self._reserve_thread)
@@ -241,9 +239,9 @@ class _Gate:
         return _Revoked(event.eid, why, recorded, kept=True)
 
     async def _settle_store(self, revoked: _Revoked | None) -> None:
-        """The store has a revocation, or it is refused and there is nothing to have."""
+        """Note that the store has a revocation, or has refused it."""
         if revoked is not None:
-            # In a thread, since it may write.
+            # In a thread, since it may write to the disk.
             settle = partial(self._settled, revoked, Where.STORE)
             await trio.to_thread.run_sync(settle, limiter=self._reserve_thread)
 
@@ -251,22 +249,19 @@ class _Gate:
         if revoked.kept:
             self._revocations.settled(revoked.eid, where)
 
-    def _turn_away(self, request: Request, endpoint: Endpoint, refused: RefusedError) -> Response:
-        stranger = refused.status == 401
-        event = self._event(Kind.AUTH_FAILED if stranger else Kind.ADMIN, request, refused.actor)
-        asked = _audited(request, None if stranger else endpoint)
-        self._end(replace(event, req=asked, decision=Decision("deny")), refused.status, refused.note)
+    def _refuse(self, request: Request, endpoint: Endpoint, refused: RefusedError) -> Response:
+        unknown = refused.status == 401
+        event = self._event(Kind.AUTH_FAILED if unknown else Kind.ADMIN, request, refused.actor)
+        audited = _audited(request, None if unknown else endpoint)
+        self._end(replace(event, req=audited, decision=Decision("deny")), refused.status, refused.note)
         return _refusal(refused)
 
     def _event(self, kind: Kind, request: Request, actor: Actor) -> Event:
-        now = self._clock()
-        return Event(
-            eid=uuid7(int(now * 1000), os.urandom(10)),
-            kind=kind,
-            phase=Phase.COMPLETE,
-            ts=utc(now),
+        return new_event(
+            kind,
+            actor,
             org=self._admin.directory.current.org,
-            actor=actor,
+            at=self._clock(),
             client=Client(
                 request.client.host if request.client is not None else "",
                 ", ".join(request.headers.getlist("user-agent")),
@@ -284,7 +279,7 @@ class _Gate:
 
 @attrs.frozen
 class _Revoked:
-    """A revocation that trail or store could not take."""
+    """A revocation that the trail or the store could not take."""
 
     eid: str
     why: str
@@ -296,15 +291,15 @@ class _Revoked:
     """Whether it is in force in memory, since the store could not take it."""
 
     @property
-    def told(self) -> str:
-        """What an operator is told of one that is not in the reserve."""
+    def explanation(self) -> str:
+        """The state of a revocation that is not in the reserve, for the operator."""
         until = "in force until the hub restarts" if self.in_memory else "in force"
         return f"{until}, not {'stored' if self.recorded else 'recorded'}: {self.why}"
 
     def answer(self, status: int, done: Done) -> Response:
-        """The answer to one that was made."""
+        """Build the answer to a revocation that was made."""
         if not self.kept:
-            return _error(507, "not_recorded", self.told)
+            return _error(507, "not_recorded", self.explanation)
         lacks = (
             "trail and store"
             if self.in_memory and not self.recorded
@@ -327,22 +322,22 @@ async def _read(request: Request, operator: str, clock: Callable[[], float]) -> 
 
 
 def _audited(request: Request, endpoint: Endpoint | None) -> AuditRequest:
-    # The raw path, as it came; ASGI's `path` is decoded.
+    # The raw path as received; ASGI's `path` is decoded.
     raw = request.scope.get("raw_path") or request.scope["path"].encode()
     query = request.scope.get("query_string", b"")
     target = text(without_bearer(raw + b"?" + query if query else raw))
-    asked = AuditRequest(request.method, target)
+    audited = AuditRequest(request.method, target)
     if len(target) > EXCERPT_CHARACTERS_MAX:
-        # None of the table needs so much, and a token that may only look must not fill the disk by it.
-        asked = replace(asked, target_kept=EXCERPT_CHARACTERS_MAX, target_bytes=len(target))
+        # No action needs a longer target, and a read-only token must not fill the disk with targets.
+        audited = replace(audited, target_kept=EXCERPT_CHARACTERS_MAX, target_bytes=len(target))
     if endpoint is None:
-        return asked
+        return audited
     name = request.path_params.get("name", "")
-    return replace(asked, verb=endpoint.verb, resource=endpoint.resource, name=name)
+    return replace(audited, verb=endpoint.verb, resource=endpoint.resource, name=name)
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:
-    """Answer what no route takes in the same form as every other refusal."""
+    """Answer requests without a route in the same form as every other refusal."""
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
     answer = _error(error.status_code, code, str(error.detail))

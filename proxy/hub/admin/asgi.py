@@ -1,9 +1,9 @@
-"""A thin ASGI 3 bridge: an application on our own HTTP/1.1 front. HTTP scopes only.
+"""A thin ASGI 3 bridge: an application on this package's HTTP/1.1 server. HTTP scopes only.
 
-It exists because one client must never reach another one's connection, nor a tunnel: the servers for trio
-that there are can be made to cancel the nursery around them by one malformed upgrade. Here an application
-runs inside the task of its connection, whatever it raises becomes a 500 (or a cut, when its answer had
-begun), and nothing is spawned that outlives the request.
+It exists because one client must never affect another connection or a tunnel. In the existing servers for
+trio, one malformed upgrade can cancel the nursery around the server. Here an application runs in the task of
+its connection. An exception from it becomes a 500, or a cut when its answer has begun, and no task outlives
+the request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
 from proxy.message.head import HeadError, RequestHead, ResponseHead, check_framing
 from proxy.message.strict import BadRequest
 
-# The types of the ASGI specification itself.
+# The types in the ASGI specification.
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -47,7 +47,7 @@ async def serve_connection(
     client: Address | None = None,
     server: Address | None = None,
 ) -> None:
-    """Serve one connection until it ends, and close it; no client and no application makes it raise."""
+    """Serve one connection until it ends, and close it. No client's or application's fault makes it raise."""
     connection = ServerConnection(stream)
     try:
         while True:
@@ -88,10 +88,10 @@ async def serve_request(
     try:
         await app(_scope(request, scheme, client, server), call.receive, call.send)
         if not call.ended:
-            raise ApplicationError("the application returned before its answer was whole")
+            raise ApplicationError("the application returned before its answer was complete")
     except Exception:
-        # The one wrapper around an application: its fault ends this request and nothing else. What the
-        # client did arrives here too, and an application may have put it into a group, or into other words.
+        # The only wrapper around an application: its fault ends this request and nothing else. A client's
+        # fault arrives here too; the application may have wrapped it in a group or another exception.
         if call.client_failure is not None:
             await call.give_up(*call.client_failure)
             return
@@ -111,11 +111,11 @@ class _Call:
         self._begun = False
         self.ended = False
         self.client_failure: tuple[int, str] | None = None
-        """The client's own doing, with the answer to it, when that is why the application failed."""
+        """The status and message of a client's fault, if that made the application fail."""
 
     async def receive(self) -> Message:
         if self._body_ended or self.ended:
-            # The application asks whether the client is still there.
+            # The application waits for the client's disconnect.
             if not self.ended:
                 await self._connection.wait_disconnect()
             await trio.lowlevel.checkpoint()
@@ -138,17 +138,17 @@ class _Call:
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if self.client_failure is not None:
-            # Words of an application for a failure that was not its own, as frameworks have them.
+            # A framework's own answer to the client's fault is dropped.
             await trio.lowlevel.checkpoint()
         elif kind == "http.response.start" and self._head is None:
-            # Held until the first body bytes: one write for a small answer.
+            # Buffered until the first body bytes, so that a small answer is one write.
             self._head = _response_head(message)
         elif kind == "http.response.body" and self._head is not None and not self.ended:
             body = bytes(message.get("body", b""))
             end = not message.get("more_body", False)
             await self._send_body(body, end)
         else:
-            raise ApplicationError(f"the application sent {kind!r} out of turn")
+            raise ApplicationError(f"the application sent {kind!r} out of order")
 
     async def _send_body(self, body: bytes, end: bool) -> None:
         assert self._head is not None, "checked by the caller"
@@ -164,7 +164,7 @@ class _Call:
         self.ended = end
 
     async def give_up(self, status: int, message: str) -> None:
-        """End what the application cannot: with a status while nothing was sent, by a cut until all was."""
+        """End the application's answer: with a status if nothing was sent, by a cut if a part was."""
         if self.ended:
             return
         if self._begun:
@@ -191,7 +191,7 @@ def _scope(request: RequestHead, scheme: str, client: Address | None, server: Ad
         "http_version": "1.1",
         "method": request.method.decode("ascii"),
         "scheme": scheme,
-        # Decoded once, as the specification wants it; bytes that are not UTF-8 stay visible as such.
+        # Decoded once, as the specification requires; invalid UTF-8 becomes U+FFFD.
         "path": unquote_to_bytes(raw_path).decode("utf-8", "replace"),
         "raw_path": raw_path,
         "query_string": query,
@@ -208,7 +208,7 @@ def _response_head(message: Message) -> ResponseHead:
     if not 200 <= status <= 599:
         raise ApplicationError(f"the application answered with status {status}")
     headers = tuple((bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ()))
-    # The framing is the connection's; a length that the application promises is kept.
+    # The connection does the framing; the application's content-length is kept.
     headers = tuple(header for header in headers if header[0] not in {b"transfer-encoding", b"connection"})
     try:
         check_framing(headers)

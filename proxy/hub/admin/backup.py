@@ -1,11 +1,11 @@
-"""Backup and restore of what a hub cannot make again: store, signing keys, pepper, certificates, local token.
+"""Backup and restore of the files that a hub can't make again: store, keys, pepper, certificates, token.
 
-The archive is a plain tar of 0600 files. It holds every secret of the hub, so it is as precious as the data
-folder itself. The audit trail is not in it: it is a record of its own with its own size and retention.
+The archive is a plain tar of 0600 files. It holds every secret of the hub, so protect it like the data
+folder. It does not include the audit trail, which has its own size and retention.
 
-A restore works inside the data folder, so that the folder may be a mounted volume: the archive is unpacked
-beside the present files and checked as a whole (keys load, pepper is whole, the database passes its own
-check and migrates), and only then are the present files moved aside and the new ones moved in.
+A restore works inside the data folder, so that the folder may be a mounted volume. It unpacks the archive
+beside the present files and checks it as a whole: keys load, the pepper is complete, the database passes its
+check and migrates. Only then it moves the present files aside and the new ones in.
 """
 
 from __future__ import annotations
@@ -29,54 +29,56 @@ from pathlib import Path
 import attrs
 
 from audit.sqlite import explained
-from proxy.hub.home.boots import Boots
-from proxy.hub.home.datadir import RESTORING, DataDir, DataDirError, FolderInUseError, is_there, read_private
+from proxy.hub.home.datadir import RESTORING, DataDir
+from proxy.hub.home.folder_lock import FolderInUseError
+from proxy.hub.home.hub_instances import HubInstances
+from proxy.hub.home.private_files import DataDirError, is_there, read_private
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.process.untrusted_json import read_json
 
 FORMAT = 1
 _ABOUT = "hawse-backup.json"
-# Exactly these; whatever else a tar can hold (links, devices, other paths) is not ours.
+# Exactly these names; other tar members (links, devices, other paths) are refused.
 _MEMBER = re.compile(
     r"hub\.db|pepper|admin-token|keys/(active|succession|[A-Za-z0-9._-]+\.pem)|tls/[a-z]+\.(pem|key)"
 )
 MEMBERS_MAX = 200
-# A million agents fit; what is larger was not written by `backup`.
+# A store of a million agents fits.
 MEMBER_BYTES_MAX = 4 * 1024**3
-# What a restore puts there first and last.
+# The order in which a restore moves files in: the store first, the pepper last.
 _MOVED = {"hub.db": 0, "pepper": 2}
-# What a restore leaves where it is.
+# Files that a restore does not replace.
 _KEPT = re.compile(
     r"hub\.lock|hub\.sock|boots|reserve|lost\+found|(audit|seen)\.db(-wal|-shm)?|admin\.json|\.restore-.*"
     r"|\.before-restore-.*"
 )
 _SQLITE_TIMEOUT_S = 30.0
-# Two are enough for a folder that rests, as one does for minutes.
+# Two readings suffice unless the folder changes, which happens at intervals of minutes.
 READINGS_MAX = 10
-# How the names begin of what is there while one or the other works.
+# Prefixes of the temporary folders of a backup and a restore.
 _BACKUP = ".hawse-backup-"
 _TEMPORARY = _BACKUP, RESTORING
-# What is in the one of a backup.
+# The files in a backup's temporary folder.
 _UNFINISHED = re.compile(r"archive|hub\.db(-journal|-wal|-shm)?")
 
 
 class BackupError(Exception):
-    """The archive cannot be written, or is not restored; the message says why and what to do."""
+    """The archive cannot be written or restored; the message names the cause and the next step."""
 
 
 @attrs.frozen
 class Restored:
-    """What a restore did."""
+    """The result of a restore."""
 
     created: str
     """When the backup was made, in UTC."""
     replaced: Path | None
-    """Where the files that it replaced now are."""
+    """The folder with the replaced files."""
 
 
 def backup(data_dir: Path, archive: Path) -> None:
-    """Write the archive, also while the hub runs; raises BackupError.
+    """Write the archive; the hub may run meanwhile. Raises BackupError.
 
     An existing file is never replaced: it may be the only good backup.
     """
@@ -103,7 +105,7 @@ def backup(data_dir: Path, archive: Path) -> None:
         raise BackupError(f"{archive} exists already: choose another name") from error
     except sqlite3.Error as error:
         store = data_dir / "hub.db"
-        # That is only read: a disk that is full is the copy's.
+        # The store is only read, so a full disk is the one of the copy.
         full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
         why = f"{archive.absolute().parent if full else store}: {explained(store, error)}"
         raise BackupError(f"cannot back up {data_dir} to {archive}: {why}") from error
@@ -113,19 +115,19 @@ def backup(data_dir: Path, archive: Path) -> None:
 
 @contextmanager
 def _beside(archive: Path) -> Iterator[Path]:
-    """A folder to work in, where the archive will be; what backups that were killed have left there goes.
+    """Make a temporary folder beside the archive, and remove those that killed backups have left.
 
-    It holds every secret. A folder that is in use is locked before anything is in it.
+    The folder holds every secret. It is locked before any file is in it.
     """
     parent = archive.absolute().parent
     for left in parent.glob(f"{_BACKUP}*"):
-        # What is not ours, or is in use, stays.
+        # Other folders, and locked ones, stay.
         with suppress(OSError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
             names = os.listdir(left)
             if names and all(map(_UNFINISHED.fullmatch, names)):
                 shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=_BACKUP, dir=parent) as folder, ExitStack() as stack:
-        # Where there are no locks, nothing is taken for left behind either.
+        # On a file system without locks, no leftover is removed either.
         with suppress(OSError):
             stack.enter_context(_locked(Path(folder), fcntl.LOCK_EX))
         yield Path(folder)
@@ -144,37 +146,37 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
 def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
     """Put an archive in place of a data folder's files; raises BackupError.
 
-    What is wrong with the archive changes nothing, and on half of what is moved no hub starts. The hub must
-    not run. With `overwrite` the files of a folder that is in use are moved aside first.
+    A bad archive changes nothing. After an interrupted move no hub starts on the folder. The hub must not
+    run. With `overwrite` the present files of a used folder are moved aside first.
     """
     fresh = data_dir / f"{RESTORING}{secrets.token_hex(4)}"
     try:
         data = DataDir.open(data_dir)
         with data.locked():
-            living = Boots(data.boots_dir).living()
-            if living:
+            running = HubInstances(data.instances_dir).running()
+            if running:
                 raise BackupError(
-                    f"a hub that was stopped or replaced still finishes what it has begun on {data_dir}: "
+                    f"a hub that was stopped or replaced still finishes its open calls on {data_dir}: "
                     "wait for its end"
                 )
             present = _present(data_dir)
             if present and not overwrite:
                 raise BackupError(
                     f"{data_dir} holds a hub already ({', '.join(present[:3])}…): "
-                    "restore into an empty folder, or say --overwrite, which moves these files aside"
+                    "restore into an empty folder, or use --overwrite, which moves these files aside"
                 )
             try:
                 about = _unpack(archive, fresh)
                 _check(fresh)
                 if not is_there(data.audit_file):
-                    # The trail is no part of a backup. Where none is, the hub begins one.
+                    # A backup has no trail. Without one in the folder, the hub must begin a new one.
                     _forget_trail(fresh)
                 aside = _copied_aside(data_dir, present)
             except BaseException:
                 shutil.rmtree(fresh, ignore_errors=True)
                 raise
             _swap(data_dir, fresh, present, aside)
-            # Those of earlier ones that were cut short, too.
+            # Also the folders of earlier, interrupted restores.
             for left in data_dir.glob(f"{RESTORING}*"):
                 shutil.rmtree(left, ignore_errors=True)
             return Restored(about, aside)
@@ -183,64 +185,64 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
             f"cannot restore {archive} into {data_dir}: another process runs there: stop that hub first"
         ) from error
     except (OSError, DataDirError, StoreUnavailableError) as error:
-        # What was unpacked is gone again.
+        # The unpacked folder is removed already, so its path would mislead.
         said = _said(error).replace(f"{fresh}/", "its ")
         raise BackupError(f"cannot restore {archive} into {data_dir}: {said}") from error
 
 
 def _said(error: Exception) -> str:
-    """What went wrong, and where that is to be mended."""
+    """Return the error's message, with the path that the operator must correct."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     if error.filename is None:
         return error.strerror
     path = Path(os.fsdecode(error.filename))
-    # The names of our own temporary files tell nobody anything, but their folder does.
+    # The name of a temporary file does not help an operator, but its folder does.
     ours = next((each for each in (path, *path.parents) if each.name.startswith(_TEMPORARY)), None)
     return f"{path if ours is None else ours.parent}: {error.strerror}"
 
 
 def _members(data_dir: Path) -> list[str]:
-    """What is to be backed up beside the store; a folder that cannot be looked into raises OSError.
+    """Return the names of the files to back up besides the store; an unreadable folder raises OSError.
 
-    (Path.rglob would take it for an empty one, and its files would be missing in the archive.)
+    (Path.rglob would treat it as empty, and its files would be missing in the archive.)
     """
     folders = [data_dir, data_dir / "keys"]
     if is_there(data_dir / "tls"):
-        # It is empty where the hub has a certificate of its operator, and a copy may lack what is empty.
+        # Empty when the operator has set a certificate, and a copy of the folder may lack empty folders.
         folders.append(data_dir / "tls")
     names = (str(path.relative_to(data_dir)) for folder in folders for path in folder.iterdir())
     return sorted(name for name in names if _MEMBER.fullmatch(name) and name != "hub.db")
 
 
 def _read_members(data_dir: Path) -> dict[str, bytes]:
-    """Read what is to be backed up beside the store, as it was at one moment.
+    """Read the files to back up besides the store, in one consistent state.
 
-    A hub that rotates its keys meanwhile changes several of the files, which fit together only then. What has
-    been read twice alike was all there when the second reading began.
+    A key rotation changes several files that belong together. Two equal readings show that all these contents
+    existed together when the second reading began.
     """
     before: dict[str, bytes] | None = None
     for _ in range(READINGS_MAX):
         try:
             found = {name: read_private(data_dir / name) for name in _members(data_dir)}
         except DataDirError as error:
-            # A key whose time is over goes, and so may a file that is being replaced.
+            # An expired key was removed, or a file was being replaced.
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
             continue
         if found == before:
             return found
         before = found
-    raise BackupError(f"cannot back up {data_dir}, which changes again and again: try later")
+    raise BackupError(f"cannot back up {data_dir}, which keeps changing: try later")
 
 
 def _copy_database(source: Path, copy: Path) -> None:
-    """SQLite's own online copy: consistent while a hub writes, with what still stands in its WAL."""
+    """Copy with SQLite's online backup: consistent while a hub writes, and including the WAL."""
     os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     with closing(sqlite3.connect(source, timeout=_SQLITE_TIMEOUT_S)) as live:
         with closing(sqlite3.connect(copy)) as target:
             live.backup(target)
-            # One file, whatever the journal mode that came along.
+            # A single file, whatever journal mode was copied.
             target.execute("PRAGMA journal_mode = DELETE")
 
 
@@ -268,7 +270,7 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 
 
 def _unpack(archive: Path, fresh: Path) -> str:
-    """Unpack into a new folder, nothing but plain files of the names we write; return when it was made."""
+    """Unpack into a new folder, only plain files with the expected names; return the time of the backup."""
     fresh.mkdir(mode=0o700)
     for folder in ("keys", "tls"):
         (fresh / folder).mkdir(mode=0o700)
@@ -276,11 +278,11 @@ def _unpack(archive: Path, fresh: Path) -> str:
         with tarfile.open(archive, mode="r:") as tar:
             created = _extract(archive, tar, fresh)
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        # The numbers in a sparse member's header tarfile takes as they stand.
+        # tarfile does not check the numbers in a sparse member's header.
         raise BackupError(f"{archive} is not a backup of a hub: {error}") from error
     if not created:
         raise BackupError(f"{archive} is not a backup of a hub: it does not say so")
-    # Hubs of before the first rotation of keys had none.
+    # Older hubs had no such file before the first key rotation.
     (fresh / "keys" / "succession").touch(0o600)
     return created
 
@@ -327,9 +329,9 @@ def _check(fresh: Path) -> None:
     unpacked = DataDir(fresh)
     if not unpacked.store_file.is_file():
         raise BackupError("the backup holds no store")
-    unpacked.signing_keys()
+    unpacked.keys.load_or_make()
     unpacked.pepper()
-    unpacked.admin_token()
+    unpacked.admin.token()
     try:
         with closing(sqlite3.connect(unpacked.store_file)) as connection:
             (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
@@ -346,7 +348,7 @@ def _check(fresh: Path) -> None:
     finally:
         store.close()
     if faults:
-        raise BackupError(f"the backup's store holds what must not be used: {faults[0]}")
+        raise BackupError(f"the backup's store holds an invalid row: {faults[0]}")
 
 
 def _forget_trail(fresh: Path) -> None:
@@ -358,7 +360,7 @@ def _forget_trail(fresh: Path) -> None:
 
 
 def _present(data_dir: Path) -> list[str]:
-    """What a restore would replace; the empty folders of a first look do not count."""
+    """Return the files that a restore would replace, without the empty folders that DataDir.open makes."""
     return sorted(
         path.name
         for path in data_dir.iterdir()
@@ -367,12 +369,12 @@ def _present(data_dir: Path) -> list[str]:
 
 
 def _is_empty_folder(path: Path) -> bool:
-    """A link to one is none: it cannot be removed as a folder is."""
+    """Return whether this is an empty folder. A link to one is not: rmdir can't remove it."""
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 def _copied_aside(data_dir: Path, present: list[str]) -> Path | None:
-    """Where the present files are to go, with a copy of the store, which stays until another is there."""
+    """Make the folder for the present files, and copy the store there; the store itself stays in place."""
     if not present:
         return None
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -388,7 +390,7 @@ def _copied_aside(data_dir: Path, present: list[str]) -> Path | None:
 
 
 def _swap(data_dir: Path, fresh: Path, present: list[str], aside: Path | None) -> None:
-    # A store without its pepper keeps a hub from starting, should this be cut short in between.
+    # If this is interrupted, a store without its pepper keeps a hub from starting.
     if aside is not None:
         for name in sorted({*present} - {"hub.db"}, key=lambda name: name != "pepper"):
             (data_dir / name).rename(aside / name)

@@ -1,4 +1,4 @@
-"""The admin listener: apart from the public front, on loopback by default, with bearer tokens of its own."""
+"""The admin listener: separate from the public one, on loopback by default, with separate bearer tokens."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from proxy.hub.admin.asgi import Application, Receive, Scope, Send, serve_connec
 from proxy.hub.admin.operators import KNOWN
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import AdminEndpoint, DataDir
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.local_admin import AdminEndpoint
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.roles import Role
-from proxy.listener.connection_limit import Guest, NoRoomError, Room
+from proxy.listener.connection_limit import ConnectionLimit, ConnectionLimitError, CountedConnection
 from tunnel.net.connect import peer_address, wrap_server
 from tunnel.net.loglimit import LogLimit
 
 HANDSHAKE_S = 10.0
-# Operators and a scraper; more is somebody who should not be here.
+# Enough for operators and a scraper.
 CONNECTIONS_MAX = 64
-# More of one token make room for others: no role may keep an admin from removing its token.
+# A token's connections above this are evicted first: no role may block the admin that revokes its token.
 CONNECTIONS_PER_TOKEN_MAX = 16
 
 _log = logging.getLogger("hawse.hub.admin")
@@ -40,7 +41,7 @@ _log = logging.getLogger("hawse.hub.admin")
 
 @attrs.frozen
 class LiveRelays:
-    """The live side of the hub, as the admin API wants it (its Operations)."""
+    """The connected relays, for the admin API (its Operations)."""
 
     registry: Registry
     clock: Callable[[], float]
@@ -69,22 +70,23 @@ class LiveRelays:
 
 
 async def ensure_local_token(data: DataDir, directory: Directory, pepper: bytes) -> None:
-    """Make the token that `hawse admin` finds in the data folder, unless it is the one called `local`.
+    """Make the token that `hawse admin` reads in the data folder, unless that file holds the token `local`.
 
-    Another token in that file is replaced: requests with the token `local` are from this machine's users.
+    Any other token in the file is replaced, because requests with the token `local` count as this machine's
+    users.
     """
-    token = data.admin_token()
+    token = data.admin.token()
     known = None if token is None else directory.current.admin_tokens_by_hash.get(hash_key(token, pepper))
     if known is not None and known.name == LOCAL_TOKEN_NAME and known.role is Role.ADMIN:
         return
-    digest = hash_key(data.make_admin_token(), pepper)
+    digest = hash_key(data.admin.make_token(), pepper)
     await directory.change(lambda store: store.put_local_token(digest))
 
 
 def write_endpoint(config: HubConfig, data: DataDir, certificate: Path) -> None:
-    """Tell `hawse admin` on this machine where to connect, and which certificate to expect."""
+    """Write the address and the certificate of the admin API for `hawse admin` on this machine."""
     pem = ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(_first_certificate(certificate)))
-    data.write_admin_endpoint(AdminEndpoint(f"https://{config.admin.listen}", pem))
+    data.admin.write_endpoint(AdminEndpoint(f"https://{config.admin.listen}", pem))
 
 
 def _first_certificate(file: Path) -> str:
@@ -99,21 +101,25 @@ class AdminFront:
 
     app: Starlette
     certificate: Certificate
-    room: Room = attrs.Factory(lambda: Room(LogLimit(_log), CONNECTIONS_PER_TOKEN_MAX))
+    connection_limit: ConnectionLimit = attrs.Factory(
+        lambda: ConnectionLimit(LogLimit(_log), CONNECTIONS_PER_TOKEN_MAX)
+    )
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
-        """Serve one connection to its end; a fault in it is logged and reaches no other."""
+        """Serve one connection to its end. A fault in it is logged and affects no other connection."""
         try:
-            with self.room.entered(CONNECTIONS_MAX) as guest:
-                await self._serve(tcp, guest)
-        except NoRoomError:
+            with self.connection_limit.counted(CONNECTIONS_MAX) as connection:
+                await self._serve(tcp, connection)
+        except ConnectionLimitError:
             await trio.aclose_forcefully(tcp)
 
-    def doubt_revoked(self, directory: Directory) -> None:
-        """Have whoever showed a token that is no more make room as any stranger."""
-        self.room.doubt_all_but({token.id for token in directory.current.admin_tokens_by_hash.values()})
+    def demote_revoked(self, directory: Directory) -> None:
+        """Treat the connections of revoked tokens as unauthenticated, so that they are evicted first."""
+        self.connection_limit.deauthenticate_all_but(
+            {token.id for token in directory.current.admin_tokens_by_hash.values()}
+        )
 
-    async def _serve(self, tcp: trio.abc.Stream, guest: Guest) -> None:
+    async def _serve(self, tcp: trio.abc.Stream, connection: CountedConnection) -> None:
         host, _, port = peer_address(tcp).rpartition(":")
         tls = wrap_server(tcp, self.certificate.context)
         try:
@@ -121,24 +127,24 @@ class AdminFront:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
                 client = host.strip("[]"), int(port)
-                await serve_connection(self._app_that_tells(guest), tls, client=client)
+                await serve_connection(self._app_with_connection(connection), tls, client=client)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the client left, or its handshake failed
+            pass  # the client disconnected, or its handshake failed
         except Exception:
             _log.exception("an operator's connection failed by a fault of ours")
         finally:
             await trio.aclose_forcefully(tls)
 
-    def _app_that_tells(self, guest: Guest) -> Application:
+    def _app_with_connection(self, connection: CountedConnection) -> Application:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["state"][KNOWN] = guest.known
+            scope["state"][KNOWN] = connection.set_client
             await self.app(scope, receive, send)
 
         return app
 
 
 async def note_relays_seen(registry: Registry, directory: Directory, interval_s: float) -> NoReturn:
-    """Remember from time to time when each connected relay was last heard; never returns."""
+    """Note regularly when each connected relay was last heard from; never returns."""
     while True:
         await trio.sleep(interval_s)
         monotonic = trio.current_time()

@@ -1,4 +1,4 @@
-"""What an operator sees of the calls that are under way, and what he ends of them."""
+"""The operators' view of the live calls, and the ending of calls."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ import trio
 from audit.record import proto_of
 from proxy.exchange.forward import CloseReason
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
-from proxy.hub.home.boots import Boots
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.relays.operations import SessionInfo
-from tunnel.net.fairness import in_slices
+from tunnel.net.fairness import in_chunks
 
-# What was ended is held no longer than others are: to let 10,000 go at once takes 70 ms.
+# Calls are ended in batches: to end 10,000 at once would block the loop for 70 ms.
 KILLED_AT_ONCE = 256
 
 
 @attrs.frozen
 class LiveSessions:
-    """The calls under way, as the admin API wants them (its Sessions)."""
+    """The live calls, for the admin API (its Sessions)."""
 
     live: LiveCalls
-    boots: Boots
+    instances: HubInstances
     boot: str
 
     async def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> list[SessionInfo]:
-        """Those of an agent, on a cluster, or all; the oldest first."""
-        return await in_slices(_info, self._chosen(None, agent, cluster))
+        """Return the calls of an agent, on a cluster, or all; the oldest first."""
+        return await in_chunks(_info, self._chosen(None, agent, cluster))
 
     async def hubs_beside(self) -> int:
-        """How many hubs that were replaced still finish calls of their own, which are not among these."""
-        living = await trio.to_thread.run_sync(self.boots.living)
-        return len(living - {self.boot})
+        """Return how many replaced hubs still drain; their calls are not listed here."""
+        running = await trio.to_thread.run_sync(self.instances.running)
+        return len(running - {self.boot})
 
     async def kill(
         self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
     ) -> Sequence[SessionInfo]:
-        """End what fits all that is given, and return what was ended. Waits for nobody at the other ends."""
+        """End the calls that match all given conditions, and return them. Does not wait for any peer."""
         ending = Ending(CloseReason.KILLED, reason)
         chosen = self._chosen(session_id, agent, cluster)
         chosen.reverse()
         killed: list[SessionInfo] = []
         while chosen:
             some = [(chosen.pop(), ending) for _ in range(min(len(chosen), KILLED_AT_ONCE))]
-            # What has ended by itself meanwhile is not among them.
+            # Calls that have ended by themselves meanwhile are not included.
             killed += map(_info, await self.live.end(some))
         return killed
 
@@ -80,7 +80,7 @@ def _info(live: LiveCall) -> SessionInfo:
 
 
 def _kind(live: LiveCall) -> str:
-    """What it is to its user: `watch`, `log`, `exec/websocket`, `portforward/spdy/3.1`, `request`."""
+    """Return the kind of a call: `watch`, `log`, `exec/websocket`, `portforward/spdy/3.1`, `request`."""
     info, upgrade = live.call.info, live.call.head.upgrade
     if upgrade is None and not info.long_running:
         return "request"

@@ -1,4 +1,4 @@
-"""What the hub tells Prometheus about itself, read from the snapshot and the live sessions at each scrape."""
+"""The hub's metrics for Prometheus, read from the snapshot and the live sessions at each scrape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from proxy.hub.calls.trail_watch import TrailWatch
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import AgentState
@@ -20,7 +20,7 @@ from tunnel import Memory
 
 
 class HubCollector(Collector):
-    """Gauges that cost nothing between scrapes; their labels are clusters and states, which bounds them."""
+    """Gauges without a cost between scrapes. Their labels are clusters and states, which are bounded."""
 
     def __init__(self, directory: Directory, operations: Operations) -> None:
         self._directory = directory
@@ -50,12 +50,12 @@ class HubCollector(Collector):
             "Connected relay instances whose API server did not answer their last probe.",
             labels=["cluster"],
         )
-        # By cluster at once: with thousands of them a search for each would hold up the loop for a second.
+        # Grouped once: a search for each of thousands of clusters would block the loop for a second.
         live = defaultdict(list)
         for relay in self._operations.relays():
             live[relay.cluster].append(relay)
         for name in sorted(now.clusters_by_name):
-            # A cluster whose relays are all away is a 0, not a missing line: that is what one alerts on.
+            # A cluster without a connected relay is a 0, not a missing line, so that alerts can match it.
             mine = live.get(name, ())
             relays.add_metric([name], len(mine))
             streams.add_metric([name], sum(relay.streams for relay in mine))
@@ -66,7 +66,7 @@ class HubCollector(Collector):
 
 
 class MemoryCollector(Collector):
-    """Tells how full the hub's memory is."""
+    """The use of the hub's counted memory."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -84,11 +84,11 @@ class MemoryCollector(Collector):
         yield GaugeMetricFamily(LIMIT, LIMIT_HELP, self._memory.limit_bytes)
 
 
-class SeenCollector(Collector):
-    """Counts the uses that a restart would forget."""
+class ReplayCollector(Collector):
+    """Counts the uses of one-time tokens that a restart would forget."""
 
-    def __init__(self, seen: SeenStore) -> None:
-        self._seen = seen
+    def __init__(self, store: ReplayStore) -> None:
+        self._store = store
 
     def describe(self) -> Iterator[Metric]:
         """Name the metrics without reading anything, so that registering does not collect."""
@@ -96,12 +96,12 @@ class SeenCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read the counter."""
-        told = "Uses of tokens that are good once which could not be written to seen.db."
-        yield CounterMetricFamily("hawse_seen_unwritten", told, self._seen.unwritten)
+        text = "Uses of one-time tokens that could not be written to seen.db."
+        yield CounterMetricFamily("hawse_seen_unwritten", text, self._store.unwritten)
 
 
 class TrailCollector(Collector):
-    """Tells whether the trail can be written, and how full its disk was at the last look."""
+    """Whether the trail can be written, and the free space of its disk at the last check."""
 
     def __init__(self, watch: TrailWatch) -> None:
         self._watch = watch
@@ -112,19 +112,19 @@ class TrailCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read the gauges."""
-        told = "Whether the audit trail can be written: while it is 0, writes and tokens are refused."
-        yield GaugeMetricFamily("hawse_audit_up", told, self._watch.recorder.healthy)
+        text = "Whether the audit trail can be written: while it is 0, writes and tokens are refused."
+        yield GaugeMetricFamily("hawse_audit_up", text, self._watch.recorder.healthy)
         disk = self._watch.disk
         if disk is not None:
-            told = "Size of the file system of the audit trail."
-            yield GaugeMetricFamily("hawse_audit_disk_bytes", told, disk.size_bytes)
-            told = "What is free of it."
-            yield GaugeMetricFamily("hawse_audit_disk_free_bytes", told, disk.free_bytes)
+            text = "Size of the file system of the audit trail."
+            yield GaugeMetricFamily("hawse_audit_disk_bytes", text, disk.size_bytes)
+            text = "Free space of the file system of the audit trail."
+            yield GaugeMetricFamily("hawse_audit_disk_free_bytes", text, disk.free_bytes)
 
 
 def hub_metrics(directory: Directory, operations: Operations) -> CollectorRegistry:
-    """Make the registry of one hub; what counts calls registers itself in it as well."""
-    # A registry of our own: the library's global one would be shared by two hubs in one test process.
+    """Make the registry of one hub; the metrics of calls register themselves in it as well."""
+    # Not the library's global registry, which two hubs in one test process would share.
     registry = CollectorRegistry()
     for standard in (ProcessCollector, PlatformCollector, GCCollector):
         standard(registry=registry)

@@ -1,6 +1,6 @@
-"""Who may use which endpoint of the admin API: the one check of an admin token, its expiry and its role.
+"""Authorization in the admin API: the only check of an admin token, its expiry and its role.
 
-It looks at the head of a request alone, so a request is refused before its body is read.
+It uses only the head of a request, so a request is refused before its body is read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.hub.store.entities import AdminToken
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME, USER_HEADER, is_user, local_actor
 from proxy.hub.store.roles import listed
 
-# In the scope's state: called with the id of the valid token that a request has shown, or with None.
+# In the scope's state: a function, called with the id of a request's valid token, or with None.
 KNOWN = "known"
 
 _ANONYMOUS = Actor(ActorType.ANONYMOUS)
@@ -47,7 +47,7 @@ class Operators:
     clock: Callable[[], float]
 
     def admit(self, request: Request, endpoint: Endpoint) -> Actor:
-        """Return who asks, as the trail names him; raises RefusedError."""
+        """Return the operator as the trail names it; raises RefusedError."""
         token = self._token(request)
         now = self.clock()
         known = request.scope.get("state", {}).get(KNOWN)
@@ -83,7 +83,7 @@ class Operators:
             digest = hash_key(parse(token.strip()), self.pepper)
         except ApiKeyError:
             return None
-        # Keyed by an HMAC under a secret, so that the dictionary's timing tells nothing of a token.
+        # Keyed by an HMAC under a secret, so the dictionary's timing reveals nothing about a token.
         found = self.directory.current.admin_tokens_by_hash.get(digest)
         return found if scheme.lower() == "bearer" else None
 

@@ -1,10 +1,10 @@
-"""Revocations that the trail or the store could not take: each is durable in the reserve until both have it.
+"""Revocations that the trail or the store could not take: the reserve keeps each until both have it.
 
-An entry of the reserve is the request that an operator made, with the event that tells of it. The hub acts on
-it at once. When trail and store have it, it is needless; when all entries are, the reserve is cleared. At a
-start the entries are carried out once more, by the same actions: a lock of a locked agent is refused and
-changes nothing. Between an entry and its clearing nothing can be granted: the trail takes no intent, or the
-store no other change, and the reserve is cleared before either does again.
+An entry of the reserve is an operator's request with its audit event. The hub carries it out at once. An
+entry is settled when the trail and the store have it; when all entries are settled, the reserve is cleared.
+At a start the entries are carried out again, by the same actions: locking a locked agent is refused and
+changes nothing. Between an entry and its clearing no right can be granted: the trail accepts no intent, or
+the store no other change, and the reserve is cleared before either does again.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Where(Enum):
-    """Who has to have a revocation."""
+    """Where a revocation must be stored."""
 
     TRAIL = auto()
     STORE = auto()
 
 
 class Trail(Protocol):
-    """What this needs of the recorder."""
+    """The part of the recorder that revocations use."""
 
     def keep(self, event: Event, settled: Callable[[], None]) -> None:
         """Write an event once, as soon as the trail can be written."""
@@ -59,49 +59,49 @@ class Trail(Protocol):
 
 
 class Revocations:
-    """The reserve, and what is known of its entries. Its methods may be called in any thread."""
+    """The reserve, and the state of its entries. Its methods may be called in any thread."""
 
     def __init__(self, reserve: Reserve) -> None:
         self._reserve = reserve
         self._lock = threading.Lock()
-        # For each entry of this process, by `eid`: who still lacks it. Bounded by the reserve.
-        self._awaited: dict[str, set[Where]] = {}
+        # For each entry of this process, by `eid`: where it is still missing. Bounded by the reserve.
+        self._missing: dict[str, set[Where]] = {}
 
     def keep(self, revocation: Revocation) -> None:
         """Make a revocation durable; raises ReserveError."""
         payload = msgspec.json.encode(revocation)
         with self._lock:
             self._reserve.add(payload)
-            self._awaited[revocation.event.eid] = _awaited(revocation)
+            self._missing[revocation.event.eid] = _missing(revocation)
 
     def settled(self, eid: str, where: Where) -> None:
-        """Trail or store has a revocation of this process; the last one of all clears the reserve."""
+        """Note that the trail or the store has a revocation; when all are settled, clear the reserve."""
         with self._lock:
-            if eid not in self._awaited:
+            if eid not in self._missing:
                 return
-            self._awaited[eid].discard(where)
-            if any(self._awaited.values()):
+            self._missing[eid].discard(where)
+            if any(self._missing.values()):
                 return
             try:
-                if self._reserve.clear(self._is_needless):
-                    self._awaited.clear()
+                if self._reserve.clear(self._is_settled):
+                    self._missing.clear()
             except ReserveError as error:
                 _log.error("%s: its revocations are carried out again at the next start", error)
 
     def left(self) -> list[Revocation]:
-        """What the reserve holds when the hub starts; raises ReserveError."""
+        """Return the reserve's entries when the hub starts; raises ReserveError."""
         with self._lock:
             found = list(map(_decoded, self._reserve.entries()))
             for revocation in found:
-                self._awaited.setdefault(revocation.event.eid, _awaited(revocation))
+                self._missing.setdefault(revocation.event.eid, _missing(revocation))
         return found
 
-    def _is_needless(self, payload: bytes) -> bool:
-        # An unknown entry belongs to another hub that still finishes its calls.
-        return self._awaited.get(_decoded(payload).event.eid) == set()
+    def _is_settled(self, payload: bytes) -> bool:
+        # An unknown entry belongs to another hub, which still drains.
+        return self._missing.get(_decoded(payload).event.eid) == set()
 
 
-def _awaited(revocation: Revocation) -> set[Where]:
+def _missing(revocation: Revocation) -> set[Where]:
     return {Where.STORE} if revocation.recorded else {Where.TRAIL, Where.STORE}
 
 
@@ -110,22 +110,22 @@ def _decoded(payload: bytes) -> Revocation:
         return msgspec.json.decode(payload, type=Revocation)
     except msgspec.DecodeError as error:
         raise ReserveError(
-            f"the reserve holds what this version cannot read ({error}): start the version that wrote it, "
-            "and free some of the disk"
+            f"the reserve holds an entry that this version cannot read ({error}): start the version that "
+            "wrote it, and free some of the disk"
         ) from error
 
 
-async def carry_out_again(
+async def repeat_revocations(
     revocations: Revocations,
     left: Sequence[Revocation],
     administration: Administration,
     trail: Trail,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Carry out what an earlier run of the hub has left in the reserve, before any request is served.
+    """Carry out the revocations that an earlier run left in the reserve, before any request is served.
 
-    Raises StoreUnavailableError where a revocation cannot even be put in force in memory. The hub does not
-    start then, and the entry stays.
+    Raises StoreUnavailableError if a revocation cannot be put in force even in memory. The hub does not start
+    then, and the entry stays.
     """
     actions = {(action.method, action.path): action for action in ACTIONS}
     for revocation in left:
@@ -143,7 +143,7 @@ async def carry_out_again(
                 done = running if isinstance(running, Done) else await running
                 in_store()
             except StoreUnavailableError as error:
-                _log.error("%s; what was revoked stays in force in memory", error)
+                _log.error("%s; the revocation is in force in memory", error)
                 running = action.run(administration.in_memory(in_store), call)
                 done = running if isinstance(running, Done) else await running
             note = done.note
@@ -153,8 +153,8 @@ async def carry_out_again(
             # Usually the store has it already. The trail records the store's answer.
             in_store()
             status, note = error.status, str(error)
-        told = f"carried out at the hub's start: {note}"
-        _log.warning("from the reserve: %s %s, %s", action.verb, action.resource, told)
+        repeated = f"carried out at the hub's start: {note}"
+        _log.warning("from the reserve: %s %s, %s", action.verb, action.resource, repeated)
         if not revocation.recorded:
-            ended = event.completed(utc(clock()), resp=AuditResponse(status), note=told)
+            ended = event.completed(utc(clock()), resp=AuditResponse(status), note=repeated)
             trail.keep(ended, partial(revocations.settled, event.eid, Where.TRAIL))

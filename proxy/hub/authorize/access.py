@@ -1,8 +1,8 @@
-"""Who is asking, and may they: from a request's bearer token to an agent, its cluster and a decision.
+"""Authenticates a request: from its bearer token to an agent, a cluster and a decision.
 
-Nothing here waits: a token that was verified is remembered for the rest of its life (131 µs become 0.7), and
-agents, grants and states come from the directory's snapshot, so that what an operator changed counts from
-the moment that the command returned.
+Nothing here waits. A verified token is cached for the rest of its life (131 µs become 0.7). Agents, grants
+and states are read from the directory's snapshot, so an operator's change takes effect when its command
+returns.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from auth.tokens import AccessClaims, verify_access
 from proxy.hub.store.entities import Agent, AgentState, Cluster, Snapshot
 from proxy.message.head import RequestHead
 
-# A token lives 60 s; this many agents may be busy within a minute before one is verified twice.
+# A token lives 60 s. With more busy agents than this, some tokens are verified more than once.
 TOKENS_REMEMBERED_MAX = 16_384
-# What a client that kept its token for too long, or took another thing for one, does next.
+# The next step for a client whose token has expired, or that sent something other than a token.
 RENEWAL = (
     "kubectl gets a fresh token by itself by what `hawse kubeconfig` wrote, other clients by `hawse connect`"
 )
 
 
 class RevokedError(TokenError):
-    """A token in its lifetime whose credential is not good any more: a fresh one is not to be had by it."""
+    """An unexpired token whose credential is revoked: the credential cannot get a fresh one."""
 
 
 def next_step(error: TokenError, hub_url: str) -> str:
-    """What an agent does about a token that is not accepted."""
+    """The next step for an agent whose token is not accepted."""
     if isinstance(error, RevokedError):
         return f"ask the operator of this hub for another, then run `hawse login --hub {hub_url}` with it"
     return RENEWAL
 
 
 def why_inactive(agent: Agent) -> str:
-    """Why an agent that is locked or retired is refused, and what to do about it."""
+    """Why a locked or retired agent is refused, and the next step."""
     if agent.state is AgentState.LOCKED:
         step = f"ask the operator of this hub to unlock it (`hawse admin agent unlock {agent.name}`)"
         return f"agent:{agent.name} is locked: {step}"
@@ -47,18 +47,18 @@ def why_inactive(agent: Agent) -> str:
 
 
 class AccessTokens:
-    """Verifies access tokens, each once in its life."""
+    """Verifies access tokens, and caches the results."""
 
     def __init__(self, keys: Callable[[], KeySet], *, issuer: str, org: str) -> None:
-        """`keys` is asked for each token, so that a key that signs since a moment ago is known."""
+        """`keys` is called for each new token, so that a new signing key is known at once."""
         self._keys = keys
         self._issuer = issuer
         self._org = org
-        # By digest, so that no credential lies about in memory longer than its request.
+        # By digest, so that no credential stays in memory longer than its request.
         self._verified: OrderedDict[bytes, AccessClaims] = OrderedDict()
 
     def verify(self, token: bytes, cluster: str, now: float) -> AccessClaims:
-        """The claims of a token for this cluster; raises TokenError."""
+        """Return the claims of a token for this cluster; raises TokenError."""
         digest = sha256(token).digest()
         claims = self._verified.get(digest)
         if claims is None or claims.cluster != cluster or now >= claims.expires_at:
@@ -78,7 +78,7 @@ class AccessTokens:
 
 
 def bearer(head: RequestHead) -> bytes:
-    """The one bearer token of a request; raises TokenError when there is none, or several."""
+    """Return the bearer token of a request; raises TokenError unless there is exactly one."""
     values = head.header_values(b"authorization")
     if not values:
         raise TokenError("no credential: an access token is needed")
@@ -92,16 +92,16 @@ def bearer(head: RequestHead) -> bytes:
 
 @attrs.frozen
 class Denied:
-    """A request that is refused although its sender is known; the message is for the sender."""
+    """The refusal of an authenticated sender; the message is for the sender."""
 
     rule: str
     message: str
 
 
 def decide(snapshot: Snapshot, claims: AccessClaims, name: str) -> tuple[Agent, Cluster] | Denied:
-    """Who acts on what, or why not. A cluster that is not granted and one that is not there look alike.
+    """Return the agent and its cluster, or a denial. An ungranted cluster looks like one that does not exist.
 
-    Raises RevokedError when a token that is still valid was made from a credential that is revoked.
+    Raises RevokedError when the token is still valid, and its credential is revoked.
     """
     agent = snapshot.agents_by_id.get(claims.principal.agent_id)
     if agent is None:

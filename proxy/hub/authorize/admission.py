@@ -1,9 +1,9 @@
-"""Who asks for what, and whether it is granted: from a request's head to a call, or to why there is none.
+"""Decides whether a request is admitted: from its head to a Call, or to a Refusal.
 
-Nothing here waits, and nothing is done yet but to find out. Agents send the same headers with every request
-of a connection, and ask for the same things again and again. So what follows from the request line alone is
-remembered by it, and what follows from the headers is kept with them, for as long as the token lives and the
-directory stays what it is.
+Nothing here waits, or has side effects beyond its caches. Agents send the same headers with every request of
+a connection, and repeat their requests. So results that depend on the request line alone are cached by it.
+Results that depend on the headers are cached with them, while the token and the directory's snapshot are
+valid.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ from proxy.message.head import RequestHead
 from proxy.message.rewrite import has_access_token, identity_headers, is_tail
 
 PREFIX = b"/clusters/"
-# What one client asks for again and again, on one connection; beyond that it is judged anew.
+# Distinct requests that one client repeats on one connection. Beyond this number they are judged again.
 GRANTS_REMEMBERED_MAX = 32
-# A cluster's name is a slug; what follows it is the API server's own path, or nothing.
+# A cluster's name is a slug. After it comes the API server's own path, or nothing.
 _TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})((?:[/?].*)?)", re.DOTALL)
 
 
 @attrs.define(eq=False)
-class Asked:
-    """What a request line asks for."""
+class ParsedRequest:
+    """The facts that follow from a request line alone."""
 
     cluster: str
-    """Empty when the target names none."""
+    """Empty when the target names no cluster."""
     target: bytes
-    """In the cluster: without the prefix."""
+    """The target without the cluster's prefix."""
     info: RequestInfo | None
     fault: str = ""
-    """Why it is refused, whoever asks; without `info` because it cannot be understood."""
+    """Why every sender is refused; `info` is None when the line cannot be parsed."""
     durable: bool = True
-    """Its intent has to be on the disk before it moves."""
+    """The audit intent must be on disk before the request is forwarded."""
     tail: bool = False
-    """It goes on to a backend behind the API server."""
+    """The API server forwards it to a backend (services, pods or nodes proxy)."""
     long_running: bool = True
     line: bytes | None = None
-    """The request line in the cluster, once it was sent."""
-    told: Request | None = None
-    """What the trail says of it, once it was asked."""
-    kept: bool = False
-    """It may be remembered: no credential is in it, and it is not long."""
+    """The request line as sent to the cluster; None before the first request."""
+    audit_view: Request | None = None
+    """The request line as audit events have it; None before the first event."""
+    cacheable: bool = False
+    """It may be cached: it holds no credential, and it is short."""
     small: bool = attrs.field(init=False)
-    """It is an ordinary read, and over as soon as it is answered."""
+    """An ordinary read, complete when it is answered."""
 
     @small.default
     def _is_small(self) -> bool:
         return not (self.durable or self.long_running)
 
     def whole_bytes(self, head: RequestHead) -> int:
-        """How many bytes of the target are recorded whole: all for a write or upgrade, the path for a read.
+        """How many bytes of the target the record keeps: all for a write or upgrade, the path for a read.
 
-        A command that is cut would hide what was run.
+        A command that is cut would hide what was executed.
         """
         acts = self.durable or head.fields.upgrade is not None
         path_bytes = self.target.find(b"?")
@@ -72,26 +72,28 @@ class Asked:
 
 
 @memoized
-def understand(method: bytes, target: bytes) -> Asked:
-    """What a request line asks for; never raises."""
+def parse_request(method: bytes, target: bytes) -> ParsedRequest:
+    """Parse a request line; never raises."""
     match = _TARGET.fullmatch(target)
     if match is None:
-        return Asked("", b"", None, "the target names no cluster")
+        return ParsedRequest("", b"", None, "the target names no cluster")
     cluster, inner = match[1].decode("ascii"), match[2]
     if not inner.startswith(b"/"):
         inner = b"/" + inner
     try:
         info = parse(method, inner)
     except BadTarget as error:
-        return Asked(cluster, inner, None, error.reason)
+        return ParsedRequest(cluster, inner, None, error.reason)
     fault = "a token in the URL is refused" if has_access_token(inner) else ""
-    kept, tail = is_cacheable(target), is_tail(info)
-    return Asked(cluster, inner, info, fault, info.is_write, tail, info.long_running, kept=kept)
+    cacheable, tail = is_cacheable(target), is_tail(info)
+    return ParsedRequest(
+        cluster, inner, info, fault, info.is_write, tail, info.long_running, cacheable=cacheable
+    )
 
 
 @attrs.define(eq=False)
 class Caller:
-    """Who sends some headers to which cluster, and what follows under one state of the directory."""
+    """The sender of some headers to one cluster, and its results under one snapshot of the directory."""
 
     cluster_name: str
     snapshot: Snapshot
@@ -99,13 +101,13 @@ class Caller:
     agent: Agent | None
     cluster: Cluster | None
     refusal: Refusal | None
-    """Why nothing is granted, whatever is asked for; else there are an agent and a cluster."""
-    told: Told | None = None
-    """What the trail says of them, once it was asked."""
-    granted: dict[Asked, Grant] = attrs.field(factory=dict, init=False)
-    """What they were granted, if it does not depend on the time."""
+    """Why all its requests are refused; when None, there are an agent and a cluster."""
+    audit_view: AuditView | None = None
+    """The sender as audit events have it; None before the first event."""
+    granted: dict[ParsedRequest, Grant] = attrs.field(factory=dict, init=False)
+    """Grants that do not depend on the time."""
     tunnelled: Cluster | None = attrs.field(init=False)
-    """The cluster, if its relays are reached by tunnels and nothing is refused whatever is asked for."""
+    """The cluster, if its relays use tunnels and no refusal applies to all requests."""
 
     @tunnelled.default
     def _reached_by_tunnels(self) -> Cluster | None:
@@ -116,7 +118,7 @@ class Caller:
 
 @attrs.frozen(eq=False)
 class Grant:
-    """What is granted, to whom and where."""
+    """An allowed request, with its agent and cluster."""
 
     info: RequestInfo
     agent: Agent
@@ -125,8 +127,8 @@ class Grant:
 
 
 @attrs.frozen(eq=False)
-class Told:
-    """Who acts, on what and from where, as the trail says it."""
+class AuditView:
+    """The actor, the cluster and the client as audit events have them."""
 
     actor: Actor
     cluster: RecordedCluster
@@ -135,10 +137,10 @@ class Told:
 
 @attrs.define(eq=False)
 class Call:
-    """A call that is authenticated, understood and granted."""
+    """An authenticated, parsed and allowed request."""
 
     head: RequestHead
-    asked: Asked
+    parsed: ParsedRequest
     info: RequestInfo
     caller: Caller
     agent: Agent
@@ -152,48 +154,49 @@ class Call:
 
     @property
     def movable(self) -> bool:
-        """Whether a second relay may be asked for it while its outcome at the first one is unknown.
+        """Whether a second relay may be tried while the outcome at the first one is unknown.
 
-        A read as policies have it: no upgrade, and nothing that goes on to a backend.
+        True for reads as policies define them: no upgrade, and nothing that the API server forwards to a
+        backend.
         """
-        return not (self.durable or self.asked.tail)
+        return not (self.durable or self.parsed.tail)
 
     @property
     def durable(self) -> bool:
-        """Whether its intent has to be on the disk before it moves."""
-        return self.asked.durable or self.head.upgrade is not None
+        """Whether the audit intent must be on disk before the request is forwarded."""
+        return self.parsed.durable or self.head.upgrade is not None
 
     @property
     def long(self) -> bool:
-        """Whether it is a watch, a followed log or an upgrade."""
-        return self.asked.long_running or self.head.upgrade is not None
+        """Whether the call is a watch, a followed log or an upgrade."""
+        return self.parsed.long_running or self.head.upgrade is not None
 
 
 @attrs.frozen(eq=False)
 class Refusal:
-    """Why a call of a known agent is refused, for the agent and for the trail."""
+    """The refusal of a known agent's call, for the agent and for the trail."""
 
     status: int
     rule: str
     message: str
     kind: Kind = Kind.CALL
     note: str = ""
-    """For the trail, where it says it in other words."""
+    """For the trail, when its text differs from the agent's."""
     decision: Decision | None = None
-    """For the trail, where the policies decided."""
+    """For the trail, when a policy decided."""
     details: Mapping[str, object] | None = None
-    """For the agent's programs."""
+    """For programs of the agent."""
 
 
 @attrs.define(eq=False)
 class Admission:
-    """Tells what a request asks for, and whether it may."""
+    """Parses requests, and decides whether they are allowed."""
 
     tokens: AccessTokens
     directory: Directory
 
-    def caller(self, head: RequestHead, asked: Asked, now: float) -> Caller:
-        """Who asks, by the request's token; raises TokenError when that is nobody who may act now.
+    def caller(self, head: RequestHead, parsed: ParsedRequest, now: float) -> Caller:
+        """Return the sender of a request, by its token; raises TokenError when the token is not accepted now.
 
         `now` is in epoch seconds.
         """
@@ -202,12 +205,12 @@ class Admission:
         if (
             type(kept) is Caller
             and kept.snapshot is snapshot
-            and kept.cluster_name == asked.cluster
+            and kept.cluster_name == parsed.cluster
             and now < kept.claims.expires_at
         ):
             return kept
-        claims = self.tokens.verify(bearer(head), asked.cluster, now)
-        decided = decide(snapshot, claims, asked.cluster)
+        claims = self.tokens.verify(bearer(head), parsed.cluster, now)
+        decided = decide(snapshot, claims, parsed.cluster)
         agent, cluster = (None, None) if isinstance(decided, Denied) else decided
         refusal = None
         if forged := identity_headers(head):
@@ -218,23 +221,23 @@ class Admission:
             refusal = Refusal(403, "no-impersonation", message, Kind.HEADER_SMUGGLING)
         elif isinstance(decided, Denied):
             refusal = Refusal(403, decided.rule, decided.message)
-        caller = Caller(asked.cluster, snapshot, claims, agent, cluster, refusal)
+        caller = Caller(parsed.cluster, snapshot, claims, agent, cluster, refusal)
         head.fields.note = caller
         return caller
 
-    def fault(self, head: RequestHead, asked: Asked, caller: Caller) -> Refusal | None:
-        """What is wrong with a request, whatever the policies say; None when that is nothing."""
-        if asked.info is None:
-            message = f"the request is refused: {asked.fault}"
-            return Refusal(400, "malformed", message, Kind.MALFORMED, asked.fault)
+    def fault(self, head: RequestHead, parsed: ParsedRequest, caller: Caller) -> Refusal | None:
+        """Return what is wrong with a request before any policy is evaluated; None when nothing is."""
+        if parsed.info is None:
+            message = f"the request is refused: {parsed.fault}"
+            return Refusal(400, "malformed", message, Kind.MALFORMED, parsed.fault)
         if caller.refusal is not None:
             return caller.refusal
-        if asked.fault:
-            return Refusal(400, "token-in-url", asked.fault, Kind.MALFORMED)
-        if len(asked.target) > TARGET_CHARACTERS_MAX:
-            whole_bytes = asked.whole_bytes(head)
+        if parsed.fault:
+            return Refusal(400, "token-in-url", parsed.fault, Kind.MALFORMED)
+        if len(parsed.target) > TARGET_CHARACTERS_MAX:
+            whole_bytes = parsed.whole_bytes(head)
             if whole_bytes > TARGET_CHARACTERS_MAX:
-                part = "request target" if whole_bytes == len(asked.target) else "request target's path"
+                part = "request target" if whole_bytes == len(parsed.target) else "request target's path"
                 message = (
                     f"the {part} has {whole_bytes} bytes, and at most {TARGET_CHARACTERS_MAX} of them can be "
                     "recorded: send a long script by the command's standard input, and a long body as a body"
@@ -246,19 +249,19 @@ class Admission:
         return None
 
     def admit(
-        self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, now: float
+        self, head: RequestHead, parsed: ParsedRequest, caller: Caller, client_ip: str, now: float
     ) -> Call | Refusal:
-        """The call, when everything is in order."""
-        grant = caller.granted.get(asked) or self._grant(head, asked, caller, now)
+        """Return the call, or why it is refused."""
+        grant = caller.granted.get(parsed) or self._grant(head, parsed, caller, now)
         if isinstance(grant, Refusal):
             return grant
-        return Call(head, asked, grant.info, caller, grant.agent, grant.cluster, client_ip, grant.verdict)
+        return Call(head, parsed, grant.info, caller, grant.agent, grant.cluster, client_ip, grant.verdict)
 
-    def _grant(self, head: RequestHead, asked: Asked, caller: Caller, now: float) -> Grant | Refusal:
-        fault = self.fault(head, asked, caller)
+    def _grant(self, head: RequestHead, parsed: ParsedRequest, caller: Caller, now: float) -> Grant | Refusal:
+        fault = self.fault(head, parsed, caller)
         if fault is not None:
             return fault
-        info, agent, cluster = asked.info, caller.agent, caller.cluster
+        info, agent, cluster = parsed.info, caller.agent, caller.cluster
         assert info is not None, "nothing is refused"
         assert agent is not None, "nothing is refused"
         assert cluster is not None, "nothing is refused"
@@ -267,14 +270,15 @@ class Admission:
         bundle = caller.snapshot.bundle
         verdict = judge(bundle, agent, cluster, info, now)
         if not verdict.decision.allowed:
-            told = denial(verdict, agent, cluster, info)
+            denied = denial(verdict, agent, cluster, info)
             rule = verdict.decision.rule
-            return Refusal(403, rule, told.message, decision=verdict.recorded, details=told.details)
+            return Refusal(403, rule, denied.message, decision=verdict.recorded, details=denied.details)
         grant = Grant(info, agent, cluster, verdict)
-        # What lasts is asked for once on a connection, and would hold this for hours.
-        lasts = asked.long_running or head.fields.upgrade is not None
-        if asked.kept and not (lasts or bundle.timed):
+        # Long-running requests are made once on a connection, and would keep the cached grant alive for
+        # hours.
+        lasts = parsed.long_running or head.fields.upgrade is not None
+        if parsed.cacheable and not (lasts or bundle.timed):
             if len(caller.granted) >= GRANTS_REMEMBERED_MAX:
                 caller.granted.clear()
-            caller.granted[asked] = grant
+            caller.granted[parsed] = grant
         return grant

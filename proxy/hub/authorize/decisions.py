@@ -1,4 +1,4 @@
-"""What the policies say of a call, in the words of the trail and of the agent that is denied."""
+"""Policy decisions as the audit trail records them, and as denied agents see them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from auth.policy.match import Bundle, Decision
 from auth.requestinfo import RequestInfo
 from proxy.hub.store.entities import Agent, Cluster
 
-# Rules that decided lately. A bundle has as many decisions as rules, and one more for each failed condition.
+# Recent decisions. A bundle has one per rule, and one more for each failed condition.
 _VERDICTS_REMEMBERED_MAX = 1024
 
 
 @attrs.frozen(eq=False)
 class Verdict:
-    """What was decided about a call."""
+    """The decision about a call."""
 
     decision: Decision
     bundle: Bundle
     recorded: RecordedDecision
-    """As the trail has it."""
+    """The decision as the trail records it."""
 
     @property
     def allowed(self) -> bool:
@@ -29,13 +29,13 @@ class Verdict:
 
     @property
     def rule(self) -> str:
-        """The rule that decided, with its policy if it has one."""
+        """The rule that decided, prefixed by its policy if it has one."""
         decision = self.decision
         return f"{decision.policy}/{decision.rule}" if decision.policy else decision.rule
 
 
 def judge(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Verdict:
-    """Decide about a call, also about one that is under way; a microsecond, unless a condition is asked.
+    """Decide about a call, new or open; takes a microsecond unless a condition is evaluated.
 
     `now` is in epoch seconds.
     """
@@ -46,7 +46,7 @@ def judge(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, now
     return verdict
 
 
-# Those of the bundle that was asked last: no other one is kept alive by them.
+# Decisions of the bundle that was used last. Older bundles are not kept alive.
 _remembered: dict[Decision, Verdict] = {}
 
 
@@ -62,17 +62,17 @@ def _verdict(decision: Decision, bundle: Bundle) -> Verdict:
 
 @attrs.frozen
 class Denial:
-    """What an agent is told: a sentence, and the same in parts for programs."""
+    """The answer to a denied agent: a sentence, and its parts for programs."""
 
     message: str
     details: dict[str, object]
 
 
 def denial(verdict: Verdict, agent: Agent, cluster: Cluster, info: RequestInfo) -> Denial:
-    """Explain a call that is denied.
+    """Explain a denial.
 
-    The parts are the `details` of a Kubernetes Status: what was asked for, and under `causes` the rule, what
-    is allowed instead and whom to ask, each with a reason of its own.
+    The parts are the `details` of a Kubernetes Status: the request, and under `causes` the rule, the allowed
+    alternative and the contact, each with its own reason.
     """
     advice = advise(verdict.bundle, agent, cluster, info, verdict.decision)
     causes = [

@@ -1,8 +1,8 @@
-"""What the hub writes into the audit trail: its own view of a request, turned into events.
+"""Builds the hub's audit events from requests.
 
-Most of a call's event is the same from call to call: who, where, as whom, and for an agent that polls also
-what. Those sections are frozen, so they are made once and shared by the events; what is kept for that is
-bounded by number and by size, and none of it outlives a change in the directory that it speaks of.
+Most of a call's event repeats from call to call: the agent, the cluster, the client, and for an agent that
+polls the request too. These sections are frozen, so they are built once and shared by the events. The caches
+are bounded by number and by size, and no entry outlives a change of the directory that it depends on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hashlib import sha256
 import attrs
 from msgspec.structs import replace
 
-from audit.ids import new_eid
+from audit.events import new_event
 from audit.record import (
     ARGV_ITEMS_MAX,
     EXCERPT_CHARACTERS_MAX,
@@ -38,36 +38,36 @@ from audit.record import (
     Tunnel,
     proto_of,
     text,
-    utc,
 )
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.principal import Principal
 from auth.requestinfo import RequestInfo, decode_value, first_values, raw_values
 from auth.tokens import AccessClaims
 from proxy.hub.authorize.access import TOKENS_REMEMBERED_MAX
-from proxy.hub.authorize.admission import Asked, Call, Told
+from proxy.hub.authorize.admission import AuditView, Call, ParsedRequest
 from proxy.hub.store.entities import Agent
 from proxy.hub.store.entities import Cluster as EnrolledCluster
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import ACCESS_TOKEN_NAME
 
-# What the cluster's owner denies at the relay, whatever is granted here.
+# The rule named when the cluster owner's guardrails at the relay deny a call that the hub allows.
 GUARDRAILS = "relay-guardrails"
-# To decode the names of 350,000 parameters, as many as fit into a head, would take a third of a second.
+# A pattern, not a parser: decoding the names of 350,000 parameters, which fit into one head, takes a third of
+# a second.
 _BEARER_PARAMETER = re.compile(rb"(&%b)(?:=[^&]*+)?+(?=&|\Z)" % ACCESS_TOKEN_NAME, re.IGNORECASE)
-# Kinds of clients at once, by address and user agent, and the length of a user agent: 2 MiB at the most.
+# Distinct clients, by address and user agent, and the bytes of a user agent: 2 MiB at most.
 _CLIENTS_REMEMBERED_MAX = 4096
 _USER_AGENT_BYTES_MAX = 256
-# More than a record keeps of one, in whatever encoding: what is no UTF-8 is dear to decode.
-_USER_AGENT_BYTES_TOLD = 4 * NAME_CHARACTERS_MAX
-# Stands for the part of a target that is not scanned: a mark that no target contains, and a SHA-256 in hex.
+# More than a record keeps in any encoding. Decoding invalid UTF-8 is expensive.
+_USER_AGENT_BYTES_SHOWN = 4 * NAME_CHARACTERS_MAX
+# Replaces the part of a target that is not scanned: a mark that no target contains, and a SHA-256 in hex.
 _REST_CHARACTERS_MAX = 65
-# What is looked through of such a target.
+# The part of such a target that is scanned.
 _SEEN_CHARACTERS_MAX = TARGET_CHARACTERS_MAX - _REST_CHARACTERS_MAX
 
 
 def impersonated(principal: Principal, session: str | None = None) -> Impersonated:
-    """As whom the API server sees a call; `session` is known once a relay was chosen for it."""
+    """The identity that the API server sees; `session` is known once a relay was chosen for the call."""
     extra = {AGENT_ID_KEY: (principal.agent_id,)}
     return Impersonated(
         principal.user, principal.groups, extra if session is None else {**extra, SESSION_KEY: (session,)}
@@ -76,7 +76,7 @@ def impersonated(principal: Principal, session: str | None = None) -> Impersonat
 
 @attrs.define(eq=False)
 class _Party:
-    """Who acts on what under one token, as the trail says it."""
+    """The sections of an event that follow from one token."""
 
     claims: AccessClaims
     agent: Agent | None
@@ -85,7 +85,7 @@ class _Party:
     cluster: Cluster
     mode: str
     impersonated: Impersonated | None
-    """None when nobody acts: the agent is not known, or has no team."""
+    """None when the agent is unknown, or has no team."""
 
 
 class Trail:
@@ -93,7 +93,7 @@ class Trail:
 
     def __init__(self, org: str) -> None:
         self._org = org
-        # By the token's id; as many as there are tokens that need no second verification.
+        # By the token's id; as many as the cache of verified tokens holds.
         self._parties: dict[str, _Party] = {}
 
     def _party(self, claims: AccessClaims, agent: Agent | None, cluster: EnrolledCluster | None) -> _Party:
@@ -121,7 +121,8 @@ class Trail:
             ),
             Cluster(cluster.id, cluster.name) if cluster is not None else Cluster("", claims.cluster or ""),
             cluster.mode.value if cluster is not None else "",
-            # The directory's principal, as in the relay's token: the agent's own may name teams of before.
+            # The directory's principal, as in the relay's token. The principal in the agent's token may have
+            # old teams.
             impersonated(agent.principal) if agent is not None and agent.principal is not None else None,
         )
         self._parties.pop(claims.jti, None)
@@ -134,7 +135,7 @@ class Trail:
         self,
         *,
         head: RequestHead,
-        asked: Asked,
+        parsed: ParsedRequest,
         client_ip: str,
         claims: AccessClaims,
         agent: Agent | None,
@@ -147,25 +148,25 @@ class Trail:
         began_at: float | None = None,
         undecided: bool = False,
     ) -> Event:
-        """The event of a call whose agent is known; its intent, or the whole of a read or a denial.
+        """The event of a known agent's call: its intent, or the whole of a read or a denial.
 
-        `eid` and `began_at` (epoch seconds) are of one that is under way, and has told its id already. One
-        that is refused `undecided`, by a limit, has an excerpt of its target.
+        `eid` and `began_at` (epoch seconds) are given for an open call, whose id is already recorded. A call
+        that a limit refuses (`undecided`) has an excerpt of its target.
         """
         party = self._party(claims, agent, cluster)
-        return Event(
-            eid=eid or new_eid(),
-            kind=kind,
-            phase=phase,
-            ts=datetime.now(UTC) if began_at is None else utc(began_at),
+        return new_event(
+            kind,
+            party.actor,
             org=self._org,
-            actor=party.actor,
+            at=began_at,
+            eid=eid,
+            phase=phase,
             client=_client(head, client_ip, party.mode),
             cluster=party.cluster,
-            req=asked.told or _tell(head, asked, undecided=undecided),
+            req=parsed.audit_view or _audit_view(head, parsed, undecided=undecided),
             impersonated=party.impersonated if decision.effect == "allow" else None,
             decision=decision,
-            stream=stream_of(head, asked.info, undecided=undecided),
+            stream=stream_of(head, parsed.info, undecided=undecided),
             note=note,
         )
 
@@ -179,41 +180,41 @@ class Trail:
         took_ms: float,
         tunnel: Tunnel | None,
     ) -> Event:
-        """The one event of a granted read that is over, and was no stream."""
-        caller, asked = call.caller, call.asked
-        # The headers are of one connection, and so is what is told of them.
-        told = caller.told
-        if told is None:
+        """The one event of an allowed read that has ended, and was no stream."""
+        caller, parsed = call.caller, call.parsed
+        # The headers belong to one connection, so this view of them is cached with them.
+        view = caller.audit_view
+        if view is None:
             party = self._party(caller.claims, call.agent, call.cluster)
             client = _client(call.head, call.client_ip, party.mode)
-            caller.told = told = Told(party.actor, party.cluster, client)
+            caller.audit_view = view = AuditView(party.actor, party.cluster, client)
+        # Not by new_event: most events are of small reads, and a call costs as much as the rest.
         return Event(
             eid=eid,
             kind=Kind.CALL,
             phase=Phase.COMPLETE,
             ts=datetime.now(UTC),
             org=self._org,
-            actor=told.actor,
+            actor=view.actor,
             dur_ms=took_ms,
-            client=told.client,
-            cluster=told.cluster,
+            client=view.client,
+            cluster=view.cluster,
             relay=relay,
-            req=asked.told or _tell(call.head, asked),
+            req=parsed.audit_view or _audit_view(call.head, parsed),
             impersonated=impersonated,
             decision=call.verdict.recorded,
             resp=resp,
             tunnel=tunnel,
         )
 
-    def stranger(self, kind: Kind, *, client_ip: str, note: str, head: RequestHead | None = None) -> Event:
-        """The event of a request by nobody we know: failed authentication, or bytes that are no request."""
-        return Event(
-            eid=new_eid(),
-            kind=kind,
-            phase=Phase.COMPLETE,
-            ts=datetime.now(UTC),
+    def unauthenticated(
+        self, kind: Kind, *, client_ip: str, note: str, head: RequestHead | None = None
+    ) -> Event:
+        """The event of an unauthenticated request: failed authentication, or bytes that are no HTTP."""
+        return new_event(
+            kind,
+            Actor(ActorType.ANONYMOUS),
             org=self._org,
-            actor=Actor(ActorType.ANONYMOUS),
             client=_client(head, client_ip, "") if head is not None else Client(client_ip),
             req=_excerpt(head) if head is not None else None,
             note=note,
@@ -230,14 +231,11 @@ class Trail:
         address: str,
         note: str = "",
     ) -> Event:
-        """The event of a relay that came or went."""
-        return Event(
-            eid=new_eid(),
-            kind=kind,
-            phase=Phase.COMPLETE,
-            ts=datetime.now(UTC),
+        """The event of a relay that connected or disconnected."""
+        return new_event(
+            kind,
+            Actor(ActorType.RELAY, instance),
             org=self._org,
-            actor=Actor(ActorType.RELAY, instance),
             client=Client(address),
             cluster=Cluster(cluster_id, cluster_name),
             relay=Relay(instance, version),
@@ -245,14 +243,11 @@ class Trail:
         )
 
     def hub(self, kind: Kind, note: str = "") -> Event:
-        """The event of something the hub itself did."""
-        return Event(
-            eid=new_eid(),
-            kind=kind,
-            phase=Phase.COMPLETE,
-            ts=datetime.now(UTC),
+        """The event of an action of the hub itself."""
+        return new_event(
+            kind,
+            Actor(ActorType.HUB),
             org=self._org,
-            actor=Actor(ActorType.HUB),
             note=note,
         )
 
@@ -261,9 +256,9 @@ def _client(head: RequestHead, client_ip: str, mode: str) -> Client:
     user_agent = head.header(b"user-agent") or b""
     if len(user_agent) <= _USER_AGENT_BYTES_MAX:
         return _remembered_client(client_ip, user_agent, mode)
-    told = text(user_agent[:_USER_AGENT_BYTES_TOLD])
-    # The rest is not kept, so it is not decoded, but the record says how much it cut.
-    return Client(client_ip, told + "*" * (len(user_agent) - _USER_AGENT_BYTES_TOLD), mode)
+    shown = text(user_agent[:_USER_AGENT_BYTES_SHOWN])
+    # The rest is not recorded, so it is not decoded. The record still counts the bytes it cut.
+    return Client(client_ip, shown + "*" * (len(user_agent) - _USER_AGENT_BYTES_SHOWN), mode)
 
 
 @lru_cache(_CLIENTS_REMEMBERED_MAX)
@@ -271,19 +266,19 @@ def _remembered_client(client_ip: str, user_agent: bytes, mode: str) -> Client:
     return Client(client_ip, text(user_agent), mode)
 
 
-def _tell(head: RequestHead, asked: Asked, *, undecided: bool = False) -> Request:
-    """The trail's form of a request line, cached with it because most request lines repeat.
+def _audit_view(head: RequestHead, parsed: ParsedRequest, *, undecided: bool = False) -> Request:
+    """The audit view of a request line, cached with it because most request lines repeat.
 
-    A long one is not cached: how much of it is kept depends on the decision.
+    A long one is not cached: its recorded length depends on the decision.
     """
-    info, target = asked.info, asked.target
+    info, target = parsed.info, parsed.target
     if info is None:
-        told = Request(text(head.method), text(without_bearer(target)))
+        view = Request(text(head.method), text(without_bearer(target)))
     else:
-        told = Request(
+        view = Request(
             info.method,
-            # A fault is a token that was found in it.
-            text(without_bearer(target, whole=not asked.fault)),
+            # A fault means that a token was found in the target.
+            text(without_bearer(target, whole=not parsed.fault)),
             info.verb,
             info.group,
             info.version,
@@ -294,32 +289,32 @@ def _tell(head: RequestHead, asked: Asked, *, undecided: bool = False) -> Reques
             info.dry_run,
         )
     if len(target) <= EXCERPT_CHARACTERS_MAX:
-        asked.told = told
-        return told
-    kept, whole_bytes = EXCERPT_CHARACTERS_MAX, asked.whole_bytes(head)
+        parsed.audit_view = view
+        return view
+    kept, whole_bytes = EXCERPT_CHARACTERS_MAX, parsed.whole_bytes(head)
     if info is not None and not undecided and whole_bytes <= TARGET_CHARACTERS_MAX:
         if whole_bytes == len(target):
-            return told
-        # Never the mark of a rest, which is cut off with it.
+            return view
+        # Never include the mark of an unscanned rest, which is cut off with it.
         kept = min(whole_bytes + 1 + READ_QUERY_CHARACTERS_MAX, _SEEN_CHARACTERS_MAX)
-    if len(told.raw_target) <= kept:
-        return told
-    return replace(told, target_kept=kept, target_bytes=len(target))
+    if len(view.raw_target) <= kept:
+        return view
+    return replace(view, target_kept=kept, target_bytes=len(target))
 
 
 def _excerpt(head: RequestHead) -> Request:
-    """What the trail says of a stranger's request line."""
-    target, told = head.target, Request(text(head.method), text(without_bearer(head.target)))
+    """The audit view of an unauthenticated request line."""
+    target, view = head.target, Request(text(head.method), text(without_bearer(head.target)))
     if len(target) <= EXCERPT_CHARACTERS_MAX:
-        return told
-    return replace(told, target_kept=EXCERPT_CHARACTERS_MAX, target_bytes=len(target))
+        return view
+    return replace(view, target_kept=EXCERPT_CHARACTERS_MAX, target_bytes=len(target))
 
 
 def without_bearer(target: bytes, *, whole: bool = False) -> bytes:
-    """The target without the value of an `access_token` parameter: a credential never reaches a record.
+    """The target without the values of `access_token` parameters: a credential never reaches a record.
 
-    What is behind TARGET_CHARACTERS_MAX is not looked through and not kept. The sum of it stands for it when
-    the `whole` target is known to hold no such parameter.
+    The part beyond TARGET_CHARACTERS_MAX is neither scanned nor recorded. Its digest replaces it when `whole`
+    says that the target is known to hold no such parameter.
     """
     rest = b""
     if len(target) > TARGET_CHARACTERS_MAX:
@@ -333,9 +328,9 @@ def without_bearer(target: bytes, *, whole: bool = False) -> bytes:
 
 
 def stream_of(head: RequestHead, info: RequestInfo | None, *, undecided: bool = False) -> Stream | None:
-    """What a long-running call is, as far as its request tells; None for an ordinary one.
+    """Describe a long-running call by its request; None for an ordinary one.
 
-    The command of a request refused as `undecided` is left out: it never ran.
+    The command of a request refused as `undecided` is left out: it was never executed.
     """
     upgrade = head.upgrade
     if info is None or (upgrade is None and not info.long_running):
@@ -350,14 +345,14 @@ def stream_of(head: RequestHead, info: RequestInfo | None, *, undecided: bool = 
 
 
 def _command(query: bytes) -> tuple[str, ...]:
-    """The arguments of an exec, of which only those are read that a record keeps: the rest is counted."""
-    told: list[str] = []
+    """The arguments of an exec. Only those that a record keeps are decoded; the others are counted."""
+    kept: list[str] = []
     left = TARGET_CHARACTERS_MAX
     values = raw_values(query, "command")
     for value in values:
         if (argument := decode_value(value)) is not None:
-            told.append(argument)
+            kept.append(argument)
             left -= len(argument)
-            if left <= 0 or len(told) == ARGV_ITEMS_MAX:
+            if left <= 0 or len(kept) == ARGV_ITEMS_MAX:
                 break
-    return (*told, *("" for _ in values))
+    return (*kept, *("" for _ in values))

@@ -29,7 +29,15 @@ from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound
 from proxy.hub.authorize.access import AccessTokens, Denied, decide, next_step
-from proxy.hub.authorize.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
+from proxy.hub.authorize.admission import (
+    PREFIX,
+    Admission,
+    Call,
+    Caller,
+    ParsedRequest,
+    Refusal,
+    parse_request,
+)
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import GUARDRAILS, Trail, impersonated
 from proxy.hub.calls.explain_403 import ExplainedOutbound
@@ -45,7 +53,7 @@ from proxy.hub.relays.direct import INSTANCE, DirectOutbound, DirectRelays
 from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
-from proxy.listener.unauthenticated import STRANGER_S
+from proxy.listener.unauthenticated import PENDING_S
 from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.message.head import (
     LONG_HEAD_BYTES,
@@ -71,7 +79,7 @@ from proxy.message.status import (
 )
 from proxy.process.config import MIB
 from tunnel import Detached, Draining, Interruptions, Memory, Session, SessionClosed, Stream, TooManyStreams
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.loglimit import LogLimit
 
 # How it shows on a connection that its client is gone. Any other exception there is a fault of ours.
@@ -248,25 +256,27 @@ class Calls:
         When cancelled, the client's connection is cut, the stream to the relay is reset, and the call has
         its closing event all the same.
         """
-        asked = understand(head.method, head.target)
+        parsed = parse_request(head.method, head.target)
         if len(head.target) > LONG_HEAD_BYTES:
             # To record it and to send it on takes as long again.
-            await turns().turn(connection.peer)
+            await fairness().wait_alone(connection.peer)
         now = time.time()
         try:
-            caller = self.admission.caller(head, asked, now)
+            caller = self.admission.caller(head, parsed, now)
         except TokenError as error:
             self.recorder.complete(
-                self.trail.stranger(Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head)
+                self.trail.unauthenticated(
+                    Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head
+                )
             )
-            with trio.move_on_after(STRANGER_S):
+            with trio.move_on_after(PENDING_S):
                 step = next_step(error, self.config.public_url)
                 await connection.answer(*status_response(401, "", f"{error.reason}; {step}"))
             return
         authenticated(caller.claims.principal)
         # A watch would hold it for hours.
         del authenticated
-        call = self.admit(head, asked, caller, client_ip, now)
+        call = self.admit(head, parsed, caller, client_ip, now)
         if isinstance(call, Refusal):
             await connection.answer(*refusal_response(head, call))
             return
@@ -281,7 +291,7 @@ class Calls:
             self.leave(live)
 
     def admit(
-        self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, now: float
+        self, head: RequestHead, parsed: ParsedRequest, caller: Caller, client_ip: str, now: float
     ) -> Call | Refusal:
         """The call, when all that can be known before it begins is in order; a refusal is recorded.
 
@@ -291,23 +301,23 @@ class Calls:
         agent = caller.claims.principal
         exceeded = self.limits.admit(agent)
         if exceeded is None:
-            call = self.admission.admit(head, asked, caller, client_ip, now)
+            call = self.admission.admit(head, parsed, caller, client_ip, now)
         else:
             call = Refusal(exceeded.status, exceeded.rule, exceeded.message)
-            fault = self.admission.fault(head, asked, caller)
+            fault = self.admission.fault(head, parsed, caller)
             if fault is not None:
                 # What an agent tries is on record however fast it tries it.
                 call = attrs.evolve(call, kind=fault.kind, note=fault.note or fault.message)
         if isinstance(call, Refusal):
-            self._record_refusal(head, asked, caller, client_ip, call)
+            self._record_refusal(head, parsed, caller, client_ip, call)
         return call
 
     def _record_refusal(
-        self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, refusal: Refusal
+        self, head: RequestHead, parsed: ParsedRequest, caller: Caller, client_ip: str, refusal: Refusal
     ) -> None:
         event = self.trail.call(
             head=head,
-            asked=asked,
+            parsed=parsed,
             client_ip=client_ip,
             claims=caller.claims,
             agent=caller.agent,
@@ -337,7 +347,7 @@ class Calls:
         call = live.call
         return self.trail.call(
             head=call.head,
-            asked=call.asked,
+            parsed=call.parsed,
             client_ip=call.client_ip,
             claims=call.claims,
             agent=call.agent,
@@ -582,7 +592,7 @@ class Calls:
         """Wait for a relay of the cluster; False when none comes, True at once when the call is ended."""
         arrived = True
         with live.interruptible():
-            arrived = await self.registry.arrivals.wait_for(live.call.cluster.id)
+            arrived = await self.registry.relay_wait.wait_for(live.call.cluster.id)
         return arrived
 
     def open_stream(
@@ -599,11 +609,11 @@ class Calls:
                 raise ClusterOffline(call.cluster, "its relay has lost its connection, and is not back yet")
             raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
         contexts, session = relay.contexts, relay.session
-        head, asked = call.head, call.asked
-        if asked.line is None:
-            asked.line = request_line(head.method, asked.target)
+        head, parsed = call.head, call.parsed
+        if parsed.line is None:
+            parsed.line = request_line(head.method, parsed.target)
         try:
-            inner = hub_request_bytes(asked.line, head, audit_id, call.client_ip, asked.tail)
+            inner = hub_request_bytes(parsed.line, head, audit_id, call.client_ip, parsed.tail)
         except HeadTooLarge as error:
             # Admitted by what its client wrote; what crosses may be longer.
             raise OutboundBroken(Failure(StreamCode.TOO_LARGE, Processed.NO, str(error))) from error
@@ -619,8 +629,8 @@ class Calls:
         call = live.call
         principal = call.agent.principal
         assert principal is not None
-        asked = call.asked
-        inner = hub_request_head(call.head, asked.target, live.eid, call.client_ip, asked.tail)
+        parsed = call.parsed
+        inner = hub_request_head(call.head, parsed.target, live.eid, call.client_ip, parsed.tail)
         try:
             with live.interruptible():
                 outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
@@ -649,8 +659,8 @@ def _passed_on(prefix_of: Callable[[Call], bytes], live: LiveCall, head: Respons
         live.guardrail = guardrail_of(head)
         answer = head.without_hop()
         if answer is None:
-            answer = hub_response_head(head, prefix_of(call), call.asked.target, call.head.header(b"host"))
-        if call.asked.tail:
+            answer = hub_response_head(head, prefix_of(call), call.parsed.target, call.head.header(b"host"))
+        if call.parsed.tail:
             answer = sandboxed(answer)
         answer.encode()
     except HeadError as error:
@@ -679,7 +689,7 @@ def _inbound(connection: ServerConnection, held: HeldBody | ClientPort | None) -
 
 def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, bytes]:
     """What a client is told whose answer has not begun, of what became of its request."""
-    failure, asked = outcome.failure, live.call.head
+    failure, request = outcome.failure, live.call.head
     assert failure is not None, "what has not failed is answered"
     if live.ended is not None:
         if live.ended.code is not StreamCode.OVERLOADED:
@@ -692,7 +702,9 @@ def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, byte
         message = f"the relay of this cluster does not accept its hub: {failure.reason}"
         return status_response(503, "", with_processed(message, failure.processed))
     audit_header = ((b"audit-id", live.eid.encode("ascii")),)
-    return failure_response(failure, asked.method, upgrade=asked.upgrade is not None, headers=audit_header)
+    return failure_response(
+        failure, request.method, upgrade=request.upgrade is not None, headers=audit_header
+    )
 
 
 def _tunnel(session: Session | None, before: Interruptions, moved_from: str = "") -> Tunnel | None:

@@ -1,10 +1,10 @@
-"""A 403 that is ours to explain: the relay's ClusterRole does not name the agent yet, or withholds the verb.
+"""Explains a 403 for a missing impersonation right: the relay's ClusterRole lacks the agent or the verb.
 
-The API server answers it as it answers every 403, and whoever reads that "the relay cannot impersonate" does
-not know that one command at the hub mends it. So the answer passes as it is, with a Warning beside it, which
-kubectl prints also where it drops the message. An API server of 1.36 words it alike whether the agent is not
-named or the constrained form withholds the verb, and which namespace and form the role has is not for an
-answer to tell: so the command is the one that looks.
+The API server's message, "the relay cannot impersonate", does not show that one command at the hub fixes it.
+So the answer is forwarded unchanged, with an added Warning, which kubectl prints even where it drops the
+message. An API server of 1.36 uses the same words for a missing agent and a missing verb of the constrained
+form, and an answer must not reveal the role's namespace and form. So the suggested command is the one that
+checks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from proxy.message.status import warning
 
 # The API server's own words, in every version (staging/src/k8s.io/apiserver, impersonation filter).
 _CANNOT_IMPERSONATE = b"cannot impersonate"
-# A Status has a few hundred bytes; a longer 403 is somebody else's and passes unread.
+# A Status has a few hundred bytes; a longer 403 has another origin and is forwarded unread.
 STATUS_BYTES_MAX = 8 * 1024
 
 
 def may_be_explained(head: ResponseHead) -> bool:
-    """Whether an answer has to be read before it can pass."""
+    """Whether the body must be read before the answer is forwarded."""
     return head.status == 403 and 0 < (head.body_length or 0) <= STATUS_BYTES_MAX
 
 
@@ -37,7 +37,7 @@ def explained(head: ResponseHead, body: bytes, cluster: str) -> ResponseHead:
 
 
 class ExplainedOutbound:
-    """The answering side of a call (an Outbound), with a Warning on the 403 that the operator can mend."""
+    """The answering side of a call (an Outbound), with a Warning added to a 403 that the operator can fix."""
 
     __slots__ = ("_cluster", "_held", "_outbound")
 

@@ -1,22 +1,22 @@
-"""What one agent may take, so that none of them can stop the others: calls, calls a second, bytes, age.
+"""Limits per agent, so that none can starve the others: open calls, calls per second, bytes, age.
 
-Theory of operation. A request is held against the limits before anything is decided about it, by a few
-comparisons and one bucket of tokens; nothing is timed for it. What is denied counts as well: to explain it
-costs the hub more than to allow it. Bytes, ages and silence are looked at by one task, every TICK_S, over the
-calls that have lived so long; what came and went between two looks is added up when it ends. So a limit on
-bytes is kept over a minute and not over a millisecond: whoever exceeds it has his streams paused until the
-minute's average holds again, and his new calls refused.
+Theory of operation. A request is checked against the limits before it is authorized, by a few comparisons and
+one token bucket; no timer is set for it. Denied requests count too: explaining a denial costs the hub more
+than allowing the request. One task checks bytes, ages and silence every TICK_S, over the open calls. The
+bytes of calls that begin and end between two checks are added when they end. So a limit on bytes holds over a
+minute and not over a millisecond: an agent that exceeds it has its streams paused until the minute's average
+is below the limit, and its new calls refused.
 
-While the hub's memory is short, whoever has more than MODEST_USERS_MAX calls under way is given no other, as
-relays have it (PROTOCOL.md, "Memory").
+While the hub's memory is short, an agent with more than MODEST_USERS_MAX open calls gets no new ones. Relays
+apply the same rule (PROTOCOL.md, "Memory").
 
-What an agent adds to the audit trail is charged at the same looks, as the bytes that its rows take on the
-disk (audit.shares), its denials, refusals and tokens among them. While it is in debt for them its calls are
-refused, and it is given no token. So it adds no more than the rate in the long run, however it asks.
+The same checks charge an agent for its audit events, by the bytes of their rows on disk (audit.shares),
+including denials, refusals and tokens. While the agent is in debt for these, its calls are refused, and it
+gets no token. So in the long run it adds no more than the rate.
 
-A refusal is a 429 that names the limit and its value (a 503 for want of memory), and is recorded like every
-denial; a flood of them is one event with a count. There is no Retry-After, which kubectl would obey by asking
-again, up to ten times.
+A refusal is a 429 that names the limit and its value (a 503 when memory is short), and is recorded like every
+denial; a flood of them is one event with a count. There is no Retry-After, since kubectl would then retry up
+to ten times.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.home.config import LimitsConfig
 from proxy.process.plural import counted
 from tunnel import MODEST_USERS_MAX, Memory
-from tunnel.net.fairness import Slices
+from tunnel.net.fairness import Chunks
+from tunnel.net.ratelimit import TokenBucket
 
-# Between two looks at the calls that live: how exact ages and silences are kept.
+# The interval of checks, and so the precision of ages and silences.
 TICK_S = 1.0
-# What a bucket holds: so much of its rate may come at once. A controller that starts lists some hundred
-# kinds; whoever ends 200 watches at once closes a program and does not attack.
+# Burst sizes, in seconds of the rate. A controller that starts lists some hundred kinds. A client that ends
+# 200 watches at once closes a program, and is no attack.
 REQUESTS_BURST_S = 2.0
 CANCELS_BURST_S = 10.0
 BYTES_BURST_S = 60.0
@@ -55,49 +56,28 @@ class Exceeded:
     status: int = 429
 
 
-class Bucket:
-    """Tokens that come back at a rate, up to a burst of them; a taker may leave it in debt."""
-
-    __slots__ = ("_at", "_left", "_most", "_rate")
-
-    def __init__(self, rate: float, burst_s: float, now: float) -> None:
-        self._rate = rate
-        self._most = max(1.0, rate * burst_s)
-        self._left = self._most
-        self._at = now
-
-    def left(self, now: float) -> float:
-        left = self._left + (now - self._at) * self._rate
-        self._left = left = left if left < self._most else self._most
-        self._at = now
-        return left
-
-    def take(self, amount: float) -> None:
-        self._left -= amount
-
-
 @attrs.define(eq=False)
 class _Load:
-    """What an agent has taken."""
+    """An agent's usage."""
 
     limits: LimitsConfig
-    requests: Bucket | None
-    cancels: Bucket | None
-    bytes: Bucket | None
-    audit: Bucket | None
+    requests: TokenBucket | None
+    cancels: TokenBucket | None
+    bytes: TokenBucket | None
+    audit: TokenBucket | None
     streams: int = 0
-    """Calls under way."""
+    """Open calls."""
     paused: bool = False
-    """It was in debt for bytes at the last look, and so its calls wait."""
+    """In debt for bytes at the last check, so its calls are paused."""
     moved: int = 0
-    """Bytes that are not charged yet."""
+    """Bytes not charged yet."""
     suspect: bool = False
-    """It was in debt for cancels, bytes or audit bytes when it was last looked at."""
+    """In debt for cancels, bytes or audit bytes at the last check."""
 
 
 @attrs.define(eq=False)
-class _Seen:
-    """A call that lived through a look, as it was then."""
+class _Checked:
+    """The state of a call at the last check."""
 
     bytes_in: int
     bytes_out: int
@@ -106,7 +86,7 @@ class _Seen:
 
 
 class Limits:
-    """The limits of all agents, in the `memory` that they share; `clock` is monotonic."""
+    """The limits of all agents, which share `memory`; `clock` is monotonic."""
 
     def __init__(
         self,
@@ -123,10 +103,10 @@ class Limits:
         self._memory = memory if memory is not None else Memory(2**62)
         # Bounded by the enrolled agents.
         self._loads: dict[str, _Load] = {}
-        self._seen: dict[LiveCall, _Seen] = {}
+        self._checked: dict[LiveCall, _Checked] = {}
 
     def admit(self, agent: Principal) -> Exceeded | None:
-        """Count a new call of an agent, which is to `enter`; or say which limit it would exceed."""
+        """Count a new call of an agent, which is to `enter`; or return the limit that it would exceed."""
         load = self._loads.get(agent.agent_id)
         if load is None:
             load = self._new_load(agent.agent_id, agent.name)
@@ -151,7 +131,7 @@ class Limits:
         if requests is not None:
             if requests.left(self._clock()) < 1:
                 rate = counted(limits.requests_per_second, "time")
-                return _exceeded(agent.name, "requests_per_second", f"asks more than {rate} a second", _WAIT)
+                return _exceeded(agent.name, "requests_per_second", f"sends more than {rate} a second", _WAIT)
             requests.take(1)
         return None
 
@@ -159,7 +139,7 @@ class Limits:
         now, limits = self._clock(), load.limits
         if load.cancels is not None and load.cancels.left(now) < 1:
             rate = counted(limits.cancels_per_second, "call")
-            return _exceeded(agent.name, "cancels_per_second", f"gives up more than {rate} a second", _WAIT)
+            return _exceeded(agent.name, "cancels_per_second", f"cancels more than {rate} a second", _WAIT)
         if load.bytes is not None and load.bytes.left(now) < 0:
             rate = counted(limits.bytes_per_minute, "byte")
             return _exceeded(agent.name, "bytes_per_minute", f"moves more than {rate} a minute", _WAIT)
@@ -168,7 +148,7 @@ class Limits:
         return exceeded
 
     def audit_debt(self, agent_id: str, name: str) -> str:
-        """Why an agent may add nothing to the trail now; empty when it may."""
+        """Why an agent may add no audit events now; "" if it may."""
         load = self._loads.get(agent_id)
         exceeded = None if load is None else self._in_audit_debt(name, load)
         return "" if exceeded is None else exceeded.message
@@ -181,34 +161,34 @@ class Limits:
         return _exceeded(name, "audit_bytes_per_second", what, _LESS)
 
     def cancelled(self, agent: Principal) -> None:
-        """Count a call that its client gave up."""
+        """Count a call that its client cancelled."""
         load = self._loads.get(agent.agent_id)
         if load is not None and load.cancels is not None:
             load.cancels.take(1)
             load.suspect = load.suspect or load.cancels.left(self._clock()) < 1
 
     def enter(self, live: LiveCall) -> None:
-        """A call that was admitted begins to be under way."""
+        """Count an admitted call as open."""
         self._loads[live.call.agent.id].streams += 1
 
     def leave(self, live: LiveCall) -> None:
-        """A call is over, and what it has moved is counted."""
+        """Stop counting a call as open, and count its bytes."""
         load, tally = self._loads[live.call.agent.id], live.tally
         load.streams -= 1
         load.moved += tally.bytes_in + tally.bytes_out
-        if self._seen and (seen := self._seen.pop(live, None)) is not None:
-            load.moved -= seen.bytes_in + seen.bytes_out
+        if self._checked and (checked := self._checked.pop(live, None)) is not None:
+            load.moved -= checked.bytes_in + checked.bytes_out
 
     async def run(self, calls: LiveCalls) -> NoReturn:
-        """Look at the calls that live, again and again."""
+        """Check the open calls every TICK_S; never returns."""
         while True:
             await trio.sleep(TICK_S)
-            now, slices = self._clock(), Slices()
+            now, slices = self._clock(), Chunks()
             doomed: list[tuple[LiveCall, Ending]] = []
             for live in calls:
                 if slices.over:
                     await slices.next()
-                if (ending := self._look(calls, live, now)) is not None:
+                if (ending := self._check(calls, live, now)) is not None:
                     doomed.append((live, ending))
             await calls.end(doomed)
             self._charge(now)
@@ -218,7 +198,7 @@ class Limits:
                 self._pace(live)
 
     def _charge(self, now: float) -> None:
-        """Charge the bytes that have moved, and those that the trail has grown by, since the last look."""
+        """Charge the bytes moved, and the bytes added to the trail, since the last check."""
         for (agent_id, name), size in self._stored().items():
             load = self._loads.get(agent_id) or self._new_load(agent_id, name)
             if load.audit is not None:
@@ -231,33 +211,37 @@ class Limits:
                 load.paused = load.bytes.left(now) < 0
                 load.suspect = load.suspect or load.paused
 
-    def _look(self, calls: LiveCalls, live: LiveCall, now: float) -> Ending | None:
-        """Charge what has moved since the last look; say so when nothing has for too long."""
+    def _check(self, calls: LiveCalls, live: LiveCall, now: float) -> Ending | None:
+        """Charge the bytes since the last check; return an ending if the call was silent for too long."""
         load = self._loads.get(live.call.agent.id)
-        # Others have had their turn since the look began.
+        # The call may have ended since the check began, since other tasks ran.
         if load is None or live.ended is not None or live.over:
             return None
         tally, limits = live.tally, load.limits
-        seen = self._seen.get(live)
-        if seen is None:
-            seen = self._seen[live] = _Seen(0, 0, now, now)
+        checked = self._checked.get(live)
+        if checked is None:
+            checked = self._checked[live] = _Checked(0, 0, now, now)
             if limits.stream_age_s:
                 calls.limit(live, limits.stream_age_s, _too_old(limits.stream_age_s))
-        moved_in, moved_out = tally.bytes_in - seen.bytes_in, tally.bytes_out - seen.bytes_out
+        moved_in, moved_out = tally.bytes_in - checked.bytes_in, tally.bytes_out - checked.bytes_out
         if moved_in or moved_out:
-            seen.bytes_in, seen.bytes_out = tally.bytes_in, tally.bytes_out
+            checked.bytes_in, checked.bytes_out = tally.bytes_in, tally.bytes_out
             load.moved += moved_in + moved_out
-        # While it is paused, its silence is ours.
+        # While the call is paused, the hub causes its silence.
         if moved_in or live.held:
-            seen.moved_in_at = now
+            checked.moved_in_at = now
         if moved_out or live.held:
-            seen.moved_out_at = now
+            checked.moved_out_at = now
         if not tally.status:
             return None
-        # Only what was upgraded has a client that could say something.
-        if limits.stream_idle_in_s and tally.upgraded and now - seen.moved_in_at >= limits.stream_idle_in_s:
+        # Only the client of an upgraded call may be expected to send.
+        if (
+            limits.stream_idle_in_s
+            and tally.upgraded
+            and now - checked.moved_in_at >= limits.stream_idle_in_s
+        ):
             return _silent("client", "stream_idle_in_s", limits.stream_idle_in_s)
-        if limits.stream_idle_out_s and now - seen.moved_out_at >= limits.stream_idle_out_s:
+        if limits.stream_idle_out_s and now - checked.moved_out_at >= limits.stream_idle_out_s:
             return _silent("cluster", "stream_idle_out_s", limits.stream_idle_out_s)
         return None
 
@@ -281,8 +265,8 @@ class Limits:
         return load
 
 
-def _bucket(rate: float, burst_s: float, now: float) -> Bucket | None:
-    return Bucket(rate, burst_s, now) if rate else None
+def _bucket(rate: float, burst_s: float, now: float) -> TokenBucket | None:
+    return TokenBucket(rate, max(1.0, rate * burst_s), now) if rate else None
 
 
 _END = "end one first, as a watch, a `logs -f` or an exec"
@@ -294,7 +278,7 @@ def _named(key: str) -> str:
     return f"the limit (limits.{key})"
 
 
-# Every call that lasts has it, and nearly all have the same.
+# Cached, since every long call has this text, and nearly all have the same.
 @lru_cache(maxsize=16)
 def _too_old(seconds: int) -> str:
     return f"it is {seconds} s old, {_named('stream_age_s')}"
@@ -305,4 +289,4 @@ def _exceeded(name: str, key: str, what: str, then: str) -> Exceeded:
 
 
 def _silent(who: str, key: str, seconds: int) -> Ending:
-    return Ending(CloseReason.DEADLINE, f"nothing came from the {who} for {seconds} s, {_named(key)}")
+    return Ending(CloseReason.DEADLINE, f"nothing was received from the {who} for {seconds} s, {_named(key)}")

@@ -1,16 +1,15 @@
-"""The calls that are under way, and how the hub ends one that must not go on.
+"""The live calls, and how the hub ends a call that must not continue.
 
-Theory of operation. A call is entered here in the same step in which it was decided, before its first wait,
-and leaves when its closing event is made. So whatever changes afterwards finds it: the directory and the
-policies say that they changed (`reconsider`), and every call is judged again as a new one would be.
+Theory of operation. A call is entered in the same step as its authorization, before its first wait, and
+leaves when its closing event is made. So every later change finds it: after a change of the directory or the
+policies (`reconsider`), every call is judged again as a new one would be.
 
-To end a call is to give up the side that answers (a RESET with the reason in the tunnel, a cut connection in
-direct mode) and to cut the client if its answer was begun. Neither waits for the other end, and nothing is
-put into a stream: a chunked answer lacks its last chunk, a spliced stream just breaks. The task that carries
-the call finds its streams dead, tells a client whose answer was not begun, and records our reason instead of
-what it saw.
+To end a call, the hub abandons the answering side (a RESET with the reason in the tunnel, a cut connection in
+direct mode), and cuts the client if its answer has begun. Neither waits for the peer, and nothing is inserted
+into a stream: a chunked answer lacks its last chunk, a spliced stream breaks. The call's task finds its
+streams dead, answers the client if no answer has begun, and records the hub's reason.
 
-What lives on needs no timer of its own: one task looks at all of them, when the first may be due.
+Calls need no timer each: one task checks all of them when the first may be due.
 """
 
 from __future__ import annotations
@@ -38,17 +37,17 @@ from proxy.hub.calls.relay_port import RelayPort
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.process.drain import Drained
 from tunnel import Interruptions, Session
-from tunnel.net.fairness import Slices
+from tunnel.net.fairness import Chunks
 
-# Between two looks at calls that may be due; what is due is late by no more.
+# The interval of checks for due calls, and so the longest delay.
 SWEEP_S = 0.25
-# Between two looks at what the time alone may have ended, by a condition of a policy.
+# The interval of checks for conditions that depend on the time.
 TIMED_EVERY_S = 10.0
-# Each end takes some 200 µs in several passes, TLS and the record of it included.
+# Ending a call takes some 200 µs over several passes, including TLS and its record.
 ENDED_PER_PASS = 32
-# Where passes are long for other reasons more begin to end in each, or the last of thousands would outlive
-# the two seconds within which a change ends what it denies: one for each END_S of the pass before. That is
-# twice what an end takes, so that ends alone make no pass longer than the one before.
+# If passes are long for other reasons, more calls are ended in each: one for each END_S of the last pass.
+# Otherwise the last of thousands would outlive the two seconds within which a change takes effect. END_S is
+# twice the cost of an end, so that ends alone do not lengthen the passes.
 END_S = 0.0004
 ENDED_PER_PASS_MAX = 256
 
@@ -59,7 +58,7 @@ _MEMORY = "memory is full, and this agent's calls hold the most of it"
 
 @attrs.frozen
 class Ending:
-    """Why the hub ends a call: for the relay, for the record, and for a client that had no answer yet."""
+    """Why the hub ends a call: for the relay, for the record, and for a client without an answer."""
 
     close_reason: CloseReason
     reason: str
@@ -70,50 +69,51 @@ class Ending:
 
 
 class LiveCall:
-    """A call under way, and what is known of it, also when it is cancelled."""
+    """A live call, and the known facts about it, even if it is cancelled."""
 
     exchange: Exchange | None = None
     """While there is one: its current attempt, where ports carry it."""
     ports: tuple[ClientPort, RelayPort] | None = None
     """And the two of that."""
     outbound: Outbound | None = None
-    """While there is one: where the call is now."""
+    """The current attempt's answering side."""
     ended: Ending | None = None
-    """By the hub, while it was under way."""
+    """Set when the hub has ended it."""
     over: bool = False
-    """It is not under way any more."""
+    """The call is no longer live."""
     relay: RecordedRelay | None = None
     impersonated: Impersonated | None = None
-    """What the relay's token says."""
+    """The identity in the relay's token."""
     session: Session | None = None
-    """The tunnel's, of the last attempt; and what it had gone through before."""
+    """The tunnel session of the last attempt; and the interruptions that it had before."""
     before: Interruptions = Interruptions()
     failure: Failure | None = None
-    """How the last attempt failed, known before the client has been told."""
+    """How the last attempt failed, set before the client gets the answer."""
     leaves: bool = False
-    """Its stream was reset because the tunnel is in doubt, and it goes on at another relay."""
+    """Its stream was reset because the tunnel is doubtful, and another relay takes the call."""
     moved_from: str = ""
-    """The relay, by its instance, where that happened."""
+    """The instance of the relay that it was moved from."""
     guardrail: str = ""
-    """The rule of the cluster's owner by which the relay answered in the API server's stead."""
+    """The guardrail by which the relay answered instead of the API server."""
     _waiting: trio.CancelScope | None = None
 
-    # What a call rarely has stands above, in the class: one is made for each call. But an attribute that many
-    # calls get late has to be there from the beginning: it would cost each of them a dict, of 800 bytes.
+    # Attributes that few calls need are class attributes above, since one object is made for each call.
+    # Attributes that many calls set later must exist from the start: adding one would cost a dict of 800
+    # bytes.
     def __init__(self, call: Call, eid: str, inbound: Inbound, began_at: float) -> None:
         self.call = call
         self.eid = eid
-        """Its audit id."""
+        """The id of its audit events."""
         self.began_at = began_at
         """In epoch seconds."""
         self.began_s = time.monotonic()
-        """The same on the clock that nobody sets."""
+        """The same in monotonic seconds."""
         self.inbound = inbound
         self.started = False
         """The trail has its `start` row (proxy.hub.calls.starts)."""
         self._tally = Tally()
         self.due_at = math.inf
-        """When it must end, on trio's clock, and why: for `LiveCalls.limit` to say."""
+        """When it must end, on trio's clock, and why; set by `LiveCalls.limit`."""
         self.why_due = ""
 
     @property
@@ -133,7 +133,7 @@ class LiveCall:
 
     @contextmanager
     def interruptible(self) -> Iterator[trio.CancelScope]:
-        """Wait for something that is neither side of the exchange; cancelled when the call is ended."""
+        """A scope for waiting on anything but the two sides; cancelled when the call is ended."""
         with trio.CancelScope() as self._waiting:
             if self.ended is not None:
                 self._waiting.cancel()
@@ -144,12 +144,12 @@ class LiveCall:
 
     @property
     def group(self) -> Hashable:
-        """Its agent's, as the tunnels have it."""
+        """Its agent's fairness key in the tunnels."""
         return True, group_of(self.call.agent.id)
 
     @property
     def held_bytes(self) -> int:
-        """What its connections take of memory, and the pieces that it has in hand."""
+        """The memory of its connections, and of the data in transit."""
         inbound, outbound = self.inbound, self.outbound
         held = inbound.held_bytes if isinstance(inbound, ServerConnection) else 0
         if isinstance(outbound, PooledOutbound | TunnelOutbound):
@@ -160,9 +160,9 @@ class LiveCall:
 
     @property
     def evicted(self) -> bool:
-        """Whether its stream has made room in memory; whoever waits for the client does not see that.
+        """Whether its stream was evicted for memory, while its task may be waiting for the client.
 
-        One that has no answer yet sees it, and may go to another relay.
+        Before the answer begins this is False: the task notices, and may use another relay.
         """
         if not self.tally.status:
             return False
@@ -172,7 +172,7 @@ class LiveCall:
 
     @property
     def moved_bytes(self) -> int:
-        """What has crossed so far, both ways."""
+        """The bytes forwarded so far, in both directions."""
         return self.tally.bytes_in + self.tally.bytes_out
 
     @property
@@ -181,14 +181,14 @@ class LiveCall:
         return self._tally.held is not None
 
     def hold(self) -> None:
-        """Pause it until `release`: from neither side more bytes are received than the piece at hand."""
+        """Pause the call until `release`: neither side receives more than the current piece."""
         if self._tally.held is None and self.ended is None:
             self._tally.held = trio.Event()
             if self.exchange is not None:
                 self.exchange.hold()
 
     def release(self) -> None:
-        """Let it go on."""
+        """Resume the call."""
         held, self._tally.held = self._tally.held, None
         if held is not None:
             held.set()
@@ -196,10 +196,10 @@ class LiveCall:
                 self.exchange.release()
 
     def show(self) -> None:
-        """Have `relay` and `impersonated` say where it is, if that is known and they do not yet."""
+        """Set `relay` and `impersonated` if they are known by now and not set yet."""
 
     async def end(self, ending: Ending) -> None:
-        """End it, once; whoever carries it finds `ended` set. Waits for nobody at the other ends."""
+        """End the call, once; its task finds `ended` set. Never waits for a peer."""
         if self.ended is not None:
             return
         self.ended = ending
@@ -213,34 +213,34 @@ class LiveCall:
             return
         if self.outbound is not None:
             await self.outbound.abandon(failure)
-        # It may have ended by itself meanwhile, and its client's connection carry the next one.
+        # The call may have ended by itself meanwhile, and the client's connection may carry the next one.
         if begun and not self.over:
             await self.inbound.cut(failure)
 
 
 Judge = Callable[[LiveCall], Ending | None]
-"""Whether a call that is under way must end now, as things stand. It must neither wait nor raise."""
+"""Returns why a live call must end now, or None. It must neither wait nor raise."""
 
 
 class LiveCalls(Drained):
-    """All calls under way; each holds a connection of its own, which bounds them."""
+    """All live calls; each holds a connection, so the number of connections bounds them."""
 
     def __init__(self, judge: Judge) -> None:
         self._judge = judge
-        # By their audit id, the oldest first.
+        # By audit id, oldest first.
         self._calls: dict[str, LiveCall] = {}
         self._changed = False
-        self._nap = trio.CancelScope()
-        self._looks_at = math.inf
+        self._sleep_scope = trio.CancelScope()
+        self._wakes_at = math.inf
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of live calls."""
         return len(self._calls)
 
     @property
     def long(self) -> int:
-        """Those of them that are watches, followed logs or upgrades."""
+        """How many of them are watches, followed logs or upgrades."""
         return sum(live.call.long for live in self._calls.values())
 
     @property
@@ -251,7 +251,7 @@ class LiveCalls(Drained):
     def __iter__(self) -> Iterator[LiveCall]:
         lives = list(self._calls.values())
         lives.reverse()
-        # Those that have ended go one by one, as whoever goes over them does: 10,000 at once take 70 ms.
+        # Ended calls are freed one by one during the iteration: freeing 10,000 at once takes 70 ms.
         while lives:
             yield lives.pop()
 
@@ -270,33 +270,33 @@ class LiveCalls(Drained):
         return found
 
     def enter(self, live: LiveCall) -> None:
-        """A call begins."""
+        """Add a call that begins."""
         self._calls[live.eid] = live
 
     def leave(self, live: LiveCall) -> None:
-        """It is over, whatever became of it."""
+        """Remove a call that is over, with any outcome."""
         del self._calls[live.eid]
         live.over = True
         self._ended()
 
     def limit(self, live: LiveCall, seconds: float, why: str) -> None:
-        """End a call this long from now, with this reason, unless something else ends it sooner."""
+        """End a call this long from now, with this reason, unless another ending comes first."""
         due_at = trio.current_time() + seconds
         if due_at < live.due_at:
             live.due_at, live.why_due = due_at, why
-            if due_at < self._looks_at:
-                self._look_by(due_at)
+            if due_at < self._wakes_at:
+                self._wake_by(due_at)
 
     def reconsider(self) -> None:
-        """Have every call judged again, in the task of `run`; for whoever changed what is judged by."""
+        """Judge every call again, in the task of `run`; called after a change of the rules."""
         self._changed = True
-        self._look_by(trio.current_time())
+        self._wake_by(trio.current_time())
 
     async def end(self, doomed: Sequence[tuple[LiveCall, Ending]]) -> list[LiveCall]:
-        """End calls, and return those that were still under way. See LiveCall.
+        """End calls, and return those that were still live. See LiveCall.
 
-        Some begin to end in each pass: to wait for each would take as many passes as there are calls, and
-        all of them in one would keep everybody else waiting.
+        Each pass begins to end a bounded number. Waiting for each end would take as many passes as there are
+        calls, and ending all in one pass would block all other tasks.
         """
         ended: list[LiveCall] = []
         async with trio.open_nursery() as nursery:
@@ -311,30 +311,30 @@ class LiveCalls(Drained):
         return ended
 
     async def end_for_memory(self, doomed: Sequence[LiveCall]) -> None:
-        """End calls because what they hold is needed."""
+        """End calls to free their memory."""
         await self.end([(live, Ending(CloseReason.OVERLOADED, _MEMORY)) for live in doomed])
 
     async def run(self) -> NoReturn:
-        """End what is due, and after a change what may not go on; never returns."""
+        """End calls that are due, and after a change those that are denied now; never returns."""
         while True:
-            with trio.CancelScope(deadline=self._looks_at) as self._nap:
+            with trio.CancelScope(deadline=self._wakes_at) as self._sleep_scope:
                 await trio.sleep_forever()
             now = trio.current_time()
-            self._looks_at = math.inf
+            self._wakes_at = math.inf
             if self._changed:
                 self._changed = False
                 await self._judge_all()
             await self._end_due(now)
 
     async def run_timed(self, timed: Callable[[], bool]) -> NoReturn:
-        """Have every call judged again from time to time, while what is judged by looks at the time."""
+        """Judge every call again periodically, while a rule depends on the time; never returns."""
         while True:
             await trio.sleep(TIMED_EVERY_S)
             if timed():
                 self.reconsider()
 
     async def _judge_all(self) -> None:
-        slices = Slices()
+        slices = Chunks()
         async with trio.open_nursery() as nursery:
             ends = _Ends(nursery)
             for live in self:
@@ -349,32 +349,32 @@ class LiveCalls(Drained):
         due = [live for live in lives if live.due_at <= now]
         await self.end([(live, Ending(CloseReason.DEADLINE, live.why_due)) for live in due])
         first_due = min((live.due_at for live in lives if live.due_at > now), default=math.inf)
-        if first_due < self._looks_at:
-            self._look_by(max(first_due, now + SWEEP_S))
+        if first_due < self._wakes_at:
+            self._wake_by(max(first_due, now + SWEEP_S))
 
-    def _look_by(self, time: float) -> None:
-        self._looks_at = self._nap.deadline = time
+    def _wake_by(self, time: float) -> None:
+        self._wakes_at = self._sleep_scope.deadline = time
 
 
 class _Ends:
-    """Begins to end calls, so many in a pass; whoever does so renews the room in each."""
+    """Begins to end calls, a bounded number per pass; the caller calls `renew` in each."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._room = ENDED_PER_PASS
+        self._left = ENDED_PER_PASS
         self._renewed_at = trio.current_time()
 
     @property
     def full(self) -> bool:
-        """Whether the next one is for the next pass."""
-        return not self._room
+        """Whether this pass has reached its bound."""
+        return not self._left
 
     def begin(self, live: LiveCall, ending: Ending) -> None:
-        self._room -= 1
+        self._left -= 1
         self._nursery.start_soon(live.end, ending)
 
     def renew(self) -> None:
-        """Another pass has begun."""
+        """Begin another pass."""
         now = trio.current_time()
-        self._room = max(ENDED_PER_PASS, min(ENDED_PER_PASS_MAX, int((now - self._renewed_at) / END_S)))
+        self._left = max(ENDED_PER_PASS, min(ENDED_PER_PASS_MAX, int((now - self._renewed_at) / END_S)))
         self._renewed_at = now

@@ -1,7 +1,7 @@
-"""What Prometheus learns of each call: how many, how they ended, how long the ordinary ones took.
+"""Call metrics for Prometheus: counts by answer, and durations of ordinary calls.
 
-Calls are counted in plain numbers, and made into metrics when somebody asks: the library's own counters cost
-a call 5 µs, a tenth of all that a small one does.
+Calls are counted in plain numbers, which become metrics when they are collected. The library's own counters
+would cost 5 µs per call, a tenth of the time of a small one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from audit.record import Event
 
-# A list within a cluster takes milliseconds; a webhook may take its half minute.
+# A list within a cluster takes milliseconds; a webhook may take half a minute.
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _BUCKETS_MS = tuple(bound * 1000 for bound in _BUCKETS_S)
 
@@ -27,14 +27,14 @@ class CallMetrics(Collector):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._calls: dict[tuple[str, int], int] = {}
-        # One a bucket, and one for what took longer than all of them.
+        # One counter per bucket, and one for longer calls.
         self._durations = [0] * (len(_BUCKETS_MS) + 1)
         self._duration_ms = 0.0
         registry.register(self)
 
     def observe(self, event: Event) -> None:
         """Count a call by its closing event."""
-        # A refusal may name a cluster that nobody enrolled; only an id makes it a label.
+        # A refusal may name a cluster that is not enrolled; only a cluster with an id becomes a label.
         cluster, resp = event.cluster, event.resp
         name = cluster.name if cluster is not None and cluster.id else ""
         key = name, resp.status if resp is not None else 0
@@ -49,7 +49,7 @@ class CallMetrics(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """Make the metrics of the numbers."""
+        """Build the metrics from the counters."""
         calls = CounterMetricFamily(
             "hawse_calls",
             "Kubernetes API calls, also refused ones, by cluster and answer (0: none).",

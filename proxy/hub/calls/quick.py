@@ -17,7 +17,7 @@ from auth.jws import TokenError
 from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
-from proxy.hub.authorize.admission import Call, Refusal, understand
+from proxy.hub.authorize.admission import Call, Refusal, parse_request
 from proxy.hub.calls.calls import (
     Calls,
     ClusterOffline,
@@ -42,11 +42,11 @@ def begin(calls: Calls, client_ip: str, connection: ServerConnection, head: Requ
         if placed is None:
             return None
         head = placed
-    asked = understand(head.method, head.target)
-    if not (asked.small and calls.recorder.healthy):
+    parsed = parse_request(head.method, head.target)
+    if not (parsed.small and calls.recorder.healthy):
         return None
     try:
-        caller = calls.admission.caller(head, asked, now)
+        caller = calls.admission.caller(head, parsed, now)
     except TokenError:
         return None
     # All of this before it is admitted, since then it counts as one of its agent's and is decided.
@@ -56,7 +56,7 @@ def begin(calls: Calls, client_ip: str, connection: ServerConnection, head: Requ
     relay = calls.registry.session(cluster.id)
     if relay is None:
         return None
-    call = calls.admit(head, asked, caller, client_ip, now)
+    call = calls.admit(head, parsed, caller, client_ip, now)
     if isinstance(call, Refusal):
         return QuickRefusal(connection, head, call)
     eid = new_eid()
@@ -212,7 +212,7 @@ class QuickCall(LiveCall):
             expected = head.body_length if head.has_body(self.call.head.method) else 0
             if expected is not None and expected != size:
                 return False
-        if self.call.asked.tail:
+        if self.call.parsed.tail:
             head = sandboxed(head)
             try:
                 head.encode()

@@ -1,8 +1,8 @@
 """Watches the trail while the hub runs: its disk, its identity, and open upgrades while it is down.
 
 While events do not reach the disk, nothing begins that must be recorded: writes, upgrades and tokens are
-refused where they are asked for. What is open already goes on unrecorded, so upgrades, in which anything may
-be done, end after `audit.down_grace_s`.
+refused on request. Open calls continue unrecorded, so upgrades, which may do anything, end after
+`audit.down_grace_s`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from proxy.hub.calls.live import Ending, LiveCalls
 from proxy.hub.store.directory import Directory
 from proxy.process.plural import counted
 
-# How much later than audit.down_grace_s an upgrade may end.
-LOOK_S = 1.0
-# A disk of 100 GB fills by 80 GB an hour at the worst: 0.2 % of it in between.
-DISK_LOOK_S = 10.0
-# Above the first an event says so; it says so again when it was below the second meanwhile.
+# The interval of checks, and so how much later than audit.down_grace_s an upgrade may end.
+CHECK_S = 1.0
+# A disk of 100 GB fills by 80 GB an hour at worst: 0.2 % of it between two checks.
+DISK_CHECK_S = 10.0
+# An event is recorded above the first share, and again only after the disk was below the second.
 FILLED_AT = 0.80
 RELIEVED_AT = 0.75
 
@@ -37,26 +37,26 @@ _log = logging.getLogger("hawse.audit")
 
 @attrs.frozen
 class Disk:
-    """The file system of the trail. Bytes of a reserve for root count as neither."""
+    """The trail's file system. Bytes reserved for root are not counted."""
 
     size_bytes: int
     free_bytes: int
 
     @property
     def filled(self) -> float:
-        """Its share that is in use, as df says it."""
+        """The share in use, as df computes it."""
         return 1 - self.free_bytes / self.size_bytes if self.size_bytes else 1.0
 
 
 def disk_of(folder: Path) -> Disk:
-    """Look at a folder's file system; raises OSError."""
+    """Read a folder's file system; raises OSError."""
     found = os.statvfs(folder)
     used = found.f_blocks - found.f_bfree
     return Disk((used + found.f_bavail) * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
 def fullness(folder: Path, disk: Disk) -> str | None:
-    """What is to be said of a disk that is nearly full; None where it is not."""
+    """A warning about a disk that is nearly full, or None."""
     if disk.filled < FILLED_AT:
         return None
     return (
@@ -67,7 +67,7 @@ def fullness(folder: Path, disk: Disk) -> str | None:
 
 @attrs.define(eq=False)
 class TrailWatch:
-    """The looks; the hub runs both `run_…` beside its other tasks."""
+    """The periodic checks; the hub runs `run_grace` and `run_disk` as tasks."""
 
     store: AuditStore
     directory: Directory
@@ -75,18 +75,18 @@ class TrailWatch:
     live: LiveCalls
     down_grace_s: int
     record: Callable[[Kind, str], Event]
-    """Makes an event of the hub's own."""
+    """Builds an event of the hub itself."""
     disk: Disk | None = None
-    """As it was at the last look."""
+    """The result of the last check."""
     _full: bool = False
 
     @property
     def folder(self) -> Path:
-        """Where the trail is."""
+        """The trail's folder."""
         return self.store.path.parent
 
     def note(self) -> None:
-        """Have the store of the hub know how far the trail has come."""
+        """Record the trail's current position in the hub's store."""
         self.directory.note_trail(self.store.mark)
 
     def follow(self) -> None:
@@ -100,14 +100,14 @@ class TrailWatch:
         why = f"the audit trail cannot be written for {self.down_grace_s} s (audit.down_grace_s)"
         ending = Ending(CloseReason.DEADLINE, why)
         while True:
-            await trio.sleep(LOOK_S)
+            await trio.sleep(CHECK_S)
             if self.down_grace_s and self.recorder.down_s >= self.down_grace_s:
                 doomed = [(each, ending) for each in self.live if each.call.head.upgrade is not None]
                 if ended := await self.live.end(doomed):
                     _log.error("audit: %s: ended %s", why, counted(len(ended), "upgrade"))
 
     async def run_disk(self) -> NoReturn:
-        """Look how full the disk is, and note how far the trail has come; never returns."""
+        """Check how full the disk is, and record the trail's position; never returns."""
         while True:
             self.note()
             try:
@@ -116,14 +116,14 @@ class TrailWatch:
                 _log.warning("audit: cannot see how full the disk of %s is: %s", self.folder, error)
             else:
                 self._judge(self.disk)
-            await trio.sleep(DISK_LOOK_S)
+            await trio.sleep(DISK_CHECK_S)
 
     def _judge(self, disk: Disk) -> None:
-        told = fullness(self.folder, disk)
-        if told is not None and not self._full:
+        warning = fullness(self.folder, disk)
+        if warning is not None and not self._full:
             self._full = True
-            _log.error("audit: %s", told)
-            self.recorder.complete(self.record(Kind.AUDIT_DISK, told))
+            _log.error("audit: %s", warning)
+            self.recorder.complete(self.record(Kind.AUDIT_DISK, warning))
         elif self._full and disk.filled < RELIEVED_AT:
             self._full = False
             _log.warning("audit: the disk of %s is %.0f %% full again", self.folder, disk.filled * 100)

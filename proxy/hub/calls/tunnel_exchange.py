@@ -9,8 +9,8 @@ from proxy.exchange.next_pass import NextPass
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.relay_port import RelayPort
 from proxy.message.failure import Failure, Processed, StreamCode
-from tunnel.net.fairness import turns
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.fairness import fairness
+from tunnel.net.waker import Waker
 
 _CANCELLED = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
 
@@ -32,7 +32,7 @@ class TunnelExchange:
         self._passes = passes
         self._done = False
         self._failure: Failure | None = None
-        self._spot = ParkingSpot("one task waits for an exchange")
+        self._waker = Waker("one task waits for an exchange")
         fields = live.call.head.fields
         upgrade = fields.upgrade is not None
         self._exchange = Exchange(
@@ -51,8 +51,8 @@ class TunnelExchange:
         try:
             self._exchange.start()
             while not self._done or client.cutting:
-                await self._spot.park()
-            common = turns()
+                await self._waker.park()
+            common = fairness()
             if not common.admits():
                 # One relay can end hundreds at once.
                 await common.wait(self._relay.stream.peer)
@@ -67,12 +67,12 @@ class TunnelExchange:
 
     def wake(self) -> None:
         """Look again whether all is done; the client's port calls it when it has cut the connection."""
-        self._spot.unpark()
+        self._waker.unpark()
 
     def _on_done(self, failure: Failure | None) -> None:
         self._done = True
         self._failure = failure
-        self._spot.unpark()
+        self._waker.unpark()
 
     def _on_half_closed(self, patience_s: float) -> None:
         self._passes.later(patience_s, self._exchange.expire)

@@ -1,7 +1,7 @@
-"""The certificate that the hub shows, kept current while it runs.
+"""The hub's TLS certificate, kept current while it runs.
 
-Either the operator's, whose files something else renews, or one of the development CA, which the hub renews
-itself. A new one is shown in the handshakes that come; connections that stand go on under the old.
+It is either the operator's, whose files another program renews, or one of the development CA, which the hub
+renews. New handshakes use a renewed certificate; open connections keep the old one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import attrs
 import trio
 
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import DataDir, DataDirError
+from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ServerCertificate, ensure_certificate
-from proxy.process.files import WatchedFile, tell_of_the_end, watch_certificate
+from proxy.hub.home.private_files import DataDirError
+from proxy.process.files import WatchedFile, warn_of_expiry, watch_certificate
 
-# How long a renewed certificate stays unseen. They are renewed days before they end.
+# How late a renewed certificate may be noticed. Certificates are renewed days before they expire.
 CHECK_EVERY_S = 60.0
-# The development certificate is due a month before its end, so a day with a full disk does no harm. But a
-# clock that is set may bring the end at once, and nobody gets in until the next look.
+# The development certificate is renewed a month early, so a day with a full disk does no harm. But a changed
+# clock may expire it at once, and then clients fail until the next check.
 RENEW_EVERY_S = 3600.0
 
 _log = logging.getLogger("hawse.hub")
@@ -33,23 +34,23 @@ _log = logging.getLogger("hawse.hub")
 
 @attrs.define(eq=False)
 class Certificate:
-    """The hub's certificate, and the CA that others need to verify it where that is no public one.
+    """The hub's certificate, and the CA that clients need to verify it, unless that is a public one.
 
-    A renewed one brings a context of its own instead of changing the present one, which could be left with
-    a certificate and a key that do not fit.
+    A renewed certificate gets a new TLS context. Changing the current context could leave it with a
+    certificate and a key that do not match.
     """
 
     chain: Path
     ca_pem: str | None
-    """Of the development CA as it is now; None for a certificate of the operator's."""
+    """The current development CA; None with the operator's certificate."""
     context: ssl.SSLContext
-    """What the next handshake uses."""
+    """Used by new handshakes."""
     _watched: WatchedFile[ssl.SSLContext]
     _renew: Callable[[], ServerCertificate] | None
 
     @classmethod
     def open(cls, config: HubConfig, data: DataDir, clock: Callable[[], float]) -> Certificate:
-        """The operator's certificate, or one of the development CA; raises FileError or DataDirError."""
+        """Open the operator's certificate, or one of the development CA; raises FileError or DataDirError."""
         if config.tls.certificate is not None and config.tls.key is not None:
             watched = watch_certificate(
                 config.tls.certificate,
@@ -71,11 +72,12 @@ class Certificate:
         watched = watch_certificate(files.certificate, files.key)
         return cls(files.certificate, files.ca.read_text(), watched.current(), watched, ensure)
 
-    async def keep_current(self, tell: Callable[[], None]) -> NoReturn:
-        """Look each minute for a renewed certificate, hourly if the development one is due; never returns.
+    async def keep_current(self, publish: Callable[[], None]) -> NoReturn:
+        """Check each minute for a renewed certificate, and renew the development one hourly when it is due.
 
-        `tell` is called on a thread before a new certificate is shown. While it raises DataDirError, OSError
-        or ValueError the present one stays, and another try is made a minute later.
+        Never returns. `publish` is called on a thread before a new certificate is used. If it raises
+        DataDirError, OSError or ValueError, the current certificate stays, and the next try is a minute
+        later.
         """
         renew_at = trio.current_time() + RENEW_EVERY_S
         while True:
@@ -83,24 +85,24 @@ class Certificate:
             due = trio.current_time() >= renew_at
             if due:
                 renew_at += RENEW_EVERY_S
-            # Disks may take their time, and nothing else may wait for them.
-            self.context = await trio.to_thread.run_sync(partial(self._follow, tell, renew=due))
+            # On a thread, because a disk may be slow.
+            self.context = await trio.to_thread.run_sync(partial(self._follow, publish, renew=due))
 
-    async def tell_of_the_end(self) -> None:
-        """Warn in the log before the operator's certificate ends; the development one is renewed here."""
+    async def warn_of_expiry(self) -> None:
+        """Warn in the log before the operator's certificate expires; the development one is renewed here."""
         if self._renew is None:
-            await tell_of_the_end(self.chain)
+            await warn_of_expiry(self.chain)
 
-    def _follow(self, tell: Callable[[], None], *, renew: bool) -> ssl.SSLContext:
+    def _follow(self, publish: Callable[[], None], *, renew: bool) -> ssl.SSLContext:
         """Return the context to use from now on."""
         try:
             if renew and self._renew is not None:
                 self.ca_pem = self._renew().ca.read_text()
             context = self._watched.refresh()
             if context is not self.context:
-                tell()
+                publish()
                 return context
         except (DataDirError, OSError, ValueError) as error:
-            # The last two from `tell`, when the file is changed once more under its eyes.
+            # OSError and ValueError come from `publish`, when the file changes again meanwhile.
             _log.error("the certificate stays as it is: %s", error)
         return self.context

@@ -1,7 +1,7 @@
-"""The hub's configuration: which keys there are, their defaults, and the rules that a type cannot state.
+"""The hub's configuration: its keys, their defaults, and the rules that a type cannot express.
 
-Every key has a default, so that a first `hawse hub` needs no file at all. How file and environment are read,
-and how faults are told, stands in proxy.process.config.
+Every key has a default, so a first `hawse hub` needs no file. proxy.process.config reads the file and the
+environment, and reports errors.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from proxy.process.config import (
 )
 
 ENVIRONMENT_PREFIX = "HAWSE_HUB_"
-# Both on loopback: whoever opens them to others says so.
+# Both on loopback: an operator must open them to other machines explicitly.
 LISTEN = Address("127.0.0.1", 8443)
 ADMIN_LISTEN = Address("127.0.0.1", 8444)
-# Each stream may hold a window of up to 4 MiB at both ends; 10,000 of one agent would be the whole budget.
+# A stream may hold a window of up to 4 MiB at both ends; one agent's 10,000 could use the whole budget.
 STREAMS_PER_AGENT_MAX = 10_000
-# Some calls at once, each with an intent and an end that have a command of 64 KiB twice.
+# Enough for some concurrent calls, each with an intent and an end that both hold a command of 64 KiB.
 AUDIT_BYTES_AT_ONCE_MIN = 1_000_000
-# What the printed manifests run; one that goes away leaves its place to the one that follows it.
+# The replicas of the printed manifests. A relay that is going away does not count.
 RELAYS_PER_CLUSTER = 2
-# With as many that are going away, still what the registry keeps of one cluster.
+# Twice as many, counting relays that are going away, still fit the registry's limit for a cluster.
 RELAYS_PER_CLUSTER_MAX = 8
-# 26,000 open calls in tunnel mode, 13,000 in direct mode; from three quarters of that on agents with more
-# than 64 get no other.
+# 26,000 open calls in tunnel mode, 13,000 in direct mode. From three quarters of that on, agents with more
+# than 64 open calls get no new one.
 MEMORY_MIB = 1024
-# A hub that stops is away for everybody, and the next one usually waits for its end.
+# A stopping hub serves no new calls, and the next hub usually waits for its end.
 STOP_GRACE_S = 10
 REPLACED_GRACE_S = 900
 STOP_GRACE_MAX_S = 86_400
-# As long as a token lives: by then no agent can call any more.
+# The lifetime of a token: after that no agent can call.
 DOWN_GRACE_S = 60
-# Each is one search over the query of every call.
+# Each pattern is searched in the query of every call.
 MASKS_MAX = 100
 
 
 @attrs.frozen
 class TLSConfig:
-    """The operator's own certificate (chain) and key; both empty for the development CA's."""
+    """The operator's certificate (chain) and key; both None for a certificate of the development CA."""
 
     certificate: Path | None = None
     key: Path | None = None
@@ -65,14 +65,14 @@ class TLSConfig:
 
 @attrs.frozen
 class AdminConfig:
-    """The admin API and /metrics: a listener of their own, never on the public front."""
+    """The admin API and /metrics: on a separate listener, never on the public one."""
 
     listen: Address = ADMIN_LISTEN
 
 
 @attrs.frozen
 class AgentLimitsConfig:
-    """What one agent may take by itself, where that differs from what the others may."""
+    """The limits of one agent that differ from the general ones."""
 
     streams_per_agent: int | None = None
     requests_per_second: int | None = None
@@ -89,37 +89,37 @@ class AgentLimitsConfig:
 
 @attrs.frozen
 class LimitsConfig:
-    """What one agent may take. 0 is no limit, but for `streams_per_agent` and `audit_bytes_at_once`."""
+    """The limits of one agent. 0 means no limit, except for `streams_per_agent` and `audit_bytes_at_once`."""
 
     streams_per_agent: int = 256
-    """Concurrent requests of one agent, watches and execs included; the next one is a 429."""
+    """Concurrent requests of one agent, including watches and execs; one more is answered 429."""
     requests_per_second: int = 500
-    """Twice as many may come at once. client-go itself asks 50 times a second unless it is told otherwise."""
+    """The burst is twice as many. client-go limits itself to 50 a second by default."""
     cancels_per_second: int = 50
-    """Calls that the client gave up; ten times as many may come at once."""
+    """Calls that the client cancelled; the burst is ten times as many."""
     bytes_per_minute: int = 6 * 1024**3
-    """Both ways together: 100 MiB/s. What exceeds it is paused."""
+    """In both directions together: 100 MiB/s. Calls above it are paused."""
     stream_age_s: int = 24 * 3600
-    """How long one call may go on, whatever it is."""
+    """The longest duration of any call."""
     stream_idle_in_s: int = 0
-    """How long the client of an exec, attach or port-forward may say nothing."""
+    """How long the client of an exec, attach or port-forward may send nothing."""
     stream_idle_out_s: int = 0
-    """How long the cluster may say nothing on a call that it has begun to answer."""
+    """How long the cluster may send nothing on a call whose answer has begun."""
     idle_connections: int = 256
-    """Connections of one agent on which nothing is under way; of more the longest idle are closed."""
+    """Idle connections of one agent; above the limit the longest idle are closed."""
     tokens_per_minute: int = 2_000
-    """By whatever credential. Each is an event of the trail, whose disk all agents share."""
+    """With any credential. Each token is an event of the trail, whose disk all agents share."""
     audit_bytes_per_second: int = 64_000
     """What its events may add to the audit trail: 5.5 GB a day. 50 reads and 5 writes a second add half."""
     audit_bytes_at_once: int = 256_000_000
-    """What may come at once, or was left over before: some 400,000 reads."""
+    """The burst of `audit_bytes_per_second`: some 400,000 reads."""
     relays_per_cluster: int = RELAYS_PER_CLUSTER
-    """Relays of one cluster in tunnel mode, besides those that are going away; the next one is refused."""
+    """Relays of one cluster in tunnel mode, not counting those that are going away; one more is refused."""
     agents: Mapping[str, AgentLimitsConfig] = attrs.field(factory=dict)
-    """By an agent's name: what it may take instead."""
+    """Other limits for single agents, by name."""
 
     def of(self, agent: str) -> LimitsConfig:
-        """What an agent may take."""
+        """Return the limits of one agent."""
         own = self.agents.get(agent)
         if own is None:
             return self
@@ -131,21 +131,21 @@ class TunnelConfig:
     """The relays' tunnels."""
 
     resume: bool = True
-    """Whether a session whose connection is lost goes on over the relay's next one."""
+    """Whether a session whose connection is lost resumes over the relay's next connection."""
     ping_s: int = PING_S
-    """How often an idle tunnel sends a PING; below what a middlebox takes for the end of a connection."""
+    """How often an idle tunnel sends a PING; must be below the idle timeout of any middlebox."""
 
 
 @attrs.frozen
 class AuditConfig:
-    """What the audit trail hides, and what happens while it cannot be written."""
+    """What the audit trail masks, and what the hub does while it cannot be written."""
 
     mask: tuple[str, ...] = ()
-    """Regular expressions: what they match in queries and exec arguments is replaced before it is stored."""
+    """Regular expressions. Matches in queries and exec arguments are masked before they are stored."""
     reads_when_down: bool = False
-    """Whether reads are still answered while the trail cannot be written; writes never are."""
+    """Whether reads are answered while the trail cannot be written; writes never are."""
     down_grace_s: int = DOWN_GRACE_S
-    """How long open upgrades may continue while the trail cannot be written; 0: without limit."""
+    """How long open upgrades may continue while the trail cannot be written; 0 means no limit."""
 
 
 @attrs.frozen
@@ -153,28 +153,28 @@ class StopConfig:
     """How the hub stops."""
 
     grace_s: int = STOP_GRACE_S
-    """What is under way at SIGTERM may go on for so long; whoever sends SIGKILL must wait longer."""
+    """How long open calls may continue after SIGTERM; a supervisor's SIGKILL must come later."""
     replaced_grace_s: int = REPLACED_GRACE_S
-    """The same for a hub that another one has replaced, for which nobody waits."""
+    """The same for a hub that another one has replaced, whose end delays nothing."""
 
 
 @attrs.frozen
 class HubConfig:
-    """Everything `hawse hub` can be told."""
+    """The configuration of `hawse hub`."""
 
     org: str = "main"
     listen: Address = LISTEN
     listen_proxy_from: tuple[str, ...] = ()
     """Load balancers in front of `listen`, whose connections begin with a PROXY header (v2)."""
     public_url: str = attrs.field()
-    """What agents and relays call the hub; the issuer of its tokens. Without a trailing slash."""
+    """The hub's URL for agents and relays, and the issuer of its tokens. Without a trailing slash."""
     cluster_hosts: str | None = None
-    """A wildcard, as in *.k8s.hub.example: a host for each cluster, beside its path of the hub."""
+    """A wildcard such as *.k8s.hub.example: each cluster gets a host besides its path."""
     data_dir: Path = attrs.Factory(lambda: default_data_dir(os.environ))
     pid_file: Path | None = None
-    """Where the hub writes its process id, once it has its place."""
+    """Where the hub writes its process id, once it holds the instance lock and accepts."""
     memory_mib: int = MEMORY_MIB
-    """For the calls under way and what tunnels and calls carry."""
+    """For open calls, and the data that tunnels and calls carry."""
     tls: TLSConfig = TLSConfig()
     admin: AdminConfig = AdminConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -190,7 +190,7 @@ class HubConfig:
 
     @property
     def public_host(self) -> str:
-        """The host of `public_url`, as a certificate names it."""
+        """The host of `public_url`, in the form that a certificate uses."""
         host = urlsplit(self.public_url).hostname
         assert host is not None
         return host
@@ -206,13 +206,13 @@ class HubConfig:
         if self.public_host != "localhost" or self.listen.is_loopback:
             return None
         return (
-            f"it listens on {self.listen} for other machines, and tells them that it is {self.public_url}: "
+            f"it listens on {self.listen} for other machines, but its public_url is {self.public_url}: "
             "set public_url"
         )
 
 
 def default_data_dir(environment: Mapping[str, str]) -> Path:
-    """Where the hub keeps its data when nothing says otherwise: `hawse/hub` under the XDG data home."""
+    """The default data folder: `hawse/hub` under the XDG data home."""
     home = environment.get("XDG_DATA_HOME", "")
     # The specification: "All paths set in these environment variables must be absolute", else ignored.
     base = Path(home) if home.startswith("/") else Path(environment.get("HOME", "/root")) / ".local" / "share"
@@ -220,7 +220,7 @@ def default_data_dir(environment: Mapping[str, str]) -> Path:
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> HubConfig:
-    """Read the file (if any) and the environment; raises ConfigError with every fault of both."""
+    """Read the file (if any) and the environment; raises ConfigError with all errors of both."""
     faults: list[str] = []
     config = read(path, os.environ if environment is None else environment, faults)
     if faults or config is None:
@@ -229,7 +229,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
 
 
 def read(path: Path | None, environment: Mapping[str, str], faults: list[str]) -> HubConfig | None:
-    """The same with every fault added to `faults`; the values that are faulty are then the defaults."""
+    """Like `load`, but adds the errors to `faults`, and uses the defaults for invalid values."""
     defaults = {"data_dir": str(default_data_dir(environment))}
     config = read_stated(HubConfig, ENVIRONMENT_PREFIX, path, environment, faults, defaults=defaults)
     if config is None:
@@ -247,7 +247,7 @@ def _fault_of_file(file: Path) -> str | None:
 
 
 def _check(config: HubConfig) -> list[str]:
-    """The rules that a type cannot state."""
+    """Return the violations of the rules that a type cannot express."""
     faults = []
     try:
         slug("org", config.org)
@@ -262,21 +262,11 @@ def _check(config: HubConfig) -> list[str]:
         Balancers.of(config.listen_proxy_from)
     except ValueError as error:
         faults.append(f"listen_proxy_from: {error}")
-    if (config.tls.certificate is None) != (config.tls.key is None):
-        faults.append("tls: certificate and key are given together, or neither")
-    for name, file in (("certificate", config.tls.certificate), ("key", config.tls.key)):
-        fault = None if file is None else _fault_of_file(file)
-        if fault is not None:
-            faults.append(f"tls.{name}: {fault}")
+    faults.extend(_check_tls(config.tls))
     if config.listen == config.admin.listen and config.listen.port != 0:
-        faults.append("admin.listen: the same address as listen; the admin API has a listener of its own")
+        faults.append("admin.listen: the same address as listen; the admin API needs a separate listener")
     faults.extend(_check_limits("limits", config.limits))
-    for name, own in sorted(config.limits.agents.items()):
-        try:
-            slug("agent name", name)
-        except IdentityError as error:
-            faults.append(f"limits.agents: {error}")
-        faults.extend(_check_limits(f"limits.agents.{name}", own))
+    faults.extend(_check_agents(config.limits.agents))
     if not 1 <= config.limits.relays_per_cluster <= RELAYS_PER_CLUSTER_MAX:
         faults.append(f"limits.relays_per_cluster: expected 1 to {RELAYS_PER_CLUSTER_MAX}")
     fault = fault_of_memory(config.memory_mib)
@@ -294,13 +284,35 @@ def _check(config: HubConfig) -> list[str]:
     return faults
 
 
+def _check_tls(tls: TLSConfig) -> list[str]:
+    faults = []
+    if (tls.certificate is None) != (tls.key is None):
+        faults.append("tls: certificate and key are given together, or neither")
+    for name, file in (("certificate", tls.certificate), ("key", tls.key)):
+        fault = None if file is None else _fault_of_file(file)
+        if fault is not None:
+            faults.append(f"tls.{name}: {fault}")
+    return faults
+
+
+def _check_agents(agents: Mapping[str, AgentLimitsConfig]) -> list[str]:
+    faults = []
+    for name, own in sorted(agents.items()):
+        try:
+            slug("agent name", name)
+        except IdentityError as error:
+            faults.append(f"limits.agents: {error}")
+        faults.extend(_check_limits(f"limits.agents.{name}", own))
+    return faults
+
+
 def _check_hosts(config: HubConfig) -> list[str]:
     try:
         hosts = config.hosts
     except ValueError as error:
         return [f"cluster_hosts: {error}"]
     if hosts is not None and hosts.cluster_of(config.public_host.encode("ascii")) is not None:
-        return [f"cluster_hosts: the host of public_url is one of {hosts.pattern}, which are clusters'"]
+        return [f"cluster_hosts: the host of public_url matches {hosts.pattern}, which is for clusters only"]
     return []
 
 

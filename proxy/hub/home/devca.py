@@ -1,9 +1,9 @@
-"""A certificate authority for development: a first hub serves TLS before its operator has a certificate.
+"""A certificate authority for development, so that a first hub serves TLS without an operator's certificate.
 
-The CA is made once and kept, because kubeconfigs and relays hold its certificate; the server certificate
-under it is made anew whenever it nears its end or no longer names the hub. A year before the CA's own end it
-gets another certificate for the same name and key, so that who holds either of the two accepts the hub.
-Nothing here runs when the configuration names a certificate.
+The CA is made once and kept, because kubeconfigs and relays hold its certificate. Its server certificate is
+replaced before it expires, and when it no longer names the hub. A year before the CA's certificate expires,
+the CA gets another one for the same name and key; clients with either certificate accept the hub.
+Not used when the configuration names a certificate.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from proxy.hub.home.datadir import DataDirError, is_there, read_private, write_private
+from proxy.hub.home.private_files import DataDirError, is_there, read_private, write_private
 
 CA_DAYS = 3650
 # Apple's clients refuse a server certificate of more than 825 days; public CAs stop at 398 and less.
 SERVER_DAYS = 365
 RENEW_BEFORE_DAYS = 30
-# Whoever holds the CA's certificate has so long to take the next one.
+# How long clients that hold the CA's certificate have to get the next one.
 CA_RENEW_BEFORE_DAYS = 365
-# Clocks of other machines may run behind ours, or ours be ahead until it is set: by a time zone, mostly.
+# Other machines' clocks may be behind, or ours ahead until it is set, mostly by a time zone.
 BACKDATE = datetime.timedelta(days=1)
 _log = logging.getLogger("hawse.hub")
 
@@ -37,7 +37,7 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 @attrs.frozen
 class ServerCertificate:
-    """The files that a TLS context loads, and the CA that clients are given."""
+    """The files that a TLS context loads, and the CA for clients."""
 
     certificate: Path
     key: Path
@@ -47,33 +47,33 @@ class ServerCertificate:
 def ensure_certificate(tls_dir: Path, hosts: tuple[str, ...], now: datetime.datetime) -> ServerCertificate:
     """Return a certificate for localhost and `hosts`, making or renewing it when due; raises DataDirError.
 
-    `now` is aware. Cheap when nothing is due, so a running hub can call it daily and load the files again.
+    `now` is timezone-aware. Cheap when nothing is due, so a running hub can call it often.
     """
     files = _files(tls_dir)
     names = tuple(dict.fromkeys((*LOCAL_NAMES, *hosts)))
     ca, ca_key = _ensure_ca(files, now)
-    if not _serves(files, names, ca, now):
+    if not _is_current(files, names, ca, now):
         certificate, key = _issue_server(names, ca, ca_key, now)
-        # The key first: a crash in between leaves a pair that does not match, which _serves sees.
+        # The key first: a crash in between leaves a pair that does not match, which _is_current detects.
         write_private(files.key, _key_pem(key))
         write_private(files.certificate, certificate.public_bytes(serialization.Encoding.PEM))
     return files
 
 
 def check_ca(tls_dir: Path) -> None:
-    """Raise DataDirError for a CA that is damaged, or of which a part was lost; changes nothing."""
-    _made_ca(_files(tls_dir))
+    """Raise DataDirError for a CA that is damaged or incomplete; changes nothing."""
+    _existing_ca(_files(tls_dir))
 
 
 def _files(tls_dir: Path) -> ServerCertificate:
     return ServerCertificate(tls_dir / "server.pem", tls_dir / "server.key", tls_dir / "ca.pem")
 
 
-def _made_ca(files: ServerCertificate) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None:
-    """Load the CA; None where a first start has not made it. Raises DataDirError."""
+def _existing_ca(files: ServerCertificate) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None:
+    """Load the CA; None before the first start has made it. Raises DataDirError."""
     certificate_file, key_file = files.ca, files.ca.with_name("ca.key")
-    # The key is written first: one that is missing beside its certificate was lost. So was a certificate that
-    # is missing beside its key, when there is something that it has signed; else a first start was cut short.
+    # The key is written first, so a certificate without its key means a lost key. A key without its
+    # certificate means a lost certificate if the CA has signed something, else an interrupted first start.
     if is_there(certificate_file):
         try:
             certificate = x509.load_pem_x509_certificate(read_private(certificate_file))
@@ -81,7 +81,7 @@ def _made_ca(files: ServerCertificate) -> tuple[x509.Certificate, ec.EllipticCur
             if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise TypeError("a key of another kind")
             if key.public_key() != certificate.public_key():
-                raise ValueError("of two pairs")
+                raise ValueError("the key does not match the certificate")
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise DataDirError(
                 f"{key_file.parent}: the development CA is damaged; restore it from a backup, or delete "
@@ -90,8 +90,8 @@ def _made_ca(files: ServerCertificate) -> tuple[x509.Certificate, ec.EllipticCur
         return certificate, key
     if is_there(key_file) and (is_there(files.key) or is_there(files.certificate)):
         raise DataDirError(
-            f"{certificate_file} is missing beside {key_file}: put a copy there, of a backup or of whoever "
-            "trusts it, or delete ca.key for a new CA (kubeconfigs and relays then need it too)"
+            f"{certificate_file} is missing beside {key_file}: restore it from a backup or a client that has "
+            "it, or delete ca.key for a new CA (kubeconfigs and relays then need it too)"
         )
     return None
 
@@ -99,7 +99,7 @@ def _made_ca(files: ServerCertificate) -> tuple[x509.Certificate, ec.EllipticCur
 def _ensure_ca(
     files: ServerCertificate, now: datetime.datetime
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    made = _made_ca(files)
+    made = _existing_ca(files)
     if made is None:
         return _make_ca(files, now)
     certificate, key = made
@@ -145,10 +145,10 @@ def _self_signed(
     )
 
 
-def _serves(
+def _is_current(
     files: ServerCertificate, names: tuple[str, ...], ca: x509.Certificate, now: datetime.datetime
 ) -> bool:
-    """Whether the certificate on disk is whole, ours, lives long enough and names every host."""
+    """Return whether the certificate on disk is complete, signed by `ca`, not due, and names every host."""
     if not (is_there(files.certificate) and is_there(files.key)):
         return False
     try:
@@ -170,7 +170,7 @@ def _issue_server(
     names: tuple[str, ...], ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, now: datetime.datetime
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
-    # Never beyond the CA's own end: clients would refuse the chain while it looks valid here.
+    # Never beyond the CA's own expiry, after which clients refuse the chain.
     end = min(now + datetime.timedelta(days=SERVER_DAYS), ca.not_valid_after_utc)
     certificate = (
         x509.CertificateBuilder()

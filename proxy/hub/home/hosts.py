@@ -1,8 +1,8 @@
-"""A host for each cluster beside its path, for clients that drop the path of their server's URL. Pure.
+"""A host for each cluster besides its path, for clients that drop the path of their server's URL. Pure.
 
-`kubectl proxy` and older `kubectl get --raw` ask for `/api` whatever path the kubeconfig's server has. With
-`cluster_hosts = "*.k8s.hub.example"` the cluster prod is `https://prod.k8s.hub.example` as well. A host of
-this form serves the Kubernetes API of its cluster, and nothing of the hub's own.
+`kubectl proxy` and older `kubectl get --raw` request `/api` and ignore the path of the kubeconfig's server.
+With `cluster_hosts = "*.k8s.hub.example"`, `https://prod.k8s.hub.example` is the cluster prod as well. Such a
+host serves its cluster's Kubernetes API only, and none of the hub's own paths.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import attrs
 
 # A host has 253 characters at most, and a cluster's name 63.
 DOMAIN_CHARACTERS_MAX = 189
-# OpenSSL takes a wildcard only with two labels behind it.
+# OpenSSL accepts a wildcard only before two or more labels.
 _PATTERN = re.compile(
     r"\*\.((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)"
 )
-# Of a Host header, which `proxy.message.strict` has looked at.
+# In a Host header that `proxy.message.strict` has checked.
 _PORT = re.compile(rb":[0-9]+\Z")
 
 
@@ -43,21 +43,21 @@ class ClusterHosts:
 
     @property
     def pattern(self) -> str:
-        """As a certificate names them."""
+        """The wildcard, as in a certificate."""
         return f"*.{self.domain}"
 
     def cluster_of(self, host: bytes) -> str | None:
-        """Return the name before the domain in a Host header, and None for a host that is none of these.
+        """Return the cluster's name in a Host header; None for a host outside the domain.
 
         For a host with more labels, or an invalid name, it returns a name that no cluster can have.
         """
         return _name_before(host, self.domain.encode("ascii"))
 
 
-# As many hosts as agents ask for, by and large; any other is looked at again.
+# More than the hosts in use at most hubs; a host that does not fit is parsed again.
 @lru_cache(maxsize=4096)
 def _name_before(host: bytes, domain: bytes) -> str | None:
-    # Clients write the port, a dot at the end and capitals as the kubeconfig has them.
+    # Clients copy the port, a trailing dot and capitals from the kubeconfig.
     name, _, rest = _PORT.sub(b"", host).lower().rstrip(b".").partition(b".")
     if rest == domain:
         return name.decode("ascii", "replace")

@@ -1,9 +1,9 @@
-"""The hub's signing keys while it runs: a rotation, and the end of the key before it.
+"""The hub's signing keys while it runs: rotation, and the removal of old keys.
 
-The new key signs at once. That interrupts nobody: relays hear of it, in the old key's own words, before the
-first token that it signs (auth/key_rotation.py), and the hub verifies by both. The old key goes after
-OVERLAP_S, when every token that it signed has ended; its statement stays, so that a relay that was enrolled
-under it finds its way.
+A new key signs at once, without an interruption: before its first token, relays get a statement about it that
+the old key has signed (auth/key_rotation.py), and the hub accepts both keys. The old key is removed after
+OVERLAP_S, when all tokens that it signed have expired. Its statement stays, so that a relay enrolled under
+the old key can follow the rotations.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from auth.jws import TokenError
 from auth.key_rotation import ROTATIONS_MAX, KeyRotation, issue_rotation, read_rotation
 from auth.keys import KeySet, SigningKey
 from auth.signed import LIFETIME_S
-from proxy.hub.home.datadir import DataDir, DataDirError, SigningKeys
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.private_files import DataDirError
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.store.errors import StoreUnavailableError
 
-# Twice the life of a token: what is left covers clocks that differ, and whoever was suspended meanwhile.
+# Twice the lifetime of a token: the second half covers clock differences and suspended processes.
 OVERLAP_S = 2.0 * LIFETIME_S
-# Between two looks for keys whose time is over.
+# How often to check for expired keys.
 LOOK_S = 5.0
 
 _log = logging.getLogger("hawse.hub.keys")
 
 
 class KeyRing:
-    """The keys of one hub; `on_rotation` is called, without a wait, as soon as a new one signs."""
+    """The keys of one hub; `on_rotation` is called, without a checkpoint, as soon as a new key signs."""
 
     def __init__(
         self, data: DataDir, *, issuer: str, clock: Callable[[], float], on_rotation: Callable[[], None]
@@ -42,50 +44,54 @@ class KeyRing:
         self._on_rotation = on_rotation
         # One change of the folder at a time.
         self._limiter = trio.CapacityLimiter(1)
-        self.current = self._committed(data.signing_keys())
+        self.current = self._committed(data.keys.load_or_make())
 
     def reload(self) -> None:
-        """Take what stands in the folder, which another hub had until now; raises DataDirError."""
-        self.current = self._committed(self._data.signing_keys())
+        """Read the keys again, because another hub may have changed them; raises DataDirError."""
+        self.current = self._committed(self._data.keys.load_or_make())
 
     def retiring(self) -> dict[str, int]:
-        """The keys that verify and do not sign any more, each with the end of its time (epoch seconds)."""
+        """The keys that only verify, each with the time of its removal (epoch seconds)."""
         keys = {key.kid for key in self.current.all} - {self.current.active.kid}
-        return {said.signer: said.retires_at for said in self._said(self.current) if said.signer in keys}
+        return {
+            statement.signer: statement.retires_at
+            for statement in self._statements(self.current)
+            if statement.signer in keys
+        }
 
     async def rotate(self) -> str:
-        """Let a new key sign from now on, and return the `kid` of the one before.
+        """Sign with a new key from now on, and return the `kid` of the old one.
 
-        Raises StoreUnavailableError, and then the old one still signs. Cancelled while it waits for its turn,
-        nothing has happened; once begun it runs to its end.
+        Raises StoreUnavailableError, and then the old key still signs. Cancelled while it waits for another
+        change, nothing has changed; once begun it runs to its end.
         """
         before = await self._change(self._rotated)
         _log.warning("the hub signs with key %s from now on", self.current.active.kid)
         return before.active.kid
 
     async def run(self) -> NoReturn:
-        """Drop the keys whose time is over; a folder that cannot be written is logged and tried again."""
+        """Drop expired keys; a folder that cannot be written is logged and tried again."""
         while True:
             await trio.sleep(LOOK_S)
             try:
                 await self.drop_retired()
             except StoreUnavailableError as error:
-                _log.error("cannot drop a signing key whose time is over: %s", error)
+                _log.error("cannot drop an expired signing key: %s", error)
 
     async def drop_retired(self) -> None:
-        """Drop the keys whose every token has ended, from the folder too; raises StoreUnavailableError."""
+        """Drop the keys whose tokens have all expired, from the folder too; raises StoreUnavailableError."""
         gone = [kid for kid, at in self.retiring().items() if at <= self._clock()]
         if gone:
             await self._change(self._pruned)
-            _log.info("dropped signing key %s: every token by it has ended", ", ".join(gone))
+            _log.info("dropped signing key %s: all its tokens have expired", ", ".join(gone))
 
     async def _change(self, change: Callable[[SigningKeys], SigningKeys]) -> SigningKeys:
         """Make a change, and return the keys as they were before it."""
         async with self._limiter:
             keys = change(self.current)
             try:
-                # Not abandoned on cancellation: the folder and what is in use here must not differ.
-                await trio.to_thread.run_sync(self._data.store_signing_keys, keys)
+                # Not abandoned on cancellation: the folder and the keys in use must not differ.
+                await trio.to_thread.run_sync(self._data.keys.store, keys)
             except DataDirError as error:
                 raise StoreUnavailableError(str(error)) from error
             before, self.current = self.current, keys
@@ -110,9 +116,10 @@ class KeyRing:
         return SigningKeys(keys.active, kept, keys.succession)
 
     def _committed(self, keys: SigningKeys) -> SigningKeys:
-        """The keys without what a crash left of a rotation that was never announced.
+        """Return the keys without an unfinished rotation, which a crash may have left.
 
-        Such a key has signed nothing: its statement stands last, and is signed by the key that is active.
+        The new key of such a rotation has signed nothing. Its statement is the last one, signed by the active
+        key.
         """
         if not keys.succession:
             return keys
@@ -124,12 +131,12 @@ class KeyRing:
         kept = tuple(key for key in keys.all if key.kid != last.successor)
         return SigningKeys(keys.active, kept, succession)
 
-    def _said(self, keys: SigningKeys) -> list[KeyRotation]:
-        """What the statements of keys that are still here say."""
-        said = []
+    def _statements(self, keys: SigningKeys) -> list[KeyRotation]:
+        """Return the rotation statements whose signing keys still exist."""
+        found = []
         for statement in keys.succession:
             try:
-                said.append(read_rotation(statement, keys.public.get))
+                found.append(read_rotation(statement, keys.public.get))
             except TokenError:
-                continue  # by a key that is gone
-        return said
+                continue  # its key was removed
+        return found

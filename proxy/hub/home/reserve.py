@@ -28,7 +28,7 @@ from pathlib import Path
 
 import attrs
 
-from proxy.hub.home.datadir import DataDirError
+from proxy.hub.home.private_files import DataDirError
 
 MAGIC = b"hawse reserve 1\n"
 # The unit in which file systems allocate, and in which a torn write may be lost.
@@ -41,7 +41,7 @@ _ENTRY = struct.Struct(">II")
 
 
 class ReserveError(DataDirError):
-    """The reserve cannot be used, or takes no more; says why."""
+    """The reserve cannot be used, or is full; the message says why."""
 
 
 @attrs.define(eq=False)
@@ -56,7 +56,7 @@ class Reserve:
         os.close(self._descriptor)
 
     def allocate(self) -> None:
-        """Write the file whole where it is not; raises ReserveError.
+        """Write the whole file unless that was done before; raises ReserveError.
 
         The header comes last, so an interrupted start allocates the file again. Zeros are written, because
         fallocate(2) alone may leave metadata to allocate when an extent is first written.
@@ -82,11 +82,11 @@ class Reserve:
         return os.fstat(self._descriptor).st_size >= RESERVE_BYTES and any(begin)
 
     def add(self, payload: bytes) -> None:
-        """Add an entry, which is on the disk when this returns; raises ReserveError."""
+        """Add an entry. It is on the disk when this returns. Raises ReserveError."""
         try:
             with self._locked():
                 if not os.fstat(self._descriptor).st_nlink:
-                    # No start would find what is written here.
+                    # The next start would not find the entry.
                     raise ReserveError(f"{self.path} was removed while the hub had it open: restart the hub")
                 generation, entries, end = self._read()
                 if end + _blocks(payload) * BLOCK_BYTES > RESERVE_BYTES:
@@ -101,19 +101,19 @@ class Reserve:
             raise ReserveError(f"cannot write {self.path}: {error.strerror}") from error
 
     def entries(self) -> list[bytes]:
-        """Read what was added and not cleared, in its order; raises ReserveError."""
+        """Read the entries that were not cleared, oldest first; raises ReserveError."""
         try:
             with self._locked():
                 return self._read()[1]
         except OSError as error:
             raise ReserveError(f"cannot read {self.path}: {error.strerror}") from error
 
-    def clear(self, needless: Callable[[bytes], bool]) -> bool:
-        """Drop all entries if every one is needless, and return whether they were; raises ReserveError."""
+    def clear(self, settled: Callable[[bytes], bool]) -> bool:
+        """Drop all entries if every one is settled, and return whether they were; raises ReserveError."""
         try:
             with self._locked():
                 generation, entries, _ = self._read()
-                if not all(map(needless, entries)):
+                if not all(map(settled, entries)):
                     return False
                 if entries:
                     self._write(0, _header(generation + 1))
@@ -161,7 +161,7 @@ class Reserve:
 
 
 def open_reserve(path: Path) -> Reserve:
-    """Open the file, allocating what it lacks; raises ReserveError."""
+    """Open the file, and allocate it if needed; raises ReserveError."""
     try:
         reserve = Reserve(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
@@ -176,7 +176,7 @@ def open_reserve(path: Path) -> Reserve:
 
 
 def check_reserve(path: Path) -> int:
-    """How many bytes a start has to allocate; raises ReserveError for a reserve that is damaged.
+    """Return how many bytes a start has to allocate; raises ReserveError for a damaged reserve.
 
     Changes nothing.
     """

@@ -1,48 +1,48 @@
-"""How often an address may show a code that is none, before it is not listened to for a while.
+"""Refuses an address for a while after too many invalid enrolment codes.
 
-A code has 160 random bits, so nobody guesses one; this keeps whoever tries from having the hub do it.
+A code has 160 random bits, so it cannot be guessed. The throttle saves the hub the work of checking attempts.
 """
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 
 import attrs
 
-from proxy.listener.unauthenticated import place_of
+from proxy.listener.unauthenticated import network_of
+from tunnel.net.ratelimit import TokenBucket
 
-# Somebody who mistypes, several times over.
+# Enough for several typing mistakes.
 FAILURES_MAX = 10
-# All of them are forgiven after this; one, after a tenth of it.
+# All failures are forgotten after this time, one failure after a tenth of it.
 FORGIVEN_AFTER_S = 60.0
-# Addresses that failed lately. Beyond it the one that failed longest ago is forgiven early.
-PLACES_MAX = 4096
+# Addresses with recent failures. Beyond this number the oldest one is evicted early.
+NETWORKS_MAX = 4096
 
 
 @attrs.define
-class Guesses:
-    """Failed attempts by the place they came from: an IPv4 address, or an IPv6 network.
+class CodeThrottle:
+    """Failed attempts by network: an IPv4 address, or an IPv6 prefix.
 
-    `now` is on a clock that nobody sets: one that was set back would keep a place out until then.
+    `now` is monotonic: a clock that was set back would extend the refusal by that much.
     """
 
-    # When all failures of a place are forgiven.
-    _places: OrderedDict[str, float] = attrs.Factory(OrderedDict)
+    # The failures that each network has left, the latest failure last.
+    _networks: OrderedDict[str, TokenBucket] = attrs.Factory(OrderedDict)
 
     def refuses(self, address: str, now: float) -> bool:
-        """Whether the address has failed too often to be listened to."""
-        return self._debt(place_of(address), now) > FAILURES_MAX - 1
+        """Whether the address has failed too often lately."""
+        failures = self._networks.get(network_of(address))
+        return failures is not None and failures.left(now) < 1
 
     def failed(self, address: str, now: float) -> None:
-        """Note a failed attempt."""
-        place = place_of(address)
-        debt = self._debt(place, now)
-        self._places[place] = now + (debt + 1) * FORGIVEN_AFTER_S / FAILURES_MAX
-        self._places.move_to_end(place)
-        if len(self._places) > PLACES_MAX:
-            self._places.popitem(last=False)
-
-    def _debt(self, place: str, now: float) -> float:
-        """How many failures of a place are not forgiven yet."""
-        return max(0.0, self._places.get(place, -math.inf) - now) * FAILURES_MAX / FORGIVEN_AFTER_S
+        """Count a failed attempt."""
+        network = network_of(address)
+        failures = self._networks.get(network)
+        if failures is None:
+            failures = self._networks[network] = TokenBucket(FAILURES_MAX / FORGIVEN_AFTER_S, FAILURES_MAX)
+        failures.left(now)
+        failures.take()
+        self._networks.move_to_end(network)
+        if len(self._networks) > NETWORKS_MAX:
+            self._networks.popitem(last=False)

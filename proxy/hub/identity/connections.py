@@ -1,4 +1,4 @@
-"""The connections of each agent: those that idle are kept for its next request, but not without end."""
+"""Bounds the idle connections that the hub keeps open for each agent's next request."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.home.config import LimitsConfig
 from tunnel import Memory
 
-# Between two looks at what idles beyond the limit because many calls have ended at once.
+# Interval between checks. When many calls end at once, as many connections become idle at once.
 TRIM_S = 1.0
-# What an agent may have idle while memory is short: they are what it does without most easily.
+# Idle connections of one agent while memory is short. Closing them costs an agent least.
 IDLE_WHEN_SHORT_MAX = 8
 
 
@@ -27,14 +27,14 @@ class _Kept:
     """The connections of one agent."""
 
     idle_max: int
-    """0 is no limit."""
+    """0 means no limit."""
     connections: set[ServerConnection] = attrs.Factory(set)
 
     def trim(self, idle_max: int) -> None:
-        """Close the longest idle of more than that many."""
+        """Close the connections that have idled longest until `idle_max` are left."""
         if len(self.connections) <= idle_max:
             return
-        # Not those that were told to end before, and have not come to it yet.
+        # Skip connections that are closing already: end_idle was called, and they have not run since.
         now = trio.current_time()
         idle = [other for other in self.connections if now < other.idle_until < math.inf]
         idle.sort(key=attrgetter("idle_until"))
@@ -43,12 +43,13 @@ class _Kept:
 
 
 class AgentConnections:
-    """The connections of each agent, from its first call on one until that is closed.
+    """The connections of each agent, from its first call on one until that connection is closed.
 
-    Whose idle ones are too many loses those that idle the longest: either end of HTTP may close such a
-    connection at any time. They are counted when another one comes, so an agent never has more connections
-    than that and its calls under way together; and by `run`, since calls that end at once leave as many idle.
-    That counts in `memory` what idles, as all have that have no call: `calls` says how many are under way.
+    Above the limit, the connections that have idled longest are closed. HTTP allows either end to close an
+    idle connection at any time. The limit is checked when another connection of the agent is added, so an
+    agent never has more connections than the limit and its open calls together. `run` checks it too, since
+    calls that end at once leave as many connections idle. `run` also charges `memory` for all connections
+    that have no call; `calls` returns the number of open calls.
     """
 
     def __init__(self, limits: LimitsConfig, memory: Memory, calls: Callable[[], int]) -> None:
@@ -63,7 +64,7 @@ class AgentConnections:
         return len(self._agents)
 
     def enter(self, agent: Principal, connection: ServerConnection) -> None:
-        """An agent is known to be at the other end."""
+        """Add a connection whose agent is authenticated; has no effect when it was added before."""
         if connection in self._agents:
             return
         self._agents[connection] = agent.agent_id
@@ -71,12 +72,12 @@ class AgentConnections:
         if kept is None:
             kept = self._of[agent.agent_id] = _Kept(self._limits.of(agent.name).idle_connections)
         if kept.idle_max:
-            # This one will idle too.
+            # This connection will become idle too.
             kept.trim(kept.idle_max - 1)
         kept.connections.add(connection)
 
     def leave(self, connection: ServerConnection) -> None:
-        """It is closed."""
+        """Remove a connection that is closed."""
         agent_id = self._agents.pop(connection, None)
         if agent_id is not None:
             kept = self._of[agent_id]
@@ -85,7 +86,7 @@ class AgentConnections:
                 del self._of[agent_id]
 
     async def run(self) -> NoReturn:
-        """Close what idles beyond the limits, every TRIM_S; never returns."""
+        """Close excess idle connections every TRIM_S; never returns."""
         while True:
             await trio.sleep(TRIM_S)
             self._charge()
@@ -93,7 +94,7 @@ class AgentConnections:
             for kept in list(self._of.values()):
                 if short:
                     kept.trim(min(kept.idle_max or IDLE_WHEN_SHORT_MAX, IDLE_WHEN_SHORT_MAX))
-                    # To look at hundreds takes its time, and then each agent may have that many.
+                    # Sorting hundreds of connections takes time, and each agent may have hundreds.
                     await trio.lowlevel.checkpoint()
                 elif kept.idle_max:
                     kept.trim(kept.idle_max)

@@ -1,18 +1,18 @@
-"""`POST /v1/enrol`: an agent registers a key that it made itself, by a code that an operator gave it.
+"""`POST /v1/enrol`: an agent registers the public key it generated, with a code from an operator.
 
-    code     hwc_…, 15 minutes, good once
+    code     hwc_…, valid for 15 minutes, once
     jwk      the public key: Ed25519, as a JWK
-    proof    a JWT that the key signed for this hub, so that nobody registers a key that he does not hold
+    proof    a JWT that the key signed for this hub: it proves that the sender holds the private key
     → 201 {"agent", "org", "key_id", "kid"}
-      or {"error", "error_description"}, and "hub_time" where the times of the proof do not fit: one that is
-      dated by it, and repeats it as a claim, does (auth.hubtime)
+      or {"error", "error_description"}, and "hub_time" when the times in the proof are wrong: the agent signs
+      another proof that is dated by the hub's time and repeats it as a claim (auth.hubtime)
 
-An answer that was lost is given again to the same key for 15 minutes: its agent has the key, and nothing to
-show for it but a code that is used.
+For 15 minutes the same key may send the same code again and gets the same answer. The first answer may have
+been lost on the way, and the agent would be left with a key and a used code.
 
-A stranger learns nothing from a refused code: one that never was, that was used, and that has expired are
-one answer. A good code of a locked agent is answered with that, and stays good. An address that shows too
-many bad ones is refused for a while (proxy.hub.identity.code_throttle).
+An unauthenticated sender learns nothing from a refused code: unknown, used and expired codes get the same
+answer. A valid code of a locked agent is refused with that reason, and stays valid. An address that shows too
+many invalid codes is refused for a while (proxy.hub.identity.code_throttle).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from auth.hubtime import hub_time, is_hub_time
 from auth.jws import AudienceError, TokenError
 from auth.keys import KeyFormatError, PublicKey
 from auth.tokens import verify_enrolment
-from proxy.hub.identity.code_throttle import FORGIVEN_AFTER_S, Guesses
+from proxy.hub.identity.code_throttle import FORGIVEN_AFTER_S, CodeThrottle
 from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
 from proxy.hub.identity.oauth import (
     Answer,
@@ -53,7 +53,7 @@ ENROL_PATH = "/v1/enrol"
 
 
 class Recorder(Protocol):
-    """What this needs of the audit trail."""
+    """The part of the audit recorder that enrolment uses."""
 
     async def intent(self, event: Event) -> None:
         """Return once the event is durable; raises AuditUnavailable."""
@@ -66,17 +66,19 @@ class Recorder(Protocol):
 
 @attrs.define(eq=False)
 class EnrolmentEndpoint:
-    """Registers agents' keys."""
+    """Registers the keys of agents."""
 
     directory: Directory
     pepper: bytes = attrs.field(repr=False)
     issuer: str
     recorder: Recorder
     clock: Callable[[], float]
-    guesses: Guesses = attrs.Factory(Guesses)
+    throttle: CodeThrottle = attrs.Factory(CodeThrottle)
 
     async def answer(self, form: bytes, headers: Headers, client_ip: str) -> Answer:
-        """Answer the request. Cancelled while the key is written: it is registered, and the trail says so."""
+        """Answer the request. If cancelled during the write, the key is registered, and the trail records
+        it.
+        """
         sender = Sender("POST", ENROL_PATH, headers, client_ip)
         events = AgentEvents(self.directory, self.recorder.complete, self.clock)
         try:
@@ -87,17 +89,17 @@ class EnrolmentEndpoint:
 
     async def _enrol(self, form: bytes, sender: Sender, events: AgentEvents) -> Answer:
         now = self.clock()
-        if self.guesses.refuses(sender.client_ip, trio.current_time()):
-            told = (
-                "this address has shown too many codes that were not good: "
-                f"wait {FORGIVEN_AFTER_S:.0f} s, then try again"
+        if self.throttle.refuses(sender.client_ip, trio.current_time()):
+            description = (
+                f"this address has sent too many invalid codes: wait {FORGIVEN_AFTER_S:.0f} s, then try again"
             )
-            raise Refusal(429, "too_many_attempts", told, told)
+            raise Refusal(429, "too_many_attempts", description, description)
         fields = parse_form(form, sender.headers)
         for name in ("code", "jwk", "proof"):
             if name not in fields:
                 raise malformed("invalid_request", f"{name} is missing")
-        # First, so that no code is told from another by what is asked beside it.
+        # Check the proof before the code. Else the answer to a bad proof would show whether the code is
+        # valid.
         key = self._proved_key(fields["jwk"], fields["proof"], now)
         digest, found = self._owner_of_code(fields["code"], sender, now)
         owner = found or self.directory.current.agent_keys_by_kid.get(key.kid)
@@ -111,8 +113,8 @@ class EnrolmentEndpoint:
         try:
             await self.recorder.intent(event)
         except AuditUnavailable as error:
-            told = f"the audit trail cannot be written, so nothing is registered: {error}"
-            return answer_json(503, {"error": "temporarily_unavailable", "error_description": told})
+            description = f"the audit trail cannot be written, so nothing is registered: {error}"
+            return answer_json(503, {"error": "temporarily_unavailable", "error_description": description})
 
         def end(status: int, note: str) -> None:
             done = utc(self.clock())
@@ -121,7 +123,7 @@ class EnrolmentEndpoint:
         try:
             key_id = await self.directory.change(lambda store: store.redeem_code(digest, key))
         except (NotFoundError, ConflictError) as error:
-            # Another was faster, or the operator was.
+            # Another request or the operator has used or removed the code meanwhile.
             end(401, str(error))
             return _not_accepted(str(error), agent).answer(self.issuer)
         except InvalidError as error:
@@ -129,10 +131,10 @@ class EnrolmentEndpoint:
             return malformed("invalid_request", str(error)).answer(self.issuer)
         except StoreUnavailableError as error:
             end(503, str(error))
-            told = "the hub cannot write down the key: try again"
-            return answer_json(503, {"error": "temporarily_unavailable", "error_description": told})
+            description = "the hub cannot store the key: try again"
+            return answer_json(503, {"error": "temporarily_unavailable", "error_description": description})
         except BaseException as error:
-            # Whether the key was registered is in the store alone.
+            # Only the store knows whether the key was registered.
             end(500, f"ended by {type(error).__name__}")
             raise
         end(201, f"kid={key.kid} key={key_id}{'' if found else ', answered again'}")
@@ -142,23 +144,23 @@ class EnrolmentEndpoint:
         )
 
     def _owner_of_code(self, text: str, sender: Sender, now: float) -> tuple[str, tuple[Agent, Code] | None]:
-        """The code's digest, and whose it is; nobody's when it is unknown, or was used. Raises Refusal."""
+        """Return the code's digest and its agent; no agent for an unknown or used code. Raises Refusal."""
         try:
             digest = hash_key(parse_code(text), self.pepper)
         except ApiKeyError:
-            self.guesses.failed(sender.client_ip, trio.current_time())
-            raise _not_accepted("not an enrolment code") from None  # its text may hold what was sent
-        # The dictionary is keyed by an HMAC under a secret: its timing tells nothing of a code.
+            self.throttle.failed(sender.client_ip, trio.current_time())
+            raise _not_accepted("not an enrolment code") from None  # its message may contain the code
+        # The dictionary is keyed by an HMAC under a secret, so lookup timing reveals nothing about a code.
         found = self.directory.current.codes_by_hash.get(digest)
         if found is None:
-            self.guesses.failed(sender.client_ip, trio.current_time())
+            self.throttle.failed(sender.client_ip, trio.current_time())
             return digest, None
         agent, code = found
         if code.expires_at <= now:
-            self.guesses.failed(sender.client_ip, trio.current_time())
+            self.throttle.failed(sender.client_ip, trio.current_time())
             raise _not_accepted("the code has expired", agent)
         if not agent.active:
-            # Who has the code has proved whose it is; it stays good.
+            # A holder of the code may learn the agent's state. The code stays valid.
             raise refuse_inactive(agent, code)
         return digest, found
 
@@ -179,14 +181,14 @@ class EnrolmentEndpoint:
             right_time = "" if error.skew_s is None else hub_time(self.pepper, now)
             raise malformed("invalid_request", f"proof: {error.reason}", right_time) from error
         if claims.hub_time and not is_hub_time(claims.hub_time, self.pepper, claims.issued_at):
-            told = "proof: its time is said to be this hub's, which has not told it"
-            raise malformed("invalid_request", told)
+            description = "proof: it repeats a hub_time that this hub has not issued"
+            raise malformed("invalid_request", description)
         return key
 
 
 def _not_accepted(note: str, agent: Agent | None = None) -> Refusal:
-    told = (
+    description = (
         "the code is not accepted: it is good once and for 15 minutes; "
         "ask the hub's operator for another (`hawse admin agent code NAME`)"
     )
-    return Refusal(401, "invalid_client", told, note, agent=agent)
+    return Refusal(401, "invalid_client", description, note, agent=agent)

@@ -1,14 +1,13 @@
-"""The audit events of what agents ask the hub itself: tokens, their clusters, the registering of keys."""
+"""Audit events of agents' requests to the hub itself: tokens, cluster lists and key registration."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import attrs
 
-from audit.ids import uuid7
-from audit.record import Actor, ActorType, Client, Decision, Event, Kind, Phase, Request, Response, text, utc
+from audit.events import new_event
+from audit.record import Actor, ActorType, Client, Decision, Event, Kind, Phase, Request, Response, text
 from audit.record import Cluster as AuditCluster
 from proxy.hub.identity.oauth import Refusal, values_of
 from proxy.hub.store.directory import Directory
@@ -18,7 +17,7 @@ from proxy.message.head import Headers
 
 @attrs.frozen
 class Sender:
-    """Where a request came from, and what it was for."""
+    """The source of a request, and its target."""
 
     method: str
     path: str
@@ -28,7 +27,7 @@ class Sender:
 
 @attrs.frozen
 class AgentEvents:
-    """Makes them and hands them to `record`, which must not wait."""
+    """Builds events and passes them to `record`, which must not block."""
 
     directory: Directory
     record: Callable[[Event], None]
@@ -45,15 +44,13 @@ class AgentEvents:
         effect: str = "",
         note: str = "",
     ) -> Event:
-        """The event of a request that was answered so; the intent of one without a status."""
-        now = self.clock()
-        return Event(
-            eid=uuid7(int(now * 1000), os.urandom(10)),
-            kind=kind,
-            phase=Phase.INTENT if status is None else Phase.COMPLETE,
-            ts=utc(now),
+        """Build the event of an answered request; without a `status`, build an intent."""
+        return new_event(
+            kind,
+            actor,
             org=self.directory.current.org,
-            actor=actor,
+            at=self.clock(),
+            phase=Phase.INTENT if status is None else Phase.COMPLETE,
             client=Client(sender.client_ip, text(b", ".join(values_of(sender.headers, b"user-agent")))),
             cluster=AuditCluster(cluster.id, cluster.name) if cluster is not None else None,
             req=Request(sender.method, sender.path),
@@ -83,5 +80,5 @@ class AgentEvents:
 
 
 def agent_actor(agent: Agent, credential: str, jti: str = "") -> Actor:
-    """An agent as the trail names it, with what it proved itself by."""
+    """The agent as an audit actor, with the label of the credential it used."""
     return Actor(ActorType.AGENT, agent.name, agent.id, agent.owner, agent.teams, credential, jti)

@@ -1,8 +1,8 @@
-"""Fetches what an OpenID Connect issuer publishes: https alone, no redirects, nothing large or private.
+"""Fetches an OpenID Connect issuer's documents: HTTPS only, no redirects, bounded size, public addresses.
 
-What is asked is written by an operator, but where a name leads and what answers is not: so each address is
-checked as it is dialled, and an answer is read up to a bound. Nothing of the environment is asked, and no
-credential is sent.
+An operator chooses the URL, but DNS and the server behind it are not trusted. So each address is checked when
+it is dialled, and an answer is read up to a bound. Environment variables (proxies, CA bundles) are ignored,
+and no credential is sent.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from proxy.message.head import HeadError, RequestHead
 from proxy.process.untrusted_json import read_json
 from tunnel.net.connect import HandshakeFailed, client_context
 
-# The largest issuers publish some ten keys, 2 KB each.
+# The largest issuers publish about ten keys of 2 KB each.
 ANSWER_BYTES_MAX = 256 * 1024
 _DISCOVERY = "/.well-known/openid-configuration"
 
 
 class FetchFailed(Exception):
-    """Nothing usable came; the message is one line that names the URL."""
+    """The fetch failed; the message is one line that names the URL."""
 
 
 async def fetch_jwks(issuer: Issuer) -> bytes:
-    """Return an issuer's key set as it is published; raises FetchFailed. The caller sets the deadline."""
+    """Return an issuer's key set as published; raises FetchFailed. The caller sets the deadline."""
     url = issuer.jwks_url or await _discovered(issuer)
     return await fetch(url, ca_pem=issuer.ca_pem, private=issuer.address_private)
 

@@ -1,7 +1,7 @@
-"""Connecting to a host that somebody else has named, and whose name leads where a third party says.
+"""Dials hosts from configured URLs, and refuses addresses that such a URL must not reach.
 
-A name is resolved once for each connection and connected to as it was resolved, so that what was looked at is
-what is dialled. No proxy is asked: the hub uses none.
+Each connection resolves the name once and dials the resolved address. So the address that was checked is the
+address that is dialled. No proxy is used.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import ssl
 
 import trio
 
-from proxy.hub.store.names import is_nobodys, is_public
+from proxy.hub.store.names import is_never_allowed, is_public
 from tunnel.net.connect import NO_NAME, open_first, wrap_client
 
-# Where a URL names no port.
+# The default when a URL has no port.
 HTTPS_PORT = 443
 
 
 class AddressRefusedError(OSError):
-    """A name leads to an address that the hub must not connect to."""
+    """A name resolves to an address that the hub must not connect to."""
 
 
 async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private: bool) -> trio.abc.Stream:
-    """Connect to a host by TLS, unless its addresses must not be reached; `private` allows private ones.
+    """Connect to a host by TLS, unless an address check refuses it; `private` allows private addresses.
 
     Raises OSError (AddressRefusedError) or trio.BrokenResourceError. When cancelled, nothing is left open.
     """
@@ -35,12 +35,12 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
     refusal = f"{host} has no address"
     for *_, (address, *_) in found:
         there = ipaddress.ip_address(address)
-        if is_nobodys(there):
+        if is_never_allowed(there):
             refusal = f"{host} leads to {address}, where nobody that the hub asks can be"
         elif not private and not is_public(there):
-            # Of a cluster or of an issuer: both are added by a command with that option.
-            meant = "if that is meant, add it anew with --allow-private-address"
-            refusal = f"{host} leads to {address}, which is no public address ({meant})"
+            # Both commands that add such a URL (`cluster add` and `federation`) have this option.
+            meant = "if that is intended, add it again with --allow-private-address"
+            refusal = f"{host} resolves to {address}, which is not a public address ({meant})"
         else:
             allowed.append(str(address))
     if not allowed:

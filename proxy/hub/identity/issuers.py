@@ -1,10 +1,10 @@
-"""The keys of issuers whose tokens the hub believes: fetched, kept, and given up in time.
+"""The keys of trusted token issuers: fetched, cached and expired.
 
-Theory of operation. Keys are good for FRESH_S. An issuer that cannot be reached then keeps its word for as
-long as STALE_MAX_S after the last success, so that its outage is not ours at once; afterwards its tokens are
-refused. A `kid` that is not known may be one of a rotation, so the keys are fetched once more, but not more
-often than every REFETCH_S: strangers choose what stands in a token. One fetch at a time for each issuer;
-whoever comes meanwhile waits for it and takes what it brought.
+Theory of operation. Keys are fresh for FRESH_S. If the issuer cannot be reached then, its keys stay valid
+until STALE_MAX_S after the last success, so that its outage is not ours at once. After that its tokens are
+refused. An unknown `kid` may be the result of a rotation, so the keys are fetched once more. Unauthenticated
+senders choose the `kid`, so that happens at most once every REFETCH_S. Each issuer has one fetch at a time;
+requests that arrive meanwhile wait for it and use its result.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from proxy.hub.store.entities import Issuer
 from proxy.hub.store.federation import ISSUERS_MAX
 from tunnel.net.loglimit import LogLimit
 
-# How long a key that an issuer has taken back may still count here.
+# How long a key may still be accepted here after its issuer has withdrawn it.
 FRESH_S = 600.0
 STALE_MAX_S = 3600.0
-# Between two fetches for a kid that is not known, and after one that failed.
+# Minimum interval between fetches for an unknown kid, and after a failed fetch.
 REFETCH_S = 30.0
 RETRY_S = 5.0
-# Two answers over a continent, and a client that waits for them.
+# Two round trips between continents, while a client waits.
 FETCH_S = 10.0
 
 _log = logging.getLogger("hawse.hub.issuers")
 
 
 class IssuerUnavailable(Exception):
-    """An issuer's keys cannot be had, and those that were are too old; the message says why."""
+    """An issuer's keys cannot be fetched, and the cached ones are too old; the message says why."""
 
 
 @attrs.define(eq=False)
@@ -51,7 +51,7 @@ class _State:
 
 
 class IssuerKeys:
-    """Finds issuers' keys, of as many as the store may hold."""
+    """Finds issuers' keys. The cache holds as many issuers as the store may hold."""
 
     def __init__(self, fetch: Callable[[Issuer], Awaitable[bytes]] = fetch_jwks) -> None:
         self._fetch = fetch
@@ -59,16 +59,17 @@ class IssuerKeys:
         self._told = LogLimit(_log)
 
     async def find(self, issuer: Issuer, kid: str) -> IssuerKey | None:
-        """Return an issuer's key, None when it has none of that `kid`; raises IssuerUnavailable.
+        """Return an issuer's key, or None if it has no such `kid`; raises IssuerUnavailable.
 
-        Cancelled within a fetch, the next one waits as after a failure.
+        A fetch that is cancelled counts as failed: the next one waits for RETRY_S.
         """
         if issuer.jwks is not None:
             return _given(issuer.jwks).get(kid)
         state = self._states.get(issuer.url)
         if state is None or state.issuer != issuer:
             while len(self._states) >= ISSUERS_MAX:
-                # One that was removed since, or it is fetched again.
+                # Evict the oldest. It was removed from the store since, or it is fetched again on its next
+                # use.
                 del self._states[next(iter(self._states))]
             state = self._states[issuer.url] = _State(issuer)
         now = trio.current_time()
@@ -92,7 +93,7 @@ class IssuerKeys:
 
     async def _refresh(self, state: _State) -> None:
         state.tried_at = trio.current_time()
-        state.failure = "the fetch was given up"
+        state.failure = "the fetch was cancelled"
         try:
             with trio.fail_after(FETCH_S):
                 keys = parse_jwks(await self._fetch(state.issuer))

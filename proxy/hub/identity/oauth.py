@@ -1,7 +1,7 @@
-"""What an agent's request to the hub says of who sends it: the form, and the one credential in it. Pure.
+"""Parses an agent's request to the hub: the form, and the one credential in it. Pure.
 
-A request that shows two credentials is refused, whatever they are: RFC 6749 section 2.3, "The client MUST NOT
-use more than one authentication method in each request".
+A request with two credentials is refused, whatever they are: RFC 6749 section 2.3, "The client MUST NOT use
+more than one authentication method in each request".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.hub.authorize.access import why_inactive
 from proxy.hub.store.entities import Agent, Code, Credential
 from proxy.message.head import Headers
 
-# A request for a token has some 300 bytes, one with a foreign token in it a few thousand.
+# A token request has about 300 bytes, one with another issuer's token a few thousand.
 FORM_BYTES_MAX = 16 * 1024
 _FIELDS_MAX = 32
 CLIENT_CREDENTIALS = "client_credentials"
@@ -31,7 +31,7 @@ SUBJECT_TOKEN_TYPES = frozenset(
 )
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
-# The same text for every fault: an unauthenticated sender must not learn which one it was.
+# One text for every reason: an unauthenticated sender must not learn which check failed.
 NOT_ACCEPTED = (
     "the credential is not accepted: this hub does not know it, or it was revoked; "
     "ask the hub's operator for a code, then run `hawse login --hub {hub} --code`"
@@ -44,7 +44,7 @@ NO_STORE = ((b"cache-control", b"no-store"), (b"pragma", b"no-cache"))
 
 
 class Answer(NamedTuple):
-    """An HTTP answer; whoever sends it adds the framing."""
+    """An HTTP answer without its framing, which the sender adds."""
 
     status: int
     headers: Headers
@@ -53,21 +53,21 @@ class Answer(NamedTuple):
 
 @attrs.frozen
 class Refusal(Exception):
-    """What the client is told (`error`, `description`) and what only the audit trail says (`note`)."""
+    """A refused request: `error` and `description` for the client, `note` for the audit trail alone."""
 
     status: int
     error: str
     description: str
-    """Empty where it is that of every credential which is not accepted."""
+    """Empty for the common text of refused credentials (NOT_ACCEPTED)."""
     note: str
     kind: Kind = Kind.AUTH_FAILED
     agent: Agent | None = None
     credential: Credential | Code | None = None
     hub_time: str = ""
-    """Told where the sender's clock is the reason, so that it can sign by the hub's (auth.hubtime)."""
+    """Set when the sender's clock is the reason, so that it can sign by the hub's time (auth.hubtime)."""
 
     def answer(self, hub_url: str) -> Answer:
-        """The refusal as the client gets it, from the hub of that name."""
+        """The refusal as an HTTP answer; `hub_url` is the hub's configured URL."""
         extra: Headers = ()
         if self.status == 401:
             extra = ((b"www-authenticate", b'Basic realm="hawse", charset="UTF-8"'),)
@@ -80,7 +80,7 @@ class Refusal(Exception):
 
 @attrs.frozen
 class Secret:
-    """An API key, and the agent's name, empty when only the key was sent."""
+    """An API key, and the agent's name; empty when only the key was sent."""
 
     name: str
     secret: str = attrs.field(repr=False)
@@ -88,7 +88,7 @@ class Secret:
 
 @attrs.frozen
 class Assertion:
-    """An assertion that the agent signed by its key, and its name, empty when it stands in there alone."""
+    """An assertion signed by the agent's key, and the agent's name; empty when only the assertion has it."""
 
     name: str
     token: str = attrs.field(repr=False)
@@ -96,35 +96,38 @@ class Assertion:
 
 @attrs.frozen
 class Subject:
-    """A token of another issuer (RFC 8693), and the agent that it is to be, empty where one alone fits."""
+    """A token of another issuer (RFC 8693), and the requested agent; empty when one agent alone matches."""
 
     name: str
     token: str = attrs.field(repr=False)
 
 
 Shown: TypeAlias = Secret | Assertion | Subject
-"""What a request shows to prove who sends it."""
+"""The credential of a request."""
 
 
 def answer_json(status: int, body: Mapping[str, object], extra: Headers = ()) -> Answer:
-    """An answer that no cache keeps."""
+    """An answer with headers that forbid caching."""
     data = json.dumps(body, separators=(",", ":")).encode("ascii") + b"\n"
     return Answer(status, (JSON, *NO_STORE, *extra), data)
 
 
-def refuse_stranger(
+def refuse_unauthenticated(
     note: str,
     agent: Agent | None = None,
     credential: Credential | None = None,
     *,
-    told: str = "",
+    description: str = "",
     hub_time: str = "",
 ) -> Refusal:
-    """The one refusal of a sender that has not proved who it is.
+    """The refusal of a sender that is not authenticated.
 
-    `told` and `hub_time` go to the sender, so they say nothing but what the holder of a good key may know.
+    `description` and `hub_time` reach the sender, so they must reveal no more than the holder of a valid key
+    may know.
     """
-    return Refusal(401, "invalid_client", told, note, agent=agent, credential=credential, hub_time=hub_time)
+    return Refusal(
+        401, "invalid_client", description, note, agent=agent, credential=credential, hub_time=hub_time
+    )
 
 
 def refuse_inactive(agent: Agent, credential: Credential | Code | None = None) -> Refusal:
@@ -140,12 +143,12 @@ def refuse_inactive(agent: Agent, credential: Credential | Code | None = None) -
 
 
 def calls_itself(hub_url: str) -> str:
-    """The beginning of a refusal to a sender that used another name for the hub."""
+    """The start of a refusal to a sender that used another name for the hub."""
     return f"this hub calls itself {hub_url}"
 
 
 def malformed(error: str, description: str, hub_time: str = "") -> Refusal:
-    """A request that is refused before anybody asks who sent it."""
+    """Refuse a request before authentication."""
     return Refusal(400, error, description, description, Kind.MALFORMED, hub_time=hub_time)
 
 
@@ -174,15 +177,15 @@ def parse_form(form: bytes, headers: Headers) -> dict[str, str]:
 
 
 def shown_in(fields: Mapping[str, str], headers: Headers) -> Shown | None:
-    """The credential of a request for a token, None when there is none; raises Refusal for two."""
+    """Return the credential of a token request, or None; raises Refusal for two."""
     match fields.get("grant_type"):
         case None:
             raise malformed("invalid_request", "grant_type is missing")
         case grant if grant == TOKEN_EXCHANGE:
             return _subject_in(fields, headers)
         case grant if grant != CLIENT_CREDENTIALS:
-            told = f"grant_type must be {CLIENT_CREDENTIALS} or {TOKEN_EXCHANGE}"
-            raise malformed("unsupported_grant_type", told)
+            description = f"grant_type must be {CLIENT_CREDENTIALS} or {TOKEN_EXCHANGE}"
+            raise malformed("unsupported_grant_type", description)
     if "subject_token" in fields:
         raise malformed("invalid_request", f"a subject_token belongs to grant_type {TOKEN_EXCHANGE}")
     basic = basic_in(headers)
@@ -209,12 +212,14 @@ def _subject_in(fields: Mapping[str, str], headers: Headers) -> Subject:
     if values_of(headers, b"authorization") or not {"client_secret", "client_assertion"}.isdisjoint(fields):
         raise malformed("invalid_request", "more than one credential is given; show one")
     if "actor_token" in fields:
-        raise malformed("invalid_request", "an actor_token is not supported: nobody acts for another here")
+        raise malformed("invalid_request", "an actor_token is not supported: delegation is not available")
     if fields.get("requested_token_type", ACCESS_TOKEN_TYPE) != ACCESS_TOKEN_TYPE:
         raise malformed("invalid_request", f"requested_token_type must be {ACCESS_TOKEN_TYPE}")
     if "subject_token" not in fields or fields.get("subject_token_type") not in SUBJECT_TOKEN_TYPES:
-        told = f"subject_token is needed, and subject_token_type {' or '.join(sorted(SUBJECT_TOKEN_TYPES))}"
-        raise malformed("invalid_request", told)
+        description = (
+            f"subject_token is needed, and subject_token_type {' or '.join(sorted(SUBJECT_TOKEN_TYPES))}"
+        )
+        raise malformed("invalid_request", description)
     return Subject(fields.get("client_id", ""), fields["subject_token"])
 
 
@@ -239,7 +244,7 @@ def bearer_in(headers: Headers) -> str | None:
 
 
 def values_of(headers: Headers, name: bytes) -> list[bytes]:
-    """Every value under a lower-case name."""
+    """All values of a header; `name` is lower-case."""
     return [value for found, value in headers if found == name]
 
 

@@ -1,4 +1,4 @@
-"""Which signed tokens were used already: each is good once, so that one that leaks opens nothing."""
+"""A replay cache: each signed token is accepted once, so that a leaked token is useless."""
 
 from __future__ import annotations
 
@@ -7,45 +7,46 @@ from collections import Counter
 
 import attrs
 
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 
-# A token's leeway is over a little after its expiry; five seconds more cost nothing.
+# A token stays valid for its leeway after its expiry. Five more seconds cost nothing.
 KEPT_AFTER_EXPIRY_S = 10.0
 
 
 class ReplayedError(Exception):
-    """A token that was used before, or that cannot be remembered."""
+    """A token was used before, or a bound of the cache is reached."""
 
 
 @attrs.define
-class SeenTokens:
-    """Remembers each token's `jti` until it has expired, in memory and for the hubs that come after this one.
+class ReplayCache:
+    """Remembers each token's `jti` until the token has expired, in memory and in the store for later hubs.
 
-    An owner (a cluster, an agent) that sends too many is refused alone, before it can fill what all share.
+    Each owner (a cluster, an agent) has a bound of its own, below the bound that all owners share. So a
+    flooding owner is refused alone.
     """
 
-    what: str
-    """What an error calls them."""
+    kind: str
+    """The name of these tokens in error messages."""
     tokens_max: int
-    """In all, at once."""
+    """Unexpired tokens of all owners."""
     owner_tokens_max: int
-    """Of one owner, at once."""
-    store: SeenStore
+    """Unexpired tokens of one owner."""
+    store: ReplayStore
     _used: set[tuple[str, str]] = attrs.Factory(set)
-    # A heap: where a clock was ahead for a while, what was used last may be over first.
+    # A heap, since expiries may be out of order: a token from a fast clock expires after later ones.
     _expiries: list[tuple[float, tuple[str, str]]] = attrs.Factory(list)
     _owners: Counter[str] = attrs.Factory(Counter)
 
     async def use(self, owner: str, jti: str, expires_at: float, now: float) -> None:
-        """Note the use of a token; raises ReplayedError for a used one, or at a bound.
+        """Record the use of a token; raises ReplayedError for a used one, or at a bound.
 
         When cancelled, the token is used up.
         """
         kept_until = expires_at + KEPT_AFTER_EXPIRY_S
-        # The memory first: what is refused by it costs no write.
+        # Memory first: a token that is refused here costs no write.
         self._use_here(owner, jti, kept_until, now)
-        if not await self.store.enter(self.what, owner, jti, kept_until, now):
-            raise ReplayedError(f"the {self.what} was used before")
+        if not await self.store.enter(self.kind, owner, jti, kept_until, now):
+            raise ReplayedError(f"the {self.kind} was used before")
 
     def _use_here(self, owner: str, jti: str, kept_until: float, now: float) -> None:
         while self._expiries and self._expiries[0][0] <= now:
@@ -53,13 +54,13 @@ class SeenTokens:
             self._forget(over)
         key = owner, jti
         if key in self._used:
-            raise ReplayedError(f"the {self.what} was used before")
+            raise ReplayedError(f"the {self.kind} was used before")
         for count, limit in (
             (len(self._used), self.tokens_max),
             (self._owners.get(owner, 0), self.owner_tokens_max),
         ):
             if count >= limit:
-                raise ReplayedError(f"{count} uses of a {self.what} within a minute, the limit: try later")
+                raise ReplayedError(f"{count} uses of a {self.kind} within a minute, the limit: try later")
         self._used.add(key)
         heapq.heappush(self._expiries, (kept_until, key))
         self._owners[owner] += 1

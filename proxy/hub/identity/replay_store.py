@@ -1,12 +1,12 @@
-"""What the hubs on one data folder remember together of tokens that are good once: a small SQLite file.
+"""The replay cache that all hubs on one data folder share: a small SQLite file.
 
-A hub that starts, or takes another one's place, finds in it what was used before, so that nothing is good
-once more because of a restart. The file is no part of `hub.db`, every change of which makes a hub read its
-store anew, and of no backup: what stands in it is worth nothing after a minute or so.
+A hub that starts, or takes over from another one, reads from it which tokens were used. So a restart makes no
+token valid again. The file is separate from `hub.db`, since each change of that makes a hub reload its store.
+It is in no backup: its rows are worthless after a minute or so.
 
-Each use waits until it is on the disk. Whoever comes while one batch is being written is in the next, so that
-many share one flush. A file that cannot be written costs no tunnel and no login: each hub then goes by its
-own memory alone (proxy.hub.identity.replay), and the log says so.
+Each use waits until it is on disk. Uses that arrive while a batch is written form the next batch, so many
+share one flush. If the file cannot be written, tunnels and logins still work: each hub then relies on its own
+memory (proxy.hub.identity.replay), and the log says so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import trio
 from audit.sqlite import is_damaged
 from tunnel.net.loglimit import LogLimit
 
-# Another hub's write takes milliseconds; the disk is in trouble when it takes longer than this.
+# Another hub's write takes milliseconds. A longer wait means that the disk is in trouble.
 BUSY_TIMEOUT_S = 2.0
 
 _RETRY_S = 0.005
@@ -42,7 +42,7 @@ _log = logging.getLogger("hawse.hub.seen")
 
 @attrs.define(eq=False)
 class _Use:
-    """A token that is being used, until it is known whether it was used before."""
+    """The use of a token, and whether it is the first one, once that is known."""
 
     token: bytes
     kept_until: float
@@ -50,44 +50,44 @@ class _Use:
 
 
 @attrs.define(eq=False)
-class SeenStore:
-    """The file at `path`, made when the first token is used.
+class ReplayStore:
+    """The file at `path`, created when the first token is used.
 
-    Its rows are those that the hubs on the folder hold in memory as well, whose number is bounded there.
+    Its rows are the ones that the hubs on the folder hold in memory too. Their number is bounded there.
     """
 
     path: Path
     unwritten: int = attrs.field(init=False, default=0)
-    """Uses that the file could not be told of, which a hub that starts now does not know."""
+    """Uses that could not be written. A hub that starts now does not know of them."""
     _connection: sqlite3.Connection | None = None
     _waiting: list[_Use] = attrs.Factory(list)
-    _turn: trio.Lock = attrs.Factory(trio.Lock)
-    # Its own: look-ups of names can hold every thread of the default one for as long as DNS is down.
+    _lock: trio.Lock = attrs.Factory(trio.Lock)
+    # A limiter of its own: when DNS is down, name lookups can occupy every thread of the default one.
     _thread: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(1))
     _failed: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
-    async def enter(self, what: str, owner: str, jti: str, kept_until: float, now: float) -> bool:
-        """Note the use of a token until then, and return whether this is the first one.
+    async def enter(self, kind: str, owner: str, jti: str, kept_until: float, now: float) -> bool:
+        """Record the use of a token until `kept_until`, and return whether it is the first use.
 
-        When cancelled, it may have been noted all the same.
+        When cancelled, the use may have been recorded all the same.
         """
-        # Its text is the sender's and may be long; names and owners hold no zero byte.
-        digest = hashlib.sha256("\0".join((what, owner, jti)).encode("utf-8", "surrogatepass")).digest()
+        # Hashed, since the sender chooses the text and it may be long. Names and owners hold no zero byte.
+        digest = hashlib.sha256("\0".join((kind, owner, jti)).encode("utf-8", "surrogatepass")).digest()
         use = _Use(digest, kept_until)
         self._waiting.append(use)
-        async with self._turn:
+        async with self._lock:
             if use.fresh is None:
                 await self._write_waiting(now)
         return use.fresh is True
 
     def close(self) -> None:
-        """Close the file; a store that is used again opens it again."""
+        """Close the file; the next use opens it again."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
     async def _write_waiting(self, now: float) -> None:
-        """Settle all that wait; when cancelled, none of them was, and whoever has the next turn does it."""
+        """Write all waiting uses. When cancelled, the next holder of the lock writes them."""
         batch, self._waiting = self._waiting, []
         try:
             failure = await trio.to_thread.run_sync(self._write, batch, now, limiter=self._thread)
@@ -102,7 +102,7 @@ class SeenStore:
             )
 
     def _write(self, batch: Sequence[_Use], now: float) -> str:
-        """Enter a batch in one transaction; returns why it could not, or nothing. Runs in a thread."""
+        """Write a batch in one transaction; return why it failed, or "". Runs in a thread."""
         found: set[_Use] = set()
         failure = ""
         try:
@@ -118,18 +118,18 @@ class SeenStore:
                     found.add(use)
             connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
-            # The next use opens it afresh.
+            # The next use opens the file again.
             self.close()
             failure = f"{error}: remove it" if is_damaged(error) else str(error)
-        # What was found before a failure stays found.
+        # Keep the replays that were found before a failure.
         for use in batch:
             use.fresh = use not in found
         return failure
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            # By the owner alone from its first byte. One that is there is not opened: closing it would take
-            # away the locks that SQLite has on it in this process.
+            # Created with mode 0600 from its first byte. An existing file is not opened here: closing it
+            # would drop the locks that SQLite holds on it in this process.
             with suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             self._connection = sqlite3.connect(
@@ -141,14 +141,14 @@ class SeenStore:
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch a file to WAL, once for all who open it.
+    """Switch a file to WAL, once for all processes that open it.
 
-    SQLite waits for no lock here, whatever its timeout: of two that switch at once one could wait for ever.
+    SQLite ignores its busy timeout here: of two processes that switch at once, one could wait for ever.
     """
     give_up_at = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
-            # Until the answer is taken the switch is under way, and what it fails of is told to nobody.
+            # The switch ends only when its row is fetched. Without the fetch, its failure would go unnoticed.
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:

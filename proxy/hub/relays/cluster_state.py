@@ -1,4 +1,4 @@
-"""Whether a cluster can be reached now, in a word for the agents that may reach it."""
+"""The state of a cluster, in a word, for the agents that may reach it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from proxy.hub.store.entities import Cluster, Mode
 
 ONLINE, OFFLINE = "online", "offline"
 API_SERVER_DOWN = "API server down"
-"""A relay is there, and its API server does not answer it."""
+"""A relay is connected, and its API server does not answer it."""
 UNKNOWN = "not tried"
-"""In direct mode, before a first call the hub has not asked."""
+"""In direct mode the hub dials no relay before the first call."""
 
 
 def cluster_state(cluster: Cluster, registry: Registry, direct: DirectRelays) -> str:
-    """Return one of the words above; asks no relay."""
+    """Return one of the words above; sends nothing."""
     if cluster.mode is Mode.DIRECT:
         statement = direct.heard(cluster)
         if statement is None:

@@ -1,12 +1,12 @@
-"""The relay JWTs of one session: minted once an agent, said once as a CONTEXT, named by every OPEN.
+"""The relay JWTs of one session: one per agent, announced as a CONTEXT and named by each OPEN.
 
-A token names the session's nonce, so that it is good in this one alone. Signing costs 40 µs and verifying
-130 µs, so both sides keep a token for its life. A token is renewed
-RENEW_AFTER_S after it was minted, so that an OPEN never names one that the relay must refuse.
+A token names the session's nonce, so it is valid in this session alone. Signing costs 40 µs and verifying 130
+µs, so both sides keep a token for its life. A token is renewed RENEW_AFTER_S after it was minted, so that no
+OPEN names a token that the relay must refuse.
 
-What led to the key that signs them (auth/key_rotation.py) is said here as well, and the hub's time
-(auth/hubclock.py), as contexts that no OPEN names: contexts arrive in order, so the relay knows a key before
-the first token that it signs, and the time before the first token that is of it.
+Two kinds of contexts are named by no OPEN: the statements that lead to the signing key (auth/key_rotation.py)
+and the hub's time (auth/hubclock.py). Contexts arrive in order. So the relay knows a key before the first
+token that it signs, and the time before the first token that is dated by it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from proxy.exchange.tunnelled import HUB_GROUP, group_of
 from proxy.hub.authorize.events import impersonated
 from tunnel import Session
 
-# Of the 60 s that a relay JWT lives: leaves 15 s for queues, clock error (±5 s) and a slow link.
+# A relay JWT lives 60 s. This leaves 15 s for queues, clock error (±5 s) and a slow link.
 RENEW_AFTER_S = 45.0
-# Agents with a context on one session; below the 4,096 live contexts that the protocol allows, since a
-# renewed token lives beside its predecessor for a moment.
+# Agents with a context on one session. The protocol allows 4,096 live contexts, and a renewed token lives
+# beside its predecessor for a moment.
 AGENTS_PER_SESSION_MAX = 2048
 
 
@@ -37,14 +37,15 @@ class AgentContext:
     minted_at: float
     principal: Principal
     impersonated: Impersonated
-    """What the token says, as the trail has it."""
+    """The identity in the token, as audit events have it."""
 
 
 class TokenContexts:
     """Maps an agent to the CONTEXT index of its current relay JWT on one session.
 
     `mint(principal)` returns a fresh token, `succession()` the statements that lead to its key, and
-    `tell_time()` one of the hub's time; None where the relay does not know such.
+    `tell_time()` a statement of the hub's time. `tell_time` is None for a relay that does not know such
+    statements.
     """
 
     def __init__(
@@ -64,16 +65,15 @@ class TokenContexts:
         self._entries: dict[str, AgentContext] = {}
 
     def context_for(self, principal: Principal, now: float) -> AgentContext:
-        """The context to open this agent's stream under; mints and announces a token when none is fresh.
+        """Return the context for this agent's next stream; mints and announces a token when none is fresh.
 
-        A principal whose teams changed gets a fresh token at once: the old one states what no longer holds.
-        Plain and synchronous: it queues a CONTEXT frame, which leaves before the OPEN that names it. Raises
-        SessionClosed.
+        If the principal's teams changed, a fresh token is minted at once. Plain and synchronous: it queues a
+        CONTEXT frame, which is sent before the OPEN that names it. Raises SessionClosed.
         """
         entry = self._entries.get(principal.agent_id)
         if (
             entry is not None
-            # A clock that was set back does not make a token young.
+            # The lower bound: after the clock was set back, the token's age is unknown.
             and 0.0 <= now - entry.minted_at < RENEW_AFTER_S
             and (entry.principal is principal or entry.principal == principal)
         ):
@@ -89,10 +89,10 @@ class TokenContexts:
         return entry
 
     def announce(self, now: float) -> None:
-        """Tell the relay how the hub's keys have changed, as far as it was not told on this session, and the
-        time, where it was not told lately.
+        """Announce key statements and the hub's time, as far as the relay needs them.
 
-        Raises SessionClosed.
+        Statements already sent on this session are left out, and so is the time if it was sent lately. Raises
+        SessionClosed.
         """
         succession = self._succession()
         if succession != self._announced:
@@ -100,7 +100,7 @@ class TokenContexts:
                 if statement not in self._announced:
                     self._session.add_context(HUB_GROUP, statement.encode("ascii"))
             self._announced = succession
-        # As with tokens, a clock that was set back does not make it young.
+        # The lower bound: after the clock was set back, the age is unknown.
         if self._tell_time is None or 0.0 <= now - self._time_told_at < RENEW_AFTER_S:
             return
         before = self._time_context
@@ -110,14 +110,11 @@ class TokenContexts:
             self._session.retire_context(before)
 
     def renew(self, principal: Principal, now: float) -> AgentContext:
-        """A context with a new token, whatever the age of the current one (the relay refused it).
-
-        Raises SessionClosed.
-        """
+        """Return a context with a new token, although the current one is fresh (the relay refused it)."""
         entry = self._entries.pop(principal.agent_id, None)
         if entry is not None:
             self._session.retire_context(entry.index)
-        # The relay may have refused the token for its idea of the hub's time, as after a suspension.
+        # The relay's idea of the hub's time may be the reason, as after a suspension.
         self._time_told_at = -math.inf
         return self.context_for(principal, now)
 

@@ -1,9 +1,9 @@
 """Direct mode: the hub dials a cluster's relay at its public address, with the relay JWT on each request.
 
-An address that is private or loopback is refused unless the operator said so when the cluster was added, and
-one where no relay can be always (proxy.hub.identity.guarded_dial). The certificate is verified against the
-CA pinned then. What the relay itself refuses carries a reserved header, so that its refusal is told from one
-of the API server.
+A private or loopback address is refused unless the operator allowed it when the cluster was added. Addresses
+where no relay can be are always refused (proxy.hub.identity.guarded_dial). The certificate is verified
+against the CA pinned when the cluster was added. A refusal by the relay itself has a reserved header, which
+tells it from a refusal by the API server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from auth.tokens import issue_inquiry, issue_relay
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.pool import Connections
 from proxy.exchange.pooled import PooledOutbound
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.guarded_dial import HTTPS_PORT, dial_checked
 from proxy.hub.relays.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.relays.operations import RelayInfo
@@ -35,14 +35,14 @@ from proxy.message.rewrite import direct_request_head, failure_of
 from tunnel.net.connect import bind_to_peer, client_context
 from tunnel.net.tcp import Bonds
 
-# Between two questions to a relay which cluster it is in, and from the dial to the whole answer.
+# The interval between requests for a relay's statement, and the deadline from dial to whole answer.
 ASK_EVERY_S = 30.0
 ASK_DEADLINE_S = 10.0
 
-# What its agents are told; the log and the trail have more.
-_ELSEWHERE = "its relay is in another Kubernetes cluster than it was"
-_UNREADABLE = "its relay states what cannot be read"
-# A relay in direct mode has told no name of its own.
+# For agents; the log and the trail have the details.
+_ELSEWHERE = "its relay is in another Kubernetes cluster than the pinned one"
+_UNREADABLE = "its relay's statement is invalid"
+# A relay in direct mode states no instance name.
 INSTANCE = "direct"
 
 
@@ -55,27 +55,27 @@ class _Token:
 
 @attrs.define(eq=False)
 class _Relay:
-    """What the hub keeps of one directly reached cluster: connections and tokens."""
+    """The hub's state for one cluster in direct mode: connections and tokens."""
 
     cluster: Cluster
     connections: Connections
     host: bytes
     session: str
-    told: WeakKeyDictionary[ClientConnection, tuple[str, ...]] = attrs.Factory(WeakKeyDictionary)
-    """What was said of the hub's keys on each connection: behind an address stand several relays."""
+    announced: WeakKeyDictionary[ClientConnection, tuple[str, ...]] = attrs.Factory(WeakKeyDictionary)
+    """The key statements sent on each connection: one address may lead to several relays."""
     tokens: dict[str, _Token] = attrs.Factory(dict)
     asking: trio.Event | None = attrs.Factory(trio.Event)
     """Requests wait for this event; None once the relay has been asked for its statement."""
     statement: Statement = attrs.Factory(Statement)
     heard_first: float | None = None
-    """Since when it answers each time (epoch seconds); None while it does not."""
+    """Since when it has answered each time (epoch seconds); None while it does not answer."""
     heard_last: float = 0.0
     refused: str = ""
-    """Why nothing is sent there, for agents, if so."""
+    """Why nothing is sent to it, in words for agents; "" if requests may be sent."""
     unreached: str = ""
-    """Why it did not answer when it was asked last, or could not be dialled since, if so."""
+    """Why the last dial or request for a statement failed; "" if it did not."""
 
-    # As its events name it (pins.Source).
+    # The relay's name in its events (pins.Source).
     instance = INSTANCE
     version = ""
 
@@ -93,7 +93,7 @@ class _Relay:
 
 
 class DirectRelays:
-    """The relays in direct mode, each with its kept connections, whose upkeep runs in `nursery`."""
+    """The relays in direct mode with their kept connections; background tasks run in `nursery`."""
 
     def __init__(
         self,
@@ -105,14 +105,15 @@ class DirectRelays:
         enrolled: Callable[[], Set[str]],
         pins: Pins,
     ) -> None:
-        """`enrolled` says the ids of the clusters that there are now."""
+        """`enrolled` returns the ids of the enrolled clusters."""
         self._pins = pins
         self._keys = keys
         self._issuer = issuer
         self._new_id = new_id
         self._nursery = nursery
         self._enrolled = enrolled
-        # Whoever comes new looks for those whose clusters were removed: no more than were enrolled at once.
+        # Removed clusters are dropped when another one is added, so the size is bounded by the clusters ever
+        # enrolled at once.
         self._relays: dict[str, _Relay] = {}
         self._bonds = Bonds()
         nursery.start_soon(self._bonds.run)
@@ -122,18 +123,18 @@ class DirectRelays:
     ) -> DirectOutbound:
         """Send a request's head to the cluster's relay; raises OutboundBroken.
 
-        `renew` mints a new token: the relay refused the one before. The first request, and the first after
-        the relay was out of reach, waits until the relay was asked which cluster it is in.
+        `renew` mints a new token, since the relay refused the last one. The first request, and the first one
+        after the relay was unreachable, waits until the relay has stated its cluster.
         """
         relay = self._relay(cluster)
         if relay.unreached and relay.asking is None:
-            # What is there by now may be another one.
+            # Another relay may be behind the address by now.
             relay.asking = trio.Event()
             self._nursery.start_soon(self._ask_for_requests, relay)
         if relay.asking is not None:
             await relay.asking.wait()
             if relay.unreached:
-                # To dial it again at once would take as long once more, and end alike.
+                # A second dial would take as long, and fail in the same way.
                 raise OutboundBroken(Failure(StreamCode.DIAL_FAILED, Processed.NO, relay.unreached))
         if relay.refused:
             raise OutboundBroken(Failure(StreamCode.DIAL_FAILED, Processed.NO, relay.refused))
@@ -141,8 +142,8 @@ class DirectRelays:
         def head_for(connection: ClientConnection) -> RequestHead:
             token = self._token(relay, principal, renew=renew)
             succession = self._keys().succession
-            news = () if relay.told.get(connection) == succession else succession
-            relay.told[connection] = succession
+            news = () if relay.announced.get(connection) == succession else succession
+            relay.announced[connection] = succession
             return direct_request_head(inner, relay.host, token, news)
 
         outbound = DirectOutbound(relay.connections, inner, head_for, session=relay.session)
@@ -159,7 +160,7 @@ class DirectRelays:
         if relay is not None and relay.cluster == cluster:
             return relay
         if relay is not None:
-            # Its URL, CA or rules have changed; what is under way there ends by itself.
+            # Its URL, CA or rules have changed. Open requests on its connections end by themselves.
             self._nursery.start_soon(relay.connections.aclose)
         for removed in self._relays.keys() - self._enrolled() - {cluster.id}:
             self._nursery.start_soon(self._relays.pop(removed).connections.aclose)
@@ -191,7 +192,7 @@ class DirectRelays:
             await self._ask(relay)
 
     async def _ask_for_requests(self, relay: _Relay) -> None:
-        """Ask a relay for its statement, then release the requests that wait."""
+        """Ask a relay for its statement, then release the waiting requests."""
         asking = relay.asking
         assert asking is not None, "requests wait"
         try:
@@ -203,7 +204,7 @@ class DirectRelays:
     async def _ask(self, relay: _Relay) -> None:
         """Ask a relay for its statement, on a separate connection, and check it against the cluster's pin.
 
-        While it does not answer, what it has stated before stands.
+        While it does not answer, its last statement stays in force.
         """
         try:
             with trio.fail_after(ASK_DEADLINE_S):
@@ -222,7 +223,7 @@ class DirectRelays:
             refused = _ELSEWHERE
             await self._pins.check(relay, relay.statement)
         except RelayRefusedError as error:
-            # One event tells of all the times that it states the same.
+            # One event for all repetitions of the same refusal.
             if relay.refused != refused:
                 self._pins.refused(relay, error)
             relay.refused = refused
@@ -239,36 +240,36 @@ class DirectRelays:
             jti=self._new_id(),
             now=time.time(),
         )
-        asked = RequestHead.of(b"GET", STATEMENT_TARGET)
+        request = RequestHead.of(b"GET", STATEMENT_TARGET)
         connection, _ = await relay.connections.acquire(fresh=True)
         try:
-            await connection.send_request(direct_request_head(asked, relay.host, token, keys.succession))
+            await connection.send_request(direct_request_head(request, relay.host, token, keys.succession))
             head = await connection.receive_head()
             if head.status != 200 or failure_of(head) is not None:
                 return ""
             body = bytearray()
-            # One byte more than a statement has is enough to refuse it.
+            # One byte above the limit is enough to refuse a statement.
             while len(body) <= STATEMENT_BYTES_MAX and (data := await connection.receive_body()):
                 body += data
             return body.decode("ascii", "replace")
         finally:
-            # A cut waits for no peer, also when cancelled.
+            # This close never waits for the peer, even when cancelled.
             await connection.aclose()  # noqa: ASYNC102
 
     def is_new(self, cluster: Cluster) -> bool:
-        """Whether the cluster's relay was not asked yet, for its present URL and CA."""
+        """Whether the cluster's relay was not asked yet at its current URL and CA."""
         relay = self._relays.get(cluster.id)
         return relay is None or relay.cluster != cluster or relay.asking is not None
 
     def heard(self, cluster: Cluster) -> Statement | None:
-        """What the cluster's relay has stated, if it was asked, answers and may serve requests."""
+        """The last statement of the cluster's relay; None unless it answers and may serve requests."""
         relay = self._relays.get(cluster.id)
         if relay is None or self.is_new(cluster) or relay.unreached or relay.refused:
             return None
         return relay.statement
 
     def here(self) -> Iterator[RelayInfo]:
-        """The relays that answered when they were last asked, behind their addresses."""
+        """The relays that answered the last request for a statement."""
         for relay in self._relays.values():
             if relay.heard_first is not None and relay.cluster.id in self._enrolled():
                 yield RelayInfo(
@@ -287,7 +288,7 @@ class DirectRelays:
     def _token(self, relay: _Relay, principal: Principal, *, renew: bool) -> str:
         now = time.time()
         token = relay.tokens.get(principal.agent_id)
-        # A clock that was set back does not make a token young.
+        # The lower bound: after the clock was set back, the token's age is unknown.
         young = token is not None and 0.0 <= now - token.minted_at < RENEW_AFTER_S
         if token is None or renew or not young or token.principal != principal:
             text = issue_relay(
@@ -306,7 +307,7 @@ class DirectRelays:
 
 
 class DirectOutbound(PooledOutbound):
-    """The answering side of a request at a relay in direct mode; `head_for` a connection is what is sent."""
+    """The answering side of a request in direct mode; `head_for` returns the head for a connection."""
 
     def __init__(
         self,
@@ -318,7 +319,7 @@ class DirectOutbound(PooledOutbound):
     ) -> None:
         super().__init__(connections, inner)
         self.session = session
-        """As the relay's token names it."""
+        """The session id in the relay's token."""
         self._head_for = head_for
 
     async def receive_head(self) -> ResponseHead:

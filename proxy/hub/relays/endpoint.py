@@ -1,4 +1,4 @@
-"""`/v1/tunnel`: a relay proves whose it is, becomes a session, and is in the registry while that lives."""
+"""`/v1/tunnel`: authenticates a relay, opens its session and registers it until the session ends."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import RELAY_GROUP
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.identity.replay import SeenTokens
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.home.signing_keys import SigningKeys
+from proxy.hub.identity.replay import ReplayCache
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.accept_limit import AcceptLimit
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
 from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.relays.relay_auth import check_hello
-from proxy.hub.relays.relay_limit import Places, RelayRefusedError
+from proxy.hub.relays.relay_limit import RelayLimit, RelayRefusedError
 from proxy.hub.relays.token_clock import TokenClock
+from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.hub.store.errors import StoreUnavailableError
-from proxy.hub.store.store import RelayContact, Store
+from proxy.hub.store.store import Store
 from proxy.message.head import RequestHead
 from tunnel import (
     RESUME,
@@ -58,27 +59,27 @@ from tunnel import (
 )
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
-from tunnel.net.waker import ParkingSpot
+from tunnel.net.waker import Waker
 from tunnel.websocket.upgrade import WebSocketRefused, accept_websocket
 
 # A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
 HELLOS_REMEMBERED_MAX = 100_000
-# Sixteen relays of one cluster that dial ten times a second do something else than dialling.
+# Above the rate of sixteen relays that each dial ten times a second.
 HELLOS_OF_A_CLUSTER_MAX = 10_000
 
-# A relay opens no streams and has no contexts, so what one brought would be held for nobody, and from all
-# other clusters. No stream at all cannot be told in a WELCOME; a few contexts are left to relays to come,
-# which may have something to tell by them.
+# A relay opens no streams and sends few contexts, so the hub keeps no memory for them. WELCOME cannot
+# announce a limit of zero streams. A few contexts are allowed for the sake of later relay versions.
 _OF_RELAYS = Settings(max_streams=1, accept_queue_max=0, contexts_max=16)
 
-# Why a relay is sent away. Whole in a WebSocket's Close: 123 bytes at most.
+# Reasons for a WebSocket Close: 123 bytes at most, since a longer one is cut.
 CLUSTER_REMOVED = "its cluster was removed: stop this relay, or apply what `hawse admin cluster add` prints"
 KEY_REPLACED = "its key was replaced: apply the manifests that `hawse admin cluster key` has printed"
-_NO_WAY_BACK = "the tunnel was lost, and no relay can come back to a hub that goes"
+_NO_WAY_BACK = "the tunnel was lost, and a hub that is stopping resumes no session"
 
 _Value = TypeVar("_Value")
 
-# Told to come at once when another hub takes over, and then so many a second: below what it accepts.
+# During a handover, this many relays are sent GOAWAY at once, then so many per second: below the rate that
+# the next hub accepts.
 GOAWAYS_AT_ONCE = 100
 GOAWAYS_PER_S = 150
 
@@ -100,35 +101,36 @@ class RelayEndpoint:
     software: str
     new_id: Callable[[], str]
     pepper: bytes = attrs.field(repr=False)
-    seen: SeenStore
-    places: Places = attrs.field(init=False)
+    replays: ReplayStore
+    relay_limit: RelayLimit = attrs.field(init=False)
     _farewell: Callable[[Session, int], None] | None = None
-    """Said to each session once the hub goes, with how many have been told before."""
+    """Sends GOAWAY to a session once the hub leaves; the number is of sessions that got theirs before."""
     _replaced: bool = False
     clock: TokenClock = attrs.Factory(TokenClock)
-    """What relay tokens are dated by."""
+    """The clock that dates relay tokens."""
     limit: AcceptLimit = attrs.Factory(AcceptLimit)
-    """Asked before a relay is authenticated."""
+    """Checked before a relay is authenticated."""
     _pins: Pins = attrs.field(init=False)
-    _newly_told: dict[LiveRelay, None] = attrs.Factory(dict)
-    """Those that have stated another cluster since they connected; `run` looks at them."""
-    _runner: ParkingSpot = attrs.Factory(lambda: ParkingSpot("one task pins what relays state"))
-    _seen: SeenTokens = attrs.field(init=False)
+    _restated: dict[LiveRelay, None] = attrs.Factory(dict)
+    """Relays that stated another cluster after they connected; `run` checks them."""
+    _runner: Waker = attrs.Factory(lambda: Waker("one task pins what relays state"))
+    _replays: ReplayCache = attrs.field(init=False)
 
-    @places.default
-    def _places_of_config(self) -> Places:
-        return Places(self.registry, self.config.limits.relays_per_cluster)
+    @relay_limit.default
+    def _relay_limit_of_config(self) -> RelayLimit:
+        return RelayLimit(self.registry, self.config.limits.relays_per_cluster)
 
     @_pins.default
     def _pins_of_directory(self) -> Pins:
         return Pins(self.directory, self.recorder, self.trail)
 
-    @_seen.default
-    def _seen_of_store(self) -> SeenTokens:
-        return SeenTokens("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.seen)
+    @_replays.default
+    def _replays_of_store(self) -> ReplayCache:
+        return ReplayCache("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.replays)
 
     async def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
-        """Whose relay this is; raises TokenError (WrongClockError), ReplayedError or TooManyDialsError.
+        """Return the relay's claims and cluster; raises TokenError (WrongClockError), ReplayedError or
+        TooManyDialsError.
 
         When cancelled, the relay's token is used up.
         """
@@ -146,26 +148,25 @@ class RelayEndpoint:
         cluster = snapshot.clusters_by_id[claims.cluster_id]
         if cluster.mode is not Mode.TUNNEL:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
-        # Before it is written down, which is what costs most.
+        # Checked before the token is written to the replay store, which costs most.
         self.limit.admit_cluster(cluster.id, cluster.name, trio.current_time())
-        await self._seen.use(claims.cluster_id, claims.jti, claims.expires_at, now)
+        await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
         return claims, cluster
 
     async def run(self) -> NoReturn:
-        """Pin what relays state after they have connected, until cancelled."""
+        """Check the statements that relays send after they have connected, until cancelled."""
         while True:
-            while self._newly_told:
-                relay = next(iter(self._newly_told))
-                del self._newly_told[relay]
+            while self._restated:
+                relay = next(iter(self._restated))
+                del self._restated[relay]
                 try:
                     await self._pins.check(relay, relay.statement)
                 except RelayRefusedError as error:
-                    self._turn_away(relay, error)
+                    self._refuse(relay, error)
             await self._runner.park()
 
     def end_revoked(self) -> None:
-        """End the sessions of clusters that were removed, of relay keys that were replaced, and of relays in
-        another Kubernetes cluster than theirs is pinned to now."""
+        """End the sessions of removed clusters, replaced keys, and relays in a wrong Kubernetes cluster."""
         snapshot = self.directory.current
         for relay in self.registry.relays():
             if relay.cluster_id not in snapshot.clusters_by_id:
@@ -175,14 +176,14 @@ class RelayEndpoint:
             elif not relay.session.closed and (
                 refusal := wrong_cluster(snapshot.clusters_by_id[relay.cluster_id], relay.statement)
             ):
-                self._turn_away(relay, refusal)
+                self._refuse(relay, refusal)
 
     def leave(self, grace_s: float, *, replaced: bool) -> None:
-        """Tell every relay, and each that still comes, that this hub goes.
+        """Send GOAWAY to every relay, now and as others connect.
 
-        They dial anew at once. If that leads them to another hub (`replaced`) it is for that one to write
-        down where they are, and many are told to come one after the other, below what it accepts in a second.
-        A session that loses its connection ends: no dial leads here any more, so nobody should wait for one.
+        The relays dial again at once. If another hub takes over (`replaced`), it records their connections,
+        and this hub records none. Large fleets are sent GOAWAY below the rate that the next hub accepts. A
+        session that loses its connection ends: no dial leads here any more, so it cannot be resumed.
         """
         self._replaced = replaced
 
@@ -209,10 +210,10 @@ class RelayEndpoint:
         address: str,
         readiness: Readiness | None,
     ) -> None:
-        """Turn the connection, on `stream`, into a session and keep it in the registry until it ends.
+        """Open a session on the connection, on `stream`, and register it until it ends.
 
-        `readiness` is what notices the agents' requests, if they are noticed without a task.
-        When cancelled, the session says GOAWAY and its streams are reset.
+        `readiness` is what notices the agents' requests, if they are noticed without a task. When cancelled,
+        the session sends GOAWAY and its streams are reset.
         """
         raw_head = connection.raw_head
         _, leftover = connection.detach()
@@ -230,7 +231,8 @@ class RelayEndpoint:
     async def _resume(
         self, transport: Transport, greeting: bytes, claims: HelloClaims, cluster: Cluster, address: str
     ) -> bool:
-        """Go on with the session that the relay names, over this transport, if it is its own and can go on.
+        """Resume the session that the relay names over this transport, if it belongs to the relay and can
+        resume.
 
         Returns once the transport is lost, or the session has ended.
         """
@@ -244,13 +246,11 @@ class RelayEndpoint:
             return False
         if not relay.session.may_resume(hello.resume):
             relay.session.abandon(
-                "the relay has not received, or not kept, what this hub takes it to have"
-                if self._farewell is None
-                else _NO_WAY_BACK
+                "the relay's state does not match this hub's" if self._farewell is None else _NO_WAY_BACK
             )
             return False
         _log.info(
-            "relay %s of cluster %s is back, from %s",
+            "relay %s of cluster %s has resumed its session, from %s",
             relay.instance, cluster.name, address, extra={"cluster": cluster.name},
         )  # fmt: skip
         relay.address = address
@@ -266,7 +266,7 @@ class RelayEndpoint:
         address: str,
         readiness: Readiness | None,
     ) -> None:
-        """Begin a session, and keep it in the registry until it ends, over whichever transports."""
+        """Open a session, and register it until it ends, across its transports."""
         async with open_session(
             transport,
             Role.LISTENER,
@@ -286,12 +286,12 @@ class RelayEndpoint:
                 f"the hello names another relay than the token for cluster {cluster.name}",
             )
         if hello.resume is not None:
-            # It may have another session here already, which one that nobody asked for would supersede.
+            # Do not open a fresh session: it would supersede another session that the relay may have here.
             raise Rejected(
                 CloseCode.RESUME_UNKNOWN,
-                "this hub does not know that session, or not any more"
+                "this hub does not have that session, or no longer has it"
                 if self._farewell is None
-                else "this hub goes, and no session can go on here",
+                else "this hub is stopping, and resumes no session",
             )
         resume = self.config.tunnel.resume
         return Welcome(
@@ -304,8 +304,36 @@ class RelayEndpoint:
         )
 
     async def _keep(self, session: Session, claims: HelloClaims, cluster: Cluster, address: str) -> None:
+        """Keep the session's relay in the registry until the session ends."""
         hello = session.peer
         assert isinstance(hello, Hello)
+        relay = self._live_relay(session, hello, claims, cluster, address)
+        # A relay that does not know the hub's time yet refuses all tokens.
+        relay.announce_keys()
+        try:
+            relay.statement = read_statement(hello.statement)
+            session.on_context(partial(self._update_statement, relay))
+            # Before the relay can displace another one.
+            await self._pins.check(relay, relay.statement)
+            await self.relay_limit.probe_conflicting(relay)
+            self.relay_limit.check(relay)
+            with self.registry.registered(relay) as superseded:
+                if superseded is not None:
+                    superseded.end_with("superseded by a newer connection of the same relay")
+                await self._stay(relay)
+        except (TooManyInstancesError, RelayRefusedError) as error:
+            self._refuse(relay, error)
+        finally:
+            self._restated.pop(relay, None)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await self._note(
+                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
+                )
+
+    def _live_relay(
+        self, session: Session, hello: Hello, claims: HelloClaims, cluster: Cluster, address: str
+    ) -> LiveRelay:
+        """Make the relay of a session, with what mints the tokens for it."""
 
         def mint(principal: Principal) -> str:
             return issue_relay(
@@ -329,7 +357,7 @@ class RelayEndpoint:
                 now=self.clock(),
             )
 
-        relay = LiveRelay(
+        return LiveRelay(
             cluster.id,
             cluster.name,
             claims.instance,
@@ -338,61 +366,44 @@ class RelayEndpoint:
             address,
             time.time(),
             session,
-            # A relay from before nonces would take it for a statement about a key, and doubt it.
+            # A relay from before nonces would read the time as a key statement, and reject it.
             TokenContexts(session, mint, lambda: self.keys().succession, tell_time if hello.nonce else None),
             claims.kid,
         )
-        event = partial(self._pins.event, relay)
-        # A relay that knows no time yet refuses what comes.
-        relay.announce_keys()
-        try:
-            relay.statement = read_statement(hello.statement)
-            session.on_context(partial(self._hear, relay))
-            # Before it can stand in the way of any other relay.
-            await self._pins.check(relay, relay.statement)
-            await self.places.make_room(relay)
-            self.places.check(relay)
-            with self.registry.registered(relay) as superseded:
-                if superseded is not None:
-                    superseded.end_with("superseded by a newer connection of the same relay")
-                # What was taken back while it dialled was told to nobody.
-                self.end_revoked()
-                if self._farewell is not None:
-                    self._farewell(session, 0)
-                _log.info(
-                    "relay %s of cluster %s is here, from %s",
-                    relay.instance, cluster.name, address, extra={"cluster": cluster.name},
-                )  # fmt: skip
-                self.recorder.complete(event(Kind.RELAY_CONNECTED))
-                # What has changed while others were asked whether they are there.
-                relay.announce_keys()
-                # What stands when this task is cancelled, or fails.
-                reason = "ended by the hub"
-                try:
-                    contact = RelayContact(cluster.id, relay.instance, relay.boot, relay.version, address)
-                    if news := await self._note(lambda store: store.relay_connected(contact)):
-                        _log.info(
-                            "relay %s of cluster %s: %s",
-                            relay.instance, cluster.name, news, extra={"cluster": cluster.name},
-                        )  # fmt: skip
-                        self.recorder.complete(event(Kind.RELAY_NEW, note=news))
-                    reason = await session.wait_closed()
-                finally:
-                    _log.info(
-                        "relay %s of cluster %s is gone: %s",
-                        relay.instance, cluster.name, reason, extra={"cluster": cluster.name},
-                    )  # fmt: skip
-                    self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
-        except (TooManyInstancesError, RelayRefusedError) as error:
-            self._turn_away(relay, error)
-        finally:
-            self._newly_told.pop(relay, None)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await self._note(
-                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
-                )
 
-    def _hear(self, relay: LiveRelay, context: Context) -> None:
+    async def _stay(self, relay: LiveRelay) -> None:
+        """Record a registered relay's connection, and its end once the session has ended."""
+        # A revocation during the dial could not end this session.
+        self.end_revoked()
+        if self._farewell is not None:
+            self._farewell(relay.session, 0)
+        event = partial(self._pins.event, relay)
+        _log.info(
+            "relay %s of cluster %s is here, from %s",
+            relay.instance, relay.cluster_name, relay.address, extra={"cluster": relay.cluster_name},
+        )  # fmt: skip
+        self.recorder.complete(event(Kind.RELAY_CONNECTED))
+        # Keys may have changed while the other relays were probed.
+        relay.announce_keys()
+        # The reason if this task is cancelled, or fails.
+        reason = "ended by the hub"
+        try:
+            contact = RelayContact(relay.cluster_id, relay.instance, relay.boot, relay.version, relay.address)
+            if news := await self._note(lambda store: store.relay_connected(contact)):
+                _log.info(
+                    "relay %s of cluster %s: %s",
+                    relay.instance, relay.cluster_name, news, extra={"cluster": relay.cluster_name},
+                )  # fmt: skip
+                self.recorder.complete(event(Kind.RELAY_NEW, note=news))
+            reason = await relay.session.wait_closed()
+        finally:
+            _log.info(
+                "relay %s of cluster %s has disconnected: %s",
+                relay.instance, relay.cluster_name, reason, extra={"cluster": relay.cluster_name},
+            )  # fmt: skip
+            self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
+
+    def _update_statement(self, relay: LiveRelay, context: Context) -> None:
         """Take a relay's new statement."""
         if context.group != RELAY_GROUP:
             return
@@ -400,23 +411,23 @@ class RelayEndpoint:
         try:
             relay.statement = read_statement(context.payload.decode("ascii", "replace"))
         except RelayRefusedError as error:
-            self._turn_away(relay, error)
+            self._refuse(relay, error)
             return
         if relay.statement.cluster_uid != before:
-            self._newly_told[relay] = None
+            self._restated[relay] = None
             self._runner.unpark()
 
-    def _turn_away(self, relay: LiveRelay, error: Exception) -> None:
-        """End a relay's session for what is wrong with it, and say so."""
+    def _refuse(self, relay: LiveRelay, error: Exception) -> None:
+        """End the session of a refused relay, and record the refusal."""
         self._pins.refused(relay, error)
         relay.end_with(str(error), CloseCode.FORBIDDEN)
 
     async def _note(self, write: Callable[[Store], _Value]) -> _Value | None:
-        """Write down a relay's coming or going; a store that is down costs that line and not the tunnel."""
+        """Record that a relay connected or disconnected; a failed write does not end the tunnel."""
         if self._replaced:
             return None
         try:
             return await self.directory.read(write)
         except StoreUnavailableError as error:
-            _log.warning("cannot write down a relay's coming or going: %s", error)
+            _log.warning("cannot record that a relay connected or disconnected: %s", error)
             return None

@@ -1,4 +1,4 @@
-"""What the admin API asks the running hub for: the relays and the calls that are here right now."""
+"""The admin API's view of the running hub: its relays and its live calls."""
 
 from __future__ import annotations
 
@@ -23,58 +23,58 @@ class RelayInfo:
     rtt_ms: float | None
     streams: int
     kid: str = ""
-    """Of the relay key that it proved itself with."""
+    """The id of the relay key it authenticated with."""
     statement: Statement = attrs.Factory(Statement)
-    """What it states of its cluster and its API server."""
+    """Its statement about its cluster and its API server."""
 
 
 @attrs.frozen
 class SessionInfo:
-    """A call under way. Times are epoch seconds."""
+    """A live call. Times are epoch seconds."""
 
     id: str
-    """Of its audit events."""
+    """The id of its audit events."""
     agent: str
     cluster: str
     kind: str
     verb: str
     resource: str
-    """With its subresource."""
+    """With the subresource."""
     namespace: str
     name: str
     client: str
     relay: str
-    """The instance that it goes through; empty before one was chosen."""
+    """The relay instance that serves it; empty until one is chosen."""
     started_at: float
     status: int
-    """Of its answer; 0 until that has begun."""
+    """The status of its answer; 0 until the answer begins."""
     bytes_in: int
-    """From the client."""
+    """Bytes from the client."""
     bytes_out: int
 
 
 class Sessions(Protocol):
-    """The calls under way, as far as administration needs them."""
+    """The live calls, for administration."""
 
     async def sessions(
         self, *, agent: str | None = None, cluster: str | None = None
     ) -> Sequence[SessionInfo]:
-        """Those that fit all that is given, the oldest first."""
+        """Return the calls that match all given criteria, the oldest first."""
         ...
 
     async def hubs_beside(self) -> int:
-        """How many hubs that were replaced still finish calls of their own, which are not among these."""
+        """The number of replaced hubs that still finish their calls. Those calls are not listed here."""
         ...
 
     async def kill(
         self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
     ) -> Sequence[SessionInfo]:
-        """End those that fit all that is given, and return them."""
+        """End the calls that match all given criteria, and return them."""
         ...
 
 
 class Operations(Protocol):
-    """The live side of the hub, as far as administration needs it; nothing here waits."""
+    """The running hub's state, for administration; nothing here waits."""
 
     def relays(self) -> Sequence[RelayInfo]:
         """Every connected relay instance."""

@@ -1,7 +1,8 @@
-"""Which Kubernetes cluster a cluster is: pinned as its first relay states it, and held to from then on.
+"""Pins each cluster to the Kubernetes cluster that its first relay states, and checks later relays against
+it.
 
-It catches mix-ups: manifests that were applied in the wrong cluster, a URL that leads to another one. It
-proves nothing against a thief of the relay's key, who can state any value.
+This detects mix-ups: manifests applied in the wrong cluster, a URL that leads to another cluster. It is no
+defence against a thief of the relay's key, who can state any value.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _log = logging.getLogger("hawse.hub.relays")
 
 
 class Source(Protocol):
-    """The relay that states something."""
+    """A relay that sent a statement."""
 
     @property
     def cluster_id(self) -> str: ...
@@ -47,13 +48,13 @@ class Pins:
     trail: Trail
 
     async def check(self, source: Source, statement: Statement) -> None:
-        """Pin the cluster to the one that is stated, or raise RelayRefusedError if it is pinned to another.
+        """Pin the cluster on the first statement, or raise RelayRefusedError if it is pinned to another one.
 
-        A relay that states none passes: it is of an older version, or lacks the right to read it.
+        A relay that states no cluster passes: it is of an older version, or lacks the right to read the UID.
         """
         uid, ids = statement.cluster_uid, {"cluster": source.cluster_name}
         cluster = self.directory.current.clusters_by_id.get(source.cluster_id)
-        # The sessions of a cluster that was just removed are ended elsewhere.
+        # The sessions of a removed cluster are ended elsewhere.
         if not uid or cluster is None:
             return
         if cluster.cluster_uid is None:
@@ -73,15 +74,15 @@ class Pins:
             raise refusal
 
     def refused(self, source: Source, error: Exception) -> None:
-        """Say in the log and in the trail that a relay is refused."""
+        """Log and record that a relay is refused."""
         _log.warning(
-            "turned away relay %s, from %s: %s",
+            "refused relay %s, from %s: %s",
             source.instance, source.address, error, extra={"cluster": source.cluster_name},
         )  # fmt: skip
         self.recorder.complete(self.event(source, Kind.RELAY_REFUSED, str(error)))
 
     def event(self, source: Source, kind: Kind, note: str = "") -> Event:
-        """What happened to a relay."""
+        """An event about a relay."""
         return self.trail.relay(
             kind,
             cluster_id=source.cluster_id,
@@ -94,11 +95,11 @@ class Pins:
 
 
 def wrong_cluster(cluster: Cluster, statement: Statement) -> RelayRefusedError | None:
-    """Why a relay that states this is refused: another Kubernetes cluster than its cluster is pinned to."""
+    """The refusal of a relay in another Kubernetes cluster than the pinned one, else None."""
     pinned, uid = cluster.cluster_uid, statement.cluster_uid
     if not uid or pinned in (None, uid):
         return None
-    # The next step first: a farewell has 200 bytes.
+    # The next step comes first, since a Close reason is cut at 200 bytes.
     return RelayRefusedError(
         f"wrong cluster: if that is meant, `hawse admin cluster repin {cluster.name}`; "
         f"{cluster.name} is pinned to kube-system uid {pinned}, and this relay is in {uid}"
@@ -106,7 +107,7 @@ def wrong_cluster(cluster: Cluster, statement: Statement) -> RelayRefusedError |
 
 
 def read_statement(text: str) -> Statement:
-    """Read what a relay states; raises RelayRefusedError."""
+    """Read a relay's statement; raises RelayRefusedError."""
     try:
         return Statement.read(text)
     except ValueError as error:

@@ -1,10 +1,9 @@
-"""Which relays are here: cluster → live sessions by relay instance.
+"""The live relays: cluster → sessions by relay instance.
 
-Looking up a session is a dictionary access and never waits: a cluster whose relays are all away is
-offline at once, and the caller answers 503 without a round trip. Several instances of one cluster's
-relay stand side by side; a new session of the same instance supersedes its old one, because a relay
-that dials again knows better than a half-open socket that it left behind. Not if one of the two has said that
-it goes away: then the relay has dialled the new one for that reason, and the old one goes on to its end.
+A lookup is a dictionary access and never waits. If a cluster has no relay, it is offline at once, and the
+call is answered 503. A cluster may have several instances. A new session of an instance supersedes the old
+one, since a relay that dials again knows that its old socket is dead. The exception is a session that is
+going away: the relay dialled the new one for that reason, and the old one stays until its streams end.
 """
 
 from __future__ import annotations
@@ -17,17 +16,18 @@ import attrs
 
 from audit.record import Relay as RecordedRelay
 from proxy.hub.relays.contexts import TokenContexts
-from proxy.hub.relays.relay_wait import Arrivals
+from proxy.hub.relays.relay_wait import RelayWait
 from proxy.kubernetes.statement import Statement
 from tunnel import CloseCode, Session, SessionClosed
 
-# As many as limits.relays_per_cluster allows at most, and those that follow them in a rollout; more is a
+# The most that limits.relays_per_cluster allows, and their successors in a rollout. More is a
 # misconfiguration that would only cost memory.
 INSTANCES_PER_CLUSTER_MAX = 16
-# Sessions of one instance that end beside its current one: a relay that is told to go dials once each time.
+# Sessions of one instance that drain beside its current one. A relay dials once for each GOAWAY.
 LEAVING_PER_INSTANCE_MAX = 8
-# The same of a cluster, whatever its relays call themselves: as many of each of four in a rollout. A relay
-# that says GOAWAY in each session could else hold as many of the hub's connections as it likes.
+# Draining sessions of a cluster, over all instance names: four instances with LEAVING_PER_INSTANCE_MAX each.
+# Without this bound, a relay that sends GOAWAY in each session could hold any number of the hub's
+# connections.
 LEAVING_PER_CLUSTER_MAX = 32
 
 
@@ -37,7 +37,7 @@ class TooManyInstancesError(Exception):
 
 @attrs.define(eq=False)
 class LiveRelay:
-    """A relay instance with its session, for as long as the session lives."""
+    """A relay instance and its session, while the session lives."""
 
     cluster_id: str
     cluster_name: str
@@ -50,18 +50,18 @@ class LiveRelay:
     session: Session
     contexts: TokenContexts
     kid: str = ""
-    """Of the relay key that it proved itself with."""
+    """The id of the relay key it authenticated with."""
     statement: Statement = attrs.Factory(Statement)
-    """What it has stated last."""
+    """Its last statement."""
     recorded: RecordedRelay = attrs.field(init=False)
-    """As its calls name it in the trail."""
+    """As the audit events of its calls name it."""
 
     @recorded.default
     def _recorded(self) -> RecordedRelay:
         return RecordedRelay(self.instance, self.version)
 
     def announce_keys(self) -> None:
-        """Tell the relay of keys that the hub signs with since it was last told, and of the hub's time."""
+        """Send the relay the hub's new keys and time, as far as it does not have them."""
         with suppress(SessionClosed):
             self.contexts.announce(time.time())
 
@@ -72,26 +72,26 @@ class LiveRelay:
 
     @property
     def load(self) -> tuple[bool, int]:
-        """What a new stream would meet; the less the better."""
+        """The load that a new stream would meet; lower is better."""
         return self.doubtful, self.session.stream_count
 
     @property
     def doubtful(self) -> bool:
-        """Whether a request is better off elsewhere: nothing comes from it, or from its API server."""
+        """Whether another relay is preferable: this one is silent, or its API server is."""
         return self.session.away or self.statement.api_server is False
 
     @property
     def leaving(self) -> bool:
-        """Whether it is still here only to bring to an end what is open."""
+        """Whether it drains: it finishes open streams and accepts no new ones."""
         return self.session.draining and not self.session.closed
 
     @property
     def stays(self) -> bool:
-        """Whether it neither goes away nor has been ended."""
+        """Whether it neither drains nor has ended."""
         return not (self.session.closed or self.session.draining)
 
     def end_with(self, reason: str, code: int = CloseCode.SUPERSEDED) -> None:
-        """End the session now, whatever the task that owns it waits for; the relay hears the first reason."""
+        """End the session now, whatever its task waits for; the relay receives the first reason."""
         self.session.end(code, reason)
 
 
@@ -100,16 +100,16 @@ class Registry:
 
     def __init__(self) -> None:
         self._clusters: dict[str, dict[str, LiveRelay]] = {}
-        self.arrivals = Arrivals()
+        self.relay_wait = RelayWait()
         self._leaving: list[LiveRelay] = []
-        """Those whose place another one has taken, and that go on to their end."""
+        """Draining sessions that a newer session of the instance has replaced."""
 
     def session(self, cluster_id: str) -> LiveRelay | None:
-        """Pick a usable relay of the cluster, the least loaded one; None when it is offline.
+        """Return the cluster's usable relay with the least load; None when the cluster is offline.
 
-        One that has just lost its connection, or is in doubt, is the last choice: a request for it waits
-        until it is back. So is one whose API server does not answer: all that it is asked fails at once, and
-        it would be the least loaded.
+        A relay that is silent, or has just lost its connection, is the last choice: a request would wait
+        until it is back. So is one whose API server does not answer. All its requests fail at once, so it
+        would be the least loaded one.
         """
         best: LiveRelay | None = None
         relays = self._clusters.get(cluster_id)
@@ -121,7 +121,7 @@ class Registry:
         return best
 
     def sibling(self, cluster_id: str, tried: Collection[LiveRelay]) -> LiveRelay | None:
-        """Pick a usable relay of the cluster that was not tried yet; None when there is none."""
+        """Return a usable relay of the cluster that was not tried yet, or None."""
         found = [
             relay
             for relay in self._clusters.get(cluster_id, {}).values()
@@ -130,13 +130,12 @@ class Registry:
         return min(found, key=lambda relay: relay.load, default=None)
 
     def substitute(self, doubted: LiveRelay) -> LiveRelay | None:
-        """Pick another relay of the cluster that can answer, and is not in doubt itself; None when there is
-        none."""
+        """Return another relay of the cluster that is usable and not doubtful, or None."""
         sibling = self.sibling(doubted.cluster_id, [doubted])
         return None if sibling is None or sibling.doubtful else sibling
 
     def find(self, cluster_id: str, instance: str, session_id: str) -> LiveRelay | None:
-        """The relay of this very session, also when another one has taken its place meanwhile."""
+        """Return the relay with this session, even if a newer session has replaced it."""
         current = self._clusters.get(cluster_id, {}).get(instance)
         for relay in (current, *self._leaving):
             if (
@@ -148,7 +147,7 @@ class Registry:
         return None
 
     def is_away(self, cluster_id: str) -> bool:
-        """Whether a relay of the cluster has lost its connection, and may come back."""
+        """Whether a relay of the cluster has lost its connection, and may resume."""
         return any(relay.session.detached for relay in self._clusters.get(cluster_id, {}).values())
 
     def relays(self) -> Iterator[LiveRelay]:
@@ -158,15 +157,15 @@ class Registry:
         yield from list(self._leaving)
 
     def announce_keys(self) -> None:
-        """Tell every relay that is here of the hub's new key."""
+        """Announce the hub's new key to every relay."""
         for relay in self.relays():
             relay.announce_keys()
 
     @contextmanager
     def registered(self, relay: LiveRelay) -> Iterator[LiveRelay | None]:
-        """Keep the relay in the registry for the block; yields what it superseded, for the caller to end.
+        """Register the relay for the block; yields the superseded relay, which the caller ends.
 
-        Raises TooManyInstancesError. On leaving, whatever took this relay's place stays.
+        Raises TooManyInstancesError. On exit, a relay that has replaced this one stays.
         """
         instances = self._clusters.setdefault(relay.cluster_id, {})
         replaced = instances.get(relay.instance)
@@ -176,7 +175,7 @@ class Registry:
             )
         instances[relay.instance] = relay
         superseded = self._displace(replaced) if replaced is not None else None
-        self.arrivals.arrived(relay.cluster_id)
+        self.relay_wait.arrived(relay.cluster_id)
         try:
             yield superseded
         finally:
@@ -188,7 +187,7 @@ class Registry:
                 del self._clusters[relay.cluster_id]
 
     def _displace(self, replaced: LiveRelay) -> LiveRelay | None:
-        """Let the one that was replaced go on if it is leaving; returns it if it is to be ended instead."""
+        """Keep the replaced relay if it drains; otherwise return it for the caller to end."""
         if not replaced.leaving:
             return replaced
         self._leaving.append(replaced)

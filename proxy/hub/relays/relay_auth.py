@@ -1,4 +1,4 @@
-"""A relay's hello as the hub reads it: whose it is, and by whose clock it is dated."""
+"""Verifies a relay's hello token: its cluster, and the clock that dated it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ UNKNOWN_KEY = (
 
 
 class WrongClockError(TokenError):
-    """A hello with nothing wrong but its times."""
+    """A hello that is valid except for its times."""
 
     def __init__(self, error: TokenError, skew_s: float, cluster_name: str, hub_time: str) -> None:
         super().__init__(error.reason, skew_s=skew_s)
         self.hub_time = hub_time
-        """For the relay: a hello that is dated by this, and repeats it, is in order."""
+        """For the relay: a hello that is dated by this time, and repeats it, is valid."""
         self.advice = (
             f"the clock of a relay of cluster {cluster_name} seems to be {abs(skew_s):.0f} s "
             f"{'ahead of' if skew_s > 0 else 'behind'} this hub's: set the one that is wrong; "
@@ -31,9 +31,9 @@ class WrongClockError(TokenError):
 
 
 def check_hello(token: str, snapshot: Snapshot, *, hub_url: str, pepper: bytes, now: float) -> HelloClaims:
-    """Return what a hello states that holds now; raises TokenError (WrongClockError).
+    """Return a hello's claims; raises TokenError (WrongClockError).
 
-    The caller refuses a `jti` that it has seen before.
+    The caller refuses a `jti` that was used before.
     """
     owner = ""
 
@@ -53,7 +53,7 @@ def check_hello(token: str, snapshot: Snapshot, *, hub_url: str, pepper: bytes, 
     except TokenError as error:
         if error.skew_s is None:
             raise
-        # The signature was good, so the key's owner has signed those times, and may be told the right one.
+        # The signature is valid, so the key's holder dated this token and may learn the hub's time.
         name = snapshot.clusters_by_id[owner].name
         raise WrongClockError(error, error.skew_s, name, hub_time(pepper, now)) from error
     if claims.hub_time and not is_hub_time(claims.hub_time, pepper, claims.issued_at):

@@ -1,9 +1,9 @@
-"""How many relays of a cluster may be here, and which: decided when one more has come.
+"""Limits the relays of a cluster, and decides which relays stay when another one connects.
 
-A relay's key is in each of its pods, and whoever has a copy can connect as one more of them. So their number
-is limited, those that go away not counted, and nobody takes the place of one that is alive: of two processes
-under one instance's name the first stays. Alive is who answers. A half-open connection, or one whose machine
-is gone, does not, and is ended as soon as somebody stands in line behind it.
+Each of a cluster's pods has the relay's key, and a thief of the key can connect as one more relay. So their
+number is limited, not counting relays that drain. A live relay is never displaced: of two processes with one
+instance name, the first stays. A relay is live if it answers a probe. A half-open connection, or one to a
+machine that is gone, does not, and is ended when another relay needs its slot.
 """
 
 from __future__ import annotations
@@ -14,50 +14,50 @@ import trio
 from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.process.plural import counted
 
-# Relays answer within a round trip. A link that is so slow has lost most of its streams' patience, too.
+# Relays answer within a round trip. On a slower link most streams have timed out already.
 ANSWER_S = 5.0
 
 
 class RelayRefusedError(Exception):
-    """A relay may not come in now; the message is for its log, and for the trail."""
+    """A relay is not accepted now; the message is for its log, and for the trail."""
 
 
 @attrs.frozen
-class Places:
-    """The rule of one hub: so many relays of a cluster, besides those that go away."""
+class RelayLimit:
+    """The limit of one hub: relays per cluster, not counting those that drain."""
 
     registry: Registry
     relays_per_cluster: int
 
-    async def make_room(self, relay: LiveRelay) -> None:
-        """Have whoever stands in the relay's way answer, and end those that do not; waits ANSWER_S at most.
+    async def probe_conflicting(self, relay: LiveRelay) -> None:
+        """Probe the relays that conflict with this one, and end those that do not answer within ANSWER_S.
 
-        Cancelled, those that have not answered yet stay.
+        When cancelled, relays that have not answered yet stay.
         """
-        in_the_way = self._in_the_way(relay)
+        conflicting = self._conflicting(relay)
         async with trio.open_nursery() as nursery:
-            for other in in_the_way:
+            for other in conflicting:
                 nursery.start_soon(_end_unless_it_answers, other, relay)
 
     def check(self, relay: LiveRelay) -> None:
-        """Raise RelayRefusedError if anybody still stands in the relay's way; never waits."""
-        in_the_way = self._in_the_way(relay)
-        if not in_the_way:
+        """Raise RelayRefusedError if another relay conflicts with this one; never waits."""
+        conflicting = self._conflicting(relay)
+        if not conflicting:
             return
-        first = in_the_way[0]
+        first = conflicting[0]
         if first.instance == relay.instance:
             raise RelayRefusedError(
                 f"another process is connected as relay {relay.instance} of cluster {relay.cluster_name}, "
-                f"from {first.address}: give each an instance of its own"
+                f"from {first.address}: give each its own instance name"
             )
-        names = ", ".join(sorted(other.instance for other in in_the_way))
-        taken = f"{counted(len(in_the_way), 'relay')} here ({names})"
+        names = ", ".join(sorted(other.instance for other in conflicting))
+        taken = f"{counted(len(conflicting), 'relay')} here ({names})"
         raise RelayRefusedError(
             f"cluster {relay.cluster_name} has {taken}, the limit is "
             f"{self.relays_per_cluster}: stop one of them, or raise limits.relays_per_cluster at the hub"
         )
 
-    def _in_the_way(self, relay: LiveRelay) -> list[LiveRelay]:
+    def _conflicting(self, relay: LiveRelay) -> list[LiveRelay]:
         others = [
             other
             for other in self.registry.relays()
@@ -65,13 +65,13 @@ class Places:
         ]
         for other in others:
             if other.instance == relay.instance:
-                # The same process that dials again knows better than a socket that it left behind.
+                # The same process has dialled again, so its old socket is dead.
                 return [other] if other.boot != relay.boot else []
         return others if len(others) >= self.relays_per_cluster else []
 
 
 async def _end_unless_it_answers(other: LiveRelay, relay: LiveRelay) -> None:
     if other.instance == relay.instance and other.session.detached:
-        other.end_with("another process of its name came while its connection was lost")
+        other.end_with("another process of the same instance connected while its connection was lost")
     elif not await other.session.answers(ANSWER_S):
-        other.end_with(f"it did not answer within {ANSWER_S:.0f} s when {relay.instance} came")
+        other.end_with(f"no answer within {ANSWER_S:.0f} s when relay {relay.instance} connected")

@@ -1,7 +1,6 @@
-"""Clusters whose relays are on their way: a hub that starts knows who was there before.
+"""Holds calls for clusters whose relays are expected to reconnect after the hub's start.
 
-A call for such a cluster waits a little instead of being told that the cluster is offline, which it is not
-for its user: the relay dials again within seconds.
+Such a call waits a little instead of failing with "offline": the relay dials again within seconds.
 """
 
 from __future__ import annotations
@@ -11,32 +10,32 @@ from collections.abc import Iterable
 import attrs
 import trio
 
-# How long one call waits. kubectl has no timeout of its own, but whoever looks at it has.
+# How long one call waits. kubectl has no timeout of its own, but its user has little patience.
 PARK_S = 5.0
-# All calls that wait; the next one is told at once. Each holds a connection and its request's head.
+# Waiting calls in all; further ones fail at once. Each holds a connection and its request's head.
 PARKED_MAX = 2000
-# How long after its start a hub waits for relays at all. They dial each second, those it refuses within 10 s,
-# and ARRIVALS_PER_S are let in.
+# How long after its start a hub waits for relays. Relays dial each second, refused ones within 10 s, and
+# ARRIVALS_PER_S are accepted.
 EXPECTED_S = 15.0
 ARRIVALS_PER_S = 150
 
 
 @attrs.define(eq=False)
-class Arrivals:
-    """Which clusters are expected, and who waits for them."""
+class RelayWait:
+    """The clusters whose relays are expected, and the calls that wait for them."""
 
     parked: int = 0
     _until: dict[str, float] = attrs.Factory(dict)
     _events: dict[str, trio.Event] = attrs.Factory(dict)
 
     def expect(self, cluster_ids: Iterable[str]) -> None:
-        """From now on these may be waited for, for as long as all their relays need to come."""
+        """Allow calls to wait for these clusters, for the time that all their relays need to reconnect."""
         found = set(cluster_ids)
         until = trio.current_time() + EXPECTED_S + len(found) / ARRIVALS_PER_S
         self._until.update(dict.fromkeys(found, until))
 
     def arrived(self, cluster_id: str) -> None:
-        """A relay of the cluster is here; whoever waits goes on, and nobody waits for it any more."""
+        """Wake the calls that wait for this cluster; later calls do not wait for it."""
         if self._until:
             self._until.pop(cluster_id, None)
         event = self._events.pop(cluster_id, None)
@@ -44,9 +43,9 @@ class Arrivals:
             event.set()
 
     async def wait_for(self, cluster_id: str) -> bool:
-        """Wait for a relay of the cluster, PARK_S at most; returns whether one has come.
+        """Wait for a relay of the cluster, PARK_S at most; return whether one has connected.
 
-        False at once when none is expected, or PARKED_MAX calls wait already.
+        Returns False at once when none is expected, or PARKED_MAX calls wait already.
         """
         until = self._until.get(cluster_id)
         if until is None or self.parked >= PARKED_MAX:

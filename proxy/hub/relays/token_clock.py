@@ -1,11 +1,11 @@
-"""What the hub dates its relays' tokens by: the wall clock, which is followed ahead at once, and back slowly.
+"""The clock that dates relay tokens: it follows the wall clock forward at once, and back slowly.
 
-For a relay the clock of one hub process never goes back (auth/hubclock.py). So when the wall clock was set
-back by a few minutes, as at an NTP server's first answer, tokens of the new time would have expired there
-until it has caught up. Tokens and the time that is told to relays go on by the former time instead.
+For a relay the clock of one hub process never goes back (auth/hubclock.py). If the wall clock is set back by
+a few minutes, as by an NTP server's first answer, relays would take tokens of the new time as expired until
+it has caught up. So tokens and time statements continue from the former time instead.
 
-A wall clock that was set back by more than a relay would accept ahead of its own was most likely not believed
-by any of them, and is followed at once.
+If the wall clock is set back by more than a relay accepts ahead of its own, most likely no relay believed the
+former time. Such a step is followed at once.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import attrs
 from auth.hubclock import RisingClock
 from proxy.process.clock import steady_s
 
-# Above the error of any oscillator, or the hub's clock would never be the wall clock again. A relay allows
-# for it (auth.hubclock.DRIFT). 17 s a day.
+# Above the drift of any oscillator, or this clock would never meet the wall clock again. A relay allows for
+# it (auth.hubclock.DRIFT). 17 s a day.
 HUB_DRIFT = 200e-6
 # The default of a relay's tunnel.clock_bound_s.
 SET_BACK_MAX_S = 900.0
-# Less goes unnoticed in the leeway of 5 s.
-TOLD_S = 5.0
+# The minimum difference that is logged: smaller ones are within the leeway of 5 s.
+LOGGED_S = 5.0
 
 _log = logging.getLogger("hawse.hub.relays")
 
 
 @attrs.define(eq=False)
 class TokenClock:
-    """One hub process's; called, it returns epoch seconds."""
+    """The clock of one hub process; calling it returns epoch seconds."""
 
     wall: Callable[[], float] = time.time
     steady: Callable[[], float] = steady_s
@@ -53,7 +53,7 @@ class TokenClock:
             self._rising = RisingClock(HUB_DRIFT)
             self._rising.update(wall, steady)
             kept_s = 0.0
-        elif kept_s > self._kept_s + TOLD_S:
+        elif kept_s > self._kept_s + LOGGED_S:
             _log.warning(
                 "this hub's clock was set back by %.0f s: tokens for relays go on by the former time, "
                 "which it nears by %.0f s a day, or at once when the hub is restarted",

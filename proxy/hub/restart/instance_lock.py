@@ -1,6 +1,6 @@
-"""Where a hub lives: the folder's lock, the sockets that it listens on, and the door for its successor.
+"""The instance lock of a hub: the folder's lock, the listening sockets, and the restart socket.
 
-They are what goes from one process to the next when a hub is replaced; all else each process has of its own.
+A handover passes these from the old process to the new one. Everything else belongs to one process.
 """
 
 from __future__ import annotations
@@ -14,96 +14,100 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
-from proxy.hub.home.boots import END_LOOK_S, Boots
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import DataDir, FolderInUseError, FolderLock
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.folder_lock import FolderInUseError, FolderLock
+from proxy.hub.home.hub_instances import END_LOOK_S, HubInstances
 from proxy.hub.restart.handover import (
     GoneError,
+    HandoverClient,
     HandoverError,
-    Place,
-    Succession,
-    close_door,
-    open_door,
-    take_over,
+    HandoverServer,
+    open_restart_socket,
+    request_handover,
+    unlink_restart_socket,
 )
 from proxy.hub.restart.pidfile import PidFile
 from proxy.listener.accept import open_sockets
 from proxy.process.config import Address
 
-# One that was killed has ended at once; one that is told to stop meanwhile has its grace first, which is a
-# third of this by default. Who comes in between is refused, unless the sockets were handed on.
+# A killed hub ends at once; a stopped one drains first, by default for a third of this time. Until the old
+# hub has ended, clients are refused, unless the sockets were passed on.
 ENDS_WITHIN_S = 30.0
 
 _log = logging.getLogger("hawse.hub")
 
 
 @attrs.define(eq=False)
-class Premises:
-    """A hub's place; made by open_premises."""
+class InstanceLock:
+    """Holds the folder, the listening sockets and the restart socket; made by open_instance_lock."""
 
     data: DataDir
     boot: str
     lock: FolderLock
-    door: socket.socket
+    restart_socket: socket.socket
     front: tuple[Address, list[socket.socket]]
-    """What is configured, and where this process listens for it."""
+    """The configured address, and the sockets that listen on it."""
     admin: tuple[Address, list[socket.socket]]
-    predecessor: Succession | None
-    """While the one before has not let go."""
+    predecessor: HandoverClient | None
+    """The old hub, until it has handed over or ended."""
     pid_file: PidFile | None = None
-    given_away: bool = False
+    handed_over: bool = False
 
-    async def claim(self) -> bool:
-        """Have the one before accept no more, and return whether there was one; raises HandoverError."""
+    async def pause_old_hub(self) -> bool:
+        """Make the old hub stop accepting, and return whether there is one; raises HandoverError."""
         if self.predecessor is None:
             return False
         try:
-            await self.predecessor.claim()
+            await self.predecessor.pause_old_hub()
         except GoneError:
-            await self._inherit(self.predecessor)
+            await self._wait_for_end_of(self.predecessor)
         self.lock.sign()
         return True
 
     async def confirm(self) -> None:
-        """Tell the one before that this one accepts; raises HandoverError when that one goes on."""
+        """Report to the old hub that this one accepts; raises HandoverError when the old hub continues."""
         if self.predecessor is not None:
             try:
                 await self.predecessor.confirm()
             except GoneError:
-                await self._inherit(self.predecessor)
+                await self._wait_for_end_of(self.predecessor)
             else:
-                _log.info("took over from the hub that ran here; it finishes what it has begun")
+                _log.info("took over from the hub that ran here; it finishes its open calls")
                 self.predecessor = None
         if self.pid_file is not None:
             self.pid_file.write()
 
-    async def _inherit(self, predecessor: Succession) -> None:
-        """Go on without the one before, which is ending; raises HandoverError when it does not end.
+    async def _wait_for_end_of(self, predecessor: HandoverClient) -> None:
+        """Wait until the old hub has ended, and take its restart socket.
 
-        Cancelled, it is still the place of the one before.
+        Raises HandoverError when it does not end within ENDS_WITHIN_S. Cancelled, the lock is still the old
+        hub's.
         """
-        boots = Boots(self.data.boots_dir)
+        instances = HubInstances(self.data.instances_dir)
         try:
             with trio.fail_after(ENDS_WITHIN_S):
-                await boots.wait_ended(predecessor.boot)
+                await instances.wait_ended(predecessor.boot)
         except trio.TooSlowError:
             raise HandoverError(
-                f"the hub that runs on {self.data.path} has hung up, and still runs "
+                f"the hub that runs on {self.data.path} has closed the handover, and still runs "
                 f"{ENDS_WITHIN_S:.0f} s later: stop it, and start this one again"
             ) from None
-        # It may have taken the door's name with it.
-        self.door.close()
-        self.door = open_door(self.data)
+        # The old hub may have removed the socket's file.
+        self.restart_socket.close()
+        self.restart_socket = open_restart_socket(self.data)
         predecessor.close()
         self.predecessor = None
-        _log.warning("the hub that ran here ended before it had given its place away: this one has it now")
+        _log.warning("the hub that ran here ended during the handover: this one has taken over")
 
-    def place(self, pause: Callable[[], Awaitable[None]], resume: Callable[[], None]) -> Place:
-        """Return what a successor is given; it has this hub `pause` to accept, or `resume`."""
-        return Place(
+    def handover_server(
+        self, pause: Callable[[], Awaitable[None]], resume: Callable[[], None]
+    ) -> HandoverServer:
+        """Return the server that offers these to a new hub; it calls `pause` and `resume` of this hub."""
+        return HandoverServer(
             data=self.data,
             lock=self.lock,
-            door=self.door,
+            restart_socket=self.restart_socket,
             listeners={
                 name: (str(address), sockets)
                 for name, (address, sockets) in (("front", self.front), ("admin", self.admin))
@@ -114,20 +118,20 @@ class Premises:
             log=_log.warning,
         )
 
-    def shut_door(self) -> None:
-        """Be asked for the place no more: whoever would ask waits for this hub's end instead."""
-        close_door(self.data)
-        self.door.close()
+    def close_restart_socket(self) -> None:
+        """Take no more handover requests: a new hub waits for this hub's end instead."""
+        unlink_restart_socket(self.data)
+        self.restart_socket.close()
 
-    def give_away(self) -> None:
-        """A successor has it all: this process lets go of its share."""
-        self.given_away = True
+    def mark_handed_over(self) -> None:
+        """Close this process's descriptors, after a new hub has taken over."""
+        self.handed_over = True
         self._close()
 
     def stop_listening(self) -> None:
-        """Let go of the sockets: who comes from now on is refused at once, unless a successor has them too.
+        """Close the listening sockets: new connections are refused at once, unless a new hub shares them.
 
-        Left open, they would have newcomers wait in their backlogs until this process ends, in vain.
+        Open sockets would keep new connections in their backlogs until this process ends, unanswered.
         """
         for _, sockets in (self.front, self.admin):
             for each in sockets:
@@ -135,54 +139,56 @@ class Premises:
 
     def _close(self) -> None:
         self.stop_listening()
-        self.door.close()
+        self.restart_socket.close()
         self.lock.release()
 
     def leave(self) -> None:
-        """Let go of what is still this process's; nobody else can have come in before."""
+        """Close everything that this process still holds, and remove its files; the lock is released last."""
         if self.predecessor is not None:
             self.predecessor.close()
-        elif not self.given_away:
-            close_door(self.data)
+        elif not self.handed_over:
+            unlink_restart_socket(self.data)
             if self.pid_file is not None:
                 self.pid_file.remove()
         self._close()
 
 
 @asynccontextmanager
-async def open_premises(
+async def open_instance_lock(
     config: HubConfig, data: DataDir, boot: str, *, replace: bool
-) -> AsyncIterator[Premises]:
-    """Get a place for the block: one that is free, or with `replace` that of the hub which runs here.
+) -> AsyncIterator[InstanceLock]:
+    """Hold the instance lock for the block: of a free folder, or with `replace` from the hub that runs here.
 
-    Raises FolderInUseError, HandoverError, FileError when its PID file cannot be written, and OSError when an
-    address cannot be listened on.
+    Raises FolderInUseError, HandoverError, FileError when its PID file cannot be written, and OSError when it
+    cannot listen on an address.
     """
     pid_file = PidFile(config.pid_file) if config.pid_file is not None else None
     if pid_file is not None:
         pid_file.check()
-    succession, lock, door = await _wait_for_place(data) if replace else (None, *_free_place(data))
-    premises = Premises(
-        data, boot, lock, door, (config.listen, []), (config.admin.listen, []), succession, pid_file
+    client, lock, restart_socket = (
+        await _wait_for_instance_lock(data) if replace else (None, *_lock_free_folder(data))
+    )
+    instance = InstanceLock(
+        data, boot, lock, restart_socket, (config.listen, []), (config.admin.listen, []), client, pid_file
     )
     try:
-        held = succession.ports() if succession is not None else {}
+        held = client.ports() if client is not None else {}
         for name, stated, (address, sockets) in (
-            ("front", "listen", premises.front),
-            ("admin", "admin.listen", premises.admin),
+            ("front", "listen", instance.front),
+            ("admin", "admin.listen", instance.admin),
         ):
-            found = succession.take(name, str(address)) if succession is not None else []
-            sockets.extend(found or await _open_anew(address, stated, held))
-        yield premises
+            found = client.take_listeners(name, str(address)) if client is not None else []
+            sockets.extend(found or await _open_listeners(address, stated, held))
+        yield instance
     finally:
-        premises.leave()
+        instance.leave()
 
 
-async def _open_anew(address: Address, stated: str, held: Mapping[int, str]) -> list[socket.socket]:
-    """Listen on what the one before does not listen on; raises OSError.
+async def _open_listeners(address: Address, stated: str, held: Mapping[int, str]) -> list[socket.socket]:
+    """Listen on an address that the old hub does not listen on; raises OSError.
 
-    `held` says where that one listens on a port. What overlaps it, as [::] does any address, is only free
-    once that one has ended, and it ends once this one listens.
+    `held` maps the old hub's ports to its addresses. An overlapping address, such as [::], is free only after
+    the old hub has ended, and the old hub ends only after this one listens.
     """
     try:
         return await open_sockets(address, stated)
@@ -197,47 +203,47 @@ async def _open_anew(address: Address, stated: str, held: Mapping[int, str]) -> 
         ) from error
 
 
-async def _ask(data: DataDir) -> Succession | None:
-    """Ask the hub that runs for its place; None when none does, or it ends instead of an answer."""
+async def _request_handover(data: DataDir) -> HandoverClient | None:
+    """Ask the running hub for a handover; None when no hub runs, or it ends without an answer."""
     try:
-        return await take_over(data)
+        return await request_handover(data)
     except GoneError:
         return None
 
 
-def _free_place(data: DataDir) -> tuple[FolderLock, socket.socket]:
+def _lock_free_folder(data: DataDir) -> tuple[FolderLock, socket.socket]:
     lock = data.lock()
     try:
-        return lock, open_door(data)
+        return lock, open_restart_socket(data)
     except BaseException:
         lock.release()
         raise
 
 
-async def _wait_for_place(data: DataDir) -> tuple[Succession | None, FolderLock, socket.socket]:
-    """Ask the hub that runs, or take the folder once nobody holds it; raises HandoverError.
+async def _wait_for_instance_lock(data: DataDir) -> tuple[HandoverClient | None, FolderLock, socket.socket]:
+    """Get a handover from the running hub, or lock the folder once it is free; raises HandoverError.
 
-    A hub that stops has no door any more. While its end is waited for another newcomer may be faster, and is
-    asked then.
+    A hub that stops has closed its restart socket. Another new hub may lock the folder first, and is then the
+    one to ask.
     """
     held: FolderInUseError | None = None
     with trio.move_on_after(ENDS_WITHIN_S):
         while True:
-            succession = await _ask(data)
-            if succession is not None:
-                return succession, succession.lock, succession.door
+            client = await _request_handover(data)
+            if client is not None:
+                return client, client.lock, client.restart_socket
             try:
-                lock, door = _free_place(data)
+                lock, restart_socket = _lock_free_folder(data)
             except FolderInUseError as error:
                 if held is None:
                     _log.info("waiting for the end of the process %s that holds %s", error.pid, data.path)
                 held = error
             else:
                 _log.info("no hub runs on %s: there is none to replace", data.path)
-                return None, lock, door
+                return None, lock, restart_socket
             await trio.sleep(END_LOOK_S)
-    assert held is not None, "or the folder was free at the first look"
+    assert held is not None, "otherwise the folder was free at the first attempt"
     raise HandoverError(
-        f"the process {held.pid} that holds {data.path} cannot be asked for its place, and still runs "
-        f"{ENDS_WITHIN_S:.0f} s later: stop it first (one that is told to stop has its stop.grace_s)"
+        f"the process {held.pid} that holds {data.path} takes no handover request, and still runs "
+        f"{ENDS_WITHIN_S:.0f} s later: stop it first (a hub that stops drains for up to stop.grace_s)"
     ) from held

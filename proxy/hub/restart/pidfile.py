@@ -1,7 +1,7 @@
-"""The file that tells a supervisor which process is the hub: the number changes when the place does.
+"""The PID file, from which a supervisor reads which process is the hub. A handover changes the number.
 
-Written by whoever starts the hub it would name the new one as soon as that one starts, and would still do so
-when it cannot take the place.
+The hub writes it itself, once it holds the instance lock. A supervisor that wrote it at the start would name
+the new process too early, and wrongly when the handover fails.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _log = logging.getLogger("hawse.hub")
 
 @attrs.frozen
 class PidFile:
-    """The file of the hub that has the place."""
+    """The PID file of the hub that holds the instance lock."""
 
     path: Path
 
     def check(self) -> None:
-        """Raise FileError when this user cannot write it: later on it would be too late to give up."""
+        """Raise FileError when this user cannot write it: once the hub serves, it is too late to refuse."""
         folder = self.path.parent
         if self.path.is_dir():
             raise FileError(f"pid_file: {self.path} is a folder: name a file in it")
@@ -34,17 +34,17 @@ class PidFile:
             raise FileError(f"pid_file: cannot write {self.path}: let this user write in {folder}")
 
     def write(self) -> None:
-        """Name this process from now on; what cannot be written is logged, since the hub serves already."""
+        """Write this process's id. An error is only logged, since the hub serves already."""
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             temporary.write_text(f"{os.getpid()}\n", encoding="ascii")
-            # As a whole: a supervisor may read it at any time.
+            # Replaced atomically: a supervisor may read it at any time.
             temporary.replace(self.path)
         except OSError as error:
             _log.error("cannot write %s, which may name another process now: %s", self.path, error.strerror)
 
     def remove(self) -> None:
-        """Name nobody any more."""
+        """Delete the file; an error is logged."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:

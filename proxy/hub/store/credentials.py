@@ -1,6 +1,6 @@
-"""The part of the store that keeps how agents prove who they are: API keys, and keys of their own making.
+"""The store's credentials of agents: API keys, enrolment codes, and the agents' own key pairs.
 
-Of an API key and of a code only a hash is kept, of an agent's own key the public half.
+The store has only a hash of an API key or a code, and only the public half of an agent's own key.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Iterator, Mapping
 import sqlalchemy as sa
 
 from auth.keys import KeyFormatError, PublicKey
-from proxy.hub.store import tables as t
 from proxy.hub.store.database import Database, find, find_agent, new_id, select_as_text
 from proxy.hub.store.entities import Agent, AgentKey, AgentState, ApiKey, Code, Credential
 from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.federation import drop_unused_issuers
+from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import shown
 from proxy.process.untrusted_json import read_json
 
-# Of each kind. An agent has one key, two while it changes them, or one for each of its replicas; more is a
-# leak in somebody's pipeline.
+# Of each kind. An agent has one key, two during a change, or one for each replica. More keys than this point
+# to a pipeline that leaks them.
 KEYS_PER_AGENT_MAX = 16
-# A code is made when somebody is there to use it.
+# A code is made for immediate use.
 CODE_LIFETIME_S = 15 * 60.0
 CODES_PER_AGENT_MAX = 8
 
@@ -57,15 +57,15 @@ class Credentials(Database):
                     break
             else:
                 raise NotFoundError(
-                    f"agent {agent} has no key {shown(key_id)}: `hawse admin agent key list {agent}` names "
-                    "those it has, by their ids"
+                    f"agent {agent} has no key {shown(key_id)}: `hawse admin agent key list {agent}` lists "
+                    "the ids of its keys"
                 )
             if key.revoked_at is not None:
                 raise ConflictError(f"key {key_id} of agent {agent} is revoked already")
             connection.execute(sa.update(table).where(mine).values(revoked_at=self._clock()))
 
     def add_code(self, agent: str, code_hash: str) -> Code:
-        """Enter a code by which the agent may register one key; raises NotFoundError, ConflictError."""
+        """Add a code with which the agent may register one key; raises NotFoundError, ConflictError."""
         now = self._clock()
         with self._transaction() as connection:
             agent_id = str(find_agent(connection, agent).id)
@@ -75,8 +75,7 @@ class Credentials(Database):
             count = connection.scalar(mine)
             if count is not None and count >= CODES_PER_AGENT_MAX:
                 raise ConflictError(
-                    f"agent {agent} has {count} codes that were not used, the most it may have: "
-                    "use one, or withdraw them"
+                    f"agent {agent} has {count} unused codes, the most it may have: use one, or withdraw them"
                 )
             code = Code(new_id(), agent_id, now, now + CODE_LIFETIME_S)
             connection.execute(
@@ -98,10 +97,10 @@ class Credentials(Database):
             return connection.execute(sa.delete(codes).where(codes.c.agent_id == agent_id)).rowcount
 
     def redeem_code(self, code_hash: str, key: PublicKey) -> str:
-        """Register a key by a code, which is then gone, and return the key's id.
+        """Register a key with a code, which is used up by that, and return the key's id.
 
-        Asked for that key again, as by an agent that has not had the answer, it returns the same for as long
-        as a code lives. Raises NotFoundError when there is no such code (any more), ConflictError when its
+        An agent that did not receive the answer may repeat the request: for the lifetime of a code it gets
+        the same id. Raises NotFoundError when the code does not exist or has expired, ConflictError when its
         agent may not register a key, and InvalidError for a key that was registered before.
         """
         now = self._clock()
@@ -147,7 +146,7 @@ class Credentials(Database):
             raise ConflictError(f"the agent has {usable} keys, the most it may have: revoke one first")
 
     def _revoke_all(self, connection: sa.Connection, agent_id: str, now: float) -> None:
-        """Revoke whatever an agent could prove itself by."""
+        """Revoke all credentials of an agent."""
         for table in (t.api_keys, t.agent_keys):
             connection.execute(
                 sa.update(table)
@@ -191,12 +190,12 @@ def read_keys(
 
 
 def owners_of(*held: tuple[Agent, Credential]) -> dict[str, str]:
-    """Whose each credential is: its id → its agent's."""
+    """Map the id of each credential to its agent's id."""
     return {credential.id: agent.id for agent, credential in held}
 
 
 def read_codes(connection: sa.Connection, by_agent: Mapping[str, Agent]) -> dict[str, tuple[Agent, Code]]:
-    """The codes that were not used, by hash."""
+    """The unused codes, by hash."""
     return {
         row.hash: (by_agent[row.agent_id], Code(row.id, row.agent_id, row.created_at, row.expires_at))
         for row in connection.execute(sa.select(t.enrolment_codes))
@@ -210,13 +209,13 @@ def api_key_of(row: sa.Row[tuple[object, ...]]) -> ApiKey:
 
 
 def agent_keys_of(rows: sa.CursorResult[tuple[object, ...]], faults: list[str]) -> Iterator[AgentKey]:
-    """Read rows, their keys as text; one that holds none of the only kind that is registered is left out."""
+    """Read rows with their keys as text; rows without a valid Ed25519 key go to `faults`."""
     for row in rows:
         try:
             public = PublicKey.from_jwk(read_json(row.jwk))
             if public.alg != "EdDSA" or not public.kid == public.thumbprint == row.kid:
                 raise KeyFormatError("not an Ed25519 key under its thumbprint")
         except (KeyFormatError, ValueError) as error:
-            faults.append(f"agent key {shown(row.kid)} must not be used: {error}")
+            faults.append(f"agent key {shown(row.kid)} is invalid: {error}")
             continue
         yield AgentKey(row.id, row.agent_id, public, row.created_at, row.last_used_at, row.revoked_at)

@@ -1,7 +1,7 @@
-"""One hub's database: how it is opened, what one transaction is, and how a row is found or refused.
+"""One hub's database: opening, transactions, and the lookup of rows.
 
-Synchronous, and for one caller at a time: `directory` runs it on a thread. A transaction is opened by BEGIN
-IMMEDIATE, so that what it checked still holds when it writes.
+Synchronous, and for one caller at a time: `directory` runs it on a thread. A transaction begins with BEGIN
+IMMEDIATE, so its checks still hold when it writes.
 """
 
 from __future__ import annotations
@@ -18,27 +18,26 @@ from typing import Self
 import sqlalchemy as sa
 
 from audit.sqlite import explained, is_damaged
-from proxy.hub.store import tables as t
 from proxy.hub.store.entities import AgentState
 from proxy.hub.store.errors import ConflictError, StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, MigrationNeededError, migrate
+from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import not_found
 
 BUSY_TIMEOUT_MS = 5000
 
 
 class Database:
-    """What a store stands on. `clock` gives epoch seconds."""
+    """The database below a store. `clock` returns epoch seconds."""
 
     def __init__(self, path: Path, *, org: str, clock: Callable[[], float], shared: bool = False) -> None:
         """Open the database, making or migrating it; raises StoreUnavailableError.
 
-        `shared` with another process that runs on it, it is not migrated.
+        `shared`: another process uses it, so it is not migrated.
         """
         self._org = org
         self._clock = clock
-        # Made here, so that it is its owner's alone from the first byte; SQLite gives its -wal and -shm
-        # files the same mode.
+        # Made here with mode 0600 from the first byte. SQLite gives its -wal and -shm files the same mode.
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
@@ -52,13 +51,13 @@ class Database:
             raise unusable(path, error) from error
 
     def close(self) -> None:
-        """Close the database; the WAL is folded in."""
+        """Close the database; SQLite then merges the WAL."""
         self._engine.dispose()
 
     def copy_in_memory(self) -> Self:
         """Copy the database into memory; raises StoreUnavailableError if it cannot be read.
 
-        Both share what is derived from rows: compiled policies, and what a snapshot caches.
+        Both share the caches of values derived from rows: compiled policies, and a snapshot's entities.
         """
         engine = _engine(sa.URL.create("sqlite", database=":memory:"))
         try:
@@ -75,10 +74,10 @@ class Database:
         return twin
 
     def data_version(self) -> int:
-        """A number that is another one after each change by another process; raises StoreUnavailableError."""
+        """Return a number that differs after a change by another process; raises StoreUnavailableError."""
         try:
             with self._engine.connect() as connection:
-                # Of the driver itself: a transaction would take the lock that writers wait for.
+                # Directly from the driver: a transaction would take the writers' lock.
                 driver = connection.connection.driver_connection
                 assert driver is not None
                 return int(driver.execute("PRAGMA data_version").fetchone()[0])
@@ -91,18 +90,18 @@ class Database:
             with self._engine.begin() as connection:
                 yield connection
         except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
-            # The driver's words, without the statement and its parameters, which may hold hashes.
+            # Only the driver's message: the statement's parameters may contain hashes.
             raise StoreUnavailableError(f"the store failed: {error.orig}") from error
 
 
 def unusable(
     path: Path, error: MigrationNeededError | MigrationError | sa.exc.DBAPIError
 ) -> StoreUnavailableError:
-    """Say why a database cannot be opened, and the next step."""
+    """Return the error for a database that cannot be opened, with the next step."""
     match error:
         case MigrationNeededError():
             return StoreUnavailableError(
-                f"this version would change the form of {path}, which the hub that runs still uses: "
+                f"this version would migrate {path}, which the running hub still uses: "
                 "stop that hub, then start this one"
             )
         case MigrationError():
@@ -118,7 +117,7 @@ def _engine(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(
         url,
         poolclass=sa.StaticPool,
-        # One caller at a time, but not always on the same thread.
+        # One caller at a time, on varying threads.
         connect_args={"check_same_thread": False, "isolation_level": None},
     )
     sa.event.listen(engine, "connect", _configure)
@@ -132,7 +131,7 @@ def _configure(driver_connection: object, _: object) -> None:
     for pragma in (
         f"busy_timeout = {BUSY_TIMEOUT_MS}",
         "journal_mode = WAL",
-        # An agent that was locked must be locked after a power cut too.
+        # A locked agent must still be locked after a power failure.
         "synchronous = FULL",
         "foreign_keys = ON",
         "trusted_schema = OFF",
@@ -151,17 +150,17 @@ def new_id() -> str:
 
 
 def select_as_text(table: sa.Table, column: str) -> sa.Select[tuple[object, ...]]:
-    """All of a table, a column of JSON as the text that stands there: a damaged one costs its own row alone.
+    """Select a table, with a JSON column as its raw text, so that invalid JSON affects only its own row.
 
-    Decoded by SQLAlchemy it would end the reading of all of them. By a cast, since what looks like a number
-    is stored as one.
+    If SQLAlchemy decoded the column, one invalid row would fail the whole query. The cast is needed because
+    SQLite stores text that looks like a number as a number.
     """
     columns = (sa.cast(c, sa.Text).label(c.name) if c.name == column else c for c in table.c)
     return sa.select(*columns)
 
 
 def find(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> sa.Row[tuple[object, ...]]:
-    """The row of that name; raises NotFoundError."""
+    """Return the row of that name; raises NotFoundError."""
     row = connection.execute(sa.select(table).where(table.c.name == name)).first()
     if row is None:
         raise not_found(kind, name, connection.scalars(sa.select(table.c.name)))
@@ -169,7 +168,7 @@ def find(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> sa
 
 
 def find_agent(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
-    """The row of an agent that is not retired; raises NotFoundError, ConflictError."""
+    """Return the row of an agent that is not retired; raises NotFoundError, ConflictError."""
     row = find(connection, t.agents, "agent", name)
     if row.state == AgentState.RETIRED:
         raise ConflictError(f"agent {name} is retired: add a new agent under another name")
@@ -179,6 +178,6 @@ def find_agent(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...
 def refuse_taken(
     connection: sa.Connection, table: sa.Table, kind: str, name: str, *, next_step: str = ""
 ) -> None:
-    """Raise ConflictError when there is a row of that name."""
+    """Raise ConflictError when a row of that name exists."""
     if connection.execute(sa.select(table.c.id).where(table.c.name == name)).first() is not None:
         raise ConflictError(f"{kind} {name} exists already{next_step}")

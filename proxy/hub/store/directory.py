@@ -1,14 +1,14 @@
-"""The hub's knowledge while it runs: one snapshot in memory, replaced after every change of the store.
+"""The running hub's view of the store: one snapshot in memory, replaced after every change.
 
-The way of a request reads `current` and never waits. Changes come from the admin API, one at a
-time, each on a thread, and return only when the new snapshot stands: an agent that was locked is refused
-from the moment that the operator's command returns. What another process changes in the same database is
-seen within LOOK_EVERY_S. Whoever has to act on a change, beside reading `current` the next time, is told; but
-not of when who was here last, which is written down all the time and changes nothing for anybody.
+Requests read `current` and never wait. The admin API makes changes, one at a time, each on a thread. A change
+returns only when the new snapshot is in place: a locked agent is refused from the moment that the operator's
+command returns. Changes by other processes in the same database are seen within POLL_EVERY_S. Listeners are
+called after each change, but not after updates of the last-used times, which are frequent and affect nothing
+else.
 
-A revocation does not wait for a disk. Where the store cannot be written, `change_in_memory` makes the change
-on a copy of the store in memory, and snapshots are read from that. The changes stay in a list, are written to
-the store in their order as soon as it can be written, and until then the store takes no other change.
+A revocation does not wait for a disk. If the store cannot be written, `change_in_memory` makes the change on
+a copy of the store in memory, and snapshots are read from that. The changes are queued, and written to the
+store in order as soon as that works. Until then the store takes no other change.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from proxy.hub.store.store import Store
 
 T = TypeVar("T")
 
-# "Last used" is for an operator who looks for dead credentials; half a minute is exact enough for that,
-# and a write per call would be a disk flush per call.
+# "Last used" helps an operator find unused credentials; half a minute is exact enough for that, and a write
+# per call would be a disk flush per call.
 USE_WRITTEN_EVERY_S = 30.0
-# Half of the second within which another process's change must be seen; a look costs some 100 µs.
-LOOK_EVERY_S = 0.5
-# A disk that does not answer must not hold up the end of the hub.
+# Half of the second within which another process's change must be seen; a poll costs some 100 µs.
+POLL_EVERY_S = 0.5
+# A disk that does not answer must not delay the hub's exit.
 LAST_WRITE_S = 2.0
-# Of revocations that wait for the store. Operators make them, one at a time.
+# Revocations that wait for the store. Operators make them, one at a time.
 PENDING_MAX = 10_000
 
 log = logging.getLogger(__name__)
 
 
 class Changes(Protocol):
-    """What an action needs of the directory."""
+    """The part of the directory that an action uses."""
 
     @property
     def current(self) -> Snapshot:
-        """The snapshot that stands now."""
+        """The current snapshot."""
         ...
 
     async def read(self, query: Callable[[Store], T]) -> T:
@@ -62,18 +62,18 @@ class Changes(Protocol):
 
 
 class Directory:
-    """Reads without waiting, changes one at a time; made by `open_directory`."""
+    """Immediate reads, and changes one at a time; made by `open_directory`."""
 
     def __init__(self, store: Store, current: Snapshot) -> None:
         self.current = current
         self._store = store
-        _tell_faults(current, known=())
+        _log_faults(current, known=())
         self._limiter = trio.CapacityLimiter(1)
         self._stale = False
-        # Something has changed since the listeners were told, other than when who was used.
-        self._untold = False
+        # A change other than a last-used time has been made since the listeners were called.
+        self._unnotified = False
         self._listeners: list[Callable[[], None]] = []
-        # Guarded by the limiter: only its one thread touches them.
+        # Guarded by the limiter: one thread at a time uses them.
         self._copy: Store | None = None
         self._pending: deque[tuple[Callable[[Store], object], Callable[[], None]]] = deque()
         self._data_version = store.data_version()
@@ -87,33 +87,33 @@ class Directory:
     def _read(self, query: Callable[[Store], T]) -> T:
         return query(self._copy or self._store)
 
-    def on_change(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called after each change, when its snapshot stands; it must neither wait nor raise."""
-        self._listeners.append(tell)
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each change, when `current` is new; it must neither wait nor raise."""
+        self._listeners.append(listener)
 
     async def change(self, mutation: Callable[[Store], T]) -> T:
         """Run a change and replace the snapshot; raises what the change raises.
 
-        Cancelled while it waits for its turn, nothing has happened; once begun it runs to its end.
+        Cancelled while it waits for another change, nothing has changed; once begun it runs to its end.
         """
         try:
             return await trio.to_thread.run_sync(self._change, mutation, True, limiter=self._limiter)
         finally:
-            # Also after a change that failed: the snapshot is new all the same.
-            self._tell()
+            # Also after a failed change, since the snapshot was replaced as well.
+            self._notify()
 
     async def change_in_memory(self, mutation: Callable[[Store], T], settled: Callable[[], None]) -> T:
         """Run a revocation that the store could not take; it is in force when this returns.
 
         `settled` is called, in a thread, when the store has it. Raises what the change raises, and
-        StoreUnavailableError where the store cannot even be read, or too much is pending.
+        StoreUnavailableError if the store cannot be read either, or PENDING_MAX revocations wait.
         """
         try:
             return await trio.to_thread.run_sync(
                 self._change_in_memory, mutation, settled, limiter=self._limiter
             )
         finally:
-            self._tell()
+            self._notify()
 
     def _change_in_memory(self, mutation: Callable[[Store], T], settled: Callable[[], None]) -> T:
         if len(self._pending) >= PENDING_MAX:
@@ -126,7 +126,7 @@ class Directory:
         return done
 
     def _write_pending(self) -> None:
-        """Write what waits for the store; raises StoreUnavailableError, and what is left waits on."""
+        """Write the queued revocations; raises StoreUnavailableError, and then the rest stays queued."""
         while self._pending:
             mutation, settled = self._pending[0]
             try:
@@ -134,7 +134,7 @@ class Directory:
             except StoreUnavailableError:
                 raise
             except StoreError as error:
-                # Another hub on this folder has written it.
+                # Another hub on this folder has written it already.
                 log.info("the store has a revocation already: %s", error)
             self._pending.popleft()
             settled()
@@ -142,18 +142,18 @@ class Directory:
             self._copy.close()
             self._copy = None
             self._refresh(True)
-            log.warning("the store is written again, and has every revocation")
+            log.warning("the store can be written again, and has all revocations")
 
-    def _tell(self) -> None:
-        if self._untold:
-            self._untold = False
-            for tell in self._listeners:
-                tell()
+    def _notify(self) -> None:
+        if self._unnotified:
+            self._unnotified = False
+            for listener in self._listeners:
+                listener()
 
     def _change(self, mutation: Callable[[Store], T], news: bool) -> T:
-        # A snapshot that could not be read before brings what it would have brought.
+        # An earlier snapshot could not be read, so this one contains its changes too.
         news = news or self._stale
-        # On the thread, so that no cancellation can come between the commit and the snapshot.
+        # On the thread, so that no cancellation separates the commit from the new snapshot.
         self._stale = True
         try:
             self._write_pending()
@@ -165,21 +165,21 @@ class Directory:
         before, self.current = self.current, (self._copy or self._store).snapshot()
         self._stale = False
         if news:
-            self._untold = True
-        _tell_faults(self.current, known=before.faults)
+            self._unnotified = True
+        _log_faults(self.current, known=before.faults)
 
-    async def run_look(self) -> NoReturn:
-        """See what another process changes; a store that fails is logged and tried again."""
+    async def run_poll(self) -> NoReturn:
+        """Poll for other processes' changes; a failing store is logged and tried again."""
         while True:
-            await trio.sleep(LOOK_EVERY_S)
+            await trio.sleep(POLL_EVERY_S)
             try:
-                await trio.to_thread.run_sync(self._look, limiter=self._limiter)
+                await trio.to_thread.run_sync(self._poll, limiter=self._limiter)
             except StoreUnavailableError as error:
-                log.warning("cannot look for changes: %s", error)
-            self._tell()
+                log.warning("cannot check the store for changes: %s", error)
+            self._notify()
 
-    def _look(self) -> None:
-        # While the disk is full this fails, and nothing else does: it is no news each time.
+    def _poll(self) -> None:
+        # Fails on each poll while the disk is full, which was logged before.
         with suppress(StoreUnavailableError):
             self._write_pending()
         version = self._store.data_version()
@@ -188,31 +188,34 @@ class Directory:
             self._data_version = version
 
     def note_agent_used(self, agent: Agent, credential: Credential, now: float) -> None:
-        """Remember that an agent proved itself; written down later."""
+        """Note that an agent has authenticated; written later."""
         self._agents[agent.id] = now
         self._credentials[credential.id] = now
 
     def note_admin_token_used(self, token_id: str, now: float) -> None:
-        """Remember that an operator's token was shown; written down later."""
+        """Note that an operator's token was used; written later."""
         self._admin_tokens[token_id] = now
 
     def note_relay_seen(self, cluster_id: str, instance: str, now: float) -> None:
-        """Remember that a connected relay was heard; written down later."""
+        """Note when a connected relay was last heard from; written later."""
         self._relays[cluster_id, instance] = now
 
     def note_trail(self, mark: TrailMark) -> None:
-        """Remember how far the audit trail has come; written down later."""
+        """Note the audit trail's highest number; written later."""
         self._trail = mark
 
     def _forget_use(self) -> None:
-        # Bounded by what exists: ids of agents, keys, tokens and connected relays.
+        # Bounded by the existing agents, keys, tokens and connected relays.
         self._agents: dict[str, float] = {}
         self._credentials: dict[str, float] = {}
         self._admin_tokens: dict[str, float] = {}
         self._relays: dict[tuple[str, str], float] = {}
 
     async def write_use(self) -> None:
-        """Write down what was used since the last time; raises StoreUnavailableError, and forgets it then."""
+        """Write the last-used times noted since the last write.
+
+        Raises StoreUnavailableError, and then these times are lost.
+        """
         note = partial(
             Store.note_use,
             agents=self._agents,
@@ -228,28 +231,28 @@ class Directory:
             try:
                 await trio.to_thread.run_sync(self._change, note, False, limiter=self._limiter)
             finally:
-                self._tell()
+                self._notify()
 
     async def run_use_writer(self) -> NoReturn:
-        """Write down use from time to time; a store that fails is logged and tried again."""
+        """Write the last-used times regularly; a failing store is logged and tried again."""
         while True:
             await trio.sleep(USE_WRITTEN_EVERY_S)
             try:
                 await self.write_use()
             except StoreUnavailableError as error:
-                log.warning("cannot write down what was used: %s", error)
+                log.warning("cannot write the last-used times: %s", error)
 
 
 @attrs.frozen
 class InMemory:
-    """The directory for one revocation that its store cannot take (its Changes)."""
+    """A directory's `Changes` for one revocation that the store cannot take."""
 
     directory: Directory
     settled: Callable[[], None]
 
     @property
     def current(self) -> Snapshot:
-        """The snapshot that stands now."""
+        """The current snapshot."""
         return self.directory.current
 
     async def read(self, query: Callable[[Store], T]) -> T:
@@ -261,10 +264,10 @@ class InMemory:
         return await self.directory.change_in_memory(mutation, self.settled)
 
 
-def _tell_faults(snapshot: Snapshot, *, known: Collection[str]) -> None:
+def _log_faults(snapshot: Snapshot, *, known: Collection[str]) -> None:
     for fault in snapshot.faults:
         if fault not in known:
-            log.error("the store holds what must not be used, and it is left out: %s", fault)
+            log.error("the store holds an invalid row, which is ignored: %s", fault)
 
 
 @asynccontextmanager
@@ -273,8 +276,8 @@ async def open_directory(
 ) -> AsyncIterator[Directory]:
     """Open the store (making or migrating it) and read the first snapshot; raises StoreUnavailableError.
 
-    `shared`: another hub still runs on it. At the end what was used is written down, within a deadline, and
-    the store is closed.
+    `shared`: another hub still runs on it. At the end the last-used times are written, within LAST_WRITE_S,
+    and the store is closed.
     """
     store = await trio.to_thread.run_sync(partial(Store, path, org=org, clock=clock, shared=shared))
     try:
@@ -286,6 +289,6 @@ async def open_directory(
                 try:
                     await directory.write_use()
                 except StoreUnavailableError as error:
-                    log.warning("cannot write down what was used: %s", error)
+                    log.warning("cannot write the last-used times: %s", error)
     finally:
         store.close()

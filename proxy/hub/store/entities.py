@@ -1,8 +1,7 @@
-"""What the hub knows: teams, agents, clusters and their keys, as frozen values, and one snapshot of them all.
+"""The hub's entities: teams, agents, clusters and their keys, as frozen values, and a snapshot of them all.
 
-The snapshot is what the way of a request reads: dictionaries, no waiting, and one consistent state, since
-it is replaced as a whole. Who may reach what is decided by ids: a team or cluster that is made again under
-an old name inherits nothing.
+Requests read the snapshot: dictionaries, no waiting, and one consistent state, because it is replaced as a
+whole. Access is decided by ids, so a team or cluster that reuses an old name inherits no access.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from proxy.hub.store.roles import Role
 
 
 class AgentState(StrEnum):
-    """Whether an agent may act."""
+    """Whether an agent may make requests."""
 
     ACTIVE = "active"
     LOCKED = "locked"
     """Refused until it is unlocked; its keys stay."""
     RETIRED = "retired"
-    """Gone for good; the row stays, so that its name is never given to another."""
+    """Removed for good; the row stays, so that its name is never reused."""
 
 
 class Mode(StrEnum):
@@ -49,19 +48,19 @@ class Team:
 
 @attrs.frozen
 class Agent:
-    """A principal; the user `agent:<name>` of every cluster that its teams were granted."""
+    """A principal; the user `agent:<name>` in every cluster that its teams were granted."""
 
     id: str
     name: str
     owner: str
-    """The human who answers for it."""
+    """The person responsible for the agent."""
     state: AgentState
     teams: tuple[str, ...]
     team_ids: frozenset[str]
     created_at: float
     last_used_at: float | None
     principal: Principal | None
-    """None only when it is retired: it then has no team, and a principal always has one."""
+    """None only for a retired agent, which has no team; a principal always has one."""
 
     @property
     def active(self) -> bool:
@@ -70,7 +69,7 @@ class Agent:
 
 @attrs.frozen
 class ApiKey:
-    """One API key of an agent; the key itself was shown once and is not kept."""
+    """One API key of an agent; the key itself was shown once and is not stored."""
 
     id: str
     agent_id: str
@@ -88,7 +87,7 @@ class ApiKey:
 
 @attrs.frozen
 class AgentKey:
-    """The public half of a key that an agent made and registered by a code."""
+    """The public half of a key that an agent made and registered with a code."""
 
     id: str
     agent_id: str
@@ -105,23 +104,23 @@ class AgentKey:
 
 @attrs.frozen
 class Issuer:
-    """Somebody whose tokens say who a workload is."""
+    """An issuer whose tokens identify workloads."""
 
     id: str
     url: str
-    """As its tokens name it, to the last slash."""
+    """Exactly as in its tokens, including a trailing slash."""
     jwks_url: str | None
-    """Where its keys are; None to ask its own discovery document."""
+    """The URL of its keys; None to use its discovery document."""
     jwks: str | None
-    """Its keys, given by an operator: then nothing is fetched."""
+    """Its keys, set by an operator; then nothing is fetched."""
     ca_pem: str | None
     address_private: bool
-    """Whether its addresses may be private or loopback ones, which an operator must have said."""
+    """Whether its addresses may be private or loopback ones, which an operator must allow."""
 
 
 @attrs.frozen
 class FederationRule:
-    """Which tokens of an issuer are an agent's."""
+    """Maps an issuer's tokens with certain claims to an agent."""
 
     id: str
     agent_id: str
@@ -137,12 +136,12 @@ class FederationRule:
 
 
 Credential: TypeAlias = ApiKey | AgentKey | FederationRule
-"""How an agent proves who it is."""
+"""The ways in which an agent authenticates."""
 
 
 @attrs.frozen
 class Code:
-    """A one-time code by which an agent registers a key; the code itself was shown once and is not kept."""
+    """A one-time code with which an agent registers a key; the code was shown once and is not stored."""
 
     id: str
     agent_id: str
@@ -163,24 +162,24 @@ class Cluster:
     name: str
     labels: Mapping[str, str]
     teams: tuple[str, ...]
-    """Names of the teams that it is granted to."""
+    """Names of the teams that have access."""
     team_ids: frozenset[str]
     mode: Mode
     relay_keys: tuple[PublicKey, ...]
-    """What its relay proves itself with; more than one only while a key is replaced."""
+    """The keys with which its relays authenticate; more than one only while a key is replaced."""
     relay_url: str | None
     """Where the hub dials the relay in direct mode."""
     relay_ca_pem: str | None
     relay_address_private: bool
-    """Whether `relay_url` may lead to a private or loopback address, which an operator must have said."""
+    """Whether `relay_url` may lead to a private or loopback address, which an operator must allow."""
     created_at: float
     cluster_uid: str | None = None
-    """The UID of its namespace kube-system, pinned as the first relay stated it; None before that."""
+    """The UID of its namespace kube-system, pinned by the first relay that connected; None before that."""
 
 
 @attrs.frozen
 class AdminToken:
-    """A bearer token of the admin API; the token itself was shown once and is not kept."""
+    """A bearer token of the admin API; the token itself was shown once and is not stored."""
 
     id: str
     name: str
@@ -192,13 +191,13 @@ class AdminToken:
     expires_at: float | None = None
 
     def expired(self, now: float) -> bool:
-        """Whether its time is over."""
+        """Return whether the token has expired."""
         return self.expires_at is not None and now >= self.expires_at
 
 
 @attrs.frozen
 class RelayInstance:
-    """One relay process as it was last seen, connected or not."""
+    """The last known state of one relay process, connected or not."""
 
     cluster_id: str
     cluster: str
@@ -222,24 +221,24 @@ class Snapshot:
     clusters_by_id: Mapping[str, Cluster]
     clusters_by_name: Mapping[str, Cluster]
     api_keys_by_hash: Mapping[str, tuple[Agent, ApiKey]] = attrs.field(repr=False)
-    """Keys that are not revoked, whatever the state of their agent."""
+    """Keys that are not revoked, also those of locked agents."""
     agent_keys_by_kid: Mapping[str, tuple[Agent, AgentKey]]
-    """Keys that are not revoked, whatever the state of their agent."""
+    """Keys that are not revoked, also those of locked agents."""
     codes_by_hash: Mapping[str, tuple[Agent, Code]] = attrs.field(repr=False)
-    """Codes that were not used; whoever reads one looks at its time."""
+    """Unused codes, expired ones included: a reader checks `expires_at`."""
     issuers_by_url: Mapping[str, Issuer]
     rules_by_issuer: Mapping[str, tuple[tuple[Agent, FederationRule], ...]]
     """By the issuer's URL."""
     admin_tokens_by_hash: Mapping[str, AdminToken] = attrs.field(repr=False)
     bundle: Bundle
-    """What the policies say; another object whenever they say something else, and only then."""
+    """The policies in force; a new object if and only if they change."""
     credentials: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    """What tokens may be made from now: the id that they name as their `sid`, with the agent's id. Whatever
-    is not in here is revoked: its tokens are refused, and what runs under them is ended."""
+    """The valid credentials: the id that tokens name as their `sid` → the agent's id. Any other credential is
+    revoked: its tokens are refused, and their calls are ended."""
     trail: TrailMark | None = None
     """The hub's audit trail and its highest number as last stored; None for a new hub."""
     faults: tuple[str, ...] = ()
-    """Rows that were left out because they must not be used, each with the reason."""
+    """Invalid rows, which are ignored, each with the reason."""
     _relay_keys: Mapping[str, tuple[str, PublicKey]] = attrs.field(init=False, repr=False)
 
     @_relay_keys.default
@@ -251,16 +250,16 @@ class Snapshot:
         }
 
     def find_relay_key(self, kid: str) -> tuple[str, PublicKey] | None:
-        """The cluster (by id) that a relay's key belongs to, and the key."""
+        """Return the id of the cluster that a relay's key belongs to, and the key."""
         return self._relay_keys.get(kid)
 
     def find_agent_key(self, kid: str) -> tuple[str, PublicKey] | None:
-        """The agent (by name) that a registered key belongs to, and the key."""
+        """Return the name of the agent that a registered key belongs to, and the key."""
         found = self.agent_keys_by_kid.get(kid)
         return None if found is None else (found[0].name, found[1].public)
 
     def may_reach(self, agent: Agent, cluster: Cluster) -> bool:
-        """Whether one of the agent's teams was granted the cluster."""
+        """Return whether one of the agent's teams was granted the cluster."""
         return not agent.team_ids.isdisjoint(cluster.team_ids)
 
     def clusters_of(self, agent: Agent) -> tuple[Cluster, ...]:
@@ -270,7 +269,7 @@ class Snapshot:
         )
 
     def agents_of(self, cluster: Cluster) -> tuple[Agent, ...]:
-        """The agents, not retired, that may reach the cluster, by name: whom its relay may impersonate."""
+        """The agents, not retired, that may reach the cluster, by name; its relay impersonates these."""
         return tuple(
             agent
             for _, agent in sorted(self.agents_by_name.items())

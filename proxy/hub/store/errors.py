@@ -1,14 +1,14 @@
-"""Why the hub refuses a change: each kind is one answer of the admin API."""
+"""The errors of a refused change, each with its status and code in the admin API."""
 
 from __future__ import annotations
 
 
 class StoreError(Exception):
-    """A change that is refused; the message is for the operator who asked for it."""
+    """A refused change; the message is for the operator who requested it."""
 
     status = 500
     code = "failed"
-    """As which the admin API answers it."""
+    """The error code in the admin API's answer."""
 
 
 class NotFoundError(StoreError):
@@ -18,7 +18,7 @@ class NotFoundError(StoreError):
 
 
 class ConflictError(StoreError):
-    """The change collides with what is there."""
+    """The change conflicts with the present state."""
 
     status, code = 409, "conflict"
 

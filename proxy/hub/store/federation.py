@@ -1,6 +1,6 @@
-"""The part of the store that keeps whose tokens say who an agent is, and by which rule.
+"""The store's federation: trusted issuers, and the rules that map their tokens to agents.
 
-An issuer is there as long as a rule needs it.
+An issuer exists as long as a rule uses it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import sqlalchemy as sa
 
 from auth.federation import Rule, RuleError, check_rule, parse_jwks
 from auth.keys import KeyFormatError
-from proxy.hub.store import tables as t
 from proxy.hub.store.database import Database, find_agent, new_id, select_as_text
 from proxy.hub.store.entities import Agent, FederationRule, Issuer
 from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import PEM_LENGTH_MAX, check_https_url, shown
 from proxy.process.untrusted_json import read_json
 
 RULES_PER_AGENT_MAX = 16
-# Each may be asked for its keys, and is one more whose word counts.
+# The hub may fetch keys from each issuer, and trusts each.
 ISSUERS_MAX = 64
 JWKS_LENGTH_MAX = 256 * 1024
 
@@ -42,10 +42,10 @@ class Federation(Database):
     def add_federation(
         self, agent: str, issuer: NewIssuer, *, audience: str, claims: Mapping[str, str], mutable: bool
     ) -> str:
-        """Let an issuer's tokens with these claims be an agent's, and return the rule's id.
+        """Map an issuer's tokens with these claims to an agent, and return the rule's id.
 
-        An issuer that is there already must be described as it is. `mutable` accepts claims that another may
-        come to have. Raises InvalidError, NotFoundError, ConflictError.
+        The description of an existing issuer must match. `mutable` accepts claims whose values may pass to
+        another workload later. Raises InvalidError, NotFoundError, ConflictError.
         """
         _check_issuer(issuer)
         try:
@@ -80,7 +80,7 @@ class Federation(Database):
             if not connection.execute(sa.delete(rules).where(rules.c.id == rule_id)).rowcount:
                 raise NotFoundError(
                     f"there is no federation rule {shown(rule_id)}: "
-                    "`hawse admin federation list` names those there are"
+                    "`hawse admin federation list` lists the existing ones"
                 )
             drop_unused_issuers(connection)
 
@@ -90,7 +90,7 @@ class Federation(Database):
         if found is not None:
             if new not in (_described(found), NewIssuer(new.url)):
                 raise ConflictError(
-                    f"issuer {shown(new.url)} is there with another CA, JWKS or address rule: leave those "
+                    f"issuer {shown(new.url)} exists with another CA, JWKS or address rule: leave those "
                     "options out to use it as it is, or remove its rules first"
                 )
             return str(found.id)
@@ -105,7 +105,7 @@ class Federation(Database):
 
 
 def drop_unused_issuers(connection: sa.Connection) -> None:
-    """Remove the issuers that no rule needs any more."""
+    """Remove the issuers that no rule uses."""
     used = sa.select(t.federation_rules.c.issuer_id)
     connection.execute(sa.delete(t.federation_issuers).where(t.federation_issuers.c.id.not_in(used)))
 
@@ -134,11 +134,11 @@ def _rules(
         try:
             claims = read_json(row.claims)
             if not isinstance(claims, dict) or not all(isinstance(v, str) for v in claims.values()):
-                raise RuleError("its claims are no texts by name")
-            # Whether they may be taken by another was asked when it was made.
+                raise RuleError("its claims are not a map of strings")
+            # Mutable claims were accepted when the rule was made.
             check_rule(row.audience, claims, mutable=True)
         except (RuleError, ValueError) as error:
-            faults.append(f"federation rule {row.id} must not be used: {error}")
+            faults.append(f"federation rule {row.id} is invalid: {error}")
             continue
         rule = Rule(row.audience, claims)
         yield FederationRule(
@@ -151,7 +151,7 @@ def _described(row: sa.Row[tuple[object, ...]]) -> NewIssuer:
 
 
 def _check_issuer(issuer: NewIssuer) -> None:
-    # By its keys given here an issuer need not be reachable at all, and Kubernetes' often is not.
+    # An issuer with fixed keys need not be reachable, and that of Kubernetes often is not.
     check_https_url("issuer", issuer.url, private=issuer.address_private or issuer.jwks is not None)
     if issuer.jwks_url is not None:
         check_https_url("JWKS URL", issuer.jwks_url, private=issuer.address_private)

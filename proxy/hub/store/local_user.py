@@ -1,7 +1,7 @@
-"""Who runs a command on the hub's own machine, as the trail names him: `local:USER`.
+"""The user of a command on the hub's own machine, as the trail names it: `local:USER`.
 
-`hawse admin` sends the operating system's user with the data folder's own token. The hub takes the user from
-no other token. Who can read that token can also send another user, so the user is a statement, not a proof.
+`hawse admin` sends the operating system's user with the data folder's own token. The hub accepts a user with
+that token only. A process that can read the token can send any user, so the user is not a proof.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import pwd
 import re
 from collections.abc import Mapping
 
-# What a hub calls the token that it makes for `hawse admin` on its own machine.
+# The name of the token that a hub makes for `hawse admin` on its own machine.
 LOCAL_TOKEN_NAME = "local"  # noqa: S105 - a name
 # The header in which a command sends its user.
 USER_HEADER = "x-hawse-local-user"
 
-# The names that useradd makes, and those of directories (`DOMAIN\user`, `user@domain`). No `:`, since that
+# Names as from useradd, and from directory services (`DOMAIN\user`, `user@domain`). No `:`, since that
 # separates the parts of an actor's name.
 _NAME = r"[A-Za-z0-9_.@+$\\-]{1,64}"
 _USER = re.compile(rf"{_NAME}(\(sudo:{_NAME}\))?", re.ASCII)
 
 
 def is_user(text: str) -> bool:
-    """Whether a hub takes this for a user."""
+    """Return whether a hub accepts this as a user's name."""
     return _USER.fullmatch(text) is not None
 
 
 def local_user(environment: Mapping[str, str]) -> str:
-    """The real user of this process, with the user that sudo names where that is another."""
+    """Return the real user of this process, with the user that sudo names if it differs."""
     uid = os.getuid()
     try:
         name = pwd.getpwuid(uid).pw_name
@@ -36,7 +36,7 @@ def local_user(environment: Mapping[str, str]) -> str:
         name = ""
     if re.fullmatch(_NAME, name) is None:
         name = f"uid-{uid}"
-    # Most hubs run as a user of their own, so without this every operator would be that user.
+    # Most hubs run as a dedicated user, so without this every operator would have that name.
     behind = environment.get("SUDO_USER", "")
     if behind == name or re.fullmatch(_NAME, behind) is None:
         return name
@@ -44,5 +44,5 @@ def local_user(environment: Mapping[str, str]) -> str:
 
 
 def local_actor(user: str) -> str:
-    """The name of the actor in the trail. No token has such a name, since names hold no `:`."""
+    """Return the actor's name in the trail. No token has such a name, since names contain no `:`."""
     return f"{LOCAL_TOKEN_NAME}:{user}"

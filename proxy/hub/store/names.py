@@ -1,4 +1,4 @@
-"""Which names, owners, labels and addresses may be stored. Nothing is repaired: it fits or it is refused."""
+"""The rules for stored names, owners, labels and addresses. Invalid values are refused, never corrected."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LABELS_MAX = 64
 OWNER_LENGTH_MAX = 254
 PEM_LENGTH_MAX = 64 * 1024
 
-# RFC 6052, RFC 8215, and what RFC 4291 has given up.
+# RFC 6052, RFC 8215, and the IPv4-compatible addresses that RFC 4291 has deprecated.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
 _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
-# Where Oracle's and Azure's clouds answer their machines, beside the link-local address that all clouds have.
+# Metadata services of Oracle's and Azure's clouds, besides the link-local address that all clouds use.
 _CLOUD_SERVICES = frozenset({ipaddress.IPv4Address("192.0.0.192"), ipaddress.IPv4Address("168.63.129.16")})
 
 
@@ -50,14 +50,14 @@ def check_labels(labels: Mapping[str, str]) -> None:
 
 
 def check_relay_url(url: str, *, private: bool) -> None:
-    """Raise InvalidError for what is no relay's URL, or leads where none may be dialled."""
+    """Raise InvalidError for an invalid relay URL, or one with an address that the hub must not dial."""
     check_https_url("relay URL", url, private=private, path=False)
 
 
 def check_https_url(kind: str, url: str, *, private: bool, path: bool = True) -> None:
-    """Raise InvalidError for what is no https URL that the hub may ask, with a path or without.
+    """Raise InvalidError unless this is an https URL that the hub may request; `path` allows a path in it.
 
-    A host name is let through: what it resolves to is checked each time it is dialled.
+    A host name is accepted here: its addresses are checked at each dial.
     """
     try:
         parts = urlsplit(url)
@@ -79,16 +79,16 @@ def check_https_url(kind: str, url: str, *, private: bool, path: bool = True) ->
 
 
 def fault_of_address(address: Address, *, private: bool) -> str | None:
-    """Why the hub must not connect to an address; None when it may. `private` allows private ones."""
-    if is_nobodys(address):
-        return "an address where nobody that the hub asks can be"
+    """Return why the hub must not connect to an address, or None. `private` allows private addresses."""
+    if is_never_allowed(address):
+        return "an address that the hub never connects to"
     if not private and not is_public(address):
-        return "a private address: say that this is meant (--allow-private-address)"
+        return "a private address: allow it by --allow-private-address"
     return None
 
 
 def destination(address: Address) -> Address:
-    """Where packets to an address end: for an IPv6 address that stands for an IPv4 one, that one."""
+    """Return the address that receives the packets: for an IPv6 address that maps an IPv4 one, that one."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in _NAT64 or address in _IPV4_COMPATIBLE:
@@ -96,11 +96,11 @@ def destination(address: Address) -> Address:
     return address.ipv4_mapped or address.sixtofour or address
 
 
-def is_nobodys(address: Address) -> bool:
-    """Whether no relay can be at an address, private ones included.
+def is_never_allowed(address: Address) -> bool:
+    """Return whether an address is refused even where private ones are allowed.
 
-    Link-local is where clouds keep their instance credentials, and some have an address more; the unspecified
-    address is this machine.
+    Clouds serve instance credentials on link-local addresses, and some on another address too. The
+    unspecified address is this machine.
     """
     address = destination(address)
     if address.is_link_local or address.is_multicast or address.is_unspecified:
@@ -109,12 +109,12 @@ def is_nobodys(address: Address) -> bool:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the internet's, and not of somebody's own network or of this machine.
+    """Return whether an address is on the internet, and not on a private network or this machine.
 
-    `is_global` alone calls 64:ff9b::7f00:1 public, which a translator (NAT64) sends to 127.0.0.1 or to
-    whatever private address is written so. Under the prefix for translators of one's own (RFC 8215) the IPv4
-    address may stand anywhere, so nothing there counts as public. `is_global` calls fec0::/10 public as well,
-    which was for sites alone (RFC 3879).
+    `is_global` alone treats 64:ff9b::7f00:1 as public, which a NAT64 translator sends to 127.0.0.1; the same
+    form encodes any private address. Under the prefix for local translators (RFC 8215) the IPv4 address may
+    be at any position, so none of these addresses counts as public. `is_global` also treats fec0::/10 as
+    public, which was site-local (RFC 3879).
     """
     there = destination(address)
     if not there.is_global or there in _CLOUD_SERVICES or address in _NAT64_LOCAL:
@@ -123,7 +123,7 @@ def is_public(address: Address) -> bool:
 
 
 def shown(text: str) -> str:
-    """Quote what a caller sent, safe for a terminal and short."""
+    """Quote a caller's text, shortened and safe for a terminal."""
     return ascii(text[:80])
 
 
@@ -131,5 +131,5 @@ def not_found(kind: str, name: str, names: Iterable[str]) -> NotFoundError:
     """Make the error for an unknown name, with near matches from `names`."""
     near = did_you_mean(name, names)
     return NotFoundError(
-        f"there is no {kind} {shown(name)}{near}: `hawse admin {kind} list` names those there are"
+        f"there is no {kind} {shown(name)}{near}: `hawse admin {kind} list` lists the existing ones"
     )

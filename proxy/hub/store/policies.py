@@ -1,9 +1,9 @@
 """The policies in the hub's store: each change is a new bundle, checked as a whole before it is written.
 
-A bundle is a row with all its documents, and the newest is the one in force; the earlier ones stay for
-whoever reads in the trail that a call was decided by version 7. A bundle is compiled once, also by a process
-that did not write it. A stored bundle that this version of hawse refuses is replaced by one without rules,
-which allows discovery and nothing else: the hub can be reached to mend it, and nobody passes meanwhile.
+A bundle is a row with all its documents, and the newest is in force. Earlier ones are kept for readers of the
+trail, which names the version that decided a call. Each process compiles a bundle once. A stored bundle that
+this version of hawse refuses is replaced by one without rules, which allows discovery and nothing else: an
+operator can reach the hub to correct it, and no other call is allowed meanwhile.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from auth.policy.conditions import CelConditions
 from auth.policy.document import name_of
 from auth.policy.match import Bundle, compile_bundle
 from auth.policy.text import PolicyError, Source
-from proxy.hub.store import tables as t
 from proxy.hub.store.database import Database
 from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import shown
 
 # A change a day for half a year; with 100 KB of rules that is 20 MB.
 BUNDLES_KEPT = 200
 
 Change = Callable[[dict[str, Source]], None]
-"""What is done to the documents, by the names of their policies; raises InvalidError, NotFoundError."""
+"""Changes the documents, keyed by the names of their policies; raises InvalidError, NotFoundError."""
 
 
 @attrs.frozen
 class BundleRow:
-    """A bundle as it is stored."""
+    """A stored bundle."""
 
     version: int
     hash: str
@@ -42,21 +42,21 @@ class BundleRow:
 
 
 class Policies(Database):
-    """What of the store is about policies."""
+    """The store's policies."""
 
     _compiled: tuple[int, Bundle, tuple[str, ...]] | None = None
 
     def apply_policies(self, sources: Sequence[Source], *, only: bool = False) -> Bundle:
-        """Put documents in the place of those of the same names, or of all, and return the bundle in force.
+        """Replace the documents of the same names, or with `only` all of them; return the bundle in force.
 
-        Raises InvalidError with every fault; then nothing has changed. Documents that change nothing make no
-        new version: whoever keeps them elsewhere applies them again and again.
+        Raises InvalidError with all errors, and then nothing has changed. Documents that change nothing make
+        no new version, because a pipeline may apply the same documents again and again.
         """
         if not sources:
-            raise InvalidError("there is no policy in what was given")
+            raise InvalidError("the input contains no policy")
 
         def change(documents: dict[str, Source]) -> None:
-            # Compiled by themselves first, so that a fault is told at its place in the file that was given.
+            # Compiled alone first, so that errors have their positions in the given files.
             _compile(sources)
             if only:
                 documents.clear()
@@ -65,7 +65,7 @@ class Policies(Database):
         return self._change_policies(change)
 
     def remove_policy(self, name: str) -> Bundle:
-        """Take a policy away and return the new bundle; raises NotFoundError."""
+        """Remove a policy and return the new bundle; raises NotFoundError."""
 
         def change(documents: dict[str, Source]) -> None:
             _known(documents, name)
@@ -76,7 +76,7 @@ class Policies(Database):
     def switch_rules(self, name: str, rules: Iterable[str], *, enabled: bool) -> Bundle:
         """Switch rules of a policy on or off, and return the new bundle.
 
-        Raises NotFoundError, InvalidError, and ConflictError when they are so already.
+        Raises NotFoundError, InvalidError, and ConflictError when that changes nothing.
         """
 
         def change(documents: dict[str, Source]) -> None:
@@ -93,7 +93,7 @@ class Policies(Database):
         return self._change_policies(change)
 
     def bundles(self) -> list[BundleRow]:
-        """The bundles that are kept, the newest first."""
+        """The stored bundles, the newest first."""
         with self._transaction() as connection:
             rows = connection.execute(
                 sa.select(t.policy_bundles).order_by(t.policy_bundles.c.version.desc())
@@ -101,7 +101,7 @@ class Policies(Database):
         return [_row(row) for row in rows]
 
     def bundle(self, version: int) -> BundleRow:
-        """One bundle that is kept; raises NotFoundError."""
+        """Return one stored bundle; raises NotFoundError."""
         with self._transaction() as connection:
             row = connection.execute(
                 sa.select(t.policy_bundles).where(t.policy_bundles.c.version == version)
@@ -116,13 +116,13 @@ class Policies(Database):
         """The bundle in force, compiled."""
         row = self._newest(connection)
         if self._compiled is None or self._compiled[0] != row.version:
-            told: tuple[str, ...] = ()
+            fault: tuple[str, ...] = ()
             try:
                 bundle = _compile([Source(text) for text in row.documents], version=row.version)
             except InvalidError as error:
                 bundle = _compile((), version=row.version)
-                told = (f"version {row.version} of the policies allows nothing, for it is refused: {error}",)
-            self._compiled = (row.version, bundle, told)
+                fault = (f"version {row.version} of the policies allows nothing, for it is refused: {error}",)
+            self._compiled = (row.version, bundle, fault)
         faults += self._compiled[2]
         return self._compiled[1]
 
@@ -139,7 +139,7 @@ class Policies(Database):
         return bundle
 
     def _newest(self, connection: sa.Connection) -> BundleRow:
-        """The bundle in force; that of a new hub is written first."""
+        """The bundle in force; writes the first one of a new hub."""
         newest = sa.select(t.policy_bundles).order_by(t.policy_bundles.c.version.desc()).limit(1)
         row = connection.execute(newest).first()
         if row is None:
@@ -162,7 +162,7 @@ class Policies(Database):
 
 
 def _compile(sources: Iterable[Source], *, version: int = 0) -> Bundle:
-    """Compile documents; raises InvalidError with every fault, a line each."""
+    """Compile documents; raises InvalidError with all errors, one on each line."""
     try:
         return compile_bundle(sources, CelConditions(time.thread_time), version=version)
     except PolicyError as error:

@@ -1,4 +1,4 @@
-"""The roles of admin tokens: what each may do. Which role an action needs is in the table of actions."""
+"""The roles of admin tokens, and their rights. The table of actions has the role that each action needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 
 class Role(StrEnum):
-    """What an admin token may do. The role of an action is the least one that may."""
+    """A role of an admin token. An action names the least role that may use it."""
 
     METRICS = "metrics"
     VIEWER = "viewer"
@@ -17,17 +17,17 @@ class Role(StrEnum):
     ADMIN = "admin"
 
     def may(self, needed: Role) -> bool:
-        """Whether a token of this role may do what needs that one."""
+        """Return whether this role includes the rights of `needed`."""
         return needed in _HELD[self]
 
     @property
     def holders(self) -> tuple[Role, ...]:
-        """The roles that may do what needs this one, the least first."""
+        """The roles that include this one, the least first."""
         return tuple(role for role in Role if role.may(self))
 
 
 _VIEWER: Final = frozenset({Role.METRICS, Role.VIEWER})
-# A role holds what is listed here and nothing else, so a new role begins with no right.
+# A role has exactly the rights listed here, so a new role starts without any.
 _HELD: Final[Mapping[Role, frozenset[Role]]] = {
     Role.METRICS: frozenset({Role.METRICS}),
     Role.VIEWER: _VIEWER,
@@ -46,6 +46,6 @@ MEANINGS: Final[Mapping[Role, str]] = {
 
 
 def listed(roles: tuple[Role, ...]) -> str:
-    """Name roles in a sentence: `viewer, auditor or admin`."""
+    """List roles in a sentence: `viewer, auditor or admin`."""
     *most, last = roles
     return f"{', '.join(most)} or {last}" if most else str(last)

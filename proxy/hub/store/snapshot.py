@@ -1,7 +1,7 @@
-"""How the whole of a store becomes a snapshot: every row is checked once more, and a bad one left out alone.
+"""Reads a snapshot of the store. Every row is checked again, and each invalid row alone is ignored.
 
-A snapshot is read anew after every change, and most rows are what they were before. So what was made of a row
-is kept from one reading to the next: what is left is to fetch the rows, about half of the time.
+A snapshot is read after every change, and most rows are unchanged. So the entities made from rows are cached
+from one reading to the next. That leaves the fetching of the rows, about half of the time.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from audit.store import TrailMark
 from auth.keys import KeyFormatError, PublicKey
 from auth.policy.match import Bundle
 from auth.principal import IdentityError, Principal, slug
-from proxy.hub.store import tables as t
 from proxy.hub.store.credentials import owners_of, read_codes, read_keys
 from proxy.hub.store.database import select_as_text
 from proxy.hub.store.entities import AdminToken, Agent, AgentState, Cluster, Mode, Snapshot, Team
 from proxy.hub.store.errors import InvalidError
 from proxy.hub.store.federation import read_federation
+from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_labels, shown
 from proxy.hub.store.roles import Role
 from proxy.process.untrusted_json import read_json
@@ -34,18 +34,18 @@ Faults = tuple[str, ...]
 
 
 @attrs.define(eq=False)
-class Kept(Generic[T]):
-    """What was made of rows at the last reading, by all that it was made of."""
+class RowCache(Generic[T]):
+    """Caches the entities of the last reading, keyed by the row and everything else they are made from."""
 
     _before: dict[Hashable, T] = attrs.Factory(dict)
     _now: dict[Hashable, T] = attrs.Factory(dict)
 
     def begin(self) -> None:
-        """Begin another reading: what is not met in it is forgotten after it."""
+        """Begin a reading: entries that are not used in it are dropped after it."""
         self._before, self._now = self._now, {}
 
     def of(self, row: Hashable, make: Callable[[], T]) -> T:
-        """What was made of the row, or is now."""
+        """Return the cached entity of the row, or make it."""
         made = self._before.get(row)
         self._now[row] = made = make() if made is None else made
         return made
@@ -56,13 +56,13 @@ class SnapshotReader:
     """Reads snapshots of one store."""
 
     org: str
-    _agents: Kept[tuple[Agent | None, Faults]] = attrs.Factory(Kept)
-    _clusters: Kept[tuple[Cluster | None, Faults]] = attrs.Factory(Kept)
+    _agents: RowCache[tuple[Agent | None, Faults]] = attrs.Factory(RowCache)
+    _clusters: RowCache[tuple[Cluster | None, Faults]] = attrs.Factory(RowCache)
 
     def read(self, connection: Connection, bundle: Bundle, faults: list[str]) -> Snapshot:
-        """Read a snapshot in the connection's transaction; raises ValueError for what cannot be read at all.
+        """Read a snapshot in the connection's transaction; raises ValueError if that is not possible at all.
 
-        `faults` are those of the bundle, and what else is found is added to them.
+        `faults` holds those of the bundle; those of other rows are added.
         """
         by_team = {team.id: team for team in _read_teams(connection, faults)}
         by_agent = {agent.id: agent for agent in self._read_agents(connection, by_team, faults)}
@@ -106,14 +106,14 @@ class SnapshotReader:
         self, row: sa.Row[tuple[object, ...]], of: Mapping[str, Team | None]
     ) -> tuple[Agent | None, Faults]:
         if None in of.values():
-            # With fewer groups than it has, it could be allowed what is denied to one of them.
-            return None, (f"agent {shown(row.name)} is in a team that must not be used",)
+            # Without this group, a rule that denies it would not apply.
+            return None, (f"agent {shown(row.name)} is in a team that is invalid",)
         names = tuple(sorted(team.name for team in of.values() if team is not None))
         try:
             principal = Principal(row.id, row.name, self.org, names) if names else None
             state = AgentState(row.state)
         except (IdentityError, ValueError) as error:
-            return None, (f"agent {shown(row.name)} must not act: {error}",)
+            return None, (f"agent {shown(row.name)} is invalid: {error}",)
         agent = Agent(
             id=row.id,
             name=row.name,
@@ -137,7 +137,7 @@ class SnapshotReader:
         ):
             keys.setdefault(row.cluster_id, []).append((row.kid, row.jwk))
         self._clusters.begin()
-        # Text can be compared with what it was before.
+        # JSON as text is hashable, as the cache needs.
         for row in connection.execute(select_as_text(t.clusters, "labels")):
             teams = tuple(by_team[team] for team in granted.get(row.id, ()) if team in by_team)
             own = tuple(keys.get(row.id, ()))
@@ -150,7 +150,7 @@ class SnapshotReader:
 def _grouped(
     connection: Connection, key: sa.Column[str], value: sa.Column[str]
 ) -> Mapping[str, tuple[str, ...]]:
-    """The values of each key, in an order that does not change."""
+    """Group values by key, in a stable order."""
     found: dict[str, list[str]] = {}
     for one, other in connection.execute(sa.select(key, value)):
         found.setdefault(one, []).append(other)
@@ -176,13 +176,13 @@ def _cluster(
         try:
             usable.append(PublicKey.from_jwk(read_json(text)))
         except (KeyFormatError, ValueError) as error:
-            faults.append(f"relay key {shown(kid)} must not be used: {error}")
+            faults.append(f"relay key {shown(kid)} is invalid: {error}")
     try:
         slug("cluster name", row.name)
         mode = Mode(row.mode)
         labels = _labels(row.labels)
     except (IdentityError, InvalidError, ValueError) as error:
-        return None, (*faults, f"cluster {shown(row.name)} must not be used: {error}")
+        return None, (*faults, f"cluster {shown(row.name)} is invalid: {error}")
     cluster = Cluster(
         id=row.id,
         name=row.name,
@@ -201,10 +201,10 @@ def _cluster(
 
 
 def _labels(text: str) -> dict[str, str]:
-    """A cluster's labels, by which policies choose it; raises InvalidError, ValueError."""
+    """Parse a cluster's labels, which policies match; raises InvalidError, ValueError."""
     labels = read_json(text)
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
-        raise InvalidError("its labels are no texts by name")
+        raise InvalidError("its labels are not a map of strings")
     check_labels(labels)
     return labels
 
@@ -216,7 +216,7 @@ def _read_admin_tokens(connection: Connection, faults: list[str]) -> Mapping[str
             slug("token name", row.name)
             role = Role(row.role)
         except (IdentityError, ValueError) as error:
-            faults.append(f"admin token {shown(row.name)} must not be used: {error}")
+            faults.append(f"admin token {shown(row.name)} is invalid: {error}")
             continue
         tokens[row.hash] = AdminToken(
             id=row.id,
@@ -231,6 +231,6 @@ def _read_admin_tokens(connection: Connection, faults: list[str]) -> Mapping[str
 
 
 def read_trail(connection: Connection) -> TrailMark | None:
-    """Which trail this hub writes; None before it has written one."""
+    """Return the mark of this hub's trail; None before the hub has written one."""
     row = connection.execute(sa.select(t.audit_trail)).first()
     return None if row is None else TrailMark(row.id, row.highest)

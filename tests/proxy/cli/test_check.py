@@ -43,7 +43,7 @@ def files_of(folder: Path) -> dict[str, tuple[str, int, int]]:
 def data_of_a_hub(path: Path) -> DataDir:
     """The files that a former hub leaves behind."""
     data = DataDir.open(path)
-    data.signing_keys()
+    data.keys.load_or_make()
     data.pepper()
     store = Store(data.store_file, org="main", clock=time.time)
     trail = AuditStore(data.audit_file)
@@ -84,7 +84,7 @@ def check_hub(folder: Path, **settings: str) -> list[str]:
 def test_a_hub_that_has_never_run_can_start(tmp_path: Path) -> None:
     result = run_hub(tmp_path, "--check")
     assert result.exit_code == 0
-    assert f"data folder    {tmp_path / 'hub'}, which the first start makes" in result.stdout
+    assert f"data folder    {tmp_path / 'hub'}, which the first start will make" in result.stdout
     assert check_hub(tmp_path) == []
     assert not (tmp_path / "hub").exists()
 
@@ -120,7 +120,7 @@ def test_all_faults_are_told_at_once_by_the_check_and_by_the_start(tmp_path: Pat
         "org: org 'system' is reserved",
         f"{data.keys_dir} holds no signing key, though this hub has run before",
         f"{data.path / 'pepper'}: not 32 bytes in hexadecimal",
-        f"{data.admin_token_file} is open to other users: run chmod 600",
+        f"{data.admin.token_file} is open to other users: run chmod 600",
         f"cannot use {data.store_file}: the database is at revision 9999, which this version does not know",
         f"the audit trail {data.audit_file} is damaged",
         f"pid_file: cannot write {tmp_path / 'no' / 'pid'}: make the folder",
@@ -191,7 +191,7 @@ def test_what_a_killed_hub_left_in_the_wal_counts(tmp_path: Path) -> None:
     data.store_file.with_name("hub.db-shm").unlink()
     result = run_hub(tmp_path, "--check")
     assert result.exit_code == 0
-    assert "hub.db was not looked into: hub.db-wal exists without its -shm" in result.stderr
+    assert "hub.db was not checked: hub.db-wal exists without its -shm" in result.stderr
 
 
 def test_a_database_that_is_open_is_read_as_its_writer_has_it(tmp_path: Path) -> None:

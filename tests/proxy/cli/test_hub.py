@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxy.cli.hub import hub
-from proxy.hub.home.datadir import AdminEndpoint, DataDir
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.local_admin import AdminEndpoint
 
 
 def run(folder: Path, **environment: str) -> Result:
@@ -50,7 +51,7 @@ def test_an_address_in_use_ends_the_hub_by_one_line(tmp_path: Path) -> None:
 
 def test_a_hub_for_others_that_calls_itself_localhost_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "hub").touch()
-    warned = "it listens on 0.0.0.0:8443 for other machines, and tells them that it is {}: set public_url"
+    warned = "it listens on 0.0.0.0:8443 for other machines, but its public_url is {}: set public_url"
     for url, count in (("https://localhost:8443", 1), ("https://hub.example", 0)):
         result = run(tmp_path, LISTEN="0.0.0.0:8443", PUBLIC_URL=url)
         assert result.stderr.count(warned.format(url)) == count
@@ -86,7 +87,7 @@ def test_a_folder_in_a_files_place_is_named(tmp_path: Path, name: str, told: str
         # The pepper and the keys are then left from an earlier run.
         data = DataDir.open(tmp_path / "hub")
         data.pepper()
-        data.signing_keys()
+        data.keys.load_or_make()
     path.mkdir()
     result = run(tmp_path)
     assert result.stderr.splitlines()[-1] == f"hawse: the hub cannot run: {told.format(path)}"
@@ -94,7 +95,7 @@ def test_a_folder_in_a_files_place_is_named(tmp_path: Path, name: str, told: str
 
 
 def test_a_store_that_is_gone_ends_the_hub_by_one_line(tmp_path: Path) -> None:
-    DataDir.open(tmp_path / "hub").write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
+    DataDir.open(tmp_path / "hub").admin.write_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
     result = run(tmp_path)
     assert result.stderr.startswith(f"hawse: the hub cannot run: {tmp_path / 'hub' / 'hub.db'} is missing, ")
     assert len(result.stderr.splitlines()) == 1

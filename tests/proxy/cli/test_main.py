@@ -11,20 +11,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from proxy.cli import main
-from proxy.cli.main import COMMANDS, build_group
+from proxy.cli import group, main
+from proxy.cli.group import COMMANDS, build_group
 from tests.auth.policies import policy
-
-
-def groups(*path: str) -> list[tuple[str, ...]]:
-    """The paths of the group at `path` and of the groups in it."""
-    found: click.Command | None = build_group()
-    for name in path:
-        assert isinstance(found, click.Group)
-        found = found.get_command(click.Context(found), name)
-    if not isinstance(found, click.Group):
-        return []
-    return [path, *(inner for name in found.commands for inner in groups(*path, name))]
+from tests.fakes.cli import groups
 
 
 def test_the_help_names_every_command_and_imports_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +172,7 @@ def test_a_file_on_a_disk_that_is_full_is_named_where_there_is_no_stdout(
     def fail(*, prog_name: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/hub.db")
 
-    monkeypatch.setattr(main, "build_group", lambda: fail)
+    monkeypatch.setattr(group, "build_group", lambda: fail)
     # Python's value if a process starts with its stdout closed.
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "argv", ["hawse", "hub"])

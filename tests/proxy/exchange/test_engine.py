@@ -71,16 +71,16 @@ class FakePort:
     # -- what the exchange calls
 
     def head(self, head: ResponseHead, data: bytes, end: bool) -> bool:
+        self._called("head")
         assert self.was_cut is None
         assert not self.out_end
-        self._called("head")
         self.heads.append(head.status)
         return self._take(data, end) if data or end or head.status >= 200 else True
 
     def write(self, data: bytes, end: bool) -> bool:
+        self._called("write")
         assert self.was_cut is None
         assert not self.out_end
-        self._called("write")
         return self._take(data, end)
 
     def _take(self, data: bytes, end: bool) -> bool:
@@ -426,6 +426,54 @@ def test_bytes_of_a_paused_port_are_a_fault() -> None:
     assert failure is not None
     assert failure.code is StreamCode.INTERNAL
     assert not rig.upstream.out
+
+
+def test_bytes_behind_an_end_are_a_fault() -> None:
+    rig = Rig().start()
+    do(rig, ("client", b"body", True))
+    rig.exchange.data(rig.client, b"more")
+    (failure,) = rig.done
+    assert failure is not None
+    assert failure.code is StreamCode.INTERNAL
+    assert bytes(rig.upstream.out) == b"body"
+
+
+def test_room_moves_nothing_while_an_exchange_is_held() -> None:
+    rig = Rig().start()
+    do(rig, ("client", b"e" * CAPACITY, False))
+    do(rig, ("client", b"later", False))
+    do(rig, "hold")
+    do(rig, "drain upstream")
+    assert bytes(rig.upstream.out) == b"e" * CAPACITY
+    do(rig, "release")
+    assert bytes(rig.upstream.out) == b"e" * CAPACITY + b"later"
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_a_client_that_breaks_as_its_upload_is_stopped_is_sent_no_more(with_head: bool) -> None:
+    class BreaksWhenStopped(FakePort):
+        def stop(self) -> None:
+            super().stop()
+            self.break_off(GONE)
+
+    rig = Rig(BreaksWhenStopped()).start()
+    do(rig, ("head", 413, b"no", with_head))
+    do(rig, ("upstream", b"", True))
+    assert len(rig.done) == 1
+    assert rig.client.touched_when_over == 0
+    assert bytes(rig.client.out) == (b"" if with_head else b"no")
+
+
+def test_the_bytes_of_a_client_are_dropped_once_a_raw_upstream_has_left() -> None:
+    rig = Rig().start()
+    do(rig, ("head", 101, b"", False))
+    do(rig, ("upstream", b"all", True))
+    do(rig, "lost")
+    do(rig, ("client", b"ping", False))
+    assert not rig.upstream.out
+    assert rig.done == []
+    do(rig, "drain client")
+    assert rig.done == [None]
 
 
 def test_an_answer_that_is_whole_ends_the_upload() -> None:

@@ -14,7 +14,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import RawStream
 from proxy.message.head import RequestHead, ResponseHead
 from tests.tunnel.passes import counted_passes
-from tunnel.net.fairness import TASKS_PER_PASS, turns
+from tunnel.net.fairness import TASKS_PER_PASS, fairness
 
 Receive = Callable[[], Awaitable[bytes | ResponseHead]]
 
@@ -79,13 +79,13 @@ async def test_whoever_is_cancelled_while_there_is_no_room_has_lost_nothing(
     receiver: Callable[[], Awaitable[Receive]], autojump_clock: trio.testing.MockClock
 ) -> None:
     receive = await receiver()
-    common = turns()
+    common = fairness()
     # For good: no pass is the next one.
-    common._room = 0
+    common._tasks_left = 0
     with trio.move_on_after(1) as scope:
         await receive()
     assert scope.cancelled_caught
-    common._room = 1
+    common._tasks_left = 1
     assert await receive() in (b"ab", ResponseHead.of(200, b"OK", ((b"content-length", b"2"),)))
 
 

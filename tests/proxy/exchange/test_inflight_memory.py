@@ -119,9 +119,9 @@ async def test_beside_many_silent_calls_windows_grow_by_what_is_left(autojump_cl
         joined = Joined(dialer_memory=Memory(2**40, parent=calls.memory))
         opened, accepted = joined.streams()
         for size in (64 * KIB, 128 * KIB):
-            joined.listener.send_data(opened, bytes(size))
+            joined.listener.streams.send_data(opened, bytes(size))
             joined.flow()
-            while joined.dialer.take(accepted, size, joined.now):
+            while joined.dialer.streams.take(accepted, size, joined.now):
                 pass
         assert accepted.window.size == 256 * KIB
         assert calls.ended == []
@@ -136,7 +136,7 @@ async def test_a_call_makes_room_for_a_tunnels_streams_and_a_stream_for_a_call(
         calls.begin("other", 2, 270 * KIB)
         # All go by one clock, and what crosses here does so at its 100.
         await trio.sleep(100 + LOOK_S * 0.5)
-        joined.dialer.send_data(accepted, bytes(60 * KIB))
+        joined.dialer.streams.send_data(accepted, bytes(60 * KIB))
         joined.flow()
         # At once, not with the next look.
         await wait_all_tasks_blocked()

@@ -17,8 +17,8 @@ from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
 from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.message.status import status_response
 from proxy.message.strict import BadRequest
+from tests.fakes.ambiguous import ATTACKS
 from tests.proxy.exchange.legs import answer_ok, read_all, read_until, tls_pair
-from tests.proxy.message.test_strict import ATTACKS
 from tests.tunnel.certificates import contexts
 from tests.tunnel.passes import counted_passes
 from tunnel.net.connect import wrap_client, wrap_server

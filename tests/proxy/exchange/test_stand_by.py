@@ -26,7 +26,7 @@ from tests.proxy.exchange.test_deadlines import swept
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake
 from tests.tunnel.passes import counted_passes
-from tunnel.net.fairness import TASKS_PER_PASS, turns
+from tunnel.net.fairness import TASKS_PER_PASS, fairness
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
 
@@ -520,11 +520,11 @@ async def test_a_request_that_waits_for_its_turn_is_not_cut_as_an_idle_connectio
     async with standing_by(deadlines) as bench:
         bench.nursery.start_soon(deadlines.run)
         bench.willing = False
-        common = turns()
+        common = fairness()
         # For good: no pass is the next one.
-        common._room = 0
+        common._tasks_left = 0
         await bench.client.send_all(GET)
-        while not common._waiting._lanes:
+        while not common._waiting._queues:
             await wait_all_tasks_blocked(0.001)
         bench.connection.end_idle()
         # Whoever is due is cut meanwhile.
@@ -539,8 +539,8 @@ async def test_a_request_waits_for_its_turn_behind_none_of_other_agents() -> Non
     async with standing_by() as bench:
         bench.willing = False
         bench.connection.peer = "agent"
-        common = turns()
-        common._room = 0
+        common = fairness()
+        common._tasks_left = 0
         for _ in range(300):
             bench.nursery.start_soon(common.wait)
         await wait_all_tasks_blocked()

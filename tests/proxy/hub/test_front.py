@@ -26,10 +26,11 @@ from proxy.hub.calls.calls import Calls
 from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import DataDir, SigningKeys
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.oauth import FORM_BYTES_MAX
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.relays.accept_limit import CLUSTER_BURST
 from proxy.hub.relays.direct import DirectRelays
@@ -37,7 +38,7 @@ from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import open_directory
-from proxy.listener.unauthenticated import STRANGER_S
+from proxy.listener.unauthenticated import PENDING_S
 from tunnel import Hello, Memory, Role, open_session
 from tunnel.net.connect import TLSStream, client_context, wrap_client
 from tunnel.websocket.upgrade import dial_websocket
@@ -68,7 +69,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     config = HubConfig(org="acme", public_url=ISSUER)
     key = SigningKey.generate()
     keys = SigningKeys(key, (key,))
-    seen = SeenStore(tmp_path / "seen.db")
+    replays = ReplayStore(tmp_path / "seen.db")
     store, trail, registry = AuditStore(tmp_path / "audit.db"), Trail("acme"), Registry()
     async with (
         open_recorder(store, org="acme") as recorder,
@@ -104,7 +105,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             software="hawse/test",
             new_id=lambda: "id",
             pepper=b"p" * 32,
-            seen=seen,
+            replays=replays,
         )
         tokens = TokenEndpoint(
             directory=directory,
@@ -113,7 +114,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             issuer=ISSUER,
             record=recorder.complete,
             clock=lambda: NOW,
-            seen=seen,
+            replays=replays,
             limits=config.limits,
             recording=lambda: True,
             state_of=lambda cluster: "not tried",
@@ -131,7 +132,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         nursery.start_soon(front.run)
         yield Bench(front, key, nursery)
         nursery.cancel_scope.cancel()
-    seen.close()
+    replays.close()
     store.close()
 
 
@@ -155,9 +156,9 @@ async def test_a_form_that_never_ends_holds_its_place_no_longer_than_patience(
     )
     with pytest.raises(trio.BrokenResourceError):
         await client.receive_some()
-    assert trio.current_time() - began == pytest.approx(STRANGER_S)
+    assert trio.current_time() - began == pytest.approx(PENDING_S)
     await trio.testing.wait_all_tasks_blocked()
-    assert bench.front.gate.connections == 0
+    assert bench.front.unauthenticated.connections == 0
     assert bench.front.deadlines.watched == 0
 
 
@@ -201,7 +202,7 @@ async def test_a_stranger_that_makes_room_waits_for_nobody_else(
             left.set()
 
     monkeypatch.setattr(bench.front.tokens, "answer", issuer_is_away)
-    monkeypatch.setattr("proxy.listener.unauthenticated.STRANGERS_PER_PLACE_MAX", 1)
+    monkeypatch.setattr("proxy.listener.unauthenticated.PENDING_PER_NETWORK_MAX", 1)
     monkeypatch.setattr("proxy.listener.unauthenticated.UNHURRIED_S", 0.0)
     waiting = await bench.connect()
     await waiting.send_all(b"POST /oauth/token HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
@@ -254,7 +255,7 @@ async def test_a_client_that_leaves_within_its_form_is_watched_no_more(bench: Be
     assert bench.front.deadlines.watched == 1
     await trio.aclose_forcefully(client)
     await trio.testing.wait_all_tasks_blocked()
-    assert bench.front.gate.connections == 0
+    assert bench.front.unauthenticated.connections == 0
     assert bench.front.deadlines.watched == 0
 
 
@@ -266,15 +267,15 @@ async def test_a_stranger_who_does_not_take_the_answer_is_cut(
     bench: Bench, autojump_clock: MockClock, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if target == "our fault":
-        monkeypatch.setattr("proxy.hub.calls.calls.understand", None)
+        monkeypatch.setattr("proxy.hub.calls.calls.parse_request", None)
         target = "/clusters/prod/api"
     # What one end sends stays there until the other one has received it.
     client = await bench.connect(*trio.testing.lockstep_stream_pair())
     await client.send_all(f"GET {target} HTTP/1.1\r\nHost: hub.example\r\n\r\n".encode())
-    await trio.sleep(STRANGER_S - 1)
-    assert bench.front.gate.connections == 1
+    await trio.sleep(PENDING_S - 1)
+    assert bench.front.unauthenticated.connections == 1
     await trio.sleep(2)
-    assert bench.front.gate.connections == 0
+    assert bench.front.unauthenticated.connections == 0
 
 
 async def test_a_stranger_who_does_not_finish_the_handshake_is_cut(
@@ -284,12 +285,12 @@ async def test_a_stranger_who_does_not_finish_the_handshake_is_cut(
     bench.nursery.start_soon(bench.front.handle_client, server)
     await client.send_all(b"\x16\x03\x01")
     await trio.sleep(HANDSHAKE_S - 1)
-    assert bench.front.gate.connections == 1
+    assert bench.front.unauthenticated.connections == 1
     with trio.fail_after(2):
         # Its own end, and no alert.
         assert await client.receive_some() == b""
     await trio.testing.wait_all_tasks_blocked()
-    assert bench.front.gate.connections == 0
+    assert bench.front.unauthenticated.connections == 0
 
 
 async def test_a_fault_of_ours_is_answered_and_ends_the_connection(
@@ -298,7 +299,7 @@ async def test_a_fault_of_ours_is_answered_and_ends_the_connection(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("proxy.hub.calls.calls.understand", fail)
+    monkeypatch.setattr("proxy.hub.calls.calls.parse_request", fail)
     client = await bench.connect()
     await client.send_all(
         b"POST /clusters/prod/api HTTP/1.1\r\nHost: hub.example\r\nContent-Length: 10\r\n\r\nthe b"
@@ -312,7 +313,7 @@ async def test_a_fault_of_ours_is_answered_and_ends_the_connection(
         pass
     await trio.testing.wait_all_tasks_blocked()
     assert "a bug" in caplog.text
-    assert bench.front.gate.connections == 0
+    assert bench.front.unauthenticated.connections == 0
 
 
 async def test_an_agents_connection_is_no_strangers_and_is_forgotten_when_it_ends(bench: Bench) -> None:
@@ -333,7 +334,7 @@ async def test_an_agents_connection_is_no_strangers_and_is_forgotten_when_it_end
         % token.encode()
     )
     assert (await head_of(client)).startswith(b"HTTP/1.1 403 ")
-    assert bench.front.gate.connections == 0
+    assert bench.front.unauthenticated.connections == 0
     [connection] = bench.front.connections._agents
     # Its turns are its own from now on, and not those of its address.
     assert connection.peer == ann.agent_id
@@ -401,13 +402,13 @@ async def test_a_cluster_that_dials_without_end_takes_nobodys_place(
     token = issue_hello(
         key, cluster_id=cluster.id, hub_url=ISSUER, instance="r", jti="j", now=bench.front.clock()
     )
-    left = limit._tokens
+    left = limit._accepts.left(trio.current_time())
     client = await bench.connect()
     await client.send_all(UPGRADE.replace(b"nonsense", token.encode()) + b"\r\n")
     head = await head_of(client)
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nretry-after: 2" in head
-    assert limit._tokens >= left
+    assert limit._accepts.left(trio.current_time()) >= left
 
 
 async def test_a_relay_is_no_stranger_and_stays_for_longer_than_one_may(
@@ -425,10 +426,10 @@ async def test_a_relay_is_no_stranger_and_stays_for_longer_than_one_may(
         dial_websocket(client, host=HOST, target="/v1/tunnel", headers=headers) as transport,
         open_session(transport, Role.DIALER, hello=hello) as session,
     ):
-        assert bench.front.gate.connections == 0
+        assert bench.front.unauthenticated.connections == 0
         # Not before: a thread has written down what the relay has shown.
         mock_clock.autojump_threshold = 0
-        with trio.move_on_after(2 * STRANGER_S) as stayed:
+        with trio.move_on_after(2 * PENDING_S) as stayed:
             await session.wait_closed()
         assert stayed.cancelled_caught
 

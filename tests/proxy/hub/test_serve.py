@@ -21,11 +21,11 @@ from audit.record import Kind
 from audit.store import AuditStore
 from proxy.hub import serve
 from proxy.hub.accept import Acceptor
-from proxy.hub.home.boots import Boots
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.keyring import KeyRing
-from proxy.hub.restart.handover import Place, open_door
+from proxy.hub.restart.handover import HandoverServer, open_restart_socket
 from proxy.hub.store.store import Store
 from proxy.process.config import Address
 
@@ -50,7 +50,7 @@ async def test_the_keys_are_kept_only_once_they_are_this_hubs_and_read_anew(
     monkeypatch.setattr(serve, "settle", lambda: None)
     data = DataDir.open(tmp_path / "data")
     # What a hub that has run leaves.
-    data.signing_keys()
+    data.keys.load_or_make()
     data.pepper()
     Store(data.store_file, org="main", clock=time.time).close()
     anywhere = Address("127.0.0.1", 0)
@@ -58,19 +58,21 @@ async def test_the_keys_are_kept_only_once_they_are_this_hubs_and_read_anew(
     lock = data.lock()
     with (
         trio.fail_after(20),
-        Boots(data.boots_dir).announced("old"),
-        open_door(data) as door,
+        HubInstances(data.instances_dir).registered("old"),
+        open_restart_socket(data) as restart_socket,
         socket.create_server(("127.0.0.1", 0)) as front,
     ):
         listeners = {"front": (str(anywhere), [front])}
-        place = Place(data, lock, door, listeners, "old", pause, lambda: None, lambda _: None)
+        server = HandoverServer(
+            data, lock, restart_socket, listeners, "old", pause, lambda: None, lambda _: None
+        )
         async with trio.open_nursery() as nursery:
 
             async def run() -> None:
                 await serve.run_hub(config, replace=True)
 
             nursery.start_soon(run)
-            await place.give()
+            await server.hand_over()
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
     lock.release()
@@ -83,7 +85,7 @@ async def test_a_second_signal_does_not_end_the_last_writes(
     killed_by: list[int] = []
     told: list[str] = []
     closed: list[str] = []
-    accept, close = Acceptor.accept_until_told, AuditStore.close
+    accept, close = Acceptor.accept_until_stopped, AuditStore.close
 
     async def be_told(acceptor: Acceptor, signals: AsyncIterator[int], public_url: str) -> bool:
         told.append(public_url)
@@ -96,7 +98,7 @@ async def test_a_second_signal_does_not_end_the_last_writes(
         close(store)
         closed.append("the trail")
 
-    monkeypatch.setattr(Acceptor, "accept_until_told", be_told)
+    monkeypatch.setattr(Acceptor, "accept_until_stopped", be_told)
     monkeypatch.setattr(AuditStore, "close", close_slowly)
     monkeypatch.setattr(serve, "settle", lambda: None)
     anywhere = Address("127.0.0.1", 0)
@@ -123,10 +125,12 @@ async def test_a_client_with_many_addresses_floods_the_trail_no_more_than_anothe
         front = acceptor.front
         for number in range(2 * FIRST):
             address = f"2001:db8::{number}"
-            front.recorder.complete(front.trail.stranger(Kind.AUTH_FAILED, client_ip=address, note="no"))
+            front.recorder.complete(
+                front.trail.unauthenticated(Kind.AUTH_FAILED, client_ip=address, note="no")
+            )
         return False
 
-    monkeypatch.setattr(Acceptor, "accept_until_told", fail_often)
+    monkeypatch.setattr(Acceptor, "accept_until_stopped", fail_often)
     monkeypatch.setattr(serve, "settle", lambda: None)
     anywhere = Address("127.0.0.1", 0)
     config = HubConfig(listen=anywhere, admin=AdminConfig(listen=anywhere), data_dir=tmp_path / "data")

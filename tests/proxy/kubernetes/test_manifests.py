@@ -126,7 +126,7 @@ def test_the_role_names_exactly_the_enrolled_and_our_own_extras() -> None:
     ]
 
 
-def test_nobody_enrolled_gives_no_rule_because_no_names_would_mean_all_names() -> None:
+def test_without_agents_there_is_no_rule_because_no_names_would_mean_all_names() -> None:
     role = by_kind(cluster_role([], []), "ClusterRole")
     assert isinstance(role["rules"], list)
     assert [rule["resources"][0].partition("/")[0] for rule in role["rules"]] == [
@@ -363,7 +363,7 @@ def test_the_constrained_form_names_the_same_and_every_verb() -> None:
     }
 
 
-def test_the_owners_guardrails_are_mounted_whoever_prints_the_manifests() -> None:
+def test_the_owners_guardrails_are_always_mounted() -> None:
     for manifest in (EXAMPLE, DIRECT):
         deployment = json.loads(json.dumps(by_kind(relay_manifests(manifest), "Deployment")))
         volumes = {volume["name"]: volume for volume in deployment["spec"]["template"]["spec"]["volumes"]}
@@ -374,6 +374,23 @@ def test_the_owners_guardrails_are_mounted_whoever_prints_the_manifests() -> Non
         assert mounts["guardrails"]["readOnly"] is True
         # What they say is not the hub's to write.
         assert "ConfigMap" not in {item["kind"] for item in relay_manifests(manifest)}
+
+
+@pytest.mark.parametrize("manifest", [EXAMPLE, DIRECT], ids=["tunnel", "direct"])
+def test_the_relay_mounts_every_volume_of_its_pod(manifest: RelayManifest) -> None:
+    deployment = json.loads(json.dumps(by_kind(relay_manifests(manifest), "Deployment")))
+    pod = deployment["spec"]["template"]["spec"]
+    (relay,) = pod["containers"]
+    folders = {mount["name"]: mount["mountPath"] for mount in relay["volumeMounts"]}
+    assert folders.keys() == {volume["name"] for volume in pod["volumes"]}
+    files = [
+        each["value"]
+        for each in relay["env"]
+        if each["name"]
+        in {"HAWSE_RELAY_HUB_KEYS", "HAWSE_RELAY_PRIVATE_KEY", "HAWSE_RELAY_DIRECT_CERTIFICATE"}
+    ]
+    assert len(files) == 2
+    assert {str(Path(file).parent) for file in files} <= set(folders.values())
 
 
 def test_a_rollout_keeps_one_relay_and_never_has_more_than_the_hub_takes() -> None:

@@ -11,7 +11,7 @@ from proxy.process.config import Address
 from tunnel.net.connect import peer_address
 
 
-async def test_it_listens_where_it_is_told() -> None:
+async def test_it_listens_on_the_configured_address() -> None:
     (listener,) = await open_listeners(Address("127.0.0.1", 0), "listen")
     async with listener:
         host, port = listener.socket.getsockname()

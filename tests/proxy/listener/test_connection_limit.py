@@ -6,19 +6,19 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from proxy.listener.connection_limit import Guest, NoRoomError, Room
+from proxy.listener.connection_limit import ConnectionLimit, ConnectionLimitError, CountedConnection
 from tunnel.net.loglimit import LogLimit
 
 
-async def test_the_oldest_stranger_makes_room_and_whoever_is_known_does_not(
+async def test_the_oldest_unauthenticated_connection_is_evicted_and_no_authenticated_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    room = Room(LogLimit(logging.getLogger("hawse.test"), at_once=8))
-    guests: dict[str, Guest] = {}
+    limit = ConnectionLimit(LogLimit(logging.getLogger("hawse.test"), at_once=8))
+    connections: dict[str, CountedConnection] = {}
     ended: list[str] = []
 
     async def connection(name: str) -> None:
-        with room.entered(2) as guests[name]:
+        with limit.counted(2) as connections[name]:
             await trio.sleep_forever()
         ended.append(name)
 
@@ -27,36 +27,37 @@ async def test_the_oldest_stranger_makes_room_and_whoever_is_known_does_not(
             nursery.start_soon(connection, name)
             await wait_all_tasks_blocked()
             if name == "second":
-                guests["second"].known()
-        assert (ended, room.open) == (["first", "third"], 2)
+                connections["second"].set_client()
+        assert (ended, limit.open) == (["first", "third"], 2)
         # One that has made room is known too late.
-        guests["third"].known()
-        guests["fourth"].known()
-        with pytest.raises(NoRoomError, match="2 are open"), room.entered(2):
+        connections["third"].set_client()
+        connections["fourth"].set_client()
+        with pytest.raises(ConnectionLimitError, match="2 are open"), limit.counted(2):
             raise AssertionError
         nursery.cancel_scope.cancel()
-    assert room.open == 0
+    assert limit.open == 0
     assert [record.getMessage() for record in caplog.records] == [
-        *["ended the oldest connection that has shown no token, or one of many: 2 are open, the limit"] * 2,
-        "turned away a connection: 2 are open, the limit",
+        *["evicted the oldest unauthenticated connection, or one of many of one token: 2 are open, the limit"]
+        * 2,
+        "refused a connection: 2 are open, the limit",
     ]
 
 
 async def test_many_that_come_at_once_end_as_many(caplog: pytest.LogCaptureFixture) -> None:
-    room = Room(LogLimit(logging.getLogger("hawse.test")))
+    limit = ConnectionLimit(LogLimit(logging.getLogger("hawse.test")))
 
     async def connection() -> None:
-        with room.entered(2):
+        with limit.counted(2):
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
         for _ in range(2):
             nursery.start_soon(connection)
         await wait_all_tasks_blocked()
-        # None of those that are ended has had a turn to leave yet.
+        # None of the evicted ones has run its cleanup yet.
         for _ in range(2):
             nursery.start_soon(connection)
         await wait_all_tasks_blocked()
-        assert room.open == 2
+        assert limit.open == 2
         nursery.cancel_scope.cancel()
-    assert (room.open, len(caplog.records)) == (0, 1)
+    assert (limit.open, len(caplog.records)) == (0, 1)

@@ -91,7 +91,7 @@ def test_a_client_of_ipv4_at_a_socket_for_both_is_one_of_ipv4() -> None:
     "sent",
     [
         header(LOCAL, UNSPEC, b""),
-        # Of LOCAL the rest is ignored, whatever it is.
+        # Of LOCAL the rest is ignored.
         header(LOCAL, TCP4, of_client("203.0.113.7")[16:]),
         header(LOCAL, 0xFF, b"\x00" * 7),
         header(PROXY, UNSPEC, b""),

@@ -8,56 +8,58 @@ from trio.testing import memory_stream_pair
 
 from proxy.listener import unauthenticated as module
 from proxy.listener.unauthenticated import (
-    STRANGER_BYTES_FREE,
-    Gate,
+    PENDING_BYTES_FREE,
     MeteredStream,
-    Stranger,
-    TooManyStrangersError,
-    place_of,
+    PendingConnection,
+    TooManyPendingError,
+    UnauthenticatedLimits,
+    network_of,
 )
 from tests.tunnel.net.test_tls import handshake
 
 
-def _enter(gate: Gate, address: str, cut: Callable[[str], None] = lambda why: None) -> Stranger:
+def _enter(
+    limits: UnauthenticatedLimits, address: str, cut: Callable[[str], None] = lambda why: None
+) -> PendingConnection:
     """A connection whose TLS hello has come."""
-    stranger = gate.enter(address, cut)
-    stranger.greet()
-    return stranger
+    pending = limits.enter(address, cut)
+    pending.hello_received()
+    return pending
 
 
-def test_the_gate_counts_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
-    gate = Gate(connections_max=4)
-    first, _ = _enter(gate, "192.0.2.1"), _enter(gate, "192.0.2.1")
-    with pytest.raises(TooManyStrangersError, match=r"192\.0\.2\.1"):
-        _enter(gate, "192.0.2.1")
-    _enter(gate, "192.0.2.2")
-    _enter(gate, "192.0.2.3")
-    with pytest.raises(TooManyStrangersError, match="wait to authenticate"):
-        _enter(gate, "192.0.2.3")
-    first.leave()
-    _enter(gate, "192.0.2.1")
+def test_connections_are_counted_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 2)
+    limits = UnauthenticatedLimits(connections_max=4)
+    first, _ = _enter(limits, "192.0.2.1"), _enter(limits, "192.0.2.1")
+    with pytest.raises(TooManyPendingError, match=r"192\.0\.2\.1"):
+        _enter(limits, "192.0.2.1")
+    _enter(limits, "192.0.2.2")
+    _enter(limits, "192.0.2.3")
+    with pytest.raises(TooManyPendingError, match="wait to authenticate"):
+        _enter(limits, "192.0.2.3")
+    first.release()
+    _enter(limits, "192.0.2.1")
 
 
 def test_the_oldest_is_cut_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
+    monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 2)
     at = 100.0
-    gate = Gate(clock=lambda: at, connections_max=3)
+    limits = UnauthenticatedLimits(clock=lambda: at, connections_max=3)
     cut: list[str] = []
 
-    def enter(name: str, address: str) -> Stranger:
-        return _enter(gate, address, lambda why: cut.append(f"{name}: {why}"))
+    def enter(name: str, address: str) -> PendingConnection:
+        return _enter(limits, address, lambda why: cut.append(f"{name}: {why}"))
 
     enter("first", "192.0.2.1")
     known = enter("second", "192.0.2.1")
     # Both may be about to say who they are.
     at += 1.9
-    with pytest.raises(TooManyStrangersError):
+    with pytest.raises(TooManyPendingError):
         enter("third", "192.0.2.1")
     at += 0.1
     enter("third", "192.0.2.1")
     assert cut == ["first: 2 connections of 192.0.2.1 have not authenticated, the limit"]
-    known.leave()
+    known.release()
     enter("fourth", "192.0.2.2")
     enter("fifth", "192.0.2.3")
     assert len(cut) == 1
@@ -65,25 +67,25 @@ def test_the_oldest_is_cut_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> No
     # In all there are too many, and one who is known by now is not among them.
     enter("sixth", "192.0.2.4")
     assert cut[1:] == ["third: 3 connections wait to authenticate, the limit"]
-    assert (gate.connections, list(gate.places)) == (3, ["192.0.2.2", "192.0.2.3", "192.0.2.4"])
+    assert (limits.connections, list(limits.networks)) == (3, ["192.0.2.2", "192.0.2.3", "192.0.2.4"])
 
 
-def test_whoever_has_the_most_makes_room_at_once_for_one_from_elsewhere() -> None:
-    gate = Gate(connections_max=6)
+def test_the_network_with_the_most_connections_loses_one_to_another_network() -> None:
+    limits = UnauthenticatedLimits(connections_max=6)
     cut: list[str] = []
     for number in range(4):
-        _enter(gate, "192.0.2.1", lambda why, number=number: cut.append(f"{number}: {why}"))  # type: ignore[misc]
+        _enter(limits, "192.0.2.1", lambda why, number=number: cut.append(f"{number}: {why}"))  # type: ignore[misc]
     for _ in range(2):
-        _enter(gate, "192.0.2.2")
-    _enter(gate, "192.0.2.3")
+        _enter(limits, "192.0.2.2")
+    _enter(limits, "192.0.2.3")
     # The older ones are nearer to saying who they are.
     assert cut == ["3: 6 connections wait to authenticate, the limit, 4 of them of 192.0.2.1"]
-    with pytest.raises(TooManyStrangersError):
-        _enter(gate, "192.0.2.2")
-    _enter(gate, "192.0.2.3")
-    with pytest.raises(TooManyStrangersError):
-        _enter(gate, "192.0.2.3")
-    assert {place: len(there) for place, there in gate.places.items()} == {
+    with pytest.raises(TooManyPendingError):
+        _enter(limits, "192.0.2.2")
+    _enter(limits, "192.0.2.3")
+    with pytest.raises(TooManyPendingError):
+        _enter(limits, "192.0.2.3")
+    assert {network: len(there) for network, there in limits.networks.items()} == {
         "192.0.2.1": 2,
         "192.0.2.2": 2,
         "192.0.2.3": 2,
@@ -93,139 +95,139 @@ def test_whoever_has_the_most_makes_room_at_once_for_one_from_elsewhere() -> Non
 def test_the_oldest_without_a_hello_makes_room_at_once_for_one_of_its_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 3)
-    gate = Gate()
+    monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 3)
+    limits = UnauthenticatedLimits()
     cut: list[str] = []
-    greeted = _enter(gate, "192.0.2.1", cut.append)
+    greeted = _enter(limits, "192.0.2.1", cut.append)
     silent = [
-        gate.enter("192.0.2.1", lambda why, number=number: cut.append(f"{number}")) for number in (1, 2)
+        limits.enter("192.0.2.1", lambda why, number=number: cut.append(f"{number}")) for number in (1, 2)
     ]  # type: ignore[misc]
-    newcomer = gate.enter("192.0.2.1", lambda why: cut.append("3"))
+    newcomer = limits.enter("192.0.2.1", lambda why: cut.append("3"))
     assert cut == ["1"]
-    assert (greeted.inside, silent[0].inside) == (True, False)
-    silent[1].greet()
+    assert (greeted.counted, silent[0].counted) == (True, False)
+    silent[1].hello_received()
     # What sent its hello stays, and the newcomer, which has not, makes room for the next.
-    gate.enter("192.0.2.1", cut.append).greet()
-    assert (cut, newcomer.inside) == (["1", "3"], False)
-    with pytest.raises(TooManyStrangersError):
-        gate.enter("192.0.2.1", cut.append)
+    limits.enter("192.0.2.1", cut.append).hello_received()
+    assert (cut, newcomer.counted) == (["1", "3"], False)
+    with pytest.raises(TooManyPendingError):
+        limits.enter("192.0.2.1", cut.append)
     # A hello that comes after its connection was ended changes nothing.
-    newcomer.greet()
-    for stranger in list(gate.strangers):
-        stranger.leave()
-    assert [gate.strangers, gate.places, gate.silent, gate.silent_places] == [{}, {}, {}, {}]
+    newcomer.hello_received()
+    for pending in list(limits.pending):
+        pending.release()
+    assert [limits.pending, limits.networks, limits.silent, limits.silent_networks] == [{}, {}, {}, {}]
 
 
 def test_where_there_are_too_many_in_all_those_without_a_hello_make_room_first() -> None:
-    gate = Gate(connections_max=4)
+    limits = UnauthenticatedLimits(connections_max=4)
     cut: list[str] = []
-    _enter(gate, "192.0.2.1")
+    _enter(limits, "192.0.2.1")
     for name in ("a", "b"):
-        gate.enter("192.0.2.1", lambda why, name=name: cut.append(name))  # type: ignore[misc]
-    gate.enter("192.0.2.2", lambda why: cut.append("c"))
+        limits.enter("192.0.2.1", lambda why, name=name: cut.append(name))  # type: ignore[misc]
+    limits.enter("192.0.2.2", lambda why: cut.append("c"))
     # Of the address that has the most.
-    _enter(gate, "192.0.2.3")
+    _enter(limits, "192.0.2.3")
     assert cut == ["a"]
     # Of any, where the newcomer's has as many.
-    _enter(gate, "192.0.2.3")
-    _enter(gate, "192.0.2.3")
+    _enter(limits, "192.0.2.3")
+    _enter(limits, "192.0.2.3")
     assert cut == ["a", "b", "c"]
-    with pytest.raises(TooManyStrangersError):
-        _enter(gate, "192.0.2.3")
+    with pytest.raises(TooManyPendingError):
+        _enter(limits, "192.0.2.3")
 
 
-def test_silent_connections_of_many_addresses_take_no_place_from_a_gateway() -> None:
+def test_silent_connections_of_many_addresses_do_not_displace_a_gateways() -> None:
     at = 100.0
-    gate = Gate(clock=lambda: at, connections_max=8)
+    limits = UnauthenticatedLimits(clock=lambda: at, connections_max=8)
     cut: list[str] = []
     for number in range(5):
-        gate.enter(f"198.51.100.{number}", lambda why, number=number: cut.append(f"{number}"))  # type: ignore[misc]
-    agents = [_enter(gate, "192.0.2.1", lambda why: cut.append("an agent")) for _ in range(2)]
-    agents.append(gate.enter("192.0.2.1", lambda why: cut.append("an agent")))
+        limits.enter(f"198.51.100.{number}", lambda why, number=number: cut.append(f"{number}"))  # type: ignore[misc]
+    agents = [_enter(limits, "192.0.2.1", lambda why: cut.append("an agent")) for _ in range(2)]
+    agents.append(limits.enter("192.0.2.1", lambda why: cut.append("an agent")))
     at += 2
     for number in range(3):
-        _enter(gate, f"203.0.113.{number}")
+        _enter(limits, f"203.0.113.{number}")
     assert cut == ["0", "1", "2"]
-    assert all(agent.inside for agent in agents)
+    assert all(agent.counted for agent in agents)
     # Fewer than an address has are no flood: a slow client makes no room for one that has sent its hellos.
-    _enter(gate, "203.0.113.4")
+    _enter(limits, "203.0.113.4")
     assert cut[3:] == ["an agent"]
 
 
 def test_the_addresses_of_one_client_of_ipv6_are_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
-    gate = Gate()
-    first, _ = _enter(gate, "2001:db8::1"), _enter(gate, "2001:db8::2")
-    with pytest.raises(TooManyStrangersError, match="2001:db8::/64"):
-        _enter(gate, "2001:db8::3")
-    _enter(gate, "2001:db8:0:1::1")
-    first.leave()
-    _enter(gate, "2001:db8::3")
+    monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 2)
+    limits = UnauthenticatedLimits()
+    first, _ = _enter(limits, "2001:db8::1"), _enter(limits, "2001:db8::2")
+    with pytest.raises(TooManyPendingError, match="2001:db8::/64"):
+        _enter(limits, "2001:db8::3")
+    _enter(limits, "2001:db8:0:1::1")
+    first.release()
+    _enter(limits, "2001:db8::3")
 
 
 def test_leaving_twice_gives_back_once() -> None:
-    gate = Gate()
-    one, other = _enter(gate, "192.0.2.1"), _enter(gate, "192.0.2.1")
-    one.count(100)
-    one.leave()
-    one.leave()
-    assert (gate.connections, gate.bytes_held) == (1, 0)
-    other.leave()
-    assert (gate.connections, dict(gate.places)) == (0, {})
+    limits = UnauthenticatedLimits()
+    one, other = _enter(limits, "192.0.2.1"), _enter(limits, "192.0.2.1")
+    one.charge(100)
+    one.release()
+    one.release()
+    assert (limits.connections, limits.bytes_held) == (1, 0)
+    other.release()
+    assert (limits.connections, dict(limits.networks)) == (0, {})
 
 
-def test_strangers_bytes_are_bounded_in_all() -> None:
-    gate = Gate(bytes_max=4 * STRANGER_BYTES_FREE)
-    one, other = _enter(gate, "192.0.2.1"), _enter(gate, "192.0.2.2")
-    other.count(STRANGER_BYTES_FREE)
-    one.count(3 * STRANGER_BYTES_FREE)
+def test_unauthenticated_bytes_are_bounded_in_all() -> None:
+    limits = UnauthenticatedLimits(bytes_max=4 * PENDING_BYTES_FREE)
+    one, other = _enter(limits, "192.0.2.1"), _enter(limits, "192.0.2.2")
+    other.charge(PENDING_BYTES_FREE)
+    one.charge(3 * PENDING_BYTES_FREE)
     with pytest.raises(trio.BrokenResourceError, match="too many bytes"):
-        one.count(1)
-    one.leave()
-    other.leave()
-    assert gate.bytes_held == 0
+        one.charge(1)
+    one.release()
+    other.release()
+    assert limits.bytes_held == 0
 
 
 def test_a_crowd_of_large_heads_does_not_cost_an_ordinary_one_its_connection() -> None:
-    gate = Gate(bytes_max=STRANGER_BYTES_FREE)
-    crowd, ordinary = _enter(gate, "192.0.2.1"), _enter(gate, "192.0.2.2")
-    crowd.count(STRANGER_BYTES_FREE)
-    ordinary.count(STRANGER_BYTES_FREE)
+    limits = UnauthenticatedLimits(bytes_max=PENDING_BYTES_FREE)
+    crowd, ordinary = _enter(limits, "192.0.2.1"), _enter(limits, "192.0.2.2")
+    crowd.charge(PENDING_BYTES_FREE)
+    ordinary.charge(PENDING_BYTES_FREE)
 
 
 def test_what_was_answered_is_held_no_more() -> None:
-    gate = Gate()
-    one = _enter(gate, "192.0.2.1")
-    one.count(1000)
-    one.settle()
-    one.count(10)
-    assert gate.bytes_held == 10
-    one.leave()
-    one.settle()
-    assert gate.bytes_held == 0
+    limits = UnauthenticatedLimits()
+    one = _enter(limits, "192.0.2.1")
+    one.charge(1000)
+    one.release_bytes()
+    one.charge(10)
+    assert limits.bytes_held == 10
+    one.release()
+    one.release_bytes()
+    assert limits.bytes_held == 0
 
 
 async def test_a_stream_counts_what_it_receives_until_its_sender_is_known() -> None:
     client, server = await handshake(memory_stream_pair())
-    gate = Gate()
-    stranger = _enter(gate, "192.0.2.1")
-    metered = MeteredStream(server, stranger)
+    limits = UnauthenticatedLimits()
+    pending = _enter(limits, "192.0.2.1")
+    metered = MeteredStream(server, pending)
     await client.send_all(bytes(100))
     assert await metered.receive_some() == bytes(100)
     await client.send_all(bytes(100))
     assert await metered.receive_some(30) == bytes(30)
-    assert gate.bytes_held == 130
+    assert limits.bytes_held == 130
     async with trio.open_nursery() as nursery:
         # One that is under way when its sender becomes known counts no more either.
         assert await metered.receive_some() == bytes(70)
         nursery.start_soon(metered.receive_some)
         await trio.testing.wait_all_tasks_blocked()
-        stranger.leave()
+        pending.release()
         await client.send_all(bytes(100))
-    assert gate.bytes_held == 0
+    assert limits.bytes_held == 0
     await client.send_all(b"known")
     assert await metered.receive_some() == b"known"
-    assert stranger.bytes_held == 0
+    assert pending.bytes_held == 0
     await metered.send_all(b"answer")
     assert await client.receive_some() == b"answer"
     await client.aclose()
@@ -235,9 +237,9 @@ async def test_a_stream_counts_what_it_receives_until_its_sender_is_known() -> N
 
 
 def test_who_comes_from_ipv4_by_a_translator_counts_alone() -> None:
-    assert place_of("64:ff9b::192.0.2.1") == place_of("::ffff:192.0.2.1") == "192.0.2.1"
-    assert place_of("64:ff9b:1::1") == "64:ff9b:1::/64"
+    assert network_of("64:ff9b::192.0.2.1") == network_of("::ffff:192.0.2.1") == "192.0.2.1"
+    assert network_of("64:ff9b:1::1") == "64:ff9b:1::/64"
 
 
 def test_an_address_that_is_none_of_ip_is_a_place_of_its_own() -> None:
-    assert place_of("@hub") == "@hub"
+    assert network_of("@hub") == "@hub"

@@ -470,16 +470,16 @@ def test_headers_whose_parts_were_forgotten_are_worked_out_again() -> None:
     block = b"Host: a\r\nX-A: 1\r\nx-a:2 \r\nConnection: close, Upgrade\r\nUpgrade: spdy\r\n\r\n"
     fields = Fields.of_block(block)
     said = fields.headers, fields.by_name, fields.connection, fields.upgrade
-    fields.crossing = fields.crossing_tail = Fields(())
+    fields.forwarded = fields.forwarded_tail = Fields(())
     fields.forget_parts()
     fields.forget_parts()
-    assert fields.crossing is fields.crossing_tail is None
+    assert fields.forwarded is fields.forwarded_tail is None
     for name in ("headers", "by_name"):
         with pytest.raises(AttributeError):
             object.__getattribute__(fields, name)
     assert (fields.headers, fields.by_name, fields.connection, fields.upgrade) == said
     assert fields.raw == block
-    # Of those that nobody has sent there is nothing else to work them out of.
+    # Headers that no client sent have no other source for them.
     fields = Fields(said[0])
     fields.forget_parts()
     assert fields.headers == said[0]

@@ -244,7 +244,7 @@ def test_a_bearer_subprotocol_is_taken_out():
         assert crossed.header(b"sec-websocket-protocol") == b"v5.channel.k8s.io"
     exact = b"v5.channel.k8s.io,v4.channel.k8s.io"
     assert hub((b"sec-websocket-protocol", exact)).header(b"sec-websocket-protocol") == exact
-    # Of so many that nobody offers them, the rest stays or goes as one.
+    # Beyond the number that any client offers, the rest is kept or removed as one.
     for last, kept in ((b"a", 101), (bearer, 63), (b"a," + bearer + b",a", 63)):
         many = b",".join([bearer, *[b"v5.channel.k8s.io"] * 100, last])
         (crossed,) = hub((b"sec-websocket-protocol", many)).header_values(b"sec-websocket-protocol")
@@ -366,7 +366,7 @@ def test_no_request_leaves_without_the_relays_own_token():
     ),
     st.booleans(),
 )  # fmt: skip
-def test_whatever_a_client_sends_the_api_server_gets_one_identity(headers, tail):
+def test_the_api_server_gets_one_identity_for_any_client_input(headers, tail):
     crossed = relay(hub(*headers, tail=tail), tail=tail)
     assert [pair for pair in crossed.headers if b"impersonate" in pair[0]] == list(IDENTITY)
     assert crossed.header_values(b"authorization") == [b"Bearer sa"]
@@ -524,7 +524,7 @@ def test_an_answer_loses_its_hop_and_what_speaks_for_the_origin():
     assert not any(name.startswith(b"hawse-") for name in names(relay_response_head(head, b"api")))
 
 
-def test_a_101_gets_its_upgrade_headers_anew():
+def test_a_101_gets_new_upgrade_headers():
     head = answer(
         (b"upgrade", b"websocket"),
         (b"connection", b"Upgrade, x-a"),
@@ -704,7 +704,7 @@ def test_a_relative_location_begins_where_the_path_of_its_target_ends() -> None:
 def test_a_location_at_the_hub_is_known_however_its_host_is_written(host: bytes, location: bytes) -> None:
     head = hub_response_head(answer((b"location", location)), b"/clusters/prod", b"/", host)
     assert head.header(b"location") == b"/clusters/prod/clusters/other/api"
-    # By what name a client has asked that not all take for the same, no location can be told from it.
+    # Without an unambiguous host in the request, no location can be compared with it.
     for unknown in (b"127.1", None):
         head = hub_response_head(answer((b"location", location)), b"/clusters/prod", b"/", unknown)
         assert head.header(b"location") is None

@@ -92,7 +92,7 @@ def test_the_environment_wins_over_the_file_and_may_name_it(tmp_path: Path) -> N
     assert faults == []
 
 
-def test_all_faults_are_told_at_once_each_with_its_path(tmp_path: Path) -> None:
+def test_all_faults_are_reported_together_each_with_its_path(tmp_path: Path) -> None:
     text = """
     rig = "raft"
     flags = "q"
@@ -288,7 +288,7 @@ def test_texts_that_are_no_address(text: str) -> None:
         Address.parse(text)
 
 
-def test_loopback_is_told_from_the_rest() -> None:
+def test_loopback_addresses_are_recognised() -> None:
     assert all(Address(host, 1).is_loopback for host in ("127.0.0.1", "127.3.2.1", "::1", "localhost"))
     assert not any(Address(host, 1).is_loopback for host in ("0.0.0.0", "::", "10.0.0.1", "hub.example"))
 
@@ -323,7 +323,7 @@ def test_urls_of_a_hub(url: str) -> None:
     assert fault_of_hub_url(url) is None
 
 
-def test_what_follows_from_a_fault_that_was_told_is_not_told() -> None:
+def test_a_consequence_of_a_reported_fault_is_not_reported() -> None:
     faults = ["tls.key: expected a string", "org: expected a string"]
     add_faults(faults, ["tls: given together", "org: reserved", "tls.certificate: a", "mask: b", "mask: c"])
     assert faults[2:] == ["tls.certificate: a", "mask: b", "mask: c"]

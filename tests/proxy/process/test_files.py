@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from trio.testing import MockClock
 
 from proxy.process import files
-from proxy.process.files import FileError, WatchedFile, tell_of_the_end, watch_certificate
+from proxy.process.files import FileError, WatchedFile, warn_of_expiry, watch_certificate
+from tests.fakes.mounts import mount, swap
 
 DAY_S = 24 * 3600.0
 PLAIN = (
@@ -22,23 +23,6 @@ PLAIN = (
     serialization.PrivateFormat.PKCS8,
     serialization.NoEncryption(),
 )
-
-
-def mount(folder: Path, content: dict[str, bytes]) -> None:
-    """Lay files out as the kubelet mounts a volume: links through `..data`, itself a link."""
-    swap(folder, 1, content)
-    for name in content:
-        (folder / name).symlink_to(Path("..data") / name)
-
-
-def swap(folder: Path, version: int, content: dict[str, bytes]) -> None:
-    """Put new content in place as the kubelet does: a new folder, then one rename of the link."""
-    fresh = folder / f"..{version}"
-    fresh.mkdir()
-    for name, data in content.items():
-        (fresh / name).write_bytes(data)
-    (folder / "..data_tmp").symlink_to(fresh.name)
-    (folder / "..data_tmp").rename(folder / "..data")
 
 
 def write_lasting(folder: Path, *, life_d: float, left_d: float) -> tuple[Path, Path]:
@@ -91,7 +75,7 @@ def test_a_rotated_token_is_used_within_a_second_and_not_looked_for_more_often(m
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
-def test_a_damaged_file_keeps_the_last_good_token_and_is_told_once(
+def test_a_damaged_file_keeps_the_last_good_token_and_is_logged_once(
     mounted: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object]
 ) -> None:
     clock = Clock()
@@ -145,7 +129,7 @@ def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -
     ("ends", "said"),
     [(datetime(2020, 1, 1, tzinfo=UTC), ["tls.crt: the certificate has expired on 2020-01-01"]), (None, [])],
 )
-def test_a_certificate_that_has_expired_is_told_and_shown(
+def test_an_expired_certificate_is_logged_and_served(
     ends: datetime | None, said: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     issued = trustme.CA().issue_cert("127.0.0.1", not_after=ends)
@@ -161,7 +145,7 @@ def test_a_certificate_that_has_expired_is_told_and_shown(
     ("life_d", "left_d", "told"),
     [(90, 14, True), (90, 16, False), (398, 29, True), (398, 31, False), (1, 0.1, True), (1, 0.3, False)],
 )
-def test_a_certificate_that_should_have_been_renewed_is_told(
+def test_a_certificate_due_for_renewal_is_logged(
     life_d: float, left_d: float, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pem, key = write_lasting(tmp_path, life_d=life_d, left_d=left_d)
@@ -174,7 +158,7 @@ async def test_a_process_that_runs_tells_of_the_end_of_its_certificate_until_the
 ) -> None:
     write_lasting(tmp_path, life_d=90, left_d=80)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(tell_of_the_end, tmp_path / "tls.crt")
+        nursery.start_soon(warn_of_expiry, tmp_path / "tls.crt")
         await trio.sleep(10 * DAY_S)
         assert caplog.messages == []
         # It is the clock on the wall that says so, of which this one is not part.
@@ -190,7 +174,7 @@ async def test_a_process_that_runs_tells_of_the_end_of_its_certificate_until_the
         nursery.cancel_scope.cancel()
 
 
-def test_a_certificate_that_is_not_valid_yet_is_told(
+def test_a_certificate_that_is_not_valid_yet_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     issued = trustme.CA().issue_cert("127.0.0.1", not_before=datetime(2999, 1, 1, tzinfo=UTC))

@@ -10,7 +10,7 @@ import trio.testing
 from proxy.process.signals import AT_ONCE_S, UNREAD_MAX, stop_signals
 
 
-async def test_signals_come_in_their_order_and_those_that_nobody_reads_end_nothing(
+async def test_signals_arrive_in_order_and_unread_ones_have_no_effect(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
@@ -55,7 +55,7 @@ async def test_the_exit_status_is_that_of_ctrl_c_where_it_came_first(
     assert signals.exit_status == status
 
 
-async def test_a_terminal_that_goes_stops_it_unless_it_was_told_not_to_care() -> None:
+async def test_a_closed_terminal_stops_it_unless_sighup_is_ignored() -> None:
     for handler in (signal.SIG_DFL, signal.SIG_IGN):
         before = signal.signal(signal.SIGHUP, handler)
         try:

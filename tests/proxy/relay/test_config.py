@@ -131,7 +131,7 @@ def test_all_faults_are_reported_at_once(folder: Path) -> None:
 
 def test_each_mode_says_what_it_misses(folder: Path) -> None:
     text = TUNNEL.replace('private_key = "relay-key.pem"', "")
-    assert faults(folder, text) == ["private_key: missing, tunnel mode proves the relay to the hub by it"]
+    assert faults(folder, text) == ["private_key: missing, tunnel mode needs it to authenticate to the hub"]
     assert faults(folder, text, HAWSE_RELAY_MODE="direct") == [
         "direct.listen: missing, direct mode needs it",
         "direct.certificate: missing, direct mode needs it",

@@ -27,7 +27,7 @@ from proxy.relay import direct
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 
 MODEST = Principal(agent_id="0193-a2", name="modest", org="acme", teams=("sre",))
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -151,7 +151,7 @@ async def test_a_stranger_that_says_nothing_is_shown_out(tmp_path: Path, autojum
 
 @pytest.mark.parametrize(
     ("module", "cap"),
-    [(unauthenticated, "STRANGERS_PER_PLACE_MAX"), (direct, "STRANGERS_MAX")],
+    [(unauthenticated, "PENDING_PER_NETWORK_MAX"), (direct, "PENDING_MAX")],
     ids=["place", "all"],
 )
 async def test_strangers_above_the_cap_make_room(
@@ -176,7 +176,7 @@ async def test_strangers_above_the_cap_make_room(
 async def test_connections_that_say_nothing_make_room_for_the_hub_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unauthenticated, "STRANGERS_PER_PLACE_MAX", 2)
+    monkeypatch.setattr(unauthenticated, "PENDING_PER_NETWORK_MAX", 2)
     async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
         silent = [await trio.open_tcp_stream("127.0.0.1", way.port) for _ in range(3)]
         assert (await way.ask(inner())).status == 200
@@ -190,7 +190,7 @@ async def test_connections_that_say_nothing_make_room_for_the_hub_at_once(
 async def test_the_hub_is_no_stranger_once_it_has_shown_a_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unauthenticated, "STRANGERS_PER_PLACE_MAX", 1)
+    monkeypatch.setattr(unauthenticated, "PENDING_PER_NETWORK_MAX", 1)
     release = trio.Event()
     arrived = trio.Event()
 
@@ -218,8 +218,8 @@ async def test_the_hub_waits_for_its_turn_behind_nobody_else(tmp_path: Path) -> 
         stream = await way.connect()
         # Its handshake has ended at the relay as well.
         await trio.testing.wait_all_tasks_blocked(0.01)
-        common = turns()
-        common._room = 0
+        common = fairness()
+        common._tasks_left = 0
         for _ in range(300):
             nursery.start_soon(common.wait)
         await stream.send_all(b"GET /api HTTP/1.1\r\nHost: relay\r\n\r\n")

@@ -38,7 +38,7 @@ DENIED = "the guardrails of this cluster: watch of secrets in namespace a is den
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.relay.guarding.LOOK_S", 0.02)
+    monkeypatch.setattr("proxy.relay.guarding.CHECK_S", 0.02)
 
 
 class Server:
@@ -123,7 +123,7 @@ async def test_an_answer_that_has_begun_is_cut_and_so_is_the_api_server(
 
 @both_modes
 @pytest.mark.parametrize("method", [b"GET", b"DELETE", b"PUT"])
-async def test_who_waits_for_an_answer_is_told_why_there_is_none(
+async def test_a_client_that_waits_for_an_answer_gets_the_reason(
     mode: str, method: bytes, tmp_path: Path
 ) -> None:
     server = Server(b"")
@@ -169,7 +169,8 @@ async def test_what_still_passes_goes_on(mode: str, tmp_path: Path) -> None:
             async with way.upgrade(head) as session:
                 assert await session.receive_some() == b"first"
                 tighten(tmp_path)
-                # Nobody answers it, so once it has ended the rules are in force, and all is judged by them.
+                # Nothing answers it, so once it has ended the rules are in force, and all calls are judged by
+                # them.
                 await way.ask(inner(b"/api/v1/secrets"))
                 assert (await way.ask(inner(b"/api/v1/secrets"))).status == 403
                 await session.send_all(b"more")
@@ -202,7 +203,7 @@ async def test_what_the_time_alone_denies_is_ended_as_well(
 
 
 @both_modes
-async def test_what_is_ended_while_the_relay_dials_for_it_is_told_so_at_once(
+async def test_a_call_ended_during_the_relays_dial_is_answered_at_once(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dialling = trio.Event()

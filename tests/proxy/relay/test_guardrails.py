@@ -21,8 +21,8 @@ from auth.tokens import RelayClaims
 from proxy.message.rewrite import guardrail_of
 from proxy.message.status import STATUS_BYTES_MAX
 from proxy.process.files import FILE_BYTES_MAX
-from proxy.relay.guarding import LOOK_S
-from proxy.relay.guardrails import FAULT_TOLD_EVERY_S, FILES_MAX, GuardrailDenied, Guardrails
+from proxy.relay.guarding import CHECK_S
+from proxy.relay.guardrails import FAULT_LOGGED_EVERY_S, FILES_MAX, GuardrailDenied, Guardrails
 from tests.proxy.relay.apiserver import OK, Connection, running
 from tests.proxy.relay.ways import PROBE, inner, open_way, token
 
@@ -51,7 +51,7 @@ spec:
 class Times:
     now: float = 1000.0
 
-    def pass_(self, rails: Guardrails, seconds: float = LOOK_S) -> bool:
+    def pass_(self, rails: Guardrails, seconds: float = CHECK_S) -> bool:
         self.now += seconds
         return rails.look()
 
@@ -107,7 +107,7 @@ def test_what_allows_something_allows_nothing_else(tmp_path: Path) -> None:
 
 
 def test_an_allowing_rule_that_is_switched_off_still_closes_the_rest(tmp_path: Path) -> None:
-    # Whoever switches a permission off must not open everything by it.
+    # Disabling a permission must not allow everything.
     rails = guard(tmp_path, ONLY_PODS.replace("id: look,", "id: look, enabled: false,"))
     assert denied(rails, b"/api/v1/namespaces/app-1/pods") == "no-rule-allows"
 
@@ -196,7 +196,7 @@ def test_what_a_condition_compares_with_may_be_any_word(tmp_path: Path) -> None:
         ("", "no guardrails in {}: what the hub allows passes"),
     ],
 )
-def test_what_is_in_force_is_told_in_one_line(
+def test_the_guardrails_in_force_are_summarised_in_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, told: str
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -225,7 +225,7 @@ def faults(folder: Path, text: str) -> str:
         (NO_SECRETS.replace("spec:", "spec:\n  clusters: {matchLabels: {env: prod}}"), "leave clusters out"),
         (
             ONLY_PODS.replace("id: look,", "id: look, obligations: {maxDuration: 10m},"),
-            "rule look: a guardrail lets a request pass or not",
+            "rule look: a guardrail allows or denies a request",
         ),
         (NO_SECRETS.replace("resources: [secrets]", "when: request.nme == 'x'"), "request.nme"),
     ],
@@ -248,7 +248,7 @@ def test_a_fault_refuses_all_of_it(tmp_path: Path, text: str, fault: str) -> Non
     ],
 )
 def test_what_a_relay_does_not_know_is_no_condition(tmp_path: Path, condition: str, unknown: str) -> None:
-    """Of an owner whom nobody told it, it would let everything pass."""
+    """With a condition on an unknown owner, the rule would let everything pass."""
     message = faults(tmp_path, NO_SECRETS.replace("resources: [secrets]", f'when: "{condition}"'))
     assert f'a relay does not know "{unknown}"' in message
 
@@ -308,7 +308,7 @@ def test_what_is_too_much_or_cannot_be_read_is_no_guardrail(tmp_path: Path) -> N
     with pytest.raises(PolicyError, match="is larger than"):
         Guardrails(file)
     file.unlink()
-    # What is there and cannot be opened, whoever tries.
+    # A file that exists and cannot be opened, even by root.
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(file))
         with pytest.raises(PolicyError, match="cannot be read: No such device"):
@@ -328,7 +328,7 @@ def test_a_change_is_in_force_at_the_next_look(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["broken", "gone"])
-def test_a_bad_change_leaves_what_stands_and_is_told_again_and_again(
+def test_a_bad_change_keeps_the_former_guardrails_and_is_logged_repeatedly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -349,10 +349,10 @@ def test_a_bad_change_leaves_what_stands_and_is_told_again_and_again(
     assert len(caplog.records) == 1
     assert "the former ones stay in force" in caplog.text
     assert ("rulez" if change == "broken" else "No such file") in caplog.text
-    times.pass_(rails, FAULT_TOLD_EVERY_S)
+    times.pass_(rails, FAULT_LOGGED_EVERY_S)
     assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
     assert len(caplog.records) == 2
-    # Mended, it is in force, whatever it says, and the same fault is a new one.
+    # Once fixed, the file is in force, and the same error counts as a new one.
     file.write_text(NO_SECRETS.replace("secrets", "nodes"))
     assert times.pass_(rails)
     assert denied(rails, b"/api/v1/nodes") == "owner/no-nodes"
@@ -368,10 +368,10 @@ def test_guardrails_that_are_all_gone_stay(tmp_path: Path, caplog: pytest.LogCap
     os.unlink(tmp_path / "a.yaml")
     times.pass_(rails)
     assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
-    assert "all guardrails have gone" in caplog.text
+    assert "all guardrails were removed" in caplog.text
 
 
-# -- a hub that mints and sends whatever it likes
+# -- a hub that mints and sends any token
 
 
 async def answer_ok(connection: Connection) -> None:
@@ -421,7 +421,7 @@ spec:
 
 
 @both_modes
-async def test_whoever_may_only_read_does_not_upgrade_but_to_watch(mode: str, tmp_path: Path) -> None:
+async def test_a_read_only_agent_upgrades_only_to_watch(mode: str, tmp_path: Path) -> None:
     upgrade = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
     console = b"/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/vm/console"
     rails = guard(tmp_path, READ_ALL)
@@ -433,7 +433,7 @@ async def test_whoever_may_only_read_does_not_upgrade_but_to_watch(mode: str, tm
 
 
 @both_modes
-async def test_an_exec_is_no_read_whatever_upgrade_it_asks_for(mode: str, tmp_path: Path) -> None:
+async def test_an_exec_is_no_read_with_any_upgrade(mode: str, tmp_path: Path) -> None:
     rails = guard(tmp_path, READ_ALL)
     async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
         target = b"/api/v1/namespaces/app-1/pods/p/exec?command=id"

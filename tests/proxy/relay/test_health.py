@@ -70,7 +70,7 @@ async def test_a_prober_that_stays_is_shown_out(autojump_clock: MockClock) -> No
         assert trio.current_time() >= health.PROBE_DEADLINE_S
 
 
-async def test_whoever_holds_all_the_places_makes_room_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_oldest_connection_is_closed_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "CONNECTIONS_MAX", 2)
     async with serving(HealthServer(str, str)) as port:
         held = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]

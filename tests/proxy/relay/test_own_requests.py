@@ -136,7 +136,7 @@ async def test_it_is_asked_every_30_s_and_every_5_while_it_is_down(
         looking = Probe(server.access)
         looking.on_change = lambda statement: told.append((trio.current_time(), str(statement)))
         nursery.start_soon(looking.run)
-        await looking.looked.wait()
+        await looking.probed.wait()
         answers[READYZ] = answer(500)
         await trio.sleep(probe.PROBE_EVERY_S + 1)
         assert not looking.answers

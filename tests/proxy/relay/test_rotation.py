@@ -51,7 +51,7 @@ async def test_a_key_that_nobody_announced_is_not(
             assert answer.failure.processed is Processed.NO
         assert server.received == b""
         # Its owner is told, since somebody may have the hub.
-        assert "a change of the hub's signing key is not believed: " in caplog.text
+        assert "a change of the hub's signing key is not trusted: " in caplog.text
         # And the key that is pinned stays good.
         assert (await way.ask(inner())).status == 200
 

@@ -9,7 +9,7 @@ import trustme
 import yaml
 
 from proxy.relay.service_account import ClusterAccessError, from_kubeconfig, in_cluster, own_namespace
-from tests.proxy.process.test_files import mount, swap
+from tests.fakes.mounts import mount, swap
 
 CA_PEM = trustme.CA().cert_pem.bytes()
 
@@ -99,7 +99,7 @@ def kubeconfig(
             {"name": "other", "context": {"cluster": "x", "user": "y"}},
             {"name": "c", "context": {"cluster": "k", "user": "u"}},
         ],
-        # Of each the first one is somebody else's.
+        # The first of each belongs to another user.
         "clusters": [
             {"name": "x", "cluster": {"server": "https://10.0.0.2:6443", "certificate-authority-data": data}},
             {
@@ -152,7 +152,7 @@ def test_an_inline_token_follows_the_kubeconfig(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("current-context: c", "current-context: other", "for another server now"),
+        ("current-context: c", "current-context: other", "names another server now"),
         ("token: secret-1", "tokenFile: token", "a tokenFile now"),
     ],
 )

@@ -36,7 +36,7 @@ from tests.proxy.relay.ways import NONCE, Answer, TunnelWay, hubs, inner, tell_t
 from tests.tunnel.passes import counted_passes
 from tests.tunnel.protocol.joined import frames_of
 from tunnel import Hello, Role, Stream, StreamReset, Welcome, memory_transport_pair, open_session
-from tunnel.net.fairness import turns
+from tunnel.net.fairness import fairness
 from tunnel.net.tcp import TCPStream
 from tunnel.net.tls import TLSStream
 from tunnel.protocol.frames import FrameType
@@ -1065,21 +1065,21 @@ async def test_a_long_head_whose_stream_ends_before_its_turn_is_not_served(how: 
 
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        common = turns()
-        common._taken = True
+        common = fairness()
+        common._alone = True
         (stream,) = long_heads(relay, 1)
         await trio.testing.wait_all_tasks_blocked(0.005)
         if how == "left":
             stream.reset(StreamCode.CANCEL)
         else:
             if how == "ended as its turn comes":
-                common._pass_on()
+                common._wake_next()
             relay.serving.cancel()
             with pytest.raises(StreamReset) as caught, trio.fail_after(2):
                 await stream.receive_head()
             assert caught.value.code is StreamCode.DRAINING
         await trio.testing.wait_all_tasks_blocked(0.005)
-        common._pass_on()
+        common._wake_next()
         await trio.testing.wait_all_tasks_blocked(0.005)
         assert asked == 0
         assert relay.upstream.underway.count == 0

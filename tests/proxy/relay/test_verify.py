@@ -200,7 +200,7 @@ def test_a_refused_context_is_tried_again_once_the_clock_is_known(verifier: Veri
     assert verifier.of_context(context).user == "agent:probe"
 
 
-def test_what_somebody_else_left_in_a_context_is_no_identity(verifier: Verifier) -> None:
+def test_a_foreign_note_on_a_context_is_no_identity(verifier: Verifier) -> None:
     context = context_of(b"x")
     context.note = "agent:admin"
     with pytest.raises(Refused):

@@ -9,20 +9,20 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.tunnel.passes import counted_passes
 from tunnel.net.fairness import (
-    SPARE_FRAMES,
+    SHARED_FRAMES,
     STEP_S,
     TASKS_PER_PASS,
     TASKS_PER_PASS_MAX,
-    Turns,
-    Unknown,
-    in_slices,
+    Fairness,
+    UnknownPeer,
+    in_chunks,
 )
 
 
 async def test_of_tasks_that_are_woken_at_once_some_go_on_in_a_pass_and_then_the_next(
     mock_clock: MockClock,
 ) -> None:
-    common = Turns()
+    common = Fairness()
     count = 10 * TASKS_PER_PASS + 1
     went_on: list[int] = []
 
@@ -44,7 +44,7 @@ async def test_of_tasks_that_are_woken_at_once_some_go_on_in_a_pass_and_then_the
 
 
 async def test_more_go_on_in_a_pass_that_is_long_for_other_reasons(autojump_clock: MockClock) -> None:
-    common = Turns()
+    common = Fairness()
     scope = trio.CancelScope()
 
     async def go_on() -> None:
@@ -68,8 +68,8 @@ async def test_more_go_on_in_a_pass_that_is_long_for_other_reasons(autojump_cloc
     assert passes.most == TASKS_PER_PASS_MAX
 
 
-async def test_whoever_waits_for_room_may_be_cancelled() -> None:
-    common = Turns()
+async def test_a_task_that_waits_for_a_pass_may_be_cancelled() -> None:
+    common = Fairness()
     while common.admits():
         pass
     with trio.CancelScope() as scope:
@@ -79,11 +79,11 @@ async def test_whoever_waits_for_room_may_be_cancelled() -> None:
     assert common.admits()
 
 
-def test_what_one_takes_beyond_what_all_have_in_common_is_taken_from_nobody() -> None:
-    common = Turns()
-    assert common.spare(0.0) == SPARE_FRAMES
-    common.take(2 * SPARE_FRAMES)
-    assert common.spare(0.0) == 0
+def test_frames_beyond_the_shared_budget_are_taken_from_no_session() -> None:
+    common = Fairness()
+    assert common.frames_left(0.0) == SHARED_FRAMES
+    common.take_frames(2 * SHARED_FRAMES)
+    assert common.frames_left(0.0) == 0
 
 
 async def test_who_goes_over_very_many_things_lets_others_have_their_turn(
@@ -94,28 +94,26 @@ async def test_who_goes_over_very_many_things_lets_others_have_their_turn(
         return -number
 
     with counted_passes() as passes:
-        monkeypatch.setattr("tunnel.net.fairness.SLICE_S", 60)
-        assert await in_slices(said, range(5)) == [0, -1, -2, -3, -4]
+        monkeypatch.setattr("tunnel.net.fairness.CHUNK_S", 60)
+        assert await in_chunks(said, range(5)) == [0, -1, -2, -3, -4]
         assert passes.most == 5
         passes.noted.clear()
-        monkeypatch.setattr("tunnel.net.fairness.SLICE_S", 0)
-        assert await in_slices(said, range(5)) == [0, -1, -2, -3, -4]
+        monkeypatch.setattr("tunnel.net.fairness.CHUNK_S", 0)
+        assert await in_chunks(said, range(5)) == [0, -1, -2, -3, -4]
         assert passes.most == 1
 
 
-@pytest.mark.parametrize("kind", ["wait", "turn"])
-async def test_whoever_brings_about_that_hundreds_wait_delays_no_other(
-    kind: str, mock_clock: MockClock
-) -> None:
-    common = Turns()
+@pytest.mark.parametrize("kind", ["wait", "wait_alone"])
+async def test_a_flooding_peer_delays_only_its_own_tasks(kind: str, mock_clock: MockClock) -> None:
+    common = Fairness()
     went_on: list[str] = []
 
     async def go_on(peer: str) -> None:
         await getattr(common, kind)(peer)
         went_on.append(peer)
 
-    # For now there is neither room nor a turn.
-    common._room, common._taken = 0, True
+    # For now the budget is used up.
+    common._tasks_left, common._alone = 0, True
     async with trio.open_nursery() as nursery:
         for _ in range(300):
             nursery.start_soon(go_on, "many")
@@ -127,40 +125,38 @@ async def test_whoever_brings_about_that_hundreds_wait_delays_no_other(
         if kind == "wait":
             common._renew_soon()
         else:
-            common._pass_on()
+            common._wake_next()
     assert Counter(went_on) == {"many": 300, "few": 2, "one": 1}
     assert Counter(went_on[:TASKS_PER_PASS]) == {"many": TASKS_PER_PASS - 3, "few": 2, "one": 1}
 
 
-@pytest.mark.parametrize("kind", ["wait", "turn"])
-async def test_however_many_strangers_wait_they_have_the_turns_of_one(
-    kind: str, mock_clock: MockClock
-) -> None:
-    common = Turns()
+@pytest.mark.parametrize("kind", ["wait", "wait_alone"])
+async def test_all_unknown_peers_have_the_share_of_one(kind: str, mock_clock: MockClock) -> None:
+    common = Fairness()
     went_on: list[str] = []
 
     async def go_on(peer: Hashable, name: str) -> None:
         await getattr(common, kind)(peer)
         went_on.append(name)
 
-    common._room, common._taken = 0, True
+    common._tasks_left, common._alone = 0, True
     async with trio.open_nursery() as nursery:
         for number in range(300):
-            nursery.start_soon(go_on, Unknown(str(number)), "stranger")
+            nursery.start_soon(go_on, UnknownPeer(str(number)), "stranger")
         for _ in range(40):
-            nursery.start_soon(go_on, Unknown("many"), "many")
+            nursery.start_soon(go_on, UnknownPeer("many"), "many")
         await wait_all_tasks_blocked()
-        nursery.start_soon(go_on, Unknown("few"), "few")
+        nursery.start_soon(go_on, UnknownPeer("few"), "few")
         for _ in range(8):
             nursery.start_soon(go_on, "agent", "agent")
         await wait_all_tasks_blocked()
         if kind == "wait":
             common._renew_soon()
         else:
-            common._pass_on()
+            common._wake_next()
     assert went_on[:16].count("agent") == 8
     # Among themselves they go by address.
     assert went_on.index("few") < len(went_on) - 20
     assert Counter(went_on) == {"stranger": 300, "many": 40, "few": 1, "agent": 8}
     assert not common._waiting
-    assert not common._lined_up
+    assert not common._wait_alone

@@ -63,7 +63,7 @@ def test_a_long_name_is_cut() -> None:
     assert len(issuer) == ISSUER_CHARACTERS_MAX + 3
 
 
-def test_before_any_certificate_nobody_is_known() -> None:
+def test_before_any_certificate_there_is_no_issuer() -> None:
     client, _ = contexts()
     assert shown_issuer(client.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="hub.test")) == ""
 

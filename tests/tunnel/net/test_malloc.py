@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tunnel.net.malloc import give_back_holes, keep_large_buffers
+from tunnel.net.malloc import keep_large_buffers, trim_heap
 
 # Page faults for 200 buffers of 256 KiB that are written to and dropped, with two at a time.
 COUNT_FAULTS = """
@@ -28,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 # MiB of memory that large buffers, gone now, have left between small ones that stay: before and after.
 COUNT_HOLES = """
-from tunnel.net.malloc import give_back_holes, keep_large_buffers
+from tunnel.net.malloc import trim_heap, keep_large_buffers
 assert keep_large_buffers()
 def resident():
     with open("/proc/self/statm") as file:
@@ -40,7 +40,7 @@ for number in range(200):
     small.append(bytes([number]) * 10000)
 del large
 with_holes = resident()
-assert give_back_holes()
+assert trim_heap()
 print(with_holes - before, resident() - before)
 """
 
@@ -68,10 +68,10 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch, fault:
 
     monkeypatch.setattr(ctypes, "CDLL", no_library)
     assert not keep_large_buffers()
-    assert not give_back_holes()
+    assert not trim_heap()
 
 
 def test_a_library_without_the_mark_of_glibc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert not keep_large_buffers()
-    assert not give_back_holes()
+    assert not trim_heap()

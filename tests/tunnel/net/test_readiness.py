@@ -55,7 +55,7 @@ async def test_each_arrival_is_told_and_one_that_is_not_read_again_and_again() -
     near.close()
 
 
-async def test_input_shows_before_anybody_is_called_for_it() -> None:
+async def test_input_shows_before_its_call() -> None:
     near, far = pair()
     async with running() as watcher:
         watch = watcher.watch(near.fileno(), lambda: None)
@@ -104,7 +104,7 @@ async def test_a_watch_that_an_earlier_call_has_ended_is_not_called() -> None:
             far.send(b"x")
         await trio.testing.wait_all_tasks_blocked()
         assert len(called) == 1
-        # And a descriptor can be watched anew.
+        # And a descriptor can be watched again.
         again = trio.Event()
         watcher.watch(pairs[0][0].fileno(), lambda: (again.set(), pairs[0][0].recv(10), None)[-1])
         with trio.fail_after(2):

@@ -291,7 +291,7 @@ async def test_a_socket_that_takes_no_options_any_more_is_a_stream_all_the_same(
 
 
 @LINUX
-async def test_a_bond_is_lifted_from_who_sends_into_a_closed_window_and_from_nobody_else(
+async def test_a_bond_is_lifted_only_from_a_sender_into_a_closed_window(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tcp, "CUT_S", 1)
@@ -312,7 +312,7 @@ async def test_a_bond_is_lifted_from_who_sends_into_a_closed_window_and_from_nob
 
     assert bounds_ms() == [1000, 1000]
     await fill(stalled[0])
-    # It is forgotten only once nobody holds it any more.
+    # It is forgotten only once nothing holds it any more.
     closed[0].close_nowait()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bonds.run)
@@ -413,7 +413,7 @@ async def test_the_kernel_gives_up_a_peer_that_is_out_of_reach(
         await near.send_all(b"into the dark")
     with trio.fail_after(8), pytest.raises(trio.BrokenResourceError):
         await near.receive_some()
-    # Whoever is not bound knows nothing yet.
+    # A connection that is not bound knows nothing yet.
     with trio.move_on_after(0.05) as patience:
         await far.receive_some()
     assert patience.cancelled_caught

@@ -6,32 +6,34 @@ import math
 import random
 import weakref
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.tunnel.pairs import open_pair
 from tunnel.net import timers as module
-from tunnel.net.timers import Alarm, alarms_of_this_run
+from tunnel.net.timers import Timer, timers_of_this_run
+from tunnel.protocol.connection.deadlines import Deadlines
 
 
 class Ringing:
-    """An alarm, and when it was called."""
+    """An timer, and when it was called."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
-        self.alarm: Alarm = alarms_of_this_run().alarm(lambda: self.at.append(trio.current_time()))
+        self.timer: Timer = timers_of_this_run().timer(lambda: self.at.append(trio.current_time()))
 
 
 async def test_each_is_called_at_its_time_and_only_once(autojump_clock: MockClock) -> None:
     first, second, never = Ringing(), Ringing(), Ringing()
-    second.alarm.by(2)
-    first.alarm.by(1)
-    assert (first.alarm.due_at, never.alarm.due_at) == (1, math.inf)
+    second.timer.by(2)
+    first.timer.by(1)
+    assert (first.timer.due_at, never.timer.due_at) == (1, math.inf)
     await trio.sleep(100)
     assert (first.at, second.at, never.at) == ([1], [2], [])
-    assert first.alarm.due_at == math.inf
-    first.alarm.by(101)
+    assert first.timer.due_at == math.inf
+    first.timer.by(101)
     await trio.sleep(100)
     assert first.at == [1, 101]
 
@@ -39,34 +41,34 @@ async def test_each_is_called_at_its_time_and_only_once(autojump_clock: MockCloc
 async def test_a_time_becomes_earlier_by_by_and_never_later(autojump_clock: MockClock) -> None:
     ringing = Ringing()
     for time in (25, 3, 9, 4):
-        ringing.alarm.by(time)
-    assert ringing.alarm.due_at == 3
+        ringing.timer.by(time)
+    assert ringing.timer.due_at == 3
     await trio.sleep(100)
-    # The later time stood, as nobody took it back.
+    # The later time stood: a time is never removed.
     assert ringing.at == [3, 25]
 
 
 async def test_one_that_is_past_is_called_at_once(autojump_clock: MockClock) -> None:
     await trio.sleep(10)
     ringing = Ringing()
-    ringing.alarm.by(-math.inf)
+    ringing.timer.by(-math.inf)
     await wait_all_tasks_blocked()
     assert ringing.at == [10]
 
 
 async def test_one_that_was_ended_is_never_called(autojump_clock: MockClock) -> None:
     ringing, other = Ringing(), Ringing()
-    ringing.alarm.by(1)
-    other.alarm.by(1)
-    ringing.alarm.end()
-    ringing.alarm.end()
-    ringing.alarm.by(0.5)
-    assert ringing.alarm.due_at == math.inf
+    ringing.timer.by(1)
+    other.timer.by(1)
+    ringing.timer.end()
+    ringing.timer.end()
+    ringing.timer.by(0.5)
+    assert ringing.timer.due_at == math.inf
     await trio.sleep(10)
     assert (ringing.at, other.at) == ([], [1])
 
 
-async def test_a_call_may_set_its_own_alarm_and_that_of_others(autojump_clock: MockClock) -> None:
+async def test_a_call_may_set_its_own_timer_and_that_of_others(autojump_clock: MockClock) -> None:
     calls: list[float] = []
 
     def call() -> None:
@@ -74,9 +76,9 @@ async def test_a_call_may_set_its_own_alarm_and_that_of_others(autojump_clock: M
         calls.append(now)
         if len(calls) < 5:
             again.by(now if len(calls) % 2 else now + 1)
-            other.alarm.by(now + 0.5)
+            other.timer.by(now + 0.5)
 
-    again, other = alarms_of_this_run().alarm(call), Ringing()
+    again, other = timers_of_this_run().timer(call), Ringing()
     again.by(1)
     await trio.sleep(10)
     assert calls == [1, 1, 2, 2, 3]
@@ -89,7 +91,7 @@ async def test_many_at_once_let_others_run_in_between(
     monkeypatch.setattr(module, "CALLS_PER_PASS", 3)
     all_of_them = [Ringing() for _ in range(10)]
     for ringing in all_of_them:
-        ringing.alarm.by(1)
+        ringing.timer.by(1)
     seen: set[int] = set()
     await trio.sleep(1)
     while (now := sum(len(ringing.at) for ringing in all_of_them)) < 10:
@@ -103,30 +105,35 @@ async def test_times_that_move_as_those_of_a_session_do_leave_no_heap_behind(
     autojump_clock: MockClock,
 ) -> None:
     chance = random.Random(1)
-    alarms = alarms_of_this_run()
+    timers = timers_of_this_run()
     rings: list[float] = []
-    alarm = alarms.alarm(lambda: rings.append(trio.current_time()))
+    timer = timers.timer(lambda: rings.append(trio.current_time()))
     for _ in range(2000):
         now = trio.current_time()
-        alarm.by(now + 25)
-        alarm.by(now + 1)
-        assert len(alarms._entries) <= 3
-        assert alarm.due_at <= now + 1
+        timer.by(now + 25)
+        timer.by(now + 1)
+        assert len(timers._entries) <= 3
+        assert timer.due_at <= now + 1
         await trio.sleep(chance.choice([0.01, 0.3, 2]))
     assert max(later - sooner for sooner, later in itertools.pairwise(rings)) <= 25
 
 
 async def test_each_run_has_its_own() -> None:
-    ours = alarms_of_this_run()
-    assert alarms_of_this_run() is ours
+    ours = timers_of_this_run()
+    assert timers_of_this_run() is ours
 
     async def of_another_run() -> object:
-        return alarms_of_this_run()
+        return timers_of_this_run()
 
     def run() -> object:
         return trio.run(of_another_run)
 
     assert await trio.to_thread.run_sync(run) is not ours
+
+
+class Buggy(Deadlines):
+    def tick(self, now: float) -> None:
+        raise ZeroDivisionError
 
 
 async def test_a_bug_in_what_is_due_ends_its_session_and_no_other(
@@ -135,7 +142,10 @@ async def test_a_bug_in_what_is_due_ends_its_session_and_no_other(
     async with open_pair() as other:
         with pytest.RaisesGroup(pytest.RaisesExc(ZeroDivisionError), flatten_subgroups=True):
             async with open_pair() as pair:
-                monkeypatch.setattr(pair.listener._connection, "tick", lambda now: 1 / 0)
+                connection = pair.listener._connection
+                monkeypatch.setattr(
+                    connection, "deadlines", Buggy(*attrs.astuple(connection.deadlines, recurse=False))
+                )
                 await trio.sleep(60)
                 pytest.fail("it goes on")
         await trio.sleep(60)
@@ -149,7 +159,7 @@ async def test_a_session_that_has_ended_is_held_by_nothing(autojump_clock: MockC
         # What a session is made of holds its transport.
         ended = weakref.ref(pair.wire)
     del pair
-    # Its alarm was set for a PING that nobody sends any more.
+    # Its timer was set for a PING that is not sent any more.
     await trio.sleep(2)
     gc.collect()
     assert ended() is None

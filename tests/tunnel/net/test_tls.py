@@ -26,7 +26,7 @@ from tests.tunnel.certificates import authority, ca_pem, contexts
 from tests.tunnel.net.test_tcp import strict, tcp_pair
 from tests.tunnel.passes import counted_passes
 from tunnel.net.connect import client_context
-from tunnel.net.fairness import TASKS_PER_PASS, turns
+from tunnel.net.fairness import TASKS_PER_PASS, fairness
 from tunnel.net.tcp import TCPStream
 from tunnel.net.tls import (
     CROWDED_BYTES_MAX,
@@ -237,9 +237,9 @@ async def test_of_handshakes_that_many_begin_at_once_some_go_on_in_a_pass(
     assert passes.most <= TASKS_PER_PASS
 
 
-async def test_handshakes_that_wait_for_their_turn_delay_nobody_who_is_known() -> None:
-    common = turns()
-    common._room = 0
+async def test_handshakes_that_wait_for_a_pass_do_not_delay_known_peers() -> None:
+    common = fairness()
+    common._tasks_left = 0
     async with trio.open_nursery() as nursery:
         for _ in range(100):
             nursery.start_soon(handshake, memory_stream_pair())
@@ -580,7 +580,7 @@ async def test_nothing_can_be_sent_behind_a_cancelled_send(autojump_clock: trio.
     assert scope.cancelled_caught
     with pytest.raises(trio.BrokenResourceError):
         await client.send_all(b"more")
-    # Not even a farewell, for which there would be nobody.
+    # Not even a close_notify, which no peer would read.
     await client.aclose()
     assert trio.current_time() == 1
     await trio.aclose_forcefully(server)
@@ -1184,7 +1184,7 @@ async def test_a_call_that_fails_midway_breaks_its_own_stream_and_no_other() -> 
     client, server = await handshake(memory_stream_pair())
     other = await handshake(memory_stream_pair())
 
-    async def nobody_else_noticed() -> None:
+    async def other_streams_are_unharmed() -> None:
         assert not _buffers.incoming.pending
         assert not _buffers.outgoing.pending
         for sender, receiver in (other, other[::-1]):
@@ -1195,18 +1195,18 @@ async def test_a_call_that_fails_midway_breaks_its_own_stream_and_no_other() -> 
     new._ssl = Failing(new._ssl)  # type: ignore[assignment]
     with pytest.raises(MemoryError):
         await new.do_handshake()
-    await nobody_else_noticed()
+    await other_streams_are_unharmed()
     await client.send_all(b"lost")
     server._ssl = Failing(server._ssl)  # type: ignore[assignment]
     with pytest.raises(MemoryError):
         await server.receive_some()
-    await nobody_else_noticed()
+    await other_streams_are_unharmed()
     with pytest.raises(trio.BrokenResourceError, match="a fault of ours"):
         await server.receive_some()
     client._ssl = Failing(client._ssl)  # type: ignore[assignment]
     with pytest.raises(MemoryError):
         client.send_nowait(b"x")
-    await nobody_else_noticed()
+    await other_streams_are_unharmed()
     with pytest.raises(trio.BrokenResourceError, match="a fault of ours"):
         client.send_nowait(b"x")
 
@@ -1214,13 +1214,13 @@ async def test_a_call_that_fails_midway_breaks_its_own_stream_and_no_other() -> 
     await sender.send_all(b"x")
     receiver._ssl = Failing(receiver._ssl, reads=True)  # type: ignore[assignment]
     assert await receiver.receive_some()
-    await nobody_else_noticed()
+    await other_streams_are_unharmed()
     with pytest.raises(trio.BrokenResourceError, match="a fault of ours"):
         await receiver.receive_some()
     sender._ssl = Failing(sender._ssl)  # type: ignore[assignment]
     with pytest.raises(MemoryError):
         await sender.aclose()
-    await nobody_else_noticed()
+    await other_streams_are_unharmed()
     with pytest.raises(trio.ClosedResourceError):
         await sender.transport_stream.send_all(b"x")
     for stream in (new, client, server, receiver, *other):

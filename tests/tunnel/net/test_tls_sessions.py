@@ -141,7 +141,7 @@ async def test_a_name_that_the_certificate_lacks_is_refused_for_all_that() -> No
     await close(server)
 
 
-async def test_another_server_of_the_name_is_verified_anew() -> None:
+async def test_another_server_of_the_name_is_verified_again() -> None:
     client_side, server_side = contexts()
     await close(*await dial(client_side, server_side))
     ends = await dial(client_side, contexts()[1])

@@ -4,11 +4,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tunnel.net.waker import NO_SPOT, ParkingSpot
+from tunnel.net.waker import NO_WAKER, Waker
 
 
 async def test_a_parked_task_waits_until_it_is_woken() -> None:
-    spot, woken = ParkingSpot("taken"), []
+    spot, woken = Waker("taken"), []
 
     async def wait() -> None:
         await spot.park()
@@ -24,8 +24,8 @@ async def test_a_parked_task_waits_until_it_is_woken() -> None:
     assert woken
 
 
-async def test_waking_nobody_is_nothing_and_is_not_remembered() -> None:
-    spot = ParkingSpot("taken")
+async def test_waking_without_a_waiting_task_is_not_remembered() -> None:
+    spot = Waker("taken")
     spot.unpark()
     with trio.move_on_after(0) as scope:
         await spot.park()
@@ -33,7 +33,7 @@ async def test_waking_nobody_is_nothing_and_is_not_remembered() -> None:
 
 
 async def test_a_second_task_is_a_bug_of_the_caller() -> None:
-    spot = ParkingSpot("another task waits here")
+    spot = Waker("another task waits here")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(spot.park)
         await wait_all_tasks_blocked()
@@ -43,18 +43,18 @@ async def test_a_second_task_is_a_bug_of_the_caller() -> None:
 
 
 async def test_a_cancelled_wait_leaves_the_spot_free() -> None:
-    spot = ParkingSpot("taken")
+    spot = Waker("taken")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(spot.park)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert spot.task is None
-    # Nobody is woken in the place of the one that left.
+    # No task is woken in place of the one that left.
     spot.unpark()
 
 
-async def test_nobody_waits_where_there_is_no_spot() -> None:
-    assert NO_SPOT.task is None
-    NO_SPOT.unpark()
+async def test_no_task_waits_on_the_shared_waker() -> None:
+    assert NO_WAKER.task is None
+    NO_WAKER.unpark()
     with pytest.raises(AssertionError):
-        await NO_SPOT.park()
+        await NO_WAKER.park()

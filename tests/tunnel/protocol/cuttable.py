@@ -12,8 +12,9 @@ from collections import deque
 import attrs
 
 from tests.tunnel.protocol.joined import Joined
+from tests.tunnel.protocol.recorded import Recorded
 from tunnel.protocol import frames
-from tunnel.protocol.connection import Connection, Phase
+from tunnel.protocol.connection import Phase
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.ledger import ACK_AFTER_S
 from tunnel.protocol.memory import Memory
@@ -86,11 +87,11 @@ class Cuttable(Joined):
 
     # --- what a shell does ---
 
-    def send(self, connection: Connection, limit: int = 64 * 1024) -> bytes:
+    def send(self, connection: Recorded, limit: int = 64 * 1024) -> bytes:
         link = self.at_listener_link if connection is self.listener else self.at_dialer_link
         if link is None:
             return super().send(connection, limit) if self.greeting else b""
-        if connection is self.dialer and connection.phase is Phase.DETACHED:
+        if connection is self.dialer and connection.status.phase is Phase.DETACHED:
             return b""
         wanted, unsent = connection.wants_to_send, connection.has_unsent
         message = connection.data_to_send(limit, self.now)
@@ -102,17 +103,17 @@ class Cuttable(Joined):
 
     @property
     def greeting(self) -> bool:
-        return Phase.GREETING in (self.listener.phase, self.dialer.phase) or bool(
+        return Phase.GREETING in (self.listener.status.phase, self.dialer.status.phase) or bool(
             self.to_listener or self.to_dialer
         )
 
-    def deliver(self, connection: Connection) -> bool:
+    def deliver(self, connection: Recorded) -> bool:
         if self.at_listener_link is None and self.at_dialer_link is None:
             return super().deliver(connection)
         moved = self.move(connection, 10**9)
         return moved
 
-    def move(self, connection: Connection, count: int) -> bool:
+    def move(self, connection: Recorded, count: int) -> bool:
         """Let `count` bytes arrive at `connection`; returns whether any did."""
         if connection is self.dialer:
             link = self.at_dialer_link
@@ -131,13 +132,13 @@ class Cuttable(Joined):
                 self.hear_hello(self.pending.to_listener.whole.popleft())
         return moved
 
-    def take_messages(self, connection: Connection, way: Way) -> None:
+    def take_messages(self, connection: Recorded, way: Way) -> None:
         """Take what is there, up to a message of which something is left; that is gone with its link."""
         unread = b""
         while way.whole and not unread:
             message = way.whole.popleft()
-            self.events_at(connection).extend(connection.receive_message(message, self.now, self.frames_max))
-            unread = connection.unread
+            self.events_at(connection).extend(connection.receive(message, self.now, self.frames_max))
+            unread = connection.feed.unread
         if unread:
             way.whole.appendleft(unread)
 
@@ -148,8 +149,8 @@ class Cuttable(Joined):
         resume = frames.decode_hello(payload).resume
         assert resume is not None
         assert resume.session_id == "s"
-        self.listener.detach(self.now)
-        assert self.listener.may_attach(resume)
+        self.listener.resumption.detach(self.now)
+        assert self.listener.resumption.may_attach(resume)
         sent, received = self.listener.sent, self.listener.received
         for wrong in (
             attrs.evolve(resume, last_rx=sent.next_number + 1),
@@ -157,18 +158,18 @@ class Cuttable(Joined):
             attrs.evolve(resume, first_tx=received.count + 1),
             attrs.evolve(resume, next_tx=received.count - 1),
         ):
-            assert not self.listener.may_attach(wrong)
-        assert not self.listener.is_outdated(resume)
-        self.listener.attach_listener(resume, self.now)
-        assert self.listener.is_outdated(resume)
+            assert not self.listener.resumption.may_attach(wrong)
+        assert not self.listener.resumption.is_outdated(resume)
+        self.listener.resumption.attach_listener(resume, self.now)
+        assert self.listener.resumption.is_outdated(resume)
         self.at_listener_link, self.pending = self.pending, None
 
     def dial(self) -> None:
         """The dialer makes a new link, whatever has become of the old one."""
-        assert self.dialer.phase is Phase.DETACHED
+        assert self.dialer.status.phase is Phase.DETACHED
         self.cut(self.at_dialer_link)
         self.pending = self.at_dialer_link = Link()
-        self.at_dialer_link.to_listener.send(frames.hello(self.dialer.hello_again()))
+        self.at_dialer_link.to_listener.send(frames.hello(self.dialer.resumption.hello_again()))
 
     def lose(self, *, listener_notices: bool, arrives: int) -> None:
         """The link is lost: `arrives` bytes of those that move to the dialer still do."""
@@ -178,14 +179,14 @@ class Cuttable(Joined):
             self.move(self.dialer, arrives)
         self.cut(link)
         self.at_dialer_link = None
-        self.dialer.detach(self.now)
+        self.dialer.resumption.detach(self.now)
         if self.pending is link:
-            # Nobody will ever hear its HELLO.
+            # Its HELLO will never be received.
             self.pending = None
         if listener_notices and self.at_listener_link is not None:
             self.cut(self.at_listener_link)
             self.at_listener_link = None
-            self.listener.detach(self.now)
+            self.listener.resumption.detach(self.now)
 
     def cut(self, link: Link | None) -> None:
         if link is not None:
@@ -200,5 +201,5 @@ class Cuttable(Joined):
             # stands still otherwise, or no window would ever grow, and one of a byte takes for ever.
             self.now += ACK_AFTER_S
             for connection in (self.listener, self.dialer):
-                connection.tick(self.now)
+                connection.deadlines.tick(self.now)
             super().flow()

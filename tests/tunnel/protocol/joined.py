@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from tunnel.protocol import events, frames
+from tests.tunnel.protocol import recorded
+from tests.tunnel.protocol.recorded import Recorded
+from tunnel.protocol import frames
 from tunnel.protocol.congestion import Flight
-from tunnel.protocol.connection import Connection, Role
+from tunnel.protocol.connection import Role
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import StreamState
@@ -36,34 +38,35 @@ class Joined:
         dialer_memory: Memory | None = None,
     ) -> None:
         self.now = 100.0
-        self.listener = Connection(Role.LISTENER, now=self.now, memory=listener_memory)
-        self.dialer = Connection(Role.DIALER, now=self.now, memory=dialer_memory)
+        self.listener = Recorded(Role.LISTENER, now=self.now, memory=listener_memory)
+        self.dialer = Recorded(Role.DIALER, now=self.now, memory=dialer_memory)
         if self.untimed:
-            self.listener.flight = self.dialer.flight = Untimed()
+            self.listener.drain.flight = self.dialer.drain.flight = Untimed()
         self.to_dialer: deque[bytes] = deque()
         self.to_listener: deque[bytes] = deque()
-        self.at_listener: list[events.Event] = []
-        self.at_dialer: list[events.Event] = []
-        self.dialer.say_hello(hello or Hello())
+        self.at_listener: list[recorded.Event] = []
+        self.at_dialer: list[recorded.Event] = []
+        self.dialer.handshake.say_hello(hello or Hello())
         self.send(self.dialer)
         self.deliver(self.listener)
-        (event,) = self.at_listener
-        assert isinstance(event, events.HelloReceived)
-        self.listener.say_welcome(welcome or Welcome(session_id="s"), event.hello)
+        assert self.listener.handshake.peer_hello is not None
+        self.listener.handshake.say_welcome(
+            welcome or Welcome(session_id="s"), self.listener.handshake.peer_hello
+        )
         self.flow()
         self.at_listener.clear()
         self.at_dialer.clear()
         self.context = self.listener.add_context(1, b"token").index
 
-    def peer_of(self, connection: Connection) -> Connection:
+    def peer_of(self, connection: Recorded) -> Recorded:
         return self.dialer if connection is self.listener else self.listener
 
-    def events_at(self, connection: Connection) -> list[events.Event]:
+    def events_at(self, connection: Recorded) -> list[recorded.Event]:
         return self.at_listener if connection is self.listener else self.at_dialer
 
-    def send(self, connection: Connection, limit: int = 64 * 1024) -> bytes:
+    def send(self, connection: Recorded, limit: int = 64 * 1024) -> bytes:
         """Put one message of `connection` on its way; returns it."""
-        # Whoever sends is woken by the one, and whoever waits for all to be sent goes by the other.
+        # A sender is woken by the one, and a task that waits until all is sent goes by the other.
         wanted, unsent = connection.wants_to_send, connection.has_unsent
         message = connection.data_to_send(limit, self.now)
         assert (wanted and unsent) or not message
@@ -72,12 +75,12 @@ class Joined:
         self.events_at(connection).extend(connection.take_events())
         return message
 
-    def deliver(self, connection: Connection) -> bool:
+    def deliver(self, connection: Recorded) -> bool:
         """Hand the next message on its way to `connection`."""
         queue = self.to_listener if connection is self.listener else self.to_dialer
         if not queue:
             return False
-        self.events_at(connection).extend(connection.receive_message(queue.popleft(), self.now))
+        self.events_at(connection).extend(connection.receive(queue.popleft(), self.now))
         return True
 
     def flow(self) -> None:
@@ -93,18 +96,18 @@ class Joined:
 
     def open(self, head: bytes = b"head", *, eof: bool = False, context: int | None = None) -> StreamState:
         index = self.context if context is None else context
-        return self.listener.open_stream(head, index, eof=eof, now=self.now)
+        return self.listener.open(head, index, eof=eof, now=self.now)
 
     def streams(self, head: bytes = b"head") -> tuple[StreamState, StreamState]:
         """The two ends of a stream that the listener opened."""
         opened = self.open(head)
         self.flow()
-        accepted = [event.stream for event in self.at_dialer if isinstance(event, events.StreamOpened)][-1]
+        accepted = [event.stream for event in self.at_dialer if isinstance(event, recorded.StreamOpened)][-1]
         return opened, accepted
 
 
-def broken(happened: list[events.Event]) -> list[events.StreamBroken]:
-    return [event for event in happened if isinstance(event, events.StreamBroken)]
+def broken(happened: list[recorded.Event]) -> list[recorded.StreamBroken]:
+    return [event for event in happened if isinstance(event, recorded.StreamBroken)]
 
 
 def frames_of(message: bytes) -> list[tuple[int, int, int, bytes]]:

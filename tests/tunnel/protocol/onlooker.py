@@ -1,7 +1,7 @@
 """Reads what two connections say to each other by PROTOCOL.md alone, and knows no code of theirs.
 
 Both ends of a test are the same core, and what it misreads it also miswrites: no end complains of a WINDOW
-that the text forbids, or of an id that is not used as the text has it. Whoever writes another peer will.
+that the text forbids, or of an id that is not used as the text has it. The author of another peer will.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 import attrs
 
 from tests.tunnel.protocol.joined import Joined
-from tunnel.protocol.connection import Connection
+from tests.tunnel.protocol.recorded import Recorded
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -180,19 +180,19 @@ class Watched(Joined):
 
     _side_of: dict[bool, Side] | None = None
 
-    def side(self, connection: Connection) -> Side:
+    def side(self, connection: Recorded) -> Side:
         if self._side_of is None:
             dialer, listener = Side(1, HELLO), Side(2, WELCOME)
             dialer.other, listener.other = listener, dialer
             self._side_of = {True: dialer, False: listener}
         return self._side_of[connection is self.dialer]
 
-    def send(self, connection: Connection, limit: int = 64 * KIB) -> bytes:
+    def send(self, connection: Recorded, limit: int = 64 * KIB) -> bytes:
         message = super().send(connection, limit)
         self.side(connection).says(message)
         return message
 
-    def deliver(self, connection: Connection) -> bool:
+    def deliver(self, connection: Recorded) -> bool:
         queue = self.to_listener if connection is self.listener else self.to_dialer
         if queue:
             self.side(connection).hears(queue[0])

@@ -14,9 +14,10 @@ from functools import partial
 
 import attrs
 
+from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.joined import Joined
-from tunnel.protocol import events, frames
-from tunnel.protocol.connection import Connection
+from tests.tunnel.protocol.recorded import Recorded
+from tunnel.protocol import frames
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.streams import StreamState
 
@@ -67,8 +68,8 @@ class SlowLink(Joined):
         self._order = itertools.count()
         self._deadlines: set[float] = set()
         # A PING on the idle link, as the shell sends it with the first stream.
-        self.listener.ping(self.now)
-        self.dialer.ping(self.now)
+        self.listener.deadlines.ping(self.now)
+        self.dialer.deadlines.ping(self.now)
         self._turn()
         self.run(1.0)
 
@@ -79,11 +80,11 @@ class SlowLink(Joined):
         """A stream over which the dialer sends without end; returns the listener's side of it."""
         opened = self.open()
         self._turn()
-        while not any(isinstance(event, events.StreamOpened) for event in self.at_dialer):
+        while not any(isinstance(event, recorded.StreamOpened) for event in self.at_dialer):
             self._step()
-        (accepted,) = [event.stream for event in self.at_dialer if isinstance(event, events.StreamOpened)]
+        (accepted,) = [event.stream for event in self.at_dialer if isinstance(event, recorded.StreamOpened)]
         self.at_dialer.clear()
-        self.dialer.send_head(accepted, b"head", eof=False)
+        self.dialer.streams.send_head(accepted, b"head", eof=False)
         self.bulk.add(accepted)
         self._turn()
         return opened
@@ -109,41 +110,41 @@ class SlowLink(Joined):
     def _turn(self) -> None:
         """Let both ends do whatever they can do now."""
         for connection, way in ((self.listener, self.up), (self.dialer, self.down)):
-            if connection.next_deadline() <= self.now:
-                connection.tick(self.now)
+            if connection.deadlines.next() <= self.now:
+                connection.deadlines.tick(self.now)
             self._consume(connection)
             while True:
                 if connection is self.dialer:
                     for stream in self.bulk:
                         if stream.outgoing.size < len(CHUNK):
-                            connection.send_data(stream, CHUNK)
+                            connection.streams.send_data(stream, CHUNK)
                 message = connection.data_to_send(connection.message_bytes, self.now)
                 if not message:
                     break
                 peer = self.peer_of(connection)
                 self.at(way.send(len(message), self.now), self._arrival(peer, message))
-            deadline = connection.next_deadline()
+            deadline = connection.deadlines.next()
             # Once: each step would add an event for the deadline that the step before has added one for.
             if self.now < deadline < self.now + 60 and deadline not in self._deadlines:
                 self._deadlines.add(deadline)
                 self.at(deadline, partial(self._deadlines.discard, deadline))
 
-    def _arrival(self, connection: Connection, message: bytes) -> Callable[[], None]:
+    def _arrival(self, connection: Recorded, message: bytes) -> Callable[[], None]:
         def arrive() -> None:
-            self.events_at(connection).extend(connection.receive_message(message, self.now))
+            self.events_at(connection).extend(connection.receive(message, self.now))
 
         return arrive
 
-    def _consume(self, connection: Connection) -> None:
+    def _consume(self, connection: Recorded) -> None:
         happened = self.events_at(connection)
         for event in happened:
             match event:
-                case events.DataReceived(stream):
-                    while data := connection.take(stream, 1 << 20, self.now):
+                case recorded.DataReceived(stream):
+                    while data := connection.streams.take(stream, 1 << 20, self.now):
                         if connection is self.listener:
                             self.taken[stream] = self.taken.get(stream, 0) + len(data)
                             self.on_data(stream)
                 case _:
                     pass
-        happened[:] = [event for event in happened if isinstance(event, events.StreamOpened)]
+        happened[:] = [event for event in happened if isinstance(event, recorded.StreamOpened)]
         happened.extend(connection.take_events())

@@ -94,7 +94,7 @@ def test_a_keystroke_passes_a_bulk_download() -> None:
     link.on_data = note
     for number in range(50):
         sent_at = link.now
-        link.dialer.send_data(echo, b"x")
+        link.dialer.streams.send_data(echo, b"x")
         link.run(0.211)
         assert len(waits) == number + 1
     # It shares its message with as much of the download as fits.
@@ -165,11 +165,11 @@ def test_a_peer_that_acknowledges_small_messages_late_is_no_slow_link() -> None:
     typed = link.download()
     (echo,) = link.quiet(typed)
     link.run(1)
-    before = link.dialer.flight.limit_bytes
+    before = link.dialer.drain.flight.limit_bytes
     for _ in range(100):
-        link.dialer.send_data(echo, bytes(100))
+        link.dialer.streams.send_data(echo, bytes(100))
         link.run(0.1)
-    assert link.dialer.flight.limit_bytes >= before
+    assert link.dialer.drain.flight.limit_bytes >= before
 
 
 def test_a_peer_that_waits_with_its_word_has_not_gone_further_away() -> None:
@@ -203,21 +203,21 @@ def test_a_loopback_is_full_though_little_waits_in_its_kernels(streams: int) -> 
     link.run(0.2)
     assert mbit_per_s(link, 0.2) > 0.88 * 8000
     assert longest_queue_s(link, 0.1) < 2 * NEAR_QUEUE_S
-    assert link.dialer.flight.limit_bytes < LEDGER_BYTES_MAX
+    assert link.dialer.drain.flight.limit_bytes < LEDGER_BYTES_MAX
     # No smaller ones: each costs both ends the same.
-    assert link.dialer.flight.message_bytes == MESSAGE_MOST_BYTES
+    assert link.dialer.drain.flight.message_bytes == MESSAGE_MOST_BYTES
 
 
-def test_a_new_transport_is_measured_anew() -> None:
+def test_a_new_transport_is_measured_again() -> None:
     link = SlowLink(mbit_per_s=10, rtt_s=0.02)
     link.download()
     link.run(1)
-    assert link.dialer.flight.rate
+    assert link.dialer.drain.flight.rate
     for connection in (link.dialer, link.listener):
-        assert connection.resumable
-        connection.detach(link.now)
-        connection.attach(connection.sent.acknowledged, connection.received.count, link.now)
-        assert not connection.flight.rate
+        assert connection.resumption.resumable
+        connection.resumption.detach(link.now)
+        connection.resumption.attach(connection.sent.acknowledged, connection.received.count, link.now)
+        assert not connection.drain.flight.rate
 
 
 # --- what one round tells, by PROTOCOL.md, "In flight" ---
@@ -442,7 +442,7 @@ def test_the_way_is_as_long_as_the_quickest_answer_to_a_ping() -> None:
 
 def test_the_limit_has_bounds() -> None:
     few = Rounds(Flight(64 * KIB))
-    assert few.flight.limit_bytes == few.flight.anew().limit_bytes == 64 * KIB
+    assert few.flight.limit_bytes == few.flight.for_next_transport().limit_bytes == 64 * KIB
     few.round(64 * KIB, 0.1)
     assert few.flight.limit_bytes == 64 * KIB
     rounds = Rounds()
@@ -498,5 +498,5 @@ def test_a_message_is_what_the_link_carries_in_ten_milliseconds_and_a_part_of_wh
         (0.001, 0, 0.015),
     ],
 )
-def test_a_queue_that_nobody_feels(round_trip_s: float, bytes_per_s: float, queue_s: float) -> None:
+def test_a_queue_that_is_not_felt(round_trip_s: float, bytes_per_s: float, queue_s: float) -> None:
     assert queue_wanted_s(round_trip_s, bytes_per_s) == pytest.approx(queue_s)

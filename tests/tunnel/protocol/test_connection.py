@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.joined import MIB, Joined, broken, frames_of
-from tunnel.protocol import events, frames
-from tunnel.protocol.connection import Connection, Phase, Role
-from tunnel.protocol.core import CONTEXTS_MAX, LAST_STREAM_ID, LEFT_BEHIND_MAX
+from tests.tunnel.protocol.recorded import Recorded
+from tunnel.protocol import frames
+from tunnel.protocol.connection import Phase, Role
+from tunnel.protocol.connection.stream_feed import HEAD_BYTES_PER_FRAME, MODEST_USERS_MAX
 from tunnel.protocol.errors import (
     CloseCode,
     LocalProtocolError,
@@ -20,22 +22,24 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
-from tunnel.protocol.feed import HEAD_BYTES_PER_FRAME, MODEST_USERS_MAX
+from tunnel.protocol.events import GoAway
 from tunnel.protocol.frames import HEADER_BYTES, FrameType, Hello, Welcome
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.memory import Memory, victims
+from tunnel.protocol.session.contexts import CONTEXTS_MAX
+from tunnel.protocol.session.table import LAST_STREAM_ID, LEFT_BEHIND_MAX
 from tunnel.protocol.state import ENDED
 from tunnel.protocol.streams import StreamState
 
 KIB = 1024
 
 
-def take_all(joined: Joined, connection: Connection, stream: StreamState) -> bytes:
+def take_all(joined: Joined, connection: Recorded, stream: StreamState) -> bytes:
     """Everything that a stream will ever bring, taken as it comes."""
     taken = bytearray()
     while True:
         joined.flow()
-        data = connection.take(stream, 64 * KIB, joined.now)
+        data = connection.streams.take(stream, 64 * KIB, joined.now)
         if not data:
             return bytes(taken)
         taken += data
@@ -58,70 +62,71 @@ def test_nothing_but_a_greeting_may_come_first() -> None:
         (Role.LISTENER, frames.header(FrameType.HELLO, 0, 1, 2) + b"{}"),
         (Role.DIALER, frames.header(FrameType.WELCOME, 0, 1, 2) + b"{}"),
     ):
-        connection = Connection(role, now=0.0)
+        connection = Recorded(role, now=0.0)
         with pytest.raises(RemoteProtocolError, match="before the greeting"):
-            connection.receive_message(first, 0.0)
+            connection.receive(first, 0.0)
 
 
 @pytest.mark.parametrize("role", list(Role))
 def test_a_greeting_has_16_kib_at_most(role: Role) -> None:
     kind = FrameType.HELLO if role is Role.LISTENER else FrameType.WELCOME
     for size in (16 * KIB, 16 * KIB + 1):
-        connection = Connection(role, now=0.0)
+        connection = Recorded(role, now=0.0)
         if role is Role.DIALER:
-            connection.say_hello(Hello())
+            connection.handshake.say_hello(Hello())
         message = frames.header(kind, 0, 0, size) + b"{}".ljust(size)
         if size <= 16 * KIB:
-            assert connection.receive_message(message, 0.0)
+            connection.receive(message, 0.0)
+            assert connection.handshake.peer_hello is not None or connection.status.phase is Phase.OPEN
         else:
             with pytest.raises(RemoteProtocolError, match="a greeting of 16385 bytes"):
-                connection.receive_message(message, 0.0)
+                connection.receive(message, 0.0)
 
 
 def test_a_second_greeting_ends_the_session() -> None:
     joined = Joined()
     with pytest.raises(RemoteProtocolError, match="a second greeting"):
-        joined.listener.receive_message(frames.hello(Hello()), 1.0)
-    listener = Connection(Role.LISTENER, now=0.0)
+        joined.listener.receive(frames.hello(Hello()), 1.0)
+    listener = Recorded(Role.LISTENER, now=0.0)
     with pytest.raises(RemoteProtocolError, match="a second greeting"):
-        listener.receive_message(frames.hello(Hello()) * 2, 0.0)
+        listener.receive(frames.hello(Hello()) * 2, 0.0)
 
 
 def test_peers_without_a_common_version_part() -> None:
-    listener = Connection(Role.LISTENER, now=0.0)
+    listener = Recorded(Role.LISTENER, now=0.0)
     with pytest.raises(RemoteProtocolError, match="no common version"):
-        listener.receive_message(frames.hello(Hello(versions=(2, 3))), 0.0)
+        listener.receive(frames.hello(Hello(versions=(2, 3))), 0.0)
     ((frame_type, _, _, payload),) = frames_of(listener.data_to_send(1000, 0.0))
     assert frame_type == frames.GOAWAY
     assert frames.decode_goaway(payload)[1] == CloseCode.PROTOCOL
-    dialer = Connection(Role.DIALER, now=0.0)
+    dialer = Recorded(Role.DIALER, now=0.0)
     with pytest.raises(RemoteProtocolError, match="chose version 2"):
-        dialer.receive_message(frames.welcome(Welcome(version=2)), 0.0)
+        dialer.receive(frames.welcome(Welcome(version=2)), 0.0)
 
 
 def test_a_newer_dialer_that_still_speaks_version_1_is_welcome() -> None:
-    listener = Connection(Role.LISTENER, now=0.0)
-    (event,) = listener.receive_message(frames.hello(Hello(versions=(1, 2, 3))), 0.0)
-    assert isinstance(event, events.HelloReceived)
+    listener = Recorded(Role.LISTENER, now=0.0)
+    listener.receive(frames.hello(Hello(versions=(1, 2, 3))), 0.0)
+    assert listener.handshake.peer_hello == Hello(versions=(1, 2, 3))
 
 
 def test_a_refused_dialer_hears_why() -> None:
-    listener, dialer = Connection(Role.LISTENER, now=0.0), Connection(Role.DIALER, now=0.0)
-    dialer.say_hello(Hello())
-    listener.receive_message(dialer.data_to_send(1000, 0.0), 0.0)
+    listener, dialer = Recorded(Role.LISTENER, now=0.0), Recorded(Role.DIALER, now=0.0)
+    dialer.handshake.say_hello(Hello())
+    listener.receive(dialer.data_to_send(1000, 0.0), 0.0)
     listener.reject(CloseCode.FORBIDDEN, "unknown cluster", 5000)
-    (event,) = dialer.receive_message(listener.data_to_send(1000, 0.0), 0.0)
-    assert event == events.GoAwayReceived(0, 4403, 0, 5000, "unknown cluster")
-    assert dialer.phase is Phase.GREETING
+    dialer.receive(listener.data_to_send(1000, 0.0), 0.0)
+    assert dialer.handshake.refusal == GoAway(0, 4403, 0, 5000, "unknown cluster")
+    assert dialer.status.phase is Phase.GREETING
 
 
 def test_a_dialer_says_nothing_between_its_hello_and_the_welcome() -> None:
-    dialer = Connection(Role.DIALER, now=0.0)
-    dialer.say_hello(Hello())
-    dialer.ping(0.0)
+    dialer = Recorded(Role.DIALER, now=0.0)
+    dialer.handshake.say_hello(Hello())
+    dialer.deadlines.ping(0.0)
     assert types_in(dialer.data_to_send(1000, 0.0)) == [FrameType.HELLO]
     assert dialer.data_to_send(1000, 0.0) == b""
-    dialer.receive_message(frames.welcome(Welcome()), 0.0)
+    dialer.receive(frames.welcome(Welcome()), 0.0)
     assert types_in(dialer.data_to_send(1000, 0.0)) == [FrameType.PING]
 
 
@@ -132,10 +137,10 @@ def test_each_side_keeps_to_what_the_other_can_take() -> None:
     )
     opened, accepted = joined.streams(b"h" * 50 * KIB)
     assert accepted.head == b"h" * 50 * KIB
-    assert not joined.listener.may_open
+    assert not joined.listener.streams.may_open
     with pytest.raises(LocalProtocolError, match="no more streams"):
         joined.open()
-    joined.dialer.send_data(accepted, bytes(500 * KIB))
+    joined.dialer.streams.send_data(accepted, bytes(500 * KIB))
     joined.flow()
     assert opened.incoming.size == 300 * KIB
 
@@ -144,7 +149,7 @@ def test_each_side_keeps_to_what_the_other_can_take() -> None:
 def test_a_frame_carries_as_much_of_a_stream_as_it_may(max_frame: int, carried: int) -> None:
     joined = Joined(hello=Hello(max_frame=max_frame, initial_window=1024 * KIB))
     opened, _ = joined.streams()
-    joined.listener.send_data(opened, bytes(200 * KIB))
+    joined.listener.streams.send_data(opened, bytes(200 * KIB))
     message = joined.send(joined.listener, limit=256 * KIB)
     assert max(len(payload) for *_, payload in frames_of(message)) == carried
 
@@ -183,17 +188,17 @@ def test_what_breaks_the_protocol_ends_the_session_and_a_goaway_says_why(message
     joined = Joined()
     joined.flow()
     context = joined.dialer.add_context(1, b"token")
-    joined.dialer.open_stream(b"never sent", context.index, eof=True, now=joined.now)
+    joined.dialer.open(b"never sent", context.index, eof=True, now=joined.now)
     with pytest.raises(RemoteProtocolError, match=reason) as caught:
-        joined.dialer.receive_message(message, joined.now)
+        joined.dialer.receive(message, joined.now)
     assert caught.value.close_code == CloseCode.PROTOCOL
-    assert joined.dialer.phase is Phase.CLOSED
+    assert joined.dialer.status.phase is Phase.CLOSED
     ((_, _, _, payload),) = frames_of(joined.dialer.data_to_send(64 * KIB, joined.now))
     _, code, _, _, said = frames.decode_goaway(payload)
     assert code == CloseCode.PROTOCOL
     assert str(caught.value).startswith(said)
     with pytest.raises(RemoteProtocolError):
-        joined.dialer.receive_message(b"", joined.now)
+        joined.dialer.receive(b"", joined.now)
 
 
 def test_a_message_may_have_a_mebibyte_and_a_frame_what_was_agreed() -> None:
@@ -202,7 +207,7 @@ def test_a_message_may_have_a_mebibyte_and_a_frame_what_was_agreed() -> None:
     rest = MIB - 7 * len(longest) - HEADER_BYTES
     message = longest * 7 + frames.header(0x70, 0, 0, rest) + bytes(rest)
     assert len(message) == MIB
-    assert joined.dialer.receive_message(message, joined.now) == []
+    assert joined.dialer.receive(message, joined.now) == []
 
 
 def test_unknown_frames_are_skipped_and_counted_when_they_are_sequenced() -> None:
@@ -210,7 +215,7 @@ def test_unknown_frames_are_skipped_and_counted_when_they_are_sequenced() -> Non
     joined.flow()
     counted = joined.dialer.received.count
     unknown = frames.header(0x0F, 0x7F, 12345, 3) + b"abc" + frames.header(0x70, 0, 0, 0)
-    assert joined.dialer.receive_message(unknown, joined.now) == []
+    assert joined.dialer.receive(unknown, joined.now) == []
     assert joined.dialer.received.count == counted + 1
 
 
@@ -226,34 +231,34 @@ def test_a_small_exchange_is_three_frames() -> None:
     # A watch would hold it for hours.
     assert opened.head == b""
     joined.deliver(joined.dialer)
-    (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)]
+    (event,) = [event for event in joined.at_dialer if isinstance(event, recorded.StreamOpened)]
     accepted = event.stream
     assert (accepted.head, accepted.receiving) == (b"GET", ENDED)
-    joined.dialer.send_head(accepted, b"200", eof=False)
-    joined.dialer.send_data(accepted, b"body")
-    joined.dialer.send_eof(accepted)
+    joined.dialer.streams.send_head(accepted, b"200", eof=False)
+    joined.dialer.streams.send_data(accepted, b"body")
+    joined.dialer.streams.send_eof(accepted)
     # How many have come goes along.
     assert types_in(joined.send(joined.dialer)) == [FrameType.ACK, FrameType.HEAD, FrameType.DATA]
     joined.flow()
     assert opened.answer_head == b"200"
     assert take_all(joined, joined.listener, opened) == b"body"
     assert opened.receiving is ENDED
-    assert joined.listener.stream_count == joined.dialer.stream_count == 0
+    assert joined.listener.table.count == joined.dialer.table.count == 0
 
 
 def test_ids_are_given_when_the_open_is_sent_so_that_they_rise_on_the_wire() -> None:
     joined = Joined()
     first, second = joined.open(b"first"), joined.open(b"second")
     assert (first.id, second.id) == (0, 0)
-    joined.listener.reset(first, StreamCode.CANCEL, Processed.NO, "")
+    joined.listener.streams.reset(first, StreamCode.CANCEL, Processed.NO, "")
     joined.flow()
     # The one that was taken back never existed on the wire.
     assert second.id == 2
-    assert [event.stream.head for event in joined.at_dialer if isinstance(event, events.StreamOpened)] == [
+    assert [event.stream.head for event in joined.at_dialer if isinstance(event, recorded.StreamOpened)] == [
         b"second"
     ]
     joined.dialer.add_context(1, b"x")
-    mine = joined.dialer.open_stream(b"", 1, eof=True, now=joined.now)
+    mine = joined.dialer.open(b"", 1, eof=True, now=joined.now)
     joined.flow()
     assert mine.id == 1
 
@@ -265,16 +270,16 @@ def test_heads_of_any_allowed_size_arrive_whole_in_both_directions(size: int, eo
     head, answer = b"q" * size, b"a" * size
     opened = joined.open(head, eof=eof)
     if not eof:
-        joined.listener.send_data(opened, b"body")
+        joined.listener.streams.send_data(opened, b"body")
     joined.flow()
-    (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)]
+    (event,) = [event for event in joined.at_dialer if isinstance(event, recorded.StreamOpened)]
     accepted = event.stream
     assert accepted.head == head
-    joined.dialer.send_head(accepted, answer, eof=eof)
+    joined.dialer.streams.send_head(accepted, answer, eof=eof)
     joined.flow()
     assert opened.answer_head == answer
-    assert [event for event in joined.at_listener if isinstance(event, events.HeadReceived)] == [
-        events.HeadReceived(opened)
+    assert [event for event in joined.at_listener if isinstance(event, recorded.HeadReceived)] == [
+        recorded.HeadReceived(opened)
     ]
     assert take_all(joined, joined.dialer, accepted) == (b"" if eof else b"body")
     assert (accepted.receiving is ENDED) == (opened.receiving is ENDED) == eof
@@ -287,14 +292,14 @@ def test_heads_beyond_the_limit_are_refused_by_both_sides() -> None:
     with pytest.raises(LocalProtocolError, match="a head of 1048577 bytes exceeds 1048576"):
         joined.open(bytes(MIB + 1))
     joined.flow()
-    joined.dialer.receive_message(frames.open_prefix(2, 1, MIB + 1, 0, 0), joined.now)
+    joined.dialer.receive(frames.open_prefix(2, 1, MIB + 1, 0, 0), joined.now)
     _, (_, _, stream_id, payload) = frames_of(joined.dialer.data_to_send(1000, joined.now))
     assert (stream_id, frames.decode_reset(payload)[:2]) == (2, (StreamCode.TOO_LARGE, Processed.NO))
     joined = Joined()
     opened, accepted = joined.streams()
     with pytest.raises(LocalProtocolError, match="a head of 1048577 bytes exceeds 1048576"):
-        joined.dialer.send_head(accepted, bytes(MIB + 1), eof=False)
-    happened = joined.listener.receive_message(frames.head_prefix(2, MIB + 1, 0, 0), joined.now)
+        joined.dialer.streams.send_head(accepted, bytes(MIB + 1), eof=False)
+    happened = joined.listener.receive(frames.head_prefix(2, MIB + 1, 0, 0), joined.now)
     assert [(event.stream, event.code) for event in broken(happened)] == [(opened, StreamCode.TOO_LARGE)]
 
 
@@ -311,10 +316,10 @@ END = frames.header(FrameType.DATA, frames.FIN, 2, 1) + b"a"
 def test_an_end_within_the_head_is_the_streams_fault(message: bytes) -> None:
     joined = Joined()
     joined.flow()
-    assert joined.dialer.receive_message(message, joined.now) == []
+    assert joined.dialer.receive(message, joined.now) == []
     (_, _, _, payload) = frames_of(joined.dialer.data_to_send(1000, joined.now))[-1]
     assert frames.decode_reset(payload)[:2] == (StreamCode.PROTOCOL, Processed.NO)
-    assert joined.dialer.stream_count == 0
+    assert joined.dialer.table.count == 0
 
 
 @pytest.mark.parametrize(
@@ -324,7 +329,7 @@ def test_an_end_within_the_head_is_the_streams_fault(message: bytes) -> None:
 def test_an_end_within_the_answers_head_is_the_streams_fault_too(message: bytes) -> None:
     joined = Joined()
     opened, _ = joined.streams()
-    happened = joined.listener.receive_message(message, joined.now)
+    happened = joined.listener.receive(message, joined.now)
     assert [(event.stream, event.code, event.processed) for event in broken(happened)] == [
         (opened, StreamCode.PROTOCOL, Processed.MAYBE)
     ]
@@ -334,13 +339,13 @@ def test_an_end_within_the_answers_head_is_the_streams_fault_too(message: bytes)
 def test_more_streams_than_agreed_are_refused_as_not_processed() -> None:
     joined = Joined(hello=Hello(max_streams=2))
     joined.flow()
-    joined.listener.peer = Hello(max_streams=100)
+    joined.listener.status.peer = Hello(max_streams=100)
     for _ in range(5):
         joined.open()
     joined.flow()
     refused = broken(joined.at_listener)
     assert [(event.code, event.processed) for event in refused] == [(StreamCode.REFUSED, Processed.NO)] * 3
-    assert joined.dialer.stream_count == joined.listener.stream_count == 2
+    assert joined.dialer.table.count == joined.listener.table.count == 2
 
 
 @pytest.mark.parametrize("how", ["ends", "reset", "taken back"])
@@ -348,18 +353,18 @@ def test_the_place_of_a_stream_that_is_over_is_free_again_at_both_ends(how: str)
     joined = Joined(hello=Hello(max_streams=1))
     for _ in range(3):
         if how == "taken back":
-            joined.listener.reset(joined.open(), StreamCode.CANCEL, Processed.NO, "")
+            joined.listener.streams.reset(joined.open(), StreamCode.CANCEL, Processed.NO, "")
             continue
         opened, accepted = joined.streams()
-        assert not joined.listener.may_open
+        assert not joined.listener.streams.may_open
         if how == "ends":
-            joined.listener.send_eof(opened)
-            joined.dialer.send_eof(accepted)
+            joined.listener.streams.send_eof(opened)
+            joined.dialer.streams.send_eof(accepted)
         else:
-            joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+            joined.listener.streams.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
         joined.flow()
     joined.streams()
-    assert joined.listener.opened_here == joined.dialer.opened_there == 1
+    assert joined.listener.table.opened_here == joined.dialer.table.opened_there == 1
     assert broken(joined.at_listener) == []
 
 
@@ -371,19 +376,19 @@ def test_who_may_open_next_to_nothing_is_refused_a_thousand_times_and_no_more(
     joined = Joined(hello=Hello(max_streams=1), welcome=Welcome(session_id="s", max_streams=1))
     connection = joined.listener if role is Role.LISTENER else joined.dialer
     joined.flow()
-    first = joined.peer_of(connection).next_id
+    first = joined.peer_of(connection).table.next_id
 
     def refuse(numbers: range) -> None:
         opens = b"".join(frames.open_prefix(first + 2 * number, 99, 0, 0, 0) for number in numbers)
-        connection.receive_message(opens, joined.now)
+        connection.receive(opens, joined.now)
         while listens and connection.data_to_send(64 * KIB, joined.now):
             pass
 
     refuse(range(1024))
-    assert len(connection.unacknowledged_resets) == 1024
+    assert len(connection.resets.unacknowledged) == 1024
     if listens:
         # It may go on for as long as it says what it has.
-        connection.receive_message(frames.ack(connection.sent.next_number), joined.now)
+        connection.receive(frames.ack(connection.sent.next_number), joined.now)
         refuse(range(1024, 2048))
     with pytest.raises(RemoteProtocolError, match="1025 RESETs are not acknowledged") as caught:
         refuse(range(2048, 2049))
@@ -392,12 +397,12 @@ def test_who_may_open_next_to_nothing_is_refused_a_thousand_times_and_no_more(
 
 def test_near_the_last_id_the_peer_is_told_to_go_elsewhere() -> None:
     joined = Joined()
-    joined.listener.next_id = LAST_STREAM_ID - 3
+    joined.listener.table.next_id = LAST_STREAM_ID - 3
     joined.open()
     joined.flow()
-    assert any(isinstance(event, events.GoAwayReceived) for event in joined.at_listener)
-    assert joined.dialer.stream_count == 1
-    assert not joined.listener.may_open
+    assert any(isinstance(event, GoAway) for event in joined.at_listener)
+    assert joined.dialer.table.count == 1
+    assert not joined.listener.streams.may_open
 
 
 @pytest.mark.parametrize("role", list(Role))
@@ -405,14 +410,14 @@ def test_the_last_id_is_used_and_none_behind_it(role: Role) -> None:
     joined = Joined()
     connection = joined.listener if role is Role.LISTENER else joined.dialer
     context = connection.add_context(1, b"x").index
-    last = LAST_STREAM_ID - (connection.next_id + 1) % 2
-    connection.next_id = last - 2
+    last = LAST_STREAM_ID - (connection.table.next_id + 1) % 2
+    connection.table.next_id = last - 2
     for stream_id in (last - 2, last):
-        assert connection.may_open
-        stream = connection.open_stream(b"", context, eof=True, now=joined.now)
+        assert connection.streams.may_open
+        stream = connection.open(b"", context, eof=True, now=joined.now)
         connection.data_to_send(1000, joined.now)
         assert stream.id == stream_id
-    assert not connection.may_open
+    assert not connection.streams.may_open
 
 
 def test_what_the_peer_opens_until_it_hears_that_ids_are_used_up_is_served() -> None:
@@ -423,17 +428,17 @@ def test_what_the_peer_opens_until_it_hears_that_ids_are_used_up_is_served() -> 
 
     def says(stream_id: int) -> list[FrameType]:
         joined.now += 1
-        joined.listener.receive_message(frames.open_prefix(stream_id, index, 0, 0, 0), joined.now)
+        joined.listener.receive(frames.open_prefix(stream_id, index, 0, 0, 0), joined.now)
         message = joined.listener.data_to_send(64 * KIB, joined.now)
         return [kind for kind in types_in(message) if kind is not FrameType.ACK]
 
     assert says(enough) == []
     assert says(enough + 2) == [FrameType.GOAWAY]
-    assert frames_of(joined.listener.last_goaway)[0][3][:6] == LAST_STREAM_ID.to_bytes(4, "big") + (
+    assert frames_of(joined.listener.goaways.frame)[0][3][:6] == LAST_STREAM_ID.to_bytes(4, "big") + (
         CloseCode.DRAINING.to_bytes(2, "big")
     )
     assert says(LAST_STREAM_ID) == []
-    assert joined.listener.opened_there == 3
+    assert joined.listener.table.opened_there == 3
 
 
 # --- Contexts ---
@@ -451,7 +456,7 @@ def test_a_context_arrives_before_the_open_that_names_it() -> None:
         FrameType.OPEN,
     ]
     joined.flow()
-    context = joined.dialer.peer_contexts[late.index]
+    context = joined.dialer.contexts.peers[late.index]
     assert (context.group, context.payload, context.note) == (7, b"second token", None)
     assert stream.context is late
 
@@ -459,9 +464,9 @@ def test_a_context_arrives_before_the_open_that_names_it() -> None:
 def test_an_open_under_an_unknown_or_retired_context_is_refused_as_unauthenticated() -> None:
     joined = Joined()
     joined.flow()
-    joined.dialer.receive_message(frames.open_prefix(2, 77, 0, 0, 0), joined.now)
-    joined.dialer.receive_message(frames.context(1, 1, b""), joined.now)
-    joined.dialer.receive_message(frames.open_prefix(4, 1, 0, 0, 0), joined.now)
+    joined.dialer.receive(frames.open_prefix(2, 77, 0, 0, 0), joined.now)
+    joined.dialer.receive(frames.context(1, 1, b""), joined.now)
+    joined.dialer.receive(frames.open_prefix(4, 1, 0, 0, 0), joined.now)
     _, *resets = frames_of(joined.dialer.data_to_send(1000, joined.now))
     assert [stream_id for _, _, stream_id, _ in resets] == [2, 4]
     for _, _, _, payload in resets:
@@ -471,20 +476,16 @@ def test_an_open_under_an_unknown_or_retired_context_is_refused_as_unauthenticat
 def test_a_context_is_retired_after_the_opens_that_name_it_and_its_streams_go_on() -> None:
     joined = Joined()
     stream = joined.open()
-    joined.listener.retire_context(joined.context)
+    joined.listener.contexts.retire(joined.context)
     with pytest.raises(LocalProtocolError, match="context 1 is not live"):
         joined.open()
     joined.flow()
-    assert joined.dialer.peer_contexts == {}
-    assert [type(event) for event in joined.at_dialer] == [
-        events.ContextAdded,
-        events.StreamOpened,
-        events.ContextRetired,
-    ]
-    joined.listener.send_data(stream, b"still here")
+    assert joined.dialer.contexts.peers == {}
+    assert [type(event) for event in joined.at_dialer] == [recorded.ContextAdded, recorded.StreamOpened]
+    joined.listener.streams.send_data(stream, b"still here")
     joined.flow()
     received = joined.at_dialer[-1]
-    assert isinstance(received, events.DataReceived)
+    assert isinstance(received, recorded.DataReceived)
     assert received.stream.context.payload == b"token"
 
 
@@ -496,18 +497,18 @@ def test_a_context_that_is_retired_before_it_has_left_is_not_said() -> None:
     # A token is renewed again and again, for a peer that takes nothing.
     for _ in range(3):
         context = joined.listener.add_context(1, b"token")
-        joined.listener.retire_context(context.index)
+        joined.listener.contexts.retire(context.index)
     assert not joined.listener.has_unsent
     assert joined.listener.memory.used_bytes == used
     kept = joined.listener.add_context(1, b"token")
     joined.flow()
-    assert [event.context.index for event in joined.at_dialer if isinstance(event, events.ContextAdded)] == [
-        kept.index
-    ]
+    assert [
+        event.context.index for event in joined.at_dialer if isinstance(event, recorded.ContextAdded)
+    ] == [kept.index]
     # What has left is retired by a frame.
-    joined.listener.retire_context(kept.index)
+    joined.listener.contexts.retire(kept.index)
     joined.flow()
-    assert kept.index not in joined.dialer.peer_contexts
+    assert kept.index not in joined.dialer.contexts.peers
 
 
 def test_live_contexts_are_bounded_on_both_sides() -> None:
@@ -518,7 +519,7 @@ def test_live_contexts_are_bounded_on_both_sides() -> None:
         joined.listener.add_context(1, b"x")
     joined.flow()
     with pytest.raises(RemoteProtocolError, match="more than 4096") as caught:
-        joined.dialer.receive_message(frames.context(2**20, 1, b"x"), joined.now)
+        joined.dialer.receive(frames.context(2**20, 1, b"x"), joined.now)
     assert caught.value.close_code == CloseCode.LIMITS
 
 
@@ -526,13 +527,13 @@ def test_a_context_takes_the_memory_of_streams_and_without_any_ends_the_session(
     account = Memory(MIB)
     joined = Joined(dialer_memory=Memory(2 * MIB, parent=account))
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, bytes(60 * KIB))
+    joined.listener.streams.send_data(opened, bytes(60 * KIB))
     joined.flow()
 
     def say(*indices: int) -> None:
         for index in indices:
             message = frames.context(index, 1, bytes(8 * KIB))
-            joined.at_dialer.extend(joined.dialer.receive_message(message, joined.now))
+            joined.at_dialer.extend(joined.dialer.receive(message, joined.now))
 
     account.charge(MIB - 64 * KIB)
     say(1000)
@@ -552,13 +553,13 @@ def test_more_than_granted_costs_that_stream_alone() -> None:
     opened, _ = joined.streams()
     other, other_there = joined.streams()
     opened.send_credit += 10 * KIB
-    joined.listener.send_data(opened, bytes(70 * KIB))
+    joined.listener.streams.send_data(opened, bytes(70 * KIB))
     joined.flow()
     assert [event.code for event in broken(joined.at_dialer)] == [StreamCode.FLOW_CONTROL]
     assert [event.code for event in broken(joined.at_listener)] == [StreamCode.FLOW_CONTROL]
-    joined.listener.send_data(other, b"unharmed")
+    joined.listener.streams.send_data(other, b"unharmed")
     joined.flow()
-    assert joined.dialer.take(other_there, 100, joined.now) == b"unharmed"
+    assert joined.dialer.streams.take(other_there, 100, joined.now) == b"unharmed"
     assert joined.dialer.memory.used_bytes == 5 + 4
 
 
@@ -567,20 +568,20 @@ def test_credit_that_would_overflow_costs_that_stream_alone() -> None:
     opened, _ = joined.streams()
     joined.streams()
     most = frames.window(opened.id, 2**31 - 1 - opened.send_credit)
-    assert joined.listener.receive_message(most, joined.now) == []
-    happened = joined.listener.receive_message(frames.window(opened.id, 1), joined.now)
+    assert joined.listener.receive(most, joined.now) == []
+    happened = joined.listener.receive(frames.window(opened.id, 1), joined.now)
     assert [(event.stream, event.code) for event in broken(happened)] == [(opened, StreamCode.FLOW_CONTROL)]
-    assert joined.listener.stream_count == 1
+    assert joined.listener.table.count == 1
 
 
 def test_a_stalled_reader_stalls_only_itself() -> None:
     joined = Joined()
     stalled, _ = joined.streams()
     moving, moving_there = joined.streams()
-    joined.listener.send_data(stalled, bytes(500 * KIB))
+    joined.listener.streams.send_data(stalled, bytes(500 * KIB))
     joined.flow()
     assert stalled.outgoing.size == 436 * KIB
-    joined.listener.send_data(moving, bytes(500 * KIB))
+    joined.listener.streams.send_data(moving, bytes(500 * KIB))
     assert len(take_all(joined, joined.dialer, moving_there)) == 500 * KIB
 
 
@@ -589,15 +590,15 @@ def test_a_piece_of_which_a_part_has_left_is_counted_whole() -> None:
     joined = Joined(listener_memory=memory)
     opened, accepted = joined.streams()
     before = memory.used_bytes
-    joined.listener.send_data(opened, bytes(128 * KIB))
+    joined.listener.streams.send_data(opened, bytes(128 * KIB))
     joined.flow()
     assert opened.outgoing.size == 64 * KIB
     assert memory.used_bytes - before >= 128 * KIB
     assert opened.held_bytes >= 128 * KIB
     assert len(take_all(joined, joined.dialer, accepted)) == 128 * KIB
-    joined.listener.send_data(opened, bytes(200 * KIB))
+    joined.listener.streams.send_data(opened, bytes(200 * KIB))
     joined.flow()
-    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.listener.streams.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
     joined.flow()
     assert memory.used_bytes <= before
 
@@ -605,10 +606,10 @@ def test_a_piece_of_which_a_part_has_left_is_counted_whole() -> None:
 def test_no_window_is_sent_for_a_half_that_has_ended() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, bytes(40 * KIB))
+    joined.listener.streams.send_data(opened, bytes(40 * KIB))
     joined.flow()
-    joined.dialer.take(accepted, 40 * KIB, joined.now)
-    joined.listener.send_eof(opened)
+    joined.dialer.streams.take(accepted, 40 * KIB, joined.now)
+    joined.listener.streams.send_eof(opened)
     joined.send(joined.listener)
     joined.deliver(joined.dialer)
     assert joined.send(joined.dialer) == b""
@@ -617,10 +618,10 @@ def test_no_window_is_sent_for_a_half_that_has_ended() -> None:
 def test_no_window_is_sent_for_a_stream_that_was_reset() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, bytes(40 * KIB))
+    joined.listener.streams.send_data(opened, bytes(40 * KIB))
     joined.flow()
-    joined.dialer.take(accepted, 40 * KIB, joined.now)
-    joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.dialer.streams.take(accepted, 40 * KIB, joined.now)
+    joined.dialer.streams.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "")
     assert types_in(joined.send(joined.dialer)) == [FrameType.RESET]
 
 
@@ -630,31 +631,31 @@ def test_no_window_is_sent_for_a_stream_that_was_reset() -> None:
 def test_an_immediate_reset_drops_what_is_queued_and_what_was_received() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, b"received but not taken")
+    joined.dialer.streams.send_data(accepted, b"received but not taken")
     joined.flow()
-    joined.dialer.send_data(accepted, b"queued")
-    joined.dialer.reset(accepted, StreamCode.REVOKED, Processed.YES, "gone")
+    joined.dialer.streams.send_data(accepted, b"queued")
+    joined.dialer.streams.reset(accepted, StreamCode.REVOKED, Processed.YES, "gone")
     joined.flow()
     assert broken(joined.at_listener) == [
-        events.StreamBroken(opened, StreamCode.REVOKED, Processed.YES, "gone", in_line=False)
+        recorded.StreamBroken(opened, StreamCode.REVOKED, Processed.YES, "gone", in_line=False)
     ]
-    assert joined.listener.take(opened, 100, joined.now) == b""
+    assert joined.listener.streams.take(opened, 100, joined.now) == b""
 
 
 @pytest.mark.parametrize("size", [0, 200 * KIB])
 def test_a_reset_in_line_follows_the_last_bytes_and_what_was_received_is_kept(size: int) -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, bytes(size))
-    joined.dialer.reset(accepted, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
+    joined.dialer.streams.send_data(accepted, bytes(size))
+    joined.dialer.streams.reset(accepted, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
     joined.flow()
     assert bool(broken(joined.at_listener)) == (size == 0)
     assert len(take_all(joined, joined.listener, opened)) == size
     assert broken(joined.at_listener) == [
-        events.StreamBroken(opened, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
+        recorded.StreamBroken(opened, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
     ]
     assert opened.receiving is not ENDED
-    assert joined.listener.stream_count == joined.dialer.stream_count == 0
+    assert joined.listener.table.count == joined.dialer.table.count == 0
 
 
 @pytest.mark.parametrize(
@@ -663,45 +664,45 @@ def test_a_reset_in_line_follows_the_last_bytes_and_what_was_received_is_kept(si
 def test_what_is_late_is_dropped_until_the_peer_has_the_reset_and_is_a_breach_afterwards(late: bytes) -> None:
     joined = Joined()
     opened, _ = joined.streams()
-    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.listener.streams.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
     joined.send(joined.listener)
     used = joined.listener.memory.used_bytes
     reset_number = joined.listener.sent.next_number - 1
     for word in (b"", frames.ack(reset_number)):
-        joined.listener.receive_message(word + late, joined.now)
+        joined.listener.receive(word + late, joined.now)
         assert joined.listener.memory.used_bytes == used
     with pytest.raises(RemoteProtocolError, match="which is over"):
-        joined.listener.receive_message(frames.ack(reset_number + 1) + late, joined.now)
+        joined.listener.receive(frames.ack(reset_number + 1) + late, joined.now)
 
 
 def test_credit_and_reset_for_a_stream_that_is_over_are_ignored() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_eof(opened)
-    joined.dialer.send_eof(accepted)
+    joined.listener.streams.send_eof(opened)
+    joined.dialer.streams.send_eof(accepted)
     joined.flow()
-    assert joined.listener.stream_count == joined.dialer.stream_count == 0
+    assert joined.listener.table.count == joined.dialer.table.count == 0
     for frame in (
         frames.window(opened.id, 1),
         frames.reset(opened.id, StreamCode.CANCEL, Processed.NO, "", in_line=False),
     ):
-        assert joined.dialer.receive_message(frame, joined.now) == []
-        assert joined.listener.receive_message(frame, joined.now) == []
+        assert joined.dialer.receive(frame, joined.now) == []
+        assert joined.listener.receive(frame, joined.now) == []
 
 
 def test_no_more_resets_than_65536_are_left_unacknowledged() -> None:
     joined = Joined()
-    resets = joined.listener.unacknowledged_resets
+    resets = joined.listener.resets.unacknowledged
     # The listener's own streams, as after as many calls that were cancelled.
     resets.update(dict.fromkeys(range(10**6, 10**6 + 2 * 65_535, 2), 2**64))
     for most in (65_536, 65_537):
         opened, _ = joined.streams()
-        joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+        joined.listener.streams.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
         assert len(resets) == most
         if most == 65_536:
-            joined.listener.receive_message(b"", joined.now)
+            joined.listener.receive(b"", joined.now)
     with pytest.raises(RemoteProtocolError, match="65537 RESETs are not acknowledged") as caught:
-        joined.listener.receive_message(b"", joined.now)
+        joined.listener.receive(b"", joined.now)
     assert caught.value.close_code == CloseCode.LIMITS
 
 
@@ -715,9 +716,9 @@ def test_no_more_resets_than_65536_are_left_unacknowledged() -> None:
 def test_bytes_after_the_end_are_the_streams_fault(frame: bytes, code: StreamCode) -> None:
     joined = Joined()
     opened, _ = joined.streams()
-    joined.listener.send_eof(opened)
+    joined.listener.streams.send_eof(opened)
     joined.flow()
-    happened = joined.dialer.receive_message(frame, joined.now)
+    happened = joined.dialer.receive(frame, joined.now)
     assert [event.code for event in broken(happened)] == [code]
     assert joined.dialer.memory.used_bytes == len(b"token")
 
@@ -727,25 +728,25 @@ def test_a_head_after_bytes_or_a_head_is_the_streams_fault(head_first: bool) -> 
     joined = Joined()
     opened, accepted = joined.streams()
     if head_first:
-        joined.dialer.send_head(accepted, b"head", eof=False)
+        joined.dialer.streams.send_head(accepted, b"head", eof=False)
     else:
-        joined.dialer.send_data(accepted, b"server first")
+        joined.dialer.streams.send_data(accepted, b"server first")
     joined.flow()
-    assert joined.listener.take(opened, 100, joined.now) == (b"" if head_first else b"server first")
-    happened = joined.listener.receive_message(frames.head_prefix(opened.id, 0, 0, 0), joined.now)
+    assert joined.listener.streams.take(opened, 100, joined.now) == (b"" if head_first else b"server first")
+    happened = joined.listener.receive(frames.head_prefix(opened.id, 0, 0, 0), joined.now)
     assert [event.code for event in broken(happened)] == [StreamCode.PROTOCOL]
     with pytest.raises(LocalProtocolError):
-        joined.dialer.send_head(accepted, b"", eof=False)
+        joined.dialer.streams.send_head(accepted, b"", eof=False)
 
 
 def test_what_the_owner_may_not_do_raises_and_changes_nothing() -> None:
     joined = Joined()
     opened, _ = joined.streams()
     with pytest.raises(LocalProtocolError, match="the opener's head is in its OPEN"):
-        joined.listener.send_head(opened, b"", eof=False)
-    joined.listener.send_eof(opened)
+        joined.listener.streams.send_head(opened, b"", eof=False)
+    joined.listener.streams.send_eof(opened)
     with pytest.raises(LocalProtocolError, match="DATA on a half that is ended"):
-        joined.listener.send_data(opened, b"x")
+        joined.listener.streams.send_data(opened, b"x")
     for payload in (b"", bytes(8 * KIB + 1)):
         with pytest.raises(LocalProtocolError, match="a context of"):
             joined.listener.add_context(1, payload)
@@ -758,7 +759,7 @@ def test_what_the_owner_may_not_do_raises_and_changes_nothing() -> None:
     for group, payload in ((0, b"x"), (2**32 - 1, bytes(8 * KIB))):
         joined.listener.add_context(group, payload)
     joined.flow()
-    assert [(context.group, context.payload) for context in joined.dialer.peer_contexts.values()] == [
+    assert [(context.group, context.payload) for context in joined.dialer.contexts.peers.values()] == [
         (1, b"token"),
         (0, b"x"),
         (2**32 - 1, bytes(8 * KIB)),
@@ -768,12 +769,12 @@ def test_what_the_owner_may_not_do_raises_and_changes_nothing() -> None:
 def test_a_stream_that_the_peer_broke_swallows_what_its_owner_still_says() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.listener.streams.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
     joined.flow()
-    joined.dialer.send_head(accepted, b"head", eof=False, data=b"data")
-    joined.dialer.send_data(accepted, b"data", eof=True)
-    joined.dialer.send_eof(accepted)
-    joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
+    joined.dialer.streams.send_head(accepted, b"head", eof=False, data=b"data")
+    joined.dialer.streams.send_data(accepted, b"data", eof=True)
+    joined.dialer.streams.send_eof(accepted)
+    joined.dialer.streams.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
     assert not joined.dialer.wants_to_send
     assert joined.dialer.memory.used_bytes == len(b"token")
 
@@ -784,45 +785,45 @@ def test_both_sides_may_reset_at_the_same_moment(queued: int, ended: bool) -> No
     joined = Joined()
     opened, accepted = joined.streams()
     if ended:
-        joined.listener.send_eof(opened)
+        joined.listener.streams.send_eof(opened)
         joined.flow()
-    joined.dialer.send_data(accepted, bytes(queued))
-    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
-    joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
+    joined.dialer.streams.send_data(accepted, bytes(queued))
+    joined.listener.streams.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.dialer.streams.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
     joined.flow()
-    assert joined.listener.stream_count == joined.dialer.stream_count == 0
-    # Whoever resets a stream has turned away; there is nobody to tell.
+    assert joined.listener.table.count == joined.dialer.table.count == 0
+    # The owner has reset the stream itself, so nothing is reported to it.
     assert broken(joined.at_listener) == broken(joined.at_dialer) == []
 
 
 def test_two_sides_that_reset_in_line_with_more_queued_than_credit_do_not_wait_for_each_other() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, bytes(500 * KIB))
-    joined.dialer.send_data(accepted, bytes(500 * KIB))
+    joined.listener.streams.send_data(opened, bytes(500 * KIB))
+    joined.dialer.streams.send_data(accepted, bytes(500 * KIB))
     joined.flow()
-    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
-    joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
+    joined.listener.streams.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
+    joined.dialer.streams.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
     joined.flow()
-    assert joined.listener.stream_count == joined.dialer.stream_count == 0
+    assert joined.listener.table.count == joined.dialer.table.count == 0
     assert joined.listener.memory.used_bytes == joined.dialer.memory.used_bytes == len(b"token")
 
 
 def test_more_than_granted_costs_a_stream_whose_reset_waits_its_place_in_line() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, bytes(500 * KIB))
+    joined.listener.streams.send_data(opened, bytes(500 * KIB))
     joined.flow()
-    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
+    joined.listener.streams.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
     joined.flow()
-    assert joined.listener.stream_count == 1
+    assert joined.listener.table.count == 1
     accepted.send_credit += 10 * KIB
-    joined.dialer.send_data(accepted, bytes(500 * KIB))
+    joined.dialer.streams.send_data(accepted, bytes(500 * KIB))
     joined.send(joined.dialer, 80 * KIB)
     joined.flow()
     # It swallows what it granted, and says the rest at once.
     assert [event.code for event in broken(joined.at_dialer)] == [StreamCode.FLOW_CONTROL]
-    assert joined.listener.stream_count == joined.dialer.stream_count == 0
+    assert joined.listener.table.count == joined.dialer.table.count == 0
 
 
 @pytest.mark.parametrize("by_peer", [False, True])
@@ -831,33 +832,33 @@ def test_streams_that_were_taken_back_do_not_pile_up_behind_a_full_ledger(by_pee
     waiting, answering = joined.streams()
     sender, stream = (joined.dialer, answering) if by_peer else (joined.listener, waiting)
     sender.sent.limit_bytes = 0
-    # Whoever is at the front keeps the others from being looked at.
-    sender.send_data(stream, b"x")
+    # The stream at the front keeps the ring from looking at the others.
+    sender.streams.send_data(stream, b"x")
     for _ in range(100):
         if by_peer:
             opened, answering = joined.streams()
-            joined.dialer.send_head(answering, b"answer", eof=True)
+            joined.dialer.streams.send_head(answering, b"answer", eof=True)
         else:
             opened = joined.open()
-        joined.listener.reset(opened, StreamCode.CANCEL, Processed.NO, "")
+        joined.listener.streams.reset(opened, StreamCode.CANCEL, Processed.NO, "")
         joined.flow()
         assert len(stream.context.share.flows) <= 2 * stream.context.share.users + LEFT_BEHIND_MAX + 3
-    assert sender.stream_count == 1
+    assert sender.table.count == 1
 
 
 def test_what_is_held_up_by_credit_goes_on_after_a_sweep() -> None:
     joined = Joined(hello=Hello(initial_window=KIB))
     held_up, reader = joined.streams()
     waiting = joined.streams()[0]
-    joined.listener.send_data(held_up, bytes(2 * KIB))
+    joined.listener.streams.send_data(held_up, bytes(2 * KIB))
     joined.flow()
-    joined.listener.send_data(waiting, b"x")
+    joined.listener.streams.send_data(waiting, b"x")
     held_up.context.share.flows.sweep()
     assert held_up.context.share.flows.turn() is waiting
-    joined.dialer.take(reader, KIB, joined.now)
+    joined.dialer.streams.take(reader, KIB, joined.now)
     joined.flow()
     assert reader.incoming.size == KIB
-    assert joined.listener.stream_count == 2
+    assert joined.listener.table.count == 2
 
 
 # --- Sequence numbers ---
@@ -867,14 +868,14 @@ def test_a_full_ledger_stops_data_but_not_control_and_an_acknowledgement_lets_it
     joined = Joined(hello=Hello(initial_window=4 * MIB))
     streams = [joined.streams() for _ in range(3)]
     for opened, _ in streams:
-        joined.listener.send_data(opened, bytes(4 * MIB))
+        joined.listener.streams.send_data(opened, bytes(4 * MIB))
     sent = 0
     while message := joined.send(joined.listener):
         sent += len(message)
     assert LEDGER_BYTES_MAX <= sent < LEDGER_BYTES_MAX + 64 * KIB
-    assert joined.listener.unacknowledged_bytes >= LEDGER_BYTES_MAX
+    assert joined.listener.sent.unacknowledged_bytes >= LEDGER_BYTES_MAX
     assert not joined.listener.wants_to_send
-    joined.listener.reset(streams[0][0], StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.listener.streams.reset(streams[0][0], StreamCode.CANCEL, Processed.MAYBE, "")
     assert types_in(joined.send(joined.listener)) == [FrameType.RESET]
     joined.flow()
     assert sum(accepted.incoming.size for _, accepted in streams[1:]) == 8 * MIB
@@ -884,38 +885,38 @@ def test_a_peer_that_never_acknowledges_is_given_up_only_when_the_reserve_is_use
     joined = Joined()
     joined.listener.sent.limit_bytes = 0
     said = 0
-    while joined.listener.phase is not Phase.CLOSED:
+    while joined.listener.status.phase is not Phase.CLOSED:
         context = joined.listener.add_context(1, b"x" * 8000)
         said += len(joined.listener.data_to_send(64 * KIB, joined.now))
-        if joined.listener.phase is not Phase.CLOSED:
-            joined.listener.retire_context(context.index)
+        if joined.listener.status.phase is not Phase.CLOSED:
+            joined.listener.contexts.retire(context.index)
         assert said < 2 * MIB
     assert said > MIB
-    assert joined.listener.failure is not None
-    assert joined.listener.failure.close_code == CloseCode.LIMITS
+    assert joined.listener.status.failure is not None
+    assert joined.listener.status.failure.close_code == CloseCode.LIMITS
 
 
 def test_an_acknowledgement_is_sent_by_itself_after_a_second_and_rides_on_a_ping() -> None:
     joined = Joined()
-    joined.listener.tick(joined.now)
-    joined.dialer.tick(joined.now)
+    joined.listener.deadlines.tick(joined.now)
+    joined.dialer.deadlines.tick(joined.now)
     joined.flow()
     joined.open()
     joined.flow()
-    assert joined.listener.unacknowledged_bytes > 0
-    assert joined.dialer.next_deadline() == pytest.approx(joined.now + 1)
+    assert joined.listener.sent.unacknowledged_bytes > 0
+    assert joined.dialer.deadlines.next() == pytest.approx(joined.now + 1)
     joined.now += 1
-    joined.dialer.tick(joined.now)
+    joined.dialer.deadlines.tick(joined.now)
     # While it waits for the transport it is no reason to be called again.
-    assert joined.dialer.next_deadline() > joined.now + 1
+    assert joined.dialer.deadlines.next() > joined.now + 1
     assert types_in(joined.send(joined.dialer)) == [FrameType.ACK]
     joined.flow()
-    assert joined.listener.unacknowledged_bytes == 0
+    assert joined.listener.sent.unacknowledged_bytes == 0
     joined.open()
     joined.flow()
-    joined.listener.ping(joined.now)
+    joined.listener.deadlines.ping(joined.now)
     joined.flow()
-    assert joined.listener.unacknowledged_bytes == 0
+    assert joined.listener.sent.unacknowledged_bytes == 0
 
 
 def test_an_acknowledgement_goes_along_with_what_is_sent_but_not_with_everything() -> None:
@@ -933,12 +934,12 @@ def test_an_acknowledgement_goes_along_with_what_is_sent_but_not_with_everything
         opened = joined.open(eof=True)
         joined.send(joined.listener)
         joined.deliver(joined.dialer)
-        accepted = joined.dialer.streams[opened.id]
-        joined.dialer.send_head(accepted, b"200", eof=True)
+        accepted = joined.dialer.table.by_id[opened.id]
+        joined.dialer.streams.send_head(accepted, b"200", eof=True)
         kinds = types_in(joined.send(joined.dialer))
         assert kinds == [*([FrameType.ACK] if along else []), FrameType.HEAD]
         joined.deliver(joined.listener)
-        assert (joined.listener.unacknowledged_bytes == 0) == along
+        assert (joined.listener.sent.unacknowledged_bytes == 0) == along
     # With nothing to acknowledge there is none to go along.
     joined.now += 1
     joined.dialer.add_context(1, b"x")
@@ -949,13 +950,13 @@ def test_an_acknowledgement_does_not_go_along_with_nothing() -> None:
     joined = Joined(hello=Hello(initial_window=4 * MIB))
     streams = [joined.streams() for _ in range(3)]
     for opened, _ in streams:
-        joined.listener.send_data(opened, bytes(4 * MIB))
+        joined.listener.streams.send_data(opened, bytes(4 * MIB))
     while joined.send(joined.listener):
         pass
-    joined.dialer.send_head(streams[0][1], b"200", eof=False)
+    joined.dialer.streams.send_head(streams[0][1], b"200", eof=False)
     joined.send(joined.dialer)
     joined.deliver(joined.listener)
-    # It would do so now, but the ledger is full, and nobody is woken to send it.
+    # It would do so now, but the ledger is full, and no writer is woken to send it.
     joined.now += 0.5
     assert joined.listener.has_unsent
     assert not joined.listener.wants_to_send
@@ -983,12 +984,12 @@ def test_a_session_that_is_over_has_nothing_to_send_behind_its_goaway() -> None:
 def test_control_goes_before_what_waits() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, bytes(64 * KIB))
-    joined.dialer.send_data(accepted, bytes(40 * KIB))
+    joined.listener.streams.send_data(opened, bytes(64 * KIB))
+    joined.dialer.streams.send_data(accepted, bytes(40 * KIB))
     joined.send(joined.dialer)
     joined.deliver(joined.listener)
-    joined.listener.take(opened, 40 * KIB, joined.now)
-    joined.listener.ping(joined.now)
+    joined.listener.streams.take(opened, 40 * KIB, joined.now)
+    joined.listener.deadlines.ping(joined.now)
     joined.listener.add_context(2, b"x")
     joined.listener.go_away(CloseCode.DRAINING, 0, 0, "")
     message = joined.send(joined.listener, 16 * KIB)
@@ -1005,14 +1006,14 @@ def test_control_goes_before_what_waits() -> None:
 def test_an_owner_that_waits_for_room_hears_of_it_when_64_kib_are_left() -> None:
     joined = Joined(hello=Hello(initial_window=MIB))
     opened, _ = joined.streams()
-    joined.listener.send_data(opened, bytes(100 * KIB))
+    joined.listener.streams.send_data(opened, bytes(100 * KIB))
     opened.drain_wanted = True
     told = []
     opened.send_credit = 0
     for credit in (36 * KIB - 1, 1, 1, 10 * KIB):
-        joined.listener.receive_message(frames.window(opened.id, credit), joined.now)
+        joined.listener.receive(frames.window(opened.id, credit), joined.now)
         joined.send(joined.listener)
-        told.append(joined.at_listener.count(events.SendQueueDrained(opened)))
+        told.append(joined.at_listener.count(recorded.SendQueueDrained(opened)))
     assert told == [0, 1, 1, 1]
 
 
@@ -1021,10 +1022,10 @@ def test_a_keystroke_goes_before_bulk_and_data_frames_stay_within_the_message() 
     bulk = [joined.streams()[0] for _ in range(5)]
     quiet, _ = joined.streams()
     for stream in bulk:
-        joined.listener.send_data(stream, bytes(MIB))
+        joined.listener.streams.send_data(stream, bytes(MIB))
     for _ in range(10):
         assert len(joined.send(joined.listener, 16 * KIB)) <= 16 * KIB + 256
-    joined.listener.send_data(quiet, b"k")
+    joined.listener.streams.send_data(quiet, b"k")
     sent = frames_of(joined.send(joined.listener, 64 * KIB))
     assert quiet.id in [stream_id for _, _, stream_id, _ in sent[:2]]
 
@@ -1034,13 +1035,13 @@ def test_a_stream_that_was_held_up_by_credit_does_not_pass_those_that_queue() ->
     held_up, _ = joined.streams()
     bulk, _ = joined.streams()
     bulk.send_credit = 4 * MIB
-    joined.listener.send_data(held_up, bytes(65 * KIB))
-    joined.listener.send_data(bulk, bytes(4 * MIB))
+    joined.listener.streams.send_data(held_up, bytes(65 * KIB))
+    joined.listener.streams.send_data(bulk, bytes(4 * MIB))
     while held_up.send_credit:
         joined.send(joined.listener)
     for _ in range(2):
         joined.send(joined.listener, 16 * KIB)
-    joined.listener.receive_message(frames.window(held_up.id, 10 * KIB), joined.now)
+    joined.listener.receive(frames.window(held_up.id, 10 * KIB), joined.now)
     sent = [
         stream_id for kind, _, stream_id, _ in frames_of(joined.send(joined.listener)) if kind == frames.DATA
     ]
@@ -1054,11 +1055,11 @@ def test_what_is_small_does_not_wait_for_bulk_that_is_behind_it(small: int) -> N
     other, _ = joined.streams()
     quiet = [joined.streams()[0] for _ in range(3)]
     for stream in (bulk, other):
-        joined.listener.send_data(stream, bytes(MIB))
+        joined.listener.streams.send_data(stream, bytes(MIB))
 
     def next_message(*asked: StreamState) -> set[int]:
         for stream in asked:
-            joined.listener.send_data(stream, bytes(small))
+            joined.listener.streams.send_data(stream, bytes(small))
         message = joined.send(joined.listener, 256 * KIB)
         joined.deliver(joined.dialer)
         joined.send(joined.dialer)
@@ -1081,7 +1082,7 @@ def test_what_ends_a_message_early_is_neither_bulk_alone_nor_what_has_a_quantum(
     joined = Joined(hello=Hello(initial_window=4 * MIB))
     streams = [joined.streams()[0] for _ in range(4)]
     for stream, quanta in zip(streams, (1, 3, 1, 3), strict=True):
-        joined.listener.send_data(stream, bytes(quanta * 16 * KIB))
+        joined.listener.streams.send_data(stream, bytes(quanta * 16 * KIB))
     sent = frames_of(joined.send(joined.listener, 256 * KIB))
     assert [stream_id for _, _, stream_id, _ in sent] == [stream.id for stream in streams]
 
@@ -1093,7 +1094,7 @@ def test_groups_share_the_link_whatever_the_number_of_their_streams() -> None:
     single = joined.open(context=other)
     joined.flow()
     for stream in (*many, single):
-        joined.listener.send_data(stream, bytes(2 * MIB))
+        joined.listener.streams.send_data(stream, bytes(2 * MIB))
     for _ in range(32):
         joined.send(joined.listener, 64 * KIB)
     assert single.bytes_sent == pytest.approx(MIB, rel=0.05)
@@ -1104,7 +1105,7 @@ def test_a_turn_is_a_quarter_of_the_message_and_each_has_the_same_share() -> Non
     joined = Joined(hello=Hello(initial_window=4 * MIB))
     bulk = [joined.streams()[0] for _ in range(5)]
     for stream in bulk:
-        joined.listener.send_data(stream, bytes(4 * MIB))
+        joined.listener.streams.send_data(stream, bytes(4 * MIB))
     for message_kib, turn_kib in ((16, 16), (64, 16), (128, 32), (256, 64)):
         limit = message_kib * KIB + 256
         before = [stream.bytes_sent for stream in bulk]
@@ -1123,7 +1124,7 @@ def test_a_turn_is_a_quarter_of_the_message_and_each_has_the_same_share() -> Non
 def test_a_stream_that_fills_its_message_to_the_last_byte_leaves_nothing_to_ask_for() -> None:
     joined = Joined()
     opened, _ = joined.streams()
-    joined.listener.send_data(opened, bytes(4 * KIB))
+    joined.listener.streams.send_data(opened, bytes(4 * KIB))
     limit = HEADER_BYTES + 4 * KIB
     assert len(joined.listener.data_to_send(limit, joined.now)) == limit
     assert not joined.listener.has_unsent
@@ -1132,17 +1133,17 @@ def test_a_stream_that_fills_its_message_to_the_last_byte_leaves_nothing_to_ask_
 # --- Memory ---
 
 
-def test_what_nobody_keeps_of_a_message_is_not_charged_when_it_is_taken_apart() -> None:
+def test_bytes_of_a_message_that_are_not_kept_are_not_charged() -> None:
     joined = Joined()
     _, accepted = joined.streams()
     memory = joined.dialer.memory
     before = memory.used_bytes
     unknown = frames.header(0x0F, 0, 0, KIB) + bytes(KIB)
     kept = frames.header(FrameType.DATA, 0, accepted.id, 5) + b"bytes"
-    joined.dialer.receive_message(unknown + kept, joined.now)
+    joined.dialer.receive(unknown + kept, joined.now)
     assert memory.used_bytes == before + len(b"bytes")
     with pytest.raises(RemoteProtocolError):
-        joined.dialer.receive_message(kept + frames.header(0x0F, frames.CRITICAL, 0, 0), joined.now)
+        joined.dialer.receive(kept + frames.header(0x0F, frames.CRITICAL, 0, 0), joined.now)
     assert memory.used_bytes == before + 2 * len(b"bytes")
 
 
@@ -1152,16 +1153,16 @@ def test_what_is_left_of_a_message_is_taken_apart_like_the_next_one() -> None:
     connection, count = joined.dialer, joined.dialer.received.count
     before = connection.memory.used_bytes
     message = b"".join(frames.header(FrameType.DATA, 0, accepted.id, 1) + b"%d" % n for n in range(5))
-    connection.receive_message(message, joined.now, 2)
+    connection.receive(message, joined.now, 2)
     for held in (2, 4):
         # Between two calls nothing is charged but what is kept, and the peer may be told of just that.
         assert connection.memory.used_bytes == before + held
         assert connection.received.count == count + held
-        assert len(connection.unread) == len(message) - 13 * held
-        assert connection.frames_taken == 2
-        connection.receive_message(connection.unread, joined.now, 2)
-    assert connection.unread == b""
-    assert connection.take(accepted, 10, joined.now) == b"01234"
+        assert len(connection.feed.unread) == len(message) - 13 * held
+        assert connection.feed.frames_taken == 2
+        connection.receive(connection.feed.unread, joined.now, 2)
+    assert connection.feed.unread == b""
+    assert connection.streams.take(accepted, 10, joined.now) == b"01234"
 
 
 @pytest.mark.parametrize("in_parts", [False, True])
@@ -1172,24 +1173,24 @@ def test_a_long_head_that_becomes_whole_is_not_one_of_many_at_once(in_parts: boo
     part = size - in_parts
     said = [frames.head_prefix(stream.id, size, part, 0) + bytes(part) for stream in streams]
     if in_parts:
-        connection.receive_message(b"".join(said), joined.now)
+        connection.receive(b"".join(said), joined.now)
         said = [frames.header(FrameType.DATA, 0, stream.id, 1) + b"x" for stream in streams]
-    connection.receive_message(b"".join(said), joined.now, 2)
-    assert connection.frames_taken == 1 + 100
-    assert connection.unread == said[1]
+    connection.receive(b"".join(said), joined.now, 2)
+    assert connection.feed.frames_taken == 1 + 100
+    assert connection.feed.unread == said[1]
 
 
 def test_no_more_is_left_of_a_message_once_the_session_is_over() -> None:
     joined = Joined()
     unknown = frames.header(0x7F, 0, 0, 0)
-    joined.dialer.receive_message(unknown * 3, joined.now, 2)
+    joined.dialer.receive(unknown * 3, joined.now, 2)
     with pytest.raises(RemoteProtocolError, match="critical"):
-        joined.dialer.receive_message(frames.header(0x7F, frames.CRITICAL, 0, 0) * 3, joined.now, 2)
-    assert joined.dialer.unread == b""
-    joined.listener.receive_message(unknown * 3, joined.now, 2)
+        joined.dialer.receive(frames.header(0x7F, frames.CRITICAL, 0, 0) * 3, joined.now, 2)
+    assert joined.dialer.feed.unread == b""
+    joined.listener.receive(unknown * 3, joined.now, 2)
     joined.listener.close(StreamCode.CANCEL, "")
-    assert joined.listener.receive_message(joined.listener.unread, joined.now, 2) == []
-    assert joined.listener.unread == b""
+    assert joined.listener.receive(joined.listener.feed.unread, joined.now, 2) == []
+    assert joined.listener.feed.unread == b""
 
 
 def test_who_has_many_streams_is_refused_another_when_memory_is_short_and_others_are_not() -> None:
@@ -1197,7 +1198,7 @@ def test_who_has_many_streams_is_refused_another_when_memory_is_short_and_others
     joined = Joined(dialer_memory=memory)
     held = [joined.streams() for _ in range(MODEST_USERS_MAX)]
     for opened, _ in held[:3]:
-        joined.listener.send_data(opened, bytes(64 * KIB))
+        joined.listener.streams.send_data(opened, bytes(64 * KIB))
     joined.flow()
     assert memory.used_bytes > 192 * KIB
     joined.open()
@@ -1207,7 +1208,7 @@ def test_who_has_many_streams_is_refused_another_when_memory_is_short_and_others
     ]
     joined.at_listener.clear()
     modest = joined.open(context=joined.listener.add_context(2, b"another agent").index)
-    joined.listener.send_data(modest, bytes(64 * KIB))
+    joined.listener.streams.send_data(modest, bytes(64 * KIB))
     joined.flow()
     # What it brought was more than there was room for, and one of those that hold the most has gone for it.
     assert [event.stream for event in broken(joined.at_listener)] == [held[0][0]]
@@ -1219,7 +1220,7 @@ def test_a_window_grows_stays_or_shrinks_by_what_memory_is_left(used_mib: int, s
     opened, accepted = joined.streams()
     for size, used in ((64 * KIB, 0), (128 * KIB, used_mib * MIB)):
         assert accepted.window.size == size
-        joined.listener.send_data(opened, bytes(size))
+        joined.listener.streams.send_data(opened, bytes(size))
         joined.flow()
         joined.dialer.memory.charge(used)
         assert len(take_all(joined, joined.dialer, accepted)) == size
@@ -1232,19 +1233,19 @@ def test_a_stream_that_moves_is_not_the_first_to_go(moves: str) -> None:
     pairs = [joined.streams() for _ in range(2)]
     for opened, _ in pairs:
         joined.now += 1
-        joined.listener.send_data(opened, bytes(10 * KIB))
+        joined.listener.streams.send_data(opened, bytes(10 * KIB))
         joined.flow()
     joined.now += 1
     (opened, moving), (_, stuck) = pairs
     match moves:
         case "receives":
-            joined.listener.send_data(opened, b"x")
+            joined.listener.streams.send_data(opened, b"x")
         case "takes":
-            joined.dialer.take(moving, 10, joined.now)
+            joined.dialer.streams.take(moving, 10, joined.now)
         case "sends":
-            joined.dialer.send_data(moving, b"x")
+            joined.dialer.streams.send_data(moving, b"x")
     joined.flow()
-    (evict,) = victims([joined.dialer], 1)
+    (evict,) = victims([joined.dialer.holdings], 1)
     evict()
     assert [event.stream for event in broken(joined.dialer.take_events())] == [stuck]
 
@@ -1253,8 +1254,8 @@ def test_what_is_evicted_before_it_was_sent_was_surely_not_processed() -> None:
     joined = Joined()
     sent, _ = joined.streams()
     unsent = joined.open()
-    joined.listener.evict(unsent)
-    joined.listener.evict(sent)
+    joined.listener.holdings.evict(unsent)
+    joined.listener.holdings.evict(sent)
     assert [(event.stream, event.processed) for event in broken(joined.listener.take_events())] == [
         (unsent, Processed.NO),
         (sent, Processed.MAYBE),
@@ -1266,22 +1267,20 @@ def test_what_is_evicted_before_it_was_sent_was_surely_not_processed() -> None:
 def test_at_the_limit_the_largest_holder_goes_and_everything_is_given_back() -> None:
     memory = Memory(256 * KIB)
     joined = Joined(dialer_memory=memory)
-    evicted = []
-    joined.dialer.on_eviction = lambda: evicted.append(True)
     *held, last = [joined.streams() for _ in range(5)]
     # The longest unmoved is not the oldest.
     held.insert(0, last)
     for opened, _ in held:
         joined.now += 1
-        joined.listener.send_data(opened, bytes(52 * KIB))
+        joined.listener.streams.send_data(opened, bytes(52 * KIB))
         joined.flow()
-    assert evicted
+    assert joined.dialer.recorder.evictions
     lost = broken(joined.at_dialer)
     assert [(event.stream, event.code) for event in lost] == [(held[0][1], StreamCode.OVERLOADED)]
     assert [event.code for event in broken(joined.at_listener)] == [StreamCode.OVERLOADED]
     for connection, side in ((joined.listener, 0), (joined.dialer, 1)):
         for pair in held[1:]:
-            connection.reset(pair[side], StreamCode.CANCEL, Processed.MAYBE, "")
+            connection.streams.reset(pair[side], StreamCode.CANCEL, Processed.MAYBE, "")
     joined.flow()
     assert memory.used_bytes == len(b"token")
 
@@ -1289,35 +1288,35 @@ def test_at_the_limit_the_largest_holder_goes_and_everything_is_given_back() -> 
 def test_bytes_left_by_a_stream_that_ended_count_until_they_are_taken() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, b"left over")
-    joined.dialer.send_eof(accepted)
-    joined.listener.send_eof(opened)
+    joined.dialer.streams.send_data(accepted, b"left over")
+    joined.dialer.streams.send_eof(accepted)
+    joined.listener.streams.send_eof(opened)
     joined.flow()
-    assert joined.listener.stream_count == 0
+    assert joined.listener.table.count == 0
     assert joined.listener.memory.used_bytes == len(b"token") + len(b"head") + len(b"left over")
-    assert list(joined.listener.holders()) == [opened]
-    assert joined.listener.take(opened, 100, joined.now) == b"left over"
+    assert list(joined.listener.holdings.holders()) == [opened]
+    assert joined.listener.streams.take(opened, 100, joined.now) == b"left over"
     assert joined.listener.memory.used_bytes == len(b"token")
-    assert list(joined.listener.holders()) == []
+    assert list(joined.listener.holdings.holders()) == []
 
 
 def test_a_stream_that_ended_can_be_evicted_while_it_holds_bytes() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, b"left over")
-    joined.dialer.send_eof(accepted)
-    joined.listener.send_eof(opened)
+    joined.dialer.streams.send_data(accepted, b"left over")
+    joined.dialer.streams.send_eof(accepted)
+    joined.listener.streams.send_eof(opened)
     joined.flow()
-    joined.listener.evict(opened)
+    joined.listener.holdings.evict(opened)
     assert [event.code for event in broken(joined.listener.take_events())] == [StreamCode.OVERLOADED]
     assert joined.listener.memory.used_bytes == len(b"token")
 
 
-def test_what_nobody_takes_of_a_lost_session_can_still_be_evicted() -> None:
+def test_bytes_of_a_lost_session_that_are_never_taken_can_still_be_evicted() -> None:
     account = Memory(50 * KIB)
     joined = Joined(listener_memory=account)
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, bytes(40 * KIB))
+    joined.dialer.streams.send_data(accepted, bytes(40 * KIB))
     joined.flow()
     joined.listener.close(StreamCode.DETACH_EXPIRED, "tunnel lost")
     joined.listener.take_events()
@@ -1342,7 +1341,7 @@ def test_who_reads_nothing_is_owed_the_answers_to_its_last_pings_only() -> None:
     joined.flow()
     for number in range(1000):
         joined.now += 0.11
-        joined.listener.receive_message(frames.ping(number, 0, 0, answer=False), joined.now)
+        joined.listener.receive(frames.ping(number, 0, 0, answer=False), joined.now)
     message = joined.listener.data_to_send(64 * KIB, joined.now)
     pongs = [payload for kind, flags, _, payload in frames_of(message) if flags & frames.ACK_FLAG]
     assert [frames.decode_ping(payload)[0] for payload in pongs] == list(range(984, 1000))
@@ -1350,9 +1349,9 @@ def test_who_reads_nothing_is_owed_the_answers_to_its_last_pings_only() -> None:
 
 def test_the_round_trip_is_measured_by_pings_which_tell_the_clock_of_their_sender() -> None:
     joined = Joined()
-    joined.dialer.wall_offset_s = 1000.0
-    joined.listener.wall_offset_s = 1007.5
-    joined.dialer.ping(joined.now)
+    joined.dialer.status.wall_offset_s = 1000.0
+    joined.listener.status.wall_offset_s = 1007.5
+    joined.dialer.deadlines.ping(joined.now)
     joined.send(joined.dialer)
     joined.now += 0.02
     joined.deliver(joined.listener)
@@ -1360,8 +1359,8 @@ def test_the_round_trip_is_measured_by_pings_which_tell_the_clock_of_their_sende
     answers = [payload for kind, _, _, payload in frames_of(message) if kind == frames.PING]
     assert [frames.decode_ping(answer)[2] for answer in answers] == [round((joined.now + 1007.5) * 1000)]
     joined.now += 0.02
-    joined.dialer.receive_message(message, joined.now)
-    assert joined.dialer.rtt_s == pytest.approx(0.04)
+    joined.dialer.receive(message, joined.now)
+    assert joined.dialer.round_trips.least_s == pytest.approx(0.04)
 
 
 @pytest.mark.parametrize("beside", ["nothing", "data", "an answer"])
@@ -1370,33 +1369,33 @@ def test_a_ping_that_shares_its_message_measures_the_queue_as_well(beside: str) 
     opened, _ = joined.streams()
     for took_s in (0.1, 0.05):
         joined.now += 1
-        joined.listener.ping(joined.now)
+        joined.listener.deadlines.ping(joined.now)
         if took_s < 0.1:
             if beside == "data":
-                joined.listener.send_data(opened, b"x")
+                joined.listener.streams.send_data(opened, b"x")
             elif beside == "an answer":
-                joined.listener.receive_message(frames.ping(1, 0, 0, answer=False), joined.now)
+                joined.listener.receive(frames.ping(1, 0, 0, answer=False), joined.now)
         joined.send(joined.listener)
         joined.now += took_s
         joined.flow()
-    assert joined.listener.rtt_s == pytest.approx(0.05 if beside == "nothing" else 0.1)
+    assert joined.listener.round_trips.least_s == pytest.approx(0.05 if beside == "nothing" else 0.1)
 
 
-def test_a_ping_of_the_peers_is_no_answer_and_an_answer_that_nobody_waits_for_is_nothing() -> None:
+def test_a_ping_of_the_peers_is_no_answer_and_an_unexpected_answer_is_ignored() -> None:
     joined = Joined()
-    joined.dialer.ping(joined.now)
+    joined.dialer.deadlines.ping(joined.now)
     joined.send(joined.dialer)
     for answer, number in ((False, 1), (True, 99)):
         message = frames.ping(number, 0, 12345, answer=answer)
-        assert joined.dialer.receive_message(message, joined.now) == []
-        assert joined.dialer.rtt_s is None
+        assert joined.dialer.receive(message, joined.now) == []
+        assert joined.dialer.round_trips.least_s is None
 
 
 def test_a_flood_of_pings_is_beyond_the_limits() -> None:
     joined = Joined()
     flood = b"".join(frames.ping(n, 0, 0, answer=False) for n in range(11))
     with pytest.raises(RemoteProtocolError, match="more than 10 PINGs a second") as caught:
-        joined.listener.receive_message(flood, joined.now)
+        joined.listener.receive(flood, joined.now)
     assert caught.value.close_code == CloseCode.LIMITS
 
 
@@ -1405,13 +1404,13 @@ def test_pings_do_not_gather_on_a_link_that_takes_nothing_but_brings_something()
     joined.streams()
     for _ in range(20):
         joined.now += 6.0
-        joined.dialer.receive_message(b"", joined.now)
-        joined.dialer.tick(joined.now)
+        joined.dialer.receive(b"", joined.now)
+        joined.dialer.deadlines.tick(joined.now)
         assert joined.dialer.liveness.dead_at == joined.now + 10.0
     # The listener would end the session over more than ten of them.
     assert types_in(joined.send(joined.dialer)) == [FrameType.PING]
     joined.flow()
-    assert joined.listener.failure is None
+    assert joined.listener.status.failure is None
 
 
 # --- The end of the session ---
@@ -1427,16 +1426,16 @@ def test_after_goaway_new_streams_are_refused_and_old_ones_go_on() -> None:
     assert [(event.stream, event.code, event.processed) for event in broken(joined.at_listener)] == [
         (crossing, StreamCode.REFUSED, Processed.NO)
     ]
-    assert events.GoAwayReceived(opened.id, 4503, 60_000, 1000, "restart") in joined.at_listener
+    assert GoAway(opened.id, 4503, 60_000, 1000, "restart") in joined.at_listener
     # Also when it is said again: what was refused was not served.
     joined.dialer.go_away(CloseCode.NORMAL, 0, 1000, "over")
     joined.flow()
-    assert joined.at_listener[-1] == events.GoAwayReceived(opened.id, 1000, 0, 1000, "over")
+    assert joined.at_listener[-1] == GoAway(opened.id, 1000, 0, 1000, "over")
     with pytest.raises(LocalProtocolError):
         joined.open()
-    joined.listener.send_data(opened, b"goes on")
+    joined.listener.streams.send_data(opened, b"goes on")
     joined.flow()
-    assert joined.dialer.take(accepted, 100, joined.now) == b"goes on"
+    assert joined.dialer.streams.take(accepted, 100, joined.now) == b"goes on"
 
 
 def test_the_goaway_of_the_end_takes_no_request_for_patience_back() -> None:
@@ -1445,7 +1444,7 @@ def test_the_goaway_of_the_end_takes_no_request_for_patience_back() -> None:
     joined.flow()
     joined.listener.go_away(CloseCode.NORMAL, 0, 0, "closed here")
     joined.flow()
-    assert joined.at_dialer[-1] == events.GoAwayReceived(0, 1000, 0, 90_000, "closed here")
+    assert joined.at_dialer[-1] == GoAway(0, 1000, 0, 90_000, "closed here")
 
 
 def test_opens_that_were_not_sent_when_goaway_came_are_refused_here() -> None:
@@ -1463,7 +1462,7 @@ def test_opens_that_were_not_sent_when_goaway_came_are_refused_here() -> None:
 def test_a_lost_transport_breaks_every_stream_and_gives_every_byte_back() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, b"arrived")
+    joined.dialer.streams.send_data(accepted, b"arrived")
     joined.flow()
     never_sent = joined.open()
     joined.listener.close(StreamCode.DETACH_EXPIRED, "tunnel lost")
@@ -1472,10 +1471,10 @@ def test_a_lost_transport_breaks_every_stream_and_gives_every_byte_back() -> Non
     assert lost[never_sent].processed is Processed.NO
     # What had arrived is still there.
     assert joined.listener.memory._evictors
-    assert joined.listener.take(opened, 100, joined.now) == b"arrived"
+    assert joined.listener.streams.take(opened, 100, joined.now) == b"arrived"
     assert joined.listener.memory.used_bytes == 0
     assert not joined.listener.memory._evictors
-    assert joined.listener.next_deadline() == math.inf
+    assert joined.listener.deadlines.next() == math.inf
     with pytest.raises(LocalProtocolError, match="the session is closed"):
         joined.open()
 
@@ -1483,32 +1482,32 @@ def test_a_lost_transport_breaks_every_stream_and_gives_every_byte_back() -> Non
 # --- Any bytes ---
 
 
-def session_with_streams(role: Role) -> tuple[Joined, Connection]:
+def session_with_streams(role: Role) -> tuple[Joined, Recorded]:
     joined = Joined()
     joined.streams()
     opened, _ = joined.streams()
-    joined.listener.send_eof(opened)
+    joined.listener.streams.send_eof(opened)
     joined.open(bytes(100))
     joined.flow()
     return joined, joined.listener if role is Role.LISTENER else joined.dialer
 
 
-def survive(joined: Joined, connection: Connection, messages: list[bytes]) -> None:
+def survive(joined: Joined, connection: Recorded, messages: list[bytes]) -> None:
     """Feed anything: RemoteProtocolError may come of it, and nothing else; the counters stay right."""
     try:
         for message in messages:
             joined.now += 0.01
-            connection.receive_message(message, joined.now)
+            connection.receive(message, joined.now)
             for _ in range(3):
                 connection.data_to_send(16 * KIB, joined.now)
     except RemoteProtocolError:
-        assert connection.phase is Phase.CLOSED
+        assert connection.status.phase is Phase.CLOSED
     connection.close(StreamCode.DETACH_EXPIRED, "")
     for event in broken(connection.take_events()):
-        connection.discard_received(event.stream)
-    for holder in list(connection.holders()):
+        connection.streams.discard_received(event.stream)
+    for holder in list(connection.holdings.holders()):
         assert isinstance(holder, StreamState)
-        connection.discard_received(holder)
+        connection.streams.discard_received(holder)
     assert connection.memory.used_bytes == 0
 
 
@@ -1529,10 +1528,10 @@ some_frames = st.builds(
 @given(st.sampled_from(Role), st.lists(st.binary(max_size=200), max_size=5))
 def test_only_remote_protocol_error_escapes_from_arbitrary_bytes(role: Role, messages: list[bytes]) -> None:
     survive(*session_with_streams(role), messages)
-    greeted = Connection(role, now=0.0)
+    greeted = Recorded(role, now=0.0)
     for message in messages:
         try:
-            greeted.receive_message(message, 0.0)
+            greeted.receive(message, 0.0)
         except RemoteProtocolError:
             break
 
@@ -1548,10 +1547,10 @@ def test_only_remote_protocol_error_escapes_from_well_formed_frames(
 def test_only_remote_protocol_error_escapes_from_a_real_dialogue_with_mutations(data: st.DataObject) -> None:
     joined, victim = session_with_streams(data.draw(st.sampled_from(Role)))
     peer = joined.peer_of(victim)
-    for stream in list(peer.streams.values()):
+    for stream in list(peer.table.by_id.values()):
         if not stream.sending.at_rest:
-            peer.send_data(stream, data.draw(st.binary(max_size=50)))
-    peer.ping(joined.now)
+            peer.streams.send_data(stream, data.draw(st.binary(max_size=50)))
+    peer.deadlines.ping(joined.now)
     message = bytearray(peer.data_to_send(64 * KIB, joined.now))
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(message) - 1))

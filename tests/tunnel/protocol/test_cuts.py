@@ -1,4 +1,4 @@
-"""The two sides of `test_two_sides`, over links that are cut at any byte and made anew.
+"""The two sides of `test_two_sides`, over links that are cut at any byte and made again.
 
 The model stays what it is: it knows nothing of links, and demands every byte once, in order, whatever has
 become of them. Links are lost in the middle of a message, on its way and while it is taken apart, in the
@@ -13,11 +13,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
+from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.cuttable import Cuttable
 from tests.tunnel.protocol.joined import Joined
+from tests.tunnel.protocol.recorded import Recorded
 from tests.tunnel.protocol.test_two_sides import PATTERN, TwoSides
-from tunnel.protocol import events
-from tunnel.protocol.connection import Connection, Phase
+from tunnel.protocol.connection import Phase
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.memory import Memory
@@ -42,8 +43,8 @@ class Cuts(TwoSides):
         joined.frames_max = 3
         for connection in (joined.listener, joined.dialer):
             # Who is away for too long is another test's business.
-            connection.resume_ttl_s = 1e9
-        self.opened_ids: set[tuple[Connection, int]] = set()
+            connection.status.resume_ttl_s = 1e9
+        self.opened_ids: set[tuple[Recorded, int]] = set()
         return joined
 
     # --- what the network does ---
@@ -110,14 +111,14 @@ class Cuts(TwoSides):
     @precondition(lambda self: hasattr(self, "sides"))
     @rule(cut=st.booleans(), arrives=st.integers(0, 100_000))
     def fill_both_ledgers(self, cut: bool, arrives: int) -> None:
-        # Both sides have room in their windows only for what somebody has opened.
+        # Both sides have room in their windows only for streams that were opened.
         for side in (0, 1):
             self.open(side, 0, 300, False)
         self.joined.flow()
         self.happen()
         for end in [end for end in self.ends if not (end.left or end.speaks.ended)][-6:]:
             end.speaks.said += PATTERN
-            end.connection.send_data(end.state, PATTERN)
+            end.connection.streams.send_data(end.state, PATTERN)
         for connection in self.sides:
             while self.joined.send(connection):
                 pass
@@ -125,12 +126,12 @@ class Cuts(TwoSides):
         if cut:
             self.lose(True, arrives, False)
 
-    def on_event(self, connection: Connection, event: events.Event) -> None:
+    def on_event(self, connection: Recorded, event: recorded.Event) -> None:
         match event:
-            case events.StreamOpened(state):
+            case recorded.StreamOpened(state):
                 assert (connection, state.id) not in self.opened_ids, "an OPEN was executed twice"
                 self.opened_ids.add((connection, state.id))
-            case events.StreamBroken(state) if event.code is StreamCode.REFUSED:
+            case recorded.StreamBroken(state) if event.code is StreamCode.REFUSED:
                 # It waited too long for a link.
                 assert event.processed is Processed.NO
                 assert state.id == 0
@@ -146,7 +147,7 @@ class Cuts(TwoSides):
         super().teardown()
         if hasattr(self, "sides"):
             for connection in self.sides:
-                assert connection.phase is Phase.OPEN
+                assert connection.status.phase is Phase.OPEN
                 assert connection.sent.charged_bytes == 0
                 assert not connection.sent.replaying
             assert self.joined.listener.received.count == self.joined.dialer.sent.next_number

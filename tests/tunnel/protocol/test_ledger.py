@@ -73,7 +73,7 @@ def test_acknowledgements_free_the_messages_that_they_cover(
     assert memory.used_bytes == ledger.unacknowledged_bytes == 0
 
 
-def test_of_messages_that_are_not_kept_little_is_kept_however_many_nobody_acknowledges() -> None:
+def test_unacknowledged_messages_that_are_not_kept_take_little_memory() -> None:
     ledger = SentLedger()
     for _ in range(100_000):
         send(ledger, 16)

@@ -131,7 +131,7 @@ def test_of_a_group_the_largest_holders_go_first_and_among_them_the_longest_unmo
     assert connection.evicted == ["large, stuck", "large, moves"]
 
 
-def test_whoever_moves_many_streams_loses_them_before_one_who_lets_a_large_one_stand() -> None:
+def test_a_group_that_moves_many_streams_loses_them_before_one_with_a_large_idle_stream() -> None:
     memory = Memory(1000)
     greedy = [FakeHolder(f"greedy{n}", 100, 50.0 + n, "greedy") for n in range(6)]
     connection = FakeConnection(memory, [FakeHolder("paused", 300, 0.0, "modest"), *greedy])

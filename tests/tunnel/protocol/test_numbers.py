@@ -11,9 +11,11 @@ import tunnel
 from proxy.process import config
 from tunnel import backoff, dial, dialer
 from tunnel.net import tcp
-from tunnel.protocol import congestion, core, drain, feed, frames, ledger, liveness, memory, schedule, window
+from tunnel.protocol import congestion, frames, ledger, liveness, memory, schedule, window
+from tunnel.protocol.connection import deadlines, drain, resumption, stream_feed
 from tunnel.protocol.control import CONTROL_RESETS_MAX, PINGS_ANSWERED_MAX, peer_resets_max
 from tunnel.protocol.errors import CloseCode, StreamCode
+from tunnel.protocol.session import contexts, table
 from tunnel.settings import GREETING_S, Settings
 from tunnel.stream import PIECE_BYTES_MOST, QUEUE_HIGH_BYTES
 
@@ -54,7 +56,7 @@ def test_limits() -> None:
         ("| greeting | 16 KiB, within 10 s |", (16 * kib, 10) == (frames.GREETING_BYTES_MAX, GREETING_S)),
         ("| reason | 200 bytes |", frames.REASON_BYTES_MAX == 200),
         ("`max_streams`: 16,384", frames.STREAMS_MAX == 16_384),
-        ("4,096 live, 8 KiB each", (4096, 8 * kib) == (core.CONTEXTS_MAX, frames.CONTEXT_BYTES_MAX)),
+        ("4,096 live, 8 KiB each", (4096, 8 * kib) == (contexts.CONTEXTS_MAX, frames.CONTEXT_BYTES_MAX)),
         ("window up to 4 MiB", 4 * mib == window.WINDOW_BYTES_MAX),
         (
             "8 MiB + 1 MiB for control",
@@ -78,8 +80,8 @@ PROSE = {
         ("1 byte to 4 MiB", window.WINDOW_BYTES_MAX == 4 * MIB),
     ],
     "Opening": [
-        ("The largest is 2^31 - 1", core.LAST_STREAM_ID == 2**31 - 1),
-        ("fewer than 2^16 left", feed.IDS_LEFT_AT_GOAWAY == 2**16),
+        ("The largest is 2^31 - 1", table.LAST_STREAM_ID == 2**31 - 1),
+        ("fewer than 2^16 left", stream_feed.IDS_LEFT_AT_GOAWAY == 2**16),
     ],
     "Credit": [
         ("above 2^31 - 1", window.CREDIT_MAX == 2**31 - 1),
@@ -140,7 +142,7 @@ PROSE = {
         ("a PING at once on a transport, every 30 s", liveness.PING_IDLE_S == config.PING_S == 30),
         (
             "(`tunnel.ping_s`, 5 s to 60 s)",
-            (config.PING_S_MIN, config.PING_S_MAX) == (liveness.PING_BUSY_S, core.RESUME_TTL_S),
+            (config.PING_S_MIN, config.PING_S_MAX) == (liveness.PING_BUSY_S, resumption.RESUME_TTL_S),
         ),
         ("every 5 s while a stream is open", liveness.PING_BUSY_S == 5),
         ("dead 10 s after", liveness.DEAD_AFTER_S == 10),
@@ -175,8 +177,8 @@ PROSE = {
         ),
     ],
     "Resumption": [
-        ("(60 s at most, even if it says more)", core.RESUME_TTL_S == 60),
-        ("until 2 s after the detach", core.OPEN_WAITS_S == 2),
+        ("(60 s at most, even if it says more)", resumption.RESUME_TTL_S == 60),
+        ("until 2 s after the detach", deadlines.OPEN_WAITS_S == 2),
         (
             "dials within 1 s after the loss, then 1 s to 2 s",
             (dialer.RESUME_FIRST_S, dialer.RESUME_PAUSE_S) == (1, 1),

@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.joined import Joined
-from tunnel.protocol import events
-from tunnel.protocol.connection import Connection
+from tunnel.protocol.connection.holdings import Holdings
 from tunnel.protocol.memory import Evictor, Holder, Memory
 from tunnel.protocol.streams import StreamState
 
@@ -26,7 +26,7 @@ KIB = 1024
 class Fair:
     """Stands between an account and its connections, and looks at each eviction."""
 
-    connections: list[Connection] = attrs.Factory(list)
+    connections: list[Holdings] = attrs.Factory(list)
 
     def holders(self) -> Iterable[Holder]:
         return [holder for connection in self.connections for holder in connection.holders()]
@@ -46,12 +46,12 @@ class Account(Memory):
     fair: Fair
 
     def join(self, evictor: Evictor) -> None:
-        assert isinstance(evictor, Connection)
+        assert isinstance(evictor, Holdings)
         self.fair.connections.append(evictor)
         super().join(self.fair)
 
     def leave(self, evictor: Evictor) -> None:
-        assert isinstance(evictor, Connection)
+        assert isinstance(evictor, Holdings)
         self.fair.connections.remove(evictor)
 
 
@@ -75,22 +75,28 @@ class Shares(RuleBasedStateMachine):
         joined = self.sessions[session]
         for _ in range(count):
             state = joined.open(context=self.contexts[session][group])
-            joined.listener.send_data(state, bytes(size * KIB))
+            joined.listener.streams.send_data(state, bytes(size * KIB))
             self.opened.append((joined, state))
         self.flow()
 
     @rule(which=st.integers(0, 50), size=st.integers(1, 64))
     def send(self, which: int, size: int) -> None:
-        self._use(self.opened, which, lambda joined, s: joined.listener.send_data(s, bytes(size * KIB)))
+        self._use(
+            self.opened, which, lambda joined, s: joined.listener.streams.send_data(s, bytes(size * KIB))
+        )
 
     @rule(which=st.integers(0, 50), size=st.integers(1, 64))
     def take(self, which: int, size: int) -> None:
-        self._use(self.accepted, which, lambda joined, s: joined.dialer.take(s, size * KIB, joined.now))
+        self._use(
+            self.accepted, which, lambda joined, s: joined.dialer.streams.take(s, size * KIB, joined.now)
+        )
 
     @rule(which=st.integers(0, 50), size=st.integers(1, 200))
     def answer(self, which: int, size: int) -> None:
         # Without credit, it stays in the queue of the side that is short.
-        self._use(self.accepted, which, lambda joined, s: joined.dialer.send_data(s, bytes(size * KIB)))
+        self._use(
+            self.accepted, which, lambda joined, s: joined.dialer.streams.send_data(s, bytes(size * KIB))
+        )
 
     def _use(
         self,
@@ -108,12 +114,12 @@ class Shares(RuleBasedStateMachine):
         for joined in self.sessions:
             joined.flow()
             for event in joined.at_dialer:
-                if isinstance(event, events.StreamOpened):
+                if isinstance(event, recorded.StreamOpened):
                     self.accepted.append((joined, event.stream))
             joined.at_dialer.clear()
             joined.at_listener.clear()
-        self.opened = [each for each in self.opened if not each[0].listener.is_over(each[1])]
-        self.accepted = [each for each in self.accepted if not each[0].dialer.is_over(each[1])]
+        self.opened = [each for each in self.opened if not each[0].listener.table.is_over(each[1])]
+        self.accepted = [each for each in self.accepted if not each[0].dialer.table.is_over(each[1])]
 
     @invariant()
     def there_is_room(self) -> None:

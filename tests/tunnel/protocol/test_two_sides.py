@@ -15,10 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.joined import Joined
 from tests.tunnel.protocol.onlooker import Watched
-from tunnel.protocol import events
-from tunnel.protocol.connection import Connection
+from tests.tunnel.protocol.recorded import Recorded
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.memory import Memory
@@ -38,7 +38,7 @@ class Direction:
     ended: bool = False
     """The speaker has said that this is all."""
     cut: bool = False
-    """Somebody reset the stream at once, so that a beginning may be all that is heard."""
+    """A side reset the stream at once, so that a beginning may be all that arrives."""
 
     def hear(self, data: bytes) -> None:
         start = len(self.heard)
@@ -50,7 +50,7 @@ class Direction:
 class End:
     """One side of one stream."""
 
-    connection: Connection
+    connection: Recorded
     state: StreamState
     speaks: Direction
     hears: Direction
@@ -60,7 +60,7 @@ class End:
     broken_in_line: bool = False
 
     def take(self, limit: int, now: float) -> bytes:
-        data = self.connection.take(self.state, limit, now)
+        data = self.connection.streams.take(self.state, limit, now)
         self.hears.hear(data)
         return data
 
@@ -87,15 +87,15 @@ class TwoSides(RuleBasedStateMachine):
             Welcome(session_id="s", initial_window=other_window),
         )
         self.sides = (self.joined.listener, self.joined.dialer)
-        self.contexts: dict[Connection, list[int]] = {
+        self.contexts: dict[Recorded, list[int]] = {
             self.joined.listener: [self.joined.context],
             self.joined.dialer: [],
         }
-        self.payloads: dict[tuple[Connection, int], bytes] = {
+        self.payloads: dict[tuple[Recorded, int], bytes] = {
             (self.joined.listener, self.joined.context): b"token"
         }
         self.ends: list[End] = []
-        self.opened: dict[Connection, deque[End]] = {side: deque() for side in self.sides}
+        self.opened: dict[Recorded, deque[End]] = {side: deque() for side in self.sides}
         """What each side opened and the other has not seen yet, in the order that the ids will have."""
 
     def join(self, hello: Hello, welcome: Welcome) -> Joined:
@@ -117,7 +117,7 @@ class TwoSides(RuleBasedStateMachine):
         connection = self.sides[side]
         live = self.contexts[connection]
         if live:
-            connection.retire_context(live.pop(which % len(live)))
+            connection.contexts.retire(live.pop(which % len(live)))
 
     @rule(side=st.integers(0, 1), which=st.integers(0, 9), size=st.integers(0, 40_000), eof=st.booleans())
     def open(self, side: int, which: int, size: int, eof: bool) -> None:
@@ -126,7 +126,7 @@ class TwoSides(RuleBasedStateMachine):
         if not live:
             return
         there, back = Direction(head=PATTERN[:size], ended=eof), Direction()
-        state = connection.open_stream(PATTERN[:size], live[which % len(live)], eof=eof, now=self.joined.now)
+        state = connection.open(PATTERN[:size], live[which % len(live)], eof=eof, now=self.joined.now)
         self.ends.append(End(connection, state, there, back))
 
     def pick(self, which: int) -> End | None:
@@ -140,7 +140,7 @@ class TwoSides(RuleBasedStateMachine):
             return
         end.answered = True
         end.speaks.head, end.speaks.ended = PATTERN[:size], eof
-        end.connection.send_head(end.state, PATTERN[:size], eof=eof)
+        end.connection.streams.send_head(end.state, PATTERN[:size], eof=eof)
 
     @rule(which=st.integers(0, 50), start=st.integers(0, 250), size=st.integers(0, 200_000))
     def speak(self, which: int, start: int, size: int) -> None:
@@ -148,14 +148,14 @@ class TwoSides(RuleBasedStateMachine):
         if end is not None and not end.speaks.ended:
             data = PATTERN[start : start + size]
             end.speaks.said += data
-            end.connection.send_data(end.state, data)
+            end.connection.streams.send_data(end.state, data)
 
     @rule(which=st.integers(0, 50))
     def end_it(self, which: int) -> None:
         end = self.pick(which)
         if end is not None and not end.speaks.ended:
             end.speaks.ended = True
-            end.connection.send_eof(end.state)
+            end.connection.streams.send_eof(end.state)
 
     @rule(which=st.integers(0, 50), limit=st.integers(1, 100_000))
     def listen(self, which: int, limit: int) -> None:
@@ -169,12 +169,12 @@ class TwoSides(RuleBasedStateMachine):
         end = self.pick(which)
         if end is None:
             return
-        over = end.connection.is_over(end.state)
+        over = end.connection.table.is_over(end.state)
         end.left = True
         end.hears.cut = True
         if not over and not in_line:
             end.speaks.cut = True
-        end.connection.reset(end.state, StreamCode.CANCEL, Processed.MAYBE, "", in_line=in_line)
+        end.connection.streams.reset(end.state, StreamCode.CANCEL, Processed.MAYBE, "", in_line=in_line)
 
     # --- what the network does ---
 
@@ -192,7 +192,7 @@ class TwoSides(RuleBasedStateMachine):
     def wait(self, step: float) -> None:
         self.joined.now += step
         for connection in self.sides:
-            connection.tick(self.joined.now)
+            connection.deadlines.tick(self.joined.now)
 
     @precondition(lambda self: self.ends)
     @rule()
@@ -206,19 +206,19 @@ class TwoSides(RuleBasedStateMachine):
             while happened:
                 self.on_event(connection, happened.pop(0))
 
-    def on_event(self, connection: Connection, event: events.Event) -> None:
+    def on_event(self, connection: Recorded, event: recorded.Event) -> None:
         match event:
-            case events.StreamOpened(state):
+            case recorded.StreamOpened(state):
                 peer = self.joined.peer_of(connection)
                 (opener,) = [end for end in self.ends if end.connection is peer and end.state.id == state.id]
                 assert state.head == opener.speaks.head
                 index = opener.state.context.index
                 assert state.context.payload == self.payloads[peer, index]
                 self.ends.append(End(connection, state, opener.hears, opener.speaks))
-            case events.HeadReceived(state):
+            case recorded.HeadReceived(state):
                 end = self.end_of(state)
                 assert state.answer_head == end.hears.head
-            case events.StreamBroken(state):
+            case recorded.StreamBroken(state):
                 end = self.end_of(state)
                 assert event.code is StreamCode.CANCEL, event
                 end.left = True
@@ -239,8 +239,9 @@ class TwoSides(RuleBasedStateMachine):
     @invariant()
     def memory_is_what_is_held(self) -> None:
         for connection in getattr(self, "sides", ()):
-            held = sum(holder.held_bytes for holder in connection.holders() if holder is not connection)
-            shared = [*connection.contexts.values(), *connection.peer_contexts.values()]
+            holdings = connection.holdings
+            held = sum(holder.held_bytes for holder in holdings.holders() if holder is not holdings)
+            shared = [*connection.contexts.own.values(), *connection.contexts.peers.values()]
             assert connection.memory.used_bytes == (
                 held + sum(len(context.payload) for context in shared) + connection.sent.charged_bytes
             )
@@ -248,27 +249,27 @@ class TwoSides(RuleBasedStateMachine):
     @invariant()
     def resets_of_the_peers_streams_are_counted(self) -> None:
         for connection in getattr(self, "sides", ()):
-            resets = connection.unacknowledged_resets
-            assert connection.peer_resets == sum(id % 2 == connection.peer_parity for id in resets)
+            resets = connection.resets.unacknowledged
+            assert connection.resets.of_peer == sum(id % 2 == connection.resets.peer_parity for id in resets)
 
     @invariant()
     def credit_is_kept(self) -> None:
         for connection in getattr(self, "sides", ()):
-            for state in connection.streams.values():
+            for state in connection.table.by_id.values():
                 assert state.window.credit >= 0
                 assert state.send_credit >= 0
 
     def teardown(self) -> None:
         if not hasattr(self, "sides"):
             return
-        # Everybody says what is left to say, and hears everything.
+        # Both sides send what is left, and receive everything.
         for _ in range(3):
             self.joined.flow()
             self.happen()
             for end in list(self.ends):
                 if not end.left and not end.speaks.ended:
                     end.speaks.ended = True
-                    end.connection.send_eof(end.state)
+                    end.connection.streams.send_eof(end.state)
         moved = True
         while moved:
             self.joined.flow()
@@ -281,20 +282,20 @@ class TwoSides(RuleBasedStateMachine):
                 assert end.state.receiving is ENDED
                 assert end.state.sending.at_rest
         for connection in self.sides:
-            assert connection.stream_count == 0
-            assert list(connection.holders()) == []
+            assert connection.table.count == 0
+            assert list(connection.holdings.holders()) == []
             for index in self.contexts[connection]:
-                connection.retire_context(index)
+                connection.contexts.retire(index)
         self.joined.flow()
         self.joined.now += 1
         for connection in self.sides:
-            connection.tick(self.joined.now)
+            connection.deadlines.tick(self.joined.now)
         self.joined.flow()
         for connection in self.sides:
             assert connection.memory.used_bytes == 0
-            assert connection.unacknowledged_bytes == 0
-            assert connection.unacknowledged_resets == {}
-            assert connection.peer_resets == 0
+            assert connection.sent.unacknowledged_bytes == 0
+            assert connection.resets.unacknowledged == {}
+            assert connection.resets.of_peer == 0
             assert connection.scheduler.groups == {}
             assert len(connection.scheduler.ring) == 0
 

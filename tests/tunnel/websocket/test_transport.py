@@ -88,7 +88,7 @@ async def test_a_message_that_was_begun_without_a_wait_is_finished_in_its_place(
         assert [await b.receive() for _ in range(3)] == [b"one", b"two", b"three"]
 
 
-async def test_the_end_is_told_to_whoever_finishes() -> None:
+async def test_the_end_is_raised_in_finish() -> None:
     a, _ = memory_transport_pair()
     a.cut()
     assert not a.send_nowait(b"one")

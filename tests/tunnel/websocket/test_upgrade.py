@@ -164,7 +164,7 @@ async def test_aclose_wakes_a_blocked_sender_and_a_blocked_receiver(
         head = await read_head(far)
         async with accept_websocket(far, request_head=head) as server:
             answered.set()
-            # Nobody takes the messages: the queue fills, and then the connection.
+            # The messages are not taken: the queue fills, and then the connection.
             await trio.sleep(100)
             del server
 
@@ -533,7 +533,7 @@ async def test_messages_that_came_together_are_returned_without_a_pass_but_not_f
                 await transport.receive()
 
 
-async def test_a_ping_is_answered_at_once_when_nobody_sends() -> None:
+async def test_a_ping_is_answered_at_once_when_no_task_sends() -> None:
     async with raw_peer(tls=True) as (near, transport):
         await near.send_all(ping(b"one") + ping(b"") + message(b"x"))
         assert await transport.receive() == b"x"
@@ -741,7 +741,7 @@ async def test_a_ping_waits_for_the_message_that_is_under_way() -> None:
         assert received.replace(pong, b"") == frame * 10
 
 
-async def test_a_peer_that_says_close_and_takes_no_answer_holds_nobody_up(
+async def test_a_peer_that_says_close_and_takes_no_answer_delays_no_task(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     near, far = lockstep_stream_pair()
@@ -948,13 +948,13 @@ async def test_a_close_is_answered_behind_what_is_left_of_a_message() -> None:
             assert not transport.send_nowait(b"late")
             expected = encode_binary(LARGE, masked=False) * begun + b"\x88\x02" + (4503).to_bytes(2)
             assert await receive_exactly(near, len(expected)) == expected
-        # Whoever is to finish hears of the end, and so does whoever begins.
+        # The end is raised in `finish`, and in the next send.
         assert (await expect_closed(transport.finish)).code == 4503
         assert not transport.send_nowait(b"late")
         assert (await expect_closed(transport.finish)).code == 4503
 
 
-async def test_a_connection_that_breaks_is_told_to_whoever_finishes() -> None:
+async def test_a_connection_that_breaks_is_raised_in_finish() -> None:
     near, far = await tcp_pair()
     client, server = await handshake((near, far))
     async with client, accept_websocket(server, request_head=GOOD_REQUEST) as transport:
@@ -966,7 +966,7 @@ async def test_a_connection_that_breaks_is_told_to_whoever_finishes() -> None:
         assert (await expect_closed(transport.finish)).code is None
 
 
-async def test_cancelling_whoever_finishes_ends_the_transport(
+async def test_cancelling_finish_ends_the_transport(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with raw_peer(tls=True) as (_, transport):

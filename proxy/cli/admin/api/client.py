@@ -11,7 +11,6 @@ import ssl
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
@@ -21,6 +20,7 @@ from audit.escape import escape_lines
 from proxy.agent.https.blocking import HTTPSConnection, next_step, trusting
 from proxy.cli.admin.api.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
+from proxy.cli.output import Object
 from proxy.hub.store.local_user import USER_HEADER, local_user
 from proxy.process.certificates import fault_of_ca
 from proxy.process.untrusted_json import read_json
@@ -37,9 +37,6 @@ ANSWER_BYTES_MAX = 256 * 1024 * 1024
 CA_BYTES_MAX = 1024 * 1024
 # Of an answer in plain text, shown in one line.
 WORDS_BYTES_MAX = 300
-
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
-Object: TypeAlias = "dict[str, Json]"
 
 
 @attrs.frozen
@@ -222,13 +219,14 @@ def _is_https(url: str) -> bool:
 
 
 def _local(folder: Path, token: str) -> AdminClient:
-    from proxy.hub.home.datadir import DataDir, DataDirError
+    from proxy.hub.home.datadir import DataDir
+    from proxy.hub.home.private_files import DataDirError
 
     data = DataDir(folder)
     user = "" if token else local_user(os.environ)
     try:
-        endpoint = data.admin_endpoint()
-        token = token or data.admin_token() or ""
+        endpoint = data.admin.endpoint()
+        token = token or data.admin.token() or ""
     except DataDirError as error:
         raise CommandError(
             f"{error}: name the hub's data folder with --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from audit.escape import escape
-from proxy.cli.admin.api.client import AdminClient, Json, Object, Reach
-from proxy.cli.admin.api.output import child, json_option, objects, print_json, text
+from proxy.cli.admin.api.client import AdminClient, Reach
 from proxy.cli.errors import ANSWER_NO, CommandError
+from proxy.cli.output import Json, Object, child, json_option, objects, print_json, text
 from proxy.process.untrusted_json import read_json
 
 if TYPE_CHECKING:

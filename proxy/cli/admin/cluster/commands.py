@@ -8,9 +8,12 @@ from typing import TypeVar
 
 import click
 
-from proxy.cli.admin.api.client import Object, Reach
+from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.api.inputs import parse_pairs, read_certificates
-from proxy.cli.admin.api.output import (
+from proxy.cli.admin.cluster.check import check_cluster
+from proxy.cli.admin.cluster.relay_output import Handover
+from proxy.cli.output import (
+    Object,
     child,
     confirm,
     field,
@@ -26,8 +29,6 @@ from proxy.cli.admin.api.output import (
     text,
     yes_option,
 )
-from proxy.cli.admin.cluster.check import check_cluster
-from proxy.cli.admin.cluster.relay_output import Handover
 
 F = TypeVar("F", bound=Callable[..., object])
 PEM_BYTES_MAX = 64 * 1024

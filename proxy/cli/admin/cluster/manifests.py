@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from proxy.cli.admin.api.client import Object
-from proxy.cli.admin.api.output import child, strict_texts, text
 from proxy.cli.errors import CommandError
+from proxy.cli.output import Object, child, strict_texts, text
 from proxy.kubernetes.manifests import ManifestError, RelayManifest, cluster_role, relay_manifests, to_yaml
 from proxy.process.config import Address
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from proxy.cli.admin.api.client import Object
-from proxy.cli.admin.api.output import text
 from proxy.cli.errors import CommandError
+from proxy.cli.output import Object, text
 
 CONFIG = "relay.toml"
 KEY = "relay.key"

@@ -10,12 +10,11 @@ from pathlib import Path
 import attrs
 import click
 
-from proxy.cli.admin.api.client import Object
-from proxy.cli.admin.api.output import as_json_text, child, say, text
 from proxy.cli.admin.cluster.manifests import dials_itself, rendered_manifests, rendered_role
 from proxy.cli.admin.cluster.relay_files import FILES, relay_files, remaining_steps, write_relay_files
 from proxy.cli.admin.cluster.secret_output import secret_output
 from proxy.cli.errors import CommandError
+from proxy.cli.output import Object, as_json_text, child, say, text
 
 
 @attrs.frozen

@@ -7,9 +7,9 @@ import time
 import click
 
 from proxy.cli.admin.api.client import Reach
-from proxy.cli.admin.api.output import confirm, say, yes_option
 from proxy.cli.audit.local_events import local_event
 from proxy.cli.errors import CommandError
+from proxy.cli.output import confirm, say, yes_option
 
 
 @click.group()
@@ -30,8 +30,9 @@ def accept(reach: Reach, /, yes: bool) -> None:
     from audit.errors import AuditUnavailable
     from audit.record import Event, Kind
     from audit.store import AuditStore, TrailMark
-    from proxy.hub.home.boots import Boots
-    from proxy.hub.home.datadir import DataDir, DataDirError, is_there
+    from proxy.hub.home.datadir import DataDir
+    from proxy.hub.home.hub_instances import HubInstances
+    from proxy.hub.home.private_files import DataDirError, is_there
     from proxy.hub.store.errors import StoreUnavailableError
     from proxy.hub.store.store import Store
 
@@ -41,8 +42,8 @@ def accept(reach: Reach, /, yes: bool) -> None:
             raise CommandError(
                 f"{data.path} is not a hub's data folder: name it with --data-dir or HAWSE_HUB_DATA_DIR"
             )
-        living = Boots(data.boots_dir).living()
-        store = Store(data.store_file, org="main", clock=time.time, shared=bool(living))
+        running = HubInstances(data.instances_dir).running()
+        store = Store(data.store_file, org="main", clock=time.time, shared=bool(running))
         try:
             known = store.snapshot().trail
             if known is None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from proxy.cli.admin.api.client import Reach
-from proxy.cli.admin.api.output import say
 from proxy.cli.audit.local_events import record_local
 from proxy.cli.errors import CommandError
+from proxy.cli.output import say
 
 
 @click.command()

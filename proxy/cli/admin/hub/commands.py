@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from proxy.cli.admin.api.client import Reach
-from proxy.cli.admin.api.output import field, json_option, print_fields, text
 from proxy.cli.errors import CommandError
+from proxy.cli.output import field, json_option, print_fields, text
 
 
 @click.group()

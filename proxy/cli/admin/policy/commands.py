@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from audit.escape import escape
-from proxy.cli.admin.api.client import Object, Reach
-from proxy.cli.admin.api.output import (
+from proxy.cli.admin.api.client import Reach
+from proxy.cli.admin.policy.files import files_argument, padded, read_files, say_missing
+from proxy.cli.admin.policy.simulation import simulate_policies
+from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
+from proxy.cli.output import (
+    Object,
     confirm,
     field,
     json_option,
@@ -24,10 +28,7 @@ from proxy.cli.admin.api.output import (
     texts,
     yes_option,
 )
-from proxy.cli.admin.api.output import since as how_long
-from proxy.cli.admin.policy.files import files_argument, padded, read_files, say_missing
-from proxy.cli.admin.policy.simulation import simulate_policies
-from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
+from proxy.cli.output import since as how_long
 from proxy.process.plural import counted
 
 if TYPE_CHECKING:

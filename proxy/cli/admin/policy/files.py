@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.admin.api.output import say
 from proxy.cli.errors import CommandError
+from proxy.cli.output import say
 
 if TYPE_CHECKING:
     from auth.policy.text import Source

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.admin.api.client import Object, Reach
-from proxy.cli.admin.api.output import field, json_option, objects, print_json, print_table, say, text, texts
+from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.policy.files import files_argument, read_files, say_missing
 from proxy.cli.admin.policy.recorded_calls import recorded_calls
 from proxy.cli.audit.options import to_moment
 from proxy.cli.errors import CommandError
+from proxy.cli.output import Object, field, json_option, objects, print_json, print_table, say, text, texts
 from proxy.cli.progress import progress
 from proxy.process.plural import counted
 from proxy.process.suggestions import did_you_mean
@@ -91,12 +91,7 @@ def simulate_policies(
             {
                 "since": _time_text(since),
                 "trail_begins": None if begin is None else _time_text(begin),
-                "calls": found.calls,
-                "newly_denied": found.newly_denied,
-                "newly_allowed": found.newly_allowed,
-                "unknown": found.unknown,
-                "unreadable": found.unreadable,
-                "changes": [*_changes(found)],
+                **_as_json(found),
                 "missing": [{**row} for row in unmet],
             }
         )
@@ -154,6 +149,17 @@ def _changes(found: Simulation) -> list[Object]:
         }
         for change, count in sorted(found.changes.items(), key=lambda each: (each[0].allowed, -each[1]))
     ]
+
+
+def _as_json(found: Simulation) -> Object:
+    return {
+        "calls": found.calls,
+        "newly_denied": found.newly_denied,
+        "newly_allowed": found.newly_allowed,
+        "unknown": found.unknown,
+        "unreadable": found.unreadable,
+        "changes": [*_changes(found)],
+    }
 
 
 def _print(found: Simulation) -> None:

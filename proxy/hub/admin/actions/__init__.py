@@ -1,8 +1,8 @@
-"""What an operator can do to a hub: each action in terms of the store, without any HTTP.
+"""The operators' actions on a hub: each in terms of the store, without HTTP.
 
-An action returns what its caller is shown. Secrets (an agent's API key, a relay's private key, an admin
-token) are made here, returned once, and kept only as hash or public key.
+An action returns the body of its answer. Secrets (an agent's API key, a relay's private key, an admin token)
+are made here, returned once, and stored only as a hash or public key.
 
-Where an action changes whom a relay must be able to impersonate, its result names the clusters whose
-ClusterRole is to be applied again (`apply_rbac`). Each raises what the store raises, and InvalidError.
+If an action changes the agents that a relay impersonates, its result names the clusters whose ClusterRole
+must be applied again (`apply_rbac`). Actions raise the store's errors, and InvalidError.
 """

@@ -68,7 +68,7 @@ class Administration:
         clock: Callable[[], float] = time.time,
         relays_per_cluster: int = RELAYS_PER_CLUSTER,
     ) -> Administration:
-        """Give each group of actions what it needs of the hub."""
+        """Build the groups of actions."""
         return cls(
             directory,
             pepper,
@@ -114,7 +114,7 @@ class Action(Verb):
         return function(*self.arguments(call))
 
     def only_revokes(self, administration: Administration, call: Call) -> bool:
-        """Whether this request takes something back and gives nothing; raises InvalidError."""
+        """Return whether this request only revokes rights and grants none; raises InvalidError."""
         if isinstance(self.revokes, bool):
             return self.revokes
         return self.revokes(getattr(administration, self.group), *self.arguments(call))

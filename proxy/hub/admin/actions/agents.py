@@ -1,4 +1,4 @@
-"""Actions on agents, and on what they prove themselves by."""
+"""Actions on agents and their credentials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from proxy.hub.store.entities import Agent, AgentKey, AgentState, ApiKey, Code, 
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 
-# As many characters of a key as identify it to its holder and help nobody else: 4 of prefix, 6 of 43.
+# Enough characters to recognise a key, too few to help an attacker: 4 of the prefix, 6 of 43.
 HINT_CHARACTERS = 10
 
 
@@ -28,7 +28,7 @@ class NewAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     owner: str
     teams: tuple[str, ...]
     credential: Literal["api-key", "code", "none"] = "api-key"
-    """What it is given to begin with."""
+    """The agent's first credential."""
 
 
 class TeamChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +59,7 @@ class AgentActions:
 
     @verb("GET", "/v1/agents/{name}", "get", "agents", Role.VIEWER)
     async def get(self, name: str) -> Done:
-        """Show one agent with its keys (what they are recognised by, that is) and its open codes."""
+        """Show one agent with the hints of its keys, and its unused codes."""
         agent = known(self._now.agents_by_name, "agent", name)
         keys = await self.directory.read(lambda store: store.credentials(name))
         codes = [code for owner, code in self._now.codes_by_hash.values() if owner.id == agent.id]
@@ -74,7 +74,7 @@ class AgentActions:
 
     @verb("POST", "/v1/agents", "create", "agents", Role.ADMIN, body=NewAgent)
     async def add(self, new: NewAgent) -> Done:
-        """Add an agent with its first API key or code, which is shown this once."""
+        """Add an agent with its first API key or code, which is shown only once."""
         secret: Payload = {}
         note = ""
         if new.credential == "api-key":
@@ -119,7 +119,7 @@ class AgentActions:
         revokes=lambda self, name, change: not change.add,
     )
     async def change_teams(self, name: str, change: TeamChange) -> Done:
-        """Put an agent into teams, and take it out of others."""
+        """Add an agent to teams, and remove it from others."""
         await self.directory.change(
             lambda store: store.change_agent_teams(name, add=change.add, remove=change.remove)
         )
@@ -137,12 +137,12 @@ class AgentActions:
 
     @verb("POST", "/v1/agents/{name}/unlock", "unlock", "agents", Role.OPERATOR)
     async def unlock(self, name: str) -> Done:
-        """Let an agent in again."""
+        """Accept an agent again."""
         return await self._change_state(Store.unlock_agent, name)
 
     @verb("DELETE", "/v1/agents/{name}", "delete", "agents", Role.ADMIN, revokes=True)
     async def remove(self, name: str) -> Done:
-        """Retire an agent: its keys end, its name is never given again."""
+        """Retire an agent: its keys are revoked, and its name is never reused."""
         agent = known(self._now.agents_by_name, "agent", name)
         affected = [cluster.name for cluster in self._now.clusters_of(agent)]
         done = await self._change_state(Store.retire_agent, name)
@@ -155,7 +155,7 @@ class AgentActions:
 
     @verb("POST", "/v1/agents/{name}/keys", "create", "agents/keys", Role.ADMIN)
     async def add_key(self, agent: str) -> Done:
-        """Give an agent another API key, which is shown this once."""
+        """Give an agent another API key, which is shown only once."""
         key, key_hash, hint = self._new_key()
         key_id = await self.directory.change(
             lambda store: store.add_api_key(agent, key_hash=key_hash, key_hint=hint)
@@ -170,14 +170,14 @@ class AgentActions:
 
     @verb("POST", "/v1/agents/{name}/codes", "create", "agents/codes", Role.ADMIN)
     async def add_code(self, agent: str) -> Done:
-        """Make a code by which an agent registers a key of its own; it is shown this once."""
+        """Make a code with which an agent registers its own key; it is shown only once."""
         text, digest = self._new_code()
         code = await self.directory.change(lambda store: store.add_code(agent, digest))
         return Done({"agent": agent, **_shown_code(text, code)}, created=True, note=f"code={code.id}")
 
     @verb("DELETE", "/v1/agents/{name}/codes", "delete", "agents/codes", Role.ADMIN)
     async def withdraw_codes(self, agent: str) -> Done:
-        """End an agent's codes that were not used yet."""
+        """Revoke an agent's unused codes."""
         count = await self.directory.change(lambda store: store.withdraw_codes(agent))
         return Done({"agent": agent, "withdrawn": count}, note=f"count={count}")
 

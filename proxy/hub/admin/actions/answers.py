@@ -1,4 +1,4 @@
-"""What the actions of the admin API answer."""
+"""The answers of the admin API's actions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Done:
-    """What an action did: for the operator, and (without any secret) for the audit trail."""
+    """The result of an action: a body for the operator, and a note without secrets for the audit trail."""
 
     body: Payload = attrs.field(repr=False)
     created: bool = False
@@ -26,7 +26,7 @@ class Done:
 
 
 def known(by_name: Mapping[str, T], kind: str, name: str) -> T:
-    """The thing of that name; raises NotFoundError."""
+    """Return the entity of that name; raises NotFoundError."""
     found = by_name.get(name)
     if found is None:
         raise not_found(kind, name, by_name)
@@ -34,7 +34,7 @@ def known(by_name: Mapping[str, T], kind: str, name: str) -> T:
 
 
 def time_text(epoch_s: float | None) -> str | None:
-    """A time as the API writes it."""
+    """Format a time for the API."""
     if epoch_s is None:
         return None
     return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

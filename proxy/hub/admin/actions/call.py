@@ -1,4 +1,4 @@
-"""One admitted request of the admin API, and how its body and query are read."""
+"""One authenticated request of the admin API, and the reading of its body and query."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Call(msgspec.Struct, frozen=True):
     query: dict[str, str]
     body: bytes
     operator: str = ""
-    """As the trail names the operator."""
+    """The operator's name in the trail."""
     at: float = 0.0
-    """When it was whole, in epoch seconds; 0 in an entry of the reserve that an older version wrote."""
+    """When it was complete, in epoch seconds; 0 in an entry of the reserve from an older version."""
 
     def __repr__(self) -> str:
         """Leave the body out: it may hold a secret."""
         return f"Call({self.path!r}, {self.query!r}, operator={self.operator!r})"
 
     def decode(self, shape: type[T]) -> T:
-        """Read the body as this shape; raises InvalidError with the place of the fault, never a value."""
+        """Read the body as this type; raises InvalidError, which names the field but never a value."""
         try:
             return msgspec.json.decode(self.body or b"{}", type=shape)
         except msgspec.ValidationError as error:
@@ -36,7 +36,7 @@ class Call(msgspec.Struct, frozen=True):
             raise InvalidError("the request's body is not JSON") from error
 
     def convert(self, shape: type[T]) -> T:
-        """Read the query as this shape; raises InvalidError."""
+        """Read the query as this type; raises InvalidError."""
         try:
             return msgspec.convert(self.query, type=shape, strict=False)
         except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""What an operator may give as a CA."""
+"""Checks the CA certificates that an operator sends."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from proxy.hub.store.names import PEM_LENGTH_MAX
 
 
 def check_certificates(name: str, pem: str | None) -> None:
-    """Raise InvalidError for what is no certificate, or more than that; None is no CA, and fine.
+    """Raise InvalidError unless this is certificates only; None (no CA) is valid.
 
-    `name` is the field that holds it.
+    `name` is the field with the CA.
     """
     if pem is None:
         return

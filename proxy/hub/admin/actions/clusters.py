@@ -1,4 +1,4 @@
-"""Actions on clusters, and on what their relays are given."""
+"""Actions on clusters and their relays' keys and manifests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from proxy.process.plural import counted
 
 
 class ManifestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the relay is deployed; nothing of it is stored."""
+    """How the relay is deployed; not stored."""
 
     namespace: str = NAMESPACE
     service_account: str = SERVICE_ACCOUNT
@@ -38,7 +38,7 @@ class ManifestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicas: int = 2
     service_type: Literal["LoadBalancer", "ClusterIP", "NodePort"] = "LoadBalancer"
     hub_ca_pem: str | None = None
-    """The CA of the hub's certificate, where the hub does not know it (its own certificate, a private CA)."""
+    """The CA of the hub's certificate, if the hub does not know it (a certificate of a private CA)."""
 
 
 class NewCluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +59,7 @@ class NewRelayKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @attrs.frozen
 class ClusterActions:
-    """The clusters, and who reaches them."""
+    """The clusters, and the teams with access."""
 
     directory: Changes
     ring: KeyRing
@@ -74,8 +74,8 @@ class ClusterActions:
 
     @verb("GET", "/v1/clusters", "list", "clusters", Role.VIEWER)
     def list_all(self) -> Done:
-        """List the clusters with the number of relays that are here."""
-        # Counted once: for each cluster anew it would hold up the loop for seconds where there are thousands.
+        """List the clusters with the numbers of their connected relays."""
+        # Counted once: a count for each of thousands of clusters would block the loop for seconds.
         live = self._live()
         return Done({"clusters": [self._shown(cluster, live) for cluster in self._clusters()]})
 
@@ -88,12 +88,12 @@ class ClusterActions:
 
     @verb("POST", "/v1/clusters", "create", "clusters", Role.ADMIN, body=NewCluster)
     async def add(self, new: NewCluster) -> Done:
-        """Add a cluster, and return what its relay's manifests are written of, the private key this once."""
+        """Add a cluster, and return the data for its relay's manifests, with the private key only once."""
         mode = Mode(new.mode)
         relay_key = SigningKey.generate() if mode is Mode.TUNNEL else None
         check_certificates("relay_ca_pem", new.relay_ca_pem)
         check_certificates("hub_ca_pem", new.manifest.hub_ca_pem)
-        # Before anything is stored: a fault found afterwards would leave a cluster without a key.
+        # Before anything is stored: a later error would leave a cluster whose relay key is lost.
         self._manifest(new.name, "0", mode, relay_key, new.manifest)
         cluster_id = await self.directory.change(
             lambda store: store.add_cluster(
@@ -124,13 +124,13 @@ class ClusterActions:
 
     @verb("PUT", "/v1/clusters/{name}/teams/{team}", "grant", "clusters/teams", Role.ADMIN)
     async def grant(self, name: str, team: str) -> Done:
-        """Let a team's agents reach a cluster."""
+        """Grant a team access to a cluster."""
         await self.directory.change(lambda store: store.grant(name, team))
         return self._granted(name, team)
 
     @verb("DELETE", "/v1/clusters/{name}/teams/{team}", "revoke", "clusters/teams", Role.ADMIN, revokes=True)
     async def revoke(self, name: str, team: str) -> Done:
-        """Take a cluster from a team."""
+        """Revoke a team's access to a cluster."""
         await self.directory.change(lambda store: store.revoke(name, team))
         return self._granted(name, team)
 
@@ -140,10 +140,10 @@ class ClusterActions:
 
     @verb("POST", "/v1/clusters/{name}/keys", "create", "clusters/keys", Role.ADMIN, body=NewRelayKey)
     async def replace_relay_key(self, name: str, new: NewRelayKey) -> Done:
-        """Give a cluster's relay a new key, and return what its manifests are written of, this once."""
+        """Give a cluster's relay a new key, and return the data for its manifests, only once."""
         cluster = known(self._now.clusters_by_name, "cluster", name)
         if cluster.mode is not Mode.TUNNEL:
-            raise InvalidError(f"cluster {name} is in mode direct: its relay has no key of its own")
+            raise InvalidError(f"cluster {name} is in mode direct: its relay has no key")
         check_certificates("hub_ca_pem", new.manifest.hub_ca_pem)
         key = SigningKey.generate()
         setup = self._relay_setup(cluster, key, new.manifest)
@@ -156,7 +156,7 @@ class ClusterActions:
 
     @verb("DELETE", "/v1/clusters/{name}/keys", "delete", "clusters/keys", Role.ADMIN)
     async def drop_old_relay_keys(self, name: str) -> Done:
-        """End the overlap of a replaced relay key: the newest alone is good from now on."""
+        """End the overlap of a replaced relay key: from now on only the newest key is valid."""
         dropped = await self.directory.change(lambda store: store.drop_old_relay_keys(name))
         cluster = self._now.clusters_by_name[name]
         body = {**self._shown(cluster), "dropped": dropped}
@@ -171,7 +171,7 @@ class ClusterActions:
 
     @verb("GET", "/v1/clusters/{name}/rbac", "get", "clusters/rbac", Role.VIEWER)
     def rbac(self, name: str) -> Done:
-        """Name whom the relay has to be able to impersonate: whoever may reach the cluster now."""
+        """List the agents and groups that the relay must be able to impersonate now."""
         cluster = known(self._now.clusters_by_name, "cluster", name)
         return Done({"cluster": name, "impersonate": self._impersonate(cluster)}, cluster=cluster)
 
@@ -219,8 +219,8 @@ class ClusterActions:
 
     def _impersonate(self, cluster: Cluster) -> Payload:
         agents = self._now.agents_of(cluster)
-        # An agent is sent with all of its groups, so each of them must be allowed, also where the cluster
-        # was granted to another of its teams; a team that still has no agent is named ahead of its first.
+        # A request carries all groups of its agent, so each must be allowed, even if the cluster was granted
+        # to only one of the agent's teams. A team without agents is listed in advance.
         groups = {
             group for agent in agents if agent.principal is not None for group in agent.principal.groups
         }
@@ -231,7 +231,7 @@ class ClusterActions:
         return [cluster for _, cluster in sorted(self._now.clusters_by_name.items())]
 
     def _live(self) -> Counter[str]:
-        """How many relays of each cluster are here, by its name."""
+        """Count the connected relays by cluster name."""
         return Counter(relay.cluster for relay in self.operations.relays())
 
     def _shown(self, cluster: Cluster, live: Counter[str] | None = None) -> Payload:

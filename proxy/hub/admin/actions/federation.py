@@ -1,4 +1,4 @@
-"""Actions on the rules by which other issuers' tokens are agents'."""
+"""Actions on federation: rules that map other issuers' tokens to agents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NewFederation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent: str
     claims: dict[str, str]
     audience: str | None = None
-    """What the issuer's tokens must be for; the hub's own URL when it is left out."""
+    """The audience of the issuer's tokens; the hub's own URL by default."""
     jwks_url: str | None = None
     jwks: str | None = None
     ca_pem: str | None = None
@@ -40,14 +40,14 @@ class FederationActions:
 
     @verb("GET", "/v1/federation", "list", "federation", Role.VIEWER)
     def list_all(self) -> Done:
-        """List the rules by which other issuers' tokens are agents'."""
+        """List the rules that map other issuers' tokens to agents."""
         rules = [pair for pairs in self._now.rules_by_issuer.values() for pair in pairs]
         rules.sort(key=lambda pair: (pair[0].name, pair[1].created_at))
         return Done({"rules": [_rule(agent, rule) for agent, rule in rules]})
 
     @verb("POST", "/v1/federation", "create", "federation", Role.ADMIN, body=NewFederation)
     async def add(self, new: NewFederation) -> Done:
-        """Let an issuer's tokens with exactly these claims be an agent's."""
+        """Map an issuer's tokens with exactly these claims to an agent."""
         check_certificates("ca_pem", new.ca_pem)
         issuer = NewIssuer(new.issuer, new.jwks_url, new.jwks, new.ca_pem, new.address_private)
         audience = self.public_url if new.audience is None else new.audience
@@ -62,7 +62,7 @@ class FederationActions:
 
     @verb("DELETE", "/v1/federation/{name}", "delete", "federation", Role.ADMIN, revokes=True)
     async def remove(self, rule_id: str) -> Done:
-        """Remove a rule; tokens that were made by it are refused at once."""
+        """Remove a rule; tokens that were issued by it are refused at once."""
         await self.directory.change(lambda store: store.remove_federation(rule_id))
         return Done({"removed": rule_id}, note=f"id={rule_id}")
 

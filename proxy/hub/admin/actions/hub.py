@@ -1,4 +1,4 @@
-"""What a hub says of itself to its operators."""
+"""Actions that show the hub itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HubActions:
 
     @verb("GET", "/v1/hub", "get", "hub", Role.VIEWER)
     def show(self) -> Done:
-        """Show the hub's names and what a relay or an agent must know to trust it."""
+        """Show the hub's names, its CA and its signing key."""
         return Done(
             {
                 "org": self.directory.current.org,

@@ -25,13 +25,13 @@ from proxy.hub.store.store import Store
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
     name: str = ""
-    """What faults in it are told under."""
+    """The name for errors in this file."""
 
 
 class NewPolicies(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[File, ...]
     only: bool = False
-    """Whether what is not among them goes."""
+    """Whether to remove all other policies."""
 
 
 class RuleSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +60,7 @@ class PolicyActions:
 
     @verb("GET", "/v1/policies", "list", "policies", Role.VIEWER)
     async def list_all(self) -> Done:
-        """List the policies in force, with their documents, and of which version they are."""
+        """List the policies in force, with their documents and their version."""
         bundle = self._bundle
         row = await self.directory.read(lambda store: store.bundle(bundle.version))
         listed = [_policy(policy) for policy in bundle.policies]
@@ -74,13 +74,13 @@ class PolicyActions:
 
     @verb("GET", "/v1/policy-versions", "list", "policyversions", Role.VIEWER)
     async def versions(self) -> Done:
-        """List the bundles that are kept, the newest first."""
+        """List the stored bundles, the newest first."""
         rows = await self.directory.read(Store.bundles)
         return Done({"versions": [_row(row) for row in rows]})
 
     @verb("GET", "/v1/policy-versions/{name}", "get", "policyversions", Role.VIEWER)
     async def version(self, number: str) -> Done:
-        """Show a bundle that was in force, with its documents."""
+        """Show a stored bundle with its documents."""
         if not number.isascii() or not number.isdigit() or len(number) > 9:
             raise NotFoundError(f"there is no version {number[:20]!r} of the policies")
         row = await self.directory.read(lambda store: store.bundle(int(number)))
@@ -88,7 +88,7 @@ class PolicyActions:
 
     @verb("POST", "/v1/policies", "apply", "policies", Role.ADMIN, body=NewPolicies)
     async def apply(self, new: NewPolicies) -> Done:
-        """Put policies in the place of those of the same names."""
+        """Replace the policies of the same names."""
         sources: list[Source] = [source for file in new.files for source in split(file.text, file.name)]
         done = await self._change(lambda store: store.apply_policies(sources, only=new.only))
         given, now = {name_of(source) for source in sources}, self.directory.current
@@ -98,18 +98,18 @@ class PolicyActions:
 
     @verb("DELETE", "/v1/policies/{name}", "delete", "policies", Role.ADMIN)
     async def remove(self, name: str) -> Done:
-        """Take a policy away."""
+        """Remove a policy."""
         return await self._change(lambda store: store.remove_policy(name))
 
     def only_denies(self, name: str, switched: RuleSwitch) -> bool:
-        """Whether a switch puts rules in force that deny, and no other."""
+        """Return whether a switch only enables rules that deny."""
         allows = {
             rule.id: rule.allows
             for policy in self._bundle.policies
             if policy.name == name
             for rule in policy.rules
         }
-        # An unknown rule allows nothing, but does not deny either.
+        # An unknown rule counts as one that allows.
         return switched.enabled and not any(allows.get(rule, True) for rule in switched.rules)
 
     @verb(
@@ -130,20 +130,20 @@ class PolicyActions:
         return attrs.evolve(done, note=f"{done.note}; switched {what}: {','.join(switched.rules)}")
 
     async def _change(self, change: Callable[[Store], Bundle]) -> Done:
-        # Both in its turn: what another operator has just changed is no part of it.
+        # Both in one change, so that another operator's change is not included.
         before, after = await self.directory.change(lambda store: (self._bundle, change(store)))
         return _changed(before, after)
 
     @verb("GET", "/v1/decision", "get", "decision", Role.VIEWER, query=Question)
     def explain(self, question: Question) -> Done:
-        """Say what would become of a request now, and why."""
+        """Explain how a request would be decided now."""
         now = self.directory.current
         agent = known(now.agents_by_name, "agent", question.agent)
         cluster = known(now.clusters_by_name, "cluster", question.cluster)
         try:
             info = parse(question.method.encode("utf-8"), question.target.encode("utf-8"))
         except BadTarget as error:
-            raise InvalidError(f"the request is refused by its form: {error.reason}") from error
+            raise InvalidError(f"the request is malformed: {error.reason}") from error
         if question.upgrade:
             info = info.upgraded()
         verdict = judge(now.bundle, agent, cluster, info, self.clock())
@@ -169,8 +169,8 @@ class PolicyActions:
         elif not now.may_reach(agent, cluster):
             body["refused"] = f"cluster {cluster.name} is not granted to a team of agent:{agent.name}"
         if not verdict.allowed:
-            told = denial(verdict, agent, cluster, info)
-            body |= {"message": told.message, "details": told.details}
+            denied = denial(verdict, agent, cluster, info)
+            body |= {"message": denied.message, "details": denied.details}
         return Done(body, cluster=cluster)
 
 
@@ -203,7 +203,7 @@ def _policy(policy: Policy) -> dict[str, object]:
 
 
 def _changed(before: Bundle, after: Bundle) -> Done:
-    """What a new bundle changed, by the names of its policies."""
+    """Return the differences of two bundles, by the names of their policies."""
     old = {policy.name: policy for policy in before.policies}
     new = {policy.name: policy for policy in after.policies}
     both = old.keys() & new.keys()

@@ -1,4 +1,4 @@
-"""Actions on what is live: the relays that are here, and the calls that are under way."""
+"""Actions on the connected relays and the live calls."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from proxy.hub.store.names import shown
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
-from tunnel.net.fairness import in_slices
+from tunnel.net.fairness import in_chunks
 
-# An operator's words in the reason of a kill. A relay is told of it in at most 200 bytes.
+# The operator's text in the reason of a kill. A relay receives at most 200 bytes of it.
 REASON_LENGTH_MAX = 200
 
 
@@ -43,7 +43,7 @@ class SessionActions:
 
     @verb("GET", "/v1/relays", "list", "relays", Role.VIEWER)
     async def relays(self) -> Done:
-        """List the relays: those that are here with their round trip, the others with their last sign."""
+        """List the relays: connected ones with the round-trip time, others with the time of last contact."""
         live = {(relay.cluster, relay.instance): relay for relay in self.operations.relays()}
         listed: list[Payload] = [
             {
@@ -85,12 +85,12 @@ class SessionActions:
 
     @verb("GET", "/v1/sessions", "list", "sessions", Role.OPERATOR, with_call=True)
     async def list_all(self, call: Call) -> Done:
-        """List the calls that are under way."""
+        """List the live calls."""
         agent, cluster = call.query.get("agent"), call.query.get("cluster")
         await self._check_names(agent, cluster)
         listed = await self.live.sessions(agent=agent, cluster=cluster)
         beside = await self.live.hubs_beside()
-        return Done({"sessions": await in_slices(_session, listed), "hubs_beside": beside})
+        return Done({"sessions": await in_chunks(_session, listed), "hubs_beside": beside})
 
     @verb(
         "POST",
@@ -103,14 +103,14 @@ class SessionActions:
         revokes=True,
     )
     async def kill(self, kill: Kill, call: Call) -> Done:
-        """End a call, or all of an agent, of a cluster, or of an agent on a cluster."""
+        """End one call, or all calls of an agent, of a cluster, or of an agent on a cluster."""
         if (kill.id is None) == (kill.agent is None and kill.cluster is None):
             raise InvalidError("name one session by its id, or an agent, a cluster or both")
         reason = kill.reason.strip()
         if not 1 <= len(reason) <= REASON_LENGTH_MAX or not reason.isprintable():
             raise InvalidError(f"the reason is 1 to {REASON_LENGTH_MAX} printable characters")
         await self._check_names(kill.agent, kill.cluster)
-        # The agent reads the reason, so it has the token's name alone. The event of this kill has the user.
+        # The agent reads the reason, so it contains only the token's name. This kill's event names the user.
         token_name = call.operator.partition(":")[0]
         killed = await self.live.kill(
             session_id=kill.id,
@@ -124,7 +124,7 @@ class SessionActions:
         which = " ".join(f"{key}={value}" for key, value in named.items() if value is not None)
         return Done(
             {
-                "killed": await in_slices(_session, killed),
+                "killed": await in_chunks(_session, killed),
                 "hubs_beside": await self.live.hubs_beside(),
             },
             note=f"{which} killed={len(killed)} reason={reason}",
@@ -133,13 +133,13 @@ class SessionActions:
     async def _check_names(self, agent: str | None, cluster: str | None) -> None:
         if agent is not None:
             known(self._now.agents_by_name, "agent", agent)
-        # A cluster that was just removed may still have calls that are ending.
+        # A removed cluster may still have calls that are ending.
         if cluster is not None and not await self.live.sessions(cluster=cluster):
             known(self._now.clusters_by_name, "cluster", cluster)
 
 
 def _api_server(statement: Statement) -> str | None:
-    """Whether the API server answers; None where the relay does not say, as older ones."""
+    """Return whether the API server answers; None if the relay does not report it, as older ones do not."""
     if statement.api_server is None:
         return None
     return "up" if statement.api_server else "down"

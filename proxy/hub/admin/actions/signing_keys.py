@@ -1,4 +1,4 @@
-"""Actions on the keys that the hub signs with."""
+"""Actions on the hub's signing keys."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class SigningKeyActions:
 
     @verb("GET", "/v1/keys", "list", "keys", Role.VIEWER)
     def list_all(self) -> Done:
-        """List the hub's signing keys, with what a relay is given of them."""
+        """List the hub's signing keys, with those that a new relay gets."""
         return Done(self._shown())
 
     @verb("POST", "/v1/keys", "rotate", "keys", Role.ADMIN)
     async def rotate(self) -> Done:
-        """Let a new key sign; the old one verifies until every token by it has ended."""
+        """Sign with a new key; the old one verifies until all its tokens have expired."""
         before = await self.ring.rotate()
         note = f"kid={self.ring.current.active.kid} before={before}"
         return Done(self._shown(), created=True, note=note)

@@ -16,7 +16,7 @@ from proxy.hub.store.store import Store
 class NewTeam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     clusters: tuple[str, ...] = ()
-    """Granted to the team at once."""
+    """Clusters that the team gets access to."""
     reuse_name: bool = False
     """Whether the name may be that of a removed team."""
 
@@ -56,7 +56,7 @@ class TeamActions:
 
     @verb("DELETE", "/v1/teams/{name}", "delete", "teams", Role.ADMIN)
     async def remove(self, name: str) -> Done:
-        """Remove a team that no agent is in."""
+        """Remove a team without agents."""
         team = known(self._now.teams_by_name, "team", name)
         granted = self._granted(team)
         await self.directory.change(lambda store: store.remove_team(name))

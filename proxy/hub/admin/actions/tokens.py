@@ -20,20 +20,20 @@ from proxy.hub.store.names import shown
 from proxy.hub.store.roles import Role, listed
 
 DAY_S = 86400
-# Shorter is a typing error: a token has to reach its user first.
+# A shorter lifetime is a typing error: the token must reach its user first.
 LIFETIME_MIN_S = 60
-# As long as a certificate authority's. A token that shall not end has no end.
+# Ten years, as for a certificate authority. For a longer use, leave out the expiry.
 LIFETIME_MAX_S = 3650 * DAY_S
-# An operator who looks at the list once a week sees it in time.
+# Early enough for an operator who reads the list once a week.
 ENDS_SOON_S = 14 * DAY_S
 
 
 class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     role: str = ""
-    """Required; the default is for a refusal that lists the roles."""
+    """Required; the empty default leads to an error that lists the roles."""
     expires_s: int | None = None
-    """After how many seconds it ends, by the hub's clock; None for never."""
+    """The lifetime in seconds, by the hub's clock; None for no expiry."""
 
 
 @attrs.frozen
@@ -57,7 +57,7 @@ class TokenActions:
 
     @verb("POST", "/v1/tokens", "create", "tokens", Role.ADMIN, body=NewToken)
     async def add(self, new: NewToken) -> Done:
-        """Add a token of the admin API, which is shown this once."""
+        """Add a token of the admin API, which is shown only once."""
         role = _role(new.role)
         expires_at = None
         if new.expires_s is not None:
@@ -108,7 +108,7 @@ def _token(token: AdminToken, now: float) -> Payload:
 
 
 def _warnings(token: AdminToken, now: float) -> list[str]:
-    """What an operator has to do about a token."""
+    """Return the warnings about a token, with the next steps."""
     found = []
     another = "hawse admin token add NAME --role ROLE"
     if not token.role_chosen:

@@ -1,8 +1,8 @@
-"""A verb of the admin API: declared once, where it is carried out.
+"""A verb of the admin API, declared once, at the method that implements it.
 
-`verb` decorates a method of a group of actions. The declaration has everything that the API needs besides the
-method: its path, its name in the audit trail, the role of an admin token that it takes, the shape of the
-body, and whether it only revokes. `proxy.hub.admin.actions.administration` collects all of them.
+`verb` decorates a method of a group of actions. The declaration has everything else that the API needs: the
+path, the name in the audit trail, the role that an admin token needs, the type of the body, and whether it
+only revokes. `proxy.hub.admin.actions.administration` collects all declarations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from proxy.hub.admin.actions.answers import Done
 from proxy.hub.admin.actions.call import Call
 from proxy.hub.store.roles import Role
 
-# An action that only reads the snapshot does not wait.
+# An action that only reads the snapshot is not async.
 Method = TypeVar("Method", bound=Callable[..., Done | Awaitable[Done]])
 Revokes = bool | Callable[..., bool]
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -41,7 +41,7 @@ METRICS = Endpoint("GET", "/metrics", "get", "metrics", Role.METRICS)
 
 @attrs.frozen
 class Verb(Endpoint):
-    """The declaration of an action, and how its arguments are read from a call."""
+    """The declaration of an action; reads its arguments from a call."""
 
     body: type | None = None
     query: type | None = None
@@ -77,10 +77,10 @@ def verb(
 ) -> Callable[[Method], Method]:
     """Declare a method of a group of actions as a verb of the admin API.
 
-    The method gets the parameters of the path in their order, then the body and the query in the given
-    shapes, then the call with `with_call`. `revokes` says whether a request only takes something back: such a
-    request works while the trail or the store cannot be written. As a function it gets the group and the
-    same arguments.
+    The method gets the parameters of the path in their order, then the body and the query as the given types,
+    then the call if `with_call` is set. `revokes` declares that a request only revokes rights: such a request
+    works while the trail or the store cannot be written. If it is a function, it gets the group and the same
+    arguments.
     """
 
     def declare(function: Method) -> Method:

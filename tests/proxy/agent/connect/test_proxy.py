@@ -376,12 +376,12 @@ def test_its_certificate_outlives_a_clock_that_is_set() -> None:
 
 
 async def test_connections_are_bounded(bench: Bench) -> None:
-    bench.proxy.room.open = CONNECTIONS_MAX
+    bench.proxy.connection_limit.open = CONNECTIONS_MAX
     with pytest.raises((trio.BrokenResourceError, ssl.SSLError)):
         await bench.connect()
-    bench.proxy.room.open = 0
+    bench.proxy.connection_limit.open = 0
     assert (await bench.ask()).endswith(b"ok")
-    assert bench.proxy.room.open == 0
+    assert bench.proxy.connection_limit.open == 0
 
 
 async def test_who_has_not_shown_the_token_makes_room_and_nobody_else(

@@ -21,8 +21,8 @@ from proxy.agent.hub.requests import ANSWER_BYTES_MAX, Reach, fetch_reach, fetch
 from proxy.agent.local.account import Account
 from proxy.agent.local.errors import AgentError
 from proxy.hub.home.config import LimitsConfig
-from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.home.signing_keys import SigningKeys
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import open_directory
 from proxy.hub.store.store import Store
@@ -312,7 +312,7 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
         store.redeem_code("c", OWN_KEY.public)
         store.add_cluster("prod", relay_key=SigningKey.generate().public, teams=["sre"])
 
-    with closing(SeenStore(tmp_path / "seen.db")) as seen:
+    with closing(ReplayStore(tmp_path / "seen.db")) as replays:
         async with open_directory(
             tmp_path / "hub.db", org="acme", clock=lambda: 1_800_000_000.0
         ) as directory:
@@ -324,7 +324,7 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
                 issuer=hub.url,
                 record=events.append,
                 clock=lambda: 1_800_000_000.0,
-                seen=seen,
+                replays=replays,
                 limits=LimitsConfig(),
                 recording=lambda: True,
                 state_of=lambda cluster: "not tried",

@@ -18,7 +18,7 @@ import pytest
 from proxy.agent.local.account import Account, logins_path, save_account
 from tests.fakes.hub import FakeHub
 from tests.proxy.agent.conftest import API_KEY, Home
-from tests.proxy.agent.token.test_credential import NO_CLUSTER, V1, exec_info
+from tests.proxy.agent.token.exec_info import NO_CLUSTER, V1, exec_info
 
 PLUGIN = Path(sys.executable).parent / "hawse-credential"
 SOURCE = Path(__file__).parents[4] / "proxy/agent/hawse-credential"

@@ -22,30 +22,9 @@ from proxy.agent.local.errors import AgentError
 from proxy.agent.token.credential import cached_token, credential, read_exec_info
 from tests.fakes.hub import Asked, FakeHub, Reply
 from tests.proxy.agent.conftest import API_KEY, Home
+from tests.proxy.agent.token.exec_info import NO_CLUSTER, V1, exec_info
 
 HAWSE = str(Path(sys.executable).parent / "hawse")
-V1 = "client.authentication.k8s.io/v1"
-# As kubernetes_asyncio writes it, regardless of the kubeconfig.
-NO_CLUSTER = json.dumps({"apiVersion": V1, "kind": "ExecCredential", "spec": {"interactive": True}})
-
-
-def exec_info(hub: str, cluster: str = "prod", api_version: str = V1, **more: object) -> str:
-    # As kubectl writes it with provideClusterInfo.
-    return json.dumps(
-        {
-            "kind": "ExecCredential",
-            "apiVersion": api_version,
-            "spec": {
-                "cluster": {
-                    "server": f"{hub}/clusters/{cluster}",
-                    "certificate-authority-data": "AA==",
-                    "config": None,
-                    **more,
-                },
-                "interactive": True,
-            },
-        }
-    )
 
 
 def start(home: Home, info: str | None, *arguments: str) -> subprocess.Popen[str]:
@@ -322,7 +301,10 @@ def test_a_server_behind_a_port_or_a_trailing_slash_is_understood() -> None:
 @pytest.mark.usefixtures("account")
 def test_a_hub_that_never_ends_its_answer_is_given_up(home: Home, hub: FakeHub) -> None:
     hub.delay_s = 1.5
-    script = "import sys; from proxy.agent.token import credential as c; c.DEADLINE_S = 1; sys.exit(c.run_plugin())"
+    script = (
+        "import sys; from proxy.agent.token import credential as c; "
+        "c.DEADLINE_S = 1; sys.exit(c.run_plugin())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=home.environment | {"KUBERNETES_EXEC_INFO": exec_info(hub.url)},

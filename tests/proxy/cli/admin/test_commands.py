@@ -20,7 +20,7 @@ from auth.keys import KeySet, SigningKey
 from proxy.cli.admin.api.client import AdminClient
 from proxy.cli.admin.cluster.relay_files import remaining_steps
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
-from proxy.hub.store.store import RelayContact
+from proxy.hub.store.clusters import RelayContact
 from proxy.kubernetes.statement import Statement
 from proxy.process.config import Address
 from proxy.relay import config as relay_config
@@ -100,7 +100,7 @@ async def test_a_relay_outside_a_cluster_gets_files_that_it_accepts(hub: Hub, tm
     assert relay.way.hub_ca_pem == hub.ca.read_text()
     assert (relay.cluster_id, relay.hub_url) == (cluster.id, "https://hub.example")
     assert relay.kubeconfig == tmp_path / "kube 🚢 config"
-    assert [key.kid for key in relay.hub_keys] == [hub.data.signing_keys().active.kid]
+    assert [key.kid for key in relay.hub_keys] == [hub.data.keys.load_or_make().active.kid]
 
 
 def test_who_enrols_at_a_hub_of_a_private_ca_is_told_where_it_goes() -> None:
@@ -300,7 +300,7 @@ async def test_an_agents_life(hub: Hub) -> None:
         ("`hawse admin agent key list sre-1`", "agent", "key", "revoke", "sre-1", "x"),
         ("`hawse admin federation list`", "federation", "remove", "x"),
         ("choose another name", "token", "add", "local", "--role", "admin"),
-        ("give it another with it", "agent", "teams", "sre-1", "--remove", "web"),
+        ("add another team in the same command", "agent", "teams", "sre-1", "--remove", "web"),
     ):
         assert step in await hub.fails(*again)
     await hub.ok("agent", "unlock", "sre-1")
@@ -401,7 +401,7 @@ async def test_a_ca_by_hand_takes_the_hubs_place(hub: Hub, tmp_path: Path) -> No
 
 async def test_secrets_stand_in_no_message_and_no_trail(hub: Hub) -> None:
     await enrol(hub)
-    token = hub.data.admin_token()
+    token = hub.data.admin.token()
     assert token is not None
     made = await hub.json("agent", "add", "two", "--owner", "a", "--team", "sre")
     outputs = [
@@ -554,9 +554,11 @@ async def test_a_table_fits_the_terminal_and_a_pipe_gets_all_of_it(hub: Hub) -> 
 async def test_a_name_that_is_mistyped_is_an_error_with_what_is_near(hub: Hub) -> None:
     await enrol(hub)
     cluster = (
-        "there is no cluster 'prd' (did you mean prod?): `hawse admin cluster list` names those there are"
+        "there is no cluster 'prd' (did you mean prod?): `hawse admin cluster list` lists the existing ones"
     )
-    agent = "there is no agent 'SRE-1' (did you mean sre-1?): `hawse admin agent list` names those there are"
+    agent = (
+        "there is no agent 'SRE-1' (did you mean sre-1?): `hawse admin agent list` lists the existing ones"
+    )
     for error, *command in (
         (cluster, "relay", "list", "--cluster", "prd"),
         (cluster, "relay", "show", "pod-a", "--cluster", "prd"),

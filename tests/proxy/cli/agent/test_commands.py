@@ -8,7 +8,6 @@ import re
 import shutil
 import stat
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,31 +17,10 @@ import yaml
 from auth.apikey import new_code
 from proxy.agent.local.account import Account, save_account
 from tests.fakes.hub import Asked, FakeHub, Reply
-from tests.proxy.agent.conftest import API_KEY, Home, home, hub
-
-__all__ = ["home", "hub"]
+from tests.proxy.agent.conftest import API_KEY, Home
+from tests.proxy.cli.agent.program import BIN, run
 
 CODE = new_code(b"c" * 20)
-
-BIN = Path(sys.executable).parent
-
-
-def run(home: Home, *arguments: str, stdin: str | None = None, **environment: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [str(BIN / "hawse"), *arguments],
-        env=home.environment | environment,
-        input=stdin if stdin is not None else "",
-        capture_output=True,
-        text=True,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-@pytest.fixture
-def ca(tmp_path: Path, hub: FakeHub) -> str:
-    path = tmp_path / "ca.pem"
-    path.write_text(hub.ca_pem)
-    return str(path)
 
 
 def test_logging_in_by_the_environment_or_by_stdin_stores_the_key(home: Home, hub: FakeHub, ca: str) -> None:

@@ -12,10 +12,8 @@ import pytest
 
 from proxy.agent.local.account import Account, load_accounts, logins_path, save_account
 from tests.fakes.hub import FakeHub
-from tests.proxy.agent.conftest import API_KEY, Home, home, hub
-from tests.proxy.cli.agent.test_commands import BIN, ca, run
-
-__all__ = ["ca", "home", "hub"]
+from tests.proxy.agent.conftest import API_KEY, Home
+from tests.proxy.cli.agent.program import BIN, run
 
 # A port without a listener.
 AWAY = Account("https://127.0.0.1:1", "other", API_KEY, None, "serial", key_id="k-7")

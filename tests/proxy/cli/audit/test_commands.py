@@ -21,7 +21,7 @@ from audit.record import Client, Kind
 from audit.store import AuditStore
 from proxy.cli.audit.commands import audit
 from proxy.cli.audit.options import parse_since
-from proxy.cli.main import build_group
+from proxy.cli.group import build_group
 from tests.audit.events import NOW_S, call, failure
 
 

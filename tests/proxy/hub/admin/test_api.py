@@ -2,192 +2,30 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 import trio
-from starlette.applications import Starlette
 
-from audit.errors import AuditUnavailable
-from audit.record import ActorType, Event, Kind, Phase, encode
+from audit.record import Phase, encode
 from auth.apikey import hash as hash_key
-from auth.apikey import new_api_key
 from auth.keys import SigningKey
-from proxy.hub.admin.actions.administration import ACTIONS, Administration
-from proxy.hub.admin.api import BODY_BYTES_MAX, admin_app
-from proxy.hub.admin.metrics import hub_metrics
-from proxy.hub.admin.revocations import Revocations
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
-from proxy.hub.home.keyring import KeyRing
-from proxy.hub.home.reserve import open_reserve
-from proxy.hub.relays.operations import RelayInfo, SessionInfo
-from proxy.hub.store.directory import Directory, open_directory
-from proxy.hub.store.store import RelayContact, Store
+from proxy.hub.relays.operations import RelayInfo
+from proxy.hub.store.clusters import RelayContact
+from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
-from tests.fakes.asgi import Reply, call
+from tests.fakes.admin import PEPPER, TOKEN, WATCH, Bench, enrol
+from tests.fakes.asgi import call
 
-PEPPER = b"p" * 32
-TOKEN = new_api_key(b"t" * 32)
 CA = """-----BEGIN CERTIFICATE-----
 MIIBczCCARqgAwIBAgIUKUSTdlLXGEWFwrlcpxT0CwgjFgswCgYIKoZIzj0EAwIw
 DzENMAsGA1UEAwwEdGVzdDAgFw0yNTAxMDEwMDAwMDBaGA8yMTI1MDEwMTAwMDAw
 MFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABA==
 -----END CERTIFICATE-----
 """
-
-
-class FakeRecorder:
-    """Keeps events; fails like a trail whose disk is full when told so."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.down = False
-        self.meanwhile: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
-
-    async def intent(self, event: Event) -> None:
-        assert event.phase is Phase.INTENT
-        await self.meanwhile()
-        if self.down:
-            raise AuditUnavailable("the disk is full")
-        self.events.append(event)
-
-    def complete(self, event: Event) -> None:
-        assert event.phase is Phase.COMPLETE
-        self.events.append(event)
-
-    def keep(self, event: Event, settled: Callable[[], None]) -> None:
-        self.complete(event)
-
-
-class FakeOperations:
-    def __init__(self) -> None:
-        self.live: list[RelayInfo] = []
-        self.asked = 0
-
-    def relays(self) -> Sequence[RelayInfo]:
-        self.asked += 1
-        return self.live
-
-
-class FakeSessions:
-    def __init__(self) -> None:
-        self.live: list[SessionInfo] = []
-        self.killed: list[dict[str, str | None]] = []
-        self.beside = 1
-
-    async def sessions(
-        self, *, agent: str | None = None, cluster: str | None = None
-    ) -> Sequence[SessionInfo]:
-        return [one for one in self.live if agent in (None, one.agent) and cluster in (None, one.cluster)]
-
-    async def hubs_beside(self) -> int:
-        await trio.lowlevel.checkpoint()
-        return self.beside
-
-    async def kill(
-        self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
-    ) -> Sequence[SessionInfo]:
-        await trio.lowlevel.checkpoint()
-        self.killed.append({"id": session_id, "agent": agent, "cluster": cluster, "reason": reason})
-        fitting = await self.sessions(agent=agent, cluster=cluster)
-        return [one for one in fitting if session_id in (None, one.id)]
-
-
-WATCH = SessionInfo(
-    id="0199a1b2-0000-7cc3-98c4-dc0c0c07398f",
-    agent="sre-1",
-    cluster="prod",
-    kind="watch",
-    verb="watch",
-    resource="pods",
-    namespace="dev",
-    name="",
-    client="192.0.2.7",
-    relay="relay-1",
-    started_at=1_800_000_000.0,
-    status=200,
-    bytes_in=0,
-    bytes_out=4096,
-)
-
-
-@attrs.define
-class Clock:
-    now: float = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@attrs.define
-class Bench:
-    app: Starlette
-    directory: Directory
-    recorder: FakeRecorder
-    operations: FakeOperations
-    ring: KeyRing
-    sessions: FakeSessions
-    clock: Clock
-
-    async def ask(
-        self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str
-    ) -> Reply:
-        if token is not None:
-            headers["authorization"] = f"Bearer {token}"
-        chunks = [json.dumps(body).encode()] if body is not None else None
-        reply = await call(self.app, method, target, headers=headers, chunks=chunks)
-        assert reply.headers["x-content-type-options"] == "nosniff"
-        assert reply.headers["cache-control"] == "no-store"
-        assert (reply.status >= 400) == (b'{"error":' in reply.body)
-        return reply
-
-    async def ok(self, method: str, target: str, body: object = None) -> Any:
-        reply = await self.ask(method, target, body)
-        assert reply.status in {200, 201}, reply.body
-        return reply.json
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    clock = Clock()
-    ring = KeyRing(
-        DataDir.open(tmp_path / "data"),
-        issuer="https://hub.example",
-        clock=clock,
-        on_rotation=lambda: None,
-    )
-    recorder, operations, sessions = FakeRecorder(), FakeOperations(), FakeSessions()
-    reserve = open_reserve(tmp_path / "reserve")
-    revocations = Revocations(reserve)
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
-        await directory.change(lambda store: store.put_local_token(hash_key(TOKEN, PEPPER)))
-        administration = Administration.of(
-            directory=directory,
-            ring=ring,
-            pepper=PEPPER,
-            public_url="https://hub.example",
-            hub_ca=lambda: None,
-            version="0.1.0",
-            operations=operations,
-            live_sessions=sessions,
-            clock=clock,
-        )
-        app = admin_app(administration, recorder, hub_metrics(directory, operations), clock, revocations)
-        yield Bench(app, directory, recorder, operations, ring, sessions, clock)
-    reserve.close()
-
-
-async def enrol(bench: Bench) -> dict[str, Any]:
-    await bench.ok("POST", "/v1/teams", {"name": "sre"})
-    cluster = await bench.ok(
-        "POST", "/v1/clusters", {"name": "prod", "teams": ["sre"], "labels": {"env": "prod"}}
-    )
-    agent = await bench.ok("POST", "/v1/agents", {"name": "sre-1", "owner": "ada", "teams": ["sre"]})
-    return {"cluster": cluster, "agent": agent}
 
 
 async def test_a_hub_is_enrolled_from_nothing(bench: Bench) -> None:
@@ -234,7 +72,7 @@ async def test_the_rbac_names_exactly_whom_the_relay_must_impersonate(bench: Ben
     }
 
 
-async def test_whoever_changes_impersonation_is_told_where_to_apply_it(bench: Bench) -> None:
+async def test_a_change_of_impersonation_names_the_clusters_to_apply_it_in(bench: Bench) -> None:
     await enrol(bench)
     assert (await bench.ok("POST", "/v1/teams", {"name": "web", "clusters": ["prod"]}))["apply_rbac"] == [
         "prod"
@@ -366,7 +204,7 @@ async def test_a_token_that_is_revoked_under_a_request_does_nothing_more(bench: 
     assert "revoked" in end.note
 
 
-async def test_the_trail_tells_of_each_what_it_changed_though_others_change_it_too(bench: Bench) -> None:
+async def test_the_event_of_each_change_names_its_own_change_when_several_run_at_once(bench: Bench) -> None:
     async def apply(name: str) -> None:
         spec = '{bind: {teams: ["*"]}, rules: [{id: r, effect: allow, verbs: [read], resources: [pods]}]}'
         text = f"kind: Policy\nmetadata: {{name: {name}}}\nspec: {spec}\n"
@@ -387,28 +225,10 @@ async def test_the_trail_tells_of_each_what_it_changed_though_others_change_it_t
     assert after[after[first]] == bench.ring.current.active.kid
 
 
-@pytest.mark.parametrize(
-    "authorization",
-    [
-        None,
-        "",
-        TOKEN,
-        f"Basic {TOKEN}",
-        "Bearer ",
-        "Bearer x",
-        f"Bearer {new_api_key(b'x' * 32)}",
-        f"Bearer {TOKEN}\u00e9",
-    ],
-)
-async def test_no_path_but_healthz_answers_a_stranger(bench: Bench, authorization: str | None) -> None:
-    headers = {} if authorization is None else {"authorization": authorization}
-    paths = [(a.method, a.path.format(name="x", team="y", id="z")) for a in ACTIONS] + [("GET", "/metrics")]
-    for method, path in paths:
-        reply = await bench.ask(method, path, token=None, **headers)
-        assert reply.status == 401
-        assert reply.headers["www-authenticate"].startswith("Bearer")
-    assert (await bench.ask("GET", "/healthz", token=None, **headers)).status == 200
-    assert [event.kind for event in bench.recorder.events] == [Kind.AUTH_FAILED] * len(paths)
+async def test_healthz_answers_without_a_token(bench: Bench) -> None:
+    for headers in ({}, {"authorization": ""}, {"authorization": "Bearer x"}):
+        assert (await bench.ask("GET", "/healthz", token=None, **headers)).status == 200
+    assert bench.recorder.events == []
 
 
 async def test_an_agents_key_is_no_admin_token(bench: Bench) -> None:
@@ -416,27 +236,13 @@ async def test_an_agents_key_is_no_admin_token(bench: Bench) -> None:
     assert (await bench.ask("GET", "/v1/teams", token=key)).status == 401
 
 
-async def test_every_action_is_one_event_by_its_operator(bench: Bench) -> None:
-    await bench.ok("GET", "/v1/teams")
-    (read,) = bench.recorder.events
-    assert (read.kind, read.phase, read.actor.type, read.actor.name) == (
-        Kind.ADMIN,
-        Phase.COMPLETE,
-        ActorType.OPERATOR,
-        "local",
-    )
-    bench.recorder.events.clear()
+async def test_the_event_of_a_change_names_its_cluster_and_why_it_was_refused(bench: Bench) -> None:
     await bench.ok("POST", "/v1/clusters", {"name": "prod"})
-    intent, end = bench.recorder.events
-    assert (intent.phase, end.phase, intent.eid) == (Phase.INTENT, Phase.COMPLETE, end.eid)
-    assert end.req is not None
-    assert (end.req.verb, end.req.resource, end.req.raw_target) == ("create", "clusters", "/v1/clusters")
-    assert end.resp is not None
-    assert end.resp.status == 201
-    assert end.cluster_name == "prod"
+    assert bench.recorder.events[-1].cluster_name == "prod"
     bench.recorder.events.clear()
     await bench.ask("POST", "/v1/clusters", {"name": "prod"})
     intent, end = bench.recorder.events
+    assert (intent.phase, end.phase, intent.eid) == (Phase.INTENT, Phase.COMPLETE, end.eid)
     assert end.resp is not None
     assert (end.resp.status, end.note) == (
         409,
@@ -456,14 +262,6 @@ async def test_what_is_made_stands_in_the_trail_by_its_name(bench: Bench) -> Non
     assert {("teams", "name=sre"), ("agents", "name=sre-1"), ("tokens", "name=ci")} <= made
 
 
-async def test_nothing_is_changed_while_the_trail_cannot_be_written(bench: Bench) -> None:
-    bench.recorder.down = True
-    reply = await bench.ask("POST", "/v1/teams", {"name": "sre"})
-    assert (reply.status, reply.json["error"]["code"]) == (503, "audit_unavailable")
-    assert bench.directory.current.teams_by_name == {}
-    assert (await bench.ask("GET", "/v1/teams")).status == 200
-
-
 async def test_no_secret_reaches_the_trail(bench: Bench) -> None:
     made = await enrol(bench)
     token = (await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "admin"}))["token"]
@@ -478,31 +276,19 @@ async def test_no_secret_reaches_the_trail(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("body", "what"),
     [
-        (b"{", "not JSON"),
-        (b"\xff", "not JSON"),
-        (b"[]", "Expected `object`"),
         (b"{}", "missing required field `name`"),
         (b'{"name": 5}', "$.name"),
-        (b'{"name": "a", "owner": "hws_SECRET"}', "unknown field `owner`"),
         (b'{"name": "a", "clusters": ' + b"[" * 100_000, "$.clusters"),
     ],
 )
-async def test_bodies_of_another_shape(bench: Bench, body: bytes, what: str) -> None:
+async def test_the_refusal_of_a_body_names_the_place_of_the_fault(
+    bench: Bench, body: bytes, what: str
+) -> None:
     reply = await call(
         bench.app, "POST", "/v1/teams", headers={"authorization": f"Bearer {TOKEN}"}, chunks=[body]
     )
     assert (reply.status, reply.json["error"]["code"]) == (422, "invalid")
     assert what in reply.json["error"]["message"]
-    assert "SECRET" not in reply.body.decode()
-
-
-async def test_a_body_without_end_is_refused_before_it_is_whole(bench: Bench) -> None:
-    chunks = [b" " * 65536] * (BODY_BYTES_MAX // 65536 + 1)
-    reply = await call(
-        bench.app, "POST", "/v1/teams", headers={"authorization": f"Bearer {TOKEN}"}, chunks=chunks
-    )
-    assert (reply.status, reply.json["error"]["code"]) == (413, "too_large")
-    assert reply.json["error"]["message"].endswith("exceeds 262144 bytes: send less at once")
 
 
 @pytest.mark.parametrize("name", ["system:masters", "a,b", "a\r\nx: y", "ſystem", "$(id)", "", "a" * 64])
@@ -518,7 +304,7 @@ async def test_hostile_names_are_refused(bench: Bench, name: str) -> None:
     ):
         reply = await bench.ask("POST", path, body)
         assert reply.status == 422, (path, body, reply.body)
-    # Whatever was refused left nothing behind.
+    # What was refused left nothing behind.
     now = bench.directory.current
     assert (list(now.teams_by_name), dict(now.agents_by_name), dict(now.clusters_by_name)) == (
         ["sre"],
@@ -549,7 +335,7 @@ async def test_a_private_key_pasted_with_a_ca_is_refused(bench: Bench, tmp_path:
         assert reply.status == status
 
 
-async def test_what_is_not_there_is_told_so_in_one_form(bench: Bench) -> None:
+async def test_a_missing_thing_is_refused_in_one_form(bench: Bench) -> None:
     for method, path, status, code in (
         ("GET", "/v1/teams/none", 404, "not_found"),
         ("GET", "/v1/agents/none", 404, "not_found"),

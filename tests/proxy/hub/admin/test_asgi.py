@@ -261,7 +261,7 @@ async def test_an_answer_behind_the_answer_is_an_error_of_the_application(caplog
 
     data, _ = await ask(b"GET / HTTP/1.1\r\nHost: a\r\n" + CLOSE, app)
     assert data.endswith(b"abc")
-    assert "out of turn" in caplog.text
+    assert "out of order" in caplog.text
 
 
 async def test_one_connections_fault_never_reaches_another(autojump_clock, caplog):

@@ -17,9 +17,12 @@ import pytest
 
 from auth.keys import SigningKey
 from proxy.hub.admin.backup import BackupError, backup, restore
-from proxy.hub.home.boots import Boots
-from proxy.hub.home.datadir import AdminEndpoint, DataDir, DataDirError, SigningKeys, read_private
+from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
+from proxy.hub.home.hub_instances import HubInstances
+from proxy.hub.home.local_admin import AdminEndpoint
+from proxy.hub.home.private_files import DataDirError, read_private
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 
 
@@ -30,10 +33,10 @@ def clock() -> float:
 @pytest.fixture
 def hub(tmp_path: Path) -> DataDir:
     data = DataDir.open(tmp_path / "hub")
-    old, new = data.signing_keys().active, SigningKey.generate()
-    data.store_signing_keys(SigningKeys(new, (old, new), ("a.b.c",)))
+    old, new = data.keys.load_or_make().active, SigningKey.generate()
+    data.keys.store(SigningKeys(new, (old, new), ("a.b.c",)))
     data.pepper()
-    data.make_admin_token()
+    data.admin.make_token()
     ensure_certificate(data.tls_dir, (), datetime.datetime.now(datetime.UTC))
     store = Store(data.store_file, org="main", clock=clock)
     store.add_team("sre")
@@ -70,8 +73,8 @@ def test_a_restored_hub_is_the_hub_that_was_backed_up(hub: DataDir, tmp_path: Pa
     assert done.created.endswith("Z")
     other = DataDir.open(tmp_path / "other")
     assert contents(other.path) == contents(hub.path)
-    assert other.signing_keys().active.kid == hub.signing_keys().active.kid
-    assert (other.pepper(), other.admin_token()) == (hub.pepper(), hub.admin_token())
+    assert other.keys.load_or_make().active.kid == hub.keys.load_or_make().active.kid
+    assert (other.pepper(), other.admin.token()) == (hub.pepper(), hub.admin.token())
     assert agents(other) == ["sre-1"]
     modes = {(p.is_dir(), stat.S_IMODE(p.stat().st_mode)) for p in other.path.rglob("*")}
     assert modes == {(True, 0o700), (False, 0o600)}
@@ -82,7 +85,7 @@ def test_a_hub_of_before_keys_were_rotated_is_restored(hub: DataDir, tmp_path: P
     (hub.keys_dir / "succession").unlink()
     backup(hub.path, tmp_path / "hub.tar")
     restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
-    assert DataDir.open(tmp_path / "other").signing_keys().succession == ()
+    assert DataDir.open(tmp_path / "other").keys.load_or_make().succession == ()
 
 
 def test_a_hub_with_a_certificate_of_its_operator_needs_no_folder_for_others(
@@ -109,8 +112,8 @@ def test_a_running_hub_is_backed_up_with_what_is_only_in_its_wal(hub: DataDir, t
 
 def rotate(hub: DataDir) -> None:
     """Give up the key that signs, and drop those before it, as a hub does while it runs."""
-    old, new = hub.signing_keys().active, SigningKey.generate()
-    hub.store_signing_keys(SigningKeys(new, (old, new)))
+    old, new = hub.keys.load_or_make().active, SigningKey.generate()
+    hub.keys.store(SigningKeys(new, (old, new)))
 
 
 @pytest.mark.parametrize("reads", range(1, 12))
@@ -129,7 +132,7 @@ def test_a_backup_is_whole_though_the_keys_are_rotated_meanwhile(
     monkeypatch.setattr("proxy.hub.admin.backup.read_private", read)
     backup(hub.path, tmp_path / "hub.tar")
     restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
-    assert DataDir(tmp_path / "other").signing_keys().active.kid == hub.signing_keys().active.kid
+    assert DataDir(tmp_path / "other").keys.load_or_make().active.kid == hub.keys.load_or_make().active.kid
 
 
 def test_a_folder_that_never_rests_is_not_backed_up(
@@ -140,7 +143,7 @@ def test_a_folder_that_never_rests_is_not_backed_up(
         return read_private(file)
 
     monkeypatch.setattr("proxy.hub.admin.backup.read_private", read)
-    with pytest.raises(BackupError, match="changes again and again: try later"):
+    with pytest.raises(BackupError, match="keeps changing: try later"):
         backup(hub.path, tmp_path / "hub.tar")
 
 
@@ -197,17 +200,17 @@ def test_no_hub_starts_on_half_of_a_restore(
 ) -> None:
     backup(hub.path, tmp_path / "hub.tar")
     present = DataDir.open(tmp_path / "other")
-    whole = {(hub.signing_keys().active.kid, read_private(hub.tls_dir / "ca.pem"))}
+    whole = {(hub.keys.load_or_make().active.kid, read_private(hub.tls_dir / "ca.pem"))}
     if over != "nothing":
-        present.signing_keys()
+        present.keys.load_or_make()
         present.pepper()
-        present.make_admin_token()
+        present.admin.make_token()
         ensure_certificate(present.tls_dir, (), datetime.datetime.now(datetime.UTC))
         if over != "one without a store":
             Store(present.store_file, org="main", clock=clock).close()
         if over == "another":
-            present.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", ""))
-        whole.add((present.signing_keys().active.kid, read_private(present.tls_dir / "ca.pem")))
+            present.admin.write_endpoint(AdminEndpoint("https://127.0.0.1:1", ""))
+        whole.add((present.keys.load_or_make().active.kid, read_private(present.tls_dir / "ca.pem")))
     rename, left = Path.rename, moved
 
     def interrupted(path: Path, target: Path) -> Path:
@@ -224,7 +227,7 @@ def test_no_hub_starts_on_half_of_a_restore(
     try:
         present.check_databases()
         present.pepper()
-        kid = present.signing_keys().active.kid
+        kid = present.keys.load_or_make().active.kid
     except DataDirError as error:
         told = str(error)
         assert "restore a backup" in told
@@ -316,7 +319,7 @@ def test_a_running_hub_is_not_restored_into(hub: DataDir, tmp_path: Path) -> Non
 
 def test_nor_is_one_that_only_finishes_what_it_has_begun(hub: DataDir, tmp_path: Path) -> None:
     backup(hub.path, tmp_path / "hub.tar")
-    with Boots(hub.boots_dir).announced("boot"):
+    with HubInstances(hub.instances_dir).registered("boot"):
         with pytest.raises(BackupError, match="wait for its end"):
             restore(hub.path, tmp_path / "hub.tar", overwrite=True)
     restore(hub.path, tmp_path / "hub.tar", overwrite=True)
@@ -350,7 +353,7 @@ def key_of_another(members: dict[str, bytes]) -> None:
         (lambda m: m.pop("hub.db"), "no store"),
         (lambda m: m.pop("pepper"), "pepper"),
         (lambda m: m.update({"pepper": b"SECRET"}), "pepper"),
-        (lambda m: m.update({"keys/active": b"none"}), "names no key"),
+        (lambda m: m.update({"keys/active": b"none"}), "names no existing key"),
         (key_of_another, "name the file after it"),
         (torn_database, "damaged|failed"),
         (lambda m: m.update({"hub.db": b"SECRET" * 1000}), "not a database"),

@@ -18,8 +18,7 @@ from proxy.hub.admin.front import AdminFront
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig, TLSConfig
 from proxy.hub.home.datadir import DataDir
-from tests.proxy.hub.admin.test_api import TOKEN, Bench
-from tests.proxy.hub.admin.test_api import bench as bench
+from tests.fakes.admin import TOKEN, Bench
 from tunnel.net.connect import client_context, wrap_client
 from tunnel.net.tls import TLSStream
 
@@ -49,13 +48,13 @@ async def serving(bench: Bench, folder: Path) -> AsyncIterator[Port]:
     files.certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
     config = HubConfig(tls=files, data_dir=folder)
     front = AdminFront(bench.app, Certificate.open(config, DataDir(folder), time.time))
-    bench.directory.on_change(partial(front.doubt_revoked, bench.directory))
+    bench.directory.on_change(partial(front.demote_revoked, bench.directory))
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, front.handle_client, [listener])
         yield Port(listener.socket.getsockname()[1], authority.cert_pem.bytes().decode())
         nursery.cancel_scope.cancel()
-    assert front.room.open == 0
+    assert front.connection_limit.open == 0
 
 
 async def send(stream: TLSStream, request: str, token: str = "", fields: str = "") -> None:

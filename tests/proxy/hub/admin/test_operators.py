@@ -19,17 +19,12 @@ from proxy.hub.admin.actions.verb import METRICS, Endpoint, verb
 from proxy.hub.admin.front import ensure_local_token
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.store.roles import MEANINGS, Role
+from tests.fakes.admin import PEPPER, TOKEN, WATCH, Bench, enrol, path_of
 from tests.fakes.asgi import call
-from tests.proxy.hub.admin.test_api import PEPPER, TOKEN, WATCH, Bench, enrol
-from tests.proxy.hub.admin.test_api import bench as bench
 
 ENDPOINTS = (METRICS, *ACTIONS)
 TOKENS = {role: new_api_key(role.encode().ljust(32, b".")) for role in Role}
 USER = "x-hawse-local-user"
-
-
-def path_of(endpoint: Endpoint) -> str:
-    return endpoint.path.format(name="x", team="y", id="z")
 
 
 async def give_each_role_a_token(bench: Bench) -> None:
@@ -104,37 +99,37 @@ def test_each_role_may_do_exactly_this() -> None:
     assert not any(role.may(each.role) for role in (Role.VIEWER, Role.AUDITOR) for each in changing)
 
 
-async def test_every_endpoint_admits_exactly_the_roles_of_the_table(bench: Bench) -> None:
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda each: f"{each.verb} {each.resource}")
+async def test_every_endpoint_admits_exactly_the_roles_of_the_table(bench: Bench, endpoint: Endpoint) -> None:
     await give_each_role_a_token(bench)
     await enrol(bench)
-    for endpoint in ENDPOINTS:
-        for role, token in TOKENS.items():
-            before = bench.directory.current
-            bench.recorder.events.clear()
-            reply = await bench.ask(endpoint.method, path_of(endpoint), token=token)
-            where = (role, endpoint.verb, endpoint.resource)
-            if role.may(endpoint.role):
-                assert reply.status not in {401, 403}, where
-                continue
-            assert (reply.status, reply.json["error"]["code"]) == (403, "forbidden"), where
-            told = reply.json["error"]["message"]
-            holders = [str(each) for each in endpoint.role.holders]
-            assert told.startswith(f"the admin token a-{role} has the role {role}, which may not "), where
-            assert f" {endpoint.verb} {endpoint.resource}: that takes the role {holders[0]}" in told, where
-            assert all(each in told for each in holders), where
-            # No intent: nothing was begun.
-            [event] = bench.recorder.events
-            assert event.req is not None
-            assert event.resp is not None
-            assert event.decision is not None
-            assert (event.kind, event.phase, event.actor.type) == (
-                Kind.ADMIN,
-                Phase.COMPLETE,
-                ActorType.OPERATOR,
-            )
-            assert (event.actor.name, event.req.verb, event.req.resource) == (f"a-{role}", *where[1:])
-            assert (event.resp.status, event.decision.effect, event.note) == (403, "deny", told), where
-            assert bench.directory.current is before, where
+    for role, token in TOKENS.items():
+        before = bench.directory.current
+        bench.recorder.events.clear()
+        reply = await bench.ask(endpoint.method, path_of(endpoint), token=token)
+        where = (role, endpoint.verb, endpoint.resource)
+        if role.may(endpoint.role):
+            assert reply.status not in {401, 403}, where
+            continue
+        assert (reply.status, reply.json["error"]["code"]) == (403, "forbidden"), where
+        message = reply.json["error"]["message"]
+        holders = [str(each) for each in endpoint.role.holders]
+        assert message.startswith(f"the admin token a-{role} has the role {role}, which may not "), where
+        assert f" {endpoint.verb} {endpoint.resource}: that takes the role {holders[0]}" in message, where
+        assert all(each in message for each in holders), where
+        # No intent: nothing was begun.
+        [event] = bench.recorder.events
+        assert event.req is not None
+        assert event.resp is not None
+        assert event.decision is not None
+        assert (event.kind, event.phase, event.actor.type) == (
+            Kind.ADMIN,
+            Phase.COMPLETE,
+            ActorType.OPERATOR,
+        )
+        assert (event.actor.name, event.req.verb, event.req.resource) == (f"a-{role}", *where[1:])
+        assert (event.resp.status, event.decision.effect, event.note) == (403, "deny", message), where
+        assert bench.directory.current is before, where
 
 
 @pytest.mark.parametrize(
@@ -365,7 +360,7 @@ async def in_folder(bench: Bench, folder: Path, before: Callable[[DataDir], Awai
     data = DataDir.open(folder / "local")
     await before(data)
     await ensure_local_token(data, bench.directory, PEPPER)
-    return data.admin_token() or ""
+    return data.admin.token() or ""
 
 
 def of(bench: Bench, token: str) -> tuple[str, Role]:
@@ -390,8 +385,8 @@ async def test_another_token_in_that_file_is_replaced(bench: Bench, tmp_path: Pa
 
     async def put(data: DataDir) -> None:
         await trio.lowlevel.checkpoint()
-        data.admin_token_file.write_text(TOKENS[role])
-        data.admin_token_file.chmod(0o600)
+        data.admin.token_file.write_text(TOKENS[role])
+        data.admin.token_file.chmod(0o600)
 
     made = await in_folder(bench, tmp_path, put)
     assert made != TOKENS[role]

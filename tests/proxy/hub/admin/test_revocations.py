@@ -26,7 +26,7 @@ from proxy.hub.admin.actions.administration import ACTIONS, Action, Administrati
 from proxy.hub.admin.actions.call import Call
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.metrics import hub_metrics
-from proxy.hub.admin.revocations import Revocation, Revocations, Where, carry_out_again
+from proxy.hub.admin.revocations import Revocation, Revocations, Where, repeat_revocations
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import Reserve, ReserveError, open_reserve
@@ -34,8 +34,8 @@ from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
+from tests.fakes.admin import PEPPER, TOKEN, FakeOperations, FakeSessions
 from tests.fakes.asgi import Reply, call
-from tests.proxy.hub.admin.test_api import PEPPER, TOKEN, FakeOperations, FakeSessions
 
 NOW = 1_800_000_000.0
 
@@ -155,11 +155,11 @@ async def open_hub(folder: Path, clock: Callable[[], float] = lambda: NOW) -> As
         open_directory(folder / "hub.db", org="main", clock=clock) as directory,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(directory.run_look)
+        nursery.start_soon(directory.run_poll)
         if not directory.current.admin_tokens_by_hash:
             await directory.change(lambda store: store.put_local_token(hash_key(TOKEN, PEPPER)))
         administration = administration_of(directory, folder, sessions)
-        await carry_out_again(revocations, revocations.left(), administration, recorder, clock)
+        await repeat_revocations(revocations, revocations.left(), administration, recorder, clock)
         app = admin_app(administration, recorder, hub_metrics(directory, operations), clock, revocations)
         yield Hub(folder, app, administration, directory, trail, recorder, reserve, sessions)
         nursery.cancel_scope.cancel()
@@ -466,7 +466,7 @@ async def test_a_start_on_a_store_that_cannot_be_written_honours_it_all_the_same
             revocations = Revocations(reserve)
             administration = administration_of(directory, folder)
             left = revocations.left()
-            await carry_out_again(revocations, left, administration, hub.recorder, lambda: NOW)
+            await repeat_revocations(revocations, left, administration, hub.recorder, lambda: NOW)
             assert hub.state() == "locked"
             assert hub.stored_state() == "active"
             assert len(reserve.entries()) == 1
@@ -507,7 +507,9 @@ async def test_an_entry_that_this_version_cannot_read_keeps_the_hub_from_startin
     reserve = open_reserve(tmp_path / "reserve")
     reserve.add(b"of another version")
     revocations = Revocations(reserve)
-    with pytest.raises(ReserveError, match=r"holds what this version cannot read .* start the version that"):
+    with pytest.raises(
+        ReserveError, match=r"holds an entry that this version cannot read .* start the version that"
+    ):
         revocations.left()
     reserve.close()
 

@@ -15,7 +15,7 @@ from auth.policy.match import Bundle
 from auth.tokens import issue_access
 from proxy.hub.authorize import admission
 from proxy.hub.authorize.access import AccessTokens
-from proxy.hub.authorize.admission import Admission, Call, Caller, Refusal, understand
+from proxy.hub.authorize.admission import Admission, Call, Caller, Refusal, parse_request
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Mode
@@ -55,8 +55,8 @@ class Asking:
 
     def ask(self, target: bytes, method: bytes = b"GET", now: float = 0.0) -> Call | Refusal:
         head = RequestHead(method, target, self._fields)
-        asked = understand(method, target)
-        return self._admission.admit(head, asked, self._caller, "192.0.2.7", now)
+        parsed = parse_request(method, target)
+        return self._admission.admit(head, parsed, self._caller, "192.0.2.7", now)
 
     @property
     def remembered(self) -> int:
@@ -82,7 +82,7 @@ def test_what_the_time_may_change_is_judged_each_time(monkeypatch: pytest.Monkey
     assert isinstance(asking.ask(PODS, now=EIGHT), Refusal)
 
 
-def test_a_denial_is_made_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_denial_is_decided_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     asking = Asking(monkeypatch, bundle(EARLY))
     for _ in range(2):
         assert isinstance(asking.ask(PODS, now=EIGHT), Refusal)
@@ -121,10 +121,10 @@ def test_the_memory_of_grants_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("name", [b"access_token", b"ACCESS_TOKEN", b"%61ccess_%74oken", b"access%5f%54oken"])
 def test_a_request_that_is_refused_for_its_token_is_not_remembered(path: bytes, name: bytes) -> None:
     target = b"/clusters/prod%b?%b=secret" % (path, name)
-    first = understand(b"GET", target)
+    first = parse_request(b"GET", target)
     assert first.fault
-    assert understand(b"GET", target) is not first
-    assert understand(b"GET", PODS) is understand(b"GET", PODS)
+    assert parse_request(b"GET", target) is not first
+    assert parse_request(b"GET", PODS) is parse_request(b"GET", PODS)
 
 
 def test_an_upgrade_is_judged_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,16 +133,16 @@ def test_an_upgrade_is_judged_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(Asking(monkeypatch, reads, UPGRADE).ask(PODS + b"/web"), Refusal)
 
 
-@pytest.mark.parametrize("asked", [b"h2c", b"websocket, h2c"])
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket, h2c"])
 def test_an_upgrade_that_is_not_served_is_judged_as_the_plain_request(
-    monkeypatch: pytest.MonkeyPatch, asked: bytes
+    monkeypatch: pytest.MonkeyPatch, upgrade: bytes
 ) -> None:
     reads = bundle(policy("- {id: look, effect: allow, verbs: [read], resources: ['*', '*/*']}"))
-    asking = Asking(monkeypatch, reads, ((b"connection", b"upgrade"), (b"upgrade", asked)))
+    asking = Asking(monkeypatch, reads, ((b"connection", b"upgrade"), (b"upgrade", upgrade)))
     call = asking.ask(PODS + b"/web")
     assert isinstance(call, Call)
     assert not call.info.upgrade
-    # An exec creates, whatever carries it.
+    # An exec is a create over any protocol.
     assert isinstance(asking.ask(PODS + b"/web/exec?command=id"), Refusal)
 
 
@@ -160,8 +160,8 @@ def test_only_an_ordinary_read_is_small_and_what_may_act_is_durable(
     request_: str, small: bool, durable: bool
 ) -> None:
     method, _, target = request_.partition(" ")
-    asked = understand(method.encode(), b"/clusters/prod" + target.encode())
-    assert (asked.small, asked.durable) == (small, durable)
+    parsed = parse_request(method.encode(), b"/clusters/prod" + target.encode())
+    assert (parsed.small, parsed.durable) == (small, durable)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_only_an_ordinary_read_is_small_and_what_may_act_is_durable(
     ],
 )
 def test_what_follows_the_cluster_is_the_api_servers_own_path(target: bytes, inner: bytes) -> None:
-    assert understand(b"GET", target).target == inner
+    assert parse_request(b"GET", target).target == inner
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_what_follows_the_cluster_is_the_api_servers_own_path(target: bytes, inn
     ],
 )
 def test_a_target_that_names_no_cluster_is_none_of_any(target: bytes) -> None:
-    asked = understand(b"GET", target)
-    assert (asked.cluster, asked.info) == ("", None)
+    parsed = parse_request(b"GET", target)
+    assert (parsed.cluster, parsed.info) == ("", None)
 
 
 # -- who asks -----------------------------------------------------------------------------------------------
@@ -223,11 +223,11 @@ class Hub:
         return Fields(((b"authorization", b"Bearer " + token.encode()), *headers))
 
     def caller(self, fields: Fields, target: bytes = PODS, now: float = NOW) -> Caller:
-        return self.admission.caller(RequestHead(b"GET", target, fields), understand(b"GET", target), now)
+        return self.admission.caller(RequestHead(b"GET", target, fields), parse_request(b"GET", target), now)
 
     def fault(self, fields: Fields, target: bytes = PODS) -> Refusal | None:
         head = RequestHead(b"GET", target, fields)
-        return self.admission.fault(head, understand(b"GET", target), self.caller(fields))
+        return self.admission.fault(head, parse_request(b"GET", target), self.caller(fields))
 
 
 @pytest.fixture
@@ -247,14 +247,14 @@ async def test_who_asks_is_known_from_the_same_headers_for_the_life_of_the_token
         hub.caller(fields, now=NOW + 60)
 
 
-async def test_who_is_known_for_one_cluster_is_a_stranger_to_another(hub: Hub) -> None:
+async def test_a_caller_known_for_one_cluster_is_verified_for_another(hub: Hub) -> None:
     fields = hub.fields()
     hub.caller(fields)
     with pytest.raises(TokenError, match="audience"):
         hub.caller(fields, PODS.replace(b"prod", b"stage"))
 
 
-async def test_who_is_known_is_asked_anew_once_anything_has_changed(hub: Hub) -> None:
+async def test_a_known_caller_is_verified_again_after_any_change(hub: Hub) -> None:
     fields = hub.fields()
     [credential] = hub.directory.current.credentials
     assert hub.caller(fields).tunnelled is not None
@@ -268,12 +268,12 @@ async def test_who_is_known_is_asked_anew_once_anything_has_changed(hub: Hub) ->
         hub.caller(fields)
 
 
-async def test_what_is_wrong_with_a_request_is_said_whatever_the_policies_say(hub: Hub) -> None:
+async def test_a_faulty_request_is_refused_under_any_policy(hub: Hub) -> None:
     forged = ((b"impersonate-user", b"root"),)
     length = (b"content-length", b"1")
     for headers, target, status, rule, kind in (
         (forged, PODS, 403, "no-impersonation", Kind.HEADER_SMUGGLING),
-        # What cannot be understood cannot be said to be anybody's.
+        # The sender of a malformed request is not checked.
         (forged, PODS + b"/../x", 400, "malformed", Kind.MALFORMED),
         ((), PODS + b"?access_token=a", 400, "token-in-url", Kind.MALFORMED),
         ((*UPGRADE, length), PODS, 400, "upgrade-with-body", Kind.MALFORMED),
@@ -284,6 +284,6 @@ async def test_what_is_wrong_with_a_request_is_said_whatever_the_policies_say(hu
         assert (fault.status, fault.rule, fault.kind) == (status, rule, kind)
     for headers in ((), UPGRADE, (*UPGRADE, (b"content-length", b"0")), (length,)):
         assert hub.fault(hub.fields(*headers)) is None
-    # Nor is whoever is refused, whatever he asks for, on the short way to a relay.
+    # A refused caller never has the short path to a relay.
     assert hub.caller(hub.fields()).tunnelled is not None
     assert hub.caller(hub.fields(*forged)).tunnelled is None

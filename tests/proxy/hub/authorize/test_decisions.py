@@ -99,7 +99,7 @@ async def test_a_new_bundle_counts_from_the_next_call_on(bench: Bench) -> None:
     assert (await bench.ask(request))[0] == 403
 
 
-async def test_a_denied_upgrade_is_told_in_the_bytes_that_kubectl_reads(bench: Bench) -> None:
+async def test_a_denied_upgrade_is_explained_in_the_bytes_that_kubectl_reads(bench: Bench) -> None:
     await bench.directory.change(lambda store: store.apply_policies([Source(policy(LOOK, name="granted"))]))
     request = bench.request(f"GET {HELD}/web/exec?command=id HTTP/1.1", "Upgrade: websocket")
     request = request.replace(b"Connection: close", b"Connection: Upgrade, close")
@@ -114,7 +114,7 @@ async def test_a_denied_upgrade_is_told_in_the_bytes_that_kubectl_reads(bench: B
 CONSOLE = "/clusters/prod/apis/subresources.kubevirt.io/v1/namespaces/dev/virtualmachineinstances/vm/console"
 
 
-async def test_whoever_may_only_read_does_not_upgrade_but_to_watch(bench: Bench) -> None:
+async def test_a_read_only_agent_upgrades_only_to_watch(bench: Bench) -> None:
     await bench.directory.change(lambda store: store.apply_policies([Source(policy(LOOK, name="granted"))]))
 
     async def ask(target: str) -> int:
@@ -259,15 +259,15 @@ async def test_nothing_is_judged_again_where_no_policy_looks_at_the_time(autojum
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("broken", ["decide", "judge", "understand"])
+@pytest.mark.parametrize("broken", ["decide", "judge", "parse_request"])
 async def test_a_fault_in_what_decides_never_becomes_a_request(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    module = "calls.calls" if broken == "understand" else "authorize.admission"
-    module = "calls.quick" if bench.quick and broken == "understand" else module
+    module = "calls.calls" if broken == "parse_request" else "authorize.admission"
+    module = "calls.quick" if bench.quick and broken == "parse_request" else module
     data = bench.request(f"GET {HELD}/web HTTP/1.1")
     async with relay_of(bench) as relay:
         with monkeypatch.context() as patched:

@@ -22,7 +22,7 @@ from audit.record import (
 from auth.principal import Principal
 from auth.requestinfo import decode_value, parse
 from auth.tokens import AccessClaims
-from proxy.hub.authorize.admission import understand
+from proxy.hub.authorize.admission import parse_request
 from proxy.hub.authorize.events import Trail, _remembered_client, impersonated, stream_of, without_bearer
 from proxy.hub.store.entities import Agent, AgentState
 from proxy.message.head import RequestHead
@@ -59,7 +59,7 @@ def test_a_token_is_found_by_its_decoded_name(query: bytes) -> None:
 
 def test_of_a_target_no_more_is_looked_through_than_is_kept() -> None:
     kept = b"/p?access_token=" + b"x" * TARGET_CHARACTERS_MAX
-    # Where a token may be behind that, not even a sum of it is told.
+    # If a token may be in the rest, not even its digest is recorded.
     assert without_bearer(kept + b"&access_token=y") == b"/p?access_token=***#"
     long = b"/p?%" + b"&a" * TARGET_CHARACTERS_MAX
     for whole in (False, True):
@@ -86,7 +86,7 @@ def told(
     target = b"/clusters/prod/api/v1/pods?limit=1"
     return trail.call(
         head=RequestHead.of(b"GET", target, ((b"user-agent", head),)),
-        asked=understand(b"GET", target),
+        parsed=parse_request(b"GET", target),
         client_ip="192.0.2.7",
         claims=claims,
         agent=agent,
@@ -129,7 +129,7 @@ def test_how_much_of_a_target_is_recorded(
     headers = ((b"connection", b"upgrade"), (b"upgrade", b"websocket")) if upgrade else ()
     event = Trail("acme").call(
         head=RequestHead.of(method, target, headers),
-        asked=understand(method, target),
+        parsed=parse_request(method, target),
         client_ip="192.0.2.7",
         claims=CLAIMS,
         agent=AGENT,
@@ -156,12 +156,12 @@ def test_how_much_of_a_target_is_recorded(
         assert len(stored.target_sha256) == 64
 
 
-def test_a_stranger_has_an_example_of_its_target_in_the_trail_whatever_it_asks_for() -> None:
+def test_an_unauthenticated_request_has_an_excerpt_of_its_target_in_the_trail() -> None:
     for method in (b"GET", b"DELETE"):
         for target in (b"/" + LONG * 40, b"/?" + LONG):
             head = RequestHead.of(method, target, ((b"user-agent", b"u" * 60_000),))
             event = Masks().apply(
-                Trail("acme").stranger(Kind.AUTH_FAILED, client_ip="192.0.2.7", note="no", head=head)
+                Trail("acme").unauthenticated(Kind.AUTH_FAILED, client_ip="192.0.2.7", note="no", head=head)
             )
             assert event.req is not None
             assert event.req.raw_target == f"{target[:1024].decode()}…"
@@ -179,7 +179,7 @@ def test_what_is_the_same_is_made_once() -> None:
     assert told(trail, head=b"wget").client == Client("192.0.2.7", "wget")
 
 
-def test_a_change_in_the_directory_is_told_at_once_though_the_token_is_the_same() -> None:
+def test_a_change_in_the_directory_is_recorded_at_once_under_the_same_token() -> None:
     trail = Trail("acme")
     told(trail)
     principal = Principal("a-1", "ann", "acme", ("web",))
@@ -199,7 +199,7 @@ def test_the_tokens_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPa
     assert list(trail._parties) == ["jti-3", "jti-4"]
 
 
-def test_a_long_user_agent_is_told_and_not_kept() -> None:
+def test_a_long_user_agent_is_recorded_and_not_cached() -> None:
     before = _remembered_client.cache_info().currsize
     event = told(Trail("acme"), head=b"x" * 600)
     assert event.client == Client("192.0.2.7", "x" * 600)

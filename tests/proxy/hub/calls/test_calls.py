@@ -43,7 +43,7 @@ from proxy.hub.calls.quick import begin
 from proxy.hub.calls.replayable_body import HELD_BYTES_MAX
 from proxy.hub.calls.tunnel_exchange import ExchangeFault
 from proxy.hub.home.config import AuditConfig, HubConfig, LimitsConfig
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.relays.contexts import AgentContext, TokenContexts
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins
@@ -55,7 +55,7 @@ from proxy.hub.store.store import Store
 from proxy.message.failure import InboundBroken
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from tests.proxy.hub.calls.sessions import session_pair
-from tests.proxy.hub.relays.test_direct import close_kept
+from tests.proxy.hub.relays.direct_relays import close_kept
 from tests.proxy.relay.apiserver import OK as API_OK
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.apiserver import headers as header_values
@@ -588,18 +588,18 @@ async def test_a_relay_that_believes_no_token_does_not_keep_a_call_from_its_sibl
     bench: Bench, siblings: int
 ) -> None:
     """As one whose clock was set wrong. Nothing stays open there, so it has the least load of all."""
-    asked: list[str] = []
+    attempts: list[str] = []
 
     async def refuse(relay: Session) -> None:
         while True:
             stream = await relay.accept()
-            asked.append("refuses")
+            attempts.append("refuses")
             await read_all(stream)
             stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="a wrong clock")
 
     async def answer(relay: Session) -> None:
         stream = await relay.accept()
-        asked.append("answers")
+        attempts.append("answers")
         assert await read_all(stream) == b"create"
         stream.send_answer_nowait(OK, b"yes", eof=True)
         await stream.aclose()
@@ -615,16 +615,16 @@ async def test_a_relay_that_believes_no_token_does_not_keep_a_call_from_its_sibl
             status, _, body = await bench.ask(bench.request(*POST, body=b"create"))
             nursery.cancel_scope.cancel()
     assert (status, body) == (200, b"yes")
-    assert asked == ["refuses", "refuses", "answers"]
+    assert attempts == ["refuses", "refuses", "answers"]
 
 
 async def test_relays_that_all_believe_no_token_are_asked_in_vain(bench: Bench) -> None:
-    asked: list[str] = []
+    attempts: list[str] = []
 
     async def refuse(relay: Session, name: str) -> None:
         while True:
             stream = await relay.accept()
-            asked.append(name)
+            attempts.append(name)
             stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="another hub")
 
     async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
@@ -634,7 +634,7 @@ async def test_relays_that_all_believe_no_token_are_asked_in_vain(bench: Bench) 
         nursery.cancel_scope.cancel()
     assert status == 503
     assert b"does not accept its hub: another hub" in body
-    assert asked == ["a", "a", "b", "b"]
+    assert attempts == ["a", "a", "b", "b"]
 
 
 async def test_a_relay_that_leaves_as_its_token_is_renewed_is_offline_and_its_agent_still_there(
@@ -751,9 +751,9 @@ async def test_a_post_that_one_relay_refuses_goes_whole_to_its_sibling(
 def doubt(bench: Bench, instance: str) -> None:
     """What the keepalive of a relay's session does after five seconds of silence."""
     [relay] = [relay for relay in bench.registry.relays() if relay.instance == instance]
-    mux = relay.session._mux
-    mux.connection.doubt()
-    mux.make_calls()
+    driver = relay.session._driver
+    driver.connection.deadlines.doubt()
+    driver.run_due()
 
 
 REVIEW = "POST /clusters/prod/apis/authorization.k8s.io/v1/selfsubjectaccessreviews HTTP/1.1"
@@ -991,7 +991,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
-    bench.registry.arrivals.expect([bench.directory.current.clusters_by_name["prod"].id])
+    bench.registry.relay_wait.expect([bench.directory.current.clusters_by_name["prod"].id])
     answers: list[tuple[int, bytes]] = []
 
     async def ask() -> None:
@@ -1001,7 +1001,7 @@ async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
         # The intent is written on a thread first.
-        await until(lambda: bench.registry.arrivals.parked == 1)
+        await until(lambda: bench.registry.relay_wait.parked == 1)
         async with relay_of(bench) as relay:
             async with await relay.accept() as stream:
                 assert await read_all(stream) == b"create"
@@ -1018,7 +1018,7 @@ async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
 
 
 async def test_a_call_that_is_revoked_while_it_waits_for_a_relay_is_told_at_once(bench: Bench) -> None:
-    bench.registry.arrivals.expect([bench.directory.current.clusters_by_name["prod"].id])
+    bench.registry.relay_wait.expect([bench.directory.current.clusters_by_name["prod"].id])
     answers: list[tuple[int, bytes]] = []
 
     async def ask() -> None:
@@ -1028,12 +1028,12 @@ async def test_a_call_that_is_revoked_while_it_waits_for_a_relay_is_told_at_once
     with trio.fail_after(PARK_S / 2):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
-            await until(lambda: bench.registry.arrivals.parked == 1)
+            await until(lambda: bench.registry.relay_wait.parked == 1)
             await bench.directory.change(lambda store: store.lock_agent("ann"))
     [(status, body)] = answers
     assert status == 403
     assert b"agent:ann is locked" in body
-    assert bench.registry.arrivals.parked == 0
+    assert bench.registry.relay_wait.parked == 0
     closing = (await bench.trail())[-1]
     assert (closing["kind"], closing["resp"]["processed"]) == ("session.killed", "no")  # type: ignore[index]
 
@@ -1344,7 +1344,7 @@ async def test_a_long_target_is_understood_in_one_pass_and_recorded_in_another(
 
         return noted
 
-    monkeypatch.setattr(calls_module, "understand", noting(calls_module.understand))
+    monkeypatch.setattr(calls_module, "parse_request", noting(calls_module.parse_request))
     monkeypatch.setattr(Trail, "call", noting(Trail.call))
     target = "/clusters/prod/api/v1/pods?x=" + LONG_HEAD_BYTES * "x"
     with counted_passes() as passes:

@@ -129,7 +129,7 @@ def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
     exceeded = limits.admit(agent())
     assert exceeded is not None
     assert exceeded.rule == "limits.cancels_per_second"
-    assert "gives up more than 10 calls a second" in exceeded.message
+    assert "cancels more than 10 calls a second" in exceeded.message
     assert limits.admit(agent("bob")) is None
     clock.now += 0.2
     assert limits.admit(agent()) is None
@@ -213,7 +213,7 @@ async def test_what_was_charged_at_a_look_is_not_charged_again_at_the_end(autoju
 async def test_what_ends_during_a_look_is_charged_once_and_forgotten(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnel.net.fairness.SLICE_S", 0)
+    monkeypatch.setattr("tunnel.net.fairness.CHUNK_S", 0)
     limits = Limits(attrs.evolve(NONE, bytes_per_minute=600), clock=trio.current_time)
     calls = LiveCalls(lambda live: None)
     lives = [live_call(number)[0] for number in range(3)]
@@ -225,21 +225,21 @@ async def test_what_ends_during_a_look_is_charged_once_and_forgotten(
 
     def look(*arguments: Any) -> Ending | None:
         passes.note()
-        ending = Limits._look(limits, *arguments)
+        ending = Limits._check(limits, *arguments)
         if calls.count == 3:
             for ended in lives[:2]:
                 calls.leave(ended)
                 limits.leave(ended)
         return ending
 
-    monkeypatch.setattr(limits, "_look", look)
+    monkeypatch.setattr(limits, "_check", look)
     with counted_passes() as passes:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(limits.run, calls)
             await trio.sleep(1.5 * TICK_S)
             nursery.cancel_scope.cancel()
     assert (passes.noted.total(), passes.most) == (3, 1)
-    assert limits._seen.keys() == {lives[2]}
+    assert limits._checked.keys() == {lives[2]}
     bucket = limits._loads[agent().agent_id].bytes
     assert bucket is not None
     assert bucket.left(trio.current_time()) == pytest.approx(300 + 1.5 * TICK_S * 10)
@@ -287,8 +287,8 @@ def test_while_memory_is_short_an_agent_with_more_than_a_few_calls_gets_no_other
     ("limit", "upgraded", "moves", "why"),
     [
         ({"stream_age_s": 60}, False, "both", "it is 60 s old, the limit (limits.stream_age_s)"),
-        ({"stream_idle_out_s": 60}, False, "in", "nothing came from the cluster for 60 s"),
-        ({"stream_idle_in_s": 60}, True, "out", "nothing came from the client for 60 s"),
+        ({"stream_idle_out_s": 60}, False, "in", "nothing was received from the cluster for 60 s"),
+        ({"stream_idle_in_s": 60}, True, "out", "nothing was received from the client for 60 s"),
         ({"stream_idle_in_s": 60}, False, "out", ""),
         ({"stream_idle_in_s": 60, "stream_idle_out_s": 60}, True, "both", ""),
         ({}, True, "", ""),
@@ -440,7 +440,7 @@ async def test_what_idles_is_counted_and_while_memory_is_short_most_of_it_is_clo
 
 @attrs.define(eq=False)
 class Kept:
-    """A connection that idles, and closes some time after it was told to."""
+    """An idle connection that closes some time after `end_idle`."""
 
     idle_until: float
     told: int = 0

@@ -36,7 +36,7 @@ from proxy.hub.calls.live import (
     LiveCall,
     LiveCalls,
 )
-from proxy.hub.home.boots import Boots
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
@@ -179,7 +179,7 @@ async def test_after_a_change_every_call_is_judged_once_and_new_ones_meanwhile_t
         calls.enter(live)
     doomed.update({"eid-0", "eid-300", "eid-599"})
     async with trio.open_nursery() as nursery:
-        calls.reconsider()  # also before anybody looks
+        calls.reconsider()  # also before run's first check
         nursery.start_soon(calls.run)
         await wait_all_tasks_blocked()
         assert len(judged) == 600
@@ -225,7 +225,7 @@ async def test_of_many_calls_that_are_ended_some_begin_to_end_in_each_pass(
 async def test_a_change_ends_thousands_of_calls_within_two_seconds_where_passes_are_long(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnel.net.fairness.SLICE_S", math.inf)
+    monkeypatch.setattr("tunnel.net.fairness.CHUNK_S", math.inf)
     calls = LiveCalls(lambda live: REVOKED)
     lives = []
     for number in range(3000):
@@ -254,10 +254,10 @@ def passes_that_take(pass_s: float, clock: MockClock) -> Iterator[None]:
         trio.lowlevel.remove_instrument(instrument)
 
 
-async def test_whoever_judges_all_calls_lets_others_have_their_turn(
+async def test_judging_all_calls_lets_other_tasks_run(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnel.net.fairness.SLICE_S", 0)
+    monkeypatch.setattr("tunnel.net.fairness.CHUNK_S", 0)
 
     def judge(live: LiveCall) -> Ending | None:
         passes.note()
@@ -285,7 +285,7 @@ async def test_whoever_judges_all_calls_lets_others_have_their_turn(
 
 @attrs.define(eq=False)
 class Talk:
-    """A client whose connection is served to its end, whatever that is."""
+    """A client whose connection is served until it ends."""
 
     client: trio.StapledStream
     received: bytearray = attrs.Factory(bytearray)
@@ -335,9 +335,9 @@ def evict(live: LiveCalls) -> None:
     """Take the streams of all calls, as the tunnels' memory does when that is full."""
     for call in live:
         assert call.session is not None
-        connection = call.session._mux.connection
-        for holder in connection.holders():
-            connection.evict(holder)
+        connection = call.session._connection
+        for holder in connection.holdings.holders():
+            connection.holdings.evict(holder)
 
 
 CHANGES: list[tuple[Change, str]] = [
@@ -448,7 +448,7 @@ async def test_a_client_that_reads_nothing_makes_room_when_memory_is_full(
     assert closing["resp"]["reason"].startswith("memory is full")  # type: ignore[index]
 
 
-async def test_a_stream_that_makes_room_at_the_relay_is_told_so(bench: Bench) -> None:
+async def test_a_stream_evicted_at_the_relay_is_answered_with_the_reason(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
         stream = await relay.accept()
@@ -493,7 +493,7 @@ async def test_a_client_without_an_answer_whose_call_makes_room_is_not_forbidden
     assert b"memory is full" in client.received
 
 
-async def test_a_client_whose_answer_was_not_begun_is_told(bench: Bench) -> None:
+async def test_a_client_without_an_answer_gets_the_reason(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
         stream = await relay.accept()
@@ -604,11 +604,11 @@ async def test_a_call_whose_relay_is_being_dialled_is_ended_too(bench: Bench) ->
 
 
 async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench, tmp_path: Path) -> None:
-    boots = Boots(tmp_path / "boots")
-    sessions = LiveSessions(bench.calls.live, boots, "new")
-    with boots.announced("new"):
+    instances = HubInstances(tmp_path / "boots")
+    sessions = LiveSessions(bench.calls.live, instances, "new")
+    with instances.registered("new"):
         assert await sessions.hubs_beside() == 0
-        with boots.announced("old"):
+        with instances.registered("old"):
             assert await sessions.hubs_beside() == 1
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = talk(bench, nursery, exec_request(bench))

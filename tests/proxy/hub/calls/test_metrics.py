@@ -24,7 +24,7 @@ def ended(
     )
 
 
-def test_what_is_told_is_what_the_librarys_own_counters_tell() -> None:
+def test_the_metrics_equal_the_librarys_own_counters() -> None:
     ours, theirs = CollectorRegistry(), CollectorRegistry()
     metrics = CallMetrics(ours)
     calls = Counter(
@@ -45,7 +45,7 @@ def test_what_is_told_is_what_the_librarys_own_counters_tell() -> None:
         seconds.observe(dur_ms / 1000)
 
     def lines(registry: CollectorRegistry) -> list[str]:
-        # The library also tells when it made each counter; nobody asks when a status came first.
+        # The library also exports when it created each counter, which no dashboard needs.
         return [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
 
     assert lines(ours) == lines(theirs)

@@ -18,7 +18,7 @@ from proxy.hub.authorize.admission import Call
 from proxy.hub.calls import starts as starts_module
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.live import LiveCall, LiveCalls
-from proxy.hub.calls.starts import LOOK_EVERY_S, STARTED_AFTER_S, STARTS_PER_LOOK_MAX, Starts
+from proxy.hub.calls.starts import CHECK_EVERY_S, STARTED_AFTER_S, STARTS_PER_CHECK_MAX, Starts
 from proxy.message.head import ResponseHead
 from tests.proxy.hub.calls.test_calls import Bench, open_bench, relay_of
 from tests.proxy.hub.calls.test_live import CHUNKED, exec_request
@@ -78,28 +78,28 @@ async def test_each_read_that_lasts_has_one_row_and_no_other_call(
     await starts.look()
     assert calls.recorder.queued == [1]
     # An older one than one that has its row has had its own look.
-    await trio.sleep(LOOK_EVERY_S)
+    await trio.sleep(CHECK_EVERY_S)
     begin(calls, 6, READ, 0.0, autojump_clock)
     await starts.look()
     assert calls.recorder.queued == [1, 4]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(starts.run)
-        await trio.sleep(STARTED_AFTER_S - LOOK_EVERY_S / 2)
+        await trio.sleep(STARTED_AFTER_S - CHECK_EVERY_S / 2)
         assert calls.recorder.queued == [1, 4]
-        await trio.sleep(LOOK_EVERY_S)
+        await trio.sleep(CHECK_EVERY_S)
         assert calls.recorder.queued == [1, 4, 6]
         nursery.cancel_scope.cancel()
 
 
-async def test_a_crowd_that_begins_at_once_is_told_of_in_several_looks(
+async def test_many_calls_that_begin_at_once_get_their_rows_in_several_checks(
     calls: FakeCalls, autojump_clock: MockClock
 ) -> None:
-    most = STARTS_PER_LOOK_MAX + 500
+    most = STARTS_PER_CHECK_MAX + 500
     for number in range(most):
         begin(calls, number, READ, 6.0, autojump_clock)
     starts = Starts(cast(Calls, calls))
     await starts.look()
-    assert calls.recorder.queued == list(range(STARTS_PER_LOOK_MAX))
+    assert calls.recorder.queued == list(range(STARTS_PER_CHECK_MAX))
     await starts.look()
     await starts.look()
     assert calls.recorder.queued == list(range(most))

@@ -13,7 +13,7 @@ from audit.store import TrailMark
 from proxy.exchange.forward import CloseReason
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls import trail_watch
-from proxy.hub.calls.trail_watch import DISK_LOOK_S, Disk, TrailWatch, disk_of
+from proxy.hub.calls.trail_watch import DISK_CHECK_S, Disk, TrailWatch, disk_of
 
 GIB = 2**30
 
@@ -44,7 +44,7 @@ class Store:
 
 
 class Directory:
-    """What the hub's store is told."""
+    """The positions recorded in the hub's store."""
 
     def __init__(self) -> None:
         self.noted: list[TrailMark] = []
@@ -109,7 +109,7 @@ async def test_open_upgrades_end_when_their_grace_is_over_and_nothing_else_does(
         assert ending.reason == "the audit trail cannot be written for 60 s (audit.down_grace_s)"
 
 
-async def test_a_disk_that_fills_is_told_once_until_it_is_well_below_again(
+async def test_a_full_disk_is_recorded_once_until_it_is_well_below_again(
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -125,7 +125,7 @@ async def test_a_disk_that_fills_is_told_once_until_it_is_well_below_again(
     autojump_clock.autojump_threshold = 0.02
     recorder = Recorder()
     watch = watch_of(recorder, Live())
-    with trio.move_on_after(DISK_LOOK_S * (len(filled) + 2)):
+    with trio.move_on_after(DISK_CHECK_S * (len(filled) + 2)):
         await watch.run_disk()
     assert [event.kind for event in recorder.events] == [Kind.AUDIT_DISK] * 2
     assert recorder.events[0].note.startswith("the disk of / is 80% full, 20479 MiB are free: ")
@@ -134,7 +134,7 @@ async def test_a_disk_that_fills_is_told_once_until_it_is_well_below_again(
     assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [
         "audit: the disk of / is 74 % full again"
     ]
-    # With each look the hub's store is told how far the trail has come.
+    # Each check records the trail's position in the hub's store.
     assert len(watch.directory.noted) >= len(filled)  # type: ignore[attr-defined]
     assert watch.disk is not None
     assert watch.disk.filled == pytest.approx(0.9)
@@ -148,7 +148,7 @@ async def test_a_disk_that_cannot_be_looked_at_is_looked_at_again(
     autojump_clock.autojump_threshold = 0.02
     watch = watch_of(Recorder(), Live())
     monkeypatch.setattr(Store, "path", Path("/nowhere/at/all/audit.db"))
-    with trio.move_on_after(DISK_LOOK_S * 1.5):
+    with trio.move_on_after(DISK_CHECK_S * 1.5):
         await watch.run_disk()
     assert len([record for record in caplog.records if "cannot see how full" in record.message]) == 2
     assert watch.disk is None

@@ -17,8 +17,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from proxy.hub.admin.front import AdminFront, write_endpoint
 from proxy.hub.home.certificate import CHECK_EVERY_S, RENEW_EVERY_S, Certificate
 from proxy.hub.home.config import HubConfig, TLSConfig
-from proxy.hub.home.datadir import DataDir, DataDirError
+from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import CA_DAYS, CA_RENEW_BEFORE_DAYS, ensure_certificate
+from proxy.hub.home.private_files import DataDirError
 from proxy.process.files import FileError, names_of
 from tunnel.net.connect import client_context
 
@@ -101,7 +102,7 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
         write_pair(tmp_path)
         assert await shake() == before
         after = await shake.until_another(before, mock_clock)
-        endpoint = data.admin_endpoint()
+        endpoint = data.admin.endpoint()
         assert endpoint is not None
         # What `hawse admin` on this machine expects: that very certificate.
         assert endpoint.certificate_pem == after

@@ -200,7 +200,7 @@ def test_rules_are_told_beside_the_faults_of_types(tmp_path: Path) -> None:
         ("*.*.hub.example", "expected a wildcard in lower case, as in *.k8s.hub.example"),
         ("*.k8s.hub.example:8443", "expected a wildcard in lower case, as in *.k8s.hub.example"),
         ("*." + "a." * 94 + "example", "the domain has 195 characters, the limit is 189"),
-        ("*.acme.example", "the host of public_url is one of *.acme.example, which are clusters'"),
+        ("*.acme.example", "the host of public_url matches *.acme.example, which is for clusters only"),
     ],
 )
 def test_hosts_that_no_cluster_can_have_are_a_fault(pattern: str, fault: str, tmp_path: Path) -> None:

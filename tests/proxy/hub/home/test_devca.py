@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from auth.keys import SigningKey
-from proxy.hub.home.datadir import DataDir, DataDirError
+from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ServerCertificate, ensure_certificate
+from proxy.hub.home.private_files import DataDirError
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -155,7 +156,9 @@ def test_a_ca_whose_certificate_was_lost_is_not_silently_replaced(tls: Path, gon
     key = (tls / "ca.key").read_bytes()
     for name in gone:
         (tls / name).unlink()
-    with pytest.raises(DataDirError, match=r"/ca\.pem is missing beside .*/ca\.key: put a copy there"):
+    with pytest.raises(
+        DataDirError, match=r"/ca\.pem is missing beside .*/ca\.key: restore it from a backup"
+    ):
         ensure_certificate(tls, (), NOW)
     assert (tls / "ca.key").read_bytes() == key
 

@@ -10,9 +10,10 @@ import trio
 
 from auth.key_rotation import ROTATIONS_MAX, TrustedKeys
 from auth.keys import KeySet
-from proxy.hub.home import datadir, keyring
-from proxy.hub.home.datadir import DataDir, DataDirError
+from proxy.hub.home import keyring, signing_keys
+from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.keyring import OVERLAP_S, KeyRing
+from proxy.hub.home.private_files import DataDirError
 from proxy.hub.store.errors import StoreUnavailableError
 
 HUB = "https://hub.example"
@@ -109,7 +110,7 @@ async def test_a_folder_that_cannot_be_written_changes_nothing(
     def full(file: Path, data: bytes) -> None:
         raise DataDirError(f"cannot write {file}: No space left on device")
 
-    monkeypatch.setattr(datadir, "write_private", full)
+    monkeypatch.setattr(signing_keys, "write_private", full)
     with pytest.raises(StoreUnavailableError, match="No space left"):
         await ring.rotate()
     assert ring.current is old
@@ -137,7 +138,7 @@ async def test_a_key_that_cannot_be_deleted_ends_no_hub_and_is_tried_again(
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ring.run)
-            await until(lambda: "cannot drop a signing key" in caplog.text)
+            await until(lambda: "cannot drop an expired signing key" in caplog.text)
             assert ring.retiring() == {old: START + OVERLAP_S}
             file.rmdir()
             await until(lambda: not ring.retiring())
@@ -153,7 +154,7 @@ async def test_a_crash_in_a_rotation_leaves_the_old_key_or_the_new_one(
     await ring.rotate()
     before = ring.current
     left = written
-    write = datadir.write_private
+    write = signing_keys.write_private
 
     def crash(file: Path, data: bytes) -> None:
         nonlocal left
@@ -162,7 +163,7 @@ async def test_a_crash_in_a_rotation_leaves_the_old_key_or_the_new_one(
         left -= 1
         write(file, data)
 
-    monkeypatch.setattr(datadir, "write_private", crash)
+    monkeypatch.setattr(signing_keys, "write_private", crash)
     with pytest.raises(RuntimeError) if written < 3 else nullcontext():
         await ring.rotate()
     monkeypatch.undo()

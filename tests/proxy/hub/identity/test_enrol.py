@@ -23,7 +23,7 @@ from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.store.credentials import CODE_LIFETIME_S
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.store import Store
-from tests.proxy.hub.identity.test_token import FORM, ISSUER, NOW, PEPPER
+from tests.proxy.hub.identity.token_bench import FORM, ISSUER, NOW, PEPPER
 
 CODE, OTHER_CODE = (new_code(bytes([n]) * 20) for n in range(2))
 
@@ -101,7 +101,7 @@ async def test_a_code_registers_the_key_that_was_proved(bench: Bench) -> None:
     assert end.note == f"kid={key.kid} key={body['key_id']}"
 
 
-async def test_a_code_is_good_once_whoever_is_faster(bench: Bench) -> None:
+async def test_a_code_is_valid_once_among_concurrent_requests(bench: Bench) -> None:
     statuses = []
 
     async def enrol() -> None:
@@ -158,7 +158,7 @@ async def test_one_key_that_asks_twice_at_once_is_registered_once(bench: Bench) 
     assert (answers[0][0], bench.kids) == (201, [key.kid])
 
 
-async def test_refusals_of_a_code_cannot_be_told_apart(bench: Bench) -> None:
+async def test_refusals_of_a_code_are_indistinguishable(bench: Bench) -> None:
     key = SigningKey.generate()
     await bench.enrol(SigningKey.generate(), OTHER_CODE)
     del bench.events[:]
@@ -178,7 +178,9 @@ async def test_refusals_of_a_code_cannot_be_told_apart(bench: Bench) -> None:
     ]
 
 
-async def test_a_good_code_of_a_locked_agent_is_told_so_and_stays_good(bench: Bench) -> None:
+async def test_a_valid_code_of_a_locked_agent_is_refused_with_the_reason_and_stays_valid(
+    bench: Bench,
+) -> None:
     key = SigningKey.generate()
     await bench.directory.change(lambda store: store.lock_agent("sre-1"))
     status, body = await bench.enrol(key)
@@ -199,7 +201,7 @@ async def test_nor_by_what_is_asked_beside_them(bench: Bench) -> None:
     assert await bench.enrol(key, CODE, proof="x") == used
 
 
-async def test_whoever_guesses_is_not_listened_to_for_a_while(
+async def test_an_address_with_many_invalid_codes_is_throttled(
     bench: Bench, mock_clock: trio.testing.MockClock
 ) -> None:
     key = SigningKey.generate()
@@ -245,7 +247,7 @@ async def test_a_key_is_registered_by_its_holder_and_in_its_one_form(bench: Benc
     assert (await bench.enrol(key))[0] == 201
 
 
-async def test_a_proof_of_a_clock_that_is_off_is_told_the_time_and_costs_nothing(bench: Bench) -> None:
+async def test_a_proof_by_a_wrong_clock_gets_the_hubs_time_and_costs_nothing(bench: Bench) -> None:
     key = SigningKey.generate()
     _, body = await bench.enrol(key, proof=issue_enrolment(key, hub_url=ISSUER, jti="j", now=NOW + 90))
     told = str(body["hub_time"])
@@ -257,10 +259,10 @@ def dated(key: SigningKey, told: str, now: float) -> str:
     return issue_enrolment(key, hub_url=ISSUER, jti="j", now=now, hub_time=told)
 
 
-async def test_a_proof_by_a_time_that_the_hub_has_not_told_is_worth_nothing_when_it_comes(
+async def test_a_proof_with_a_time_that_the_hub_has_not_issued_is_refused(
     bench: Bench,
 ) -> None:
-    """As whoever stands in the hub's place for a while can have one signed, and keep it for another code."""
+    """An attacker in the hub's place could have a proof signed, and keep it for another code."""
     key = SigningKey.generate()
     _, body = await bench.enrol(key, proof=issue_enrolment(key, hub_url=ISSUER, jti="j", now=NOW - 90))
     heard = str(body["hub_time"])
@@ -272,12 +274,12 @@ async def test_a_proof_by_a_time_that_the_hub_has_not_told_is_worth_nothing_when
     for proof in gathered:
         status, body = await bench.enrol(key, proof=proof)
         assert (status, "hub_time" in body) == (400, False)
-        assert "has not told it" in str(body["error_description"])
+        assert "this hub has not issued" in str(body["error_description"])
     assert bench.kids == []
     assert (await bench.enrol(key, proof=dated(key, hub_time(PEPPER, later), later)))[0] == 201
 
 
-async def test_who_calls_the_hub_by_another_name_is_told_its_own(bench: Bench) -> None:
+async def test_a_sender_that_uses_another_name_for_the_hub_gets_the_right_one(bench: Bench) -> None:
     key = SigningKey.generate()
     proof = issue_enrolment(key, hub_url="https://other.example", jti="j", now=NOW)
     _, body = await bench.enrol(key, proof=proof)

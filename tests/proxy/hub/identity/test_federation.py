@@ -15,10 +15,10 @@ from audit.record import Kind, encode
 from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.federation import ISSUERS_MAX, RULES_PER_AGENT_MAX, NewIssuer
 from proxy.hub.store.store import Store
-from tests.auth.test_federation import jwk, jwks
 from tests.fakes.issuer import FakeIssuer, Reply, running_issuer
-from tests.proxy.hub.identity.test_token import ISSUER as HUB
-from tests.proxy.hub.identity.test_token import Bench, basic, open_bench
+from tests.fakes.jwks import jwk, jwks
+from tests.proxy.hub.identity.token_bench import ISSUER as HUB
+from tests.proxy.hub.identity.token_bench import Bench, basic, open_bench
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
@@ -84,9 +84,7 @@ async def test_a_workloads_token_buys_one_of_ours(bench: Bench, issuer: FakeIssu
     assert rule.last_used_at is not None
 
 
-async def test_c36_whoever_is_not_exactly_the_workload_gets_one_answer(
-    bench: Bench, issuer: FakeIssuer
-) -> None:
+async def test_c36_all_other_workloads_get_one_answer(bench: Bench, issuer: FakeIssuer) -> None:
     with running_issuer() as other:
         tokens = {
             "the same name under another id": workload(issuer, repository_id="9999"),
@@ -122,16 +120,14 @@ async def test_an_issuer_that_rotates_is_followed_and_what_it_took_back_is_refus
     before = workload(issuer)
     assert (await exchange(bench, before))[0] == 200
     issuer.rotate("k2")
-    # The first unknown key came too soon after a fetch; what strangers write costs an issuer nothing.
+    # The first unknown key came too soon after a fetch: unauthenticated tokens cause no fetches.
     assert (await exchange(bench, workload(issuer)))[0] == 401
     monkeypatch.setattr("proxy.hub.identity.issuers.REFETCH_S", 0.0)
     assert (await exchange(bench, workload(issuer)))[0] == 200
     assert (await exchange(bench, before))[0] == 401
 
 
-async def test_an_issuer_that_cannot_be_asked_is_told_apart_from_a_refusal(
-    bench: Bench, issuer: FakeIssuer
-) -> None:
+async def test_an_unavailable_issuer_is_distinct_from_a_refusal(bench: Bench, issuer: FakeIssuer) -> None:
     def away() -> Reply:
         return 503, {}, b""
 

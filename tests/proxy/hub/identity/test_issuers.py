@@ -16,7 +16,7 @@ from proxy.hub.identity.issuers import (
     IssuerUnavailable,
 )
 from proxy.hub.store.entities import Issuer
-from tests.auth.test_federation import jwk, jwks
+from tests.fakes.jwks import jwk, jwks
 
 ISSUER = Issuer("i", "https://issuer.example", None, None, None, False)
 
@@ -74,7 +74,7 @@ async def test_a_rotation_is_noticed_at_the_first_token_by_a_new_key(
     assert world.asked == 2
 
 
-async def test_what_strangers_write_has_an_issuer_asked_seldom(
+async def test_unauthenticated_tokens_cause_few_fetches(
     world: World, keys: IssuerKeys, autojump_clock: MockClock
 ) -> None:
     for number in range(100):
@@ -138,7 +138,7 @@ async def test_an_issuer_that_hangs_holds_each_up_only_so_long(
     assert trio.current_time() - began == pytest.approx(FETCH_S)
 
 
-async def test_whoever_gives_up_does_not_take_the_others_with_it(
+async def test_a_cancelled_request_does_not_cancel_the_others(
     world: World, keys: IssuerKeys, autojump_clock: MockClock
 ) -> None:
     world.hangs = True
@@ -147,19 +147,19 @@ async def test_whoever_gives_up_does_not_take_the_others_with_it(
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     world.hangs = False
-    with pytest.raises(IssuerUnavailable, match="given up"):
+    with pytest.raises(IssuerUnavailable, match="was cancelled"):
         await keys.find(ISSUER, "k1")
     await trio.sleep(RETRY_S)
     assert await keys.find(ISSUER, "k1") is not None
 
 
-async def test_an_issuer_that_is_described_anew_is_asked_anew(world: World, keys: IssuerKeys) -> None:
+async def test_an_issuer_that_was_changed_is_fetched_again(world: World, keys: IssuerKeys) -> None:
     await keys.find(ISSUER, "k1")
     await keys.find(attrs.evolve(ISSUER, ca_pem="x"), "k1")
     assert world.asked == 2
 
 
-async def test_keys_that_were_given_are_fetched_from_nobody(world: World, keys: IssuerKeys) -> None:
+async def test_configured_keys_are_never_fetched(world: World, keys: IssuerKeys) -> None:
     given = attrs.evolve(ISSUER, jwks=jwks(jwk(kid="g")))
     assert await keys.find(given, "g") is not None
     assert await keys.find(given, "k1") is None

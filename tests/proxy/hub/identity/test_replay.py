@@ -6,24 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from proxy.hub.identity.replay import ReplayedError, SeenTokens
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.replay import ReplayCache, ReplayedError
+from proxy.hub.identity.replay_store import ReplayStore
 
 NOW = 1_800_000_000.0
 
-Seen = Callable[..., SeenTokens]
+MakeCache = Callable[..., ReplayCache]
 
 
 @pytest.fixture
-def seen(tmp_path: Path) -> Iterator[Seen]:
-    with closing(SeenStore(tmp_path / "seen.db")) as store:
-        yield lambda tokens_max=100, owner_tokens_max=100: SeenTokens(
+def make_cache(tmp_path: Path) -> Iterator[MakeCache]:
+    with closing(ReplayStore(tmp_path / "seen.db")) as store:
+        yield lambda tokens_max=100, owner_tokens_max=100: ReplayCache(
             "token", tokens_max, owner_tokens_max, store
         )
 
 
-async def test_a_token_is_good_once(seen: Seen) -> None:
-    tokens = seen()
+async def test_a_token_is_good_once(make_cache: MakeCache) -> None:
+    tokens = make_cache()
     await tokens.use("c1", "a", NOW + 60, NOW)
     with pytest.raises(ReplayedError, match="used before"):
         await tokens.use("c1", "a", NOW + 60, NOW + 59)
@@ -31,16 +31,18 @@ async def test_a_token_is_good_once(seen: Seen) -> None:
     await tokens.use("c1", "b", NOW + 60, NOW)
 
 
-async def test_a_token_is_good_once_for_whoever_shares_the_store(seen: Seen) -> None:
-    await seen().use("c1", "a", NOW + 60, NOW)
-    other = seen()
+async def test_a_token_is_valid_once_for_all_that_share_the_store(make_cache: MakeCache) -> None:
+    await make_cache().use("c1", "a", NOW + 60, NOW)
+    other = make_cache()
     with pytest.raises(ReplayedError, match="used before"):
         await other.use("c1", "a", NOW + 60, NOW + 65)
     await other.use("c1", "b", NOW + 60, NOW)
 
 
-async def test_a_token_is_remembered_until_its_leeway_is_over_and_then_forgotten(seen: Seen) -> None:
-    tokens = seen()
+async def test_a_token_is_remembered_until_its_leeway_is_over_and_then_forgotten(
+    make_cache: MakeCache,
+) -> None:
+    tokens = make_cache()
     await tokens.use("c1", "a", NOW + 60, NOW)
     with pytest.raises(ReplayedError):
         await tokens.use("c1", "a", NOW + 60, NOW + 65)
@@ -49,8 +51,8 @@ async def test_a_token_is_remembered_until_its_leeway_is_over_and_then_forgotten
     assert tokens._owners == {"c1": 1}
 
 
-async def test_the_memory_is_bounded_and_fails_closed(seen: Seen) -> None:
-    tokens = seen(tokens_max=3)
+async def test_the_memory_is_bounded_and_fails_closed(make_cache: MakeCache) -> None:
+    tokens = make_cache(tokens_max=3)
     for number in range(3):
         await tokens.use(f"c{number}", "a", NOW + 60, NOW)
     with pytest.raises(ReplayedError, match="3 uses of a token within a minute, the limit"):
@@ -58,8 +60,8 @@ async def test_the_memory_is_bounded_and_fails_closed(seen: Seen) -> None:
     await tokens.use("c3", "a", NOW + 200, NOW + 80)
 
 
-async def test_what_an_owner_has_used_counts_until_it_is_over_each_by_itself(seen: Seen) -> None:
-    tokens = seen(owner_tokens_max=2)
+async def test_what_an_owner_has_used_counts_until_it_is_over_each_by_itself(make_cache: MakeCache) -> None:
+    tokens = make_cache(owner_tokens_max=2)
     await tokens.use("c1", "a", NOW + 60, NOW)
     await tokens.use("c1", "b", NOW + 200, NOW)
     await tokens.use("c1", "c", NOW + 200, NOW + 80)
@@ -67,8 +69,8 @@ async def test_what_an_owner_has_used_counts_until_it_is_over_each_by_itself(see
         await tokens.use("c1", "d", NOW + 200, NOW + 80)
 
 
-async def test_what_was_used_while_the_clock_was_ahead_keeps_nothing_else(seen: Seen) -> None:
-    tokens = seen(tokens_max=3, owner_tokens_max=3)
+async def test_what_was_used_while_the_clock_was_ahead_keeps_nothing_else(make_cache: MakeCache) -> None:
+    tokens = make_cache(tokens_max=3, owner_tokens_max=3)
     ahead = NOW + 86_400
     await tokens.use("c1", "ahead", ahead + 60, ahead)
     for number in range(10):
@@ -80,8 +82,8 @@ async def test_what_was_used_while_the_clock_was_ahead_keeps_nothing_else(seen: 
         await tokens.use("c1", "ahead", ahead + 60, ahead)
 
 
-async def test_an_owner_fills_its_own_share_and_no_other(seen: Seen) -> None:
-    tokens = seen(owner_tokens_max=2)
+async def test_an_owner_fills_its_own_share_and_no_other(make_cache: MakeCache) -> None:
+    tokens = make_cache(owner_tokens_max=2)
     for jti in "ab":
         await tokens.use("greedy", jti, NOW + 60, NOW)
     with pytest.raises(ReplayedError, match="2 uses of a token"):

@@ -4,8 +4,8 @@ import base64
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from audit.record import ActorType, Event, Kind, encode
+from audit.record import ActorType, Kind, encode
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.hubtime import hub_time, seconds_of
@@ -22,96 +22,30 @@ from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_access, issue_assertion, verify_access
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
-from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
-from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
-from proxy.hub.store.directory import Directory, open_directory
-from proxy.hub.store.store import Store
+from tests.proxy.hub.identity.token_bench import (
+    AGENT_KEY,
+    FORM,
+    ISSUER,
+    KEY,
+    LIMITS,
+    LOCKED_AGENT_KEY,
+    LOCKED_KEY,
+    NOW,
+    OTHER_KEY,
+    PEPPER,
+    RETIRED_KEY,
+    REVOKED_KEY,
+    STRANGERS_KEY,
+    Bench,
+    basic,
+    open_bench,
+)
 from tests.system.hostile import Forger
 
-ISSUER = "https://hub.example"
 HUB = "urn:hawse:main:hub"
-PEPPER = b"p" * 32
-LIMITS = LimitsConfig()
-NOW = 1_800_000_000.5
-KEY, OTHER_KEY, LOCKED_KEY, RETIRED_KEY, REVOKED_KEY = (new_api_key(bytes([n]) * 32) for n in range(5))
-AGENT_KEY, LOCKED_AGENT_KEY, STRANGERS_KEY = (SigningKey.generate() for _ in range(3))
-FORM = (b"content-type", b"application/x-www-form-urlencoded")
-
-
-@attrs.define
-class Bench:
-    directory: Directory
-    endpoint: TokenEndpoint
-    signing: SigningKeys
-    events: list[Event]
-
-    async def ask(
-        self, *headers: tuple[bytes, bytes], raw: bytes | None = None, **fields: str
-    ) -> tuple[int, dict[str, object]]:
-        form = raw if raw is not None else urlencode(fields).encode()
-        return self.read(await self.endpoint.answer(form, (FORM, *headers), "192.0.2.1"))
-
-    def read(self, answer: Answer) -> tuple[int, dict[str, object]]:
-        assert dict(answer.headers)[b"cache-control"] == b"no-store"
-        assert dict(answer.headers)[b"content-type"] == b"application/json"
-        assert (b"www-authenticate" in dict(answer.headers)) == (answer.status == 401)
-        body = json.loads(answer.body)
-        assert isinstance(body, dict)
-        return answer.status, body
-
-    async def token(self, key: str = KEY, **fields: str) -> tuple[int, dict[str, object]]:
-        return await self.ask(
-            **{"grant_type": "client_credentials", "client_secret": key, "audience": "prod", **fields}
-        )
-
-
-def enrol(store: Store) -> None:
-    for team in ("sre", "web"):
-        store.add_team(team)
-    for name, team, key in (
-        ("sre-1", "sre", KEY),
-        ("web-1", "web", OTHER_KEY),
-        ("locked", "sre", LOCKED_KEY),
-        ("retired", "sre", RETIRED_KEY),
-    ):
-        store.add_agent(name, owner="ada", teams=[team], key_hash=hash_key(key, PEPPER), key_hint=key[:8])
-    revoked = store.add_api_key("sre-1", key_hash=hash_key(REVOKED_KEY, PEPPER), key_hint="x")
-    store.revoke_key("sre-1", revoked)
-    for agent, key in (("sre-1", AGENT_KEY), ("locked", LOCKED_AGENT_KEY)):
-        store.add_code(agent, "c")
-        store.redeem_code("c", key.public)
-    store.lock_agent("locked")
-    store.retire_agent("retired")
-    for cluster in ("prod", "dev"):
-        store.add_cluster(
-            cluster, relay_key=SigningKey.generate().public, teams=["sre"], labels={"env": cluster}
-        )
-
-
-@asynccontextmanager
-async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[Bench]:
-    key = SigningKey.generate()
-    signing = SigningKeys(key, (key,))
-    events: list[Event] = []
-    seen = SeenStore(folder / "seen.db")
-    async with open_directory(folder / "hub.db", org="main", clock=clock) as directory:
-        await directory.change(enrol)
-        endpoint = TokenEndpoint(
-            directory=directory,
-            keys=lambda: signing,
-            pepper=PEPPER,
-            issuer=ISSUER,
-            record=events.append,
-            clock=clock,
-            seen=seen,
-            limits=LIMITS,
-            recording=lambda: True,
-            state_of=lambda cluster: "not tried",
-        )
-        yield Bench(directory, endpoint, signing, events)
-    seen.close()
 
 
 @pytest.fixture
@@ -132,10 +66,6 @@ def signed(token: str, **fields: str) -> dict[str, str]:
         "audience": "prod",
         **fields,
     }
-
-
-def basic(name: str, key: str) -> tuple[bytes, bytes]:
-    return b"authorization", b"Basic " + base64.b64encode(f"{name}:{key}".encode())
 
 
 async def test_an_agent_that_has_filled_its_share_of_the_trail_gets_no_token(
@@ -161,7 +91,7 @@ async def test_an_agent_is_given_so_many_tokens_within_a_minute_and_others_their
     own = AgentLimitsConfig(tokens_per_minute=3)
     monkeypatch.setattr(bench.endpoint, "_limits", LimitsConfig(agents={"sre-1": own}))
     assert [(await bench.token())[0] for _ in range(5)] == [200, 200, 200, 429, 429]
-    # By whatever credential, and for whichever cluster.
+    # With any credential, and for any cluster.
     status, body = await bench.ask(**signed(assertion(), audience="dev"))
     assert (status, body["error"]) == (429, "slow_down")
     assert "more than 3 tokens a minute (limits.tokens_per_minute)" in str(body["error_description"])
@@ -174,7 +104,7 @@ async def test_an_agent_is_given_so_many_tokens_within_a_minute_and_others_their
     assert (await bench.token())[0] == 200
 
 
-async def test_no_token_is_issued_while_the_trail_is_down_and_a_stranger_is_told_nothing(
+async def test_no_token_is_issued_while_the_trail_is_down_and_only_agents_learn_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench.endpoint, "_recording", lambda: False)
@@ -239,7 +169,7 @@ async def test_a_token_counts_from_when_it_is_made(tmp_path: Path) -> None:
         async def ask() -> None:
             answers.append(await bench.ask(**signed(assertion())))
 
-        async with bench.endpoint._seen.store._turn:
+        async with bench.endpoint._replays.store._lock:
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked()
             now += 30
@@ -275,7 +205,7 @@ async def test_every_way_to_show_the_key_and_name_the_cluster(
     assert len(bench.events) == 1
 
 
-async def test_refusals_of_a_credential_cannot_be_told_apart(bench: Bench) -> None:
+async def test_refusals_of_a_credential_are_indistinguishable(bench: Bench) -> None:
     unknown = new_api_key(b"u" * 32)
     attempts = [
         await bench.token(unknown),
@@ -312,7 +242,7 @@ async def test_refusals_of_a_credential_cannot_be_told_apart(bench: Bench) -> No
     assert bench.events[0].actor.type is ActorType.ANONYMOUS
 
 
-async def test_the_holder_of_a_good_credential_is_told_that_its_agent_is_locked(bench: Bench) -> None:
+async def test_the_holder_of_a_valid_credential_learns_that_its_agent_is_locked(bench: Bench) -> None:
     told = {
         "error": "access_denied",
         "error_description": (
@@ -321,7 +251,7 @@ async def test_the_holder_of_a_good_credential_is_told_that_its_agent_is_locked(
         ),
     }
     assert await bench.token(LOCKED_KEY) == (403, told)
-    # Whatever is asked for.
+    # For any target.
     assert await bench.token(LOCKED_KEY, audience="none") == (403, told)
     assert await bench.ask(**signed(assertion(LOCKED_AGENT_KEY, "locked"))) == (403, told)
     shown = basic("locked", LOCKED_KEY)
@@ -502,7 +432,9 @@ async def test_an_agent_sees_its_clusters(bench: Bench) -> None:
         ((b"authorization", b"Digest x"),),
     ],
 )
-async def test_a_stranger_sees_no_clusters(bench: Bench, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+async def test_an_unauthenticated_sender_sees_no_clusters(
+    bench: Bench, headers: tuple[tuple[bytes, bytes], ...]
+) -> None:
     status, body = bench.read(bench.endpoint.clusters(headers, "192.0.2.1"))
     assert (status, body["error"]) == (401, "invalid_client")
     [event] = bench.events
@@ -574,7 +506,7 @@ async def test_an_assertion_that_was_refused_for_another_agent_is_still_good(ben
 
 async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) -> None:
     token = assertion()
-    with closing(SeenStore(tmp_path / "seen.db")) as seen:
+    with closing(ReplayStore(tmp_path / "seen.db")) as replays:
         async with open_bench(tmp_path, lambda: NOW) as bench:
             assert (await bench.ask(**signed(token)))[0] == 200
             again = TokenEndpoint(
@@ -584,7 +516,7 @@ async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) 
                 issuer=ISSUER,
                 record=bench.events.append,
                 clock=lambda: NOW + 55,
-                seen=seen,
+                replays=replays,
                 limits=LIMITS,
                 recording=lambda: True,
                 state_of=lambda cluster: "not tried",
@@ -596,7 +528,7 @@ async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) 
             assert "used before" in str(body["error_description"])
 
 
-async def test_refused_assertions_cannot_be_told_from_refused_keys(bench: Bench) -> None:
+async def test_refused_assertions_look_like_refused_keys(bench: Bench) -> None:
     attempts = [
         await bench.token("x"),
         await bench.ask(**signed(assertion(STRANGERS_KEY))),
@@ -611,7 +543,7 @@ async def test_refused_assertions_cannot_be_told_from_refused_keys(bench: Bench)
     assert {event.kind for event in bench.events} == {Kind.AUTH_FAILED}
 
 
-async def test_the_hubs_name_is_told_to_the_holder_of_a_key_who_calls_it_by_another(bench: Bench) -> None:
+async def test_a_key_holder_that_uses_another_name_for_the_hub_gets_the_right_one(bench: Bench) -> None:
     for key, is_told in ((AGENT_KEY, True), (STRANGERS_KEY, False)):
         other_hub = issue_assertion(key, agent="sre-1", hub_url="https://else.example", jti="1", now=NOW)
         status, body = await bench.ask(**signed(other_hub))
@@ -620,7 +552,7 @@ async def test_the_hubs_name_is_told_to_the_holder_of_a_key_who_calls_it_by_anot
         assert (body["error_description"] == f"this hub calls itself {ISSUER}: {step}") is is_told
 
 
-async def test_who_asks_for_a_cluster_by_another_name_of_the_hub_is_told_its_own(bench: Bench) -> None:
+async def test_a_cluster_url_with_another_hub_name_is_refused_with_the_right_one(bench: Bench) -> None:
     _, body = await bench.token(audience="", resource="https://else.example")
     assert body["error_description"] == (
         f"this hub calls itself {ISSUER}: run `hawse login --hub {ISSUER}`, "
@@ -628,7 +560,7 @@ async def test_who_asks_for_a_cluster_by_another_name_of_the_hub_is_told_its_own
     )
 
 
-async def test_a_clock_that_is_off_is_told_to_the_holder_of_the_key_alone(bench: Bench) -> None:
+async def test_only_the_key_holder_learns_that_its_clock_is_wrong(bench: Bench) -> None:
     for now in (NOW - 90, NOW + 90):
         _, body = await bench.ask(**signed(assertion(now=now)))
         assert "clocks differ" in str(body["error_description"])
@@ -642,7 +574,7 @@ def dated(hub_time: str, now: float = NOW, jti: str = "again") -> dict[str, str]
     )
 
 
-async def test_whose_clock_is_off_is_told_the_time_and_may_sign_by_it_once(bench: Bench) -> None:
+async def test_an_agent_with_a_wrong_clock_gets_the_hubs_time_and_signs_by_it_once(bench: Bench) -> None:
     for number, now in enumerate((NOW - 90, NOW + 90, NOW + 1e9)):
         status, body = await bench.ask(**signed(assertion(now=now)))
         told = str(body["hub_time"])
@@ -666,8 +598,8 @@ async def test_no_other_refusal_tells_the_time(bench: Bench) -> None:
         assert (status in {401, 403}, "hub_time" in body) == (True, False)
 
 
-async def test_a_time_that_the_hub_has_not_told_is_worth_nothing_when_it_comes(tmp_path: Path) -> None:
-    """Whoever stands in the hub's place for a while can have an agent sign it, and gather that for later."""
+async def test_a_time_that_the_hub_has_not_issued_is_refused(tmp_path: Path) -> None:
+    """An attacker in the hub's place could have an agent sign assertions, and collect them for later."""
     now = NOW
     async with open_bench(tmp_path, lambda: now) as bench:
         _, body = await bench.ask(**signed(assertion(now=NOW - 90)))
@@ -682,7 +614,7 @@ async def test_a_time_that_the_hub_has_not_told_is_worth_nothing_when_it_comes(t
         for fields in gathered:
             status, body = await bench.ask(**fields)
             assert (status, body) == await bench.ask(**signed(assertion(STRANGERS_KEY, now=now)))
-            assert "not told it" in bench.events[-2].note
+            assert "has not issued" in bench.events[-2].note
         assert (await bench.ask(**dated(hub_time(PEPPER, later), later)))[0] == 200
 
 
@@ -705,7 +637,7 @@ async def test_what_is_taken_back_while_the_use_is_written_buys_nothing(bench: B
         answers.append(await bench.ask(**signed(assertion())))
 
     async with trio.open_nursery() as nursery:
-        async with bench.endpoint._seen.store._turn:
+        async with bench.endpoint._replays.store._lock:
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked()
             if taken == "key":
@@ -735,7 +667,7 @@ async def test_an_assertion_comes_alone_and_whole(bench: Bench, fields: dict[str
 
 
 async def test_bad_forms_of_an_assertion_are_refused(tmp_path: Path) -> None:
-    """C30, C32: whatever an agent's own key was made to sign."""
+    """C30, C32: tokens that an agent's own key was made to sign."""
     claims = {"iss": "sre-1", "sub": "sre-1", "aud": ISSUER, "jti": "j"}
     forger = Forger(AGENT_KEY.kid, AGENT_KEY.key, "client-authentication+jwt", claims)
     async with open_bench(tmp_path, time.time) as bench:

@@ -29,16 +29,16 @@ def test_those_that_resume_have_a_share_of_their_own() -> None:
     assert limit.admit(100.0, resumes=True) >= 1
 
 
-def test_strangers_use_up_nothing() -> None:
+def test_unauthenticated_dials_use_no_tokens() -> None:
     limit = AcceptLimit()
     for _ in range(10 * BURST):
         assert limit.admit(100.0, resumes=False) == 0
-        limit.give_back()
+        limit.refund()
 
 
-def test_a_large_fleet_is_told_to_come_one_after_the_other_and_is_in_within_the_time() -> None:
+def test_the_retries_of_a_large_fleet_are_spread_and_end_in_time() -> None:
     limit = AcceptLimit()
-    # Each relay asks at once, and again when it was told to; those of one second come at once.
+    # Each relay dials at once, and again at its retry time; those of one second arrive together.
     due = dict.fromkeys(range(5000), 0.0)
     accepted_at: list[float] = []
     now = 0.0

@@ -11,7 +11,7 @@ from proxy.hub.store.entities import Mode
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import OutboundBroken
 from sandbox.demo.processes import free_port
-from tests.proxy.hub.relays.test_direct import ANN, ask, cluster_at, old_keys, open_relays, say_who
+from tests.proxy.hub.relays.direct_relays import ANN, ask, cluster_at, name_the_caller, old_keys, open_relays
 from tests.proxy.relay.apiserver import running
 from tests.proxy.relay.ways import direct_way
 
@@ -23,7 +23,7 @@ async def test_a_cluster_in_direct_mode_is_as_its_relay_has_stated(
     tmp_path: Path, api_server: bool | None, state: str
 ) -> None:
     async with (
-        running(say_who, tmp_path) as server,
+        running(name_the_caller, tmp_path) as server,
         direct_way(server.access, tmp_path, statement=lambda: Statement(api_server=api_server)) as way,
         open_relays(old_keys) as relays,
     ):

@@ -17,7 +17,7 @@ BOB = Principal("agent-2", "bob", "acme", ("web",))
 
 @attrs.define
 class Mint:
-    """Numbers its tokens, so that each can be told from every other."""
+    """Numbers its tokens, so that they are distinct."""
 
     count: int = 0
 
@@ -40,7 +40,7 @@ async def test_a_token_is_minted_once_and_named_by_every_stream() -> None:
         mint = Mint()
         table = TokenContexts(hub, mint, tuple)
         first = table.context_for(ANN, now=0.0).index
-        # Each change of the directory makes its agents anew.
+        # Each change of the directory creates its agents again.
         assert table.context_for(attrs.evolve(ANN), now=RENEW_AFTER_S - 0.1).index == first
         assert mint.count == 1
         assert await accepted_payload(hub, relay, first) == (group_of(ANN.agent_id), b"ann-1")
@@ -70,7 +70,7 @@ async def test_a_clock_that_is_set_back_makes_no_token_young() -> None:
         assert table.context_for(ANN, now=0.0).index != first
 
 
-async def test_renew_mints_whatever_the_age() -> None:
+async def test_renew_mints_at_any_age() -> None:
     async with session_pair() as (hub, _):
         table = TokenContexts(hub, Mint(), tuple)
         assert table.context_for(ANN, now=0.0).index != table.renew(ANN, now=0.1).index
@@ -90,7 +90,7 @@ async def test_the_agents_of_a_session_are_bounded_and_none_is_refused(
         await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_the_time_is_told_before_a_token_unless_it_was_lately() -> None:
+async def test_the_time_is_announced_before_a_token_unless_it_was_lately() -> None:
     async with session_pair() as (hub, relay):
         heard: list[tuple[int, bytes]] = []
         told = iter(range(100))
@@ -113,7 +113,7 @@ async def test_the_time_is_told_before_a_token_unless_it_was_lately() -> None:
             (bob, b"bob-4"),
         ]
         # The last one, and each agent's token.
-        assert len(hub._connection.contexts) == 3
+        assert len(hub._connection.contexts.own) == 3
 
 
 async def test_a_relay_hears_of_a_key_before_the_first_token_by_it() -> None:

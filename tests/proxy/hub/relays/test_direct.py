@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Set
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest.mock import Mock
@@ -23,98 +23,40 @@ from auth.key_rotation import issue_rotation
 from auth.keys import SigningKey
 from auth.principal import Principal
 from proxy.hub.authorize.events import Trail
-from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.relays import direct
 from proxy.hub.relays.contexts import RENEW_AFTER_S
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins
-from proxy.hub.store import tables
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Cluster, Mode
+from proxy.hub.store.migrations import tables
 from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from sandbox.demo.processes import free_port
-from tests.proxy.relay.apiserver import Connection, headers, running
-from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, DirectWay, direct_way, inner
+from tests.proxy.hub.relays.direct_relays import (
+    ANN,
+    NO_PINS,
+    ask,
+    cluster_at,
+    name_the_caller,
+    old_keys,
+    open_relays,
+)
+from tests.proxy.relay.apiserver import running
+from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, direct_way
 
-ANN = Principal("agent-1", "ann", "acme", ("sre",))
-# Of relays that state nothing there is nothing to look up or to write down.
-NO_PINS = Pins(Mock(), Mock(), Mock())
 BOB = Principal("agent-2", "bob", "acme", ("web",))
-
-
-async def say_who(connection: Connection) -> None:
-    while head := await connection.request():
-        who = " ".join([*headers(head, "impersonate-user"), *headers(head, "impersonate-group")]).encode()
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(who), who))
-
-
-@asynccontextmanager
-async def open_relays(
-    keys: Callable[[], SigningKeys],
-    enrolled: Set[str] = frozenset({CLUSTER_ID}),
-    pins: Pins | None = None,
-) -> AsyncIterator[DirectRelays]:
-    async with trio.open_nursery() as nursery:
-        relays = DirectRelays(
-            keys=keys,
-            issuer=HUB,
-            new_id=new_eid,
-            nursery=nursery,
-            enrolled=lambda: enrolled,
-            pins=pins or NO_PINS,
-        )
-        yield relays
-        await close_kept(relays)
-        nursery.cancel_scope.cancel()
-
-
-async def close_kept(relays: DirectRelays) -> None:
-    """Close what a hub keeps until it ends."""
-    for relay in relays._relays.values():
-        await relay.connections.aclose()
-
-
-def old_keys() -> SigningKeys:
-    return SigningKeys(KEY, (KEY,))
-
-
-def cluster_at(way: DirectWay) -> Cluster:
-    return Cluster(
-        id=CLUSTER_ID,
-        name="far",
-        labels={},
-        teams=("sre",),
-        team_ids=frozenset(),
-        mode=Mode.DIRECT,
-        relay_keys=(),
-        relay_url=f"https://127.0.0.1:{way.port}",
-        relay_ca_pem=way.ca_pem,
-        relay_address_private=True,
-        created_at=0.0,
-    )
-
-
-async def ask(relays: DirectRelays, cluster: Cluster, principal: Principal, *, renew: bool = False) -> bytes:
-    """Whom the API server saw."""
-    outbound = await relays.open(cluster, principal, inner(), renew=renew)
-    try:
-        await outbound.receive_head()
-        body = await outbound.receive_body()
-        assert await outbound.receive_body() == b""
-        return body
-    finally:
-        await outbound.aclose()
 
 
 def kept(relays: DirectRelays) -> int:
     return relays._relays[CLUSTER_ID].connections.idle_count
 
 
-async def test_each_request_is_its_agents_as_it_stands_on_whatever_connection(tmp_path: Path) -> None:
+async def test_each_request_has_its_agents_identity_on_any_connection(tmp_path: Path) -> None:
     async with (
-        running(say_who, tmp_path) as server,
+        running(name_the_caller, tmp_path) as server,
         direct_way(server.access, tmp_path) as way,
         open_relays(old_keys) as relays,
     ):
@@ -129,7 +71,7 @@ async def test_each_request_is_its_agents_as_it_stands_on_whatever_connection(tm
 async def test_a_relay_hears_of_a_new_key_on_the_connections_that_it_has(tmp_path: Path) -> None:
     keys, new = old_keys(), SigningKey.generate()
     async with (
-        running(say_who, tmp_path) as server,
+        running(name_the_caller, tmp_path) as server,
         direct_way(server.access, tmp_path) as way,
         open_relays(lambda: keys) as relays,
     ):
@@ -146,7 +88,7 @@ async def test_a_relay_hears_of_a_new_key_on_the_connections_that_it_has(tmp_pat
 
 async def test_a_refusal_of_the_relay_is_no_answer(tmp_path: Path) -> None:
     async with (
-        running(say_who, tmp_path) as server,
+        running(name_the_caller, tmp_path) as server,
         direct_way(server.access, tmp_path) as way,
         open_relays(old_keys) as relays,
     ):
@@ -165,8 +107,8 @@ async def test_a_cluster_that_has_moved_is_asked_where_it_is_now(tmp_path: Path)
     here.mkdir()
     there.mkdir()
     async with (
-        running(say_who, here) as first,
-        running(say_who, there) as second,
+        running(name_the_caller, here) as first,
+        running(name_the_caller, there) as second,
         direct_way(first.access, here) as old,
         direct_way(second.access, there) as new,
         open_relays(old_keys) as relays,
@@ -180,7 +122,7 @@ async def test_a_cluster_that_has_moved_is_asked_where_it_is_now(tmp_path: Path)
 
 
 async def test_of_a_cluster_that_was_removed_nothing_is_kept_once_another_is_asked(tmp_path: Path) -> None:
-    async with running(say_who, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+    async with running(name_the_caller, tmp_path) as server, direct_way(server.access, tmp_path) as way:
         # The relay knows but its own cluster, so nothing of the others is answered.
         here, *others = (attrs.evolve(cluster_at(way), id=id_) for id_ in (CLUSTER_ID, "c2", "c3"))
         enrolled = {CLUSTER_ID, "c2", "c3"}
@@ -255,7 +197,7 @@ async def enrolled(folder: Path, statement: Statement) -> AsyncIterator[Enrolled
     audit_file = folder / "audit.db"
     store = AuditStore(audit_file)
     async with (
-        running(say_who, folder) as server,
+        running(name_the_caller, folder) as server,
         direct_way(server.access, folder, statement=lambda: bench.statement) as way,
         open_recorder(store, org="acme") as recorder,
         open_directory(folder / "hub.db", org="acme", clock=time.time) as directory,
@@ -295,7 +237,7 @@ async def test_nothing_is_sent_to_a_relay_in_another_cluster_until_that_is_meant
     async with enrolled(tmp_path, Statement("west", api_server=True)) as bench:
         await bench.directory.change(lambda store: store.pin_cluster(CLUSTER_ID, "east"))
         for _ in range(2):
-            with pytest.raises(OutboundBroken, match="in another Kubernetes cluster than it was") as broken:
+            with pytest.raises(OutboundBroken, match="Kubernetes cluster than the pinned one") as broken:
                 await bench.ask()
             assert broken.value.failure.processed is Processed.NO
         (refused,) = [note for kind, note in await bench.trail() if kind == "relay.refused"]
@@ -309,7 +251,7 @@ async def test_a_relay_is_asked_again_and_again(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(direct, "ASK_EVERY_S", 0.05)
     async with enrolled(tmp_path, Statement("east", api_server=True)) as bench:
         await bench.ask()
-        # Asked anew, as the cluster is another one now that it is pinned.
+        # Asked again, since pinning has changed the cluster.
         await bench.ask()
         bench.statement = Statement("west", api_server=False)
         with trio.fail_after(5):
@@ -328,13 +270,13 @@ async def test_a_relay_is_asked_again_and_again(tmp_path: Path, monkeypatch: pyt
 
 async def test_nothing_is_sent_to_a_relay_that_states_what_none_does(tmp_path: Path) -> None:
     async with enrolled(tmp_path, Statement("a/b")) as bench:
-        with pytest.raises(OutboundBroken, match="states what cannot be read"):
+        with pytest.raises(OutboundBroken, match="statement is invalid"):
             await bench.ask()
         assert bench.cluster.cluster_uid is None
         # Nor is more read than a statement has.
         bench.statement = Statement("a" * 100_000)
         bench.relays._relays.clear()
-        with pytest.raises(OutboundBroken, match="states what cannot be read"):
+        with pytest.raises(OutboundBroken, match="statement is invalid"):
             await bench.ask()
 
 
@@ -362,7 +304,7 @@ async def test_a_relay_that_was_not_there_is_asked_before_anything_is_sent_again
 ) -> None:
     async with enrolled(tmp_path, Statement("east")) as bench:
         if met_before:
-            # Twice: it is asked anew once it is pinned.
+            # Twice: it is asked again once it is pinned.
             await bench.ask()
             await bench.ask()
         else:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,29 +11,21 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from audit.reader import AuditReader
-from audit.recorder import Recorder, open_recorder
-from audit.store import AuditStore
 from auth.hubclock import read_time
 from auth.jws import TokenError
 from auth.keys import SigningKey
-from auth.tokens import HelloClaims, issue_hello
-from proxy.hub.authorize.events import Trail
-from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.identity.replay_store import SeenStore
-from proxy.hub.relays.endpoint import CLUSTER_REMOVED, RelayEndpoint
-from proxy.hub.relays.registry import Registry
-from proxy.hub.store.directory import Directory, open_directory
+from auth.tokens import issue_hello
+from proxy.hub.relays.endpoint import CLUSTER_REMOVED
+from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.message.head import RequestHead
 from tests.proxy.hub.calls.sessions import session_pair
+from tests.proxy.hub.relays.endpoint_bench import NOW, Bench, claims, open_bench
 from tunnel import (
     CloseCode,
     Hello,
-    Memory,
     Rejected,
     Role,
     Session,
@@ -48,86 +39,6 @@ from tunnel import (
     open_session,
 )
 from tunnel.protocol import frames
-
-NOW = 1_800_000_000.0
-
-
-def claims(
-    jti: str,
-    *,
-    cluster: str = "c1",
-    kid: str = "kid",
-    expires_at: float = NOW + 60,
-    instance: str = "relay-1",
-) -> HelloClaims:
-    return HelloClaims(cluster, instance, kid, jti, int(NOW), int(expires_at))
-
-
-@attrs.define(eq=False)
-class Bench:
-    endpoint: RelayEndpoint
-    directory: Directory
-    recorder: Recorder
-    audit_file: Path
-
-    async def keep(
-        self,
-        session: Session,
-        nursery: trio.Nursery,
-        *,
-        instance: str = "relay-1",
-        address: str = "192.0.2.9",
-    ) -> None:
-        """Keep a session as that of a relay of the cluster `prod`; returns once it is in the registry."""
-        cluster = self.directory.current.clusters_by_name["prod"]
-        hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid, instance=instance)
-        nursery.start_soon(self.endpoint._keep, session, hello, cluster, address)
-        with trio.fail_after(5):
-            while True:
-                if any(relay.session is session for relay in self.endpoint.registry.relays()):
-                    return
-                await trio.lowlevel.checkpoint()
-
-    async def trail(self) -> list[tuple[str, str]]:
-        """Kind and note of each event."""
-        await self.recorder.flush()
-        reader = AuditReader(self.audit_file)
-        try:
-            events = [json.loads(stored.body) for stored in reader.query()]
-        finally:
-            reader.close()
-        return [(event["kind"], event.get("note", "")) for event in events]
-
-
-@asynccontextmanager
-async def open_bench(folder: Path) -> AsyncIterator[Bench]:
-    config = HubConfig(org="acme", public_url="https://hub.example")
-    key = SigningKey.generate()
-    audit_file = folder / "audit.db"
-    store = AuditStore(audit_file)
-    async with (
-        open_recorder(store, org="acme") as recorder,
-        open_directory(folder / "hub.db", org="acme", clock=time.time) as directory,
-    ):
-        await directory.change(
-            lambda store: store.add_cluster("prod", teams=[], relay_key=SigningKey.generate().public)
-        )
-        endpoint = RelayEndpoint(
-            config=config,
-            directory=directory,
-            registry=Registry(),
-            keys=lambda: SigningKeys(key, (key,)),
-            recorder=recorder,
-            trail=Trail("acme"),
-            memory=Memory(2**20),
-            boot="boot",
-            software="hawse/test",
-            new_id=lambda: "id",
-            pepper=b"p" * 32,
-            seen=SeenStore(folder / "seen.db"),
-        )
-        yield Bench(endpoint, directory, recorder, audit_file)
-    store.close()
 
 
 async def farewell(relay: Session) -> tuple[int, str]:
@@ -262,7 +173,7 @@ async def test_a_relay_that_dialled_while_its_cluster_was_removed_does_not_stay(
         assert (await bench.trail())[-1] == ("relay.disconnected", CLUSTER_REMOVED)
 
 
-async def test_a_relay_that_is_one_too_many_is_told_why_and_recorded(tmp_path: Path) -> None:
+async def test_a_relay_above_the_limit_gets_the_reason_and_is_recorded(tmp_path: Path) -> None:
     async with (
         open_bench(tmp_path) as bench,
         session_pair() as (first, _),
@@ -338,7 +249,7 @@ async def test_a_relay_hears_the_hubs_time_for_its_nonce_before_all_else(tmp_pat
         assert told.hub == bench.endpoint.boot
 
 
-async def test_what_a_relay_opens_at_its_hub_is_refused_and_held_for_nobody(tmp_path: Path) -> None:
+async def test_streams_that_a_relay_opens_are_refused_and_take_no_memory(tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench, relay_of(bench) as relay:
         context = relay.add_context(1, b"x")
         stream = relay.open_stream(b"head", context=context)

@@ -4,7 +4,6 @@ from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 
-from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.registry import (
     INSTANCES_PER_CLUSTER_MAX,
     LEAVING_PER_CLUSTER_MAX,
@@ -15,12 +14,8 @@ from proxy.hub.relays.registry import (
 )
 from proxy.kubernetes.statement import Statement
 from tests.proxy.hub.calls.sessions import session_pair
-from tunnel import Session, StreamCode
-
-
-def live(session: Session, instance: str = "relay-1", cluster: str = "c1") -> LiveRelay:
-    contexts = TokenContexts(session, lambda principal: "token", tuple)
-    return LiveRelay(cluster, "prod", instance, "boot", "1", "192.0.2.1", 0.0, session, contexts)
+from tests.proxy.hub.relays.live_relays import live
+from tunnel import StreamCode
 
 
 async def test_a_cluster_without_a_relay_is_offline_at_once() -> None:
@@ -116,7 +111,7 @@ async def test_a_relay_in_doubt_is_the_last_choice_and_no_substitute() -> None:
         busy.open_stream(b"head", context=busy.add_context(1, b"token"))
         a, b = live(silent, "a"), live(busy, "b")
         with registry.registered(a):
-            silent._mux.connection.doubt()
+            silent._connection.deadlines.doubt()
             assert silent.away
             # Alone, it is better than none.
             assert registry.session("c1") is a
@@ -144,7 +139,7 @@ async def test_one_that_leaves_goes_on_beside_its_successor() -> None:
 
 
 async def leaving(sessions: AsyncExitStack, instance: str = "relay-1", cluster: str = "c1") -> LiveRelay:
-    """One with a session of its own, which is told that the hub stops."""
+    """A relay with its own session, which has received GOAWAY."""
     session, _ = await sessions.enter_async_context(session_pair())
     session.go_away(drain_ms=60_000, reason="the hub stops")
     return live(session, instance, cluster)

@@ -59,14 +59,14 @@ def check(snapshot: Snapshot, token: str, now: float = NOW) -> HelloClaims:
         ),
     ],
 )
-async def test_a_relay_that_is_refused_is_told_what_to_do_and_its_log_shows_all_of_it(
+async def test_a_refused_relay_gets_the_next_step_and_its_log_shows_all_of_it(
     snapshot: Snapshot, fields: Mapping[str, Any], told: str
 ) -> None:
     with pytest.raises(TokenError) as refused:
         check(snapshot, hello(snapshot, NOW, **fields))
     assert str(refused.value) == told
     assert len(told) <= WARNING_CHARACTERS_MAX
-    # What the hub is called is told to the holder of a key that it knows.
+    # Only the holder of a known key learns the hub's URL.
     with pytest.raises(TokenError) as unknown:
         check(snapshot, hello(snapshot, NOW, **{**fields, "key": SigningKey.generate()}))
     assert URL not in str(unknown.value)
@@ -79,7 +79,7 @@ async def test_whose_clock_is_right_needs_no_time_of_the_hub(snapshot: Snapshot,
 
 
 @pytest.mark.parametrize("ahead_s", [-(10**9), -90, 6, 90, 10**9])
-async def test_whose_clock_is_off_is_told_the_time_and_may_sign_by_it(
+async def test_a_relay_with_a_wrong_clock_gets_the_hubs_time_and_signs_by_it(
     snapshot: Snapshot, ahead_s: int
 ) -> None:
     with pytest.raises(WrongClockError, match="clocks differ") as refused:
@@ -92,7 +92,7 @@ async def test_whose_clock_is_off_is_told_the_time_and_may_sign_by_it(
     assert check(snapshot, hello(snapshot, NOW, told), NOW + 10).hub_time == told
 
 
-async def test_the_time_is_told_to_the_holder_of_a_key_alone(snapshot: Snapshot) -> None:
+async def test_only_a_key_holder_gets_the_hubs_time(snapshot: Snapshot) -> None:
     for token in (
         hello(snapshot, NOW - 90, key=SigningKey.generate()),
         hello(snapshot, NOW - 90, hub_url="https://else.example"),
@@ -103,7 +103,7 @@ async def test_the_time_is_told_to_the_holder_of_a_key_alone(snapshot: Snapshot)
         assert not isinstance(refused.value, WrongClockError)
 
 
-async def test_a_hello_holds_by_a_time_that_this_hub_told_of_just_that_second_and_lately(
+async def test_a_hello_is_valid_by_a_time_that_this_hub_issued_for_that_second_and_lately(
     snapshot: Snapshot,
 ) -> None:
     """Who stands in the hub's place can have a relay sign any time and any text, and keep that for later."""
@@ -126,12 +126,12 @@ async def test_a_hello_holds_by_a_time_that_this_hub_told_of_just_that_second_an
     holds()
 
 
-async def test_a_time_that_another_has_told_is_worth_nothing_when_it_comes(snapshot: Snapshot) -> None:
+async def test_a_time_that_another_hub_issued_is_refused(snapshot: Snapshot) -> None:
     later = NOW + 3600
     mac = hub_time(PEPPER, NOW).partition(".")[2]
     for text in (hub_time(PEPPER, NOW), f"{later}.{mac}", hub_time(b"q" * 32, later), str(later), "x"):
         with pytest.raises(TokenError, match="which has not told it") as refused:
             check(snapshot, hello(snapshot, later, text), later)
-        # Or whoever gathers them could have them exchanged.
+        # Or an attacker could collect them and exchange them later.
         assert not isinstance(refused.value, WrongClockError)
     assert check(snapshot, hello(snapshot, later, hub_time(PEPPER, later)), later).issued_at == later

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.registry import LiveRelay, Registry
-from proxy.hub.relays.relay_limit import ANSWER_S, Places, RelayRefusedError
+from proxy.hub.relays.relay_limit import ANSWER_S, RelayLimit, RelayRefusedError
 from tests.tunnel.pairs import Pair, open_pair
 from tunnel import StreamCode
 
@@ -22,7 +22,7 @@ class Cluster:
     """Relays of one cluster, over transports that can fall silent."""
 
     stack: AsyncExitStack
-    places: Places = attrs.Factory(lambda: Places(Registry(), 2))
+    relay_limit: RelayLimit = attrs.Factory(lambda: RelayLimit(Registry(), 2))
     pairs: dict[LiveRelay, Pair] = attrs.Factory(dict)
 
     async def relay(self, instance: str, boot: str = "boot", cluster: str = "c1") -> LiveRelay:
@@ -37,9 +37,9 @@ class Cluster:
     async def come(self, instance: str, boot: str = "boot", cluster: str = "c1") -> LiveRelay:
         """One that has come in; raises RelayRefusedError."""
         live = await self.relay(instance, boot, cluster)
-        await self.places.make_room(live)
-        self.places.check(live)
-        self.stack.enter_context(self.places.registry.registered(live))
+        await self.relay_limit.probe_conflicting(live)
+        self.relay_limit.check(live)
+        self.stack.enter_context(self.relay_limit.registry.registered(live))
         return live
 
 
@@ -56,7 +56,7 @@ async def test_two_may_be_here_and_a_third_may_not(autojump_clock: MockClock) ->
         began = trio.current_time()
         with pytest.raises(RelayRefusedError, match=r"2 relays here \(a, b\), the limit is 2"):
             await cluster.come("c")
-        # Two that answer keep nobody waiting.
+        # Two that answer cause no wait.
         assert trio.current_time() - began < 1
         # Each cluster for itself.
         await cluster.come("c", cluster="c2")
@@ -85,7 +85,7 @@ async def test_who_does_not_answer_makes_room(autojump_clock: MockClock) -> None
         await cluster.come("c")
         assert trio.current_time() - began == pytest.approx(ANSWER_S)
         assert (gone.session.closed, here.session.closed) == (True, False)
-        assert await gone.session.wait_closed() == "it did not answer within 5 s when c came"
+        assert await gone.session.wait_closed() == "no answer within 5 s when relay c connected"
         cluster.pairs[gone].wire.unplugged = False
 
 
@@ -97,10 +97,10 @@ async def test_the_same_process_takes_its_old_connections_place_at_once(autojump
         cluster.pairs[old].wire.unplugged = True
         began = trio.current_time()
         again = await cluster.relay("a")
-        await cluster.places.make_room(again)
-        cluster.places.check(again)
+        await cluster.relay_limit.probe_conflicting(again)
+        cluster.relay_limit.check(again)
         assert trio.current_time() - began < 1
-        with cluster.places.registry.registered(again) as superseded:
+        with cluster.relay_limit.registry.registered(again) as superseded:
             assert superseded is old
         cluster.pairs[old].wire.unplugged = False
 
@@ -112,15 +112,15 @@ async def test_another_process_of_the_same_name_waits_while_the_first_answers(
         first = await cluster.come("a", "boot-1")
         with pytest.raises(
             RelayRefusedError,
-            match=r"is connected as relay a of cluster prod, from .*: give each an instance of its own$",
+            match=r"is connected as relay a of cluster prod, from .*: give each its own instance name$",
         ):
             await cluster.come("a", "boot-2")
         assert not first.session.closed
         # Its machine is gone without a word: the next one is let in.
         cluster.pairs[first].wire.unplugged = True
         second = await cluster.relay("a", "boot-2")
-        await cluster.places.make_room(second)
-        cluster.places.check(second)
+        await cluster.relay_limit.probe_conflicting(second)
+        cluster.relay_limit.check(second)
         assert first.session.closed
         cluster.pairs[first].wire.unplugged = False
 
@@ -132,17 +132,17 @@ async def test_two_that_come_together_do_not_both_get_the_last_place(autojump_cl
 
         async def come(live: LiveRelay) -> None:
             nonlocal refused
-            await cluster.places.make_room(live)
+            await cluster.relay_limit.probe_conflicting(live)
             try:
-                cluster.places.check(live)
+                cluster.relay_limit.check(live)
             except RelayRefusedError:
                 refused += 1
             else:
-                cluster.stack.enter_context(cluster.places.registry.registered(live))
+                cluster.stack.enter_context(cluster.relay_limit.registry.registered(live))
 
         rivals = [await cluster.relay("b"), await cluster.relay("c")]
         async with trio.open_nursery() as nursery:
             for rival in rivals:
                 nursery.start_soon(come, rival)
         assert refused == 1
-        assert len(list(cluster.places.registry.relays())) == 2
+        assert len(list(cluster.relay_limit.registry.relays())) == 2

@@ -16,8 +16,8 @@ from proxy.hub.calls.calls import _tunnel
 from proxy.hub.home.config import TunnelConfig
 from proxy.hub.relays.registry import Registry
 from tests.proxy.hub.calls.sessions import session_pair
-from tests.proxy.hub.relays.test_endpoint import Bench, open_bench
-from tests.proxy.hub.relays.test_registry import live
+from tests.proxy.hub.relays.endpoint_bench import Bench, open_bench
+from tests.proxy.hub.relays.live_relays import live
 from tunnel import (
     RESUME,
     CloseCode,
@@ -88,7 +88,7 @@ async def test_a_hub_that_goes_does_not_wait_for_a_relay_that_dials_another_one(
         assert not await come_back(bench, claims, hello)
 
 
-async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_is_told_that_the_hub_goes(
+async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_learns_that_the_hub_stops(
     tmp_path: Path,
 ) -> None:
     async with open_bench(tmp_path) as bench, session_pair() as (hub, _), trio.open_nursery() as nursery:
@@ -99,13 +99,13 @@ async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_is_told_that_
         bench.endpoint.leave(900, replaced=True)
         assert not hub.closed
         assert not await come_back(bench, claims, hello)
-        assert await hub.wait_closed() == "the tunnel was lost, and no relay can come back to a hub that goes"
-        with pytest.raises(Rejected, match="this hub goes, and no session can go on here") as caught:
+        assert await hub.wait_closed() == "the tunnel was lost, and a hub that is stopping resumes no session"
+        with pytest.raises(Rejected, match="this hub is stopping, and resumes no session") as caught:
             bench.endpoint._welcome(hello, claims, cluster)
         assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
 
 
-async def test_a_call_is_told_what_its_tunnel_has_gone_through(tmp_path: Path) -> None:
+async def test_a_call_records_the_interruptions_of_its_tunnel(tmp_path: Path) -> None:
     async with session_pair() as (untouched, _):
         assert _tunnel(untouched, untouched.interruptions) is None
     async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, _, _):
@@ -120,7 +120,7 @@ async def test_a_call_is_told_what_its_tunnel_has_gone_through(tmp_path: Path) -
     [("another", "relay-1"), ("", "relay-2")],
     ids=["another key", "another instance"],
 )
-async def test_nobody_else_does(kid: str, instance: str, tmp_path: Path) -> None:
+async def test_no_other_relay_resumes_a_session(kid: str, instance: str, tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, hello):
         assert not await come_back(
             bench, attrs.evolve(claims, kid=kid or claims.kid, instance=instance), hello
@@ -194,6 +194,6 @@ async def test_a_relay_that_is_away_is_asked_only_when_no_other_one_is_here(tmp_
             with registry.registered(here):
                 assert registry.session(claims.cluster_id) is here
         # As if two seconds had passed.
-        away.session._connection.detached_at -= 2
+        away.session._connection.status.detached_at -= 2
         assert registry.session(claims.cluster_id) is None
         assert registry.is_away(claims.cluster_id)

@@ -25,7 +25,7 @@ class Machine:
         return self.steady_s
 
 
-def test_it_is_the_wall_clock_as_long_as_nobody_sets_that_back() -> None:
+def test_it_is_the_wall_clock_unless_that_is_set_back() -> None:
     machine = Machine()
     clock = TokenClock(machine.wall, machine.steady)
     for ahead_s in (0.0, 5.0, 3600.0):

@@ -14,17 +14,18 @@ import pytest
 import trio
 import trio.testing
 
-from proxy.hub.home.datadir import DataDir, FolderInUseError, FolderLock
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.folder_lock import FolderInUseError, FolderLock
 from proxy.hub.restart import handover
 from proxy.hub.restart.handover import (
     GoneError,
+    HandoverClient,
     HandoverError,
-    Place,
+    HandoverServer,
     SilentError,
-    Succession,
-    close_door,
-    open_door,
-    take_over,
+    open_restart_socket,
+    request_handover,
+    unlink_restart_socket,
 )
 
 REFUSAL = b'{"is": "refused", "why": "no"}'
@@ -32,11 +33,11 @@ REFUSAL = b'{"is": "refused", "why": "no"}'
 
 @attrs.define(eq=False)
 class Old:
-    """A hub that listens, and what it did."""
+    """The old hub, with a record of its pauses and log lines."""
 
     data: DataDir
     lock: FolderLock
-    door: socket.socket
+    restart_socket: socket.socket
     front: socket.socket
     admin: socket.socket
     did: list[str] = attrs.Factory(list)
@@ -46,31 +47,31 @@ class Old:
 
     def log(self, line: str) -> None:
         self.said.append(line)
-        if "this one goes on" in line:
+        if "this one continues" in line:
             self.refused.set()
 
     async def pause(self) -> None:
         await trio.lowlevel.checkpoint()
         self.did.append("pause")
 
-    async def give(self) -> None:
-        place = Place(
+    async def hand_over(self) -> None:
+        server = HandoverServer(
             data=self.data,
             lock=self.lock,
-            door=self.door,
+            restart_socket=self.restart_socket,
             listeners={"front": ("127.0.0.1:1", [self.front]), "admin": ("127.0.0.1:2", [self.admin])},
             boot="old",
             pause=self.pause,
             resume=lambda: self.did.append("resume"),
             log=self.log,
         )
-        await place.give()
+        await server.hand_over()
         self.given.set()
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> DataDir:
-    # Longer than the path of a Unix socket may be.
+    # Longer than the path of a Unix socket may be, which is 107 bytes.
     return DataDir.open(tmp_path / ("a" * 60) / ("b" * 60))
 
 
@@ -78,11 +79,11 @@ def data(tmp_path: Path) -> DataDir:
 def old(data: DataDir) -> Iterator[Old]:
     lock = data.lock()
     with (
-        open_door(data) as door,
+        open_restart_socket(data) as restart_socket,
         socket.create_server(("127.0.0.1", 0)) as front,
         socket.create_server(("127.0.0.1", 0)) as admin,
     ):
-        yield Old(data, lock, door, front, admin)
+        yield Old(data, lock, restart_socket, front, admin)
     lock.release()
 
 
@@ -90,7 +91,7 @@ def old(data: DataDir) -> Iterator[Old]:
 async def giving(old: Old) -> AsyncIterator[None]:
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(old.give)
+            nursery.start_soon(old.hand_over)
             yield
             nursery.cancel_scope.cancel()
 
@@ -107,144 +108,144 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def test_the_place_goes_over_whole(old: Old) -> None:
-    assert stat.S_IMODE(old.data.door_file.stat().st_mode) == 0o600
+async def test_a_handover_passes_the_lock_and_all_sockets(old: Old) -> None:
+    assert stat.S_IMODE(old.data.restart_socket_file.stat().st_mode) == 0o600
     async with giving(old):
-        succession = await take_over(old.data)
-        assert succession is not None
-        assert succession.boot == "old"
-        # Nothing has happened to the old one yet.
+        client = await request_handover(old.data)
+        assert client is not None
+        assert client.boot == "old"
+        # The old hub still serves.
         assert old.did == []
-        [front] = succession.take("front", "127.0.0.1:1")
+        [front] = client.take_listeners("front", "127.0.0.1:1")
         assert front.getsockname() == old.front.getsockname()
-        # One that is configured elsewhere now is not listened on any more.
-        assert succession.take("admin", "127.0.0.1:3") == []
-        await succession.claim()
+        # A socket for another address is closed.
+        assert client.take_listeners("admin", "127.0.0.1:3") == []
+        await client.pause_old_hub()
         assert old.did == ["pause"]
         assert not old.given.is_set()
-        await succession.confirm()
+        await client.confirm()
         await old.given.wait()
         assert old.did == ["pause"]
-    # The lock is held until both have let go.
+    # The lock is held until both have released it.
     old.lock.release()
     with pytest.raises(FolderInUseError):
         old.data.lock()
-    succession.lock.release()
+    client.lock.release()
     old.data.lock().release()
-    # The door is the new one's: the next one finds it behind it.
-    with front, succession.door:
-        assert succession.door.getsockname() == old.door.getsockname()
+    # The new hub listens on the same restart socket.
+    with front, client.restart_socket:
+        assert client.restart_socket.getsockname() == old.restart_socket.getsockname()
 
 
-@pytest.mark.parametrize("claimed", [False, True])
-async def test_a_new_one_that_leaves_changes_nothing(old: Old, claimed: bool) -> None:
+@pytest.mark.parametrize("paused", [False, True])
+async def test_an_aborted_handover_changes_nothing(old: Old, paused: bool) -> None:
     before = descriptors()
     async with giving(old):
         for _ in range(2):
-            succession = await take_over(old.data)
-            assert succession is not None
-            if claimed:
-                await succession.claim()
-            succession.close()
-            succession.door.close()
-            succession.lock.release()
-            await until(lambda: any("this one goes on" in line for line in old.said))
-            assert old.did == (["pause", "resume"] if claimed else [])
+            client = await request_handover(old.data)
+            assert client is not None
+            if paused:
+                await client.pause_old_hub()
+            client.close()
+            client.restart_socket.close()
+            client.lock.release()
+            await until(lambda: any("this one continues" in line for line in old.said))
+            assert old.did == (["pause", "resume"] if paused else [])
             old.did.clear()
             old.said.clear()
     assert descriptors() == before
 
 
-async def test_one_that_comes_too_late_learns_that_the_old_one_goes_on(
-    old: Old, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_new_hub_that_is_too_slow_is_refused(old: Old, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handover, "PREPARE_S", 0.05)
     async with giving(old):
-        succession = await take_over(old.data)
-        assert succession is not None
-        await until(lambda: any("said nothing for" in line for line in old.said))
-        with pytest.raises(HandoverError, match="goes on: the other hub said nothing"):
-            await succession.claim()
-        succession.close()
-        succession.door.close()
-        succession.lock.release()
+        client = await request_handover(old.data)
+        assert client is not None
+        await until(lambda: any("sent nothing for" in line for line in old.said))
+        with pytest.raises(HandoverError, match="continues: the other hub sent nothing"):
+            await client.pause_old_hub()
+        client.close()
+        client.restart_socket.close()
+        client.lock.release()
 
 
 async def test_a_stop_in_the_middle_waits_for_the_outcome(old: Old) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(old.give)
-        succession = await take_over(old.data)
-        assert succession is not None
-        await succession.claim()
+        nursery.start_soon(old.hand_over)
+        client = await request_handover(old.data)
+        assert client is not None
+        await client.pause_old_hub()
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
-            await succession.confirm()
+            await client.confirm()
             await old.given.wait()
-    succession.close()
-    succession.door.close()
-    succession.lock.release()
+    client.close()
+    client.restart_socket.close()
+    client.lock.release()
 
 
-async def test_one_that_is_stopped_in_the_middle_still_says_that_it_takes_its_place_back(
+async def test_a_stop_in_the_middle_still_sends_the_refusal(
     old: Old, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(old.give)
-        succession = await take_over(old.data)
-        assert succession is not None
+        nursery.start_soon(old.hand_over)
+        client = await request_handover(old.data)
+        assert client is not None
         monkeypatch.setattr(handover, "ANSWER_S", 0.05)
-        await succession.claim()
+        await client.pause_old_hub()
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             await old.refused.wait()
-            with pytest.raises(HandoverError, match="goes on: the other hub said nothing"):
-                await succession.confirm()
-    leave(succession)
+            with pytest.raises(HandoverError, match="continues: the other hub sent nothing"):
+                await client.confirm()
+    leave(client)
 
 
-async def test_only_one_serves_when_the_new_ones_word_crosses_the_old_ones_decision(
+async def test_only_one_hub_serves_when_accepting_crosses_the_refusal(
     old: Old, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with giving(old):
-        succession = await take_over(old.data)
-        assert succession is not None
+        client = await request_handover(old.data)
+        assert client is not None
         monkeypatch.setattr(handover, "ANSWER_S", 0.05)
-        await succession.claim()
-        # Its patience has run out just now: it has not closed its end yet.
+        await client.pause_old_hub()
+        # The old hub's timeout has just expired: its end is still open.
         await old.refused.wait()
-        with pytest.raises(HandoverError, match="goes on: the other hub said nothing"):
-            await succession.confirm()
+        with pytest.raises(HandoverError, match="continues: the other hub sent nothing"):
+            await client.confirm()
         assert not old.given.is_set()
-        leave(succession)
+        leave(client)
 
 
-def paired(old: Old) -> tuple[Succession, trio.socket.SocketType]:
-    """The new one's end, and the socket of the old one that it talks to."""
+def paired(old: Old) -> tuple[HandoverClient, trio.socket.SocketType]:
+    """A client, and the old hub's end of its connection."""
     here, there = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return Succession(FolderLock(os.dup(old.lock.descriptor)), old.door.dup(), {}, "old", here), there
+    return HandoverClient(
+        FolderLock(os.dup(old.lock.descriptor)), old.restart_socket.dup(), {}, "old", here
+    ), there
 
 
-def leave(succession: Succession) -> None:
-    succession.close()
-    succession.door.close()
-    succession.lock.release()
+def leave(client: HandoverClient) -> None:
+    client.close()
+    client.restart_socket.close()
+    client.lock.release()
 
 
-Step = Callable[[Succession], Awaitable[None]]
-STEPS = pytest.mark.parametrize("step", [Succession.claim, Succession.confirm])
+Step = Callable[[HandoverClient], Awaitable[None]]
+STEPS = pytest.mark.parametrize("step", [HandoverClient.pause_old_hub, HandoverClient.confirm])
 
 
 @STEPS
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 @pytest.mark.parametrize(("last", "error"), [(REFUSAL, HandoverError), (None, GoneError)])
-async def test_one_that_goes_on_has_said_so_before_it_is_gone(
+async def test_a_refusal_is_read_although_the_connection_is_closed(
     old: Old, step: Step, when: str, last: bytes | None, error: type[HandoverError]
 ) -> None:
-    succession, there = paired(old)
+    client, there = paired(old)
 
     async def go() -> None:
         if when == "meanwhile":
-            # It goes with the new one's word unread, which the kernel calls a reset.
+            # The old hub closes with a message unread, which the kernel reports as a reset.
             await trio.testing.wait_all_tasks_blocked()
         if last is not None:
             await there.send(last)
@@ -256,34 +257,34 @@ async def test_one_that_goes_on_has_said_so_before_it_is_gone(
         else:
             nursery.start_soon(go)
         with pytest.raises(HandoverError) as caught:
-            await step(succession)
+            await step(client)
     assert type(caught.value) is error
-    leave(succession)
+    leave(client)
 
 
-async def test_one_that_waited_in_vain_cannot_be_told_any_more_that_the_place_is_its(
+async def test_after_a_timeout_the_old_hub_can_no_longer_send_taken(
     old: Old, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handover, "ANSWER_S", 0.05)
-    succession, there = paired(old)
+    client, there = paired(old)
     with there:
         with pytest.raises(SilentError):
-            await succession.confirm()
-        # It has not even closed its end.
+            await client.confirm()
+        # The client's end is shut down, not closed.
         with pytest.raises(BrokenPipeError):
             await there.send(b'{"is": "taken"}')
-    leave(succession)
+    leave(client)
 
 
-async def test_where_nobody_is_there_is_nothing_to_take(data: DataDir) -> None:
-    assert await take_over(data) is None
-    # A hub that was killed leaves its name behind.
-    open_door(data).close()
-    assert data.door_file.exists()
-    assert await take_over(data) is None
-    with open_door(data):
-        close_door(data)
-    assert not data.door_file.exists()
+async def test_without_a_running_hub_there_is_no_handover(data: DataDir) -> None:
+    assert await request_handover(data) is None
+    # A killed hub leaves the socket's file.
+    open_restart_socket(data).close()
+    assert data.restart_socket_file.exists()
+    assert await request_handover(data) is None
+    with open_restart_socket(data):
+        unlink_restart_socket(data)
+    assert not data.restart_socket_file.exists()
 
 
 Answer = Callable[[trio.socket.SocketType], Awaitable[None]]
@@ -308,15 +309,20 @@ async def hang_up(host: trio.socket.SocketType) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "why"),
-    [(lie, "something else"), (babble, "cannot be read"), (nest, "cannot be read"), (hang_up, "is gone")],
+    [
+        (lie, "an invalid list"),
+        (babble, "an invalid message"),
+        (nest, "an invalid message"),
+        (hang_up, "is gone"),
+    ],
 )
-async def test_what_is_no_place_is_refused(data: DataDir, answer: Answer, why: str) -> None:
+async def test_an_invalid_offer_is_refused(data: DataDir, answer: Answer, why: str) -> None:
     before = descriptors()
-    with open_door(data) as door:
+    with open_restart_socket(data) as restart_socket:
         async with trio.open_nursery() as nursery:
 
             async def host() -> None:
-                there, _ = await trio.socket.from_stdlib_socket(door).accept()
+                there, _ = await trio.socket.from_stdlib_socket(restart_socket).accept()
                 with there:
                     await there.recv(1000)
                     await answer(there)
@@ -325,33 +331,33 @@ async def test_what_is_no_place_is_refused(data: DataDir, answer: Answer, why: s
 
             nursery.start_soon(host)
             with pytest.raises(HandoverError, match=why):
-                await take_over(data)
+                await request_handover(data)
     assert descriptors() == before
 
 
 @pytest.mark.parametrize(
     ("names", "given", "why"),
     [
-        ([7], ["lock", "door", "door"], "something else"),
-        ([["front"]], ["lock", "door", "door"], "something else"),
-        ([["front", "a"]], ["lock", "door"], "something else"),
-        ([["front", "a"]], ["other", "door", "door"], "another lock"),
-        ([["front", "a"]], ["lock", "other", "door"], "does not listen"),
-        ([["front", "a"]], ["lock", "door", "deaf"], "does not listen"),
+        ([7], ["lock", "restart_socket", "restart_socket"], "an invalid list"),
+        ([["front"]], ["lock", "restart_socket", "restart_socket"], "an invalid list"),
+        ([["front", "a"]], ["lock", "restart_socket"], "an invalid list"),
+        ([["front", "a"]], ["other", "restart_socket", "restart_socket"], "another lock"),
+        ([["front", "a"]], ["lock", "other", "restart_socket"], "does not listen"),
+        ([["front", "a"]], ["lock", "restart_socket", "deaf"], "does not listen"),
     ],
 )
-async def test_a_place_with_another_part_is_refused_and_let_go_of(
+async def test_an_offer_with_a_wrong_descriptor_is_refused_and_closed(
     data: DataDir, names: list[object], given: list[str], why: str
 ) -> None:
     lock = data.lock()
     with (
-        open_door(data) as door,
+        open_restart_socket(data) as restart_socket,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as deaf,
         (data.path / "other").open("wb") as other,
     ):
         parts = {
             "lock": lock.descriptor,
-            "door": door.fileno(),
+            "restart_socket": restart_socket.fileno(),
             "deaf": deaf.fileno(),
             "other": other.fileno(),
         }
@@ -359,27 +365,27 @@ async def test_a_place_with_another_part_is_refused_and_let_go_of(
         async with trio.open_nursery() as nursery:
 
             async def host() -> None:
-                there, _ = await trio.socket.from_stdlib_socket(door).accept()
+                there, _ = await trio.socket.from_stdlib_socket(restart_socket).accept()
                 with there:
                     await there.recv(1000)
-                    gift: dict[str, object] = {"is": "given", "boot": "x", "listeners": names}
-                    await handover._send(there, gift, [parts[part] for part in given])
+                    offer: dict[str, object] = {"is": "given", "boot": "x", "listeners": names}
+                    await handover._send(there, offer, [parts[part] for part in given])
                     await there.recv(1000)
 
             nursery.start_soon(host)
             with pytest.raises(HandoverError, match=why):
-                await take_over(data)
+                await request_handover(data)
         assert descriptors() == before
     lock.release()
 
 
-async def test_another_version_is_told_that_this_one_goes_on(old: Old) -> None:
+async def test_another_version_is_refused(old: Old) -> None:
     async with giving(old):
-        guest = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with guest:
+        connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with connection:
             descriptor = os.open(old.data.path, os.O_PATH)
-            await guest.connect(f"/proc/self/fd/{descriptor}/hub.sock")
+            await connection.connect(f"/proc/self/fd/{descriptor}/hub.sock")
             os.close(descriptor)
-            await guest.send(b'{"is": "asked", "version": 99}')
-            assert b"version 99" in await guest.recv(1000)
+            await connection.send(b'{"is": "asked", "version": 99}')
+            assert b"version 99" in await connection.recv(1000)
         assert old.did == []

@@ -1,4 +1,4 @@
-"""Where a hub lives, with real sockets, real locks, and a real process that is killed."""
+"""The instance lock, with real sockets, real locks, and a real process that is killed."""
 
 from __future__ import annotations
 
@@ -20,24 +20,31 @@ import trio.testing
 from proxy.hub.accept import Acceptor
 from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
-from proxy.hub.home.boots import Boots
 from proxy.hub.home.config import AdminConfig, HubConfig
-from proxy.hub.home.datadir import DataDir, FolderInUseError
-from proxy.hub.restart import instance_lock as premises_module
-from proxy.hub.restart.handover import HandoverError, Place, close_door, open_door, take_over
-from proxy.hub.restart.instance_lock import Premises, open_premises
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.folder_lock import FolderInUseError
+from proxy.hub.home.hub_instances import HubInstances
+from proxy.hub.restart import instance_lock as instance_lock_module
+from proxy.hub.restart.handover import (
+    HandoverError,
+    HandoverServer,
+    open_restart_socket,
+    request_handover,
+    unlink_restart_socket,
+)
+from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.process.config import Address
 from proxy.process.files import FileError
 
-# A hub that gives its place away, until it is killed: it is never done with its pause if told so.
+# A hub that hands over until it is killed. With "given", its pause never ends.
 OLD = """
 import sys
 from pathlib import Path
 import trio
 from proxy.process.config import Address
-from proxy.hub.home.boots import Boots
+from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.restart.handover import Place, open_door
+from proxy.hub.restart.handover import HandoverServer, open_restart_socket
 from proxy.listener.accept import open_sockets
 
 data = DataDir(Path(sys.argv[1]))
@@ -47,20 +54,21 @@ async def nothing():
 
 async def main():
     [front] = await open_sockets(Address("127.0.0.1", 0), "listen")
-    lock, door = data.lock(), open_door(data)
+    lock, restart_socket = data.lock(), open_restart_socket(data)
     pause = trio.sleep_forever if sys.argv[2] == "given" else nothing
-    place = Place(data, lock, door, {"front": ("127.0.0.1:0", [front])}, "old", pause, int, print)
+    listeners = {"front": ("127.0.0.1:0", [front])}
+    server = HandoverServer(data, lock, restart_socket, listeners, "old", pause, int, print)
     print(front.getsockname()[1], flush=True)
-    await place.give()
+    await server.hand_over()
 
-with Boots(data.boots_dir).announced("old"):
+with HubInstances(data.instances_dir).registered("old"):
     trio.run(main)
 """
 
 
 @attrs.define(eq=False)
 class Handler:
-    """Both fronts: it holds each connection until it may go, even when it is cancelled."""
+    """Both listeners' handler: holds each connection until `may_go`, even when cancelled."""
 
     ready: bool = False
     holds: trio.Event = attrs.Factory(trio.Event)
@@ -86,21 +94,21 @@ def configured(data: DataDir, pid_file: Path | None = None) -> HubConfig:
 
 
 @asynccontextmanager
-async def premises_of(
+async def instance_lock_of(
     data: DataDir, *, replace: bool = False, pid_file: Path | None = None
-) -> AsyncIterator[Premises]:
+) -> AsyncIterator[InstanceLock]:
     with trio.fail_after(20):
-        async with open_premises(configured(data, pid_file), data, "new", replace=replace) as premises:
-            yield premises
+        async with open_instance_lock(configured(data, pid_file), data, "new", replace=replace) as instance:
+            yield instance
 
 
-def acceptor_of(premises: Premises, handler: Handler, handlers: trio.Nursery) -> Acceptor:
-    return Acceptor(premises, cast("Front", handler), cast("AdminFront", handler), handlers)
+def acceptor_of(instance: InstanceLock, handler: Handler, handlers: trio.Nursery) -> Acceptor:
+    return Acceptor(instance, cast("Front", handler), cast("AdminFront", handler), handlers)
 
 
 @attrs.define(eq=False)
 class Hub:
-    """One that accepts, and how it ended."""
+    """A hub that accepts, and how it ended."""
 
     acceptor: Acceptor
     signals: trio.MemorySendChannel[int]
@@ -109,13 +117,13 @@ class Hub:
 
 
 @asynccontextmanager
-async def accepting(premises: Premises, handler: Handler) -> AsyncIterator[Hub]:
+async def accepting(instance: InstanceLock, handler: Handler) -> AsyncIterator[Hub]:
     async with trio.open_nursery() as handlers:
         send, receive = trio.open_memory_channel[int](1)
-        hub = Hub(acceptor_of(premises, handler, handlers), send)
+        hub = Hub(acceptor_of(instance, handler, handlers), send)
 
         async def run() -> None:
-            hub.replaced = await hub.acceptor.accept_until_told(receive, "url")
+            hub.replaced = await hub.acceptor.accept_until_stopped(receive, "url")
             hub.ended.set()
 
         handlers.start_soon(run)
@@ -126,34 +134,34 @@ async def accepting(premises: Premises, handler: Handler) -> AsyncIterator[Hub]:
         handlers.cancel_scope.cancel()
 
 
-async def test_a_stop_during_the_pause_does_not_keep_the_successor_waiting(data: DataDir) -> None:
+async def test_a_stop_during_the_pause_does_not_delay_the_new_hub(data: DataDir) -> None:
     handler = Handler()
-    async with premises_of(data) as premises, accepting(premises, handler) as hub:
-        operator = await trio.open_tcp_stream(*premises.admin[1][0].getsockname())
+    async with instance_lock_of(data) as instance, accepting(instance, handler) as hub:
+        operator = await trio.open_tcp_stream(*instance.admin[1][0].getsockname())
         await handler.holds.wait()
-        succession = await take_over(data)
-        assert succession is not None
+        client = await request_handover(data)
+        assert client is not None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(succession.claim)
-            # The operator's change is in the way of the pause.
+            nursery.start_soon(client.pause_old_hub)
+            # The pause waits for the operator's change.
             await trio.testing.wait_all_tasks_blocked()
             await hub.signals.send(signal.SIGTERM)
             await trio.testing.wait_all_tasks_blocked()
             handler.may_go.set()
-        await succession.confirm()
+        await client.confirm()
         await hub.ended.wait()
         assert hub.replaced
-        succession.close()
-        succession.door.close()
-        succession.lock.release()
+        client.close()
+        client.restart_socket.close()
+        client.lock.release()
         await operator.aclose()
 
 
-async def test_one_whose_place_was_not_taken_after_all_accepts_again(data: DataDir) -> None:
+async def test_a_hub_accepts_again_after_an_aborted_handover(data: DataDir) -> None:
     handler = Handler()
-    async with premises_of(data) as premises, accepting(premises, handler) as hub:
+    async with instance_lock_of(data) as instance, accepting(instance, handler) as hub:
         await hub.acceptor.pause()
-        agent = await trio.open_tcp_stream(*premises.front[1][0].getsockname())
+        agent = await trio.open_tcp_stream(*instance.front[1][0].getsockname())
         await trio.testing.wait_all_tasks_blocked()
         assert not handler.holds.is_set()
         hub.acceptor.resume()
@@ -161,9 +169,9 @@ async def test_one_whose_place_was_not_taken_after_all_accepts_again(data: DataD
         await agent.aclose()
 
 
-async def test_nothing_is_left_to_pause_once_the_accepting_has_ended(data: DataDir) -> None:
+async def test_a_pause_returns_at_once_when_the_accepting_has_ended(data: DataDir) -> None:
     handler = Handler()
-    async with premises_of(data) as premises, accepting(premises, handler) as hub:
+    async with instance_lock_of(data) as instance, accepting(instance, handler) as hub:
         await hub.signals.send(signal.SIGTERM)
         await hub.ended.wait()
         with trio.fail_after(1):
@@ -171,15 +179,15 @@ async def test_nothing_is_left_to_pause_once_the_accepting_has_ended(data: DataD
         assert hub.replaced is False
 
 
-async def test_who_comes_while_one_that_was_told_to_stop_finishes_is_refused_at_once(data: DataDir) -> None:
+async def test_a_stopping_hub_refuses_new_connections_at_once(data: DataDir) -> None:
     handler = Handler()
-    async with premises_of(data) as premises, accepting(premises, handler) as hub:
-        places = [sockets[0].getsockname() for _, sockets in (premises.front, premises.admin)]
+    async with instance_lock_of(data) as instance, accepting(instance, handler) as hub:
+        addresses = [sockets[0].getsockname() for _, sockets in (instance.front, instance.admin)]
         await hub.signals.send(signal.SIGTERM)
         await hub.ended.wait()
-        for place in places:
+        for address in addresses:
             with pytest.raises(OSError, match="all attempts to connect"):
-                await trio.open_tcp_stream(*place)
+                await trio.open_tcp_stream(*address)
 
 
 @contextmanager
@@ -193,102 +201,107 @@ def old_hub(data: DataDir, dies: str) -> Iterator[tuple[subprocess.Popen[str], i
             process.kill()
 
 
-async def claim(premises: Premises) -> None:
-    assert await premises.claim()
+async def pause_old_hub(instance: InstanceLock) -> None:
+    assert await instance.pause_old_hub()
 
 
 @pytest.mark.parametrize("dies", ["given", "yours"])
-async def test_a_hub_that_is_killed_while_another_prepares_leaves_its_place_to_it(
+async def test_a_new_hub_takes_over_when_the_old_one_is_killed_meanwhile(
     data: DataDir, dies: str, tmp_path: Path
 ) -> None:
     pid_file = tmp_path / "hub.pid"
     with old_hub(data, dies) as (process, port):
-        async with premises_of(data, replace=True, pid_file=pid_file) as premises:
+        async with instance_lock_of(data, replace=True, pid_file=pid_file) as instance:
             if dies == "yours":
-                assert await premises.claim()
+                assert await instance.pause_old_hub()
                 process.kill()
             else:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(claim, premises)
+                    nursery.start_soon(pause_old_hub, instance)
                     await trio.testing.wait_all_tasks_blocked()
                     process.kill()
-            await premises.confirm()
-            await check_owner(premises, port)
+            await instance.confirm()
+            await check_owner(instance, port)
             assert pid_file.read_text() == f"{os.getpid()}\n"
     assert not pid_file.exists()
     data.lock().release()
 
 
-async def check_owner(premises: Premises, port: int) -> None:
-    """Everything is this process's: the socket, the lock, and the name of the door."""
-    assert premises.predecessor is None
-    assert [each.getsockname()[1] for each in premises.front[1]] == [port]
+async def check_owner(instance: InstanceLock, port: int) -> None:
+    """This process owns everything: the socket, the lock, and the restart socket's file."""
+    assert instance.predecessor is None
+    assert [each.getsockname()[1] for each in instance.front[1]] == [port]
     with pytest.raises(FolderInUseError) as caught:
-        premises.data.lock()
+        instance.data.lock()
     assert caught.value.pid == str(os.getpid())
     async with trio.open_nursery() as nursery:
-        acceptor = acceptor_of(premises, Handler(), nursery)
-        place = premises.place(acceptor.pause, acceptor.resume)
-        nursery.start_soon(place.give)
-        succession = await take_over(premises.data)
-        assert succession is not None
-        assert succession.boot == "new"
+        acceptor = acceptor_of(instance, Handler(), nursery)
+        server = instance.handover_server(acceptor.pause, acceptor.resume)
+        nursery.start_soon(server.hand_over)
+        client = await request_handover(instance.data)
+        assert client is not None
+        assert client.boot == "new"
         nursery.cancel_scope.cancel()
-    succession.close()
-    succession.door.close()
-    succession.lock.release()
+    client.close()
+    client.restart_socket.close()
+    client.lock.release()
 
 
 @asynccontextmanager
-async def old_place(data: DataDir) -> AsyncIterator[trio.CancelScope]:
-    """A hub in this process that gives its place away, until the scope is cancelled; and it lives on then."""
+async def old_hub_here(data: DataDir) -> AsyncIterator[trio.CancelScope]:
+    """An old hub in this process. Cancelling the scope ends its handovers, but not the hub."""
     lock = data.lock()
     with (
-        Boots(data.boots_dir).announced("old"),
-        open_door(data) as door,
+        HubInstances(data.instances_dir).registered("old"),
+        open_restart_socket(data) as restart_socket,
         socket.create_server(("127.0.0.1", 0)) as front,
     ):
         listeners = {"front": ("127.0.0.1:0", [front])}
-        place = Place(
-            data, lock, door, listeners, "old", trio.lowlevel.checkpoint, lambda: None, lambda _: None
+        server = HandoverServer(
+            data,
+            lock,
+            restart_socket,
+            listeners,
+            "old",
+            trio.lowlevel.checkpoint,
+            lambda: None,
+            lambda _: None,
         )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(place.give)
+            nursery.start_soon(server.hand_over)
             yield nursery.cancel_scope
     lock.release()
 
 
-async def test_one_that_is_told_to_stop_takes_the_name_of_its_door_with_it(data: DataDir) -> None:
+async def test_a_new_hub_takes_over_although_the_old_one_removes_its_restart_socket(data: DataDir) -> None:
     async with AsyncExitStack() as stack:
-        async with old_place(data) as old:
-            taking = open_premises(configured(data), data, "new", replace=True)
-            premises = await stack.enter_async_context(taking)
+        async with old_hub_here(data) as old:
+            taking = open_instance_lock(configured(data), data, "new", replace=True)
+            instance = await stack.enter_async_context(taking)
             old.cancel()
-        close_door(data)
-        assert await premises.claim()
-        await premises.confirm()
-        await check_owner(premises, premises.front[1][0].getsockname()[1])
+        unlink_restart_socket(data)
+        assert await instance.pause_old_hub()
+        await instance.confirm()
+        await check_owner(instance, instance.front[1][0].getsockname()[1])
 
 
 @pytest.mark.parametrize("asked", ["before it was told", "after it was told"])
-async def test_one_that_comes_while_the_other_one_stops_has_the_place_after_it(
-    data: DataDir, asked: str
-) -> None:
+async def test_a_new_hub_waits_for_the_end_of_a_stopping_one(data: DataDir, asked: str) -> None:
     has_it = trio.Event()
 
     async def come() -> None:
-        async with premises_of(data, replace=True) as premises:
-            assert premises.predecessor is None
+        async with instance_lock_of(data, replace=True) as instance:
+            assert instance.predecessor is None
             has_it.set()
 
     async with trio.open_nursery() as nursery:
-        async with premises_of(data) as premises:
+        async with instance_lock_of(data) as instance:
             if asked == "before it was told":
-                # It does not come to the answer any more.
+                # The old hub ends before it answers.
                 nursery.start_soon(come)
                 await trio.testing.wait_all_tasks_blocked(0.01)
             else:
-                async with accepting(premises, Handler()) as hub:
+                async with accepting(instance, Handler()) as hub:
                     await hub.signals.send(signal.SIGTERM)
                     await hub.ended.wait()
                     nursery.start_soon(come)
@@ -298,14 +311,14 @@ async def test_one_that_comes_while_the_other_one_stops_has_the_place_after_it(
             await has_it.wait()
 
 
-async def test_of_two_that_come_while_the_other_one_stops_the_slower_asks_the_faster(data: DataDir) -> None:
+async def test_of_two_new_hubs_the_slower_one_takes_over_from_the_faster(data: DataDir) -> None:
     asked: list[bool] = []
     faster_ended = trio.Event()
 
     async def come() -> None:
-        async with premises_of(data, replace=True) as premises:
-            asked.append(await premises.claim())
-            async with accepting(premises, Handler()) as hub:
+        async with instance_lock_of(data, replace=True) as instance:
+            asked.append(await instance.pause_old_hub())
+            async with accepting(instance, Handler()) as hub:
                 if not asked[-1]:
                     await hub.ended.wait()
                     assert hub.replaced
@@ -313,20 +326,18 @@ async def test_of_two_that_come_while_the_other_one_stops_the_slower_asks_the_fa
                 await faster_ended.wait()
 
     async with trio.open_nursery() as nursery:
-        async with premises_of(data):
-            close_door(data)
+        async with instance_lock_of(data):
+            unlink_restart_socket(data)
             for _ in range(2):
                 nursery.start_soon(come)
             await trio.testing.wait_all_tasks_blocked(0.01)
     assert asked == [False, True]
 
 
-async def test_a_folder_that_somebody_keeps_is_not_waited_for_without_end(
-    data: DataDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(premises_module, "ENDS_WITHIN_S", 0.1)
+async def test_the_wait_for_a_held_folder_is_bounded(data: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instance_lock_module, "ENDS_WITHIN_S", 0.1)
     with data.locked(), pytest.raises(HandoverError, match=f"process {os.getpid()} .* stop it first"):
-        async with premises_of(data, replace=True):
+        async with instance_lock_of(data, replace=True):
             pass
 
 
@@ -342,7 +353,7 @@ IN_USE = (
         ("::", IN_USE),
         ("0.0.0.0", IN_USE),
         ("localhost", IN_USE),
-        # The old one is not what stands in its way.
+        # Not caused by the old hub.
         (
             "192.0.2.1",
             "Cannot assign requested address: "
@@ -350,61 +361,59 @@ IN_USE = (
         ),
     ],
 )
-async def test_an_address_that_overlaps_the_old_one_is_refused_with_a_way_out(
+async def test_an_address_that_overlaps_the_old_hubs_is_refused_with_the_next_step(
     data: DataDir, host: str, why: str
 ) -> None:
-    async with old_place(data) as old:
-        succession = await take_over(data)
-        assert succession is not None
-        [port] = succession.ports()
-        succession.close()
-        succession.door.close()
-        succession.lock.release()
+    async with old_hub_here(data) as old:
+        client = await request_handover(data)
+        assert client is not None
+        [port] = client.ports()
+        client.close()
+        client.restart_socket.close()
+        client.lock.release()
         overlapping = attrs.evolve(configured(data), listen=Address(host, port))
         with pytest.raises(OSError, match="cannot listen") as caught:
-            async with open_premises(overlapping, data, "new", replace=True):
+            async with open_instance_lock(overlapping, data, "new", replace=True):
                 pass
         assert str(caught.value) == f"cannot listen on {overlapping.listen} (listen): {why}"
         old.cancel()
 
 
-async def test_one_that_hangs_up_and_lives_on_is_not_succeeded(
+async def test_an_old_hub_that_disconnects_and_keeps_running_is_not_replaced(
     data: DataDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(premises_module, "ENDS_WITHIN_S", 0.05)
-    async with old_place(data) as old:
-        async with premises_of(data, replace=True) as premises:
+    monkeypatch.setattr(instance_lock_module, "ENDS_WITHIN_S", 0.05)
+    async with old_hub_here(data) as old:
+        async with instance_lock_of(data, replace=True) as instance:
             old.cancel()
             with trio.CancelScope(shield=True):
-                with pytest.raises(HandoverError, match="hung up, and still runs"):
-                    await premises.claim()
-        assert data.door_file.exists()
+                with pytest.raises(HandoverError, match="closed the handover, and still runs"):
+                    await instance.pause_old_hub()
+        assert data.restart_socket_file.exists()
 
 
-async def test_the_pid_file_names_the_new_one_only_once_it_has_the_place(
+async def test_the_pid_file_names_the_new_hub_only_once_it_has_taken_over(
     data: DataDir, tmp_path: Path
 ) -> None:
     pid_file = tmp_path / "hub.pid"
     pid_file.write_text("1\n")
-    async with old_place(data) as old:
+    async with old_hub_here(data) as old:
         for takes in (False, True):
-            async with premises_of(data, replace=True, pid_file=pid_file) as premises:
-                await premises.claim()
+            async with instance_lock_of(data, replace=True, pid_file=pid_file) as instance:
+                await instance.pause_old_hub()
                 assert pid_file.read_text() == "1\n"
                 if takes:
-                    await premises.confirm()
+                    await instance.confirm()
                     assert pid_file.read_text() == f"{os.getpid()}\n"
-                    # One that has a successor leaves the file to it.
-                    premises.give_away()
+                    # A replaced hub leaves the file to its successor.
+                    instance.mark_handed_over()
             assert pid_file.exists()
         old.cancel()
     assert sorted(os.listdir(tmp_path)) == ["data", "hub.pid"]
 
 
-async def test_a_pid_file_that_cannot_be_written_is_told_before_the_place_is_asked_for(
-    data: DataDir, tmp_path: Path
-) -> None:
+async def test_an_unwritable_pid_file_is_reported_before_the_handover(data: DataDir, tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"pid_file: cannot write .*/none/hub\.pid"):
-        async with premises_of(data, pid_file=tmp_path / "none" / "hub.pid"):
+        async with instance_lock_of(data, pid_file=tmp_path / "none" / "hub.pid"):
             pass
     data.lock().release()

@@ -101,7 +101,7 @@ def test_a_code_of_an_agent_that_may_not_act_registers_nothing(store: Store, end
 def test_codes_are_bounded_and_can_be_withdrawn(store: Store) -> None:
     for number in range(CODES_PER_AGENT_MAX):
         store.add_code("sre-1", f"c{number}")
-    with pytest.raises(ConflictError, match="8 codes that were not used"):
+    with pytest.raises(ConflictError, match="8 unused codes"):
         store.add_code("sre-1", "more")
     store.add_code("sre-2", "other")
     assert store.withdraw_codes("sre-1") == CODES_PER_AGENT_MAX

@@ -13,9 +13,10 @@ import trio.testing
 from audit.store import TrailMark
 from auth.keys import SigningKey
 from proxy.hub.store import directory as directory_module
-from proxy.hub.store.directory import LOOK_EVERY_S, open_directory
+from proxy.hub.store.clusters import RelayContact
+from proxy.hub.store.directory import POLL_EVERY_S, open_directory
 from proxy.hub.store.errors import NotFoundError, StoreUnavailableError
-from proxy.hub.store.store import RelayContact, Store
+from proxy.hub.store.store import Store
 
 
 def clock() -> float:
@@ -129,7 +130,7 @@ async def test_a_store_that_fails_stops_neither_the_writer_nor_the_end(
                 await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert directory.current.agents_by_name["sre-1"].active
-    assert all("cannot write down what was used" in record.getMessage() for record in caplog.records)
+    assert all("cannot write the last-used times" in record.getMessage() for record in caplog.records)
 
 
 async def test_a_store_that_cannot_be_looked_at_for_a_while_leaves_what_is_known(
@@ -143,8 +144,8 @@ async def test_a_store_that_cannot_be_looked_at_for_a_while_leaves_what_is_known
         with closing(sqlite3.connect(tmp_path / "hub.db")) as raw:
             raw.execute("alter table admin_tokens rename to away")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(directory.run_look)
-            await trio.sleep(2 * LOOK_EVERY_S)
+            nursery.start_soon(directory.run_poll)
+            await trio.sleep(2 * POLL_EVERY_S)
             while not caplog.records:
                 await trio.testing.wait_all_tasks_blocked()
             assert directory.current is before
@@ -154,7 +155,7 @@ async def test_a_store_that_cannot_be_looked_at_for_a_while_leaves_what_is_known
             await told.wait()
             assert directory.current is not before
             nursery.cancel_scope.cancel()
-    assert all("cannot look for changes" in record.getMessage() for record in caplog.records)
+    assert all("cannot check the store for changes" in record.getMessage() for record in caplog.records)
 
 
 async def test_a_row_that_must_not_be_used_does_not_keep_a_lock_from_taking_effect(
@@ -214,7 +215,7 @@ async def test_that_somebody_was_here_is_told_to_nobody(tmp_path: Path) -> None:
         await directory.write_use()
         assert not directory.current.agents_by_name["sre-1"].active
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(directory.run_look)
+            nursery.start_soon(directory.run_poll)
             with trio.fail_after(10):
                 await looked.wait()
             nursery.cancel_scope.cancel()
@@ -239,8 +240,8 @@ async def test_what_another_process_changes_is_seen_and_told_of(
         trio.open_nursery() as nursery,
     ):
         directory.on_change(told.set)
-        nursery.start_soon(directory.run_look)
-        await trio.sleep(3 * LOOK_EVERY_S)
+        nursery.start_soon(directory.run_poll)
+        await trio.sleep(3 * POLL_EVERY_S)
         before = directory.current
         await other.change(lambda store: store.add_team("sre"))
         # No bound on it here: time that stands still for the threads jumps while they work.
@@ -250,7 +251,7 @@ async def test_what_another_process_changes_is_seen_and_told_of(
         # A change of its own is no news, and nothing is read again for it.
         await directory.change(lambda store: store.add_team("web"))
         mine = directory.current
-        await trio.sleep(3 * LOOK_EVERY_S)
+        await trio.sleep(3 * POLL_EVERY_S)
         assert directory.current is mine
         nursery.cancel_scope.cancel()
 
@@ -275,7 +276,7 @@ async def test_a_revocation_stands_in_memory_until_the_store_can_take_it(
         await directory.change(enrol)
         directory.on_change(lambda: told.append(directory.current.agents_by_name["sre-1"].active))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(directory.run_look)
+            nursery.start_soon(directory.run_poll)
             with full_disk():
                 with pytest.raises(StoreUnavailableError):
                     await directory.change(lambda store: store.lock_agent("sre-1"))
@@ -297,13 +298,13 @@ async def test_a_revocation_stands_in_memory_until_the_store_can_take_it(
                     await directory.change_in_memory(
                         lambda store: store.lock_agent("none"), lambda: settled.append("none")
                     )
-                await trio.sleep(10 * LOOK_EVERY_S)
+                await trio.sleep(10 * POLL_EVERY_S)
                 assert not directory.current.agents_by_name["sre-1"].active
                 # Nothing else passes what waits.
                 with pytest.raises(StoreUnavailableError):
                     await directory.change(lambda store: store.unlock_agent("sre-1"))
                 assert settled == []
-            await trio.sleep(3 * LOOK_EVERY_S)
+            await trio.sleep(3 * POLL_EVERY_S)
             nursery.cancel_scope.cancel()
         assert settled == ["lock", "revoke"]
         assert directory._copy is None

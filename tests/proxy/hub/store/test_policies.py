@@ -82,7 +82,7 @@ def test_a_bad_document_changes_nothing_and_is_told_with_its_place(store: Store)
     with pytest.raises(InvalidError, match=r'bad\.yaml:8: spec\.rules\[0\]\.verbs\[0\]: "reed" is no verb'):
         store.apply_policies([*good, *bad])
     assert store.snapshot().bundle is before
-    with pytest.raises(InvalidError, match="there is no policy in what was given"):
+    with pytest.raises(InvalidError, match="the input contains no policy"):
         store.apply_policies([])
 
 

@@ -11,10 +11,12 @@ import trustme
 from click.testing import CliRunner, Result
 
 from proxy.cli.admin import admin
-from proxy.cli.admin.api.client import Object, _error_text, _plain_text_error
+from proxy.cli.admin.api.client import _error_text, _plain_text_error
+from proxy.cli.output import Object
 from proxy.hub.admin.asgi import REQUEST_BODY_BYTES_MAX
-from proxy.hub.home.datadir import AdminEndpoint, DataDir
+from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
+from proxy.hub.home.local_admin import AdminEndpoint
 from tests.fakes.hub import Asked, Reply, fake_hub
 from tests.proxy.cli.admin.conftest import Hub
 
@@ -49,7 +51,7 @@ async def test_it_finds_the_hub_by_folder_by_option_and_by_configuration(hub: Hu
 
 
 async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None:
-    token = hub.data.admin_token() or ""
+    token = hub.data.admin.token() or ""
     url = hub.url.replace("127.0.0.1", "localhost")
     env = {
         "HAWSE_HUB_DATA_DIR": str(tmp_path / "none"),
@@ -174,7 +176,7 @@ def test_a_page_is_not_shown(answer: bytes) -> None:
 async def test_another_certificate_at_the_pinned_address_is_not_spoken_to(hub: Hub, tmp_path: Path) -> None:
     other = DataDir.open(tmp_path / "other")
     files = ensure_certificate(other.tls_dir, (), datetime.datetime.now(datetime.UTC))
-    hub.data.write_admin_endpoint(AdminEndpoint(hub.url, files.certificate.read_text()))
+    hub.data.admin.write_endpoint(AdminEndpoint(hub.url, files.certificate.read_text()))
     assert "not trusted" in await hub.fails("team", "list")
 
 
@@ -201,19 +203,19 @@ def test_a_folder_that_cannot_be_looked_into_is_told_so() -> None:
 
 def test_a_hub_that_does_not_run_is_told_so(tmp_path: Path) -> None:
     data = DataDir.open(tmp_path / "hub")
-    data.make_admin_token()
+    data.admin.make_token()
     files = ensure_certificate(data.tls_dir, (), datetime.datetime.now(datetime.UTC))
     # Port 1 of loopback: nothing listens there.
-    data.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", files.certificate.read_text()))
+    data.admin.write_endpoint(AdminEndpoint("https://127.0.0.1:1", files.certificate.read_text()))
     line = refusal(run("team", "list", HAWSE_HUB_DATA_DIR=str(data.path)))
     assert "nothing listens at https://127.0.0.1:1" in line
 
 
 def test_a_token_open_to_others_is_not_used(tmp_path: Path) -> None:
     data = DataDir.open(tmp_path / "hub")
-    token = data.make_admin_token()
-    data.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", "x"))
-    data.admin_token_file.chmod(0o644)
+    token = data.admin.make_token()
+    data.admin.write_endpoint(AdminEndpoint("https://127.0.0.1:1", "x"))
+    data.admin.token_file.chmod(0o644)
     line = refusal(run("team", "list", HAWSE_HUB_DATA_DIR=str(data.path)))
     assert "chmod 600" in line
     assert token not in line

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from auth.keys import KeySet, SigningKey
-from proxy.cli.admin.api.client import Object
 from proxy.cli.admin.cluster.manifests import dials_itself, rendered_manifests, rendered_role
 from proxy.cli.errors import CommandError
+from proxy.cli.output import Object
 from proxy.kubernetes.manifests import RelayManifest, cluster_role, relay_manifests, to_yaml
 from tests.proxy.cli.admin.conftest import Hub
 

@@ -25,7 +25,7 @@ async def test_a_running_hub_is_backed_up_and_restored_elsewhere(hub: Hub, tmp_p
         rf"hawse audit list --data-dir {other} --kind admin.action --since (\S+)\n", done.stderr
     )
     assert datetime.fromisoformat(since).tzinfo is not None
-    assert DataDir.open(other).signing_keys().active.kid == hub.data.signing_keys().active.kid
+    assert DataDir.open(other).keys.load_or_make().active.kid == hub.data.keys.load_or_make().active.kid
     assert "--overwrite" in await hub.fails("--data-dir", str(other), "restore", str(archive))
     done = await hub.ok("--data-dir", str(other), "restore", str(archive), "--overwrite")
     assert ".before-restore-" in done.stderr

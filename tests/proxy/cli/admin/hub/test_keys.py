@@ -15,7 +15,7 @@ async def test_a_signing_key_is_rotated(hub: Hub) -> None:
     assert f"signs with key {after['kid']}" in told.stderr
     assert f"key {before['kid']} still verifies until {old['retires_at']}" in told.stderr
     # The folder's keys are those that a hub starts with and new relays get.
-    assert hub.data.signing_keys().active.kid == after["kid"]
+    assert hub.data.keys.load_or_make().active.kid == after["kid"]
     pins = json.loads((await hub.ok("keys", "pins")).stdout)
     assert [key["kid"] for key in pins["keys"]] == [after["kid"]]
     table = (await hub.ok("keys", "list")).stdout

@@ -134,7 +134,7 @@ async def test_a_request_is_explained(hub: Hub, look: str) -> None:
     assert "instead: you may get, list, watch deployments.apps there; ask Ada Lovelace" in denied.stdout
     assert (await hub.run("policy", "explain", "sre-1", "prod", "get", "/metrics")).exit_code == 3
     assert "get needs the name" in await hub.fails("policy", "explain", "sre-1", "prod", "get", "pods")
-    none = "there is no agent 'x': `hawse admin agent list` names those there are"
+    none = "there is no agent 'x': `hawse admin agent list` lists the existing ones"
     assert none in await hub.fails("policy", "explain", "x", "prod", "list", "pods")
     await hub.ok("agent", "lock", "sre-1")
     locked = await hub.run("policy", "explain", "sre-1", "prod", "list", "pods")

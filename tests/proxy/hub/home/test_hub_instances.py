@@ -1,4 +1,4 @@
-"""Signs of life are locks of processes, so here are real ones."""
+"""Hub instances hold locks, so these tests use real processes."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from audit.mask import Masks
 from audit.reader import AuditReader
 from audit.recorder import open_recorder
 from audit.store import AuditStore
-from proxy.hub.home import boots as boots_module
-from proxy.hub.home.boots import Boots, close_after_the_dead
-from proxy.hub.home.datadir import DataDirError
+from proxy.hub.home import hub_instances as hub_instances_module
+from proxy.hub.home.hub_instances import HubInstances, close_calls_of_ended_hubs
+from proxy.hub.home.private_files import DataDirError
 from tests.audit.events import call
 
-# A hub that has begun a call, and goes on with it until it is killed.
+# A hub with an open call, which ends when its stdin closes.
 CHILD = """
 import sys
 from pathlib import Path
 from audit.store import AuditStore
-from proxy.hub.home.boots import Boots
+from proxy.hub.home.hub_instances import HubInstances
 from tests.audit.events import call
 
 folder, boot = Path(sys.argv[1]), sys.argv[2]
-with Boots(folder / "boots").announced(boot):
+with HubInstances(folder / "boots").registered(boot):
     store = AuditStore(folder / "audit.db")
     store.append([event := call()], boot=boot)
     print(event.eid, flush=True)
@@ -49,7 +49,7 @@ with Boots(folder / "boots").announced(boot):
 
 @contextmanager
 def other_hub(folder: Path, boot: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Another process with a call under way; closing its stdin ends both in peace."""
+    """Another process with an open call; closing its stdin ends both in order."""
     argv = [sys.executable, "-c", CHILD, str(folder), boot]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -57,8 +57,8 @@ def other_hub(folder: Path, boot: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 @attrs.frozen
-class Counted(Boots):
-    """Counts how often it was asked who lives."""
+class Counted(HubInstances):
+    """Counts the calls of `running`."""
 
     asked: list[None] = attrs.Factory(list)
 
@@ -66,10 +66,10 @@ class Counted(Boots):
     def looks(self) -> int:
         return len(self.asked)
 
-    def living(self) -> set[str]:
+    def running(self) -> set[str]:
         self.asked.append(None)
-        # Not super(): attrs makes the class anew, with slots.
-        return Boots.living(self)
+        # Not super(): attrs replaces the class by one with slots.
+        return HubInstances.running(self)
 
 
 def phases(path: Path, eid: str) -> list[str]:
@@ -86,106 +86,102 @@ def kill(child: subprocess.Popen[str]) -> None:
     child.wait()
 
 
-def test_a_boot_lives_while_its_block_lasts_and_leaves_nothing(tmp_path: Path) -> None:
-    boots = Boots(tmp_path / "boots")
-    assert not boots.lives("one")
-    with boots.announced("one"):
-        assert boots.lives("one")
-        assert boots.living() == {"one"}
+def test_a_boot_runs_for_its_block_and_leaves_no_file(tmp_path: Path) -> None:
+    instances = HubInstances(tmp_path / "boots")
+    assert not instances.is_running("one")
+    with instances.registered("one"):
+        assert instances.is_running("one")
+        assert instances.running() == {"one"}
         [file] = (tmp_path / "boots").iterdir()
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        with boots.announced("two"):
-            assert boots.living() == {"one", "two"}
-    assert boots.living() == set()
+        with instances.registered("two"):
+            assert instances.running() == {"one", "two"}
+    assert instances.running() == set()
     assert list((tmp_path / "boots").iterdir()) == []
 
 
-def test_a_full_disk_has_no_place_for_a_sign_of_life_and_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_named_when_a_boot_registers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    boots = Boots(tmp_path / "boots")
+    instances = HubInstances(tmp_path / "boots")
     monkeypatch.setattr(os, "write", fail)
     with pytest.raises(DataDirError, match=r"^cannot write in .*/boots: No space left .*: free some"):
-        with boots.announced("one"):
+        with instances.registered("one"):
             pass
     assert list((tmp_path / "boots").iterdir()) == []
 
 
-def test_a_killed_process_lives_no_more_and_its_file_goes(tmp_path: Path) -> None:
-    boots = Boots(tmp_path / "boots")
+def test_a_killed_process_counts_as_ended_and_its_file_is_removed(tmp_path: Path) -> None:
+    instances = HubInstances(tmp_path / "boots")
     with other_hub(tmp_path, "old") as (child, _):
-        assert boots.living() == {"old"}
+        assert instances.running() == {"old"}
         kill(child)
-        assert not boots.lives("old")
+        assert not instances.is_running("old")
         assert (tmp_path / "boots" / "old").exists()
-        assert boots.living() == set()
+        assert instances.running() == set()
         assert not (tmp_path / "boots" / "old").exists()
 
 
-def test_a_boot_that_cannot_be_looked_at_counts_as_living(tmp_path: Path) -> None:
-    boots = Boots(tmp_path / "boots")
+def test_a_boot_that_cannot_be_checked_counts_as_running(tmp_path: Path) -> None:
+    instances = HubInstances(tmp_path / "boots")
     (tmp_path / "boots").mkdir()
-    # A name that is no file's: any failure but that there is none.
+    # A symlink to itself: an error other than a missing file.
     (tmp_path / "boots" / "loop").symlink_to("loop")
-    assert boots.lives("loop")
-    assert not boots.lives("never")
+    assert instances.is_running("loop")
+    assert not instances.is_running("never")
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_named_and_tells_nobody_for_dead(
+def test_without_file_locks_every_boot_counts_as_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    boots = Boots(tmp_path / "boots")
+    instances = HubInstances(tmp_path / "boots")
     with other_hub(tmp_path, "old") as (child, _):
         kill(child)
     with monkeypatch.context() as without:
         without.setattr(fcntl, "flock", fail)
-        assert boots.living() == {"old"}
+        assert instances.running() == {"old"}
         with pytest.raises(
             DataDirError, match=r"^cannot write in .*/boots: .*: choose a data_dir on .* locks and sockets$"
         ):
-            with boots.announced("one"):
+            with instances.registered("one"):
                 pass
-    assert boots.living() == set()
+    assert instances.running() == set()
     assert list((tmp_path / "boots").iterdir()) == []
 
 
-async def test_who_waits_for_a_boot_that_cannot_be_looked_at_is_told_once(
+async def test_a_wait_for_an_uncheckable_boot_logs_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
-    boots = Boots(tmp_path / "boots")
+    instances = HubInstances(tmp_path / "boots")
     (tmp_path / "boots").mkdir()
     (tmp_path / "boots" / "loop").symlink_to("loop")
     with trio.move_on_after(60) as waiting:
-        await boots.wait_ended("loop")
+        await instances.wait_ended("loop")
     assert waiting.cancelled_caught
     (told,) = caplog.messages
     assert told.startswith("cannot see whether the hub of boot loop still runs: ")
 
 
-def test_what_a_dead_boot_left_and_cannot_be_removed_ends_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    boots = Boots(tmp_path / "boots")
-    (boots.folder / "dead").mkdir(parents=True)
-    with boots.announced("new"):
+def test_a_file_that_cannot_be_removed_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    instances = HubInstances(tmp_path / "boots")
+    (instances.folder / "dead").mkdir(parents=True)
+    with instances.registered("new"):
         for _ in range(2):
-            assert boots.living() == {"new"}
+            assert instances.running() == {"new"}
     (told,) = caplog.messages
-    assert told.startswith("cannot remove what a hub that has ended left: ")
+    assert told.startswith("cannot remove the file of a hub that has ended: ")
 
 
-async def test_a_new_hub_leaves_the_calls_of_one_that_lives_alone(tmp_path: Path) -> None:
-    boots = Boots(tmp_path / "boots")
+async def test_a_new_hub_does_not_close_the_calls_of_a_running_one(tmp_path: Path) -> None:
+    instances = HubInstances(tmp_path / "boots")
     with other_hub(tmp_path, "old") as (child, eid):
         store = AuditStore(tmp_path / "audit.db")
-        async with open_recorder(store, boot="new", is_running=boots.lives):
+        async with open_recorder(store, boot="new", is_running=instances.is_running):
             pass
         store.close()
         assert phases(tmp_path / "audit.db", eid) == ["intent"]
@@ -203,26 +199,26 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    # On real time, since a thread is at work at each look, and virtual time would not wait for it.
-    monkeypatch.setattr(boots_module, "LOOK_EVERY_S", 0.01)
+    # Real time: each round runs in a thread, which virtual time does not wait for.
+    monkeypatch.setattr(hub_instances_module, "LOOK_EVERY_S", 0.01)
 
 
 @pytest.mark.usefixtures("_looks_often")
-async def test_a_hub_that_is_killed_beside_a_living_one_has_its_calls_closed_by_that_one(
+async def test_a_running_hub_closes_the_calls_of_a_killed_one(
     tmp_path: Path,
 ) -> None:
-    boots, file = Counted(tmp_path / "boots"), tmp_path / "audit.db"
+    instances, file = Counted(tmp_path / "boots"), tmp_path / "audit.db"
     store = AuditStore(file)
-    with boots.announced("new"), other_hub(tmp_path, "old") as (child, theirs):
-        async with open_recorder(store, boot="new", is_running=boots.lives) as recorder:
+    with instances.registered("new"), other_hub(tmp_path, "old") as (child, theirs):
+        async with open_recorder(store, boot="new", is_running=instances.is_running) as recorder:
             ours = call()
             await recorder.intent(ours)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(close_after_the_dead, boots, "new", file, Masks(), time.time)
-                await wait_for(lambda: boots.looks > 2)
+                nursery.start_soon(close_calls_of_ended_hubs, instances, "new", file, Masks(), time.time)
+                await wait_for(lambda: instances.looks > 2)
                 assert phases(file, theirs) == ["intent"]
                 kill(child)
-            # It returned, since there is nobody left to look after.
+            # It returned: no other hub runs.
             assert phases(file, theirs) == ["intent", "unknown"]
             assert phases(file, ours.eid) == ["intent"]
             recorder.complete(ours.completed(ours.ts))
@@ -230,31 +226,31 @@ async def test_a_hub_that_is_killed_beside_a_living_one_has_its_calls_closed_by_
     store.close()
 
 
-async def test_one_that_was_killed_before_the_first_look_is_closed_too(tmp_path: Path) -> None:
-    boots, file = Boots(tmp_path / "boots"), tmp_path / "audit.db"
-    with boots.announced("new"), other_hub(tmp_path, "old") as (child, theirs):
+async def test_a_hub_that_was_killed_before_the_first_round_is_closed_too(tmp_path: Path) -> None:
+    instances, file = HubInstances(tmp_path / "boots"), tmp_path / "audit.db"
+    with instances.registered("new"), other_hub(tmp_path, "old") as (child, theirs):
         kill(child)
         with trio.fail_after(10):
-            await close_after_the_dead(boots, "new", file, Masks(), time.time)
+            await close_calls_of_ended_hubs(instances, "new", file, Masks(), time.time)
     assert phases(file, theirs) == ["intent", "unknown"]
 
 
 @pytest.mark.usefixtures("_looks_often")
 async def test_a_trail_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
-    boots, file = Counted(tmp_path / "boots"), tmp_path / "audit.db"
-    with boots.announced("new"), other_hub(tmp_path, "old") as (child, theirs):
+    instances, file = Counted(tmp_path / "boots"), tmp_path / "audit.db"
+    with instances.registered("new"), other_hub(tmp_path, "old") as (child, theirs):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(close_after_the_dead, boots, "new", file, Masks(), time.time)
-            await wait_for(lambda: boots.looks > 1)
+            nursery.start_soon(close_calls_of_ended_hubs, instances, "new", file, Masks(), time.time)
+            await wait_for(lambda: instances.looks > 1)
             away = tmp_path / "away"
             away.mkdir()
             trail = ("audit.db", "audit.db-wal", "audit.db-shm")
             for name in trail:
                 (tmp_path / name).rename(away / name)
             kill(child)
-            looks = boots.looks
-            await wait_for(lambda: boots.looks > looks + 2)
-            # None is begun there meanwhile.
+            looks = instances.looks
+            await wait_for(lambda: instances.looks > looks + 2)
+            # No new trail is made meanwhile.
             assert not file.exists()
             for name in reversed(trail):
                 (away / name).rename(tmp_path / name)

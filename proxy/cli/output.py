@@ -1,4 +1,4 @@
-"""Output of `hawse admin`: tables and sentences for people, JSON for programs.
+"""Output of commands: tables and sentences for people, JSON for programs.
 
 Results (a key, a manifest, a list) go to standard output, notes for a person to standard error, so that
 either can be piped. Some values, such as relay names, are chosen by remote peers, so all output is escaped
@@ -11,15 +11,17 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 import click
 
 from audit.escape import escape, escape_lines
 from auth.principal import IdentityError, slug
-from proxy.cli.admin.api.client import Json, Object
-from proxy.cli.admin.api.table import laid_out, terminal_columns
 from proxy.cli.errors import CommandError, indented
+from proxy.cli.table import laid_out, terminal_columns
 
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+Object: TypeAlias = "dict[str, Json]"
 Column = tuple[str, Callable[[Object], str]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,4 +1,4 @@
-"""What a multiplexer has to call, when that is a bug or ends the session."""
+"""The calls that a driver has put off, when one is a bug or ends the session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def answer_in_one_message(pair: Pair, answers: int) -> None:
         (await pair.dialer.accept()).send_answer_nowait(b"200", eof=True)
 
 
-async def test_a_bug_in_what_an_answer_calls_ends_the_session_and_keeps_nobody_waiting(
+async def test_a_bug_in_the_callback_of_an_answer_ends_the_session_and_leaves_no_task_waiting(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     told: list[str] = []
@@ -37,7 +37,7 @@ async def test_a_bug_in_what_an_answer_calls_ends_the_session_and_keeps_nobody_w
         await pair.listener.accept()
 
 
-async def test_a_bug_in_what_the_end_calls_does_not_keep_the_session_from_it(
+async def test_a_bug_in_a_callback_of_the_end_does_not_keep_the_session_open(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -52,7 +52,7 @@ async def test_a_bug_in_what_the_end_calls_does_not_keep_the_session_from_it(
     assert pair.wire.closed_with == (1000, "enough")
 
 
-async def test_an_answer_that_has_the_session_ended_is_told_once(
+async def test_a_callback_that_ends_the_session_is_called_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     told: list[str] = []

@@ -8,9 +8,9 @@ import click
 import pytest
 
 from proxy.cli.admin.agent import _say_login
-from proxy.cli.admin.api.client import AdminClient, Object
-from proxy.cli.admin.api.output import confirm, say, say_apply_rbac
+from proxy.cli.admin.api.client import AdminClient
 from proxy.cli.errors import CommandError
+from proxy.cli.output import Object, confirm, say, say_apply_rbac
 
 
 class Terminal(io.StringIO):

@@ -1,4 +1,4 @@
-"""The hub's tables. What stands here is what the migrations make; a test compares the two."""
+"""The hub's tables. The migrations make the same schema; a test compares the two."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ teams = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
 )
 
-# RoleBindings outlive a team, and they grant rights to its name.
+# RoleBindings outlive a team and grant rights to its name.
 retired_teams = sa.Table(
     "retired_teams",
     metadata,
@@ -29,7 +29,7 @@ agents = sa.Table(
     "agents",
     metadata,
     sa.Column("id", sa.String(36), primary_key=True),
-    # Unique over retired agents too: an audit trail that names one agent must never mean another.
+    # Unique, retired agents included: a name in the audit trail must always mean the same agent.
     sa.Column("name", sa.String(63), nullable=False, unique=True),
     sa.Column("owner", sa.String(254), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
@@ -43,7 +43,7 @@ agent_teams = sa.Table(
     "agent_teams",
     metadata,
     sa.Column("agent_id", sa.ForeignKey("agents.id", ondelete="CASCADE"), primary_key=True),
-    # No cascade from the team: an agent must not lose its last one by another's removal.
+    # No cascade from the team: the removal of a team must not remove an agent's last team.
     sa.Column("team_id", sa.ForeignKey("teams.id"), primary_key=True, index=True),
 )
 
@@ -64,7 +64,7 @@ agent_keys = sa.Table(
     metadata,
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("agent_id", sa.ForeignKey("agents.id", ondelete="CASCADE"), nullable=False, index=True),
-    # Unique over revoked keys too: a key that was given up never becomes another's.
+    # Unique, revoked keys included: a revoked key can never be registered for another agent.
     sa.Column("kid", sa.String(128), nullable=False, unique=True),
     sa.Column("jwk", sa.JSON, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
@@ -119,7 +119,7 @@ clusters = sa.Table(
     sa.Column("relay_ca_pem", sa.Text),
     sa.Column("relay_address_private", sa.Boolean(create_constraint=True, name="private"), nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
-    # The UID of its namespace kube-system, as the first relay has stated it; NULL until one has.
+    # The UID of its namespace kube-system, from the first relay that connected; NULL until then.
     sa.Column("cluster_uid", sa.String(64)),
     sa.CheckConstraint("mode IN ('tunnel', 'direct')", name="mode"),
     sa.CheckConstraint("(mode = 'direct') = (relay_url IS NOT NULL)", name="relay_url"),
@@ -164,7 +164,7 @@ admin_tokens = sa.Table(
     sa.Column("last_used_at", sa.Float),
     # No default: an INSERT that forgets the role fails.
     sa.Column("role", sa.String(16), nullable=False),
-    # False where the migration chose it.
+    # False if a migration set the role.
     sa.Column("role_chosen", sa.Boolean, nullable=False),
     sa.Column("expires_at", sa.Float),
 )
@@ -172,14 +172,14 @@ admin_tokens = sa.Table(
 policy_bundles = sa.Table(
     "policy_bundles",
     metadata,
-    # Counted by the store, one up with each change: the trail names a decision's bundle by it.
+    # Incremented by the store with each change: the trail names a decision's bundle by it.
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("hash", sa.String(64), nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("documents", sa.JSON, nullable=False),
 )
 
-# One row, for the trail that this hub writes. It is not in a backup, and the store vouches for it.
+# One row: the identity and highest number of this hub's trail. The trail itself is not in a backup.
 audit_trail = sa.Table(
     "audit_trail",
     metadata,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cli.admin.api.table import WRAPPED_COLUMNS_MIN, laid_out
+from proxy.cli.table import WRAPPED_COLUMNS_MIN, laid_out
 
 HEADINGS = ["CLUSTER", "INSTANCE", "STATE", "KEY", "ADDRESS"]
 RELAY = [

@@ -29,7 +29,7 @@ async def test_streams_beyond_the_accept_queue_are_refused_as_not_processed(
             await pair.dialer.accept()
 
 
-async def test_a_stream_that_was_reset_before_it_was_accepted_is_nobodys_business(
+async def test_a_stream_that_was_reset_before_it_was_accepted_is_dropped(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -41,7 +41,7 @@ async def test_a_stream_that_was_reset_before_it_was_accepted_is_nobodys_busines
         assert (await pair.dialer.accept()).head == b"second"
 
 
-async def test_what_came_on_a_stream_that_nobody_accepts_is_not_kept(
+async def test_bytes_of_a_stream_that_is_never_accepted_are_not_kept(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -75,6 +75,24 @@ async def test_a_stream_that_came_and_broke_in_one_message_is_handed_over_whole(
         (there,) = got
         assert there.broken
         assert [there.receive_nowait(), there.receive_nowait()] == [b"bytes", b""]
+
+
+async def test_a_stream_is_handed_over_before_what_broke_it_is_reported(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    seen: list[object] = []
+
+    def take(stream: Stream) -> None:
+        seen.append(stream.broken)
+        stream.on_reset(lambda: seen.append("reset"))
+
+    async with open_pair() as pair:
+        pair.dialer.on_stream(take)
+        stream = pair.open_stream(b"head")
+        stream.send_nowait(b"bytes", eof=True)
+        stream.close_nowait()
+        await wait_all_tasks_blocked()
+        assert seen == [False, "reset"]
 
 
 async def test_streams_can_be_handed_over_instead_of_accepted(autojump_clock: trio.testing.MockClock) -> None:
@@ -113,7 +131,7 @@ async def test_a_handed_over_stream_may_be_answered_at_once(autojump_clock: trio
         assert pair.listener.stream_count == pair.dialer.stream_count == 0
 
 
-async def test_what_nobody_has_accepted_ends_with_the_session(
+async def test_streams_that_wait_to_be_accepted_end_with_the_session(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:

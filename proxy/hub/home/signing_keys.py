@@ -1,0 +1,131 @@
+"""The hub's signing keys, and the folder that keeps them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import attrs
+
+from auth.keys import KeyFormatError, KeySet, SigningKey
+from proxy.hub.home.private_files import DataDirError, explained, is_there, read_private, write_private
+
+# A signed statement (auth/key_rotation.py).
+_STATEMENT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+
+
+@attrs.frozen
+class SigningKeys:
+    """The hub's signing keys: one signs, and all verify, for the overlap of a rotation."""
+
+    active: SigningKey
+    all: tuple[SigningKey, ...]
+    succession: tuple[str, ...] = ()
+    """The statements that lead from older keys to the active one, oldest first."""
+    public: KeySet = attrs.field(init=False)
+    """For agents, and for the hub to verify its own tokens; the active key is the first."""
+
+    @public.default
+    def _public_of_all(self) -> KeySet:
+        others = sorted((key for key in self.all if key.kid != self.active.kid), key=lambda key: key.kid)
+        return KeySet(key.public for key in (self.active, *others))
+
+    @property
+    def pins(self) -> KeySet:
+        """The keys that a newly enrolled relay gets: none that is about to be removed."""
+        return KeySet([self.active.public])
+
+
+@attrs.frozen
+class KeyFolder:
+    """The folder of the signing keys: a file for each, the active key's kid, and the rotation statements."""
+
+    path: Path
+    store_file: Path
+    """The hub's database. It exists once a hub has run, and then the keys must exist too."""
+
+    def load_or_make(self) -> SigningKeys:
+        """Load the signing keys, making the first one at the first start; raises DataDirError."""
+        found = self.load()
+        if found is not None:
+            return found
+        # An interrupted first start may have left a key, which is as good as a new one.
+        first = next(iter(self._keys().values()), None) or SigningKey.generate()
+        return self.store(SigningKeys(first, (first,)))
+
+    def load(self) -> SigningKeys | None:
+        """Load the signing keys; None before the first start has made them. Raises DataDirError."""
+        keys = self._keys()
+        active_file = self.path / "active"
+        if not keys and is_there(self.store_file):
+            raise DataDirError(
+                f"{self.path} holds no signing key, though this hub has run before: "
+                "restore a backup, since relays trust only the keys of their enrolment"
+            )
+        if not keys or (len(keys) == 1 and not (is_there(active_file) or is_there(self.store_file))):
+            return None
+        kid = read_private(active_file).decode("ascii", "replace").strip() if is_there(active_file) else ""
+        if kid not in keys:
+            raise DataDirError(
+                f"{active_file}: names no existing key; write one of {', '.join(keys)} into it"
+            )
+        return SigningKeys(keys[kid], tuple(keys.values()), self._succession())
+
+    def _keys(self) -> dict[str, SigningKey]:
+        keys = {}
+        for file in self._key_files():
+            try:
+                key = SigningKey.from_pem(read_private(file))
+            except KeyFormatError as error:
+                raise DataDirError(f"{file}: {error}; restore it from a backup") from error
+            if file.stem != key.kid:
+                raise DataDirError(f"{file}: holds the key {key.kid}; name the file after it")
+            keys[key.kid] = key
+        return keys
+
+    def _key_files(self) -> list[Path]:
+        if not is_there(self.path):
+            return []
+        try:
+            # Path.glob would treat an unreadable folder as an empty one.
+            return sorted(file for file in self.path.iterdir() if file.suffix == ".pem")
+        except OSError as error:
+            raise DataDirError(f"cannot read {self.path}: {explained(error)}") from error
+
+    def _succession(self) -> tuple[str, ...]:
+        file = self.path / "succession"
+        there = is_there(file)
+        statements = tuple(read_private(file).decode("ascii", "replace").split()) if there else ()
+        # Written before `active`, even before the first rotation.
+        if not there or not all(map(_STATEMENT.fullmatch, statements)):
+            raise DataDirError(
+                f"{file}: {'damaged' if there else 'missing'}; restore it from a backup, or make it an empty "
+                "file and apply new manifests for each relay that was enrolled before the last rotation "
+                "(hawse admin cluster key)"
+            )
+        return statements
+
+    def store(self, keys: SigningKeys) -> SigningKeys:
+        """Make the folder hold exactly these keys, and return them; raises DataDirError.
+
+        A crash in between leaves keys with which the hub starts: a new key is written before `active` names
+        it, and old keys are removed last.
+        """
+        try:
+            self._write(keys)
+        except OSError as error:
+            message = f"cannot keep the signing keys in {self.path}: {explained(error)}"
+            raise DataDirError(message) from error
+        return keys
+
+    def _write(self, keys: SigningKeys) -> None:
+        for key in keys.all:
+            if not is_there(self.path / f"{key.kid}.pem"):
+                write_private(self.path / f"{key.kid}.pem", key.to_pem())
+        statements = "".join(f"{statement}\n" for statement in keys.succession)
+        write_private(self.path / "succession", statements.encode("ascii"))
+        write_private(self.path / "active", f"{keys.active.kid}\n".encode("ascii"))
+        kept = {f"{key.kid}.pem" for key in keys.all}
+        for file in self.path.glob("*.pem"):
+            if file.name not in kept:
+                file.unlink(missing_ok=True)

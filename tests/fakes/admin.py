@@ -1,0 +1,148 @@
+"""A bench for the admin API: its app over a real store, beside a fake trail and fake relays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import attrs
+import trio
+from starlette.applications import Starlette
+
+from audit.errors import AuditUnavailable
+from audit.record import Event, Phase
+from auth.apikey import new_api_key
+from proxy.hub.admin.actions.verb import Endpoint
+from proxy.hub.home.keyring import KeyRing
+from proxy.hub.relays.operations import RelayInfo, SessionInfo
+from proxy.hub.store.directory import Directory
+from tests.fakes.asgi import Reply, call
+
+PEPPER = b"p" * 32
+TOKEN = new_api_key(b"t" * 32)
+
+
+class FakeRecorder:
+    """Keeps events; with `down` set it fails like a trail whose disk is full."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.down = False
+        self.meanwhile: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
+
+    async def intent(self, event: Event) -> None:
+        assert event.phase is Phase.INTENT
+        await self.meanwhile()
+        if self.down:
+            raise AuditUnavailable("the disk is full")
+        self.events.append(event)
+
+    def complete(self, event: Event) -> None:
+        assert event.phase is Phase.COMPLETE
+        self.events.append(event)
+
+    def keep(self, event: Event, settled: Callable[[], None]) -> None:
+        self.complete(event)
+
+
+class FakeOperations:
+    def __init__(self) -> None:
+        self.live: list[RelayInfo] = []
+        self.asked = 0
+
+    def relays(self) -> Sequence[RelayInfo]:
+        self.asked += 1
+        return self.live
+
+
+class FakeSessions:
+    def __init__(self) -> None:
+        self.live: list[SessionInfo] = []
+        self.killed: list[dict[str, str | None]] = []
+        self.beside = 1
+
+    async def sessions(
+        self, *, agent: str | None = None, cluster: str | None = None
+    ) -> Sequence[SessionInfo]:
+        return [one for one in self.live if agent in (None, one.agent) and cluster in (None, one.cluster)]
+
+    async def hubs_beside(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return self.beside
+
+    async def kill(
+        self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
+    ) -> Sequence[SessionInfo]:
+        await trio.lowlevel.checkpoint()
+        self.killed.append({"id": session_id, "agent": agent, "cluster": cluster, "reason": reason})
+        fitting = await self.sessions(agent=agent, cluster=cluster)
+        return [one for one in fitting if session_id in (None, one.id)]
+
+
+WATCH = SessionInfo(
+    id="0199a1b2-0000-7cc3-98c4-dc0c0c07398f",
+    agent="sre-1",
+    cluster="prod",
+    kind="watch",
+    verb="watch",
+    resource="pods",
+    namespace="dev",
+    name="",
+    client="192.0.2.7",
+    relay="relay-1",
+    started_at=1_800_000_000.0,
+    status=200,
+    bytes_in=0,
+    bytes_out=4096,
+)
+
+
+@attrs.define
+class Clock:
+    now: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@attrs.define
+class Bench:
+    app: Starlette
+    directory: Directory
+    recorder: FakeRecorder
+    operations: FakeOperations
+    ring: KeyRing
+    sessions: FakeSessions
+    clock: Clock
+
+    async def ask(
+        self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str
+    ) -> Reply:
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
+        chunks = [json.dumps(body).encode()] if body is not None else None
+        reply = await call(self.app, method, target, headers=headers, chunks=chunks)
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["cache-control"] == "no-store"
+        assert (reply.status >= 400) == (b'{"error":' in reply.body)
+        return reply
+
+    async def ok(self, method: str, target: str, body: object = None) -> Any:
+        reply = await self.ask(method, target, body)
+        assert reply.status in {200, 201}, reply.body
+        return reply.json
+
+
+async def enrol(bench: Bench) -> dict[str, Any]:
+    await bench.ok("POST", "/v1/teams", {"name": "sre"})
+    cluster = await bench.ok(
+        "POST", "/v1/clusters", {"name": "prod", "teams": ["sre"], "labels": {"env": "prod"}}
+    )
+    agent = await bench.ok("POST", "/v1/agents", {"name": "sre-1", "owner": "ada", "teams": ["sre"]})
+    return {"cluster": cluster, "agent": agent}
+
+
+def path_of(endpoint: Endpoint) -> str:
+    """Return the path of an endpoint with names that the bench does not know."""
+    return endpoint.path.format(name="x", team="y", id="z")

@@ -1,0 +1,47 @@
+"""Requests that two HTTP parsers may read in two ways."""
+
+from __future__ import annotations
+
+# What C-4 of the attack list names, and the target forms; each with one of the words that its refusal uses.
+POST, END = b"POST / HTTP/1.1\r\nHost: a\r\n", b"\r\n\r\n"
+ATTACKS = {
+    "length beside coding": (POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked" + END, "exclude"),
+    "two equal lengths": (POST + b"Content-Length: 3\r\nContent-Length: 3" + END, "more than once"),
+    "two lengths": (POST + b"Content-Length: 3\r\ncontent-length: 4" + END, "more than once"),
+    "a list of lengths": (POST + b"Content-Length: 3, 3" + END, "plain number"),
+    "a signed length": (POST + b"Content-Length: +4" + END, "plain number"),
+    "a negative length": (POST + b"Content-Length: -1" + END, "plain number"),
+    "a grouped length": (POST + b"Content-Length: 1_0" + END, "plain number"),
+    "a length in other digits": (POST + "Content-Length: ٣".encode() + END, "plain number"),
+    "a length beyond all numbers": (POST + b"Content-Length: " + b"9" * 19 + END, "plain number"),
+    "an unknown coding": (POST + b"Transfer-Encoding: xchunked" + END, "chunked"),
+    "a second coding": (POST + b"Transfer-Encoding: chunked, identity" + END, "chunked"),
+    "a coding twice": (POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked" + END, "chunked"),
+    "a coding in capitals": (POST + b"Transfer-Encoding: Chunked" + END, "chunked"),
+    "a blank before the colon": (POST + b"Transfer-Encoding : chunked" + END, "blank"),
+    "a folded line": (POST + b"Transfer-Encoding:\r\n chunked" + END, "folded"),
+    "a fold at the start": (b"GET / HTTP/1.1\r\n Host: a" + END, "folded"),
+    "a bare LF": (b"GET / HTTP/1.1\r\nHost: a\nX: b" + END, "carriage return"),
+    "a bare CR": (b"GET / HTTP/1.1\r\nHost: a\rX: b" + END, "carriage return"),
+    "a NUL": (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b" + END, "NUL"),
+    "a control": (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x01b" + END, "malformed"),
+    "two hosts": (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a" + END, "Host"),
+    "no host": (b"GET / HTTP/1.1\r\nX: a" + END, "Host"),
+    "an empty host": (b"GET / HTTP/1.1\r\nHost:" + END, "Host"),
+    "a list of hosts": (b"GET / HTTP/1.1\r\nHost: a, b" + END, "Host"),
+    "a host with a path": (b"GET / HTTP/1.1\r\nHost: a/../b" + END, "Host"),
+    "absolute form": (b"GET http://evil/api HTTP/1.1\r\nHost: a" + END, "target"),
+    "authority form": (b"CONNECT a:443 HTTP/1.1\r\nHost: a" + END, "target"),
+    "asterisk form": (b"OPTIONS * HTTP/1.1\r\nHost: a" + END, "target"),
+    "no leading slash": (b"GET api/v1/secrets HTTP/1.1\r\nHost: a" + END, "target"),
+    "a fragment": (b"GET /api#x HTTP/1.1\r\nHost: a" + END, "target"),
+    "a target outside ASCII": ("GET /ä HTTP/1.1\r\nHost: a\r\n\r\n".encode(), "target"),
+    "CONNECT with a path": (b"CONNECT /api HTTP/1.1\r\nHost: a" + END, "CONNECT"),
+    "two blanks": (b"GET  / HTTP/1.1\r\nHost: a" + END, "request line"),
+    "a tab in the line": (b"GET\t/ HTTP/1.1\r\nHost: a" + END, "request line"),
+    "no version": (b"GET /\r\nHost: a" + END, "request line"),
+    "no method": (b" / HTTP/1.1\r\nHost: a" + END, "request line"),
+    "an empty first line": (b"\r\nGET / HTTP/1.1\r\nHost: a" + END, "request line"),
+    "a header without a name": (b"GET / HTTP/1.1\r\nHost: a\r\n: b" + END, "malformed"),
+    "a header without a colon": (b"GET / HTTP/1.1\r\nHost: a\r\nabc" + END, "malformed"),
+}  # fmt: skip

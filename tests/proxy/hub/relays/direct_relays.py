@@ -1,0 +1,86 @@
+"""The hub's relays in direct mode, before a relay whose API server names the caller it sees."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Set
+from contextlib import asynccontextmanager
+from unittest.mock import Mock
+
+import trio
+
+from audit.ids import new_eid
+from auth.principal import Principal
+from proxy.hub.home.signing_keys import SigningKeys
+from proxy.hub.relays.direct import DirectRelays
+from proxy.hub.relays.pins import Pins
+from proxy.hub.store.entities import Cluster, Mode
+from tests.proxy.relay.apiserver import Connection, headers
+from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, DirectWay, inner
+
+ANN = Principal("agent-1", "ann", "acme", ("sre",))
+# Of relays that state nothing there is nothing to look up or to write down.
+NO_PINS = Pins(Mock(), Mock(), Mock())
+
+
+async def name_the_caller(connection: Connection) -> None:
+    while head := await connection.request():
+        who = " ".join([*headers(head, "impersonate-user"), *headers(head, "impersonate-group")]).encode()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(who), who))
+
+
+@asynccontextmanager
+async def open_relays(
+    keys: Callable[[], SigningKeys],
+    enrolled: Set[str] = frozenset({CLUSTER_ID}),
+    pins: Pins | None = None,
+) -> AsyncIterator[DirectRelays]:
+    async with trio.open_nursery() as nursery:
+        relays = DirectRelays(
+            keys=keys,
+            issuer=HUB,
+            new_id=new_eid,
+            nursery=nursery,
+            enrolled=lambda: enrolled,
+            pins=pins or NO_PINS,
+        )
+        yield relays
+        await close_kept(relays)
+        nursery.cancel_scope.cancel()
+
+
+async def close_kept(relays: DirectRelays) -> None:
+    """Close what a hub keeps until it ends."""
+    for relay in relays._relays.values():
+        await relay.connections.aclose()
+
+
+def old_keys() -> SigningKeys:
+    return SigningKeys(KEY, (KEY,))
+
+
+def cluster_at(way: DirectWay) -> Cluster:
+    return Cluster(
+        id=CLUSTER_ID,
+        name="far",
+        labels={},
+        teams=("sre",),
+        team_ids=frozenset(),
+        mode=Mode.DIRECT,
+        relay_keys=(),
+        relay_url=f"https://127.0.0.1:{way.port}",
+        relay_ca_pem=way.ca_pem,
+        relay_address_private=True,
+        created_at=0.0,
+    )
+
+
+async def ask(relays: DirectRelays, cluster: Cluster, principal: Principal, *, renew: bool = False) -> bytes:
+    """Return the identity that the API server saw."""
+    outbound = await relays.open(cluster, principal, inner(), renew=renew)
+    try:
+        await outbound.receive_head()
+        body = await outbound.receive_body()
+        assert await outbound.receive_body() == b""
+        return body
+    finally:
+        await outbound.aclose()

@@ -1,0 +1,108 @@
+"""A relay endpoint over a real store, a real trail and a real registry."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+import trio.lowlevel
+import trio.testing
+
+from audit.reader import AuditReader
+from audit.recorder import Recorder, open_recorder
+from audit.store import AuditStore
+from auth.keys import SigningKey
+from auth.tokens import HelloClaims
+from proxy.hub.authorize.events import Trail
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.signing_keys import SigningKeys
+from proxy.hub.identity.replay_store import ReplayStore
+from proxy.hub.relays.endpoint import RelayEndpoint
+from proxy.hub.relays.registry import Registry
+from proxy.hub.store.directory import Directory, open_directory
+from tunnel import Memory, Session
+
+NOW = 1_800_000_000.0
+
+
+def claims(
+    jti: str,
+    *,
+    cluster: str = "c1",
+    kid: str = "kid",
+    expires_at: float = NOW + 60,
+    instance: str = "relay-1",
+) -> HelloClaims:
+    return HelloClaims(cluster, instance, kid, jti, int(NOW), int(expires_at))
+
+
+@attrs.define(eq=False)
+class Bench:
+    endpoint: RelayEndpoint
+    directory: Directory
+    recorder: Recorder
+    audit_file: Path
+
+    async def keep(
+        self,
+        session: Session,
+        nursery: trio.Nursery,
+        *,
+        instance: str = "relay-1",
+        address: str = "192.0.2.9",
+    ) -> None:
+        """Keep a session as that of a relay of the cluster `prod`; returns once it is in the registry."""
+        cluster = self.directory.current.clusters_by_name["prod"]
+        hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid, instance=instance)
+        nursery.start_soon(self.endpoint._keep, session, hello, cluster, address)
+        with trio.fail_after(5):
+            while True:
+                if any(relay.session is session for relay in self.endpoint.registry.relays()):
+                    return
+                await trio.lowlevel.checkpoint()
+
+    async def trail(self) -> list[tuple[str, str]]:
+        """Kind and note of each event."""
+        await self.recorder.flush()
+        reader = AuditReader(self.audit_file)
+        try:
+            events = [json.loads(stored.body) for stored in reader.query()]
+        finally:
+            reader.close()
+        return [(event["kind"], event.get("note", "")) for event in events]
+
+
+@asynccontextmanager
+async def open_bench(folder: Path) -> AsyncIterator[Bench]:
+    config = HubConfig(org="acme", public_url="https://hub.example")
+    key = SigningKey.generate()
+    audit_file = folder / "audit.db"
+    store = AuditStore(audit_file)
+    async with (
+        open_recorder(store, org="acme") as recorder,
+        open_directory(folder / "hub.db", org="acme", clock=time.time) as directory,
+    ):
+        await directory.change(
+            lambda store: store.add_cluster("prod", teams=[], relay_key=SigningKey.generate().public)
+        )
+        endpoint = RelayEndpoint(
+            config=config,
+            directory=directory,
+            registry=Registry(),
+            keys=lambda: SigningKeys(key, (key,)),
+            recorder=recorder,
+            trail=Trail("acme"),
+            memory=Memory(2**20),
+            boot="boot",
+            software="hawse/test",
+            new_id=lambda: "id",
+            pepper=b"p" * 32,
+            replays=ReplayStore(folder / "seen.db"),
+        )
+        yield Bench(endpoint, directory, recorder, audit_file)
+    store.close()
