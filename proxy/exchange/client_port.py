@@ -18,7 +18,7 @@ from functools import partial
 
 import trio
 
-from proxy.exchange.deadlines import QUIET_S
+from proxy.exchange.deadlines import QUIET_S, Deadlines
 from proxy.exchange.engine import OVER, Exchange
 from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.http_state import DONE, WITHHELD
@@ -44,7 +44,8 @@ class ClientPort:
 
     `watch` is the one of the connection's socket, and calls this port from now on. The owner begins a request
     on `http`, makes an Exchange, and starts it. `on_idle` is called when something comes while no exchange
-    runs. `on_cut` is called once the connection is cut.
+    runs. `on_cut` is called once the connection is cut. While the `deadlines` are ending, each answer is the
+    connection's last.
     """
 
     __slots__ = (
@@ -52,6 +53,7 @@ class ClientPort:
         "_at_once",
         "_busy",
         "_cutting",
+        "_deadlines",
         "_ending",
         "_http",
         "_kept",
@@ -79,6 +81,7 @@ class ClientPort:
         peer: Hashable,
         on_idle: Callable[[], None],
         on_cut: Callable[[], None],
+        deadlines: Deadlines | None = None,
     ) -> None:
         self.exchange: Exchange = OVER
         self.closed = False
@@ -98,6 +101,7 @@ class ClientPort:
         self._peer = peer
         self._on_idle = on_idle
         self._on_cut = on_cut
+        self._deadlines = deadlines
         self._paused = True
         self._stopped = False
         # Bytes are being delivered, further down this stack.
@@ -128,8 +132,17 @@ class ClientPort:
         """Deliver the body from its beginning again, to the next Exchange; only while it is `whole`."""
         assert self._kept is not None, "a part of the body is gone"
         self._paused = True
+        self.broken_by = None
         self.bytes_delivered = 0
-        self._again, self._kept, self._kept_bytes = self._kept, [], 0
+        # The attempt before may have ended before all of it was delivered again.
+        self._again, self._kept, self._kept_bytes = [*self._kept, *self._again], [], 0
+
+    def attend(self) -> None:
+        """Notice the client's end in the exchange that starts now; a wait before it may have put that off."""
+        if self._http.ended:
+            self._leave_soon()
+        else:
+            self._listen(not self._http.full)
 
     @property
     def cutting(self) -> bool:
@@ -155,6 +168,8 @@ class ClientPort:
         # What is answered is not sent again.
         self._kept = None
         self._again = []
+        if self._deadlines is not None and self._deadlines.ending:
+            self._http.persistent = False
         encoded = self._http.send_head(head, data, end=end)
         return self._send_raw(encoded, end) if head.status == 101 else self._send(encoded, end)
 
@@ -277,7 +292,7 @@ class ClientPort:
         if not self.take_in():
             return
         if http.ended:
-            self.passes.later(QUIET_S, partial(self._leave, self.exchange))
+            self._leave_soon()
         elif http.full:
             self._listen(False)
 
@@ -382,6 +397,10 @@ class ClientPort:
             return
         self._listen(False)
         self._break(GONE)
+
+    def _leave_soon(self) -> None:
+        """The client has ended; it is gone if the exchange is still under way after QUIET_S."""
+        self.passes.later(QUIET_S, partial(self._leave, self.exchange))
 
     def _leave(self, exchange: Exchange) -> None:
         """The client has ended some time ago, and its exchange is still under way."""

@@ -282,7 +282,14 @@ class ServerConnection:
             return
         watch = readiness.watch(socket.fileno(), _nothing)
         port = ClientPort(
-            self.http, tls, watch, passes, self.peer, lambda: watch.listen(False), self._port_cut
+            self.http,
+            tls,
+            watch,
+            passes,
+            self.peer,
+            lambda: watch.listen(False),
+            self._port_cut,
+            self._deadlines,
         )
         port.begin()
         try:
@@ -290,6 +297,8 @@ class ServerConnection:
         finally:
             self.on_port_cut = None
             watch.end()
+            # The port holds the watch: the cycle would last until a garbage collection.
+            watch.call = _nothing
 
     def _port_cut(self) -> None:
         """The port has cut the connection."""

@@ -207,9 +207,15 @@ class LiveCall:
         failure = Failure(ending.code, Processed.YES if begun else Processed.MAYBE, ending.reason)
         if self._waiting is not None:
             self._waiting.cancel()
+        exchange, ports = self.exchange, self.ports
+        if exchange is not None and ports is not None:
+            # Before the release, which would move bytes at once.
+            exchange.end(failure)
+            if ports[0].cutting:
+                # The attempt has failed by itself, and what came before that is still queued for the client.
+                ports[0].cut(failure, drop=True)
         self.release()
-        if self.exchange is not None:
-            self.exchange.end(failure)
+        if exchange is not None:
             return
         if self.outbound is not None:
             await self.outbound.abandon(failure)

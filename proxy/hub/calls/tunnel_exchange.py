@@ -48,7 +48,10 @@ class TunnelExchange:
         """Carry the attempt to its end, what is queued for the client included."""
         live, client = self._live, self._client
         live.exchange, live.ports = self._exchange, (client, self._relay)
+        if live.held:
+            self._exchange.hold()
         try:
+            client.attend()
             self._exchange.start()
             while not self._done or client.cutting:
                 await self._waker.park()

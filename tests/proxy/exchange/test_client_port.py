@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from proxy.exchange.client_port import CUT_WITHIN_S, ClientPort
-from proxy.exchange.deadlines import QUIET_S
+from proxy.exchange.deadlines import QUIET_S, Deadlines
 from proxy.exchange.engine import OVER, Exchange
 from proxy.exchange.http_client import ClientHTTP
 from proxy.exchange.http_server import EARLY_BYTES_MAX, ServerHTTP
@@ -72,6 +72,7 @@ class Rig:
     readiness: Readiness = attrs.Factory(Readiness)
     passes: NextPass = attrs.Factory(NextPass)
     http: ServerHTTP = attrs.Factory(ServerHTTP)
+    deadlines: Deadlines = attrs.Factory(Deadlines)
     asking: ClientHTTP = attrs.Factory(ClientHTTP)
     upstream: Upstream = attrs.Factory(lambda: Upstream(drains_at_once=False))
     port: ClientPort = attrs.field(init=False)
@@ -97,7 +98,14 @@ class Rig:
         transport = self.server.transport_stream
         watch = self.readiness.watch(transport.socket.fileno(), lambda: None)  # type: ignore[attr-defined]
         self.port = ClientPort(
-            self.http, self.server, watch, self.passes, "peer", self._on_idle, self._on_cut
+            self.http,
+            self.server,
+            watch,
+            self.passes,
+            "peer",
+            self._on_idle,
+            self._on_cut,
+            self.deadlines,
         )
 
     def _on_cut(self) -> None:
@@ -410,6 +418,58 @@ async def test_a_client_that_ended_is_gone_after_a_while(autojump_clock: trio.te
         (failure,) = rig.done
         assert failure is not None
         assert failure.code is StreamCode.CANCEL
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+async def test_a_client_that_ended_before_an_attempt_is_gone_in_it(
+    autojump_clock: trio.testing.MockClock, noticed: bool
+) -> None:
+    async with rigged() as rig:
+        if noticed:
+            rig.end()
+            await wait_all_tasks_blocked()
+        rig.exchange.end(LOST)
+        # What a connection does with what comes while no attempt runs.
+        rig.port._on_idle = lambda: rig.port._watch.listen(False)
+        rig.end()
+        await wait_all_tasks_blocked()
+        done: list[Failure | None] = []
+        rig.port.rewind()
+        Exchange(rig.port, Upstream(), done.append, bodiless=True).start()
+        rig.port.attend()
+        await trio.sleep(QUIET_S * 1.1)
+        assert [failure and failure.code for failure in done] == [StreamCode.CANCEL]
+
+
+async def test_a_body_is_delivered_whole_again_after_an_attempt_that_took_a_part_of_it() -> None:
+    async with rigged("chunked", buffers=1 << 20) as rig:
+        while not rig.said_end:
+            await do(rig, ("client", bytes([len(rig.said) // 2000]) * 2000, len(rig.said) >= 8000))
+            await do(rig, "drain")
+        assert rig.upstream.out_end
+        rig.exchange.end(LOST)
+        for drains in (False, True):
+            upstream = Upstream(drains_at_once=drains)
+            rig.port.rewind()
+            exchange = Exchange(rig.port, upstream, lambda _: None)
+            exchange.start()
+            await wait_all_tasks_blocked()
+            while drains and upstream.queue:
+                upstream.drain()
+            assert upstream.out_end is drains
+            assert bytes(rig.said).startswith(bytes(upstream.out))
+            exchange.end(LOST)
+        assert bytes(upstream.out) == bytes(rig.said)
+        assert rig.port.bytes_delivered == len(rig.said)
+
+
+async def test_while_the_hub_stops_each_answer_is_its_connections_last() -> None:
+    async with rigged() as rig:
+        rig.deadlines.ending = True
+        await do(rig, ("head", 200, b"ok", True))
+        rig.read()
+        assert rig.whole
+        assert not rig.asking.persistent
 
 
 async def test_a_client_whose_connection_breaks_is_gone_at_once() -> None:

@@ -19,7 +19,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from audit.record import Event
 from audit.recorder import Recorder
 from proxy.exchange import inflight_memory
+from proxy.exchange.client_port import ClientPort
 from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.engine import Exchange
 from proxy.exchange.forward import CloseReason
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.exchange.ports import Inbound, Outbound
@@ -36,10 +38,12 @@ from proxy.hub.calls.live import (
     LiveCall,
     LiveCalls,
 )
+from proxy.hub.calls.relay_port import RelayPort
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
+from tests.proxy.exchange.test_engine import FakePort
 from tests.proxy.hub.calls.test_calls import Bench, Change, bench, relay_of
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake
@@ -101,6 +105,66 @@ async def test_an_answer_that_was_begun_is_cut_and_one_that_was_not_is_left_to_i
     assert (begun_side.abandoned, begun_side.cuts) == ([yes], [yes])
     assert waiting_side.abandoned == [attrs.evolve(yes, processed=Processed.MAYBE)]
     assert waiting_side.cuts == []
+
+
+async def test_a_held_call_that_is_ended_moves_nothing_more() -> None:
+    live, _ = make()
+    live.outbound = None
+    client, relay = FakePort(), FakePort()
+    live.exchange = exchange = Exchange(client, relay, lambda _: None)
+    live.ports = cast(
+        tuple[ClientPort, RelayPort],
+        (SimpleNamespace(cutting=False, bytes_delivered=0), SimpleNamespace(bytes_passed=0)),
+    )
+    exchange.start()
+    live.hold()
+    client.say(b"create", True)
+    await live.end(REVOKED)
+    assert exchange.over
+    assert not live.held
+    assert bytes(relay.out) == b""
+
+
+async def test_what_a_failed_answer_has_left_for_its_client_is_dropped_once_the_call_is_ended() -> None:
+    live, _ = make()
+    live.outbound = None
+    cuts: list[tuple[Failure, bool]] = []
+    live.exchange = Exchange(FakePort(), FakePort(), lambda _: None)
+    live.exchange.end(Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "lost"))
+    client = SimpleNamespace(
+        cutting=True, bytes_delivered=0, cut=lambda failure, drop: cuts.append((failure, drop))
+    )
+    live.ports = cast(tuple[ClientPort, RelayPort], (client, SimpleNamespace(bytes_passed=0)))
+    await live.end(REVOKED)
+    [(failure, drop)] = cuts
+    assert (failure.reason, drop) == (REVOKED.reason, True)
+
+
+async def test_a_call_that_is_held_before_its_relay_has_it_is_held_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intent = Recorder.intent
+
+    async def intent_within_which_it_is_held(recorder: Recorder, event: Event) -> None:
+        await intent(recorder, event)
+        [live] = bench.calls.live
+        live.hold()
+
+    monkeypatch.setattr(Recorder, "intent", intent_within_which_it_is_held)
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        data = bench.request(
+            "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1", "Content-Length: 6", body=b"create"
+        )
+        nursery.start_soon(bench.ask, data)
+        stream = await relay.accept()
+        with trio.move_on_after(0.1) as patience:
+            await stream.receive_some()
+        assert patience.cancelled_caught
+        [live] = bench.calls.live
+        live.release()
+        with trio.fail_after(2):
+            assert await stream.receive_some() == b"create"
+            stream.send_answer_nowait(b"HTTP/1.1 204 No Content\r\n\r\n", b"", eof=True)
 
 
 async def test_a_call_that_ends_by_itself_while_it_is_ended_takes_nothing_along() -> None:
