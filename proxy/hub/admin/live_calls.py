@@ -74,8 +74,8 @@ def _info(live: LiveCall) -> SessionInfo:
         relay=live.relay.instance if live.relay is not None else "",
         started_at=live.began_at,
         status=live.tally.status,
-        bytes_in=live.tally.bytes_in,
-        bytes_out=live.tally.bytes_out,
+        bytes_in=live.counted.bytes_in,
+        bytes_out=live.counted.bytes_out,
     )
 
 

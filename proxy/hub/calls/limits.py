@@ -217,7 +217,7 @@ class Limits:
         # The call may have ended since the check began, since other tasks ran.
         if load is None or live.ended is not None or live.over:
             return None
-        tally, limits = live.tally, load.limits
+        tally, limits = live.counted, load.limits
         checked = self._checked.get(live)
         if checked is None:
             checked = self._checked[live] = _Checked(0, 0, now, now)

@@ -111,15 +111,16 @@ class LiveCall:
         self.inbound = inbound
         self.started = False
         """The trail has its `start` row (proxy.hub.calls.starts)."""
-        self._tally = Tally()
+        self.tally = Tally()
+        """What has crossed; while ports carry it, as of the last `counted`."""
         self.due_at = math.inf
         """When it must end, on trio's clock, and why; set by `LiveCalls.limit`."""
         self.why_due = ""
 
     @property
-    def tally(self) -> Tally:
-        """What has crossed so far."""
-        tally = self._tally
+    def counted(self) -> Tally:
+        """The tally, with the bytes that ports have carried by now."""
+        tally = self.tally
         if self.ports is not None:
             client, relay = self.ports
             tally.bytes_in = client.bytes_delivered
@@ -128,7 +129,7 @@ class LiveCall:
 
     def leave_exchange(self) -> None:
         """The attempt is over; what has crossed stays in the tally."""
-        _ = self.tally
+        _ = self.counted
         self.exchange = self.ports = None
 
     @contextmanager
@@ -173,23 +174,24 @@ class LiveCall:
     @property
     def moved_bytes(self) -> int:
         """The bytes forwarded so far, in both directions."""
-        return self.tally.bytes_in + self.tally.bytes_out
+        tally = self.counted
+        return tally.bytes_in + tally.bytes_out
 
     @property
     def held(self) -> bool:
         """Whether it is paused."""
-        return self._tally.held is not None
+        return self.tally.held is not None
 
     def hold(self) -> None:
         """Pause the call until `release`: neither side receives more than the current piece."""
-        if self._tally.held is None and self.ended is None:
-            self._tally.held = trio.Event()
+        if self.tally.held is None and self.ended is None:
+            self.tally.held = trio.Event()
             if self.exchange is not None:
                 self.exchange.hold()
 
     def release(self) -> None:
         """Resume the call."""
-        held, self._tally.held = self._tally.held, None
+        held, self.tally.held = self.tally.held, None
         if held is not None:
             held.set()
             if self.exchange is not None:
