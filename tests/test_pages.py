@@ -109,7 +109,7 @@ SHOWN = {
         "in force, and kept in the hub's reserve until the",
         "trail and store",
         "in force until the hub restarts",
-        "took over from the hub that ran here; it finishes what it has begun",
+        "took over from the hub that ran here; it finishes its open calls",
         "the hub is ready",
         "upgrade the hub first",
         "no common version",

@@ -169,7 +169,7 @@ def test_a_cluster_whose_answers_lead_elsewhere_leads_to_no_other_cluster(
             [sys.executable, "-c", BY_DISCOVERY], cwd=tmp_path, env=environment, capture_output=True
         )
 
-    assert b"the token is for the cluster tunnel alone" in done.stderr
+    assert b"this token is only for the cluster tunnel" in done.stderr
     asked = [(exchange.method, exchange.target) for exchange in chain.server.exchanges[before:]]
     assert ("GET", "/apis") in asked
     assert [each for each in asked if each[1].startswith("/apis/apps/v1")] == []
