@@ -89,7 +89,7 @@ class HeldUp(Generic[CallT]):
             if not self._doomed:
                 with trio.CancelScope(deadline=trio.current_time() + LOOK_S) as self._nap:
                     await trio.sleep_forever()
-            # Evicted calls were measured and credited before, so ending them needs no new measurement.
+            # `evict` has already credited the memory of these calls: no new measurement is needed.
             if not self._doomed:
                 await self._look()
             doomed = self._doomed[:ENDED_PER_PASS]

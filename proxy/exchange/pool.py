@@ -76,7 +76,7 @@ class Connections:
         return ClientConnection(stream), False
 
     async def release(self, connection: ClientConnection, *, keep: bool) -> None:
-        """Take a connection back. It is kept if it is clean, `keep` is set and there is room; else it is cut."""
+        """Take a connection back: keep it if it is clean, `keep` is set and there is room; else cut it."""
         if not (keep and self._keep(connection)):
             await connection.aclose()
 
@@ -97,7 +97,7 @@ class Connections:
         return connection
 
     def release_watched(self, connection: ClientConnection) -> None:
-        """Take back a watched connection. It is kept if it is clean and there is room; else it is cut."""
+        """Take a watched connection back: keep it if it is clean and there is room; else cut it."""
         if not self._keep(connection):
             connection.cut_nowait()
 
