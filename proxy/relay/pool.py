@@ -46,7 +46,8 @@ OWN_TOKEN_REFUSED = Failure(
 async def dial_tls(access: ClusterAccess) -> trio.abc.Stream:
     """Connect to the API server; raises OSError or HandshakeFailed.
 
-    It connects straight to the address and ignores proxies of the environment: a proxy could see the token.
+    It connects straight to the address. It ignores the environment's proxies, because the relay's token is
+    sent over this connection.
     """
     return await open_tls(access.host, access.port, access.ssl_context(), server_hostname=access.server_name)
 
