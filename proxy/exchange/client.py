@@ -1,9 +1,9 @@
 """The client's side of one HTTP/1.1 connection, over any trio stream: the Outbound of one exchange at a time.
 
-Answers are parsed as strictly as requests. An ambiguous answer is an error and is never repaired, because a
-server behind the API server (a pod behind `services/proxy`) may have written it. A connection is reused only
-after an exchange that ended cleanly on both sides. A connection with an upgrade request is never reused,
-regardless of the answer: reuse after a refused upgrade is CVE-2018-1002105.
+Answers are parsed as strictly as requests. An ambiguous answer is an error and is never repaired: its author
+may be a server behind the API server (a pod behind `services/proxy`). A connection is reused only after an
+exchange that ended cleanly on both sides. A connection with an upgrade request is never reused, regardless of
+the answer: reuse after a refused upgrade is CVE-2018-1002105.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class ClientConnection:
 
     It owns the stream; `aclose` cuts it in any state.
 
-    If the stream is TLS over our own socket, the methods that end in `_nowait` begin an exchange without a
-    wait, and take its answer when a `watch` reports input. Their async counterparts finish incomplete work
-    and raise the failures that they found.
+    The methods that end in `_nowait` need TLS over our own socket. They begin an exchange without a wait, and
+    take its answer when a `watch` reports input. Their async counterparts finish incomplete work and raise
+    the failures that they found.
     """
 
     __slots__ = (

@@ -1,8 +1,8 @@
 """One exchange without tasks: two ports, two directions, one table.
 
 Theory of operation. An exchange is a request and its answer. It has two ports. The client's port delivers the
-request's body and takes the answer. The upstream's port takes the body and delivers the answer. Work that may
-wait (a dial, a fresh token, a durable record) is done by a task before the exchange starts. Afterwards a port
+request's body and takes the answer. The upstream's port takes the body and delivers the answer. A task does
+the work that may wait (a dial, a fresh token, a durable record) before the exchange starts. Afterwards a port
 calls the exchange when bytes arrive, when it has room again, and when it breaks. The exchange calls the other
 port. The exchange never waits and buffers nothing: a full sink pauses its source.
 
@@ -255,9 +255,9 @@ class Exchange:
             return
         answer, status = self.answer, head.status
         try:
-            assert not answer.paused, "a head from a port that is paused"
+            assert not answer.paused, "a head from a paused port"
             if status < 200 and status != 101:
-                assert answer.half is FRESH, "an interim head behind the answer's"
+                assert answer.half is FRESH, "an interim head after the final one"
                 self.client.head(head, b"", False)
                 return
             # FRESH is the only state with this transition, so the lookup is needed only for the error.
@@ -283,7 +283,7 @@ class Exchange:
             return
         direction = self.request if port is self.client else self.answer
         try:
-            assert not direction.paused, "bytes from a port that is paused"
+            assert not direction.paused, "bytes from a paused port"
             half = direction.half
             if half is BROKEN:
                 # The sink is gone. The source of a raw stream is still read, so that its end is noticed.

@@ -56,7 +56,7 @@ class ClientHTTP(HTTPConnection):
     def send_request(self, head: RequestHead) -> bytes:
         """Begin an exchange, and return its encoded head. Raises OutboundBroken if that is TOO_LARGE."""
         if not self.persistent:
-            raise IllegalStep("a request behind the last one")
+            raise IllegalStep("a request after the last one")
         try:
             encoded = head.encode()
         except HeadTooLarge as exc:

@@ -72,14 +72,14 @@ class ServerHTTP(HTTPConnection):
     def begin_request(self, raw: bytes) -> RequestHead:
         """Begin the request with this complete head (`take_head`); raises BadRequest, see `refuse`."""
         if not self.persistent:
-            raise IllegalStep("a request behind the last one")
+            raise IllegalStep("a request after the last one")
         request = read_request_head(raw, self.fields)
         fields = request.fields
         length = fields.body_length
         step = WHOLE
         if length != 0:
             if fields.upgrade is not None:
-                # The bytes behind the head could be the body's or the new protocol's.
+                # The bytes after the head could be the body's or the new protocol's.
                 raise BadRequest(400, "an upgrade cannot have a body")
             step = EXPECT if b"expect" in fields.by_name else HEAD
             self.crowded = False

@@ -50,11 +50,11 @@ class State(enum.Enum):
 
 
 class Step(enum.Enum):
-    HEAD = "a head with a body behind it"
+    HEAD = "a head with a body"
     EXPECT = "a head whose body waits for a 100"
     WHOLE = "a head without a body"
     CONTINUE = "a 100"
-    DATA = "body bytes, or the wish for them"
+    DATA = "body bytes, or a read of them"
     END = "the end"
     ANSWERED = "the beginning of the final answer"
     ASKED = "a request"

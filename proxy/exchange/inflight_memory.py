@@ -4,11 +4,10 @@ Theory of operation. A call holds its connections, possibly idle for hours. It a
 each direction, for as long as a receiver stalls: up to 128 KiB as received, as framed, and as encrypted. No
 stream's window covers these bytes, so no tunnel counts them, and in direct mode there is no tunnel. Counting
 each call and each piece at once would slow down every call. So one task measures all calls every LOOK_S, and
-charges the result. Between two measurements the sum may be wrong by the calls that begin meanwhile, and by
-the bytes of receivers that stall meanwhile.
+charges the result. Between two measurements the sum misses calls that begin and receivers that stall.
 
-PROTOCOL.md, "Memory", describes the eviction: when memory is short, the agent that holds the most is evicted
-first, and of its calls and streams those that have not moved bytes for the longest time.
+PROTOCOL.md, "Memory", describes the eviction. When memory is short, calls and streams of the agent that holds
+the most are evicted. Those without progress for the longest time are first.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ _log = logging.getLogger("hawse")
 class PooledOutbound:
     """A request and its answer (an Outbound). `start` sends the head. Always call `aclose` afterwards.
 
-    A kept connection that the server had closed is replaced once, if the request is a safe one without a
-    body and no answer had begun: such a request cannot have had an effect. An upgrade gets a separate
+    A kept connection that the server had closed is replaced once. The request must be a safe one without a
+    body, and no answer may have begun: such a request cannot have had an effect. An upgrade gets a separate
     connection, which is never reused.
     """
 

@@ -1,8 +1,8 @@
 """The two ends of one exchange, independent of the transport.
 
-An exchange is one request and its answer. `Inbound` is the source of the request (the client at the hub; at
-the relay the tunnel, or the hub's own connection). `Outbound` is its destination (the tunnel, or an HTTPS
-connection). `proxy.exchange.forward` joins one of each and depends on nothing else of either.
+An exchange is one request and its answer. `Inbound` is the source of the request: at the hub the client, at
+the relay the tunnel or the hub's own connection. `Outbound` is its destination: the tunnel, or an HTTPS
+connection. `proxy.exchange.forward` joins one of each and depends on nothing else of either.
 
 A cut must never look like a clean end, because kubectl trusts a clean end. So there are only two ways to
 finish: `end` for a complete answer, and `cut` for everything else.

@@ -6,8 +6,8 @@ RESET in line: it follows the last byte and is unambiguous. After a 101 the same
 Bytes from the hub stay in the stream's window until the exchange takes them. The window is counted as memory.
 The hub gets more credit only after the exchange has taken the bytes.
 
-The tunnel does not check body lengths, so this port does. After a body of a wrong length, the relay and the
-API server would disagree about where the next request begins.
+The tunnel does not check body lengths, so this port does. A body of a wrong length would desynchronize the
+API server's connection: the next request would begin at the wrong byte.
 """
 
 from __future__ import annotations

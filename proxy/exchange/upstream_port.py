@@ -5,7 +5,7 @@ a kept connection, if there is one. Otherwise a task dials (`dial`), and nothing
 
 The request's head is sent together with the first bytes of its body, if they have arrived. Otherwise it is
 sent alone, when the exchange resumes this port. A server that stops taking the body has not failed: its
-answer may still come, and decides.
+answer may still come.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 
 # A read of at least this size is followed by another read at once. The client's port soon has no room, so
-# this never goes on for long.
+# this ends soon.
 MORE_BYTES = 32 * 1024
 
 
@@ -79,7 +79,7 @@ class UpstreamPort:
     def take_kept(self) -> bool:
         """Take a kept connection. False: there is none, and a task has to `dial`."""
         head = self._head
-        assert head is not None, "it is not sent yet"
+        assert head is not None, "the request is not sent yet"
         if head.fields.upgrade is not None:
             return False
         self.connection = self._connections.acquire_watched(self._take_head)
@@ -92,7 +92,7 @@ class UpstreamPort:
         Raises OutboundBroken. A cancelled call leaves nothing behind.
         """
         head = self._head
-        assert head is not None, "it is not sent yet"
+        assert head is not None, "the request is not sent yet"
         connection: ClientConnection | None = None
         with trio.CancelScope() as self._dialling:
             fresh = fresh or head.fields.upgrade is not None
@@ -140,7 +140,7 @@ class UpstreamPort:
     def _begin(self, connection: ClientConnection, data: bytes) -> bool:
         """Send the head together with the body's first bytes."""
         head = self._head
-        assert head is not None, "its answer has not begun"
+        assert head is not None, "the answer has not begun"
         try:
             encoded = connection.http.send_request(head)
             if data or self._ended:
@@ -167,7 +167,7 @@ class UpstreamPort:
     def _sent(self, connection: ClientConnection, sent: bool) -> bool:
         if not sent:
             watch = connection.watch
-            assert watch is not None, "it is watched for as long as the exchange has it"
+            assert watch is not None, "the connection of an exchange is watched"
             watch.when_room(self._on_room)
         elif self._ended:
             self.exchange.flushed(self)
@@ -242,7 +242,7 @@ class UpstreamPort:
             self._write_failed = True
             return self.exchange.spliced
         watch = connection.watch
-        assert watch is not None, "it is watched for as long as the exchange has it"
+        assert watch is not None, "the connection of an exchange is watched"
         watch.when_room(self._on_room)
         return False
 

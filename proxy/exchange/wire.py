@@ -90,7 +90,7 @@ class RawStream:
             if isinstance(self._stream, trio.abc.HalfCloseableStream):
                 await self._stream.send_eof()
             else:
-                assert self._tls is not None, "what has no half-close is TLS"
+                assert self._tls is not None, "a stream without half-close is TLS"
                 await self._tls.send_close_notify()
         except trio.ClosedResourceError as exc:
             raise trio.BrokenResourceError("the connection was cut from here") from exc

@@ -2,7 +2,7 @@
 
 The listener is public, so an unauthenticated peer gets a handshake, one head and a 401, and no more. A header
 marks every answer of the relay itself, and is removed from upstream answers. So the hub can distinguish our
-refusal from the API server's, and knows whether the API server may have seen the request.
+refusal from the API server's. The header also states whether the API server may have seen the request.
 
 An open stream is bound to the hub's connection. It ends when the hub cuts the connection, or is unreachable
 for tcp.CUT_S. That bounds how long an agent can continue that was revoked meanwhile.

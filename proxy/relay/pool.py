@@ -1,6 +1,6 @@
 """One request to the API server: its connection, its token, and when it may be sent again.
 
-The API server authenticates each request (a bearer token and the impersonated identity), so requests of
+The API server authenticates each request by its bearer token and impersonation headers. So requests of
 different agents may share a connection. An upgrade gets a separate connection, which no other request ever
 uses, regardless of the answer (see proxy.exchange.pool).
 
@@ -9,8 +9,8 @@ Two kinds of requests are sent again, each once. Neither can have had an effect 
 - A request on a kept connection that the API server had already closed. It must be a safe one without a body,
   and no answer may have begun. An unsafe request is not repeated: it may have been carried out just before
   the connection broke.
-- A request that was answered 401 because the relay's own token is old, if the disk has a newer one and no
-  body was sent. The API server authenticates before it does anything else.
+- A request that was answered 401 because the relay's own token is old. The disk must have a newer token, and
+  no body may have been sent. The API server authenticates before it does anything else.
 """
 
 from __future__ import annotations

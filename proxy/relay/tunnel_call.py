@@ -1,11 +1,11 @@
 """A request from a stream of the tunnel: an exchange of two ports that never waits.
 
 Most requests find a kept connection and never need a task. They begin in the callback that accepts the
-stream, and are answered in the callback that reads the API server's bytes. A task is started only for a dial,
-which waits. The task ends when the exchange starts.
+stream. They are answered in the callback that reads the API server's bytes. A task is started only for a
+dial, which waits. The task ends when the exchange starts.
 
 An attempt that fails before its answer has begun may be repeated (`_next_attempt`). Any other failure ends
-the stream by a RESET with the reason, and with whether the API server may have seen the request.
+the stream by a RESET. It has the reason, and states whether the API server may have seen the request.
 """
 
 from __future__ import annotations

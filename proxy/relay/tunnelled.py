@@ -52,7 +52,7 @@ async def serve_session(
 ) -> None:
     """Serve the hub's streams until the session ends. A bug in one stream affects no other.
 
-    The session is ended if the hub does not sign its time for it, or if the hub's clock differs by too much.
+    The session ends if the hub does not sign its time for it, or if the hub's clock differs too much.
     `trusted` is called once the hub's time is known, so that its tokens can be verified. Its argument returns
     the clock's current fault: a clock that is set later ends no session.
     """
