@@ -345,7 +345,7 @@ async def _drain(state: State, upstream: Upstream, grace_s: float, signals: Asyn
     underway = upstream.underway
     if underway.count:
         log.info(
-            "%s under way, with %.0f s to end (%.0f s what is no stream); another signal cuts all",
+            "draining %s, for up to %.0f s (%.0f s for those that are no streams); another signal cuts all",
             counted(underway.count, "request"), grace_s, min(PLAIN_S, grace_s),
         )  # fmt: skip
     async with trio.open_nursery() as nursery:
