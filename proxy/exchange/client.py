@@ -92,8 +92,7 @@ class ClientConnection:
             await self._write(self.http.send_body(b"", end=True))
 
     def send_nowait(self, data: bytes) -> bool:
-        """Send the bytes that the kernel takes at once. False: some are unsent, and the next call sends them
-        first.
+        """Send without a wait. False: some bytes are unsent, and the next call sends them first.
 
         Raises OutboundBroken.
         """

@@ -19,8 +19,8 @@ from proxy.exchange.pool import Connections
 from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 
-# A read of at least this size is followed by another read at once. The client's port soon has no room, so
-# this ends soon.
+# A read of at least this size is followed by another read at once. This does not last: the client's port soon
+# has no room.
 MORE_BYTES = 32 * 1024
 
 
