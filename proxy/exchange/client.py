@@ -1,9 +1,9 @@
 """The client's side of one HTTP/1.1 connection, over any trio stream: the Outbound of one exchange at a time.
 
-An answer is held to the same strictness as a request: what could be read in two ways is broken, not repaired,
-because somebody behind the API server (a pod behind `services/proxy`) may have written it. A connection is
-used again only when an exchange ended cleanly on both sides; one that asked for an upgrade never is, whatever
-the answer was (a refused upgrade whose connection lives on is CVE-2018-1002105).
+Answers are parsed as strictly as requests. An ambiguous answer is an error and is never repaired: its author
+may be a server behind the API server (a pod behind `services/proxy`). A connection is reused only after an
+exchange that ended cleanly on both sides. A connection with an upgrade request is never reused, regardless of
+the answer: reuse after a refused upgrade is CVE-2018-1002105.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tunnel.net.readiness import Watch
 
 
 class _Link(enum.Enum):
-    """What can be done with the stream."""
+    """The state of the stream."""
 
     OPEN = "open"
     SENDING = "sending"
-    """A send is under way, or has left something over. One that was cancelled leaves it so."""
+    """A send is in progress, or has left unsent bytes. A cancelled send leaves this state."""
     LOST = "lost"
-    """It is broken, or cut from here."""
+    """The stream is broken, or this side has cut it."""
 
 
 _OPEN: Final = _Link.OPEN
@@ -44,15 +44,15 @@ _LOST: Final = _Link.LOST
 class ClientConnection:
     """A connection to a server. `send_request` begins an exchange, `end_exchange` ends one that went well.
 
-    It owns the stream; `aclose` cuts it, in whatever it is.
+    It owns the stream; `aclose` cuts it in any state.
 
-    Where the stream is TLS over a socket of ours, an exchange can begin without a wait, and its answer be
-    taken in when a `watch` says that there is something: the methods that end in `_nowait`. What they leave
-    undone, and what they found broken, is for their twins.
+    The methods that end in `_nowait` need TLS over our own socket. They begin an exchange without a wait, and
+    take its answer when a `watch` reports input. Their async counterparts finish incomplete work and raise
+    the failures that they found.
     """
 
     __slots__ = (
-        # The hub remembers by a connection what its relay was told there, for as long as there is one.
+        # The hub refers weakly to connections: it remembers what it has sent to the relay on each.
         "__weakref__",
         "_link",
         "_tls",
@@ -64,19 +64,19 @@ class ClientConnection:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.watch: Watch | None = None
-        """Whose it is to watch the connection; it is ended before the connection is."""
+        """Watches the connection. The watch is ended before the connection is closed."""
         self.idle_since = 0.0
-        """Whoever keeps it between exchanges says since when."""
+        """The time of the last exchange's end, set by the pool."""
         self.stream = stream
         self.http = ClientHTTP()
-        """What was received and what it means, and the framing of what is sent."""
+        """The received bytes, their parser, and the framing of sent bytes."""
         self._tls = stream if isinstance(stream, TLSStream) else None
         self._link = _OPEN
 
     async def send_request(self, head: RequestHead) -> None:
-        """Begin an exchange: send the head, and the end of the request when it has no body.
+        """Begin an exchange: send the head, and the end of the request if it has no body.
 
-        Raises OutboundBroken. The API server may have seen the request as soon as this was called, unless its
+        Raises OutboundBroken. The API server may have seen the request as soon as this is called, unless its
         head is TOO_LARGE.
         """
         await self._write(self.http.send_request(head))
@@ -87,12 +87,12 @@ class ClientConnection:
             await self._write(self.http.send_body(data))
 
     async def end_body(self) -> None:
-        """Say that the request's body is whole."""
+        """Send the clean end of the request's body."""
         if self.http.outgoing is not DONE:
             await self._write(self.http.send_body(b"", end=True))
 
     def send_nowait(self, data: bytes) -> bool:
-        """Send what the kernel takes at once; False when that is not all, and then the rest is sent first.
+        """Send without a wait. False: some bytes are unsent, and the next call sends them first.
 
         Raises OutboundBroken.
         """
@@ -107,19 +107,18 @@ class ClientConnection:
         return sent
 
     async def receive_head(self) -> ResponseHead:
-        """Return the final head, or a 101 that was asked for; other 1xx are dropped.
+        """Return the final head or a requested 101. Other 1xx heads are dropped.
 
-        Raises OutboundBroken: UPSTREAM_RESET when the connection ends first, PROTOCOL for an answer that
-        cannot be trusted.
+        Raises OutboundBroken: UPSTREAM_RESET when the connection ends first, PROTOCOL for a malformed answer.
         """
         while (head := self.http.receive_head()) is None:
             await self._receive()
         return head
 
     def take_in_nowait(self) -> bool:
-        """Take in what has come on the connection; whether something has. Raises OutboundBroken.
+        """Feed received bytes; return whether there were any. Raises OutboundBroken.
 
-        Its end counts as something, and shows when the next thing is asked for.
+        The connection's end counts, and shows in the next call that reads.
         """
         data = self._receive_nowait()
         if data is None:
@@ -128,15 +127,16 @@ class ClientConnection:
         return True
 
     def take_in_body_nowait(self) -> bytes | None:
-        """Take in what has come on the connection, and return body bytes, b"" at their end, None for a wait.
+        """Feed received bytes, and return body bytes, b"" at their end, None if that needs a wait.
 
-        For whoever has left nothing of the body; there may be more than a piece of it now.
+        Call it only when `receive_body` has returned all buffered body bytes. More than one piece may be
+        buffered afterwards.
         """
         data = self._receive_nowait()
         return None if data is None else self.http.feed_body(data)
 
     def take_in_raw_nowait(self) -> bytes | None:
-        """Return what has come behind a 101, b"" at the end, None when nothing has. Raises OutboundBroken."""
+        """Return bytes after a 101, b"" at the end, None if none have arrived. Raises OutboundBroken."""
         http = self.http
         if http.held:
             return http.take_rest()
@@ -144,16 +144,16 @@ class ClientConnection:
 
     @property
     def at_end(self) -> bool:
-        """Whether the server has ended the connection, and all that came before was received."""
+        """Whether the server has ended the connection, and all earlier bytes were taken."""
         return self.http.ended and not self.http.held
 
     @property
     def has_unread(self) -> bool:
-        """Whether something has come that does not show on the socket."""
+        """Whether there is input that the socket does not report."""
         return self._tls is not None and self._tls.has_unread
 
     def _receive_nowait(self) -> bytes | None:
-        """Return what has come on the connection, b"" at its end, None when nothing has."""
+        """Return received bytes, b"" at the end, None if none have arrived."""
         stream = self._tls
         assert stream is not None, "only TLS can be received from without a wait"
         try:
@@ -161,24 +161,24 @@ class ClientConnection:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(f"the connection broke: {exc}") from exc
         if stream.ended:
-            # Also where the end came with data: it is taken from the socket, which then need not tell again.
+            # The end may come together with data. It is then read already, and the socket may not report it.
             self.http.ended = True
         return data
 
     async def receive_body(self, _: PassOn | None = None, /) -> bytes:
-        """Return body bytes as they come; b"" at the clean end. Every piece is the caller's (see Outbound).
+        """Return body bytes as they arrive; b"" at the clean end. `pass_on` is not used (see Outbound).
 
         Raises OutboundBroken when the connection ends, or breaks its framing, before that.
         """
         if self.http.crowded:
-            # However many send such answers, one of them has its turn in a pass.
+            # Each loop pass parses only one such answer in the process.
             await fairness().wait_alone()
         while (data := self.http.receive_body()) is None:
             await self._receive()
         return data
 
     def receive_body_nowait(self) -> bytes | None:
-        """Return body bytes that are already here, b"" at the clean end, None when there is a wait.
+        """Return received body bytes, b"" at the clean end, None if that needs a wait.
 
         Raises what receive_body raises.
         """
@@ -186,26 +186,26 @@ class ClientConnection:
 
     @property
     def held_bytes(self) -> int:
-        """What it takes of memory: itself, and what is in hand for a server that does not take it now."""
+        """The memory that it uses, with the bytes that the server has not taken yet."""
         tls = self._tls
         return 0 if tls is None else held_bytes(tls, self.http, framed=self.http.sends_chunks)
 
     def upgraded(self) -> RawStream:
-        """Return the raw stream after a 101; the bytes that came with it are its first."""
+        """Return the raw stream after a 101. It begins with the bytes that came with the 101."""
         http = self.http
         assert http.incoming is SWITCHED, "upgraded() without a 101"
         return RawStream(self.stream, http.take_rest(), ended=http.ended)
 
     async def abandon(self, failure: Failure | None = None) -> None:
-        """Cut the connection under whoever waits in the exchange; does nothing between exchanges."""
+        """Cut the connection: methods that wait in the exchange fail. Does nothing between exchanges."""
         if not self.http.idle:
             self._link = _LOST
             await trio.aclose_forcefully(self.stream)
 
     def end_exchange(self) -> bool:
-        """End the exchange, if nothing of it is left on either side; whether another one may follow.
+        """End the exchange if both sides are complete; return whether another one may follow.
 
-        If not, the connection is good for nothing but to be cut.
+        If not, the connection can only be cut.
         """
         tls = self._tls
         if self._link is not _OPEN or (tls is not None and tls.has_unread):
@@ -213,13 +213,13 @@ class ClientConnection:
         return self.http.end_exchange()
 
     def end_watch(self) -> None:
-        """Watch the connection no more, if it is watched."""
+        """Stop watching the connection, if it is watched."""
         if self.watch is not None:
             self.watch.end()
             self.watch = None
 
     def cut_nowait(self) -> None:
-        """Cut the connection, whatever it is in."""
+        """Cut the connection in any state, without a wait."""
         self._link = _LOST
         self.end_watch()
         stream = self._tls
@@ -227,12 +227,15 @@ class ClientConnection:
         stream.close_nowait()
 
     async def aclose(self) -> None:
-        """Cut the connection, whatever it is in. May be called again."""
+        """Cut the connection in any state. May be called again."""
         self._link = _LOST
         await trio.aclose_forcefully(self.stream)
 
     async def _receive(self) -> None:
-        """Receive something; when cancelled, nothing is lost. A server can answer hundreds at one moment."""
+        """Receive bytes and feed them. A cancelled call loses nothing.
+
+        A server can answer hundreds of requests at once, so tasks with small pieces wait for `fairness`.
+        """
         http = self.http
         try:
             data = bytes(
@@ -241,7 +244,7 @@ class ClientConnection:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(f"the connection broke: {exc}") from exc
         if not data:
-            # All is here of an answer that ends with its connection.
+            # This completes an answer that ends with its connection.
             http.ended = True
         http.feed(data)
         if len(data) <= SMALL_PIECE_BYTES and not (common := fairness()).admits():

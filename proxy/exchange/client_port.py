@@ -1,14 +1,14 @@
 """A client's HTTP/1.1 connection as the client's port of an exchange, without a task.
 
-The connection's socket is watched, and what it brings is fed into the connection without I/O (`http_server`).
-While an exchange runs, that is its request's body, raw bytes behind a 101, or what the client sends early.
-Between two exchanges it is the owner's (`on_idle`).
+The connection's socket is watched. Received bytes are fed into the connection without I/O (`http_server`).
+During an exchange they are the request's body, raw bytes after a 101, or early bytes of the next request.
+Between two exchanges `on_idle` is called for them.
 
-The bytes that the exchange writes are encrypted and handed to the kernel at once. Only those that the kernel
-does not take are held here, and then the socket is watched for room. There is no task that sends.
+The bytes that the exchange writes are encrypted and given to the kernel at once. The port keeps only bytes
+that the kernel does not take, and then watches the socket for room. No task sends.
 
-A client that ends its direction may still read its answer, so it counts as gone only QUIET_S later. One whose
-connection breaks is gone at once.
+A client that ends its direction may still read its answer, so it counts as gone only QUIET_S later. A client
+whose connection breaks is gone at once.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tunnel.net.readiness import Watch
 from tunnel.net.tls import TLSStream
 from tunnel.protocol.streams import SMALL_BYTES
 
-# How long a client may take to receive what came before an answer that breaks off: the kernel and this port
-# hold some 250 KB of it, which take as long at 64 kbit/s.
+# How long a client may take to receive the bytes of an answer before it is cut. The kernel and this port hold
+# some 250 KB of them, which take this long at 64 kbit/s.
 CUT_WITHIN_S = 30.0
 # What is kept of one request's body, to be sent once more. Most bodies of kubectl are small; a larger one
 # crosses once.
@@ -42,9 +42,9 @@ REPLAY_BYTES_MAX = 64 * 1024
 class ClientPort:
     """The client's side of one exchange after another (a Port).
 
-    `watch` is the one of the connection's socket, and calls this port from now on. The owner begins a request
-    on `http`, makes an Exchange, and starts it. `on_idle` is called when something comes while no exchange
-    runs. `on_cut` is called once the connection is cut. While the `deadlines` are ending, each answer is the
+    `watch` watches the connection's socket and calls this port from now on. The caller begins a request on
+    `http`, makes an Exchange, and starts it. `on_idle` is called when bytes arrive while no exchange runs.
+    `on_cut` is called once the connection is cut. While the `deadlines` are ending, each answer is the
     connection's last.
     """
 
@@ -85,12 +85,13 @@ class ClientPort:
     ) -> None:
         self.exchange: Exchange = OVER
         self.closed = False
-        """The connection was cut from here."""
+        """This port has cut the connection."""
         self.bytes_delivered = 0
-        """Of this request's body, and of raw bytes behind it."""
+        """The bytes of this request's body, and the raw bytes behind it."""
         self.broken_by: Failure | None = None
-        """Why the exchange of this request broke, where it was by the client."""
-        # The pieces of the body that were delivered, as long as they can be again; and what is to be again.
+        """The client's failure that broke the exchange of this request."""
+        # The delivered pieces of the body while they can be delivered again, and the pieces of a replay that
+        # are still to be delivered.
         self._kept: list[bytes] | None = []
         self._kept_bytes = 0
         self._again: list[bytes] = []
@@ -104,18 +105,18 @@ class ClientPort:
         self._deadlines = deadlines
         self._paused = True
         self._stopped = False
-        # Bytes are being delivered, further down this stack.
+        # A delivery is in progress, in an outer call.
         self._busy = False
-        # The clean end was written, and is not all in the kernel yet.
+        # The clean end was written, but the kernel does not have all of it yet.
         self._ending = False
-        # It is cut once what is queued is in the kernel.
+        # The connection is cut once the kernel has the queued bytes.
         self._cutting = False
-        # Less is asked of a client that sends tiny TLS records: each of them takes 2 µs.
+        # Smaller reads from a client that sends tiny TLS records: each record takes 2 µs.
         self._at_once = CLIENT_BYTES_AT_ONCE
         watch.call = self._on_input
 
     def begin(self) -> None:
-        """Get ready for the exchange of the request that was just begun; before the Exchange is made."""
+        """Reset for the request that was just begun. Call it before making the Exchange."""
         self._paused = True
         self._stopped = self._ending = False
         self.broken_by = None
@@ -151,18 +152,18 @@ class ClientPort:
 
     @property
     def held_bytes(self) -> int:
-        """What it takes of memory, with what is held for a client that does not take it now."""
+        """The memory that the connection uses, with the bytes that the client has not taken yet."""
         return held_bytes(self._tls, self._http, framed=self._http.sends_chunks)
 
-    # -- what the exchange calls
+    # -- calls from the exchange
 
     @property
     def half_closes(self) -> bool:
-        """See Port. It is TLS."""
+        """See Port. The connection is TLS."""
         return False
 
     def head(self, head: ResponseHead, data: bytes, end: bool) -> bool:
-        """See Port. Interim heads go no further: not every client of HTTP/1.1 expects one."""
+        """See Port. Interim heads are dropped: not every HTTP/1.1 client expects one."""
         if head.status < 200 and head.status != 101:
             return True
         # What is answered is not sent again.
@@ -180,7 +181,7 @@ class ClientPort:
         return self._send_raw(data, end)
 
     def _send_raw(self, data: bytes, end: bool) -> bool:
-        """Send bytes behind a 101, and with `end` the clean end of our direction."""
+        """Send bytes after a 101, and with `end` the clean end of our direction."""
         room = self._send(data, False) if data else True
         if not end or self.exchange.over:
             return room
@@ -193,7 +194,7 @@ class ClientPort:
         return self._sent(sent)
 
     def pause(self) -> None:
-        """See Port. The socket is left alone once it has something to read."""
+        """See Port. The socket is watched until it has input; then the watch stops."""
         self._paused = True
 
     def resume(self) -> None:
@@ -202,11 +203,11 @@ class ClientPort:
         self._deliver()
 
     def stop(self) -> None:
-        """See Port. What comes of the body is dropped by the owner, behind the answer."""
+        """See Port. The caller drops the rest of the body after the answer (`ServerHTTP.drain`)."""
         self._stopped = self._paused = True
 
     def cut(self, failure: Failure, drop: bool) -> None:
-        """See Port. It takes up to CUT_WITHIN_S where something is queued."""
+        """See Port. It takes up to CUT_WITHIN_S if bytes are queued."""
         if self.closed or self._cutting:
             if drop:
                 self._close()
@@ -222,7 +223,7 @@ class ClientPort:
     # -- sending
 
     def _send(self, data: bytes, end: bool) -> bool:
-        """Hand bytes to the kernel; whether it took all of them."""
+        """Give bytes to the kernel; return whether it took all of them."""
         self._ending = end
         try:
             sent = self._tls.send_nowait(data)
@@ -232,7 +233,7 @@ class ClientPort:
         return self._sent(sent)
 
     def _sent(self, sent: bool) -> bool:
-        """Report the end once it is out; without room, the socket is watched for it."""
+        """Report the end once the kernel has it. Without room, watch the socket for room."""
         if not sent:
             self._watch.when_room(self._on_room)
         elif self._ending:
@@ -241,7 +242,7 @@ class ClientPort:
         return sent
 
     def _on_room(self) -> None:
-        """The kernel takes more."""
+        """Send unsent bytes, since the kernel takes more."""
         try:
             if self._send(b"", self._ending):
                 if self._cutting:
@@ -254,7 +255,7 @@ class ClientPort:
     # -- receiving
 
     def _on_input(self) -> None:
-        """Something has come, or the client's end."""
+        """Handle received bytes, or the client's end."""
         exchange = self.exchange
         if exchange.over:
             if not (self._cutting or self.closed):
@@ -271,7 +272,7 @@ class ClientPort:
             exchange.crash(error)
 
     def take_in(self, at_once: int = CLIENT_BYTES_AT_ONCE) -> bool:
-        """Feed what has come; whether something has, the end included."""
+        """Feed received bytes; return whether there were any. The client's end counts."""
         try:
             data = self._tls.receive_nowait(at_once)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -287,7 +288,7 @@ class ClientPort:
         return True
 
     def _take_early(self) -> None:
-        """Keep what comes while the answer is due, up to a bound, and notice the client's end."""
+        """Keep bytes that arrive before the answer, up to a bound, and notice the client's end."""
         http = self._http
         if not self.take_in():
             return
@@ -297,7 +298,7 @@ class ClientPort:
             self._listen(False)
 
     def _take_in_body(self) -> bool:
-        """Feed what has come of a body or of raw bytes; more at once where the last of it was dense."""
+        """Feed received bytes of a body or a raw stream. The read after a large one may be larger."""
         before = len(self._http)
         if not self.take_in(self._at_once):
             return False
@@ -306,7 +307,7 @@ class ClientPort:
         return True
 
     def _deliver(self) -> None:
-        """Pass on what is here, as long as it is wanted."""
+        """Pass on the received bytes until the port is paused."""
         if self._busy:
             return
         self._busy = True
@@ -336,7 +337,7 @@ class ClientPort:
             self.bytes_delivered += len(data)
             exchange.data(self, data, end)
             if end:
-                # From here on it is the next request that comes, or the client's end.
+                # Further input is the next request, or the client's end.
                 self._listen(not http.ended)
                 return
             if http.crowded:
@@ -374,7 +375,7 @@ class ClientPort:
                 return
 
     def _go_on(self) -> None:
-        """Deliver more of what is here, in a pass of its own."""
+        """Deliver more of the received bytes, in a separate loop pass."""
         if self.exchange.over or self._paused:
             return
         try:
@@ -390,7 +391,7 @@ class ClientPort:
             watch.listen(listening)
 
     def _lost(self) -> None:
-        """The connection broke."""
+        """Handle a broken connection."""
         self._http.ended = True
         if self._cutting:
             self._close()

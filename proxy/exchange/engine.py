@@ -2,23 +2,24 @@
 
 Theory of operation. An exchange is a request and its answer. It has two ports. The client's port delivers the
 request's body and takes the answer. The upstream's port takes the body and delivers the answer. A task does
-beforehand what may wait (a dial, a fresh token, a durable record). From then on a port calls the exchange
-when bytes come, when it has room again, and when it breaks. The exchange calls the other port. Nothing here
-waits, and nothing is kept here: a sink without room pauses its source.
+the work that may wait (a dial, a fresh token, a durable record) before the exchange starts. Afterwards a port
+calls the exchange when bytes arrive, when it has room again, and when it breaks. The exchange calls the other
+port. The exchange never waits and buffers nothing: a full sink pauses its source.
 
     client port ──data──▶ request direction ──write──▶ upstream port
     client port ◀──head, write── answer direction ◀──answer_head, data── upstream port
 
 Each direction has one half (`tunnel.protocol.state`). Its table has no entry for a second head, or for bytes
-behind an end. The request's head does not pass here: the upstream's port sends it, with the first bytes of
-the body where they have come.
+after an end. The request's head does not pass through the exchange. The upstream's port sends it, together
+with the first bytes of the body if they have arrived.
 
-Only a clean end may look like one, since kubectl believes it. So an exchange ends in one of two ways. Done
-with None: the answer is whole, and the kernel has its last byte. Done with a failure: before the answer's
-head, the owner words it (a Status, a RESET) or makes another attempt; behind the head, the client is cut.
+A cut must never look like a clean end, because kubectl trusts a clean end. So `on_done` gets one of two
+values. None: the answer is complete, and the kernel has its last byte. A failure before the answer's head:
+the caller sends an error answer (a Status, a RESET) or starts another attempt. A failure after the head: the
+client is cut.
 
-An exchange is one attempt. Another attempt is another Exchange with the same client port, whose owner has the
-request's body delivered again.
+An exchange is one attempt. Another attempt is a new Exchange with the same client port. The caller delivers
+the request's body again.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ log = logging.getLogger("hawse")
 
 P = ParamSpec("P")
 
-# After one direction of a raw stream ended where a transport has no half-close (TLS), the other one may
-# finish for this long. kube-apiserver itself ends both at once.
+# Grace period for the other direction of a raw stream after one has ended, over a transport without
+# half-close (TLS). kube-apiserver itself ends both at once.
 SPLICE_DRAIN_S = 1.0
-# A client that reads the end over TLS leaves by itself, once it has read what was sent before. Closed while
-# it still writes, as kubectl does each 5 s (a ping), TCP would take back what it has not read. The kernel
-# holds some 100 KB of that, which take as long as this at 30 kbit/s.
+# A client that reads the end over TLS closes by itself, after it has read the bytes before the end. If the
+# connection is closed while the client still writes (kubectl pings every 5 s), TCP discards the unread bytes.
+# The kernel holds some 100 KB of them, which take this long at 30 kbit/s.
 CLIENT_LEAVES_S = 30.0
 
 ANSWERED_EARLY: Final = Failure(
@@ -70,16 +71,16 @@ _FIN: Final = Step.FIN
 class Port(Protocol):
     """One end of an exchange: a client's connection, a tunnel's stream, a pooled connection.
 
-    The contract, beside what the methods say:
+    The contract, in addition to the methods' own docstrings:
 
     - A port begins paused. It calls `exchange.data` and `exchange.answer_head` only between `resume` and
-      `pause`. After `pause` it delivers nothing, not even what it has read. It may call `broken` while it is
-      paused, if nothing that came before is lost by that.
+      `pause`. After `pause` it delivers nothing, not even bytes that it has already read. It may call
+      `broken` while it is paused, if no earlier bytes are lost by that.
     - No method raises. Each may call `room`, `flushed` or `broken` of the exchange before it returns.
     - `resume` may call `data` before it returns, but never within a call of `data` by the same port. After
       each such call, a port checks whether it is paused, and whether `exchange.over`.
-    - A port stops at its share of a loop pass, and goes on in the next pass.
-    - Once the exchange is over, its ports belong to their owners again. Their `exchange` is then OVER, which
+    - A port stops at its share of a loop pass, and continues in the next pass.
+    - Once the exchange is over, the callers own its ports again. Their `exchange` is then OVER, which
       ignores all calls.
     """
 
@@ -88,51 +89,51 @@ class Port(Protocol):
 
     @property
     def half_closes(self) -> bool:
-        """Whether the other direction may go on after `write(…, end=True)`: not over TLS."""
+        """Whether the other direction may continue after `write(…, end=True)`: not over TLS."""
         ...
 
     def head(self, head: ResponseHead, data: bytes, end: bool) -> bool:
-        """Send an answer's head, with the bytes and the end that are there already; else as `write`.
+        """Send an answer's head with the body bytes and the end that have arrived; otherwise like `write`.
 
-        For a client's port. An interim head (1xx but for 101) may come any number of times before the final
-        one, without bytes.
+        Only a client's port implements it. Interim heads (1xx except 101) may precede the final one, in any
+        number and without bytes.
         """
         ...
 
     def write(self, data: bytes, end: bool) -> bool:
-        """Take bytes, all of them, and with `end` the clean end.
+        """Take all the bytes, and with `end` the clean end after them.
 
-        False: it is full, and calls `exchange.room` once it is not. Behind `end` it calls `exchange.flushed`
-        as soon as the kernel, or the tunnel's session, has the last byte.
+        False means full: the port calls `exchange.room` once it has room again. After `end` it calls
+        `exchange.flushed` as soon as the kernel, or the tunnel's session, has the last byte.
         """
         ...
 
     def pause(self) -> None:
-        """Deliver nothing from here on. What the port has read stays in it: one read at most."""
+        """Stop delivering. The port keeps the bytes that it has read: one read at most."""
         ...
 
     def resume(self) -> None:
-        """Deliver again."""
+        """Start delivering, or continue after `pause`."""
         ...
 
     def stop(self) -> None:
-        """Nothing more is wanted of what this port would deliver; it never calls `data` again.
+        """Stop delivering for good: the port never calls `data` again.
 
-        Does nothing behind the end. A client's connection reads on and drops what comes, up to a bound, or
+        Does nothing after the end. A client's connection reads and drops further bytes, up to a bound, or
         closes after the answer.
         """
         ...
 
     def cut(self, failure: Failure, drop: bool) -> None:
-        """End both directions, so that it can never be taken for a clean end. A second call does nothing.
+        """End both directions in a way that is never taken for a clean end. A second call does nothing.
 
-        What is queued still leaves before that, as far as the port can bound it; with `drop` it does not.
+        Queued bytes are sent first, as far as the port can bound that. With `drop` they are discarded.
         """
         ...
 
 
 class Direction:
-    """The bytes of one direction: from a source, to a sink."""
+    """The bytes of one direction, from a source to a sink."""
 
     __slots__ = ("flushed", "full", "half", "paused", "sink", "source")
 
@@ -141,14 +142,14 @@ class Direction:
         self.sink = sink
         self.half = half
         self.paused = True
-        """The source delivers nothing now."""
+        """The source is paused."""
         self.full = full
-        """The sink has not reported room since it was full."""
+        """The sink was full and has not reported room since."""
         self.flushed = False
         """The sink has sent the clean end."""
 
     def wrote(self, room: bool) -> None:
-        """Note whether a write that has just returned has left room; its sink may have said so within it."""
+        """Note whether the last write left room. The sink may have called `room` within the write."""
         if room:
             self.full = False
         elif self.full and not (self.paused or self.half.at_rest):
@@ -159,12 +160,12 @@ class Direction:
 class Exchange:
     """One request and its answer, between two ports.
 
-    `on_done` is called once: with None, or with why it failed. By then the exchange touches no port any more.
-    After a failure without a `status` the client's port is paused and was sent nothing but interim heads. A
-    next request never begins within `on_done`, or 10,000 pipelined ones would be one stack.
+    `on_done` is called once: with None, or with the failure. The exchange no longer calls a port by then.
+    After a failure without a `status`, the client's port is paused and has sent only interim heads. The next
+    request must not begin within `on_done`: 10,000 pipelined requests would nest in one stack.
 
-    `on_half_closed` is called when one direction of a raw stream has ended: call `expire` after so many
-    seconds.
+    `on_half_closed` is called with a number of seconds when one direction of a raw stream has ended. Its
+    implementation calls `expire` after that time.
     """
 
     __slots__ = (
@@ -192,8 +193,8 @@ class Exchange:
         bodiless: bool = False,
         upgrade: bool = False,
     ) -> None:
-        """`bodiless`: the request has ended already, and its port delivers nothing. `upgrade`: it delivers
-        the raw bytes behind a 101, and nothing before that."""
+        """`bodiless`: the request has already ended, and its port delivers nothing. `upgrade`: its port
+        delivers only the raw bytes after a 101."""
         self.client = client
         self.upstream = upstream
         client.exchange = upstream.exchange = self
@@ -201,21 +202,21 @@ class Exchange:
         self._awaits_101 = upgrade
         self.answer = Direction(upstream, client, FRESH)
         self.status = 0
-        """The answer's, once its head was passed on; 0 before."""
+        """The answer's status once its head was passed on; 0 before."""
         self.spliced: bool = False
-        """It was a 101: from there on the directions are raw, and independent."""
+        """The status was 101: the directions are raw and independent from then on."""
         self.held = False
         self.over: bool = False
         self._started = False
         self._on_done = on_done
         self._on_half_closed = on_half_closed
 
-    # -- what the owner calls
+    # -- calls from the caller
 
     def start(self) -> None:
-        """Have the ports deliver, the client's first, so that a body leaves with its head.
+        """Resume the ports, the client's first, so that the request's head and body leave in one write.
 
-        Called again, it resumes what has no reason to be paused any more.
+        A second call resumes the directions that have no reason to stay paused.
         """
         self._started = True
         try:
@@ -228,7 +229,7 @@ class Exchange:
             self.crash(error)
 
     def hold(self) -> None:
-        """Move nothing until `release`."""
+        """Pause both directions until `release`."""
         if self.over or self.held:
             return
         self.held = True
@@ -239,36 +240,36 @@ class Exchange:
             self.crash(error)
 
     def release(self) -> None:
-        """Go on after a `hold`."""
+        """Continue after a `hold`."""
         self.held = False
         if self._started:
             self.start()
 
     def end(self, failure: Failure, *, drop: bool = True) -> None:
-        """End it, because it must not go on; what is queued is dropped, unless told otherwise."""
+        """End the exchange with a failure. Queued bytes are discarded, unless `drop` is False."""
         self._finish(failure, drop)
 
     def expire(self) -> None:
-        """The time that `on_half_closed` was called with is over."""
+        """End the exchange after the time that `on_half_closed` was called with."""
         self._finish(None if self.over or self.answer.flushed else _CLIENT_FIRST, False)
 
-    # -- what the ports call
+    # -- calls from the ports
 
     def answer_head(self, head: ResponseHead, data: bytes = b"", end: bool = False) -> None:
-        """The answer's head is here, and the bytes and the end behind it that came with it.
+        """Take the answer's head, with the body bytes and the end that arrived with it.
 
-        An interim head may come before, without bytes.
+        Interim heads may come before it, without bytes.
         """
         if self.over:
             return
         answer, status = self.answer, head.status
         try:
-            assert not answer.paused, "a head from a port that is paused"
+            assert not answer.paused, "a head from a paused port"
             if status < 200 and status != 101:
-                assert answer.half is FRESH, "an interim head behind the answer's"
+                assert answer.half is FRESH, "an interim head after the final one"
                 self.client.head(head, b"", False)
                 return
-            # Only in this state there is such a transition.
+            # FRESH is the only state with this transition, so the lookup is needed only for the error.
             answer.half = FLOWING if answer.half is FRESH else after(answer.half, _HEAD)
             self.status = status
             self.spliced = status == 101
@@ -286,18 +287,18 @@ class Exchange:
             self.crash(error)
 
     def data(self, port: Port, data: bytes, end: bool = False) -> None:
-        """Bytes are here, and with `end` the clean end behind them."""
+        """Take bytes, and with `end` the clean end after them."""
         if self.over:
             return
         direction = self.request if port is self.client else self.answer
         try:
-            assert not direction.paused, "bytes from a port that is paused"
+            assert not direction.paused, "bytes from a paused port"
             half = direction.half
             if half is BROKEN:
-                # Its sink is gone; the source of a raw stream is read on, so that its end is noticed.
+                # The sink is gone. The source of a raw stream is still read, so that its end is noticed.
                 return
             assert half is not FRESH, "bytes of an answer before its head"
-            # The other entry of the table keeps it FLOWING.
+            # FLOWING bytes without an end leave the half FLOWING: no lookup is needed.
             if half is not FLOWING or end:
                 direction.half = after(half, _FIN if end else _DATA)
             if end and direction is self.answer and not self._end_upload():
@@ -312,7 +313,7 @@ class Exchange:
             self.crash(error)
 
     def room(self, port: Port) -> None:
-        """The port takes more."""
+        """Note that the port takes more bytes."""
         if self.over:
             return
         direction = self.answer if port is self.client else self.request
@@ -321,7 +322,7 @@ class Exchange:
             self.start()
 
     def flushed(self, port: Port) -> None:
-        """The kernel has the last byte of the clean end."""
+        """Note that the kernel has the last byte before the port's clean end."""
         if self.over:
             return
         direction = self.answer if port is self.client else self.request
@@ -335,27 +336,27 @@ class Exchange:
                 self._half_closed(SPLICE_DRAIN_S)
 
     def broken(self, port: Port, failure: Failure) -> None:
-        """Nothing more comes from the port, and it takes nothing."""
+        """Handle a port that neither delivers nor takes bytes any more."""
         if self.over:
             return
         if self.answer.half is not ENDED:
-            # What has come of an answer that breaks off is still for the client.
+            # The client still gets the part of a broken answer that has arrived.
             self._finish(failure, drop=port is self.client)
         elif port is self.client:
-            # Over a raw stream each side may leave once it has all.
+            # On a raw stream each side may leave once it has received everything.
             self._finish(None if self.answer.flushed else failure, drop=True)
         else:
-            # An answer that is whole outlives its connection.
+            # A complete answer outlives the connection that brought it.
             self.request.half = after(self.request.half, Step.RESET)
             self.flushed(port)
 
     def crash(self, error: Exception) -> None:
-        """A bug in a port, or here, ends this exchange and no other."""
+        """End this exchange after a bug in a port or in the engine. Other exchanges are not affected."""
         client = None if self.over else self.client
         log.error("an exchange with %r failed by a fault of ours", client, exc_info=error)
         self._finish(FAULT, False)
 
-    # -- within
+    # -- internal
 
     def _pause(self, direction: Direction) -> None:
         if not (direction.paused or direction.half.at_rest):
@@ -363,7 +364,7 @@ class Exchange:
             direction.source.pause()
 
     def _end_upload(self) -> bool:
-        """End the upload behind an answer that is whole. False: the exchange is over by that."""
+        """End the upload after a complete answer. False: the exchange is over now."""
         request = self.request
         if not (request.half.at_rest or self.spliced):
             request.half = after(request.half, Step.RESET)
@@ -372,7 +373,7 @@ class Exchange:
         return not self.over
 
     def _half_closed(self, patience_s: float) -> None:
-        """One direction of a raw stream has ended, and the other one may go on for so long."""
+        """Report that one direction of a raw stream has ended; the other may continue for `patience_s`."""
         if self._on_half_closed is not None:
             try:
                 self._on_half_closed(patience_s)
@@ -388,7 +389,7 @@ class Exchange:
         on_done, self._on_done, self._on_half_closed = self._on_done, _nothing, None
         if failure is not None:
             if self.status and failure.processed is not Processed.YES:
-                # Where the answer has begun, the request was seen.
+                # Once the answer has begun, the request was processed.
                 failure = attrs.evolve(failure, processed=Processed.YES)
             self._leave(upstream.cut, failure, True)
             if self.status:
@@ -401,7 +402,7 @@ class Exchange:
             self._log(error)
 
     def _leave(self, call: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
-        """Make a call of the end: a bug in it must not keep the others from being made."""
+        """Make one of the final calls. A bug in it must not prevent the others."""
         try:
             call(*arguments, **named)
         except Exception as error:
@@ -415,13 +416,13 @@ def _nothing(_: Failure | None) -> None: ...
 
 
 _ENDED_BEFORE: Final = Direction.__new__(Direction)
-"""The request direction of all exchanges whose request had ended before: nothing crosses it."""
+"""The request direction of all exchanges whose request has no bytes left to deliver."""
 _ENDED_BEFORE.half = ENDED
 _ENDED_BEFORE.paused = _ENDED_BEFORE.flushed = True
 _ENDED_BEFORE.full = False
 
 
 OVER: Final = Exchange.__new__(Exchange)
-"""The exchange of a port that has none: it ignores whatever the port calls."""
+"""The exchange of a port without an exchange: it ignores all calls."""
 OVER.over = True
 OVER.spliced = False

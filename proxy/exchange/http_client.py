@@ -32,7 +32,7 @@ from proxy.message.head import (
 )
 from proxy.message.strict import MAY_CLOSE, AnswerLines, BadRequest, BadResponse, read_response_head
 
-# Interim heads (100, 103) before an answer; a server that sends more plays for time.
+# Interim heads (100, 103) before an answer. A server that sends more is stalling.
 INTERIM_MAX = 32
 
 
@@ -49,18 +49,18 @@ class ClientHTTP(HTTPConnection):
         super().__init__(ANSWER_HEAD_BYTES_MAX)
         self._lines = AnswerLines()
         self._method = b""
-        # The protocol that was asked for in place of HTTP.
+        # The protocol that the request wants to upgrade to.
         self._upgrade: bytes | None = None
         self._interim = 0
 
     def send_request(self, head: RequestHead) -> bytes:
-        """Begin an exchange, and return the bytes of its head; raises OutboundBroken for one TOO_LARGE."""
+        """Begin an exchange, and return its encoded head. Raises OutboundBroken if that is TOO_LARGE."""
         if not self.persistent:
-            raise IllegalStep("a request behind the last one")
+            raise IllegalStep("a request after the last one")
         try:
             encoded = head.encode()
         except HeadTooLarge as exc:
-            # It may fit as its sender wrote it, and not with what is added on the way.
+            # The client's head may fit, and the head with our additional headers may not.
             raise OutboundBroken(Failure(StreamCode.TOO_LARGE, Processed.NO, str(exc))) from exc
         fields = head.fields
         length = fields.body_length
@@ -78,10 +78,10 @@ class ClientHTTP(HTTPConnection):
         return encoded
 
     def receive_head(self) -> ResponseHead | None:
-        """Return the final head, or a 101 that was asked for; None where more has to be fed.
+        """Return the final head or a requested 101; None if more bytes have to be fed.
 
-        Other interim heads are dropped. Raises OutboundBroken, and the same again: UPSTREAM_RESET when the
-        connection ends first, PROTOCOL for an answer that cannot be trusted.
+        Other interim heads are dropped. Raises OutboundBroken, again on each further call: UPSTREAM_RESET
+        when the connection ends first, PROTOCOL for a malformed answer.
         """
         if self.fault is not None:
             raise OutboundBroken(self.fault)
@@ -114,9 +114,9 @@ class ClientHTTP(HTTPConnection):
         raise self._malformed(f"more than {INTERIM_MAX} interim answers")
 
     def end_exchange(self) -> bool:
-        """End the exchange, if nothing of it is left on either side; whether another one may follow.
+        """End the exchange if both sides are complete; return whether another one may follow.
 
-        A counted request is whole with its last byte, also where its end was not said.
+        A request of a known length is complete with its last byte, even without `end`.
         """
         if not (self.persistent and self.incoming is DONE) or self.held or self.ended:
             return False
@@ -130,32 +130,32 @@ class ClientHTTP(HTTPConnection):
 
     @property
     def idle(self) -> bool:
-        """Whether no exchange is under way."""
+        """Whether no exchange is in progress."""
         return self.outgoing is IDLE
 
     def forget_lines(self) -> None:
-        """Drop the known lines of answers: an exchange that takes hours has no next one soon."""
+        """Drop the cache of answer lines: after an exchange of hours it is of little use."""
         self._lines = AnswerLines()
 
     def lost(self, reason: str) -> OutboundBroken:
-        """What to raise where the connection broke."""
+        """Return the error of a broken connection."""
         return OutboundBroken(Failure(StreamCode.UPSTREAM_RESET, self._processed, reason))
 
     def fail(self, failure: Failure) -> OutboundBroken:
-        """Trust nothing that the server sends; returns what to raise, as every later call does."""
+        """Trust no further bytes from the server. Returns the error, which each later call raises."""
         self.fault = failure
         self.incoming = ANSWER[self.incoming, FAULT]
         return OutboundBroken(failure)
 
     @property
     def _processed(self) -> Processed:
-        """Whether the server has seen the request, as far as its answer says."""
+        """Whether the server has processed the request, as far as its answer shows."""
         if self.fault is not None:
             return self.fault.processed
         return Processed.MAYBE if self.incoming is AWAITED else Processed.YES
 
     def _begin_body(self, head: ResponseHead) -> None:
-        """Find out how the answer's body ends, by RFC 9112 section 6.3."""
+        """Determine the end of the answer's body, by RFC 9112 section 6.3."""
         if self._method == b"CONNECT" and head.status < 300:
             raise self._malformed("an answer that would open a tunnel")
         length = self._left = head.body_length
@@ -170,7 +170,7 @@ class ClientHTTP(HTTPConnection):
                     self._chunks = ChunkedBody()
                 else:
                     self.persistent = False
-        # Only then the lines are worth taking apart.
+        # The lines are split only for an answer that may close the connection.
         if self._lines.says & MAY_CLOSE and b"close" in connection_tokens(head.headers):
             self.persistent = False
 

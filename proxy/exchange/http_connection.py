@@ -1,15 +1,15 @@
 """One HTTP/1.1 connection without I/O: received bytes are fed, bytes to send are returned.
 
-`proxy.message.strict` reads heads, `proxy.message.body` reads chunks, `http_state` says what may follow what.
-This file joins them for both roles, which are `http_server` and `http_client`. It never waits and has no
-clock: the owner of a socket feeds it, and sends what it returns.
+`proxy.message.strict` parses heads, `proxy.message.body` parses chunks, `http_state` defines the legal
+transitions. This module combines them for both roles, `http_server` and `http_client`. It never waits and has
+no clock. The code with the socket feeds received bytes, and sends the returned ones.
 
-Received bytes stay in one buffer until their meaning is known. While an answer is due they may be the next
-request, or the first bytes of another protocol. So a body takes no byte beyond its end. The bytes
-behind it are the next head or, after a 101, the raw stream's.
+Received bytes stay in one buffer until their meaning is known. Before the answer they may be the next
+request, or the first bytes of another protocol. So a body takes no byte beyond its end. The bytes after
+it belong to the next head or, after a 101, to the raw stream.
 
-Two kinds of error leave it. BadRequest, InboundBroken and OutboundBroken are the peer's doing. FramingFault
-and IllegalStep are errors of our own code.
+There are two kinds of errors. BadRequest, InboundBroken and OutboundBroken are errors of the peer.
+FramingFault and IllegalStep are errors of our own code.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from proxy.message.body import BODY_BYTES_MAX, BodyError, ChunkedBody
 from proxy.message.failure import ExchangeBroken, Failure
 from proxy.message.strict import HeadScanner
 
-# What is received at once where the last bytes were mostly framing: 1,300 chunks of a byte each.
+# The size of a read after bytes that were mostly framing: 1,300 chunks of a byte each.
 CROWDED_BYTES_MAX = 8 * 1024
 
-# How a body that is sent is framed: there is none, by its length, in chunks, by the connection's end.
+# The framing of a sent body: no body, by its length, in chunks, by the connection's end.
 EMPTY: Final = 0
 COUNTED: Final = 1
 CHUNKED: Final = 2
@@ -32,11 +32,11 @@ ENDLESS: Final = 3
 
 
 class FramingFault(Exception):
-    """A body of another length than its head says was about to be sent: an error of our own code."""
+    """A body to send differs in length from its head: an error of our own code."""
 
 
 class HTTPConnection(HeadScanner):
-    """What both roles share: the buffer of received bytes, the body that comes and the one that goes."""
+    """The parts common to both roles: the buffer of received bytes, the received and the sent body."""
 
     __slots__ = (
         "_chunks",
@@ -58,29 +58,29 @@ class HTTPConnection(HeadScanner):
     def __init__(self, head_bytes_max: int) -> None:
         super().__init__(head_bytes_max)
         self.incoming: State = IDLE
-        """The state of the message that we receive."""
+        """The state of the received message."""
         self.outgoing: State = IDLE
-        """The state of the message that we send."""
+        """The state of the sent message."""
         self.persistent = True
-        """Whether another exchange may follow, as far as both sides have said."""
+        """Whether another exchange may follow, by both sides' heads so far."""
         self.ended = False
-        """The peer sends no more. Set by the connection's owner."""
+        """The peer sends no more. Set by the code with the socket."""
         self.crowded = False
-        """The last bytes of the body were mostly framing, or more chunks are here than are read at once. The
-        owner lets other connections run before it goes on; a server's sets it to False then."""
+        """The last body bytes were mostly framing, or the buffer has more chunks than one read takes. The
+        caller lets other connections run before it continues. A server's caller then sets it to False."""
         self.fault: Failure | None = None
-        """Why nothing behind this point of what the peer sends can be trusted."""
-        # Of the body that comes: the bytes that are left of a counted one, the reader of a chunked one.
+        """The reason to trust no further bytes from the peer."""
+        # The received body: the remaining bytes of a counted one, the parser of a chunked one.
         self._left: int | None = 0
         self._chunks: ChunkedBody | None = None
-        # Of the body that goes.
+        # The sent body.
         self._framing = EMPTY
         self._unsent = 0
 
     def receive_body(self) -> bytes | None:
-        """Return body bytes that are here, b"" at the clean end, None where more has to be fed.
+        """Return buffered body bytes, b"" at the clean end, None if more bytes have to be fed.
 
-        Raises InboundBroken or OutboundBroken, and the same again when it is called again.
+        Raises InboundBroken or OutboundBroken, and raises the same again on the next call.
         """
         while (state := self.incoming) is not DONE:
             if state is not BODY:
@@ -109,7 +109,7 @@ class HTTPConnection(HeadScanner):
     def feed_body(self, data: bytes) -> bytes | None:
         """Feed received bytes, and return body bytes as `receive_body` does.
 
-        What belongs to the body as a whole is not stored first, as bytes must be that may hold a head.
+        Bytes that all belong to the body bypass the buffer. Only bytes that may contain a head need it.
         """
         if self.incoming is BODY and data and not self.held and len(data) <= BODY_BYTES_MAX:
             if self._chunks is not None:
@@ -124,9 +124,9 @@ class HTTPConnection(HeadScanner):
         return self.receive_body()
 
     def send_body(self, data: bytes, *, end: bool = False, first: bytes = b"") -> bytes:
-        """Return `first` and behind it body bytes as they are framed, with the clean end when `end`.
+        """Return `first`, then the framed body bytes, and with `end` the clean end.
 
-        Raises FramingFault, and IllegalStep where no body can be sent.
+        Raises FramingFault, and IllegalStep if no body can be sent now.
         """
         if not (data or end):
             return first
@@ -153,11 +153,11 @@ class HTTPConnection(HeadScanner):
 
     @property
     def sends_chunks(self) -> bool:
-        """Whether the body that we send is framed in chunks."""
+        """Whether the sent body is framed in chunks."""
         return self._framing == CHUNKED
 
     def _unframe(self, chunks: ChunkedBody, received: bytes) -> bytes:
-        """Return the body's bytes among those of its chunks, which may be none."""
+        """Return the body bytes in received chunks; there may be none."""
         try:
             data = chunks.feed(received)
         except BodyError as exc:
@@ -165,7 +165,7 @@ class HTTPConnection(HeadScanner):
         reached, rest = chunks.reached, chunks.rest
         if reached:
             self.incoming = self._received[BODY, END]
-            # h11 takes bare LFs among trailers, and a server in front of us may see another end.
+            # h11 accepts bare LFs in trailers. A server in front of us may then see another end of the body.
             if chunks.trailers:
                 self.persistent = False
         if rest:
@@ -177,9 +177,9 @@ class HTTPConnection(HeadScanner):
         return data
 
     def _malformed_body(self) -> ExchangeBroken:
-        """Break the message that we receive, whose body is framed wrongly."""
+        """Mark the received message as broken by the framing of its body; return the error."""
         raise NotImplementedError
 
     def _cut_short(self) -> ExchangeBroken:
-        """The peer has ended within its message."""
+        """Return the error of a peer that has ended within its message."""
         raise NotImplementedError

@@ -35,10 +35,10 @@ from proxy.message.head import (
 )
 from proxy.message.strict import BadRequest, read_request_head
 
-# What is kept of a client that sends before it has its answer. Beyond this its socket is not read, so a
-# client that leaves then is noticed when the answer is sent.
+# Bytes kept from a client that sends before it has its answer. Beyond this its socket is not read, so its
+# departure is noticed only when the answer is sent.
 EARLY_BYTES_MAX = 64 * 1024
-# What is read and dropped behind an early answer, for a client that looks only when it has sent all.
+# Bytes read and dropped after an early answer, for a client that reads only after it has sent everything.
 LINGER_BYTES_MAX = 16 * 1024 * 1024
 
 
@@ -54,32 +54,32 @@ class ServerHTTP(HTTPConnection):
     def __init__(self) -> None:
         super().__init__(HEAD_BYTES_MAX)
         self.request: RequestHead | None = None
-        """The current request's head; None where it was refused."""
+        """The current request's head; None if it was refused."""
         self.fields: Fields | None = None
-        """The headers of the last request: a client that sends them again is understood by a comparison."""
+        """The headers of the last request. Repeated headers are recognized by comparison, without parsing."""
         self._drained = 0
 
     @property
     def full(self) -> bool:
-        """Whether no more is to be fed while an answer is due."""
+        """Whether to feed no more bytes before the answer is sent."""
         return len(self.held) >= EARLY_BYTES_MAX
 
     @property
     def may_go_on(self) -> bool:
-        """Whether another request may follow: this one and its answer are whole, and both sides agree."""
+        """Whether another request may follow: request and answer are complete, and both sides agree."""
         return self.persistent and self.outgoing is DONE and self.incoming is DONE
 
     def begin_request(self, raw: bytes) -> RequestHead:
-        """Begin with the request whose whole head this is (`take_head`); raises BadRequest, see `refuse`."""
+        """Begin the request with this complete head (`take_head`); raises BadRequest, see `refuse`."""
         if not self.persistent:
-            raise IllegalStep("a request behind the last one")
+            raise IllegalStep("a request after the last one")
         request = read_request_head(raw, self.fields)
         fields = request.fields
         length = fields.body_length
         step = WHOLE
         if length != 0:
             if fields.upgrade is not None:
-                # The bytes behind the head could be the body's or the new protocol's.
+                # The bytes after the head could be the body's or the new protocol's.
                 raise BadRequest(400, "an upgrade cannot have a body")
             step = EXPECT if b"expect" in fields.by_name else HEAD
             self.crowded = False
@@ -92,7 +92,7 @@ class ServerHTTP(HTTPConnection):
         return request
 
     def refuse(self) -> None:
-        """Begin the answer to a request that is not understood. It is the last one."""
+        """Begin the answer to a malformed request. It is the last one on the connection."""
         self.take_rest()
         self.request = None
         self.persistent = False
@@ -106,11 +106,11 @@ class ServerHTTP(HTTPConnection):
         return b"HTTP/1.1 100 \r\n\r\n"
 
     def send_head(self, head: ResponseHead, data: bytes = b"", *, end: bool = False) -> bytes:
-        """Return the bytes of the answer's head, and of the body bytes and the end that are here already.
+        """Return the encoded head of the answer, with the first body bytes and with `end` the end.
 
-        The framing is decided here: a Content-Length in `head` is kept, any other body is chunked. A whole
-        answer (`end`) drops a body that is not read yet, if all of it is here; where it is not, this answer
-        is the last one. Behind a 101, `data` are raw bytes.
+        This method decides the framing: a Content-Length in `head` is kept, any other body is chunked. A
+        complete answer (`end`) drops an unread request body if all of it has arrived. Otherwise this answer
+        is the last one. After a 101, `data` are raw bytes.
         """
         request = self.request
         encoded = head.encode()
@@ -119,7 +119,7 @@ class ServerHTTP(HTTPConnection):
                 raise IllegalStep("a 101 that the request did not ask for")
             self.outgoing = ANSWER[self.outgoing, SWITCH]
             return encoded + data
-        # A head that cannot be written leaves the answer due.
+        # Assigned only after the head is encoded: if that fails, the answer is still due.
         following = ANSWER[self.outgoing, HEAD]
         if self.incoming is not DONE and not (end and self._drop_body()):
             self.persistent = False
@@ -128,7 +128,7 @@ class ServerHTTP(HTTPConnection):
         if request is not None and b"close" in request.fields.connection:
             self.persistent = False
         if head.passes is not encoded:
-            # A head that just passes says nothing of a connection.
+            # A head that passes unchanged has no Connection header.
             if b"close" in connection_tokens(head.headers):
                 self.persistent = False
             encoded = _without_framing(head).encode()
@@ -140,11 +140,11 @@ class ServerHTTP(HTTPConnection):
             self._framing = COUNTED if has_body else EMPTY
             self._unsent = length
         elif request is None:
-            # A client that was not understood may not know chunks.
+            # A client that sent a malformed request may not know chunks.
             self._framing = ENDLESS
         else:
             self._framing = CHUNKED if has_body else EMPTY
-            # After HEAD as well: it stands for what a GET would get.
+            # After HEAD as well: its answer has the headers of a GET's.
             if head.status not in BODILESS_STATUSES:
                 ours = b"Transfer-Encoding: chunked\r\n"
         if not self.persistent:
@@ -152,10 +152,10 @@ class ServerHTTP(HTTPConnection):
         return self.send_body(data, end=end, first=b"%s%s\r\n" % (encoded[:-2], ours) if ours else encoded)
 
     def drain(self) -> bool:
-        """Drop what was fed behind an early answer. True once nothing more has to be read.
+        """Drop the bytes fed after an early answer. True once nothing more has to be read.
 
-        That is where the request's body ends: then nothing is unread. A body that cannot be trusted, or that
-        takes long to read, is dropped up to LINGER_BYTES_MAX without a look.
+        That is the end of the request's body. A malformed body, or one that takes long to parse, is dropped
+        unparsed, up to LINGER_BYTES_MAX.
         """
         self._drained += len(self.held)
         try:
@@ -170,7 +170,7 @@ class ServerHTTP(HTTPConnection):
         return self.ended or self.incoming is DONE or self._drained >= LINGER_BYTES_MAX
 
     def _drop_body(self) -> bool:
-        """Drop a body that is not read yet, if all of it is here; whether it was."""
+        """Drop an unread body if all of it has arrived; return whether it has."""
         if self.incoming is not OFFERED:
             return False
         try:
@@ -191,7 +191,7 @@ class ServerHTTP(HTTPConnection):
 
 
 def _without_framing(head: ResponseHead) -> ResponseHead:
-    """The head of an answer without what is decided here."""
+    """The head of an answer without the headers that `send_head` decides."""
     ours = {b"connection", b"transfer-encoding"}
     return ResponseHead.of(
         head.status, head.reason, tuple([header for header in head.headers if header[0] not in ours])

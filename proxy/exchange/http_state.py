@@ -1,9 +1,9 @@
 """The states of a request and of its answer on one HTTP/1.1 connection: every transition, in two tables.
 
-Rule 1: everything that may happen to a message is in its table, and a missing entry *is* the error. It is an
-error of our own code (IllegalStep): bytes of a peer are judged before they become a step.
-Rule 2: this file does not know which role we have. A server receives the request and sends the answer, a
-client the reverse, and both keep both states.
+Rule 1: each message's table lists every legal step, and a missing entry *is* the error. The error is one of
+our own code (IllegalStep), because a peer's bytes are validated before they become a step.
+Rule 2: this file does not know our role. A server receives the request and sends the answer, a client the
+reverse. Both keep both states.
 Rule 3: whether another exchange may follow is not a state of a message. As in h11, the connection keeps one
 flag for it, and NEXT needs both messages at rest.
 
@@ -25,36 +25,36 @@ from typing import Final
 
 
 class IllegalStep(Exception):
-    """A step that its message cannot take now: an error of our own code, not of a peer."""
+    """A step that is illegal in the message's state: an error of our own code, not of a peer."""
 
 
 class State(enum.Enum):
     IDLE = "idle"
-    """No exchange is under way."""
+    """No exchange is in progress."""
     OFFERED = "offered"
-    """The request's head is here and its body is not read yet."""
+    """The request's head has arrived, and its body is not read yet."""
     WITHHELD = "withheld"
     """The client sends the body after a 100 (Expect)."""
     AWAITED = "awaited"
-    """The request's head is here and no final answer has begun."""
+    """The request's head has arrived, and no final answer has begun."""
     REFUSED = "refused"
-    """The request was refused as it was read; its answer is the last one."""
+    """The request could not be parsed. Its answer is the last one on the connection."""
     BODY = "body"
     DONE = "done"
     SWITCHED = "switched"
     """A 101: raw bytes follow, in both directions."""
     BROKEN = "broken"
 
-    # Members are singletons. The hash of Enum itself is a call for each lookup.
+    # Members are singletons. Enum's own hash would cost a Python call for each lookup.
     __hash__ = object.__hash__
 
 
 class Step(enum.Enum):
-    HEAD = "a head with a body behind it"
+    HEAD = "a head with a body"
     EXPECT = "a head whose body waits for a 100"
     WHOLE = "a head without a body"
     CONTINUE = "a 100"
-    DATA = "body bytes, or the wish for them"
+    DATA = "body bytes, or a read of them"
     END = "the end"
     ANSWERED = "the beginning of the final answer"
     ASKED = "a request"
@@ -67,7 +67,8 @@ class Step(enum.Enum):
     __hash__ = object.__hash__
 
 
-# Plain names for the hot path: until Python 3.12, finding a member in its enum costs more than comparing it.
+# Plain names for the hot path: before Python 3.12, looking a member up in its enum costs more than comparing
+# it.
 IDLE: Final = State.IDLE
 OFFERED: Final = State.OFFERED
 WITHHELD: Final = State.WITHHELD
@@ -93,7 +94,7 @@ FAULT: Final = Step.FAULT
 
 
 class Transitions(dict[tuple[State, Step], State]):
-    """The state that follows each step. A lookup is no function call, as long as there is an entry."""
+    """The state after each step. A lookup of an existing entry calls no Python function."""
 
     def __missing__(self, at: tuple[State, Step]) -> State:
         raise IllegalStep(f"{at[1].value} where the message is {at[0].value}")

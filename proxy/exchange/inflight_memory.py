@@ -1,14 +1,13 @@
-"""What calls hold, counted in the memory that the tunnels have.
+"""Charges the memory of calls to the same budget as the tunnels' memory.
 
-Theory of operation. A call holds its connections, for hours where nothing happens on them, and a piece or two
-each way, which it has in hand for as long as a receiver stands still: up to 128 KiB as they came, as they are
-framed, and as they are encrypted. It is nobody's window, so no tunnel counts it, and in direct mode there is
-no tunnel. To count each call and each piece as it comes and goes would cost all of them; so one task looks at
-all calls, every LOOK_S, and charges what it finds. In between the sum may be wrong by the calls that begin
-meanwhile, and by what some can get held up with.
+Theory of operation. A call holds its connections, possibly idle for hours. It also holds a piece or two in
+each direction, for as long as a receiver stalls: up to 128 KiB as received, as framed, and as encrypted. No
+stream's window covers these bytes, so no tunnel counts them, and in direct mode there is no tunnel. Counting
+each call and each piece at once would slow down every call. So one task measures all calls every LOOK_S, and
+charges the result. Between two measurements the sum misses calls that begin and receivers that stall.
 
-From there on PROTOCOL.md, "Memory", holds: when memory is short, the agent that holds the most makes room,
-and of its calls and streams those that have not moved for the longest time.
+PROTOCOL.md, "Memory", describes the eviction. When memory is short, calls and streams of the agent that holds
+the most are evicted. Those without progress for the longest time are first.
 """
 
 from __future__ import annotations
@@ -23,33 +22,33 @@ from tunnel import Memory
 from tunnel.net.fairness import Chunks
 from tunnel.protocol.memory import Holder
 
-# Between two looks at all calls. A relay in direct mode begins 1,000 in that time at most, each with two
-# handshakes of TLS: 80 MiB.
+# The interval of measurements. A relay in direct mode begins at most 1,000 calls in that time, each with two
+# TLS handshakes: 80 MiB.
 LOOK_S = 2.0
-# So many are looked at in one go; then the others may run. A look takes 2 µs a call.
+# Calls measured in one loop pass, before other tasks run. A call takes 2 µs.
 LOOKED_AT_PER_PASS = 500
-# To make room can take more than a thousand calls at once, and each one's end some 50 µs, TLS and all.
+# Calls ended in one loop pass. An eviction can end more than a thousand; each takes some 50 µs with its TLS.
 ENDED_PER_PASS = 64
 
 
 class HoldingCall(Protocol):
-    """A call under way."""
+    """An open call."""
 
     @property
     def group(self) -> Hashable:
-        """Whose it is, as the streams of its agent have it."""
+        """Its agent's group, the same as of the agent's streams."""
 
     @property
     def held_bytes(self) -> int:
-        """What it takes of memory that no tunnel counts."""
+        """The memory that it uses and no tunnel counts."""
 
     @property
     def evicted(self) -> bool:
-        """Whether its stream has made room already, so that it has to end as well."""
+        """Whether its stream was evicted already, so that the call has to end as well."""
 
     @property
     def moved_bytes(self) -> int:
-        """What has crossed so far, both ways."""
+        """The bytes transferred so far, in both directions."""
 
 
 CallT = TypeVar("CallT", bound=HoldingCall)
@@ -57,7 +56,7 @@ CallT = TypeVar("CallT", bound=HoldingCall)
 
 @attrs.frozen(eq=False)
 class _Held(Generic[CallT]):
-    """A call as it was at the last look (a Holder)."""
+    """A call at the last measurement (a Holder)."""
 
     call: CallT
     group: Hashable
@@ -67,7 +66,7 @@ class _Held(Generic[CallT]):
 
 
 class HeldUp(Generic[CallT]):
-    """The calls of a process, as its memory sees them (an Evictor); `end` is to end some for its sake."""
+    """The memory of a process's calls (an Evictor); `end` ends evicted calls."""
 
     def __init__(
         self,
@@ -84,12 +83,12 @@ class HeldUp(Generic[CallT]):
         memory.join(self)
 
     async def run(self) -> NoReturn:
-        """Look at the calls again and again, and end those that make room."""
+        """Measure the calls every LOOK_S, and end the evicted ones."""
         while True:
             if not self._doomed:
                 with trio.CancelScope(deadline=trio.current_time() + LOOK_S) as self._nap:
                     await trio.sleep_forever()
-            # Whoever needs the room has found it already, by what was charged.
+            # `evict` has already credited the memory of these calls: no new measurement is needed.
             if not self._doomed:
                 await self._look()
             doomed = self._doomed[:ENDED_PER_PASS]
@@ -109,7 +108,7 @@ class HeldUp(Generic[CallT]):
                 elif self._held:
                     self._release(call)
             await trio.lowlevel.checkpoint()
-        # By those that there are now: some have ended since the list was made.
+        # The current set of calls, not the list: some have ended since.
         gone, slices = self._held.keys() - set(self._calls), Chunks()
         while gone:
             if slices.over:
@@ -139,7 +138,7 @@ class HeldUp(Generic[CallT]):
         return list(self._held.values())
 
     def evict(self, holder: Holder) -> None:
-        """See Evictor. The call is ended soon; what it holds is given back now."""
+        """See Evictor. The call ends soon; its memory is credited now."""
         assert isinstance(holder, _Held)
         if self._release(holder.call):
             if not self._doomed:

@@ -1,7 +1,7 @@
-"""Calls for a later pass of the loop: what a port goes on with, and what is due after some time.
+"""Schedules calls for a later pass of the event loop, or after a delay.
 
-What a socket's watch calls runs in the midst of others, so it stops at its share. The rest of it comes here.
-One call runs in a pass, and the peers take turns, so a peer with much to do delays only itself.
+A socket's callback runs among those of other sockets, so it stops at its share and schedules the rest here.
+One call runs per loop pass, round-robin over the peers, so a busy peer delays only itself.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from tunnel.net.waker import Waker
 
 
 class NextPass:
-    """Calls what it is given, while `run` runs. What is called must neither wait nor raise."""
+    """Makes scheduled calls while `run` runs. A call must neither wait nor raise."""
 
     def __init__(self) -> None:
         self._soon: OrderedDict[Hashable, deque[Callable[[], None]]] = OrderedDict()
-        # The number keeps two of the same time in their order.
+        # The number keeps calls with the same due time in order.
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
         self._spot = Waker("one task makes the calls of later passes")
         self._nap = trio.CancelScope()
 
     def soon(self, peer: Hashable, call: Callable[[], None]) -> None:
-        """Have something called in a later pass; one call of each peer after the other."""
+        """Schedule a call for a later pass, round-robin over the peers."""
         self._soon.setdefault(peer, deque()).append(call)
         self._spot.unpark()
 
     def later(self, delay_s: float, call: Callable[[], None]) -> None:
-        """Have something called after so many seconds."""
+        """Schedule a call after `delay_s` seconds."""
         due_at = trio.current_time() + delay_s
         heappush(self._later, (due_at, next(self._numbers), call))
         self._nap.deadline = min(self._nap.deadline, due_at)
 
     async def run(self) -> NoReturn:
-        """Call until cancelled."""
+        """Make the scheduled calls until cancelled."""
         while True:
             if self._soon:
                 await trio.lowlevel.checkpoint()

@@ -1,9 +1,9 @@
 """HTTPS connections to one server, kept while they are clean.
 
-An upgrade gets a connection of its own, whatever its answer (`fresh`, and `keep=False` afterwards): after a
-refusal the other side may still think the connection is a raw stream, and what came next on it would be
-spoken with our own identity (CVE-2018-1002105). No proxy is ever used and nothing of the environment is
-asked, because a credential goes where this connects.
+An upgrade gets a separate connection, regardless of its answer (`fresh`, and `keep=False` afterwards). After
+a refusal the other side may still treat the connection as a raw stream. The next request on it would then
+reach that stream with our own identity (CVE-2018-1002105). No proxy is ever used, and the environment is
+never read, because each connection carries a credential.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from proxy.message.head import SAFE_METHODS, RequestHead
 from tunnel.net.connect import HandshakeFailed, has_input, os_reason, tls_socket
 from tunnel.net.readiness import Readiness
 
-# kube-apiserver closes a connection that was idle for 90 s; below that with room for a slow network.
+# kube-apiserver closes a connection after 90 s idle. This is lower, with a margin for a slow network.
 IDLE_S = 60.0
-# Between two looks for connections that have been idle too long.
+# The interval of checks for connections that were idle too long.
 SWEEP_S = 10.0
-# A burst of 200 requests leaves that many; what would be above is closed. One costs some 60 KiB.
+# A burst of 200 requests leaves that many; further ones are closed. One costs some 60 KiB.
 IDLE_CONNECTIONS_MAX = 200
-# Name, TCP and TLS. A user waits for this.
+# Name lookup, TCP and TLS. A user waits for this.
 DIAL_DEADLINE_S = 10.0
 
 
 class Connections:
-    """The kept connections to one server. `dial` connects; `server` is what an error calls it.
+    """The kept connections to one server. `dial` connects; `server` names the server in errors.
 
-    With `readiness` those of TLS are watched while they are kept, and closed as soon as something comes; and
-    they can be had without a wait.
+    With `readiness`, kept TLS connections are watched, and closed on any input. They can also be acquired
+    without a wait.
     """
 
     def __init__(
@@ -46,22 +46,22 @@ class Connections:
         self._dial = dial
         self._server = server
         self.readiness = readiness
-        # trio.current_time() looks its clock up each time, which costs more than asking it.
+        # trio.current_time() looks the clock up on each call, which costs more than reading it.
         self._now = trio.lowlevel.current_clock().current_time
         self._idle: list[ClientConnection] = []
         self._closed = False
 
     @property
     def idle_count(self) -> int:
-        """How many connections are kept for reuse now."""
+        """The number of connections kept for reuse."""
         return len(self._idle)
 
     async def acquire(self, *, fresh: bool) -> tuple[ClientConnection, bool]:
-        """A connection to send a request on, and whether it was used before; raises OutboundBroken."""
+        """Return a connection for a request, and whether it was used before; raises OutboundBroken."""
         if not fresh:
             kept, doomed = self._take(self._now())
             if doomed:
-                # Cancelled, it would leave open what is kept no more. It waits for no peer.
+                # Shielded: a cancelled close would leave these connections open. It waits for no peer.
                 with trio.CancelScope(shield=True):
                     await _close(doomed)
             if kept is not None:
@@ -76,20 +76,20 @@ class Connections:
         return ClientConnection(stream), False
 
     async def release(self, connection: ClientConnection, *, keep: bool) -> None:
-        """Take a connection back: kept when it is clean, `keep` allows it and there is room; else cut."""
+        """Take a connection back: keep it if it is clean, `keep` is set and there is room; else cut it."""
         if not (keep and self._keep(connection)):
             await connection.aclose()
 
     def acquire_watched(self, on_input: Callable[[], None]) -> ClientConnection | None:
-        """A kept connection whose watch calls `on_input` from now on; None when there is none.
+        """Return a kept connection whose watch calls `on_input` from now on; None when there is none.
 
-        It goes back by `release_watched`; with its watch ended it is as one of `acquire`.
+        Give it back by `release_watched`. Once its watch is ended, it is like one from `acquire`.
         """
         if not self._idle:
             return None
         connection = self._idle[-1]
         watch = connection.watch
-        # Its watch may not have been told yet of what came unasked; that would be taken for the answer.
+        # Unsolicited input may not have reached the watch yet. It would be taken for the answer.
         if watch is None or self._now() - connection.idle_since >= IDLE_S or watch.has_input():
             return None
         self._idle.pop()
@@ -97,12 +97,12 @@ class Connections:
         return connection
 
     def release_watched(self, connection: ClientConnection) -> None:
-        """Take back a connection that can be watched: kept when it is clean and there is room, else cut."""
+        """Take a watched connection back: keep it if it is clean and there is room; else cut it."""
         if not self._keep(connection):
             connection.cut_nowait()
 
     async def sweep(self) -> None:
-        """Close what has been idle for too long, until all is closed."""
+        """Close connections that were idle too long, until `aclose`."""
         while not self._closed:
             await trio.sleep(SWEEP_S)
             oldest = self._now() - IDLE_S
@@ -111,13 +111,13 @@ class Connections:
             await _close(doomed)
 
     async def aclose(self) -> None:
-        """Close every kept connection, and keep none from here on."""
+        """Close every kept connection, and keep none from now on."""
         self._closed = True
         doomed, self._idle = self._idle, []
         await _close(doomed)
 
     def watch(self, connection: ClientConnection, on_input: Callable[[], None]) -> bool:
-        """Have `on_input` called when something comes on it; False if it cannot be watched."""
+        """Watch a connection: `on_input` is called on input. False if it cannot be watched."""
         if connection.watch is not None:
             connection.watch.call = on_input
             return True
@@ -128,7 +128,7 @@ class Connections:
         return True
 
     def _keep(self, connection: ClientConnection) -> bool:
-        """Keep a connection when it is clean and there is room; whether it is kept."""
+        """Keep a connection if it is clean and there is room; return whether it is kept."""
         if self._closed or len(self._idle) >= IDLE_CONNECTIONS_MAX or not connection.end_exchange():
             return False
         connection.idle_since = self._now()
@@ -141,15 +141,15 @@ class Connections:
         return True
 
     def _drop(self, connection: ClientConnection) -> None:
-        """Close a connection on which something came while nobody had asked: its end, or what is not ours."""
+        """Close a kept connection that has input: its end, or unsolicited bytes."""
         self._idle.remove(connection)
         connection.cut_nowait()
 
     def _take(self, now: float) -> tuple[ClientConnection | None, list[ClientConnection]]:
-        """The most recently used connection that seems alive, and those that are to be closed."""
+        """Return the most recently used connection that seems alive, and the connections to close."""
         doomed: list[ClientConnection] = []
         while self._idle:
-            # The last one: so the others age, and a quiet process keeps few.
+            # Last in, first out: the other connections age, so a quiet process keeps few.
             connection = self._idle.pop()
             connection.end_watch()
             if now - connection.idle_since < IDLE_S and not has_input(connection.stream):
@@ -164,10 +164,10 @@ class Connections:
 
 
 def may_send_again(head: RequestHead, failure: Failure) -> bool:
-    """Whether a request that failed on a kept connection cannot have had an effect, and is sent again.
+    """Whether to send a request again that failed on a kept connection: it cannot have had an effect.
 
-    The server had given the connection up: so no answer had begun, and none that makes no sense has come.
-    What is not safe cannot be told from a request that was carried out just before the connection broke.
+    The server had already closed the connection: no answer had begun, and no malformed one has arrived. An
+    unsafe request is not repeated: it may have been carried out just before the connection broke.
     """
     return (
         head.body_length == 0

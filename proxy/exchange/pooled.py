@@ -1,4 +1,4 @@
-"""The answering side of one request, on a connection that is kept for the next one when it stays clean."""
+"""The answering side of one request, on a pooled connection."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _log = logging.getLogger("hawse")
 
 
 class PooledOutbound:
-    """A request and its answer (an Outbound). `start` sends the head; `aclose` it whatever happens.
+    """A request and its answer (an Outbound). `start` sends the head. Always call `aclose` afterwards.
 
-    A kept connection that the server had closed meanwhile is replaced once, if the request is a safe one
-    without a body and nothing of an answer came: it cannot have had an effect. An upgrade gets a connection
-    of its own, which is never used again.
+    A kept connection that the server had closed is replaced once. The request must be a safe one without a
+    body, and no answer may have begun: such a request cannot have had an effect. An upgrade gets a separate
+    connection, which is never reused.
     """
 
     __slots__ = ("_abandoned", "_acquiring", "_connections", "_head", "_resending", "_reused", "connection")
@@ -30,16 +30,16 @@ class PooledOutbound:
         self._head = head
         self._reused = False
         self._abandoned = False
-        # The scopes of the wait for a connection, and of what is done on a second one.
+        # The scopes of the wait for a connection, and of the attempt on a second one.
         self._acquiring: trio.CancelScope | None = None
         self._resending: trio.CancelScope | None = None
         self.connection: ClientConnection | None = None
-        """What the head was sent on, and where the answer comes from."""
+        """The connection of the request and its answer."""
 
     async def start(self, *, fresh: bool = False) -> None:
         """Send the head; raises OutboundBroken. When it fails or is cancelled, the connection is closed."""
         head = self._head
-        # Another try comes after one that was sent.
+        # `fresh` is set for a second attempt: the first one was sent.
         processed = Processed.MAYBE if fresh else Processed.NO
         with trio.CancelScope() as self._acquiring:
             if self._abandoned:
@@ -51,7 +51,7 @@ class PooledOutbound:
         if self._acquiring.cancelled_caught:
             raise _given_up(processed)
         try:
-            # A connection may come as its wait is cancelled, by whomever: no request follows on it then.
+            # The dial may succeed at the moment of a cancellation. No request is sent then.
             if self._abandoned:
                 raise _given_up(processed)
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -60,7 +60,7 @@ class PooledOutbound:
         except OutboundBroken as error:
             broken = error
         except BaseException:
-            # Cancelled, it closes before its first checkpoint.
+            # Even when cancelled, `_cut` closes before its first checkpoint.
             await self._cut()  # noqa: ASYNC102
             raise
         try:
@@ -68,12 +68,12 @@ class PooledOutbound:
             if not self._may_send_again(broken):
                 raise broken
         finally:
-            # Its traceback holds this frame, which must not hold it in turn.
+            # The traceback refers to this frame. Without `del` that is a reference cycle.
             del broken
         await self._start_anew()
 
     async def send_again(self, head: RequestHead) -> None:
-        """Send another head in place of the first, on another connection; raises OutboundBroken."""
+        """Send another head instead of the first, on another connection; raises OutboundBroken."""
         await self._cut()
         self._head = head
         await self._start_anew()
@@ -120,17 +120,17 @@ class PooledOutbound:
 
     @property
     def held_bytes(self) -> int:
-        """What its connection takes of memory, as long as it has one."""
+        """The memory that the connection uses; 0 without a connection."""
         return self.connection.held_bytes if self.connection is not None else 0
 
     async def aclose(self) -> None:
-        """Give the connection back if it is clean, else cut it. May be called again."""
+        """Give the connection back if it is clean; otherwise cut it. May be called again."""
         connection, self.connection = self.connection, None
         if connection is not None:
             await self._connections.release(connection, keep=self._head.upgrade is None)
 
     async def _start_anew(self) -> None:
-        """Send the head on a new connection, unless the exchange is abandoned before that is there."""
+        """Send the head on a new connection, unless the exchange is abandoned before the dial succeeds."""
         with trio.CancelScope() as self._resending:
             if not self._abandoned:
                 await self.start(fresh=True)
@@ -138,7 +138,7 @@ class PooledOutbound:
         raise _given_up(Processed.MAYBE)
 
     def _head_on(self, connection: ClientConnection, head: RequestHead) -> RequestHead:
-        """The head as it is sent on a connection; method, body and upgrade are the same on all."""
+        """The head to send on a connection. Method, body and upgrade are the same on all connections."""
         return head
 
     def _may_send_again(self, broken: OutboundBroken) -> bool:
@@ -154,7 +154,7 @@ class PooledOutbound:
     async def _cut(self) -> None:
         connection, self.connection = self.connection, None
         if connection is not None:
-            # Before anybody else runs: a watch that outlives its socket is taken for that of the next one.
+            # Before other tasks run: a watch that outlives its socket would watch the next socket instead.
             connection.end_watch()
             await trio.aclose_forcefully(connection.stream)
 

@@ -1,11 +1,11 @@
-"""The two ends of one exchange, whatever carries it.
+"""The two ends of one exchange, independent of the transport.
 
-An exchange is one request and its answer. `Inbound` is where the request came from (the client at the hub;
-at the relay the tunnel, or the hub's own connection), `Outbound` is where it goes (the tunnel, or an HTTPS
-connection). `proxy.exchange.forward` joins one of each and knows nothing else of either.
+An exchange is one request and its answer. `Inbound` is the source of the request: at the hub the client, at
+the relay the tunnel or the hub's own connection. `Outbound` is its destination: the tunnel, or an HTTPS
+connection. `proxy.exchange.forward` joins one of each and depends on nothing else of either.
 
-Only a clean end may look like one: kubectl believes it. So each end has two ways to finish, `end` for an
-answer that is whole and `cut` for everything else, and there is no third.
+A cut must never look like a clean end, because kubectl trusts a clean end. So there are only two ways to
+finish: `end` for a complete answer, and `cut` for everything else.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from proxy.message.failure import Failure
 from proxy.message.head import ResponseHead
 
 OnGone = Callable[[Failure], Awaitable[None]]
-"""What is to be done when the side that asked is gone, with the reason."""
+"""Called with the reason when the requesting side is gone."""
 
 
 PassOn = Callable[[bytes], bool]
-"""Passes a piece of an answer on, in the midst of everything: it neither waits nor raises. False: it is still
-to be passed on, by whoever can wait."""
+"""Passes a piece of an answer on. It is called from callbacks, so it neither waits nor raises. False: the
+piece was not passed on, and the caller's task has to do it."""
 
 
 class ByteStream(Protocol):
@@ -30,48 +30,49 @@ class ByteStream(Protocol):
 
     @property
     def can_half_close(self) -> bool:
-        """Whether the other direction may go on behind `send_eof`; over TLS it hardly ever does."""
+        """Whether the other direction may continue after `send_eof`; over TLS it hardly ever does."""
         ...
 
     async def receive_some(self) -> bytes:
-        """Return bytes as soon as there are any; b"" at a clean end. Cancelled: nothing is lost."""
+        """Return bytes as soon as any arrive; b"" at a clean end. A cancelled call loses nothing."""
         ...
 
     async def send_all(self, data: bytes) -> None:
-        """Send all of it. Cancelled: nobody knows how much, so the stream can only be cut."""
+        """Send all of it. A cancelled call has sent an unknown part, so the stream can only be cut."""
         ...
 
     async def send_eof(self) -> None:
-        """End our direction; what the peer still says can be received. Nothing can be sent behind it."""
+        """End our direction. The peer's bytes can still be received. Nothing can be sent afterwards."""
         ...
 
 
 class Inbound(Protocol):
-    """The side that asked. Its methods raise InboundBroken.
+    """The requesting side. Its methods raise InboundBroken.
 
-    One task may be in `receive_body` while another sends. A cancelled receive loses nothing; after a
-    cancelled send the only thing left to do is `cut`.
+    One task may be in `receive_body` while another sends. A cancelled receive loses nothing. After a
+    cancelled send, only `cut` is allowed.
     """
 
     async def receive_body(self) -> bytes:
-        """Return body bytes as they come, never kept back; b"" at the clean end, again and again."""
+        """Return body bytes as they arrive, without delay; b"" at the clean end, on each further call."""
         ...
 
     async def send_head(self, head: ResponseHead, data: bytes = b"", *, end: bool = False) -> None:
-        """Send the answer's head, in one write with the body bytes and the end that are already there.
+        """Send the answer's head, in one write with the body bytes and the end that have arrived.
 
-        A whole answer (`end`) may drop a request's body that nobody has begun to receive.
+        A complete answer (`end`) may drop a request's body of which nothing was received yet.
         """
         ...
 
     async def send_body(self, data: bytes, *, end: bool = False) -> None:
-        """Send body bytes at once, and the clean end with them when `end`."""
+        """Send body bytes at once, and with `end` the clean end."""
         ...
 
     def send_body_nowait(self, data: bytes) -> bool:
-        """Send body bytes where that needs no wait. False: the next is send_body, with the same bytes.
+        """Send body bytes if that needs no wait. False: call `send_body` next, with the same bytes.
 
-        It sends what is left of them then, and says what is wrong: a failure of the connection is not raised.
+        `send_body` then sends the rest of them. It also raises the connection's failure; this method does
+        not.
         """
         ...
 
@@ -80,28 +81,28 @@ class Inbound(Protocol):
         ...
 
     def upgraded(self) -> ByteStream:
-        """Return the raw stream, after a 101 was sent; bytes that had come before it are its first."""
+        """Return the raw stream after a 101 was sent. It begins with bytes that arrived before the 101."""
         ...
 
     async def cut(self, failure: Failure) -> None:
-        """End it so that it can never be taken for a clean end. Raises nothing; may be called again."""
+        """End it in a way that is never taken for a clean end. Raises nothing; may be called again."""
         ...
 
     def watch(self, on_gone: OnGone, *, body_is_read: bool = False) -> None:
-        """Have `on_gone` called, in a task of its own, once the other side is gone.
+        """Call `on_gone`, in a separate task, once the other side is gone.
 
-        With `body_is_read` somebody is in `receive_body`, who hears of it too. What comes meanwhile is kept,
-        up to a bound.
+        With `body_is_read` a task is in `receive_body`, which fails as well. Bytes that arrive meanwhile are
+        kept, up to a bound.
         """
         ...
 
     async def unwatch(self) -> None:
-        """End `watch`; on return `on_gone` does not run, and will not. Waits only if it was to be called."""
+        """End `watch`. After the return, `on_gone` does not run. Waits only for a call that is due."""
         ...
 
 
 class Outbound(Protocol):
-    """The side that answers; the request's head is already on its way. Its methods raise OutboundBroken.
+    """The answering side. The request's head is already sent. Its methods raise OutboundBroken.
 
     One task may send the body while another receives. A cancelled receive loses nothing.
     """
@@ -111,36 +112,36 @@ class Outbound(Protocol):
         ...
 
     async def end_body(self) -> None:
-        """Say that the request's body is whole."""
+        """Send the clean end of the request's body."""
         ...
 
     async def receive_head(self) -> ResponseHead:
-        """Return the final head, or the 101; other 1xx are dropped."""
+        """Return the final head or the 101. Other 1xx heads are dropped."""
         ...
 
     async def receive_body(self, pass_on: PassOn | None = None, /) -> bytes:
-        """Return body bytes as they come; b"" at the clean end, again and again.
+        """Return body bytes as they arrive; b"" at the clean end, on each further call.
 
-        What comes during the wait for them may be given to `pass_on`, and is only returned if that does not
-        take it. The last of them is always returned where it is known for the last.
+        Bytes that arrive during the wait may be given to `pass_on`. They are returned only if it refuses
+        them. The last piece is always returned, if it is known to be the last.
         """
         ...
 
     def receive_body_nowait(self) -> bytes | None:
-        """Return body bytes that are already here, b"" at the clean end, None when there is a wait."""
+        """Return received body bytes, b"" at the clean end, None if that needs a wait."""
         ...
 
     def upgraded(self) -> ByteStream:
-        """Return the raw stream, after a 101 was received; bytes that came with it are its first."""
+        """Return the raw stream after a 101 was received. It begins with bytes that came with the 101."""
         ...
 
     async def abandon(self, failure: Failure | None = None) -> None:
-        """Give the exchange up, from any task: whoever waits in it gets OutboundBroken. Raises nothing.
+        """Abort the exchange, from any task. Waiting methods raise OutboundBroken; this one raises nothing.
 
-        Without a `failure` the client is gone. It never waits for the other side, cut off or not.
+        Without a `failure` the client is gone. It never waits for the peer, even an unreachable one.
         """
         ...
 
     async def aclose(self) -> None:
-        """Give a connection that is clean back to its pool, cut any other. May be called again."""
+        """Give a clean connection back to its pool; cut any other. May be called again."""
         ...

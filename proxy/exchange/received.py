@@ -1,4 +1,4 @@
-"""The wait for what a client sends: its bytes go from the stream into the connection without I/O."""
+"""Waits for a client's bytes, and feeds them from the stream into the connection without I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxy.message.body import BODY_BYTES_MAX
 
 
 class Received:
-    """Feeds a connection from its stream, while no task reads a body from there."""
+    """Feeds a connection from its stream, while no task reads a body from it."""
 
     __slots__ = ("http", "stream")
 
@@ -18,7 +18,7 @@ class Received:
         self.http = http
 
     async def receive(self) -> bool:
-        """Wait for more; False when there is nothing more to come. Cancelled, nothing is lost."""
+        """Wait for more bytes; False at the end. A cancelled call loses nothing."""
         http = self.http
         if http.ended:
             return False
@@ -33,10 +33,10 @@ class Received:
         return True
 
     async def wait_end(self) -> None:
-        """Return once the client sends no more. What comes before that is kept, until the buffer is full.
+        """Return once the client sends no more. Earlier bytes are kept, until the buffer is full.
 
-        It ends by a checkpoint, so a task that was cancelled meanwhile does not hear of the end. Cancelled,
-        nothing is lost.
+        The call ends with a checkpoint, so a task that was cancelled meanwhile does not see the end. A
+        cancelled call loses nothing.
         """
         http = self.http
         while not (http.ended or http.full):

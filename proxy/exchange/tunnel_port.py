@@ -1,14 +1,13 @@
-"""A stream of the tunnel as the client's port of an exchange: for the relay, which accepts it.
+"""An accepted tunnel stream as the client's port of an exchange, at the relay.
 
-OPEN carries the request's head, HEAD the answer's, DATA is the body and FIN its clean end. RESET in line is
-the cut: it follows the last byte and can be taken for nothing else. After a 101 the same stream carries raw
-bytes.
+OPEN carries the request's head, HEAD carries the answer's. DATA is the body and FIN its clean end. A cut is a
+RESET in line: it follows the last byte and is unambiguous. After a 101 the same stream carries raw bytes.
 
-What the hub sends stays in the stream's window, which is counted in memory, until the exchange takes it. Only
-then the hub gets more credit.
+Bytes from the hub stay in the stream's window until the exchange takes them. The window is counted as memory.
+The hub gets more credit only after the exchange has taken the bytes.
 
-The tunnel knows nothing of lengths, so they are checked here. A body of another length than its head promises
-would leave the API server's connection at odds over where the next request begins.
+The tunnel does not check body lengths, so this port does. A body of a wrong length would desynchronize the
+API server's connection: the next request would begin at the wrong byte.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from proxy.message.failure import GONE, Failure, Processed, StreamCode
 from proxy.message.head import ResponseHead
 from tunnel.stream import Stream, StreamReset
 
-# What a stream delivers in one pass, beside the other streams that a message has brought bytes for.
+# Bytes that a stream delivers in one loop pass before other streams run.
 SHARE_BYTES = 256 * 1024
 
 _OTHER_LENGTH = Failure(
@@ -31,9 +30,9 @@ _OTHER_LENGTH = Failure(
 class TunnelPort:
     """An accepted stream (a Port).
 
-    `soon` calls something in a later pass, when the tunnel's own work is done. `encode` makes the bytes of an
-    answer's head that does not pass as it is. `body_bytes` is the length that the request's head promises;
-    None where it promises none.
+    `soon` schedules a call for a later pass, after the tunnel's own work. `encode` encodes an answer's head
+    that cannot pass unchanged. `body_bytes` is the body's length by the request's head, or None if the head
+    has no length.
     """
 
     __slots__ = ("_body_left", "_delivering", "_encode", "_paused", "_soon", "exchange", "stream")
@@ -51,14 +50,14 @@ class TunnelPort:
         self._encode = encode
         self._body_left = body_bytes
         self._paused = True
-        # A delivery is under way, further down this stack.
+        # A delivery is in progress, in an outer call.
         self._delivering = False
         stream.on_reset(self._on_reset)
 
     def __repr__(self) -> str:
         return repr(self.stream)
 
-    # -- what the exchange calls
+    # -- calls from the exchange
 
     @property
     def half_closes(self) -> bool:
@@ -70,7 +69,7 @@ class TunnelPort:
         try:
             self.stream.send_answer_nowait(head.passes or self._encode(head), data, eof=end)
         except StreamReset:
-            # Its reset was not seen to yet.
+            # The reset has arrived, but `_is_gone` has not run yet.
             self.exchange.broken(self, GONE)
             return False
         if end:
@@ -89,7 +88,7 @@ class TunnelPort:
 
     def _sent(self, room: bool, end: bool) -> bool:
         if end:
-            # What waits is the session's from here on: it counts it, and sends it also after a resumption.
+            # The session owns the queued bytes now: it counts them, and sends them even after a resumption.
             self.exchange.flushed(self)
         elif not room:
             self.stream.when_room(self._on_room)
@@ -105,14 +104,14 @@ class TunnelPort:
         self._deliver()
 
     def stop(self) -> None:
-        """See Port. The hub learns it by the RESET behind the answer."""
+        """See Port. The RESET after the answer tells the hub."""
         self._paused = True
 
     def cut(self, failure: Failure, drop: bool) -> None:
         """See Port."""
         self.stream.reset(failure.code, processed=failure.processed, reason=failure.reason, in_line=not drop)
 
-    # -- what the stream calls, within the tunnel's own work
+    # -- calls from the stream, within the tunnel's own work
 
     def _on_room(self) -> None:
         self._soon(self._has_room)
@@ -120,7 +119,7 @@ class TunnelPort:
     def _on_reset(self) -> None:
         self._soon(self._is_gone)
 
-    # -- and what is done about it
+    # -- the scheduled reactions
 
     def _has_room(self) -> None:
         self.exchange.room(self)
@@ -129,7 +128,7 @@ class TunnelPort:
         self.exchange.broken(self, GONE)
 
     def _deliver(self) -> None:
-        """Pass on what has come, as long as it is wanted."""
+        """Pass on the received bytes until the port is paused."""
         if self._delivering:
             return
         self._delivering = True
@@ -162,7 +161,7 @@ class TunnelPort:
                 return
 
     def _counts(self, size: int, end: bool) -> bool:
-        """Whether the body's length is still what its head says."""
+        """Whether the body still fits the length in its head."""
         if self._body_left is None:
             return True
         self._body_left -= size

@@ -1,10 +1,11 @@
-"""A connection to a server as the upstream's port of an exchange, kept afterwards if it is clean.
+"""A connection to a server as the upstream's port of an exchange. A clean connection is kept afterwards.
 
-An upgrade gets a connection of its own, which is never used again, whatever the answer was. Any other request
-goes on a kept connection, if there is one; otherwise a task dials (`dial`), and that is all that waits.
+An upgrade gets a separate connection, which is never reused, regardless of the answer. Any other request uses
+a kept connection, if there is one. Otherwise a task dials (`dial`), and nothing else here waits.
 
-The request's head leaves with the first bytes of its body, where they are here; otherwise alone, when the
-exchange wants the answer. A server that takes no more of a body has not failed: its answer will tell.
+The request's head is sent together with the first bytes of its body, if they have arrived. Otherwise it is
+sent alone, when the exchange resumes this port. A server that stops taking the body has not failed: its
+answer may still come.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from proxy.exchange.pool import Connections
 from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 
-# Of what one read of the connection brings, from where on it is worth the next one at once. It goes on so
-# until the client's port has no room, and so not for long.
+# A read of at least this size is followed by another read at once. This does not last: the client's port soon
+# has no room.
 MORE_BYTES = 32 * 1024
 
 
@@ -46,24 +47,25 @@ class UpstreamPort:
     def __init__(
         self, connections: Connections, head: RequestHead, *, long: bool, on_401: Failure | None = None
     ) -> None:
-        """`head` is what is sent. `long`: its answer takes hours, so nothing is kept for a next one.
+        """`head` is the request's head. `long`: the answer takes hours, so no state is kept for a next one.
 
-        `on_401`: what a 401 means where the credential is our own, so that it is no answer for the client.
+        `on_401`: the failure that a 401 stands for when the proxy's own credential was refused. Such a 401
+        is not passed to the client.
         """
         self.exchange: Exchange = OVER
         self.connection: ClientConnection | None = None
-        """What the request is sent on; None before, and when it was given back or cut."""
+        """The request's connection; None before, and after it was given back or cut."""
         self.reused = False
-        """It was used before, so the server may have given it up already."""
+        """The connection was used before, so the server may have closed it already."""
         self.may_be_seen = False
-        """Some of the request was sent, also where its connection was cut since."""
+        """Some of the request was sent. Stays True when the connection is cut."""
         self._connections = connections
-        # Held until the answer begins: a credential is in it, and a watch goes on for hours.
+        # Dropped when the answer begins: the head contains a credential, and a watch lasts for hours.
         self._head: RequestHead | None = head
         self._long = long
         self._on_401 = on_401
         self._paused = True
-        # A delivery is under way, further down this stack.
+        # A delivery is in progress, in an outer call.
         self._delivering = False
         self._answered = False
         # The server takes no more of the request; its answer may still come.
@@ -75,9 +77,9 @@ class UpstreamPort:
     # -- before the exchange starts
 
     def take_kept(self) -> bool:
-        """Take a connection that was kept; False when there is none, and a task has to `dial`."""
+        """Take a kept connection. False: there is none, and a task has to `dial`."""
         head = self._head
-        assert head is not None, "it is not sent yet"
+        assert head is not None, "the request is not sent yet"
         if head.fields.upgrade is not None:
             return False
         self.connection = self._connections.acquire_watched(self._take_head)
@@ -85,12 +87,12 @@ class UpstreamPort:
         return self.reused
 
     async def dial(self, *, fresh: bool = False) -> bool:
-        """Get a connection, also a kept one if not `fresh`; False when the exchange is over meanwhile.
+        """Get a connection: a kept one may do, unless `fresh`. False: the exchange has ended meanwhile.
 
-        Raises OutboundBroken. Cancelled, it leaves nothing behind.
+        Raises OutboundBroken. A cancelled call leaves nothing behind.
         """
         head = self._head
-        assert head is not None, "it is not sent yet"
+        assert head is not None, "the request is not sent yet"
         connection: ClientConnection | None = None
         with trio.CancelScope() as self._dialling:
             fresh = fresh or head.fields.upgrade is not None
@@ -99,7 +101,7 @@ class UpstreamPort:
         if connection is None:
             return False
         if self.exchange.over:
-            # It may come as its wait is cancelled.
+            # The dial may succeed at the moment when its wait is cancelled.
             connection.cut_nowait()
             return False
         self.connection = connection
@@ -109,14 +111,14 @@ class UpstreamPort:
 
     @property
     def held_bytes(self) -> int:
-        """What its connection takes of memory, as long as it has one."""
+        """The memory that the connection uses; 0 without a connection."""
         return self.connection.held_bytes if self.connection is not None else 0
 
-    # -- what the exchange calls
+    # -- calls from the exchange
 
     @property
     def half_closes(self) -> bool:
-        """See Port. It is TLS."""
+        """See Port. The connection is TLS."""
         return False
 
     def head(self, head: ResponseHead, data: bytes, end: bool) -> bool:
@@ -136,9 +138,9 @@ class UpstreamPort:
         return self._begin(connection, data)
 
     def _begin(self, connection: ClientConnection, data: bytes) -> bool:
-        """Send the head, and the body's first bytes with it."""
+        """Send the head together with the body's first bytes."""
         head = self._head
-        assert head is not None, "its answer has not begun"
+        assert head is not None, "the answer has not begun"
         try:
             encoded = connection.http.send_request(head)
             if data or self._ended:
@@ -146,7 +148,7 @@ class UpstreamPort:
             self.may_be_seen = True
             sent = connection.send_nowait(encoded)
         except OutboundBroken as broken:
-            # What it has said before can be no answer to what was not sent.
+            # Earlier bytes from the server cannot answer a request that was not sent.
             self.exchange.broken(self, broken.failure)
             return False
         if sent and not self._ended:
@@ -157,7 +159,7 @@ class UpstreamPort:
         try:
             sent = not data or connection.send_nowait(data)
         except OutboundBroken:
-            # What it has said before is still to be read, and tells more.
+            # Bytes that the server sent before the break are still read: they explain it better.
             self._write_failed = True
             return self._ignore()
         return self._sent(connection, sent)
@@ -165,14 +167,14 @@ class UpstreamPort:
     def _sent(self, connection: ClientConnection, sent: bool) -> bool:
         if not sent:
             watch = connection.watch
-            assert watch is not None, "it is watched for as long as the exchange has it"
+            assert watch is not None, "the connection of an exchange is watched"
             watch.when_room(self._on_room)
         elif self._ended:
             self.exchange.flushed(self)
         return sent
 
     def _ignore(self) -> bool:
-        """Take no more of a body. Of a raw stream drop all, so that its client's end is noticed."""
+        """Refuse more of a body. Drop the bytes of a raw stream, so that the client's end is noticed."""
         spliced = self.exchange.spliced
         if spliced and self._ended:
             self.exchange.flushed(self)
@@ -185,13 +187,13 @@ class UpstreamPort:
             self._listen()
 
     def resume(self) -> None:
-        """See Port. It sends the request's head, if no body has taken it along."""
+        """See Port. Sends the request's head, unless it was sent together with the body."""
         self._paused = False
         connection = self.connection
         if connection is None or self._delivering:
             return
         if not self.may_be_seen and not self._begin(connection, b""):
-            # The kernel has not taken all of it, or it is over.
+            # The kernel has not taken the whole head, or the exchange is over.
             return
         if self._answered:
             self._take_body()
@@ -209,17 +211,17 @@ class UpstreamPort:
         self.close()
 
     def close(self) -> None:
-        """Cut the connection, if it was not given back; nothing is called any more. May be called again."""
+        """Cut the connection, unless it was given back. No callback follows. May be called again."""
         if self._dialling is not None:
             self._dialling.cancel()
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.cut_nowait()
 
-    # -- what the connection calls
+    # -- calls from the connection
 
     def _on_room(self) -> None:
-        """The kernel takes more of what was written."""
+        """Send unsent bytes, since the kernel takes more."""
         connection = self.connection
         if connection is None:
             return
@@ -232,7 +234,7 @@ class UpstreamPort:
             self.exchange.crash(error)
 
     def _send_rest(self, connection: ClientConnection) -> bool:
-        """Send what was left; whether there is room."""
+        """Send the unsent bytes; return whether there is room."""
         try:
             if connection.send_nowait(b""):
                 return True
@@ -240,18 +242,18 @@ class UpstreamPort:
             self._write_failed = True
             return self.exchange.spliced
         watch = connection.watch
-        assert watch is not None, "it is watched for as long as the exchange has it"
+        assert watch is not None, "the connection of an exchange is watched"
         watch.when_room(self._on_room)
         return False
 
     def _listen(self) -> None:
-        """Have the connection call when something comes, or not."""
+        """Watch the connection for input, unless the port is paused."""
         watch = self.connection.watch if self.connection is not None else None
         if watch is not None and watch.listening is self._paused:
             watch.listen(not self._paused)
 
     def _take_head(self) -> None:
-        """Pass on the answer's head once it is here, and with it what is here of the body."""
+        """Pass on the answer's head once it is complete, with the body bytes that have arrived."""
         connection = self.connection
         if connection is None or self._paused:
             self._listen()
@@ -282,7 +284,7 @@ class UpstreamPort:
         try:
             body = connection.http.receive_body() or b""
         except OutboundBroken as error:
-            # The head is good.
+            # The head is valid and is passed on before the failure.
             body, broken = b"", error
         if connection.http.incoming is DONE:
             self.connection = None
@@ -298,7 +300,7 @@ class UpstreamPort:
             self._go_on(connection)
 
     def _go_on(self, connection: ClientConnection) -> None:
-        """The head is passed on: see to what is here behind it, and to what comes."""
+        """After the head, pass on the bytes that have arrived, and watch for more."""
         watch = connection.watch
         if watch is not None and not self.exchange.over:
             watch.call = self._take_body
@@ -306,7 +308,7 @@ class UpstreamPort:
                 self._take_more(connection)
 
     def _take_body(self) -> None:
-        """Pass on what has come of the body, or of the raw stream, as long as it is wanted."""
+        """Pass on received bytes of the body, or of the raw stream, until the port is paused."""
         connection = self.connection
         if connection is None or self._paused:
             self._listen()
@@ -323,7 +325,7 @@ class UpstreamPort:
             self._listen()
 
     def _take_more(self, connection: ClientConnection) -> None:
-        """Take in and pass on while more than a little comes."""
+        """Read and pass on, as long as each read brings at least MORE_BYTES."""
         if self.exchange.spliced:
             self._take_raw(connection)
             return
@@ -336,12 +338,12 @@ class UpstreamPort:
                 return
 
     def _pass_on(self, connection: ClientConnection, piece: bytes | None) -> bool:
-        """Pass on `piece` and what else is here of the body, while it is wanted; whether more may come."""
+        """Pass on `piece` and the other received body bytes, until paused; return whether more may come."""
         http = connection.http
         while piece is not None:
             end = http.incoming is DONE
             if end:
-                # Given back, kept if it is clean, before the client has the end and asks for the next thing.
+                # The connection is given back before the client gets the end: its next request may reuse it.
                 self.connection = None
                 self._connections.release_watched(connection)
             self.exchange.data(self, piece, end)
@@ -362,7 +364,7 @@ class UpstreamPort:
             end = connection.at_end
             self.exchange.data(self, piece, end)
             if end:
-                # It would tell its end again and again.
+                # A watched connection reports its end again and again.
                 self._paused = True
                 return
             if len(piece) < MORE_BYTES and not connection.has_unread:

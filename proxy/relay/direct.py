@@ -1,11 +1,11 @@
 """Direct mode: the HTTPS listener that the hub dials, with the hub's token in each request.
 
-It stands in public, so a stranger gets a handshake, one head and a 401, and no more. Every answer of the
-relay's own is marked by a header that nothing else can bring: upstream answers lose it on their way. So the
-hub can tell our refusal from the API server's, and whether the request can have been seen.
+The listener is public, so an unauthenticated peer gets a handshake, one head and a 401, and no more. A header
+marks every answer of the relay itself, and is removed from upstream answers. So the hub can distinguish our
+refusal from the API server's. The header also states whether the API server may have seen the request.
 
-A live stream is bound to the hub's connection: when the hub cuts it, or is out of reach for tcp.CUT_S, the
-stream ends here too. That bounds how long an agent that was revoked meanwhile can go on.
+An open stream is bound to the hub's connection. It ends when the hub cuts the connection, or is unreachable
+for tcp.CUT_S. That bounds how long an agent can continue that was revoked meanwhile.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from tunnel.net.tcp import Bonds, TCPStream
 log = logging.getLogger("hawse.relay")
 
 HANDSHAKE_S = 10.0
-# Only hubs have something to say here, from an address or two. A stranger takes up to 50 KiB, and 16 for a
-# head: with these 82 MiB in all, of what a relay is given beside its memory_mib.
+# Only hubs are expected here, from an address or two. An unauthenticated connection takes up to 50 KiB, and
+# 16 KiB for a head. These bounds allow 82 MiB in all, from the memory beside `memory_mib`.
 PENDING_MAX = 1024
 PENDING_BYTES_MAX = 16 * 1024 * 1024
 
@@ -60,18 +60,18 @@ class DirectServer:
     verifier: Verifier
     certificate: WatchedFile[ssl.SSLContext]
     memory: Memory
-    """In which what calls hold is counted."""
+    """The budget for the memory of calls."""
     unauthenticated: UnauthenticatedLimits = attrs.Factory(
         lambda: UnauthenticatedLimits(connections_max=PENDING_MAX, bytes_max=PENDING_BYTES_MAX)
     )
     deadlines: Deadlines = attrs.Factory(Deadlines)
-    """Whoever serves connections runs it beside."""
+    """The caller runs it in a task."""
     bonds: Bonds = attrs.Factory(Bonds)
-    """This as well."""
+    """The caller runs it in a task."""
     statement: Callable[[], Statement] = Statement
-    """What the relay states now to a hub that asks."""
+    """Returns the relay's current statement, for a hub's inquiry."""
     balancers: Balancers = NO_BALANCERS
-    """Whose connections begin with a PROXY header."""
+    """Load balancers, whose connections begin with a PROXY header."""
     admitter: Admitter = attrs.field(init=False)
 
     @admitter.default
@@ -79,7 +79,7 @@ class DirectServer:
         return Admitter(self.unauthenticated, LogLimit(log), self.balancers)
 
     async def handle_connection(self, tcp: TCPStream | trio.SocketStream) -> None:
-        """Serve one connection to its end; a fault in it is logged and reaches no other."""
+        """Serve one connection to its end. A bug in it is logged and affects no other connection."""
         pending = await self.admitter.admit(tcp)
         if pending is None:
             return
@@ -95,9 +95,9 @@ class DirectServer:
                     connection.peer = UnknownPeer(pending.network)
                     await self._serve(connection, pending, peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken, OSError):
-            pass  # the peer left, or its handshake failed: nothing to answer, nobody to tell
+            pass  # the peer left, or its handshake failed: there is no answer to send
         except Exception:
-            # The wrapper around a connection's task: a bug in one must not end the others.
+            # A bug in one connection's task must not end the others.
             log.exception("a connection of %s failed by a fault of ours", peer)
         finally:
             pending.release()
@@ -133,7 +133,7 @@ class DirectServer:
                 connection.peer = None
                 underway = self.upstream.underway
                 if self.memory.short and underway.of_agent(claims.agent_id) > MODEST_USERS_MAX:
-                    # As in the tunnel (PROTOCOL.md, "Memory"), and the hub answers it alike.
+                    # The same rule as in the tunnel (PROTOCOL.md, "Memory"), with the same answer by the hub.
                     raise refusal(StreamCode.REFUSED, "memory is short")
                 call = self.upstream.prepare(request, claims, DirectCall)
                 await call.carry(connection, connection.drop)
@@ -163,5 +163,5 @@ def _bearer(request: RequestHead) -> bytes:
 
 def _succession(request: RequestHead) -> list[str]:
     said = (request.header(SUCCESSION_HEADER) or b"").decode("ascii", "replace")
-    # A hub says no more. They are read before it is known who says them, and 10,000 would take half a second.
+    # A hub sends no more. They are parsed before the peer is authenticated; 10,000 would take half a second.
     return said.rsplit(maxsplit=ROTATIONS_MAX)[-ROTATIONS_MAX:]

@@ -1,4 +1,4 @@
-"""A request that came by the hub's own connection (direct mode), carried by a task."""
+"""A request from the hub's own connection (direct mode), carried by a task."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from proxy.relay.pool import Exchange
 from proxy.relay.verify import Refused
 
 Drop = Callable[[Failure], Awaitable[None]]
-"""Ends an answer that has begun, at once. It may be called again, and raises nothing."""
+"""Cuts an answer that has begun, at once. It may be called again, and raises nothing."""
 
 
 class DirectCall(Call):
-    """One request on its way; `carry` it to its end."""
+    """One open request; `carry` runs it to its end."""
 
     __slots__ = ("_drop", "_inbound", "_outbound", "_tally")
 
@@ -42,7 +42,7 @@ class DirectCall(Call):
         self.long = long
         self.revoked = None
         self._outbound = Exchange(upstream.pool, request, identity, is_tail(info))
-        # What has crossed, while it is carried.
+        # The transferred bytes, set by `carry`.
         self._tally: Tally | None = None
         self._drop: Drop | None = None
         self._inbound: ServerConnection | None = None
@@ -65,10 +65,10 @@ class DirectCall(Call):
         if self.revoked is not None:
             return
         self.revoked = failure
-        # First the hub, that it hears of our reason and not of what follows from it.
+        # The hub's side first, so that the hub gets this reason and not a follow-up error.
         await self._drop_answer()
         await self._outbound.abandon(failure)
-        # The answer may have been about to begin.
+        # Again, because the answer may have begun meanwhile.
         await self._drop_answer()
 
     async def _drop_answer(self) -> None:
@@ -78,14 +78,14 @@ class DirectCall(Call):
     async def carry(self, inbound: ServerConnection, drop: Drop) -> None:
         """Carry the exchange to its end.
 
-        `drop` ends an answer that has begun. Raises Refused while nothing has been answered: saying so is the
-        caller's. Cancelled: `inbound` is good for nothing but a cut.
+        `drop` cuts an answer that has begun. Raises Refused before the answer has begun: the caller sends the
+        refusal. After a cancelled call, `inbound` can only be cut.
         """
         self._drop, self._tally, self._inbound = drop, Tally(), inbound
         try:
             await self._carry(inbound)
         finally:
-            # What it was answered on may carry somebody else's answer next.
+            # The hub's connection may carry another request's answer next.
             self._drop = self._inbound = None
             self.end()
 
@@ -108,9 +108,9 @@ class DirectCall(Call):
             raise Refused(failure)
 
     async def _start(self, inbound: ServerConnection) -> None:
-        """Send the request; raises Refused, also when nobody wants it any more."""
+        """Send the request. Raises Refused, also for a request that was cancelled meanwhile."""
         self._check_revoked(Processed.NO)
-        # It may take a dial of seconds, and what the hub takes back meanwhile must not be carried out.
+        # A dial may take seconds. A request that the hub cancels meanwhile must not be carried out.
         inbound.watch(self._outbound.abandon, body_is_read=self.request.body_length != 0)
         try:
             await self._outbound.start()
@@ -118,7 +118,7 @@ class DirectCall(Call):
             self._check_revoked(broken.failure.processed)
             raise Refused(broken.failure) from broken
         finally:
-            # Cancelled, it waits no longer than whoever watches needs to be cancelled as well.
+            # When cancelled, this waits only until the watching task is cancelled as well.
             await inbound.unwatch()  # noqa: ASYNC102
         self._check_revoked(Processed.MAYBE)
 

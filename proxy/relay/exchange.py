@@ -1,8 +1,8 @@
-"""One verified request to the API server, and its answer back: the same for both modes.
+"""One verified request to the API server, and its answer: the same for both modes.
 
-This is the last place that can keep a request from running under the wrong name, so it takes nobody's word:
-the target is parsed once more by the strict rules, the identity is checked again where its headers are made,
-and the head is written afresh. What fails before anything was sent says so (`processed` is NO).
+This is the last check before a request could run under a wrong identity, so it trusts no earlier one. The
+target is parsed again by the strict rules. The identity is checked again while its headers are built, and the
+head is encoded from its parsed parts. Failures before the request is sent have `processed` NO.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from tunnel.net.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
 
-# A path may be nearly 1 MiB of a backend's own; a log line says which request it was.
+# A path to a backend may have nearly 1 MiB. This is enough to identify the request in a log line.
 LOGGED_PATH_BYTES = 200
-# Lines about refused requests that are logged at once, and as many about failed ones, before there is one a
-# second: of agents that meet a guardrail each is told of, and a hub that asks for nothing else fills no disk.
+# The burst of log lines about refused requests, and the same about failed ones; then one line a second. Each
+# agent's denial by a guardrail is logged, and a hub that sends only denied requests cannot fill the disk.
 TOLD_AT_ONCE = 60
-# They are made once for all requests under one token: as many as a session of the tunnel may name at once.
+# Cached identity lines, one entry per token: as many as a tunnel session may have contexts at once.
 IDENTITIES_REMEMBERED_MAX = 4096
 
 
 class Upstream:
-    """Carries verified requests to one API server, and knows which are under way."""
+    """Carries verified requests to one API server, and tracks the open ones."""
 
     def __init__(self, pool: Pool, guardrails: Guardrails | None = None) -> None:
         self.pool = pool
@@ -59,7 +59,7 @@ class Upstream:
         self.failures = LogLimit(log, TOLD_AT_ONCE)
 
     def prepare(self, request: RequestHead, claims: RelayClaims, make: MakeCall[CallT]) -> CallT:
-        """Make what carries a request under the identity of `claims`; it is under way from now on.
+        """Make the call that carries a request under the identity of `claims`. The call is open from now on.
 
         Raises Refused.
         """
@@ -83,25 +83,25 @@ class Upstream:
         return call
 
     def log_refusal(self, message: str) -> None:
-        """Say that a request was refused."""
+        """Log that a request was refused."""
         self.refusals.line(logging.INFO, message, trio.current_time())
 
     @property
     def readiness(self) -> Readiness | None:
-        """What notices the answers that no task awaits."""
+        """Watches the connections of exchanges without a task."""
         return self.pool.connections.readiness
 
     def pass_head(self, head: ResponseHead) -> ResponseHead:
-        """The head of an answer as it leaves the relay."""
+        """The head of an answer as the relay sends it."""
         return relay_response_head(head, self.pool.access.authority)
 
     def pass_bytes(self, head: ResponseHead) -> bytes:
-        """The same in canonical form, for one that does not pass as it is."""
+        """The same, encoded in canonical form, for a head that does not pass unchanged."""
         return relay_response_head(head, self.pool.access.authority).encode()
 
 
 class Call(ABC):
-    """One request on its way. Each mode has its own kind, which ends it."""
+    """One open request. Each mode has its own subclass."""
 
     __slots__ = ("claims", "info", "long", "request", "revoked", "upstream")
 
@@ -112,39 +112,39 @@ class Call(ABC):
     long: bool
     """A watch, a followed log or an upgrade."""
     revoked: Failure | None
-    """Why it must not go on, if so."""
+    """The reason why the call must end; None if it may continue."""
 
     @property
     def group(self) -> Hashable:
-        """Its agent's, as the tunnel has it."""
+        """Its agent's group, the same as in the tunnel."""
         return False, group_of(self.claims.agent_id)
 
     @property
     @abstractmethod
     def held_bytes(self) -> int:
-        """What its connections take of memory, and the pieces that it has in hand."""
+        """The memory that its connections and its unsent pieces use."""
 
     @property
     def evicted(self) -> bool:
-        """Never told here: a stream that has made room tells its call."""
+        """Always False: an evicted stream ends its call directly."""
         return False
 
     @property
     @abstractmethod
     def moved_bytes(self) -> int:
-        """What has crossed so far, both ways."""
+        """The bytes transferred so far, in both directions."""
 
     @abstractmethod
     async def revoke(self, failure: Failure) -> None:
-        """End it, from any task, and say why. Waits for nobody at the other ends."""
+        """End the call with a reason, from any task. Waits for no peer."""
 
     def end(self) -> None:
-        """It is not under way any more."""
+        """Remove the call from the open ones."""
         self.upstream.underway.end(self)
 
     def log_failure(self, failure: Failure, *, gone: bool) -> None:
-        """Say why it did not end well."""
-        # Agents leave watches and logs all the time; that is nobody's concern.
+        """Log why the call failed."""
+        # Agents leave watches and logs all the time: no reason for a line outside of debugging.
         if gone and not log.isEnabledFor(logging.DEBUG):
             return
         method = self.request.method.decode("ascii")
@@ -160,7 +160,7 @@ class Call(ABC):
 CallT = TypeVar("CallT", bound=Call)
 
 MakeCall = Callable[[Upstream, RequestHead, RelayClaims, RequestInfo, bool, IdentityLines], CallT]
-"""Makes a call of a request whose target was read, and of the lines of its identity; raises RewriteError."""
+"""Makes a call from a parsed request and the lines of its identity; raises RewriteError."""
 
 
 _MEMORY = Failure(
@@ -171,56 +171,56 @@ _MEMORY = Failure(
 
 
 class Underway(Drained):
-    """The calls under way. The streams and connections that the hub may open bound them."""
+    """The open calls. The limits on the hub's streams and connections bound their number."""
 
     def __init__(self) -> None:
         self._calls: set[Call] = set()
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of open calls."""
         return len(self._calls)
 
     @property
     def long(self) -> int:
-        """Those of them that are watches, followed logs or upgrades."""
+        """The number of watches, followed logs and upgrades among them."""
         return sum(call.long for call in self._calls)
 
     @property
     def any_long(self) -> bool:
-        """Whether there is one of those."""
+        """Whether a watch, a followed log or an upgrade is open."""
         return any(call.long for call in self._calls)
 
     def __iter__(self) -> Iterator[Call]:
         return iter(list(self._calls))
 
     def of_agent(self, agent_id: str) -> int:
-        """How many there are of an agent."""
+        """The number of an agent's open calls."""
         return sum(call.claims.agent_id == agent_id for call in self._calls)
 
     async def end_for_memory(self, doomed: Sequence[Call]) -> None:
-        """End calls because what they hold is needed."""
+        """End calls because their memory is needed."""
         async with trio.open_nursery() as nursery:
             for call in doomed:
                 if call in self._calls:
                     nursery.start_soon(call.revoke, _MEMORY)
 
     def begin(self, call: Call) -> None:
-        """A call begins."""
+        """Add a call."""
         self._calls.add(call)
 
     def end(self, call: Call) -> None:
-        """It is over, whatever became of it."""
+        """Remove a call, with any outcome."""
         self._calls.discard(call)
         if self._waiter is not None:
             self._ended()
 
 
 def _identity(claims: RelayClaims) -> IdentityLines:
-    """The lines of an identity; raises IdentityError or RewriteError."""
+    """The header lines of an identity; raises IdentityError or RewriteError."""
     return identity_lines(impersonation_headers(claims.user, claims.groups, claims.extra))
 
 
 def describe(failure: Failure) -> str:
-    """A failure in one line for the log."""
+    """A failure in one line, for the log."""
     return f"{failure.code.name.lower()}, processed: {failure.processed.name.lower()}: {failure.reason}"

@@ -1,12 +1,12 @@
 """The two requests that the relay sends as itself, and the only ones without impersonation.
 
 `proxy.message.rewrite` writes all other heads, and sends none without impersonation. These two do not pass
-through it, and no client data is in them: each is constant except for the API server's address and the
-service account's token. Each has a connection of its own, which is closed afterwards, so that no agent's
-request can share it.
+through it, and contain no client data: each is constant except for the API server's address and the service
+account's token. Each uses a separate connection, which is closed afterwards, so no agent's request can share
+it.
 
-- `GET /readyz`, which Kubernetes allows everyone: does the API server answer? - `GET` of the namespace
-`kube-system`, whose UID identifies the cluster.
+- `GET /readyz`, which Kubernetes allows everyone. It shows whether the API server answers.
+- `GET` of the namespace `kube-system`, whose UID identifies the cluster.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""One request to the API server: on which connection, with which token, and when it may be sent again.
+"""One request to the API server: its connection, its token, and when it may be sent again.
 
-The API server takes its client's word per request (a bearer token, and whom to impersonate), so requests of
-different agents may follow one another on a connection. An upgrade is another matter and gets a connection of
-its own, which nothing else ever uses, whatever the answer was (see proxy.connections).
+The API server authenticates each request by its bearer token and impersonation headers. So requests of
+different agents may share a connection. An upgrade gets a separate connection, which no other request ever
+uses, regardless of the answer (see proxy.exchange.pool).
 
-Two requests are sent again, each once, and neither can have had an effect before:
+Two kinds of requests are sent again, each once. Neither can have had an effect before:
 
-- one that met a kept connection which the API server had already given up. It must be a safe one without a
-  body, and no answer may have begun: what is not safe cannot be told from a request that was carried out just
-  before the connection broke.
-- one that was answered 401 because the relay's own token is old, if the disk has another by now and no body
-  was sent. Authentication comes before everything else there.
+- A request on a kept connection that the API server had already closed. It must be a safe one without a body,
+  and no answer may have begun. An unsafe request is not repeated: it may have been carried out just before
+  the connection broke.
+- A request that was answered 401 because the relay's own token is old. The disk must have a newer token, and
+  no body may have been sent. The API server authenticates before it does anything else.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ OWN_TOKEN_REFUSED = Failure(
 async def dial_tls(access: ClusterAccess) -> trio.abc.Stream:
     """Connect to the API server; raises OSError or HandshakeFailed.
 
-    Straight to its address: no proxy of the environment is asked, since the token goes where this connects.
+    It connects straight to the address. It ignores the environment's proxies, because the relay's token is
+    sent over this connection.
     """
     return await open_tls(access.host, access.port, access.ssl_context(), server_hostname=access.server_name)
 
 
 class Pool:
-    """The way to one API server; use `open_pool`."""
+    """The connections to one API server, and the relay's access; made by `open_pool`."""
 
     def __init__(self, access: ClusterAccess, connections: Connections) -> None:
         self.access = access
@@ -60,9 +61,9 @@ class Pool:
         self._own_token = LogLimit(log)
 
     async def exchange(self, inner: RequestHead, identity: IdentityLines, tail: bool = False) -> Exchange:
-        """Send the request of an inner head under an identity, and return its answering side.
+        """Send the request with an inner head under an identity, and return its answering side.
 
-        Raises RewriteError and OutboundBroken; when cancelled, the connection is closed. See also Exchange.
+        Raises RewriteError and OutboundBroken. A cancelled call closes the connection. See also Exchange.
         """
         exchange = Exchange(self, inner, identity, tail)
         await exchange.start()
@@ -71,10 +72,9 @@ class Pool:
     def port(
         self, inner: RequestHead, identity: IdentityLines, tail: bool, long: bool
     ) -> tuple[UpstreamPort, str]:
-        """The port of a request, which is sent as the relay's head for an inner one, and its token.
+        """Return the port of a request, whose head the relay makes from an inner one, and the token in it.
 
-        `tail` says that a backend behind the API server answers, so that a 401 is the backend's own. Raises
-        RewriteError.
+        `tail`: a backend behind the API server answers, so a 401 is the backend's own. Raises RewriteError.
         """
         access = self.access
         token = access.token()
@@ -83,10 +83,10 @@ class Pool:
         return UpstreamPort(self.connections, head, long=long, on_401=on_401), token
 
     def renew_token(self, token: str, head: RequestHead) -> bool:
-        """Whether a request that was refused under a token may be sent again, under a newer one.
+        """Whether a request that was refused with a token may be sent again, with a newer one.
 
-        The agent has shown no credential to the API server, so a 401 from there is never the agent's: passed
-        on, it would send kubectl looking for a new one.
+        The agent's credential never reaches the API server, so a 401 from there is never about it. Passed on,
+        the 401 would make kubectl look for a new credential.
         """
         newer = self.access.refresh_token() or self.access.token() != token
         if not newer or head.body_length != 0:
@@ -96,21 +96,21 @@ class Pool:
         return True
 
     def log_own_token_refused(self) -> None:
-        """Say that the relay's own token is of no use."""
+        """Log that the API server refuses the relay's own token."""
         self._own_token.warning("the API server refuses the relay's own token (401)", trio.current_time())
 
 
 class Exchange(PooledOutbound):
     """The answering side of one request (an Outbound), on a connection of the pool.
 
-    `start` it, and `aclose` it whatever happens. `tail` says that a backend behind the API server answers, so
-    that a 401 is the backend's own.
+    Call `start`, and always `aclose` afterwards. `tail`: a backend behind the API server answers, so a 401 is
+    the backend's own.
     """
 
     __slots__ = ("_identity", "_inner", "_pool", "_tail", "_token", "_token_renewed")
 
     def __init__(self, pool: Pool, inner: RequestHead, identity: IdentityLines, tail: bool = False) -> None:
-        """Make ready to send what the relay's head for an inner one is; raises RewriteError."""
+        """Build the relay's head from the inner one; raises RewriteError."""
         self._pool = pool
         self._inner = inner
         self._identity = identity
@@ -119,13 +119,13 @@ class Exchange(PooledOutbound):
         super().__init__(pool.connections, self._build_head())
 
     def _build_head(self) -> RequestHead:
-        """The head as it is sent, under the token that the relay has now."""
+        """Build the head with the relay's current token."""
         access = self._pool.access
         self._token = token = access.token()
         return relay_request_head(self._inner, access.authority, token, self._identity, self._tail)
 
     async def receive_head(self) -> ResponseHead:
-        """Return the answer's head, of the second try where there was one. See Outbound."""
+        """Return the answer's head, after a second attempt if necessary. See Outbound."""
         while True:
             head = await super().receive_head()
             if head.status != 401 or self._tail:
@@ -133,7 +133,7 @@ class Exchange(PooledOutbound):
             await self._answer_401()
 
     async def _answer_401(self) -> None:
-        """Send the request again under a newer token; raises OutboundBroken if there is none."""
+        """Send the request again with a newer token; raises OutboundBroken if there is none."""
         if self._token_renewed or not self._pool.renew_token(self._token, self._inner):
             self._pool.log_own_token_refused()
             await self._cut()
@@ -144,7 +144,7 @@ class Exchange(PooledOutbound):
 
 @asynccontextmanager
 async def open_pool(access: ClusterAccess, dial: Dial = dial_tls) -> AsyncIterator[Pool]:
-    """Keep connections for the block; closes those that idle too long, and at the end all of them."""
+    """Open a pool for the block. Connections that idle too long are closed, and at the end all of them."""
     readiness = Readiness()
     connections = Connections(lambda: dial(access), access.authority.decode("ascii"), readiness)
     async with trio.open_nursery() as nursery:
@@ -155,5 +155,5 @@ async def open_pool(access: ClusterAccess, dial: Dial = dial_tls) -> AsyncIterat
         finally:
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
-                # Waits for no peer: these connections are cut.
+                # The connections are cut, so this waits for no peer.
                 await connections.aclose()

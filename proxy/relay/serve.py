@@ -1,12 +1,13 @@
-"""The relay as a whole: what it opens, in which order, who owns it, and how it stops.
+"""The relay as a whole: its parts, the order in which they open, their owners, and how the relay stops.
 
-From the outside in: the way to the API server, the probes' listener, then the way to the hub: a tunnel that
-this relay dials, or a listener that the hub dials. The probes' listener answers from the first moment to the
-last, because it is how Kubernetes tells a start and a stop from a failure. Outside a cluster it may wait for
-the port until a relay that was stopped before has finished.
+From the outside in: the listener for probes, the pool of connections to the API server, then the link to the
+hub. The link is a tunnel that this relay dials, or a listener that the hub dials. The listener for probes is
+open from the first moment to the last: by it Kubernetes distinguishes a start and a stop from a failure.
+Outside a cluster it may have to wait for the port until a previous relay has stopped.
 
-SIGTERM: readiness off; the hub is told to open nothing new here, and does at a sibling; what is under way may
-go on for the configured grace; then, or at a second SIGTERM, it is cut.
+On SIGTERM the relay becomes unready. The hub is asked to open no more requests here, and uses another
+replica. Open requests may continue for the configured grace period. They are cut after it, or at a second
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -64,31 +65,30 @@ HEALTH_LOOK_S = 1.0
 
 
 class RelayError(Exception):
-    """The relay cannot start as it is configured."""
+    """The relay cannot start with its configuration."""
 
 
 @attrs.define
 class State:
-    """What the probes and the signal need to know of the way to the hub, and of the API server."""
+    """The state of the link to the hub and of the API server, for the probes and the shutdown."""
 
     probe: Probe
     sessions: list[Session] = attrs.Factory(list)
-    """The current one, and those that the hub said GOAWAY in, while they go on."""
+    """The current session, and the draining ones after the hub's GOAWAY."""
     trusted: dict[Session, ClockFault] = attrs.Factory(dict)
-    """Those of them in which the hub's time is known: in others no request is served."""
+    """The sessions in which the hub's time is known. No request is served in the others."""
     dialing: trio.CancelScope = attrs.Factory(trio.CancelScope)
-    """Cancelled, no other session is dialled."""
+    """Cancel it, and no further session is dialled."""
     accepting: trio.CancelScope | None = None
-    """Direct mode: cancelled, the listener takes no more connections."""
+    """Direct mode: cancel it, and the listener accepts no more connections."""
     server: DirectServer | None = None
     stopping: bool = False
 
     @property
     def unready(self) -> str:
-        """Why a new request cannot come here and go on to the API server; empty when it can.
+        """Why a new request could not reach this relay and the API server; empty if it could.
 
-        A probe that fails once counts at once: the kubelet asks twice before it believes
-        (proxy.kubernetes.manifests).
+        A single failed probe counts: the kubelet itself needs two failures (proxy.kubernetes.manifests).
         """
         if self.stopping:
             return "the relay is stopping"
@@ -102,7 +102,7 @@ class State:
             for session, clock_fault in self.trusted.items()
             if not (session.closed or session.detached)
         ]
-        # Each of them knows its own hub's clock.
+        # Each session has its own hub, and so its own clock.
         faults = {clock_fault() for clock_fault in up} or {"no hub"}
         return "" if "" in faults else min(faults)
 
@@ -110,13 +110,13 @@ class State:
 async def run_relay(config: RelayConfig) -> int:
     """Run the relay until SIGTERM or SIGINT; returns the exit status.
 
-    Raises, some from within exception groups, RelayError, ClusterAccessError or FileError for what it cannot
-    start with, and OSError when it cannot listen.
+    Raises RelayError, ClusterAccessError or FileError for an unusable configuration, and OSError when it
+    cannot listen. Some come within exception groups.
     """
     raise_file_limit()
     access = from_kubeconfig(config.kubeconfig) if config.kubeconfig is not None else in_cluster()
     state = State(Probe(access))
-    # Of all the streams' windows, heads and ledgers (PROTOCOL.md, "Memory"), and of what calls hold.
+    # For the windows, heads and ledgers of all streams (PROTOCOL.md, "Memory"), and for the memory of calls.
     memory = Memory(config.memory_bytes)
     with stop_signals() as signals:
         async with trio.open_nursery() as outermost:
@@ -145,7 +145,7 @@ async def run_relay(config: RelayConfig) -> int:
 async def _open_way(
     config: RelayConfig, upstream: Upstream, state: State, memory: Memory
 ) -> AsyncIterator[None]:
-    """Keep the way to the hub open for the block; what is still under way at its end is cut."""
+    """Keep the link to the hub open for the block. Requests still open at its end are cut."""
     underway = upstream.underway
     async with trio.open_nursery() as nursery:
         nursery.start_soon(HeldUp(memory, underway, underway.end_for_memory).run)
@@ -162,7 +162,7 @@ async def _open_way(
 
 
 def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory, probe: Probe) -> DialerConfig:
-    """What the dialer needs; raises RelayError."""
+    """Build the dialer's configuration; raises RelayError."""
     boot_id = uuid.uuid4().hex
     software = f"hawse/{version('hawse')}"
 
@@ -207,7 +207,7 @@ def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory, probe: 
 
 
 async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstream, state: State) -> None:
-    """Dial the hub, and serve what comes by the tunnel, forever."""
+    """Dial the hub and serve the tunnel's requests, until cancelled."""
     hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
     hubs = HubClocks(hub_keys, config.hub_url, config.cluster_id, config.clock_bound_s)
     stated: dict[Session, Stated] = {}
@@ -219,7 +219,7 @@ async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstr
     async def serve(session: Session) -> None:
         state.sessions.append(session)
         stated[session] = Stated(session)
-        # It may have changed since the hello was written.
+        # The statement may have changed since the hello was written.
         stated[session].tell(state.probe.statement)
         try:
             await serve_session(
@@ -246,7 +246,7 @@ async def _open_listener(
 ) -> None:
     """Listen for the hub.
 
-    Direct mode keeps to this machine's own clock, since nobody vouches for another.
+    Direct mode uses this machine's own clock, since it has no signed time from the hub.
     """
     certificate = watch_certificate(way.certificate, way.key, stated="direct.certificate")
     hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
@@ -277,9 +277,9 @@ async def _listen(
     *,
     after: trio.Event | None = None,
 ) -> trio.CancelScope:
-    """Listen, and accept connections from now on, or `after` that, each handled by a task of `handlers`.
+    """Listen, and accept connections from now on, or `after` that event. Tasks of `handlers` handle them.
 
-    Returns what ends the accepting. Raises OSError when it cannot listen.
+    Returns the scope whose cancellation ends the accepting. Raises OSError when it cannot listen.
     """
     listeners = await open_listeners(address, stated)
     accepting = trio.CancelScope()
@@ -291,7 +291,7 @@ async def _listen(
                     await after.wait()
                 await trio.serve_listeners(handler, listeners, handler_nursery=handlers)
             finally:
-                # Cancelled before they were served, they would stay open.
+                # `serve_listeners` closes them, unless the task is cancelled before it runs.
                 for listener in listeners:
                     await trio.aclose_forcefully(listener)  # noqa: ASYNC102
 
@@ -300,7 +300,7 @@ async def _listen(
 
 
 async def _listen_for_probes(address: Address, health: HealthServer, handlers: trio.Nursery) -> None:
-    """Listen for probes from now on, or as soon as another process does not any more.
+    """Listen for probes from now on, or as soon as another process has released the port.
 
     Raises OSError when it cannot listen for another reason.
     """
@@ -317,7 +317,7 @@ async def _listen_for_probes(address: Address, health: HealthServer, handlers: t
             except AddressInUseError:
                 continue
             except OSError as error:
-                # The relay is at work: it does not end for its probes.
+                # The relay already serves requests, and does not stop because of its probes.
                 if str(error) != said:
                     said = str(error)
                     log.warning("%s", said)
@@ -333,7 +333,7 @@ async def _listen_for_probes(address: Address, health: HealthServer, handlers: t
 
 
 async def _drain(state: State, upstream: Upstream, grace_s: float, signals: AsyncIterator[int]) -> None:
-    """Take nothing new and let what is under way go on for the grace, or until another signal."""
+    """Refuse new requests. Open ones may continue for the grace period, or until another signal."""
     state.stopping = True
     state.dialing.cancel()
     if state.accepting is not None:
@@ -345,7 +345,7 @@ async def _drain(state: State, upstream: Upstream, grace_s: float, signals: Asyn
     underway = upstream.underway
     if underway.count:
         log.info(
-            "%s under way, with %.0f s to end (%.0f s what is no stream); another signal cuts all",
+            "draining %s, for up to %.0f s (%.0f s for those that are no streams); another signal cuts all",
             counted(underway.count, "request"), grace_s, min(PLAIN_S, grace_s),
         )  # fmt: skip
     async with trio.open_nursery() as nursery:
@@ -359,7 +359,7 @@ async def _drain(state: State, upstream: Upstream, grace_s: float, signals: Asyn
         nursery.start_soon(hurry)
         with trio.move_on_after(grace_s):
             if await underway.wait_drained(grace_s):
-                # The last bytes of what was answered may still wait for the hub to take them.
+                # The last bytes of answers may still wait for the hub to take them.
                 for session in list(state.sessions):
                     await session.wait_quiet()
         nursery.cancel_scope.cancel()

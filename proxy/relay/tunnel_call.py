@@ -1,11 +1,11 @@
-"""A request that came by a stream of the tunnel: an exchange of two ports, in which nothing waits.
+"""A request from a stream of the tunnel: an exchange of two ports that never waits.
 
-Most requests find a kept connection, and have no task from their first byte to their last one. They begin
-where their stream is accepted, and are answered where the API server's bytes are read. A task is made for a
-dial, which waits, and ends when the exchange starts.
+Most requests find a kept connection and never need a task. They begin in the callback that accepts the
+stream. They are answered in the callback that reads the API server's bytes. A task is started only for a
+dial, which waits. The task ends when the exchange starts.
 
-An attempt that fails before its answer has begun may be followed by one more (`_next_attempt`). Everything
-else is an end: RESET, with the reason and whether the API server may have seen the request.
+An attempt that fails before its answer has begun may be repeated (`_next_attempt`). Any other failure ends
+the stream by a RESET. It has the reason, and states whether the API server may have seen the request.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ LEAVING = Failure(StreamCode.DRAINING, Processed.MAYBE, "the relay is going away
 
 
 class Server(Protocol):
-    """Whose streams they are; it has them `leave` when it ends."""
+    """Serves the streams of a session. When it ends, it calls `leave` of each open call."""
 
     def soon(self, call: Callable[[], None]) -> None:
-        """Have something called in a later pass, out of the midst of the tunnel's work."""
+        """Schedule a call for a later loop pass, outside of the tunnel's own work."""
         ...
 
     def dial(self, call: TunnelCall, *, fresh: bool) -> None:
-        """Have a task `dial` for the call."""
+        """Start a task that runs `dial` of the call."""
         ...
 
     def later(self, delay_s: float, call: Callable[[], None]) -> None:
-        """Have something called after so many seconds."""
+        """Schedule a call after `delay_s` seconds."""
         ...
 
 
 class TunnelCall(Call):
-    """One request on its way; make the first `attempt`."""
+    """One open request; the caller makes the first `attempt`."""
 
     __slots__ = (
         "_attempts",
@@ -75,7 +75,7 @@ class TunnelCall(Call):
         long: bool,
         identity: IdentityLines,
     ) -> None:
-        """`server` is whose stream it is; raises RewriteError."""
+        """`server` serves the stream. Raises RewriteError."""
         self.server = server
         self.upstream = upstream
         self.request = request
@@ -93,7 +93,7 @@ class TunnelCall(Call):
 
     @property
     def held_bytes(self) -> int:
-        """See Call. The tunnel counts what its stream holds."""
+        """See Call. The tunnel itself counts the stream's memory."""
         return self._port.held_bytes
 
     @property
@@ -102,7 +102,7 @@ class TunnelCall(Call):
         return self._stream.bytes_sent + self._stream.bytes_received
 
     def attempt(self, *, fresh: bool = False) -> None:
-        """Send the request, or have a task dial for it; on a `fresh` connection when it was sent before."""
+        """Send the request on a kept connection, or start a dial. `fresh`: use a new connection."""
         self._attempts += 1
         fields, port = self.request.fields, self._port
         upgrade = fields.upgrade is not None
@@ -123,7 +123,7 @@ class TunnelCall(Call):
             exchange.crash(error)
 
     async def dial(self, *, fresh: bool) -> None:
-        """Get a connection, and start."""
+        """Get a connection and start the exchange."""
         exchange, port = self._exchange, self._port
         try:
             if await port.dial(fresh=fresh):
@@ -134,7 +134,7 @@ class TunnelCall(Call):
             exchange.crash(error)
 
     def leave(self) -> None:
-        """End it because the relay is going away; what has come of the answer still arrives."""
+        """End the call because the relay is going away. The received part of the answer is still sent."""
         self._exchange.end(LEAVING, drop=False)
 
     async def revoke(self, failure: Failure) -> None:
@@ -162,7 +162,7 @@ class TunnelCall(Call):
         self.upstream.underway.end(self)
 
     def _next_attempt(self, failure: Failure) -> bool:
-        """Whether the request is sent again, on a fresh connection; nothing of it can have had an effect."""
+        """Send the request again on a fresh connection, if it cannot have had an effect; return whether."""
         port, request = self._port, self.request
         if failure is OWN_TOKEN_REFUSED:
             pool = self.upstream.pool
@@ -179,9 +179,9 @@ class TunnelCall(Call):
         return True
 
     def _fail(self, failure: Failure) -> None:
-        """Say why it did not end well."""
+        """Log the failure, and reset the stream if its answer has not begun."""
         gone = failure.code is StreamCode.CANCEL
-        # After an answer has begun its processed flag is another, so it is another object.
+        # Compare the code, not the object: the exchange copies a failure to change `processed`.
         leaving = failure.code is StreamCode.DRAINING
         if not leaving:
             self.log_failure(self.revoked or failure, gone=gone)
@@ -192,7 +192,7 @@ class TunnelCall(Call):
 
 
 def fail(stream: Stream) -> None:
-    """Say that a bug of ours has ended the stream; called where it was caught."""
+    """Log a bug of ours and reset its stream. Call it in the exception's handler."""
     log.exception("%r failed by a fault of ours", stream)
     stream.reset(StreamCode.INTERNAL, reason="the relay failed by a fault of its own", in_line=True)
     stream.close_nowait()

@@ -1,8 +1,8 @@
-"""Tunnel mode: the streams that the hub opens in the session that this relay dialled.
+"""Tunnel mode: the streams that the hub opens in a session that this relay has dialled.
 
-A stream's identity is the context that its OPEN names: the hub's token, verified once and kept there. A
-refusal is a RESET that says whether the API server can have seen the request, so the hub knows what it may
-try again.
+A stream's identity is the context that its OPEN names: the hub's token, verified once, with its claims stored
+on the context. A refusal is a RESET. It states whether the API server may have seen the request, so the hub
+knows whether to retry.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from tunnel.net.fairness import fairness
 from tunnel.net.waker import Waker
 from tunnel.stream import StreamReset
 
-# A hub signs its time as it answers HELLO. What was held up for so long is not taken for the present. It is
-# less than SESSION_LIVED_S, or the dialer would not back off from a hub that signs none.
+# A hub signs its time when it answers HELLO. A time that arrives later than this is too old to be trusted. It
+# is less than SESSION_LIVED_S, or the dialer would not back off from a hub that signs no time.
 FIRST_TIME_S = 5.0
-# For what a hub has sent before it hears of its refusal: a round trip of most links.
+# For requests that the hub has sent before our GOAWAY reaches it: a round trip of most links.
 CROSSING_S = 1.0
 OLD_HUB = "the hub has signed no time for this session: it is older than this relay: upgrade the hub first"
 
 
-# What is wrong with the hub's clock now, by this machine's; "" if nothing is.
+# Returns the current fault of the hub's clock, by this machine's clock; "" if there is none.
 ClockFault = Callable[[], str]
 
 
@@ -50,11 +50,11 @@ async def serve_session(
     hubs: HubClocks,
     trusted: Callable[[ClockFault], None] = lambda _: None,
 ) -> None:
-    """Serve the hub's streams until the session ends; a fault in one reaches no other.
+    """Serve the hub's streams until the session ends. A bug in one stream affects no other.
 
-    A hub that does not sign its time for this session, or whose clock differs by too much, is refused: the
-    session is ended. `trusted` is called once the hub's time is known, and so its tokens can count, with what
-    tells whether they still do: a clock that is set later ends no session.
+    The session ends if the hub does not sign its time for it, or if the hub's clock differs too much.
+    `trusted` is called once the hub's time is known, so that its tokens can be verified. Its argument returns
+    the clock's current fault: a clock that is set later ends no session.
     """
     hello = session.local
     assert isinstance(hello, Hello)
@@ -68,7 +68,7 @@ async def serve_session(
     def learn(context: Context) -> None:
         nonlocal fault
         if context.group != HUB_GROUP:
-            # The time comes before any token, so this hub signs none. Then it is to bring requests elsewhere.
+            # The time comes before any token, so this hub signs no time. It has to use another relay.
             known.set()
             return
         statement = context.payload.decode("ascii", "replace")
@@ -97,12 +97,12 @@ async def serve_session(
         if clock.known:
             trusted(clock_fault)
         else:
-            # What crosses this is refused unseen, so the hub can bring it to another relay.
+            # Requests that cross the GOAWAY are refused unprocessed, so the hub can retry them elsewhere.
             session.go_away(code=CloseCode.AUTH, reason=fault)
             await trio.sleep(CROSSING_S)
             session.end(CloseCode.AUTH, fault)
 
-    # Before any stream, which may come under a token by a key that is learned from one of these.
+    # Registered before streams are served: a stream's token may need a key that a context announces.
     session.on_context(learn)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(expect_time)
@@ -116,12 +116,12 @@ async def serve_session(
         finally:
             session.on_stream(None)
             server.leave()
-        # All its streams are broken with it; nobody is left to hear their answers.
+        # The session's end breaks all its streams, so no answer can be sent any more.
         nursery.cancel_scope.cancel()
 
 
 class Stated:
-    """What the hub was told of this relay in one session: by the hello, and then by a context each time."""
+    """The relay's statement in one session: first in the hello, then in a new context for each change."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -131,9 +131,9 @@ class Stated:
         self._context: int | None = None
 
     def tell(self, statement: Statement) -> None:
-        """Tell the hub a statement that differs from the last one; nothing happens when the session is over.
+        """Send a statement if it differs from the last one. Does nothing when the session is over.
 
-        The one before is retired, so that two are live at most: a hub takes 16.
+        The previous context is retired, so at most two are live: a hub accepts 16.
         """
         text = str(statement)
         if text == self._text:
@@ -146,7 +146,7 @@ class Stated:
 
 
 class SessionServer:
-    """Serves the streams of one session. What waits (a dial, a long head) is done by tasks of `nursery`."""
+    """Serves the streams of one session. Tasks of `nursery` do the work that waits (a dial, a long head)."""
 
     def __init__(self, upstream: Upstream, verifier: Verifier, nursery: trio.Nursery) -> None:
         self._upstream = upstream
@@ -156,9 +156,9 @@ class SessionServer:
         self._runner = Waker("one task runs what is due")
 
     def serve(self, stream: Stream, in_turn: bool = False) -> None:
-        """Begin with a stream; a fault in it reaches no other.
+        """Begin to serve a stream. A bug in it affects no other stream.
 
-        One message can bring a dozen of long heads, of which one is read in a pass (`in_turn`).
+        One message can contain a dozen long heads. One of them is parsed per loop pass (`in_turn`).
         """
         head = stream.head
         if len(head) > LONG_HEAD_BYTES and not in_turn:
@@ -182,7 +182,7 @@ class SessionServer:
     async def _serve_in_turn(self, stream: Stream) -> None:
         try:
             await fairness().wait_alone(stream.peer)
-            # The turn may have come with the end of all, and what is sent then nobody would see to.
+            # The session may have ended during the wait. A request sent now would have no owner.
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
             stream.reset(LEAVING.code, processed=LEAVING.processed, reason=LEAVING.reason, in_line=True)
@@ -193,7 +193,7 @@ class SessionServer:
         else:
             self.serve(stream, in_turn=True)
 
-    # -- for the calls: see tunnel_call.Server
+    # -- calls from TunnelCall: see tunnel_call.Server
 
     def soon(self, call: Callable[[], None]) -> None:
         self._due.append(call)
@@ -208,17 +208,17 @@ class SessionServer:
     # --
 
     async def run_due(self) -> None:
-        """Call what is to be called soon, until cancelled."""
+        """Make the calls scheduled by `soon`, until cancelled."""
         while True:
             while self._due:
                 self._due.popleft()()
                 if self._due:
-                    # Each may be as much as a stream takes at once, and others have their turn between two.
+                    # Each call may move a stream's whole share, so other tasks run between two calls.
                     await trio.lowlevel.checkpoint()
             await self._runner.park()
 
     def leave(self) -> None:
-        """End what is under way."""
+        """End the open calls of this session."""
         for call in self._upstream.underway:
             if isinstance(call, TunnelCall) and call.server is self:
                 call.leave()
@@ -230,11 +230,11 @@ async def _call_later(delay_s: float, call: Callable[[], None]) -> None:
 
 
 def refuse(stream: Stream, refused: Refused, upstream: Upstream) -> None:
-    """Say that the request is refused."""
+    """Log the refusal, and answer the stream with it."""
     failure = refused.failure
     upstream.log_refusal(f"refused a request: {describe(failure)}")
     if isinstance(refused, GuardrailDenied):
-        # It is the cluster's answer, and whole: for the agent to read, and for the hub to record.
+        # A guardrail's denial is a complete answer, which the agent reads and the hub records.
         with suppress(StreamReset):
             stream.send_answer_nowait(refused.head.encode(), refused.body, eof=True)
     else:

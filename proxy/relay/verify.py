@@ -1,7 +1,7 @@
 """Verifies the hub's tokens, which state the acting agent, and caches the claims until they expire.
 
-A token is valid if it is signed by a key pinned when the cluster was enrolled, or by a successor that such a
-key has named (auth/key_rotation.py). Keys are never fetched.
+A token must be signed by a key that was pinned at the cluster's enrolment, or by a successor that such a key
+has named (auth/key_rotation.py). Keys are never fetched.
 
 In tunnel mode the hub sends a token once, as a CONTEXT of the session, and each request names it. The
 verified claims are stored on the context. The token is valid in the session with its nonce alone, by the
