@@ -193,7 +193,7 @@ def test_a_signal_ends_it_cleanly_and_takes_its_file_along(world: World, number:
         assert contexts == ["direct", "tunnel"]
         again = run(["hawse", "connect", "--output", str(output)], world.agent)
         assert (again.code, again.out) == (1, b"")
-        assert again.err.startswith(f"hawse: {output} is there already".encode())
+        assert again.err.startswith(f"hawse: {output} exists already".encode())
         running.process.send_signal(number)
         assert running.process.wait(20) == (130 if number == signal.SIGINT else 0)
         assert not output.exists()
