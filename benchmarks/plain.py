@@ -158,7 +158,9 @@ class Tunnel:
     async def send(self, number: int, kind: Kind, payload: bytes = b"") -> None:
         """Send a frame as a message of its own."""
         try:
-            await self._websocket.send_message(HEADER.pack(number, kind) + payload)
+            # A cancelled send would leave half a message in the WebSocket, and break it for all streams.
+            with trio.CancelScope(shield=True):
+                await self._websocket.send_message(HEADER.pack(number, kind) + payload)
         except trio_websocket.ConnectionClosed:
             raise StreamReset("the tunnel is closed") from None
 

@@ -33,7 +33,7 @@ QUOTING = [
 # Names, numbers and words that stand for others in a quoted message; and the ends of its parts, which the
 # program may join from several strings.
 _VARIABLE = re.compile(
-    r"…|https://\S*|\bagent:\w+|\bPOLICY/RULE\b|/clusters/NAME|\"x\"|\b[xy]\b|\b\d+\b"
+    r"…|https://\S*|\bagent:\w+|\bPOLICY/RULE\b|/clusters/NAME|\"x\"|\b[xy]\b|\b\d+ calls\b|\b\d+\b"
     r"|\bbytes(?= a second)|\bahead of\b|\brequest target\b|\b(?=the relay of cluster)|[:;,()]"
 )
 # kubectl's own.

@@ -19,13 +19,13 @@ def report(layout: Layout, words: Mapping[str, English], journeys: Mapping[str, 
     parts = [
         _table(("", "today", "wanted"), _wanted(layout, words, journeys)),
         _table(
-            ("package", "files", "folders", "lines", "floors of files", "of folders", "persons for things"),
+            ("package", "files", "folders", "lines", "floors of files", "of folders", "vague pronouns"),
             (
                 (p.name, p.files, p.rooms, p.lines, p.floors, p.room_floors, f"{words[p.name].per_1000:.2f}")
                 for p in layout.packages
             ),
         ),
-        "Persons for things: sentences with whoever, nobody or somebody in 1,000 words of comments and "
+        "Vague pronouns: sentences with whoever, nobody or somebody in 1,000 words of comments and "
         "docstrings.",
         _table(
             ("folder", "files", "children", "edges", "floors", "in cycles"),
@@ -70,7 +70,7 @@ def _wanted(
     everything = English(
         sum(each.words for each in words.values()), sum(each.riddles for each in words.values())
     )
-    yield "persons for things, in 1,000 words", f"{everything.per_1000:.2f}", RIDDLES_WANTED
+    yield "vague pronouns, in 1,000 words", f"{everything.per_1000:.2f}", RIDDLES_WANTED
     yield "lines of product (reported)", layout.lines, ""
     yield "lines of tests (reported)", layout.test_lines, ""
 

@@ -1,8 +1,8 @@
 """Noticing that a client leaves while its request is under way.
 
-Theory of operation. A client that waits for its answer is not read from, so nobody would hear that it has
-left, and what it asked for would go on. An exchange goes through up to three stages, each dearer than the one
-before, and most are over before the second.
+Theory of operation. The connection of a client that waits for its answer is not read, so a client that left
+would go unnoticed, and its request would go on. An exchange goes through up to three stages, each dearer
+than the one before, and most are over before the second.
 
 At first nothing is done: `Deadlines` knows since when it is under way. After QUIET_S its client's socket is
 watched without a task: a task would have 4 KB, and most exchanges that take their time are watches, which
@@ -10,7 +10,7 @@ take hours. What the client sends meanwhile is the next request, and is kept for
 because telling of the end may wait: once the client has left, or has sent so much that it is not read any
 further, and where the socket cannot be watched otherwise, or was cut before.
 
-Two must not read from one stream. So `end` returns only when the task has left.
+Only one task may read a stream. So `end` returns only when this task has ended.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Attendance:
     async def end(self) -> None:
         """The exchange is over; on return `on_gone` does not run, and will not.
 
-        Cancelled, it waits all the same: nobody may read before the task has left.
+        Waits even when cancelled: the stream must not be read before the task has ended.
         """
         self.stop()
         if self._task is not None:
@@ -68,7 +68,7 @@ class Attendance:
                 await self._task.left.wait()
 
     def stop(self) -> None:
-        """Begin nothing any more, as the connection ends: its socket may be somebody else's soon."""
+        """Begin nothing more, because the connection ends: its descriptor may soon be reused."""
         self._deadlines.forget(self)
         if self._watch is not None:
             self._watch.end()

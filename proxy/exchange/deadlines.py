@@ -22,8 +22,8 @@ _log = logging.getLogger("hawse")
 IDLE_S = 120.0
 # Between two looks, as long as there is something to look at; what is due may be late by that.
 SWEEP_S = 0.25
-# How long an exchange may take before somebody looks whether its client is still there, and after which a
-# client's leaving is noticed at once. Half of the second within which it must be cancelled upstream.
+# The age of an exchange from which its client's connection is watched: a client that leaves later is noticed
+# at once. Half of the second within which the request must be cancelled upstream.
 QUIET_S = 0.5
 # To begin with one takes up to 8 µs, and a relay can have a thousand go on at the same moment.
 ATTENDED_PER_PASS = 64
@@ -38,7 +38,7 @@ class Waiting(Protocol):
 
 
 class Idle:
-    """A wait: who waits, and when it has lasted too long; never while nobody does."""
+    """A wait of a connection, and the time at which it has lasted too long; infinite between two waits."""
 
     __slots__ = ("due_at", "waiting")
 
@@ -63,7 +63,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         self.ending = False
-        """Whoever serves the connections stops: each answer is the last one on its connection."""
+        """The server stops: each answer is the last one on its connection."""
         self._waits: set[Idle] = set()
         # With the time of their beginning, and in that order.
         self._exchanges: dict[Attended, float] = {}
@@ -79,7 +79,7 @@ class Deadlines:
         return len(self._waits)
 
     def watch(self, waiting: Waiting) -> Idle:
-        """Return a wait of somebody's, to be set due and not due as it comes, and left at the end."""
+        """Return a wait for `begin`; call `leave` with it at the end."""
         idle = Idle(waiting)
         self._waits.add(idle)
         return idle

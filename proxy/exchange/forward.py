@@ -3,8 +3,8 @@
 Theory of operation. The task that calls `forward` carries the answer, from the outbound side to the inbound
 one. Beside it runs at most one more task, which carries the request's body. So it is plain who ends what:
 
-- The client leaves: whoever looks after the inbound side notices (`Inbound.watch`), and gives the outbound
-  side up, which ends the first task's wait.
+- The client leaves: the watch of the inbound side (`Inbound.watch`) notices and gives the outbound side up,
+  which ends the first task's wait.
 - The client's body breaks: the second task does the same.
 - The answer is complete or has failed: the first task cancels the second, also in the middle of an upload
   (an API server that answers 413 reads no further, and its answer has to get through).
@@ -63,7 +63,7 @@ class CloseReason(enum.Enum):
 
 
 class Tally:
-    """What has crossed so far; for whoever may cancel an exchange, since a cancelled one returns nothing."""
+    """What was forwarded so far. A cancelled exchange returns nothing, so its owner reads it here."""
 
     __slots__ = ("ahead", "bytes_in", "bytes_out", "held", "status", "upgraded")
 
@@ -77,7 +77,7 @@ class Tally:
         self.ahead: bytes | None = None
         """The piece of the answer that is in hand besides the one that is sent."""
         self.held: trio.Event | None = None
-        """While it is there, nothing more is received, from either side; whoever set it sets the event."""
+        """While it is there, nothing more is received from either side; its owner sets the event."""
 
 
 @attrs.frozen
@@ -112,7 +112,7 @@ async def forward(
 ) -> Outcome:
     """Carry one exchange to its end.
 
-    The request's head was sent already, and `outbound` is the caller's to close, whatever comes of it.
+    The request's head was sent already. The caller closes `outbound` in every case.
     `on_head` turns the answer's head into the one for the client; if it raises ExchangeBroken, that answer
     goes no further, as if it had never come. Cancelled: both sides are left as they are, `inbound` is then
     good for nothing but `cut`.
@@ -163,7 +163,7 @@ class _Exchange:
     def outcome(self, reason: CloseReason, failure: Failure | None) -> Outcome:
         tally = self.tally
         if failure is not None and tally.status and failure.processed is not Processed.YES:
-            # Whoever lost the rest of an answer cannot know it; but where it began, the request was seen.
+            # Once the answer has begun, the request was processed.
             failure = attrs.evolve(failure, processed=Processed.YES)
         return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)
 

@@ -14,6 +14,7 @@ FramingFault and IllegalStep are errors of our own code.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar, Final
 
 from proxy.exchange.http_state import BODY, DATA, DONE, END, FAULT, IDLE, WITHHELD, State, Transitions
@@ -35,7 +36,7 @@ class FramingFault(Exception):
     """A body to send differs in length from its head: an error of our own code."""
 
 
-class HTTPConnection(HeadScanner):
+class HTTPConnection(HeadScanner, ABC):
     """The parts common to both roles: the buffer of received bytes, the received and the sent body."""
 
     __slots__ = (
@@ -176,10 +177,10 @@ class HTTPConnection(HeadScanner):
         )
         return data
 
+    @abstractmethod
     def _malformed_body(self) -> ExchangeBroken:
         """Mark the received message as broken by the framing of its body; return the error."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _cut_short(self) -> ExchangeBroken:
         """Return the error of a peer that has ended within its message."""
-        raise NotImplementedError

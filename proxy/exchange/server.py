@@ -71,11 +71,11 @@ class ServerConnection:
     """A client's connection, and the Inbound of its current request.
 
     `next_request` is called in a loop; between two calls the answer is sent. It owns the stream until
-    `detach`; whoever made it calls `aclose` at the end, also after a cancellation. With `deadlines` the wait
-    between two requests is ended by its `run`, otherwise by a scope around each; whoever gave them uses it as
-    a context, which ends that watch however the block is left, and closes nothing. What is sent without a
-    wait goes to `tls`, where the stream is a wrapper of ours around that. With `readiness`, a client that
-    leaves while its answer takes its time is noticed without a task.
+    `detach`; its owner calls `aclose` at the end, also after a cancellation. With `deadlines` the wait
+    between two requests is ended by its `run`, otherwise by a scope around each. The owner then uses the
+    connection as a context, which ends that watch when the block is left, and closes nothing. What is sent
+    without a wait goes to `tls`, where the stream is a wrapper of ours around that. With `readiness`, a
+    client that leaves while its answer takes its time is noticed without a task.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ServerConnection:
         passes: NextPass | None = None,
     ) -> None:
         self.peer: Hashable = None
-        """Whose doing it is that something comes (`turns`), for whoever knows to say."""
+        """The fairness key of the connection's peer."""
         self._stream = stream
         # What sends without a wait.
         self._tls = stream if isinstance(stream, TLSStream) else tls
@@ -417,7 +417,7 @@ class ServerConnection:
             raise InboundBroken(GONE)
 
     async def _send_continue(self) -> None:
-        """Send the 100 that the client waits for; whoever sends the answer waits until it is out."""
+        """Send the 100 that the client waits for; the answer is sent after it."""
         data = self.http.send_continue()
         self._interim = done = trio.Event()
         try:
@@ -447,7 +447,7 @@ class ServerConnection:
             )
 
     async def unwatch(self) -> None:
-        """See Inbound. Cancelled, it waits all the same: nobody may read before the attendant has left."""
+        """See Inbound. Waits even when cancelled: the stream must not be read before the watch has ended."""
         attendance, self._attendance = self._attendance, None
         if attendance is not None:
             await attendance.end()
@@ -455,7 +455,7 @@ class ServerConnection:
     async def wait_disconnect(self) -> None:
         """Return once the client is gone. What it sends meanwhile is kept, up to EARLY_BYTES_MAX and a bit.
 
-        Only while nobody is in `receive_body`. Cancelled, nothing is lost.
+        Must not be called while a task is in `receive_body`. Cancelled, nothing is lost.
         """
         await self._received.wait_end()
 
@@ -503,7 +503,7 @@ class ServerConnection:
     def _release(self) -> None:
         self._link = _CLOSED
         if self._attendance is not None:
-            # Nobody attends to a client that was cut, or its socket may be closed by then.
+            # A client that was cut is not watched: its socket may be closed by then.
             self._attendance.stop()
         if self._stand_by is not None:
             # Who closes an idle connection is not the task that waits for its next request.

@@ -1,13 +1,13 @@
 """Requests that are served while their connection's task sleeps.
 
-Theory of operation. Small requests are what a hub is made of, and to wake a task twice for one costs more
-than all else in it. So a task that has nothing to do but to wait for the next request lies down in `sleep`,
-and its client's socket is watched instead. What comes is taken in where it is noticed. A whole head and
-nothing more becomes a request, which somebody begins to answer if that needs no wait (`begun`), and which
-ends where its answer comes from (`send_answer`). All the while the task sleeps.
+Theory of operation. Most requests of a hub are small, and to wake a task twice for one costs more than the
+rest of the request. So a task that waits for the next request parks in `sleep`, and its client's socket is
+watched instead. The callback of the socket reads. If the bytes are exactly one head, the request is begun
+where that needs no wait (`begun`), and it ends where its answer arrives (`send_answer`). The task stays
+parked meanwhile.
 
-It is woken for everything else: what is not a whole head and nothing more, what nobody could begin, what has
-begun and goes on (`hand_over`), and every end. Whatever comes after that is the task's own to take.
+The task is woken for everything else: other bytes than exactly one head, a request that cannot begin without
+a wait, one that has to go on in a task (`hand_over`), and every end. From then on the task reads.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _END_OF_HEAD_BYTES = len(_END_OF_HEAD)
 
 
 class Begun(Protocol):
-    """An exchange that was begun without a wait, and that no task cares for.
+    """An exchange that was begun without a wait, and that has no task.
 
     It ends by its answer, or by `give_up`, or a task goes on with it.
     """
 
     @property
     def peer(self) -> Hashable:
-        """Whose doing it is that a task has to go on with it (`turns`)."""
+        """The fairness key of the client, for the task that goes on with it."""
         ...
 
     async def carry_on(self) -> None:
@@ -51,7 +51,7 @@ class Begun(Protocol):
         ...
 
     def give_up(self) -> None:
-        """Nobody waits for the answer any more: the client is gone, or the connection's task cancelled."""
+        """End it: the client is gone, or the connection's task was cancelled."""
         ...
 
 
@@ -100,7 +100,7 @@ class StandBy(Generic[SleeperT]):
         deadlines: Deadlines | None,
     ) -> None:
         self.begun: Begun | None = None
-        """What was begun and is neither answered nor given up; whoever goes on with it takes it from here."""
+        """The exchange that was begun, and is neither answered nor given up; its task takes it from here."""
         self._tls = tls
         self._descriptor = descriptor
         self._http = http

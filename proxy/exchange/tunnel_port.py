@@ -152,6 +152,9 @@ class TunnelPort:
             if not self.exchange.spliced and not self._counts(len(data), end):
                 self.exchange.broken(self, _OTHER_LENGTH)
                 return
+            if end:
+                # Another call of `_deliver` may be scheduled, and would find the end again.
+                self._paused = True
             self.exchange.data(self, data, end)
             if end:
                 return

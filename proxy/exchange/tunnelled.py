@@ -92,7 +92,7 @@ class TunnelOutbound:
     def _counted(self, pass_on: PassOn) -> PassOn:
         def pass_on_and_count(piece: bytes) -> bool:
             assert self._left is not None
-            # Whoever knows the end by its length sends it with the last piece.
+            # The last piece goes to the task, which sends the end with it.
             if len(piece) >= self._left or not pass_on(piece):
                 return False
             self._left -= len(piece)
@@ -164,8 +164,8 @@ class TunnelInbound:
     async def receive_body(self) -> bytes:
         """Return body bytes as they come; b"" at the clean end.
 
-        What is here is returned without a schedule point; whoever passes it on has one, each 16th time at
-        least.
+        Bytes that are here are returned without a schedule point. The task that sends them has one, at least
+        every 16th time.
         """
         if self._ended:
             await trio.lowlevel.checkpoint()

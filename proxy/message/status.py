@@ -1,6 +1,6 @@
 """Failures as Kubernetes Status objects, which kubectl displays best. Pure.
 
-client-go decodes a Status by the answer's Content-Type, whatever it requested. Discovery drops its message
+client-go decodes a Status by the Content-Type of the answer, not of the request. Discovery drops its message
 but prints a `Warning` header, so each answer carries both. `Retry-After` is never sent: client-go would
 repeat the request up to ten times, even a POST, before it shows an error. Content-Length is always sent,
 since clients read a failed upgrade until its body ends.

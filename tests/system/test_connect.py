@@ -193,7 +193,7 @@ def test_a_signal_ends_it_cleanly_and_takes_its_file_along(world: World, number:
         assert contexts == ["direct", "tunnel"]
         again = run(["hawse", "connect", "--output", str(output)], world.agent)
         assert (again.code, again.out) == (1, b"")
-        assert again.err.startswith(f"hawse: {output} is there already".encode())
+        assert again.err.startswith(f"hawse: {output} exists already".encode())
         running.process.send_signal(number)
         assert running.process.wait(20) == (130 if number == signal.SIGINT else 0)
         assert not output.exists()
@@ -201,8 +201,11 @@ def test_a_signal_ends_it_cleanly_and_takes_its_file_along(world: World, number:
 
 def test_a_second_signal_does_not_kill_it_at_its_end(world: World) -> None:
     with connected(world.agent, "tunnel") as running:
-        # Both are there when it goes on, and only one of them is asked for: the lower number comes first.
-        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+        # Both signals are pending when it continues, and the lower number is delivered first.
+        running.process.send_signal(signal.SIGSTOP)
+        # A process that has not stopped yet would take SIGTERM before SIGINT is pending.
+        os.waitid(os.P_PID, running.process.pid, os.WSTOPPED)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
             running.process.send_signal(number)
         assert running.process.wait(20) == 130
         assert not running.kubeconfig.exists()

@@ -119,7 +119,7 @@ def test_a_workload_uses_kubectl_by_its_platforms_token_and_keeps_no_secret(
         token_file.write_text(issuer.token(aud=[hub], **uid))
         done = home.login("--token-file", str(token_file))
         assert done.code == 0, done.err
-        assert b"no secret is kept" in done.out
+        assert b"no secret is stored" in done.out
         assert home.hawse("kubeconfig").code == 0
         for way in WAYS:
             whoami = home.kubectl(way, "auth", "whoami", "-o", "json")

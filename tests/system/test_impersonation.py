@@ -81,7 +81,7 @@ def test_the_bindings_of_a_removed_team_serve_no_other_of_its_name(own_world: Wo
     group = f"--group={first['group']}"
     world.administrator("create", "clusterrolebinding", "night", "--clusterrole=cluster-admin", group)
     removed = run(["hawse", "admin", "team", "remove", "night"], world.operator)
-    assert b"its name is not given again" in removed.err
+    assert b"its name is not reused" in removed.err
     again = run(["hawse", "admin", "team", "add", "night"], world.operator)
     assert again.code == 1
     assert f"the group {first['group']}: choose a new name, or remove those bindings" in again.err.decode()

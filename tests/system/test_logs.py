@@ -74,7 +74,7 @@ def test_every_line_of_a_whole_run_is_one_json_object(tmp_path: Path) -> None:
         logs = {log.stem: parsed(log.read_bytes()) for log in tmp_path.glob("*.log") if log.stem != "sandbox"}
     assert set(logs) == {"hub", "relay-tunnel", "relay-tunnel-2", "relay-direct"}
     assert said(logs["hub"], "of cluster tunnel is here")["cluster"] == "tunnel"
-    assert said(logs["hub"], "of cluster tunnel is gone")["cluster"] == "tunnel"
+    assert said(logs["hub"], "of cluster tunnel has disconnected")["cluster"] == "tunnel"
     assert said(logs["hub"], "the hub has stopped")["level"] == "INFO"
     assert said(logs["relay-tunnel-2"], "the relay has stopped")["logger"] == "hawse.relay"
     assert said(logs["relay-tunnel-2"], f"of {USER}: ")["agent"] == "probe"

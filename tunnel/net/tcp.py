@@ -268,8 +268,8 @@ class Bonds:
     """The sockets that are bound to their peers, so that none is cut because what reads there stands still.
 
     TCP_USER_TIMEOUT counts the time in which a peer's window is closed as well, though the peer answers every
-    probe (by RFC 1122 section 4.2.2.17 such a connection would stay open): a log that nobody reads on, an
-    exec whose command does not read its input yet. So it is lifted for as long as that lasts.
+    probe (by RFC 1122 section 4.2.2.17 such a connection would stay open): a log whose reader
+    has paused, an exec whose command does not read its input yet. So it is lifted for as long as that lasts.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """A lean TLS stream: OpenSSL's state machine between two memory buffers, over any trio stream.
 
 Why not trio.SSLStream: it returns one record (16 KiB) a call and passes the scheduler for each, takes two
-locks a call, and keeps whatever size its buffers once grew to. This one decrypts all records that a wakeup
+locks a call, and never shrinks its buffers. This one decrypts all records that a wakeup
 brought, takes no lock, keeps its buffers small, and passes the scheduler only where its transport does (see
 tunnel.net.tcp) and when it returns what was there before. In exchange it is stricter: the handshake is
 explicit.

@@ -163,9 +163,9 @@ class Calls:
     memory: Memory = attrs.field(init=False)
     """Of all tunnels' windows, ledgers and heads (PROTOCOL.md, "Memory"), and of what calls hold."""
     live: LiveCalls = attrs.field(init=False)
-    """Whoever serves runs it beside, and has it `reconsider` when the directory has changed."""
+    """The server runs it, and calls its `reconsider` when the directory has changed."""
     limits: Limits = attrs.field(init=False)
-    """Whoever serves runs it beside as well, on `live`."""
+    """The server runs it, on `live`."""
     hosts: ClusterHosts | None = attrs.field(init=False)
     """The hosts of the clusters, if they have any."""
 
@@ -193,7 +193,7 @@ class Calls:
         return Limits(self.config.limits, memory=self.memory, stored=self.recorder.take_stored)
 
     def judge(self, live: LiveCall) -> Ending | None:
-        """Whether a call under way would be refused now, or would reach its cluster as somebody else."""
+        """Return why an open call must end: it would be refused now, or have another identity."""
         call = live.call
         try:
             decided = decide(self.directory.current, call.claims, call.cluster.name)
@@ -281,7 +281,7 @@ class Calls:
             await connection.answer(*refusal_response(head, call))
             return
         live = LiveCall(call, new_eid(), connection, now)
-        # Before the first wait: whatever changes from now on finds it.
+        # Before the first wait, so that every later change of the directory finds the call.
         self.enter(live)
         try:
             opening = await self._record(connection, live)
@@ -295,7 +295,7 @@ class Calls:
     ) -> Call | Refusal:
         """The call, when all that can be known before it begins is in order; a refusal is recorded.
 
-        Once for each request: it counts as one of its agent's, whatever becomes of it. `now` is in epoch
+        Called once for each request: every request counts against its agent's rate. `now` is in epoch
         seconds.
         """
         agent = caller.claims.principal
@@ -397,8 +397,8 @@ class Calls:
     ) -> None:
         """Forward a call that may move, on the stream that was opened for it if one was, and record its end.
 
-        `began_s` is on the monotonic clock. A fault of ours comes through once it is recorded: whoever serves
-        the connection answers a 500, if nothing was answered yet.
+        `began_s` is on the monotonic clock. An internal fault is recorded and raised. The front then answers
+        500, if the answer has not begun.
         """
         outcome: Outcome | None = None
         try:
@@ -437,7 +437,7 @@ class Calls:
     async def _forward(
         self, connection: ServerConnection, live: LiveCall, opened: OpenedStream | None
     ) -> Outcome:
-        """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
+        """Send the call to a relay of its cluster, and answer the client in every case."""
         if live.call.cluster.mode is not Mode.TUNNEL:
             return await self._forward_by(connection, None, live, opened)
         with connection.as_port() as port:
@@ -450,7 +450,7 @@ class Calls:
         live: LiveCall,
         opened: OpenedStream | None,
     ) -> Outcome:
-        """See _forward; by exchanges of ports where the client has one."""
+        """Send the call by exchanges of ports if the client has a port."""
         call = live.call
         held: HeldBody | ClientPort | None = None
         if call.head.body_length != 0:
@@ -467,7 +467,7 @@ class Calls:
                 seen = Processed.NO if route.opened is None and not live.moved_from else Processed.MAYBE
                 outcome = failed(Failure(live.ended.code, seen, ""), CloseReason.REVOKED, live.tally)
                 break
-            # Of a second attempt that is cancelled nothing is known, whatever became of the first.
+            # If the second attempt is cancelled, the failure of the first one does not describe it.
             live.failure = None
             try:
                 if call.cluster.mode is Mode.TUNNEL:

@@ -1,10 +1,9 @@
 """Small reads without a task: begun where the request is noticed, answered where the relay's answer is.
 
-Most of a hub's calls ask for something small that is allowed, and are answered at once and whole. A task that
-is woken twice for such a call costs more than the call. So it is begun in the call that the client's socket
-makes, ends in the call that the tunnel makes, and the client's own task (`Calls`) hears of it only when there
-is more to do than that: then it goes on from where this stopped. Nothing is decided here. Who may what, what
-crosses and what is written down are the same functions as there, and whatever is not as expected is theirs.
+Most calls of a hub are small, allowed, and answered at once. To wake a task twice for such a call costs more
+than the call. So the callback of the client's socket begins it, and the callback of the tunnel's stream ends
+it. The client's task (`Calls`) takes over only where the call has to wait. Nothing is decided here:
+admission, forwarding and recording are the functions of `Calls`, and every unexpected case is handed to it.
 """
 
 from __future__ import annotations

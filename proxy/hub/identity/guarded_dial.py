@@ -36,7 +36,7 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
     for *_, (address, *_) in found:
         there = ipaddress.ip_address(address)
         if is_never_allowed(there):
-            refusal = f"{host} leads to {address}, where nobody that the hub asks can be"
+            refusal = f"{host} leads to {address}, an address that the hub never connects to"
         elif not private and not is_public(there):
             # Both commands that add such a URL (`cluster add` and `federation`) have this option.
             meant = "if that is intended, add it again with --allow-private-address"

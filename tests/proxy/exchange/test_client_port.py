@@ -24,7 +24,7 @@ from proxy.exchange.next_pass import NextPass
 from proxy.message.body import CHUNKS_AT_ONCE_MAX
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
-from tests.proxy.exchange.test_engine import LOST, REVOKED, Bug, FakeUpstream
+from tests.proxy.exchange.fake_ports import LOST, REVOKED, Bug, FakeUpstream
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake
 from tunnel.net.readiness import Readiness

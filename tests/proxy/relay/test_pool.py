@@ -12,7 +12,7 @@ from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines, relay_request_head
 from proxy.relay.pool import Exchange, Pool, open_pool
-from tests.proxy.exchange.test_engine import FakePort
+from tests.proxy.exchange.fake_ports import FakePort
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tunnel.net.connect import tls_socket
 

@@ -18,7 +18,7 @@ from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.relay.tunnel_call import TunnelCall
 from tests.proxy.relay.apiserver import Connection
-from tests.proxy.relay.test_tunnel_call import Rig, rig
+from tests.proxy.relay.rig import Rig, rig
 from tests.proxy.relay.ways import inner, token
 from tunnel import Stream, StreamReset
 from tunnel.stream import StreamReset as Reset

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table; the first bundle is written by whoever opens the store."""
+    """Make the table; the store writes the first bundle when it is opened."""
     op.create_table(
         "policy_bundles",
         sa.Column("version", sa.Integer, autoincrement=False, nullable=False),

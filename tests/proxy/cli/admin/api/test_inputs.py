@@ -46,7 +46,7 @@ def test_what_cannot_be_read_is_said_with_its_option(
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("ä", "contains non-ASCII characters, so it is not PEM"),
+        ("ä", "holds non-ASCII characters, so it is not PEM"),
         ("", "holds no certificate in PEM"),
         ("-----BEGIN CERTIFICATE-----\nx", "holds a certificate that is damaged"),
         ("-----BEGIN EC PRIVATE KEY-----\nx", "holds a private key"),
