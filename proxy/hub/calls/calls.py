@@ -46,7 +46,7 @@ from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.calls.relay_port import RelayPort
 from proxy.hub.calls.replayable_body import HeldBody
 from proxy.hub.calls.retry import ATTEMPTS_MAX, Attempt, Tried, Where, next_attempt
-from proxy.hub.calls.tunnel_exchange import TunnelExchange
+from proxy.hub.calls.tunnel_exchange import run_attempt
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.relays.direct import INSTANCE, DirectOutbound, DirectRelays
@@ -530,9 +530,7 @@ class Calls:
         rewrite = partial(_passed_on_and_noted, self.prefix_of, live)
         soon = partial(passes.soon, stream.peer)
         relay = RelayPort(stream, call.head, call.cluster.name, rewrite, soon, leave)
-        exchange = TunnelExchange(live, port, relay, passes)
-        connection.on_port_cut = exchange.wake
-        return await exchange.run()
+        return await run_attempt(connection, live, port, relay)
 
     async def _exchange(self, inbound: Inbound, outbound: Outbound, live: LiveCall) -> Outcome:
         """Carry one attempt to its end."""

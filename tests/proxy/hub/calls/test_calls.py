@@ -32,6 +32,7 @@ from auth.tokens import issue_access
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.forward import CloseReason
 from proxy.exchange.next_pass import NextPass
+from proxy.exchange.parked_exchange import ExchangeFault
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
@@ -41,7 +42,6 @@ from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending
 from proxy.hub.calls.quick import begin
 from proxy.hub.calls.replayable_body import HELD_BYTES_MAX
-from proxy.hub.calls.tunnel_exchange import ExchangeFault
 from proxy.hub.home.config import AuditConfig, HubConfig, LimitsConfig
 from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.relays.contexts import AgentContext, TokenContexts

@@ -1,0 +1,83 @@
+"""One exchange of ports, while the task of the client's connection is parked."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from proxy.exchange.client_port import ClientPort
+from proxy.exchange.engine import FAULT, Exchange, Port
+from proxy.exchange.server import ServerConnection
+from proxy.message.failure import Failure, Processed, StreamCode
+from proxy.message.head import RequestHead
+from tunnel.net.fairness import fairness
+from tunnel.net.waker import Waker
+
+_CANCELLED = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or this process went away")
+
+
+class ExchangeFault(Exception):
+    """An exchange of ports ended by an internal fault. The log has its traceback."""
+
+
+class ParkedExchange:
+    """Runs one exchange between the port of a connection (`ServerConnection.as_port`) and an upstream."""
+
+    def __init__(
+        self, connection: ServerConnection, client: ClientPort, upstream: Port, request: RequestHead
+    ) -> None:
+        self.failure: Failure | None = None
+        """Why the exchange failed."""
+        self._client = client
+        self._done = False
+        self._waker = Waker("one task waits for an exchange")
+        connection.on_port_cut = self._waker.unpark
+        fields = request.fields
+        upgrade = fields.upgrade is not None
+        self.exchange = Exchange(
+            client,
+            upstream,
+            self._on_done,
+            self._on_half_closed,
+            bodiless=fields.body_length == 0 and not upgrade,
+            upgrade=upgrade,
+        )
+
+    @property
+    def by_client(self) -> bool:
+        """Whether the client broke the exchange."""
+        failure = self.failure
+        if failure is None:
+            return False
+        return self._client.broken_by is not None or (
+            self.exchange.spliced and failure.code is StreamCode.CANCEL
+        )
+
+    async def run(self, peer: Hashable) -> Failure | None:
+        """Start the exchange; return its failure once it is over, and the client has the queued bytes.
+
+        `peer` is the fairness key of the upstream. Raises ExchangeFault. Cancelled, both sides are cut.
+        """
+        client = self._client
+        try:
+            client.attend()
+            self.exchange.start()
+            while not self._done or client.cutting:
+                await self._waker.park()
+            common = fairness()
+            if not common.admits():
+                # One upstream can end hundreds at once.
+                await common.wait(peer)
+        finally:
+            self.exchange.end(_CANCELLED)
+        failure = self.failure
+        if failure is not None and (failure.code, failure.reason) == (FAULT.code, FAULT.reason):
+            raise ExchangeFault(failure.reason)
+        return failure
+
+    def _on_done(self, failure: Failure | None) -> None:
+        self._done = True
+        self.failure = failure
+        self._waker.unpark()
+
+    def _on_half_closed(self, patience_s: float) -> None:
+        self._client.passes.later(patience_s, self.exchange.expire)
