@@ -1,7 +1,7 @@
 """Records events durably. A call waits for at most one commit.
 
 Theory of operation. Tasks append events to a deque. One writer thread takes all queued events and commits
-them as one batch. Tasks that wait for an intent are woken through trio's token, once per batch. While one
+them as one batch. The senders of intents are called through trio's token, once per batch. While one
 batch is being committed the next one gathers, so the commit's latency groups the intents, and they never
 linger. No task waits for completions; they linger up to LINGER_S for a fuller batch. There is no thread start
 and no `to_thread` call per event: the writer is one such call that lasts as long as the recorder.
@@ -51,14 +51,29 @@ _STOPPED = "the recorder has stopped"
 _log = logging.getLogger("hawse.audit")
 
 
+Settled: TypeAlias = Callable[[str | None], None]
+"""Called with None once an event is durable, or with the reason why it is not."""
+
+
 @attrs.define(eq=False)
 class _Waiter:
-    """A task that waits until its event is on the disk."""
+    """An event whose sender is called once it is on the disk."""
 
     event: Event | None
     """None for a flush, which only waits for the events before it."""
-    settled: trio.Event = attrs.Factory(trio.Event)
+    settled: Settled
+
+
+@attrs.define(eq=False)
+class _Parked:
+    """A task that waits until its event is on the disk (a Settled)."""
+
+    woken: trio.Event = attrs.Factory(trio.Event)
     failure: str | None = None
+
+    def __call__(self, failure: str | None) -> None:
+        self.failure = failure
+        self.woken.set()
 
 
 # An Event in the queue has no waiting task.
@@ -127,26 +142,42 @@ class Recorder:
         Raises AuditUnavailable: the call must be refused. If cancelled, a completion ends the intent and
         states that nothing was forwarded.
         """
-        if event.phase is not Phase.INTENT:
-            raise ValueError(f"event {event.eid} is no intent but {event.phase}")
+        _check_intent(event)
         try:
             await self._durable(event)
         except trio.Cancelled:
-            self.complete(
-                event.completed(
-                    utc(self._clock()),
-                    resp=Response(0, "the client left before the call was forwarded", processed="no"),
-                )
-            )
+            self.withdraw(event)
             raise
+
+    def begin_intent(self, event: Event, settled: Settled) -> None:
+        """Queue the intent of a write or an upgrade, for a caller without a task.
+
+        `settled` is called in the trio thread, never before this returns,.
+        The call may be forwarded only after `settled(None)`. Up to BATCH_EVENTS_MAX calls are made in a row,
+        so it must neither wait nor raise. A caller that gives up meanwhile calls `withdraw`. Raises
+        AuditUnavailable: the call must be refused.
+        """
+        _check_intent(event)
+        self._enqueue(_Waiter(event, settled))
+
+    def withdraw(self, event: Event) -> None:
+        """End an intent whose client left before the call was forwarded."""
+        left = Response(0, "the client left before the call was forwarded", processed="no")
+        self.complete(event.completed(utc(self._clock()), resp=left))
 
     async def flush(self) -> None:
         """Return once all events queued before are durable. Raises AuditUnavailable."""
         await self._durable(None)
 
     async def _durable(self, event: Event | None) -> None:
-        waiter = _Waiter(event)
-        weight_bytes = _weight_bytes(waiter)
+        parked = _Parked()
+        self._enqueue(_Waiter(event, parked))
+        await parked.woken.wait()
+        if parked.failure is not None:
+            raise AuditUnavailable(parked.failure)
+
+    def _enqueue(self, waiter: _Waiter) -> None:
+        event, weight_bytes = waiter.event, _weight_bytes(waiter)
         with self._lock:
             if self._stopping:
                 raise AuditUnavailable(_STOPPED)
@@ -159,9 +190,6 @@ class Recorder:
             self._queue_bytes += weight_bytes
             self._waiters += 1
             self._wake.notify()
-        await waiter.settled.wait()
-        if waiter.failure is not None:
-            raise AuditUnavailable(waiter.failure)
 
     def complete(self, event: Event) -> None:
         """Queue the end of a call, or any event that no task waits for; floods of failures are counted.
@@ -360,6 +388,11 @@ class Recorder:
             self._token.run_sync_soon(partial(_settle_all, waiters, failure))
 
 
+def _check_intent(event: Event) -> None:
+    if event.phase is not Phase.INTENT:
+        raise ValueError(f"event {event.eid} is no intent but {event.phase}")
+
+
 def _event(item: _Item) -> Event | None:
     return item if isinstance(item, Event) else item.event
 
@@ -375,8 +408,7 @@ def _weight_bytes(item: _Item) -> int:
 
 def _settle_all(waiters: list[_Waiter], failure: str | None) -> None:
     for waiter in waiters:
-        waiter.failure = failure
-        waiter.settled.set()
+        waiter.settled(failure)
 
 
 @asynccontextmanager

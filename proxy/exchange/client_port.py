@@ -61,7 +61,6 @@ class ClientPort:
         "_on_cut",
         "_on_idle",
         "_paused",
-        "_peer",
         "_stopped",
         "_tls",
         "_watch",
@@ -70,6 +69,7 @@ class ClientPort:
         "closed",
         "exchange",
         "passes",
+        "peer",
     )
 
     def __init__(
@@ -99,7 +99,8 @@ class ClientPort:
         self._tls = tls
         self._watch = watch
         self.passes = passes
-        self._peer = peer
+        self.peer = peer
+        """The fairness key of the client."""
         self._on_idle = on_idle
         self._on_cut = on_cut
         self._deadlines = deadlines
@@ -122,7 +123,8 @@ class ClientPort:
         self.broken_by = None
         self.bytes_delivered = 0
         self._kept, self._kept_bytes, self._again = [], 0, []
-        self._listen(True)
+        if not self._watch.listening:
+            self._listen(True)
 
     @property
     def whole(self) -> bool:
@@ -144,6 +146,39 @@ class ClientPort:
             self._leave_soon()
         else:
             self._listen(not self._http.full)
+
+    def rewatch(self, watch: Watch) -> None:
+        """Use this watch of the socket, after `unwatch`."""
+        self._watch = watch
+        watch.call = self._on_input
+
+    def unwatch(self) -> None:
+        """End the watch, so that a task can read the socket."""
+        watch = self._watch
+        watch.end()
+        # The watch refers to this port. The cycle would last until a garbage collection.
+        watch.call = _nothing
+
+    def leave(self) -> None:
+        """Leave a connection that is closed by its task."""
+        self.closed = True
+        self._cutting = False
+        self.unwatch()
+        self._on_idle = self._on_cut = _nothing
+
+    @property
+    def watched(self) -> bool:
+        """Whether this port watches the socket."""
+        return not self._watch.ended
+
+    def listen(self) -> None:
+        """Watch for input between two exchanges."""
+        if not self._watch.listening:
+            self._listen(True)
+
+    def unlisten(self) -> None:
+        """Do not watch for input until the next exchange."""
+        self._listen(False)
 
     @property
     def cutting(self) -> bool:
@@ -230,7 +265,13 @@ class ClientPort:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._lost()
             return False
-        return self._sent(sent)
+        # As `_sent`, without a call: most answers leave in one write.
+        if not sent:
+            self._watch.when_room(self._on_room)
+        elif end:
+            self._ending = False
+            self.exchange.flushed(self)
+        return sent
 
     def _sent(self, sent: bool) -> bool:
         """Report the end once the kernel has it. Without room, watch the socket for room."""
@@ -342,7 +383,7 @@ class ClientPort:
                 return
             if http.crowded:
                 http.crowded = False
-                self.passes.soon(self._peer, self._go_on)
+                self.passes.soon(self.peer, self._go_on)
                 return
 
     def _keep(self, data: bytes) -> None:
@@ -421,3 +462,6 @@ class ClientPort:
             self._watch.end()
             self._tls.close_nowait()
             self._on_cut()
+
+
+def _nothing() -> None: ...

@@ -10,7 +10,7 @@ anything else: cut, without TLS's close_notify, so that it cannot be taken for a
 
 Small requests are what a hub is made of, so nothing here makes a pass of the scheduler that the stream below
 does not make, and nothing is opened for a request but the request. One that need not wait needs no task
-either (`stand_by`), and whether its client is still there is told by one, but mostly noticed without
+either (`parked_connection`), and whether its client is still there is told by one, but mostly noticed without
 (`attendance`).
 """
 
@@ -20,6 +20,7 @@ import enum
 import math
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -31,9 +32,9 @@ from proxy.exchange.deadlines import IDLE_S, Deadlines
 from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.http_state import AWAITED, BODY, BROKEN, DONE, IDLE, REFUSED, SWITCHED, WITHHELD
 from proxy.exchange.next_pass import NextPass
+from proxy.exchange.parked_connection import Begun, ParkedConnection
 from proxy.exchange.ports import OnGone
 from proxy.exchange.received import Received
-from proxy.exchange.stand_by import Begun, StandBy
 from proxy.exchange.wire import RawStream, held_bytes
 from proxy.message.body import BODY_BYTES_MAX
 from proxy.message.failure import GONE, Failure, InboundBroken
@@ -105,7 +106,9 @@ class ServerConnection:
         self._raw: RawStream | None = None
         self._interim: trio.Event | None = None
         self._attendance: Attendance | None = None
-        self._stand_by: StandBy[ServerConnection] | None = None
+        self._port: ClientPort | None = None
+        self.parked: ParkedConnection | None = None
+        """Serves requests while the task is parked; set by `serve_parked`."""
         self.on_port_cut: Callable[[], None] | None = None
         """What is called when a port of this connection has cut it."""
 
@@ -143,8 +146,8 @@ class ServerConnection:
         Raises BadRequest for what must not be read further. It can be answered like a request, and then the
         next call ends the connection. Cancelled, the connection can only be closed.
 
-        While it waits, requests are begun and answered as `stand_by` says. When one of them needs a task to
-        go on, that one's head is returned, and `take_begun` tells what was begun.
+        While it waits, requests are served as `serve_parked` says. If one of them needs the task, its head is
+        returned, and `take_begun` returns what was begun of it.
         """
         http = self.http
         while True:
@@ -157,8 +160,8 @@ class ServerConnection:
                 if raw is not None:
                     # It came with the one before; who sends many at once must not keep the others out.
                     await trio.lowlevel.checkpoint()
-                elif self._requests > 1 and self._stand_by is not None and self._stand_by.may_sleep:
-                    if (head := await self._stand_by.sleep(self, self._idle)) is not None:
+                elif self._requests > 1 and self.parked is not None and self.parked.may_park:
+                    if (head := await self._park(self.parked)) is not None:
                         return head
                     continue
                 else:
@@ -176,6 +179,10 @@ class ServerConnection:
             except BadRequest:
                 http.refuse()
                 raise
+
+    async def _park(self, parked: ParkedConnection) -> RequestHead | None:
+        assert self._watched_port() is not None, "its socket was watched before"
+        return await parked.park(self._idle, self.peer)
 
     async def _receive_head(self) -> bytes | None:
         """Return a whole head; None when the client has nothing more to ask."""
@@ -212,93 +219,74 @@ class ServerConnection:
         finally:
             idle.due_at = math.inf
 
-    # -- requests that need no task ------------------------------------------------------------------------
+    # -- exchanges of ports --------------------------------------------------------------------------------
 
-    def stand_by(
-        self,
-        stream: TLSStream,
-        readiness: Readiness,
-        begin: Callable[[ServerConnection, RequestHead], Begun | None],
+    def serve_parked(
+        self, stream: TLSStream, begin: Callable[[ServerConnection, RequestHead], Begun | None]
     ) -> None:
-        """From the next request on, have `begin` called for those that came whole and have no body.
+        """Call `begin` for the following requests, while the connection's task waits in `next_request`.
 
-        It is called in the midst of everything, while the connection's task waits in `next_request`. `stream`
-        is the one that this connection was made with, or the one below that. Does nothing where there is no
-        socket to watch.
+        `begin` returns None for a request that needs the task. It is called among the callbacks of other
+        sockets, so it must not wait. `stream` is the one that this connection was made with, or the one below
+        that. Does nothing where there is no socket to watch.
         """
-        socket = tls_socket(stream)
-        if socket is not None:
+        port = self._watched_port()
+        if port is not None:
             self._stream = self._received.stream = stream
-            self._stand_by = StandBy(stream, socket.fileno(), self.http, begin, readiness, self._deadlines)
+            port.unwatch()
+            self.parked = ParkedConnection(port, stream, self.http, partial(begin, self), self._deadlines)
 
     def take_begun(self) -> Begun | None:
-        """What was begun of the request that `next_request` returned; the caller's to go on with."""
-        stand_by = self._stand_by
-        if stand_by is None:
+        """Return what was begun of the request that `next_request` returned; the caller carries it on."""
+        parked = self.parked
+        if parked is None:
             return None
-        begun, stand_by.begun = stand_by.begun, None
+        begun, parked.begun = parked.begun, None
         return begun
 
-    def answer_nowait(self, head: ResponseHead, body: bytes) -> bool:
-        """End what was begun with a whole answer; False when a part of it is not out yet (see hand_over).
-
-        At most QUICK_ANSWER_BYTES_MAX of body. Raises InboundBroken when the client is gone.
-        """
-        assert self._stand_by is not None, "it stands by"
-        if self._deadlines is not None and self._deadlines.ending:
-            self.http.persistent = False
-        data = self.http.send_head(head, body, end=True)
-        try:
-            sent = self._stand_by.send_answer(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            if self._link is _OPEN:
-                self._link = _SENDING
-            raise InboundBroken(GONE) from exc
-        if not sent:
-            self._link = _SENDING  # until flush
-        return sent
-
-    async def flush(self) -> None:
-        """Send what `answer_nowait` left; raises InboundBroken."""
-        if self._link is _SENDING:
-            self._link = _OPEN
-        await self._write(b"")
-
-    def hand_over(self, fault: Exception | None = None) -> None:
-        """Wake the connection's task to go on with what was begun, or to raise the fault that came of it."""
-        assert self._stand_by is not None, "it stands by"
-        self._stand_by.hand_over(fault)
-
     @contextmanager
-    def as_port(self) -> Iterator[ClientPort | None]:
+    def as_port(self, *, begin: bool = True) -> Iterator[ClientPort | None]:
         """Serve the current request's exchange as a port; None where there is no socket to watch.
 
-        For the block, in which the connection's task reads and sends nothing while an exchange runs.
+        For the block, in which the connection's task reads and sends nothing while an exchange runs. Without
+        `begin` the port continues with a request for which it had an exchange before.
         """
-        tls, readiness, passes = self._tls, self._readiness, self._passes
-        socket = None if tls is None else tls_socket(tls)
-        if tls is None or readiness is None or passes is None or socket is None or self._link is not _OPEN:
+        port = self._watched_port() if self._link is _OPEN else None
+        if port is None:
             yield None
             return
-        watch = readiness.watch(socket.fileno(), _nothing)
-        port = ClientPort(
-            self.http,
-            tls,
-            watch,
-            passes,
-            self.peer,
-            lambda: watch.listen(False),
-            self._port_cut,
-            self._deadlines,
-        )
-        port.begin()
+        if begin:
+            port.begin()
         try:
             yield port
         finally:
             self.on_port_cut = None
-            watch.end()
-            # The port holds the watch: the cycle would last until a garbage collection.
-            watch.call = _nothing
+            port.unwatch()
+
+    def _watched_port(self) -> ClientPort | None:
+        port, tls, readiness, passes = self._port, self._tls, self._readiness, self._passes
+        if port is not None and port.watched:
+            return port
+        socket = None if tls is None else tls_socket(tls)
+        if tls is None or readiness is None or passes is None or socket is None:
+            return None
+        watch = readiness.watch(socket.fileno(), _nothing)
+        if port is not None:
+            port.rewatch(watch)
+        else:
+            self._port = port = ClientPort(
+                self.http, tls, watch, passes, self.peer, self._on_idle, self._port_cut, self._deadlines
+            )
+        port.peer = self.peer
+        return port
+
+    def _on_idle(self) -> None:
+        """The port has input, and no exchange runs."""
+        parked, port = self.parked, self._port
+        if parked is not None and parked.parked:
+            parked.on_idle()
+        elif port is not None:
+            port.unlisten()
 
     def _port_cut(self) -> None:
         """The port has cut the connection."""
@@ -505,9 +493,11 @@ class ServerConnection:
         if self._attendance is not None:
             # A client that was cut is not watched: its socket may be closed by then.
             self._attendance.stop()
-        if self._stand_by is not None:
-            # Who closes an idle connection is not the task that waits for its next request.
-            self._stand_by.wake()
+        if self.parked is not None:
+            # An idle connection is closed by another task than the one that waits for its next request.
+            self.parked.close()
+        if self._port is not None:
+            self._port.leave()
         if self._idle is not None and self._deadlines is not None:
             self._deadlines.leave(self._idle)
             self._idle = None

@@ -27,7 +27,7 @@ from proxy.exchange.next_pass import NextPass
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import PREFIX
 from proxy.hub.authorize.events import Trail
-from proxy.hub.calls import quick
+from proxy.hub.calls.begin import begin
 from proxy.hub.calls.calls import CLIENT_LEFT, Calls
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.hosts import ClusterHosts
@@ -202,7 +202,7 @@ class Front:
             if first:
                 # The earlier data was answered, and no longer counts as unauthenticated.
                 pending.release_bytes()
-                self._stand_by(connection, tls, pending, address)
+                self._serve_parked(connection, tls, pending, address)
 
     def _known(self, connection: ServerConnection, pending: PendingConnection, agent: Principal) -> None:
         """Note that the connection is an agent's, after its first request."""
@@ -210,12 +210,12 @@ class Front:
         connection.peer = agent.agent_id
         self.connections.enter(agent, connection)
 
-    def _stand_by(
+    def _serve_parked(
         self, connection: ServerConnection, tls: TLSStream, pending: PendingConnection, address: str
     ) -> None:
-        """Park an authenticated connection, so that small requests do not wake its task."""
+        """Serve the next requests of an authenticated connection without waking its task."""
         if self._readiness is not None and not pending.counted:
-            connection.stand_by(tls, self._readiness, partial(quick.begin, self.calls, address))
+            connection.serve_parked(tls, partial(begin, self.calls, address))
 
     async def _route(
         self,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from typing import Protocol
 
 import attrs
 import trio
@@ -115,21 +116,31 @@ class OpenedStream:
         live.session, live.before = self.relay.session, self.before
 
 
+class FirstAttempt(Protocol):
+    """The first attempt of a call, made without a task, which has failed."""
+
+    @property
+    def relay_of_first(self) -> LiveRelay:
+        """The relay that it was sent to."""
+        ...
+
+    async def outcome_of_first(self) -> Outcome:
+        """Return how it failed, once the client has the part of the answer that arrived.
+
+        Raises ExchangeFault.
+        """
+        ...
+
+
 @attrs.define(eq=False)
 class _Route:
     """The relays of one call: where it goes, and which of them have not taken it."""
 
     registry: Registry
     live: LiveCall
-    opened: OpenedStream | None
-    """A stream that was opened for the next attempt."""
     relay: LiveRelay | None = None
     """None where the registry is to pick one, and in direct mode."""
     tried: list[LiveRelay] = attrs.Factory(list)
-
-    def __attrs_post_init__(self) -> None:
-        if self.opened is not None:
-            self.relay = self.opened.relay
 
     def leads(self, where: Where) -> bool:
         """Whether there is a relay for the next attempt; notes which."""
@@ -374,35 +385,41 @@ class Calls:
             elif not (self.recorder.healthy or self.config.audit.reads_when_down):
                 raise AuditUnavailable("reads are refused too while it is (audit.reads_when_down)")
         except AuditUnavailable as error:
-            said = f"refused a call because the audit trail cannot be written: {error}"
-            self._unrecorded.line(logging.ERROR, said, trio.current_time())
-            message = f"the audit trail cannot be written, so the call is refused: {error}"
-            try:
-                await connection.answer(*status_response(503, "", message))
-            finally:
-                if not durable:
-                    # A refused write is counted by the event of the gap; a read has nothing but this.
-                    # It comes last, since a read whose client is slow may have its start meanwhile.
-                    self._refused(replace(opening, note=message), 503)
+            await self.answer_unrecorded(connection, live, opening, error)
             return None
         return opening
+
+    async def answer_unrecorded(
+        self, connection: ServerConnection, live: LiveCall, opening: Event | None, error: AuditUnavailable
+    ) -> None:
+        """Refuse a call because the audit trail cannot be written."""
+        said = f"refused a call because the audit trail cannot be written: {error}"
+        self._unrecorded.line(logging.ERROR, said, trio.current_time())
+        message = f"the audit trail cannot be written, so the call is refused: {error}"
+        try:
+            await connection.answer(*status_response(503, "", message))
+        finally:
+            if opening is not None and not live.call.durable:
+                # A refused write is counted by the event of the gap; a read has nothing but this.
+                # It comes last, since a read whose client is slow may have its start meanwhile.
+                self._refused(replace(opening, note=message), 503)
 
     async def carry(
         self,
         connection: ServerConnection,
         live: LiveCall,
         opening: Event,
-        opened: OpenedStream | None,
+        first: FirstAttempt | None,
         began_s: float,
     ) -> None:
-        """Forward a call that may move, on the stream that was opened for it if one was, and record its end.
+        """Forward a call that may move, after its first attempt if one was made, and record its end.
 
         `began_s` is on the monotonic clock. An internal fault is recorded and raised. The front then answers
         500, if the answer has not begun.
         """
         outcome: Outcome | None = None
         try:
-            outcome = await self._forward(connection, live, opened)
+            outcome = await self._forward(connection, live, first)
         except CLIENT_LEFT:
             raise
         except Exception:
@@ -435,42 +452,42 @@ class Calls:
         self.observe(closing)
 
     async def _forward(
-        self, connection: ServerConnection, live: LiveCall, opened: OpenedStream | None
+        self, connection: ServerConnection, live: LiveCall, first: FirstAttempt | None
     ) -> Outcome:
         """Send the call to a relay of its cluster, and answer the client in every case."""
         if live.call.cluster.mode is not Mode.TUNNEL:
-            return await self._forward_by(connection, None, live, opened)
-        with connection.as_port() as port:
-            return await self._forward_by(connection, port, live, opened)
+            return await self._forward_by(connection, None, live, first)
+        with connection.as_port(begin=first is None) as port:
+            return await self._forward_by(connection, port, live, first)
 
     async def _forward_by(
         self,
         connection: ServerConnection,
         port: ClientPort | None,
         live: LiveCall,
-        opened: OpenedStream | None,
+        first: FirstAttempt | None,
     ) -> Outcome:
         """Send the call by exchanges of ports if the client has a port."""
         call = live.call
         held: HeldBody | ClientPort | None = None
         if call.head.body_length != 0:
             held = port if port is not None else HeldBody(connection)
-        route = _Route(self.registry, live, opened)
+        route = _Route(self.registry, live, None if first is None else first.relay_of_first)
         attempt = Attempt(Where.SAME)
         parked = False
-        if opened is not None:
-            opened.show(live)
         for number in range(1, ATTEMPTS_MAX + 1):
-            if live.ended is not None:
-                # An open stream was sent. An earlier attempt reached no API server, unless its relay was
-                # in doubt.
-                seen = Processed.NO if route.opened is None and not live.moved_from else Processed.MAYBE
+            if live.ended is not None and first is None:
+                # An earlier attempt reached no API server, unless its relay was in doubt.
+                seen = Processed.MAYBE if live.moved_from else Processed.NO
                 outcome = failed(Failure(live.ended.code, seen, ""), CloseReason.REVOKED, live.tally)
                 break
             # If the second attempt is cancelled, the failure of the first one does not describe it.
-            live.failure = None
+            if first is None:
+                live.failure = None
             try:
-                if call.cluster.mode is Mode.TUNNEL:
+                if first is not None:
+                    pass
+                elif call.cluster.mode is Mode.TUNNEL:
                     stream = self._open_tunnel(live, route, attempt)
                     leave = None
                     if number < ATTEMPTS_MAX and call.movable and not live.moved_from:
@@ -485,7 +502,9 @@ class Calls:
             except OutboundBroken as error:
                 outcome = failed(error.failure, CloseReason.UPSTREAM_FAILED, live.tally)
             else:
-                if call.cluster.mode is not Mode.TUNNEL:
+                if first is not None:
+                    outcome, first = await first.outcome_of_first(), None
+                elif call.cluster.mode is not Mode.TUNNEL:
                     outcome = await self._exchange(_inbound(connection, held), outbound, live)
                 elif port is None:
                     stream.stream.on_answer(None, leave)
@@ -509,11 +528,9 @@ class Calls:
     def _open_tunnel(self, live: LiveCall, route: _Route, attempt: Attempt) -> OpenedStream:
         """Send the head to a relay; raises ClusterOffline or OutboundBroken."""
         call = live.call
-        opened, route.opened = route.opened, None
-        if opened is None:
-            route.relay = route.relay or self.registry.session(call.cluster.id)
-            opened = self.open_stream(call, live.eid, route.relay, time.time(), renew=attempt.renew)
-            opened.show(live)
+        route.relay = route.relay or self.registry.session(call.cluster.id)
+        opened = self.open_stream(call, live.eid, route.relay, time.time(), renew=attempt.renew)
+        opened.show(live)
         route.relay = opened.relay
         return opened
 
@@ -527,7 +544,7 @@ class Calls:
     ) -> Outcome:
         """Carry one attempt to its end, by ports."""
         call, passes = live.call, port.passes
-        rewrite = partial(_passed_on_and_noted, self.prefix_of, live)
+        rewrite = partial(pass_head, self.prefix_of, live)
         soon = partial(passes.soon, stream.peer)
         relay = RelayPort(stream, call.head, call.cluster.name, rewrite, soon, leave)
         return await run_attempt(connection, live, port, relay)
@@ -538,7 +555,7 @@ class Calls:
         live.outbound = outbound
         try:
             explained = ExplainedOutbound(outbound, call.cluster.name)
-            on_head = partial(_passed_on, self.prefix_of, live)
+            on_head = partial(pass_head, self.prefix_of, live)
             return await forward(inbound, explained, call.head, on_head=on_head, tally=live.tally)
         finally:
             live.outbound = None
@@ -650,34 +667,32 @@ class Calls:
         self.observe(closing)
 
 
-def _passed_on(prefix_of: Callable[[Call], bytes], live: LiveCall, head: ResponseHead) -> ResponseHead:
-    """The head of the relay's answer as the client gets it; raises OutboundBroken where it fits into none."""
-    call = live.call
+def pass_head(prefix_of: Callable[[Call], bytes], live: LiveCall, head: ResponseHead) -> ResponseHead:
+    """Return the relay's head as the client gets it, and note that the call is answered.
+
+    Raises OutboundBroken for a head that the hub cannot forward.
+    """
+    call, status = live.call, head.status
+    parsed = call.parsed
     try:
-        live.guardrail = guardrail_of(head)
         answer = head.without_hop()
         if answer is None:
-            answer = hub_response_head(head, prefix_of(call), call.parsed.target, call.head.header(b"host"))
-        if call.parsed.tail:
+            answer = hub_response_head(head, prefix_of(call), parsed.target, call.head.header(b"host"))
+            answer.encode()
+        if status == 403:
+            live.guardrail = guardrail_of(head)
+        if parsed.tail:
             answer = sandboxed(answer)
-        answer.encode()
+            answer.encode()
     except HeadError as error:
         raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, str(error))) from error
+    tally = live.tally
+    tally.status = status
+    tally.upgraded = status == 101
+    if not parsed.small and call.long:
+        # The token is most of the request's headers, and a watch keeps them for hours.
+        call.head.fields.forget_parts()
     return answer
-
-
-def _passed_on_and_noted(
-    prefix_of: Callable[[Call], bytes], live: LiveCall, head: ResponseHead
-) -> ResponseHead:
-    """The same, in an exchange of ports: the call is answered from here on."""
-    head = _passed_on(prefix_of, live, head)
-    live.tally.status = head.status
-    live.tally.upgraded = head.status == 101
-    fields = live.call.head.fields
-    if live.call.long:
-        # A token makes most of the request's headers, and nobody asks for it a second time in hours.
-        fields.forget_parts()
-    return head
 
 
 def _inbound(connection: ServerConnection, held: HeldBody | ClientPort | None) -> Inbound:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from proxy.exchange.client_port import ClientPort
+from proxy.exchange.engine import FAULT
 from proxy.exchange.forward import CloseReason, Outcome
-from proxy.exchange.parked_exchange import ParkedExchange
+from proxy.exchange.parked_exchange import ExchangeFault, ParkedExchange
 from proxy.exchange.server import ServerConnection
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.relay_port import RelayPort
-from proxy.message.failure import StreamCode
+from proxy.message.failure import Failure, StreamCode
 
 
 async def run_attempt(
@@ -27,11 +28,18 @@ async def run_attempt(
     finally:
         live.leave_exchange()
         relay.stream.close_nowait()
+    return outcome_of(live, client, failure)
+
+
+def outcome_of(live: LiveCall, client: ClientPort, failure: Failure | None) -> Outcome:
+    """Return the outcome of an attempt that has ended; raises ExchangeFault."""
     tally = live.tally
     reason = CloseReason.COMPLETE
     if failure is not None:
+        if (failure.code, failure.reason) == (FAULT.code, FAULT.reason):
+            raise ExchangeFault(failure.reason)
         reason = CloseReason.UPSTREAM_FAILED
-        if parked.by_client:
+        if client.broken_by is not None or (tally.upgraded and failure.code is StreamCode.CANCEL):
             gone = failure.code is StreamCode.CANCEL
             reason = CloseReason.CLIENT_GONE if gone else CloseReason.CLIENT_ERROR
     return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)

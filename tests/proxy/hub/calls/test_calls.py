@@ -40,7 +40,7 @@ from proxy.hub.calls import calls as calls_module
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending
-from proxy.hub.calls.quick import begin
+from proxy.hub.calls.begin import begin
 from proxy.hub.calls.replayable_body import HELD_BYTES_MAX
 from proxy.hub.home.config import AuditConfig, HubConfig, LimitsConfig
 from proxy.hub.home.signing_keys import SigningKeys
@@ -149,7 +149,7 @@ class Bench:
             # The first request is never begun so, since it has to tell who asks.
             await connection.next_request()
             await connection.answer(ResponseHead.of(204), b"")
-            connection.stand_by(server, readiness, begin_call)
+            connection.serve_parked(server, begin_call)
             while (head := await connection.next_request()) is not None:
                 begun = connection.take_begun()
                 if begun is None:

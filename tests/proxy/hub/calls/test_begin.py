@@ -20,7 +20,7 @@ from auth.policy.bundled import first_sources
 from auth.policy.match import Agent, Bundle, Cluster, Decision
 from auth.principal import Principal
 from auth.requestinfo import RequestInfo
-from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX
+QUICK_ANSWER_BYTES_MAX = 64 * 1024
 from proxy.hub.calls.limits import Exceeded
 from proxy.hub.store.entities import Mode
 from proxy.message.head import RequestHead
