@@ -37,10 +37,10 @@ from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls import calls as calls_module
+from proxy.hub.calls.begin import begin
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending
-from proxy.hub.calls.begin import begin
 from proxy.hub.calls.replayable_body import HELD_BYTES_MAX
 from proxy.hub.home.config import AuditConfig, HubConfig, LimitsConfig
 from proxy.hub.home.signing_keys import SigningKeys
@@ -211,7 +211,7 @@ def streams_of(calls: Calls) -> dict[str, int]:
 
 
 @asynccontextmanager
-async def open_bench(tmp_path: Path, *, quick: bool) -> AsyncIterator[Bench]:
+async def open_bench(tmp_path: Path, *, quick: bool, streams: int = 2) -> AsyncIterator[Bench]:
     key = SigningKey.generate()
     keys = SigningKeys(key, (key,))
     audit_file = tmp_path / "audit.db"
@@ -224,7 +224,7 @@ async def open_bench(tmp_path: Path, *, quick: bool) -> AsyncIterator[Bench]:
         trio.open_nursery() as nursery,
     ):
         await directory.change(enrol)
-        config = HubConfig(org="acme", public_url=ISSUER, limits=LimitsConfig(streams_per_agent=2))
+        config = HubConfig(org="acme", public_url=ISSUER, limits=LimitsConfig(streams_per_agent=streams))
         calls = Calls(
             config=config,
             directory=directory,

@@ -17,7 +17,7 @@ import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from audit.record import Event
-from audit.recorder import Recorder
+from audit.recorder import Recorder, Settled
 from proxy.exchange import inflight_memory
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.deadlines import Deadlines
@@ -143,14 +143,20 @@ async def test_what_a_failed_answer_has_left_for_its_client_is_dropped_once_the_
 async def test_a_call_that_is_held_before_its_relay_has_it_is_held_there(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    intent = Recorder.intent
+    intent, begin_intent = Recorder.intent, Recorder.begin_intent
 
-    async def intent_within_which_it_is_held(recorder: Recorder, event: Event) -> None:
+    async def hold_within_intent(recorder: Recorder, event: Event) -> None:
         await intent(recorder, event)
         [live] = bench.calls.live
         live.hold()
 
-    monkeypatch.setattr(Recorder, "intent", intent_within_which_it_is_held)
+    def begin_and_hold(recorder: Recorder, event: Event, settled: Settled) -> None:
+        begin_intent(recorder, event, settled)
+        [live] = bench.calls.live
+        live.hold()
+
+    monkeypatch.setattr(Recorder, "intent", hold_within_intent)
+    monkeypatch.setattr(Recorder, "begin_intent", begin_and_hold)
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         data = bench.request(
             "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1", "Content-Length: 6", body=b"create"
