@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 
 import attrs
 import pytest
@@ -115,7 +114,7 @@ async def rigged(
         request = REQUESTS[kind]
         context = hub.add_context(1, b"identity")
         stream = hub.open_stream(request.encode(), context=context, eof=kind in {"get", "head"})
-        port = RelayPort(stream, request, "prod", rewrite, partial(passes.soon, "peer"))
+        port = RelayPort(stream, request, "prod", rewrite, passes)
         rig = Rig(Client(drains_at_once=drains), port, await relay.accept())
         rig.start(kind)
         yield rig
