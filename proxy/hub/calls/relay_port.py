@@ -47,6 +47,7 @@ class RelayPort:
         "_paused",
         "_request",
         "_rewrite",
+        "bytes_dropped",
         "bytes_passed",
         "exchange",
         "stream",
@@ -64,6 +65,8 @@ class RelayPort:
         self.exchange: Exchange = OVER
         self.bytes_passed = 0
         """The delivered bytes of the answer's body, and the raw bytes after a 101."""
+        self.bytes_dropped = 0
+        """The client's raw bytes that the relay takes no more."""
         self.stream = stream
         self._request = request
         self._cluster = cluster
@@ -109,8 +112,11 @@ class RelayPort:
         except StreamReset:
             if end:
                 self.exchange.flushed(self)
-            # A raw stream drops further bytes, so that the client's end is still noticed.
-            return self.exchange.spliced
+            if not self.exchange.spliced:
+                return False
+            # Further bytes are read and dropped, so that the client's end is noticed.
+            self.bytes_dropped += len(data)
+            return True
         if end:
             # The session owns the queued bytes now, and sends them even after a resumption.
             self.exchange.flushed(self)
