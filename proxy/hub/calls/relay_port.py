@@ -86,8 +86,8 @@ class RelayPort:
 
     @property
     def held_bytes(self) -> int:
-        """The bytes in hand for the tunnel. The tunnel counts the queued bytes itself."""
-        return self.stream.held_up_bytes
+        """The bytes of a 403 that is read to its end. The tunnel counts the queued bytes itself."""
+        return 0 if self._explained is None else len(self._explained[1])
 
     @property
     def evicted(self) -> bool:
