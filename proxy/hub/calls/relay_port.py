@@ -202,6 +202,7 @@ class RelayPort:
         head = self._rewrite(head)
         self._answered = True
         self._paused |= end
+        self.bytes_passed = len(data or b"")
         self.exchange.answer_head(head, data or b"", end)
         return data is not None
 
@@ -217,6 +218,7 @@ class RelayPort:
         head = self._rewrite(explained(head, bytes(body), self._cluster))
         self._answered = self._paused = True
         self._explained = None
+        self.bytes_passed = len(body)
         self.exchange.answer_head(head, bytes(body), True)
         return False
 
@@ -238,7 +240,6 @@ class RelayPort:
                 raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, _OTHER_LENGTH))
             # If the stream ends too early, its last bytes are passed on before the exchange breaks.
             end = not left
-        self.bytes_passed += len(data)
         return data, end
 
     def _deliver_share(self) -> None:
@@ -253,6 +254,7 @@ class RelayPort:
             share -= len(data)
             # Another call of `_deliver` may be scheduled, and would find the end again.
             self._paused |= end
+            self.bytes_passed += len(data)
             self.exchange.data(self, data, end)
 
     def _refuse(self, reason: str) -> None:

@@ -22,6 +22,7 @@ POST = "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1"
 REQUESTS = {
     "exec": (EXEC, "Connection: Upgrade", "Upgrade: websocket"),
     "log": (LOG,),
+    "get": ("GET /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1",),
     "post": (POST, "Transfer-Encoding: chunked"),
 }
 SWITCHING = ResponseHead.of(101, b"", ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))).encode()
@@ -127,6 +128,13 @@ async def log_that_breaks(talk: Talk) -> None:
     await read_all(talk.client)
 
 
+async def get_whose_403_breaks_off(talk: Talk) -> None:
+    await talk.relay.send_head(ResponseHead.of(403, b"", ((b"content-length", b"20"),)).encode())
+    await talk.relay.send_all(b"pods is")
+    talk.relay.reset(StreamCode.UPSTREAM_RESET, processed=Processed.YES, reason="it broke", in_line=True)
+    await read_all(talk.client)
+
+
 async def post_that_is_answered_early(talk: Talk) -> None:
     await talk.ask(b"4\r\nabcd\r\n", b"abcd")
     await talk.relay.send_head(ResponseHead.of(413, b"", ((b"content-length", b"0"),)).encode(), eof=True)
@@ -167,6 +175,7 @@ LEFT, BROKE = "the client is gone", "it broke"
         (log_whose_client_leaves, GONE, 200, LEFT, 0, 4),
         (log_whose_client_leaves_before_the_head, GONE, 0, LEFT, 0, 0),
         (log_that_breaks, FAILED, 200, BROKE, 0, 4),
+        (get_whose_403_breaks_off, FAILED, 503, BROKE, 0, 0),
         (post_that_is_answered_early, COMPLETE, 413, None, 4, 0),
         (post_whose_client_leaves, GONE, 0, LEFT, 4, 0),
         (post_with_a_malformed_body, ERROR, 400, "the request's body is malformed", 4, 0),
@@ -188,8 +197,8 @@ async def test_the_record_says_how_a_call_ended(
         closing: Any = (await bench.trail())[-1]
     response = closing["resp"]
     assert (response["status"], response.get("reason"), response["bytes"]) == (status, reason, bytes_out)
-    if line == POST:
-        assert closing["req"]["body_bytes"] == bytes_in
+    if closing.get("stream") is None:
+        assert closing["req"].get("body_bytes", 0) == bytes_in
         return
     stream = closing["stream"]
     assert (stream["close_reason"], stream["bytes_in"], stream["bytes_out"]) == (
