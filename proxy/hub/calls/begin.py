@@ -202,9 +202,7 @@ class BegunCall(LiveCall):
         leave = None
         if self._intent is None and not call.parsed.tail:
             leave = partial(calls.leave_doubted, self, opened, port)
-        relay = RelayPort(
-            stream, call.head, call.cluster.name, self._rewrite, partial(port.passes.soon, stream.peer), leave
-        )
+        relay = RelayPort(stream, call.head, call.cluster.name, self._rewrite, port.passes, leave)
         self.exchange = exchange = Exchange(
             port,
             relay,

@@ -123,7 +123,7 @@ class LiveCall:
         tally = self.tally
         if self.ports is not None:
             client, relay = self.ports
-            tally.bytes_in = client.bytes_delivered
+            tally.bytes_in = client.bytes_delivered - relay.bytes_dropped
             tally.bytes_out = relay.bytes_passed
         return tally
 
