@@ -219,29 +219,26 @@ class Stream(trio.abc.HalfCloseableStream):
         """
         self._tell_input = tell
 
-    def peek_whole_answer(self) -> tuple[bytes, int] | None:
-        """Return the head of the answer and how many bytes are behind it, when all is said both ways.
+    # --- receiving ---
 
-        None when something is still to come, or the stream broke, or was closed.
+    def take_last(self, size: int | None, bytes_max: int) -> bytes | None:
+        """Return the rest of the bytes, if the clean end follows them; else None, and nothing is taken.
+
+        None also for another rest than `size` bytes, or for more than `bytes_max`. Costs a third of
+        `receive_nowait` and `at_end`.
         """
         state = self._state
-        head = state.answer_head
-        if head is None or state.receiving is not ENDED or state.sending is not ENDED:
+        rest = state.incoming.size
+        if (
+            state.receiving is not ENDED
+            or not rest
+            or rest > bytes_max
+            or (size is not None and size != rest)
+            or self._failure is not None
+            or self._closed
+        ):
             return None
-        if self._failure is not None or self._closed:
-            return None
-        return head, state.incoming.size
-
-    def take_whole_answer(self) -> bytes:
-        """Return all bytes of an answer that `peek_whole_answer` has returned, and leave the stream."""
-        state = self._state
-        data = self._driver.connection.streams.take_rest(state) if state.incoming.size else b""
-        self._closed = True
-        state.owner = None
-        self._tell_reset = self._tell_doubt = None
-        return data
-
-    # --- receiving ---
+        return self._driver.connection.streams.take_rest(state)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return bytes, or b"" at the clean end. Raises StreamReset. When cancelled no byte is lost."""

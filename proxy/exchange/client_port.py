@@ -59,7 +59,6 @@ class ClientPort:
         "_kept",
         "_kept_bytes",
         "_on_cut",
-        "_on_idle",
         "_paused",
         "_scheduled",
         "_stopped",
@@ -69,6 +68,7 @@ class ClientPort:
         "bytes_delivered",
         "closed",
         "exchange",
+        "on_idle",
         "passes",
         "peer",
     )
@@ -80,7 +80,6 @@ class ClientPort:
         watch: Watch,
         passes: NextPass,
         peer: Hashable,
-        on_idle: Callable[[], None],
         on_cut: Callable[[], None],
         deadlines: Deadlines | None = None,
     ) -> None:
@@ -102,7 +101,8 @@ class ClientPort:
         self.passes = passes
         self.peer = peer
         """The fairness key of the client."""
-        self._on_idle = on_idle
+        self.on_idle: Callable[[], None] = self.unlisten
+        """Called when bytes arrive while no exchange runs."""
         self._on_cut = on_cut
         self._deadlines = deadlines
         self._paused = True
@@ -167,7 +167,7 @@ class ClientPort:
         self.closed = True
         self._cutting = False
         self.unwatch()
-        self._on_idle = self._on_cut = _nothing
+        self.on_idle = self._on_cut = _nothing
 
     @property
     def watched(self) -> bool:
@@ -306,7 +306,7 @@ class ClientPort:
         exchange = self.exchange
         if exchange.over:
             if not (self._cutting or self.closed):
-                self._on_idle()
+                self.on_idle()
             return
         try:
             if self._stopped or (self._http.incoming is DONE and not exchange.spliced):

@@ -18,6 +18,10 @@ import trio
 from tunnel.net.fairness import Chunks, fairness
 from tunnel.net.waker import Waker
 
+# Heads of answers, and other short calls that follow from one message of a peer. Each takes some 40 µs, so a
+# pass has 3 ms of them.
+SHORT_CALLS_PER_PASS = 64
+
 _Calls = OrderedDict[Hashable, deque[Callable[[], None]]]
 
 
@@ -29,7 +33,20 @@ class NextPass:
         # The number keeps calls with the same due time in order.
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
+        self._short_calls_left = SHORT_CALLS_PER_PASS
         self._spot = Waker("one task makes the calls of later passes")
+
+    def admits(self) -> bool:
+        """Whether this pass has room for a short call. If not, the caller uses `soon`."""
+        if not self._short_calls_left:
+            return False
+        self._short_calls_left -= 1
+        if not self._short_calls_left:
+            self.soon(self, self._renew)
+        return True
+
+    def _renew(self) -> None:
+        self._short_calls_left = SHORT_CALLS_PER_PASS
 
     def soon(self, peer: Hashable, call: Callable[[], None]) -> None:
         """Schedule a call for a later pass, round-robin over the peers."""

@@ -98,6 +98,7 @@ class ParkedConnection:
         self._head: RequestHead | None = None
         self._fault: Exception | None = None
         self._idle: Idle | None = None
+        port.on_idle = self.on_idle
 
     @property
     def may_park(self) -> bool:
@@ -169,13 +170,14 @@ class ParkedConnection:
         http = self._http
         if http.held or http.ended or not http.may_go_on:
             self.wake()
-            return
-        self.port.listen()
-        if self._deadlines is not None and self._idle is not None:
+        elif self._deadlines is not None and self._idle is not None:
             self._deadlines.begin(self._idle, IDLE_S)
 
     def on_idle(self) -> None:
         """Read input that arrives while no exchange runs; begin a request if that needs no task."""
+        if not self.parked:
+            self.port.unlisten()
+            return
         try:
             data = self._tls.receive_nowait(CLIENT_BYTES_AT_ONCE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -275,18 +275,10 @@ class ServerConnection:
             port.rewatch(watch)
         else:
             self._port = port = ClientPort(
-                self.http, tls, watch, passes, self.peer, self._on_idle, self._port_cut, self._deadlines
+                self.http, tls, watch, passes, self.peer, self._port_cut, self._deadlines
             )
         port.peer = self.peer
         return port
-
-    def _on_idle(self) -> None:
-        """The port has input, and no exchange runs."""
-        parked, port = self.parked, self._port
-        if parked is not None and parked.parked:
-            parked.on_idle()
-        elif port is not None:
-            port.unlisten()
 
     def _port_cut(self) -> None:
         """The port has cut the connection."""

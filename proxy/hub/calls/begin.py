@@ -36,8 +36,7 @@ from proxy.hub.calls.relay_port import RelayPort
 from proxy.hub.calls.tunnel_exchange import outcome_of
 from proxy.hub.relays.registry import LiveRelay
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
-from proxy.message.head import RequestHead, ResponseHead
-from tunnel.net.fairness import fairness
+from proxy.message.head import RequestHead
 from tunnel.net.waker import Waker
 
 _LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
@@ -160,9 +159,9 @@ class BegunCall(LiveCall):
         """Forward the call, since its intent is durable, unless that failed."""
         if failure is not None:
             self._refused = AuditUnavailable(failure)
-        elif not fairness().admits():
+        port = self._parked.port
+        if not port.passes.admits():
             # One commit can have hundreds of intents.
-            port = self._parked.port
             port.passes.soon(port.peer, self._forward_recorded)
             return
         self._forward_recorded()
@@ -202,7 +201,8 @@ class BegunCall(LiveCall):
         leave = None
         if self._intent is None and not call.parsed.tail:
             leave = partial(calls.leave_doubted, self, opened, port)
-        relay = RelayPort(stream, call.head, call.cluster.name, self._rewrite, port.passes, leave)
+        rewrite = partial(pass_head, calls.prefix_of, self)
+        relay = RelayPort(stream, call.head, call.cluster.name, rewrite, port.passes, leave)
         self.exchange = exchange = Exchange(
             port,
             relay,
@@ -218,9 +218,6 @@ class BegunCall(LiveCall):
             port.attend()
         exchange.start()
 
-    def _rewrite(self, head: ResponseHead) -> ResponseHead:
-        return pass_head(self._calls.prefix_of, self, head)
-
     def _half_closed(self, patience_s: float) -> None:
         exchange = self.exchange
         assert exchange is not None, "it is half closed"
@@ -231,26 +228,26 @@ class BegunCall(LiveCall):
         try:
             if failure is not None:
                 self.failure = self._failure = failure
-                self._hand_over()
-            else:
-                self._complete()
-                self._parked.complete()
-        except Exception as error:
-            self._fail(error)
-
-    def _complete(self) -> None:
-        calls, opened = self._calls, self.opened
-        assert opened is not None, "the exchange has a stream"
-        try:
-            _ = self.counted
+                self._parked.hand_over()
+                return
+            calls, opened, ports, tally = self._calls, self.opened, self.ports, self.tally
+            assert opened is not None, "the exchange has a stream"
+            assert ports is not None, "the exchange has ports"
+            client, relay = ports
+            tally.bytes_in = client.bytes_delivered - relay.bytes_dropped
+            tally.bytes_out = relay.bytes_passed
             self.exchange = self.ports = None
             opened.stream.close_nowait()
-            if self._intent is None and self.call.parsed.small and not self.guardrail:
-                calls.close_read(self, opened, self.began_s)
-            else:
-                self._close(outcome_of(self, self._parked.port, None))
-        finally:
-            calls.leave(self)
+            try:
+                if self._intent is None and self.call.parsed.small and not self.guardrail:
+                    calls.close_read(self, opened, self.began_s)
+                else:
+                    self._close(outcome_of(self, client, None))
+            finally:
+                calls.leave(self)
+            self._parked.complete()
+        except Exception as error:
+            self._fail(error)
 
     def show(self) -> None:
         """See LiveCall. A small read that is answered at once does not need this."""

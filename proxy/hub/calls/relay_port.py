@@ -8,7 +8,7 @@ agent that the relay's ClusterRole does not name and for a verb that it lacks. S
 the command that checks (`explain_403`).
 
 One message of a relay can contain hundreds of heads. Each takes some 40 µs here, with the rewriting and the
-TLS of its client. So heads use the budget of a pass (`tunnel.net.fairness`), and the others follow in later
+TLS of its client. So a pass has a budget for heads (`NextPass.admits`), and the others follow in later
 passes. Bytes behind a head cost less, and the reader of the tunnel bounds them (`tunnel.link`).
 """
 
@@ -20,8 +20,7 @@ from proxy.exchange.engine import OVER, Exchange
 from proxy.exchange.next_pass import NextPass
 from proxy.hub.calls.explain_403 import explained, may_be_explained
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
-from proxy.message.head import HeadError, RequestHead, ResponseHead, check_switch
-from tunnel.net.fairness import fairness
+from proxy.message.head import BODILESS_STATUSES, HeadError, RequestHead, ResponseHead, check_switch
 from tunnel.stream import Stream, StreamReset
 
 # Bytes that a stream delivers in one loop pass before other streams run.
@@ -39,6 +38,7 @@ class RelayPort:
 
     __slots__ = (
         "_answered",
+        "_awaits_head",
         "_body_left",
         "_busy",
         "_cluster",
@@ -79,7 +79,9 @@ class RelayPort:
         self._body_left: int | None = None
         # The head of a short 403, and the received part of its body.
         self._explained: tuple[ResponseHead, bytearray] | None = None
-        stream.on_answer(None, on_doubt)
+        # `_on_head` is still to be called.
+        self._awaits_head = True
+        stream.on_answer(self._on_head, on_doubt)
 
     def __repr__(self) -> str:
         return repr(self.stream)
@@ -131,7 +133,8 @@ class RelayPort:
     def resume(self) -> None:
         """See Port."""
         self._paused = False
-        self._deliver()
+        if not self._awaits_head:
+            self._deliver()
 
     def stop(self) -> None:
         """See Port."""
@@ -148,7 +151,8 @@ class RelayPort:
 
     def _on_head(self) -> None:
         """Pass on the head, now or in the first pass that has room for it."""
-        if fairness().admits():
+        self._awaits_head = False
+        if self._passes.admits():
             self._deliver()
         else:
             self._passes.soon(self.stream.peer, self._deliver)
@@ -183,28 +187,39 @@ class RelayPort:
             return self._explain(*self._explained)
         encoded = self.stream.receive_head_nowait()
         if encoded is None:
+            self._awaits_head = True
             self.stream.when_input(self._on_head)
             return False
         head = ResponseHead.decode(encoded)
-        if head.status == 101:
+        status = head.status
+        if status == 101:
             check_switch(head, self._request.upgrade)
             self._answered = True
             self.exchange.answer_head(self._rewrite(head))
             return True
-        if head.status < 200:
-            self._refuse(f"the relay answered with {head.status}, which is no final answer")
+        if status < 200:
+            self._refuse(f"the relay answered with {status}, which is no final answer")
             return False
-        self._body_left = left = head.body_length if head.has_body(self._request.method) else 0
-        if may_be_explained(head):
+        left = head.body_length
+        if left != 0 and (status in BODILESS_STATUSES or self._request.method == b"HEAD"):
+            left = 0
+        self._body_left = left
+        if status == 403 and may_be_explained(head):
             self._explained = head, bytearray()
             return self._explain(*self._explained)
-        data, end = (b"", True) if left == 0 else self._take()
+        if left == 0:
+            data: bytes | None = b""
+            end = True
+        elif (rest := self.stream.take_last(left, SHARE_BYTES)) is not None:
+            data, end = rest, True
+        else:
+            data, end = self._take()
         head = self._rewrite(head)
         self._answered = True
         self._paused |= end
         self.bytes_passed = len(data or b"")
         self.exchange.answer_head(head, data or b"", end)
-        return data is not None
+        return data is not None and not end
 
     def _explain(self, head: ResponseHead, body: bytearray) -> bool:
         """Pass on a 403 once its whole body has arrived."""

@@ -103,10 +103,10 @@ class Rig:
             watch,
             self.passes,
             "peer",
-            self._on_idle,
             self._on_cut,
             self.deadlines,
         )
+        self.port.on_idle = self._on_idle
 
     def _on_cut(self) -> None:
         self.was_cut = True
@@ -430,7 +430,7 @@ async def test_a_client_that_ended_before_an_attempt_is_gone_in_it(
             await wait_all_tasks_blocked()
         rig.exchange.end(LOST)
         # What a connection does with what comes while no attempt runs.
-        rig.port._on_idle = lambda: rig.port._watch.listen(False)
+        rig.port.on_idle = rig.port.unlisten
         rig.end()
         await wait_all_tasks_blocked()
         done: list[Failure | None] = []
