@@ -110,7 +110,7 @@ class ServerConnection:
         self.parked: ParkedConnection | None = None
         """Serves requests while the task is parked; set by `serve_parked`."""
         self.on_port_cut: Callable[[], None] | None = None
-        """What is called when a port of this connection has cut it."""
+        """Called when a port has cut this connection."""
 
     def __enter__(self) -> Self:
         return self
@@ -281,7 +281,7 @@ class ServerConnection:
         return port
 
     def _port_cut(self) -> None:
-        """The port has cut the connection."""
+        """Note that the port has cut the connection."""
         if self._link is not _CLOSED:
             self._release()
         if self.on_port_cut is not None:

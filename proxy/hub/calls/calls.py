@@ -695,7 +695,7 @@ def pass_head(prefix_of: Callable[[Call], bytes], live: LiveCall, head: Response
 
 
 def _inbound(connection: ServerConnection, held: HeldBody | ClientPort | None) -> Inbound:
-    """The side that asked, where tasks carry the exchange."""
+    """Return the client's side of an exchange that tasks carry."""
     return held if isinstance(held, HeldBody) else connection
 
 
