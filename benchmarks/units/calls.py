@@ -1,24 +1,18 @@
 """What a read call costs the hub and the relay beside forwarding: `python -m benchmarks.units.calls`.
 
-A granted GET by kubectl in tunnel mode, its token seen before. The last figure is the whole of `Calls.handle`
-with a stream that answers at once and a client that takes everything, so it has `forward` in it.
+A granted GET by kubectl in tunnel mode, with a token that was seen before.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 from typing import cast
 
-import attrs
-import trio
 from prometheus_client import CollectorRegistry
 
-import proxy.hub.calls.calls as calls_module
 from audit.record import Event
 from audit.record import Relay as RecordedRelay
-from audit.recorder import Recorder
 from auth.impersonation import impersonation_headers
 from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
@@ -28,26 +22,20 @@ from auth.policy.match import compile_bundle
 from auth.principal import Principal
 from auth.requestinfo import parse
 from auth.tokens import issue_access, issue_relay
-from benchmarks.units.timing import RUNS, measure, report
+from benchmarks.units.timing import measure
 from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.access import AccessTokens, bearer, decide
 from proxy.hub.authorize.admission import Call, Caller, parse_request
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import Trail, impersonated
-from proxy.hub.calls.calls import Calls, _closing
+from proxy.hub.calls.calls import _closing
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.metrics import CallMetrics
-from proxy.hub.calls.quick import QuickCall, begin
-from proxy.hub.home.config import HubConfig, LimitsConfig
-from proxy.hub.relays.contexts import TokenContexts
-from proxy.hub.relays.direct import DirectRelays
-from proxy.hub.relays.registry import LiveRelay, Registry
-from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, AgentState, Cluster, Mode, Snapshot
-from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.head import RequestHead
 from proxy.relay.verify import Verifier
-from tunnel import Context, Session
+from tunnel import Context
 from tunnel.protocol.schedule import Group
 from tunnel.protocol.streams import StreamState
 
@@ -173,106 +161,6 @@ class Case:
         return _closing(live, opening, DONE, 1.25)
 
 
-class TakesAll:
-    """A recorder that keeps nothing, and a client that takes any answer."""
-
-    healthy = True
-
-    def complete(self, event: Event) -> None:
-        pass
-
-    def answer_nowait(self, head: ResponseHead, body: bytes) -> bool:
-        return True
-
-
-class StubStream:
-    """A stream whose answer is complete when a callback is registered."""
-
-    def on_answer(self, tell: Callable[[], None]) -> None:
-        self.tell = tell
-
-    def peek_whole_answer(self) -> tuple[bytes, int]:
-        return ANSWER, 2048
-
-    def take_whole_answer(self) -> bytes:
-        return bytes(2048)
-
-
-class StubSession:
-    """A session whose streams are not read."""
-
-    session_id = "session-1"
-    may_open = True
-    detaches = interruptions = 0
-    stream_count = 0
-
-    def add_context(self, group: int, payload: bytes) -> int:
-        return 1
-
-    def open_stream(self, head: bytes, *, context: int, eof: bool = False) -> StubStream:
-        return StubStream()
-
-
-class StubOutbound:
-    def __init__(self, stream: object, request: RequestHead) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        pass
-
-
-async def stub_forward(*_: object, **__: object) -> Outcome:
-    return DONE
-
-
-async def handle(case: Case, nursery: trio.Nursery) -> None:
-    """Measure `Calls.handle` without `forward`, the recorder and the metrics."""
-    vars(calls_module).update(forward=stub_forward, TunnelOutbound=StubOutbound)
-    session = cast(Session, StubSession())
-    registry = Registry()
-    directory = cast(Directory, StubDirectory(case.snapshot))
-    calls = Calls(
-        config=HubConfig(org="acme", public_url=ISSUER, limits=LimitsConfig(requests_per_second=0)),
-        directory=directory,
-        tokens=case.tokens,
-        registry=registry,
-        direct=cast(DirectRelays, None),
-        recorder=cast(Recorder, TakesAll()),
-        trail=case.trail,
-        observe=lambda event: None,
-    )
-    contexts = TokenContexts(session, lambda principal: "token", tuple)
-    relay = LiveRelay(
-        case.cluster.id, "prod", "relay-7d9f-1", "boot", "hawse/0.1.0", "192.0.2.9", 0.0, session, contexts
-    )
-    connection = cast(ServerConnection, TakesAll())
-    number = 2000
-    runs = []
-    with registry.registered(relay):
-        for _ in range(RUNS):
-            began_s = time.process_time()
-            for turn in range(number):
-                await calls.handle(
-                    connection, case.heads[turn % TARGETS], "192.0.2.7", authenticated=lambda _: None
-                )
-            runs.append((time.process_time() - began_s) * 1e6 / number)
-        report("(g) Calls.handle but forward, recorder, metrics", runs)
-        runs = []
-        for _ in range(RUNS):
-            began_s = time.process_time()
-            for turn in range(number):
-                live = begin(calls, "192.0.2.7", connection, case.heads[turn % TARGETS])
-                assert isinstance(live, QuickCall)
-                cast(StubStream, live.opened.stream).tell()
-            runs.append((time.process_time() - began_s) * 1e6 / number)
-        report("(g) the same without a task, its answer's head included", runs)
-
-
-@attrs.frozen
-class StubDirectory:
-    current: Snapshot
-
-
 def relay_side(case: Case) -> None:
     token = issue_relay(
         case.key,
@@ -286,14 +174,14 @@ def relay_side(case: Case) -> None:
     verifier = Verifier(TrustedKeys(KeySet([case.key.public]), ISSUER), ISSUER, case.cluster.id, time.time)
     context = Context(1, 1, token.encode(), share=cast(Group[StreamState], None))
     claims = verifier.of_context(context)
-    measure("(h) relay: Verifier.of_context, warm", lambda: verifier.of_context(context))
+    measure("(g) relay: Verifier.of_context, warm", lambda: verifier.of_context(context))
     measure(
-        "(h) relay: impersonation_headers, once a token",
+        "(g) relay: impersonation_headers, once a token",
         lambda: impersonation_headers(claims.user, claims.groups, claims.extra),
     )
 
 
-async def main() -> None:
+def main() -> None:
     case = Case()
     head = case.heads[0]
     measure("(a) bearer", lambda: bearer(head))
@@ -310,10 +198,8 @@ async def main() -> None:
     closing = case.closing_event()
     metrics = CallMetrics(CollectorRegistry())
     measure("(f) CallMetrics.observe", lambda: metrics.observe(closing))
-    async with trio.open_nursery() as nursery:
-        await handle(case, nursery)
     relay_side(case)
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    main()
