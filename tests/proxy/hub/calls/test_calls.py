@@ -88,6 +88,7 @@ class Bench:
     """How many of those that could be begun so were the task's from the beginning ..."""
     carried_on: int = 0
     """... and how many it had to go on with."""
+    passes: NextPass = attrs.Factory(NextPass)
 
     @property
     def credential(self) -> str:
@@ -141,8 +142,8 @@ class Bench:
     async def connected(self) -> AsyncIterator[TLSStream]:
         """A client of a connection that stands by."""
         client, server = await handshake(await tcp_pair())
-        readiness, passes = Readiness(), NextPass()
-        connection = ServerConnection(server, None, server, readiness, passes)
+        readiness = Readiness()
+        connection = ServerConnection(server, None, server, readiness, self.passes)
         begin_call = partial(begin, self.calls, "192.0.2.7")
 
         async def serve() -> None:
@@ -162,7 +163,6 @@ class Bench:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(readiness.run)
-                nursery.start_soon(passes.run)
                 nursery.start_soon(serve)  # noqa: ASYNC113 - a request waits for it
                 await client.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
                 await client.receive_some()
@@ -244,7 +244,9 @@ async def open_bench(tmp_path: Path, *, quick: bool, streams: int = 2) -> AsyncI
         )
         directory.on_change(calls.live.reconsider)
         nursery.start_soon(calls.live.run)
-        yield Bench(calls, registry, directory, recorder, key, audit_file, observed, quick)
+        bench = Bench(calls, registry, directory, recorder, key, audit_file, observed, quick)
+        nursery.start_soon(bench.passes.run)
+        yield bench
         assert streams_of(calls) == {}, "whatever was counted has been counted off"
         assert calls.live.count == 0
         nursery.cancel_scope.cancel()  # the upkeep of direct connections, and the look at live calls
