@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import select
 from collections.abc import Callable
 from email.utils import formatdate
 from functools import partial
@@ -84,8 +83,7 @@ class Front:
     unauthenticated: UnauthenticatedLimits = attrs.Factory(UnauthenticatedLimits)
     deadlines: Deadlines = attrs.Factory(Deadlines)
     connections: AgentConnections = attrs.field(init=False)
-    _readiness: Readiness | None = None
-    """Set while `run` runs, on systems with epoll; without it a task waits for each connection."""
+    _readiness: Readiness = attrs.Factory(Readiness)
     _passes: NextPass = attrs.Factory(NextPass)
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
     admitter: Admitter = attrs.field(init=False)
@@ -109,12 +107,7 @@ class Front:
             nursery.start_soon(self.deadlines.run)
             nursery.start_soon(self.connections.run)
             nursery.start_soon(self._passes.run)
-            if hasattr(select, "epoll"):
-                self._readiness = readiness = Readiness()
-                try:
-                    await readiness.run()
-                finally:
-                    self._readiness = None
+            nursery.start_soon(self._readiness.run)
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end. A fault in it is logged and affects no other connection."""
@@ -214,7 +207,7 @@ class Front:
         self, connection: ServerConnection, tls: TLSStream, pending: PendingConnection, address: str
     ) -> None:
         """Serve the next requests of an authenticated connection without waking its task."""
-        if self._readiness is not None and not pending.counted:
+        if not pending.counted:
             connection.serve_parked(tls, partial(begin, self.calls, address))
 
     async def _route(

@@ -87,9 +87,9 @@ class Upstream:
         self.refusals.line(logging.INFO, message, trio.current_time())
 
     @property
-    def readiness(self) -> Readiness | None:
+    def readiness(self) -> Readiness:
         """Watches the connections of exchanges without a task."""
-        return self.pool.connections.readiness
+        return self.pool.readiness
 
     def pass_head(self, head: ResponseHead) -> ResponseHead:
         """The head of an answer as the relay sends it."""

@@ -55,9 +55,10 @@ async def dial_tls(access: ClusterAccess) -> trio.abc.Stream:
 class Pool:
     """The connections to one API server, and the relay's access; made by `open_pool`."""
 
-    def __init__(self, access: ClusterAccess, connections: Connections) -> None:
+    def __init__(self, access: ClusterAccess, connections: Connections, readiness: Readiness) -> None:
         self.access = access
         self.connections = connections
+        self.readiness = readiness
         self._own_token = LogLimit(log)
 
     async def exchange(self, inner: RequestHead, identity: IdentityLines, tail: bool = False) -> Exchange:
@@ -151,7 +152,7 @@ async def open_pool(access: ClusterAccess, dial: Dial = dial_tls) -> AsyncIterat
         nursery.start_soon(readiness.run)
         nursery.start_soon(connections.sweep)
         try:
-            yield Pool(access, connections)
+            yield Pool(access, connections, readiness)
         finally:
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):

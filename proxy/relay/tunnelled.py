@@ -108,8 +108,7 @@ async def serve_session(
         nursery.start_soon(expect_time)
         server = SessionServer(upstream, verifier, nursery)
         nursery.start_soon(server.run_due)
-        if upstream.readiness is not None:
-            session.flush_after(upstream.readiness)
+        session.flush_after(upstream.readiness)
         session.on_stream(server.serve)
         try:
             await session.wait_closed()

@@ -2,7 +2,8 @@
 
 In trio, a task waits for a socket in `wait_readable`: that is a switch and a system call to arm the wait,
 each time. Where a task would do nothing but wait, that costs more than the work on the bytes. So the sockets
-are in an epoll of our own, which stays armed, and trio waits for that one descriptor.
+are in an epoll of our own, which stays armed, and trio waits for that one descriptor. A system without epoll
+has a task for each socket (`TaskPoll`).
 
 A call delays all other tasks: it must neither wait nor raise, and its work should be that of a small answer.
 Work that is done once for all of them is done at the end of the pass (`at_end`). A socket that is not read
@@ -13,10 +14,13 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Final
 
 import trio
+
+from tunnel.net.task_poll import TaskPoll
 
 __all__ = ["Readiness", "Watch"]
 
@@ -84,7 +88,8 @@ class Watch:
         return bool(poll.poll(0))
 
     def _events(self) -> int:
-        return (select.EPOLLIN if self.listening else 0) | (select.EPOLLOUT if self.room is not None else 0)
+        # epoll's events have the same numbers.
+        return (select.POLLIN if self.listening else 0) | (select.POLLOUT if self.room is not None else 0)
 
     def end(self) -> None:
         """Watch it no more. It comes before the socket is closed; a second call does nothing."""
@@ -94,11 +99,16 @@ class Watch:
             self._readiness.forget(self._descriptor)
 
 
+def open_poll() -> select.epoll | TaskPoll:
+    """Return what this system polls many sockets with."""
+    return select.epoll() if hasattr(select, "epoll") else TaskPoll()
+
+
 class Readiness:
     """Watches sockets while `run` runs."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self._poll = open_poll()
         self._watches: dict[int, Watch] = {}
         # Those of them that are watched for nothing now.
         self._silent: set[int] = set()
@@ -111,30 +121,30 @@ class Readiness:
         """Call `call` whenever the socket has bytes, its peer's end or an error to read."""
         assert descriptor not in self._watches, f"descriptor {descriptor} is watched already"
         # First, as it can fail: then no watch may be left.
-        self._epoll.register(descriptor, select.EPOLLIN)
+        self._poll.register(descriptor, select.POLLIN)
         watch = self._watches[descriptor] = Watch(self, descriptor, call)
         return watch
 
     def change(self, descriptor: int, events: int) -> None:
         """Watch for other events. Without any, not even an error is told, which would be again and again."""
-        if self._epoll.closed:
+        if self._poll.closed:
             return
         if not events:
             self._silent.add(descriptor)
-            self._epoll.unregister(descriptor)
+            self._poll.unregister(descriptor)
         elif descriptor in self._silent:
-            self._epoll.register(descriptor, events)
+            self._poll.register(descriptor, events)
             self._silent.discard(descriptor)
         else:
-            self._epoll.modify(descriptor, events)
+            self._poll.modify(descriptor, events)
 
     def forget(self, descriptor: int) -> None:
         """End a watch that has not ended."""
         del self._watches[descriptor]
         if descriptor in self._silent:
             self._silent.discard(descriptor)
-        elif not self._epoll.closed:
-            self._epoll.unregister(descriptor)
+        elif not self._poll.closed:
+            self._poll.unregister(descriptor)
 
     def at_end(self, call: Callable[[], None], *, ready: bool = False) -> bool:
         """Call `call` at the end of this pass, behind all of its calls; returns False when no pass runs.
@@ -150,10 +160,21 @@ class Readiness:
             self._endings.append(call)
         return True
 
-    async def run(self) -> None:
+    def run(self) -> Coroutine[object, object, None]:
         """Call, until cancelled; after that nothing is watched any more."""
-        epoll, watches = self._epoll, self._watches
-        descriptor_of_all = epoll.fileno()
+        poll = self._poll
+        if isinstance(poll, TaskPoll):
+            return self._run_with_tasks(poll)
+        # Not awaited in a coroutine here, which each pass would have to go through.
+        return self._run(partial(trio.lowlevel.wait_readable, poll.fileno()))
+
+    async def _run_with_tasks(self, poll: TaskPoll) -> None:
+        async with trio.open_nursery() as nursery:
+            poll.begin(nursery)
+            await self._run(poll.wait)
+
+    async def _run(self, wait: Callable[[], Awaitable[None]]) -> None:
+        poll, watches = self._poll.poll, self._watches
         due: list[Watch] = []
         try:
             while True:
@@ -167,8 +188,8 @@ class Readiness:
                         or (watch.listening and not watch.ended and watch.has_input())
                     ]
                 else:
-                    await trio.lowlevel.wait_readable(descriptor_of_all)
-                    due = [watches[descriptor] for descriptor, _ in epoll.poll(0, CALLS_PER_PASS)]
+                    await wait()
+                    due = [watches[descriptor] for descriptor, _ in poll(0, CALLS_PER_PASS)]
                 endings: list[Callable[[], None]] = []
                 self._endings = endings
                 self._alone = len(due) == 1
@@ -178,7 +199,7 @@ class Readiness:
                 while endings:
                     endings.pop(0)()
         finally:
-            epoll.close()
+            self._poll.close()
 
     @staticmethod
     def _call(due: list[Watch]) -> list[Watch]:

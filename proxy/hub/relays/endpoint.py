@@ -208,12 +208,12 @@ class RelayEndpoint:
         claims: HelloClaims,
         cluster: Cluster,
         address: str,
-        readiness: Readiness | None,
+        readiness: Readiness,
     ) -> None:
         """Open a session on the connection, on `stream`, and register it until it ends.
 
-        `readiness` is what notices the agents' requests, if they are noticed without a task. When cancelled,
-        the session sends GOAWAY and its streams are reset.
+        `readiness` notices the agents' requests that are served without a task. When cancelled, the session
+        sends GOAWAY and its streams are reset.
         """
         raw_head = connection.raw_head
         _, leftover = connection.detach()
@@ -264,7 +264,7 @@ class RelayEndpoint:
         claims: HelloClaims,
         cluster: Cluster,
         address: str,
-        readiness: Readiness | None,
+        readiness: Readiness,
     ) -> None:
         """Open a session, and register it until it ends, across its transports."""
         async with open_session(
@@ -275,8 +275,7 @@ class RelayEndpoint:
             settings=attrs.evolve(_OF_RELAYS, ping_s=self.config.tunnel.ping_s),
             memory=self.memory,
         ) as session:
-            if readiness is not None:
-                session.flush_after(readiness)
+            session.flush_after(readiness)
             await self._keep(session, claims, cluster, address)
 
     def _welcome(self, hello: Hello, claims: HelloClaims, cluster: Cluster) -> Welcome:

@@ -18,6 +18,7 @@ from proxy.message.head import RequestHead
 from proxy.message.rewrite import identity_lines, relay_request_head
 from proxy.relay.pool import Exchange, Pool
 from proxy.relay.service_account import ClusterAccess
+from tunnel.net.readiness import Readiness
 
 WATCH = RequestHead.of(b"GET", b"/api/v1/pods?watch=1", ((b"host", b"x"),))
 IDENTITY = identity_lines(((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"agents")))
@@ -101,7 +102,7 @@ class Server:
             return RenewingOutbound(cast(HubExchange, self), "1")
         if kind == "direct mode":
             return DirectOutbound(self.connections, WATCH, lambda _: WATCH, session="s")
-        pool = Pool(cast(ClusterAccess, self), self.connections)
+        pool = Pool(cast(ClusterAccess, self), self.connections, Readiness())
         return Exchange(pool, WATCH, IDENTITY)
 
     def seen_request(self, kind: str) -> bytes:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import select
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import trio
@@ -12,6 +15,14 @@ import trio.testing
 from tests.tunnel.passes import counted_passes
 from tunnel.net import readiness
 from tunnel.net.readiness import CALLS_PER_LOOK, Readiness, Watch
+from tunnel.net.task_poll import TaskPoll
+
+
+@pytest.fixture(autouse=True, params=["epoll", "tasks"] if hasattr(select, "epoll") else ["tasks"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs on both ways to poll."""
+    if request.param == "tasks":
+        monkeypatch.setattr(readiness, "open_poll", TaskPoll)
 
 
 @asynccontextmanager
@@ -147,16 +158,18 @@ async def test_all_have_their_turn_where_calls_take_long(monkeypatch: pytest.Mon
     pairs = [pair() for _ in range(3 * CALLS_PER_LOOK + 1)]
     watches: list[Watch] = []
     called: list[int] = []
-    others, ended = {*range(len(pairs))}, CALLS_PER_LOOK + 1
-    others.remove(ended)
+    others = {*range(len(pairs))}
     twice = trio.Event()
 
     def call(number: int) -> None:
         # It does not read, so it is ready again and again.
         passes.note()
         called.append(number)
-        # Left for a later pass, and ended by then.
-        watches[ended].end()
+        if len(called) == CALLS_PER_LOOK:
+            # Left for a later pass, and ended by then.
+            ended = (others - {*called}).pop()
+            others.remove(ended)
+            watches[ended].end()
         if len(called) == 2 * len(others):
             twice.set()
 
@@ -174,6 +187,37 @@ async def test_all_have_their_turn_where_calls_take_long(monkeypatch: pytest.Mon
         far.close()
 
 
+async def test_no_socket_that_is_always_ready_keeps_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "CALLS_PER_PASS", 2)
+    pairs = [pair() for _ in range(7)]
+    called: list[int] = []
+    enough = trio.Event()
+
+    def call(number: int) -> None:
+        # It does not read, so it is ready again and again.
+        passes.note()
+        called.append(number)
+        if len(called) == 20 * len(pairs):
+            enough.set()
+
+    with counted_passes() as passes:
+        async with running() as watcher:
+            for number, (near, far) in enumerate(pairs):
+                watcher.watch(near.fileno(), partial(call, number))
+                far.send(b"x")
+            with trio.fail_after(2):
+                await enough.wait()
+    assert passes.most == 2
+    for number in range(len(pairs)):
+        at = [place for place, each in enumerate(called) if each == number]
+        for before, after in pairwise([-1, *at, len(called)]):
+            between = Counter(called[before + 1 : after])
+            assert not between or max(between.values()) <= 2
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
 async def test_what_was_taken_in_meanwhile_is_not_told_in_a_later_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -183,16 +227,17 @@ async def test_what_was_taken_in_meanwhile_is_not_told_in_a_later_pass(
 
     def call(number: int) -> None:
         called.append(number)
-        pairs[number][0].recv(10)
         if len(called) == 1:
-            pairs[-1][0].recv(10)
+            for near, _ in pairs:
+                near.recv(10)
 
     async with running() as watcher:
         for number, (near, far) in enumerate(pairs):
             watcher.watch(near.fileno(), partial(call, number))
             far.send(b"x")
         await trio.testing.wait_all_tasks_blocked()
-    assert called == list(range(CALLS_PER_LOOK))
+    # The first pass does not look again, but the one for the rest does.
+    assert len(called) == CALLS_PER_LOOK
     for near, far in pairs:
         near.close()
         far.close()
@@ -351,5 +396,107 @@ async def test_a_watch_that_is_ended_within_its_own_call_for_room_is_called_no_m
         silent = watcher.watch(near.fileno(), lambda: None)
         silent.listen(False)
         silent.end()
+    near.close()
+    far.close()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("stop", ["end", "listen"])
+async def test_a_descriptor_is_free_for_another_task_at_once(begun: bool, stop: str) -> None:
+    near, far = pair()
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), lambda: pytest.fail("it is watched no more"))
+        if begun:
+            await trio.testing.wait_all_tasks_blocked()
+        if stop == "end":
+            watch.end()
+        else:
+            watch.listen(False)
+        far.send(b"x")
+        with trio.fail_after(2):
+            await trio.lowlevel.wait_readable(near)
+        await trio.testing.wait_all_tasks_blocked()
+    near.close()
+    far.close()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_descriptor_may_be_closed_and_be_another_sockets_at_once(begun: bool) -> None:
+    near, far = pair()
+    told: list[bytes] = []
+    async with running() as watcher:
+        descriptor = near.fileno()
+        watch = watcher.watch(descriptor, lambda: pytest.fail("it is watched no more"))
+        if begun:
+            await trio.testing.wait_all_tasks_blocked()
+        # Its socket has room, and its input is here.
+        watch.when_room(lambda: pytest.fail("it is watched no more"))
+        far.send(b"x")
+        watch.end()
+        near.close()
+        far.close()
+        near, far = pair()
+        assert near.fileno() == descriptor
+        watch = watcher.watch(descriptor, lambda: told.append(near.recv(10)))
+        await trio.testing.wait_all_tasks_blocked()
+        far.send(b"y")
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == [b"y"]
+        watch.end()
+    near.close()
+    far.close()
+
+
+async def test_a_watch_that_another_task_ends_as_its_input_comes_is_not_called_after_that() -> None:
+    ended = False
+
+    def call() -> None:
+        assert not ended
+
+    # trio shuffles the tasks that run in one pass, so the other task is before or behind the watch.
+    for _ in range(20):
+        near, far = pair()
+        other, other_far = pair()
+        async with running() as watcher:
+            ended = False
+            watch = watcher.watch(near.fileno(), call)
+            await trio.testing.wait_all_tasks_blocked()
+            far.send(b"x")
+            other_far.send(b"x")
+            await trio.lowlevel.wait_readable(other)
+            watch.end()
+            ended = True
+            near.close()
+            await trio.testing.wait_all_tasks_blocked()
+        for each in (far, other, other_far):
+            each.close()
+
+
+async def test_nothing_is_watched_after_all_watching_has_ended() -> None:
+    near, far = pair()
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), lambda: None)
+        await trio.testing.wait_all_tasks_blocked()
+    watch.listen(False)
+    watch.end()
+    with pytest.raises(ValueError, match="closed"):
+        watcher.watch(near.fileno(), lambda: None)
+    with trio.move_on_after(0):
+        await trio.lowlevel.wait_readable(near)
+    near.close()
+    far.close()
+
+
+async def test_what_is_watched_before_watching_begins_is_called() -> None:
+    near, far = pair()
+    told: list[bytes] = []
+    watcher = Readiness()
+    watcher.watch(near.fileno(), lambda: told.append(near.recv(10)))
+    far.send(b"x")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watcher.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert told == [b"x"]
     near.close()
     far.close()
