@@ -317,7 +317,9 @@ class History:
         for number, asked in self.begun.items():
             if asked.complete and not self.gone:
                 answer = self.answers[number]
-                assert answer.whole or answer.status == 101
+                # TCP resets the connection if a further request arrives behind an answer that closes.
+                resets = answer.closes and number < len(self.kinds) - 1
+                assert answer.whole or answer.status == 101 or resets
         if not (self.gone or self.ended):
             # Behind an early answer the task lingers.
             closes = self.answers[-1].closes
@@ -333,11 +335,11 @@ async def under_way(how: list[str]) -> AsyncIterator[History]:
     async with trio.open_nursery() as nursery:
         client, server = await handshake((near, far))
         readiness, passes = Readiness(), LatePasses()
-        nursery.start_soon(readiness.run)
+        nursery.start_soon(readiness.run)  # noqa: ASYNC113
         connection = ServerConnection(server, readiness=readiness, passes=passes)
         history = History(client, connection, passes, how)
         connection.serve_parked(server, history.begin)
-        nursery.start_soon(history.serve)
+        nursery.start_soon(history.serve)  # noqa: ASYNC113
         history.ask("get")
         history.send(1 << 20)
         await wait_all_tasks_blocked()
