@@ -229,7 +229,7 @@ class History:
             case "fault" if asked is not None and exchange is None and asked.parked.parked:
                 self.gone = True
                 asked.parked.hand_over(RuntimeError("a bug"))
-            case "lost" if asked is not None:
+            case "lost" if exchange is not None and asked is not None:
                 asked.upstream.break_off(LOST)
             case "revoke" if exchange is not None:
                 exchange.end(REVOKED)
