@@ -152,7 +152,7 @@ class Recorder:
     def begin_intent(self, event: Event, settled: Settled) -> None:
         """Queue the intent of a write or an upgrade, for a caller without a task.
 
-        `settled` is called in the trio thread, never before this returns,.
+        `settled` is called in the trio thread, but never before this returns.
         The call may be forwarded only after `settled(None)`. Up to BATCH_EVENTS_MAX calls are made in a row,
         so it must neither wait nor raise. A caller that gives up meanwhile calls `withdraw`. Raises
         AuditUnavailable: the call must be refused.

@@ -382,10 +382,15 @@ class ClientPort:
             end = http.incoming is DONE and not self._again
             self._keep(data)
             self.bytes_delivered += len(data)
+            if end:
+                # Another delivery may be scheduled, and would find the end again.
+                self._paused = True
             exchange.data(self, data, end)
             if end:
                 # Further input is the next request, or the client's end.
                 self._listen(not http.ended)
+                if http.ended:
+                    self._leave_soon()
                 return
             if http.crowded:
                 http.crowded = False

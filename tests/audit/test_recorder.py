@@ -644,3 +644,182 @@ async def test_what_is_kept_elsewhere_is_not_lost_at_the_end_of_a_trail_that_is_
         recorder.keep(call(), lambda: settled.append("kept"))
     assert settled == []
     assert read(path) == []
+
+
+# -- intents of callers without a task -----------------------------------------------------------------------
+
+
+async def test_an_intent_without_a_task_is_settled_once_it_is_durable(
+    store: WatchedStore, path: Path
+) -> None:
+    store.gate = threading.Event()
+    settled: list[tuple[str | None, list[object], int]] = []
+    event = call()
+
+    def note(failure: str | None) -> None:
+        settled.append((failure, [row["eid"] for row in read(path)], threading.get_ident()))
+
+    async with open_recorder(store) as recorder:
+        recorder.begin_intent(event, note)
+        await eventually(lambda: not recorder._queue)
+        await trio.sleep(0.05)
+        assert settled == []
+        store.gate.set()
+        await eventually(lambda: bool(settled))
+    assert settled == [(None, [event.eid], threading.get_ident())]
+
+
+async def test_intents_without_a_task_share_a_commit_and_are_settled_in_their_order(
+    store: WatchedStore, path: Path
+) -> None:
+    store.gate = gate = Turnstile()
+    settled: list[int] = []
+    events = [call() for _ in range(2 * BATCH_EVENTS_MAX)]
+
+    async def begin(number: int) -> None:
+        await recorder.intent(events[number])
+        settled.append(number)
+
+    async with open_recorder(store) as recorder, trio.open_nursery() as nursery:
+        for number, event in enumerate(events[:-1]):
+            recorder.begin_intent(event, lambda _, number=number: settled.append(number))  # type: ignore[misc]
+        nursery.start_soon(begin, len(events) - 1)
+        gate.let_through(10)
+        await eventually(lambda: len(settled) == len(events))
+    assert settled == list(range(len(events)))
+    assert [row["eid"] for row in read(path)] == [event.eid for event in events]
+    assert len(store.batches) <= 4
+
+
+@pytest.mark.usefixtures("quick_retry")
+async def test_an_intent_without_a_task_is_settled_with_the_reason_if_the_store_fails(
+    store: WatchedStore, path: Path
+) -> None:
+    store.gate = threading.Event()
+    settled: list[str | None] = []
+    async with open_recorder(store) as recorder:
+        # The second one is still in the queue when the first one's batch fails.
+        recorder.begin_intent(call(), settled.append)
+        await eventually(lambda: not recorder._queue)
+        recorder.begin_intent(call(), settled.append)
+        store.failure = "disk I/O error"
+        store.gate.set()
+        await eventually(lambda: len(settled) == 2)
+        assert settled == ["disk I/O error"] * 2
+        store.failure = None
+        await eventually(lambda: recorder.healthy)
+        recorder.begin_intent(call(), settled.append)
+        await eventually(lambda: len(settled) == 3)
+        assert settled[2] is None
+    gap, intent = read(path)
+    assert gap["note"] == "writes refused: 2, events lost: 0 (disk I/O error)"
+    assert intent["phase"] == "intent"
+
+
+async def test_an_intent_without_a_task_is_refused_at_once_while_the_recorder_is_down(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "RETRY_S", 60.0)
+    settled: list[str | None] = []
+    async with open_recorder(store) as recorder:
+        store.failure = "disk I/O error"
+        with pytest.raises(AuditUnavailable):
+            await recorder.intent(call())
+        with pytest.raises(AuditUnavailable, match="disk I/O error"):
+            recorder.begin_intent(call(), settled.append)
+        store.failure = None
+    with pytest.raises(AuditUnavailable, match="stopped"):
+        recorder.begin_intent(call(), settled.append)
+    assert settled == []
+    assert store.batches == [1]
+
+
+async def test_an_intent_without_a_task_that_does_not_fit_the_queue_is_refused(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "QUEUE_EVENTS_MAX", 3)
+    store.gate = threading.Event()
+    settled: list[str | None] = []
+    async with open_recorder(store) as recorder:
+        recorder.begin_intent(call(), settled.append)
+        await eventually(lambda: not recorder._queue)
+        for _ in range(3):
+            recorder.begin_intent(call(), settled.append)
+        with pytest.raises(AuditUnavailable, match="3 events wait"):
+            recorder.begin_intent(call(), settled.append)
+        store.gate.set()
+        await eventually(lambda: len(settled) == 4)
+    assert settled == [None] * 4
+
+
+async def test_intents_without_a_task_are_settled_when_the_recorder_stops(
+    store: WatchedStore, path: Path
+) -> None:
+    store.gate = threading.Event()
+    settled: list[str | None] = []
+    async with open_recorder(store) as recorder:
+        for _ in range(3):
+            recorder.begin_intent(call(), settled.append)
+        store.gate.set()
+    await trio.lowlevel.checkpoint()
+    assert settled == [None] * 3
+    assert len(read(path)) == 3
+
+
+async def test_intents_without_a_task_are_refused_when_the_writer_has_a_bug(store: WatchedStore) -> None:
+    gate = threading.Event()
+
+    def broken(batch: Sequence[Event], *, boot: str = "") -> None:
+        gate.wait(5)
+        raise ZeroDivisionError
+
+    store.append = broken  # type: ignore[method-assign]
+    settled: list[str | None] = []
+    with trio.fail_after(5), pytest.RaisesGroup(ZeroDivisionError):
+        async with open_recorder(store) as recorder:
+            recorder.begin_intent(call(), settled.append)
+            await eventually(lambda: not recorder._queue)
+            recorder.begin_intent(call(), settled.append)
+            gate.set()
+            await trio.sleep_forever()
+    await trio.lowlevel.checkpoint()
+    assert settled == ["the recorder has stopped"] * 2
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_withdrawn_intent_is_ended_as_never_forwarded(
+    store: WatchedStore, path: Path, durable: bool
+) -> None:
+    store.gate = threading.Event()
+    settled: list[str | None] = []
+    event, other = call(), call()
+    async with open_recorder(store) as recorder:
+        recorder.begin_intent(event, settled.append)
+        if durable:
+            store.gate.set()
+            await eventually(lambda: bool(settled))
+        recorder.withdraw(event)
+        recorder.begin_intent(other, settled.append)
+        store.gate.set()
+        await eventually(lambda: len(settled) == 2)
+    intent, end, following = read(path)
+    assert (intent["eid"], intent["phase"]) == (event.eid, "intent")
+    assert (end["eid"], end["phase"]) == (event.eid, "complete")
+    assert end["resp"] == {
+        "status": 0,
+        "reason": "the client left before the call was forwarded",
+        "processed": "no",
+    }
+    assert following["eid"] == other.eid
+    assert settled == [None, None]
+
+
+@pytest.mark.parametrize("phase", [Phase.COMPLETE, Phase.UNKNOWN])
+async def test_only_an_intent_is_begun_without_a_task(store: WatchedStore, path: Path, phase: Phase) -> None:
+    settled: list[str | None] = []
+    async with open_recorder(store) as recorder:
+        with pytest.raises(ValueError, match="no intent"):
+            recorder.begin_intent(call(phase=phase), settled.append)
+        await recorder.flush()
+    assert settled == []
+    assert read(path) == []

@@ -13,6 +13,7 @@ GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "gone")
 LOST = Failure(StreamCode.UPSTREAM_RESET, Processed.MAYBE, "lost")
 REVOKED = Failure(StreamCode.REVOKED, Processed.MAYBE, "revoked")
 CAPACITY = 16
+SWITCH = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
 
 
 class Bug(Exception):
@@ -159,3 +160,21 @@ class FakePort:
 @attrs.define(eq=False, repr=False)
 class FakeUpstream(FakePort):
     heads_said: bool = False
+
+
+@attrs.define(eq=False, repr=False)
+class Upstream(FakeUpstream):
+    """An upstream whose 101 has the headers of a switch."""
+
+    def deliver(self) -> None:
+        if self.delivering:
+            return
+        self.delivering = True
+        while self.inbox and not (self.paused or self.exchange.over or self.broke):
+            status, data, end = self.inbox.pop(0)
+            if status:
+                head = ResponseHead.of(status, b"", SWITCH if status == 101 else ())
+                self.exchange.answer_head(head, data, end)
+            else:
+                self.exchange.data(self, data, end)
+        self.delivering = False

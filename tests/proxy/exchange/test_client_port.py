@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -24,7 +24,7 @@ from proxy.exchange.next_pass import NextPass
 from proxy.message.body import CHUNKS_AT_ONCE_MAX
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
-from tests.proxy.exchange.fake_ports import LOST, REVOKED, Bug, FakeUpstream
+from tests.proxy.exchange.fake_ports import LOST, REVOKED, Bug, Upstream
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake
 from tunnel.net.readiness import Readiness
@@ -39,27 +39,8 @@ REQUESTS = {
     "expect": RequestHead.of(b"PUT", b"/", (*CHUNKED, (b"expect", b"100-continue"))),
     "upgrade": RequestHead.of(b"GET", b"/", WEBSOCKET),
 }
-SWITCH = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
 # What a socket's two buffers hold, so that a client that does not read is noticed soon.
 BUFFER_BYTES = 64 * 1024
-
-
-@attrs.define(eq=False, repr=False)
-class Upstream(FakeUpstream):
-    """The other port, whose heads ask for a switch where that is the answer."""
-
-    def deliver(self) -> None:
-        if self.delivering:
-            return
-        self.delivering = True
-        while self.inbox and not (self.paused or self.exchange.over or self.broke):
-            status, data, end = self.inbox.pop(0)
-            if status:
-                head = ResponseHead.of(status, b"", SWITCH if status == 101 else ())
-                self.exchange.answer_head(head, data, end)
-            else:
-                self.exchange.data(self, data, end)
-        self.delivering = False
 
 
 @attrs.define(eq=False)
@@ -533,6 +514,48 @@ async def test_bodies_of_tiny_chunks_go_on_in_later_passes() -> None:
                 await wait_all_tasks_blocked()
         assert delivered <= 2 * CHUNKS_AT_ONCE_MAX
         assert passes > 10
+
+
+@pytest.mark.parametrize("chunks", [CHUNKS_AT_ONCE_MAX + 10, 3 * CHUNKS_AT_ONCE_MAX])
+async def test_a_body_of_tiny_chunks_ends_once_if_its_end_comes_before_the_scheduled_delivery(
+    chunks: int,
+) -> None:
+    async with rigged("chunked", buffers=1 << 20) as rig:
+        rig.upstream.drains_at_once = True
+        soon: list[Callable[[], None]] = []
+        rig.passes.soon = lambda _, call: soon.append(call)  # type: ignore[method-assign]
+        rig.send(b"1\r\na\r\n" * chunks)
+        await wait_all_tasks_blocked()
+        assert soon
+        for _ in range(10):
+            rig.send(b"1\r\na\r\n")
+            await wait_all_tasks_blocked()
+        rig.send(b"0\r\n\r\n")
+        await wait_all_tasks_blocked()
+        for call in soon:
+            call()
+        assert rig.upstream.out_end
+        assert len(rig.upstream.out) == chunks + 10
+        assert rig.done == []
+        await do(rig, ("head", 200, b"ok", True))
+        assert rig.done == [None]
+
+
+async def test_a_client_that_ends_behind_a_body_of_tiny_chunks_is_gone_after_a_while(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with rigged("chunked", buffers=1 << 20) as rig:
+        rig.upstream.drains_at_once = True
+        soon: list[Callable[[], None]] = []
+        rig.passes.soon = lambda _, call: soon.append(call)  # type: ignore[method-assign]
+        rig.send(b"1\r\na\r\n" * 3 * CHUNKS_AT_ONCE_MAX + b"0\r\n\r\n")
+        await wait_all_tasks_blocked()
+        rig.end()
+        await wait_all_tasks_blocked()
+        while not rig.upstream.out_end:
+            soon.pop(0)()
+        await trio.sleep(QUIET_S * 1.1)
+        assert [failure and failure.code for failure in rig.done] == [StreamCode.CANCEL]
 
 
 async def test_a_bug_behind_a_callback_ends_that_exchange_alone(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,27 +1,43 @@
-"""Requests that are served while the connection's task sleeps, over real sockets and TLS."""
+"""Requests that are served while the connection's task is parked, over real sockets and TLS."""
 
 from __future__ import annotations
 
+import gc
+import logging
 import math
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 
-import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxy.exchange.deadlines import IDLE_S, Deadlines
-from proxy.exchange.http_connection import FramingFault
+from proxy.exchange.client_port import ClientPort
+from proxy.exchange.deadlines import IDLE_S, QUIET_S, Deadlines
+from proxy.exchange.engine import Exchange
 from proxy.exchange.http_server import EARLY_BYTES_MAX
+from proxy.exchange.next_pass import NextPass
+from proxy.exchange.parked_connection import ParkedConnection
 from proxy.exchange.server import HEAD_S, ServerConnection
-from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
-from proxy.message.body import ChunkedBody
-from proxy.message.failure import InboundBroken
-from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
+from proxy.message.failure import Failure, StreamCode
+from proxy.message.head import LONG_HEAD_BYTES, RequestHead
 from proxy.message.strict import BadRequest
+from tests.proxy.exchange.fake_ports import LOST, Bug, Upstream
+from tests.proxy.exchange.parking import (
+    CHUNKED,
+    GET,
+    LAST_CHUNK,
+    NOT_WHOLE,
+    OTHER,
+    POST,
+    UPGRADE,
+    Asked,
+    Bench,
+    ok,
+    parking,
+)
 from tests.proxy.exchange.test_deadlines import swept
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake
@@ -30,174 +46,186 @@ from tunnel.net.fairness import TASKS_PER_PASS, fairness
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
 
-NOT_WHOLE = b"GET /one HTTP/1.1\r\nHost: a\r\n"
-GET = NOT_WHOLE + b"\r\n"
-OTHER = b"GET /two HTTP/1.1\r\nHost: a\r\n\r\n"
+# -- requests that are served while the task is parked -------------------------------------------------------
 
 
-def ok(body: bytes) -> ResponseHead:
-    return ResponseHead.of(200, b"OK", ((b"content-length", b"%d" % len(body)),))
-
-
-@attrs.define(eq=False)
-class Pending:
-    """What was begun, and what became of it."""
-
-    head: RequestHead
-    given_up: bool = False
-    peer: str = "relay"
-
-    async def carry_on(self) -> None:
-        """Whoever takes it answers by hand."""
-
-    def give_up(self) -> None:
-        self.given_up = True
-
-
-@attrs.define(eq=False)
-class Bench:
-    client: TLSStream
-    server: TLSStream
-    connection: ServerConnection
-    readiness: Readiness
-    nursery: trio.Nursery
-    willing: bool = True
-    fault: Exception | None = None
-    begun: list[Pending] = attrs.Factory(list)
-    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
-    """Around the task, where only that is to be cancelled."""
-    _news: trio.Event = attrs.Factory(trio.Event)
-    _returned: list[object] = attrs.Factory(list)
-    """What the task got out of `next_request`, and nobody has looked at."""
-
-    def begin(self, connection: ServerConnection, head: RequestHead) -> Begun | None:
-        assert connection is self.connection
-        if self.fault is not None:
-            raise self.fault
-        if not self.willing:
-            return None
-        self.begun.append(Pending(head))
-        self._news.set()
-        return self.begun[-1]
-
-    async def wait(self) -> None:
-        """The task of the connection, for one request."""
-        try:
-            with trio.CancelScope() as self.scope:
-                self._returned.append(await self.connection.next_request())
-        except Exception as exc:
-            self._returned.append(exc)
-        self._news.set()
-
-    def sleep(self) -> None:
-        self.nursery.start_soon(self.wait)
-
-    @property
-    def asleep(self) -> bool:
-        return not self._returned
-
-    async def ask(self, data: bytes = GET) -> Pending:
-        """Send a request, and see it begun."""
-        begun = len(self.begun)
-        await self.client.send_all(data)
-        with trio.fail_after(2):
-            while len(self.begun) == begun:
-                await self._hear()
-        return self.begun[-1]
-
-    async def heard(self, size: int) -> bytes:
-        data = b""
-        with trio.fail_after(2):
-            while len(data) < size:
-                data += await self.client.receive_some()
-        return data
-
-    async def came_back(self) -> object:
-        """What the task has to do, or with."""
-        with trio.fail_after(2):
-            while not self._returned:
-                await self._hear()
-        return self._returned.pop()
-
-    async def _hear(self) -> None:
-        await self._news.wait()
-        self._news = trio.Event()
-
-
-@asynccontextmanager
-async def standing_by(deadlines: Deadlines | None = None) -> AsyncIterator[Bench]:
-    """A connection whose first request was answered by its task, and that waits for the second one."""
-    async with trio.open_nursery() as nursery:
-        client, server = await handshake(await tcp_pair())
-        readiness = Readiness()
-        nursery.start_soon(readiness.run)
-        connection = ServerConnection(server, deadlines)
-        bench = Bench(client, server, connection, readiness, nursery)
-        await client.send_all(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert await connection.next_request() is not None
-        await connection.answer(ok(b"1"), b"1")
-        await bench.heard(1)
-        connection.stand_by(server, readiness, bench.begin)
-        bench.sleep()
-        await wait_all_tasks_blocked()
-        try:
-            yield bench
-        finally:
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                await connection.cut()
-                await trio.aclose_forcefully(client)
-
-
-async def test_requests_are_begun_and_answered_while_the_task_sleeps() -> None:
-    async with standing_by() as bench:
+async def test_requests_are_served_while_the_task_is_parked() -> None:
+    async with parking() as bench:
         for _ in range(3):
-            pending = await bench.ask()
-            assert pending.head.target == b"/one"
-            assert bench.connection.answer_nowait(ok(b"yes"), b"yes")
-            assert (await bench.heard(39)).endswith(b"\r\n\r\nyes")
-        assert bench.asleep
-        assert not any(pending.given_up for pending in bench.begun)
+            asked = await bench.ask()
+            assert asked.head.target == b"/one"
+            asked.answer()
+            assert (await bench.heard_answer()).endswith(b"\r\n\r\n3\r\nyes\r\n0\r\n\r\n")
+            assert asked.complete
+        assert bench.parked
 
 
-async def test_what_nobody_could_begin_is_the_tasks() -> None:
-    async with standing_by() as bench:
+@pytest.mark.parametrize("cut", [len(POST), len(POST) + 3, len(POST) + 8])
+async def test_a_body_is_forwarded_that_follows_its_head_in_one_read_or_in_later_ones(cut: int) -> None:
+    request = POST + b"12345678"
+    async with parking() as bench:
+        asked = await bench.ask(request[:cut])
+        await wait_all_tasks_blocked(0.001)
+        assert bytes(asked.upstream.out) == request[len(POST) : cut]
+        for at in range(cut, len(request)):
+            await bench.client.send_all(request[at : at + 1])
+            await wait_all_tasks_blocked(0.001)
+        assert bytes(asked.upstream.out) == b"12345678"
+        assert asked.upstream.out_end
+        asked.answer()
+        await bench.heard_answer()
+        assert asked.complete
+        assert bench.parked
+        await bench.ask()
+
+
+async def test_a_body_is_forwarded_that_arrives_before_its_exchange() -> None:
+    async with parking() as bench:
+        bench.on_start = lambda _: None
+        asked = await bench.ask(POST + b"1234")
+        await bench.client.send_all(b"5678")
+        await wait_all_tasks_blocked(0.001)
+        asked.forward()
+        assert bytes(asked.upstream.out) == b"12345678"
+        assert asked.upstream.out_end
+        asked.answer()
+        await bench.heard_answer()
+        assert bench.parked
+
+
+async def test_a_client_that_expects_a_100_gets_it() -> None:
+    async with parking() as bench:
+        asked = await bench.ask(POST[:-2] + b"Expect: 100-continue\r\n\r\n")
+        await bench.heard_answer(b"HTTP/1.1 100 \r\n\r\n")
+        await bench.client.send_all(b"12345678")
+        await wait_all_tasks_blocked(0.001)
+        asked.answer()
+        await bench.heard_answer()
+        assert bench.parked
+
+
+async def test_the_request_behind_a_body_wakes_the_task_after_the_answer() -> None:
+    async with parking() as bench:
+        asked = await bench.ask(POST + b"12345678" + OTHER)
+        assert bytes(asked.upstream.out) == b"12345678"
+        await wait_all_tasks_blocked(0.001)
+        assert bench.parked
+        asked.answer()
+        head = await bench.came_back()
+        assert isinstance(head, RequestHead)
+        assert head.target == b"/two"
+        assert bench.connection.take_begun() is None
+        assert asked.complete
+
+
+async def test_an_upgrade_is_served_to_its_end() -> None:
+    async with parking() as bench:
+        asked = await bench.ask(UPGRADE + b"early ")
+        await wait_all_tasks_blocked(0.001)
+        assert bytes(asked.upstream.out) == b""
+        asked.upstream.say(b"", False, 101)
+        await bench.client.send_all(b"frames")
+        await wait_all_tasks_blocked(0.001)
+        assert bytes(asked.upstream.out) == b"early frames"
+        asked.upstream.say(b"back", True)
+        await bench.heard_answer(b"back")
+        assert await bench.client.receive_some() == b""
+        assert bench.parked
+        bench.client.send_close_notify_nowait()
+        assert await bench.came_back() is None
+        assert asked.complete
+
+
+async def test_an_answer_that_the_client_is_slow_to_receive_completes_without_the_task() -> None:
+    async with parking() as bench:
+        asked = await bench.ask()
+        asked.answer(bytes(2_000_000))
+        await wait_all_tasks_blocked(0.001)
+        assert not asked.complete
+        await bench.heard_answer()
+        await wait_all_tasks_blocked(0.001)
+        assert asked.complete
+        assert bench.parked
+        # The watch for input continues.
+        (await bench.ask(OTHER)).answer()
+        await bench.heard_answer()
+
+
+async def test_an_answer_that_is_complete_at_once_needs_no_task() -> None:
+    def answered(asked: Asked) -> None:
+        asked.answer()
+        asked.forward()
+        assert asked.complete
+
+    async with parking() as bench:
+        bench.on_start = answered
+        for _ in range(3):
+            await bench.ask()
+            await bench.heard_answer()
+            await bench.ask(POST + b"12345678")
+            await bench.heard_answer()
+        await wait_all_tasks_blocked(0.001)
+        assert bench.parked
+
+
+async def test_an_answer_that_is_complete_at_once_is_followed_by_the_next_request_of_the_same_read() -> None:
+    def answered(asked: Asked) -> None:
+        asked.answer()
+        asked.forward()
+
+    async with parking() as bench:
+        bench.on_start = answered
+        await bench.ask(GET + OTHER)
+        head = await bench.came_back()
+        assert isinstance(head, RequestHead)
+        assert head.target == b"/two"
+        assert bench.connection.take_begun() is None
+
+
+async def test_an_early_answer_wakes_the_task_which_reads_the_rest_of_the_upload() -> None:
+    async with parking() as bench:
+        asked = await bench.ask(CHUNKED + b"3\r\nabc\r\n")
+        asked.upstream.say(b"too large", True, 413)
+        assert asked.complete
+        data = await bench.heard_answer()
+        assert b"\r\nConnection: close\r\n" in data
+        # The task lingers: it reads, so that no reset overtakes the answer.
+        for _ in range(10):
+            await bench.client.send_all(b"1000\r\n" + bytes(4096) + b"\r\n")
+            await wait_all_tasks_blocked(0.001)
+        assert bench.parked
+        await bench.client.send_all(LAST_CHUNK)
+        assert await bench.came_back() is None
+        assert await bench.client.receive_some() == b""
+
+
+# -- requests that wake the task -----------------------------------------------------------------------------
+
+
+async def test_a_request_that_is_not_begun_is_the_tasks() -> None:
+    async with parking() as bench:
         bench.willing = False
         await bench.client.send_all(GET)
         head = await bench.came_back()
         assert isinstance(head, RequestHead)
         assert head.target == b"/one"
         assert bench.connection.take_begun() is None
-        # It is answered, and after it the connection stands by again.
+        # It is answered, and after it the connection parks again.
         bench.willing = True
         await bench.connection.answer(ok(b"1"), b"1")
         await bench.heard(39)
-        bench.sleep()
-        await bench.ask()
-        assert bench.connection.answer_nowait(ok(b"2"), b"2")
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n",
-        b"POST /one HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"GET /one HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n",
-    ],
-)
-async def test_a_body_or_an_upgrade_is_not_begun(head: bytes) -> None:
-    async with standing_by() as bench:
-        await bench.client.send_all(head)
-        assert isinstance(await bench.came_back(), RequestHead)
-        assert bench.begun == []
+        bench.park()
+        (await bench.ask()).answer()
+        await bench.heard_answer()
+        assert bench.parked
 
 
 @pytest.mark.parametrize("cut", range(1, len(GET)))
 async def test_a_head_that_comes_in_parts_is_the_tasks(cut: int) -> None:
-    async with standing_by() as bench:
+    async with parking() as bench:
         await bench.client.send_all(GET[:cut])
         await wait_all_tasks_blocked(0.001)
-        assert bench.asleep
+        assert bench.parked
         await bench.client.send_all(GET[cut:])
         head = await bench.came_back()
         assert isinstance(head, RequestHead)
@@ -205,56 +233,75 @@ async def test_a_head_that_comes_in_parts_is_the_tasks(cut: int) -> None:
 
 
 async def test_a_head_that_takes_long_to_read_is_the_tasks() -> None:
-    async with standing_by() as bench:
+    async with parking() as bench:
         await bench.client.send_all(NOT_WHOLE + b"A: %s\r\n\r\n" % (b"a" * LONG_HEAD_BYTES))
         assert isinstance(await bench.came_back(), RequestHead)
         assert bench.begun == []
 
 
-async def test_of_those_that_are_handed_over_at_once_some_go_on_in_a_pass() -> None:
+async def test_some_of_the_tasks_that_are_handed_a_request_at_once_continue_in_a_pass() -> None:
     async with AsyncExitStack() as stack:
-        benches = [await stack.enter_async_context(standing_by()) for _ in range(3 * TASKS_PER_PASS)]
+        benches = [await stack.enter_async_context(parking()) for _ in range(3 * TASKS_PER_PASS)]
         for bench in benches:
             await bench.ask()
         await wait_all_tasks_blocked()
         for bench in benches:
-            bench.connection.hand_over()
+            bench.begun[0].upstream.break_off(LOST)
         before = 0
         while before < len(benches):
             await trio.lowlevel.checkpoint()
-            after = sum(not bench.asleep for bench in benches)
-            # Where in a pass this task has its own turn is trio's choice, so that it sees parts of two.
+            after = sum(not bench.parked for bench in benches)
+            # trio chooses when in a pass this task runs, so it sees parts of two passes.
             assert after - before <= 2 * TASKS_PER_PASS
             before = after
 
 
 async def test_several_heads_at_once_are_answered_in_their_order() -> None:
-    async with standing_by() as bench:
-        await bench.client.send_all(GET + OTHER)
-        for target in (b"/one", b"/two"):
+    async with parking() as bench:
+        asked = await bench.ask(GET + OTHER + GET)
+        asked.answer()
+        await bench.heard_answer()
+        for target in (b"/two", b"/one"):
             head = await bench.came_back()
             assert isinstance(head, RequestHead)
             assert head.target == target
             await bench.connection.answer(ok(b"1"), b"1")
-            bench.sleep()
-        assert bench.begun == []
+            bench.park()
+        assert len(bench.begun) == 1
 
 
-async def test_what_comes_before_the_answer_waits_for_it() -> None:
-    async with standing_by() as bench:
-        await bench.ask(GET)
+async def test_a_request_before_the_answer_waits_for_it() -> None:
+    async with parking() as bench:
+        asked = await bench.ask(GET)
         await bench.client.send_all(OTHER)
         await wait_all_tasks_blocked(0.001)
-        assert bench.asleep
+        assert bench.parked
         assert len(bench.begun) == 1
-        assert bench.connection.answer_nowait(ok(b"yes"), b"yes")
+        asked.answer()
         head = await bench.came_back()
         assert isinstance(head, RequestHead)
         assert head.target == b"/two"
 
 
-async def test_early_bytes_are_bounded() -> None:
-    async with standing_by() as bench:
+async def test_a_request_before_the_exchange_of_the_one_before_waits_for_its_answer() -> None:
+    async with parking() as bench:
+        bench.on_start = lambda _: None
+        asked = await bench.ask(GET)
+        await bench.client.send_all(OTHER)
+        await wait_all_tasks_blocked(0.001)
+        asked.forward()
+        assert bench.parked
+        asked.answer()
+        head = await bench.came_back()
+        assert isinstance(head, RequestHead)
+        assert head.target == b"/two"
+
+
+@pytest.mark.parametrize("forwarded", [True, False])
+async def test_early_bytes_are_bounded(forwarded: bool) -> None:
+    async with parking() as bench:
+        if not forwarded:
+            bench.on_start = lambda _: None
         await bench.ask(GET)
         with trio.move_on_after(0.2):
             for _ in range(200):
@@ -262,14 +309,19 @@ async def test_early_bytes_are_bounded() -> None:
         assert EARLY_BYTES_MAX <= len(bench.connection.http) <= EARLY_BYTES_MAX + 96 * 1024
 
 
-async def test_others_run_while_tiny_records_are_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("forwarded", [True, False])
+async def test_other_tasks_run_while_tiny_records_are_read(
+    monkeypatch: pytest.MonkeyPatch, forwarded: bool
+) -> None:
     decrypt = TLSStream._decrypt_record
 
     def counting(stream: TLSStream, bytes_max: int) -> bytes:
         passes.note()
         return decrypt(stream, bytes_max)
 
-    async with standing_by() as bench:
+    async with parking() as bench:
+        if not forwarded:
+            bench.on_start = lambda _: None
         await bench.ask()
         monkeypatch.setattr(TLSStream, "_decrypt_record", counting)
         for _ in range(3000):
@@ -281,7 +333,7 @@ async def test_others_run_while_tiny_records_are_taken_in(monkeypatch: pytest.Mo
 
 
 async def test_a_malformed_head_is_refused_by_the_task() -> None:
-    async with standing_by() as bench:
+    async with parking() as bench:
         await bench.client.send_all(b"GET /one HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
         error = await bench.came_back()
         assert isinstance(error, BadRequest)
@@ -290,67 +342,284 @@ async def test_a_malformed_head_is_refused_by_the_task() -> None:
         assert await bench.connection.next_request() is None
 
 
-async def test_a_fault_is_raised_where_the_task_waits() -> None:
-    async with standing_by() as bench:
+async def test_the_task_continues_a_request_that_is_handed_over() -> None:
+    async with parking() as bench:
+        bench.on_start = lambda asked: asked.parked.hand_over()
+        asked = await bench.ask()
+        assert await bench.came_back() is asked.head
+        assert bench.connection.take_begun() is asked
+        assert bench.connection.take_begun() is None
+        assert asked.ends == []
+        await asked.carry_on()
+        assert (await bench.heard_answer()).startswith(b"HTTP/1.1 502 ")
+        bench.on_start = Asked.forward
+        bench.park()
+        (await bench.ask(OTHER)).answer()
+        await bench.heard_answer()
+        assert bench.parked
+
+
+async def test_after_an_answer_that_closes_the_task_closes_the_connection() -> None:
+    async with parking() as bench:
+        asked = await bench.ask(NOT_WHOLE + b"Connection: close\r\n\r\n")
+        asked.answer()
+        assert await bench.came_back() is None
+        assert b"\r\nConnection: close\r\n" in await bench.heard_answer()
+        assert await bench.client.receive_some() == b""
+
+
+# -- failures ------------------------------------------------------------------------------------------------
+
+
+async def test_an_exchange_that_fails_before_its_head_is_handed_over() -> None:
+    async with parking() as bench:
+        asked = await bench.ask()
+        asked.upstream.break_off(LOST)
+        assert await bench.came_back() is asked.head
+        assert bench.connection.take_begun() is asked
+        assert asked.failure == LOST
+        await asked.carry_on()
+        assert (await bench.heard_answer()).startswith(b"HTTP/1.1 502 ")
+
+
+async def test_an_exchange_that_fails_before_its_head_leaves_the_body_to_the_task() -> None:
+    async with parking() as bench:
+        asked = await bench.ask(POST + b"1234")
+        asked.upstream.break_off(LOST)
+        assert await bench.came_back() is asked.head
+        assert bench.connection.take_begun() is asked
+        await bench.client.send_all(b"5678")
+        upstream = Upstream(drains_at_once=True)
+        done: list[Failure | None] = []
+        with bench.connection.as_port(begin=False) as port:
+            assert port is not None
+            assert port.whole
+            port.rewind()
+            Exchange(port, upstream, done.append).start()
+            await wait_all_tasks_blocked(0.001)
+            assert bytes(upstream.out) == b"12345678"
+            upstream.say(b"yes", True, 200)
+        assert done == [None]
+        await bench.heard_answer()
+        bench.park()
+        await bench.ask()
+
+
+async def test_an_exchange_that_fails_after_its_head_cuts_the_client_behind_the_queued_bytes() -> None:
+    async with parking() as bench:
+        asked = await bench.ask()
+        asked.upstream.say(bytes(1_000_000), False, 200)
+        asked.upstream.break_off(LOST)
+        assert await bench.came_back() is asked.head
+        assert bench.connection.take_begun() is asked
+        # The socket is watched until the queued bytes are sent.
+        assert bench.watched
+        bench.nursery.start_soon(asked.carry_on)
+        data = await bench.heard(1_000_000)
+        with suppress(trio.BrokenResourceError), trio.fail_after(2):
+            while True:
+                data += await bench.client.receive_some()
+        assert data.count(b"\0") == 1_000_000
+        assert not data.endswith(LAST_CHUNK)
+        await wait_all_tasks_blocked(0.001)
+        assert not bench.watched
+        assert await bench.connection.next_request() is None
+
+
+async def test_a_client_that_is_cut_at_once_is_handed_over() -> None:
+    async with parking() as bench:
+        asked = await bench.ask()
+        asked.upstream.say(b"part", False, 200)
+        assert asked.exchange is not None
+        asked.exchange.end(LOST)
+        assert await bench.came_back() is asked.head
+        assert bench.connection.take_begun() is asked
+        assert not bench.watched
+        assert await bench.connection.next_request() is None
+
+
+async def test_a_fault_of_begin_is_raised_where_the_task_waits() -> None:
+    async with parking() as bench:
         bench.fault = RuntimeError("a bug")
         await bench.client.send_all(GET)
         assert await bench.came_back() is bench.fault
 
 
-async def test_a_client_that_leaves_before_its_answer_is_told_at_once() -> None:
-    async with standing_by() as bench:
-        await bench.ask()
+async def test_a_fault_of_start_is_raised_where_the_task_waits() -> None:
+    def fail(_: Asked) -> None:
+        raise Bug
+
+    async with parking() as bench:
+        bench.on_start = fail
+        asked = await bench.ask()
+        assert isinstance(await bench.came_back(), Bug)
+        assert asked.given_up
+
+
+async def test_a_fault_that_is_handed_over_gives_the_request_up() -> None:
+    async with parking() as bench:
+        asked = await bench.ask()
+        fault = RuntimeError("a bug")
+        asked.parked.hand_over(fault)
+        assert await bench.came_back() is fault
+        assert asked.given_up
+
+
+async def test_a_fault_is_raised_even_if_something_else_is_handed_over_after_it() -> None:
+    async with parking() as bench:
+        asked = await bench.ask()
+        fault = RuntimeError("a bug")
+        asked.parked.hand_over(fault)
+        asked.parked.hand_over()
+        assert await bench.came_back() is fault
+        assert asked.given_up
+
+
+# -- clients that leave --------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_leaves_before_its_answer_ends_the_exchange_at_once() -> None:
+    async with parking() as bench:
+        asked = await bench.ask()
+        await trio.aclose_forcefully(bench.client)
+        assert await bench.came_back() is asked.head
+        assert asked.failure is not None
+        assert asked.failure.code is StreamCode.CANCEL
+        assert asked.upstream.was_cut is not None
+        assert bench.connection.take_begun() is asked
+
+
+async def test_a_request_whose_client_leaves_before_its_exchange_is_given_up() -> None:
+    async with parking() as bench:
+        bench.on_start = lambda _: None
+        asked = await bench.ask()
         await trio.aclose_forcefully(bench.client)
         assert await bench.came_back() is None
-        assert bench.begun[0].given_up
+        assert asked.ends == ["given up"]
         with pytest.raises(trio.ClosedResourceError):
             await bench.server.receive_some()
 
 
-async def test_a_client_that_has_said_all_gets_its_answer_from_the_task() -> None:
-    async with standing_by() as bench:
-        await bench.ask()
-        with suppress(ssl.SSLError):
-            bench.client.ssl_object.unwrap()
-        await bench.client.transport_stream.send_all(bench.client._outgoing.read())
-        assert await bench.came_back() is bench.begun[0].head
-        assert bench.connection.take_begun() is bench.begun[0]
-        assert not bench.begun[0].given_up
-        await bench.connection.answer(ok(b"yes"), b"yes")
-        assert (await bench.heard(39)).endswith(b"yes")
+async def half_close(client: TLSStream) -> None:
+    """Send close_notify without TCP's end."""
+    with suppress(ssl.SSLError):
+        client.ssl_object.unwrap()
+    await client.transport_stream.send_all(client._outgoing.read())
+
+
+@pytest.mark.parametrize("forwarded", [True, False])
+async def test_a_client_that_has_half_closed_gets_its_answer(forwarded: bool) -> None:
+    async with parking() as bench:
+        if not forwarded:
+            bench.on_start = lambda _: None
+        asked = await bench.ask()
+        await half_close(bench.client)
+        await wait_all_tasks_blocked(0.001)
+        assert bench.parked
+        if not forwarded:
+            asked.forward()
+        asked.answer()
+        await bench.heard_answer()
+        assert asked.ends == ["complete"]
+        assert await bench.came_back() is None
+
+
+@pytest.mark.parametrize("forwarded", [True, False])
+async def test_a_client_that_has_half_closed_is_gone_after_a_while(
+    autojump_clock: MockClock, forwarded: bool
+) -> None:
+    async with parking() as bench:
+        if not forwarded:
+            bench.on_start = lambda _: None
+        asked = await bench.ask()
+        await half_close(bench.client)
+        await wait_all_tasks_blocked(0.001)
+        if not forwarded:
+            asked.forward()
+        await trio.sleep(QUIET_S * 1.1)
+        assert asked.failure is not None
+        assert asked.failure.code is StreamCode.CANCEL
+        assert await bench.came_back() is asked.head
 
 
 async def test_a_client_that_leaves_between_requests_ends_the_connection() -> None:
-    async with standing_by() as bench:
+    async with parking() as bench:
         await bench.client.aclose()
         assert await bench.came_back() is None
         assert bench.begun == []
 
 
-async def test_a_cancelled_task_gives_up_what_was_begun() -> None:
-    async with standing_by() as bench:
-        await bench.ask()
-        bench.nursery.cancel_scope.cancel()
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        with trio.CancelScope(shield=True):
-            await wait_all_tasks_blocked()
-        assert bench.begun[0].given_up
+# -- cancellation and deadlines ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forwarded", [True, False])
+async def test_a_cancelled_task_gives_the_request_up(forwarded: bool) -> None:
+    async with parking() as bench:
+        if not forwarded:
+            bench.on_start = lambda _: None
+        asked = await bench.ask()
+        bench.scope.cancel()
+        await wait_all_tasks_blocked()
+        assert asked.ends == ["given up"]
+        assert not bench.watched
+
+
+async def test_a_request_that_is_begun_behind_a_cancellation_is_given_up() -> None:
+    async with parking() as bench:
+        parked = bench.connection.parked
+        assert parked is not None
+        await bench.client.send_all(GET)
+        bench.scope.cancel()
+        # The socket's callback comes before the task runs.
+        parked.on_idle()
+        (asked,) = bench.begun
+        await wait_all_tasks_blocked()
+        assert asked.ends == ["given up"]
+        assert not bench.watched
+
+
+async def test_a_request_whose_exchange_ends_while_its_task_waits_to_run_is_handed_over_once() -> None:
+    async with parking() as bench:
+        asked = await bench.ask()
+        common = fairness()
+        common._tasks_left = 0
+        asked.upstream.break_off(LOST)
+        await wait_all_tasks_blocked(0.001)
+        assert bench.parked
+        assert not bench.watched
+        await bench.client.send_all(OTHER)
+        await wait_all_tasks_blocked(0.001)
+        common._waiting.unpark(1)
+        assert await bench.came_back() is asked.head
+        assert bench.connection.take_begun() is asked
+        assert len(bench.begun) == 1
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_to_run_gives_the_request_up() -> None:
+    async with parking() as bench:
+        asked = await bench.ask()
+        fairness()._tasks_left = 0
+        asked.upstream.break_off(LOST)
+        await wait_all_tasks_blocked(0.001)
+        bench.scope.cancel()
+        await wait_all_tasks_blocked(0.001)
+        assert asked.ends == ["given up"]
 
 
 async def test_a_cancelled_task_leaves_no_watch_and_no_deadline(mock_clock: MockClock) -> None:
-    async with swept() as deadlines, standing_by(deadlines) as bench:
+    async with swept() as deadlines, parking(deadlines) as bench:
         assert bench.connection.idle_until == IDLE_S
         bench.scope.cancel()
         await wait_all_tasks_blocked()
         assert bench.connection.idle_until == math.inf
-        bench.readiness.watch(bench.server.transport_stream.socket.fileno(), lambda: None).end()  # type: ignore[attr-defined]
+        assert not bench.watched
 
 
 async def test_the_first_head_has_its_own_deadline(mock_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         client, server = await handshake(await tcp_pair())
-        connection = ServerConnection(server)
-        connection.stand_by(server, Readiness(), lambda connection, head: None)
+        connection = ServerConnection(server, readiness=Readiness(), passes=NextPass())
+        connection.serve_parked(server, lambda connection, head: None)
         returned: list[RequestHead | None] = []
 
         async def wait() -> None:
@@ -364,170 +633,52 @@ async def test_the_first_head_has_its_own_deadline(mock_clock: MockClock) -> Non
         await trio.aclose_forcefully(client)
 
 
-async def test_the_task_goes_on_with_what_is_handed_to_it() -> None:
-    async with standing_by() as bench:
-        await bench.ask()
-        bench.connection.hand_over()
-        assert await bench.came_back() is bench.begun[0].head
-        assert bench.connection.take_begun() is bench.begun[0]
-        assert bench.connection.take_begun() is None
-        assert not bench.begun[0].given_up
-        await bench.connection.answer(ok(b"yes"), b"yes")
-        assert (await bench.heard(39)).endswith(b"yes")
-
-
-async def test_a_fault_that_is_handed_over_gives_up_what_was_begun() -> None:
-    async with standing_by() as bench:
-        await bench.ask()
-        fault = RuntimeError("a bug")
-        bench.connection.hand_over(fault)
-        assert await bench.came_back() is fault
-        assert bench.begun[0].given_up
-
-
-async def test_a_fault_is_raised_although_something_else_is_handed_over_behind_it() -> None:
-    async with standing_by() as bench:
-        await bench.ask()
-        fault = RuntimeError("a bug")
-        bench.connection.hand_over(fault)
-        bench.connection.hand_over()
-        assert await bench.came_back() is fault
-        assert bench.begun[0].given_up
-
-
-async def test_after_an_answer_that_closes_the_task_closes_the_connection() -> None:
-    async with standing_by() as bench:
-        await bench.ask(NOT_WHOLE + b"Connection: close\r\n\r\n")
-        assert bench.connection.answer_nowait(ok(b"yes"), b"yes")
-        assert await bench.came_back() is None
-        data = await bench.heard(39)
-        assert b"\r\nConnection: close\r\n" in data
-        assert await bench.client.receive_some() == b""
-
-
-async def test_an_answer_that_the_client_is_slow_to_take_is_flushed_by_the_task() -> None:
-    async with standing_by() as bench:
-        body = bytes(QUICK_ANSWER_BYTES_MAX)
-        sent = 0
-        whole = True
-        while whole:
-            await bench.ask()
-            whole = bench.connection.answer_nowait(ok(body), body)
-            sent += 1
-        bench.connection.hand_over()
-        assert await bench.came_back() is bench.begun[-1].head
-        bench.connection.take_begun()
-        bench.nursery.start_soon(bench.connection.flush)
-        await bench.heard(sent * len(body))
-        await wait_all_tasks_blocked(0.001)
-        bench.sleep()
-        await bench.ask(OTHER)
-        assert bench.connection.answer_nowait(ok(b"yes"), b"yes")
-
-
-async def test_pieces_are_sent_without_a_wait_while_the_client_takes_them() -> None:
-    async with standing_by() as bench:
-        bench.willing = False
-        await bench.client.send_all(GET)
-        assert await bench.came_back() is not None
-        connection = bench.connection
-        await connection.send_head(ResponseHead.of(200))
-        sent = b""
-        piece = bytes(range(256)) * 256
-        while connection.send_body_nowait(piece):
-            sent += piece
-        # Nothing overtakes the rest of it.
-        assert not connection.send_body_nowait(b"next")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: connection.send_body(piece, end=True))
-            body = ChunkedBody()
-            data = await bench.heard(1)
-            received = body.feed(data.partition(b"\r\n\r\n")[2])
-            while not body.reached:
-                received += body.feed(await bench.heard(1))
-        assert received == sent + piece
-        bench.sleep()
-        await bench.client.send_all(OTHER)
-        assert await bench.came_back() is not None
-
-
-async def test_what_cannot_be_sent_without_a_wait_is_left_to_who_can_say_why() -> None:
-    async with standing_by() as bench:
-        bench.willing = False
-        await bench.client.send_all(GET)
-        await bench.came_back()
-        await bench.connection.send_head(ok(b"four"))
-        assert bench.connection.send_body_nowait(b"fo")
-        bench.server.transport_stream.socket.shutdown(1)  # type: ignore[attr-defined]
-        assert not bench.connection.send_body_nowait(b"ur")
-        with pytest.raises(InboundBroken):
-            await bench.connection.send_body(b"ur", end=True)
-
-
-async def test_a_piece_beyond_the_answers_length_is_a_fault_and_not_sent() -> None:
-    async with standing_by() as bench:
-        bench.willing = False
-        await bench.client.send_all(GET)
-        await bench.came_back()
-        await bench.connection.send_head(ok(b"four"))
-        with pytest.raises(FramingFault):
-            bench.connection.send_body_nowait(b"and more")
-        await bench.connection.aclose()
-        assert (await bench.heard(1)).endswith(b"\r\n\r\n")
-        with pytest.raises(trio.BrokenResourceError):
-            await bench.client.receive_some()
-
-
-async def test_an_answer_to_a_client_that_is_gone_is_no_answer() -> None:
-    async with standing_by() as bench:
-        await bench.ask()
-        bench.server.transport_stream.socket.shutdown(1)  # type: ignore[attr-defined]
-        with pytest.raises(InboundBroken):
-            bench.connection.answer_nowait(ok(b"yes"), b"yes")
-        assert await bench.came_back() is None
-        # Whoever answered knows it already.
-        assert not bench.begun[0].given_up
-
-
 async def test_a_connection_that_idles_for_too_long_is_closed(mock_clock: MockClock) -> None:
-    async with swept() as deadlines, standing_by(deadlines) as bench:
+    async with swept() as deadlines, parking(deadlines) as bench:
         mock_clock.jump(IDLE_S - 1)
         await wait_all_tasks_blocked(0.001)
-        assert bench.asleep
+        assert bench.parked
         mock_clock.jump(1)
         assert await bench.came_back() is None
         assert deadlines.watched == 0
 
 
-async def test_an_exchange_may_take_longer_than_a_connection_may_idle(mock_clock: MockClock) -> None:
-    async with swept() as deadlines, standing_by(deadlines) as bench:
-        await bench.ask()
+@pytest.mark.parametrize("forwarded", [True, False])
+async def test_an_exchange_may_take_longer_than_a_connection_may_idle(
+    mock_clock: MockClock, forwarded: bool
+) -> None:
+    async with swept() as deadlines, parking(deadlines) as bench:
+        if not forwarded:
+            bench.on_start = lambda _: None
+        asked = await bench.ask()
         mock_clock.jump(3 * IDLE_S)
         await wait_all_tasks_blocked(0.001)
-        assert bench.asleep
-        assert bench.connection.answer_nowait(ok(b"yes"), b"yes")
+        assert bench.parked
+        if not forwarded:
+            asked.forward()
+        asked.answer()
         mock_clock.jump(IDLE_S - 1)
         await wait_all_tasks_blocked(0.001)
-        assert bench.asleep
+        assert bench.parked
         mock_clock.jump(1)
         assert await bench.came_back() is None
 
 
-async def test_a_request_that_waits_for_its_turn_is_not_cut_as_an_idle_connection(
+async def test_a_request_that_waits_to_run_is_not_cut_as_an_idle_connection(
     autojump_clock: MockClock,
 ) -> None:
     deadlines = Deadlines()
-    async with standing_by(deadlines) as bench:
+    async with parking(deadlines) as bench:
         bench.nursery.start_soon(deadlines.run)
         bench.willing = False
         common = fairness()
-        # For good: no pass is the next one.
+        # For good: the budget is not renewed.
         common._tasks_left = 0
         await bench.client.send_all(GET)
         while not common._waiting._queues:
             await wait_all_tasks_blocked(0.001)
         bench.connection.end_idle()
-        # Whoever is due is cut meanwhile.
+        # A connection that is due is cut meanwhile.
         await trio.sleep(1)
         common._waiting.unpark(1)
         assert isinstance(await bench.came_back(), RequestHead)
@@ -535,10 +686,9 @@ async def test_a_request_that_waits_for_its_turn_is_not_cut_as_an_idle_connectio
         await bench.heard(1)
 
 
-async def test_a_request_waits_for_its_turn_behind_none_of_other_agents() -> None:
-    async with standing_by() as bench:
+async def test_a_request_waits_to_run_behind_none_of_other_agents() -> None:
+    async with parking() as bench:
         bench.willing = False
-        bench.connection.peer = "agent"
         common = fairness()
         common._tasks_left = 0
         for _ in range(300):
@@ -546,7 +696,82 @@ async def test_a_request_waits_for_its_turn_behind_none_of_other_agents() -> Non
         await wait_all_tasks_blocked()
         await bench.client.send_all(GET)
         await wait_all_tasks_blocked(0.01)
-        assert bench.asleep
+        assert bench.parked
         common._waiting.unpark(2)
         assert isinstance(await bench.came_back(), RequestHead)
         await bench.connection.answer(ok(b"x"), b"x")
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+
+
+def alive() -> list[object]:
+    kinds = (ServerConnection, ClientPort, ParkedConnection, Exchange)
+    return [found for found in gc.get_objects() if type(found) in kinds]
+
+
+async def answered(bench: Bench) -> None:
+    for request in (GET, POST + b"12345678"):
+        (await bench.ask(request)).answer()
+        await bench.heard_answer()
+
+
+async def failed(bench: Bench) -> None:
+    asked = await bench.ask()
+    asked.upstream.break_off(LOST)
+    await bench.came_back()
+    bench.connection.take_begun()
+    await asked.carry_on()
+
+
+async def cut(bench: Bench) -> None:
+    asked = await bench.ask()
+    asked.upstream.say(b"part", False, 200)
+    asked.upstream.break_off(LOST)
+    await bench.came_back()
+    bench.connection.take_begun()
+
+
+async def left(bench: Bench) -> None:
+    await bench.ask()
+    await trio.aclose_forcefully(bench.client)
+    await bench.came_back()
+    bench.connection.take_begun()
+
+
+async def faulty(bench: Bench) -> None:
+    asked = await bench.ask()
+    asked.parked.hand_over(RuntimeError("a bug"))
+    await bench.came_back()
+
+
+async def cancelled(bench: Bench) -> None:
+    await bench.ask()
+    bench.scope.cancel()
+    await wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize("history", [answered, failed, cut, left, faulty, cancelled])
+async def test_no_reference_cycle_keeps_a_closed_connection(
+    history: Callable[[Bench], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    gc.collect()
+    before = alive()
+    gc.disable()
+    try:
+        async with parking() as bench:
+            await history(bench)  # type: ignore[misc]
+        # The benches of a test refer to one another.
+        for asked in bench.begun:
+            asked.upstream.inbox.clear()
+            asked.exchange = None
+        bench.begun.clear()
+        del bench
+        with suppress(UnboundLocalError):
+            del asked
+        await trio.lowlevel.checkpoint()
+        known = {id(found) for found in before}
+        assert [found for found in alive() if id(found) not in known] == []
+    finally:
+        gc.enable()
