@@ -120,7 +120,7 @@ class ParkedConnection:
         try:
             await self._waker.park()
             common = fairness()
-            if not common.admits():
+            if self._fault is None and not common.admits():
                 # One relay can have hundreds handed over by a single message.
                 begun = self.begun
                 await common.wait(peer if begun is None else begun.peer)

@@ -112,6 +112,8 @@ class BegunCall(LiveCall):
     """The intent of a write; None for a read."""
     _failure: Failure | None = None
     """How the first attempt has failed."""
+    _durable = True
+    """False until the intent is on the disk."""
     _refused: AuditUnavailable | None = None
     """The intent cannot be recorded."""
     _left = False
@@ -145,6 +147,7 @@ class BegunCall(LiveCall):
         call = self.call
         try:
             if call.parsed.durable or call.head.fields.upgrade is not None:
+                self._durable = False
                 self._intent = self._calls.opening(self, phase=Phase.INTENT)
                 self._calls.recorder.begin_intent(self._intent, self._recorded)
             else:
@@ -159,6 +162,8 @@ class BegunCall(LiveCall):
         """Forward the call, since its intent is durable, unless that failed."""
         if failure is not None:
             self._refused = AuditUnavailable(failure)
+        else:
+            self._durable = True
         port = self._parked.port
         if not port.passes.admits():
             # One commit can have hundreds of intents.
@@ -239,7 +244,7 @@ class BegunCall(LiveCall):
             self.exchange = self.ports = None
             opened.stream.close_nowait()
             try:
-                if self._intent is None and self.call.parsed.small and not self.guardrail:
+                if self._intent is None and self.call.parsed.small and not (self.guardrail or tally.bytes_in):
                     calls.close_read(self, opened, self.began_s)
                 else:
                     self._close(outcome_of(self, client, None))
@@ -260,6 +265,10 @@ class BegunCall(LiveCall):
         try:
             if self._refused is not None:
                 await calls.answer_unrecorded(connection, self, self._intent, self._refused)
+                return
+            if not self._durable:
+                # The connection was closed meanwhile. A write without a durable intent is never forwarded.
+                self._withdraw()
                 return
             self.show()
             opening = self._intent or calls.opening(self)
@@ -295,12 +304,19 @@ class BegunCall(LiveCall):
             self._leave_stream()
             if self._faulty:
                 self._close(hub_failed(self._connection, self))
-            elif self._intent is None or self.opened is not None:
-                self._close(failed(self.failure or _LEFT, CloseReason.CLIENT_GONE, self.tally))
             elif not refused:
-                calls.recorder.withdraw(self._intent)
+                if self._intent is None or self.opened is not None:
+                    self._close(failed(self.failure or _LEFT, CloseReason.CLIENT_GONE, self.tally))
+                else:
+                    self._withdraw()
         finally:
             calls.leave(self)
+
+    def _withdraw(self) -> None:
+        """Record that a write was not forwarded."""
+        assert self._intent is not None, "a write has an intent"
+        self._left = True
+        self._calls.recorder.withdraw(self._intent)
 
     def _leave_stream(self) -> None:
         self.leave_exchange()
