@@ -267,7 +267,7 @@ async def test_a_fault_in_what_decides_never_becomes_a_request(
         raise RuntimeError("a bug")
 
     module = "calls.calls" if broken == "parse_request" else "authorize.admission"
-    module = "calls.quick" if bench.quick and broken == "parse_request" else module
+    module = "calls.begin" if bench.quick and broken == "parse_request" else module
     data = bench.request(f"GET {HELD}/web HTTP/1.1")
     async with relay_of(bench) as relay:
         with monkeypatch.context() as patched:
