@@ -17,7 +17,7 @@ from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.cuttable import Cuttable
 from tests.tunnel.protocol.joined import Joined
 from tests.tunnel.protocol.recorded import Recorded
-from tests.tunnel.protocol.test_two_sides import PATTERN, TwoSides
+from tests.tunnel.protocol.two_sides import PATTERN, TwoSides
 from tunnel.protocol.connection import Phase
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.frames import Hello, Welcome
