@@ -28,8 +28,6 @@ STILL_IMPORTED = (
     "tests.proxy.relay.test_guardrails",
     "tests.proxy.relay.test_health",
     "tests.proxy.relay.test_own_requests",
-    "tests.tunnel.net.test_tcp",
-    "tests.tunnel.net.test_tls",
     "tests.tunnel.test_resume",
     "tests.tunnel.test_session",
     "tests.tunnel.test_stream",

@@ -17,8 +17,7 @@ from proxy.exchange.http_connection import CROWDED_BYTES_MAX
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, HEAD_BYTES_MAX, RequestHead, ResponseHead
 from tests.proxy.exchange.legs import read_until, tls_pair
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 
 HOST = (b"host", b"api")
 GET = RequestHead.of(b"GET", b"/api/v1/pods", (HOST,))

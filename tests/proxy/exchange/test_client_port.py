@@ -25,8 +25,7 @@ from proxy.message.body import CHUNKS_AT_ONCE_MAX
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.exchange.fake_ports import LOST, REVOKED, Bug, FakeUpstream
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
 

@@ -23,9 +23,8 @@ from proxy.message.failure import InboundBroken
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.message.strict import BadRequest
 from tests.proxy.exchange.test_deadlines import swept
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
 from tests.tunnel.passes import counted_passes
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.fairness import TASKS_PER_PASS, fairness
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream

@@ -8,8 +8,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES, RawStream, held_bytes
 from proxy.message.body import BODY_BYTES_MAX
 from tests.proxy.exchange.legs import tls_pair
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.tls import TLSStream
 
 

@@ -15,7 +15,7 @@ from proxy.listener.unauthenticated import (
     UnauthenticatedLimits,
     network_of,
 )
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake
 
 
 def _enter(

@@ -10,32 +10,18 @@ from trio.testing import assert_checkpoints, assert_no_checkpoints, check_half_c
 
 from tests.fakes.blackhole import swallow
 from tests.fakes.clogged import clog
+from tests.tunnel.stream_pairs import tcp_pair
 from tunnel.net import tcp
 from tunnel.net.tcp import TCPListener, TCPStream, bind_socket_to_peer
 
 LINUX = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
 
 
-async def tcp_pair() -> tuple[TCPStream, TCPStream]:
-    async with TCPListener((await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]) as listener:
-        client = TCPStream.take_over(
-            await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
-        )
-        return client, await listener.accept()
-
-
 async def fill(stream: TCPStream) -> None:
     await clog(stream, lambda: stream.send_nowait(bytes(65536)))
 
 
-@pytest.fixture
-def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """trio's contract to the letter: each call passes the scheduler."""
-    monkeypatch.setattr(tcp, "RECEIVES_PER_PASS", 1)
-    monkeypatch.setattr(tcp, "SENDS_PER_PASS", 1)
-
-
-@pytest.mark.usefixtures("strict")
+@pytest.mark.usefixtures("checkpoint_per_call")
 async def test_it_passes_trios_conformance_suite() -> None:
     async def make_clogged() -> tuple[TCPStream, TCPStream]:
         near, far = await tcp_pair()
@@ -131,7 +117,7 @@ async def test_a_second_task_in_the_same_direction_is_refused() -> None:
         await near.aclose()
 
 
-@pytest.mark.usefixtures("strict")
+@pytest.mark.usefixtures("checkpoint_per_call")
 async def test_a_sender_that_lets_the_others_run_is_alone_and_notices_a_close() -> None:
     near, far = await tcp_pair()
     raised: list[type[BaseException]] = []

@@ -23,8 +23,8 @@ from trio.testing import (
 
 from tests.fakes.clogged import clog
 from tests.tunnel.certificates import authority, ca_pem, contexts
-from tests.tunnel.net.test_tcp import strict, tcp_pair
 from tests.tunnel.passes import counted_passes
+from tests.tunnel.stream_pairs import AnyStream, handshake, receive_exactly, tcp_pair
 from tunnel.net.connect import client_context
 from tunnel.net.fairness import TASKS_PER_PASS, fairness
 from tunnel.net.tcp import TCPStream
@@ -38,10 +38,6 @@ from tunnel.net.tls import (
     _buffers,
 )
 
-# A fixture, imported to be found here.
-__all__ = ["strict"]
-
-AnyStream = trio.abc.Stream
 PairMaker = Callable[[], Awaitable[tuple[AnyStream, AnyStream]]]
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -53,27 +49,6 @@ async def memory_pair() -> tuple[AnyStream, AnyStream]:
 
 async def lockstep_pair() -> tuple[AnyStream, AnyStream]:
     return lockstep_stream_pair()
-
-
-async def handshake(
-    pair: tuple[AnyStream, AnyStream], version: ssl.TLSVersion | None = None
-) -> tuple[TLSStream, TLSStream]:
-    client_side, server_side = contexts(version)
-    client = TLSStream(pair[0], client_side, server_hostname="hub.test")
-    server = TLSStream(pair[1], server_side, server_side=True)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.do_handshake)
-        nursery.start_soon(server.do_handshake)
-    return client, server
-
-
-async def receive_exactly(stream: AnyStream, count: int, max_bytes: int | None = None) -> bytes:
-    received = b""
-    while len(received) < count:
-        data = await stream.receive_some(max_bytes)
-        assert data, f"the stream ended after {len(received)} of {count} bytes"
-        received += data
-    return received
 
 
 class Dribble(trio.abc.Stream):
@@ -106,7 +81,7 @@ def left_empty() -> Iterator[None]:
     assert not _buffers.outgoing.pending
 
 
-@pytest.mark.usefixtures("strict")
+@pytest.mark.usefixtures("checkpoint_per_call")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("make_pair", [memory_pair, tcp_pair])
 async def test_it_passes_trios_conformance_suite(make_pair: PairMaker, version: ssl.TLSVersion) -> None:

@@ -45,9 +45,8 @@ from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
 from tests.proxy.exchange.test_engine import FakePort
 from tests.proxy.hub.calls.test_calls import Bench, Change, bench, relay_of
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
 from tests.tunnel.passes import counted_passes
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel import Interruptions, Memory, Stream
 from tunnel import Processed as StreamProcessed
 from tunnel.stream import StreamReset
