@@ -31,7 +31,6 @@ STILL_IMPORTED = (
     "tests.tunnel.test_resume",
     "tests.tunnel.test_session",
     "tests.tunnel.test_stream",
-    "tests.tunnel.websocket.test_upgrade",
 )
 
 # Imports what all of them share once, and forks for each module: none finds another of ours loaded already,

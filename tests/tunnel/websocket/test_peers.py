@@ -18,7 +18,7 @@ import websockets.sync.server
 import websockets.typing
 
 from tests.tunnel.certificates import contexts
-from tests.tunnel.websocket.test_upgrade import Messages, expect_closed, read_head
+from tests.tunnel.websocket.websocket_bench import MESSAGES, expect_closed, read_head
 from tunnel.net.connect import open_tls, wrap_server
 from tunnel.net.tcp import TCPListener, TCPStream
 from tunnel.websocket.transport import MESSAGE_BYTES_MAX, Transport
@@ -118,7 +118,7 @@ async def test_messages_of_any_size_go_there_and_back(run: Callable[[Script, Use
                 closes.append((closed.rcvd.code, closed.rcvd.reason))
 
     async def use(transport: Transport) -> None:
-        for payload in Messages:
+        for payload in MESSAGES:
             await transport.send(payload)
             assert await transport.receive() == payload
         await transport.aclose(4403, "enough")

@@ -3,8 +3,8 @@ from __future__ import annotations
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -23,8 +23,15 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake, receive_exactly
+from tests.tunnel.stream_pairs import handshake, receive_exactly, tcp_pair
+from tests.tunnel.websocket.websocket_bench import (
+    MESSAGES,
+    accepted,
+    dialled,
+    expect_closed,
+    read_head,
+    websocket_pair,
+)
 from tunnel.net.tcp import TCPStream
 from tunnel.net.tls import TLSStream
 from tunnel.websocket.frames import Control, FrameReader, encode_binary
@@ -38,80 +45,26 @@ from tunnel.websocket.upgrade import (
     dial_websocket,
 )
 
-Messages = [
-    b"",
-    b"x",
-    bytes(range(256)) * 10,
-    bytes(125),
-    bytes(126),
-    bytes(65_536),
-    bytes(MESSAGE_BYTES_MAX),
-]
-
-
-async def read_head(stream: trio.abc.ReceiveStream) -> bytes:
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        data = await stream.receive_some(1)
-        assert data, head
-        head += data
-    return head
-
-
-@asynccontextmanager
-async def accepted(stream: trio.abc.Stream) -> AsyncIterator[Transport]:
-    head = await read_head(stream)
-    async with accept_websocket(stream, request_head=head, leftover=b"") as transport:
-        yield transport
-
-
-def dialled(stream: trio.abc.Stream) -> AbstractAsyncContextManager[Transport]:
-    return dial_websocket(stream, host="hub.test", target="/v1/tunnel")
-
-
-@asynccontextmanager
-async def pair(near: trio.abc.Stream, far: trio.abc.Stream) -> AsyncIterator[tuple[Transport, Transport]]:
-    """Yield (client, server), each in a task of its own, as they are in two processes."""
-    done = trio.Event()
-    opened, servers = trio.open_memory_channel[Transport](1)
-
-    async def answer() -> None:
-        async with accepted(far) as server:
-            opened.send_nowait(server)
-            await done.wait()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(answer)
-        async with dialled(near) as client:
-            yield client, await servers.receive()
-            done.set()
-
-
-async def expect_closed(call: Callable[[], Awaitable[object]]) -> TransportClosed:
-    with pytest.raises(TransportClosed) as caught:
-        await call()
-    return caught.value
-
 
 @pytest.mark.parametrize("reverse", [False, True])
 async def test_messages_cross_both_ways_over_tls_and_tcp(reverse: bool) -> None:
     near, far = await handshake(await tcp_pair())
-    async with pair(near, far) as (client, server):
+    async with websocket_pair(near, far) as (client, server):
         assert client.peer_name.startswith("127.0.0.1:")
         source, sink = (server, client) if reverse else (client, server)
         async with trio.open_nursery() as nursery:
 
             async def send() -> None:
-                for payload in Messages:
+                for payload in MESSAGES:
                     await source.send(payload)
 
             nursery.start_soon(send)
-            assert [await sink.receive() for _ in Messages] == Messages
+            assert [await sink.receive() for _ in MESSAGES] == MESSAGES
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 async def test_close_codes_are_carried_behind_the_last_message(reverse: bool) -> None:
-    async with pair(*memory_stream_pair()) as ends:
+    async with websocket_pair(*memory_stream_pair()) as ends:
         closer, other = reversed(ends) if reverse else ends
         await closer.send(b"last words")
         async with trio.open_nursery() as nursery:
@@ -127,7 +80,7 @@ async def test_close_codes_are_carried_behind_the_last_message(reverse: bool) ->
 
 async def test_a_cut_connection_has_no_code() -> None:
     near, far = memory_stream_pair()
-    async with pair(near, far) as (client, server):
+    async with websocket_pair(near, far) as (client, server):
         await client.send(b"before")
         await near.send_stream.aclose()
         assert await server.receive() == b"before"
@@ -214,7 +167,7 @@ async def test_a_cancelled_send_ends_the_transport(autojump_clock: trio.testing.
 
 
 async def test_a_cancelled_receive_loses_no_message(autojump_clock: trio.testing.MockClock) -> None:
-    async with pair(*memory_stream_pair()) as (client, server):
+    async with websocket_pair(*memory_stream_pair()) as (client, server):
         with trio.move_on_after(1):
             await server.receive()
         await client.send(b"late")
@@ -853,7 +806,7 @@ async def test_what_the_kernel_takes_is_out_at_once() -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 async def test_what_the_kernel_does_not_take_is_finished_before_the_next(reverse: bool) -> None:
-    async with pair(*await handshake(await tcp_pair())) as ends:
+    async with websocket_pair(*await handshake(await tcp_pair())) as ends:
         source, sink = reversed(ends) if reverse else ends
         begun = clog(source)
         async with trio.open_nursery() as nursery:
@@ -870,7 +823,7 @@ async def test_what_the_kernel_does_not_take_is_finished_before_the_next(reverse
 
 
 async def test_a_stream_that_cannot_send_without_a_wait_has_all_of_it_finished() -> None:
-    async with pair(*memory_stream_pair()) as (client, server):
+    async with websocket_pair(*memory_stream_pair()) as (client, server):
         assert not client.send_nowait(b"one")
         await client.finish()
         await client.send(b"two")
@@ -1018,7 +971,7 @@ async def echo(
 
 
 async def exercise(transport: Transport) -> None:
-    for payload in Messages:
+    for payload in MESSAGES:
         await transport.send(payload)
         assert await transport.receive() == payload
     await transport.aclose(4403, "enough")
