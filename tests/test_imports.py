@@ -28,9 +28,6 @@ STILL_IMPORTED = (
     "tests.proxy.relay.test_guardrails",
     "tests.proxy.relay.test_health",
     "tests.proxy.relay.test_own_requests",
-    "tests.tunnel.test_resume",
-    "tests.tunnel.test_session",
-    "tests.tunnel.test_stream",
 )
 
 # Imports what all of them share once, and forks for each module: none finds another of ours loaded already,

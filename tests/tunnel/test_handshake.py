@@ -9,8 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.tunnel.pairs import Unplugged
-from tests.tunnel.test_session import hear_out
+from tests.tunnel.pairs import Unplugged, receive_frames_to_the_end
 from tunnel import (
     Hello,
     Rejected,
@@ -34,7 +33,7 @@ HELLO = frames.hello(Hello())
 
 async def farewell(transport: Transport) -> tuple[int | None, str]:
     """Code and reason of the end, which one GOAWAY must have said before the close frame does."""
-    ((frame_type, _, _, payload),), closed = await hear_out(transport)
+    ((frame_type, _, _, payload),), closed = await receive_frames_to_the_end(transport)
     assert frame_type == frames.GOAWAY
     last_id, code, drain_ms, retry_after_ms, reason = frames.decode_goaway(payload)
     assert (code, reason) == (closed.code, closed.reason)
@@ -317,6 +316,6 @@ async def test_cancelling_the_greeting_closes_the_transport(
     with trio.move_on_after(1):
         async with open_session(here, role):
             raise AssertionError("no session")
-    _, closed = await hear_out(there)
+    _, closed = await receive_frames_to_the_end(there)
     assert closed.code is not None
     await there.aclose()

@@ -7,8 +7,7 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from tests.tunnel.pairs import open_pair
-from tests.tunnel.test_stream import read_all
+from tests.tunnel.pairs import open_pair, read_all
 from tunnel import Processed, SessionClosed, Settings, Stream, StreamCode, StreamReset, TooManyStreams
 
 

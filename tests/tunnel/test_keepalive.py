@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.tunnel import test_resume
 from tests.tunnel.pairs import open_pair
+from tests.tunnel.resumable_pair import open_resumable_pair
 from tunnel import (
     Hello,
     Processed,
@@ -167,7 +167,7 @@ async def test_a_transport_that_takes_nothing_is_as_dead_as_one_that_brings_noth
 async def test_who_waits_for_an_answer_is_told_when_there_will_be_none(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with test_resume.open_pair() as pair:
+    async with open_resumable_pair() as pair:
         pair.cut()
         await wait_all_tasks_blocked()
         began = trio.current_time()
@@ -182,7 +182,7 @@ async def test_a_peer_that_went_without_a_word_and_does_not_come_back_is_given_u
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Its PING is overdue all the while, and there is no transport any more that could be lost for that."""
-    async with test_resume.open_pair() as pair:
+    async with open_resumable_pair() as pair:
         opened, accepted = await pair.streams()
         await trio.sleep(7)
         pair.unplug()

@@ -11,10 +11,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.tunnel import test_resume
-from tests.tunnel.pairs import Pair, open_pair
+from tests.tunnel.pairs import Pair, open_pair, read_all
 from tests.tunnel.protocol.joined import frames_of
-from tests.tunnel.test_stream import read_all
+from tests.tunnel.resumable_pair import ResumablePair, open_resumable_pair
 from tunnel import Session, SessionClosed, Settings, Stream
 from tunnel.link import FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_WAIT, STEP_S, Link
 from tunnel.net.fairness import FRAMES_PERIOD_S, SHARED_FRAMES, fairness
@@ -244,7 +243,7 @@ async def test_a_protocol_error_behind_very_many_frames_ends_the_session() -> No
 class Opened:
     """Takes the streams that the dialer opens in one message; behind the first of them it does something."""
 
-    def __init__(self, pair: Pair | test_resume.Pair, then: Callable[[], None]) -> None:
+    def __init__(self, pair: Pair | ResumablePair, then: Callable[[], None]) -> None:
         self.pair = pair
         self.then = then
         self.heads: list[bytes] = []
@@ -273,7 +272,7 @@ async def test_the_end_of_a_session_in_the_middle_of_very_many_frames_is_the_end
 
 
 async def test_a_loss_in_the_middle_of_very_many_frames_loses_none_and_doubles_none() -> None:
-    async with test_resume.open_pair() as pair:
+    async with open_resumable_pair() as pair:
         life = pair.listener._life
 
         def lose() -> None:
@@ -527,7 +526,7 @@ async def test_a_transport_that_is_gone_is_found_by_the_writer(
 async def test_what_a_pass_has_sent_into_the_void_comes_by_the_next_transport(
     autojump_clock: trio.testing.MockClock, left_over: bool
 ) -> None:
-    async with test_resume.open_pair() as pair, passing(pair.listener) as passes:
+    async with open_resumable_pair() as pair, passing(pair.listener) as passes:
         opened, accepted = await pair.streams()
         # Either the kernel takes it, and it is lost there; or not even that.
         pair.here.stuck = left_over
@@ -551,7 +550,7 @@ async def test_what_a_pass_has_sent_into_the_void_comes_by_the_next_transport(
 async def test_a_message_of_which_a_rest_is_left_is_given_up_with_its_transport(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with test_resume.open_pair() as pair, passing(pair.listener) as passes:
+    async with open_resumable_pair() as pair, passing(pair.listener) as passes:
         opened, accepted = await pair.streams()
         pair.here.stuck = True
         old = pair.here

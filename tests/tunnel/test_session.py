@@ -10,9 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.tunnel.pairs import Pair, Unplugged, open_pair
-from tests.tunnel.protocol.joined import frames_of
-from tests.tunnel.test_stream import echo, read_all
+from tests.tunnel.pairs import Pair, Unplugged, echo, open_pair, read_all, receive_frames_to_the_end
 from tunnel import (
     Context,
     Draining,
@@ -47,16 +45,6 @@ async def serve(session: Pair, handle: Callable[[Stream], Awaitable[None]]) -> N
         with suppress(SessionClosed):
             while True:
                 nursery.start_soon(handle, await session.dialer.accept())
-
-
-async def hear_out(transport: Transport) -> tuple[list[tuple[int, int, int, bytes]], TransportClosed]:
-    """Everything that still comes, as frames, and the end."""
-    heard = []
-    while True:
-        try:
-            heard += frames_of(await transport.receive())
-        except TransportClosed as exc:
-            return heard, exc
 
 
 # --- streams among others ---
@@ -551,7 +539,7 @@ async def test_a_peer_that_acknowledges_nothing_is_given_up(autojump_clock: trio
         said: list[tuple[int, int, int, bytes]] = []
 
         async def take_everything() -> None:
-            said.extend((await hear_out(there))[0])
+            said.extend((await receive_frames_to_the_end(there))[0])
 
         nursery.start_soon(take_everything)
         stream = session.open_stream(b"", context=session.add_context(1, b"token"))
@@ -574,7 +562,7 @@ async def test_a_peer_that_breaks_the_protocol_is_told_and_closed(
     async with open_session(here, Role.LISTENER) as session:
         await there.send(frames.window(2, 5))
         assert "WINDOW on stream 2" in await session.wait_closed()
-        said, closed = await hear_out(there)
+        said, closed = await receive_frames_to_the_end(there)
         assert closed.code == 4400
         assert said[-1][0] == FrameType.GOAWAY
     assert "broke the protocol" in caplog.text
@@ -594,7 +582,7 @@ async def test_a_flood_of_goaways_is_a_few_lines_and_their_number(
         assert session.peer_going_away.reason == "flood 999"
         await there.send(frames.goaway(0, 1000, 0, 0, "the end") + frames.window(2, 5))
         await session.wait_closed()
-        await hear_out(there)
+        await receive_frames_to_the_end(there)
     lines = [record.message for record in caplog.records if "going away" in record.message]
     assert len(lines) == GOAWAYS_LOGGED_AT_ONCE
     assert "lines like the last one that were left out: 993" in caplog.text
@@ -678,7 +666,7 @@ async def test_cancelling_the_block_closes_the_transport_and_tells_the_peer(
     assert session.closed
     with pytest.raises(StreamReset):
         await stream.receive_some()
-    said, closed = await hear_out(there)
+    said, closed = await receive_frames_to_the_end(there)
     assert said[-1][0] == FrameType.GOAWAY
     assert closed.code == 1000
     await there.aclose()

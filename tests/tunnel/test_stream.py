@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, check_half_closeable_stream, wait_all_tasks_blocked
 
-from tests.tunnel.pairs import open_pair
+from tests.tunnel.pairs import open_pair, read_all
 from tests.tunnel.passes import counted_passes
 from tunnel import Processed, Stream, StreamCode, StreamReset
 from tunnel.net.fairness import TASKS_PER_PASS, fairness
@@ -74,19 +74,6 @@ async def test_streams_pass_the_suite_of_trio(autojump_clock: trio.testing.MockC
         await check_half_closeable_stream(make, make_clogged)
         await wait_all_tasks_blocked()
         assert pair.listener.stream_count == pair.dialer.stream_count == 0
-
-
-async def echo(stream: Stream) -> None:
-    while data := await stream.receive_some():
-        await stream.send_all(data)
-    await stream.send_eof()
-
-
-async def read_all(stream: Stream) -> bytes:
-    received = bytearray()
-    while data := await stream.receive_some():
-        received += data
-    return bytes(received)
 
 
 async def test_an_exchange_has_a_head_and_a_body_each_way(autojump_clock: trio.testing.MockClock) -> None:
