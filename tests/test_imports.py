@@ -20,7 +20,6 @@ SLOW_TO_LOAD = ("click", "trio", "cryptography", "ssl")
 # The test modules that others still import. The list only gets shorter: what they share belongs in
 # tests/fakes, or in a module beside the tests of one folder.
 STILL_IMPORTED = (
-    "tests.proxy.exchange.test_deadlines",
     "tests.proxy.hub.calls.test_calls",
     "tests.proxy.hub.calls.test_limits",
     "tests.proxy.hub.calls.test_live",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import cast
 
 import trio
 from trio.testing import MemoryReceiveStream, memory_stream_pair
 
+from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.server import ServerConnection
 from proxy.message.head import ResponseHead
 from tunnel.net.tls import TLSStream
@@ -122,3 +125,12 @@ async def read_until(stream: trio.abc.ReceiveStream, mark: bytes) -> bytes:
 async def answer_ok(connection: ServerConnection, body: bytes = b"") -> None:
     """Send a plain 200."""
     await connection.answer(ResponseHead.of(200, b"OK", ((b"content-length", b"%d" % len(body)),)), body)
+
+
+@asynccontextmanager
+async def swept() -> AsyncIterator[Deadlines]:
+    deadlines = Deadlines()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.run)
+        yield deadlines
+        nursery.cancel_scope.cancel()

@@ -22,7 +22,7 @@ from proxy.message.body import ChunkedBody
 from proxy.message.failure import InboundBroken
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.message.strict import BadRequest
-from tests.proxy.exchange.test_deadlines import swept
+from tests.proxy.exchange.legs import swept
 from tests.tunnel.passes import counted_passes
 from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.fairness import TASKS_PER_PASS, fairness

@@ -43,7 +43,7 @@ from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
-from tests.proxy.exchange.test_engine import FakePort
+from tests.proxy.exchange.fake_ports import FakePort
 from tests.proxy.hub.calls.test_calls import Bench, Change, bench, relay_of
 from tests.tunnel.passes import counted_passes
 from tests.tunnel.stream_pairs import handshake, tcp_pair
