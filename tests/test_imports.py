@@ -24,9 +24,6 @@ STILL_IMPORTED = (
     "tests.proxy.hub.calls.test_limits",
     "tests.proxy.hub.calls.test_live",
     "tests.proxy.relay.test_direct",
-    "tests.proxy.relay.test_guardrails",
-    "tests.proxy.relay.test_health",
-    "tests.proxy.relay.test_own_requests",
 )
 
 # Imports what all of them share once, and forks for each module: none finds another of ours loaded already,

@@ -24,7 +24,7 @@ from proxy.relay.pool import open_pool
 from proxy.relay.service_account import ClusterAccess
 from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import Connection, running
-from tests.proxy.relay.test_guardrails import NO_SECRETS, guard
+from tests.proxy.relay.guardrail_files import NO_SECRETS, guardrails
 from tests.proxy.relay.ways import Answer, Way, direct_way, fresh, inner, open_way
 
 both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
@@ -72,7 +72,7 @@ def tighten(folder: Path) -> None:
 
 
 def loose(folder: Path) -> Guardrails:
-    return guard(folder, NO_SECRETS.replace("secrets]", "configmaps]"))
+    return guardrails(folder, NO_SECRETS.replace("secrets]", "configmaps]"))
 
 
 async def asked_and_tightened(

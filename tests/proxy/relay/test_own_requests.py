@@ -14,18 +14,7 @@ from proxy.kubernetes.statement import Statement
 from proxy.relay import own_requests, probe
 from proxy.relay.own_requests import NAMESPACE, READYZ, NoAnswerError, ask_cluster_uid, ask_readyz
 from proxy.relay.probe import Probe
-from tests.proxy.relay.apiserver import OK, Connection, running
-
-UID = "0b9f2c1e-6a53-4c0e-9d6b-5f0f5c7f6a11"
-
-
-def answer(status: int, body: bytes = b"", *lines: bytes) -> bytes:
-    head = b"".join(b"%b\r\n" % line for line in (*lines, b"Content-Length: %d" % len(body)))
-    return b"HTTP/1.1 %d Any\r\n%b\r\n%b" % (status, head, body)
-
-
-def namespace(uid: object = UID) -> bytes:
-    return answer(200, json.dumps({"kind": "Namespace", "metadata": {"uid": uid}}).encode())
+from tests.proxy.relay.apiserver import OK, UID, Connection, answer, namespace_answer, running
 
 
 def scripted(answers: dict[bytes, bytes]) -> Callable[[Connection], Awaitable[None]]:
@@ -43,7 +32,7 @@ def scripted(answers: dict[bytes, bytes]) -> Callable[[Connection], Awaitable[No
 
 
 async def test_each_is_constant_but_for_host_and_token_and_alone_on_its_connection(tmp_path: Path) -> None:
-    async with running(scripted({READYZ: OK, NAMESPACE: namespace()}), tmp_path) as server:
+    async with running(scripted({READYZ: OK, NAMESPACE: namespace_answer()}), tmp_path) as server:
         server.rotate_token("relay-token-2")
         server.access.refresh_token()
         assert await ask_readyz(server.access) == 200
@@ -118,7 +107,7 @@ async def test_an_api_server_that_says_nothing_has_ten_seconds(
     [(200, True), (401, True), (403, True), (404, True), (429, True), (500, False), (503, False)],
 )
 async def test_any_answer_counts_but_a_5xx(tmp_path: Path, status: int, up: bool) -> None:
-    async with running(scripted({READYZ: answer(status), NAMESPACE: namespace()}), tmp_path) as server:
+    async with running(scripted({READYZ: answer(status), NAMESPACE: namespace_answer()}), tmp_path) as server:
         looking = Probe(server.access)
         await looking.look()
         assert looking.answers is up
@@ -130,7 +119,7 @@ async def test_it_is_asked_every_30_s_and_every_5_while_it_is_down(
 ) -> None:
     autojump_clock.autojump_threshold = 0.2  # real sockets: give them a moment
     caplog.set_level("INFO", "hawse.relay")
-    answers = {READYZ: OK, NAMESPACE: namespace()}
+    answers = {READYZ: OK, NAMESPACE: namespace_answer()}
     told: list[tuple[float, str]] = []
     async with running(scripted(answers), tmp_path) as server, trio.open_nursery() as nursery:
         looking = Probe(server.access)
@@ -176,13 +165,13 @@ async def test_without_the_right_it_goes_on_and_says_once_what_is_missing(
         assert "403" in line
         assert "hawse admin cluster rbac" in line
         # The right is given, and then another cluster stands there.
-        answers[NAMESPACE] = namespace()
+        answers[NAMESPACE] = namespace_answer()
         await looking.look()
         assert looking.statement.cluster_uid == UID
         # A moment without an answer makes nothing of what is known unknown.
         answers[NAMESPACE] = answer(503)
         await looking.look()
         assert looking.statement == Statement(UID, api_server=True)
-        answers[NAMESPACE] = namespace("another")
+        answers[NAMESPACE] = namespace_answer("another")
         await looking.look()
         assert looking.statement == Statement("another", api_server=True)

@@ -32,10 +32,9 @@ from proxy.relay.serve import RelayError, run_relay
 from proxy.relay.service_account import ClusterAccessError
 from proxy.relay.verify import Verifier
 from sandbox.demo.processes import free_port
-from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, running
+from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, namespace_answer, running
+from tests.proxy.relay.health_probe import probe
 from tests.proxy.relay.test_direct import asks, exchange_raw, inquiry
-from tests.proxy.relay.test_health import ask as probe
-from tests.proxy.relay.test_own_requests import namespace
 from tests.proxy.relay.ways import (
     CLUSTER_ID,
     HUB,
@@ -474,7 +473,7 @@ async def test_a_direct_relay_answers_nobody_before_it_knows_which_cluster_it_is
     async def answer(connection: Connection) -> None:
         while head := await connection.request():
             await slow.wait()
-            await connection.send(namespace("east") if NAMESPACE in head else OK)
+            await connection.send(namespace_answer("east") if NAMESPACE in head else OK)
 
     async with running(answer, tmp_path) as server:
         in_pod(server, tmp_path, monkeypatch)
