@@ -21,7 +21,6 @@ SLOW_TO_LOAD = ("click", "trio", "cryptography", "ssl")
 # tests/fakes, or in a module beside the tests of one folder.
 STILL_IMPORTED = (
     "tests.proxy.hub.calls.test_calls",
-    "tests.proxy.hub.calls.test_limits",
     "tests.proxy.hub.calls.test_live",
     "tests.proxy.relay.test_direct",
 )

@@ -18,8 +18,8 @@ from auth.requestinfo import parse
 from proxy.hub.authorize.decisions import denial, judge
 from proxy.hub.calls.live import TIMED_EVERY_S, LiveCall, LiveCalls
 from tests.auth.policies import AGENT, CLUSTER, bundle, policy
+from tests.proxy.hub.calls.fake_live_calls import live_call
 from tests.proxy.hub.calls.test_calls import OK, Bench, bench, open_bench, relay_of, streams_of
-from tests.proxy.hub.calls.test_limits import live_call
 from tests.proxy.hub.calls.test_live import SWITCHING, exec_request, expect_reset, talk
 from tunnel import StreamCode
 

@@ -16,31 +16,20 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from auth.principal import Principal
 from proxy.exchange.deadlines import IDLE_S, Deadlines
 from proxy.exchange.forward import CloseReason
-from proxy.exchange.ports import Inbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
-from proxy.hub.authorize.admission import Call
 from proxy.hub.calls.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
-from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
+from proxy.hub.calls.live import Ending, LiveCalls
 from proxy.hub.front import plain
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.identity.connections import IDLE_WHEN_SHORT_MAX, AgentConnections
-from proxy.hub.store.entities import Agent, AgentState
-from tests.proxy.hub.calls.test_live import REVOKED, Side
+from tests.proxy.hub.calls.fake_live_calls import REVOKED, agent, live_call
 from tests.tunnel.passes import counted_passes
 from tunnel import MODEST_USERS_MAX, Memory
 
 NONE = LimitsConfig(
     requests_per_second=0, cancels_per_second=0, bytes_per_minute=0, stream_age_s=0, idle_connections=0
 )
-
-
-def agent(name: str = "ann") -> Principal:
-    return Principal(name, name, "acme", ("sre",))
-
-
-def enrolled(who: Principal) -> Agent:
-    return Agent(who.agent_id, who.name, "o", AgentState.ACTIVE, who.teams, frozenset({"t"}), 0.0, None, who)
 
 
 @attrs.define
@@ -133,12 +122,6 @@ def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
     assert limits.admit(agent("bob")) is None
     clock.now += 0.2
     assert limits.admit(agent()) is None
-
-
-def live_call(number: int = 1, who: Principal | None = None) -> tuple[LiveCall, Side]:
-    side = Side()
-    call = Call(None, None, None, None, enrolled(who or agent()), None, "", None)  # type: ignore[arg-type]
-    return LiveCall(call, f"eid-{number}", cast(Inbound, side), 0.0), side
 
 
 async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autojump_clock: MockClock) -> None:
