@@ -413,7 +413,7 @@ async def test_a_certificate_that_cannot_be_read_is_dialled_again_as_any_other(
     assert "; the next attempt" in line
 
 
-async def test_a_certificate_whose_time_is_over_is_told_from_one_of_another_ca(
+async def test_an_expired_certificate_is_reported_as_such_and_not_as_one_of_another_ca(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     authority = trustme.CA()
@@ -565,7 +565,7 @@ async def test_dialling_ends_alone_and_the_sessions_go_on(autojump_clock: MockCl
         (b'Warning: 299 - "' + b"x" * 500 + b'"\r\n', f" ({'x' * 200});"),
     ],
 )
-async def test_what_the_hub_says_beside_a_refusal_is_logged(
+async def test_the_warning_header_of_a_refusal_is_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, header: bytes, logged: str
 ) -> None:
     await run_for(4, answer(401, header))
@@ -574,7 +574,7 @@ async def test_what_the_hub_says_beside_a_refusal_is_logged(
 
 
 @pytest.mark.parametrize("ahead_s", [310, -310])
-async def test_a_wrong_clock_costs_one_further_attempt_by_the_time_that_the_hub_tells(
+async def test_a_wrong_clock_costs_one_further_attempt_by_the_hubs_time(
     ahead_s: float, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusal, hub = refuses_with_hub_time(ahead_s), Hub(20)
@@ -594,7 +594,7 @@ async def test_a_wrong_clock_costs_one_further_attempt_by_the_time_that_the_hub_
 async def test_a_hub_that_refuses_every_token_is_dialled_twice_for_each_wait(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each time by our clock first: of a time that was told nothing is remembered."""
+    """Each time by our clock first: the hub's time is not remembered."""
     refusal = refuses_with_hub_time(310)
     network = await run_for(36, refusal, **DATED_TOKENS)
     assert network.waits == pytest.approx([0, 5, 0, 10, 0, 20, 0], abs=0.1)
@@ -602,7 +602,7 @@ async def test_a_hub_that_refuses_every_token_is_dialled_twice_for_each_wait(
     assert ["; our clock is " in line for line in lines(caplog)] == [True, False] * 4
 
 
-async def test_a_clock_that_is_still_wrong_is_told_the_time_for_each_tunnel(
+async def test_a_clock_that_stays_wrong_gets_the_hubs_time_for_each_tunnel(
     autojump_clock: MockClock,
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -633,7 +633,7 @@ async def test_a_clock_that_is_still_wrong_is_told_the_time_for_each_tunnel(
         answer(401),
     ],
 )
-async def test_what_does_not_tell_the_time_in_the_hubs_own_way_dates_nothing(
+async def test_a_time_that_the_hub_did_not_sign_dates_no_token(
     refusal: Answer, autojump_clock: MockClock
 ) -> None:
     refusal.heads.clear()
@@ -644,7 +644,7 @@ async def test_what_does_not_tell_the_time_in_the_hubs_own_way_dates_nothing(
 
 @given(st.lists(st.sampled_from(["told", "dated", "unauthorized", "lost", "up"]), min_size=1, max_size=12))
 def test_no_two_dials_in_a_row_are_dated_by_the_hub_and_no_time_is_used_twice(script: list[str]) -> None:
-    """Whatever answers: a time dates the very next dial and no other, so waits bound the dials."""
+    """With any answers: a time dates the very next dial and no other, so waits bound the dials."""
     asked: list[str] = []
 
     def authorization(hub_time: str) -> str:

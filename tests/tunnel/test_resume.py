@@ -79,7 +79,7 @@ async def test_bytes_under_way_at_many_cuts_arrive_once_and_in_order(
             nursery.start_soon(read_to_end, stream, heard[stream])
         for _ in range(20):
             await trio.sleep(chance.random() / 2)
-            # What is sent from now on is lost, and then the connection.
+            # From now on frames are lost, and then the connection.
             pair.unplug()
             await trio.sleep(chance.random() / 10)
             pair.here.unplugged = pair.there.unplugged = False
@@ -92,13 +92,13 @@ async def test_bytes_under_way_at_many_cuts_arrive_once_and_in_order(
     assert pair.dialer.interruptions.replayed_frames > 0
 
 
-async def test_a_listener_with_a_half_open_transport_lets_the_new_one_take_its_place(
+async def test_a_listener_replaces_a_half_open_transport_by_the_new_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_resumable_pair() as pair:
         opened, accepted = await pair.streams()
         old = pair.here
-        # The dialer has found out, the listener has not; and both have said what the other did not hear.
+        # The dialer has noticed, the listener has not; each has sent frames that the other did not receive.
         pair.unplug()
         await opened.send_all(b"down")
         await accepted.send_all(b"up")
@@ -130,7 +130,9 @@ async def test_a_silent_loss_is_found_and_survived(autojump_clock: trio.testing.
         assert await accepted.receive_some() == b"still here"
 
 
-async def test_a_stream_is_told_of_an_absence_of_five_seconds(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_stream_reports_a_detachment_after_five_seconds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with open_resumable_pair() as pair:
         opened, _ = await pair.streams()
         told: list[float] = []
@@ -238,7 +240,7 @@ async def test_it_ends_at_once_when_its_transport_is_lost_already(
         assert caught.value.code is StreamCode.DETACH_EXPIRED
 
 
-async def test_who_waits_for_the_streams_to_end_is_told_of_the_end_of_a_detached_session(
+async def test_a_wait_for_the_streams_to_end_is_over_when_a_detached_session_ends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_resumable_pair() as pair:
@@ -311,12 +313,12 @@ async def test_which_close_codes_end_a_session(
         assert pair.dialer.closed is (code in (1000, 4400, 4503))
 
 
-async def test_a_loss_is_not_told_to_the_peer_as_the_sessions_end(
+async def test_a_lost_transport_is_not_reported_to_the_peer_as_the_sessions_end(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_resumable_pair() as pair:
         await pair.streams()
-        # Only this direction is dead: the other end would hear a farewell.
+        # Only this direction is dead: the other end would receive a farewell.
         pair.here.unplugged = True
         assert await pair.listener.wait_detached()
         await trio.sleep(2)
@@ -338,7 +340,7 @@ async def test_leaving_the_block_while_detached_ends_the_streams(
             await stream.receive_some()
 
 
-async def test_an_end_on_a_later_transport_is_told_on_it(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_end_on_a_later_transport_is_sent_on_it(autojump_clock: trio.testing.MockClock) -> None:
     async with open_resumable_pair() as pair:
         pair.cut()
         await wait_all_tasks_blocked()
@@ -347,7 +349,7 @@ async def test_an_end_on_a_later_transport_is_told_on_it(autojump_clock: trio.te
     assert wire.closed_with == (1000, "closed here")
 
 
-async def test_what_is_over_when_memory_is_taken_back_wakes_its_waiters(
+async def test_an_eviction_that_ends_a_session_wakes_its_waiters(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_resumable_pair() as pair:
@@ -442,7 +444,7 @@ async def test_a_fault_behind_the_welcome_in_its_message_ends_a_session_that_was
 
 
 @pytest.mark.parametrize("role", Role)
-async def test_a_transport_for_a_session_that_has_ended_meanwhile_is_closed_and_told_why(
+async def test_a_transport_for_an_ended_session_is_closed_with_the_reason(
     role: Role, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with open_resumable_pair() as pair:

@@ -109,7 +109,7 @@ async def test_both_directions_saturated_through_the_smallest_transport_do_not_d
         assert received == [size] * 8
 
 
-async def test_what_an_opener_does_wrong_is_not_put_down_to_the_session(
+async def test_an_openers_mistake_does_not_end_the_session(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -272,7 +272,7 @@ async def test_contexts_reach_the_acceptor_with_their_note(autojump_clock: trio.
         assert (await pair.dialer.accept()).context.note is None
 
 
-async def test_each_context_is_told_once_and_before_the_streams_that_name_it(
+async def test_each_context_is_sent_once_and_before_the_streams_that_name_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -319,7 +319,7 @@ async def test_a_session_that_is_ended_for_a_context_reports_no_other_and_holds_
             gc.enable()
 
 
-async def test_a_peer_that_has_more_contexts_than_it_may_is_told_so(
+async def test_a_peer_beyond_its_contexts_gets_a_close_with_the_reason(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair(Settings(contexts_max=2)) as pair:
@@ -457,7 +457,7 @@ async def test_bytes_that_arrived_before_the_loss_are_still_there(
             await opened.receive_some()
 
 
-async def test_what_is_queued_when_the_block_is_left_still_arrives(
+async def test_frames_queued_when_the_block_is_left_still_arrive(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     here, there = memory_transport_pair()
@@ -478,11 +478,11 @@ async def test_what_is_queued_when_the_block_is_left_still_arrives(
             await session.wait_closed()
             assert len(await read_all(stream)) == 60_000
             assert session.peer_going_away is not None
-    # It waits for what is queued, and for no time.
+    # It waits for queued frames, not for a time.
     assert left_after_s == [0]
 
 
-async def test_what_is_queued_for_a_peer_that_takes_nothing_is_given_up_when_the_block_is_left(
+async def test_frames_queued_for_a_peer_that_takes_nothing_are_dropped_when_the_block_is_left(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -545,7 +545,7 @@ async def test_a_peer_that_acknowledges_nothing_is_given_up(autojump_clock: trio
         stream = session.open_stream(b"", context=session.add_context(1, b"token"))
         with trio.move_on_after(1):
             await stream.send_all(bytes(4 * 2**20))
-        # What is control goes beyond what the link holds, then beyond a full ledger, as far as its reserve.
+        # Control frames go beyond the link's queue, then beyond a full ledger, up to its reserve.
         for _ in range((LEDGER_BYTES_MAX + LEDGER_RESERVE_BYTES) // (8 * 1024)):
             session.add_context(1, bytes(8 * 1024))
         with trio.fail_after(2):
@@ -554,7 +554,7 @@ async def test_a_peer_that_acknowledges_nothing_is_given_up(autojump_clock: trio
     assert frames.decode_goaway(said[-1][3])[1] == 4413
 
 
-async def test_a_peer_that_breaks_the_protocol_is_told_and_closed(
+async def test_a_peer_that_breaks_the_protocol_gets_a_goaway_and_is_closed(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     here, there = memory_transport_pair()
@@ -610,7 +610,7 @@ async def test_going_away_refuses_new_streams_and_keeps_the_old_ones(
             assert await read_all(opened) == b"still"
 
 
-async def test_who_goes_away_may_still_open_and_the_other_side_hears_of_it(
+async def test_a_side_that_goes_away_may_still_open_streams(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -650,7 +650,7 @@ async def test_the_callers_own_exception_passes_as_it_is(autojump_clock: trio.te
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.001, 1.0])
-async def test_cancelling_the_block_closes_the_transport_and_tells_the_peer(
+async def test_cancelling_the_block_sends_a_goaway_and_closes_the_transport(
     delay_s: float, autojump_clock: trio.testing.MockClock
 ) -> None:
     here, there = memory_transport_pair()

@@ -136,7 +136,7 @@ async def test_bytes_of_the_acceptor_may_come_first_and_then_there_is_no_head(
             await accepted.receive_head()
 
 
-async def test_who_waits_for_the_head_is_woken_by_it_alone_and_by_bytes_that_have_none() -> None:
+async def test_a_wait_for_the_head_ends_with_the_head_or_with_bytes_without_one() -> None:
     async with open_pair() as pair:
         for answer in (Stream.send_head, Stream.send_all):
             opened, accepted = await pair.streams()
@@ -180,7 +180,7 @@ async def test_leaving_without_an_end_never_looks_like_one(autojump_clock: trio.
         assert caught.value.code is StreamCode.CANCEL
 
 
-async def test_leaving_by_an_exception_resets_even_what_has_ended(
+async def test_leaving_by_an_exception_resets_even_an_ended_stream(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -343,7 +343,7 @@ async def test_cancelling_a_wait_loses_nothing(autojump_clock: trio.testing.Mock
             assert len(await read_all(opened)) == sent
 
 
-async def test_what_is_here_comes_after_a_schedule_point_and_stays_when_that_is_cancelled() -> None:
+async def test_received_bytes_are_returned_after_a_checkpoint_and_kept_when_it_is_cancelled() -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         accepted.send_answer_nowait(b"head", b"bytes|more")
@@ -361,7 +361,7 @@ async def test_what_is_here_comes_after_a_schedule_point_and_stays_when_that_is_
                 assert await call() == expected
 
 
-async def test_what_is_sent_may_be_changed_after_the_call(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_sent_buffer_may_be_changed_after_the_call(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         await opened.send_all(bytes(64 * 1024))
@@ -387,7 +387,7 @@ async def test_no_more_than_the_high_water_mark_waits_in_a_stream(
             received += len(await accepted.receive_some())
 
 
-async def test_what_is_here_can_be_had_without_waiting(autojump_clock: trio.testing.MockClock) -> None:
+async def test_receive_nowait_returns_received_bytes(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         assert accepted.receive_nowait() is None
@@ -426,7 +426,7 @@ async def test_a_watcher_hears_of_a_reset_and_of_nothing_else(autojump_clock: tr
         assert heard == ["first", "later"]
 
 
-async def test_a_watcher_that_has_turned_away_hears_nothing(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_removed_watcher_is_not_called(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         heard: list[str] = []
@@ -484,7 +484,7 @@ async def test_an_answer_goes_in_one_step_and_is_read_without_waiting(
         assert pair.listener.memory.used_bytes == len(b"token")
 
 
-async def test_what_would_wait_is_not_sent(autojump_clock: trio.testing.MockClock) -> None:
+async def test_send_nowait_sends_nothing_that_would_wait(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         sent = 0
@@ -506,13 +506,15 @@ async def test_what_would_wait_is_not_sent(autojump_clock: trio.testing.MockCloc
         assert (await read_all(accepted))[-5:] == b"xyend"
 
 
-async def test_who_waits_for_room_is_alone_until_it_has_it(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_wait_for_a_writable_stream_excludes_other_senders(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with open_pair() as pair, trio.open_nursery() as nursery:
         opened, accepted = await pair.streams()
         assert opened.held_up_bytes == 0
         nursery.start_soon(opened.send_all, bytes(2 * QUEUE_HIGH_BYTES + 1))
         await wait_all_tasks_blocked()
-        # What is queued of it is counted there.
+        # Its queued bytes are counted there.
         assert opened.held_up_bytes == 1
         while not opened.has_room:
             await accepted.receive_some(2**14)
@@ -560,7 +562,7 @@ async def test_a_stream_that_was_reset_says_so_without_waiting(
 
 
 @pytest.mark.parametrize("body", [b"bytes", b""])
-async def test_who_needs_no_task_is_told_when_something_of_the_answer_is_here(body: bytes):
+async def test_a_callback_is_called_when_a_part_of_the_answer_is_received(body: bytes):
     async with open_pair() as pair:
         told: list[object] = []
         opened = pair.open_stream(b"head", eof=True)
@@ -580,7 +582,7 @@ async def test_who_needs_no_task_is_told_when_something_of_the_answer_is_here(bo
 
 
 @pytest.mark.parametrize("leave", [Stream.take_whole_answer, Stream.close_nowait])
-async def test_a_stream_that_was_left_is_freed_at_once_and_what_was_unread(leave: Callable[[Stream], object]):
+async def test_a_left_stream_and_its_unread_bytes_are_freed_at_once(leave: Callable[[Stream], object]):
     async with open_pair() as pair:
         opened = pair.open_stream(b"head", eof=True)
         opened.on_reset(partial(repr, opened))
@@ -635,7 +637,7 @@ async def test_an_answer_without_a_head_or_with_a_reset_behind_it_is_not_whole()
         assert pair.listener.memory.used_bytes == len(b"token")
 
 
-async def test_who_waits_for_an_answer_hears_of_a_reset_and_of_the_sessions_end():
+async def test_a_wait_for_an_answer_raises_on_a_reset_and_on_the_sessions_end():
     async with open_pair() as pair:
         told: list[str] = []
         first, second, third = (pair.open_stream(b"head", eof=True) for _ in range(3))
@@ -666,7 +668,7 @@ async def test_pieces_that_are_passed_on_wake_no_task_until_the_end():
         async def receive() -> None:
             returned.append(await opened.receive_or_pass_on(pass_on))
 
-        # What is here already is the caller's.
+        # Bytes received already are the caller's.
         await accepted.send_all(b"first")
         await wait_all_tasks_blocked()
         await receive()
@@ -688,7 +690,7 @@ async def test_pieces_that_are_passed_on_wake_no_task_until_the_end():
         assert returned[1:] == [b""]
 
 
-async def test_what_is_not_passed_on_is_the_readers_and_in_its_order():
+async def test_bytes_that_are_not_passed_on_are_the_readers_in_order():
     async with open_pair() as pair, trio.open_nursery() as nursery:
         opened, accepted = await pair.streams()
         offered: list[bytes] = []
@@ -712,7 +714,7 @@ async def test_what_is_not_passed_on_is_the_readers_and_in_its_order():
 
 
 @pytest.mark.parametrize("in_line", [True, False])
-async def test_who_passes_on_hears_of_a_reset_behind_what_came_before(in_line: bool):
+async def test_passing_on_raises_a_reset_behind_earlier_bytes(in_line: bool):
     async with open_pair() as pair, trio.open_nursery() as nursery:
         opened, accepted = await pair.streams()
         passed: list[bytes] = []
@@ -740,7 +742,7 @@ async def test_who_passes_on_hears_of_a_reset_behind_what_came_before(in_line: b
         assert resets == [StreamCode.UPSTREAM_RESET]
 
 
-async def test_cancelling_who_passes_on_loses_nothing():
+async def test_a_cancelled_pass_on_loses_no_bytes():
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         passed: list[bytes] = []
@@ -753,7 +755,7 @@ async def test_cancelling_who_passes_on_loses_nothing():
             for call in (opened.receive_some, lambda: opened.receive_or_pass_on(bool)):
                 with pytest.raises(trio.BusyResourceError):
                     await call()
-            # What they were refused for still works.
+            # The task that held the stream still works.
             await accepted.send_all(b"passed")
             await wait_all_tasks_blocked()
             assert passed == [b"passed"]
@@ -765,7 +767,7 @@ async def test_cancelling_who_passes_on_loses_nothing():
         assert passed == [b"passed"]
 
 
-async def test_room_is_told_once_when_the_queue_has_been_full_and_is_short_again() -> None:
+async def test_the_room_callback_is_called_once_when_a_full_queue_is_short_again() -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         told: list[str] = []
@@ -773,7 +775,7 @@ async def test_room_is_told_once_when_the_queue_has_been_full_and_is_short_again
             pass
         opened.when_room(lambda: told.append("room"))
         await wait_all_tasks_blocked()
-        # The peer's window is smaller than what is queued.
+        # The peer's window is smaller than the queue.
         assert told == []
         received = 0
         while not told:
@@ -813,7 +815,7 @@ async def test_of_those_whom_one_message_wakes_some_go_on_in_a_pass(
     assert passes.most <= TASKS_PER_PASS
 
 
-async def test_a_piece_that_was_not_taken_is_not_lost_when_the_pass_has_no_room() -> None:
+async def test_a_refused_piece_is_not_lost_when_the_pass_has_no_budget_left() -> None:
     offered = trio.Event()
     got: list[bytes] = []
 

@@ -32,13 +32,13 @@ class TLSLeg(trio.abc.Stream):
         self.room_bytes = 1 << 30
         """So many bytes are taken without a wait."""
         self.broken = False
-        """The peer is gone, and nobody but a sender hears of it."""
+        """The peer is gone; only a send reports it."""
         self.sends_at_once = 0
         self._held = b""
 
     @property
     def as_tls(self) -> TLSStream:
-        """For whoever sends on it without a wait."""
+        """The leg as the type that `send_nowait` callers take."""
         return cast(TLSStream, self)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -122,7 +122,7 @@ class Counted:
         self.begun += 1
 
 
-async def test_one_that_cannot_be_attended_to_is_in_nobodys_way(autojump_clock, caplog):
+async def test_an_exchange_whose_attendance_fails_delays_no_other(autojump_clock, caplog):
     async with swept() as deadlines:
         counted = Counted()
         for exchange in (Unattended(), counted):

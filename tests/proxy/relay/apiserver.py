@@ -46,7 +46,7 @@ class Connection:
         self._parsed -= len(head)
 
     async def more(self) -> bytes:
-        """Whatever comes next."""
+        """Receive more bytes."""
         try:
             data = bytes(await self.stream.receive_some(65536))
         except trio.BrokenResourceError:

@@ -52,10 +52,10 @@ def denied(
     return ""
 
 
-# -- what they decide
+# -- decisions
 
 
-def test_what_only_denies_lets_the_rest_pass(tmp_path: Path) -> None:
+def test_guardrails_that_only_deny_pass_all_other_requests(tmp_path: Path) -> None:
     rails = guardrails(tmp_path, NO_SECRETS)
     assert denied(rails, b"/api/v1/namespaces/a/secrets/x") == "owner/no-secrets"
     assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
@@ -64,7 +64,7 @@ def test_what_only_denies_lets_the_rest_pass(tmp_path: Path) -> None:
     assert denied(rails, b"/api/v1/namespaces/a/pods/p/exec?command=id", method=b"POST") == ""
 
 
-def test_what_allows_something_allows_nothing_else(tmp_path: Path) -> None:
+def test_guardrails_that_allow_deny_all_other_requests(tmp_path: Path) -> None:
     rails = guardrails(tmp_path, ONLY_PODS)
     assert denied(rails, b"/api/v1/namespaces/app-1/pods") == ""
     assert denied(rails, b"/api/v1/namespaces/app-1/pods/p/log?follow=1") == ""
@@ -88,7 +88,7 @@ def test_an_allowing_rule_that_is_switched_off_still_closes_the_rest(tmp_path: P
 
 
 @pytest.mark.parametrize("namespace", ["", "hawse"])
-def test_what_denies_beside_what_allows_opens_nothing(tmp_path: Path, namespace: str) -> None:
+def test_a_denying_rule_beside_an_allowing_one_allows_nothing_more(tmp_path: Path, namespace: str) -> None:
     (tmp_path / "a.yaml").write_text(ONLY_PODS)
     if not namespace:
         (tmp_path / "b.yaml").write_text(NO_SECRETS.replace("owner,", "more,"))
@@ -105,7 +105,7 @@ def test_rules_bind_teams_and_agents_as_the_token_names_them(tmp_path: Path) -> 
     assert denied(rails, secret, who=claims("probe", "acme/web", "acme/sre")) == "owner/no-secrets"
 
 
-def test_a_denial_tells_the_rule_the_way_out_and_the_owner(tmp_path: Path) -> None:
+def test_a_denial_names_the_rule_the_alternative_and_the_owner(tmp_path: Path) -> None:
     rails = guardrails(tmp_path, NO_SECRETS)
     with pytest.raises(GuardrailDenied) as caught:
         rails.check(claims(), parse(b"DELETE", b"/api/v1/namespaces/a/secrets/x"))
@@ -150,7 +150,7 @@ def test_the_relays_own_namespace_is_closed_where_there_are_guardrails(tmp_path:
         Guardrails(tmp_path / "rails", namespace="hawse")
 
 
-def test_conditions_see_the_request_and_who_acts(tmp_path: Path) -> None:
+def test_conditions_see_the_request_and_the_agent(tmp_path: Path) -> None:
     text = NO_SECRETS.replace("resources: [secrets]", "when: request.name == 'x' && 'sre' in agent.teams")
     rails = guardrails(tmp_path, text)
     secret = b"/api/v1/namespaces/a/secrets/x"
@@ -158,7 +158,7 @@ def test_conditions_see_the_request_and_who_acts(tmp_path: Path) -> None:
     assert denied(rails, secret, who=claims("probe", "acme/sre")) == "owner/no-secrets"
 
 
-def test_what_a_condition_compares_with_may_be_any_word(tmp_path: Path) -> None:
+def test_a_condition_may_compare_with_any_word(tmp_path: Path) -> None:
     text = NO_SECRETS.replace("resources: [secrets]", "when: \"request.name in ['agent', 'cluster']\"")
     assert denied(guardrails(tmp_path, text), b"/api/v1/namespaces/a/secrets/agent") == "owner/no-secrets"
 
@@ -181,7 +181,7 @@ def test_the_guardrails_in_force_are_summarised_in_one_line(
     assert [record.getMessage() for record in caplog.records] == [rails.summary]
 
 
-# -- what is refused
+# -- refused files
 
 
 def faults(folder: Path, text: str) -> str:
@@ -222,7 +222,9 @@ def test_a_fault_refuses_all_of_it(tmp_path: Path, text: str, fault: str) -> Non
         ("[agent].exists(who, who.owner == 'ada')", "agent"),
     ],
 )
-def test_what_a_relay_does_not_know_is_no_condition(tmp_path: Path, condition: str, unknown: str) -> None:
+def test_a_condition_on_a_fact_that_a_relay_lacks_is_refused(
+    tmp_path: Path, condition: str, unknown: str
+) -> None:
     """With a condition on an unknown owner, the rule would let everything pass."""
     message = faults(tmp_path, NO_SECRETS.replace("resources: [secrets]", f'when: "{condition}"'))
     assert f'a relay does not know "{unknown}"' in message
@@ -271,7 +273,7 @@ def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
 # -- what changes
 
 
-def test_what_is_too_much_or_cannot_be_read_is_no_guardrail(tmp_path: Path) -> None:
+def test_files_too_many_too_large_or_unreadable_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "00.yaml"
     for number in range(FILES_MAX + 1):
         (tmp_path / f"{number:02}.yaml").write_text("")

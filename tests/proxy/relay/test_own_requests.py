@@ -1,4 +1,4 @@
-"""The relay's own two requests, over real sockets: what they say to the byte, and what no answer can do."""
+"""The relay's own two requests over real sockets: their exact bytes, and hostile answers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_a_redirect_is_an_answer_and_is_not_followed(tmp_path: Path) -> No
     [b"", b"{", b"[]", b"[" * 5000, b'{"metadata":[]}', b'{"metadata":{}}', b'{"metadata":{"uid":7}}']
     + [json.dumps({"metadata": {"uid": uid}}).encode() for uid in ("", "a b", "a\nb", "a" * 65, "\u00e9")],
 )
-async def test_what_holds_no_uid_tells_none(tmp_path: Path, body: bytes) -> None:
+async def test_an_answer_without_a_valid_uid_gives_none(tmp_path: Path, body: bytes) -> None:
     async with running(scripted({NAMESPACE: answer(200, body)}), tmp_path) as server:
         assert await ask_cluster_uid(server.access) == (200, "")
 
@@ -85,7 +85,9 @@ async def test_what_holds_no_uid_tells_none(tmp_path: Path, body: bytes) -> None
         (b"SSH-2.0-OpenSSH\r\n\r\n", "first line|malformed|answer"),
     ],
 )
-async def test_what_is_no_plain_bounded_answer_is_none(tmp_path: Path, said: bytes, why: str) -> None:
+async def test_an_answer_that_is_not_plain_and_bounded_is_an_error(
+    tmp_path: Path, said: bytes, why: str
+) -> None:
     async with running(scripted({NAMESPACE: said}), tmp_path) as server:
         with pytest.raises(NoAnswerError, match=why):
             await ask_cluster_uid(server.access)
@@ -152,7 +154,7 @@ async def test_a_token_that_is_not_accepted_is_no_question_of_roles(
         assert "rbac" not in line
 
 
-async def test_without_the_right_it_goes_on_and_says_once_what_is_missing(
+async def test_without_the_permission_the_relay_goes_on_and_names_it_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = {READYZ: OK, NAMESPACE: answer(403, b"{}")}
@@ -168,7 +170,7 @@ async def test_without_the_right_it_goes_on_and_says_once_what_is_missing(
         answers[NAMESPACE] = namespace_answer()
         await looking.look()
         assert looking.statement.cluster_uid == UID
-        # A moment without an answer makes nothing of what is known unknown.
+        # One missing answer makes no known fact unknown.
         answers[NAMESPACE] = answer(503)
         await looking.look()
         assert looking.statement == Statement(UID, api_server=True)

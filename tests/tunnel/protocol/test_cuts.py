@@ -42,7 +42,7 @@ class Cuts(TwoSides):
         )
         joined.frames_max = 3
         for connection in (joined.listener, joined.dialer):
-            # Who is away for too long is another test's business.
+            # Another test covers a resumption that is too late.
             connection.status.resume_ttl_s = 1e9
         self.opened_ids: set[tuple[Recorded, int]] = set()
         return joined

@@ -23,7 +23,7 @@ PATTERN = bytes(range(251)) * 1200
 
 @attrs.define(eq=False)
 class Direction:
-    """What was said one way, and what was heard of it."""
+    """The bytes sent one way, and those received of them."""
 
     said: bytearray = attrs.Factory(bytearray)
     heard: bytearray = attrs.Factory(bytearray)
@@ -49,7 +49,7 @@ class End:
     hears: Direction
     answered: bool = False
     left: bool = False
-    """This side has reset it, or was told that it is broken."""
+    """This side has reset it, or has got its reset."""
     broken_in_line: bool = False
 
     def take(self, limit: int, now: float) -> bytes:
@@ -255,7 +255,7 @@ class TwoSides(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "sides"):
             return
-        # Both sides send what is left, and receive everything.
+        # Both sides send the rest, and receive everything.
         for _ in range(3):
             self.joined.flow()
             self.happen()

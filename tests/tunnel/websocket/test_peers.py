@@ -189,7 +189,7 @@ def send_too_much_in_fragments(peer: Peer) -> None:
 @pytest.mark.parametrize(
     ("violate", "code"), [(send_text, 1003), (send_too_much, 1009), (send_too_much_in_fragments, 1009)]
 )
-async def test_what_breaks_our_rules_is_told(
+async def test_a_peer_that_breaks_our_limits_gets_the_close_code(
     run: Callable[[Script, Use], Awaitable[None]], violate: Script, code: int
 ) -> None:
     told: list[int | None] = []

@@ -422,7 +422,7 @@ async def raw_peer(*, tls: bool = False) -> AsyncIterator[tuple[trio.abc.Stream,
         await near.aclose()
 
 
-async def test_a_peer_that_goes_on_sending_what_it_must_not_hears_why() -> None:
+async def test_a_peer_that_keeps_sending_forbidden_frames_gets_the_close_code() -> None:
     """A reset would take the Close back, and say nothing."""
     async with raw_peer(tls=True) as (near, transport):
 
@@ -474,7 +474,7 @@ async def test_it_runs_no_task_of_its_own() -> None:
         assert trio.lowlevel.current_statistics().tasks_living == tasks
 
 
-async def test_messages_that_came_together_are_returned_without_a_pass_but_not_for_ever() -> None:
+async def test_messages_received_together_are_returned_without_a_checkpoint_up_to_a_bound() -> None:
     async with raw_peer() as (near, transport):
         await near.send_all(message(b"x") * 3 * EVENTS_PER_TURN)
         assert await transport.receive() == b"x"
@@ -537,7 +537,7 @@ GOES_ON = b"\x00\x80" + bytes(4)
 PONG = b"\x8a\x80" + bytes(4)
 
 
-# What is fed: nothing, or the beginning of a message; a flood; and a last message.
+# The input: nothing, or the beginning of a message; a flood; and a last message.
 @pytest.mark.parametrize(
     ("before", "each", "last"),
     [
@@ -761,7 +761,7 @@ async def test_messages_behind_our_close_are_dropped_until_the_peers() -> None:
             assert await near.receive_some() == b""
 
 
-async def test_what_the_peer_said_before_it_left_is_heard_by_a_failed_writer_as_well() -> None:
+async def test_a_failed_writer_reports_the_close_that_the_peer_sent_before_it_left() -> None:
     async with raw_peer() as (near, transport):
         await near.send_all(message(b"last words"))
         assert isinstance(near, trio.StapledStream)
@@ -798,14 +798,14 @@ def fill(stream: TLSStream) -> bytes:
     return frame * begun
 
 
-async def test_what_the_kernel_takes_is_out_at_once() -> None:
+async def test_a_message_that_the_kernel_takes_is_sent_at_once() -> None:
     async with raw_peer(tls=True) as (near, transport):
         assert transport.send_nowait(b"hello")
         assert await receive_exactly(near, 7) == b"\x82\x05hello"
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-async def test_what_the_kernel_does_not_take_is_finished_before_the_next(reverse: bool) -> None:
+async def test_an_unsent_part_is_finished_before_the_next_message(reverse: bool) -> None:
     async with websocket_pair(*await handshake(await tcp_pair())) as ends:
         source, sink = reversed(ends) if reverse else ends
         begun = clog(source)
@@ -830,7 +830,7 @@ async def test_a_stream_that_cannot_send_without_a_wait_has_all_of_it_finished()
         assert [await server.receive(), await server.receive()] == [b"one", b"two"]
 
 
-async def test_a_ping_is_answered_behind_what_is_left_of_a_message() -> None:
+async def test_a_ping_is_answered_behind_the_rest_of_a_message() -> None:
     async with raw_peer(tls=True) as (near, transport):
         begun = clog(transport)
         await near.send_all(ping(b"one") + ping(b"two") + message(b"x"))
@@ -884,7 +884,7 @@ async def test_a_message_goes_behind_a_pong_that_is_not_all_out() -> None:
         await near.aclose()
 
 
-async def test_a_close_is_answered_behind_what_is_left_of_a_message() -> None:
+async def test_a_close_is_answered_behind_the_rest_of_a_message() -> None:
     async with raw_peer(tls=True) as (near, transport):
         begun = clog(transport)
         async with trio.open_nursery() as nursery:

@@ -109,7 +109,7 @@ def test_an_agent_has_limits_of_its_own_when_it_is_named() -> None:
     assert limits.admit(agent("bob")) is None
 
 
-def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
+def test_an_agent_that_cancels_too_fast_is_refused_until_the_rate_holds_again() -> None:
     clock = Clock()
     limits = Limits(attrs.evolve(NONE, cancels_per_second=10), clock=clock)
     assert limits.admit(agent()) is None
@@ -124,7 +124,7 @@ def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
     assert limits.admit(agent()) is None
 
 
-async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autojump_clock: MockClock) -> None:
+async def test_bytes_beyond_the_rate_pause_live_calls_and_refuse_new_ones(autojump_clock: MockClock) -> None:
     some = attrs.evolve(NONE, bytes_per_minute=6000, cancels_per_second=10)
     limits = Limits(some, clock=trio.current_time)
     calls = LiveCalls(lambda live: None)
@@ -158,7 +158,7 @@ async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autoj
         nursery.cancel_scope.cancel()
 
 
-async def test_what_comes_and_goes_between_two_looks_is_charged_at_its_end(autojump_clock: MockClock) -> None:
+async def test_a_call_between_two_checks_is_charged_at_its_end(autojump_clock: MockClock) -> None:
     limits = Limits(attrs.evolve(NONE, bytes_per_minute=600), clock=trio.current_time)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(limits.run, LiveCalls(lambda live: None))
@@ -175,7 +175,7 @@ async def test_what_comes_and_goes_between_two_looks_is_charged_at_its_end(autoj
         nursery.cancel_scope.cancel()
 
 
-async def test_what_was_charged_at_a_look_is_not_charged_again_at_the_end(autojump_clock: MockClock) -> None:
+async def test_bytes_charged_at_a_check_are_not_charged_again_at_the_end(autojump_clock: MockClock) -> None:
     limits = Limits(attrs.evolve(NONE, bytes_per_minute=600), clock=trio.current_time)
     calls = LiveCalls(lambda live: None)
     async with trio.open_nursery() as nursery:
@@ -193,7 +193,7 @@ async def test_what_was_charged_at_a_look_is_not_charged_again_at_the_end(autoju
         nursery.cancel_scope.cancel()
 
 
-async def test_what_ends_during_a_look_is_charged_once_and_forgotten(
+async def test_a_call_that_ends_during_a_check_is_charged_once_and_forgotten(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tunnel.net.fairness.CHUNK_S", 0)
@@ -350,7 +350,7 @@ async def serve_until_closed(
     connections.leave(connection)
 
 
-async def test_an_agents_longest_idle_connections_make_room_for_new_ones(autojump_clock: MockClock) -> None:
+async def test_an_agents_longest_idle_connections_are_closed_for_new_ones(autojump_clock: MockClock) -> None:
     connections, deadlines = connections_of_agents(3), Deadlines()
     ann, bob = (Principal(name, name, "acme", ["sre"]) for name in ("ann", "bob"))
     closed: list[int] = []
@@ -399,7 +399,7 @@ async def test_calls_that_end_at_once_do_not_leave_more_idle_than_may_be(autojum
 
 
 @pytest.mark.parametrize("limit", [0, 18])
-async def test_what_idles_is_counted_and_while_memory_is_short_most_of_it_is_closed(
+async def test_idle_connections_are_counted_and_mostly_closed_while_memory_is_short(
     autojump_clock: MockClock, limit: int
 ) -> None:
     memory, deadlines = Memory(100 * CONNECTION_BYTES), Deadlines()
@@ -433,7 +433,7 @@ class Kept:
         self.idle_until = trio.current_time()
 
 
-async def test_what_is_closing_makes_room_once(autojump_clock: MockClock) -> None:
+async def test_a_connection_beyond_the_limit_is_closed_once(autojump_clock: MockClock) -> None:
     ann = Principal("ann", "ann", "acme", ["sre"])
     connections = connections_of_agents(3)
     kept = [Kept(trio.current_time() + 10 + number) for number in range(6)]

@@ -73,7 +73,7 @@ def call_with_relay(number: int = 1) -> tuple[LiveCall, FakeSides]:
     return live, sides
 
 
-async def test_an_answer_that_was_begun_is_cut_and_one_that_was_not_is_left_to_its_task() -> None:
+async def test_ending_a_call_cuts_a_begun_answer_and_leaves_another_to_its_task() -> None:
     begun, begun_side = call_with_relay()
     begun.tally.status = 200
     waiting, waiting_side = call_with_relay()
@@ -105,7 +105,7 @@ async def test_a_held_call_that_is_ended_moves_nothing_more() -> None:
     assert bytes(relay.out) == b""
 
 
-async def test_what_a_failed_answer_has_left_for_its_client_is_dropped_once_the_call_is_ended() -> None:
+async def test_queued_bytes_of_a_failed_answer_are_dropped_once_the_call_is_ended() -> None:
     live, _ = call_with_relay()
     live.outbound = None
     cuts: list[tuple[Failure, bool]] = []
@@ -409,7 +409,7 @@ def other_team(store: Store) -> None:
 
 @pytest.mark.parametrize(("change", "why"), CHANGES)
 @pytest.mark.parametrize("kind", ["watch", "exec"])
-async def test_what_is_taken_back_ends_a_live_stream_with_the_reason(
+async def test_a_revocation_ends_a_live_stream_with_the_reason(
     bench: Bench, change: Change, why: str, kind: str
 ) -> None:
     watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
@@ -446,7 +446,7 @@ async def test_what_is_taken_back_ends_a_live_stream_with_the_reason(
     [("exec", 64), ("watch", 64), ("watch", 1024**2), ("exec", 32)],
     ids=["exec", "watch", "evicted", "silent"],
 )
-async def test_a_client_that_reads_nothing_makes_room_when_memory_is_full(
+async def test_a_client_that_reads_nothing_is_ended_when_memory_is_full(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, room_kib: int
 ) -> None:
     monkeypatch.setattr(inflight_memory, "LOOK_S", 0.05)
@@ -506,7 +506,7 @@ async def test_a_stream_evicted_at_the_relay_is_answered_with_the_reason(bench: 
     assert (closing["kind"], closing["stream"]["close_reason"]) == ("call", "overloaded")  # type: ignore[index]
 
 
-async def test_what_an_agent_gains_ends_nothing(bench: Bench) -> None:
+async def test_a_new_permission_ends_no_call(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
         stream = await relay.accept()
@@ -524,7 +524,7 @@ async def test_what_an_agent_gains_ends_nothing(bench: Bench) -> None:
     assert closing["kind"] == "call"
 
 
-async def test_a_client_without_an_answer_whose_call_makes_room_is_not_forbidden_it(bench: Bench) -> None:
+async def test_a_call_evicted_before_its_answer_is_not_answered_as_forbidden(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
         stream = await relay.accept()
@@ -647,7 +647,7 @@ async def test_a_call_whose_relay_is_being_dialled_is_ended_too(bench: Bench) ->
     assert closing["kind"] == "session.killed"
 
 
-async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench, tmp_path: Path) -> None:
+async def test_an_operator_lists_live_calls_and_ends_one(bench: Bench, tmp_path: Path) -> None:
     instances = HubInstances(tmp_path / "boots")
     sessions = LiveSessions(bench.calls.live, instances, "new")
     with instances.registered("new"):
@@ -679,7 +679,7 @@ async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench, tmp_
     assert closing["eid"] == seen.id
 
 
-async def test_a_client_that_leaves_counts_as_one_that_gave_up(bench: Bench) -> None:
+async def test_a_client_that_leaves_counts_as_a_cancel(bench: Bench) -> None:
     counted: list[str] = []
     bench.calls.limits.cancelled = lambda who: counted.append(who.name)  # type: ignore[method-assign]
     watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
