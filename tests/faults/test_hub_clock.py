@@ -19,7 +19,7 @@ from tests.faults.endpoint import Endpoint, Outcome, Said, taken_endpoint
 from tests.faults.impostor import hub_certificate
 from tests.faults.requests import ask, asking
 from tests.faults.wire import CONTEXT, DATA, FIN, PING, WELCOME, Enrolment, Frame, frame, head, wire_relay
-from tests.faults.world import BY_HAND, FaultWorld, running_faults
+from tests.faults.world import BY_HAND, FaultWorld
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -27,11 +27,9 @@ HOUR_S = 3600
 NEXT_DIAL_S = 15.0
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultWorld]:
-    folder = tmp_path_factory.mktemp("hub-clock")
-    with running_faults(folder, settings="[limits]\nrelays_per_cluster = 8") as running:
-        yield running
+@pytest.fixture
+def world(clock_world: FaultWorld) -> FaultWorld:
+    return clock_world
 
 
 @contextmanager

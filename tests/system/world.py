@@ -89,14 +89,10 @@ class World:
         return done.out
 
     def admin(self, *args: str) -> bytes:
-        """`hawse admin …` on the hub's machine."""
-        return self.hawse("admin", *args, environment=self.operator)
-
-    def set_up(self, *args: str) -> str:
-        """`hawse admin …` in this process: a quarter of what a world costs was the start of its commands."""
+        """`hawse admin …` on the hub's machine, in this process: a new one costs more than the command."""
         done = CliRunner().invoke(admin, args, env=self.operator)
         assert done.exit_code == 0, f"hawse admin {' '.join(args)}: {done.output}"
-        return done.stdout
+        return done.stdout_bytes
 
     @property
     def administration(self) -> AdminClient:
@@ -305,15 +301,15 @@ def make_world(folder: Path, daemons: Daemons, relay_kubeconfig: Path, hub_setti
 def start_and_enrol(world: World) -> None:
     """Start the hub, and tell it of a team, of the cluster by both ways, and of an agent."""
     world.start_hub()
-    world.set_up("team", "add", TEAM)
+    world.admin("team", "add", TEAM)
     for way in WAYS:
         mode = ["--mode", way]
         if way == "direct":
             mode += ["--relay-url", f"https://127.0.0.1:{world.direct_port}", "--allow-private-address"]
             mode += ["--relay-ca", str(world.folder / "direct-ca.pem")]
         folder = str(world.folder / f"relay-{way}")
-        world.set_up("cluster", "add", way, "--team", TEAM, *mode, "--output-dir", folder)
-    agent = json.loads(world.set_up("agent", "add", AGENT, "--team", TEAM, "--owner", "tests", "--json"))
+        world.admin("cluster", "add", way, "--team", TEAM, *mode, "--output-dir", folder)
+    agent = json.loads(world.admin("agent", "add", AGENT, "--team", TEAM, "--owner", "tests", "--json"))
     world.api_key = agent["api_key"]
 
 
@@ -335,7 +331,7 @@ def login(world: World) -> None:
 
 
 def prepare_cluster(world: World) -> None:
-    rbac = world.set_up("cluster", "rbac", "tunnel", "--namespace", "hawse", "--service-account", "relay")
+    rbac = world.admin("cluster", "rbac", "tunnel", "--namespace", "hawse", "--service-account", "relay")
     places: list[dict[str, object]] = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "hawse"}},
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
@@ -343,7 +339,7 @@ def prepare_cluster(world: World) -> None:
     ]
     documents = "\n---\n".join(json.dumps(document) for document in (*places, *cluster_objects()))
     # In this order: what stands in a namespace comes after it.
-    world.administrator("create", "--filename=-", stdin=f"{documents}\n---\n{rbac}".encode())
+    world.administrator("create", "--filename=-", stdin=f"{documents}\n---\n".encode() + rbac)
     world.administrator(
         "wait", "--for=condition=Ready", f"pod/{POD}", f"--namespace={NAMESPACE}", "--timeout=20s"
     )
