@@ -17,14 +17,6 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultWorl
         yield running
 
 
-@pytest.fixture(scope="session")
-def clock_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultWorld]:
-    """The world whose clocks are set: the shared one keeps its time."""
-    folder = tmp_path_factory.mktemp("clocks")
-    with running_faults(folder, settings="[limits]\nrelays_per_cluster = 8") as running:
-        yield running
-
-
 @pytest.fixture
 def world(shared_world: FaultWorld) -> Iterator[FaultWorld]:
     """The shared world, with ordinary links and a connected relay."""

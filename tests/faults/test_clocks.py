@@ -10,6 +10,7 @@ import json
 import re
 import ssl
 import time
+from collections.abc import Iterator
 from email.utils import formatdate
 from functools import partial
 from http.client import HTTPSConnection
@@ -21,7 +22,7 @@ from tests.faults.clients import ExecEcho, Verdict, report
 from tests.faults.impostor import hub_certificate
 from tests.faults.requests import ask
 from tests.faults.wire import Enrolment
-from tests.faults.world import CLUSTER, FaultWorld
+from tests.faults.world import CLUSTER, FaultWorld, running_faults
 from tests.system.world import AGENT, NAMESPACE, POD, TEAM, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
@@ -31,6 +32,13 @@ AHEAD_S = {"behind": -30, "ahead": 30, "far-behind": -420, "far-ahead": 420}
 NEXT_DIAL_S = 15.0
 TOKEN_S = 60
 LATER_S = 3600
+
+
+@pytest.fixture(scope="module")
+def timed_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultWorld]:
+    folder = tmp_path_factory.mktemp("clocks")
+    with running_faults(folder, settings="[limits]\nrelays_per_cluster = 8") as running:
+        yield running
 
 
 def dials(world: FaultWorld, instance: str = "relay-0") -> str:
@@ -48,9 +56,9 @@ def dials(world: FaultWorld, instance: str = "relay-0") -> str:
 ONE_REFUSAL_OF_EACH = re.compile(r"(R[TF]|F)*R?")
 
 
-def test_a_relay_with_a_wrong_clock_is_told_the_hubs_and_connects(clock_world: FaultWorld) -> None:
+def test_a_relay_with_a_wrong_clock_is_told_the_hubs_and_connects(timed_world: FaultWorld) -> None:
     """By one refusal of each dial, at most; and all else goes by the hub's clock."""
-    world = clock_world
+    world = timed_world
     for name, ahead_s in AHEAD_S.items():
         world.start_relay(instance=name, clock_s=ahead_s)
     for name in AHEAD_S:
@@ -91,10 +99,10 @@ def test_a_relay_with_a_wrong_clock_is_told_the_hubs_and_connects(clock_world: F
 
 @pytest.mark.parametrize("ahead_s", [-420, 420], ids=["behind", "ahead"])
 def test_an_agent_logs_in_and_works_by_its_own_key_whatever_its_clock(
-    clock_world: FaultWorld, ahead_s: int, tmp_path: Path
+    timed_world: FaultWorld, ahead_s: int, tmp_path: Path
 ) -> None:
     """The hub's is set instead, which is the same to them both."""
-    world = clock_world
+    world = timed_world
     home = {"HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "kubeconfig")}
     home |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     code = json.loads(world.admin("agent", "code", AGENT, "--json"))["code"]
@@ -115,9 +123,9 @@ def test_an_agent_logs_in_and_works_by_its_own_key_whatever_its_clock(
 
 
 @pytest.mark.parametrize("ahead_s", [-300, 300], ids=["back", "ahead"])
-def test_a_relays_clock_that_is_set_is_nobodys_business(clock_world: FaultWorld, ahead_s: int) -> None:
+def test_a_relays_clock_that_is_set_is_nobodys_business(timed_world: FaultWorld, ahead_s: int) -> None:
     """As by ntpd, after a machine has booted with a wrong one: under a live exec and between two calls."""
-    world = clock_world
+    world = timed_world
     assert ask(world)[0] == 200
     with ExecEcho(world, 1) as work:
         world.set_clock(world.relays["relay-0"], ahead_s)
@@ -137,10 +145,10 @@ def test_a_relays_clock_that_is_set_is_nobodys_business(clock_world: FaultWorld,
 
 
 def test_a_relay_whose_clock_is_set_an_hour_off_leaves_its_calls_to_a_sibling(
-    clock_world: FaultWorld,
+    timed_world: FaultWorld,
 ) -> None:
     """It refuses each request, and so is always the one with the fewest calls."""
-    world = clock_world
+    world = timed_world
     world.start_relay(instance="sibling")
     world.until(lambda: "sibling" in world.connected(), "the sibling is there", NEXT_DIAL_S)
     world.set_clock(world.relays["relay-0"], LATER_S)
@@ -183,10 +191,10 @@ def heads_of(world: FaultWorld, dials: int) -> list[str]:
 
 
 def test_who_stands_in_the_hubs_place_for_a_while_gathers_no_hello_that_is_good_later(
-    clock_world: FaultWorld,
+    timed_world: FaultWorld,
 ) -> None:
     """It has the hub's own certificate, and names a time to come: as the Date, and as if by the hub."""
-    world = clock_world
+    world = timed_world
     later = int(time.time()) + LATER_S
     date, made_up = formatdate(later, usegmt=True), f"{later}.{'0' * 64}"
     refusal = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nDate: {date}\r\n"
@@ -216,12 +224,12 @@ def test_who_stands_in_the_hubs_place_for_a_while_gathers_no_hello_that_is_good_
     world.fresh_relay()
 
 
-def test_a_hubs_clock_that_is_set_back_ends_and_refuses_nothing(clock_world: FaultWorld) -> None:
+def test_a_hubs_clock_that_is_set_back_ends_and_refuses_nothing(timed_world: FaultWorld) -> None:
     """It goes back by more than a token lives, and for a relay the hub's clock does not go back.
 
     So the hub dates tokens by the former time, and the relay takes the first one that it is shown.
     """
-    world = clock_world
+    world = timed_world
     # The relay was told nothing of it yet, so the hub has to mint a token.
     late = json.loads(world.admin("agent", "add", "late", "--team", TEAM, "--owner", "tests", "--json"))
     rbac = world.admin("cluster", "rbac", CLUSTER, "--namespace", "hawse", "--service-account", "relay")
@@ -244,8 +252,8 @@ def test_a_hubs_clock_that_is_set_back_ends_and_refuses_nothing(clock_world: Fau
 
 
 @pytest.mark.long
-def test_an_exec_outlives_the_token_that_it_was_opened_under(clock_world: FaultWorld) -> None:
-    world = clock_world
+def test_an_exec_outlives_the_token_that_it_was_opened_under(timed_world: FaultWorld) -> None:
+    world = timed_world
     began = time.monotonic()
     with ExecEcho(world, 1) as work:
         world.until(lambda: time.monotonic() > began + TOKEN_S + 15, "a token's life is over", TOKEN_S + 20)

@@ -19,7 +19,7 @@ from tests.faults.endpoint import Endpoint, Outcome, Said, taken_endpoint
 from tests.faults.impostor import hub_certificate
 from tests.faults.requests import ask, asking
 from tests.faults.wire import CONTEXT, DATA, FIN, PING, WELCOME, Enrolment, Frame, frame, head, wire_relay
-from tests.faults.world import BY_HAND, FaultWorld
+from tests.faults.world import BY_HAND, FaultWorld, running_faults
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -27,9 +27,11 @@ HOUR_S = 3600
 NEXT_DIAL_S = 15.0
 
 
-@pytest.fixture
-def world(clock_world: FaultWorld) -> FaultWorld:
-    return clock_world
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultWorld]:
+    folder = tmp_path_factory.mktemp("hub-clock")
+    with running_faults(folder, settings="[limits]\nrelays_per_cluster = 8") as running:
+        yield running
 
 
 @contextmanager
@@ -43,13 +45,15 @@ def taken(world: FaultWorld) -> Iterator[Endpoint]:
         finally:
             world.tunnel.lead_to(world.hub_listen)
             stop_relay(world)
-            world.fresh_relay()
 
 
 def stop_relay(world: FaultWorld) -> None:
-    relay = world.relays.pop("relay-0")
-    relay.process.kill()
-    relay.process.wait()
+    """End the relay, if it runs: most of these tests begin with a fresh one."""
+    relay = world.relays.pop("relay-0", None)
+    if relay is not None:
+        relay.process.kill()
+        relay.process.wait()
+        world.until(lambda: "relay-0" not in world.connected(), "the hub has seen it go")
 
 
 def claims_of(token: bytes) -> dict[str, object]:

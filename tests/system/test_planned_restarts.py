@@ -249,7 +249,7 @@ def test_a_hub_that_replaces_none_starts_as_usual_and_another_replaces_it_twice(
 
 def execs(world: World) -> list[dict[str, object]]:
     found = []
-    for event in world.hub_audit():
+    for event in world.audit_rows():
         request = event.get("req")
         if isinstance(request, dict) and request.get("subresource") == "exec":
             found.append(event)

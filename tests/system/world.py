@@ -20,10 +20,12 @@ from typing import IO
 
 import attrs
 import trustme
+from click import Group
 from click.testing import CliRunner
 
 from proxy.cli.admin import admin
 from proxy.cli.admin.api.client import AdminClient, Reach
+from proxy.cli.audit.commands import audit
 from sandbox.demo.processes import Daemon, Daemons, free_port
 
 ORG, TEAM, AGENT = "acme", "platform", "probe"
@@ -90,8 +92,11 @@ class World:
 
     def admin(self, *args: str) -> bytes:
         """`hawse admin …` on the hub's machine, in this process: a new one costs more than the command."""
-        done = CliRunner().invoke(admin, args, env=self.operator)
-        assert done.exit_code == 0, f"hawse admin {' '.join(args)}: {done.output}"
+        return self._invoke(admin, *args)
+
+    def _invoke(self, command: Group, *args: str) -> bytes:
+        done = CliRunner().invoke(command, args, env=self.operator)
+        assert done.exit_code == 0, f"hawse {command.name} {' '.join(args)}: {done.output}"
         return done.stdout_bytes
 
     @property
@@ -158,6 +163,14 @@ class World:
     def hub_audit(self, *args: str) -> list[dict[str, object]]:
         """The hub's audit trail, newest last."""
         out = self.hawse("audit", "list", "--json", *args, environment=self.operator)
+        return [json.loads(line) for line in out.splitlines()]
+
+    def audit_rows(self, *args: str) -> list[dict[str, object]]:
+        """The same, read in this process: for waits, which read it many times.
+
+        An event is in the trail shortly after its answer, so read once this may miss it.
+        """
+        out = self._invoke(audit, "list", "--json", *args)
         return [json.loads(line) for line in out.splitlines()]
 
     def start_hub(self) -> None:
