@@ -1,5 +1,5 @@
-"""Each module can be imported first, what must stay small loads nothing of what is not its own, and no test
-module is a library of others.
+"""Each module can be imported first, small programs load only their own packages, and no test module is a
+library of others.
 """
 
 from __future__ import annotations
@@ -20,22 +20,9 @@ SLOW_TO_LOAD = ("click", "trio", "cryptography", "ssl")
 # The test modules that others still import. The list only gets shorter: what they share belongs in
 # tests/fakes, or in a module beside the tests of one folder.
 STILL_IMPORTED = (
-    "tests.proxy.exchange.test_deadlines",
     "tests.proxy.hub.calls.test_calls",
-    "tests.proxy.hub.calls.test_limits",
     "tests.proxy.hub.calls.test_live",
     "tests.proxy.relay.test_direct",
-    "tests.proxy.relay.test_guardrails",
-    "tests.proxy.relay.test_health",
-    "tests.proxy.relay.test_own_requests",
-    "tests.tunnel.net.test_tcp",
-    "tests.tunnel.net.test_tls",
-    "tests.tunnel.protocol.test_two_sides",
-    "tests.tunnel.test_dialer",
-    "tests.tunnel.test_resume",
-    "tests.tunnel.test_session",
-    "tests.tunnel.test_stream",
-    "tests.tunnel.websocket.test_upgrade",
 )
 
 # Imports what all of them share once, and forks for each module: none finds another of ours loaded already,
@@ -102,12 +89,12 @@ def test_no_process_is_started_by_a_name_that_another_distribution_may_have() ->
             assert by_package.search(path.read_text()) is None, f"{path}: start `-m hawse`"
 
 
-def test_what_is_blocked_is_missed() -> None:
+def test_a_blocked_import_fails() -> None:
     with pytest.raises(AssertionError, match="import of msgspec halted"):
         run(BLOCK_AND_IMPORT, json.dumps(HUBS_OWN), json.dumps(["audit.store"]))
 
 
-def test_the_credential_command_starts_without_what_is_slow_to_load() -> None:
+def test_the_credential_command_starts_without_slow_packages() -> None:
     names = ["proxy.cli.main", "proxy.agent.token.credential"]
     run(BLOCK_AND_IMPORT, json.dumps(SLOW_TO_LOAD), json.dumps(names))
 

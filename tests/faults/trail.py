@@ -27,6 +27,6 @@ def closing(world: FaultWorld, subresource: str) -> dict[str, dict[str, int]]:
 def events(world: FaultWorld, subresource: str) -> list[dict[str, object]]:
     return [
         event
-        for event in world.hub_audit()
+        for event in world.audit_rows()
         if isinstance(event.get("req"), dict) and event["req"].get("subresource") == subresource  # type: ignore[attr-defined]
     ]

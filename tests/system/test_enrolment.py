@@ -144,5 +144,5 @@ def test_a_workload_uses_kubectl_by_its_platforms_token_and_keeps_no_secret(
         assert (refused.code != 0, told in refused.err) == (True, True)
     # The event is queued when the answer leaves, and written a little later.
     deadline = time.monotonic() + DEADLINE_S
-    while "/kubernetes.io/serviceaccount/uid is not federated's" not in json.dumps(world.hub_audit()):
+    while "/kubernetes.io/serviceaccount/uid is not federated's" not in json.dumps(world.audit_rows()):
         assert time.monotonic() < deadline, "the refusal is in no event"

@@ -364,7 +364,7 @@ def test_a_disk_that_is_four_fifths_full_is_an_event_a_line_and_a_metric(hasty: 
     def fill(times: int) -> None:
         hasty.fill(left_bytes=int(SIZE_MIB * 2**20 * 0.18))
         try:
-            hasty.until(lambda: len(world.hub_audit("--kind", "audit.disk")) >= times, "the event is there")
+            hasty.until(lambda: len(world.audit_rows("--kind", "audit.disk")) >= times, "the event is there")
             assert hasty.metrics()["hawse_audit_disk_free_bytes"] < SIZE_MIB * 2**20 * 0.2
         finally:
             hasty.free()

@@ -90,10 +90,10 @@ def test_relays_are_restarted_one_by_one_under_many_live_execs(own_world: World)
 
 @pytest.mark.parametrize("way", ["tunnel", "direct"])
 def test_a_relay_outside_a_cluster_is_handed_over_while_the_old_one_finishes(
-    own_world: World, way: str
+    lasting_world: World, way: str
 ) -> None:
     """Both have one configuration, with one `health.listen`: the new one answers there after the old one."""
-    world = own_world
+    world = lasting_world
     old, port = world.relays[way], world.health_ports[way]
     with shells(world, 1, way) as (shell,):
         old.process.send_signal(signal.SIGTERM)
@@ -167,19 +167,20 @@ def test_a_hub_that_cannot_start_leaves_the_running_one_in_its_place(lasting_wor
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_hub_that_ends_while_another_prepares_leaves_its_place_to_it(
-    own_world: World, how: signal.Signals
+    lasting_world: World, how: signal.Signals
 ) -> None:
-    world = own_world
+    world = lasting_world
     old = world.hub
     assert old is not None
-    config, pid_file = world.folder / "hub.toml", world.folder / "hub.pid"
-    config.write_text(f'pid_file = "{pid_file}"\n{config.read_text()}')
+    config, pid_file = world.folder / "hub.toml", world.folder / f"hub-{how.name}.pid"
+    without_pid_file = config.read_text()
+    config.write_text(f'pid_file = "{pid_file}"\n{without_pid_file}')
     pepper = world.folder / "hub" / "pepper"
     content = pepper.read_bytes()
     pepper.unlink()
     # The new hub reads it before and after the handover of the sockets, and waits there the second time.
     os.mkfifo(pepper, 0o600)
-    new = world.daemons.start("hub-heir", ["hawse", "hub", "--replace", "--config", str(config)])
+    new = world.daemons.start(f"hub-after-{how.name}", ["hawse", "hub", "--replace", "--config", str(config)])
     pepper.write_bytes(content)
     old.wait_for("prepares to take over")
     old.process.send_signal(how)
@@ -201,6 +202,7 @@ def test_a_hub_that_ends_while_another_prepares_leaves_its_place_to_it(
     assert before.process.wait(ENDS_WITHIN_S) == 0
     assert world.hub is not None
     assert pid_file.read_text() == f"{world.hub.process.pid}\n"
+    config.write_text(without_pid_file)
 
 
 def test_the_calls_of_a_hub_that_is_killed_while_it_finishes_are_closed_by_the_living_one(
@@ -223,8 +225,8 @@ def test_the_calls_of_a_hub_that_is_killed_while_it_finishes_are_closed_by_the_l
     world.hub.check()
 
 
-def test_a_hub_that_replaces_none_starts_as_usual_and_another_replaces_it_twice(own_world: World) -> None:
-    world = own_world
+def test_a_hub_that_replaces_none_starts_as_usual_and_another_replaces_it_twice(lasting_world: World) -> None:
+    world = lasting_world
     assert world.hub is not None
     world.hub.process.send_signal(signal.SIGTERM)
     assert world.hub.process.wait(ENDS_WITHIN_S) == 0
@@ -247,7 +249,7 @@ def test_a_hub_that_replaces_none_starts_as_usual_and_another_replaces_it_twice(
 
 def execs(world: World) -> list[dict[str, object]]:
     found = []
-    for event in world.hub_audit():
+    for event in world.audit_rows():
         request = event.get("req")
         if isinstance(request, dict) and request.get("subresource") == "exec":
             found.append(event)

@@ -83,8 +83,7 @@ def test_two_relays_at_a_time_and_each_is_its_own(own_world: World) -> None:
     assert refused == {"third", "second"}
 
 
-def test_a_relay_of_another_cluster_is_told_what_is_wrong(own_world: World, tmp_path: Path) -> None:
-    world = own_world
+def test_a_relay_with_the_key_of_another_cluster_gets_the_reason(world: World, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     shutil.copytree(world.folder / "relay-tunnel", mixed)
     world.admin("cluster", "add", "other", "--output-dir", str(tmp_path / "other"))
@@ -93,6 +92,8 @@ def test_a_relay_of_another_cluster_is_told_what_is_wrong(own_world: World, tmp_
     line = relay.wait_for("the relay's key is of another cluster than its cluster_id")
     assert "apply both as one run of `hawse admin cluster key NAME` prints them" in line
     assert "mixed" not in connected(world)
+    relay.stop()
+    world.admin("cluster", "remove", "other", "--yes")
 
 
 def test_a_relays_key_changes_without_an_outage(own_world: World, tmp_path: Path) -> None:

@@ -42,13 +42,20 @@ SEEN_OFFLINE_MAX_S = 60.0
 
 @pytest.fixture
 def own_world(tmp_path: Path) -> Iterator[World]:
-    """A world of this test's own: it does not survive it."""
+    """A world of this test's own: its relays have not spent their budget of early dials."""
     with running_world(tmp_path) as running:
         yield running
 
 
-def test_relays_and_hub_come_back_and_an_offline_cluster_says_so_at_once(own_world: World) -> None:
-    world = own_world
+@pytest.fixture(scope="module")
+def lasting_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world in which hub and relays run after each test."""
+    with running_world(tmp_path_factory.mktemp("lasting")) as running:
+        yield running
+
+
+def test_relays_and_hub_come_back_and_an_offline_cluster_says_so_at_once(lasting_world: World) -> None:
+    world = lasting_world
     assert world.kubectl("tunnel", "get", "pods").code == 0
 
     # The hub dies without a word, and starts again: the relay finds back by itself.
@@ -88,8 +95,8 @@ def test_relays_and_hub_come_back_and_an_offline_cluster_says_so_at_once(own_wor
     assert world.kubectl("tunnel", "get", "pods").code == 0
 
 
-def test_a_terminated_hub_ends_with_exit_code_zero(own_world: World) -> None:
-    world = own_world
+def test_a_terminated_hub_ends_with_exit_code_zero(lasting_world: World) -> None:
+    world = lasting_world
     watching = world.popen("tunnel", "get", "pods", "--watch")
     try:
         assert world.hub is not None
@@ -102,6 +109,8 @@ def test_a_terminated_hub_ends_with_exit_code_zero(own_world: World) -> None:
     finally:
         watching.kill()
         watching.communicate()
+    world.start_hub()
+    world.wait_for_tunnel()
 
 
 @pytest.mark.parametrize(
@@ -167,20 +176,18 @@ def wait_for_answer(client: RawClient) -> None:
 
 @pytest.mark.parametrize("planned", [True, False], ids=["replaced", "killed"])
 def test_what_was_good_once_is_not_good_again_after_a_restart(
-    own_world: World, tmp_path: Path, planned: bool
+    lasting_world: World, tmp_path: Path, planned: bool
 ) -> None:
     """An agent's assertion and a relay's token that an attacker captured while they are valid."""
-    world = own_world
-    home, made = add_agent(world, "coded", tmp_path / "home", "--credential", "code")
+    world, name = lasting_world, "replaced" if planned else "killed"
+    home, made = add_agent(world, name, tmp_path / "home", "--credential", "code")
     assert home.login("--code", stdin=f"{made['code']}\n".encode()).code == 0
     [logins] = home.folder.rglob("logins.json")
     [entry] = json.loads(logins.read_text())["hubs"].values()
     key = SigningKey.from_pem(entry["private_key_pem"].encode())
 
     def assertion() -> str:
-        return issue_assertion(
-            key, agent="coded", hub_url=issuer(world), jti=uuid.uuid4().hex, now=time.time()
-        )
+        return issue_assertion(key, agent=name, hub_url=issuer(world), jti=uuid.uuid4().hex, now=time.time())
 
     client = RawClient(world, "tunnel")
     seen, hello = assertion(), hello_forger(world).token(jti=uuid.uuid4().hex)

@@ -56,14 +56,12 @@ def narrow_world(tmp_path: Path) -> Iterator[World]:
 
 def rows_with(world: World, mark: str) -> list[dict[str, object]]:
     """The trail's rows of a request line with the mark in it, once one of them ends the call."""
-    found: list[dict[str, object]] = []
 
-    def ended() -> bool:
-        found[:] = [row for row in world.hub_audit("--since", "2m") if mark in json.dumps(row.get("req"))]
-        return any(row["phase"] != "intent" for row in found)
+    def marked(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+        return [row for row in rows if mark in json.dumps(row.get("req"))]
 
-    wait_until(ended)
-    return found
+    wait_until(lambda: any(row["phase"] != "intent" for row in marked(world.audit_rows("--since", "2m"))))
+    return marked(world.hub_audit("--since", "2m"))
 
 
 def requested(row: dict[str, object]) -> dict[str, object]:
@@ -224,7 +222,7 @@ def test_a_strangers_flood_adds_little_to_the_trail(world: World) -> None:
                 assert talk.answer().status == 401
                 asked += 1
     took_s = time.monotonic() - began
-    wait_until(lambda: any(row.get("count", 1) != 1 for row in world.hub_audit("--kind", "auth.failed")))
+    wait_until(lambda: any(row.get("count", 1) != 1 for row in world.audit_rows("--kind", "auth.failed")))
     # Eleven rows of a kind in ten seconds; a window may have begun before, and another end later.
     rows = 11 * (took_s / 10 + 2)
     grown = stored_bytes(world) - before
@@ -324,7 +322,7 @@ def test_what_lasts_has_a_row_when_the_hub_is_killed(own_world: World) -> None:
         began = time.monotonic()
 
         def started() -> list[dict[str, object]]:
-            return [row for row in world.hub_audit() if row["phase"] == "start"]
+            return [row for row in world.audit_rows() if row["phase"] == "start"]
 
         wait_until(lambda: len(started()) == 6)
         assert time.monotonic() - began < STARTED_AFTER_S + 2 * CHECK_EVERY_S + 10.0
@@ -354,7 +352,7 @@ def test_what_lasts_and_ends_has_a_start_and_an_end(own_world: World) -> None:
         talk = Talk(connection)
         talk.send(client.head(path, connection="keep-alive"))
         assert talk.answer(body=False).status == 200
-        wait_until(lambda: any(row["phase"] == "start" for row in world.hub_audit()))
+        wait_until(lambda: any(row["phase"] == "start" for row in world.audit_rows()))
         old = world.replace_hub()
         # The new one has looked for the calls of dead hubs by now; the old one lives.
         assert all(row["phase"] != "unknown" for row in world.hub_audit())

@@ -148,15 +148,15 @@ def test_a_hub_that_was_killed_knows_its_trail_again(lone: Lone) -> None:
 
 def test_a_restored_backup_takes_the_trail_that_is_there_or_begins_one(lone: Lone, tmp_path: Path) -> None:
     backup = tmp_path / "hub.tar"
-    lone.world.admin("backup", str(backup))
+    assert lone.admin("backup", str(backup)).code == 0
     lone.world.admin("team", "add", "later")
     lone.stop()
-    lone.world.admin("restore", str(backup), "--overwrite")
+    assert lone.admin("restore", str(backup), "--overwrite").code == 0
     lone.start()
     lone.stop()
     # On another machine.
     lone.data.rename(tmp_path / "former")
-    lone.world.admin("restore", str(backup))
+    assert lone.admin("restore", str(backup)).code == 0
     lone.start()
     assert lone.gaps() == []
     lone.stop()
@@ -164,5 +164,5 @@ def test_a_restored_backup_takes_the_trail_that_is_there_or_begins_one(lone: Lon
     lone.data.rename(tmp_path / "begun")
     lone.data.mkdir(mode=0o700)
     shutil.copy(tmp_path / "former" / "audit.db", lone.trail)
-    lone.world.admin("restore", str(backup))
+    assert lone.admin("restore", str(backup)).code == 0
     lone.start()

@@ -20,10 +20,12 @@ from typing import IO
 
 import attrs
 import trustme
+from click import Group
 from click.testing import CliRunner
 
 from proxy.cli.admin import admin
 from proxy.cli.admin.api.client import AdminClient, Reach
+from proxy.cli.audit.commands import audit
 from sandbox.demo.processes import Daemon, Daemons, free_port
 
 ORG, TEAM, AGENT = "acme", "platform", "probe"
@@ -89,14 +91,13 @@ class World:
         return done.out
 
     def admin(self, *args: str) -> bytes:
-        """`hawse admin …` on the hub's machine."""
-        return self.hawse("admin", *args, environment=self.operator)
+        """`hawse admin …` on the hub's machine, in this process: a new one costs more than the command."""
+        return self._invoke(admin, *args)
 
-    def set_up(self, *args: str) -> str:
-        """`hawse admin …` in this process: a quarter of what a world costs was the start of its commands."""
-        done = CliRunner().invoke(admin, args, env=self.operator)
-        assert done.exit_code == 0, f"hawse admin {' '.join(args)}: {done.output}"
-        return done.stdout
+    def _invoke(self, command: Group, *args: str) -> bytes:
+        done = CliRunner().invoke(command, args, env=self.operator)
+        assert done.exit_code == 0, f"hawse {command.name} {' '.join(args)}: {done.output}"
+        return done.stdout_bytes
 
     @property
     def administration(self) -> AdminClient:
@@ -162,6 +163,14 @@ class World:
     def hub_audit(self, *args: str) -> list[dict[str, object]]:
         """The hub's audit trail, newest last."""
         out = self.hawse("audit", "list", "--json", *args, environment=self.operator)
+        return [json.loads(line) for line in out.splitlines()]
+
+    def audit_rows(self, *args: str) -> list[dict[str, object]]:
+        """The same, read in this process: for waits, which read it many times.
+
+        An event is in the trail shortly after its answer, so read once this may miss it.
+        """
+        out = self._invoke(audit, "list", "--json", *args)
         return [json.loads(line) for line in out.splitlines()]
 
     def start_hub(self) -> None:
@@ -305,15 +314,15 @@ def make_world(folder: Path, daemons: Daemons, relay_kubeconfig: Path, hub_setti
 def start_and_enrol(world: World) -> None:
     """Start the hub, and tell it of a team, of the cluster by both ways, and of an agent."""
     world.start_hub()
-    world.set_up("team", "add", TEAM)
+    world.admin("team", "add", TEAM)
     for way in WAYS:
         mode = ["--mode", way]
         if way == "direct":
             mode += ["--relay-url", f"https://127.0.0.1:{world.direct_port}", "--allow-private-address"]
             mode += ["--relay-ca", str(world.folder / "direct-ca.pem")]
         folder = str(world.folder / f"relay-{way}")
-        world.set_up("cluster", "add", way, "--team", TEAM, *mode, "--output-dir", folder)
-    agent = json.loads(world.set_up("agent", "add", AGENT, "--team", TEAM, "--owner", "tests", "--json"))
+        world.admin("cluster", "add", way, "--team", TEAM, *mode, "--output-dir", folder)
+    agent = json.loads(world.admin("agent", "add", AGENT, "--team", TEAM, "--owner", "tests", "--json"))
     world.api_key = agent["api_key"]
 
 
@@ -335,7 +344,7 @@ def login(world: World) -> None:
 
 
 def prepare_cluster(world: World) -> None:
-    rbac = world.set_up("cluster", "rbac", "tunnel", "--namespace", "hawse", "--service-account", "relay")
+    rbac = world.admin("cluster", "rbac", "tunnel", "--namespace", "hawse", "--service-account", "relay")
     places: list[dict[str, object]] = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "hawse"}},
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
@@ -343,7 +352,7 @@ def prepare_cluster(world: World) -> None:
     ]
     documents = "\n---\n".join(json.dumps(document) for document in (*places, *cluster_objects()))
     # In this order: what stands in a namespace comes after it.
-    world.administrator("create", "--filename=-", stdin=f"{documents}\n---\n{rbac}".encode())
+    world.administrator("create", "--filename=-", stdin=f"{documents}\n---\n".encode() + rbac)
     world.administrator(
         "wait", "--for=condition=Ready", f"pod/{POD}", f"--namespace={NAMESPACE}", "--timeout=20s"
     )

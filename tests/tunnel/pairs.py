@@ -8,8 +8,18 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
-from tunnel import Memory, Role, Session, Settings, Stream, open_session
-from tunnel.websocket.transport import Transport, TransportClosed, memory_transport_pair
+from tests.tunnel.protocol.joined import frames_of
+from tunnel import (
+    Memory,
+    Role,
+    Session,
+    Settings,
+    Stream,
+    Transport,
+    TransportClosed,
+    memory_transport_pair,
+    open_session,
+)
 
 
 @attrs.frozen
@@ -117,3 +127,28 @@ class Unplugged(Transport):
             await trio.lowlevel.checkpoint()
         else:
             await self.inner.aclose(code, reason)
+
+
+async def echo(stream: Stream) -> None:
+    while data := await stream.receive_some():
+        await stream.send_all(data)
+    await stream.send_eof()
+
+
+async def read_all(stream: Stream) -> bytes:
+    received = bytearray()
+    while data := await stream.receive_some():
+        received += data
+    return bytes(received)
+
+
+async def receive_frames_to_the_end(
+    transport: Transport,
+) -> tuple[list[tuple[int, int, int, bytes]], TransportClosed]:
+    """All frames up to the end of the transport, and that end."""
+    received = []
+    while True:
+        try:
+            received += frames_of(await transport.receive())
+        except TransportClosed as exc:
+            return received, exc

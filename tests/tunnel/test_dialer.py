@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -16,7 +15,7 @@ import trio
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import MockClock, memory_stream_pair
+from trio.testing import MockClock
 
 from tests.tunnel.certificates import (
     ODD,
@@ -25,6 +24,27 @@ from tests.tunnel.certificates import (
     client_only_context,
     contexts,
     odd_context,
+)
+from tests.tunnel.dialer_bench import (
+    DATED_TOKENS,
+    NOW,
+    TOKEN,
+    TOKEN_BY_OUR_CLOCK,
+    Answer,
+    Handler,
+    Hub,
+    Network,
+    Unreachable,
+    accept_until_closed,
+    answer,
+    config,
+    hub_time_at,
+    over_tls,
+    read_head,
+    refuses_with_hub_time,
+    seconds_of,
+    token_dated_by,
+    tokens_in,
 )
 from tunnel import (
     CloseCode,
@@ -40,145 +60,9 @@ from tunnel import (
 )
 from tunnel.dial import DIAL_S, DialerConfig, DialFailed, open_tunnel
 from tunnel.dialer import run_dialer
-from tunnel.net.connect import client_context, wrap_server
+from tunnel.net.connect import client_context
 from tunnel.net.egress import ProxySettings
 from tunnel.websocket.upgrade import accept_websocket
-
-TOKEN = "aaa.bbb.ccc"
-NOW = 1_800_000_000.0
-
-Handler = Callable[[trio.abc.Stream], Awaitable[None]]
-
-
-async def read_head(stream: trio.abc.Stream) -> bytes:
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        data = await stream.receive_some(1)
-        if not data:
-            raise trio.BrokenResourceError
-        head += data
-    return head
-
-
-async def over_tls(stream: trio.abc.Stream, handler: Handler, context: ssl.SSLContext | None = None) -> None:
-    async with wrap_server(stream, context or contexts()[1]) as tls:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await tls.do_handshake()
-            await handler(tls)
-
-
-class Network:
-    """A world of memory streams: each dial meets the next of `handlers`, the last one again and again."""
-
-    def __init__(self, nursery: trio.Nursery, *handlers: Handler, open_max: int = 1) -> None:
-        self.nursery = nursery
-        self.handlers = list(handlers)
-        self.open_max = open_max
-        self.began_at = trio.current_time()
-        self.dialled_at: list[float] = []
-        self.closed_at: list[float] = []
-        self.targets: list[tuple[str, int]] = []
-        self.open_now = 0
-
-    async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
-        self.dialled_at.append(trio.current_time() - self.began_at)
-        self.targets.append((host, port))
-        handler = self.handlers.pop(0) if len(self.handlers) > 1 else self.handlers[0]
-        if isinstance(handler, Unreachable):
-            await handler.fail()
-        near, far = memory_stream_pair()
-        self.nursery.start_soon(self._handle, handler, far)
-        await trio.lowlevel.checkpoint()
-        return near
-
-    async def _handle(self, handler: Handler, stream: trio.abc.Stream) -> None:
-        self.open_now += 1
-        assert self.open_now <= self.open_max, "two connections at once"
-        try:
-            await handler(stream)
-        finally:
-            self.open_now -= 1
-            self.closed_at.append(trio.current_time() - self.began_at)
-            await trio.aclose_forcefully(stream)
-
-    @property
-    def waits(self) -> list[float]:
-        return [later - earlier for earlier, later in zip(self.dialled_at, self.dialled_at[1:], strict=False)]
-
-
-class Unreachable:
-    def __init__(self, error: OSError | None) -> None:
-        self.error = error
-
-    async def fail(self) -> None:
-        if self.error is None:
-            await trio.sleep_forever()
-        else:
-            raise self.error
-
-    async def __call__(self, stream: trio.abc.Stream) -> None:
-        raise AssertionError("never reached")
-
-
-class Answer:
-    """A server that answers the upgrade with the same bytes each time, and notes the requests."""
-
-    def __init__(self, answer: bytes) -> None:
-        self.answer = answer
-        self.heads: list[bytes] = []
-
-    async def __call__(self, stream: trio.abc.Stream) -> None:
-        await over_tls(stream, self._answer)
-
-    async def _answer(self, tls: trio.abc.Stream) -> None:
-        self.heads.append(await read_head(tls))
-        await tls.send_all(self.answer)
-
-
-class Hub:
-    """A hub whose sessions live for `lives_s` each; it notes what it was told."""
-
-    def __init__(
-        self,
-        lives_s: float,
-        *,
-        reject: Rejected | None = None,
-        retry_after_ms: int = 0,
-        goes_after_s: float = 0.0,
-    ) -> None:
-        self.lives_s = lives_s
-        self.goes_after_s = goes_after_s
-        self.reject = reject
-        self.retry_after_ms = retry_after_ms
-        self.heads: list[bytes] = []
-        self.hellos: list[Hello] = []
-
-    async def __call__(self, stream: trio.abc.Stream) -> None:
-        await over_tls(stream, self.upgrade)
-
-    def welcome(self, hello: Hello) -> Welcome:
-        self.hellos.append(hello)
-        if self.reject is not None:
-            raise self.reject
-        return Welcome(session_id=f"s{len(self.hellos)}")
-
-    async def upgrade(self, tls: trio.abc.Stream) -> None:
-        head = await read_head(tls)
-        self.heads.append(head)
-        with suppress(Rejected, SessionClosed):
-            async with accept_websocket(tls, request_head=head) as transport:
-                async with open_session(transport, Role.LISTENER, answer_hello=self.welcome) as session:
-                    with trio.move_on_after(self.lives_s):
-                        await session.wait_closed()
-                    if self.goes_after_s:
-                        session.go_away(drain_ms=60_000, reason="bye")
-                        with trio.move_on_after(self.goes_after_s):
-                            await session.wait_closed()
-                    elif self.retry_after_ms:
-                        session.go_away(
-                            code=4503, drain_ms=60_000, retry_after_ms=self.retry_after_ms, reason="bye"
-                        )
-                        await session.wait_closed()
 
 
 async def hang(stream: trio.abc.Stream) -> None:
@@ -208,26 +92,6 @@ async def leave_in_handshake(stream: trio.abc.Stream) -> None:
 async def speak_http_without_tls(stream: trio.abc.Stream) -> None:
     await stream.receive_some()
     await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-
-def config(network: Network, **changes: object) -> DialerConfig:
-    values: dict[str, object] = {
-        "hub_url": "https://hub.test/base/",
-        "tls": contexts()[0],
-        "authorization": lambda hub_time: TOKEN,
-        "hello": lambda: Hello(cluster="c1"),
-        "proxy": ProxySettings(),
-        "open_tcp": network.open_tcp,
-        "chance": lambda: 0.0,
-        "wall_clock": lambda: NOW,
-        **changes,
-    }
-    return DialerConfig(**values)  # type: ignore[arg-type]
-
-
-async def accept_until_closed(session: Session) -> None:
-    while True:
-        await session.accept()
 
 
 async def run_for(seconds: float, *handlers: Handler, **changes: object) -> Network:
@@ -464,10 +328,6 @@ async def test_a_dial_that_succeeds_when_its_time_is_over_has_failed(
     assert "is up, session s2" in up
 
 
-def answer(status: int, headers: bytes = b"") -> Answer:
-    return Answer(b"HTTP/1.1 %d Whatever\r\n%sContent-Length: 3\r\n\r\nno\n" % (status, headers))
-
-
 @pytest.mark.parametrize(
     ("handler", "text"),
     [
@@ -553,7 +413,7 @@ async def test_a_certificate_that_cannot_be_read_is_dialled_again_as_any_other(
     assert "; the next attempt" in line
 
 
-async def test_a_certificate_whose_time_is_over_is_told_from_one_of_another_ca(
+async def test_an_expired_certificate_is_reported_as_such_and_not_as_one_of_another_ca(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     authority = trustme.CA()
@@ -705,7 +565,7 @@ async def test_dialling_ends_alone_and_the_sessions_go_on(autojump_clock: MockCl
         (b'Warning: 299 - "' + b"x" * 500 + b'"\r\n', f" ({'x' * 200});"),
     ],
 )
-async def test_what_the_hub_says_beside_a_refusal_is_logged(
+async def test_the_warning_header_of_a_refusal_is_logged(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, header: bytes, logged: str
 ) -> None:
     await run_for(4, answer(401, header))
@@ -713,46 +573,19 @@ async def test_what_the_hub_says_beside_a_refusal_is_logged(
     assert "\x1b" not in caplog.text
 
 
-def seconds_of(hub_time: str) -> int | None:
-    """What is told as the hub's time here: `hub:` and its seconds."""
-    _, found, seconds = hub_time.partition("hub:")
-    return int(seconds) if found else None
-
-
-def told(ahead_s: float) -> bytes:
-    return b"hub:%d" % (NOW + ahead_s)
-
-
-def tells(ahead_s: float) -> Answer:
-    """A server that finds a token out of date, and tells the time."""
-    return answer(401, b"Hawse-Hub-Time: %b\r\n" % told(ahead_s))
-
-
-def dated(hub_time: str) -> str:
-    return f"dated-by-{hub_time or 'our-clock'}"
-
-
-def tokens_in(heads: list[bytes]) -> list[str]:
-    return [re.findall(r"(?i)\r\nauthorization: bearer (.*?)\r\n", head.decode())[0] for head in heads]
-
-
-WRONG = {"authorization": dated, "seconds_of": seconds_of}
-OURS = "dated-by-our-clock"
-
-
 @pytest.mark.parametrize("ahead_s", [310, -310])
-async def test_a_wrong_clock_costs_one_further_attempt_by_the_time_that_the_hub_tells(
+async def test_a_wrong_clock_costs_one_further_attempt_by_the_hubs_time(
     ahead_s: float, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    refusal, hub = tells(ahead_s), Hub(20)
+    refusal, hub = refuses_with_hub_time(ahead_s), Hub(20)
     async with trio.open_nursery() as nursery:
         network = Network(nursery, refusal, hub)
         with trio.move_on_after(10):
-            await run_dialer(config(network, **WRONG), accept_until_closed)
+            await run_dialer(config(network, **DATED_TOKENS), accept_until_closed)
         nursery.cancel_scope.cancel()
     assert network.waits == pytest.approx([0], abs=0.1)
-    assert tokens_in(refusal.heads) == [OURS]
-    assert tokens_in(hub.heads) == [dated(told(ahead_s).decode())]
+    assert tokens_in(refusal.heads) == [TOKEN_BY_OUR_CLOCK]
+    assert tokens_in(hub.heads) == [token_dated_by(hub_time_at(ahead_s).decode())]
     side = "behind" if ahead_s > 0 else "ahead of"
     assert f"; our clock is 310 s {side} the hub's: set the one that is wrong; " in lines(caplog)[0]
     assert lines(caplog)[0].endswith("; the next attempt is in 0 s")
@@ -761,22 +594,31 @@ async def test_a_wrong_clock_costs_one_further_attempt_by_the_time_that_the_hub_
 async def test_a_hub_that_refuses_every_token_is_dialled_twice_for_each_wait(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each time by our clock first: of a time that was told nothing is remembered."""
-    refusal = tells(310)
-    network = await run_for(36, refusal, **WRONG)
+    """Each time by our clock first: the hub's time is not remembered."""
+    refusal = refuses_with_hub_time(310)
+    network = await run_for(36, refusal, **DATED_TOKENS)
     assert network.waits == pytest.approx([0, 5, 0, 10, 0, 20, 0], abs=0.1)
-    assert tokens_in(refusal.heads) == [OURS, dated(told(310).decode())] * 4
+    assert tokens_in(refusal.heads) == [TOKEN_BY_OUR_CLOCK, token_dated_by(hub_time_at(310).decode())] * 4
     assert ["; our clock is " in line for line in lines(caplog)] == [True, False] * 4
 
 
-async def test_a_clock_that_is_still_wrong_is_told_the_time_for_each_tunnel(
+async def test_a_clock_that_stays_wrong_gets_the_hubs_time_for_each_tunnel(
     autojump_clock: MockClock,
 ) -> None:
     async with trio.open_nursery() as nursery:
         lost = Unreachable(OSError("lost"))
-        network = Network(nursery, tells(310), Hub(20), tells(310), lost, tells(310), Hub(20), lost)
+        network = Network(
+            nursery,
+            refuses_with_hub_time(310),
+            Hub(20),
+            refuses_with_hub_time(310),
+            lost,
+            refuses_with_hub_time(310),
+            Hub(20),
+            lost,
+        )
         with trio.move_on_after(70):
-            await run_dialer(config(network, **WRONG), accept_until_closed)
+            await run_dialer(config(network, **DATED_TOKENS), accept_until_closed)
         nursery.cancel_scope.cancel()
     assert network.waits[:7] == pytest.approx([0, 20, 0, 0.75, 0, 20, 0.75], abs=0.2)
 
@@ -786,23 +628,23 @@ async def test_a_clock_that_is_still_wrong_is_told_the_time_for_each_tunnel(
     [
         answer(401, b"Date: %s\r\n" % formatdate(NOW + 310, usegmt=True).encode()),
         answer(401, b"Hawse-Hub-Time: 1800000000\r\n"),
-        answer(403, b"Hawse-Hub-Time: %b\r\n" % told(310)),
-        answer(503, b"Hawse-Hub-Time: %b\r\n" % told(310)),
+        answer(403, b"Hawse-Hub-Time: %b\r\n" % hub_time_at(310)),
+        answer(503, b"Hawse-Hub-Time: %b\r\n" % hub_time_at(310)),
         answer(401),
     ],
 )
-async def test_what_does_not_tell_the_time_in_the_hubs_own_way_dates_nothing(
+async def test_a_time_that_the_hub_did_not_sign_dates_no_token(
     refusal: Answer, autojump_clock: MockClock
 ) -> None:
     refusal.heads.clear()
-    network = await run_for(6, refusal, **WRONG)
+    network = await run_for(6, refusal, **DATED_TOKENS)
     assert network.waits == pytest.approx([5], abs=0.1)
-    assert tokens_in(refusal.heads) == [OURS] * 2
+    assert tokens_in(refusal.heads) == [TOKEN_BY_OUR_CLOCK] * 2
 
 
 @given(st.lists(st.sampled_from(["told", "dated", "unauthorized", "lost", "up"]), min_size=1, max_size=12))
 def test_no_two_dials_in_a_row_are_dated_by_the_hub_and_no_time_is_used_twice(script: list[str]) -> None:
-    """Whatever answers: a time dates the very next dial and no other, so waits bound the dials."""
+    """With any answers: a time dates the very next dial and no other, so waits bound the dials."""
     asked: list[str] = []
 
     def authorization(hub_time: str) -> str:
@@ -814,7 +656,7 @@ def test_no_two_dials_in_a_row_are_dated_by_the_hub_and_no_time_is_used_twice(sc
         for number, word in enumerate(script):
             match word:
                 case "told":
-                    handlers.append(tells(1000 + number))
+                    handlers.append(refuses_with_hub_time(1000 + number))
                 case "dated":
                     date = formatdate(NOW + 1000, usegmt=True).encode()
                     handlers.append(answer(401, b"Date: %b\r\n" % date))
@@ -837,7 +679,7 @@ def test_no_two_dials_in_a_row_are_dated_by_the_hub_and_no_time_is_used_twice(sc
     for position, (word, hub_time) in enumerate(zip(words, asked, strict=True)):
         assert hub_time == expected
         told_now = word == "told" and not hub_time
-        expected = told(1000 + numbers[position]).decode() if told_now else ""
+        expected = hub_time_at(1000 + numbers[position]).decode() if told_now else ""
         if position < len(waits):
             assert (waits[position] < 1) == bool(expected)
 

@@ -1,4 +1,4 @@
-"""How a session begins, and does not; what is said before there is one is tested in test_resume.py."""
+"""How a session begins and fails to begin; test_resume.py tests the handshake before a resumption."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.tunnel.pairs import Unplugged
-from tests.tunnel.test_session import hear_out
+from tests.tunnel.pairs import Unplugged, receive_frames_to_the_end
 from tunnel import (
     Hello,
     Rejected,
@@ -34,7 +33,7 @@ HELLO = frames.hello(Hello())
 
 async def farewell(transport: Transport) -> tuple[int | None, str]:
     """Code and reason of the end, which one GOAWAY must have said before the close frame does."""
-    ((frame_type, _, _, payload),), closed = await hear_out(transport)
+    ((frame_type, _, _, payload),), closed = await receive_frames_to_the_end(transport)
     assert frame_type == frames.GOAWAY
     last_id, code, drain_ms, retry_after_ms, reason = frames.decode_goaway(payload)
     assert (code, reason) == (closed.code, closed.reason)
@@ -48,7 +47,7 @@ async def in_a_session(transport: Transport) -> None:
         raise AssertionError("no session")
 
 
-async def test_both_sides_learn_who_the_other_is(autojump_clock: trio.testing.MockClock) -> None:
+async def test_both_sides_get_the_others_hello(autojump_clock: trio.testing.MockClock) -> None:
     here, there = memory_transport_pair()
 
     async def listen() -> None:
@@ -187,7 +186,7 @@ async def test_rubbish_instead_of_a_greeting(autojump_clock: trio.testing.MockCl
         (None, "no greeting within 10 s"),
     ],
 )
-async def test_a_dialer_without_a_hello_is_told_so(
+async def test_a_dialer_that_sends_no_hello_gets_a_close_with_the_reason(
     said: bytes | None, why: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     here, there = memory_transport_pair()
@@ -199,7 +198,7 @@ async def test_a_dialer_without_a_hello_is_told_so(
     await there.aclose()
 
 
-async def test_a_listener_without_a_welcome_is_told_so() -> None:
+async def test_a_listener_that_sends_no_welcome_gets_a_close_with_the_reason() -> None:
     here, there = memory_transport_pair()
     await here.send(frames.welcome(Welcome(initial_window=0)))
     with pytest.raises(RemoteProtocolError):
@@ -219,7 +218,7 @@ class Wedged(Unplugged):
 
 
 @pytest.mark.parametrize("greet", [hear_hello, lambda transport: say_hello(transport, Hello())])
-async def test_a_peer_that_breaks_the_greeting_is_told_so_even_if_we_are_cancelled(
+async def test_a_peer_that_breaks_the_handshake_gets_a_close_even_if_we_are_cancelled(
     greet: Callable[[Transport], Awaitable[bytes]], autojump_clock: trio.testing.MockClock
 ) -> None:
     here, there = memory_transport_pair()
@@ -242,7 +241,7 @@ async def test_a_peer_that_breaks_the_greeting_is_told_so_even_if_we_are_cancell
     await there.aclose()
 
 
-async def test_a_refusal_is_one_whatever_stands_behind_it() -> None:
+async def test_a_refusal_counts_with_any_frames_behind_it() -> None:
     here, there = memory_transport_pair()
     await there.send(frames.goaway(0, 4403, 0, 0, "not you") + frames.welcome(Welcome()))
     with pytest.raises(Rejected, match=r"not you \(4403\)"):
@@ -317,6 +316,6 @@ async def test_cancelling_the_greeting_closes_the_transport(
     with trio.move_on_after(1):
         async with open_session(here, role):
             raise AssertionError("no session")
-    _, closed = await hear_out(there)
+    _, closed = await receive_frames_to_the_end(there)
     assert closed.code is not None
     await there.aclose()

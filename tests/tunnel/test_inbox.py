@@ -7,8 +7,7 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from tests.tunnel.pairs import open_pair
-from tests.tunnel.test_stream import read_all
+from tests.tunnel.pairs import open_pair, read_all
 from tunnel import Processed, SessionClosed, Settings, Stream, StreamCode, StreamReset, TooManyStreams
 
 
@@ -69,7 +68,7 @@ async def test_a_stream_that_came_and_broke_in_one_message_is_handed_over_whole(
         pair.dialer.on_stream(got.append)
         stream = pair.open_stream(b"head")
         stream.send_nowait(b"bytes", eof=True)
-        # The RESET goes behind what was ended, and takes nothing of it back.
+        # The RESET goes behind the end, and takes nothing of it back.
         stream.close_nowait()
         await wait_all_tasks_blocked()
         (there,) = got
@@ -77,7 +76,7 @@ async def test_a_stream_that_came_and_broke_in_one_message_is_handed_over_whole(
         assert [there.receive_nowait(), there.receive_nowait()] == [b"bytes", b""]
 
 
-async def test_a_stream_is_handed_over_before_what_broke_it_is_reported(
+async def test_a_stream_is_accepted_before_its_reset_is_reported(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     seen: list[object] = []

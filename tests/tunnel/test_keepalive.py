@@ -1,4 +1,4 @@
-"""How a peer that is gone is detected, and what is sent so that the peer does not take us for gone."""
+"""Detection of a dead peer, and the frames that keep this side alive for the peer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.tunnel import test_resume
 from tests.tunnel.pairs import open_pair
+from tests.tunnel.resumable_pair import open_resumable_pair
 from tunnel import (
     Hello,
     Processed,
@@ -75,7 +75,7 @@ async def test_a_stream_on_a_session_that_was_silent_asks_at_once(
 
 @pytest.mark.parametrize("phase_s", [0.0, 0.5, 3.9, 24.0])
 @pytest.mark.parametrize("busy", [False, True])
-async def test_a_stream_without_an_answer_is_told_of_the_silence_in_time(
+async def test_a_stream_without_an_answer_reports_a_silent_peer_in_time(
     busy: bool, phase_s: float, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with open_pair() as pair:
@@ -152,7 +152,7 @@ async def test_an_idle_session_lives_for_hours_at_a_ping_in_as_long_as_is_set(
         assert trio.current_time() - pair.listener.last_received_s <= ping_s
 
 
-async def test_a_transport_that_takes_nothing_is_as_dead_as_one_that_brings_nothing(
+async def test_a_transport_that_takes_nothing_counts_as_dead_as_a_silent_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     here, there = memory_transport_pair(messages_max=1)
@@ -164,10 +164,10 @@ async def test_a_transport_that_takes_nothing_is_as_dead_as_one_that_brings_noth
     await there.aclose()
 
 
-async def test_who_waits_for_an_answer_is_told_when_there_will_be_none(
+async def test_a_stream_opened_after_a_cut_reports_the_silence_in_time(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with test_resume.open_pair() as pair:
+    async with open_resumable_pair() as pair:
         pair.cut()
         await wait_all_tasks_blocked()
         began = trio.current_time()
@@ -182,7 +182,7 @@ async def test_a_peer_that_went_without_a_word_and_does_not_come_back_is_given_u
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Its PING is overdue all the while, and there is no transport any more that could be lost for that."""
-    async with test_resume.open_pair() as pair:
+    async with open_resumable_pair() as pair:
         opened, accepted = await pair.streams()
         await trio.sleep(7)
         pair.unplug()
@@ -225,7 +225,7 @@ async def test_a_peer_that_is_not_there_does_not_answer(autojump_clock: trio.tes
         pair.wire.unplugged = False
 
 
-async def test_an_answer_counts_only_for_those_who_asked_before_it(
+async def test_a_pong_answers_only_pings_sent_before_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -235,7 +235,7 @@ async def test_an_answer_counts_only_for_those_who_asked_before_it(
         pair.wire.unplugged = False
 
 
-async def test_all_who_ask_at_once_hear_of_the_answer_at_once(
+async def test_one_pong_answers_all_concurrent_pings(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:

@@ -1,4 +1,4 @@
-"""What gathers into one message, and what is sent at the end of a pass, beside the writer."""
+"""Which frames gather into one message, and which are sent at the end of a pass, beside the writer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.tunnel import test_resume
-from tests.tunnel.pairs import Pair, open_pair
+from tests.tunnel.pairs import Pair, open_pair, read_all
 from tests.tunnel.protocol.joined import frames_of
-from tests.tunnel.test_stream import read_all
+from tests.tunnel.resumable_pair import ResumablePair, open_resumable_pair
 from tunnel import Session, SessionClosed, Settings, Stream
 from tunnel.link import FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_WAIT, STEP_S, Link
 from tunnel.net.fairness import FRAMES_PERIOD_S, SHARED_FRAMES, fairness
@@ -70,7 +69,7 @@ class Passes:
 
 @asynccontextmanager
 async def passing(session: Session) -> AsyncIterator[Passes]:
-    """Have a session send what is queued in passes at their end."""
+    """Make a session send queued frames at the end of a pass."""
     readiness = Readiness()
     passes = Passes(readiness)
     async with trio.open_nursery() as nursery:
@@ -114,16 +113,16 @@ async def turns_during(message: bytes) -> int:
         return await turns_while(lambda: pair.listener.peer_going_away is not None)
 
 
-async def test_others_have_their_turn_in_the_middle_of_very_many_frames(
+async def test_other_tasks_run_in_the_middle_of_very_many_frames(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     unknown = frames.header(0x7F, 0, 0, 0)
-    # Who comes first in a pass is trio's choice.
+    # trio chooses the order of tasks in a pass.
     assert await turns_during(unknown * (FRAMES_AT_ONCE // 2)) <= 1
     assert 5 <= await turns_during(unknown * (AT_ONCE + 5 * FRAMES_PER_WAIT)) <= 7
 
 
-async def test_others_have_their_turn_when_what_frames_are_told_to_takes_long(
+async def test_other_tasks_run_between_frames_whose_handlers_take_long(
     mock_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -135,7 +134,7 @@ async def test_others_have_their_turn_when_what_frames_are_told_to_takes_long(
         assert await turns_while(lambda: all(opened.bytes_received for opened, _ in ends)) >= 8
 
 
-async def test_what_may_be_taken_in_at_once_is_there_again_after_a_while(
+async def test_the_budget_of_frames_refills_after_a_while(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     unknown = frames.header(0x7F, 0, 0, 0)
@@ -148,7 +147,7 @@ async def test_what_may_be_taken_in_at_once_is_there_again_after_a_while(
         assert await turns_while(lambda: pair.listener.peer_going_away is not None) <= 1
 
 
-async def test_what_comes_in_many_messages_has_no_more_at_once(
+async def test_many_messages_share_one_budget_of_frames(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     few, messages = frames.header(0x7F, 0, 0, 0) * FRAMES_AT_ONCE, 200
@@ -162,7 +161,7 @@ async def test_what_comes_in_many_messages_has_no_more_at_once(
         assert count >= messages + (messages * FRAMES_AT_ONCE - AT_ONCE) // FRAMES_PER_WAIT - 2
 
 
-async def test_who_brings_little_does_not_wait_behind_those_that_bring_much(
+async def test_a_peer_with_few_frames_does_not_wait_behind_flooding_ones(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     unknown = frames.header(0x7F, 0, 0, 0)
@@ -244,7 +243,7 @@ async def test_a_protocol_error_behind_very_many_frames_ends_the_session() -> No
 class Opened:
     """Takes the streams that the dialer opens in one message; behind the first of them it does something."""
 
-    def __init__(self, pair: Pair | test_resume.Pair, then: Callable[[], None]) -> None:
+    def __init__(self, pair: Pair | ResumablePair, then: Callable[[], None]) -> None:
         self.pair = pair
         self.then = then
         self.heads: list[bytes] = []
@@ -273,7 +272,7 @@ async def test_the_end_of_a_session_in_the_middle_of_very_many_frames_is_the_end
 
 
 async def test_a_loss_in_the_middle_of_very_many_frames_loses_none_and_doubles_none() -> None:
-    async with test_resume.open_pair() as pair:
+    async with open_resumable_pair() as pair:
         life = pair.listener._life
 
         def lose() -> None:
@@ -346,7 +345,7 @@ async def test_frames_gather_again_after_a_time_when_none_did(autojump_clock: tr
         assert sum(messages[1:]) / 20 < 2 < messages[0]
 
 
-async def test_what_fills_a_queue_does_not_wait_for_more(
+async def test_a_full_queue_is_sent_without_waiting_for_more(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = []
@@ -370,7 +369,7 @@ async def test_what_fills_a_queue_does_not_wait_for_more(
 # --- at the end of a pass ---
 
 
-async def test_what_a_pass_queues_is_out_at_its_end_as_one_message(
+async def test_frames_queued_in_a_pass_are_sent_at_its_end_as_one_message(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair, passing(pair.listener) as passes:
@@ -396,7 +395,7 @@ async def test_what_a_pass_queues_is_out_at_its_end_as_one_message(
             (await pair.dialer.accept()).close_nowait()
 
 
-async def test_the_whole_of_what_a_pass_has_to_say_is_out_at_once(
+async def test_all_frames_of_a_pass_are_sent_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair, passing(pair.listener) as passes:
@@ -438,7 +437,7 @@ async def test_outside_of_a_pass_it_is_the_writers(autojump_clock: trio.testing.
         assert [opens(message) for message in pair.wire.sent[before:]] == [1]
 
 
-async def test_what_is_not_out_is_finished_by_the_writer_before_anything_else(
+async def test_the_writer_finishes_an_unsent_message_before_any_other(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair, passing(pair.listener) as passes:
@@ -472,7 +471,7 @@ async def test_what_is_not_out_is_finished_by_the_writer_before_anything_else(
             (await pair.dialer.accept()).close_nowait()
 
 
-async def test_what_the_writer_was_woken_for_is_the_writers(autojump_clock: trio.testing.MockClock) -> None:
+async def test_frames_that_woke_the_writer_are_left_to_it(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair, passing(pair.listener) as passes:
         await trio.sleep(1)
         before = len(pair.wire.sent)
@@ -524,10 +523,10 @@ async def test_a_transport_that_is_gone_is_found_by_the_writer(
 
 
 @pytest.mark.parametrize("left_over", [False, True])
-async def test_what_a_pass_has_sent_into_the_void_comes_by_the_next_transport(
+async def test_frames_that_a_pass_sent_into_a_dead_transport_come_by_the_next_one(
     autojump_clock: trio.testing.MockClock, left_over: bool
 ) -> None:
-    async with test_resume.open_pair() as pair, passing(pair.listener) as passes:
+    async with open_resumable_pair() as pair, passing(pair.listener) as passes:
         opened, accepted = await pair.streams()
         # Either the kernel takes it, and it is lost there; or not even that.
         pair.here.stuck = left_over
@@ -551,7 +550,7 @@ async def test_what_a_pass_has_sent_into_the_void_comes_by_the_next_transport(
 async def test_a_message_of_which_a_rest_is_left_is_given_up_with_its_transport(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with test_resume.open_pair() as pair, passing(pair.listener) as passes:
+    async with open_resumable_pair() as pair, passing(pair.listener) as passes:
         opened, accepted = await pair.streams()
         pair.here.stuck = True
         old = pair.here
@@ -651,13 +650,13 @@ async def test_a_transport_that_takes_nothing_more_is_lost_though_it_brings_noth
             assert await pair.listener.wait_closed() == "tunnel lost: the connection was reset"
 
 
-async def test_what_ends_the_last_stream_is_noticed_when_it_leaves(
+async def test_the_end_of_the_last_stream_is_noticed_without_an_answer_of_the_peer(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
         asking = pair.dialer.open_stream(b"GET", context=pair.dialer.add_context(1, b"x"), eof=True)
         answering = await pair.listener.accept()
-        # Nothing that comes from the peer, not even an ACK, can be what it is noticed by.
+        # No frame of the peer, not even an ACK, can report it.
         pair.wire.unplugged = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pair.listener.wait_quiet)

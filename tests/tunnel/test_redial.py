@@ -8,18 +8,18 @@ import pytest
 import trio
 from trio.testing import MemorySendStream, MockClock, wait_all_tasks_blocked
 
-from tests.tunnel.test_dialer import (
-    OURS,
-    WRONG,
+from tests.tunnel.dialer_bench import (
+    DATED_TOKENS,
+    TOKEN_BY_OUR_CLOCK,
     Network,
     Unreachable,
     config,
-    dated,
+    hub_time_at,
     over_tls,
     read_head,
-    tells,
+    refuses_with_hub_time,
+    token_dated_by,
     tokens_in,
-    told,
 )
 from tunnel import (
     CloseCode,
@@ -97,7 +97,7 @@ class Served:
 
 async def run(nursery: trio.Nursery, network: Network, served: Served) -> None:
     hello = Hello(cluster="c1", features=RESUMING)
-    settings = config(network, hello=lambda: hello, chance=lambda: 0.5, **WRONG)
+    settings = config(network, hello=lambda: hello, chance=lambda: 0.5, **DATED_TOKENS)
     nursery.start_soon(run_dialer, settings, served)
     await trio.sleep(0.1)
 
@@ -155,14 +155,14 @@ async def test_a_session_without_streams_outlives_a_clock_that_was_set(autojump_
         hub, served = Hub(), Served()
         network = Network(nursery, hub, open_max=2)
         await run(nursery, network, served)
-        network.handlers[:] = [tells(-310), hub]
+        network.handlers[:] = [refuses_with_hub_time(-310), hub]
         await hub.cut()
         await trio.sleep(1)
         assert [round(wait, 2) for wait in network.waits] == [0.6, 0]
         assert not served.sessions[0].detached
-        assert tokens_in(hub.heads) == [OURS, dated(told(-310).decode())]
+        assert tokens_in(hub.heads) == [TOKEN_BY_OUR_CLOCK, token_dated_by(hub_time_at(-310).decode())]
         # Once, and then it is given up like any other without streams.
-        network.handlers[:] = [tells(-310)]
+        network.handlers[:] = [refuses_with_hub_time(-310)]
         await hub.cut()
         await served.sessions[0].wait_closed()
         assert [round(wait, 2) for wait in network.waits][2:] == [1.0, 0]

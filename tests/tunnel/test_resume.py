@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.tunnel.pairs import Unplugged
+from tests.tunnel.resumable_pair import ResumablePair, answer, open_resumable_pair, resume_over, wires
 from tunnel import (
     Detached,
     Hello,
@@ -19,99 +17,16 @@ from tunnel import (
     Processed,
     RemoteProtocolError,
     Role,
-    Session,
     SessionClosed,
     Stream,
     StreamCode,
     StreamReset,
     Welcome,
     hear_hello,
-    memory_transport_pair,
-    open_session,
-    read_hello,
 )
 from tunnel.handshake import say_hello
 from tunnel.protocol import frames
-from tunnel.websocket.transport import MemoryTransport, Transport
-
-RESUMING = ("resume",)
-
-
-def answer(hello: Hello) -> Welcome:
-    return Welcome(session_id="s", features=RESUMING, resume_ttl_s=60)
-
-
-@attrs.define(eq=False)
-class Pair:
-    """A listener and a dialer, the wire that they have at the moment, and tasks for the next one."""
-
-    listener: Session
-    dialer: Session
-    nursery: trio.Nursery
-    here: Unplugged
-    there: Unplugged
-    context: int
-
-    def cut(self) -> None:
-        """End both ends at once, as a reset connection does."""
-        inner = self.here.inner
-        assert isinstance(inner, MemoryTransport)
-        inner.cut()
-
-    def unplug(self) -> None:
-        """Let nothing through any more, and report nothing."""
-        self.here.unplugged = self.there.unplugged = True
-
-    async def streams(self) -> tuple[Stream, Stream]:
-        opened = self.listener.open_stream(b"head", context=self.context)
-        return opened, await self.dialer.accept()
-
-    async def redial(self, hello: Hello | None = None) -> None:
-        """Greet over a new wire; what carries the sessions then are tasks of their own."""
-        self.here, self.there = wires()
-        here, there = self.here, self.there
-
-        async def listen() -> None:
-            await over(self.listener, here, await hear_hello(here))
-
-        self.nursery.start_soon(listen)
-        welcome = await say_hello(there, hello or self.dialer.hello_again())
-        self.nursery.start_soon(over, self.dialer, there, welcome)
-        await wait_all_tasks_blocked()
-
-
-async def over(session: Session, wire: Transport, greeting: bytes) -> None:
-    """What a task does that brings a transport."""
-    if session.role is Role.LISTENER:
-        resume = read_hello(greeting).resume
-        assert resume is not None
-        assert session.may_resume(resume)
-    await session.resume(wire, greeting)
-
-
-def wires() -> tuple[Unplugged, Unplugged]:
-    here, there = memory_transport_pair()
-    return Unplugged(here), Unplugged(there)
-
-
-@asynccontextmanager
-async def open_pair() -> AsyncIterator[Pair]:
-    here, there = wires()
-    done = trio.Event()
-    tell, told = trio.open_memory_channel[Session](1)
-
-    async def dial() -> None:
-        async with open_session(there, Role.DIALER, hello=Hello(features=RESUMING)) as session:
-            await tell.send(session)
-            await done.wait()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(dial)
-        async with open_session(here, Role.LISTENER, answer_hello=answer) as listener:
-            dialer = await told.receive()
-            context = listener.add_context(1, b"token")
-            yield Pair(listener, dialer, nursery, here, there, context)
-            done.set()
+from tunnel.websocket.transport import MemoryTransport
 
 
 async def read_to_end(stream: Stream, into: bytearray) -> None:
@@ -120,7 +35,7 @@ async def read_to_end(stream: Stream, into: bytearray) -> None:
 
 
 async def test_streams_go_on_over_another_transport(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         opened, accepted = await pair.streams()
         await opened.send_all(b"before ")
         assert await accepted.receive_some() == b"before "
@@ -149,7 +64,7 @@ async def test_bytes_under_way_at_many_cuts_arrive_once_and_in_order(
 ) -> None:
     chance = random.Random(7)
     payload = chance.randbytes(3_000_000)
-    async with open_pair() as pair, trio.open_nursery() as nursery:
+    async with open_resumable_pair() as pair, trio.open_nursery() as nursery:
         pairs = [await pair.streams() for _ in range(6)]
         heard = {stream: bytearray() for both in pairs for stream in both}
 
@@ -164,7 +79,7 @@ async def test_bytes_under_way_at_many_cuts_arrive_once_and_in_order(
             nursery.start_soon(read_to_end, stream, heard[stream])
         for _ in range(20):
             await trio.sleep(chance.random() / 2)
-            # What is sent from now on is lost, and then the connection.
+            # From now on frames are lost, and then the connection.
             pair.unplug()
             await trio.sleep(chance.random() / 10)
             pair.here.unplugged = pair.there.unplugged = False
@@ -177,13 +92,13 @@ async def test_bytes_under_way_at_many_cuts_arrive_once_and_in_order(
     assert pair.dialer.interruptions.replayed_frames > 0
 
 
-async def test_a_listener_with_a_half_open_transport_lets_the_new_one_take_its_place(
+async def test_a_listener_replaces_a_half_open_transport_by_the_new_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         opened, accepted = await pair.streams()
         old = pair.here
-        # The dialer has found out, the listener has not; and both have said what the other did not hear.
+        # The dialer has noticed, the listener has not; each has sent frames that the other did not receive.
         pair.unplug()
         await opened.send_all(b"down")
         await accepted.send_all(b"up")
@@ -201,7 +116,7 @@ async def test_a_listener_with_a_half_open_transport_lets_the_new_one_take_its_p
 
 
 async def test_a_silent_loss_is_found_and_survived(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         opened, accepted = await pair.streams()
         await trio.sleep(7)
         pair.unplug()
@@ -215,8 +130,10 @@ async def test_a_silent_loss_is_found_and_survived(autojump_clock: trio.testing.
         assert await accepted.receive_some() == b"still here"
 
 
-async def test_a_stream_is_told_of_an_absence_of_five_seconds(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_pair() as pair:
+async def test_a_stream_reports_a_detachment_after_five_seconds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_resumable_pair() as pair:
         opened, _ = await pair.streams()
         told: list[float] = []
         began = trio.current_time()
@@ -233,7 +150,7 @@ async def test_a_stream_is_told_of_an_absence_of_five_seconds(autojump_clock: tr
 
 
 async def test_an_absence_that_is_too_long_ends_both_sides(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         opened, accepted = await pair.streams()
         await opened.send_all(b"x")
         await wait_all_tasks_blocked()
@@ -260,7 +177,7 @@ async def test_an_absence_that_is_too_long_ends_both_sides(autojump_clock: trio.
 async def test_a_session_goes_by_the_transport_that_it_has_now(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         pair.cut()
         await wait_all_tasks_blocked()
         await pair.redial()
@@ -274,14 +191,14 @@ async def test_a_session_goes_by_the_transport_that_it_has_now(
 async def test_a_transport_that_is_lost_in_silence_as_soon_as_it_is_there_is_left_in_time(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         await pair.streams()
         pair.cut()
         await wait_all_tasks_blocked()
         pair.here, pair.there = wires()
         hello = pair.dialer.hello_again()
         pair.here.unplugged = True
-        pair.nursery.start_soon(over, pair.listener, pair.here, frames.hello(hello))
+        pair.nursery.start_soon(resume_over, pair.listener, pair.here, frames.hello(hello))
         await wait_all_tasks_blocked()
         began = trio.current_time()
         assert not pair.listener.detached
@@ -293,7 +210,7 @@ async def test_a_transport_that_is_lost_in_silence_as_soon_as_it_is_there_is_lef
 async def test_a_listener_that_no_dial_reaches_any_more_ends_with_its_transport(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         served, _ = await pair.streams()
         pair.listener.forgo_resumption("too late for this one")
         await served.send_all(b"goes on as it did")
@@ -309,7 +226,7 @@ async def test_a_listener_that_no_dial_reaches_any_more_ends_with_its_transport(
 async def test_it_ends_at_once_when_its_transport_is_lost_already(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         served, _ = await pair.streams()
         pair.cut()
         await wait_all_tasks_blocked()
@@ -323,10 +240,10 @@ async def test_it_ends_at_once_when_its_transport_is_lost_already(
         assert caught.value.code is StreamCode.DETACH_EXPIRED
 
 
-async def test_who_waits_for_the_streams_to_end_is_told_of_the_end_of_a_detached_session(
+async def test_a_wait_for_the_streams_to_end_is_over_when_a_detached_session_ends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         await pair.streams()
         pair.cut()
         await wait_all_tasks_blocked()
@@ -339,7 +256,7 @@ async def test_who_waits_for_the_streams_to_end_is_told_of_the_end_of_a_detached
 async def test_a_request_while_detached_waits_for_two_seconds(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         pair.cut()
         await wait_all_tasks_blocked()
         assert pair.listener.may_open
@@ -365,7 +282,7 @@ async def test_a_request_while_detached_waits_for_two_seconds(
 async def test_a_dialer_ends_a_session_whose_listener_counts_otherwise(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         _, accepted = await pair.streams()
         pair.cut()
         await wait_all_tasks_blocked()
@@ -386,7 +303,7 @@ async def test_a_dialer_ends_a_session_whose_listener_counts_otherwise(
 async def test_which_close_codes_end_a_session(
     code: int | None, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         inner = pair.here.inner
         assert isinstance(inner, MemoryTransport)
         inner._peer._end(code, "the other end closed it")
@@ -396,12 +313,12 @@ async def test_which_close_codes_end_a_session(
         assert pair.dialer.closed is (code in (1000, 4400, 4503))
 
 
-async def test_a_loss_is_not_told_to_the_peer_as_the_sessions_end(
+async def test_a_lost_transport_is_not_reported_to_the_peer_as_the_sessions_end(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         await pair.streams()
-        # Only this direction is dead: the other end would hear a farewell.
+        # Only this direction is dead: the other end would receive a farewell.
         pair.here.unplugged = True
         assert await pair.listener.wait_detached()
         await trio.sleep(2)
@@ -412,7 +329,7 @@ async def test_a_loss_is_not_told_to_the_peer_as_the_sessions_end(
 async def test_leaving_the_block_while_detached_ends_the_streams(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         opened, accepted = await pair.streams()
         pair.cut()
         await wait_all_tasks_blocked()
@@ -423,8 +340,8 @@ async def test_leaving_the_block_while_detached_ends_the_streams(
             await stream.receive_some()
 
 
-async def test_an_end_on_a_later_transport_is_told_on_it(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_pair() as pair:
+async def test_an_end_on_a_later_transport_is_sent_on_it(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_resumable_pair() as pair:
         pair.cut()
         await wait_all_tasks_blocked()
         await pair.redial()
@@ -432,10 +349,10 @@ async def test_an_end_on_a_later_transport_is_told_on_it(autojump_clock: trio.te
     assert wire.closed_with == (1000, "closed here")
 
 
-async def test_what_is_over_when_memory_is_taken_back_wakes_its_waiters(
+async def test_an_eviction_that_ends_a_session_wakes_its_waiters(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         opened, accepted = await pair.streams()
         pair.unplug()
         await opened.send_all(bytes(60_000))
@@ -455,7 +372,7 @@ async def test_what_is_over_when_memory_is_taken_back_wakes_its_waiters(
 async def test_memory_that_is_taken_back_as_a_session_goes_on_costs_streams_alone(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         opened, accepted = await pair.streams()
         await opened.send_all(bytes(60_000))
         await wait_all_tasks_blocked()
@@ -473,22 +390,22 @@ async def test_cancelling_a_resumption_at_any_step_leaves_nothing_behind(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     for step in range(12):
-        async with open_pair() as pair:
+        async with open_resumable_pair() as pair:
             opened, _ = await pair.streams()
             pair.cut()
             await wait_all_tasks_blocked()
             here, there = wires()
             async with trio.open_nursery() as nursery:
 
-                async def listen(pair: Pair = pair, here: Unplugged = here) -> None:
+                async def listen(pair: ResumablePair = pair, here: Unplugged = here) -> None:
                     try:
                         greeting = await hear_hello(here)
                     except SessionClosed:
                         return
-                    await over(pair.listener, here, greeting)
+                    await resume_over(pair.listener, here, greeting)
 
-                async def dial(pair: Pair = pair, there: Unplugged = there) -> None:
-                    await over(pair.dialer, there, await say_hello(there, pair.dialer.hello_again()))
+                async def dial(pair: ResumablePair = pair, there: Unplugged = there) -> None:
+                    await resume_over(pair.dialer, there, await say_hello(there, pair.dialer.hello_again()))
 
                 nursery.start_soon(listen)
                 with trio.CancelScope() as scope:
@@ -510,7 +427,7 @@ async def test_cancelling_a_resumption_at_any_step_leaves_nothing_behind(
 async def test_a_fault_behind_the_welcome_in_its_message_ends_a_session_that_was_to_go_on(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         _, accepted = await pair.streams()
         pair.cut()
         await wait_all_tasks_blocked()
@@ -527,10 +444,10 @@ async def test_a_fault_behind_the_welcome_in_its_message_ends_a_session_that_was
 
 
 @pytest.mark.parametrize("role", Role)
-async def test_a_transport_for_a_session_that_has_ended_meanwhile_is_closed_and_told_why(
+async def test_a_transport_for_an_ended_session_is_closed_with_the_reason(
     role: Role, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with open_pair() as pair:
+    async with open_resumable_pair() as pair:
         pair.cut()
         await wait_all_tasks_blocked()
         hello = pair.dialer.hello_again()

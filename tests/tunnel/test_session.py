@@ -10,9 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.tunnel.pairs import Pair, Unplugged, open_pair
-from tests.tunnel.protocol.joined import frames_of
-from tests.tunnel.test_stream import echo, read_all
+from tests.tunnel.pairs import Pair, Unplugged, echo, open_pair, read_all, receive_frames_to_the_end
 from tunnel import (
     Context,
     Draining,
@@ -47,16 +45,6 @@ async def serve(session: Pair, handle: Callable[[Stream], Awaitable[None]]) -> N
         with suppress(SessionClosed):
             while True:
                 nursery.start_soon(handle, await session.dialer.accept())
-
-
-async def hear_out(transport: Transport) -> tuple[list[tuple[int, int, int, bytes]], TransportClosed]:
-    """Everything that still comes, as frames, and the end."""
-    heard = []
-    while True:
-        try:
-            heard += frames_of(await transport.receive())
-        except TransportClosed as exc:
-            return heard, exc
 
 
 # --- streams among others ---
@@ -121,7 +109,7 @@ async def test_both_directions_saturated_through_the_smallest_transport_do_not_d
         assert received == [size] * 8
 
 
-async def test_what_an_opener_does_wrong_is_not_put_down_to_the_session(
+async def test_an_openers_mistake_does_not_end_the_session(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -284,7 +272,7 @@ async def test_contexts_reach_the_acceptor_with_their_note(autojump_clock: trio.
         assert (await pair.dialer.accept()).context.note is None
 
 
-async def test_each_context_is_told_once_and_before_the_streams_that_name_it(
+async def test_each_context_is_sent_once_and_before_the_streams_that_name_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -331,7 +319,7 @@ async def test_a_session_that_is_ended_for_a_context_reports_no_other_and_holds_
             gc.enable()
 
 
-async def test_a_peer_that_has_more_contexts_than_it_may_is_told_so(
+async def test_a_peer_beyond_its_contexts_gets_a_close_with_the_reason(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair(Settings(contexts_max=2)) as pair:
@@ -469,7 +457,7 @@ async def test_bytes_that_arrived_before_the_loss_are_still_there(
             await opened.receive_some()
 
 
-async def test_what_is_queued_when_the_block_is_left_still_arrives(
+async def test_frames_queued_when_the_block_is_left_still_arrive(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     here, there = memory_transport_pair()
@@ -490,11 +478,11 @@ async def test_what_is_queued_when_the_block_is_left_still_arrives(
             await session.wait_closed()
             assert len(await read_all(stream)) == 60_000
             assert session.peer_going_away is not None
-    # It waits for what is queued, and for no time.
+    # It waits for queued frames, not for a time.
     assert left_after_s == [0]
 
 
-async def test_what_is_queued_for_a_peer_that_takes_nothing_is_given_up_when_the_block_is_left(
+async def test_frames_queued_for_a_peer_that_takes_nothing_are_dropped_when_the_block_is_left(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -551,13 +539,13 @@ async def test_a_peer_that_acknowledges_nothing_is_given_up(autojump_clock: trio
         said: list[tuple[int, int, int, bytes]] = []
 
         async def take_everything() -> None:
-            said.extend((await hear_out(there))[0])
+            said.extend((await receive_frames_to_the_end(there))[0])
 
         nursery.start_soon(take_everything)
         stream = session.open_stream(b"", context=session.add_context(1, b"token"))
         with trio.move_on_after(1):
             await stream.send_all(bytes(4 * 2**20))
-        # What is control goes beyond what the link holds, then beyond a full ledger, as far as its reserve.
+        # Control frames go beyond the link's queue, then beyond a full ledger, up to its reserve.
         for _ in range((LEDGER_BYTES_MAX + LEDGER_RESERVE_BYTES) // (8 * 1024)):
             session.add_context(1, bytes(8 * 1024))
         with trio.fail_after(2):
@@ -566,7 +554,7 @@ async def test_a_peer_that_acknowledges_nothing_is_given_up(autojump_clock: trio
     assert frames.decode_goaway(said[-1][3])[1] == 4413
 
 
-async def test_a_peer_that_breaks_the_protocol_is_told_and_closed(
+async def test_a_peer_that_breaks_the_protocol_gets_a_goaway_and_is_closed(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     here, there = memory_transport_pair()
@@ -574,7 +562,7 @@ async def test_a_peer_that_breaks_the_protocol_is_told_and_closed(
     async with open_session(here, Role.LISTENER) as session:
         await there.send(frames.window(2, 5))
         assert "WINDOW on stream 2" in await session.wait_closed()
-        said, closed = await hear_out(there)
+        said, closed = await receive_frames_to_the_end(there)
         assert closed.code == 4400
         assert said[-1][0] == FrameType.GOAWAY
     assert "broke the protocol" in caplog.text
@@ -594,7 +582,7 @@ async def test_a_flood_of_goaways_is_a_few_lines_and_their_number(
         assert session.peer_going_away.reason == "flood 999"
         await there.send(frames.goaway(0, 1000, 0, 0, "the end") + frames.window(2, 5))
         await session.wait_closed()
-        await hear_out(there)
+        await receive_frames_to_the_end(there)
     lines = [record.message for record in caplog.records if "going away" in record.message]
     assert len(lines) == GOAWAYS_LOGGED_AT_ONCE
     assert "lines like the last one that were left out: 993" in caplog.text
@@ -622,7 +610,7 @@ async def test_going_away_refuses_new_streams_and_keeps_the_old_ones(
             assert await read_all(opened) == b"still"
 
 
-async def test_who_goes_away_may_still_open_and_the_other_side_hears_of_it(
+async def test_a_side_that_goes_away_may_still_open_streams(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -662,7 +650,7 @@ async def test_the_callers_own_exception_passes_as_it_is(autojump_clock: trio.te
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.001, 1.0])
-async def test_cancelling_the_block_closes_the_transport_and_tells_the_peer(
+async def test_cancelling_the_block_sends_a_goaway_and_closes_the_transport(
     delay_s: float, autojump_clock: trio.testing.MockClock
 ) -> None:
     here, there = memory_transport_pair()
@@ -678,7 +666,7 @@ async def test_cancelling_the_block_closes_the_transport_and_tells_the_peer(
     assert session.closed
     with pytest.raises(StreamReset):
         await stream.receive_some()
-    said, closed = await hear_out(there)
+    said, closed = await receive_frames_to_the_end(there)
     assert said[-1][0] == FrameType.GOAWAY
     assert closed.code == 1000
     await there.aclose()

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, check_half_closeable_stream, wait_all_tasks_blocked
 
-from tests.tunnel.pairs import open_pair
+from tests.tunnel.pairs import open_pair, read_all
 from tests.tunnel.passes import counted_passes
 from tunnel import Processed, Stream, StreamCode, StreamReset
 from tunnel.net.fairness import TASKS_PER_PASS, fairness
@@ -76,19 +76,6 @@ async def test_streams_pass_the_suite_of_trio(autojump_clock: trio.testing.MockC
         assert pair.listener.stream_count == pair.dialer.stream_count == 0
 
 
-async def echo(stream: Stream) -> None:
-    while data := await stream.receive_some():
-        await stream.send_all(data)
-    await stream.send_eof()
-
-
-async def read_all(stream: Stream) -> bytes:
-    received = bytearray()
-    while data := await stream.receive_some():
-        received += data
-    return bytes(received)
-
-
 async def test_an_exchange_has_a_head_and_a_body_each_way(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         asking = pair.open_stream(b"PUT /thing")
@@ -149,7 +136,7 @@ async def test_bytes_of_the_acceptor_may_come_first_and_then_there_is_no_head(
             await accepted.receive_head()
 
 
-async def test_who_waits_for_the_head_is_woken_by_it_alone_and_by_bytes_that_have_none() -> None:
+async def test_a_wait_for_the_head_ends_with_the_head_or_with_bytes_without_one() -> None:
     async with open_pair() as pair:
         for answer in (Stream.send_head, Stream.send_all):
             opened, accepted = await pair.streams()
@@ -193,7 +180,7 @@ async def test_leaving_without_an_end_never_looks_like_one(autojump_clock: trio.
         assert caught.value.code is StreamCode.CANCEL
 
 
-async def test_leaving_by_an_exception_resets_even_what_has_ended(
+async def test_leaving_by_an_exception_resets_even_an_ended_stream(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -356,7 +343,7 @@ async def test_cancelling_a_wait_loses_nothing(autojump_clock: trio.testing.Mock
             assert len(await read_all(opened)) == sent
 
 
-async def test_what_is_here_comes_after_a_schedule_point_and_stays_when_that_is_cancelled() -> None:
+async def test_received_bytes_are_returned_after_a_checkpoint_and_kept_when_it_is_cancelled() -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         accepted.send_answer_nowait(b"head", b"bytes|more")
@@ -374,7 +361,7 @@ async def test_what_is_here_comes_after_a_schedule_point_and_stays_when_that_is_
                 assert await call() == expected
 
 
-async def test_what_is_sent_may_be_changed_after_the_call(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_sent_buffer_may_be_changed_after_the_call(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         await opened.send_all(bytes(64 * 1024))
@@ -400,7 +387,7 @@ async def test_no_more_than_the_high_water_mark_waits_in_a_stream(
             received += len(await accepted.receive_some())
 
 
-async def test_what_is_here_can_be_had_without_waiting(autojump_clock: trio.testing.MockClock) -> None:
+async def test_receive_nowait_returns_received_bytes(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         assert accepted.receive_nowait() is None
@@ -439,7 +426,7 @@ async def test_a_watcher_hears_of_a_reset_and_of_nothing_else(autojump_clock: tr
         assert heard == ["first", "later"]
 
 
-async def test_a_watcher_that_has_turned_away_hears_nothing(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_removed_watcher_is_not_called(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         heard: list[str] = []
@@ -497,7 +484,7 @@ async def test_an_answer_goes_in_one_step_and_is_read_without_waiting(
         assert pair.listener.memory.used_bytes == len(b"token")
 
 
-async def test_what_would_wait_is_not_sent(autojump_clock: trio.testing.MockClock) -> None:
+async def test_send_nowait_sends_nothing_that_would_wait(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         sent = 0
@@ -519,13 +506,15 @@ async def test_what_would_wait_is_not_sent(autojump_clock: trio.testing.MockCloc
         assert (await read_all(accepted))[-5:] == b"xyend"
 
 
-async def test_who_waits_for_room_is_alone_until_it_has_it(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_wait_for_a_writable_stream_excludes_other_senders(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with open_pair() as pair, trio.open_nursery() as nursery:
         opened, accepted = await pair.streams()
         assert opened.held_up_bytes == 0
         nursery.start_soon(opened.send_all, bytes(2 * QUEUE_HIGH_BYTES + 1))
         await wait_all_tasks_blocked()
-        # What is queued of it is counted there.
+        # Its queued bytes are counted there.
         assert opened.held_up_bytes == 1
         while not opened.has_room:
             await accepted.receive_some(2**14)
@@ -572,19 +561,17 @@ async def test_a_stream_that_was_reset_says_so_without_waiting(
             opened.receive_head_nowait()
 
 
-@pytest.mark.parametrize("body", [b"bytes", b""])
-async def test_who_needs_no_task_is_told_when_something_of_the_answer_is_here(body: bytes):
+async def test_a_callback_is_called_once_when_a_part_of_the_answer_is_received():
     async with open_pair() as pair:
-        told: list[object] = []
+        taken: list[object] = []
         opened = pair.open_stream(b"head", eof=True)
-        opened.on_answer(lambda: told.append(opened.peek_whole_answer()))
+        opened.on_answer(lambda: taken.append((opened.receive_head_nowait(), opened.take_last(5, 100))))
         accepted = await pair.dialer.accept()
-        accepted.send_answer_nowait(b"answer", body, eof=True)
+        accepted.send_answer_nowait(b"answer", b"bytes", eof=True)
         await wait_all_tasks_blocked()
-        # Once, and when all that came together has been taken in.
-        assert told == [(b"answer", len(body))]
-        assert opened.take_whole_answer() == body
-        assert opened.peek_whole_answer() is None
+        # The callback runs after the whole message was handled.
+        assert taken == [(b"answer", b"bytes")]
+        opened.close_nowait()
         with pytest.raises(trio.ClosedResourceError):
             await opened.receive_some()
         await accepted.aclose()
@@ -592,8 +579,7 @@ async def test_who_needs_no_task_is_told_when_something_of_the_answer_is_here(bo
         assert pair.listener.memory.used_bytes == len(b"token")
 
 
-@pytest.mark.parametrize("leave", [Stream.take_whole_answer, Stream.close_nowait])
-async def test_a_stream_that_was_left_is_freed_at_once_and_what_was_unread(leave: Callable[[Stream], object]):
+async def test_a_left_stream_and_its_unread_bytes_are_freed_at_once():
     async with open_pair() as pair:
         opened = pair.open_stream(b"head", eof=True)
         opened.on_reset(partial(repr, opened))
@@ -601,7 +587,7 @@ async def test_a_stream_that_was_left_is_freed_at_once_and_what_was_unread(leave
         accepted.send_answer_nowait(b"answer", b"bytes", eof=True)
         accepted.close_nowait()
         await wait_all_tasks_blocked()
-        leave(opened)
+        opened.close_nowait()
         assert pair.listener.memory.used_bytes == len(b"token")
         gone = weakref.ref(opened._state)
         # Not by a garbage collection, which may be long in coming.
@@ -613,57 +599,51 @@ async def test_a_stream_that_was_left_is_freed_at_once_and_what_was_unread(leave
             gc.enable()
 
 
-@pytest.mark.parametrize("eof", [True, False])
-async def test_an_answer_is_whole_only_when_both_sides_have_ended(eof: bool):
+@pytest.mark.parametrize(
+    ("size", "bytes_max", "taken"),
+    [(5, 5, b"bytes"), (None, 100, b"bytes"), (4, 100, None), (6, 100, None), (5, 4, None)],
+)
+async def test_the_rest_of_an_answer_is_taken_at_once(size: int | None, bytes_max: int, taken: bytes | None):
     async with open_pair() as pair:
-        opened = pair.open_stream(b"head", eof=not eof)
-        accepted = await pair.dialer.accept()
-        assert opened.peek_whole_answer() is None
-        accepted.send_answer_nowait(b"answer", b"bytes", eof=eof)
-        await wait_all_tasks_blocked()
-        assert opened.peek_whole_answer() is None
-        # Nothing was taken.
-        assert await opened.receive_head() == b"answer"
-        assert await opened.receive_some() == b"bytes"
-
-
-async def test_an_answer_without_a_head_or_with_a_reset_behind_it_is_not_whole():
-    async with open_pair() as pair:
-        opened = pair.open_stream(b"head", eof=True)
-        told: list[object] = []
-        opened.on_answer(lambda: told.append(opened.peek_whole_answer()))
-        accepted = await pair.dialer.accept()
-        await accepted.send_eof()
-        await wait_all_tasks_blocked()
-        assert told == [None]
         opened, accepted = await pair.streams()
-        # Not all of it has left when the answer comes, which says that the rest is not wanted.
-        assert opened.send_nowait(bytes(QUEUE_HIGH_BYTES), eof=True)
         accepted.send_answer_nowait(b"answer", b"bytes", eof=True)
+        await wait_all_tasks_blocked()
+        assert opened.take_last(size, bytes_max) == taken
+        assert opened.receive_nowait() == (b"" if taken else b"bytes")
+        assert opened.take_last(None, 100) is None
+
+
+async def test_a_rest_without_its_clean_end_is_not_taken_at_once():
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        accepted.send_answer_nowait(b"answer", b"bytes")
+        await wait_all_tasks_blocked()
+        assert opened.take_last(5, 100) is None
+        # The RESET follows an end in line: the answer is whole, and the upload is not wanted.
+        accepted.send_eof_nowait()
         await accepted.aclose()
         await wait_all_tasks_blocked()
-        assert opened.peek_whole_answer() is None
-        assert await opened.receive_head() == b"answer"
+        assert opened.take_last(5, 100) is None
+        assert await opened.receive_some() == b"bytes"
         await opened.aclose()
         assert pair.listener.memory.used_bytes == len(b"token")
 
 
-async def test_who_waits_for_an_answer_hears_of_a_reset_and_of_the_sessions_end():
+async def test_an_answer_callback_is_called_on_a_reset_and_on_the_sessions_end():
     async with open_pair() as pair:
-        told: list[str] = []
+        called: list[str] = []
         first, second, third = (pair.open_stream(b"head", eof=True) for _ in range(3))
-        first.on_answer(lambda: told.append("first"))
-        second.on_answer(lambda: told.append("second"))
-        third.on_answer(lambda: told.append("third"))
+        first.on_answer(lambda: called.append("first"))
+        second.on_answer(lambda: called.append("second"))
+        third.on_answer(lambda: called.append("third"))
         third.on_answer(None)
         accepted = await pair.dialer.accept()
         accepted.reset(StreamCode.REFUSED)
         await wait_all_tasks_blocked()
-        assert told == ["first"]
-        assert first.peek_whole_answer() is None
+        assert called == ["first"]
         pair.cut()
         await wait_all_tasks_blocked()
-        assert told == ["first", "second"]
+        assert called == ["first", "second"]
 
 
 async def test_pieces_that_are_passed_on_wake_no_task_until_the_end():
@@ -679,7 +659,7 @@ async def test_pieces_that_are_passed_on_wake_no_task_until_the_end():
         async def receive() -> None:
             returned.append(await opened.receive_or_pass_on(pass_on))
 
-        # What is here already is the caller's.
+        # Bytes received already are the caller's.
         await accepted.send_all(b"first")
         await wait_all_tasks_blocked()
         await receive()
@@ -701,7 +681,7 @@ async def test_pieces_that_are_passed_on_wake_no_task_until_the_end():
         assert returned[1:] == [b""]
 
 
-async def test_what_is_not_passed_on_is_the_readers_and_in_its_order():
+async def test_bytes_that_are_not_passed_on_are_the_readers_in_order():
     async with open_pair() as pair, trio.open_nursery() as nursery:
         opened, accepted = await pair.streams()
         offered: list[bytes] = []
@@ -725,7 +705,7 @@ async def test_what_is_not_passed_on_is_the_readers_and_in_its_order():
 
 
 @pytest.mark.parametrize("in_line", [True, False])
-async def test_who_passes_on_hears_of_a_reset_behind_what_came_before(in_line: bool):
+async def test_passing_on_raises_a_reset_behind_earlier_bytes(in_line: bool):
     async with open_pair() as pair, trio.open_nursery() as nursery:
         opened, accepted = await pair.streams()
         passed: list[bytes] = []
@@ -753,7 +733,7 @@ async def test_who_passes_on_hears_of_a_reset_behind_what_came_before(in_line: b
         assert resets == [StreamCode.UPSTREAM_RESET]
 
 
-async def test_cancelling_who_passes_on_loses_nothing():
+async def test_a_cancelled_pass_on_loses_no_bytes():
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         passed: list[bytes] = []
@@ -766,7 +746,7 @@ async def test_cancelling_who_passes_on_loses_nothing():
             for call in (opened.receive_some, lambda: opened.receive_or_pass_on(bool)):
                 with pytest.raises(trio.BusyResourceError):
                     await call()
-            # What they were refused for still works.
+            # The task that held the stream still works.
             await accepted.send_all(b"passed")
             await wait_all_tasks_blocked()
             assert passed == [b"passed"]
@@ -778,7 +758,7 @@ async def test_cancelling_who_passes_on_loses_nothing():
         assert passed == [b"passed"]
 
 
-async def test_room_is_told_once_when_the_queue_has_been_full_and_is_short_again() -> None:
+async def test_the_room_callback_is_called_once_when_a_full_queue_is_short_again() -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         told: list[str] = []
@@ -786,7 +766,7 @@ async def test_room_is_told_once_when_the_queue_has_been_full_and_is_short_again
             pass
         opened.when_room(lambda: told.append("room"))
         await wait_all_tasks_blocked()
-        # The peer's window is smaller than what is queued.
+        # The peer's window is smaller than the queue.
         assert told == []
         received = 0
         while not told:
@@ -826,7 +806,7 @@ async def test_of_those_whom_one_message_wakes_some_go_on_in_a_pass(
     assert passes.most <= TASKS_PER_PASS
 
 
-async def test_a_piece_that_was_not_taken_is_not_lost_when_the_pass_has_no_room() -> None:
+async def test_a_refused_piece_is_not_lost_when_the_pass_has_no_budget_left() -> None:
     offered = trio.Event()
     got: list[bytes] = []
 

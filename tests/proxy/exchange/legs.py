@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import cast
 
 import trio
 from trio.testing import MemoryReceiveStream, memory_stream_pair
 
+from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.server import ServerConnection
 from proxy.message.head import ResponseHead
 from tunnel.net.tls import TLSStream
@@ -29,13 +32,13 @@ class TLSLeg(trio.abc.Stream):
         self.room_bytes = 1 << 30
         """So many bytes are taken without a wait."""
         self.broken = False
-        """The peer is gone, and nobody but a sender hears of it."""
+        """The peer is gone; only a send reports it."""
         self.sends_at_once = 0
         self._held = b""
 
     @property
     def as_tls(self) -> TLSStream:
-        """For whoever sends on it without a wait."""
+        """The leg as the type that `send_nowait` callers take."""
         return cast(TLSStream, self)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -122,3 +125,12 @@ async def read_until(stream: trio.abc.ReceiveStream, mark: bytes) -> bytes:
 async def answer_ok(connection: ServerConnection, body: bytes = b"") -> None:
     """Send a plain 200."""
     await connection.answer(ResponseHead.of(200, b"OK", ((b"content-length", b"%d" % len(body)),)), body)
+
+
+@asynccontextmanager
+async def swept() -> AsyncIterator[Deadlines]:
+    deadlines = Deadlines()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.run)
+        yield deadlines
+        nursery.cancel_scope.cancel()

@@ -18,8 +18,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.message.failure import Failure
 from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.exchange.fake_ports import GONE, Upstream
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
 from tunnel.net.waker import Waker

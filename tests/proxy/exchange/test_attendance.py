@@ -19,8 +19,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.failure import Failure, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.connect import tls_socket
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream

@@ -17,8 +17,7 @@ from proxy.exchange.http_connection import CROWDED_BYTES_MAX
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, HEAD_BYTES_MAX, RequestHead, ResponseHead
 from tests.proxy.exchange.legs import read_until, tls_pair
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 
 HOST = (b"host", b"api")
 GET = RequestHead.of(b"GET", b"/api/v1/pods", (HOST,))
@@ -141,7 +140,7 @@ async def test_clean_answers_leave_a_usable_connection(request_head, raw, body):
     [
         b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",  # an answer nobody asked for
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",  # an answer without a request
     ],
 )
 async def test_a_connection_in_doubt_is_not_used_again(raw):
@@ -205,7 +204,7 @@ async def test_an_answer_that_can_be_read_in_two_ways_is_broken(raw):
     assert failure.processed is Processed.MAYBE
 
 
-async def test_a_head_that_is_too_large_with_what_was_added_is_not_sent():
+async def test_a_head_that_our_own_lines_make_too_large_is_not_sent():
     stream, server = tls_pair()
     connection = ClientConnection(stream)
     request = RequestHead.of(b"GET", b"/", ((b"a", b"x" * HEAD_BYTES_MAX),))
@@ -292,7 +291,7 @@ async def test_an_answer_to_an_unfinished_upload_gets_through_and_the_connection
     await connection.aclose()
 
 
-async def test_what_comes_with_a_101_is_the_raw_streams_first():
+async def test_bytes_behind_a_101_are_the_first_of_the_raw_stream():
     server, stream = memory_stream_pair()
     connection = ClientConnection(stream)
     await connection.send_request(UPGRADE)
@@ -394,7 +393,7 @@ def test_however_the_bytes_are_cut_the_answer_is_the_same(sizes, chunked):
     assert trio.run(run) == (200, b"abcdefgh")
 
 
-def test_what_is_known_of_a_connection_ends_with_it() -> None:
+def test_facts_about_a_connection_end_with_it() -> None:
     told: WeakKeyDictionary[ClientConnection, str] = WeakKeyDictionary()
     connection = ClientConnection(memory_stream_pair()[0])
     told[connection] = "a key"

@@ -25,8 +25,7 @@ from proxy.message.body import CHUNKS_AT_ONCE_MAX
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.exchange.fake_ports import LOST, REVOKED, Bug, Upstream
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
 
@@ -359,7 +358,7 @@ async def test_the_end_is_reported_once_the_kernel_has_the_last_byte() -> None:
 
 
 @pytest.mark.parametrize("drop", [False, True])
-async def test_a_cut_lets_what_is_queued_leave_unless_it_is_to_be_dropped(drop: bool) -> None:
+async def test_a_cut_sends_queued_bytes_unless_it_drops_them(drop: bool) -> None:
     async with rigged() as rig:
         await do(rig, ("head", 200, b"y" * 1_000_000, False))
         await do(rig, "revoke" if drop else "lost")

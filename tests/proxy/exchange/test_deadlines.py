@@ -1,28 +1,18 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from proxy.exchange.deadlines import IDLE_S, QUIET_S, SWEEP_S, Deadlines
+from proxy.exchange.deadlines import IDLE_S, QUIET_S, SWEEP_S
 from proxy.exchange.server import HEAD_S, ServerConnection
-from tests.proxy.exchange.legs import answer_ok, read_until
+from tests.proxy.exchange.legs import answer_ok, read_until, swept
 from tunnel.net.tcp import TCPStream
 
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-@asynccontextmanager
-async def swept() -> AsyncIterator[Deadlines]:
-    deadlines = Deadlines()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(deadlines.run)
-        yield deadlines
-        nursery.cancel_scope.cancel()
 
 
 async def exchange(client: trio.abc.Stream, connection: ServerConnection) -> None:
@@ -132,7 +122,7 @@ class Counted:
         self.begun += 1
 
 
-async def test_one_that_cannot_be_attended_to_is_in_nobodys_way(autojump_clock, caplog):
+async def test_an_exchange_whose_attendance_fails_delays_no_other(autojump_clock, caplog):
     async with swept() as deadlines:
         counted = Counted()
         for exchange in (Unattended(), counted):

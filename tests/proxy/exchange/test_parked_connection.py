@@ -25,6 +25,7 @@ from proxy.message.failure import Failure, StreamCode
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead
 from proxy.message.strict import BadRequest
 from tests.proxy.exchange.fake_ports import LOST, Bug, Upstream
+from tests.proxy.exchange.legs import swept
 from tests.proxy.exchange.parking import (
     CHUNKED,
     GET,
@@ -38,10 +39,8 @@ from tests.proxy.exchange.parking import (
     ok,
     parking,
 )
-from tests.proxy.exchange.test_deadlines import swept
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
 from tests.tunnel.passes import counted_passes
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.fairness import TASKS_PER_PASS, fairness
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream

@@ -26,8 +26,7 @@ from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.exchange.fake_ports import LOST, REVOKED
 from tests.proxy.exchange.parking import BUFFER_BYTES, LAST_CHUNK, Asked
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
 

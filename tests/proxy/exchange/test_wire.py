@@ -8,13 +8,12 @@ from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES, RawStream, held_bytes
 from proxy.message.body import BODY_BYTES_MAX
 from tests.proxy.exchange.legs import tls_pair
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.tls import TLSStream
 
 
 @pytest.mark.parametrize(("unsent", "unframed"), [(100, 100), (300 * 1024, BODY_BYTES_MAX)])
-def test_what_is_framed_and_not_sent_is_there_twice(unsent, unframed):
+def test_unsent_framed_bytes_count_twice(unsent, unframed):
     class Stalled(TLSStream):
         held_up_bytes = unsent
 
@@ -23,7 +22,7 @@ def test_what_is_framed_and_not_sent_is_there_twice(unsent, unframed):
     assert held_bytes(stalled, b"early", framed=True) == CONNECTION_BYTES + 5 + unsent + unframed
 
 
-async def test_a_connection_holds_what_came_and_was_not_taken():
+async def test_a_connection_counts_received_bytes_until_they_are_taken():
     there, here = await handshake(await tcp_pair())
     near, far = ServerConnection(here), ClientConnection(there)
     assert far.held_bytes == CONNECTION_BYTES
@@ -40,7 +39,7 @@ async def test_a_connection_holds_what_came_and_was_not_taken():
         await end.aclose()
 
 
-async def test_a_raw_stream_gives_what_was_read_too_far_first():
+async def test_a_raw_stream_returns_bytes_read_too_far_first():
     here, there = memory_stream_pair()
     raw = RawStream(here, b"first")
     await there.send_all(b"second")
@@ -66,7 +65,7 @@ async def test_a_raw_stream_that_had_ended_ends_behind_its_first_bytes():
     await there.aclose()
 
 
-async def test_half_close_is_what_the_transport_can():
+async def test_half_close_depends_on_the_transport():
     here, there = tls_pair()
     assert not RawStream(here).can_half_close
     with pytest.raises(AssertionError):

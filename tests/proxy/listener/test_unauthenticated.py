@@ -15,7 +15,7 @@ from proxy.listener.unauthenticated import (
     UnauthenticatedLimits,
     network_of,
 )
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake
 
 
 def _enter(
@@ -41,7 +41,7 @@ def test_connections_are_counted_by_address_and_in_all(monkeypatch: pytest.Monke
     _enter(limits, "192.0.2.1")
 
 
-def test_the_oldest_is_cut_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_connection_is_cut_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 2)
     at = 100.0
     limits = UnauthenticatedLimits(clock=lambda: at, connections_max=3)
@@ -52,7 +52,7 @@ def test_the_oldest_is_cut_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> No
 
     enter("first", "192.0.2.1")
     known = enter("second", "192.0.2.1")
-    # Both may be about to say who they are.
+    # Both may be about to send a hello.
     at += 1.9
     with pytest.raises(TooManyPendingError):
         enter("third", "192.0.2.1")
@@ -78,7 +78,7 @@ def test_the_network_with_the_most_connections_loses_one_to_another_network() ->
     for _ in range(2):
         _enter(limits, "192.0.2.2")
     _enter(limits, "192.0.2.3")
-    # The older ones are nearer to saying who they are.
+    # The older ones are nearer to their hello.
     assert cut == ["3: 6 connections wait to authenticate, the limit, 4 of them of 192.0.2.1"]
     with pytest.raises(TooManyPendingError):
         _enter(limits, "192.0.2.2")
@@ -92,7 +92,7 @@ def test_the_network_with_the_most_connections_loses_one_to_another_network() ->
     }
 
 
-def test_the_oldest_without_a_hello_makes_room_at_once_for_one_of_its_address(
+def test_the_oldest_without_a_hello_is_cut_at_once_for_one_of_its_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 3)
@@ -118,7 +118,7 @@ def test_the_oldest_without_a_hello_makes_room_at_once_for_one_of_its_address(
     assert [limits.pending, limits.networks, limits.silent, limits.silent_networks] == [{}, {}, {}, {}]
 
 
-def test_where_there_are_too_many_in_all_those_without_a_hello_make_room_first() -> None:
+def test_beyond_the_total_connections_without_a_hello_are_cut_first() -> None:
     limits = UnauthenticatedLimits(connections_max=4)
     cut: list[str] = []
     _enter(limits, "192.0.2.1")
@@ -136,7 +136,7 @@ def test_where_there_are_too_many_in_all_those_without_a_hello_make_room_first()
         _enter(limits, "192.0.2.3")
 
 
-def test_silent_connections_of_many_addresses_do_not_displace_a_gateways() -> None:
+def test_silent_connections_of_many_addresses_do_not_evict_a_gateways() -> None:
     at = 100.0
     limits = UnauthenticatedLimits(clock=lambda: at, connections_max=8)
     cut: list[str] = []
@@ -154,7 +154,7 @@ def test_silent_connections_of_many_addresses_do_not_displace_a_gateways() -> No
     assert cut[3:] == ["an agent"]
 
 
-def test_the_addresses_of_one_client_of_ipv6_are_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_addresses_of_one_ipv6_client_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 2)
     limits = UnauthenticatedLimits()
     first, _ = _enter(limits, "2001:db8::1"), _enter(limits, "2001:db8::2")
@@ -195,7 +195,7 @@ def test_a_crowd_of_large_heads_does_not_cost_an_ordinary_one_its_connection() -
     ordinary.charge(PENDING_BYTES_FREE)
 
 
-def test_what_was_answered_is_held_no_more() -> None:
+def test_an_answered_connection_counts_no_more() -> None:
     limits = UnauthenticatedLimits()
     one = _enter(limits, "192.0.2.1")
     one.charge(1000)
@@ -207,7 +207,7 @@ def test_what_was_answered_is_held_no_more() -> None:
     assert limits.bytes_held == 0
 
 
-async def test_a_stream_counts_what_it_receives_until_its_sender_is_known() -> None:
+async def test_a_stream_counts_received_bytes_until_its_sender_is_authenticated() -> None:
     client, server = await handshake(memory_stream_pair())
     limits = UnauthenticatedLimits()
     pending = _enter(limits, "192.0.2.1")
@@ -236,10 +236,10 @@ async def test_a_stream_counts_what_it_receives_until_its_sender_is_known() -> N
         await metered.wait_send_all_might_not_block()
 
 
-def test_who_comes_from_ipv4_by_a_translator_counts_alone() -> None:
+def test_an_ipv4_client_behind_a_translator_counts_alone() -> None:
     assert network_of("64:ff9b::192.0.2.1") == network_of("::ffff:192.0.2.1") == "192.0.2.1"
     assert network_of("64:ff9b:1::1") == "64:ff9b:1::/64"
 
 
-def test_an_address_that_is_none_of_ip_is_a_place_of_its_own() -> None:
+def test_an_address_that_is_not_ip_counts_alone() -> None:
     assert network_of("@hub") == "@hub"

@@ -5,6 +5,7 @@ Each accepted connection is a task of the script that the test hands in; what ca
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,8 @@ from proxy.relay.service_account import ClusterAccess, in_cluster
 from tunnel.net.connect import TLSStream, server_context, wrap_server
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+# The uid of the cluster: that of its namespace kube-system.
+UID = "0b9f2c1e-6a53-4c0e-9d6b-5f0f5c7f6a11"
 
 
 @attrs.define(eq=False)
@@ -43,7 +46,7 @@ class Connection:
         self._parsed -= len(head)
 
     async def more(self) -> bytes:
-        """Whatever comes next."""
+        """Receive more bytes."""
         try:
             data = bytes(await self.stream.receive_some(65536))
         except trio.BrokenResourceError:
@@ -85,6 +88,17 @@ def headers(head: bytes, name: str) -> list[str]:
             rb"\r\n" + re.escape(name.encode()) + rb":[ \t]*([^\r]*)", head, re.IGNORECASE
         )
     ]
+
+
+def answer(status: int, body: bytes = b"", *lines: bytes) -> bytes:
+    """An answer with this body, and these header lines before its length."""
+    head = b"".join(b"%b\r\n" % line for line in (*lines, b"Content-Length: %d" % len(body)))
+    return b"HTTP/1.1 %d Any\r\n%b\r\n%b" % (status, head, body)
+
+
+def namespace_answer(uid: object = UID) -> bytes:
+    """The answer to a GET of the namespace kube-system."""
+    return answer(200, json.dumps({"kind": "Namespace", "metadata": {"uid": uid}}).encode())
 
 
 @asynccontextmanager

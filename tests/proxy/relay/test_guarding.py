@@ -1,4 +1,4 @@
-"""Guardrails that are tightened: what is under way and does not pass any more ends, in both modes."""
+"""Stricter guardrails end the open requests that they deny, in both modes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from proxy.relay.pool import open_pool
 from proxy.relay.service_account import ClusterAccess
 from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import Connection, running
-from tests.proxy.relay.test_guardrails import NO_SECRETS, guard
+from tests.proxy.relay.guardrail_files import NO_SECRETS, guardrails
 from tests.proxy.relay.ways import Answer, Way, direct_way, fresh, inner, open_way
 
 both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
@@ -72,7 +72,7 @@ def tighten(folder: Path) -> None:
 
 
 def loose(folder: Path) -> Guardrails:
-    return guard(folder, NO_SECRETS.replace("secrets]", "configmaps]"))
+    return guardrails(folder, NO_SECRETS.replace("secrets]", "configmaps]"))
 
 
 async def asked_and_tightened(
@@ -107,7 +107,7 @@ async def test_an_answer_that_has_begun_is_cut_and_so_is_the_api_server(
     async with running(server, tmp_path) as upstream, open_way(mode, upstream.access, tmp_path, rails) as way:
         answer = await asked_and_tightened(way, server, tmp_path, head, b"body" if length else b"")
         denied = DENIED.replace("watch of", "create of") if method == b"POST" else DENIED
-        # In direct mode the hub sees no more than a cut, and this line is all that tells why.
+        # In direct mode the hub sees only a cut; this line alone gives the reason.
         told = f"/api/v1/namespaces/a/secrets of agent:probe: revoked, processed: maybe: {denied}"
         with trio.fail_after(WITHIN_S):
             while True:
@@ -160,7 +160,7 @@ async def test_a_session_is_cut(mode: str, tmp_path: Path) -> None:
 
 
 @both_modes
-async def test_what_still_passes_goes_on(mode: str, tmp_path: Path) -> None:
+async def test_a_call_that_still_passes_goes_on(mode: str, tmp_path: Path) -> None:
     server = Server(SESSION)
     rails = loose(tmp_path)
     head = inner(b"/api/v1/namespaces/a/pods/x/exec", *UPGRADE)
@@ -178,7 +178,7 @@ async def test_what_still_passes_goes_on(mode: str, tmp_path: Path) -> None:
 
 
 @both_modes
-async def test_what_the_time_alone_denies_is_ended_as_well(
+async def test_a_call_ends_when_a_guardrail_on_the_time_denies_it(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.relay.guarding.TIMED_EVERY_S", 0.05)
@@ -229,7 +229,7 @@ async def test_a_call_ended_during_the_relays_dial_is_answered_at_once(
         with trio.fail_after(WITHIN_S):
             answer = await way.ask(head)
         assert answer.failure is not None
-        # What was not sent has had no effect.
+        # An unsent request has had no effect.
         assert (answer.failure.code, answer.failure.processed) == (StreamCode.REVOKED, Processed.NO)
         assert server.connections == []
 

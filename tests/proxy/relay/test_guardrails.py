@@ -9,7 +9,6 @@ import socket
 import sys
 from pathlib import Path
 
-import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,22 +20,13 @@ from auth.tokens import RelayClaims
 from proxy.message.rewrite import guardrail_of
 from proxy.message.status import STATUS_BYTES_MAX
 from proxy.process.files import FILE_BYTES_MAX
-from proxy.relay.guarding import CHECK_S
 from proxy.relay.guardrails import FAULT_LOGGED_EVERY_S, FILES_MAX, GuardrailDenied, Guardrails
 from tests.proxy.relay.apiserver import OK, Connection, running
+from tests.proxy.relay.guardrail_files import NO_SECRETS, GuardrailClock, guardrails
 from tests.proxy.relay.ways import PROBE, inner, open_way, token
 
 both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
 
-NO_SECRETS = """
-kind: Policy
-metadata: {name: owner, contact: "#cluster-prod"}
-spec:
-  bind: {teams: ["*"]}
-  rules:
-    - {id: no-secrets, effect: deny, verbs: ["*"], resources: [secrets], reason: they are ours,
-       instead: ask for a copy}
-"""
 ONLY_PODS = """
 kind: Policy
 metadata: {name: owner}
@@ -45,21 +35,6 @@ spec:
   rules:
     - {id: look, effect: allow, verbs: [read], resources: [pods, pods/log], namespaces: ["app-*"]}
 """
-
-
-@attrs.define
-class Times:
-    now: float = 1000.0
-
-    def pass_(self, rails: Guardrails, seconds: float = CHECK_S) -> bool:
-        self.now += seconds
-        return rails.look()
-
-
-def guard(folder: Path, text: str, times: Times | None = None) -> Guardrails:
-    file = folder / "guardrails.yaml"
-    file.write_text(text)
-    return Guardrails(file, monotonic=lambda: times.now if times is not None else 0.0)
 
 
 def claims(name: str = "probe", *groups: str) -> RelayClaims:
@@ -77,11 +52,11 @@ def denied(
     return ""
 
 
-# -- what they decide
+# -- decisions
 
 
-def test_what_only_denies_lets_the_rest_pass(tmp_path: Path) -> None:
-    rails = guard(tmp_path, NO_SECRETS)
+def test_guardrails_that_only_deny_pass_all_other_requests(tmp_path: Path) -> None:
+    rails = guardrails(tmp_path, NO_SECRETS)
     assert denied(rails, b"/api/v1/namespaces/a/secrets/x") == "owner/no-secrets"
     assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
     assert denied(rails, b"/api/v1/namespaces/a/pods") == ""
@@ -89,8 +64,8 @@ def test_what_only_denies_lets_the_rest_pass(tmp_path: Path) -> None:
     assert denied(rails, b"/api/v1/namespaces/a/pods/p/exec?command=id", method=b"POST") == ""
 
 
-def test_what_allows_something_allows_nothing_else(tmp_path: Path) -> None:
-    rails = guard(tmp_path, ONLY_PODS)
+def test_guardrails_that_allow_deny_all_other_requests(tmp_path: Path) -> None:
+    rails = guardrails(tmp_path, ONLY_PODS)
     assert denied(rails, b"/api/v1/namespaces/app-1/pods") == ""
     assert denied(rails, b"/api/v1/namespaces/app-1/pods/p/log?follow=1") == ""
     # Without discovery no client works.
@@ -108,12 +83,12 @@ def test_what_allows_something_allows_nothing_else(tmp_path: Path) -> None:
 
 def test_an_allowing_rule_that_is_switched_off_still_closes_the_rest(tmp_path: Path) -> None:
     # Disabling a permission must not allow everything.
-    rails = guard(tmp_path, ONLY_PODS.replace("id: look,", "id: look, enabled: false,"))
+    rails = guardrails(tmp_path, ONLY_PODS.replace("id: look,", "id: look, enabled: false,"))
     assert denied(rails, b"/api/v1/namespaces/app-1/pods") == "no-rule-allows"
 
 
 @pytest.mark.parametrize("namespace", ["", "hawse"])
-def test_what_denies_beside_what_allows_opens_nothing(tmp_path: Path, namespace: str) -> None:
+def test_a_denying_rule_beside_an_allowing_one_allows_nothing_more(tmp_path: Path, namespace: str) -> None:
     (tmp_path / "a.yaml").write_text(ONLY_PODS)
     if not namespace:
         (tmp_path / "b.yaml").write_text(NO_SECRETS.replace("owner,", "more,"))
@@ -123,15 +98,15 @@ def test_what_denies_beside_what_allows_opens_nothing(tmp_path: Path, namespace:
 
 
 def test_rules_bind_teams_and_agents_as_the_token_names_them(tmp_path: Path) -> None:
-    rails = guard(tmp_path, NO_SECRETS.replace('teams: ["*"]', 'agents: ["ci-*"], teams: [sre]'))
+    rails = guardrails(tmp_path, NO_SECRETS.replace('teams: ["*"]', 'agents: ["ci-*"], teams: [sre]'))
     secret = b"/api/v1/namespaces/a/secrets/x"
     assert denied(rails, secret) == ""
     assert denied(rails, secret, who=claims("ci-1")) == "owner/no-secrets"
     assert denied(rails, secret, who=claims("probe", "acme/web", "acme/sre")) == "owner/no-secrets"
 
 
-def test_a_denial_tells_the_rule_the_way_out_and_the_owner(tmp_path: Path) -> None:
-    rails = guard(tmp_path, NO_SECRETS)
+def test_a_denial_names_the_rule_the_alternative_and_the_owner(tmp_path: Path) -> None:
+    rails = guardrails(tmp_path, NO_SECRETS)
     with pytest.raises(GuardrailDenied) as caught:
         rails.check(claims(), parse(b"DELETE", b"/api/v1/namespaces/a/secrets/x"))
     status = json.loads(caught.value.body)
@@ -147,7 +122,7 @@ def test_a_denial_tells_the_rule_the_way_out_and_the_owner(tmp_path: Path) -> No
     ]
     assert len(caught.value.body) <= STATUS_BYTES_MAX
     assert guardrail_of(caught.value.head) == "owner/no-secrets"
-    rails = guard(tmp_path, ONLY_PODS)
+    rails = guardrails(tmp_path, ONLY_PODS)
     with pytest.raises(GuardrailDenied, match="ask the owner of this cluster") as caught:
         rails.check(claims(), parse(b"GET", b"/metrics"))
     causes = json.loads(caught.value.body)["details"]["causes"]
@@ -175,17 +150,17 @@ def test_the_relays_own_namespace_is_closed_where_there_are_guardrails(tmp_path:
         Guardrails(tmp_path / "rails", namespace="hawse")
 
 
-def test_conditions_see_the_request_and_who_acts(tmp_path: Path) -> None:
+def test_conditions_see_the_request_and_the_agent(tmp_path: Path) -> None:
     text = NO_SECRETS.replace("resources: [secrets]", "when: request.name == 'x' && 'sre' in agent.teams")
-    rails = guard(tmp_path, text)
+    rails = guardrails(tmp_path, text)
     secret = b"/api/v1/namespaces/a/secrets/x"
     assert denied(rails, secret) == ""
     assert denied(rails, secret, who=claims("probe", "acme/sre")) == "owner/no-secrets"
 
 
-def test_what_a_condition_compares_with_may_be_any_word(tmp_path: Path) -> None:
+def test_a_condition_may_compare_with_any_word(tmp_path: Path) -> None:
     text = NO_SECRETS.replace("resources: [secrets]", "when: \"request.name in ['agent', 'cluster']\"")
-    assert denied(guard(tmp_path, text), b"/api/v1/namespaces/a/secrets/agent") == "owner/no-secrets"
+    assert denied(guardrails(tmp_path, text), b"/api/v1/namespaces/a/secrets/agent") == "owner/no-secrets"
 
 
 @pytest.mark.parametrize(
@@ -206,12 +181,12 @@ def test_the_guardrails_in_force_are_summarised_in_one_line(
     assert [record.getMessage() for record in caplog.records] == [rails.summary]
 
 
-# -- what is refused
+# -- refused files
 
 
 def faults(folder: Path, text: str) -> str:
     with pytest.raises(PolicyError) as caught:
-        guard(folder, text)
+        guardrails(folder, text)
     return str(caught.value)
 
 
@@ -247,7 +222,9 @@ def test_a_fault_refuses_all_of_it(tmp_path: Path, text: str, fault: str) -> Non
         ("[agent].exists(who, who.owner == 'ada')", "agent"),
     ],
 )
-def test_what_a_relay_does_not_know_is_no_condition(tmp_path: Path, condition: str, unknown: str) -> None:
+def test_a_condition_on_a_fact_that_a_relay_lacks_is_refused(
+    tmp_path: Path, condition: str, unknown: str
+) -> None:
     """With a condition on an unknown owner, the rule would let everything pass."""
     message = faults(tmp_path, NO_SECRETS.replace("resources: [secrets]", f'when: "{condition}"'))
     assert f'a relay does not know "{unknown}"' in message
@@ -258,7 +235,7 @@ def test_conditions_need_their_package_and_nothing_else_does(
 ) -> None:
     for name in ("cel", "cel.cel"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert denied(guard(tmp_path, NO_SECRETS), b"/api/v1/secrets") == "owner/no-secrets"
+    assert denied(guardrails(tmp_path, NO_SECRETS), b"/api/v1/secrets") == "owner/no-secrets"
     text = NO_SECRETS.replace("resources: [secrets]", "when: request.name == 'x'")
     assert "pip install common-expression-language" in faults(tmp_path, text)
 
@@ -296,7 +273,7 @@ def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
 # -- what changes
 
 
-def test_what_is_too_much_or_cannot_be_read_is_no_guardrail(tmp_path: Path) -> None:
+def test_files_too_many_too_large_or_unreadable_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "00.yaml"
     for number in range(FILES_MAX + 1):
         (tmp_path / f"{number:02}.yaml").write_text("")
@@ -316,7 +293,7 @@ def test_what_is_too_much_or_cannot_be_read_is_no_guardrail(tmp_path: Path) -> N
 
 
 def test_a_change_is_in_force_at_the_next_look(tmp_path: Path) -> None:
-    rails = guard(tmp_path, NO_SECRETS)
+    rails = guardrails(tmp_path, NO_SECRETS)
     assert not rails.look()
     assert denied(rails, b"/api/v1/nodes") == ""
     (tmp_path / "new").write_text(NO_SECRETS.replace("secrets", "nodes"))
@@ -332,8 +309,8 @@ def test_a_bad_change_keeps_the_former_guardrails_and_is_logged_repeatedly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     caplog.set_level(logging.ERROR)
-    times = Times()
-    rails = guard(tmp_path, NO_SECRETS, times)
+    clock = GuardrailClock()
+    rails = guardrails(tmp_path, NO_SECRETS, clock)
     file = tmp_path / "guardrails.yaml"
 
     def bad() -> None:
@@ -344,29 +321,29 @@ def test_a_bad_change_keeps_the_former_guardrails_and_is_logged_repeatedly(
 
     bad()
     for _ in range(10):
-        assert not times.pass_(rails)
+        assert not clock.advance(rails)
         assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
     assert len(caplog.records) == 1
     assert "the former ones stay in force" in caplog.text
     assert ("rulez" if change == "broken" else "No such file") in caplog.text
-    times.pass_(rails, FAULT_LOGGED_EVERY_S)
+    clock.advance(rails, FAULT_LOGGED_EVERY_S)
     assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
     assert len(caplog.records) == 2
     # Once fixed, the file is in force, and the same error counts as a new one.
     file.write_text(NO_SECRETS.replace("secrets", "nodes"))
-    assert times.pass_(rails)
+    assert clock.advance(rails)
     assert denied(rails, b"/api/v1/nodes") == "owner/no-nodes"
     bad()
-    assert not times.pass_(rails)
+    assert not clock.advance(rails)
     assert len(caplog.records) == 3
 
 
 def test_guardrails_that_are_all_gone_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    times = Times()
+    clock = GuardrailClock()
     (tmp_path / "a.yaml").write_text(NO_SECRETS)
-    rails = Guardrails(tmp_path, monotonic=lambda: times.now)
+    rails = Guardrails(tmp_path, monotonic=lambda: clock.now)
     os.unlink(tmp_path / "a.yaml")
-    times.pass_(rails)
+    clock.advance(rails)
     assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
     assert "all guardrails were removed" in caplog.text
 
@@ -381,7 +358,7 @@ async def answer_ok(connection: Connection) -> None:
 
 @both_modes
 async def test_a_denied_request_never_reaches_the_api_server(mode: str, tmp_path: Path) -> None:
-    rails = guard(tmp_path, NO_SECRETS)
+    rails = guardrails(tmp_path, NO_SECRETS)
     async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
         answer = await way.ask(inner(b"/api/v1/namespaces/a/secrets/x"))
         assert answer.failure is None
@@ -401,7 +378,7 @@ async def test_a_denied_request_never_reaches_the_api_server(mode: str, tmp_path
 
 @both_modes
 async def test_an_upgrade_is_denied_like_any_request(mode: str, tmp_path: Path) -> None:
-    rails = guard(tmp_path, ONLY_PODS)
+    rails = guardrails(tmp_path, ONLY_PODS)
     upgrade = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
     async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
         target = b"/api/v1/namespaces/app-1/pods/p/exec?command=id"
@@ -424,7 +401,7 @@ spec:
 async def test_a_read_only_agent_upgrades_only_to_watch(mode: str, tmp_path: Path) -> None:
     upgrade = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
     console = b"/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/vm/console"
-    rails = guard(tmp_path, READ_ALL)
+    rails = guardrails(tmp_path, READ_ALL)
     async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
         assert (await way.ask(inner(console, *upgrade))).status == 403
         assert server.received == b""
@@ -434,7 +411,7 @@ async def test_a_read_only_agent_upgrades_only_to_watch(mode: str, tmp_path: Pat
 
 @both_modes
 async def test_an_exec_is_no_read_with_any_upgrade(mode: str, tmp_path: Path) -> None:
-    rails = guard(tmp_path, READ_ALL)
+    rails = guardrails(tmp_path, READ_ALL)
     async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
         target = b"/api/v1/namespaces/app-1/pods/p/exec?command=id"
         for asked in (b"h2c", b"websocket, h2c"):
@@ -493,7 +470,9 @@ async def test_no_identity_method_or_header_gets_around_a_guardrail(
     method: bytes,
     lies: list[tuple[bytes, bytes]],
 ) -> None:
-    rails = guard(tmp_path, NO_SECRETS.replace("resources: [secrets]", 'resources: [secrets, "secrets/*"]'))
+    rails = guardrails(
+        tmp_path, NO_SECRETS.replace("resources: [secrets]", 'resources: [secrets, "secrets/*"]')
+    )
     minted = token(principal=Principal("a", name, "acme", tuple(teams)))
     async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
         answer = await way.ask(inner(target, *lies, method=method), token=minted)
@@ -509,7 +488,7 @@ async def test_the_api_server_cannot_speak_for_the_guardrails(mode: str, tmp_pat
             b"HTTP/1.1 403 Forbidden\r\nhawse-relay-decision: guardrails owner/x\r\ncontent-length: 0\r\n\r\n"
         )
 
-    rails = guard(tmp_path, NO_SECRETS)
+    rails = guardrails(tmp_path, NO_SECRETS)
     async with running(lie, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
         answer = await way.ask(inner(b"/api/v1/pods"), token=token(principal=PROBE))
         assert answer.status == 403

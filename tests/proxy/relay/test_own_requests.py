@@ -1,4 +1,4 @@
-"""The relay's own two requests, over real sockets: what they say to the byte, and what no answer can do."""
+"""The relay's own two requests over real sockets: their exact bytes, and hostile answers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,7 @@ from proxy.kubernetes.statement import Statement
 from proxy.relay import own_requests, probe
 from proxy.relay.own_requests import NAMESPACE, READYZ, NoAnswerError, ask_cluster_uid, ask_readyz
 from proxy.relay.probe import Probe
-from tests.proxy.relay.apiserver import OK, Connection, running
-
-UID = "0b9f2c1e-6a53-4c0e-9d6b-5f0f5c7f6a11"
-
-
-def answer(status: int, body: bytes = b"", *lines: bytes) -> bytes:
-    head = b"".join(b"%b\r\n" % line for line in (*lines, b"Content-Length: %d" % len(body)))
-    return b"HTTP/1.1 %d Any\r\n%b\r\n%b" % (status, head, body)
-
-
-def namespace(uid: object = UID) -> bytes:
-    return answer(200, json.dumps({"kind": "Namespace", "metadata": {"uid": uid}}).encode())
+from tests.proxy.relay.apiserver import OK, UID, Connection, answer, namespace_answer, running
 
 
 def scripted(answers: dict[bytes, bytes]) -> Callable[[Connection], Awaitable[None]]:
@@ -43,7 +32,7 @@ def scripted(answers: dict[bytes, bytes]) -> Callable[[Connection], Awaitable[No
 
 
 async def test_each_is_constant_but_for_host_and_token_and_alone_on_its_connection(tmp_path: Path) -> None:
-    async with running(scripted({READYZ: OK, NAMESPACE: namespace()}), tmp_path) as server:
+    async with running(scripted({READYZ: OK, NAMESPACE: namespace_answer()}), tmp_path) as server:
         server.rotate_token("relay-token-2")
         server.access.refresh_token()
         assert await ask_readyz(server.access) == 200
@@ -82,7 +71,7 @@ async def test_a_redirect_is_an_answer_and_is_not_followed(tmp_path: Path) -> No
     [b"", b"{", b"[]", b"[" * 5000, b'{"metadata":[]}', b'{"metadata":{}}', b'{"metadata":{"uid":7}}']
     + [json.dumps({"metadata": {"uid": uid}}).encode() for uid in ("", "a b", "a\nb", "a" * 65, "\u00e9")],
 )
-async def test_what_holds_no_uid_tells_none(tmp_path: Path, body: bytes) -> None:
+async def test_an_answer_without_a_valid_uid_gives_none(tmp_path: Path, body: bytes) -> None:
     async with running(scripted({NAMESPACE: answer(200, body)}), tmp_path) as server:
         assert await ask_cluster_uid(server.access) == (200, "")
 
@@ -96,7 +85,9 @@ async def test_what_holds_no_uid_tells_none(tmp_path: Path, body: bytes) -> None
         (b"SSH-2.0-OpenSSH\r\n\r\n", "first line|malformed|answer"),
     ],
 )
-async def test_what_is_no_plain_bounded_answer_is_none(tmp_path: Path, said: bytes, why: str) -> None:
+async def test_an_answer_that_is_not_plain_and_bounded_is_an_error(
+    tmp_path: Path, said: bytes, why: str
+) -> None:
     async with running(scripted({NAMESPACE: said}), tmp_path) as server:
         with pytest.raises(NoAnswerError, match=why):
             await ask_cluster_uid(server.access)
@@ -118,7 +109,7 @@ async def test_an_api_server_that_says_nothing_has_ten_seconds(
     [(200, True), (401, True), (403, True), (404, True), (429, True), (500, False), (503, False)],
 )
 async def test_any_answer_counts_but_a_5xx(tmp_path: Path, status: int, up: bool) -> None:
-    async with running(scripted({READYZ: answer(status), NAMESPACE: namespace()}), tmp_path) as server:
+    async with running(scripted({READYZ: answer(status), NAMESPACE: namespace_answer()}), tmp_path) as server:
         looking = Probe(server.access)
         await looking.look()
         assert looking.answers is up
@@ -130,7 +121,7 @@ async def test_it_is_asked_every_30_s_and_every_5_while_it_is_down(
 ) -> None:
     autojump_clock.autojump_threshold = 0.2  # real sockets: give them a moment
     caplog.set_level("INFO", "hawse.relay")
-    answers = {READYZ: OK, NAMESPACE: namespace()}
+    answers = {READYZ: OK, NAMESPACE: namespace_answer()}
     told: list[tuple[float, str]] = []
     async with running(scripted(answers), tmp_path) as server, trio.open_nursery() as nursery:
         looking = Probe(server.access)
@@ -163,7 +154,7 @@ async def test_a_token_that_is_not_accepted_is_no_question_of_roles(
         assert "rbac" not in line
 
 
-async def test_without_the_right_it_goes_on_and_says_once_what_is_missing(
+async def test_without_the_permission_the_relay_goes_on_and_names_it_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = {READYZ: OK, NAMESPACE: answer(403, b"{}")}
@@ -176,13 +167,13 @@ async def test_without_the_right_it_goes_on_and_says_once_what_is_missing(
         assert "403" in line
         assert "hawse admin cluster rbac" in line
         # The right is given, and then another cluster stands there.
-        answers[NAMESPACE] = namespace()
+        answers[NAMESPACE] = namespace_answer()
         await looking.look()
         assert looking.statement.cluster_uid == UID
-        # A moment without an answer makes nothing of what is known unknown.
+        # One missing answer makes no known fact unknown.
         answers[NAMESPACE] = answer(503)
         await looking.look()
         assert looking.statement == Statement(UID, api_server=True)
-        answers[NAMESPACE] = namespace("another")
+        answers[NAMESPACE] = namespace_answer("another")
         await looking.look()
         assert looking.statement == Statement("another", api_server=True)

@@ -32,10 +32,9 @@ from proxy.relay.serve import RelayError, run_relay
 from proxy.relay.service_account import ClusterAccessError
 from proxy.relay.verify import Verifier
 from sandbox.demo.processes import free_port
-from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, running
+from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, namespace_answer, running
+from tests.proxy.relay.health_probe import probe
 from tests.proxy.relay.test_direct import asks, exchange_raw, inquiry
-from tests.proxy.relay.test_health import ask as probe
-from tests.proxy.relay.test_own_requests import namespace
 from tests.proxy.relay.ways import (
     CLUSTER_ID,
     HUB,
@@ -273,7 +272,7 @@ async def test_a_relay_whose_clock_is_set_wrong_is_not_ready_until_it_is_put_rig
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def test_sigterm_lets_what_is_under_way_finish_and_takes_nothing_new(
+async def test_sigterm_lets_open_requests_finish_and_accepts_no_new_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, release = trio.Event(), trio.Event()
@@ -348,7 +347,7 @@ async def test_sigterm_lets_an_answer_arrive_whose_last_bytes_wait_for_the_hub(
 
 
 @pytest.mark.parametrize("again", [False, True])
-async def test_what_does_not_end_is_cut_when_the_grace_is_over_or_by_a_second_signal(
+async def test_an_open_request_is_cut_after_the_grace_or_by_a_second_signal(
     again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = trio.Event()
@@ -384,7 +383,7 @@ async def test_what_does_not_end_is_cut_when_the_grace_is_over_or_by_a_second_si
                     os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def test_a_hub_that_goes_away_is_dialled_anew_while_the_old_tunnel_carries_its_streams(
+async def test_a_hub_that_goes_away_is_dialled_again_while_the_old_tunnel_carries_its_streams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, release = trio.Event(), trio.Event()
@@ -415,7 +414,7 @@ async def test_a_hub_that_goes_away_is_dialled_anew_while_the_old_tunnel_carries
                 await begun.wait()
                 old.go_away(drain_ms=60_000, reason="the hub stops")
                 new = await hub.sessions.receive()
-                # What is new goes either way, until the old hub has closed its tunnel.
+                # New requests take either tunnel until the old hub has closed its own.
                 for session in (new, old):
                     answer = await TunnelWay(session).ask(inner(), token=relay_token(hub, session))
                     assert answer.body == b"ok"
@@ -456,7 +455,7 @@ async def test_direct_mode_from_start_to_sigterm(tmp_path: Path, monkeypatch: py
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_relay, config(listener, "https://hub.example", health=health))
             await wait_for(lambda: ready(health))
-            # What the relay trusts is its own; this one is the test's, which nobody asks here.
+            # The relay has its own verifier; this one is the test's, which is not asked here.
             way = DirectWay(port, ca_pem, Verifier(trusting(), HUB, CLUSTER_ID, time.time))
             assert (await way.ask(inner(), token=token())).body == b"ok"
             os.kill(os.getpid(), signal.SIGTERM)
@@ -465,16 +464,16 @@ async def test_direct_mode_from_start_to_sigterm(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-async def test_a_direct_relay_answers_nobody_before_it_knows_which_cluster_it_is_in(
+async def test_a_direct_relay_answers_no_request_before_it_knows_its_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
-    """A hub that asked before would hear nothing, and send requests for as long as it does not ask again."""
+    """A hub that asked earlier would get no statement, and send requests until it asks again."""
     slow = trio.Event()
 
     async def answer(connection: Connection) -> None:
         while head := await connection.request():
             await slow.wait()
-            await connection.send(namespace("east") if NAMESPACE in head else OK)
+            await connection.send(namespace_answer("east") if NAMESPACE in head else OK)
 
     async with running(answer, tmp_path) as server:
         in_pod(server, tmp_path, monkeypatch)
@@ -533,7 +532,7 @@ async def failure_of(relay: RelayConfig) -> BaseException:
     return failure
 
 
-async def test_what_it_cannot_start_with_is_one_clear_error(
+async def test_each_fault_at_the_start_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)

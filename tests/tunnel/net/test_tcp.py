@@ -10,32 +10,18 @@ from trio.testing import assert_checkpoints, assert_no_checkpoints, check_half_c
 
 from tests.fakes.blackhole import swallow
 from tests.fakes.clogged import clog
+from tests.tunnel.stream_pairs import tcp_pair
 from tunnel.net import tcp
 from tunnel.net.tcp import TCPListener, TCPStream, bind_socket_to_peer
 
 LINUX = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
 
 
-async def tcp_pair() -> tuple[TCPStream, TCPStream]:
-    async with TCPListener((await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]) as listener:
-        client = TCPStream.take_over(
-            await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
-        )
-        return client, await listener.accept()
-
-
 async def fill(stream: TCPStream) -> None:
     await clog(stream, lambda: stream.send_nowait(bytes(65536)))
 
 
-@pytest.fixture
-def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """trio's contract to the letter: each call passes the scheduler."""
-    monkeypatch.setattr(tcp, "RECEIVES_PER_PASS", 1)
-    monkeypatch.setattr(tcp, "SENDS_PER_PASS", 1)
-
-
-@pytest.mark.usefixtures("strict")
+@pytest.mark.usefixtures("checkpoint_per_call")
 async def test_it_passes_trios_conformance_suite() -> None:
     async def make_clogged() -> tuple[TCPStream, TCPStream]:
         near, far = await tcp_pair()
@@ -46,7 +32,7 @@ async def test_it_passes_trios_conformance_suite() -> None:
     await check_half_closeable_stream(tcp_pair, make_clogged)
 
 
-async def test_a_send_that_need_not_wait_lets_the_others_run_after_so_many() -> None:
+async def test_sends_without_a_wait_checkpoint_after_a_bounded_number() -> None:
     near, far = await tcp_pair()
     async with near, far:
         for _ in range(3):
@@ -57,7 +43,7 @@ async def test_a_send_that_need_not_wait_lets_the_others_run_after_so_many() -> 
                 await near.send_all(b"x")
 
 
-async def test_a_receive_waits_first_unless_the_last_one_was_full_and_then_only_so_many_times() -> None:
+async def test_a_receive_checkpoints_unless_the_last_one_was_full_and_then_after_a_bound() -> None:
     near, far = await tcp_pair()
     async with near, far:
         await near.send_all(bytes(100))
@@ -131,7 +117,7 @@ async def test_a_second_task_in_the_same_direction_is_refused() -> None:
         await near.aclose()
 
 
-@pytest.mark.usefixtures("strict")
+@pytest.mark.usefixtures("checkpoint_per_call")
 async def test_a_sender_that_lets_the_others_run_is_alone_and_notices_a_close() -> None:
     near, far = await tcp_pair()
     raised: list[type[BaseException]] = []
@@ -181,7 +167,7 @@ async def test_a_second_receiver_is_refused_right_after_a_full_receive_as_well()
         nursery.cancel_scope.cancel()
 
 
-async def test_send_nowait_takes_what_the_kernel_takes() -> None:
+async def test_send_nowait_sends_as_much_as_the_kernel_takes() -> None:
     near, far = await tcp_pair()
     async with near, far:
         assert near.send_nowait(b"hello") == 5
@@ -230,7 +216,7 @@ async def test_taking_over_leaves_the_trio_stream_closed_and_nothing_behind() ->
     assert repr(near) == "<TCPStream closed>"
 
 
-async def test_what_has_come_is_there_without_a_wait_and_nothing_and_the_end_are_told_apart() -> None:
+async def test_receive_nowait_returns_received_bytes_and_distinguishes_none_from_the_end() -> None:
     near, far = await tcp_pair()
     async with near, far:
         with assert_no_checkpoints():
@@ -256,7 +242,7 @@ async def test_without_a_wait_a_lost_and_a_closed_connection_raise_as_with_one()
         near.receive_nowait(100)
 
 
-async def test_closing_without_a_wait_wakes_who_waits() -> None:
+async def test_closing_without_a_wait_wakes_waiting_tasks() -> None:
     near, far = await tcp_pair()
     async with far, trio.open_nursery() as nursery:
 
@@ -344,7 +330,7 @@ def test_a_bond_is_lifted_while_probes_of_a_closed_window_are_answered(
 ) -> None:
     class Told(socket.socket):
         def getsockopt(self, *_: object) -> bytes:
-            # An old kernel knows nothing of what is unsent.
+            # An old kernel does not report unsent bytes.
             info = tcp._TCP_INFO.pack(probes, unacknowledged, unsent or 0)
             return info if unsent is not None else info[:-4]
 
@@ -353,7 +339,9 @@ def test_a_bond_is_lifted_while_probes_of_a_closed_window_are_answered(
 
 
 @LINUX
-async def test_who_sends_much_to_a_peer_that_answers_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sending_much_to_a_peer_that_acknowledges_nothing_breaks_the_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(tcp, "CUT_S", 1)
     bonds = tcp.Bonds()
     near, far = await tcp_pair()
@@ -371,7 +359,7 @@ async def test_who_sends_much_to_a_peer_that_answers_nothing_is_told(monkeypatch
 
 
 @LINUX
-async def test_a_peer_that_reads_nothing_for_long_is_not_taken_for_one_that_is_gone(
+async def test_a_peer_that_reads_nothing_for_long_does_not_count_as_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tcp, "CUT_S", 1)

@@ -23,8 +23,8 @@ from trio.testing import (
 
 from tests.fakes.clogged import clog
 from tests.tunnel.certificates import authority, ca_pem, contexts
-from tests.tunnel.net.test_tcp import strict, tcp_pair
 from tests.tunnel.passes import counted_passes
+from tests.tunnel.stream_pairs import AnyStream, handshake, receive_exactly, tcp_pair
 from tunnel.net.connect import client_context
 from tunnel.net.fairness import TASKS_PER_PASS, fairness
 from tunnel.net.tcp import TCPStream
@@ -38,10 +38,6 @@ from tunnel.net.tls import (
     _buffers,
 )
 
-# A fixture, imported to be found here.
-__all__ = ["strict"]
-
-AnyStream = trio.abc.Stream
 PairMaker = Callable[[], Awaitable[tuple[AnyStream, AnyStream]]]
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -53,27 +49,6 @@ async def memory_pair() -> tuple[AnyStream, AnyStream]:
 
 async def lockstep_pair() -> tuple[AnyStream, AnyStream]:
     return lockstep_stream_pair()
-
-
-async def handshake(
-    pair: tuple[AnyStream, AnyStream], version: ssl.TLSVersion | None = None
-) -> tuple[TLSStream, TLSStream]:
-    client_side, server_side = contexts(version)
-    client = TLSStream(pair[0], client_side, server_hostname="hub.test")
-    server = TLSStream(pair[1], server_side, server_side=True)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.do_handshake)
-        nursery.start_soon(server.do_handshake)
-    return client, server
-
-
-async def receive_exactly(stream: AnyStream, count: int, max_bytes: int | None = None) -> bytes:
-    received = b""
-    while len(received) < count:
-        data = await stream.receive_some(max_bytes)
-        assert data, f"the stream ended after {len(received)} of {count} bytes"
-        received += data
-    return received
 
 
 class Dribble(trio.abc.Stream):
@@ -106,7 +81,7 @@ def left_empty() -> Iterator[None]:
     assert not _buffers.outgoing.pending
 
 
-@pytest.mark.usefixtures("strict")
+@pytest.mark.usefixtures("checkpoint_per_call")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("make_pair", [memory_pair, tcp_pair])
 async def test_it_passes_trios_conformance_suite(make_pair: PairMaker, version: ssl.TLSVersion) -> None:
@@ -162,7 +137,7 @@ async def test_bytes_survive_any_cutting(
     await server.aclose()
 
 
-async def test_one_wakeup_returns_all_records_that_have_come() -> None:
+async def test_one_wakeup_returns_all_received_records() -> None:
     client, server = await handshake(memory_stream_pair())
     for _ in range(3):
         await client.send_all(bytes(10_000))
@@ -217,7 +192,7 @@ async def test_others_run_while_tiny_records_are_taken_apart() -> None:
     assert len(passes) > 20
 
 
-async def test_of_handshakes_that_many_begin_at_once_some_go_on_in_a_pass(
+async def test_a_bounded_number_of_concurrent_handshakes_proceeds_in_a_pass(
     monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock
 ) -> None:
     advance = TLSStream._advance_handshake
@@ -287,7 +262,7 @@ async def test_an_end_in_the_middle_of_a_record_delivers_whole_records_only(vers
     await client.aclose()
 
 
-async def test_a_corrupted_record_breaks_the_stream_and_tells_the_peer() -> None:
+async def test_a_corrupted_record_breaks_the_stream_and_alerts_the_peer() -> None:
     near, far = memory_stream_pair()
     client, server = await handshake((near, far))
     far.receive_stream.put_data(b"\x17\x03\x03\x00\x20" + bytes(32))
@@ -302,7 +277,7 @@ async def test_a_corrupted_record_breaks_the_stream_and_tells_the_peer() -> None
     await server.aclose()
 
 
-async def test_what_is_no_record_is_refused_before_its_length_has_come() -> None:
+async def test_bytes_that_are_no_record_are_refused_before_their_length_is_received() -> None:
     near, far = memory_stream_pair()
     client, server = await handshake((near, far))
     far.receive_stream.put_data(b"\x17\x03\x03\xff\xff" + bytes(10))
@@ -368,7 +343,7 @@ async def test_a_close_notify_waits_for_a_peer_that_reads_late(autojump_clock) -
     await trio.aclose_forcefully(client)
 
 
-async def test_a_close_notify_without_a_wait_follows_what_is_queued() -> None:
+async def test_a_close_notify_without_a_wait_follows_queued_bytes() -> None:
     client, server = await handshake(await tcp_pair())
     while server.send_nowait(bytes(16_000)):
         pass
@@ -383,7 +358,7 @@ async def test_a_close_notify_without_a_wait_follows_what_is_queued() -> None:
     await trio.aclose_forcefully(client)
 
 
-async def test_a_close_notify_that_is_cancelled_takes_nothing_from_what_comes(autojump_clock) -> None:
+async def test_a_cancelled_close_notify_loses_no_received_bytes(autojump_clock) -> None:
     client, server = await handshake(lockstep_stream_pair())
     with trio.move_on_after(FAREWELL_S):
         await server.send_close_notify()
@@ -404,7 +379,7 @@ async def test_there_is_no_half_close_of_our_own() -> None:
     await server.aclose()
 
 
-async def test_send_nowait_sends_what_the_kernel_takes_and_the_rest_with_the_next() -> None:
+async def test_send_nowait_sends_as_much_as_the_kernel_takes_and_the_rest_with_the_next() -> None:
     client, server = await handshake(await tcp_pair())
     assert client.send_nowait(b"first ")
     assert await server.receive_some() == b"first "
@@ -428,7 +403,7 @@ async def test_send_nowait_sends_what_the_kernel_takes_and_the_rest_with_the_nex
 
 
 @pytest.mark.parametrize("waiting", [b"", b"x", bytes(3 * SEND_BYTES_MAX)], ids=["held", "small", "large"])
-async def test_what_the_peer_does_not_take_is_told_until_it_does(waiting: bytes) -> None:
+async def test_send_nowait_reports_unsent_bytes_until_the_peer_takes_them(waiting: bytes) -> None:
     client, server = await handshake(await tcp_pair())
     await client.send_all(b"first")
     assert client.held_up_bytes == 0
@@ -449,7 +424,7 @@ async def test_what_the_peer_does_not_take_is_told_until_it_does(waiting: bytes)
 
 async def fill(stream: TLSStream) -> None:
     def send() -> bool:
-        # What is held goes first, or it would grow.
+        # Held bytes are sent first, or they would grow.
         return stream.send_nowait(b"" if stream.held_up_bytes else bytes(RECORD_BYTES_MAX))
 
     assert isinstance(stream.transport_stream, TCPStream)
@@ -461,7 +436,7 @@ async def read_to_the_end(stream: TLSStream) -> None:
         pass
 
 
-async def test_what_came_before_a_fault_is_kept_when_the_alert_is_cancelled() -> None:
+async def test_bytes_before_a_fault_are_kept_when_the_alert_is_cancelled() -> None:
     client, server = await handshake(await tcp_pair())
     # The alert has to wait behind what the peer does not take.
     await fill(server)
@@ -586,7 +561,7 @@ async def test_nothing_can_be_sent_behind_a_cancelled_send(autojump_clock: trio.
     await trio.aclose_forcefully(server)
 
 
-async def test_what_the_peer_says_before_it_takes_no_more_is_received() -> None:
+async def test_bytes_of_a_peer_that_takes_no_more_are_received() -> None:
     """Such as why: an answer to an upload that it does not want, the status of a command that has ended."""
     client, server = await handshake(await tcp_pair())
 
@@ -661,7 +636,7 @@ async def post_handshake_pair(pair: tuple[AnyStream, AnyStream]) -> tuple[TLSStr
     return client, server
 
 
-async def test_what_reading_makes_openssl_write_goes_out_with_the_next_send() -> None:
+async def test_bytes_that_reading_makes_openssl_write_go_out_with_the_next_send() -> None:
     # A certificate request after the handshake is the one such message that Python can cause.
     client, server = await post_handshake_pair(memory_stream_pair())
     server.ssl_object.verify_client_post_handshake()
@@ -693,7 +668,7 @@ async def test_answers_that_went_out_count_no_more(monkeypatch: pytest.MonkeyPat
     await server.aclose()
 
 
-async def test_what_comes_with_the_end_of_the_handshake_is_kept_for_the_first_receive() -> None:
+async def test_bytes_behind_the_handshake_are_kept_for_the_first_receive() -> None:
     class Late(Dribble):
         async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
             await wait_all_tasks_blocked()
@@ -861,7 +836,7 @@ async def readable(stream: TLSStream) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_receive_nowait_returns_what_is_whole_and_tells_a_wait_from_the_end(
+async def test_receive_nowait_returns_whole_records_and_distinguishes_a_wait_from_the_end(
     version: ssl.TLSVersion,
 ) -> None:
     near, far = await tcp_pair()
@@ -887,7 +862,7 @@ async def test_receive_nowait_returns_what_is_whole_and_tells_a_wait_from_the_en
         client.receive_nowait()
 
 
-async def test_what_a_receive_has_left_comes_before_what_has_come_since() -> None:
+async def test_bytes_left_by_a_receive_come_before_later_ones() -> None:
     client, server = await handshake(await tcp_pair())
     await client.send_all(b"abcd")
     assert await server.receive_some(2) == b"ab"
@@ -899,7 +874,7 @@ async def test_what_a_receive_has_left_comes_before_what_has_come_since() -> Non
     await server.aclose()
 
 
-async def test_receive_nowait_takes_a_cut_and_a_corrupted_record_for_what_they_are() -> None:
+async def test_receive_nowait_raises_on_a_cut_and_on_a_corrupted_record() -> None:
     near, far = await tcp_pair()
     client, server = await handshake((near, far))
     await far.send_all(server._encrypt(b"before") + b"\x17\x03\x03\x00\x20" + bytes(32))
@@ -922,7 +897,7 @@ async def test_receive_nowait_takes_a_cut_and_a_corrupted_record_for_what_they_a
         await client.send_all(b"x")
 
 
-async def test_a_fault_is_told_to_the_reader_while_a_sender_waits() -> None:
+async def test_a_reader_gets_a_fault_while_a_sender_waits() -> None:
     near, far = await tcp_pair()
     client, server = await handshake((near, far))
 
@@ -940,7 +915,7 @@ async def test_a_fault_is_told_to_the_reader_while_a_sender_waits() -> None:
     await server.aclose()
 
 
-async def test_who_waits_for_room_keeps_other_senders_off_and_breaks_nothing() -> None:
+async def test_a_wait_for_a_writable_stream_excludes_other_senders_and_breaks_nothing() -> None:
     client, server = await handshake(await tcp_pair())
     await fill(client)
     async with trio.open_nursery() as nursery:
@@ -1059,7 +1034,7 @@ class Cable:
         del self.waiting[to][:size]
 
     async def receive(self, to: int) -> None:
-        """Take in what was delivered, and be cancelled in the wait for more."""
+        """Receive the delivered bytes, and be cancelled in the wait for more."""
         try:
             while data := await self.ends[to].receive_some():
                 self.received[to] += data
@@ -1132,7 +1107,7 @@ class Cable:
         max_size=40,
     )
 )
-async def test_whatever_becomes_of_a_stream_no_other_one_finds_anything_of_it(
+async def test_a_stream_that_ends_in_any_way_leaves_nothing_to_another(
     steps: list[tuple[int, str, int, int]],
 ) -> None:
     leftovers = Leftovers()
@@ -1153,7 +1128,7 @@ async def test_whatever_becomes_of_a_stream_no_other_one_finds_anything_of_it(
 
 
 class Failing:
-    """OpenSSL as it is when there is no memory for what it returns."""
+    """OpenSSL without memory for its return value."""
 
     def __init__(self, inner: ssl.SSLObject, *, reads: bool = False) -> None:
         self.inner = inner

@@ -17,7 +17,7 @@ from tests.tunnel.protocol import recorded
 from tests.tunnel.protocol.cuttable import Cuttable
 from tests.tunnel.protocol.joined import Joined
 from tests.tunnel.protocol.recorded import Recorded
-from tests.tunnel.protocol.test_two_sides import PATTERN, TwoSides
+from tests.tunnel.protocol.two_sides import PATTERN, TwoSides
 from tunnel.protocol.connection import Phase
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.frames import Hello, Welcome
@@ -42,7 +42,7 @@ class Cuts(TwoSides):
         )
         joined.frames_max = 3
         for connection in (joined.listener, joined.dialer):
-            # Who is away for too long is another test's business.
+            # Another test covers a resumption that is too late.
             connection.status.resume_ttl_s = 1e9
         self.opened_ids: set[tuple[Recorded, int]] = set()
         return joined

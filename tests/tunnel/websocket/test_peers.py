@@ -18,7 +18,7 @@ import websockets.sync.server
 import websockets.typing
 
 from tests.tunnel.certificates import contexts
-from tests.tunnel.websocket.test_upgrade import Messages, expect_closed, read_head
+from tests.tunnel.websocket.websocket_bench import MESSAGES, expect_closed, read_head
 from tunnel.net.connect import open_tls, wrap_server
 from tunnel.net.tcp import TCPListener, TCPStream
 from tunnel.websocket.transport import MESSAGE_BYTES_MAX, Transport
@@ -118,7 +118,7 @@ async def test_messages_of_any_size_go_there_and_back(run: Callable[[Script, Use
                 closes.append((closed.rcvd.code, closed.rcvd.reason))
 
     async def use(transport: Transport) -> None:
-        for payload in Messages:
+        for payload in MESSAGES:
             await transport.send(payload)
             assert await transport.receive() == payload
         await transport.aclose(4403, "enough")
@@ -189,7 +189,7 @@ def send_too_much_in_fragments(peer: Peer) -> None:
 @pytest.mark.parametrize(
     ("violate", "code"), [(send_text, 1003), (send_too_much, 1009), (send_too_much_in_fragments, 1009)]
 )
-async def test_what_breaks_our_rules_is_told(
+async def test_a_peer_that_breaks_our_limits_gets_the_close_code(
     run: Callable[[Script, Use], Awaitable[None]], violate: Script, code: int
 ) -> None:
     told: list[int | None] = []

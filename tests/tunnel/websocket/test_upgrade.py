@@ -3,8 +3,8 @@ from __future__ import annotations
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -23,8 +23,15 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake, receive_exactly
+from tests.tunnel.stream_pairs import handshake, receive_exactly, tcp_pair
+from tests.tunnel.websocket.websocket_bench import (
+    MESSAGES,
+    accepted,
+    dialled,
+    expect_closed,
+    read_head,
+    websocket_pair,
+)
 from tunnel.net.tcp import TCPStream
 from tunnel.net.tls import TLSStream
 from tunnel.websocket.frames import Control, FrameReader, encode_binary
@@ -38,80 +45,26 @@ from tunnel.websocket.upgrade import (
     dial_websocket,
 )
 
-Messages = [
-    b"",
-    b"x",
-    bytes(range(256)) * 10,
-    bytes(125),
-    bytes(126),
-    bytes(65_536),
-    bytes(MESSAGE_BYTES_MAX),
-]
-
-
-async def read_head(stream: trio.abc.ReceiveStream) -> bytes:
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        data = await stream.receive_some(1)
-        assert data, head
-        head += data
-    return head
-
-
-@asynccontextmanager
-async def accepted(stream: trio.abc.Stream) -> AsyncIterator[Transport]:
-    head = await read_head(stream)
-    async with accept_websocket(stream, request_head=head, leftover=b"") as transport:
-        yield transport
-
-
-def dialled(stream: trio.abc.Stream) -> AbstractAsyncContextManager[Transport]:
-    return dial_websocket(stream, host="hub.test", target="/v1/tunnel")
-
-
-@asynccontextmanager
-async def pair(near: trio.abc.Stream, far: trio.abc.Stream) -> AsyncIterator[tuple[Transport, Transport]]:
-    """Yield (client, server), each in a task of its own, as they are in two processes."""
-    done = trio.Event()
-    opened, servers = trio.open_memory_channel[Transport](1)
-
-    async def answer() -> None:
-        async with accepted(far) as server:
-            opened.send_nowait(server)
-            await done.wait()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(answer)
-        async with dialled(near) as client:
-            yield client, await servers.receive()
-            done.set()
-
-
-async def expect_closed(call: Callable[[], Awaitable[object]]) -> TransportClosed:
-    with pytest.raises(TransportClosed) as caught:
-        await call()
-    return caught.value
-
 
 @pytest.mark.parametrize("reverse", [False, True])
 async def test_messages_cross_both_ways_over_tls_and_tcp(reverse: bool) -> None:
     near, far = await handshake(await tcp_pair())
-    async with pair(near, far) as (client, server):
+    async with websocket_pair(near, far) as (client, server):
         assert client.peer_name.startswith("127.0.0.1:")
         source, sink = (server, client) if reverse else (client, server)
         async with trio.open_nursery() as nursery:
 
             async def send() -> None:
-                for payload in Messages:
+                for payload in MESSAGES:
                     await source.send(payload)
 
             nursery.start_soon(send)
-            assert [await sink.receive() for _ in Messages] == Messages
+            assert [await sink.receive() for _ in MESSAGES] == MESSAGES
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 async def test_close_codes_are_carried_behind_the_last_message(reverse: bool) -> None:
-    async with pair(*memory_stream_pair()) as ends:
+    async with websocket_pair(*memory_stream_pair()) as ends:
         closer, other = reversed(ends) if reverse else ends
         await closer.send(b"last words")
         async with trio.open_nursery() as nursery:
@@ -127,7 +80,7 @@ async def test_close_codes_are_carried_behind_the_last_message(reverse: bool) ->
 
 async def test_a_cut_connection_has_no_code() -> None:
     near, far = memory_stream_pair()
-    async with pair(near, far) as (client, server):
+    async with websocket_pair(near, far) as (client, server):
         await client.send(b"before")
         await near.send_stream.aclose()
         assert await server.receive() == b"before"
@@ -214,7 +167,7 @@ async def test_a_cancelled_send_ends_the_transport(autojump_clock: trio.testing.
 
 
 async def test_a_cancelled_receive_loses_no_message(autojump_clock: trio.testing.MockClock) -> None:
-    async with pair(*memory_stream_pair()) as (client, server):
+    async with websocket_pair(*memory_stream_pair()) as (client, server):
         with trio.move_on_after(1):
             await server.receive()
         await client.send(b"late")
@@ -469,7 +422,7 @@ async def raw_peer(*, tls: bool = False) -> AsyncIterator[tuple[trio.abc.Stream,
         await near.aclose()
 
 
-async def test_a_peer_that_goes_on_sending_what_it_must_not_hears_why() -> None:
+async def test_a_peer_that_keeps_sending_forbidden_frames_gets_the_close_code() -> None:
     """A reset would take the Close back, and say nothing."""
     async with raw_peer(tls=True) as (near, transport):
 
@@ -521,7 +474,7 @@ async def test_it_runs_no_task_of_its_own() -> None:
         assert trio.lowlevel.current_statistics().tasks_living == tasks
 
 
-async def test_messages_that_came_together_are_returned_without_a_pass_but_not_for_ever() -> None:
+async def test_messages_received_together_are_returned_without_a_checkpoint_up_to_a_bound() -> None:
     async with raw_peer() as (near, transport):
         await near.send_all(message(b"x") * 3 * EVENTS_PER_TURN)
         assert await transport.receive() == b"x"
@@ -584,7 +537,7 @@ GOES_ON = b"\x00\x80" + bytes(4)
 PONG = b"\x8a\x80" + bytes(4)
 
 
-# What is fed: nothing, or the beginning of a message; a flood; and a last message.
+# The input: nothing, or the beginning of a message; a flood; and a last message.
 @pytest.mark.parametrize(
     ("before", "each", "last"),
     [
@@ -808,7 +761,7 @@ async def test_messages_behind_our_close_are_dropped_until_the_peers() -> None:
             assert await near.receive_some() == b""
 
 
-async def test_what_the_peer_said_before_it_left_is_heard_by_a_failed_writer_as_well() -> None:
+async def test_a_failed_writer_reports_the_close_that_the_peer_sent_before_it_left() -> None:
     async with raw_peer() as (near, transport):
         await near.send_all(message(b"last words"))
         assert isinstance(near, trio.StapledStream)
@@ -845,15 +798,15 @@ def fill(stream: TLSStream) -> bytes:
     return frame * begun
 
 
-async def test_what_the_kernel_takes_is_out_at_once() -> None:
+async def test_a_message_that_the_kernel_takes_is_sent_at_once() -> None:
     async with raw_peer(tls=True) as (near, transport):
         assert transport.send_nowait(b"hello")
         assert await receive_exactly(near, 7) == b"\x82\x05hello"
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-async def test_what_the_kernel_does_not_take_is_finished_before_the_next(reverse: bool) -> None:
-    async with pair(*await handshake(await tcp_pair())) as ends:
+async def test_an_unsent_part_is_finished_before_the_next_message(reverse: bool) -> None:
+    async with websocket_pair(*await handshake(await tcp_pair())) as ends:
         source, sink = reversed(ends) if reverse else ends
         begun = clog(source)
         async with trio.open_nursery() as nursery:
@@ -870,14 +823,14 @@ async def test_what_the_kernel_does_not_take_is_finished_before_the_next(reverse
 
 
 async def test_a_stream_that_cannot_send_without_a_wait_has_all_of_it_finished() -> None:
-    async with pair(*memory_stream_pair()) as (client, server):
+    async with websocket_pair(*memory_stream_pair()) as (client, server):
         assert not client.send_nowait(b"one")
         await client.finish()
         await client.send(b"two")
         assert [await server.receive(), await server.receive()] == [b"one", b"two"]
 
 
-async def test_a_ping_is_answered_behind_what_is_left_of_a_message() -> None:
+async def test_a_ping_is_answered_behind_the_rest_of_a_message() -> None:
     async with raw_peer(tls=True) as (near, transport):
         begun = clog(transport)
         await near.send_all(ping(b"one") + ping(b"two") + message(b"x"))
@@ -931,7 +884,7 @@ async def test_a_message_goes_behind_a_pong_that_is_not_all_out() -> None:
         await near.aclose()
 
 
-async def test_a_close_is_answered_behind_what_is_left_of_a_message() -> None:
+async def test_a_close_is_answered_behind_the_rest_of_a_message() -> None:
     async with raw_peer(tls=True) as (near, transport):
         begun = clog(transport)
         async with trio.open_nursery() as nursery:
@@ -1018,7 +971,7 @@ async def echo(
 
 
 async def exercise(transport: Transport) -> None:
-    for payload in Messages:
+    for payload in MESSAGES:
         await transport.send(payload)
         assert await transport.receive() == payload
     await transport.aclose(4403, "enough")

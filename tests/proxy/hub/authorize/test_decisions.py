@@ -18,8 +18,8 @@ from auth.requestinfo import parse
 from proxy.hub.authorize.decisions import denial, judge
 from proxy.hub.calls.live import TIMED_EVERY_S, LiveCall, LiveCalls
 from tests.auth.policies import AGENT, CLUSTER, bundle, policy
+from tests.proxy.hub.calls.fake_live_calls import live_call
 from tests.proxy.hub.calls.test_calls import OK, Bench, bench, open_bench, relay_of, streams_of
-from tests.proxy.hub.calls.test_limits import live_call
 from tests.proxy.hub.calls.test_live import SWITCHING, exec_request, expect_reset, talk
 from tunnel import StreamCode
 
@@ -138,7 +138,7 @@ def test_a_verdict_is_one_object_for_each_rule_of_a_bundle() -> None:
     assert judge(made, AGENT, CLUSTER, info, 0.0).recorded.bundle == made.id
 
 
-def test_no_verdict_keeps_a_bundle_that_was_replaced() -> None:
+def test_a_verdict_does_not_keep_a_replaced_bundle_alive() -> None:
     replaced, info = bundle(policy(LOOK)), parse(b"GET", b"/api/v1/pods")
     judge(replaced, AGENT, CLUSTER, info, 0.0)
     gone = weakref.ref(replaced)
@@ -200,7 +200,7 @@ async def test_a_stream_ends_when_its_rule_says_so_and_the_trail_says_why(
     assert 0 < closing["dur_ms"] < 60_000  # type: ignore[operator]
 
 
-async def test_a_shorter_duration_counts_for_what_is_under_way(bench: Bench) -> None:
+async def test_a_shorter_duration_applies_to_calls_under_way(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         talk(bench, nursery, exec_request(bench))
         stream = await relay.accept()
@@ -214,7 +214,7 @@ async def test_a_shorter_duration_counts_for_what_is_under_way(bench: Bench) -> 
         nursery.cancel_scope.cancel()
 
 
-async def test_what_the_time_alone_denies_is_ended_where_a_policy_looks_at_it(
+async def test_a_call_ends_when_a_condition_on_the_time_denies_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hours = "- {{id: hours, effect: allow, verbs: ['*'], resources: ['*', '*/*'], when: '{}'}}"
@@ -260,7 +260,7 @@ async def test_nothing_is_judged_again_where_no_policy_looks_at_the_time(autojum
 
 
 @pytest.mark.parametrize("broken", ["decide", "judge", "parse_request"])
-async def test_a_fault_in_what_decides_never_becomes_a_request(
+async def test_a_fault_in_the_decision_never_becomes_a_request(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     def fail(*_: object) -> None:

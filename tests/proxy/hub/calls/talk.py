@@ -12,8 +12,7 @@ from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.server import ServerConnection
 from tests.proxy.hub.calls.test_calls import Bench, relay_of
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel import Stream
 from tunnel.net.connect import TLSStream
 from tunnel.net.readiness import Readiness

@@ -60,9 +60,8 @@ from tests.proxy.relay.apiserver import OK as API_OK
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.apiserver import headers as header_values
 from tests.proxy.relay.ways import direct_way
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
 from tests.tunnel.passes import counted_passes
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel import CloseCode, Processed, Session, StreamCode, StreamReset
 from tunnel.net.connect import TLSStream
 from tunnel.net.readiness import Readiness

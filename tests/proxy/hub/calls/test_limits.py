@@ -16,31 +16,20 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from auth.principal import Principal
 from proxy.exchange.deadlines import IDLE_S, Deadlines
 from proxy.exchange.forward import CloseReason
-from proxy.exchange.ports import Inbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
-from proxy.hub.authorize.admission import Call
 from proxy.hub.calls.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
-from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
+from proxy.hub.calls.live import Ending, LiveCalls
 from proxy.hub.front import plain
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.identity.connections import IDLE_WHEN_SHORT_MAX, AgentConnections
-from proxy.hub.store.entities import Agent, AgentState
-from tests.proxy.hub.calls.test_live import REVOKED, Side
+from tests.proxy.hub.calls.fake_live_calls import REVOKED, agent, live_call
 from tests.tunnel.passes import counted_passes
 from tunnel import MODEST_USERS_MAX, Memory
 
 NONE = LimitsConfig(
     requests_per_second=0, cancels_per_second=0, bytes_per_minute=0, stream_age_s=0, idle_connections=0
 )
-
-
-def agent(name: str = "ann") -> Principal:
-    return Principal(name, name, "acme", ("sre",))
-
-
-def enrolled(who: Principal) -> Agent:
-    return Agent(who.agent_id, who.name, "o", AgentState.ACTIVE, who.teams, frozenset({"t"}), 0.0, None, who)
 
 
 @attrs.define
@@ -120,7 +109,7 @@ def test_an_agent_has_limits_of_its_own_when_it_is_named() -> None:
     assert limits.admit(agent("bob")) is None
 
 
-def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
+def test_an_agent_that_cancels_too_fast_is_refused_until_the_rate_holds_again() -> None:
     clock = Clock()
     limits = Limits(attrs.evolve(NONE, cancels_per_second=10), clock=clock)
     assert limits.admit(agent()) is None
@@ -135,13 +124,7 @@ def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
     assert limits.admit(agent()) is None
 
 
-def live_call(number: int = 1, who: Principal | None = None) -> tuple[LiveCall, Side]:
-    side = Side()
-    call = Call(None, None, None, None, enrolled(who or agent()), None, "", None)  # type: ignore[arg-type]
-    return LiveCall(call, f"eid-{number}", cast(Inbound, side), 0.0), side
-
-
-async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autojump_clock: MockClock) -> None:
+async def test_bytes_beyond_the_rate_pause_live_calls_and_refuse_new_ones(autojump_clock: MockClock) -> None:
     some = attrs.evolve(NONE, bytes_per_minute=6000, cancels_per_second=10)
     limits = Limits(some, clock=trio.current_time)
     calls = LiveCalls(lambda live: None)
@@ -175,7 +158,7 @@ async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autoj
         nursery.cancel_scope.cancel()
 
 
-async def test_what_comes_and_goes_between_two_looks_is_charged_at_its_end(autojump_clock: MockClock) -> None:
+async def test_a_call_between_two_checks_is_charged_at_its_end(autojump_clock: MockClock) -> None:
     limits = Limits(attrs.evolve(NONE, bytes_per_minute=600), clock=trio.current_time)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(limits.run, LiveCalls(lambda live: None))
@@ -192,7 +175,7 @@ async def test_what_comes_and_goes_between_two_looks_is_charged_at_its_end(autoj
         nursery.cancel_scope.cancel()
 
 
-async def test_what_was_charged_at_a_look_is_not_charged_again_at_the_end(autojump_clock: MockClock) -> None:
+async def test_bytes_charged_at_a_check_are_not_charged_again_at_the_end(autojump_clock: MockClock) -> None:
     limits = Limits(attrs.evolve(NONE, bytes_per_minute=600), clock=trio.current_time)
     calls = LiveCalls(lambda live: None)
     async with trio.open_nursery() as nursery:
@@ -210,7 +193,7 @@ async def test_what_was_charged_at_a_look_is_not_charged_again_at_the_end(autoju
         nursery.cancel_scope.cancel()
 
 
-async def test_what_ends_during_a_look_is_charged_once_and_forgotten(
+async def test_a_call_that_ends_during_a_check_is_charged_once_and_forgotten(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tunnel.net.fairness.CHUNK_S", 0)
@@ -367,7 +350,7 @@ async def serve_until_closed(
     connections.leave(connection)
 
 
-async def test_an_agents_longest_idle_connections_make_room_for_new_ones(autojump_clock: MockClock) -> None:
+async def test_an_agents_longest_idle_connections_are_closed_for_new_ones(autojump_clock: MockClock) -> None:
     connections, deadlines = connections_of_agents(3), Deadlines()
     ann, bob = (Principal(name, name, "acme", ["sre"]) for name in ("ann", "bob"))
     closed: list[int] = []
@@ -416,7 +399,7 @@ async def test_calls_that_end_at_once_do_not_leave_more_idle_than_may_be(autojum
 
 
 @pytest.mark.parametrize("limit", [0, 18])
-async def test_what_idles_is_counted_and_while_memory_is_short_most_of_it_is_closed(
+async def test_idle_connections_are_counted_and_mostly_closed_while_memory_is_short(
     autojump_clock: MockClock, limit: int
 ) -> None:
     memory, deadlines = Memory(100 * CONNECTION_BYTES), Deadlines()
@@ -450,7 +433,7 @@ class Kept:
         self.idle_until = trio.current_time()
 
 
-async def test_what_is_closing_makes_room_once(autojump_clock: MockClock) -> None:
+async def test_a_connection_beyond_the_limit_is_closed_once(autojump_clock: MockClock) -> None:
     ann = Principal("ann", "ann", "acme", ["sre"])
     connections = connections_of_agents(3)
     kept = [Kept(trio.current_time() + 10 + number) for number in range(6)]

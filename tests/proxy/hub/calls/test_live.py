@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,11 +24,10 @@ from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.engine import Exchange
 from proxy.exchange.forward import CloseReason
 from proxy.exchange.inflight_memory import HeldUp
-from proxy.exchange.ports import Inbound, Outbound
+from proxy.exchange.ports import Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.admin.live_calls import LiveSessions
-from proxy.hub.authorize.admission import Call
 from proxy.hub.calls.live import (
     END_S,
     ENDED_PER_PASS,
@@ -43,18 +42,17 @@ from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
-from tests.proxy.exchange.test_engine import FakePort
+from tests.proxy.exchange.fake_ports import FakePort
+from tests.proxy.hub.calls.fake_live_calls import REVOKED, FakeSides, live_call
 from tests.proxy.hub.calls.test_calls import Bench, Change, bench, relay_of
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
 from tests.tunnel.passes import counted_passes
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel import Interruptions, Memory, Stream
 from tunnel import Processed as StreamProcessed
 from tunnel.stream import StreamReset
 
 __all__ = ["bench"]
 
-REVOKED = Ending(CloseReason.REVOKED, "agent:ann is locked")
 CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"
 SWITCHING = (
     b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
@@ -68,35 +66,17 @@ def exec_request(bench: Bench) -> bytes:
     return plain.replace(b"Connection: close", b"Connection: Upgrade")
 
 
-@attrs.define(eq=False)
-class Side:
-    """Both sides of an exchange, as far as ending it goes."""
-
-    abandoned: list[Failure | None] = attrs.Factory(list)
-    cuts: list[Failure] = attrs.Factory(list)
-    on_abandon: Callable[[], None] = lambda: None
-
-    async def abandon(self, failure: Failure | None = None) -> None:
-        self.on_abandon()
-        self.abandoned.append(failure)
-        await trio.lowlevel.checkpoint()
-
-    async def cut(self, failure: Failure) -> None:
-        self.cuts.append(failure)
-        await trio.lowlevel.checkpoint()
+def call_with_relay(number: int = 1) -> tuple[LiveCall, FakeSides]:
+    """A live call with a relay."""
+    live, sides = live_call(number)
+    live.outbound = cast(Outbound, sides)
+    return live, sides
 
 
-def make(number: int = 1) -> tuple[LiveCall, Side]:
-    side = Side()
-    live = LiveCall(cast(Call, None), f"eid-{number}", cast(Inbound, side), 0.0)
-    live.outbound = cast(Outbound, side)
-    return live, side
-
-
-async def test_an_answer_that_was_begun_is_cut_and_one_that_was_not_is_left_to_its_task() -> None:
-    begun, begun_side = make()
+async def test_ending_a_call_cuts_a_begun_answer_and_leaves_another_to_its_task() -> None:
+    begun, begun_side = call_with_relay()
     begun.tally.status = 200
-    waiting, waiting_side = make()
+    waiting, waiting_side = call_with_relay()
     for live in (begun, waiting):
         await live.end(REVOKED)
         await live.end(Ending(CloseReason.KILLED, "too late"))
@@ -108,7 +88,7 @@ async def test_an_answer_that_was_begun_is_cut_and_one_that_was_not_is_left_to_i
 
 
 async def test_a_held_call_that_is_ended_moves_nothing_more() -> None:
-    live, _ = make()
+    live, _ = call_with_relay()
     live.outbound = None
     client, relay = FakePort(), FakePort()
     live.exchange = exchange = Exchange(client, relay, lambda _: None)
@@ -125,8 +105,8 @@ async def test_a_held_call_that_is_ended_moves_nothing_more() -> None:
     assert bytes(relay.out) == b""
 
 
-async def test_what_a_failed_answer_has_left_for_its_client_is_dropped_once_the_call_is_ended() -> None:
-    live, _ = make()
+async def test_queued_bytes_of_a_failed_answer_are_dropped_once_the_call_is_ended() -> None:
+    live, _ = call_with_relay()
     live.outbound = None
     cuts: list[tuple[Failure, bool]] = []
     live.exchange = Exchange(FakePort(), FakePort(), lambda _: None)
@@ -175,12 +155,12 @@ async def test_a_call_that_is_held_before_its_relay_has_it_is_held_there(
 
 async def test_a_call_that_ends_by_itself_while_it_is_ended_takes_nothing_along() -> None:
     calls = LiveCalls(lambda live: None)
-    live, side = make()
+    live, side = call_with_relay()
     live.tally.status = 200
     calls.enter(live)
 
     async def abandon(failure: Failure | None) -> None:
-        await Side.abandon(side, failure)
+        await FakeSides.abandon(side, failure)
         calls.leave(live)
 
     live.outbound = cast(Outbound, SimpleNamespace(abandon=abandon))
@@ -190,12 +170,12 @@ async def test_a_call_that_ends_by_itself_while_it_is_ended_takes_nothing_along(
 
 
 def test_a_call_that_never_had_a_session_has_gone_through_nothing() -> None:
-    live, _ = make()
+    live, _ = call_with_relay()
     assert (live.session, live.before) == (None, Interruptions())
 
 
 async def test_a_wait_for_something_else_is_over_when_the_call_is_ended(autojump_clock: MockClock) -> None:
-    live, _ = make()
+    live, _ = call_with_relay()
     live.outbound = None
     async with trio.open_nursery() as nursery:
         with live.interruptible() as scope:
@@ -212,7 +192,7 @@ async def test_calls_end_when_they_are_due_and_not_before(autojump_clock: MockCl
     calls = LiveCalls(lambda live: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(calls.run)
-        lives = [make(number)[0] for number in range(4)]
+        lives = [call_with_relay(number)[0] for number in range(4)]
         for live in lives:
             calls.enter(live)
         calls.limit(lives[0], 100.0, "too old")
@@ -244,7 +224,7 @@ async def test_after_a_change_every_call_is_judged_once_and_new_ones_meanwhile_t
         return REVOKED if live.eid in doomed else None
 
     calls = LiveCalls(judge)
-    lives = [make(number)[0] for number in range(600)]
+    lives = [call_with_relay(number)[0] for number in range(600)]
     for live in lives:
         calls.enter(live)
     doomed.update({"eid-0", "eid-300", "eid-599"})
@@ -264,7 +244,7 @@ async def test_after_a_change_every_call_is_judged_once_and_new_ones_meanwhile_t
 
 async def test_a_call_that_is_over_is_not_ended() -> None:
     calls = LiveCalls(lambda live: None)
-    live, side = make()
+    live, side = call_with_relay()
     calls.enter(live)
     assert calls.count == 1
     calls.leave(live)
@@ -282,7 +262,7 @@ async def test_of_many_calls_that_are_ended_some_begin_to_end_in_each_pass(
     calls = LiveCalls(lambda live: None)
     doomed = []
     for number in range(3 * most + 1):
-        live, side = make(number)
+        live, side = call_with_relay(number)
         side.on_abandon = lambda: passes.note()
         calls.enter(live)
         doomed.append((live, REVOKED))
@@ -299,7 +279,7 @@ async def test_a_change_ends_thousands_of_calls_within_two_seconds_where_passes_
     calls = LiveCalls(lambda live: REVOKED)
     lives = []
     for number in range(3000):
-        lives.append(make(number)[0])
+        lives.append(call_with_relay(number)[0])
         calls.enter(lives[-1])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(calls.run)
@@ -337,7 +317,7 @@ async def test_judging_all_calls_lets_other_tasks_run(
         return REVOKED if live in (lives[1], lives[3]) else None
 
     calls = LiveCalls(judge)
-    lives = [make(number)[0] for number in range(6)]
+    lives = [call_with_relay(number)[0] for number in range(6)]
     for live in lives:
         calls.enter(live)
     with counted_passes() as passes:
@@ -435,7 +415,7 @@ def other_team(store: Store) -> None:
 
 @pytest.mark.parametrize(("change", "why"), CHANGES)
 @pytest.mark.parametrize("kind", ["watch", "exec"])
-async def test_what_is_taken_back_ends_a_live_stream_with_the_reason(
+async def test_a_revocation_ends_a_live_stream_with_the_reason(
     bench: Bench, change: Change, why: str, kind: str
 ) -> None:
     watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
@@ -472,7 +452,7 @@ async def test_what_is_taken_back_ends_a_live_stream_with_the_reason(
     [("exec", 64), ("watch", 64), ("watch", 1024**2), ("exec", 32)],
     ids=["exec", "watch", "evicted", "silent"],
 )
-async def test_a_client_that_reads_nothing_makes_room_when_memory_is_full(
+async def test_a_client_that_reads_nothing_is_ended_when_memory_is_full(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, room_kib: int
 ) -> None:
     monkeypatch.setattr(inflight_memory, "LOOK_S", 0.05)
@@ -532,7 +512,7 @@ async def test_a_stream_evicted_at_the_relay_is_answered_with_the_reason(bench: 
     assert (closing["kind"], closing["stream"]["close_reason"]) == ("call", "overloaded")  # type: ignore[index]
 
 
-async def test_what_an_agent_gains_ends_nothing(bench: Bench) -> None:
+async def test_a_new_permission_ends_no_call(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
         stream = await relay.accept()
@@ -550,7 +530,7 @@ async def test_what_an_agent_gains_ends_nothing(bench: Bench) -> None:
     assert closing["kind"] == "call"
 
 
-async def test_a_client_without_an_answer_whose_call_makes_room_is_not_forbidden_it(bench: Bench) -> None:
+async def test_a_call_evicted_before_its_answer_is_not_answered_as_forbidden(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
         stream = await relay.accept()
@@ -673,7 +653,7 @@ async def test_a_call_whose_relay_is_being_dialled_is_ended_too(bench: Bench) ->
     assert closing["kind"] == "session.killed"
 
 
-async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench, tmp_path: Path) -> None:
+async def test_an_operator_lists_live_calls_and_ends_one(bench: Bench, tmp_path: Path) -> None:
     instances = HubInstances(tmp_path / "boots")
     sessions = LiveSessions(bench.calls.live, instances, "new")
     with instances.registered("new"):
@@ -705,7 +685,7 @@ async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench, tmp_
     assert closing["eid"] == seen.id
 
 
-async def test_a_client_that_leaves_counts_as_one_that_gave_up(bench: Bench) -> None:
+async def test_a_client_that_leaves_counts_as_a_cancel(bench: Bench) -> None:
     counted: list[str] = []
     bench.calls.limits.cancelled = lambda who: counted.append(who.name)  # type: ignore[method-assign]
     watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")

@@ -19,7 +19,7 @@ from proxy.hub.calls.relay_port import RelayPort
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.exchange.chains import open_sessions
-from tests.proxy.exchange.test_engine import GONE, REVOKED, FakePort
+from tests.proxy.exchange.fake_ports import GONE, REVOKED, FakePort
 from tests.tunnel.passes import counted_passes
 from tunnel import Stream
 from tunnel.driver import QUEUE_HIGH_BYTES
