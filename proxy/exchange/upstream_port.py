@@ -10,6 +10,8 @@ answer may still come.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from proxy.exchange.client import ClientConnection
@@ -37,7 +39,9 @@ class UpstreamPort:
         "_long",
         "_on_401",
         "_paused",
+        "_rewrite",
         "_write_failed",
+        "bytes_passed",
         "connection",
         "exchange",
         "may_be_seen",
@@ -45,14 +49,22 @@ class UpstreamPort:
     )
 
     def __init__(
-        self, connections: Connections, head: RequestHead, *, long: bool, on_401: Failure | None = None
+        self,
+        connections: Connections,
+        head: RequestHead,
+        *,
+        long: bool,
+        on_401: Failure | None = None,
+        rewrite: Callable[[ResponseHead], ResponseHead] | None = None,
     ) -> None:
         """`head` is the request's head. `long`: the answer takes hours, so no state is kept for a next one.
 
         `on_401`: the failure that a 401 stands for when the proxy's own credential was refused. Such a 401
-        is not passed to the client.
+        is not passed to the client. `rewrite` returns the client's head for the server's.
         """
         self.exchange: Exchange = OVER
+        self.bytes_passed = 0
+        """The bytes of the answer's body, and the raw bytes behind it."""
         self.connection: ClientConnection | None = None
         """The request's connection; None before, and after it was given back or cut."""
         self.reused = False
@@ -64,6 +76,7 @@ class UpstreamPort:
         self._head: RequestHead | None = head
         self._long = long
         self._on_401 = on_401
+        self._rewrite = rewrite
         self._paused = True
         # A delivery is in progress, in an outer call.
         self._delivering = False
@@ -276,6 +289,8 @@ class UpstreamPort:
             return
         self._answered = True
         self._head = None
+        if self._rewrite is not None:
+            head = self._rewrite(head)
         if head.status == 101:
             self.exchange.answer_head(head)
             self._go_on(connection)
@@ -286,6 +301,7 @@ class UpstreamPort:
         except OutboundBroken as error:
             # The head is valid and is passed on before the failure.
             body, broken = b"", error
+        self.bytes_passed += len(body)
         if connection.http.incoming is DONE:
             self.connection = None
             self._connections.release_watched(connection)
@@ -341,6 +357,7 @@ class UpstreamPort:
         """Pass on `piece` and the other received body bytes, until paused; return whether more may come."""
         http = connection.http
         while piece is not None:
+            self.bytes_passed += len(piece)
             end = http.incoming is DONE
             if end:
                 # The connection is given back before the client gets the end: its next request may reuse it.
@@ -362,6 +379,7 @@ class UpstreamPort:
             if piece is None:
                 return
             end = connection.at_end
+            self.bytes_passed += len(piece)
             self.exchange.data(self, piece, end)
             if end:
                 # A watched connection reports its end again and again.

@@ -276,7 +276,7 @@ class Account(Memory):
         super().charge_outside(count)
 
 
-@pytest.mark.parametrize(("many", "silent"), [(12, False), (28, True)], ids=["unread", "silent"])
+@pytest.mark.parametrize(("many", "silent"), [(18, False), (28, True)], ids=["unread", "silent"])
 async def test_when_memory_is_short_the_agent_whose_calls_hold_the_most_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, many: int, silent: bool
 ) -> None:

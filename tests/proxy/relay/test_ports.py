@@ -234,7 +234,7 @@ async def run(relay: Rig, server: Server, history: History) -> Seen:
                     stream.reset(StreamCode.CANCEL)
                 case "is revoked":
                     for call in calls:
-                        await call.revoke(REVOKED)
+                        call.revoke(REVOKED)
                 case "is held":
                     for call in calls:
                         call._exchange.hold()

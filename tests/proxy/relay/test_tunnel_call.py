@@ -629,7 +629,7 @@ async def test_what_is_ended_while_it_is_sent_again_may_have_been_seen(
 
     async def dial(call: TunnelCall, *, fresh: bool) -> None:
         assert fresh
-        await call.revoke(failure)
+        call.revoke(failure)
 
     async with rig(script, tmp_path) as relay:
         await relay.warm()
