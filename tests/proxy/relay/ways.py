@@ -34,7 +34,7 @@ from proxy.message.rewrite import direct_request_head, failure_of
 from proxy.process.files import watch_certificate
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.direct import DirectServer
-from proxy.relay.exchange import Upstream
+from proxy.relay.exchange import Underway, Upstream
 from proxy.relay.guarding import run_guardrails
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import Pool, open_pool
@@ -168,10 +168,15 @@ class Way(ABC):
         assert self.upstream is not None
         return self.upstream.pool
 
+    @property
+    def underway(self) -> Underway:
+        """The relay's open calls."""
+        assert self.upstream is not None
+        return self.upstream.underway
+
     async def at_rest(self) -> None:
         """Wait until no call is open, which has to come soon."""
-        assert self.upstream is not None
-        assert await self.upstream.underway.wait_drained(5)
+        assert await self.underway.wait_drained(5)
 
     @abstractmethod
     def exchange(
