@@ -16,7 +16,7 @@ _CANCELLED = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or this pro
 
 
 class ExchangeFault(Exception):
-    """An exchange of ports ended by an internal fault. The log has its traceback."""
+    """An internal fault has ended an exchange. The log has the traceback."""
 
 
 class ParkedExchange:
@@ -53,9 +53,9 @@ class ParkedExchange:
         )
 
     async def run(self, peer: Hashable) -> Failure | None:
-        """Start the exchange; return its failure once it is over, and the client has the queued bytes.
+        """Start the exchange. Return its failure once it is over and the client has the queued bytes.
 
-        `peer` is the fairness key of the upstream. Raises ExchangeFault. Cancelled, both sides are cut.
+        `peer` is the fairness key of the upstream. Raises ExchangeFault. A cancellation cuts both sides.
         """
         client = self._client
         try:
@@ -65,7 +65,7 @@ class ParkedExchange:
                 await self._waker.park()
             common = fairness()
             if not common.admits():
-                # One upstream can end hundreds at once.
+                # An upstream can end hundreds of exchanges at once.
                 await common.wait(peer)
         finally:
             self.exchange.end(_CANCELLED)

@@ -1,4 +1,4 @@
-"""One attempt of a call in tunnel mode, by an exchange of ports."""
+"""One attempt of a call in tunnel mode, by ports."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from proxy.message.failure import StreamCode
 async def run_attempt(
     connection: ServerConnection, live: LiveCall, client: ClientPort, relay: RelayPort
 ) -> Outcome:
-    """Carry one attempt to its end, the queued bytes for the client included; raises ExchangeFault.
+    """Carry one attempt to its end, including the bytes that are queued for the client.
 
-    Cancelled, the client's connection is cut.
+    Raises ExchangeFault. A cancellation cuts the client's connection.
     """
     parked = ParkedExchange(connection, client, relay, live.call.head)
     live.exchange, live.ports = parked.exchange, (client, relay)
