@@ -133,7 +133,7 @@ class ClientPort:
         return self._kept is not None
 
     def rewind(self) -> None:
-        """Deliver the body from its beginning to the next Exchange. Call it only while the body is `whole`."""
+        """Deliver the body from its beginning to the next Exchange. Only while the body is `whole`."""
         assert self._kept is not None, "a part of the body is gone"
         self._paused = True
         self.broken_by = None
@@ -339,6 +339,9 @@ class ClientPort:
                 self._listen(True)
                 return
             end = http.incoming is DONE and not self._again
+            if end:
+                # A scheduled call of `_go_on` would find the end again.
+                self._paused = True
             self._keep(data)
             self.bytes_delivered += len(data)
             exchange.data(self, data, end)
