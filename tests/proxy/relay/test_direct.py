@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import attrs
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from auth.key_rotation import ROTATIONS_MAX, issue_rotation
@@ -20,10 +22,12 @@ from proxy.exchange.ports import ByteStream
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.listener import unauthenticated
-from proxy.message.failure import Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import FAILURE_HEADER
-from proxy.relay import direct
+from proxy.relay import direct, pool
+from proxy.relay.service_account import ClusterAccess
+from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory
@@ -360,6 +364,66 @@ async def test_what_an_api_server_does_not_take_is_counted(
         with trio.fail_after(10):
             await memory.charged.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_revoked_call_that_has_failed_is_cut_although_its_last_bytes_are_queued(
+    tmp_path: Path,
+) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(SWITCHING)
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await connection.send(SPEW)
+
+    async with running(script, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        async with way.upgrade(EXEC):
+            (call,) = way.underway
+            with trio.fail_after(10):
+                while call.held_bytes <= 2 * CONNECTION_BYTES:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            call._exchange.end(Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "lost"), drop=False)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert list(way.underway) == [call]
+            call.revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
+            await way.at_rest()
+
+
+@pytest.mark.parametrize("awaited", ["a connection", "an answer", "its end"])
+async def test_the_end_of_the_service_cuts_what_is_open(
+    awaited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reached, left = trio.Event(), trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        if awaited == "its end":
+            await connection.send(OK[:-1])
+        reached.set()
+        if not await connection.more():
+            left.set()
+
+    async def dial(access: ClusterAccess) -> trio.abc.Stream:
+        if awaited != "a connection":
+            return await pool.dial_tls(access)
+        reached.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            left.set()
+        raise AssertionError
+
+    monkeypatch.setattr(ways, "open_pool", partial(pool.open_pool, dial=dial))
+    with trio.fail_after(10):
+        async with running(script, tmp_path) as server, trio.open_nursery() as nursery:
+            async with direct_way(server.access, tmp_path) as way:
+                nursery.start_soon(way.ask, inner())
+                await reached.wait()
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert way.underway.count == 1
+            await left.wait()
+            assert way.underway.count == 0
+    assert not caplog.records
 
 
 def inquiry(cluster_id: str = CLUSTER_ID, issuer: str = HUB, age_s: float = 0.0) -> str:
