@@ -60,11 +60,12 @@ class UpstreamPort:
         """`head` is the request's head. `long`: the answer takes hours, so no state is kept for a next one.
 
         `on_401`: the failure that a 401 stands for when the proxy's own credential was refused. Such a 401
-        is not passed to the client. `rewrite` returns the client's head for the server's.
+        is not passed to the client. `rewrite` returns the client's head for the server's. If it raises
+        OutboundBroken, the exchange fails, and nothing of the answer reaches the client.
         """
         self.exchange: Exchange = OVER
         self.bytes_passed = 0
-        """The bytes of the answer's body, and the raw bytes behind it."""
+        """The bytes of the answer's body, or the raw bytes after a 101."""
         self.connection: ClientConnection | None = None
         """The request's connection; None before, and after it was given back or cut."""
         self.reused = False
@@ -291,6 +292,7 @@ class UpstreamPort:
         self._head = None
         if self._rewrite is not None:
             head = self._rewrite(head)
+            self._rewrite = None
         if head.status == 101:
             self.exchange.answer_head(head)
             self._go_on(connection)
@@ -357,12 +359,12 @@ class UpstreamPort:
         """Pass on `piece` and the other received body bytes, until paused; return whether more may come."""
         http = connection.http
         while piece is not None:
-            self.bytes_passed += len(piece)
             end = http.incoming is DONE
             if end:
                 # The connection is given back before the client gets the end: its next request may reuse it.
                 self.connection = None
                 self._connections.release_watched(connection)
+            self.bytes_passed += len(piece)
             self.exchange.data(self, piece, end)
             if end:
                 return False

@@ -71,6 +71,8 @@ class DirectCall(Call):
                     parked = ParkedExchange(connection, client, self._port, self.request)
                     self._exchange = parked.exchange
                     if fresh or not self._port.take_kept():
+                        # The hub may have left during an attempt before this one.
+                        client.attend()
                         await self._connect(fresh=fresh)
                     failure = await parked.run(None)
                     if failure is None or not self._next_attempt(failure):

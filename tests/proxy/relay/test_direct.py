@@ -31,6 +31,7 @@ from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory
+from tunnel.net.connect import TLSStream
 from tunnel.net.fairness import fairness
 
 MODEST = Principal(agent_id="0193-a2", name="modest", org="acme", teams=("sre",))
@@ -387,6 +388,47 @@ async def test_a_revoked_call_that_has_failed_is_cut_although_its_last_bytes_are
             assert list(way.underway) == [call]
             call.revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
             await way.at_rest()
+
+
+async def test_a_hub_that_has_left_during_one_attempt_is_gone_in_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dials = 0
+    asked, left, dialling, given_up = trio.Event(), trio.Event(), trio.Event(), trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.request()
+        asked.set()
+        await left.wait()
+
+    async def dial(access: ClusterAccess) -> trio.abc.Stream:
+        nonlocal dials
+        dials += 1
+        if dials > 1:
+            dialling.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                given_up.set()
+        return await pool.dial_tls(access)
+
+    monkeypatch.setattr(ways, "open_pool", partial(pool.open_pool, dial=dial))
+    async with running(script, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        assert (await way.ask(inner())).status == 200
+        stream = await way.connect()
+        assert isinstance(stream, TLSStream)
+        await stream.send_all(asks(token(), b"/api"))
+        with trio.fail_after(5):
+            await asked.wait()
+            # It could still read its answer.
+            await stream.send_close_notify()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            left.set()
+            await dialling.wait()
+            await given_up.wait()
+        await trio.aclose_forcefully(stream)
 
 
 @pytest.mark.parametrize("awaited", ["a connection", "an answer", "its end"])
