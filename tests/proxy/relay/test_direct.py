@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from auth.principal import Principal
 from auth.tokens import issue_inquiry
 from proxy.exchange import inflight_memory
 from proxy.exchange.client import ClientConnection
+from proxy.exchange.parked_exchange import ParkedExchange
 from proxy.exchange.ports import ByteStream
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
@@ -429,6 +431,32 @@ async def test_a_hub_that_has_left_during_one_attempt_is_gone_in_the_next(
             await dialling.wait()
             await given_up.wait()
         await trio.aclose_forcefully(stream)
+
+
+async def test_a_call_that_is_revoked_between_two_attempts_has_no_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.request()
+
+    run = ParkedExchange.run
+
+    async def run_and_revoke(parked: ParkedExchange, peer: Hashable) -> Failure | None:
+        failure = await run(parked, peer)
+        # As while the task waits for its share of a pass.
+        for call in way.underway:
+            call.revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
+        return failure
+
+    async with running(script, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        assert (await way.ask(inner())).status == 200
+        monkeypatch.setattr(ParkedExchange, "run", run_and_revoke)
+        answer = await way.ask(inner())
+        assert answer.failure is not None
+        assert (answer.failure.code, answer.failure.processed) == (StreamCode.REVOKED, Processed.MAYBE)
+        assert len(server.connections) == 1
 
 
 @pytest.mark.parametrize("awaited", ["a connection", "an answer", "its end"])

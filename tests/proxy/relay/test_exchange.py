@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -20,6 +21,7 @@ from proxy.relay.service_account import ClusterAccess
 from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import Answer, TunnelWay, forged, inner, open_way, token
+from tunnel.net.connect import tls_socket
 
 both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
 pytestmark = both_modes
@@ -498,6 +500,7 @@ async def test_of_what_is_taken_back_no_attempt_is_sent_whose_connection_comes_l
     dials = 0
     quick = 0 if attempt == "the first" else 1
     dialling, proceed, given_up = trio.Event(), trio.Event(), trio.Event()
+    made: list[socket.socket | None] = []
 
     async def script(connection: Connection) -> None:
         if connection.number < quick:
@@ -519,6 +522,9 @@ async def test_of_what_is_taken_back_no_attempt_is_sent_whose_connection_comes_l
             try:
                 with trio.CancelScope(shield=shielded):
                     await proceed.wait()
+                    stream = await pool.dial_tls(access)
+                    made.append(tls_socket(stream))
+                    return stream
             finally:
                 given_up.set()
         return await pool.dial_tls(access)
@@ -538,7 +544,10 @@ async def test_of_what_is_taken_back_no_attempt_is_sent_whose_connection_comes_l
                     await trio.testing.wait_all_tasks_blocked(0.01)
                 proceed.set()
             await given_up.wait()
-        await way.at_rest()
+            await way.at_rest()
+            assert len(made) == shielded
+            while any(each is None or each.fileno() >= 0 for each in made):
+                await trio.testing.wait_all_tasks_blocked(0.01)
         assert [bytes(connection.received) for connection in server.connections[quick:]] in ([], [b""])
         assert way.pool.connections.idle_count == 0
 

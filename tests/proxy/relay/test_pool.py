@@ -338,14 +338,18 @@ async def test_a_request_whose_body_was_streamed_is_not_sent_again_after_a_401(
 async def test_a_401_with_no_newer_token_is_the_relays_own_fault_and_says_so(
     mode: str, tmp_path: Path
 ) -> None:
+    rotating = False
+
     async def script(connection: Connection) -> None:
         while await connection.request():
+            if rotating:
+                server.rotate_token(f"relay-token-{len(server.connections)}")
             await connection.send(UNAUTHORIZED)
 
     async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
         assert await failure_of(way, inner()) == OWN_TOKEN_REFUSED
         # A second new token is not tried within one request either.
-        server.rotate_token("relay-token-2")
+        rotating = True
         assert await failure_of(way, inner()) == OWN_TOKEN_REFUSED
         assert len(server.connections) == 3
 
