@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Hashable
 from contextlib import AsyncExitStack, suppress
@@ -28,12 +29,13 @@ from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import FAILURE_HEADER
 from proxy.relay import direct, pool
+from proxy.relay.direct_call import DirectCall
 from proxy.relay.service_account import ClusterAccess
 from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory
-from tunnel.net.connect import TLSStream
+from tunnel.net.connect import TLSStream, tls_socket
 from tunnel.net.fairness import fairness
 
 MODEST = Principal(agent_id="0193-a2", name="modest", org="acme", teams=("sre",))
@@ -382,8 +384,16 @@ async def test_a_revoked_call_that_has_failed_is_cut_although_its_last_bytes_are
     async with running(script, tmp_path) as server, direct_way(server.access, tmp_path) as way:
         async with way.upgrade(EXEC):
             (call,) = way.underway
+            assert isinstance(call, DirectCall)
+            assert call._client is not None
+            hub = tls_socket(call._client._tls)
+            assert hub is not None
             with trio.fail_after(10):
-                while call.held_bytes <= 2 * CONNECTION_BYTES:
+                while not call._exchange.answer.full:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                # The kernel takes more than it reports room for, unless its buffer shrinks.
+                hub.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+                while not call._exchange.answer.full:
                     await trio.testing.wait_all_tasks_blocked(0.01)
             call._exchange.end(Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "lost"), drop=False)
             await trio.testing.wait_all_tasks_blocked(0.01)
