@@ -133,7 +133,7 @@ class ClientPort:
         return self._kept is not None
 
     def rewind(self) -> None:
-        """Deliver the body from its beginning to the next Exchange. Only while the body is `whole`."""
+        """Deliver the body from its beginning to the next Exchange; only while it is `whole`."""
         assert self._kept is not None, "a part of the body is gone"
         self._paused = True
         self.broken_by = None
