@@ -30,7 +30,7 @@ from proxy.exchange.attendance import Attendance
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.deadlines import IDLE_S, Deadlines
 from proxy.exchange.http_server import ServerHTTP
-from proxy.exchange.http_state import AWAITED, BODY, BROKEN, DONE, IDLE, REFUSED, SWITCHED, WITHHELD
+from proxy.exchange.http_state import AWAITED, BODY, DONE, IDLE, REFUSED, SWITCHED, WITHHELD
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.parked_connection import Begun, ParkedConnection
 from proxy.exchange.ports import OnGone
@@ -450,11 +450,6 @@ class ServerConnection:
             return
         self._release()
         await trio.aclose_forcefully(self._stream)
-
-    async def drop(self, failure: Failure) -> None:
-        """Cut an answer that has begun and is not whole; behind a whole one may be the next request."""
-        if self.http.outgoing in {BODY, BROKEN, SWITCHED}:
-            await self.cut(failure)
 
     async def aclose(self) -> None:
         """Close the connection: cleanly when every answer is whole, by a cut otherwise.

@@ -10,6 +10,8 @@ answer may still come.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from proxy.exchange.client import ClientConnection
@@ -37,7 +39,9 @@ class UpstreamPort:
         "_long",
         "_on_401",
         "_paused",
+        "_rewrite",
         "_write_failed",
+        "bytes_passed",
         "connection",
         "exchange",
         "may_be_seen",
@@ -45,14 +49,23 @@ class UpstreamPort:
     )
 
     def __init__(
-        self, connections: Connections, head: RequestHead, *, long: bool, on_401: Failure | None = None
+        self,
+        connections: Connections,
+        head: RequestHead,
+        *,
+        long: bool,
+        on_401: Failure | None = None,
+        rewrite: Callable[[ResponseHead], ResponseHead] | None = None,
     ) -> None:
         """`head` is the request's head. `long`: the answer takes hours, so no state is kept for a next one.
 
         `on_401`: the failure that a 401 stands for when the proxy's own credential was refused. Such a 401
-        is not passed to the client.
+        is not passed to the client. `rewrite` returns the client's head for the server's. If it raises
+        OutboundBroken, the exchange fails, and nothing of the answer reaches the client.
         """
         self.exchange: Exchange = OVER
+        self.bytes_passed = 0
+        """The bytes of the answer's body, or the raw bytes after a 101."""
         self.connection: ClientConnection | None = None
         """The request's connection; None before, and after it was given back or cut."""
         self.reused = False
@@ -64,6 +77,7 @@ class UpstreamPort:
         self._head: RequestHead | None = head
         self._long = long
         self._on_401 = on_401
+        self._rewrite = rewrite
         self._paused = True
         # A delivery is in progress, in an outer call.
         self._delivering = False
@@ -276,6 +290,9 @@ class UpstreamPort:
             return
         self._answered = True
         self._head = None
+        if self._rewrite is not None:
+            head = self._rewrite(head)
+            self._rewrite = None
         if head.status == 101:
             self.exchange.answer_head(head)
             self._go_on(connection)
@@ -286,6 +303,7 @@ class UpstreamPort:
         except OutboundBroken as error:
             # The head is valid and is passed on before the failure.
             body, broken = b"", error
+        self.bytes_passed += len(body)
         if connection.http.incoming is DONE:
             self.connection = None
             self._connections.release_watched(connection)
@@ -346,6 +364,7 @@ class UpstreamPort:
                 # The connection is given back before the client gets the end: its next request may reuse it.
                 self.connection = None
                 self._connections.release_watched(connection)
+            self.bytes_passed += len(piece)
             self.exchange.data(self, piece, end)
             if end:
                 return False
@@ -362,6 +381,7 @@ class UpstreamPort:
             if piece is None:
                 return
             end = connection.at_end
+            self.bytes_passed += len(piece)
             self.exchange.data(self, piece, end)
             if end:
                 # A watched connection reports its end again and again.

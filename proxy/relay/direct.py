@@ -20,6 +20,7 @@ import trio
 
 from auth.key_rotation import ROTATIONS_MAX
 from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.next_pass import NextPass
 from proxy.exchange.server import ServerConnection
 from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.listener.balancers import NO_BALANCERS, Balancers
@@ -65,20 +66,26 @@ class DirectServer:
         lambda: UnauthenticatedLimits(connections_max=PENDING_MAX, bytes_max=PENDING_BYTES_MAX)
     )
     deadlines: Deadlines = attrs.Factory(Deadlines)
-    """The caller runs it in a task."""
     bonds: Bonds = attrs.Factory(Bonds)
-    """The caller runs it in a task."""
     statement: Callable[[], Statement] = Statement
     """Returns the relay's current statement, for a hub's inquiry."""
     balancers: Balancers = NO_BALANCERS
     """Load balancers, whose connections begin with a PROXY header."""
     admitter: Admitter = attrs.field(init=False)
+    _passes: NextPass = attrs.Factory(NextPass)
 
     @admitter.default
     def _admitter_of_these(self) -> Admitter:
         return Admitter(self.unauthenticated, LogLimit(log), self.balancers)
 
-    async def handle_connection(self, tcp: TCPStream | trio.SocketStream) -> None:
+    async def run(self) -> None:
+        """Run the background tasks of the connections, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.deadlines.run)
+            nursery.start_soon(self.bonds.run)
+            nursery.start_soon(self._passes.run)
+
+    async def handle_connection(self, tcp: TCPStream) -> None:
         """Serve one connection to its end. A bug in it is logged and affects no other connection."""
         pending = await self.admitter.admit(tcp)
         if pending is None:
@@ -91,7 +98,7 @@ class DirectServer:
                 await tls.do_handshake(pending.hello_received)
             if not handshake.cancelled_caught:
                 metered, readiness = MeteredStream(tls, pending), self.upstream.readiness
-                with ServerConnection(metered, self.deadlines, tls, readiness) as connection:
+                with ServerConnection(metered, self.deadlines, tls, readiness, self._passes) as connection:
                     connection.peer = UnknownPeer(pending.network)
                     await self._serve(connection, pending, peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken, OSError):
@@ -121,36 +128,44 @@ class DirectServer:
             if request is None:
                 return
             try:
-                token = _bearer(request)
-                self.verifier.learn(_succession(request))
-                if request.target == STATEMENT_TARGET:
-                    self.verifier.check_inquiry(token)
-                    pending.release()
-                    await connection.answer(*self._state())
-                    continue
-                claims = self.verifier.of_token(token)
-                pending.release()
-                connection.peer = None
-                underway = self.upstream.underway
-                if self.memory.short and underway.of_agent(claims.agent_id) > MODEST_USERS_MAX:
-                    # The same rule as in the tunnel (PROTOCOL.md, "Memory"), with the same answer by the hub.
-                    raise refusal(StreamCode.REFUSED, "memory is short")
-                call = self.upstream.prepare(request, claims, DirectCall)
-                await call.carry(connection, connection.drop)
+                call = await self._begin(connection, request, pending)
             except Refused as refused:
-                failure = refused.failure
-                self.upstream.log_refusal(f"refused a request of {peer}: {describe(failure)}")
+                self.upstream.log_refusal(f"refused a request of {peer}: {describe(refused.failure)}")
                 if isinstance(refused, GuardrailDenied):
                     await connection.answer(refused.head, refused.body)
-                    continue
-                mark = (failure_header(failure),)
-                upgrade = request.upgrade is not None
-                await connection.answer(
-                    *failure_response(failure, request.method, upgrade=upgrade, headers=mark)
-                )
+                else:
+                    await _answer_failed(connection, request, refused.failure)
                 if pending.counted:
                     await connection.aclose()
                     return
+                continue
+            if call is not None and (failed := await call.carry(connection)) is not None:
+                await _answer_failed(connection, request, failed)
+
+    async def _begin(
+        self, connection: ServerConnection, request: RequestHead, pending: PendingConnection
+    ) -> DirectCall | None:
+        """Make the call of a verified request; None for an inquiry, which is answered. Raises Refused."""
+        token = _bearer(request)
+        self.verifier.learn(_succession(request))
+        if request.target == STATEMENT_TARGET:
+            self.verifier.check_inquiry(token)
+            pending.release()
+            await connection.answer(*self._state())
+            return None
+        claims = self.verifier.of_token(token)
+        pending.release()
+        connection.peer = None
+        if self.memory.short and self.upstream.underway.of_agent(claims.agent_id) > MODEST_USERS_MAX:
+            # The same rule as in the tunnel (PROTOCOL.md, "Memory"), with the same answer by the hub.
+            raise refusal(StreamCode.REFUSED, "memory is short")
+        return self.upstream.prepare(request, claims, DirectCall)
+
+
+async def _answer_failed(connection: ServerConnection, request: RequestHead, failure: Failure) -> None:
+    """Answer a request that has failed, with the relay's mark."""
+    mark, upgrade = (failure_header(failure),), request.upgrade is not None
+    await connection.answer(*failure_response(failure, request.method, upgrade=upgrade, headers=mark))
 
 
 def _bearer(request: RequestHead) -> bytes:

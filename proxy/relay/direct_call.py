@@ -1,30 +1,26 @@
-"""A request from the hub's own connection (direct mode), carried by a task."""
+"""A request from the hub's own connection (direct mode), carried while the connection's task is parked."""
 
 from __future__ import annotations
-
-from collections.abc import Awaitable, Callable
 
 import attrs
 
 from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims
-from proxy.exchange.forward import CloseReason, Tally, forward
+from proxy.exchange.client_port import ClientPort
+from proxy.exchange.parked_exchange import ParkedExchange
 from proxy.exchange.server import ServerConnection
-from proxy.message.failure import Failure, OutboundBroken, Processed
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead
-from proxy.message.rewrite import IdentityLines, is_tail
+from proxy.message.rewrite import IdentityLines
 from proxy.relay.exchange import Call, Upstream
-from proxy.relay.pool import Exchange
-from proxy.relay.verify import Refused
 
-Drop = Callable[[Failure], Awaitable[None]]
-"""Cuts an answer that has begun, at once. It may be called again, and raises nothing."""
+_LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the hub or the relay went away")
 
 
 class DirectCall(Call):
     """One open request; `carry` runs it to its end."""
 
-    __slots__ = ("_drop", "_inbound", "_outbound", "_tally")
+    __slots__ = ("_client",)
 
     def __init__(
         self,
@@ -35,93 +31,64 @@ class DirectCall(Call):
         long: bool,
         identity: IdentityLines,
     ) -> None:
-        self.upstream = upstream
-        self.request = request
-        self.claims = claims
-        self.info = info
-        self.long = long
-        self.revoked = None
-        self._outbound = Exchange(upstream.pool, request, identity, is_tail(info))
-        # The transferred bytes, set by `carry`.
-        self._tally: Tally | None = None
-        self._drop: Drop | None = None
-        self._inbound: ServerConnection | None = None
+        """Raises RewriteError."""
+        super().__init__(upstream, request, claims, info, long, identity, upstream.pass_head)
+        # Set by `carry`.
+        self._client: ClientPort | None = None
 
     @property
     def held_bytes(self) -> int:
         """See Call."""
-        held, inbound, tally = self._outbound.held_bytes, self._inbound, self._tally
-        if inbound is not None:
-            held += inbound.held_bytes
-        return held if tally is None else held + len(tally.ahead or b"")
+        client = self._client
+        return super().held_bytes + (0 if client is None else client.held_bytes)
 
     @property
     def moved_bytes(self) -> int:
         """See Call."""
-        return 0 if self._tally is None else self._tally.bytes_in + self._tally.bytes_out
+        client = self._client
+        return self._port.bytes_passed + (0 if client is None else client.bytes_delivered)
 
-    async def revoke(self, failure: Failure) -> None:
+    def revoke(self, failure: Failure) -> None:
         """See Call."""
-        if self.revoked is not None:
-            return
-        self.revoked = failure
-        # The hub's side first, so that the hub gets this reason and not a follow-up error.
-        await self._drop_answer()
-        await self._outbound.abandon(failure)
-        # Again, because the answer may have begun meanwhile.
-        await self._drop_answer()
+        super().revoke(failure)
+        client = self._client
+        if client is not None and client.cutting:
+            # The answer has failed by itself, and its last bytes are still queued for the hub.
+            client.cut(failure, drop=True)
 
-    async def _drop_answer(self) -> None:
-        if self._drop is not None and self.revoked is not None and self._tally and self._tally.status:
-            await self._drop(attrs.evolve(self.revoked, processed=Processed.YES))
+    async def carry(self, connection: ServerConnection) -> Failure | None:
+        """Carry the request to its end; returns the failure to answer the hub with, if it needs an answer.
 
-    async def carry(self, inbound: ServerConnection, drop: Drop) -> None:
-        """Carry the exchange to its end.
-
-        `drop` cuts an answer that has begun. Raises Refused before the answer has begun: the caller sends the
-        refusal. After a cancelled call, `inbound` can only be cut.
+        Raises ExchangeFault. After that, or when cancelled, the hub's connection can only be cut.
         """
-        self._drop, self._tally, self._inbound = drop, Tally(), inbound
+        fresh = False
         try:
-            await self._carry(inbound)
+            with connection.as_port() as client:
+                assert client is not None, "the hub's connection is TLS over a socket, and watched"
+                self._client = client
+                while True:
+                    self._attempts += 1
+                    parked = ParkedExchange(connection, client, self._port, self.request)
+                    self._exchange = parked.exchange
+                    if fresh or not self._port.take_kept():
+                        # The hub may have left during an attempt before this one.
+                        client.attend()
+                        await self._connect(fresh=fresh)
+                    failure = await parked.run(None)
+                    if failure is None or not self._next_attempt(failure):
+                        break
+                    fresh = True
         finally:
-            # The hub's connection may carry another request's answer next.
-            self._drop = self._inbound = None
-            self.end()
+            self._exchange.end(_LEFT)
+            # Does nothing if the connection was given back.
+            self._port.close()
+            self.upstream.underway.end(self)
+        return None if failure is None else self._fail(failure, parked.by_client)
 
-    async def _carry(self, inbound: ServerConnection) -> None:
-        outbound, request = self._outbound, self.request
-        try:
-            await self._start(inbound)
-            on_head = self.upstream.pass_head
-            outcome = await forward(inbound, outbound, request, on_head=on_head, tally=self._tally)
-        finally:
-            await outbound.aclose()
-        failure = outcome.failure
-        if failure is None:
-            return
-        gone = outcome.close_reason is CloseReason.CLIENT_GONE
+    def _fail(self, failure: Failure, by_client: bool) -> Failure | None:
+        """Log the failure; returns the one to answer with, unless the answer has begun or the hub is gone."""
+        gone = by_client and failure.code is StreamCode.CANCEL
         if self.revoked is not None:
-            failure, gone = self.revoked, False
-        self.log_failure(failure, gone=gone)
-        if outcome.status == 0 and not gone:
-            raise Refused(failure)
-
-    async def _start(self, inbound: ServerConnection) -> None:
-        """Send the request. Raises Refused, also for a request that was cancelled meanwhile."""
-        self._check_revoked(Processed.NO)
-        # A dial may take seconds. A request that the hub cancels meanwhile must not be carried out.
-        inbound.watch(self._outbound.abandon, body_is_read=self.request.body_length != 0)
-        try:
-            await self._outbound.start()
-        except OutboundBroken as broken:
-            self._check_revoked(broken.failure.processed)
-            raise Refused(broken.failure) from broken
-        finally:
-            # When cancelled, this waits only until the watching task is cancelled as well.
-            await inbound.unwatch()  # noqa: ASYNC102
-        self._check_revoked(Processed.MAYBE)
-
-    def _check_revoked(self, processed: Processed) -> None:
-        if self.revoked is not None:
-            raise Refused(attrs.evolve(self.revoked, processed=processed))
+            failure, gone = attrs.evolve(self.revoked, processed=failure.processed), False
+        self.log_failure(self.revoked or failure, gone=gone)
+        return None if self._exchange.status or gone else failure

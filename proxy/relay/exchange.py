@@ -1,5 +1,9 @@
 """One verified request to the API server, and its answer: the same for both modes.
 
+A request is carried by an exchange of two ports. The upstream's port is the same in both modes. The client's
+port is a stream of the tunnel (`tunnel_call`) or the hub's own connection (`direct_call`). Only a dial waits.
+An attempt that fails before its answer has begun may be repeated (`Call._next_attempt`).
+
 This is the last check before a request could run under a wrong identity, so it trusts no earlier one. The
 target is parsed again by the strict rules. The identity is checked again while its headers are built, and the
 head is encoded from its parsed parts. Failures before the request is sent have `processed` NO.
@@ -13,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
+import attrs
 import trio
 
 from auth import requestinfo
@@ -20,18 +25,21 @@ from auth.impersonation import impersonation_headers
 from auth.principal import USER_PREFIX, IdentityError
 from auth.requestinfo import BadTarget, RequestInfo
 from auth.tokens import RelayClaims
+from proxy.exchange.engine import OVER, Exchange
+from proxy.exchange.pool import may_send_again
 from proxy.exchange.tunnelled import group_of
-from proxy.message.failure import Failure, Processed, StreamCode
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import (
     IdentityLines,
     RewriteError,
     identity_lines,
+    is_tail,
     relay_response_head,
 )
 from proxy.process.drain import Drained
 from proxy.relay.guardrails import Guardrails
-from proxy.relay.pool import Pool
+from proxy.relay.pool import OWN_TOKEN_REFUSED, Pool
 from proxy.relay.verify import refusal
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
@@ -101,18 +109,50 @@ class Upstream:
 
 
 class Call(ABC):
-    """One open request. Each mode has its own subclass."""
+    """One open request. Each mode has its own subclass, with the client's port."""
 
-    __slots__ = ("claims", "info", "long", "request", "revoked", "upstream")
+    __slots__ = (
+        "_attempts",
+        "_exchange",
+        "_identity",
+        "_port",
+        "_rewrite",
+        "_token",
+        "_token_renewed",
+        "claims",
+        "info",
+        "long",
+        "request",
+        "revoked",
+        "upstream",
+    )
 
-    upstream: Upstream
-    request: RequestHead
-    claims: RelayClaims
-    info: RequestInfo
-    long: bool
-    """A watch, a followed log or an upgrade."""
-    revoked: Failure | None
-    """The reason why the call must end; None if it may continue."""
+    def __init__(
+        self,
+        upstream: Upstream,
+        request: RequestHead,
+        claims: RelayClaims,
+        info: RequestInfo,
+        long: bool,
+        identity: IdentityLines,
+        rewrite: Callable[[ResponseHead], ResponseHead] | None = None,
+    ) -> None:
+        """`rewrite` is applied to the head of an answer. Raises RewriteError."""
+        self.upstream = upstream
+        self.request = request
+        self.claims = claims
+        self.info = info
+        self.long = long
+        """A watch, a followed log or an upgrade."""
+        self.revoked: Failure | None = None
+        """The reason why the call must end; None if it may continue."""
+        self._identity = identity
+        self._rewrite = rewrite
+        # The current attempt, or the last one.
+        self._exchange: Exchange = OVER
+        self._attempts = 0
+        self._token_renewed = False
+        self._port, self._token = upstream.pool.port(request, identity, is_tail(info), long, rewrite)
 
     @property
     def group(self) -> Hashable:
@@ -120,9 +160,9 @@ class Call(ABC):
         return False, group_of(self.claims.agent_id)
 
     @property
-    @abstractmethod
     def held_bytes(self) -> int:
-        """The memory that its connections and its unsent pieces use."""
+        """The memory that its connections and their unsent bytes use, unless the tunnel counts it."""
+        return self._port.held_bytes
 
     @property
     def evicted(self) -> bool:
@@ -134,13 +174,45 @@ class Call(ABC):
     def moved_bytes(self) -> int:
         """The bytes transferred so far, in both directions."""
 
-    @abstractmethod
-    async def revoke(self, failure: Failure) -> None:
-        """End the call with a reason, from any task. Waits for no peer."""
+    def revoke(self, failure: Failure) -> None:
+        """End the call with a reason; the first one counts."""
+        if self.revoked is None:
+            self.revoked = failure
+            if not (self._port.may_be_seen or self._attempts > 1):
+                failure = attrs.evolve(failure, processed=Processed.NO)
+            self._exchange.end(failure)
 
-    def end(self) -> None:
-        """Remove the call from the open ones."""
-        self.upstream.underway.end(self)
+    async def _connect(self, *, fresh: bool) -> bool:
+        """Dial for the current exchange; returns whether it may start. Otherwise it is over."""
+        exchange, port = self._exchange, self._port
+        try:
+            return await port.dial(fresh=fresh)
+        except OutboundBroken as broken:
+            exchange.broken(port, broken.failure)
+        except Exception as error:
+            exchange.crash(error)
+        return False
+
+    def _next_attempt(self, failure: Failure) -> bool:
+        """Whether to send the request again, on a fresh connection; its port is made then.
+
+        The exchange has failed. The request must not have had an effect, and its answer must not have begun.
+        """
+        port, request, pool = self._port, self.request, self.upstream.pool
+        if self._exchange.status or self.revoked is not None:
+            return False
+        if failure is OWN_TOKEN_REFUSED:
+            if self._token_renewed or not pool.renew_token(self._token, request):
+                pool.log_own_token_refused()
+                return False
+            self._token_renewed = True
+        elif not (port.reused and may_send_again(request, failure)):
+            return False
+        port.close()
+        self._port, self._token = pool.port(
+            request, self._identity, is_tail(self.info), self.long, self._rewrite
+        )
+        return True
 
     def log_failure(self, failure: Failure, *, gone: bool) -> None:
         """Log why the call failed."""
@@ -199,11 +271,11 @@ class Underway(Drained):
         return sum(call.claims.agent_id == agent_id for call in self._calls)
 
     async def end_for_memory(self, doomed: Sequence[Call]) -> None:
-        """End calls because their memory is needed."""
-        async with trio.open_nursery() as nursery:
-            for call in doomed:
-                if call in self._calls:
-                    nursery.start_soon(call.revoke, _MEMORY)
+        """End calls because their memory is needed. Other tasks run afterwards."""
+        for call in doomed:
+            if call in self._calls:
+                call.revoke(_MEMORY)
+        await trio.lowlevel.checkpoint()
 
     def begin(self, call: Call) -> None:
         """Add a call."""

@@ -36,12 +36,10 @@ async def run_guardrails(guardrails: Guardrails, upstream: Upstream) -> NoReturn
 async def end_denied(guardrails: Guardrails, upstream: Upstream) -> None:
     """End each open call that the guardrails deny now."""
     slices = Chunks()
-    async with trio.open_nursery() as nursery:
-        for call in upstream.underway:
-            if slices.over:
-                await slices.next()
-            try:
-                guardrails.check(call.claims, call.info)
-            except GuardrailDenied as denied:
-                reason = denied.failure.reason
-                nursery.start_soon(call.revoke, Failure(StreamCode.REVOKED, Processed.MAYBE, reason))
+    for call in upstream.underway:
+        if slices.over:
+            await slices.next()
+        try:
+            guardrails.check(call.claims, call.info)
+        except GuardrailDenied as denied:
+            call.revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, denied.failure.reason))

@@ -22,9 +22,8 @@ from contextlib import asynccontextmanager
 import trio
 
 from proxy.exchange.pool import Connections
-from proxy.exchange.pooled import PooledOutbound
 from proxy.exchange.upstream_port import UpstreamPort
-from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import IdentityLines, relay_request_head
 from proxy.relay.service_account import ClusterAccess
@@ -61,27 +60,25 @@ class Pool:
         self.readiness = readiness
         self._own_token = LogLimit(log)
 
-    async def exchange(self, inner: RequestHead, identity: IdentityLines, tail: bool = False) -> Exchange:
-        """Send the request with an inner head under an identity, and return its answering side.
-
-        Raises RewriteError and OutboundBroken. A cancelled call closes the connection. See also Exchange.
-        """
-        exchange = Exchange(self, inner, identity, tail)
-        await exchange.start()
-        return exchange
-
     def port(
-        self, inner: RequestHead, identity: IdentityLines, tail: bool, long: bool
+        self,
+        inner: RequestHead,
+        identity: IdentityLines,
+        tail: bool,
+        long: bool,
+        rewrite: Callable[[ResponseHead], ResponseHead] | None = None,
     ) -> tuple[UpstreamPort, str]:
         """Return the port of a request, whose head the relay makes from an inner one, and the token in it.
 
-        `tail`: a backend behind the API server answers, so a 401 is the backend's own. Raises RewriteError.
+        `tail`: a backend behind the API server answers, so a 401 is the backend's own. `rewrite` is applied
+        to the answer's head. Raises RewriteError.
         """
         access = self.access
         token = access.token()
         head = relay_request_head(inner, access.authority, token, identity, tail)
         on_401 = None if tail else OWN_TOKEN_REFUSED
-        return UpstreamPort(self.connections, head, long=long, on_401=on_401), token
+        port = UpstreamPort(self.connections, head, long=long, on_401=on_401, rewrite=rewrite)
+        return port, token
 
     def renew_token(self, token: str, head: RequestHead) -> bool:
         """Whether a request that was refused with a token may be sent again, with a newer one.
@@ -99,48 +96,6 @@ class Pool:
     def log_own_token_refused(self) -> None:
         """Log that the API server refuses the relay's own token."""
         self._own_token.warning("the API server refuses the relay's own token (401)", trio.current_time())
-
-
-class Exchange(PooledOutbound):
-    """The answering side of one request (an Outbound), on a connection of the pool.
-
-    Call `start`, and always `aclose` afterwards. `tail`: a backend behind the API server answers, so a 401 is
-    the backend's own.
-    """
-
-    __slots__ = ("_identity", "_inner", "_pool", "_tail", "_token", "_token_renewed")
-
-    def __init__(self, pool: Pool, inner: RequestHead, identity: IdentityLines, tail: bool = False) -> None:
-        """Build the relay's head from the inner one; raises RewriteError."""
-        self._pool = pool
-        self._inner = inner
-        self._identity = identity
-        self._tail = tail
-        self._token_renewed = False
-        super().__init__(pool.connections, self._build_head())
-
-    def _build_head(self) -> RequestHead:
-        """Build the head with the relay's current token."""
-        access = self._pool.access
-        self._token = token = access.token()
-        return relay_request_head(self._inner, access.authority, token, self._identity, self._tail)
-
-    async def receive_head(self) -> ResponseHead:
-        """Return the answer's head, after a second attempt if necessary. See Outbound."""
-        while True:
-            head = await super().receive_head()
-            if head.status != 401 or self._tail:
-                return head
-            await self._answer_401()
-
-    async def _answer_401(self) -> None:
-        """Send the request again with a newer token; raises OutboundBroken if there is none."""
-        if self._token_renewed or not self._pool.renew_token(self._token, self._inner):
-            self._pool.log_own_token_refused()
-            await self._cut()
-            raise OutboundBroken(OWN_TOKEN_REFUSED)
-        self._token_renewed = True
-        await self.send_again(self._build_head())
 
 
 @asynccontextmanager

@@ -259,8 +259,7 @@ async def _open_listener(
         statement=lambda: state.probe.statement,
         balancers=way.balancers,
     )
-    nursery.start_soon(server.deadlines.run)
-    nursery.start_soon(server.bonds.run)
+    nursery.start_soon(server.run)
     nursery.start_soon(warn_of_expiry, way.certificate)
     # Before the first probe the statement names no cluster, and the hub would send requests.
     state.accepting = await _listen(

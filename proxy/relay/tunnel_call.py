@@ -4,8 +4,8 @@ Most requests find a kept connection and never need a task. They begin in the ca
 stream. They are answered in the callback that reads the API server's bytes. A task is started only for a
 dial, which waits. The task ends when the exchange starts.
 
-An attempt that fails before its answer has begun may be repeated (`_next_attempt`). Any other failure ends
-the stream by a RESET. It has the reason, and states whether the API server may have seen the request.
+A failure that ends the call ends its stream by a RESET. It has the reason, and states whether the API server
+may have seen the request.
 """
 
 from __future__ import annotations
@@ -14,18 +14,14 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-import attrs
-
 from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims
-from proxy.exchange.engine import OVER, Exchange
-from proxy.exchange.pool import may_send_again
+from proxy.exchange.engine import Exchange
 from proxy.exchange.tunnel_port import TunnelPort
-from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead
-from proxy.message.rewrite import IdentityLines, is_tail
+from proxy.message.rewrite import IdentityLines
 from proxy.relay.exchange import Call, Upstream
-from proxy.relay.pool import OWN_TOKEN_REFUSED
 from tunnel import Stream
 
 log = logging.getLogger("hawse.relay")
@@ -52,17 +48,7 @@ class Server(Protocol):
 class TunnelCall(Call):
     """One open request; the caller makes the first `attempt`."""
 
-    __slots__ = (
-        "_attempts",
-        "_client",
-        "_exchange",
-        "_identity",
-        "_port",
-        "_stream",
-        "_token",
-        "_token_renewed",
-        "server",
-    )
+    __slots__ = ("_client", "_stream", "server")
 
     def __init__(
         self,
@@ -76,25 +62,10 @@ class TunnelCall(Call):
         identity: IdentityLines,
     ) -> None:
         """`server` serves the stream. Raises RewriteError."""
+        super().__init__(upstream, request, claims, info, long, identity)
         self.server = server
-        self.upstream = upstream
-        self.request = request
-        self.claims = claims
-        self.info = info
-        self.long = long
-        self.revoked = None
         self._stream = stream
-        self._identity = identity
-        self._exchange: Exchange = OVER
-        self._attempts = 0
-        self._token_renewed = False
-        self._port, self._token = upstream.pool.port(request, identity, is_tail(info), long)
         self._client = TunnelPort(stream, server.soon, upstream.pass_bytes, request.fields.body_length)
-
-    @property
-    def held_bytes(self) -> int:
-        """See Call. The tunnel itself counts the stream's memory."""
-        return self._port.held_bytes
 
     @property
     def moved_bytes(self) -> int:
@@ -124,26 +95,13 @@ class TunnelCall(Call):
 
     async def dial(self, *, fresh: bool) -> None:
         """Get a connection and start the exchange."""
-        exchange, port = self._exchange, self._port
-        try:
-            if await port.dial(fresh=fresh):
-                exchange.start()
-        except OutboundBroken as broken:
-            exchange.broken(port, broken.failure)
-        except Exception as error:
-            exchange.crash(error)
+        exchange = self._exchange
+        if await self._connect(fresh=fresh):
+            exchange.start()
 
     def leave(self) -> None:
         """End the call because the relay is going away. The received part of the answer is still sent."""
         self._exchange.end(LEAVING, drop=False)
-
-    async def revoke(self, failure: Failure) -> None:
-        """See Call."""
-        if self.revoked is None:
-            self.revoked = failure
-            if not (self._port.may_be_seen or self._attempts > 1):
-                failure = attrs.evolve(failure, processed=Processed.NO)
-            self._exchange.end(failure)
 
     def _half_closed(self, patience_s: float) -> None:
         self.server.later(patience_s, self._exchange.expire)
@@ -151,7 +109,8 @@ class TunnelCall(Call):
     def _done(self, failure: Failure | None) -> None:
         if failure is not None:
             try:
-                if not self._exchange.status and self._next_attempt(failure):
+                if self._next_attempt(failure):
+                    self.attempt(fresh=True)
                     return
                 self._fail(failure)
             except Exception:
@@ -160,23 +119,6 @@ class TunnelCall(Call):
             self._port.close()
         self._stream.close_nowait()
         self.upstream.underway.end(self)
-
-    def _next_attempt(self, failure: Failure) -> bool:
-        """Send the request again on a fresh connection, if it cannot have had an effect; return whether."""
-        port, request = self._port, self.request
-        if failure is OWN_TOKEN_REFUSED:
-            pool = self.upstream.pool
-            if self._token_renewed or not pool.renew_token(self._token, request):
-                pool.log_own_token_refused()
-                return False
-            self._token_renewed = True
-        elif not (port.reused and may_send_again(request, failure)):
-            return False
-        port.close()
-        tail = is_tail(self.info)
-        self._port, self._token = self.upstream.pool.port(request, self._identity, tail, self.long)
-        self.attempt(fresh=True)
-        return True
 
     def _fail(self, failure: Failure) -> None:
         """Log the failure, and reset the stream if its answer has not begun."""

@@ -557,6 +557,24 @@ async def test_a_client_that_ends_behind_a_body_of_tiny_chunks_is_gone_after_a_w
         assert [failure and failure.code for failure in rig.done] == [StreamCode.CANCEL]
 
 
+async def test_a_scheduled_delivery_that_finds_the_end_delivered_does_nothing() -> None:
+    async with rigged("chunked", buffers=1 << 20) as rig:
+        rig.upstream.drains_at_once = True
+        scheduled: list[Callable[[], None]] = []
+        rig.passes.soon = lambda _, call: scheduled.append(call)  # type: ignore[method-assign]
+        rig.send(b"1\r\na\r\n" * (CHUNKS_AT_ONCE_MAX + 1) + b"0\r\n\r\n")
+        await wait_all_tasks_blocked()
+        assert scheduled
+        assert not rig.upstream.out_end
+        rig.exchange.hold()
+        rig.exchange.release()
+        assert rig.upstream.out_end
+        for call in scheduled:
+            call()
+        await do(rig, ("head", 200, b"", True))
+        assert rig.done == [None]
+
+
 async def test_a_bug_behind_a_callback_ends_that_exchange_alone(caplog: pytest.LogCaptureFixture) -> None:
     async with rigged("chunked") as rig:
         rig.upstream.raises_in = "write"

@@ -15,16 +15,11 @@ from proxy.exchange.pooled import PooledOutbound
 from proxy.hub.relays.direct import DirectOutbound
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
-from proxy.message.rewrite import identity_lines, relay_request_head
-from proxy.relay.pool import Exchange, Pool
-from proxy.relay.service_account import ClusterAccess
-from tunnel.net.readiness import Readiness
 
 WATCH = RequestHead.of(b"GET", b"/api/v1/pods?watch=1", ((b"host", b"x"),))
-IDENTITY = identity_lines(((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"agents")))
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno"
-KINDS = ["hawse connect", "direct mode", "relay"]
+KINDS = ["hawse connect", "direct mode"]
 # Within what a dial may take.
 SLOW_S = 8.0
 
@@ -64,8 +59,6 @@ class Server:
     dial_is_shielded: bool = False
     """So that it succeeds although it was cancelled, as one does whose last step was done already."""
     renewal_s: float = 0.0
-    credential: int = 1
-    authority: bytes = b"x"
 
     @connections.default
     def _its_connections(self) -> Connections:
@@ -79,14 +72,7 @@ class Server:
         self.ends.append(theirs)
         return EagerStream(ours, theirs.receive_stream)
 
-    # -- what a relay's pool asks for its access, and an exchange of hawse connect
-
-    def token(self) -> str:
-        return str(self.credential)
-
-    def refresh_token(self) -> bool:
-        self.credential += 1
-        return True
+    # -- what an exchange of hawse connect asks
 
     def head(self, token: str) -> RequestHead:
         return WATCH
@@ -100,15 +86,7 @@ class Server:
     def exchange(self, kind: str) -> PooledOutbound:
         if kind == "hawse connect":
             return RenewingOutbound(cast(HubExchange, self), "1")
-        if kind == "direct mode":
-            return DirectOutbound(self.connections, WATCH, lambda _: WATCH, session="s")
-        pool = Pool(cast(ClusterAccess, self), self.connections, Readiness())
-        return Exchange(pool, WATCH, IDENTITY)
-
-    def seen_request(self, kind: str) -> bytes:
-        """What arrives of such an exchange's request."""
-        head = relay_request_head(WATCH, self.authority, "1", IDENTITY) if kind == "relay" else WATCH
-        return head.encode()
+        return DirectOutbound(self.connections, WATCH, lambda _: WATCH, session="s")
 
     async def started_on_a_kept_connection(self, kind: str) -> PooledOutbound:
         """An exchange whose request is sent, on a connection that has served another one."""
@@ -246,12 +224,11 @@ async def _start_in_vain(exchange: PooledOutbound) -> None:
 
 
 @pytest.mark.parametrize("shielded", [False, True])
-@pytest.mark.parametrize("kind", ["hawse connect", "relay"])
 async def test_an_exchange_that_is_given_up_is_not_sent_under_another_credential(
-    autojump_clock: MockClock, kind: str, shielded: bool
+    autojump_clock: MockClock, shielded: bool
 ) -> None:
     server = Server()
-    exchange = server.exchange(kind)
+    exchange = server.exchange("hawse connect")
     await exchange.start()
     server.dial_s, server.dial_is_shielded = SLOW_S, shielded
     waiting = Waiting(exchange)
@@ -302,4 +279,4 @@ async def test_connections_that_are_too_old_are_closed_although_their_finder_is_
         scope.cancel()
         await exchange.start()
     assert scope.cancelled_caught
-    assert [await seen_of(end) for end in server.ends] == [server.seen_request(kind)] * 2
+    assert [await seen_of(end) for end in server.ends] == [WATCH.encode()] * 2

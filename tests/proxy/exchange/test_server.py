@@ -703,20 +703,6 @@ async def test_what_an_answer_says_about_a_connection_is_said_afresh(pair, line,
     assert (await read_all(client)) == (b"", True)
 
 
-async def test_what_is_dropped_is_cut_unless_it_is_whole():
-    client, server = tls_pair()
-    connection = ServerConnection(server)
-    await client.send_all(GET + GET)
-    await connection.next_request()
-    await connection.send_head(ResponseHead.of(200, b"OK"), b"whole", end=True)
-    await connection.drop(CUT)
-    assert await connection.next_request() is not None
-    await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
-    await connection.drop(CUT)
-    assert not (await read_all(client))[1]
-    await client.aclose()
-
-
 async def test_a_cut_never_looks_like_an_end():
     client, server = tls_pair()
     connection = ServerConnection(server)

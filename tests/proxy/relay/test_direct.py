@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import socket
 import time
+from collections.abc import Hashable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import attrs
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from auth.key_rotation import ROTATIONS_MAX, issue_rotation
@@ -16,17 +20,22 @@ from auth.principal import Principal
 from auth.tokens import issue_inquiry
 from proxy.exchange import inflight_memory
 from proxy.exchange.client import ClientConnection
+from proxy.exchange.parked_exchange import ParkedExchange
 from proxy.exchange.ports import ByteStream
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.listener import unauthenticated
-from proxy.message.failure import Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import FAILURE_HEADER
-from proxy.relay import direct
+from proxy.relay import direct, pool
+from proxy.relay.direct_call import DirectCall
+from proxy.relay.service_account import ClusterAccess
+from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory
+from tunnel.net.connect import TLSStream, tls_socket
 from tunnel.net.fairness import fairness
 
 MODEST = Principal(agent_id="0193-a2", name="modest", org="acme", teams=("sre",))
@@ -276,7 +285,7 @@ class Account(Memory):
         super().charge_outside(count)
 
 
-@pytest.mark.parametrize(("many", "silent"), [(12, False), (28, True)], ids=["unread", "silent"])
+@pytest.mark.parametrize(("many", "silent"), [(18, False), (28, True)], ids=["unread", "silent"])
 async def test_when_memory_is_short_the_agent_whose_calls_hold_the_most_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, many: int, silent: bool
 ) -> None:
@@ -360,6 +369,143 @@ async def test_what_an_api_server_does_not_take_is_counted(
         with trio.fail_after(10):
             await memory.charged.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_revoked_call_that_has_failed_is_cut_although_its_last_bytes_are_queued(
+    tmp_path: Path,
+) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(SWITCHING)
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await connection.send(SPEW)
+
+    async with running(script, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        async with way.upgrade(EXEC):
+            (call,) = way.underway
+            assert isinstance(call, DirectCall)
+            assert call._client is not None
+            hub = tls_socket(call._client._tls)
+            assert hub is not None
+            with trio.fail_after(10):
+                while not call._exchange.answer.full:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                # The kernel takes more than it reports room for, unless its buffer shrinks.
+                hub.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+                while not call._exchange.answer.full:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            call._exchange.end(Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "lost"), drop=False)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert list(way.underway) == [call]
+            call.revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
+            await way.at_rest()
+
+
+async def test_a_hub_that_has_left_during_one_attempt_is_gone_in_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dials = 0
+    asked, left, dialling, given_up = trio.Event(), trio.Event(), trio.Event(), trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.request()
+        asked.set()
+        await left.wait()
+
+    async def dial(access: ClusterAccess) -> trio.abc.Stream:
+        nonlocal dials
+        dials += 1
+        if dials > 1:
+            dialling.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                given_up.set()
+        return await pool.dial_tls(access)
+
+    monkeypatch.setattr(ways, "open_pool", partial(pool.open_pool, dial=dial))
+    async with running(script, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        assert (await way.ask(inner())).status == 200
+        stream = await way.connect()
+        assert isinstance(stream, TLSStream)
+        await stream.send_all(asks(token(), b"/api"))
+        with trio.fail_after(5):
+            await asked.wait()
+            # It could still read its answer.
+            await stream.send_close_notify()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            left.set()
+            await dialling.wait()
+            await given_up.wait()
+        await trio.aclose_forcefully(stream)
+
+
+async def test_a_call_that_is_revoked_between_two_attempts_has_no_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.request()
+
+    run = ParkedExchange.run
+
+    async def run_and_revoke(parked: ParkedExchange, peer: Hashable) -> Failure | None:
+        failure = await run(parked, peer)
+        # As while the task waits for its share of a pass.
+        for call in way.underway:
+            call.revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
+        return failure
+
+    async with running(script, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        assert (await way.ask(inner())).status == 200
+        monkeypatch.setattr(ParkedExchange, "run", run_and_revoke)
+        answer = await way.ask(inner())
+        assert answer.failure is not None
+        assert (answer.failure.code, answer.failure.processed) == (StreamCode.REVOKED, Processed.MAYBE)
+        assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("awaited", ["a connection", "an answer", "its end"])
+async def test_the_end_of_the_service_cuts_what_is_open(
+    awaited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reached, left = trio.Event(), trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        if awaited == "its end":
+            await connection.send(OK[:-1])
+        reached.set()
+        if not await connection.more():
+            left.set()
+
+    async def dial(access: ClusterAccess) -> trio.abc.Stream:
+        if awaited != "a connection":
+            return await pool.dial_tls(access)
+        reached.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            left.set()
+        raise AssertionError
+
+    monkeypatch.setattr(ways, "open_pool", partial(pool.open_pool, dial=dial))
+    with trio.fail_after(10):
+        async with running(script, tmp_path) as server, trio.open_nursery() as nursery:
+            async with direct_way(server.access, tmp_path) as way:
+                # It outlives the relay.
+                ask = way.ask
+                nursery.start_soon(ask, inner())
+                await reached.wait()
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert way.underway.count == 1
+            await left.wait()
+            assert way.underway.count == 0
+    assert not caplog.records
 
 
 def inquiry(cluster_id: str = CLUSTER_ID, issuer: str = HUB, age_s: float = 0.0) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -10,15 +11,17 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from auth.principal import Principal
-from proxy.message.failure import Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.rewrite import FAILURE_HEADER
 from proxy.relay import exchange, pool
 from proxy.relay.service_account import ClusterAccess
 from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import Answer, TunnelWay, forged, inner, open_way, token
+from tunnel.net.connect import tls_socket
 
 both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
 pytestmark = both_modes
@@ -486,3 +489,97 @@ async def test_what_is_taken_back_while_the_api_server_is_dialled_is_not_sent(
         with trio.fail_after(5):
             await given_up.wait()
         assert server.received == b""
+
+
+@pytest.mark.parametrize("shielded", [False, True], ids=["cancelled", "too late"])
+@pytest.mark.parametrize("attempt", ["the first", "after a dead connection", "after a 401"])
+async def test_of_what_is_taken_back_no_attempt_is_sent_whose_connection_comes_later(
+    mode: str, attempt: str, shielded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dial may succeed at the moment when its wait is cancelled; `shielded` makes it."""
+    dials = 0
+    quick = 0 if attempt == "the first" else 1
+    dialling, proceed, given_up = trio.Event(), trio.Event(), trio.Event()
+    made: list[socket.socket | None] = []
+
+    async def script(connection: Connection) -> None:
+        if connection.number < quick:
+            await connection.request()
+            if attempt == "after a 401":
+                server.rotate_token("relay-token-2")
+                await connection.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+            else:
+                await connection.send(OK)
+                await connection.request()
+                return
+        await connection.more()
+
+    async def dial(access: ClusterAccess) -> trio.abc.Stream:
+        nonlocal dials
+        dials += 1
+        if dials > quick:
+            dialling.set()
+            try:
+                with trio.CancelScope(shield=shielded):
+                    await proceed.wait()
+                    stream = await pool.dial_tls(access)
+                    made.append(tls_socket(stream))
+                    return stream
+            finally:
+                given_up.set()
+        return await pool.dial_tls(access)
+
+    monkeypatch.setattr(ways, "open_pool", partial(pool.open_pool, dial=dial))
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        if attempt == "after a dead connection":
+            assert (await way.ask(inner())).status == 200
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(way.ask, inner(b"/api/v1/namespaces/a/pods/p"))
+            with trio.fail_after(5):
+                await dialling.wait()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(5):
+            if shielded:
+                while any(not call._exchange.over for call in way.underway):
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                proceed.set()
+            await given_up.wait()
+            await way.at_rest()
+            assert len(made) == shielded
+            while any(each is None or each.fileno() >= 0 for each in made):
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        assert [bytes(connection.received) for connection in server.connections[quick:]] in ([], [b""])
+        assert way.pool.connections.idle_count == 0
+
+
+async def test_an_attempt_that_is_revoked_while_another_is_dialled_may_have_been_seen(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dials = 0
+    dialling = trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.request()
+
+    async def dial(access: ClusterAccess) -> trio.abc.Stream:
+        nonlocal dials
+        dials += 1
+        if dials > 1:
+            dialling.set()
+            await trio.sleep_forever()
+        return await pool.dial_tls(access)
+
+    async def revoke() -> None:
+        await dialling.wait()
+        for call in way.underway:
+            call.revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
+
+    monkeypatch.setattr(ways, "open_pool", partial(pool.open_pool, dial=dial))
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert (await way.ask(inner())).status == 200
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(revoke)
+                assert refused(await way.ask(inner())) == (StreamCode.REVOKED, Processed.MAYBE)

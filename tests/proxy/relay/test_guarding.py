@@ -267,7 +267,7 @@ async def test_a_call_that_has_ended_takes_no_other_answer_along(
             assert await connection.receive_body() == b""
             assert connection.end_exchange()
             assert await ask(b"/api/v1/pods?watch=1") == b"first"
-            await made[0].revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
+            made[0].revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
             revoked.set()
             assert await connection.receive_body() == b"second"
         await trio.aclose_forcefully(connection.stream)

@@ -1,5 +1,8 @@
+"""The relay's connections to the API server, and the requests that it sends again, by both modes."""
+
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,13 +11,16 @@ import trio
 from proxy.exchange import engine
 from proxy.exchange.pool import IDLE_S, SWEEP_S
 from proxy.exchange.upstream_port import UpstreamPort
-from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines, relay_request_head
-from proxy.relay.pool import Exchange, Pool, open_pool
+from proxy.relay.pool import OWN_TOKEN_REFUSED, open_pool
 from tests.proxy.exchange.fake_ports import FakePort
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
+from tests.proxy.relay.ways import Way, fresh, inner, open_way
 from tunnel.net.connect import tls_socket
+
+both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
 
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
 
@@ -22,25 +28,16 @@ UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
 IDENTITY = identity_lines(((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"agents")))
 
 
-def inner(method: bytes = b"GET", target: bytes = b"/api", *headers: tuple[bytes, bytes]) -> RequestHead:
-    return RequestHead.of(method, target, headers)
+async def ask(way: Way, method: bytes = b"GET", target: bytes = b"/api") -> tuple[int, bytes]:
+    answer = await way.ask(inner(target, method=method))
+    assert answer.failure is None, answer.failure
+    return answer.status, answer.body
 
 
-async def answer_of(exchange: Exchange) -> tuple[int, bytes]:
-    try:
-        head = await exchange.receive_head()
-        body = b""
-        while data := await exchange.receive_body():
-            body += data
-        return head.status, body
-    finally:
-        await exchange.aclose()
-
-
-async def ask(
-    pool: Pool, method: bytes = b"GET", target: bytes = b"/api", *, tail: bool = False
-) -> tuple[int, bytes]:
-    return await answer_of(await pool.exchange(inner(method, target), IDENTITY, tail))
+async def failure_of(way: Way, head: RequestHead, body: bytes = b"") -> Failure:
+    failure = (await way.ask(head, body)).failure
+    assert failure is not None
+    return failure
 
 
 async def answer_ok(connection: Connection) -> None:
@@ -48,16 +45,20 @@ async def answer_ok(connection: Connection) -> None:
         await connection.send(OK)
 
 
-async def test_requests_follow_one_another_on_one_connection_under_the_relays_token(tmp_path: Path) -> None:
-    async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
-        assert await ask(pool) == (200, b"ok")
-        assert await ask(pool, b"POST") == (200, b"ok")
+@both_modes
+async def test_requests_follow_one_another_on_one_connection_under_the_relays_token(
+    mode: str, tmp_path: Path
+) -> None:
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert await ask(way) == (200, b"ok")
+        assert await ask(way, b"POST") == (200, b"ok")
         assert len(server.connections) == 1
-        assert pool.connections.idle_count == 1
+        assert way.pool.connections.idle_count == 1
         assert headers(server.received, "authorization") == ["Bearer relay-token-1"] * 2
 
 
-async def test_concurrent_requests_have_a_connection_each(tmp_path: Path) -> None:
+@both_modes
+async def test_concurrent_requests_have_a_connection_each(mode: str, tmp_path: Path) -> None:
     async def slow(connection: Connection) -> None:
         while await connection.request():
             if len(server.connections) == 5:
@@ -66,14 +67,15 @@ async def test_concurrent_requests_have_a_connection_each(tmp_path: Path) -> Non
             await connection.send(OK)
 
     gate = trio.Event()
-    async with running(slow, tmp_path) as server, open_pool(server.access) as pool:
+    async with running(slow, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
         async with trio.open_nursery() as nursery:
             for _ in range(5):
-                nursery.start_soon(ask, pool)
+                nursery.start_soon(ask, way)
         assert len(server.connections) == 5
-        assert pool.connections.idle_count == 5
+        assert way.pool.connections.idle_count == 5
 
 
+@both_modes
 @pytest.mark.parametrize(
     "answer",
     [
@@ -81,25 +83,39 @@ async def test_concurrent_requests_have_a_connection_each(tmp_path: Path) -> Non
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n",
     ],
 )
-async def test_a_connection_that_is_not_clean_is_not_kept(tmp_path: Path, answer: bytes) -> None:
+async def test_a_connection_that_is_not_clean_is_not_kept(mode: str, tmp_path: Path, answer: bytes) -> None:
     async def script(connection: Connection) -> None:
         while await connection.request():
             await connection.send(answer)
 
-    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
-        assert await ask(pool) == (200, b"ok")
-        assert pool.connections.idle_count == 0
-        assert await ask(pool) == (200, b"ok")
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert await ask(way) == (200, b"ok")
+        assert way.pool.connections.idle_count == 0
+        assert await ask(way) == (200, b"ok")
         assert len(server.connections) == 2
 
 
-async def test_an_answer_that_was_not_read_to_its_end_costs_its_connection(tmp_path: Path) -> None:
-    async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
-        exchange = await pool.exchange(inner(), IDENTITY)
-        await exchange.receive_head()
-        await exchange.aclose()
-        await exchange.aclose()
-        assert pool.connections.idle_count == 0
+@both_modes
+async def test_an_answer_that_was_not_read_to_its_end_costs_its_connection(mode: str, tmp_path: Path) -> None:
+    left = trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK[:-1])
+        if not await connection.more():
+            left.set()
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        async with trio.open_nursery() as nursery:
+            begun = trio.Event()
+            nursery.start_soon(partial(way.ask, inner(), begun=begun))
+            with trio.fail_after(5):
+                await begun.wait()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(5):
+            await left.wait()
+        await way.at_rest()
+        assert way.pool.connections.idle_count == 0
 
 
 async def test_a_port_that_is_closed_leaves_no_watch_behind_on_its_descriptor(tmp_path: Path) -> None:
@@ -129,9 +145,10 @@ async def test_a_port_that_is_closed_leaves_no_watch_behind_on_its_descriptor(tm
 # C13 (CVE-2018-1002105)
 
 
+@both_modes
 @pytest.mark.parametrize("status", [b"404 Not Found", b"200 OK", b"101 Switching Protocols"])
 async def test_a_connection_that_carried_an_upgrade_is_never_used_again(
-    tmp_path: Path, status: bytes
+    mode: str, tmp_path: Path, status: bytes
 ) -> None:
     async def script(connection: Connection) -> None:
         while head := await connection.request():
@@ -147,16 +164,15 @@ async def test_a_connection_that_carried_an_upgrade_is_never_used_again(
             while await connection.more():
                 pass
 
-    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
         # One kept connection is there, and an upgrade does not take it either.
-        assert await ask(pool) == (200, b"ok")
-        upgrade = inner(b"GET", b"/exec", (b"connection", b"Upgrade"), (b"upgrade", b"SPDY/3.1"))
-        exchange = await pool.exchange(upgrade, IDENTITY)
-        head = await exchange.receive_head()
-        assert head.status == int(status[:3])
-        assert len(server.connections) == 2
-        await exchange.aclose()
-        assert (await ask(pool, b"GET", b"/api/v1/secrets"))[0] == 200
+        assert await ask(way) == (200, b"ok")
+        upgrade = inner(b"/exec", (b"connection", b"Upgrade"), (b"upgrade", b"SPDY/3.1"))
+        async with way.exchange(upgrade, fresh(), eof=False) as outbound:
+            assert (await outbound.receive_head()).status == int(status[:3])
+            assert len(server.connections) == 2
+        await way.at_rest()
+        assert (await ask(way, b"GET", b"/api/v1/secrets"))[0] == 200
         assert b"secrets" in server.connections[0].received
         assert b"secrets" not in server.connections[1].received
 
@@ -174,42 +190,47 @@ async def close_after_one(connection: Connection) -> None:
         await connection.send(OK)
 
 
-async def test_a_get_that_met_a_dead_connection_is_sent_again_once(tmp_path: Path) -> None:
-    async with running(close_after_one, tmp_path) as server, open_pool(server.access) as pool:
-        await ask(pool)
-        assert await ask(pool, b"GET", b"/again") == (200, b"ok")
+@both_modes
+async def test_a_get_that_met_a_dead_connection_is_sent_again_once(mode: str, tmp_path: Path) -> None:
+    async with running(close_after_one, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        await ask(way)
+        assert await ask(way, b"GET", b"/again") == (200, b"ok")
         assert len(server.connections) == 2
         assert server.received.count(b"GET /again ") == 2
 
 
+@both_modes
 @pytest.mark.parametrize(
     "head",
-    [inner(b"POST"), inner(b"DELETE"), inner(b"GET", b"/", (b"content-length", b"2"))],
+    [
+        inner(b"/api", method=b"POST"),
+        inner(b"/api", method=b"DELETE"),
+        inner(b"/api", (b"content-length", b"2")),
+    ],
     ids=["post", "delete", "get-with-body"],
 )
-async def test_what_may_have_had_an_effect_is_not_sent_again(tmp_path: Path, head: RequestHead) -> None:
-    async with running(close_after_one, tmp_path) as server, open_pool(server.access) as pool:
-        await ask(pool)
-        exchange = await pool.exchange(head, IDENTITY)
-        with pytest.raises(OutboundBroken) as caught:
-            await exchange.receive_head()
-        await exchange.aclose()
-        assert caught.value.failure.code is StreamCode.UPSTREAM_RESET
-        assert caught.value.failure.processed is Processed.MAYBE
+async def test_what_may_have_had_an_effect_is_not_sent_again(
+    mode: str, tmp_path: Path, head: RequestHead
+) -> None:
+    async with running(close_after_one, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        await ask(way)
+        failure = await failure_of(way, head, b"ab" if head.body_length else b"")
+        assert (failure.code, failure.processed) == (StreamCode.UPSTREAM_RESET, Processed.MAYBE)
         assert len(server.connections) == 1
 
 
-async def test_a_fresh_connection_that_dies_is_the_answer(tmp_path: Path) -> None:
+@both_modes
+async def test_a_fresh_connection_that_dies_is_the_answer(mode: str, tmp_path: Path) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
 
-    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
-        with pytest.raises(OutboundBroken):
-            await ask(pool)
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert (await failure_of(way, inner())).code is StreamCode.UPSTREAM_RESET
         assert len(server.connections) == 1
 
 
-async def test_a_connection_that_was_closed_while_idle_is_not_taken(tmp_path: Path) -> None:
+@both_modes
+async def test_a_connection_that_was_closed_while_idle_is_not_taken(mode: str, tmp_path: Path) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
         await connection.send(OK)
@@ -221,160 +242,184 @@ async def test_a_connection_that_was_closed_while_idle_is_not_taken(tmp_path: Pa
             await connection.send(OK)
 
     closed = trio.Event()
-    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
-        await ask(pool)
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        await ask(way)
         await closed.wait()
         # Not even a POST is lost to it.
-        assert await ask(pool, b"POST") == (200, b"ok")
+        assert await ask(way, b"POST") == (200, b"ok")
         assert len(server.connections) == 2
 
 
+@both_modes
 async def test_an_idle_connection_is_closed_after_a_minute(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    mode: str, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     autojump_clock.autojump_threshold = 0.05  # real sockets: give them a moment
-    async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
-        await ask(pool)
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        await ask(way)
         await trio.sleep(IDLE_S - 1)
-        assert pool.connections.idle_count == 1
+        assert way.pool.connections.idle_count == 1
         await trio.sleep(SWEEP_S + 2)
-        assert pool.connections.idle_count == 0
+        assert way.pool.connections.idle_count == 0
 
 
 # The token
 
 
-async def test_a_rotated_token_is_used_after_a_401_without_the_agent_noticing(tmp_path: Path) -> None:
+@both_modes
+async def test_a_rotated_token_is_used_after_a_401_without_the_agent_noticing(
+    mode: str, tmp_path: Path
+) -> None:
     async def script(connection: Connection) -> None:
         while head := await connection.request():
             await connection.send(
                 OK if headers(head, "authorization") == ["Bearer relay-token-2"] else UNAUTHORIZED
             )
 
-    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
         server.rotate_token("relay-token-2")
-        assert await ask(pool, b"DELETE") == (200, b"ok")
+        assert await ask(way, b"DELETE") == (200, b"ok")
         assert headers(server.received, "authorization") == ["Bearer relay-token-1", "Bearer relay-token-2"]
 
 
-async def test_each_request_that_was_under_way_with_the_old_token_gets_the_new_one(tmp_path: Path) -> None:
-    refused = trio.Event()
+@both_modes
+async def test_each_request_that_was_under_way_with_the_old_token_gets_the_new_one(
+    mode: str, tmp_path: Path
+) -> None:
+    waiting = 0
 
     async def script(connection: Connection) -> None:
+        nonlocal waiting
         while head := await connection.request():
             if headers(head, "authorization") == ["Bearer relay-token-2"]:
                 await connection.send(OK)
-            else:
-                await refused.wait()
-                await connection.send(UNAUTHORIZED)
+                continue
+            waiting += 1
+            if waiting == 2:
+                server.rotate_token("relay-token-2")
+                rotated.set()
+            await rotated.wait()
+            await connection.send(UNAUTHORIZED)
 
-    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
-        exchanges = [await pool.exchange(inner(), IDENTITY) for _ in range(2)]
-        server.rotate_token("relay-token-2")
-        refused.set()
+    rotated = trio.Event()
+    answers = []
+
+    async def ask_once() -> None:
+        answers.append(await ask(way))
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(ask_once)
         # The first one finds it on the disk, and the other one that it was found.
-        assert [await answer_of(exchange) for exchange in exchanges] == [(200, b"ok")] * 2
+        assert answers == [(200, b"ok")] * 2
 
 
-async def test_a_request_whose_body_was_streamed_is_not_sent_again_after_a_401(tmp_path: Path) -> None:
+@both_modes
+async def test_a_request_whose_body_was_streamed_is_not_sent_again_after_a_401(
+    mode: str, tmp_path: Path
+) -> None:
     async def script(connection: Connection) -> None:
         while await connection.request():
             await connection.send(UNAUTHORIZED)
 
-    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
         server.rotate_token("relay-token-2")
-        exchange = await pool.exchange(inner(b"POST", b"/api", (b"content-length", b"2")), IDENTITY)
-        await exchange.send_body(b"ab")
-        with pytest.raises(OutboundBroken) as caught:
-            await exchange.receive_head()
-        await exchange.aclose()
-        failure = caught.value.failure
+        head = inner(b"/api", (b"content-length", b"2"), method=b"POST")
+        failure = await failure_of(way, head, b"ab")
         assert (failure.code, failure.processed) == (StreamCode.DIAL_FAILED, Processed.NO)
         assert len(server.connections) == 1
         # ... but the next one has the new token.
         assert server.access.token() == "relay-token-2"
 
 
-async def test_a_401_with_no_newer_token_is_the_relays_own_fault_and_says_so(tmp_path: Path) -> None:
+@both_modes
+async def test_a_401_with_no_newer_token_is_the_relays_own_fault_and_says_so(
+    mode: str, tmp_path: Path
+) -> None:
+    rotating = False
+
     async def script(connection: Connection) -> None:
         while await connection.request():
+            if rotating:
+                server.rotate_token(f"relay-token-{len(server.connections)}")
             await connection.send(UNAUTHORIZED)
 
-    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
-        with pytest.raises(OutboundBroken, match="refuses the relay's own service-account token"):
-            await ask(pool)
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert await failure_of(way, inner()) == OWN_TOKEN_REFUSED
         # A second new token is not tried within one request either.
-        server.rotate_token("relay-token-2")
-        with pytest.raises(OutboundBroken, match="refuses the relay's own"):
-            await ask(pool)
+        rotating = True
+        assert await failure_of(way, inner()) == OWN_TOKEN_REFUSED
         assert len(server.connections) == 3
 
 
+@both_modes
 async def test_the_relays_own_401s_are_logged_once_a_second(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def script(connection: Connection) -> None:
         while await connection.request():
             await connection.send(UNAUTHORIZED)
 
-    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
         for _ in range(5):
-            with pytest.raises(OutboundBroken, match="refuses the relay's own service-account token"):
-                await ask(pool)
+            assert await failure_of(way, inner()) == OWN_TOKEN_REFUSED
     assert 1 <= len([record for record in caplog.records if "own token" in record.message]) < 5
 
 
-async def test_a_401_of_a_backend_is_passed_on(tmp_path: Path) -> None:
+@both_modes
+async def test_a_401_of_a_backend_is_passed_on(mode: str, tmp_path: Path) -> None:
     async def script(connection: Connection) -> None:
         while await connection.request():
             await connection.send(UNAUTHORIZED)
 
-    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
-        assert await ask(pool, b"GET", b"/api/v1/nodes/n/proxy/", tail=True) == (401, b"no")
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert await ask(way, b"GET", b"/api/v1/nodes/n/proxy/") == (401, b"no")
 
 
 # Dialling
 
 
-async def test_an_api_server_with_another_certificate_gets_no_byte(tmp_path: Path) -> None:
+@both_modes
+async def test_an_api_server_with_another_certificate_gets_no_byte(mode: str, tmp_path: Path) -> None:
     async with running(answer_ok, tmp_path) as server:
         other = tmp_path / "other"
         other.mkdir()
         async with running(answer_ok, other) as second:
             access = server.access
             access.port = second.access.port
-            async with open_pool(access) as pool:
-                with pytest.raises(OutboundBroken) as caught:
-                    await ask(pool)
-            assert caught.value.failure.code is StreamCode.DIAL_FAILED
-            assert caught.value.failure.processed is Processed.NO
+            async with open_way(mode, access, tmp_path) as way:
+                failure = await failure_of(way, inner())
+            assert (failure.code, failure.processed) == (StreamCode.DIAL_FAILED, Processed.NO)
             assert second.received == b""
 
 
-async def test_a_refused_connection_says_that_nothing_was_processed(tmp_path: Path) -> None:
+@both_modes
+async def test_a_refused_connection_says_that_nothing_was_processed(mode: str, tmp_path: Path) -> None:
     async with running(answer_ok, tmp_path) as server:
         pass
-    async with open_pool(server.access) as pool:
-        with pytest.raises(OutboundBroken) as caught:
-            await ask(pool)
-        assert caught.value.failure.processed is Processed.NO
-        assert "127.0.0.1" in caught.value.failure.reason
-        assert caught.value.failure.reason.endswith(": Connection refused")
-        assert "Errno" not in caught.value.failure.reason
+    async with open_way(mode, server.access, tmp_path) as way:
+        failure = await failure_of(way, inner())
+        assert failure.processed is Processed.NO
+        assert "127.0.0.1" in failure.reason
+        assert failure.reason.endswith(": Connection refused")
+        assert "Errno" not in failure.reason
 
 
 async def test_a_request_without_an_identity_is_refused_before_any_connection(tmp_path: Path) -> None:
     async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
         with pytest.raises(RewriteError, match="no identity"):
-            await pool.exchange(inner(), IdentityLines(b""))
+            pool.port(inner(), IdentityLines(b""), False, False)
         assert server.connections == []
 
 
 # C29
 
 
+@both_modes
 async def test_the_environment_cannot_send_the_token_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(answer_ok, tmp_path) as server:
         trap = tmp_path / "trap"
@@ -389,7 +434,7 @@ async def test_the_environment_cannot_send_the_token_elsewhere(
             (tmp_path / ".netrc").write_text("default login a password b\n")
             monkeypatch.setenv("HOME", str(tmp_path))
             monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
-            async with open_pool(server.access) as pool:
-                assert await ask(pool) == (200, b"ok")
+            async with open_way(mode, server.access, tmp_path) as way:
+                assert await ask(way) == (200, b"ok")
             assert proxy.connections == []
             assert headers(server.received, "authorization") == ["Bearer relay-token-1"]

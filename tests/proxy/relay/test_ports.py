@@ -1,9 +1,14 @@
-"""The ports of the relay's exchanges, in random histories, one after the other on one relay."""
+"""The ports of the relay's exchanges, in random histories, one after the other on one relay, by both modes.
+
+What the loop calls when a socket is ready, or what a port has scheduled, is late at random.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,21 +17,32 @@ import pytest
 import trio
 import trio.testing
 
+from proxy.exchange import client_port
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.client_port import ClientPort
+from proxy.exchange.next_pass import NextPass
 from proxy.exchange.tunnel_port import TunnelPort
 from proxy.exchange.upstream_port import UpstreamPort
-from proxy.message.failure import Failure, Processed, StreamCode
-from proxy.message.head import RequestHead
-from proxy.relay.tunnel_call import TunnelCall
-from tests.proxy.relay.apiserver import Connection
-from tests.proxy.relay.rig import Rig, rig
-from tests.proxy.relay.ways import inner, token
+from proxy.exchange.wire import RawStream
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import direct_request_head, failure_of
+from proxy.relay.tunnelled import SessionServer
+from tests.proxy.relay.apiserver import Connection, running
+from tests.proxy.relay.ways import DirectWay, TunnelWay, Way, inner, open_way, token
 from tunnel import Stream, StreamReset
-from tunnel.stream import StreamReset as Reset
+from tunnel.net.readiness import Readiness, Watch
 
 UPGRADE = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 REVOKED = Failure(StreamCode.REVOKED, Processed.MAYBE, "revoked")
 PIECES = (0, 1, 100, 5_000, 40_000, 200_000)
+# In chunks of a byte each, this many bytes are too many for one pass of the relay's loop.
+CRUMBS = range(1_000, 6_000)
+METHODS = ("head", "write", "pause", "resume", "stop", "cut")
+# A history by the hub's own connection has a TLS handshake or two.
+LONG = {"tunnel": 5_000, "direct": 2_000}
+CLIENTS: dict[str, type] = {"tunnel": TunnelPort, "direct": ClientPort}
 
 Framing = Literal["none", "length", "chunks", "raw"]
 Ending = Literal["whole", "cut", "early"]
@@ -49,6 +65,8 @@ class History:
     """How the answer does: whole, cut off, or before the request's body was read."""
     client: Literal["stays", "leaves", "is revoked", "is held"]
     bug: tuple[type, str, int] | None
+    crumbs: bool
+    """The body's smaller pieces come in chunks of a byte each."""
 
     @property
     def head(self) -> RequestHead:
@@ -67,7 +85,7 @@ class History:
         return inner(target, *framing, method=method)
 
 
-def draw(seed: int, bugs: bool) -> History:
+def draw(seed: int, mode: str, bugs: bool) -> History:
     dice = random.Random(seed)
 
     def pieces() -> list[bytes]:
@@ -80,8 +98,8 @@ def draw(seed: int, bugs: bool) -> History:
         request, body = "none", []
     bug = None
     if bugs:
-        port = dice.choice([TunnelPort, UpstreamPort])
-        bug = port, dice.choice(["head", "write", "pause", "resume", "stop", "cut"]), dice.randrange(3)
+        port = dice.choice([CLIENTS[mode], UpstreamPort])
+        bug = port, dice.choice(METHODS), dice.randrange(3)
     return History(
         seed,
         request,
@@ -91,6 +109,7 @@ def draw(seed: int, bugs: bool) -> History:
         dice.choice(["whole", "whole", "cut", "early"]),
         dice.choice(["stays", "stays", "leaves", "is revoked", "is held"]),
         bug,
+        dice.random() < 0.3,
     )
 
 
@@ -189,62 +208,183 @@ def _last(data: bytes) -> int:
 class Seen:
     """What the hub sees of an answer."""
 
-    head: bytes = b""
+    status: int = 0
     body: bytes = b""
     clean: bool = False
-    failure: Reset | None = None
+    failure: StreamCode | None = None
 
 
-async def receive(stream: Stream, seen: Seen) -> None:
-    try:
-        seen.head = await stream.receive_head()
-        while data := await stream.receive_some():
-            seen.body += data
-        seen.clean = True
-    except StreamReset as reset:
-        seen.failure = reset
+class Hub(ABC):
+    """The hub's end of one history."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.seen = Seen()
+
+    @abstractmethod
+    async def send(self) -> None:
+        """Send the request's body, as far as the relay takes it."""
+
+    @abstractmethod
+    async def receive(self) -> None:
+        """Receive the answer."""
+
+    @abstractmethod
+    async def leave(self) -> None:
+        """Leave without waiting for the answer's end."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release what the history has taken."""
 
 
-async def send(stream: Stream, history: History) -> None:
-    try:
+class TunnelHub(Hub):
+    """A stream of its own."""
+
+    def __init__(self, history: History, way: TunnelWay) -> None:
+        super().__init__(history)
+        self._session = way.session
+        self._context = way.session.add_context(1, token().in_tunnel.encode())
+        head, eof = history.head.encode(), history.request == "none"
+        self._stream: Stream = way.session.open_stream(head, context=self._context, eof=eof)
+
+    async def send(self) -> None:
+        try:
+            for piece in self.history.body:
+                await self._stream.send_all(piece)
+            if self.history.request != "none":
+                await self._stream.send_eof()
+        except (StreamReset, trio.ClosedResourceError):
+            pass
+
+    async def receive(self) -> None:
+        seen = self.seen
+        try:
+            seen.status = ResponseHead.decode(await self._stream.receive_head()).status
+            while data := await self._stream.receive_some():
+                seen.body += data
+            seen.clean = True
+        except StreamReset as reset:
+            seen.failure = reset.code
+
+    async def leave(self) -> None:
+        self._stream.reset(StreamCode.CANCEL)
+
+    async def close(self) -> None:
+        self._stream.close_nowait()
+        self._session.retire_context(self._context)
+
+
+class DirectHub(Hub):
+    """A connection, which the next history uses as well after a whole exchange."""
+
+    kept: ClientConnection | None = None
+
+    def __init__(self, history: History, connection: ClientConnection) -> None:
+        super().__init__(history)
+        self._connection = connection
+        self._raw: RawStream | None = None
+        self._answered = trio.Event()
+
+    @classmethod
+    async def open(cls, history: History, way: DirectWay) -> DirectHub:
+        connection, DirectHub.kept = DirectHub.kept, None
+        if connection is None:
+            connection = ClientConnection(await way.connect())
+        # A body that is cut short is no request, so the head goes first.
+        await connection.send_request(direct_request_head(history.head, b"relay", token()))
+        return cls(history, connection)
+
+    async def send(self) -> None:
+        try:
+            if self.history.request == "raw":
+                await self._answered.wait()
+                for piece in self.history.body:
+                    if self._raw is not None:
+                        await self._raw.send_all(piece)
+            elif self.history.request != "none":
+                await self._send_body()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    async def _send_body(self) -> None:
+        history, http, stream = self.history, self._connection.http, self._connection.stream
         for piece in history.body:
-            await stream.send_all(piece)
-        if history.request != "none":
-            await stream.send_eof()
-    except (StreamReset, trio.ClosedResourceError):
-        pass
+            parts = [piece]
+            if history.crumbs and history.request == "chunks" and len(piece) in CRUMBS:
+                parts = [piece[at : at + 1] for at in range(len(piece))]
+            await stream.send_all(b"".join([http.send_body(part) for part in parts if part]))
+        if end := http.send_body(b"", end=True):
+            await stream.send_all(end)
+
+    async def receive(self) -> None:
+        seen, connection = self.seen, self._connection
+        try:
+            head = await connection.receive_head()
+            if (failure := failure_of(head)) is not None:
+                seen.failure = failure.code
+                return
+            seen.status = head.status
+            if seen.status == 101:
+                self._raw = connection.upgraded()
+                self._answered.set()
+                while data := await self._raw.receive_some():
+                    seen.body += data
+                # It ends the other direction as well.
+                await connection.aclose()
+            else:
+                while data := await connection.receive_body():
+                    seen.body += data
+            seen.clean = True
+        except OutboundBroken as broken:
+            seen.failure = broken.failure.code
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            seen.failure = StreamCode.UPSTREAM_RESET
+        finally:
+            self._answered.set()
+
+    async def leave(self) -> None:
+        await trio.aclose_forcefully(self._connection.stream)
+
+    async def close(self) -> None:
+        stays = self.history.client != "leaves"
+        if stays and self.seen.clean and self._connection.end_exchange():
+            DirectHub.kept = self._connection
+        else:
+            await self._connection.aclose()
 
 
-async def run(relay: Rig, server: Server, history: History) -> Seen:
+async def run(way: Way, server: Server, history: History) -> Seen:
     server.histories[history.number] = history
-    session = relay.way.session
-    context = session.add_context(1, token().in_tunnel.encode())
-    stream = session.open_stream(history.head.encode(), context=context, eof=history.request == "none")
-    seen = Seen()
+    hub: Hub
+    if isinstance(way, TunnelWay):
+        hub = TunnelHub(history, way)
+    else:
+        assert isinstance(way, DirectWay)
+        hub = await DirectHub.open(history, way)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(send, stream, history)
-            nursery.start_soon(receive, stream, seen)
+            nursery.start_soon(hub.send)
+            nursery.start_soon(hub.receive)
             if history.client != "stays":
                 for _ in range(history.number % 4):
                     await trio.testing.wait_all_tasks_blocked()
-            calls = [call for call in relay.upstream.underway if isinstance(call, TunnelCall)]
+            calls = list(way.underway)
             match history.client:
                 case "leaves":
-                    stream.reset(StreamCode.CANCEL)
+                    await hub.leave()
                 case "is revoked":
                     for call in calls:
-                        await call.revoke(REVOKED)
+                        call.revoke(REVOKED)
                 case "is held":
                     for call in calls:
                         call._exchange.hold()
                     await trio.testing.wait_all_tasks_blocked()
                     for call in calls:
                         call._exchange.release()
-        stream.close_nowait()
-        session.retire_context(context)
-        await relay.at_rest()
-    return seen
+        await hub.close()
+        await way.at_rest()
+    return hub.seen
 
 
 def check(history: History, seen: Seen, body: bytes) -> None:
@@ -260,7 +400,7 @@ def check(history: History, seen: Seen, body: bytes) -> None:
         return
     assert seen.failure is not None
     if history.bug is None:
-        assert seen.failure.code is not StreamCode.INTERNAL
+        assert seen.failure is not StreamCode.INTERNAL
         if history.client in ("stays", "is held") and history.request != "raw":
             assert history.ends != "whole"
 
@@ -274,8 +414,8 @@ def bugs_in_ports(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[type, str,
         nonlocal bug, calls
         bug, calls = new, 0
 
-    for port in (TunnelPort, UpstreamPort):
-        for method in ("head", "write", "pause", "resume", "stop", "cut"):
+    for port in (TunnelPort, ClientPort, UpstreamPort):
+        for method in METHODS:
             original = getattr(port, method)
 
             def raising(self: object, *arguments: Any, _of: Any = (port, method, original)) -> Any:
@@ -290,35 +430,81 @@ def bugs_in_ports(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[type, str,
     return set_bug
 
 
-async def histories(folder: Path, monkeypatch: pytest.MonkeyPatch, seeds: range, *, bugs: bool) -> None:
+def run_late(monkeypatch: pytest.MonkeyPatch, dice: random.Random) -> None:
+    """Have the loop make its calls some passes later, at random."""
+    call_ready, next_pass, next_of_session = Readiness._call, NextPass.soon, SessionServer.soon
+
+    def call(due: list[Watch]) -> list[Watch]:
+        late = [watch for watch in due if dice.random() < 0.2]
+        return call_ready([watch for watch in due if watch not in late]) + late
+
+    def soon(passes: NextPass, peer: Hashable, call: Callable[[], None]) -> None:
+        next_pass(passes, peer, partial(soon, passes, peer, call) if dice.random() < 0.3 else call)
+
+    def soon_of_session(server: SessionServer, call: Callable[[], None]) -> None:
+        next_of_session(server, partial(soon_of_session, server, call) if dice.random() < 0.3 else call)
+
+    monkeypatch.setattr(Readiness, "_call", staticmethod(call))
+    monkeypatch.setattr(NextPass, "soon", soon)
+    monkeypatch.setattr(SessionServer, "soon", soon_of_session)
+
+
+async def histories(
+    mode: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seeds: range,
+    *,
+    bugs: bool,
+) -> None:
     server = Server()
     set_bug = bugs_in_ports(monkeypatch)
-    async with rig(server, folder) as relay:
-        await relay.warm()
+    run_late(monkeypatch, random.Random(seeds.start))
+    # The time for which a client that has ended may still read its answer.
+    monkeypatch.setattr(client_port, "QUIET_S", 0.01)
+    monkeypatch.setattr(DirectHub, "kept", None)
+    async with running(server, folder) as api_server, open_way(mode, api_server.access, folder) as way:
         for seed in seeds:
-            history = draw(seed, bugs)
+            history = draw(seed, mode, bugs)
             try:
                 set_bug(history.bug)
-                seen = await run(relay, server, history)
+                seen = await run(way, server, history)
                 set_bug(None)
                 check(history, seen, server.bodies.get(seed, b""))
-                # The session and its other streams go on.
-                assert (await relay.ask()).body == b"ok"
+                assert bugs or not caplog.records
+                # Other exchanges go on.
+                assert (await way.ask(inner())).body == b"ok"
             except BaseException as error:
                 error.add_note(f"history {seed}: {attrs.evolve(history, body=[], pieces=[])}")
                 raise
+        if DirectHub.kept is not None:
+            await DirectHub.kept.aclose()
 
 
+both_modes = pytest.mark.parametrize("mode", CLIENTS)
+
+
+@both_modes
 @pytest.mark.parametrize("bugs", [False, True])
 async def test_no_history_of_an_exchange_loses_doubles_or_ends_what_it_should_not(
-    bugs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mode: str,
+    bugs: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await histories(tmp_path, monkeypatch, range(150), bugs=bugs)
+    await histories(mode, tmp_path, monkeypatch, caplog, range(150), bugs=bugs)
 
 
 @pytest.mark.long
+@both_modes
 @pytest.mark.parametrize("bugs", [False, True])
 async def test_no_history_of_thousands_does_either(
-    bugs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mode: str,
+    bugs: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await histories(tmp_path, monkeypatch, range(1_000, 6_000), bugs=bugs)
+    await histories(mode, tmp_path, monkeypatch, caplog, range(1_000, 1_000 + LONG[mode]), bugs=bugs)

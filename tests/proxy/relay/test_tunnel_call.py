@@ -619,25 +619,6 @@ async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once(tm
         assert len(relay.server.connections) == 2
 
 
-async def test_what_is_ended_while_it_is_sent_again_may_have_been_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failure = Failure(StreamCode.REVOKED, Processed.MAYBE, "denied")
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-
-    async def dial(call: TunnelCall, *, fresh: bool) -> None:
-        assert fresh
-        await call.revoke(failure)
-
-    async with rig(script, tmp_path) as relay:
-        await relay.warm()
-        monkeypatch.setattr(TunnelCall, "dial", dial)
-        assert (await relay.ask()).failure == failure
-        assert relay.server.received.count(b"GET " + TARGET) == 1
-
-
 async def test_a_kept_connection_that_ends_is_dropped_at_once(tmp_path: Path) -> None:
     async def script(connection: Connection) -> None:
         if connection.number == 0:

@@ -34,15 +34,16 @@ from proxy.message.rewrite import direct_request_head, failure_of
 from proxy.process.files import watch_certificate
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.direct import DirectServer
-from proxy.relay.exchange import Upstream
+from proxy.relay.exchange import Underway, Upstream
 from proxy.relay.guarding import run_guardrails
 from proxy.relay.guardrails import Guardrails
-from proxy.relay.pool import open_pool
+from proxy.relay.pool import Pool, open_pool
 from proxy.relay.service_account import ClusterAccess
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
 from tunnel import Hello, Memory, Role, Session, Welcome, memory_transport_pair, open_session
 from tunnel.net.connect import client_context, open_tls
+from tunnel.net.tcp import TCPListener
 
 HUB = "https://hub.example"
 CLUSTER_ID = "0193-c1"
@@ -158,6 +159,25 @@ class Answer:
 class Way(ABC):
     """One mode."""
 
+    upstream: Upstream | None
+    """Where the relay is in this process."""
+
+    @property
+    def pool(self) -> Pool:
+        """The relay's connections to the API server."""
+        assert self.upstream is not None
+        return self.upstream.pool
+
+    @property
+    def underway(self) -> Underway:
+        """The relay's open calls."""
+        assert self.upstream is not None
+        return self.upstream.underway
+
+    async def at_rest(self) -> None:
+        """Wait until no call is open, which has to come soon."""
+        assert await self.underway.wait_drained(5)
+
     @abstractmethod
     def exchange(
         self, head: RequestHead, token: str, *, eof: bool
@@ -216,6 +236,7 @@ def fresh() -> Token:
 @attrs.define
 class TunnelWay(Way):
     session: Session
+    upstream: Upstream | None = None
     _contexts: dict[str, int] = attrs.field(factory=dict)
 
     def announce(self, statement: str) -> None:
@@ -244,6 +265,7 @@ class DirectWay(Way):
     ca_pem: str
     verifier: Verifier | None = None
     """Where the relay is in this process."""
+    upstream: Upstream | None = None
     succession: list[str] = attrs.field(factory=list)
 
     def announce(self, statement: str) -> None:
@@ -282,7 +304,7 @@ async def tunnel_way(
         async with open_session(at_hub, Role.LISTENER, answer_hello=lambda _: Welcome()) as session:
             if timed:
                 tell_time(session)
-            yield TunnelWay(session)
+            yield TunnelWay(session, upstream)
         nursery.cancel_scope.cancel()
 
 
@@ -307,12 +329,13 @@ async def direct_way(
         server = DirectServer(
             upstream, verifier, watch_certificate(pem, key), memory or Memory(2**40), statement=statement
         )
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        listeners = [TCPListener(each) for each in await trio.open_tcp_listeners(0, host="127.0.0.1")]
         await nursery.start(trio.serve_listeners, server.handle_connection, listeners)
-        nursery.start_soon(server.deadlines.run)
+        nursery.start_soon(server.run)
         underway = upstream.underway
         nursery.start_soon(HeldUp(server.memory, underway, underway.end_for_memory).run)
-        yield DirectWay(listeners[0].socket.getsockname()[1], authority.cert_pem.bytes().decode(), verifier)
+        ca_pem = authority.cert_pem.bytes().decode()
+        yield DirectWay(listeners[0].socket.getsockname()[1], ca_pem, verifier, upstream)
         nursery.cancel_scope.cancel()
 
 
