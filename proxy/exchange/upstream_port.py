@@ -10,6 +10,8 @@ answer may still come.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from proxy.exchange.client import ClientConnection
@@ -34,10 +36,13 @@ class UpstreamPort:
         "_dialling",
         "_ended",
         "_head",
+        "_head_on",
         "_long",
         "_on_401",
         "_paused",
+        "_rewrite",
         "_write_failed",
+        "bytes_passed",
         "connection",
         "exchange",
         "may_be_seen",
@@ -45,14 +50,25 @@ class UpstreamPort:
     )
 
     def __init__(
-        self, connections: Connections, head: RequestHead, *, long: bool, on_401: Failure | None = None
+        self,
+        connections: Connections,
+        head: RequestHead,
+        *,
+        long: bool,
+        on_401: Failure | None = None,
+        rewrite: Callable[[ResponseHead], ResponseHead] | None = None,
+        head_on: Callable[[ClientConnection], RequestHead] | None = None,
     ) -> None:
         """`head` is the request's head. `long`: the answer takes hours, so no state is kept for a next one.
 
         `on_401`: the failure that a 401 stands for when the proxy's own credential was refused. Such a 401
-        is not passed to the client.
+        is not passed to the client. `rewrite` returns the client's head for the server's. If it raises
+        OutboundBroken, the exchange fails, and nothing of the answer reaches the client. `head_on` returns
+        the head to send on a connection, instead of `head`; method, body and upgrade are those of `head`.
         """
         self.exchange: Exchange = OVER
+        self.bytes_passed = 0
+        """The bytes of the answer's body, and the raw bytes behind it."""
         self.connection: ClientConnection | None = None
         """The request's connection; None before, and after it was given back or cut."""
         self.reused = False
@@ -64,6 +80,8 @@ class UpstreamPort:
         self._head: RequestHead | None = head
         self._long = long
         self._on_401 = on_401
+        self._head_on = head_on
+        self._rewrite = rewrite
         self._paused = True
         # A delivery is in progress, in an outer call.
         self._delivering = False
@@ -142,6 +160,8 @@ class UpstreamPort:
         head = self._head
         assert head is not None, "the answer has not begun"
         try:
+            if self._head_on is not None:
+                head = self._head_on(connection)
             encoded = connection.http.send_request(head)
             if data or self._ended:
                 encoded += connection.http.send_body(data, end=self._ended)
@@ -275,7 +295,10 @@ class UpstreamPort:
             self.exchange.broken(self, self._on_401)
             return
         self._answered = True
-        self._head = None
+        self._head = self._head_on = None
+        if self._rewrite is not None:
+            head = self._rewrite(head)
+            self._rewrite = None
         if head.status == 101:
             self.exchange.answer_head(head)
             self._go_on(connection)
@@ -286,6 +309,7 @@ class UpstreamPort:
         except OutboundBroken as error:
             # The head is valid and is passed on before the failure.
             body, broken = b"", error
+        self.bytes_passed += len(body)
         if connection.http.incoming is DONE:
             self.connection = None
             self._connections.release_watched(connection)
@@ -346,6 +370,7 @@ class UpstreamPort:
                 # The connection is given back before the client gets the end: its next request may reuse it.
                 self.connection = None
                 self._connections.release_watched(connection)
+            self.bytes_passed += len(piece)
             self.exchange.data(self, piece, end)
             if end:
                 return False
@@ -362,6 +387,7 @@ class UpstreamPort:
             if piece is None:
                 return
             end = connection.at_end
+            self.bytes_passed += len(piece)
             self.exchange.data(self, piece, end)
             if end:
                 # A watched connection reports its end again and again.

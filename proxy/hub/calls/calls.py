@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from audit.errors import AuditUnavailable
 from audit.ids import new_eid
-from audit.record import Decision, Event, Impersonated, Kind, Phase, Relay, Response, Tunnel
+from audit.record import Decision, Event, Impersonated, Kind, Phase, Response, Tunnel
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
@@ -39,7 +39,8 @@ from proxy.hub.authorize.admission import (
     parse_request,
 )
 from proxy.hub.authorize.decisions import Verdict, judge
-from proxy.hub.authorize.events import GUARDRAILS, Trail, impersonated
+from proxy.hub.authorize.events import GUARDRAILS, Trail
+from proxy.hub.calls.direct_exchange import run_direct
 from proxy.hub.calls.explain_403 import ExplainedOutbound
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
@@ -49,7 +50,7 @@ from proxy.hub.calls.retry import ATTEMPTS_MAX, Attempt, Tried, Where, next_atte
 from proxy.hub.calls.tunnel_exchange import run_attempt
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hosts import ClusterHosts
-from proxy.hub.relays.direct import INSTANCE, DirectOutbound, DirectRelays
+from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
@@ -66,7 +67,6 @@ from proxy.message.head import (
 from proxy.message.rewrite import (
     guardrail_of,
     hub_request_bytes,
-    hub_request_head,
     hub_response_head,
     sandboxed,
 )
@@ -84,7 +84,6 @@ from tunnel.net.loglimit import LogLimit
 
 # How it shows on a connection that its client is gone. Any other exception there is a fault of ours.
 CLIENT_LEFT = (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken)
-_DIRECT = Relay(INSTANCE)
 # The record says no more of it: the log has its traceback, and the text of an exception may hold anything.
 _FAULT = "the hub failed by a fault of its own"
 
@@ -438,8 +437,6 @@ class Calls:
         self, connection: ServerConnection, live: LiveCall, opened: OpenedStream | None
     ) -> Outcome:
         """Send the call to a relay of its cluster, and answer the client in every case."""
-        if live.call.cluster.mode is not Mode.TUNNEL:
-            return await self._forward_by(connection, None, live, opened)
         with connection.as_port() as port:
             return await self._forward_by(connection, port, live, opened)
 
@@ -476,7 +473,8 @@ class Calls:
                     if number < ATTEMPTS_MAX and call.movable and not live.moved_from:
                         leave = partial(self.leave_doubted, live, stream, held)
                 else:
-                    outbound: Outbound = await self._open_direct(live, renew=attempt.renew)
+                    assert port is not None, "a client's connection is TLS over a socket"
+                    outcome = await self._exchange_direct(connection, port, live, renew=attempt.renew)
             except ClusterOffline as error:
                 if not parked and await self._wait_for_relay(live):
                     parked, route.relay = True, None
@@ -485,13 +483,11 @@ class Calls:
             except OutboundBroken as error:
                 outcome = failed(error.failure, CloseReason.UPSTREAM_FAILED, live.tally)
             else:
-                if call.cluster.mode is not Mode.TUNNEL:
-                    outcome = await self._exchange(_inbound(connection, held), outbound, live)
-                elif port is None:
+                if call.cluster.mode is Mode.TUNNEL and port is None:
                     stream.stream.on_answer(None, leave)
                     outbound = TunnelOutbound(stream.stream, call.head)
                     outcome = await self._exchange(_inbound(connection, held), outbound, live)
-                else:
+                elif port is not None and call.cluster.mode is Mode.TUNNEL:
                     outcome = await self._exchange_ports(connection, port, stream.stream, leave, live)
             live.failure = outcome.failure
             left, live.leaves = live.leaves, False
@@ -531,6 +527,17 @@ class Calls:
         soon = partial(passes.soon, stream.peer)
         relay = RelayPort(stream, call.head, call.cluster.name, rewrite, soon, leave)
         return await run_attempt(connection, live, port, relay)
+
+    async def _exchange_direct(
+        self, connection: ServerConnection, port: ClientPort, live: LiveCall, *, renew: bool
+    ) -> Outcome:
+        """Carry one attempt in direct mode to its end; raises ClusterOffline."""
+        rewrite = partial(_passed_on_and_noted, self.prefix_of, live)
+        try:
+            return await run_direct(connection, live, port, self.direct, rewrite, renew=renew)
+        except OutboundBroken as error:
+            # The hub's own dial failed. A failure that the relay states is an outcome.
+            raise ClusterOffline(live.call.cluster, error.failure.reason) from error
 
     async def _exchange(self, inbound: Inbound, outbound: Outbound, live: LiveCall) -> Outcome:
         """Carry one attempt to its end."""
@@ -621,28 +628,6 @@ class Calls:
         except (SessionClosed, Draining, TooManyStreams, Detached) as error:
             raise ClusterOffline(call.cluster, str(error)) from error
         return OpenedStream(stream, relay, context.impersonated, session.interruptions)
-
-    async def _open_direct(self, live: LiveCall, *, renew: bool) -> DirectOutbound:
-        """Send the head to the cluster's relay; raises ClusterOffline or OutboundBroken."""
-        call = live.call
-        principal = call.agent.principal
-        assert principal is not None
-        parsed = call.parsed
-        inner = hub_request_head(call.head, parsed.target, live.eid, call.client_ip, parsed.tail)
-        try:
-            with live.interruptible():
-                outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
-                if live.ended is None:
-                    live.relay = _DIRECT
-                    live.impersonated = impersonated(principal, outbound.session)
-                    return outbound
-                await outbound.aclose()
-        except OutboundBroken as error:
-            if error.failure.code is StreamCode.DIAL_FAILED:
-                # Said by a relay, it is about the API server.
-                raise ClusterOffline(call.cluster, error.failure.reason) from error
-            raise
-        raise OutboundBroken(Failure(StreamCode.CANCEL, Processed.MAYBE, "ended while it was sent"))
 
     def _refused(self, event: Event, status: int) -> None:
         closing = event.completed(datetime.now(UTC), resp=Response(status, processed="no"))

@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import attrs
 import trio
@@ -26,14 +26,12 @@ import trio
 from audit.record import Impersonated
 from audit.record import Relay as RecordedRelay
 from proxy.exchange.client_port import ClientPort
-from proxy.exchange.engine import Exchange
+from proxy.exchange.engine import Exchange, Port
 from proxy.exchange.forward import CloseReason, Tally
-from proxy.exchange.pooled import PooledOutbound
 from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound, group_of
 from proxy.hub.authorize.admission import Call
-from proxy.hub.calls.relay_port import RelayPort
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.process.drain import Drained
 from tunnel import Interruptions, Session
@@ -68,12 +66,38 @@ class Ending:
         return _CODES.get(self.close_reason, StreamCode.REVOKED)
 
 
+class RelaySide(Port, Protocol):
+    """The port of a relay's side, with what limits and the trail have to know of it."""
+
+    bytes_passed: int
+    """The bytes of the answer's body, and the raw bytes behind it."""
+
+    @property
+    def peer(self) -> Hashable:
+        """The fairness key of the relay."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that it uses, without that of a tunnel."""
+        ...
+
+    @property
+    def evicted(self) -> bool:
+        """Whether its stream was evicted for memory."""
+        ...
+
+    def close(self) -> None:
+        """Free what it uses; its exchange is over. May be called again."""
+        ...
+
+
 class LiveCall:
     """A live call, and the known facts about it, even if it is cancelled."""
 
     exchange: Exchange | None = None
     """While there is one: its current attempt, where ports carry it."""
-    ports: tuple[ClientPort, RelayPort] | None = None
+    ports: tuple[ClientPort, RelaySide] | None = None
     """And the two of that."""
     outbound: Outbound | None = None
     """The current attempt's answering side."""
@@ -153,7 +177,7 @@ class LiveCall:
         """The memory of its connections, and of the data in transit."""
         inbound, outbound = self.inbound, self.outbound
         held = inbound.held_bytes if isinstance(inbound, ServerConnection) else 0
-        if isinstance(outbound, PooledOutbound | TunnelOutbound):
+        if isinstance(outbound, TunnelOutbound):
             held += outbound.held_bytes
         elif self.ports is not None:
             held += self.ports[1].held_bytes

@@ -10,10 +10,10 @@ does not name the agent yet or withholds the verb, so it gets a Warning that nam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from proxy.exchange.engine import OVER, Exchange
-from proxy.hub.calls.explain_403 import explained, may_be_explained
+from proxy.hub.calls.explain_403 import Held403, may_be_explained
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import HeadError, RequestHead, ResponseHead, check_switch
 from tunnel.stream import Stream, StreamReset
@@ -37,7 +37,7 @@ class RelayPort:
         "_body_left",
         "_busy",
         "_cluster",
-        "_explained",
+        "_held",
         "_paused",
         "_request",
         "_rewrite",
@@ -69,12 +69,20 @@ class RelayPort:
         self._busy = False
         self._answered = False
         self._body_left: int | None = None
-        # A short 403, and what has come of its body.
-        self._explained: tuple[ResponseHead, bytearray] | None = None
+        self._held: Held403 | None = None
         stream.on_answer(None, on_doubt)
 
     def __repr__(self) -> str:
         return repr(self.stream)
+
+    @property
+    def peer(self) -> Hashable:
+        """The fairness key of the relay's tunnel."""
+        return self.stream.peer
+
+    def close(self) -> None:
+        """Close the stream; an exchange that is under way must have ended."""
+        self.stream.close_nowait()
 
     @property
     def held_bytes(self) -> int:
@@ -159,8 +167,8 @@ class RelayPort:
 
     def _pass_head(self) -> bool:
         """Pass on the answer's head, with what is here of the body; whether more may follow now."""
-        if self._explained is not None:
-            return self._explain(*self._explained)
+        if self._held is not None:
+            return self._explain(self._held)
         encoded = self.stream.receive_head_nowait()
         if encoded is None:
             self.stream.when_input(self._pass_on)
@@ -176,28 +184,26 @@ class RelayPort:
             return False
         self._body_left = left = head.body_length if head.has_body(self._request.method) else 0
         if may_be_explained(head):
-            self._explained = head, bytearray()
-            return self._explain(*self._explained)
+            self._held = Held403(head, self._cluster, self._rewrite)
+            return self._explain(self._held)
         data, end = (b"", True) if left == 0 else self._take()
         head = self._rewrite(head)
         self._answered = True
         self.exchange.answer_head(head, data or b"", end)
         return data is not None and not end
 
-    def _explain(self, head: ResponseHead, body: bytearray) -> bool:
+    def _explain(self, held: Held403) -> bool:
         """Pass on a 403 once its body is here."""
         while True:
             data, end = self._take()
             if data is None:
                 return False
-            body += data
+            held.add(data)
             if end:
                 break
         self._answered = True
-        self._explained = None
-        self.exchange.answer_head(
-            self._rewrite(explained(head, bytes(body), self._cluster)), bytes(body), True
-        )
+        self._held = None
+        self.exchange.answer_head(*held.answer(), True)
         return False
 
     def _take(self) -> tuple[bytes | None, bool]:

@@ -1,32 +1,38 @@
-"""One attempt of a call in tunnel mode, by an exchange of ports."""
+"""One attempt of a call, by an exchange of ports."""
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.parked_exchange import ParkedExchange
 from proxy.exchange.server import ServerConnection
-from proxy.hub.calls.live import LiveCall
-from proxy.hub.calls.relay_port import RelayPort
+from proxy.hub.calls.live import LiveCall, RelaySide
 from proxy.message.failure import StreamCode
 
 
 async def run_attempt(
-    connection: ServerConnection, live: LiveCall, client: ClientPort, relay: RelayPort
+    connection: ServerConnection,
+    live: LiveCall,
+    client: ClientPort,
+    relay: RelaySide,
+    open_relay: Callable[[], Awaitable[object]] | None = None,
 ) -> Outcome:
     """Carry one attempt to its end, the queued bytes for the client included; raises ExchangeFault.
 
-    Cancelled, the client's connection is cut.
+    `open_relay` connects to the relay first. It is cancelled when the call is ended or its client leaves, and
+    what it raises is raised here. Cancelled, the client's connection is cut.
     """
     parked = ParkedExchange(connection, client, relay, live.call.head)
     live.exchange, live.ports = parked.exchange, (client, relay)
     if live.held:
         parked.exchange.hold()
     try:
-        failure = await parked.run(relay.stream.peer)
+        failure = await parked.run(relay.peer, open_relay)
     finally:
         live.leave_exchange()
-        relay.stream.close_nowait()
+        relay.close()
     tally = live.tally
     reason = CloseReason.COMPLETE
     if failure is not None:
