@@ -1,4 +1,4 @@
-"""What the exchanges on kept connections share: one of any kind that is given up is not sent again."""
+"""Exchanges of the relay on kept connections: one that is given up is not sent again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import pytest
 import trio
 from trio.testing import MemoryReceiveStream, MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from proxy.agent.connect.proxy import HubExchange, RenewingOutbound
 from proxy.exchange.pool import IDLE_S, Connections
 from proxy.exchange.pooled import PooledOutbound
-from proxy.hub.relays.direct import DirectOutbound
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import identity_lines, relay_request_head
@@ -23,7 +21,6 @@ WATCH = RequestHead.of(b"GET", b"/api/v1/pods?watch=1", ((b"host", b"x"),))
 IDENTITY = identity_lines(((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"agents")))
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno"
-KINDS = ["hawse connect", "direct mode", "relay"]
 # Within what a dial may take.
 SLOW_S = 8.0
 
@@ -53,7 +50,7 @@ class EagerStream(trio.abc.Stream):
 
 @attrs.define(eq=False)
 class Server:
-    """A server in memory, the credentials for it, and how long it takes to reach it or to get one."""
+    """A server in memory, the credentials for it, and how long it takes to reach it."""
 
     connections: Connections = attrs.field(init=False)
     dials: int = 0
@@ -62,7 +59,6 @@ class Server:
     dial_s: float = 0.0
     dial_is_shielded: bool = False
     """So that it succeeds although it was cancelled, as one does whose last step was done already."""
-    renewal_s: float = 0.0
     credential: int = 1
     authority: bytes = b"x"
 
@@ -78,7 +74,7 @@ class Server:
         self.ends.append(theirs)
         return EagerStream(ours, theirs.receive_stream)
 
-    # -- what a relay's pool asks for its access, and an exchange of hawse connect
+    # -- what a relay's pool asks for its access
 
     def token(self) -> str:
         return str(self.credential)
@@ -87,37 +83,25 @@ class Server:
         self.credential += 1
         return True
 
-    def head(self, token: str) -> RequestHead:
-        return WATCH
-
-    async def renewed(self, refused: str) -> str:
-        await trio.sleep(self.renewal_s)
-        return refused + "+"
-
     # --
 
-    def exchange(self, kind: str) -> PooledOutbound:
-        if kind == "hawse connect":
-            return RenewingOutbound(cast(HubExchange, self), "1")
-        if kind == "direct mode":
-            return DirectOutbound(self.connections, WATCH, lambda _: WATCH, session="s")
+    def exchange(self) -> PooledOutbound:
         pool = Pool(cast(ClusterAccess, self), self.connections)
         return Exchange(pool, WATCH, IDENTITY)
 
-    def seen_request(self, kind: str) -> bytes:
+    def seen_request(self) -> bytes:
         """What arrives of such an exchange's request."""
-        head = relay_request_head(WATCH, self.authority, "1", IDENTITY) if kind == "relay" else WATCH
-        return head.encode()
+        return relay_request_head(WATCH, self.authority, "1", IDENTITY).encode()
 
-    async def started_on_a_kept_connection(self, kind: str) -> PooledOutbound:
+    async def started_on_a_kept_connection(self) -> PooledOutbound:
         """An exchange whose request is sent, on a connection that has served another one."""
-        before = self.exchange(kind)
+        before = self.exchange()
         await before.start()
         await self.ends[0].send_all(OK)
         await before.receive_head()
         assert await before.receive_body() == b"ok"
         await before.aclose()
-        exchange = self.exchange(kind)
+        exchange = self.exchange()
         await exchange.start()
         assert self.dials == 1
         return exchange
@@ -153,12 +137,11 @@ class Waiting:
         return None if self.broken is None else self.broken.failure.code
 
 
-@pytest.mark.parametrize("kind", KINDS)
 async def test_an_exchange_that_is_given_up_ends_the_dial_for_its_second_try(
-    autojump_clock: MockClock, kind: str
+    autojump_clock: MockClock,
 ) -> None:
     server = Server()
-    exchange = await server.started_on_a_kept_connection(kind)
+    exchange = await server.started_on_a_kept_connection()
     server.dial_s = SLOW_S
     waiting = Waiting(exchange)
     async with trio.open_nursery() as nursery:
@@ -173,12 +156,9 @@ async def test_an_exchange_that_is_given_up_ends_the_dial_for_its_second_try(
     assert len(server.ends) == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_second_connection_that_comes_too_late_is_closed_unused(
-    autojump_clock: MockClock, kind: str
-) -> None:
+async def test_a_second_connection_that_comes_too_late_is_closed_unused(autojump_clock: MockClock) -> None:
     server = Server()
-    exchange = await server.started_on_a_kept_connection(kind)
+    exchange = await server.started_on_a_kept_connection()
     server.dial_s, server.dial_is_shielded = SLOW_S, True
     waiting = Waiting(exchange)
     async with trio.open_nursery() as nursery:
@@ -192,10 +172,9 @@ async def test_a_second_connection_that_comes_too_late_is_closed_unused(
     assert server.connections.idle_count == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_what_is_not_given_up_is_sent_once_more(autojump_clock: MockClock, kind: str) -> None:
+async def test_what_is_not_given_up_is_sent_once_more(autojump_clock: MockClock) -> None:
     server = Server()
-    exchange = await server.started_on_a_kept_connection(kind)
+    exchange = await server.started_on_a_kept_connection()
     server.dial_s = SLOW_S
     waiting = Waiting(exchange)
     async with trio.open_nursery() as nursery:
@@ -209,12 +188,11 @@ async def test_what_is_not_given_up_is_sent_once_more(autojump_clock: MockClock,
     assert server.connections.idle_count == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
 async def test_a_request_does_not_follow_on_a_first_connection_that_comes_as_it_is_cancelled(
-    autojump_clock: MockClock, kind: str
+    autojump_clock: MockClock,
 ) -> None:
     server = Server(dial_s=SLOW_S, dial_is_shielded=True)
-    exchange = server.exchange(kind)
+    exchange = server.exchange()
     with trio.move_on_after(1) as scope:
         await exchange.start()
     assert scope.cancelled_caught
@@ -222,12 +200,11 @@ async def test_a_request_does_not_follow_on_a_first_connection_that_comes_as_it_
 
 
 @pytest.mark.parametrize("shielded", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
 async def test_an_exchange_that_is_given_up_during_its_first_dial_is_not_begun(
-    autojump_clock: MockClock, kind: str, shielded: bool
+    autojump_clock: MockClock, shielded: bool
 ) -> None:
     server = Server(dial_s=SLOW_S, dial_is_shielded=shielded)
-    exchange = server.exchange(kind)
+    exchange = server.exchange()
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_start_in_vain, exchange)
@@ -245,12 +222,11 @@ async def _start_in_vain(exchange: PooledOutbound) -> None:
 
 
 @pytest.mark.parametrize("shielded", [False, True])
-@pytest.mark.parametrize("kind", ["hawse connect", "relay"])
 async def test_an_exchange_that_is_given_up_is_not_sent_under_another_credential(
-    autojump_clock: MockClock, kind: str, shielded: bool
+    autojump_clock: MockClock, shielded: bool
 ) -> None:
     server = Server()
-    exchange = server.exchange(kind)
+    exchange = server.exchange()
     await exchange.start()
     server.dial_s, server.dial_is_shielded = SLOW_S, shielded
     waiting = Waiting(exchange)
@@ -265,28 +241,11 @@ async def test_an_exchange_that_is_given_up_is_not_sent_under_another_credential
     assert [await seen_of(end) for end in server.ends[1:]] == [b""] * shielded
 
 
-async def test_an_exchange_that_is_given_up_while_a_credential_is_fetched_dials_no_more(
+async def test_connections_that_are_too_old_are_closed_although_their_finder_is_cancelled(
     autojump_clock: MockClock,
 ) -> None:
-    server = Server(renewal_s=SLOW_S)
-    exchange = server.exchange("hawse connect")
-    await exchange.start()
-    waiting = Waiting(exchange)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(waiting.run)
-        await server.ends[0].send_all(UNAUTHORIZED)
-        await trio.sleep(1)
-        await exchange.abandon()
-    assert waiting.code is StreamCode.CANCEL
-    assert server.dials == 1
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_connections_that_are_too_old_are_closed_although_their_finder_is_cancelled(
-    autojump_clock: MockClock, kind: str
-) -> None:
     server = Server()
-    exchanges = [server.exchange(kind) for _ in range(2)]
+    exchanges = [server.exchange() for _ in range(2)]
     for exchange in exchanges:
         await exchange.start()
     for number in (0, 1):
@@ -296,9 +255,9 @@ async def test_connections_that_are_too_old_are_closed_although_their_finder_is_
     for exchange in exchanges:
         await exchange.aclose()
     await trio.sleep(IDLE_S)
-    exchange = server.exchange(kind)
+    exchange = server.exchange()
     with trio.CancelScope() as scope:
         scope.cancel()
         await exchange.start()
     assert scope.cancelled_caught
-    assert [await seen_of(end) for end in server.ends] == [server.seen_request(kind)] * 2
+    assert [await seen_of(end) for end in server.ends] == [server.seen_request()] * 2
