@@ -329,6 +329,11 @@ class Stream(trio.abc.HalfCloseableStream):
         return None
 
     @property
+    def has_input(self) -> bool:
+        """Whether bytes are here to receive."""
+        return self._state.incoming.size > 0
+
+    @property
     def at_end(self) -> bool:
         """Whether all bytes were received, and a clean end behind them."""
         state = self._state

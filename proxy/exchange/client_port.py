@@ -62,6 +62,7 @@ class ClientPort:
         "_on_idle",
         "_paused",
         "_peer",
+        "_scheduled",
         "_stopped",
         "_tls",
         "_watch",
@@ -105,6 +106,8 @@ class ClientPort:
         self._deadlines = deadlines
         self._paused = True
         self._stopped = False
+        # `_go_on` is to be called in a later pass.
+        self._scheduled = False
         # A delivery is in progress, in an outer call.
         self._busy = False
         # The clean end was written, but the kernel does not have all of it yet.
@@ -189,6 +192,9 @@ class ClientPort:
         try:
             sent = self._tls.send_close_notify_nowait()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
+            if room:
+                # The kernel has all the bytes. A client that leaves before the end has not failed.
+                self.exchange.flushed(self)
             self._lost()
             return False
         return self._sent(sent)
@@ -342,7 +348,10 @@ class ClientPort:
                 return
             if http.crowded:
                 http.crowded = False
-                self.passes.soon(self._peer, self._go_on)
+                self._listen(False)
+                if not self._scheduled:
+                    self._scheduled = True
+                    self.passes.soon(self._peer, self._go_on)
                 return
 
     def _keep(self, data: bytes) -> None:
@@ -376,6 +385,7 @@ class ClientPort:
 
     def _go_on(self) -> None:
         """Deliver more of the received bytes, in a separate loop pass."""
+        self._scheduled = False
         if self.exchange.over or self._paused:
             return
         try:
@@ -404,8 +414,11 @@ class ClientPort:
         self.passes.later(QUIET_S, partial(self._leave, self.exchange))
 
     def _leave(self, exchange: Exchange) -> None:
-        """The client has ended some time ago, and its exchange is still under way."""
-        if self.exchange is exchange:
+        """The client has ended some time ago, and its exchange is still under way.
+
+        On a raw stream the client's end is delivered instead.
+        """
+        if self.exchange is exchange and not exchange.spliced:
             self._break(GONE)
 
     def _break(self, failure: Failure) -> None:

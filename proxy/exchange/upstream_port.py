@@ -42,6 +42,7 @@ class UpstreamPort:
         "_paused",
         "_rewrite",
         "_write_failed",
+        "bytes_dropped",
         "bytes_passed",
         "connection",
         "exchange",
@@ -68,7 +69,9 @@ class UpstreamPort:
         """
         self.exchange: Exchange = OVER
         self.bytes_passed = 0
-        """The bytes of the answer's body, and the raw bytes behind it."""
+        """The bytes of the answer's body, or the raw bytes after a 101."""
+        self.bytes_dropped = 0
+        """The client's raw bytes that the server takes no more."""
         self.connection: ClientConnection | None = None
         """The request's connection; None before, and after it was given back or cut."""
         self.reused = False
@@ -148,7 +151,7 @@ class UpstreamPort:
         self._ended = end
         connection = self.connection
         if self._write_failed or connection is None:
-            return self._ignore()
+            return self._ignore(data)
         if self.exchange.spliced:
             return self._send(connection, data)
         if self.may_be_seen:
@@ -181,7 +184,7 @@ class UpstreamPort:
         except OutboundBroken:
             # Bytes that the server sent before the break are still read: they explain it better.
             self._write_failed = True
-            return self._ignore()
+            return self._ignore(data)
         return self._sent(connection, sent)
 
     def _sent(self, connection: ClientConnection, sent: bool) -> bool:
@@ -193,12 +196,14 @@ class UpstreamPort:
             self.exchange.flushed(self)
         return sent
 
-    def _ignore(self) -> bool:
+    def _ignore(self, data: bytes) -> bool:
         """Refuse more of a body. Drop the bytes of a raw stream, so that the client's end is noticed."""
-        spliced = self.exchange.spliced
-        if spliced and self._ended:
+        if not self.exchange.spliced:
+            return False
+        self.bytes_dropped += len(data)
+        if self._ended:
             self.exchange.flushed(self)
-        return spliced
+        return True
 
     def pause(self) -> None:
         """See Port."""

@@ -522,10 +522,9 @@ class Calls:
         live: LiveCall,
     ) -> Outcome:
         """Carry one attempt to its end, by ports."""
-        call, passes = live.call, port.passes
+        call = live.call
         rewrite = partial(_passed_on_and_noted, self.prefix_of, live)
-        soon = partial(passes.soon, stream.peer)
-        relay = RelayPort(stream, call.head, call.cluster.name, rewrite, soon, leave)
+        relay = RelayPort(stream, call.head, call.cluster.name, rewrite, port.passes, leave)
         return await run_attempt(connection, live, port, relay)
 
     async def _exchange_direct(

@@ -70,7 +70,9 @@ class RelaySide(Port, Protocol):
     """The port of a relay's side, with what limits and the trail have to know of it."""
 
     bytes_passed: int
-    """The bytes of the answer's body, and the raw bytes behind it."""
+    """The bytes of the answer's body, or the raw bytes after a 101."""
+    bytes_dropped: int
+    """The client's raw bytes that the relay takes no more."""
 
     @property
     def peer(self) -> Hashable:
@@ -147,7 +149,7 @@ class LiveCall:
         tally = self.tally
         if self.ports is not None:
             client, relay = self.ports
-            tally.bytes_in = client.bytes_delivered
+            tally.bytes_in = client.bytes_delivered - relay.bytes_dropped
             tally.bytes_out = relay.bytes_passed
         return tally
 

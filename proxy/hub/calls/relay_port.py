@@ -1,11 +1,15 @@
-"""A stream to a relay as the upstream's port of an exchange: for the hub, which opens it.
+"""A stream to a relay as the upstream's port of an exchange, at the hub.
 
-OPEN carried the request's head, HEAD brings the answer's, DATA is the body and FIN its clean end. The framing
-is checked here: a head that is no final one, or a body of another length than its head promises, ends the
-exchange.
+OPEN carried the request's head. HEAD carries the answer's, DATA is the body, and FIN its clean end. This port
+checks the framing: an interim head, or a body of another length than its head says, ends the exchange.
 
-A short 403 is read to its end before it passes. The API server words it alike whether the relay's ClusterRole
-does not name the agent yet or withholds the verb, so it gets a Warning that names the command that looks.
+The port reads a short 403 to its end before it passes the head on. The API server uses the same words for an
+agent that the relay's ClusterRole does not name and for a verb that it lacks. So the head gets a Warning with
+the command that checks (`explain_403`).
+
+One message of a relay can contain hundreds of heads. Each takes some 40 µs here, with the rewriting and the
+TLS of its client. So heads use the budget of a pass (`tunnel.net.fairness`), and the others follow in later
+passes. Bytes behind a head cost less, and the reader of the tunnel bounds them (`tunnel.link`).
 """
 
 from __future__ import annotations
@@ -13,12 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from proxy.exchange.engine import OVER, Exchange
+from proxy.exchange.next_pass import NextPass
 from proxy.hub.calls.explain_403 import Held403, may_be_explained
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import HeadError, RequestHead, ResponseHead, check_switch
+from tunnel.net.fairness import fairness
 from tunnel.stream import Stream, StreamReset
 
-# What a stream passes on in one go; then the other streams of the message have their share of the pass.
+# Bytes that a stream delivers in one loop pass before other streams run.
 SHARE_BYTES = 256 * 1024
 
 _OTHER_LENGTH = "the answer's body has another length than its head says"
@@ -27,9 +33,8 @@ _OTHER_LENGTH = "the answer's body has another length than its head says"
 class RelayPort:
     """A stream that was opened with the request's head (a Port).
 
-    `rewrite` makes the client's head of the relay's; it raises OutboundBroken for one that fits into none.
-    `soon` has something called in a later pass. `on_doubt` is called once where the tunnel is in doubt before
-    the answer's head has come.
+    `rewrite` returns the client's head for the relay's. It raises OutboundBroken for a head that the hub
+    cannot forward. `on_doubt` is called at most once, when the tunnel is in doubt before the answer's head.
     """
 
     __slots__ = (
@@ -38,10 +43,11 @@ class RelayPort:
         "_busy",
         "_cluster",
         "_held",
+        "_passes",
         "_paused",
         "_request",
         "_rewrite",
-        "_soon",
+        "bytes_dropped",
         "bytes_passed",
         "exchange",
         "stream",
@@ -53,19 +59,21 @@ class RelayPort:
         request: RequestHead,
         cluster: str,
         rewrite: Callable[[ResponseHead], ResponseHead],
-        soon: Callable[[Callable[[], None]], None],
+        passes: NextPass,
         on_doubt: Callable[[], object] | None = None,
     ) -> None:
         self.exchange: Exchange = OVER
         self.bytes_passed = 0
-        """Of the answer's body, and of raw bytes behind it."""
+        """The delivered bytes of the answer's body, and the raw bytes after a 101."""
+        self.bytes_dropped = 0
+        """The client's raw bytes that the relay takes no more."""
         self.stream = stream
         self._request = request
         self._cluster = cluster
         self._rewrite = rewrite
-        self._soon = soon
+        self._passes = passes
         self._paused = True
-        # Something is being passed on, further down this stack.
+        # A delivery is in progress, in an outer call.
         self._busy = False
         self._answered = False
         self._body_left: int | None = None
@@ -86,15 +94,15 @@ class RelayPort:
 
     @property
     def held_bytes(self) -> int:
-        """What is in hand for the tunnel, which counts all else by itself."""
+        """The bytes in hand for the tunnel. The tunnel counts the queued bytes itself."""
         return self.stream.held_up_bytes
 
     @property
     def evicted(self) -> bool:
-        """Whether its stream has made room in memory."""
+        """Whether the stream was evicted for memory."""
         return self.stream.evicted
 
-    # -- what the exchange calls
+    # -- calls from the exchange
 
     @property
     def half_closes(self) -> bool:
@@ -106,16 +114,19 @@ class RelayPort:
         raise AssertionError("an upstream is sent no answer")
 
     def write(self, data: bytes, end: bool) -> bool:
-        """See Port. A relay that takes no more of a body has not failed: the answer will tell."""
+        """See Port. A relay that takes no more of a body may still answer, so that is no failure."""
         try:
             room = self.stream.write(data, eof=end)
         except StreamReset:
             if end:
                 self.exchange.flushed(self)
-            # Of a raw stream all is taken, so that its client is heard leaving.
-            return self.exchange.spliced
+            if not self.exchange.spliced:
+                return False
+            # Further bytes are read and dropped, so that the client's end is noticed.
+            self.bytes_dropped += len(data)
+            return True
         if end:
-            # What waits is the session's from here on: it sends it also after a resumption.
+            # The session owns the queued bytes now, and sends them even after a resumption.
             self.exchange.flushed(self)
         elif not room:
             self.stream.when_room(self._on_room)
@@ -128,32 +139,41 @@ class RelayPort:
     def resume(self) -> None:
         """See Port."""
         self._paused = False
-        self._pass_on()
+        self._deliver()
 
     def stop(self) -> None:
         """See Port."""
         self._paused = True
 
     def cut(self, failure: Failure, drop: bool) -> None:
-        """See Port. The relay need not send on what is queued for it, so it is dropped either way."""
+        """See Port. The bytes that are queued for the relay are dropped either way."""
         self.stream.reset(failure.code, processed=failure.processed, reason=failure.reason)
 
-    # -- what the stream calls
+    # -- calls from the stream
 
     def _on_room(self) -> None:
-        self._soon(self._has_room)
+        self._passes.soon(self.stream.peer, self._has_room)
+
+    def _on_head(self) -> None:
+        """Pass on the head, now or in the first pass that has room for it."""
+        if fairness().admits():
+            self._deliver()
+        else:
+            self._passes.soon(self.stream.peer, self._deliver)
+
+    # -- the reactions
 
     def _has_room(self) -> None:
         self.exchange.room(self)
 
-    def _pass_on(self) -> None:
-        """Pass on what has come, as long as it is wanted."""
+    def _deliver(self) -> None:
+        """Pass on the received bytes until the port is paused."""
         if self._busy or self._paused or self.exchange.over:
             return
         self._busy = True
         try:
-            if self._answered or self._pass_head():
-                self._pass_share()
+            if self._answered or self._deliver_head():
+                self._deliver_share()
         except StreamReset as reset:
             self.exchange.broken(self, Failure(reset.code, reset.processed, reset.reason))
         except HeadError as error:
@@ -165,13 +185,13 @@ class RelayPort:
         finally:
             self._busy = False
 
-    def _pass_head(self) -> bool:
-        """Pass on the answer's head, with what is here of the body; whether more may follow now."""
+    def _deliver_head(self) -> bool:
+        """Pass on the answer's head, and received bytes of the body; return whether more may follow now."""
         if self._held is not None:
             return self._explain(self._held)
         encoded = self.stream.receive_head_nowait()
         if encoded is None:
-            self.stream.when_input(self._pass_on)
+            self.stream.when_input(self._on_head)
             return False
         head = ResponseHead.decode(encoded)
         if head.status == 101:
@@ -189,11 +209,12 @@ class RelayPort:
         data, end = (b"", True) if left == 0 else self._take()
         head = self._rewrite(head)
         self._answered = True
+        self._paused |= end
         self.exchange.answer_head(head, data or b"", end)
-        return data is not None and not end
+        return data is not None
 
     def _explain(self, held: Held403) -> bool:
-        """Pass on a 403 once its body is here."""
+        """Pass on a 403 once its whole body has arrived."""
         while True:
             data, end = self._take()
             if data is None:
@@ -201,45 +222,46 @@ class RelayPort:
             held.add(data)
             if end:
                 break
-        self._answered = True
+        head, body = held.answer()
+        self._answered = self._paused = True
         self._held = None
-        self.exchange.answer_head(*held.answer(), True)
+        self.exchange.answer_head(head, body, True)
         return False
 
     def _take(self) -> tuple[bytes | None, bool]:
-        """Return what has come of the body, and whether it ends there; None when nothing has.
+        """Return received bytes of the body, None without any, and whether the clean end follows them.
 
-        Raises StreamReset, and OutboundBroken where it has another length than promised.
+        Raises StreamReset, and OutboundBroken for a body of another length than its head says.
         """
         stream = self.stream
         data = stream.receive_nowait()
         if data is None:
-            stream.when_input(self._pass_on)
+            stream.when_input(self._deliver)
             return None, False
         end = not data or stream.at_end
         left = self._body_left
-        if left is not None and not self.exchange.spliced:
+        if left is not None:
             self._body_left = left = left - len(data)
             if left < 0 or (not data and left):
                 raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, _OTHER_LENGTH))
-            # Bytes that end too early are passed on, and only then the exchange breaks.
+            # If the stream ends too early, its last bytes are passed on before the exchange breaks.
             end = not left
         self.bytes_passed += len(data)
         return data, end
 
-    def _pass_share(self) -> None:
+    def _deliver_share(self) -> None:
         share = SHARE_BYTES
         while not (self._paused or self.exchange.over):
+            if share <= 0 and self.stream.has_input:
+                self._passes.soon(self.stream.peer, self._deliver)
+                return
             data, end = self._take()
             if data is None:
                 return
-            self.exchange.data(self, data, end)
-            if end:
-                return
             share -= len(data)
-            if share <= 0:
-                self._soon(self._pass_on)
-                return
+            # Another call of `_deliver` may be scheduled, and would find the end again.
+            self._paused |= end
+            self.exchange.data(self, data, end)
 
     def _refuse(self, reason: str) -> None:
         self.exchange.broken(self, Failure(StreamCode.PROTOCOL, Processed.MAYBE, reason))

@@ -568,3 +568,34 @@ async def test_raw_bytes_go_both_ways_after_a_101_and_each_way_ends() -> None:
         await do(rig, ("client", b"", True))
         await do(rig, "drain")
         assert rig.done == [None]
+
+
+async def test_a_client_that_ended_before_the_101_still_gets_raw_bytes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with rigged("upgrade") as rig:
+        rig.end()
+        await wait_all_tasks_blocked()
+        await do(rig, ("head", 101, b"", False))
+        assert rig.upstream.out_end
+        await trio.sleep(QUIET_S * 3)
+        await do(rig, ("upstream", b"late", True))
+        await do(rig, "drain")
+        rig.read()
+        assert bytes(rig.body) == b"late"
+        assert rig.ended == "clean"
+        assert rig.done == [None]
+
+
+async def test_a_raw_client_that_leaves_before_the_end_has_not_failed() -> None:
+    async with rigged("upgrade") as rig:
+        await do(rig, ("head", 101, b"", False))
+        rig.read()
+        rig.end()
+        await wait_all_tasks_blocked()
+        await do(rig, "client cut")
+        await do(rig, ("upstream", b"late", False))
+        # The client's kernel has answered with a RST.
+        await do(rig, ("upstream", b"", True))
+        await do(rig, "drain")
+        assert rig.done == [None]

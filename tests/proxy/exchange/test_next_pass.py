@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import trio
@@ -7,9 +8,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proxy.exchange.next_pass import NextPass
 from tests.tunnel.passes import counted_passes
+from tunnel.net.fairness import CHUNK_S, TASKS_PER_PASS, fairness
 
 
-async def test_peers_take_turns_and_one_call_runs_in_a_pass() -> None:
+async def test_calls_use_the_budget_of_a_pass_and_peers_alternate(mock_clock: MockClock) -> None:
     passes = NextPass()
     said: list[str] = []
 
@@ -19,14 +21,76 @@ async def test_peers_take_turns_and_one_call_runs_in_a_pass() -> None:
             said.append(name)
             counted.note()
 
-        for name in ("a1", "a2", "a3", "b1", "c1", "b2"):
+        names = [f"a{number}" for number in range(3 * TASKS_PER_PASS)]
+        for name in (*names, "b0", "c0", "b1"):
             passes.soon(name[0], partial(call, name))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(passes.run)
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-    assert said == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    assert said == ["a0", "b0", "c0", "a1", "b1", *names[2:]]
+    assert counted.most == TASKS_PER_PASS
+
+
+async def test_one_call_runs_in_a_pass_also_where_tasks_use_up_the_budget(mock_clock: MockClock) -> None:
+    passes, common = NextPass(), fairness()
+    ran = 0
+
+    async def compete() -> None:
+        while True:
+            while common.admits():
+                pass
+            await common.wait("others")
+
+    with counted_passes() as counted:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2 * TASKS_PER_PASS):
+                nursery.start_soon(compete)
+            for _ in range(10):
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(passes.run)
+            for _ in range(50):
+                passes.soon("peer", counted.note)
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+            ran = counted.noted.total()
+            nursery.cancel_scope.cancel()
+    assert ran == 50
     assert counted.most == 1
+
+
+async def test_a_long_call_is_the_last_one_of_its_pass() -> None:
+    passes = NextPass()
+
+    with counted_passes() as counted:
+
+        def call() -> None:
+            counted.note()
+            ends_at = time.perf_counter() + CHUNK_S
+            while time.perf_counter() < ends_at:
+                pass
+
+        for number in range(4):
+            passes.soon(number, call)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(passes.run)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert counted.noted.total() == 4
+    assert counted.most == 1
+
+
+async def test_calls_that_come_due_together_use_the_budget_of_a_pass(autojump_clock: MockClock) -> None:
+    passes = NextPass()
+    with counted_passes() as counted:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(passes.run)
+            for _ in range(3 * TASKS_PER_PASS):
+                passes.later(5, counted.note)
+            await trio.sleep(6)
+            nursery.cancel_scope.cancel()
+    assert counted.noted.total() == 3 * TASKS_PER_PASS
+    assert counted.most == TASKS_PER_PASS
 
 
 async def test_a_call_that_is_given_within_a_call_runs_in_a_later_pass() -> None:

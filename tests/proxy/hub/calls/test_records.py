@@ -1,0 +1,261 @@
+"""What the record says of how a call ended, and of its bytes, where ports carry it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.next_pass import NextPass
+from proxy.exchange.server import ServerConnection
+from proxy.message.head import ResponseHead
+from tests.proxy.hub.calls.test_calls import Bench, open_bench, read_all, relay_of
+from tests.tunnel.net.test_tcp import tcp_pair
+from tests.tunnel.net.test_tls import handshake
+from tunnel import Processed, Stream, StreamCode
+from tunnel.net.connect import TLSStream
+from tunnel.net.readiness import Readiness
+
+EXEC = "GET /clusters/prod/api/v1/namespaces/dev/pods/p/exec?command=sh HTTP/1.1"
+LOG = "GET /clusters/prod/api/v1/namespaces/dev/pods/p/log?follow=true HTTP/1.1"
+POST = "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1"
+REQUESTS = {
+    "exec": (EXEC, "Connection: Upgrade", "Upgrade: websocket"),
+    "log": (LOG,),
+    "post": (POST, "Transfer-Encoding: chunked"),
+}
+SWITCHING = ResponseHead.of(101, b"", ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))).encode()
+
+
+@attrs.define
+class Talk:
+    """A client and the relay's end of its call."""
+
+    client: TLSStream
+    relay: Stream
+
+    async def say(self, data: bytes, sent: bytes | None = None) -> None:
+        """Have bytes of the relay arrive at the client; `sent` is their form without framing."""
+        await self.relay.send_all(data if sent is None else sent)
+        received = b""
+        while not received.endswith(data):
+            received += await self.client.receive_some()
+
+    async def ask(self, data: bytes, heard: bytes | None = None) -> None:
+        """Have bytes of the client arrive at the relay; `heard` is their form without framing."""
+        await self.client.send_all(data)
+        received = b""
+        while received != (data if heard is None else heard):
+            received += await self.relay.receive_some()
+
+    async def wait_reset(self) -> None:
+        reset = trio.Event()
+        self.relay.on_reset(reset.set)
+        with trio.fail_after(5):
+            await reset.wait()
+
+
+@asynccontextmanager
+async def talking(bench: Bench, request: bytes) -> AsyncIterator[Talk]:
+    client, server = await handshake(await tcp_pair())
+    readiness, passes, deadlines = Readiness(), NextPass(), Deadlines()
+    connection = ServerConnection(server, deadlines, server, readiness, passes)
+    done = trio.Event()
+
+    async def serve() -> None:
+        head = await connection.next_request()
+        assert head is not None
+        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
+        await connection.aclose()
+        done.set()
+
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        for run in (readiness.run, passes.run, deadlines.run, serve):
+            nursery.start_soon(run)
+        await client.send_all(request)
+        stream = await relay.accept()
+        yield Talk(client, stream)
+        with trio.fail_after(5):
+            await done.wait()
+        await trio.aclose_forcefully(client)
+        stream.close_nowait()
+        nursery.cancel_scope.cancel()
+
+
+async def exec_that_the_api_server_ends(talk: Talk) -> None:
+    await talk.relay.send_head(SWITCHING)
+    await talk.say(b"hello")
+    await talk.ask(b"exit")
+    await talk.relay.send_eof()
+    assert await talk.client.receive_some() == b""
+    await talk.client.aclose()
+
+
+async def exec_that_the_client_ends(talk: Talk) -> None:
+    await talk.relay.send_head(SWITCHING)
+    await talk.say(b"hello")
+    await talk.ask(b"exit")
+    await talk.client.aclose()
+    assert await talk.relay.receive_some() == b""
+    await talk.relay.send_eof()
+
+
+async def exec_with_output_behind_the_clients_end(talk: Talk) -> None:
+    await talk.relay.send_head(SWITCHING)
+    await talk.say(b"hello")
+    await talk.ask(b"exit")
+    await talk.client.aclose()
+    assert await talk.relay.receive_some() == b""
+    await talk.relay.send_all(b"late")
+    # The client's kernel answers with a RST.
+    await wait_all_tasks_blocked(0.05)
+    await talk.relay.send_eof()
+
+
+async def exec_with_input_behind_the_api_servers_end(talk: Talk) -> None:
+    await talk.relay.send_head(SWITCHING)
+    await talk.say(b"hello")
+    await talk.ask(b"exit")
+    await talk.relay.send_eof()
+    talk.relay.close_nowait()
+    assert await talk.client.receive_some() == b""
+    for _ in range(3):
+        await talk.client.send_all(b"ping")
+        await wait_all_tasks_blocked(0.01)
+    await talk.client.aclose()
+
+
+async def exec_whose_client_vanishes(talk: Talk) -> None:
+    await talk.relay.send_head(SWITCHING)
+    await talk.say(b"hello")
+    await talk.ask(b"exit")
+    await trio.aclose_forcefully(talk.client)
+    await talk.wait_reset()
+
+
+async def exec_that_breaks(talk: Talk) -> None:
+    await talk.relay.send_head(SWITCHING)
+    await talk.say(b"hello")
+    talk.relay.reset(StreamCode.UPSTREAM_RESET, processed=Processed.YES, reason="it broke", in_line=True)
+    with pytest.raises(trio.BrokenResourceError):
+        await talk.client.receive_some()
+
+
+async def exec_that_the_relay_gives_up(talk: Talk) -> None:
+    await talk.relay.send_head(SWITCHING)
+    await talk.say(b"hello")
+    talk.relay.reset(StreamCode.CANCEL, reason="it leaves", in_line=True)
+    with pytest.raises(trio.BrokenResourceError):
+        await talk.client.receive_some()
+
+
+async def exec_that_is_refused(talk: Talk) -> None:
+    await talk.relay.send_head(ResponseHead.of(400, b"", ((b"content-length", b"2"),)).encode())
+    await talk.relay.send_all(b"no")
+    await talk.relay.send_eof()
+    await read_all(talk.client)
+
+
+async def log_that_ends(talk: Talk) -> None:
+    await talk.relay.send_head(ResponseHead.of(200).encode())
+    await talk.relay.send_all(b"line")
+    await talk.relay.send_eof()
+    await read_all(talk.client)
+
+
+async def log_whose_client_leaves(talk: Talk) -> None:
+    await talk.relay.send_head(ResponseHead.of(200).encode())
+    await talk.say(b"line\r\n", b"line")
+    await talk.client.aclose()
+    await talk.wait_reset()
+
+
+async def log_whose_client_leaves_before_the_head(talk: Talk) -> None:
+    await talk.client.aclose()
+    await talk.wait_reset()
+
+
+async def log_that_breaks(talk: Talk) -> None:
+    await talk.relay.send_head(ResponseHead.of(200).encode())
+    await talk.relay.send_all(b"line")
+    talk.relay.reset(StreamCode.UPSTREAM_RESET, processed=Processed.YES, reason="it broke", in_line=True)
+    await read_all(talk.client)
+
+
+async def post_that_is_answered_early(talk: Talk) -> None:
+    await talk.ask(b"4\r\nabcd\r\n", b"abcd")
+    await talk.relay.send_head(ResponseHead.of(413, b"", ((b"content-length", b"0"),)).encode(), eof=True)
+    await talk.client.receive_some()
+    await talk.client.aclose()
+
+
+async def post_whose_client_leaves(talk: Talk) -> None:
+    await talk.ask(b"4\r\nabcd\r\n", b"abcd")
+    await talk.client.aclose()
+    await talk.wait_reset()
+
+
+async def post_with_a_malformed_body(talk: Talk) -> None:
+    await talk.ask(b"4\r\nabcd\r\n", b"abcd")
+    await talk.client.send_all(b"xx\r\n")
+    await talk.wait_reset()
+    await talk.client.receive_some()
+    await talk.client.aclose()
+
+
+COMPLETE, GONE, ERROR, FAILED = "complete", "client gone", "client error", "upstream failed"
+LEFT, BROKE = "the client is gone", "it broke"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "close_reason", "status", "reason", "bytes_in", "bytes_out"),
+    [
+        (exec_that_the_api_server_ends, COMPLETE, 101, None, 4, 5),
+        (exec_that_the_client_ends, COMPLETE, 101, None, 4, 5),
+        (exec_with_output_behind_the_clients_end, COMPLETE, 101, None, 4, 9),
+        (exec_with_input_behind_the_api_servers_end, COMPLETE, 101, None, 4, 5),
+        (exec_whose_client_vanishes, GONE, 101, LEFT, 4, 5),
+        (exec_that_breaks, FAILED, 101, BROKE, 0, 5),
+        (exec_that_the_relay_gives_up, GONE, 101, "it leaves", 0, 5),
+        (exec_that_is_refused, COMPLETE, 400, None, 0, 2),
+        (log_that_ends, COMPLETE, 200, None, 0, 4),
+        (log_whose_client_leaves, GONE, 200, LEFT, 0, 4),
+        (log_whose_client_leaves_before_the_head, GONE, 0, LEFT, 0, 0),
+        (log_that_breaks, FAILED, 200, BROKE, 0, 4),
+        (post_that_is_answered_early, COMPLETE, 413, None, 4, 0),
+        (post_whose_client_leaves, GONE, 0, LEFT, 4, 0),
+        (post_with_a_malformed_body, ERROR, 400, "the request's body is malformed", 4, 0),
+    ],
+)
+async def test_the_record_says_how_a_call_ended(
+    tmp_path: Path,
+    scenario: Callable[[Talk], Awaitable[None]],
+    close_reason: str,
+    status: int,
+    reason: str | None,
+    bytes_in: int,
+    bytes_out: int,
+) -> None:
+    line, *headers = REQUESTS[scenario.__name__.partition("_")[0]]
+    async with open_bench(tmp_path, quick=False) as bench:
+        async with talking(bench, bench.request(line, *headers)) as talk:
+            await scenario(talk)
+        closing: Any = (await bench.trail())[-1]
+    response = closing["resp"]
+    assert (response["status"], response.get("reason"), response["bytes"]) == (status, reason, bytes_out)
+    if line == POST:
+        assert closing["req"]["body_bytes"] == bytes_in
+        return
+    stream = closing["stream"]
+    assert (stream["close_reason"], stream["bytes_in"], stream["bytes_out"]) == (
+        close_reason,
+        bytes_in,
+        bytes_out,
+    )
