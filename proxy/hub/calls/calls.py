@@ -55,7 +55,7 @@ from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.listener.unauthenticated import PENDING_S
-from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
+from proxy.message.failure import GONE, Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.message.head import (
     LONG_HEAD_BYTES,
     HeadError,
@@ -472,9 +472,11 @@ class Calls:
                     leave = None
                     if number < ATTEMPTS_MAX and call.movable and not live.moved_from:
                         leave = partial(self.leave_doubted, live, stream, held)
-                else:
-                    assert port is not None, "a client's connection is TLS over a socket"
+                elif port is not None:
                     outcome = await self._exchange_direct(connection, port, live, renew=attempt.renew)
+                else:
+                    assert not connection.awaits_answer, "an open connection of a client has a port"
+                    raise InboundBroken(GONE)
             except ClusterOffline as error:
                 if not parked and await self._wait_for_relay(live):
                     parked, route.relay = True, None

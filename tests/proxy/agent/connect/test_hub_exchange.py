@@ -121,7 +121,9 @@ async def test_a_request_whose_client_leaves_while_a_token_is_fetched_is_not_sen
     assert (len(bench.hub.seen), bench.hub.dials) == (1, 1)
 
 
-async def test_a_request_whose_client_leaves_is_cut_at_the_hub(bench: Bench) -> None:
+@pytest.mark.parametrize("by_tls_proxy", [False, True])
+async def test_a_request_whose_client_leaves_is_cut_at_the_hub(bench: Bench, by_tls_proxy: bool) -> None:
+    bench.hub.by_tls_proxy = by_tls_proxy
     gone = trio.Event()
 
     async def hang(connection: ServerConnection, head: RequestHead) -> None:
