@@ -64,14 +64,12 @@ class UpstreamPort:
 
         `on_401`: the failure that a 401 stands for when the proxy's own credential was refused. Such a 401
         is not passed to the client. `rewrite` returns the client's head for the server's. If it raises
-        OutboundBroken, the exchange fails, and nothing of the answer reaches the client. `head_on` returns
-        the head to send on a connection, instead of `head`; method, body and upgrade are those of `head`.
+        OutboundBroken, the exchange fails, and no byte of the answer is passed on. `head_on` returns the head
+        for a connection, to be sent instead of `head`; its method, body and upgrade are the same.
         """
         self.exchange: Exchange = OVER
-        self.bytes_passed = 0
-        """The bytes of the answer's body, or the raw bytes after a 101."""
-        self.bytes_dropped = 0
-        """The client's raw bytes that the server takes no more."""
+        # Of the answer, or of a raw stream; and the client's raw bytes that the server takes no more.
+        self.bytes_passed = self.bytes_dropped = 0
         self.connection: ClientConnection | None = None
         """The request's connection; None before, and after it was given back or cut."""
         self.reused = False

@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import attrs
 import trio
@@ -26,12 +26,13 @@ import trio
 from audit.record import Impersonated
 from audit.record import Relay as RecordedRelay
 from proxy.exchange.client_port import ClientPort
-from proxy.exchange.engine import Exchange, Port
+from proxy.exchange.engine import Exchange
 from proxy.exchange.forward import CloseReason, Tally
 from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound, group_of
 from proxy.hub.authorize.admission import Call
+from proxy.hub.calls.relay_side import RelaySide
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.process.drain import Drained
 from tunnel import Interruptions, Session
@@ -64,34 +65,6 @@ class Ending:
     @property
     def code(self) -> StreamCode:
         return _CODES.get(self.close_reason, StreamCode.REVOKED)
-
-
-class RelaySide(Port, Protocol):
-    """The port of a relay's side, with what limits and the trail have to know of it."""
-
-    bytes_passed: int
-    """The bytes of the answer's body, or the raw bytes after a 101."""
-    bytes_dropped: int
-    """The client's raw bytes that the relay takes no more."""
-
-    @property
-    def peer(self) -> Hashable:
-        """The fairness key of the relay."""
-        ...
-
-    @property
-    def held_bytes(self) -> int:
-        """The memory that it uses, without that of a tunnel."""
-        ...
-
-    @property
-    def evicted(self) -> bool:
-        """Whether its stream was evicted for memory."""
-        ...
-
-    def close(self) -> None:
-        """Free what it uses; its exchange is over. May be called again."""
-        ...
 
 
 class LiveCall:

@@ -8,7 +8,8 @@ from proxy.exchange.client_port import ClientPort
 from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.parked_exchange import ParkedExchange
 from proxy.exchange.server import ServerConnection
-from proxy.hub.calls.live import LiveCall, RelaySide
+from proxy.hub.calls.live import LiveCall
+from proxy.hub.calls.relay_side import RelaySide
 from proxy.message.failure import StreamCode
 
 
