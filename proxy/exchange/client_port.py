@@ -34,8 +34,8 @@ from tunnel.protocol.streams import SMALL_BYTES
 # How long a client may take to receive the bytes of an answer before it is cut. The kernel and this port hold
 # some 250 KB of them, which take this long at 64 kbit/s.
 CUT_WITHIN_S = 30.0
-# What is kept of one request's body, to be sent once more. Most bodies of kubectl are small; a larger one
-# crosses once.
+# The largest body that a port keeps for another attempt. Most bodies of kubectl are smaller; a larger one is
+# sent once.
 REPLAY_BYTES_MAX = 64 * 1024
 
 
@@ -88,7 +88,7 @@ class ClientPort:
         self.closed = False
         """This port has cut the connection."""
         self.bytes_delivered = 0
-        """The bytes of this request's body, and the raw bytes behind it."""
+        """The delivered bytes of this request's body, and the raw bytes after a 101."""
         self.broken_by: Failure | None = None
         """The client's failure that broke the exchange of this request."""
         # The delivered pieces of the body while they can be delivered again, and the pieces of a replay that
@@ -129,20 +129,20 @@ class ClientPort:
 
     @property
     def whole(self) -> bool:
-        """Whether the request can be sent once more: all of its body that was delivered is still here."""
+        """Whether the request can be sent again: the port still has all delivered bytes of its body."""
         return self._kept is not None
 
     def rewind(self) -> None:
-        """Deliver the body from its beginning again, to the next Exchange; only while it is `whole`."""
+        """Deliver the body from its beginning to the next Exchange; only while it is `whole`."""
         assert self._kept is not None, "a part of the body is gone"
         self._paused = True
         self.broken_by = None
         self.bytes_delivered = 0
-        # The attempt before may have ended before all of it was delivered again.
+        # The last attempt may have ended before it had all of these pieces.
         self._again, self._kept, self._kept_bytes = [*self._kept, *self._again], [], 0
 
     def attend(self) -> None:
-        """Notice the client's end in the exchange that starts now; a wait before it may have put that off."""
+        """Notice the client's end in the exchange that starts now. An earlier wait may have delayed that."""
         if self._http.ended:
             self._leave_soon()
         else:
@@ -150,7 +150,7 @@ class ClientPort:
 
     @property
     def cutting(self) -> bool:
-        """Whether what came before a cut is still on its way."""
+        """Whether bytes from before a cut are still queued."""
         return self._cutting
 
     @property
@@ -169,7 +169,7 @@ class ClientPort:
         """See Port. Interim heads are dropped: not every HTTP/1.1 client expects one."""
         if head.status < 200 and head.status != 101:
             return True
-        # What is answered is not sent again.
+        # An answered request is not sent again.
         self._kept = None
         self._again = []
         if self._deadlines is not None and self._deadlines.ending:
@@ -355,7 +355,7 @@ class ClientPort:
                 return
 
     def _keep(self, data: bytes) -> None:
-        """Keep a piece for another attempt, if it is one of a small body."""
+        """Keep a piece of a small body for another attempt."""
         kept = self._kept
         if kept is None:
             return
@@ -363,7 +363,7 @@ class ClientPort:
         if self._kept_bytes > REPLAY_BYTES_MAX:
             self._kept = None
         elif kept and len(kept[-1]) + len(data) <= SMALL_BYTES:
-            # One that comes byte by byte would cost 40 bytes of Python object for each of them.
+            # Without this, a body that arrives byte by byte costs 40 bytes of Python object for each byte.
             kept[-1] += data
         elif data:
             kept.append(data)
@@ -410,11 +410,11 @@ class ClientPort:
         self._break(GONE)
 
     def _leave_soon(self) -> None:
-        """The client has ended; it is gone if the exchange is still under way after QUIET_S."""
+        """Treat the client, which has ended, as gone if the exchange still runs after QUIET_S."""
         self.passes.later(QUIET_S, partial(self._leave, self.exchange))
 
     def _leave(self, exchange: Exchange) -> None:
-        """The client has ended some time ago, and its exchange is still under way.
+        """Break the exchange of a client that ended QUIET_S ago, if it still runs.
 
         On a raw stream the client's end is delivered instead.
         """

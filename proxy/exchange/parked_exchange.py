@@ -18,7 +18,7 @@ _CANCELLED = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or this pro
 
 
 class ExchangeFault(Exception):
-    """An exchange of ports ended by an internal fault. The log has its traceback."""
+    """An internal fault has ended an exchange. The log has the traceback."""
 
 
 class ParkedExchange:
@@ -59,11 +59,11 @@ class ParkedExchange:
     async def run(
         self, peer: Hashable, open_upstream: Callable[[], Awaitable[object]] | None = None
     ) -> Failure | None:
-        """Start the exchange; return its failure once it is over, and the client has the queued bytes.
+        """Start the exchange. Return its failure once it is over and the client has the queued bytes.
 
-        `peer` is the fairness key of the upstream. `open_upstream` prepares the upstream before that. It is
+        `peer` is the fairness key of the upstream. `open_upstream` prepares the upstream first. It is
         cancelled when the exchange ends meanwhile, for instance because the client leaves. Raises what it
-        raises, and ExchangeFault. Cancelled, both sides are cut.
+        raises, and ExchangeFault. A cancellation cuts both sides.
         """
         client = self._client
         try:
@@ -77,7 +77,7 @@ class ParkedExchange:
                 await self._waker.park()
             common = fairness()
             if not common.admits():
-                # One upstream can end hundreds at once.
+                # An upstream can end hundreds of exchanges at once.
                 await common.wait(peer)
         finally:
             self.exchange.end(_CANCELLED)

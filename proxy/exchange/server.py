@@ -107,7 +107,7 @@ class ServerConnection:
         self._attendance: Attendance | None = None
         self._stand_by: StandBy[ServerConnection] | None = None
         self.on_port_cut: Callable[[], None] | None = None
-        """What is called when a port of this connection has cut it."""
+        """Called when a port has cut this connection."""
 
     def __enter__(self) -> Self:
         return self
@@ -271,9 +271,9 @@ class ServerConnection:
 
     @contextmanager
     def as_port(self) -> Iterator[ClientPort | None]:
-        """Serve the current request's exchange as a port; None where there is no socket to watch.
+        """Yield a port for the exchange of the current request; None without a socket to watch.
 
-        For the block, in which the connection's task reads and sends nothing while an exchange runs.
+        In the block, the connection's task neither reads nor sends while an exchange runs.
         """
         tls, readiness, passes = self._tls, self._readiness, self._passes
         socket = None if tls is None else tls_socket(tls)
@@ -301,7 +301,7 @@ class ServerConnection:
             watch.call = _nothing
 
     def _port_cut(self) -> None:
-        """The port has cut the connection."""
+        """Note that the port has cut the connection."""
         if self._link is not _CLOSED:
             self._release()
         if self.on_port_cut is not None:

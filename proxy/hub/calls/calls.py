@@ -655,19 +655,19 @@ def _passed_on(prefix_of: Callable[[Call], bytes], live: LiveCall, head: Respons
 def _passed_on_and_noted(
     prefix_of: Callable[[Call], bytes], live: LiveCall, head: ResponseHead
 ) -> ResponseHead:
-    """The same, in an exchange of ports: the call is answered from here on."""
+    """Return the client's head for the relay's, as `_passed_on`, and note that the call is answered."""
     head = _passed_on(prefix_of, live, head)
     live.tally.status = head.status
     live.tally.upgraded = head.status == 101
     fields = live.call.head.fields
     if live.call.long:
-        # A token makes most of the request's headers, and nobody asks for it a second time in hours.
+        # A token is most of the request's headers. A long call needs it only once.
         fields.forget_parts()
     return head
 
 
 def _inbound(connection: ServerConnection, held: HeldBody | ClientPort | None) -> Inbound:
-    """The side that asked, where tasks carry the exchange."""
+    """Return the client's side of an exchange that tasks carry."""
     return held if isinstance(held, HeldBody) else connection
 
 

@@ -47,6 +47,12 @@ class DirectPort(UpstreamPort):
         """The fairness key of the relay."""
         return self._cluster.id
 
+    @property
+    def held_bytes(self) -> int:
+        """See UpstreamPort; with the body of a 403 that is read to its end."""
+        held = self._held
+        return super().held_bytes + (0 if held is None else held.held_bytes)
+
     async def open(self, *, fresh: bool = False) -> None:
         """Get a connection: a new one if `fresh`. Raises OutboundBroken."""
         await self._request.open(self, fresh=fresh)

@@ -54,6 +54,11 @@ class Held403:
         self._rewrite = rewrite
         self._body = b""
 
+    @property
+    def held_bytes(self) -> int:
+        """The memory of the held body."""
+        return len(self._body)
+
     def add(self, data: bytes) -> None:
         """Hold more of the body: STATUS_BYTES_MAX at most in all."""
         self._body += data

@@ -71,9 +71,9 @@ class LiveCall:
     """A live call, and the known facts about it, even if it is cancelled."""
 
     exchange: Exchange | None = None
-    """While there is one: its current attempt, where ports carry it."""
+    """The current attempt, while ports carry one."""
     ports: tuple[ClientPort, RelaySide] | None = None
-    """And the two of that."""
+    """The client's and the relay's port of that attempt."""
     outbound: Outbound | None = None
     """The current attempt's answering side."""
     ended: Ending | None = None
@@ -111,14 +111,14 @@ class LiveCall:
         self.started = False
         """The trail has its `start` row (proxy.hub.calls.starts)."""
         self.tally = Tally()
-        """What has crossed; while ports carry it, as of the last `counted`."""
+        """The bytes forwarded so far; while ports carry the call, as of the last `counted`."""
         self.due_at = math.inf
         """When it must end, on trio's clock, and why; set by `LiveCalls.limit`."""
         self.why_due = ""
 
     @property
     def counted(self) -> Tally:
-        """The tally, with the bytes that ports have carried by now."""
+        """The tally, with the bytes that the ports have carried so far."""
         tally = self.tally
         if self.ports is not None:
             client, relay = self.ports
@@ -127,7 +127,7 @@ class LiveCall:
         return tally
 
     def leave_exchange(self) -> None:
-        """The attempt is over; what has crossed stays in the tally."""
+        """Note that the attempt is over. Its bytes stay in the tally."""
         _ = self.counted
         self.exchange = self.ports = None
 
@@ -213,7 +213,7 @@ class LiveCall:
             # Before the release, which would move bytes at once.
             exchange.end(failure)
             if ports[0].cutting:
-                # The attempt has failed by itself, and what came before that is still queued for the client.
+                # The attempt has failed by itself. Earlier bytes are still queued for the client.
                 ports[0].cut(failure, drop=True)
         self.release()
         if exchange is not None:

@@ -94,8 +94,8 @@ class RelayPort:
 
     @property
     def held_bytes(self) -> int:
-        """The bytes in hand for the tunnel. The tunnel counts the queued bytes itself."""
-        return self.stream.held_up_bytes
+        """The bytes of a 403 that is read to its end. The tunnel counts the queued bytes itself."""
+        return 0 if self._held is None else self._held.held_bytes
 
     @property
     def evicted(self) -> bool:
@@ -210,6 +210,7 @@ class RelayPort:
         head = self._rewrite(head)
         self._answered = True
         self._paused |= end
+        self.bytes_passed = len(data or b"")
         self.exchange.answer_head(head, data or b"", end)
         return data is not None
 
@@ -225,6 +226,7 @@ class RelayPort:
         head, body = held.answer()
         self._answered = self._paused = True
         self._held = None
+        self.bytes_passed = len(body)
         self.exchange.answer_head(head, body, True)
         return False
 
@@ -246,7 +248,6 @@ class RelayPort:
                 raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, _OTHER_LENGTH))
             # If the stream ends too early, its last bytes are passed on before the exchange breaks.
             end = not left
-        self.bytes_passed += len(data)
         return data, end
 
     def _deliver_share(self) -> None:
@@ -261,6 +262,7 @@ class RelayPort:
             share -= len(data)
             # Another call of `_deliver` may be scheduled, and would find the end again.
             self._paused |= end
+            self.bytes_passed += len(data)
             self.exchange.data(self, data, end)
 
     def _refuse(self, reason: str) -> None:

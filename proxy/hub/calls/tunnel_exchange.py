@@ -1,4 +1,4 @@
-"""One attempt of a call, by an exchange of ports."""
+"""One attempt of a call, by ports."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ async def run_attempt(
     relay: RelaySide,
     open_relay: Callable[[], Awaitable[object]] | None = None,
 ) -> Outcome:
-    """Carry one attempt to its end, the queued bytes for the client included; raises ExchangeFault.
+    """Carry one attempt to its end, including the bytes that are queued for the client.
 
-    `open_relay` connects to the relay first. It is cancelled when the call is ended or its client leaves, and
-    what it raises is raised here. Cancelled, the client's connection is cut.
+        `open_relay` connects to the relay first. It is cancelled when the call is ended or its client leaves.
+    Raises what it raises, and ExchangeFault. A cancellation cuts the client's connection.
     """
     parked = ParkedExchange(connection, client, relay, live.call.head)
     live.exchange, live.ports = parked.exchange, (client, relay)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from proxy.exchange.deadlines import Deadlines
-from proxy.exchange.next_pass import NextPass
-from proxy.exchange.server import ServerConnection
+from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.message.head import ResponseHead
-from tests.proxy.hub.calls.test_calls import Bench, open_bench, read_all, relay_of
-from tests.tunnel.net.test_tcp import tcp_pair
-from tests.tunnel.net.test_tls import handshake
-from tunnel import Processed, Stream, StreamCode
-from tunnel.net.connect import TLSStream
-from tunnel.net.readiness import Readiness
+from tests.proxy.hub.calls.talk import Talk, talking
+from tests.proxy.hub.calls.test_calls import open_bench, read_all
+from tunnel import Processed, StreamCode
 
 EXEC = "GET /clusters/prod/api/v1/namespaces/dev/pods/p/exec?command=sh HTTP/1.1"
 LOG = "GET /clusters/prod/api/v1/namespaces/dev/pods/p/log?follow=true HTTP/1.1"
@@ -29,64 +22,10 @@ POST = "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1"
 REQUESTS = {
     "exec": (EXEC, "Connection: Upgrade", "Upgrade: websocket"),
     "log": (LOG,),
+    "get": ("GET /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1",),
     "post": (POST, "Transfer-Encoding: chunked"),
 }
 SWITCHING = ResponseHead.of(101, b"", ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))).encode()
-
-
-@attrs.define
-class Talk:
-    """A client and the relay's end of its call."""
-
-    client: TLSStream
-    relay: Stream
-
-    async def say(self, data: bytes, sent: bytes | None = None) -> None:
-        """Have bytes of the relay arrive at the client; `sent` is their form without framing."""
-        await self.relay.send_all(data if sent is None else sent)
-        received = b""
-        while not received.endswith(data):
-            received += await self.client.receive_some()
-
-    async def ask(self, data: bytes, heard: bytes | None = None) -> None:
-        """Have bytes of the client arrive at the relay; `heard` is their form without framing."""
-        await self.client.send_all(data)
-        received = b""
-        while received != (data if heard is None else heard):
-            received += await self.relay.receive_some()
-
-    async def wait_reset(self) -> None:
-        reset = trio.Event()
-        self.relay.on_reset(reset.set)
-        with trio.fail_after(5):
-            await reset.wait()
-
-
-@asynccontextmanager
-async def talking(bench: Bench, request: bytes) -> AsyncIterator[Talk]:
-    client, server = await handshake(await tcp_pair())
-    readiness, passes, deadlines = Readiness(), NextPass(), Deadlines()
-    connection = ServerConnection(server, deadlines, server, readiness, passes)
-    done = trio.Event()
-
-    async def serve() -> None:
-        head = await connection.next_request()
-        assert head is not None
-        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
-        await connection.aclose()
-        done.set()
-
-    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        for run in (readiness.run, passes.run, deadlines.run, serve):
-            nursery.start_soon(run)
-        await client.send_all(request)
-        stream = await relay.accept()
-        yield Talk(client, stream)
-        with trio.fail_after(5):
-            await done.wait()
-        await trio.aclose_forcefully(client)
-        stream.close_nowait()
-        nursery.cancel_scope.cancel()
 
 
 async def exec_that_the_api_server_ends(talk: Talk) -> None:
@@ -189,6 +128,13 @@ async def log_that_breaks(talk: Talk) -> None:
     await read_all(talk.client)
 
 
+async def get_whose_403_breaks_off(talk: Talk) -> None:
+    await talk.relay.send_head(ResponseHead.of(403, b"", ((b"content-length", b"20"),)).encode())
+    await talk.relay.send_all(b"pods is")
+    talk.relay.reset(StreamCode.UPSTREAM_RESET, processed=Processed.YES, reason="it broke", in_line=True)
+    await read_all(talk.client)
+
+
 async def post_that_is_answered_early(talk: Talk) -> None:
     await talk.ask(b"4\r\nabcd\r\n", b"abcd")
     await talk.relay.send_head(ResponseHead.of(413, b"", ((b"content-length", b"0"),)).encode(), eof=True)
@@ -229,6 +175,7 @@ LEFT, BROKE = "the client is gone", "it broke"
         (log_whose_client_leaves, GONE, 200, LEFT, 0, 4),
         (log_whose_client_leaves_before_the_head, GONE, 0, LEFT, 0, 0),
         (log_that_breaks, FAILED, 200, BROKE, 0, 4),
+        (get_whose_403_breaks_off, FAILED, 503, BROKE, 0, 0),
         (post_that_is_answered_early, COMPLETE, 413, None, 4, 0),
         (post_whose_client_leaves, GONE, 0, LEFT, 4, 0),
         (post_with_a_malformed_body, ERROR, 400, "the request's body is malformed", 4, 0),
@@ -250,8 +197,8 @@ async def test_the_record_says_how_a_call_ended(
         closing: Any = (await bench.trail())[-1]
     response = closing["resp"]
     assert (response["status"], response.get("reason"), response["bytes"]) == (status, reason, bytes_out)
-    if line == POST:
-        assert closing["req"]["body_bytes"] == bytes_in
+    if closing.get("stream") is None:
+        assert closing["req"].get("body_bytes", 0) == bytes_in
         return
     stream = closing["stream"]
     assert (stream["close_reason"], stream["bytes_in"], stream["bytes_out"]) == (
@@ -259,3 +206,25 @@ async def test_the_record_says_how_a_call_ended(
         bytes_in,
         bytes_out,
     )
+
+
+async def test_bytes_that_a_client_does_not_take_count_as_memory_of_its_call(
+    tmp_path: Path,
+) -> None:
+    async with (
+        open_bench(tmp_path, quick=False) as bench,
+        talking(bench, bench.request(LOG)) as talk,
+    ):
+        await talk.relay.send_head(ResponseHead.of(200).encode())
+        while talk.relay.has_room:
+            talk.relay.write(bytes(100_000))
+            await wait_all_tasks_blocked(0.01)
+        [live] = bench.calls.live
+        queued = talk.server.held_up_bytes
+        assert queued > 0
+        assert live.held_bytes >= CONNECTION_BYTES + queued
+        await bench.calls.live.end_for_memory([live])
+        await talk.wait_reset()
+        await talk.client.aclose()
+        [*_, closing] = await bench.trail()
+    assert closing["stream"]["close_reason"] == "overloaded"  # type: ignore[index]

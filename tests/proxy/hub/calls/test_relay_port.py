@@ -395,6 +395,7 @@ async def test_a_head_that_fits_into_none_for_the_client_goes_no_further() -> No
         await wait_all_tasks_blocked()
         assert rig.done == [Failure(StreamCode.PROTOCOL, Processed.YES, "too large")]
         assert rig.client.heads == []
+        assert rig.port.bytes_passed == 0
 
 
 async def test_what_is_not_taken_yet_stays_in_the_streams_window() -> None:
