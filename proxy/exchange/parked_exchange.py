@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Awaitable, Callable, Hashable
+
+import trio
 
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.engine import FAULT, Exchange, Port
@@ -29,6 +31,8 @@ class ParkedExchange:
         """Why the exchange failed."""
         self._client = client
         self._done = False
+        # The scope of the wait for the upstream, before the exchange starts.
+        self._opening: trio.CancelScope | None = None
         self._waker = Waker("one task waits for an exchange")
         connection.on_port_cut = self._waker.unpark
         fields = request.fields
@@ -52,14 +56,22 @@ class ParkedExchange:
             self.exchange.spliced and failure.code is StreamCode.CANCEL
         )
 
-    async def run(self, peer: Hashable) -> Failure | None:
+    async def run(
+        self, peer: Hashable, open_upstream: Callable[[], Awaitable[object]] | None = None
+    ) -> Failure | None:
         """Start the exchange. Return its failure once it is over and the client has the queued bytes.
 
-        `peer` is the fairness key of the upstream. Raises ExchangeFault. A cancellation cuts both sides.
+        `peer` is the fairness key of the upstream. `open_upstream` prepares the upstream first. It is
+        cancelled when the exchange ends meanwhile, for instance because the client leaves. Raises what it
+        raises, and ExchangeFault. A cancellation cuts both sides.
         """
         client = self._client
         try:
             client.attend()
+            if open_upstream is not None:
+                with trio.CancelScope() as self._opening:
+                    await open_upstream()
+                self._opening = None
             self.exchange.start()
             while not self._done or client.cutting:
                 await self._waker.park()
@@ -77,6 +89,8 @@ class ParkedExchange:
     def _on_done(self, failure: Failure | None) -> None:
         self._done = True
         self.failure = failure
+        if self._opening is not None:
+            self._opening.cancel()
         self._waker.unpark()
 
     def _on_half_closed(self, patience_s: float) -> None:

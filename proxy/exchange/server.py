@@ -245,16 +245,17 @@ class ServerConnection:
         return begun
 
     @contextmanager
-    def as_port(self, *, begin: bool = True) -> Iterator[ClientPort | None]:
-        """Serve the current request's exchange as a port; None where there is no socket to watch.
+    def as_port(self, *, begin: bool = True) -> Iterator[ClientPort]:
+        """Serve the exchange of the current request as a port. The connection must be TLS over a socket.
 
-        For the block, in which the connection's task reads and sends nothing while an exchange runs. Without
-        `begin` the port continues with a request for which it had an exchange before.
+        In the block, the connection's task neither reads nor sends while an exchange runs. Without `begin`
+        the port continues with a request for which it had an exchange before. Raises InboundBroken if the
+        connection was closed.
         """
-        port = self._watched_port() if self._link is _OPEN else None
-        if port is None:
-            yield None
-            return
+        if self._link is not _OPEN:
+            raise InboundBroken(GONE)
+        port = self._watched_port()
+        assert port is not None, "the connection has no socket to watch"
         if begin:
             port.begin()
         try:

@@ -36,11 +36,13 @@ class UpstreamPort:
         "_dialling",
         "_ended",
         "_head",
+        "_head_on",
         "_long",
         "_on_401",
         "_paused",
         "_rewrite",
         "_write_failed",
+        "bytes_dropped",
         "bytes_passed",
         "connection",
         "exchange",
@@ -56,16 +58,18 @@ class UpstreamPort:
         long: bool,
         on_401: Failure | None = None,
         rewrite: Callable[[ResponseHead], ResponseHead] | None = None,
+        head_on: Callable[[ClientConnection], RequestHead] | None = None,
     ) -> None:
         """`head` is the request's head. `long`: the answer takes hours, so no state is kept for a next one.
 
         `on_401`: the failure that a 401 stands for when the proxy's own credential was refused. Such a 401
         is not passed to the client. `rewrite` returns the client's head for the server's. If it raises
-        OutboundBroken, the exchange fails, and nothing of the answer reaches the client.
+        OutboundBroken, the exchange fails, and no byte of the answer is passed on. `head_on` returns the head
+        for a connection, to be sent instead of `head`; its method, body and upgrade are the same.
         """
         self.exchange: Exchange = OVER
-        self.bytes_passed = 0
-        """The bytes of the answer's body, or the raw bytes after a 101."""
+        # Of the answer, or of a raw stream; and the client's raw bytes that the server takes no more.
+        self.bytes_passed = self.bytes_dropped = 0
         self.connection: ClientConnection | None = None
         """The request's connection; None before, and after it was given back or cut."""
         self.reused = False
@@ -77,6 +81,7 @@ class UpstreamPort:
         self._head: RequestHead | None = head
         self._long = long
         self._on_401 = on_401
+        self._head_on = head_on
         self._rewrite = rewrite
         self._paused = True
         # A delivery is in progress, in an outer call.
@@ -144,7 +149,7 @@ class UpstreamPort:
         self._ended = end
         connection = self.connection
         if self._write_failed or connection is None:
-            return self._ignore()
+            return self._ignore(data)
         if self.exchange.spliced:
             return self._send(connection, data)
         if self.may_be_seen:
@@ -156,6 +161,8 @@ class UpstreamPort:
         head = self._head
         assert head is not None, "the answer has not begun"
         try:
+            if self._head_on is not None:
+                head = self._head_on(connection)
             encoded = connection.http.send_request(head)
             if data or self._ended:
                 encoded += connection.http.send_body(data, end=self._ended)
@@ -175,7 +182,7 @@ class UpstreamPort:
         except OutboundBroken:
             # Bytes that the server sent before the break are still read: they explain it better.
             self._write_failed = True
-            return self._ignore()
+            return self._ignore(data)
         return self._sent(connection, sent)
 
     def _sent(self, connection: ClientConnection, sent: bool) -> bool:
@@ -187,12 +194,14 @@ class UpstreamPort:
             self.exchange.flushed(self)
         return sent
 
-    def _ignore(self) -> bool:
+    def _ignore(self, data: bytes) -> bool:
         """Refuse more of a body. Drop the bytes of a raw stream, so that the client's end is noticed."""
-        spliced = self.exchange.spliced
-        if spliced and self._ended:
+        if not self.exchange.spliced:
+            return False
+        self.bytes_dropped += len(data)
+        if self._ended:
             self.exchange.flushed(self)
-        return spliced
+        return True
 
     def pause(self) -> None:
         """See Port."""
@@ -289,7 +298,7 @@ class UpstreamPort:
             self.exchange.broken(self, self._on_401)
             return
         self._answered = True
-        self._head = None
+        self._head = self._head_on = None
         if self._rewrite is not None:
             head = self._rewrite(head)
             self._rewrite = None

@@ -64,7 +64,6 @@ class DirectCall(Call):
         fresh = False
         try:
             with connection.as_port() as client:
-                assert client is not None, "the hub's connection is TLS over a socket, and watched"
                 self._client = client
                 while True:
                     self._attempts += 1

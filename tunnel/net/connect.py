@@ -198,11 +198,13 @@ def _shown(host: str, port: int) -> str:
 def tls_socket(stream: trio.abc.Stream) -> socket.socket | None:
     """Return the socket below a TLS stream that can be sent to, and received from, without a wait.
 
-    None for any other stream.
+    It may be TLS in TLS, as through a proxy that is reached by TLS. None for any other stream.
     """
-    if type(stream) is TLSStream and type(stream.transport_stream) is TCPStream:
-        return stream.transport_stream.socket
-    return None
+    if type(stream) is not TLSStream:
+        return None
+    while type(stream) is TLSStream:
+        stream = stream.transport_stream
+    return stream.socket if type(stream) is TCPStream else None
 
 
 def has_input(stream: trio.abc.Stream) -> bool:

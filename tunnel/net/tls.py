@@ -301,7 +301,8 @@ class TLSStream(trio.abc.Stream):
     def receive_nowait(self, at_once: int = RECEIVE_BYTES_MAX) -> bytes | None:
         """Return what has come of the peer's data, b"" after its close_notify, None where there is a wait.
 
-        Over a TCPStream only, of which `at_once` bounds what is asked. Raises as receive_some does.
+        Over a TCPStream only, or TLS over one; `at_once` bounds what is asked of it. Raises as receive_some
+        does.
         """
         if self._receiving:
             raise trio.BusyResourceError("another task is already receiving from this TLS stream")
@@ -309,7 +310,7 @@ class TLSStream(trio.abc.Stream):
             self._check_kept()
             return self._take_unread(None)
         transport = self.transport_stream
-        assert isinstance(transport, TCPStream), "without a wait there must be a socket below"
+        assert isinstance(transport, _NEVER_WAITING), "without a wait there must be a socket below"
         ciphertext = transport.receive_nowait(at_once)
         if ciphertext is None:
             return None
@@ -473,6 +474,13 @@ class TLSStream(trio.abc.Stream):
                 self._sending = _TORN
                 raise
             ciphertext = ciphertext[sent:]
+        elif isinstance(transport, TLSStream):
+            try:
+                # What the kernel does not take is held there.
+                return transport.send_nowait(ciphertext)
+            except BaseException:
+                self._sending = _TORN
+                raise
         self._held = ciphertext
         return not ciphertext
 
@@ -583,9 +591,9 @@ class TLSStream(trio.abc.Stream):
             await self.transport_stream.aclose()
 
     def close_nowait(self) -> None:
-        """Close the transport, a TCPStream, without the farewell: the peer sees a cut."""
+        """Close the transport, a TCPStream or TLS over one, without the farewell: the peer sees a cut."""
         transport = self.transport_stream
-        assert isinstance(transport, TCPStream), "without a wait there must be a socket below"
+        assert isinstance(transport, _NEVER_WAITING), "without a wait there must be a socket below"
         if self._state is not _State.CLOSED:
             if self._resumption is not None:
                 self._resumption.keep(self._ssl)
@@ -617,6 +625,10 @@ class TLSStream(trio.abc.Stream):
             raise trio.ClosedResourceError("this TLS stream was closed before")
         assert self._state is _State.BROKEN, "do_handshake comes first"
         raise trio.BrokenResourceError(self._failure or "the TLS handshake did not succeed")
+
+
+# The transports that can be sent to, and received from, without a wait.
+_NEVER_WAITING: Final = (TCPStream, TLSStream)
 
 
 def _end_of_record(data: bytes | bytearray, start: int) -> int:

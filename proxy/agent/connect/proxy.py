@@ -13,6 +13,7 @@ import logging
 import re
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import attrs
 import trio
@@ -20,13 +21,16 @@ import trio
 from proxy.agent.connect.tokens import Tokens
 from proxy.agent.local.account import Account, host_and_port
 from proxy.agent.local.errors import AgentError
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.client_port import ClientPort
 from proxy.exchange.deadlines import Deadlines
-from proxy.exchange.forward import forward
-from proxy.exchange.pool import Connections
-from proxy.exchange.pooled import PooledOutbound
+from proxy.exchange.next_pass import NextPass
+from proxy.exchange.parked_exchange import ParkedExchange
+from proxy.exchange.pool import Connections, may_send_again
 from proxy.exchange.server import ServerConnection
+from proxy.exchange.upstream_port import UpstreamPort
 from proxy.listener.connection_limit import ConnectionLimit, ConnectionLimitError
-from proxy.message.failure import Failure, InboundBroken, OutboundBroken
+from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import loopback_request_head, loopback_response_head
 from proxy.message.status import failure_response, status_response
@@ -34,12 +38,14 @@ from proxy.message.strict import BadRequest
 from tunnel.net.connect import client_context, open_tcp, wrap_client, wrap_server
 from tunnel.net.egress import ProxyRefused, ProxySettings, connect_through
 from tunnel.net.loglimit import LogLimit
+from tunnel.net.readiness import Readiness
 
 # One client with its watches, and a few more clients beside it.
 CONNECTIONS_MAX = 512
 # Enough for a handshake and a first request from the same machine.
 PENDING_S = 10.0
 
+_TOKEN_REFUSED = Failure(StreamCode.UNAUTHENTICATED, Processed.NO, "the hub refuses the agent's token")
 _TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})(?:[/?].*)?", re.DOTALL)
 _log = logging.getLogger("hawse.connect")
 
@@ -138,17 +144,31 @@ class HubSide:
 
 @attrs.define(eq=False)
 class LoopbackProxy:
-    """Serves connections from this machine."""
+    """Serves connections from this machine, while `run` runs."""
 
     context: ssl.SSLContext
     guard: Guard
     hub: HubSide
     tokens: Tokens
-    connections: Connections
     deadlines: Deadlines = attrs.Factory(Deadlines)
-    """The task that serves connections runs it too."""
+    readiness: Readiness = attrs.Factory(Readiness)
+    passes: NextPass = attrs.Factory(NextPass)
+    connections: Connections = attrs.field(init=False)
+    """To the hub."""
     connection_limit: ConnectionLimit = attrs.Factory(lambda: ConnectionLimit(LogLimit(_log)))
     """Bounds unauthenticated connections: any user of this machine can connect."""
+
+    @connections.default
+    def _connections_to_the_hub(self) -> Connections:
+        return Connections(self.hub.dial, f"the hub {self.hub.name}", self.readiness)
+
+    async def run(self) -> None:
+        """Run the background tasks of the connections, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.deadlines.run)
+            nursery.start_soon(self.passes.run)
+            nursery.start_soon(self.connections.sweep)
+            nursery.start_soon(self.readiness.run)
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end. A bug in it is logged and affects no other connection."""
@@ -164,7 +184,7 @@ class LoopbackProxy:
             with trio.move_on_after(PENDING_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
-                with ServerConnection(tls, self.deadlines) as connection:
+                with ServerConnection(tls, self.deadlines, tls, self.readiness, self.passes) as connection:
                     await self._serve(connection, authenticated)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
             pass  # the client left, or its handshake failed
@@ -198,17 +218,15 @@ class LoopbackProxy:
     async def _forward(self, connection: ServerConnection, head: RequestHead, cluster: str) -> None:
         """Answer one admitted request. Cancellation cuts both sides."""
         try:
-            exchange = HubExchange(self, head, cluster)
-            outcome = await exchange.run(connection)
+            with connection.as_port() as client:
+                failure = await HubExchange(self, connection, client, head, cluster).run()
         except AgentError as error:
             await connection.answer(*status_response(503, "", f"cannot get a token from the hub: {error}"))
             return
         except OutboundBroken as error:
             failure = error.failure
-        else:
-            if outcome is None:
-                return
-            failure = outcome
+        if failure is None:
+            return
         upgrade = head.upgrade is not None
         explained = attrs.evolve(
             failure, reason=f"between this machine and {self.hub.name}: {failure.reason}"
@@ -217,69 +235,74 @@ class LoopbackProxy:
 
 
 class HubExchange:
-    """One request to the hub."""
+    """One request to the hub, in one attempt or several.
 
-    def __init__(self, proxy: LoopbackProxy, head: RequestHead, cluster: str) -> None:
+    A kept connection that the hub had closed is replaced once. A request without a body whose token the hub
+    refuses is sent again with a new token, once.
+    """
+
+    def __init__(
+        self,
+        proxy: LoopbackProxy,
+        connection: ServerConnection,
+        client: ClientPort,
+        request: RequestHead,
+        cluster: str,
+    ) -> None:
+        """`client` is the port of `connection`, whose current request has this head."""
         self._proxy = proxy
-        self._request = head
+        self._connection = connection
+        self._client = client
+        self._request = request
         self._cluster = cluster
+        self._token = ""
+        # The token that the hub has refused.
+        self._refused = ""
 
-    async def run(self, connection: ServerConnection) -> Failure | None:
+    async def run(self) -> Failure | None:
         """Forward the request. Returns the failure to answer the client with, or None if it has its answer.
 
         Raises AgentError without a token, OutboundBroken if the hub can't be reached.
         """
-        token = await self._proxy.tokens.token(self._cluster)
-        outbound = RenewingOutbound(self, token)
+        upstream, attempt = await self._attempt(fresh=False)
+        while (failure := attempt.failure) is not None and not attempt.exchange.status:
+            repeated = upstream.reused and may_send_again(self._request, failure)
+            if failure is not _TOKEN_REFUSED and not repeated:
+                gone = attempt.by_client and failure.code is StreamCode.CANCEL
+                return None if gone else failure
+            upstream, attempt = await self._attempt(fresh=True)
+        if attempt.exchange.status == 401 and not self._refused and self._request.body_length != 0:
+            # The request can't be sent again. The next one gets a new token.
+            with suppress(AgentError):
+                await self._proxy.tokens.token(self._cluster, refused=self._token)
+        return None
+
+    async def _attempt(self, *, fresh: bool) -> tuple[UpstreamPort, ParkedExchange]:
+        """Carry one attempt to its end, on a new connection if `fresh`."""
+        proxy = self._proxy
+        upstream = UpstreamPort(
+            proxy.connections, self._request, long=False, rewrite=self._pass_head, head_on=self._head_on
+        )
+        attempt = ParkedExchange(self._connection, self._client, upstream, self._request)
+
+        async def open_hub() -> None:
+            self._token = await proxy.tokens.token(self._cluster, refused=self._refused)
+            if fresh or not upstream.take_kept():
+                await upstream.dial(fresh=fresh)
+
         try:
-            await outbound.start()
-            outcome = await forward(connection, outbound, self._request, on_head=self._pass_head)
+            await attempt.run(proxy.hub.authority, open_hub)
         finally:
-            await outbound.aclose()
-        return outcome.failure if outcome.unanswered else None
+            upstream.close()
+        return upstream, attempt
 
-    @property
-    def connections(self) -> Connections:
-        """The pool of connections to the hub."""
-        return self._proxy.connections
-
-    def head(self, token: str) -> RequestHead:
-        """The request's head with this token."""
-        return loopback_request_head(self._request, self._proxy.hub.authority, token)
-
-    async def renewed(self, refused: str) -> str:
-        """Return a new token, or the refused one if it is recent; raises AgentError."""
-        return await self._proxy.tokens.token(self._cluster, refused=refused)
+    def _head_on(self, _: ClientConnection) -> RequestHead:
+        return loopback_request_head(self._request, self._proxy.hub.authority, self._token)
 
     def _pass_head(self, head: ResponseHead) -> ResponseHead:
+        """Return the client's head of an answer; raises OutboundBroken for a token to replace."""
+        replaceable = head.status == 401 and self._request.body_length == 0 and not self._refused
+        if replaceable and self._proxy.tokens.replaces(self._cluster, self._token):
+            self._refused = self._token
+            raise OutboundBroken(_TOKEN_REFUSED)
         return loopback_response_head(head, self._proxy.hub.authority, f"/clusters/{self._cluster}".encode())
-
-
-class RenewingOutbound(PooledOutbound):
-    """An exchange with the hub that retries once with a new token if the hub answers 401."""
-
-    def __init__(self, exchange: HubExchange, token: str) -> None:
-        super().__init__(exchange.connections, exchange.head(token))
-        self._exchange = exchange
-        self._token = token
-
-    async def receive_head(self) -> ResponseHead:
-        """See Outbound. On a 401, get a new token and send a request without a body again.
-
-        Raises AgentError if the request has no body and no token is available.
-        """
-        head, request = await super().receive_head(), self._head
-        assert request is not None, "the head is kept until the exchange ends"
-        if head.status != 401:
-            return head
-        has_body = request.body_length != 0
-        try:
-            token = await self._exchange.renewed(self._token)
-        except AgentError:
-            if has_body:
-                return head
-            raise
-        if token == self._token or has_body:
-            return head
-        await self.send_again(self._exchange.head(token))
-        return await super().receive_head()

@@ -19,7 +19,6 @@ from proxy.agent.connect.tokens import Tokens
 from proxy.agent.local.account import Account
 from proxy.agent.local.errors import AgentError
 from proxy.agent.local.files import cache_folder, write_private
-from proxy.exchange.pool import Connections
 from proxy.kubernetes.manifests import to_yaml
 from proxy.listener.accept import open_listeners
 from proxy.process.config import Address
@@ -65,16 +64,14 @@ async def run_connect(config: ConnectConfig) -> int:
     # Before serving: an invalid login fails here.
     await tokens.token(config.clusters[0])
     context, certificate_pem = loopback_context()
-    connections = Connections(hub.dial, f"the hub {hub.name}")
     listeners = await open_listeners(Address(ADDRESS, config.port), "--port")
     port = listeners[0].socket.getsockname()[1]
     guard = Guard(port, {cluster: secrets.token_urlsafe(TOKEN_BYTES) for cluster in config.clusters})
-    proxy = LoopbackProxy(context, guard, hub, tokens, connections)
+    proxy = LoopbackProxy(context, guard, hub, tokens)
     document = kubeconfig(guard, certificate_pem, config)
     with stop_signals() as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(connections.sweep)
-            nursery.start_soon(proxy.deadlines.run)
+            nursery.start_soon(proxy.run)
             nursery.start_soon(partial(trio.serve_listeners, proxy.handle_client, listeners))
             path = _path(config)
             _write(path, document, replace=config.output is None)

@@ -55,6 +55,10 @@ class Tokens:
                 self._held[cluster] = _Held(cached, trio.current_time(), origin_s)
             return self._held[cluster].cached.token
 
+    def replaces(self, cluster: str, refused: str) -> bool:
+        """Whether `token` would now return another token than the refused one."""
+        return not self._is_good(cluster, refused) or self._held[cluster].cached.token != refused
+
     def _fetch(self, cluster: str, refused: str) -> Cached:
         # A new login may have replaced the key, and the old one may be revoked.
         try:

@@ -22,6 +22,7 @@ from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.parked_connection import Begun
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import Call, Refusal, parse_request
+from proxy.hub.calls.attempt import outcome_of
 from proxy.hub.calls.calls import (
     Calls,
     ClusterOffline,
@@ -33,7 +34,6 @@ from proxy.hub.calls.calls import (
 )
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.relay_port import RelayPort
-from proxy.hub.calls.tunnel_exchange import outcome_of
 from proxy.hub.relays.registry import LiveRelay
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead

@@ -20,15 +20,13 @@ from msgspec.structs import replace
 
 from audit.errors import AuditUnavailable
 from audit.ids import new_eid
-from audit.record import Decision, Event, Impersonated, Kind, Phase, Relay, Response, Tunnel
+from audit.record import Decision, Event, Impersonated, Kind, Phase, Response, Tunnel
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.exchange.client_port import ClientPort
-from proxy.exchange.forward import CloseReason, Outcome, Tally, forward
-from proxy.exchange.ports import Inbound, Outbound
+from proxy.exchange.forward import CloseReason, Outcome, Tally
 from proxy.exchange.server import ServerConnection
-from proxy.exchange.tunnelled import TunnelOutbound
 from proxy.hub.authorize.access import AccessTokens, Denied, decide, next_step
 from proxy.hub.authorize.admission import (
     PREFIX,
@@ -40,17 +38,16 @@ from proxy.hub.authorize.admission import (
     parse_request,
 )
 from proxy.hub.authorize.decisions import Verdict, judge
-from proxy.hub.authorize.events import GUARDRAILS, Trail, impersonated
-from proxy.hub.calls.explain_403 import ExplainedOutbound
+from proxy.hub.authorize.events import GUARDRAILS, Trail
+from proxy.hub.calls.attempt import run_attempt
+from proxy.hub.calls.direct_exchange import run_direct
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.calls.relay_port import RelayPort
-from proxy.hub.calls.replayable_body import HeldBody
 from proxy.hub.calls.retry import ATTEMPTS_MAX, Attempt, Tried, Where, next_attempt
-from proxy.hub.calls.tunnel_exchange import run_attempt
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hosts import ClusterHosts
-from proxy.hub.relays.direct import INSTANCE, DirectOutbound, DirectRelays
+from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
@@ -67,7 +64,6 @@ from proxy.message.head import (
 from proxy.message.rewrite import (
     guardrail_of,
     hub_request_bytes,
-    hub_request_head,
     hub_response_head,
     sandboxed,
 )
@@ -85,7 +81,6 @@ from tunnel.net.loglimit import LogLimit
 
 # How it shows on a connection that its client is gone. Any other exception there is a fault of ours.
 CLIENT_LEFT = (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken)
-_DIRECT = Relay(INSTANCE)
 # The record says no more of it: the log has its traceback, and the text of an exception may hold anything.
 _FAULT = "the hub failed by a fault of its own"
 
@@ -455,110 +450,78 @@ class Calls:
         self, connection: ServerConnection, live: LiveCall, first: FirstAttempt | None
     ) -> Outcome:
         """Send the call to a relay of its cluster, and answer the client in every case."""
-        if live.call.cluster.mode is not Mode.TUNNEL:
-            return await self._forward_by(connection, None, live, first)
-        with connection.as_port(begin=first is None) as port:
-            return await self._forward_by(connection, port, live, first)
+        with connection.as_port(begin=first is None) as client:
+            outcome = await self._attempts(connection, client, live, first)
+        return await self._answer_failed(connection, live, outcome)
 
-    async def _forward_by(
-        self,
-        connection: ServerConnection,
-        port: ClientPort | None,
-        live: LiveCall,
-        first: FirstAttempt | None,
+    async def _attempts(
+        self, connection: ServerConnection, client: ClientPort, live: LiveCall, first: FirstAttempt | None
     ) -> Outcome:
-        """Send the call by exchanges of ports if the client has a port."""
-        call = live.call
-        held: HeldBody | ClientPort | None = None
-        if call.head.body_length != 0:
-            held = port if port is not None else HeldBody(connection)
+        """Make attempts until one is answered, or no other one may follow."""
         route = _Route(self.registry, live, None if first is None else first.relay_of_first)
         attempt = Attempt(Where.SAME)
-        parked = False
+        waited = False
         for number in range(1, ATTEMPTS_MAX + 1):
-            if live.ended is not None and first is None:
+            if first is not None:
+                outcome, first = await first.outcome_of_first(), None
+            elif live.ended is not None:
                 # An earlier attempt reached no API server, unless its relay was in doubt.
                 seen = Processed.MAYBE if live.moved_from else Processed.NO
-                outcome = failed(Failure(live.ended.code, seen, ""), CloseReason.REVOKED, live.tally)
-                break
-            # If the second attempt is cancelled, the failure of the first one does not describe it.
-            if first is None:
-                live.failure = None
-            try:
-                if first is not None:
-                    pass
-                elif call.cluster.mode is Mode.TUNNEL:
-                    stream = self._open_tunnel(live, route, attempt)
-                    leave = None
-                    if number < ATTEMPTS_MAX and call.movable and not live.moved_from:
-                        leave = partial(self.leave_doubted, live, stream, held)
-                else:
-                    outbound: Outbound = await self._open_direct(live, renew=attempt.renew)
-            except ClusterOffline as error:
-                if not parked and await self._wait_for_relay(live):
-                    parked, route.relay = True, None
-                    continue
-                return await self._answer_offline(connection, live, error)
-            except OutboundBroken as error:
-                outcome = failed(error.failure, CloseReason.UPSTREAM_FAILED, live.tally)
+                return failed(Failure(live.ended.code, seen, ""), CloseReason.REVOKED, live.tally)
             else:
-                if first is not None:
-                    outcome, first = await first.outcome_of_first(), None
-                elif call.cluster.mode is not Mode.TUNNEL:
-                    outcome = await self._exchange(_inbound(connection, held), outbound, live)
-                elif port is None:
-                    stream.stream.on_answer(None, leave)
-                    outbound = TunnelOutbound(stream.stream, call.head)
-                    outcome = await self._exchange(_inbound(connection, held), outbound, live)
-                else:
-                    outcome = await self._exchange_ports(connection, port, stream.stream, leave, live)
+                # If the second attempt is cancelled, the failure of the first one does not describe it.
+                live.failure = None
+                may_leave = number < ATTEMPTS_MAX
+                try:
+                    outcome = await self._attempt(connection, client, live, route, attempt, may_leave)
+                except ClusterOffline as error:
+                    if not waited and await self._wait_for_relay(live):
+                        waited, route.relay = True, None
+                        continue
+                    return await self._answer_offline(connection, live, error)
+                except OutboundBroken as error:
+                    outcome = failed(error.failure, CloseReason.UPSTREAM_FAILED, live.tally)
             live.failure = outcome.failure
             left, live.leaves = live.leaves, False
-            whole = held is None or held.whole
-            tried = Tried(number, attempt, whole, ended=live.ended is not None, left=left)
+            tried = Tried(number, attempt, client.whole, ended=live.ended is not None, left=left)
             following = next_attempt(outcome, tried)
             if following is None or not route.leads(following.where):
                 break
             attempt = following
-            if held is not None:
-                held.rewind()
-                live.tally.bytes_in = 0
-        return await self._answer_failed(connection, live, outcome)
+            client.rewind()
+            live.tally.bytes_in = 0
+        return outcome
 
-    def _open_tunnel(self, live: LiveCall, route: _Route, attempt: Attempt) -> OpenedStream:
-        """Send the head to a relay; raises ClusterOffline or OutboundBroken."""
+    async def _attempt(
+        self,
+        connection: ServerConnection,
+        client: ClientPort,
+        live: LiveCall,
+        route: _Route,
+        attempt: Attempt,
+        may_leave: bool,
+    ) -> Outcome:
+        """Make one attempt; raises ClusterOffline or OutboundBroken.
+
+        With `may_leave`, a read is taken back from a tunnel in doubt, if another relay can answer it.
+        """
         call = live.call
+        rewrite = partial(pass_head, self.prefix_of, live)
+        if call.cluster.mode is Mode.DIRECT:
+            try:
+                return await run_direct(connection, live, client, self.direct, rewrite, renew=attempt.renew)
+            except OutboundBroken as error:
+                # The hub's own dial failed. A failure that the relay states is an outcome.
+                raise ClusterOffline(call.cluster, error.failure.reason) from error
         route.relay = route.relay or self.registry.session(call.cluster.id)
         opened = self.open_stream(call, live.eid, route.relay, time.time(), renew=attempt.renew)
         opened.show(live)
         route.relay = opened.relay
-        return opened
-
-    async def _exchange_ports(
-        self,
-        connection: ServerConnection,
-        port: ClientPort,
-        stream: Stream,
-        leave: Callable[[], object] | None,
-        live: LiveCall,
-    ) -> Outcome:
-        """Carry one attempt to its end, by ports."""
-        call = live.call
-        rewrite = partial(pass_head, self.prefix_of, live)
-        relay = RelayPort(stream, call.head, call.cluster.name, rewrite, port.passes, leave)
-        return await run_attempt(connection, live, port, relay)
-
-    async def _exchange(self, inbound: Inbound, outbound: Outbound, live: LiveCall) -> Outcome:
-        """Carry one attempt to its end."""
-        call = live.call
-        live.outbound = outbound
-        try:
-            explained = ExplainedOutbound(outbound, call.cluster.name)
-            on_head = partial(pass_head, self.prefix_of, live)
-            return await forward(inbound, explained, call.head, on_head=on_head, tally=live.tally)
-        finally:
-            live.outbound = None
-            await outbound.aclose()
+        leave = None
+        if may_leave and call.movable and not live.moved_from:
+            leave = partial(self.leave_doubted, live, opened, client)
+        relay = RelayPort(opened.stream, call.head, call.cluster.name, rewrite, client.passes, leave)
+        return await run_attempt(connection, live, client, relay)
 
     async def _answer_offline(
         self, connection: ServerConnection, live: LiveCall, error: ClusterOffline
@@ -584,22 +547,20 @@ class Calls:
         await connection.answer(head, body)
         return attrs.evolve(outcome, status=head.status)
 
-    def leave_doubted(self, live: LiveCall, opened: OpenedStream, held: HeldBody | ClientPort | None) -> bool:
-        """Reset the stream of a read whose tunnel is in doubt, if another relay can answer it.
+    def leave_doubted(self, live: LiveCall, opened: OpenedStream, client: ClientPort) -> bool:
+        """End the attempt of a read whose tunnel is in doubt, if another relay can answer it.
 
-        Returns whether it was reset; `leaves` then tells the task that carries the call.
+        Return whether it was ended. Then `live.leaves` is set.
         """
-        if live.ended is not None or live.tally.status or (held is not None and not held.whole):
+        if live.ended is not None or live.tally.status or not client.whole:
             return False
         sibling = self.registry.substitute(opened.relay)
         if sibling is None:
             return False
         live.leaves = True
         reason = f"the tunnel of relay {opened.relay.instance} is silent: {sibling.instance} is asked instead"
-        if live.exchange is not None:
-            live.exchange.end(Failure(StreamCode.CANCEL, Processed.MAYBE, reason))
-        else:
-            opened.stream.reset(StreamCode.CANCEL, reason=reason)
+        assert live.exchange is not None, "an attempt is under way"
+        live.exchange.end(Failure(StreamCode.CANCEL, Processed.MAYBE, reason))
         return True
 
     async def _wait_for_relay(self, live: LiveCall) -> bool:
@@ -638,28 +599,6 @@ class Calls:
             raise ClusterOffline(call.cluster, str(error)) from error
         return OpenedStream(stream, relay, context.impersonated, session.interruptions)
 
-    async def _open_direct(self, live: LiveCall, *, renew: bool) -> DirectOutbound:
-        """Send the head to the cluster's relay; raises ClusterOffline or OutboundBroken."""
-        call = live.call
-        principal = call.agent.principal
-        assert principal is not None
-        parsed = call.parsed
-        inner = hub_request_head(call.head, parsed.target, live.eid, call.client_ip, parsed.tail)
-        try:
-            with live.interruptible():
-                outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
-                if live.ended is None:
-                    live.relay = _DIRECT
-                    live.impersonated = impersonated(principal, outbound.session)
-                    return outbound
-                await outbound.aclose()
-        except OutboundBroken as error:
-            if error.failure.code is StreamCode.DIAL_FAILED:
-                # Said by a relay, it is about the API server.
-                raise ClusterOffline(call.cluster, error.failure.reason) from error
-            raise
-        raise OutboundBroken(Failure(StreamCode.CANCEL, Processed.MAYBE, "ended while it was sent"))
-
     def _refused(self, event: Event, status: int) -> None:
         closing = event.completed(datetime.now(UTC), resp=Response(status, processed="no"))
         self.recorder.complete(closing)
@@ -692,11 +631,6 @@ def pass_head(prefix_of: Callable[[Call], bytes], live: LiveCall, head: Response
         # The token is most of the request's headers, and a watch keeps them for hours.
         call.head.fields.forget_parts()
     return answer
-
-
-def _inbound(connection: ServerConnection, held: HeldBody | ClientPort | None) -> Inbound:
-    """Return the client's side of an exchange that tasks carry."""
-    return held if isinstance(held, HeldBody) else connection
 
 
 def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, bytes]:

@@ -9,6 +9,8 @@ checks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy.exchange.ports import ByteStream, Outbound, PassOn
 from proxy.message.failure import Failure
 from proxy.message.head import ResponseHead
@@ -34,6 +36,37 @@ def explained(head: ResponseHead, body: bytes, cluster: str) -> ResponseHead:
         f"its operator sees what to apply by: hawse admin cluster check {cluster} --kubeconfig FILE"
     )
     return ResponseHead.of(head.status, head.reason, (*head.headers, (b"warning", warning(text))))
+
+
+class Held403:
+    """A short 403 of a relay, held until its body has arrived.
+
+    `rewrite` returns the client's head of the relay's. The bounds of its body are the caller's to check.
+    """
+
+    __slots__ = ("_body", "_cluster", "_head", "_rewrite")
+
+    def __init__(
+        self, head: ResponseHead, cluster: str, rewrite: Callable[[ResponseHead], ResponseHead]
+    ) -> None:
+        self._head = head
+        self._cluster = cluster
+        self._rewrite = rewrite
+        self._body = b""
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory of the held body."""
+        return len(self._body)
+
+    def add(self, data: bytes) -> None:
+        """Hold more of the body: STATUS_BYTES_MAX at most in all."""
+        self._body += data
+
+    def answer(self) -> tuple[ResponseHead, bytes]:
+        """Return the client's head and the whole body."""
+        head = explained(self._head, self._body, self._cluster)
+        return self._rewrite(head), self._body
 
 
 class ExplainedOutbound:

@@ -28,12 +28,11 @@ from audit.record import Relay as RecordedRelay
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.engine import Exchange
 from proxy.exchange.forward import CloseReason, Tally
-from proxy.exchange.pooled import PooledOutbound
 from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound, group_of
 from proxy.hub.authorize.admission import Call
-from proxy.hub.calls.relay_port import RelayPort
+from proxy.hub.calls.relay_side import RelaySide
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.process.drain import Drained
 from tunnel import Interruptions, Session
@@ -73,7 +72,7 @@ class LiveCall:
 
     exchange: Exchange | None = None
     """The current attempt, while ports carry one."""
-    ports: tuple[ClientPort, RelayPort] | None = None
+    ports: tuple[ClientPort, RelaySide] | None = None
     """The client's and the relay's port of that attempt."""
     outbound: Outbound | None = None
     """The current attempt's answering side."""
@@ -153,7 +152,7 @@ class LiveCall:
         """The memory of its connections, and of the data in transit."""
         inbound, outbound = self.inbound, self.outbound
         held = inbound.held_bytes if isinstance(inbound, ServerConnection) else 0
-        if isinstance(outbound, PooledOutbound | TunnelOutbound):
+        if isinstance(outbound, TunnelOutbound):
             held += outbound.held_bytes
         elif self.ports is not None:
             held += self.ports[1].held_bytes

@@ -14,11 +14,11 @@ passes. Bytes behind a head cost less, and the reader of the tunnel bounds them 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from proxy.exchange.engine import OVER, Exchange
 from proxy.exchange.next_pass import NextPass
-from proxy.hub.calls.explain_403 import explained, may_be_explained
+from proxy.hub.calls.explain_403 import Held403, may_be_explained
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import BODILESS_STATUSES, HeadError, RequestHead, ResponseHead, check_switch
 from tunnel.stream import Stream, StreamReset
@@ -42,7 +42,7 @@ class RelayPort:
         "_body_left",
         "_busy",
         "_cluster",
-        "_explained",
+        "_held",
         "_passes",
         "_paused",
         "_request",
@@ -77,8 +77,7 @@ class RelayPort:
         self._busy = False
         self._answered = False
         self._body_left: int | None = None
-        # The head of a short 403, and the received part of its body.
-        self._explained: tuple[ResponseHead, bytearray] | None = None
+        self._held: Held403 | None = None
         # `_on_head` is still to be called.
         self._awaits_head = True
         stream.on_answer(self._on_head, on_doubt)
@@ -87,9 +86,18 @@ class RelayPort:
         return repr(self.stream)
 
     @property
+    def peer(self) -> Hashable:
+        """The fairness key of the relay's tunnel."""
+        return self.stream.peer
+
+    def close(self) -> None:
+        """Close the stream; an exchange that is under way must have ended."""
+        self.stream.close_nowait()
+
+    @property
     def held_bytes(self) -> int:
         """The bytes of a 403 that is read to its end. The tunnel counts the queued bytes itself."""
-        return 0 if self._explained is None else len(self._explained[1])
+        return 0 if self._held is None else self._held.held_bytes
 
     @property
     def evicted(self) -> bool:
@@ -183,8 +191,8 @@ class RelayPort:
 
     def _deliver_head(self) -> bool:
         """Pass on the answer's head, and received bytes of the body; return whether more may follow now."""
-        if self._explained is not None:
-            return self._explain(*self._explained)
+        if self._held is not None:
+            return self._explain(self._held)
         encoded = self.stream.receive_head_nowait()
         if encoded is None:
             self._awaits_head = True
@@ -205,8 +213,8 @@ class RelayPort:
             left = 0
         self._body_left = left
         if status == 403 and may_be_explained(head):
-            self._explained = head, bytearray()
-            return self._explain(*self._explained)
+            self._held = Held403(head, self._cluster, self._rewrite)
+            return self._explain(self._held)
         if left == 0:
             data: bytes | None = b""
             end = True
@@ -221,20 +229,20 @@ class RelayPort:
         self.exchange.answer_head(head, data or b"", end)
         return data is not None and not end
 
-    def _explain(self, head: ResponseHead, body: bytearray) -> bool:
+    def _explain(self, held: Held403) -> bool:
         """Pass on a 403 once its whole body has arrived."""
         while True:
             data, end = self._take()
             if data is None:
                 return False
-            body += data
+            held.add(data)
             if end:
                 break
-        head = self._rewrite(explained(head, bytes(body), self._cluster))
+        head, body = held.answer()
         self._answered = self._paused = True
-        self._explained = None
+        self._held = None
         self.bytes_passed = len(body)
-        self.exchange.answer_head(head, bytes(body), True)
+        self.exchange.answer_head(head, body, True)
         return False
 
     def _take(self) -> tuple[bytes | None, bool]:

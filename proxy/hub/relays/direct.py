@@ -9,7 +9,8 @@ tells it from a refusal by the API server.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
+from functools import partial
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,7 @@ from auth.principal import Principal
 from auth.tokens import issue_inquiry, issue_relay
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.pool import Connections
-from proxy.exchange.pooled import PooledOutbound
+from proxy.exchange.upstream_port import UpstreamPort
 from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.guarded_dial import HTTPS_PORT, dial_checked
 from proxy.hub.relays.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
@@ -30,9 +31,10 @@ from proxy.hub.relays.relay_limit import RelayRefusedError
 from proxy.hub.store.entities import Cluster
 from proxy.kubernetes.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
-from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.head import RequestHead
 from proxy.message.rewrite import direct_request_head, failure_of
 from tunnel.net.connect import bind_to_peer, client_context
+from tunnel.net.readiness import Readiness
 from tunnel.net.tcp import Bonds
 
 # The interval between requests for a relay's statement, and the deadline from dial to whole answer.
@@ -116,17 +118,34 @@ class DirectRelays:
         # enrolled at once.
         self._relays: dict[str, _Relay] = {}
         self._bonds = Bonds()
+        self._readiness = Readiness()
         nursery.start_soon(self._bonds.run)
+        nursery.start_soon(self._readiness.run)
 
-    async def open(
+    def request(
         self, cluster: Cluster, principal: Principal, inner: RequestHead, *, renew: bool
-    ) -> DirectOutbound:
-        """Send a request's head to the cluster's relay; raises OutboundBroken.
+    ) -> DirectRequest:
+        """Return a request to the cluster's relay. Nothing is sent yet.
 
-        `renew` mints a new token, since the relay refused the last one. The first request, and the first one
-        after the relay was unreachable, waits until the relay has stated its cluster.
+        `renew` mints a new token, since the relay refused the last one.
         """
         relay = self._relay(cluster)
+
+        def head_on(connection: ClientConnection) -> RequestHead:
+            token = self._token(relay, principal, renew=renew)
+            succession = self._keys().succession
+            news = () if relay.announced.get(connection) == succession else succession
+            relay.announced[connection] = succession
+            return direct_request_head(inner, relay.host, token, news)
+
+        return DirectRequest(relay, inner, head_on, partial(self._until_asked, relay))
+
+    async def _until_asked(self, relay: _Relay) -> None:
+        """Wait until requests may be sent to a relay; raises OutboundBroken if they may not.
+
+        The first request, and the first one after the relay was unreachable, waits until the relay has stated
+        its cluster.
+        """
         if relay.unreached and relay.asking is None:
             # Another relay may be behind the address by now.
             relay.asking = trio.Event()
@@ -138,22 +157,6 @@ class DirectRelays:
                 raise OutboundBroken(Failure(StreamCode.DIAL_FAILED, Processed.NO, relay.unreached))
         if relay.refused:
             raise OutboundBroken(Failure(StreamCode.DIAL_FAILED, Processed.NO, relay.refused))
-
-        def head_for(connection: ClientConnection) -> RequestHead:
-            token = self._token(relay, principal, renew=renew)
-            succession = self._keys().succession
-            news = () if relay.announced.get(connection) == succession else succession
-            relay.announced[connection] = succession
-            return direct_request_head(inner, relay.host, token, news)
-
-        outbound = DirectOutbound(relay.connections, inner, head_for, session=relay.session)
-        try:
-            await outbound.start()
-        except OutboundBroken as broken:
-            if broken.failure.code is StreamCode.DIAL_FAILED:
-                relay.unreached = broken.failure.reason
-            raise
-        return outbound
 
     def _relay(self, cluster: Cluster) -> _Relay:
         relay = self._relays.get(cluster.id)
@@ -175,7 +178,7 @@ class DirectRelays:
             bind_to_peer(stream, self._bonds)
             return stream
 
-        connections = Connections(dial, f"the relay of cluster {cluster.name}")
+        connections = Connections(dial, f"the relay of cluster {cluster.name}", self._readiness)
         self._nursery.start_soon(connections.sweep)
         relay = _Relay(cluster, connections, url.netloc.encode("ascii"), self._new_id())
         self._relays[cluster.id] = relay
@@ -306,30 +309,36 @@ class DirectRelays:
         return token.text
 
 
-class DirectOutbound(PooledOutbound):
-    """The answering side of a request in direct mode; `head_for` returns the head for a connection."""
+@attrs.frozen(eq=False)
+class DirectRequest:
+    """A request to a relay in direct mode, for the port that sends it."""
 
-    def __init__(
-        self,
-        connections: Connections,
-        inner: RequestHead,
-        head_for: Callable[[ClientConnection], RequestHead],
-        *,
-        session: str,
-    ) -> None:
-        super().__init__(connections, inner)
-        self.session = session
+    _relay: _Relay
+    inner: RequestHead
+    """The request's head, without the lines that are only for the relay."""
+    head_on: Callable[[ClientConnection], RequestHead]
+    """Returns the head to send on a connection: with a token, and with the keys that are news there."""
+    _until_asked: Callable[[], Awaitable[None]]
+
+    @property
+    def connections(self) -> Connections:
+        """The connections to the relay."""
+        return self._relay.connections
+
+    @property
+    def session(self) -> str:
         """The session id in the relay's token."""
-        self._head_for = head_for
+        return self._relay.session
 
-    async def receive_head(self) -> ResponseHead:
-        """Return the API server's head; raises OutboundBroken with the relay's own refusal. See Outbound."""
-        head = await super().receive_head()
-        failure = failure_of(head)
-        if failure is not None:
-            await self._cut()
-            raise OutboundBroken(failure)
-        return head
+    async def open(self, port: UpstreamPort, *, fresh: bool = False) -> None:
+        """Get the port a connection, a new one if `fresh`; raises OutboundBroken.
 
-    def _head_on(self, connection: ClientConnection, head: RequestHead) -> RequestHead:
-        return self._head_for(connection)
+        Waits before that until requests may be sent to the relay.
+        """
+        await self._until_asked()
+        try:
+            if fresh or not port.take_kept():
+                await port.dial(fresh=fresh)
+        except OutboundBroken as broken:
+            self._relay.unreached = broken.failure.reason
+            raise

@@ -1,11 +1,11 @@
-"""The loopback proxy, with TLS in memory and a scripted hub: authentication, forwarding, token renewal."""
+"""The loopback proxy, with a scripted hub: authentication, forwarding, token renewal."""
 
 from __future__ import annotations
 
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,108 +19,24 @@ import trustme
 from cryptography import x509
 
 from proxy.agent.connect.certificate import loopback_context
-from proxy.agent.connect.proxy import CONNECTIONS_MAX, Guard, HubSide, LoopbackProxy, NotAllowedError
+from proxy.agent.connect.proxy import CONNECTIONS_MAX, HubSide, NotAllowedError
 from proxy.agent.connect.tokens import REPLACED_AFTER_S, Tokens
 from proxy.agent.local.account import Account, find_account, logins_path, remove_account, save_account
 from proxy.agent.local.errors import AgentError
 from proxy.agent.token.answers import machine_started_s
 from proxy.agent.token.credential import Cached
-from proxy.exchange.pool import Connections
 from proxy.exchange.server import ServerConnection
 from proxy.message.head import RequestHead, ResponseHead
-from tunnel.net.connect import HandshakeFailed, client_context, wrap_client, wrap_server
+from tests.proxy.agent.connect.loopback import GOOD, GUARD, OWN, PORT, Bench, answer_ok, open_bench
+from tunnel.net.connect import HandshakeFailed, wrap_server
 from tunnel.net.egress import ProxySettings
 from tunnel.net.tcp import TCPStream
-from tunnel.net.tls import TLSStream
-
-PORT = 43210
-OWN = "own-token"
-GUARD = Guard(PORT, {"prod": OWN, "stage": "token-of-stage"})
-Script = Callable[[ServerConnection, RequestHead], Awaitable[None]]
-
-
-class FakeTokens(Tokens):
-    """Gives numbered tokens; a refused token is followed by the next one."""
-
-    def __init__(self) -> None:
-        self.number = 1
-        self.down = False
-
-    async def token(self, cluster: str, *, refused: str = "") -> str:
-        if self.down:
-            raise AgentError("cannot reach the hub")
-        if refused == f"token-{self.number}":
-            self.number += 1
-        return f"token-{self.number}"
-
-
-@attrs.define(eq=False)
-class Bench:
-    proxy: LoopbackProxy
-    tokens: FakeTokens
-    nursery: trio.Nursery
-    certificate_pem: str
-    script: Script | None = None
-    seen: list[RequestHead] = attrs.Factory(list)
-
-    async def dial(self) -> trio.abc.Stream:
-        """The hub's side of a connection, in memory."""
-        ours, theirs = trio.testing.memory_stream_pair()
-        self.nursery.start_soon(self._serve_hub, theirs)
-        return ours
-
-    async def _serve_hub(self, stream: trio.abc.Stream) -> None:
-        connection = ServerConnection(stream)
-        while (head := await connection.next_request()) is not None:
-            self.seen.append(head)
-            assert self.script is not None
-            await self.script(connection, head)
-
-    async def connect(self) -> TLSStream:
-        client, server = trio.testing.memory_stream_pair()
-        self.nursery.start_soon(self.proxy.handle_client, server)
-        return await wrap_client(client, client_context(self.certificate_pem), server_hostname="127.0.0.1")
-
-    async def ask(self, *lines: str, target: str = "/clusters/prod/api", body: bytes = b"") -> bytes:
-        """Send one request, and return all bytes until the end."""
-        tls = await self.connect()
-        head = [f"{'POST' if body else 'GET'} {target} HTTP/1.1", *(lines or GOOD), "Connection: close"]
-        if body:
-            head.append(f"Content-Length: {len(body)}")
-        await tls.send_all("\r\n".join(head).encode() + b"\r\n\r\n" + body)
-        received = b""
-        with trio.fail_after(5):
-            while data := await tls.receive_some():
-                received += data
-        await trio.aclose_forcefully(tls)
-        return received
-
-
-GOOD = (f"Host: 127.0.0.1:{PORT}", f"Authorization: Bearer {OWN}")
-
-
-async def answer_ok(connection: ServerConnection, head: RequestHead) -> None:
-    while await connection.receive_body():
-        pass
-    await connection.answer(ResponseHead.of(200, b"OK", ((b"content-length", b"2"),)), b"ok")
 
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    context, pem = loopback_context()
-    async with trio.open_nursery() as nursery:
-        hub = HubSide(Account("https://hub.example", "robot", "k", None, "s"), ProxySettings())
-        tokens = FakeTokens()
-        bench: Bench
-
-        async def dial() -> trio.abc.Stream:
-            return await bench.dial()
-
-        proxy = LoopbackProxy(context, GUARD, hub, tokens, Connections(dial, "the hub"))
-        bench = Bench(proxy, tokens, nursery, pem, answer_ok)
-        nursery.start_soon(proxy.deadlines.run)
+    async with open_bench() as bench:
         yield bench
-        nursery.cancel_scope.cancel()
 
 
 def head_of(*headers: tuple[bytes, bytes], target: bytes = b"/clusters/prod/api") -> RequestHead:
@@ -205,7 +121,7 @@ async def test_a_request_goes_on_under_the_agents_token_and_its_own_never_does(b
     )
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b"\r\n\r\nok")
-    [seen] = bench.seen
+    [seen] = bench.hub.seen
     assert seen.target == b"/clusters/prod/api"
     assert seen.header_values(b"host") == [b"hub.example"]
     assert seen.header_values(b"authorization") == [b"Bearer token-1"]
@@ -223,7 +139,7 @@ async def test_a_stranger_is_told_why_and_reaches_nobody(bench: Bench) -> None:
     answer = await bench.ask(f"Host: 127.0.0.1:{PORT}", "Authorization: Bearer guess")
     assert answer.startswith(b"HTTP/1.1 401 ")
     assert b"use the kubeconfig that the proxy wrote" in answer
-    assert bench.seen == []
+    assert bench.hub.seen == []
 
 
 async def test_a_refused_token_is_replaced_once_and_unseen(bench: Bench) -> None:
@@ -233,21 +149,21 @@ async def test_a_refused_token_is_replaced_once_and_unseen(bench: Bench) -> None
         else:
             await answer_ok(connection, head)
 
-    bench.script = refuse_first
+    bench.hub.script = refuse_first
     assert (await bench.ask()).endswith(b"ok")
-    assert len(bench.seen) == 2
+    assert len(bench.hub.seen) == 2
     # A request with a body can't be sent twice. The next request gets the new token.
     bench.tokens.number = 1
     assert (await bench.ask(*GOOD, body=b"{}")).startswith(b"HTTP/1.1 401 ")
     assert (await bench.ask(*GOOD, body=b"{}")).endswith(b"ok")
-    assert len(bench.seen) == 4
+    assert len(bench.hub.seen) == 4
 
     async def refuse_and_give_no_more(connection: ServerConnection, head: RequestHead) -> None:
         bench.tokens.down = True
         await connection.answer(ResponseHead.of(401, b"", ((b"content-length", b"2"),)), b"no")
 
     # The server may have acted on it before it answered.
-    bench.script = refuse_and_give_no_more
+    bench.hub.script = refuse_and_give_no_more
     assert (await bench.ask(*GOOD, body=b"{}")).endswith(b"no")
 
 
@@ -266,7 +182,7 @@ async def test_no_answer_leads_from_one_of_its_clusters_to_another(
         headers = ((b"location", location), (b"content-length", b"0"))
         await connection.answer(ResponseHead.of(302, b"Found", headers), b"")
 
-    bench.script = redirect
+    bench.hub.script = redirect
     lines = (await bench.ask()).lower().split(b"\r\n")
     assert lines[0].startswith(b"http/1.1 302 ")
     assert [line for line in lines if line.startswith(b"location")] == ([expected] if expected else [])
@@ -276,9 +192,9 @@ async def test_a_hub_that_refuses_every_token_is_asked_twice_and_believed(bench:
     async def refuse(connection: ServerConnection, head: RequestHead) -> None:
         await connection.answer(ResponseHead.of(401, b"", ((b"content-length", b"2"),)), b"no")
 
-    bench.script = refuse
+    bench.hub.script = refuse
     assert (await bench.ask()).startswith(b"HTTP/1.1 401 ")
-    assert len(bench.seen) == 2
+    assert len(bench.hub.seen) == 2
 
 
 async def test_without_a_token_or_a_hub_the_client_is_told_so(bench: Bench) -> None:
@@ -291,7 +207,7 @@ async def test_without_a_token_or_a_hub_the_client_is_told_so(bench: Bench) -> N
     async def fail() -> trio.abc.Stream:
         raise OSError("connection refused")
 
-    bench.proxy.connections = Connections(fail, "the hub")
+    bench.proxy.connections._dial = fail
     answer = await bench.ask()
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"connection refused" in answer
@@ -301,7 +217,7 @@ async def test_a_hub_that_goes_before_it_answers_leaves_no_client_waiting(bench:
     async def go(connection: ServerConnection, head: RequestHead) -> None:
         await connection.cut()
 
-    bench.script = go
+    bench.hub.script = go
     answer = await bench.ask()
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"between this machine and " in answer
@@ -310,7 +226,7 @@ async def test_a_hub_that_goes_before_it_answers_leaves_no_client_waiting(bench:
         bench.tokens.down = True
         await connection.answer(ResponseHead.of(401, b"", ((b"content-length", b"2"),)), b"no")
 
-    bench.script = refuse_and_give_no_more
+    bench.hub.script = refuse_and_give_no_more
     answer = await bench.ask()
     # A 401 would blame the client's own token, which is valid.
     assert answer.startswith(b"HTTP/1.1 503 ")
@@ -320,7 +236,7 @@ async def test_a_hub_that_goes_before_it_answers_leaves_no_client_waiting(bench:
 async def test_what_is_no_request_is_refused_and_reaches_nobody(bench: Bench) -> None:
     answer = await bench.ask(*GOOD, "Content-Length: 1", "Content-Length: 2")
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert bench.seen == []
+    assert bench.hub.seen == []
 
 
 async def test_a_cut_answer_stays_one(bench: Bench) -> None:
@@ -328,7 +244,7 @@ async def test_a_cut_answer_stays_one(bench: Bench) -> None:
         await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
         await connection.cut()
 
-    bench.script = cut
+    bench.hub.script = cut
     tls = await bench.connect()
     await tls.send_all(("GET /clusters/prod/api HTTP/1.1\r\n" + "\r\n".join(GOOD) + "\r\n\r\n").encode())
     received = b""
@@ -351,7 +267,7 @@ async def test_an_upgrade_is_carried_both_ways(bench: Bench) -> None:
         while data := await raw.receive_some():
             await raw.send_all(data)
 
-    bench.script = echo
+    bench.hub.script = echo
     tls = await bench.connect()
     lines = [*GOOD, "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: abc"]
     await tls.send_all(("GET /clusters/prod/exec HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n\r\n").encode())
@@ -362,7 +278,7 @@ async def test_an_upgrade_is_carried_both_ways(bench: Bench) -> None:
         assert received.startswith(b"HTTP/1.1 101 ")
         await tls.send_all(b"keystroke")
         assert await tls.receive_some() == b"keystroke"
-    [seen] = bench.seen
+    [seen] = bench.hub.seen
     assert seen.header(b"sec-websocket-key") == b"abc"
     await trio.aclose_forcefully(tls)
 
@@ -398,6 +314,7 @@ async def test_who_has_not_shown_the_token_makes_room_and_nobody_else(
         assert (await bench.ask()).endswith(b"ok")
         with pytest.raises(trio.BrokenResourceError):
             await silent.receive_some()
+        await trio.aclose_forcefully(silent)
         await known.send_all(request)
         assert (await known.receive_some()).startswith(b"HTTP/1.1 200 ")
     await trio.aclose_forcefully(known)
@@ -426,9 +343,13 @@ async def test_tokens_are_held_until_they_are_nearly_over(
     assert set(found) == {"token-1"}
     assert asked == [("prod", "")]
     # A new token is refused for another reason than its age.
+    assert not tokens.replaces("prod", "token-1")
     assert await tokens.token("prod", refused="token-1") == "token-1"
     await trio.sleep(REPLACED_AFTER_S)
+    assert tokens.replaces("prod", "token-1")
     assert await tokens.token("prod", refused="token-1") == "token-2"
+    # It was replaced for another request meanwhile.
+    assert tokens.replaces("prod", "token-1")
     assert await tokens.token("prod", refused="token-1") == "token-2"
     assert await tokens.token("dev") == "token-3"
     life_s = 3.0

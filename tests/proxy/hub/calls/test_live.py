@@ -39,7 +39,6 @@ from proxy.hub.calls.live import (
 )
 from proxy.hub.calls.relay_port import RelayPort
 from proxy.hub.home.hub_instances import HubInstances
-from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
 from tests.proxy.exchange.fake_ports import FakePort
@@ -624,33 +623,6 @@ async def test_an_ended_upload_is_not_read_on(bench: Bench) -> None:
         await stream.aclose()
     assert reset.code is StreamCode.REVOKED
     assert client.status == 403
-
-
-async def test_a_call_whose_relay_is_being_dialled_is_ended_too(bench: Bench) -> None:
-    # It accepts, and never says anything.
-    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port = listener.socket.getsockname()[1]
-    await bench.directory.change(
-        lambda store: store.add_cluster(
-            "far",
-            teams=["sre"],
-            mode=Mode.DIRECT,
-            relay_url=f"https://127.0.0.1:{port}",
-            relay_address_private=True,
-        )
-    )
-    async with trio.open_nursery() as nursery:
-        data = bench.request("GET /clusters/far/api HTTP/1.1", token=bench.token("far"))
-        client = talk(bench, nursery, data)
-        dialled = await listener.accept()
-        await bench.directory.change(lambda store: store.lock_agent("ann"))
-        with trio.fail_after(2):
-            await client.ended.wait()
-        await dialled.aclose()
-    await listener.aclose()
-    assert client.status == 403
-    [closing] = await bench.trail()
-    assert closing["kind"] == "session.killed"
 
 
 async def test_an_operator_lists_live_calls_and_ends_one(bench: Bench, tmp_path: Path) -> None:

@@ -10,10 +10,14 @@ import trio
 
 from audit.ids import new_eid
 from auth.principal import Principal
+from proxy.exchange.engine import Exchange
+from proxy.hub.calls.direct_port import DirectPort
 from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins
 from proxy.hub.store.entities import Cluster, Mode
+from proxy.message.failure import Failure, OutboundBroken
+from tests.proxy.exchange.fake_ports import FakePort
 from tests.proxy.relay.apiserver import Connection, headers
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, DirectWay, inner
 
@@ -76,11 +80,23 @@ def cluster_at(way: DirectWay) -> Cluster:
 
 async def ask(relays: DirectRelays, cluster: Cluster, principal: Principal, *, renew: bool = False) -> bytes:
     """Return the identity that the API server saw."""
-    outbound = await relays.open(cluster, principal, inner(), renew=renew)
+    failures: list[Failure | None] = []
+    over = trio.Event()
+
+    def done(failure: Failure | None) -> None:
+        failures.append(failure)
+        over.set()
+
+    request = relays.request(cluster, principal, inner(), renew=renew)
+    port = DirectPort(request, cluster, lambda head: head, long=False)
+    client = FakePort(drains_at_once=True)
+    exchange = Exchange(client, port, done, bodiless=True)
     try:
-        await outbound.receive_head()
-        body = await outbound.receive_body()
-        assert await outbound.receive_body() == b""
-        return body
+        await port.open()
+        exchange.start()
+        await over.wait()
     finally:
-        await outbound.aclose()
+        port.close()
+    if failures[0] is not None:
+        raise OutboundBroken(failures[0])
+    return bytes(client.out)

@@ -1,6 +1,8 @@
-"""One attempt of a call in tunnel mode, by ports."""
+"""One attempt of a call, by ports."""
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.engine import FAULT
@@ -8,26 +10,31 @@ from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.parked_exchange import ExchangeFault, ParkedExchange
 from proxy.exchange.server import ServerConnection
 from proxy.hub.calls.live import LiveCall
-from proxy.hub.calls.relay_port import RelayPort
+from proxy.hub.calls.relay_side import RelaySide
 from proxy.message.failure import Failure, StreamCode
 
 
 async def run_attempt(
-    connection: ServerConnection, live: LiveCall, client: ClientPort, relay: RelayPort
+    connection: ServerConnection,
+    live: LiveCall,
+    client: ClientPort,
+    relay: RelaySide,
+    open_relay: Callable[[], Awaitable[object]] | None = None,
 ) -> Outcome:
     """Carry one attempt to its end, including the bytes that are queued for the client.
 
-    Raises ExchangeFault. A cancellation cuts the client's connection.
+        `open_relay` connects to the relay first. It is cancelled when the call is ended or its client leaves.
+    Raises what it raises, and ExchangeFault. A cancellation cuts the client's connection.
     """
     parked = ParkedExchange(connection, client, relay, live.call.head)
     live.exchange, live.ports = parked.exchange, (client, relay)
     if live.held:
         parked.exchange.hold()
     try:
-        failure = await parked.run(relay.stream.peer)
+        failure = await parked.run(relay.peer, open_relay)
     finally:
         live.leave_exchange()
-        relay.stream.close_nowait()
+        relay.close()
     return outcome_of(live, client, failure)
 
 

@@ -1,0 +1,65 @@
+"""What the upstream's port does by itself; see tests/proxy/relay/test_ports.py for its histories."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import trio
+
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.engine import Exchange
+from proxy.exchange.http_connection import CROWDED_BYTES_MAX
+from proxy.exchange.http_state import DONE
+from proxy.exchange.pool import Connections
+from proxy.exchange.upstream_port import UpstreamPort
+from proxy.message.failure import Failure
+from proxy.message.head import RequestHead, ResponseHead
+from tests.proxy.exchange.fake_ports import FakePort
+from tests.tunnel.stream_pairs import tcp_pair
+from tests.tunnel.stream_pairs import handshake
+
+UPGRADE = ((b"host", b"x"), (b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
+
+
+@pytest.mark.parametrize("spliced", [False, True])
+def test_bytes_that_the_server_takes_no_more_are_counted_on_a_raw_stream(spliced: bool) -> None:
+    port = UpstreamPort(
+        cast(Connections, None),
+        RequestHead.of(b"GET", b"/exec", UPGRADE if spliced else UPGRADE[:1]),
+        long=False,
+    )
+    client, over = FakePort(drains_at_once=True), list[Failure | None]()
+    exchange = Exchange(client, port, over.append, upgrade=spliced)
+    exchange.start()
+    if spliced:
+        exchange.answer_head(ResponseHead.of(101))
+    # It has no connection any more. Only a raw stream is still read, so that the client's end is noticed.
+    assert port.write(b"abc", False) is spliced
+    assert port.write(b"de", False) is spliced
+    assert port.bytes_dropped == (5 if spliced else 0)
+    assert over == []
+
+
+async def test_fewer_bytes_are_read_at_once_of_an_answer_in_tiny_chunks() -> None:
+    ours, theirs = await handshake(await tcp_pair())
+    connection = ClientConnection(ours)
+    sizes: list[int] = []
+    await connection.send_request(RequestHead.of(b"GET", b"/", UPGRADE[:1]))
+    await theirs.send_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    await connection.receive_head()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.send_all, b"1\r\nx\r\n" * 40_000 + b"0\r\n\r\n")
+        while connection.http.incoming is not DONE:
+            await trio.lowlevel.wait_readable(ours.transport_stream.socket)  # type: ignore[attr-defined]
+            size = 0
+            piece = connection.take_in_body_nowait()
+            while piece:
+                size += len(piece)
+                piece = connection.http.receive_body()
+            sizes.append(size)
+    assert sum(sizes) == 40_000
+    # Not before the first of them is it known.
+    assert max(sizes[1:]) <= CROWDED_BYTES_MAX
+    await trio.aclose_forcefully(ours)
+    await trio.aclose_forcefully(theirs)
