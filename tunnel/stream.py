@@ -57,8 +57,6 @@ class Stream(trio.abc.HalfCloseableStream):
         "_failed_in_line",
         "_failure",
         "_head_reader",
-        "_not_passed_on",
-        "_pass_on",
         "_reader",
         "_sender",
         "_state",
@@ -79,9 +77,6 @@ class Stream(trio.abc.HalfCloseableStream):
         self._reader: Waker = NO_WAKER
         self._sender: Waker = NO_WAKER
         self._head_reader: Waker = NO_WAKER
-        # While the reader waits: the callback for pieces, and a piece that it did not take.
-        self._pass_on: Callable[[bytes], bool] | None = None
-        self._not_passed_on = b""
         self._tell_input: Callable[[], None] | None = None
         self._tell_doubt: Callable[[], object] | None = None
         self._tell_reset: Callable[[], None] | None = None
@@ -259,52 +254,6 @@ class Stream(trio.abc.HalfCloseableStream):
         finally:
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-
-    async def receive_or_pass_on(self, pass_on: Callable[[bytes], bool]) -> bytes:
-        """Return bytes that `pass_on` does not take, or b"" at the clean end. Raises StreamReset.
-
-        Bytes that come while the task waits are handed to `pass_on`; if it takes them it returns True, and
-        the task sleeps on. Bytes with the end or a failure behind them are returned. The call delays every
-        other stream, so it must neither wait nor raise. When cancelled no byte is lost.
-        """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._reader.check_free()
-        data = self.receive_nowait()
-        if data is not None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return data
-        if self._reader is NO_WAKER:
-            self._reader = Waker("another task is receiving from this stream")
-        self._pass_on = pass_on
-        try:
-            while data is None:
-                await self._reader.park()
-                # A piece that was not taken would be lost with a cancellation.
-                if (
-                    not self._not_passed_on
-                    and self._state.incoming.size <= SMALL_PIECE_BYTES
-                    and not self._driver.fairness.admits()
-                ):
-                    await self._driver.fairness.wait(self.peer)
-                data = self._not_passed_on or self.receive_nowait()
-            return data
-        finally:
-            self._pass_on = None
-            self._not_passed_on = b""
-
-    def _offer(self) -> None:
-        """Hand what has come to `pass_on`, or wake the reader for it."""
-        pass_on, state = self._pass_on, self._state
-        if pass_on is None or self._reader.task is None:
-            return
-        while state.receiving is FLOWING:
-            if not state.incoming.size:
-                return
-            piece = self._driver.take(state, RECEIVE_BYTES)
-            if not pass_on(piece):
-                self._not_passed_on = piece
-                break
-        self._reader.unpark()
 
     def receive_nowait(self, max_bytes: int = RECEIVE_BYTES) -> bytes | None:
         """Return bytes that are here, b"" at the clean end, None where receive_some would wait.
@@ -523,9 +472,7 @@ class Stream(trio.abc.HalfCloseableStream):
         if self._tell_input is not None:
             self._driver.due.append(self._tell_input)
             self._tell_input = None
-        if self._pass_on is not None:
-            self._driver.due.append(self._offer)
-        elif self._reader is not NO_WAKER:
+        if self._reader is not NO_WAKER:
             self._reader.unpark()
         # The bytes mean that there is no head.
         if self._head_reader is not NO_WAKER:

@@ -135,7 +135,7 @@ async def asked(answer: list[bytes]) -> float:
     for _ in range(REQUESTS):
         await connection.send_request(head)
         await connection.receive_head()
-        while connection.receive_body_nowait() != b"":
+        while await connection.receive_body():
             pass
         connection.end_exchange()
     return (time.process_time() - began) / REQUESTS * 1e6

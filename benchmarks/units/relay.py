@@ -38,7 +38,7 @@ from benchmarks.nginx import issue_certificate
 from benchmarks.processes import free_port
 from benchmarks.systems.hawse import kubeconfig
 from benchmarks.upstream.apiserver import POD_PATH, open_apiserver
-from proxy.exchange.tunnelled import HUB_GROUP
+from proxy.exchange.groups import HUB_GROUP
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.process.startup import settle
 from proxy.relay.config import CLOCK_BOUND_S

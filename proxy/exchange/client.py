@@ -1,4 +1,4 @@
-"""The client's side of one HTTP/1.1 connection, over any trio stream: the Outbound of one exchange at a time.
+"""The client's side of one HTTP/1.1 connection, over any trio stream.
 
 Answers are parsed as strictly as requests. An ambiguous answer is an error and is never repaired: its author
 may be a server behind the API server (a pod behind `services/proxy`). A connection is reused only after an
@@ -15,11 +15,9 @@ import trio
 
 from proxy.exchange.http_client import ClientHTTP
 from proxy.exchange.http_connection import CROWDED_BYTES_MAX
-from proxy.exchange.http_state import DONE, SWITCHED
-from proxy.exchange.ports import PassOn
-from proxy.exchange.wire import RawStream, held_bytes
+from proxy.exchange.wire import held_bytes
 from proxy.message.body import BODY_BYTES_MAX
-from proxy.message.failure import Failure, OutboundBroken
+from proxy.message.failure import OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 from tunnel.net.connect import TLSStream
 from tunnel.net.fairness import SMALL_PIECE_BYTES, fairness
@@ -81,16 +79,6 @@ class ClientConnection:
         head is TOO_LARGE.
         """
         await self._write(self.http.send_request(head))
-
-    async def send_body(self, data: bytes) -> None:
-        """Send bytes of the request's body."""
-        if data:
-            await self._write(self.http.send_body(data))
-
-    async def end_body(self) -> None:
-        """Send the clean end of the request's body."""
-        if self.http.outgoing is not DONE:
-            await self._write(self.http.send_body(b"", end=True))
 
     def send_nowait(self, data: bytes) -> bool:
         """Send without a wait. False: some bytes are unsent, and the next call sends them first.
@@ -169,8 +157,8 @@ class ClientConnection:
             self.http.ended = True
         return data
 
-    async def receive_body(self, _: PassOn | None = None, /) -> bytes:
-        """Return body bytes as they arrive; b"" at the clean end. `pass_on` is not used (see Outbound).
+    async def receive_body(self) -> bytes:
+        """Return body bytes as they arrive; b"" at the clean end.
 
         Raises OutboundBroken when the connection ends, or breaks its framing, before that.
         """
@@ -181,30 +169,11 @@ class ClientConnection:
             await self._receive()
         return data
 
-    def receive_body_nowait(self) -> bytes | None:
-        """Return received body bytes, b"" at the clean end, None if that needs a wait.
-
-        Raises what receive_body raises.
-        """
-        return self.http.receive_body()
-
     @property
     def held_bytes(self) -> int:
         """The memory that it uses, with the bytes that the server has not taken yet."""
         tls = self._tls
         return 0 if tls is None else held_bytes(tls, self.http, framed=self.http.sends_chunks)
-
-    def upgraded(self) -> RawStream:
-        """Return the raw stream after a 101. It begins with the bytes that came with the 101."""
-        http = self.http
-        assert http.incoming is SWITCHED, "upgraded() without a 101"
-        return RawStream(self.stream, http.take_rest(), ended=http.ended)
-
-    async def abandon(self, failure: Failure | None = None) -> None:
-        """Cut the connection: methods that wait in the exchange fail. Does nothing between exchanges."""
-        if not self.http.idle:
-            self._link = _LOST
-            await trio.aclose_forcefully(self.stream)
 
     def end_exchange(self) -> bool:
         """End the exchange if both sides are complete; return whether another one may follow.

@@ -18,7 +18,7 @@ from functools import partial
 
 import trio
 
-from proxy.exchange.deadlines import QUIET_S, Deadlines
+from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.engine import OVER, Exchange
 from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.http_state import DONE, WITHHELD
@@ -31,6 +31,9 @@ from tunnel.net.readiness import Watch
 from tunnel.net.tls import TLSStream
 from tunnel.protocol.streams import SMALL_BYTES
 
+# How long a client that has ended its direction may still receive its answer. Half of the second within which
+# the request of a client that has left must be cancelled upstream.
+QUIET_S = 0.5
 # How long a client may take to receive the bytes of an answer before it is cut. The kernel and this port hold
 # some 250 KB of them, which take this long at 64 kbit/s.
 CUT_WITHIN_S = 30.0

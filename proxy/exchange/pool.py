@@ -33,15 +33,14 @@ DIAL_DEADLINE_S = 10.0
 class Connections:
     """The kept connections to one server. `dial` connects; `server` names the server in errors.
 
-    With `readiness`, kept TLS connections are watched, and closed on any input. They can also be acquired
-    without a wait.
+    Kept connections are watched, and closed on any input. They can be acquired without a wait.
     """
 
     def __init__(
         self,
         dial: Callable[[], Awaitable[trio.abc.Stream]],
         server: str,
-        readiness: Readiness | None = None,
+        readiness: Readiness,
     ) -> None:
         self._dial = dial
         self._server = server
@@ -74,11 +73,6 @@ class Connections:
         except (OSError, HandshakeFailed) as exc:
             raise self._dial_failed(_one_line(exc)) from exc
         return ClientConnection(stream), False
-
-    async def release(self, connection: ClientConnection, *, keep: bool) -> None:
-        """Take a connection back: keep it if it is clean, `keep` is set and there is room; else cut it."""
-        if not (keep and self._keep(connection)):
-            await connection.aclose()
 
     def acquire_watched(self, on_input: Callable[[], None]) -> ClientConnection | None:
         """Return a kept connection whose watch calls `on_input` from now on; None when there is none.
@@ -116,27 +110,21 @@ class Connections:
         doomed, self._idle = self._idle, []
         await _close(doomed)
 
-    def watch(self, connection: ClientConnection, on_input: Callable[[], None]) -> bool:
-        """Watch a connection: `on_input` is called on input. False if it cannot be watched."""
+    def watch(self, connection: ClientConnection, on_input: Callable[[], None]) -> None:
+        """Watch a connection: `on_input` is called on input. The connection must be TLS over a socket."""
         if connection.watch is not None:
             connection.watch.call = on_input
-            return True
-        socket = tls_socket(connection.stream) if self.readiness is not None else None
-        if self.readiness is None or socket is None:
-            return False
+            return
+        socket = tls_socket(connection.stream)
+        assert socket is not None, "a connection of the pool is TLS over a socket"
         connection.watch = self.readiness.watch(socket.fileno(), on_input)
-        return True
 
     def _keep(self, connection: ClientConnection) -> bool:
         """Keep a connection if it is clean and there is room; return whether it is kept."""
         if self._closed or len(self._idle) >= IDLE_CONNECTIONS_MAX or not connection.end_exchange():
             return False
         connection.idle_since = self._now()
-        drop = partial(self._drop, connection)
-        if connection.watch is not None:
-            connection.watch.call = drop
-        else:
-            self.watch(connection, drop)
+        self.watch(connection, partial(self._drop, connection))
         self._idle.append(connection)
         return True
 

@@ -26,18 +26,16 @@ from typing import Final, Self
 
 import trio
 
-from proxy.exchange.attendance import Attendance
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.deadlines import IDLE_S, Deadlines
 from proxy.exchange.http_server import ServerHTTP
-from proxy.exchange.http_state import AWAITED, BODY, DONE, IDLE, REFUSED, SWITCHED, WITHHELD
+from proxy.exchange.http_state import AWAITED, BODY, DONE, IDLE, REFUSED, WITHHELD
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.parked_connection import Begun, ParkedConnection
-from proxy.exchange.ports import OnGone
 from proxy.exchange.received import Received
-from proxy.exchange.wire import RawStream, held_bytes
+from proxy.exchange.wire import held_bytes
 from proxy.message.body import BODY_BYTES_MAX
-from proxy.message.failure import GONE, Failure, InboundBroken
+from proxy.message.failure import GONE, InboundBroken
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.message.strict import BadRequest
 from tunnel.net.connect import TLSStream, tls_socket
@@ -101,11 +99,7 @@ class ServerConnection:
         self._received = Received(stream, self.http)
         self._link = _OPEN
         self._requests = 0
-        # Of body bytes that were sent without a wait: the kernel did not take all.
-        self._unsent_bytes = 0
-        self._raw: RawStream | None = None
         self._interim: trio.Event | None = None
-        self._attendance: Attendance | None = None
         self._port: ClientPort | None = None
         self.parked: ParkedConnection | None = None
         """Serves requests while the task is parked; set by `serve_parked`."""
@@ -335,35 +329,13 @@ class ServerConnection:
     async def send_body(self, data: bytes, *, end: bool = False) -> None:
         """Send body bytes at once (in one chunk where the answer is chunked), and the end when `end`."""
         await self._until_sendable()
-        unsent, self._unsent_bytes = self._unsent_bytes, 0
-        if unsent:
-            # It is on its way (send_body_nowait), and a part of it waits for the next send.
-            assert len(data) == unsent, "what was not sent without a wait comes again"
-            data = b""
         framed = self.http.send_body(data, end=end)
-        if framed or unsent:
+        if framed:
             await self._write(framed)
 
-    def send_body_nowait(self, data: bytes) -> bool:
-        """See Inbound. What the kernel does not take is held, and nothing more sent until it is gone."""
-        tls = self._tls
-        if tls is None or self._link is not _OPEN or self._unsent_bytes:
-            return False
-        framed = self.http.send_body(data)
-        try:
-            sent = tls.send_nowait(framed)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._link = _SENDING
-            return False
-        if not sent:
-            self._unsent_bytes = len(data)
-        return sent
-
     async def end(self) -> None:
-        """End the answer cleanly; after an upgrade close the connection cleanly."""
-        if self._raw is not None:
-            await self._close()
-        elif self.http.outgoing is BODY:
+        """End the answer cleanly."""
+        if self.http.outgoing is BODY:
             await self.send_body(b"", end=True)
 
     @property
@@ -380,14 +352,6 @@ class ServerConnection:
     async def answer(self, head: ResponseHead, body: bytes) -> None:
         """Send a whole answer."""
         await self.send_head(head, body, end=True)
-
-    def upgraded(self) -> RawStream:
-        """Return the raw stream after a 101 was sent; what the client sent before it comes first."""
-        http = self.http
-        assert http.outgoing is SWITCHED, "upgraded() without a 101"
-        first, ended = http.take_rest(), http.ended
-        self._raw = RawStream(self._stream, first, ended=ended, tls=self._tls)
-        return self._raw
 
     async def _until_sendable(self) -> None:
         """Wait until nothing else is sent; raises InboundBroken."""
@@ -420,19 +384,6 @@ class ServerConnection:
 
     # -- leaving -------------------------------------------------------------------------------------------
 
-    def watch(self, on_gone: OnGone, *, body_is_read: bool = False) -> None:
-        """See Inbound. It takes Deadlines to watch, and up to QUIET_S until that begins."""
-        if self._deadlines is not None and not body_is_read:
-            self._attendance = Attendance(
-                self._received, on_gone, self._deadlines, self._tls, self._readiness
-            )
-
-    async def unwatch(self) -> None:
-        """See Inbound. Waits even when cancelled: the stream must not be read before the watch has ended."""
-        attendance, self._attendance = self._attendance, None
-        if attendance is not None:
-            await attendance.end()
-
     async def wait_disconnect(self) -> None:
         """Return once the client is gone. What it sends meanwhile is kept, up to EARLY_BYTES_MAX and a bit.
 
@@ -445,7 +396,7 @@ class ServerConnection:
         self._release()
         return self._stream, self.http.take_rest()
 
-    async def cut(self, failure: Failure | None = None) -> None:
+    async def cut(self) -> None:
         """Close the connection so that it can be taken for nothing but a failure."""
         if self._link is _CLOSED:
             return
@@ -478,9 +429,6 @@ class ServerConnection:
 
     def _release(self) -> None:
         self._link = _CLOSED
-        if self._attendance is not None:
-            # A client that was cut is not watched: its socket may be closed by then.
-            self._attendance.stop()
         if self.parked is not None:
             # An idle connection is closed by another task than the one that waits for its next request.
             self.parked.close()

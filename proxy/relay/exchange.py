@@ -26,8 +26,8 @@ from auth.principal import USER_PREFIX, IdentityError
 from auth.requestinfo import BadTarget, RequestInfo
 from auth.tokens import RelayClaims
 from proxy.exchange.engine import OVER, Exchange
+from proxy.exchange.groups import group_of
 from proxy.exchange.pool import may_send_again
-from proxy.exchange.tunnelled import group_of
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import (

@@ -17,7 +17,7 @@ import trio
 
 from auth.hubclock import HubClocks, SessionClock, is_time
 from auth.jws import TokenError
-from proxy.exchange.tunnelled import HUB_GROUP, RELAY_GROUP
+from proxy.exchange.groups import HUB_GROUP, RELAY_GROUP
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import StreamCode
 from proxy.message.head import LONG_HEAD_BYTES, HeadError, RequestHead

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 import trio
 
 from proxy.exchange.server import ServerConnection
-from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
+from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import HeadError, RequestHead, ResponseHead, check_framing
 from proxy.message.strict import BadRequest
 
@@ -168,7 +168,7 @@ class _Call:
         if self.ended:
             return
         if self._begun:
-            await self._connection.cut(Failure(StreamCode.INTERNAL, Processed.MAYBE, message))
+            await self._connection.cut()
             return
         self._begun = self.ended = True
         await _refuse(self._connection, status, message)

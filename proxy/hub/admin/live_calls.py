@@ -8,8 +8,8 @@ import attrs
 import trio
 
 from audit.record import proto_of
-from proxy.exchange.forward import CloseReason
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
+from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.relays.operations import SessionInfo
 from tunnel.net.fairness import in_chunks

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.engine import FAULT
-from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.parked_exchange import ExchangeFault, ParkedExchange
 from proxy.exchange.server import ServerConnection
 from proxy.hub.calls.live import LiveCall
+from proxy.hub.calls.outcome import CloseReason, Outcome
 from proxy.hub.calls.relay_side import RelaySide
 from proxy.message.failure import Failure, StreamCode
 

@@ -18,7 +18,6 @@ from audit.ids import new_eid
 from audit.record import Event, Phase
 from auth.jws import TokenError
 from proxy.exchange.engine import Exchange
-from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.parked_connection import Begun
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import Call, Refusal, parse_request
@@ -33,6 +32,7 @@ from proxy.hub.calls.calls import (
     refusal_response,
 )
 from proxy.hub.calls.live import LiveCall
+from proxy.hub.calls.outcome import CloseReason, Outcome
 from proxy.hub.calls.relay_port import RelayPort
 from proxy.hub.relays.registry import LiveRelay
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode

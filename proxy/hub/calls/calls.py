@@ -25,7 +25,6 @@ from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.exchange.client_port import ClientPort
-from proxy.exchange.forward import CloseReason, Outcome, Tally
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.access import AccessTokens, Denied, decide, next_step
 from proxy.hub.authorize.admission import (
@@ -43,6 +42,7 @@ from proxy.hub.calls.attempt import run_attempt
 from proxy.hub.calls.direct_exchange import run_direct
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
+from proxy.hub.calls.outcome import CloseReason, Outcome, Tally
 from proxy.hub.calls.relay_port import RelayPort
 from proxy.hub.calls.retry import ATTEMPTS_MAX, Attempt, Tried, Where, next_attempt
 from proxy.hub.home.config import HubConfig

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from audit.record import Relay
 from proxy.exchange.client_port import ClientPort
-from proxy.exchange.forward import Outcome
 from proxy.exchange.pool import may_send_again
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.events import impersonated
 from proxy.hub.calls.attempt import run_attempt
 from proxy.hub.calls.direct_port import DirectPort
 from proxy.hub.calls.live import LiveCall
+from proxy.hub.calls.outcome import Outcome
 from proxy.hub.relays.direct import INSTANCE, DirectRelays
 from proxy.message.head import ResponseHead
 from proxy.message.rewrite import hub_request_head

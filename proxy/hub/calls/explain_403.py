@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.exchange.ports import ByteStream, Outbound, PassOn
-from proxy.message.failure import Failure
 from proxy.message.head import ResponseHead
 from proxy.message.status import warning
 
@@ -67,51 +65,3 @@ class Held403:
         """Return the client's head and the whole body."""
         head = explained(self._head, self._body, self._cluster)
         return self._rewrite(head), self._body
-
-
-class ExplainedOutbound:
-    """The answering side of a call (an Outbound), with a Warning added to a 403 that the operator can fix."""
-
-    __slots__ = ("_cluster", "_held", "_outbound")
-
-    def __init__(self, outbound: Outbound, cluster: str) -> None:
-        self._outbound = outbound
-        self._cluster = cluster
-        self._held: list[bytes] = []
-
-    async def receive_head(self) -> ResponseHead:
-        """See Outbound. The body of a short 403 is read first."""
-        head = await self._outbound.receive_head()
-        if not may_be_explained(head):
-            return head
-        while data := await self._outbound.receive_body():
-            self._held.append(data)
-        return explained(head, b"".join(self._held), self._cluster)
-
-    async def receive_body(self, pass_on: PassOn | None = None, /) -> bytes:
-        """See Outbound."""
-        return self._held.pop(0) if self._held else await self._outbound.receive_body(pass_on)
-
-    def receive_body_nowait(self) -> bytes | None:
-        """See Outbound."""
-        return self._held.pop(0) if self._held else self._outbound.receive_body_nowait()
-
-    async def send_body(self, data: bytes) -> None:
-        """See Outbound."""
-        await self._outbound.send_body(data)
-
-    async def end_body(self) -> None:
-        """See Outbound."""
-        await self._outbound.end_body()
-
-    def upgraded(self) -> ByteStream:
-        """See Outbound."""
-        return self._outbound.upgraded()
-
-    async def abandon(self, failure: Failure | None = None) -> None:
-        """See Outbound."""
-        await self._outbound.abandon(failure)
-
-    async def aclose(self) -> None:
-        """See Outbound."""
-        await self._outbound.aclose()

@@ -30,8 +30,8 @@ import attrs
 import trio
 
 from auth.principal import Principal
-from proxy.exchange.forward import CloseReason
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
+from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.home.config import LimitsConfig
 from proxy.process.plural import counted
 from tunnel import MODEST_USERS_MAX, Memory

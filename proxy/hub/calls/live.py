@@ -4,10 +4,10 @@ Theory of operation. A call is entered in the same step as its authorization, be
 leaves when its closing event is made. So every later change finds it: after a change of the directory or the
 policies (`reconsider`), every call is judged again as a new one would be.
 
-To end a call, the hub abandons the answering side (a RESET with the reason in the tunnel, a cut connection in
-direct mode), and cuts the client if its answer has begun. Neither waits for the peer, and nothing is inserted
-into a stream: a chunked answer lacks its last chunk, a spliced stream breaks. The call's task finds its
-streams dead, answers the client if no answer has begun, and records the hub's reason.
+To end a call, the hub ends its exchange: a RESET with the reason in the tunnel, or a cut connection in direct
+mode. The client is cut if its answer has begun. Nothing is inserted into a stream: a chunked answer lacks its
+last chunk, a raw stream breaks. Then the call's task answers the client if no answer has begun, and records
+the hub's reason.
 
 Calls need no timer each: one task checks all of them when the first may be due.
 """
@@ -27,11 +27,10 @@ from audit.record import Impersonated
 from audit.record import Relay as RecordedRelay
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.engine import Exchange
-from proxy.exchange.forward import CloseReason, Tally
-from proxy.exchange.ports import Inbound, Outbound
+from proxy.exchange.groups import group_of
 from proxy.exchange.server import ServerConnection
-from proxy.exchange.tunnelled import TunnelOutbound, group_of
 from proxy.hub.authorize.admission import Call
+from proxy.hub.calls.outcome import CloseReason, Tally
 from proxy.hub.calls.relay_side import RelaySide
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.process.drain import Drained
@@ -74,8 +73,6 @@ class LiveCall:
     """The current attempt, while ports carry one."""
     ports: tuple[ClientPort, RelaySide] | None = None
     """The client's and the relay's port of that attempt."""
-    outbound: Outbound | None = None
-    """The current attempt's answering side."""
     ended: Ending | None = None
     """Set when the hub has ended it."""
     over: bool = False
@@ -99,7 +96,7 @@ class LiveCall:
     # Attributes that few calls need are class attributes above, since one object is made for each call.
     # Attributes that many calls set later must exist from the start: adding one would cost a dict of 800
     # bytes.
-    def __init__(self, call: Call, eid: str, inbound: Inbound, began_at: float) -> None:
+    def __init__(self, call: Call, eid: str, connection: ServerConnection, began_at: float) -> None:
         self.call = call
         self.eid = eid
         """The id of its audit events."""
@@ -107,7 +104,8 @@ class LiveCall:
         """In epoch seconds."""
         self.began_s = time.monotonic()
         """The same in monotonic seconds."""
-        self.inbound = inbound
+        self.connection = connection
+        """The client's connection."""
         self.started = False
         """The trail has its `start` row (proxy.hub.calls.starts)."""
         self.tally = Tally()
@@ -150,13 +148,8 @@ class LiveCall:
     @property
     def held_bytes(self) -> int:
         """The memory of its connections, and of the data in transit."""
-        inbound, outbound = self.inbound, self.outbound
-        held = inbound.held_bytes if isinstance(inbound, ServerConnection) else 0
-        if isinstance(outbound, TunnelOutbound):
-            held += outbound.held_bytes
-        elif self.ports is not None:
-            held += self.ports[1].held_bytes
-        return held + len(self.tally.ahead or b"")
+        held = self.connection.held_bytes
+        return held if self.ports is None else held + self.ports[1].held_bytes
 
     @property
     def evicted(self) -> bool:
@@ -164,11 +157,7 @@ class LiveCall:
 
         Before the answer begins this is False: the task notices, and may use another relay.
         """
-        if not self.tally.status:
-            return False
-        if self.ports is not None:
-            return self.ports[1].evicted
-        return isinstance(self.outbound, TunnelOutbound) and self.outbound.evicted
+        return self.tally.status != 0 and self.ports is not None and self.ports[1].evicted
 
     @property
     def moved_bytes(self) -> int:
@@ -179,28 +168,27 @@ class LiveCall:
     @property
     def held(self) -> bool:
         """Whether it is paused."""
-        return self.tally.held is not None
+        return self.tally.held
 
     def hold(self) -> None:
-        """Pause the call until `release`: neither side receives more than the current piece."""
-        if self.tally.held is None and self.ended is None:
-            self.tally.held = trio.Event()
+        """Pause the call until `release`: its ports deliver nothing meanwhile."""
+        if not self.tally.held and self.ended is None:
+            self.tally.held = True
             if self.exchange is not None:
                 self.exchange.hold()
 
     def release(self) -> None:
         """Resume the call."""
-        held, self.tally.held = self.tally.held, None
-        if held is not None:
-            held.set()
+        if self.tally.held:
+            self.tally.held = False
             if self.exchange is not None:
                 self.exchange.release()
 
     def show(self) -> None:
         """Set `relay` and `impersonated` if they are known by now and not set yet."""
 
-    async def end(self, ending: Ending) -> None:
-        """End the call, once; its task finds `ended` set. Never waits for a peer."""
+    def end(self, ending: Ending) -> None:
+        """End the call, once. Its task finds `ended` set, and answers a client without an answer."""
         if self.ended is not None:
             return
         self.ended = ending
@@ -213,16 +201,9 @@ class LiveCall:
             # Before the release, which would move bytes at once.
             exchange.end(failure)
             if ports[0].cutting:
-                # The attempt has failed by itself. Earlier bytes are still queued for the client.
+                # The attempt has failed by itself, and earlier bytes are still queued for the client.
                 ports[0].cut(failure, drop=True)
         self.release()
-        if exchange is not None:
-            return
-        if self.outbound is not None:
-            await self.outbound.abandon(failure)
-        # The call may have ended by itself meanwhile, and the client's connection may carry the next one.
-        if begun and not self.over:
-            await self.inbound.cut(failure)
 
 
 Judge = Callable[[LiveCall], Ending | None]
@@ -302,19 +283,17 @@ class LiveCalls(Drained):
     async def end(self, doomed: Sequence[tuple[LiveCall, Ending]]) -> list[LiveCall]:
         """End calls, and return those that were still live. See LiveCall.
 
-        Each pass begins to end a bounded number. Waiting for each end would take as many passes as there are
-        calls, and ending all in one pass would block all other tasks.
+        Each pass ends a bounded number, so that other tasks run meanwhile.
         """
         ended: list[LiveCall] = []
-        async with trio.open_nursery() as nursery:
-            ends = _Ends(nursery)
-            for live, ending in doomed:
-                if ends.full:
-                    await trio.lowlevel.checkpoint()
-                    ends.renew()
-                if self._calls.get(live.eid) is live and live.ended is None:
-                    ends.begin(live, ending)
-                    ended.append(live)
+        ends = _Ends()
+        for live, ending in doomed:
+            if ends.full:
+                await trio.lowlevel.checkpoint()
+                ends.renew()
+            if self._calls.get(live.eid) is live and live.ended is None:
+                ends.end(live, ending)
+                ended.append(live)
         return ended
 
     async def end_for_memory(self, doomed: Sequence[LiveCall]) -> None:
@@ -342,14 +321,13 @@ class LiveCalls(Drained):
 
     async def _judge_all(self) -> None:
         slices = Chunks()
-        async with trio.open_nursery() as nursery:
-            ends = _Ends(nursery)
-            for live in self:
-                if slices.over or ends.full:
-                    await slices.next()
-                    ends.renew()
-                if live.ended is None and not live.over and (ending := self._judge(live)) is not None:
-                    ends.begin(live, ending)
+        ends = _Ends()
+        for live in self:
+            if slices.over or ends.full:
+                await slices.next()
+                ends.renew()
+            if live.ended is None and not live.over and (ending := self._judge(live)) is not None:
+                ends.end(live, ending)
 
     async def _end_due(self, now: float) -> None:
         lives = [live for live in self if live.ended is None]
@@ -364,10 +342,9 @@ class LiveCalls(Drained):
 
 
 class _Ends:
-    """Begins to end calls, a bounded number per pass; the caller calls `renew` in each."""
+    """Ends calls, a bounded number per pass; the caller calls `renew` in each."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
+    def __init__(self) -> None:
         self._left = ENDED_PER_PASS
         self._renewed_at = trio.current_time()
 
@@ -376,9 +353,9 @@ class _Ends:
         """Whether this pass has reached its bound."""
         return not self._left
 
-    def begin(self, live: LiveCall, ending: Ending) -> None:
+    def end(self, live: LiveCall, ending: Ending) -> None:
         self._left -= 1
-        self._nursery.start_soon(live.end, ending)
+        live.end(ending)
 
     def renew(self) -> None:
         """Begin another pass."""

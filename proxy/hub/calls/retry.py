@@ -11,7 +11,7 @@ import enum
 
 import attrs
 
-from proxy.exchange.forward import Outcome
+from proxy.hub.calls.outcome import Outcome
 from proxy.message.failure import Processed, StreamCode
 
 # The first attempt, one under a fresh token, and two at other relays: the second one may go as well.

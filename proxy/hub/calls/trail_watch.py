@@ -19,8 +19,8 @@ import trio
 from audit.record import Event, Kind
 from audit.recorder import Recorder
 from audit.store import AuditStore
-from proxy.exchange.forward import CloseReason
 from proxy.hub.calls.live import Ending, LiveCalls
+from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.store.directory import Directory
 from proxy.process.plural import counted
 

@@ -18,7 +18,7 @@ import attrs
 
 from audit.record import Impersonated
 from auth.principal import Principal
-from proxy.exchange.tunnelled import HUB_GROUP, group_of
+from proxy.exchange.groups import HUB_GROUP, group_of
 from proxy.hub.authorize.events import impersonated
 from tunnel import Session
 

@@ -17,8 +17,8 @@ from auth.hubclock import issue_time
 from auth.jws import TokenError
 from auth.principal import Principal
 from auth.tokens import HelloClaims, issue_relay
+from proxy.exchange.groups import RELAY_GROUP
 from proxy.exchange.server import ServerConnection
-from proxy.exchange.tunnelled import RELAY_GROUP
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.signing_keys import SigningKeys

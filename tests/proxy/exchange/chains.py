@@ -15,10 +15,10 @@ from trio.testing import memory_stream_pair
 
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.deadlines import Deadlines
-from proxy.exchange.forward import Outcome, forward
+from proxy.exchange.groups import TunnelInbound, TunnelOutbound
 from proxy.exchange.ports import Outbound
 from proxy.exchange.server import ServerConnection
-from proxy.exchange.tunnelled import TunnelInbound, TunnelOutbound
+from proxy.hub.calls.outcome import Outcome, forward
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import hub_response_head, relay_response_head
 from proxy.message.status import failure_response, status_response

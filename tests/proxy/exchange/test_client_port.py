@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from proxy.exchange.client_port import CUT_WITHIN_S, ClientPort
-from proxy.exchange.deadlines import QUIET_S, Deadlines
+from proxy.exchange.client_port import CUT_WITHIN_S, QUIET_S, ClientPort
+from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.engine import OVER, Exchange
 from proxy.exchange.http_client import ClientHTTP
 from proxy.exchange.http_server import EARLY_BYTES_MAX, ServerHTTP

@@ -13,8 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxy.exchange.client_port import ClientPort
-from proxy.exchange.deadlines import IDLE_S, QUIET_S, Deadlines
+from proxy.exchange.client_port import QUIET_S, ClientPort
+from proxy.exchange.deadlines import IDLE_S, Deadlines
 from proxy.exchange.engine import Exchange
 from proxy.exchange.http_server import EARLY_BYTES_MAX
 from proxy.exchange.next_pass import NextPass

@@ -16,8 +16,7 @@ from proxy.exchange.upstream_port import UpstreamPort
 from proxy.message.failure import Failure
 from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.exchange.fake_ports import FakePort
-from tests.tunnel.stream_pairs import tcp_pair
-from tests.tunnel.stream_pairs import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 
 UPGRADE = ((b"host", b"x"), (b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
 

@@ -14,7 +14,7 @@ import trio.testing
 
 from auth import tokens
 from auth.keys import SigningKey
-from proxy.exchange.tunnelled import TunnelOutbound
+from proxy.exchange.groups import TunnelOutbound
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.relay import tunnelled

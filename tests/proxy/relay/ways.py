@@ -24,9 +24,9 @@ from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from proxy.exchange.client import ClientConnection
+from proxy.exchange.groups import HUB_GROUP, TunnelOutbound
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.exchange.ports import ByteStream
-from proxy.exchange.tunnelled import HUB_GROUP, TunnelOutbound
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead

@@ -17,8 +17,7 @@ from proxy.agent.local.errors import AgentError
 from proxy.exchange.server import ServerConnection
 from proxy.message.failure import InboundBroken
 from proxy.message.head import RequestHead, ResponseHead
-from tests.tunnel.stream_pairs import tcp_pair
-from tests.tunnel.stream_pairs import handshake
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.connect import client_context, wrap_client
 from tunnel.net.egress import ProxySettings
 from tunnel.net.tls import TLSStream

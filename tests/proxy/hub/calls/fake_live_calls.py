@@ -9,10 +9,10 @@ import attrs
 import trio
 
 from auth.principal import Principal
-from proxy.exchange.forward import CloseReason
 from proxy.exchange.ports import Inbound
 from proxy.hub.authorize.admission import Call
 from proxy.hub.calls.live import Ending, LiveCall
+from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.store.entities import Agent, AgentState
 from proxy.message.failure import Failure
 

@@ -28,7 +28,6 @@ from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access
 from proxy.exchange.client_port import ClientPort
-from proxy.exchange.forward import CloseReason
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.parked_exchange import ExchangeFault
 from proxy.exchange.server import ServerConnection
@@ -39,6 +38,7 @@ from proxy.hub.calls.begin import begin
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending
+from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.calls.replayable_body import HELD_BYTES_MAX
 from proxy.hub.home.config import AuditConfig, HubConfig, LimitsConfig
 from proxy.hub.home.signing_keys import SigningKeys

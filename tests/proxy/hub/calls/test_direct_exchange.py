@@ -16,9 +16,9 @@ from trio.testing import wait_all_tasks_blocked
 from audit.ids import new_eid
 from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet
-from proxy.exchange.forward import CloseReason
 from proxy.exchange.pool import Connections
 from proxy.hub.calls.live import Ending, LiveCall
+from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.store.entities import Mode
 from proxy.kubernetes.statement import STATEMENT_TARGET
 from proxy.message.failure import Failure, Processed, StreamCode

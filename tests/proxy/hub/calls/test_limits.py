@@ -15,11 +15,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from auth.principal import Principal
 from proxy.exchange.deadlines import IDLE_S, Deadlines
-from proxy.exchange.forward import CloseReason
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.calls.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
 from proxy.hub.calls.live import Ending, LiveCalls
+from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.front import plain
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.identity.connections import IDLE_WHEN_SHORT_MAX, AgentConnections

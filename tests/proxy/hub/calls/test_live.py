@@ -22,7 +22,6 @@ from proxy.exchange import inflight_memory
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.engine import Exchange
-from proxy.exchange.forward import CloseReason
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.exchange.ports import Outbound
 from proxy.exchange.server import ServerConnection
@@ -37,6 +36,7 @@ from proxy.hub.calls.live import (
     LiveCall,
     LiveCalls,
 )
+from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.calls.relay_port import RelayPort
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.store import Store

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from proxy.exchange.forward import CloseReason, Outcome
+from proxy.hub.calls.outcome import CloseReason, Outcome
 from proxy.hub.calls.retry import ATTEMPTS_MAX, Attempt, Tried, Where, next_attempt
 from proxy.message.failure import Failure, Processed, StreamCode
 

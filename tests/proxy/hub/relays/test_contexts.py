@@ -5,7 +5,7 @@ import pytest
 import trio
 
 from auth.principal import Principal
-from proxy.exchange.tunnelled import HUB_GROUP, group_of
+from proxy.exchange.groups import HUB_GROUP, group_of
 from proxy.hub.relays import contexts
 from proxy.hub.relays.contexts import RENEW_AFTER_S, TokenContexts
 from tests.proxy.hub.calls.sessions import session_pair
