@@ -39,7 +39,7 @@ from proxy.hub.authorize.admission import (
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import GUARDRAILS, Trail
 from proxy.hub.calls.attempt import run_attempt
-from proxy.hub.calls.direct_exchange import run_direct
+from proxy.hub.calls.direct import run_direct
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.calls.outcome import CloseReason, Outcome, Tally
