@@ -3,8 +3,8 @@
 `http_server` parses and frames. This file adds the stream, a deadline for heads, and the ways to end.
 
 Theory of operation. A task reads heads, and sends the server's own answers. For an exchange with an upstream
-it lends the connection to a port (`as_port`), and reads and sends nothing meanwhile. After `serve_parked` most
-requests begin without the task (`parked_connection`).
+it lends the connection to a port (`as_port`), and reads and sends nothing meanwhile. After `serve_parked`
+most requests begin without the task (`parked_connection`).
 
 There are three ways to leave. After a complete answer to a complete request: the next request. After a
 complete answer to a request that was malformed or not read to its end: read on for a bounded time before
@@ -69,8 +69,8 @@ class ServerConnection:
 
     It owns the stream until `detach`. Its owner calls `aclose` at the end, also after a cancellation. With
     `deadlines`, their `run` ends the wait between two requests, and the owner uses the connection as a
-    context, which leaves them. Otherwise a cancel scope ends each wait. Ports send to `tls` if the stream is a
-    wrapper of ours around it. They need `readiness` and `passes`.
+    context, which leaves them. Otherwise a cancel scope ends each wait. Ports send to `tls` if the stream is
+    a wrapper of ours around it. They need `readiness` and `passes`.
     """
 
     def __init__(
