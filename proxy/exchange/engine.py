@@ -221,8 +221,10 @@ class Exchange:
         self._started = True
         try:
             for direction in (self.request, self.answer):
-                held = self.held or self.over
-                if direction.paused and not (held or direction.full or direction.half.at_rest):
+                if direction.paused and not (direction.full or direction.half.at_rest):
+                    # The request's direction may have ended the exchange.
+                    if self.held or self.over:
+                        return
                     direction.paused = False
                     direction.source.resume()
         except Exception as error:

@@ -7,7 +7,7 @@ The port reads a short 403 to its end before it passes the head on. The API serv
 agent that the relay's ClusterRole does not name and for a verb that it lacks. So the head gets a Warning with
 the command that checks (`explain_403`).
 
-One message of a relay can contain hundreds of heads. Each takes some 40 µs here, with the rewriting and the
+One message of a relay can contain hundreds of heads. Each takes up to 40 µs here, with the rewriting and the
 TLS of its client. So a pass has a budget for heads (`NextPass.admits`), and the others follow in later
 passes. Bytes behind a head cost less, and the reader of the tunnel bounds them (`tunnel.link`).
 """
