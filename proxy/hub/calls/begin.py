@@ -217,7 +217,7 @@ class BegunCall(LiveCall):
             upgrade=upgrade,
         )
         self.ports = port, relay
-        if self.tally.held is not None:
+        if self.held:
             exchange.hold()
         if self._connection.http.ended:
             port.attend()
