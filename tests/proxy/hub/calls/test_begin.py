@@ -42,7 +42,7 @@ PODS = "GET /clusters/prod/api/v1/pods HTTP/1.1"
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with open_bench(tmp_path, quick=True) as bench:
+    async with open_bench(tmp_path, with_task=False) as bench:
         yield bench
 
 
@@ -643,7 +643,7 @@ async def test_the_writes_of_one_commit_are_forwarded_in_several_passes(
 
     monkeypatch.setattr(Calls, "open_stream", noting)
     async with (
-        open_bench(tmp_path, quick=True, streams=count) as bench,
+        open_bench(tmp_path, with_task=False, streams=count) as bench,
         relay_of(bench) as relay,
         AsyncExitStack() as stack,
     ):

@@ -1,7 +1,7 @@
 """A call's way through the hub, with a real directory, recorder and tunnel; the relay is a script.
 
-Each call goes both ways: by the task of its connection, and as far as it gets without that
-(proxy.hub.calls.quick). What comes of it must be the same.
+Each test runs twice: the call is begun by its connection's task, or without it (proxy.hub.calls.begin). The
+outcome must be the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from audit.store import AuditStore
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access
-from proxy.exchange.client_port import ClientPort
+from proxy.exchange.client_port import REPLAY_BYTES_MAX, ClientPort
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.parked_exchange import ExchangeFault
 from proxy.exchange.server import ServerConnection
@@ -39,7 +39,6 @@ from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending
 from proxy.hub.calls.outcome import CloseReason
-from proxy.hub.calls.replayable_body import HELD_BYTES_MAX
 from proxy.hub.home.config import AuditConfig, HubConfig, LimitsConfig
 from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.relays.contexts import AgentContext, TokenContexts
@@ -64,6 +63,17 @@ ISSUER = "https://hub.example"
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\n\r\n"
 
 
+@attrs.frozen(eq=False)
+class Served:
+    """Both ends of a client's connection."""
+
+    client: TLSStream
+    server: TLSStream
+    """The hub's end."""
+    over: trio.Event = attrs.Factory(trio.Event)
+    """The hub has closed it."""
+
+
 @attrs.define(eq=False)
 class Bench:
     calls: Calls
@@ -73,10 +83,10 @@ class Bench:
     key: SigningKey
     audit_file: Path
     observed: list[Event]
-    quick: bool
-    """Whether a call is begun without its connection's task, where that can be."""
+    with_task: bool
+    """Each call is begun by its connection's task. Otherwise it is begun without, where possible."""
     handled: int = 0
-    """How many of those that could be begun so were the task's from the beginning ..."""
+    """How many calls were the task's from the beginning ..."""
     carried_on: int = 0
     """... and how many it had to go on with."""
     passes: NextPass = attrs.Factory(NextPass)
@@ -107,42 +117,30 @@ class Bench:
 
     async def ask(self, data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
         """Serve one connection that sends `data`; status, headers and body of the answer."""
-        if self.quick:
-            return await self.ask_by_socket(data)
-        client, server = trio.testing.memory_stream_pair()
-        connection = ServerConnection(server)
-
-        async def serve() -> None:
-            head = await connection.next_request()
-            assert head is not None
-            await self.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
-            await connection.aclose()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve)
-            await client.send_all(data)
-            received = await read_all(client)
-        return _taken_apart(received)
-
-    async def ask_by_socket(self, data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
-        """The same, over TLS and a socket, where the answer is carried by ports."""
         async with self.connected() as client:
             await client.send_all(data)
             return _taken_apart(await read_all(client))
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[TLSStream]:
-        """A client of a connection that stands by."""
+        """A client's connection, over TLS and a socket."""
+        async with self.served() as served:
+            yield served.client
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[Served]:
+        """A client's connection that is served until it ends, or the block is left."""
         client, server = await handshake(await tcp_pair())
         readiness = Readiness()
         connection = ServerConnection(server, None, server, readiness, self.passes)
-        begin_call = partial(begin, self.calls, "192.0.2.7")
+        served = Served(client, server)
 
         async def serve() -> None:
-            # The first request is never begun so, since it has to tell who asks.
+            # The first request of a connection is always its task's.
             await connection.next_request()
             await connection.answer(ResponseHead.of(204), b"")
-            connection.serve_parked(server, begin_call)
+            if not self.with_task:
+                connection.serve_parked(server, partial(begin, self.calls, "192.0.2.7"))
             while (head := await connection.next_request()) is not None:
                 begun = connection.take_begun()
                 if begun is None:
@@ -151,6 +149,7 @@ class Bench:
                 else:
                     self.carried_on += 1
                     await begun.carry_on()
+            served.over.set()
 
         try:
             async with trio.open_nursery() as nursery:
@@ -158,7 +157,7 @@ class Bench:
                 nursery.start_soon(serve)  # noqa: ASYNC113 - a request waits for it
                 await client.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
                 await client.receive_some()
-                yield client
+                yield served
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
@@ -190,9 +189,9 @@ def _taken_apart(answer: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
     return int(first.split(b" ")[1]), headers, body
 
 
-@pytest.fixture(params=["by the task", "quick"])
+@pytest.fixture(params=["with a task", "without a task"])
 async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with open_bench(tmp_path, quick=request.param == "quick") as bench:
+    async with open_bench(tmp_path, with_task=request.param == "with a task") as bench:
         yield bench
 
 
@@ -203,7 +202,7 @@ def streams_of(calls: Calls) -> dict[str, int]:
 
 
 @asynccontextmanager
-async def open_bench(tmp_path: Path, *, quick: bool, streams: int = 2) -> AsyncIterator[Bench]:
+async def open_bench(tmp_path: Path, *, with_task: bool, streams: int = 2) -> AsyncIterator[Bench]:
     key = SigningKey.generate()
     keys = SigningKeys(key, (key,))
     audit_file = tmp_path / "audit.db"
@@ -236,7 +235,7 @@ async def open_bench(tmp_path: Path, *, quick: bool, streams: int = 2) -> AsyncI
         )
         directory.on_change(calls.live.reconsider)
         nursery.start_soon(calls.live.run)
-        bench = Bench(calls, registry, directory, recorder, key, audit_file, observed, quick)
+        bench = Bench(calls, registry, directory, recorder, key, audit_file, observed, with_task)
         nursery.start_soon(bench.passes.run)
         yield bench
         assert streams_of(calls) == {}, "whatever was counted has been counted off"
@@ -848,7 +847,7 @@ async def test_a_read_that_is_revoked_as_it_leaves_a_tunnel_in_doubt_goes_nowher
         await a.accept()
         [live] = bench.calls.live._calls.values()
         doubt(bench, "a")
-        await live.end(Ending(CloseReason.REVOKED, "locked"))
+        live.end(Ending(CloseReason.REVOKED, "locked"))
         with trio.fail_after(2):
             await answered.wait()
         assert b.accept_nowait() is None
@@ -890,7 +889,7 @@ async def test_a_body_that_is_not_held_is_sent_once_and_the_agent_told(bench: Be
             await read_all(stream)
             stream.reset(StreamCode.REFUSED, processed=Processed.NO, reason="full")
 
-    size = HELD_BYTES_MAX + 1
+    size = REPLAY_BYTES_MAX + 1
     line = "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1"
     async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
         nursery.start_soon(serve, a)
@@ -1123,16 +1122,19 @@ async def test_calls_refused_for_want_of_the_trail_are_a_line_a_second(
     assert len([record for record in caplog.records if "refused a call" in record.message]) == 1
 
 
-async def test_a_client_that_left_before_its_503_is_recorded_as_not_served(bench: Bench) -> None:
-    client, server = trio.testing.memory_stream_pair()
-    connection = ServerConnection(server)
-    await client.send_all(bench.request("DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1"))
-    head = await connection.next_request()
-    assert head is not None
-    await client.aclose()
-    with pytest.raises(InboundBroken):
-        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
-    await connection.aclose()
+async def test_a_client_that_left_before_its_503_is_recorded_as_not_served(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = ServerConnection.answer
+
+    async def answer_too_late(connection: ServerConnection, head: ResponseHead, body: bytes) -> None:
+        if head.status == 503:
+            await connection.cut()
+        await answer(connection, head, body)
+
+    monkeypatch.setattr(ServerConnection, "answer", answer_too_late)
+    with pytest.RaisesGroup(InboundBroken, flatten_subgroups=True):
+        await bench.ask(bench.request("DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1"))
     _, closing = await bench.trail()
     assert closing["resp"]["processed"] == "no"  # type: ignore[index]
     assert "offline" in closing["resp"]["reason"]  # type: ignore[index]
@@ -1179,8 +1181,6 @@ async def test_a_stream_that_a_fault_of_ours_has_cut_says_so(
                 stream = await relay.accept()
                 await stream.send_head(b"HTTP/1.1 200 OK\r\n\r\n")
                 await trio.testing.wait_all_tasks_blocked(0.01)
-                monkeypatch.setattr(ServerConnection, "send_body", fail)
-                monkeypatch.setattr(ServerConnection, "send_body_nowait", fail)
                 monkeypatch.setattr(ClientPort, "write", fail)
                 await stream.send_all(b"{}")
     [closing] = await bench.trail()

@@ -191,7 +191,7 @@ async def test_the_record_says_how_a_call_ended(
     bytes_out: int,
 ) -> None:
     line, *headers = REQUESTS[scenario.__name__.partition("_")[0]]
-    async with open_bench(tmp_path, quick=False) as bench:
+    async with open_bench(tmp_path, with_task=True) as bench:
         async with talking(bench, bench.request(line, *headers)) as talk:
             await scenario(talk)
         closing: Any = (await bench.trail())[-1]
@@ -212,7 +212,7 @@ async def test_bytes_that_a_client_does_not_take_count_as_memory_of_its_call(
     tmp_path: Path,
 ) -> None:
     async with (
-        open_bench(tmp_path, quick=False) as bench,
+        open_bench(tmp_path, with_task=True) as bench,
         talking(bench, bench.request(LOG)) as talk,
     ):
         await talk.relay.send_head(ResponseHead.of(200).encode())
@@ -220,7 +220,7 @@ async def test_bytes_that_a_client_does_not_take_count_as_memory_of_its_call(
             talk.relay.write(bytes(100_000))
             await wait_all_tasks_blocked(0.01)
         [live] = bench.calls.live
-        queued = talk.server.held_up_bytes
+        queued = talk.served.server.held_up_bytes
         assert queued > 0
         assert live.held_bytes >= CONNECTION_BYTES + queued
         await bench.calls.live.end_for_memory([live])
