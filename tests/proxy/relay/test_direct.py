@@ -21,7 +21,6 @@ from auth.tokens import issue_inquiry
 from proxy.exchange import inflight_memory
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.parked_exchange import ParkedExchange
-from proxy.exchange.ports import ByteStream
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.listener import unauthenticated
@@ -31,6 +30,7 @@ from proxy.message.rewrite import FAILURE_HEADER
 from proxy.relay import direct, pool
 from proxy.relay.direct_call import DirectCall
 from proxy.relay.service_account import ClusterAccess
+from tests.proxy.exchange.clients import RawBytes
 from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
@@ -307,11 +307,11 @@ async def test_when_memory_is_short_the_agent_whose_calls_hold_the_most_makes_ro
         cut.append(user)
         cut_first.set()
 
-    async def open_call(who: Principal) -> ByteStream:
+    async def open_call(who: Principal) -> RawBytes:
         exchange = way.exchange(EXEC, token(principal=who), eof=False)
-        outbound = await stack.enter_async_context(exchange)
-        assert (await outbound.receive_head()).status == 101
-        return outbound.upgraded()
+        client = await stack.enter_async_context(exchange)
+        assert (await client.receive_head()).status == 101
+        return client.upgraded()
 
     memory = Account(2 * 1024 * 1024)
     async with (
