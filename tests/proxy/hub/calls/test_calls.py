@@ -1134,7 +1134,10 @@ async def test_a_client_that_left_before_its_503_is_recorded_as_not_served(
 
     monkeypatch.setattr(ServerConnection, "answer", answer_too_late)
     with pytest.RaisesGroup(InboundBroken, flatten_subgroups=True):
-        await bench.ask(bench.request("DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1"))
+        async with bench.connected() as client:
+            line = "DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1"
+            await client.send_all(bench.request(line))
+            await trio.sleep_forever()
     _, closing = await bench.trail()
     assert closing["resp"]["processed"] == "no"  # type: ignore[index]
     assert "offline" in closing["resp"]["reason"]  # type: ignore[index]

@@ -294,6 +294,7 @@ async def send_until_reset(stream: Stream) -> None:
 def evict(live: LiveCalls) -> None:
     """Take the streams of all calls, as the tunnels' memory does when that is full."""
     for call in live:
+        call.show()
         assert call.session is not None
         connection = call.session._connection
         for holder in connection.holdings.holders():
