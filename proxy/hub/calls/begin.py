@@ -217,7 +217,7 @@ class BegunCall(LiveCall):
             upgrade=upgrade,
         )
         self.ports = port, relay
-        if self.held:
+        if self.tally.held:
             exchange.hold()
         if self._connection.http.ended:
             port.attend()

@@ -27,7 +27,8 @@ from audit.store import AuditStore
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access
-from proxy.exchange.client_port import REPLAY_BYTES_MAX, ClientPort
+from proxy.exchange.client_port import ClientPort
+from proxy.exchange.kept_body import REPLAY_BYTES_MAX
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.parked_exchange import ExchangeFault
 from proxy.exchange.server import ServerConnection
