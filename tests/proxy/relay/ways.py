@@ -16,6 +16,7 @@ from pathlib import Path
 
 import attrs
 import trio
+import trio.testing
 import trustme
 
 from auth import tokens
@@ -23,9 +24,10 @@ from auth.hubclock import HubClocks, issue_time
 from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
+from auth.tokens import issue_inquiry
 from proxy.exchange.groups import HUB_GROUP
 from proxy.exchange.inflight_memory import HeldUp
-from proxy.kubernetes.statement import Statement
+from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import direct_request_head, failure_of
@@ -40,6 +42,7 @@ from proxy.relay.service_account import ClusterAccess
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
 from tests.proxy.exchange.clients import HTTPClient, RawBytes, TunnelClient
+from tests.proxy.relay.apiserver import headers
 from tunnel import Hello, Memory, Role, Session, Welcome, memory_transport_pair, open_session
 from tunnel.net.connect import client_context, open_tls
 from tunnel.net.tcp import TCPListener
@@ -347,3 +350,34 @@ async def open_way(
     else:
         async with direct_way(access, folder, guardrails) as direct:
             yield direct
+
+
+async def exchange_raw(way: DirectWay, data: bytes) -> bytes:
+    """Send raw bytes and return one answer, read by its Content-Length alone."""
+    stream = await way.connect()
+    received = b""
+    try:
+        await stream.send_all(data)
+        with trio.fail_after(5):
+            while (
+                len(received.partition(b"\r\n\r\n")[2])
+                < int((headers(received, "content-length") or ["0"])[0])
+                or b"\r\n\r\n" not in received
+            ):
+                received += bytes(await stream.receive_some())
+    finally:
+        await trio.aclose_forcefully(stream)
+    return received
+
+
+def inquiry(cluster_id: str = CLUSTER_ID, issuer: str = HUB, age_s: float = 0.0) -> str:
+    return issue_inquiry(KEY, issuer=issuer, cluster_id=cluster_id, jti="j", now=time.time() - age_s)
+
+
+def inquiry_request(bearer: str, target: bytes = STATEMENT_TARGET, method: bytes = b"GET") -> bytes:
+    head = b"%b %b HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer %b\r\n" % (
+        method,
+        target,
+        bearer.encode(),
+    )
+    return head + b"Connection: close\r\n\r\n"

@@ -18,12 +18,10 @@ from auth.requestinfo import parse
 from proxy.hub.authorize.decisions import denial, judge
 from proxy.hub.calls.live import TIMED_EVERY_S, LiveCall, LiveCalls
 from tests.auth.policies import AGENT, CLUSTER, bundle, policy
+from tests.proxy.hub.calls.bench import OK, Bench, open_bench, relay_of, streams_of
 from tests.proxy.hub.calls.fake_live_calls import live_call
 from tests.proxy.hub.calls.talk import SWITCHING, exec_request, expect_reset, talk
-from tests.proxy.hub.calls.test_calls import OK, Bench, bench, open_bench, relay_of, streams_of
 from tunnel import StreamCode
-
-__all__ = ["bench"]
 
 LOOK = "- {id: look, effect: allow, verbs: [read], resources: ['*', '!secrets']}"
 HELD = "/clusters/prod/api/v1/namespaces/dev/pods"

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import attrs
 import trio
 
-from tests.proxy.hub.calls.test_calls import Bench, Served, relay_of
+from tests.proxy.hub.calls.bench import Bench, Served, relay_of
 from tunnel import Stream
 from tunnel.net.connect import TLSStream
 from tunnel.stream import StreamReset

@@ -30,7 +30,7 @@ from proxy.hub.calls.limits import Exceeded
 from proxy.hub.store.entities import Mode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import DECISION_HEADER
-from tests.proxy.hub.calls.test_calls import OK, Bench, fail, open_bench, relay_of, streams_of
+from tests.proxy.hub.calls.bench import OK, Bench, fail, open_bench, relay_of, streams_of
 from tests.tunnel.passes import counted_passes
 from tunnel import CloseCode, Interruptions, Processed, Session, Stream, StreamCode, StreamReset
 from tunnel.net.connect import TLSStream

@@ -23,7 +23,7 @@ from proxy.hub.store.entities import Mode
 from proxy.kubernetes.statement import STATEMENT_TARGET
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.rewrite import failure_header
-from tests.proxy.hub.calls.test_calls import ISSUER, Bench, open_bench, read_all
+from tests.proxy.hub.calls.bench import ISSUER, Bench, open_bench, read_all
 from tests.proxy.hub.relays.direct_relays import close_kept
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import direct_way

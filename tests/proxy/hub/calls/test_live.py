@@ -34,15 +34,13 @@ from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
+from tests.proxy.hub.calls.bench import Bench, Change, relay_of
 from tests.proxy.hub.calls.fake_live_calls import REVOKED, exchanging_call, live_call
 from tests.proxy.hub.calls.talk import CHUNKED, SWITCHING, exec_request, expect_reset, talk
-from tests.proxy.hub.calls.test_calls import Bench, Change, bench, relay_of
 from tests.tunnel.passes import counted_passes
 from tunnel import Interruptions, Memory, Stream
 from tunnel import Processed as StreamProcessed
 from tunnel.stream import StreamReset
-
-__all__ = ["bench"]
 
 
 def test_ending_a_call_cuts_a_begun_answer_and_leaves_another_to_its_task() -> None:

@@ -12,8 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.message.head import ResponseHead
+from tests.proxy.hub.calls.bench import open_bench, read_all
 from tests.proxy.hub.calls.talk import Talk, talking
-from tests.proxy.hub.calls.test_calls import open_bench, read_all
 from tunnel import Processed, StreamCode
 
 EXEC = "GET /clusters/prod/api/v1/namespaces/dev/pods/p/exec?command=sh HTTP/1.1"

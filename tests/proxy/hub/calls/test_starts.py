@@ -19,8 +19,8 @@ from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.live import LiveCall, LiveCalls
 from proxy.hub.calls.starts import CHECK_EVERY_S, STARTED_AFTER_S, STARTS_PER_CHECK_MAX, Starts
 from proxy.message.head import ResponseHead
+from tests.proxy.hub.calls.bench import Bench, open_bench, relay_of
 from tests.proxy.hub.calls.talk import CHUNKED, exec_request
-from tests.proxy.hub.calls.test_calls import Bench, open_bench, relay_of
 
 WATCH = "GET /clusters/prod/api/v1/namespaces/dev/secrets?watch=1 HTTP/1.1"
 
