@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import attrs
@@ -19,6 +19,7 @@ from proxy.hub.calls.calls import Calls
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.message.rewrite import DECISION_HEADER
 from tests.proxy.hub.calls.bench import OK, Bench, fail, open_bench, relay_of
+from tests.proxy.hub.calls.bench import read_all as read_to_end
 from tests.proxy.hub.calls.line import PODS, POST, Commits, Line, next_of
 from tests.proxy.hub.calls.talk import CHUNKED, SWITCHING, expect_reset
 from tests.tunnel.pairs import read_all
@@ -54,9 +55,8 @@ async def watched(line: Line) -> Stream:
 
 async def cut(line: Line) -> None:
     """Wait until the client's connection breaks, without a clean end of the answer."""
-    with trio.fail_after(2), pytest.raises(trio.BrokenResourceError):
-        while data := await line.client.receive_some():
-            assert not data.endswith(b"0\r\n\r\n")
+    with trio.fail_after(2):
+        assert not (await read_to_end(line.client)).endswith(b"0\r\n\r\n")
 
 
 # -- another attempt
@@ -159,6 +159,21 @@ async def test_a_client_that_ends_its_direction_within_its_body_is_gone(
     assert await line.bench.calls.live.wait_drained(5)
     end = (await line.bench.trail())[-1]
     assert end["resp"]["reason"] == "the client is gone"  # type: ignore[index]
+
+
+async def test_the_end_of_an_execs_input_is_passed_on_if_it_arrives_with_the_input(line: Line) -> None:
+    stream = await line.ask(EXEC, *UPGRADE)
+    await stream.send_head(SWITCHING)
+    await line.hear(b"\r\n\r\n")
+    # The client's TCP connection stays open, so the socket reports nothing more.
+    line.client.send_nowait(b"exit")
+    line.client.send_close_notify_nowait()
+    with trio.fail_after(2):
+        assert await read_all(stream) == b"exit"
+    await stream.send_eof()
+    assert await line.bench.calls.live.wait_drained(5)
+    end = (await line.bench.trail())[-1]
+    assert end["stream"]["close_reason"] == "complete"  # type: ignore[index]
 
 
 # -- whole calls without the task
@@ -290,7 +305,7 @@ async def test_the_hubs_end_is_recorded_of_each_call(
 # -- faults of ours
 
 
-@pytest.mark.parametrize("where", ["open_stream", "pass_head", "write", "close_read"])
+@pytest.mark.parametrize("where", ["open_stream", "pass_head", "write", "close"])
 async def test_a_fault_ends_this_call_alone_and_is_recorded_as_the_hubs(
     line: Line, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -299,36 +314,59 @@ async def test_a_fault_ends_this_call_alone_and_is_recorded_as_the_hubs(
     with pytest.RaisesGroup(faults, flatten_subgroups=True):
         async with line.bench.connected() as client:
             failing = attrs.evolve(line, client=client)
-            if where == "open_stream":
-                monkeypatch.setattr(Calls, "open_stream", fail)
-                await failing.send()
-                await trio.sleep_forever()
-            stream = await failing.ask()
-            if where == "write":
-                await stream.send_head(OK)
-                await failing.hear(b"\r\n\r\n")
-                monkeypatch.setattr(ClientPort, "write", fail)
-                stream.send_nowait(b"yes")
-            else:
-                target = Calls if where == "close_read" else "proxy.hub.calls.calls"
-                name = "close_read" if where == "close_read" else "hub_response_head"
-                if where == "close_read":
-                    monkeypatch.setattr(target, name, fail)
-                else:
+            match where:
+                case "open_stream":
+                    monkeypatch.setattr(Calls, "open_stream", fail)
+                    await failing.send()
+                case "pass_head":
+                    stream = await failing.ask()
                     monkeypatch.setattr("proxy.message.head.ResponseHead.without_hop", fail)
-                stream.send_answer_nowait(OK, b"yes", eof=True)
+                    stream.send_answer_nowait(OK, b"yes", eof=True)
+                case "write":
+                    stream = await failing.ask()
+                    await stream.send_head(OK)
+                    await failing.hear(b"\r\n\r\n")
+                    monkeypatch.setattr(ClientPort, "write", fail)
+                    stream.send_nowait(b"yes")
+                case "close":
+                    stream = await failing.ask()
+                    monkeypatch.setattr(Stream, "close_nowait", fail_once(Stream.close_nowait))
+                    stream.send_answer_nowait(OK, b"yes", eof=True)
             await trio.sleep_forever()
     monkeypatch.undo()
     other.send_answer_nowait(OK, b"yes", eof=True)
     await line.hear(b"\r\n\r\nyes")
     assert line.bench.calls.live.count == 0
-    events = await line.bench.trail()
-    if where == "close_read":
-        # It was answered, and its record is what has failed.
-        assert len(events) == 1
-        return
-    assert len(events) == 2
-    assert events[0]["resp"]["reason"] == FAULT  # type: ignore[index]
+    failed, answered = await line.bench.trail()
+    assert failed["resp"]["reason"] == FAULT  # type: ignore[index]
+    assert "reason" not in answered["resp"]  # type: ignore[operator]
+
+
+def fail_once(method: Callable[[Stream], None]) -> Callable[[Stream], None]:
+    """A method whose first call fails."""
+    calls = iter([fail])
+
+    def called(stream: Stream) -> None:
+        next(calls, method)(stream)
+
+    return called
+
+
+async def test_a_fault_in_the_record_of_an_answer_ends_this_connection_alone(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await line.ask()
+    with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+        async with line.bench.connected() as client:
+            failing = attrs.evolve(line, client=client)
+            stream = await failing.ask()
+            monkeypatch.setattr(Calls, "close_read", fail)
+            stream.send_answer_nowait(OK, b"yes", eof=True)
+            await trio.sleep_forever()
+    monkeypatch.undo()
+    other.send_answer_nowait(OK, b"yes", eof=True)
+    await line.hear(b"\r\n\r\nyes")
+    assert line.bench.calls.live.count == 0
 
 
 async def test_a_fault_of_the_recorder_ends_this_call_alone(
