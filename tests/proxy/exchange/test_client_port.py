@@ -554,7 +554,7 @@ async def test_a_client_that_ends_behind_a_body_of_tiny_chunks_is_gone_after_a_w
         await wait_all_tasks_blocked()
         while not rig.upstream.out_end:
             soon.pop(0)()
-        del rig.passes.soon  # type: ignore[method-assign]
+        del rig.passes.soon
         await trio.sleep(QUIET_S * 1.1)
         assert [failure and failure.code for failure in rig.done] == [StreamCode.CANCEL]
 
