@@ -8,10 +8,9 @@ After a whole answer to a request that was not read to its end, or not understoo
 before closing, because closing with unread bytes makes TCP send a reset, which can overtake the answer. After
 anything else: cut, without TLS's close_notify, so that it cannot be taken for a clean end.
 
-Small requests are what a hub is made of, so nothing here makes a pass of the scheduler that the stream below
-does not make, and nothing is opened for a request but the request. One that need not wait needs no task
-either (`parked_connection`), and whether its client is still there is told by one, but mostly noticed without
-(`attendance`).
+A hub serves mostly small requests, so nothing here makes a pass of the scheduler that the stream below does
+not make, and opens nothing for a request but the request. The exchanges of requests run on the connection's
+port (`as_port`), and most of them while the connection's task is parked (`parked_connection`).
 """
 
 from __future__ import annotations
@@ -67,14 +66,14 @@ _CLOSED: Final = _Link.CLOSED
 
 
 class ServerConnection:
-    """A client's connection, and the Inbound of its current request.
+    """A client's connection.
 
     `next_request` is called in a loop; between two calls the answer is sent. It owns the stream until
     `detach`; its owner calls `aclose` at the end, also after a cancellation. With `deadlines` the wait
     between two requests is ended by its `run`, otherwise by a scope around each. The owner then uses the
     connection as a context, which ends that watch when the block is left, and closes nothing. What is sent
-    without a wait goes to `tls`, where the stream is a wrapper of ours around that. With `readiness`, a
-    client that leaves while its answer takes its time is noticed without a task.
+    without a wait goes to `tls`, where the stream is a wrapper of ours around that. With `readiness` and
+    `passes`, exchanges run on its port.
     """
 
     def __init__(

@@ -14,9 +14,9 @@ from trio.testing import assert_checkpoints, check_half_closeable_stream, wait_a
 from tests.tunnel.pairs import open_pair, read_all
 from tests.tunnel.passes import counted_passes
 from tunnel import Processed, Stream, StreamCode, StreamReset
+from tunnel.driver import QUEUE_HIGH_BYTES
 from tunnel.net.fairness import TASKS_PER_PASS
 from tunnel.protocol.errors import LocalProtocolError
-from tunnel.stream import QUEUE_HIGH_BYTES
 
 BOTH_WAYS = pytest.mark.parametrize("opener_first", [True, False], ids=["opener", "acceptor"])
 
