@@ -30,7 +30,7 @@ from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import Trail, impersonated
 from proxy.hub.calls.calls import _closing
 from proxy.hub.calls.live import LiveCall
-from proxy.hub.calls.metrics import CallMetrics
+from proxy.hub.admin.call_metrics import CallMetrics
 from proxy.hub.calls.outcome import CloseReason, Outcome
 from proxy.hub.store.entities import Agent, AgentState, Cluster, Mode, Snapshot
 from proxy.message.head import RequestHead

@@ -305,26 +305,31 @@ class ClientPort:
                 self._take_early()
             elif self._paused:
                 self._listen(False)
-            elif self._take_in_body():
-                self._deliver()
+            else:
+                self._deliver(True)
         except Exception as error:
             exchange.crash(error)
 
-    def take_in(self, at_once: int = CLIENT_BYTES_AT_ONCE) -> bool:
+    def take_in(self) -> bool:
         """Feed received bytes; return whether there were any. The client's end counts."""
-        try:
-            data = self._tls.receive_nowait(at_once)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._lost()
-            return False
+        data = self._receive(CLIENT_BYTES_AT_ONCE)
         if data is None:
             return False
         if data:
             self._http.feed(data)
-        else:
+        return True
+
+    def _receive(self, at_once: int) -> bytes | None:
+        """Return received bytes, b"" at the client's end, None if none have arrived."""
+        try:
+            data = self._tls.receive_nowait(at_once)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._lost()
+            return None
+        if data == b"":
             self._http.ended = True
             self._listen(False)
-        return True
+        return data
 
     def _take_early(self) -> None:
         """Keep bytes that arrive before the answer, up to a bound, and notice the client's end."""
@@ -336,40 +341,45 @@ class ClientPort:
         elif http.full:
             self._listen(False)
 
-    def _take_in_body(self) -> bool:
-        """Feed received bytes of a body or a raw stream. The read after a large one may be larger."""
-        before = len(self._http)
-        if not self.take_in(self._at_once):
-            return False
-        dense = len(self._http) - before > CLIENT_BYTES_AT_ONCE // 2
-        self._at_once = BODY_BYTES_MAX if dense else CLIENT_BYTES_AT_ONCE
-        return True
+    def _receive_dense(self) -> bytes | None:
+        """Receive bytes of a body or a raw stream. The read after a large one may be larger."""
+        data = self._receive(self._at_once)
+        if data is not None:
+            dense = len(data) > CLIENT_BYTES_AT_ONCE // 2
+            self._at_once = BODY_BYTES_MAX if dense else CLIENT_BYTES_AT_ONCE
+        return data
 
-    def _deliver(self) -> None:
-        """Pass on the received bytes until the port is paused."""
+    def _deliver(self, received: bool = False) -> None:
+        """Pass on the received bytes until the port is paused. `received`: the socket has input."""
         if self._busy:
             return
         self._busy = True
         try:
             if self.exchange.spliced:
-                self._deliver_raw()
+                self._deliver_raw(received)
             else:
-                self._deliver_body()
+                self._deliver_body(received)
         except InboundBroken as broken:
             self._break(broken.failure)
         finally:
             self._busy = False
 
-    def _deliver_body(self) -> None:
+    def _deliver_body(self, received: bool) -> None:
         http, exchange = self._http, self.exchange
         body = self._body
         if body is None and not self._answered:
             self._body = body = KeptBody()
         while not (self._paused or exchange.over):
             data = body.next() if body is not None and body.replays else http.receive_body()
+            if data is None and (received or self._tls.has_unread):
+                received = False
+                fed = self._receive_dense()
+                if fed is not None:
+                    data = http.feed_body(fed) if fed else http.receive_body()
             if data is None:
-                if self._tls.has_unread and self._take_in_body():
-                    continue
+                if self.exchange is not exchange:
+                    # The connection broke.
+                    return
                 if http.incoming is WITHHELD:
                     self._send(http.send_continue(), False)
                 self._listen(True)
@@ -396,20 +406,27 @@ class ClientPort:
                     self.passes.soon(self.peer, self._go_on)
                 return
 
-    def _deliver_raw(self) -> None:
+    def _deliver_raw(self, received: bool) -> None:
         http, exchange = self._http, self.exchange
         while not (self._paused or exchange.over):
             if http.held:
-                data = http.take_rest()
-                self.bytes_delivered += len(data)
-                exchange.data(self, data)
+                data: bytes | None = http.take_rest()
             elif http.ended:
                 self._stopped = True
                 exchange.data(self, b"", True)
                 return
-            elif not (self._tls.has_unread and self._take_in_body()):
-                self._listen(True)
+            elif received or self._tls.has_unread:
+                received = False
+                data = self._receive_dense()
+            else:
+                data = None
+            if data is None:
+                if self.exchange is exchange:
+                    self._listen(True)
                 return
+            if data:
+                self.bytes_delivered += len(data)
+                exchange.data(self, data)
 
     def _go_on(self) -> None:
         """Deliver more of the received bytes, in a separate loop pass."""

@@ -21,7 +21,7 @@ from auth.principal import Principal
 from auth.requestinfo import RequestInfo
 from proxy.exchange.next_pass import SHORT_CALLS_PER_PASS
 from proxy.exchange.parked_exchange import ExchangeFault
-from proxy.hub.calls.calls import Calls, OpenedStream
+from proxy.hub.calls.forwarding import Forwarding, OpenedStream
 from proxy.hub.calls.limits import Exceeded
 from proxy.hub.store.entities import Mode
 from proxy.message.head import RequestHead
@@ -286,7 +286,7 @@ async def test_a_fault_in_the_answer_ends_this_call_alone(
 async def test_a_call_that_is_admitted_and_not_begun_by_a_fault_of_ours_is_in_the_trail(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.hub.calls.calls.hub_request_bytes", fail)
+    monkeypatch.setattr("proxy.hub.calls.forwarding.hub_request_bytes", fail)
     async with relay_of(bench) as relay:
         with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
             async with bench.connected() as client:
@@ -562,13 +562,13 @@ async def test_the_writes_of_one_commit_are_forwarded_in_several_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits, count = Commits(monkeypatch), 3 * SHORT_CALLS_PER_PASS
-    open_stream = Calls.open_stream
+    open_stream = Forwarding.open_stream
 
-    def noting(calls: Calls, *args: object, **named: object) -> OpenedStream:
+    def noting(forwarding: Forwarding, *args: object, **named: object) -> OpenedStream:
         passes.note()
-        return open_stream(calls, *args, **named)  # type: ignore[arg-type]
+        return open_stream(forwarding, *args, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Calls, "open_stream", noting)
+    monkeypatch.setattr(Forwarding, "open_stream", noting)
     async with (
         open_bench(tmp_path, with_task=False, streams=count) as bench,
         relay_of(bench) as relay,

@@ -16,6 +16,7 @@ from proxy.exchange.client_port import ClientPort
 from proxy.exchange.parked_exchange import ExchangeFault
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.calls.calls import Calls
+from proxy.hub.calls.forwarding import Forwarding
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.message.rewrite import DECISION_HEADER
 from tests.proxy.hub.calls.bench import OK, Bench, fail, open_bench, relay_of
@@ -316,7 +317,7 @@ async def test_a_fault_ends_this_call_alone_and_is_recorded_as_the_hubs(
             failing = attrs.evolve(line, client=client)
             match where:
                 case "open_stream":
-                    monkeypatch.setattr(Calls, "open_stream", fail)
+                    monkeypatch.setattr(Forwarding, "open_stream", fail)
                     await failing.send()
                 case "pass_head":
                     stream = await failing.ask()

@@ -971,7 +971,7 @@ async def test_a_stream_that_a_fault_of_ours_has_cut_says_so(
 async def test_after_a_fault_of_ours_it_is_known_still_what_the_relay_has_said(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.hub.calls.calls.failure_response", fail)
+    monkeypatch.setattr("proxy.hub.calls.forwarding.failure_response", fail)
     async with relay_of(bench) as relay:
         with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
             async with trio.open_nursery() as nursery:
