@@ -306,7 +306,7 @@ async def test_the_hubs_end_is_recorded_of_each_call(
 # -- faults of ours
 
 
-@pytest.mark.parametrize("where", ["open_stream", "pass_head", "write", "close"])
+@pytest.mark.parametrize("where", ["open_stream", "open_stream of a write", "pass_head", "write", "close"])
 async def test_a_fault_ends_this_call_alone_and_is_recorded_as_the_hubs(
     line: Line, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -319,6 +319,9 @@ async def test_a_fault_ends_this_call_alone_and_is_recorded_as_the_hubs(
                 case "open_stream":
                     monkeypatch.setattr(Forwarding, "open_stream", fail)
                     await failing.send()
+                case "open_stream of a write":
+                    monkeypatch.setattr(Forwarding, "open_stream", fail)
+                    await failing.send(POST, "Content-Length: 0")
                 case "pass_head":
                     stream = await failing.ask()
                     monkeypatch.setattr("proxy.message.head.ResponseHead.without_hop", fail)
@@ -338,7 +341,7 @@ async def test_a_fault_ends_this_call_alone_and_is_recorded_as_the_hubs(
     other.send_answer_nowait(OK, b"yes", eof=True)
     await line.hear(b"\r\n\r\nyes")
     assert line.bench.calls.live.count == 0
-    failed, answered = await line.bench.trail()
+    failed, answered = (await line.bench.trail())[-2:]
     assert failed["resp"]["reason"] == FAULT  # type: ignore[index]
     assert "reason" not in answered["resp"]  # type: ignore[operator]
 
