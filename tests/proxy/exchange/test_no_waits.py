@@ -45,7 +45,6 @@ MODULES: dict[str, set[str]] = {
         "receive_body",
         "send_head",
         "send_body",
-        "end",
         "answer",
         "_until_sendable",
         "_send_continue",

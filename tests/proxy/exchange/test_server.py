@@ -440,7 +440,7 @@ async def test_an_answer_that_begins_takes_no_body_from_its_reader_and_is_the_la
         nursery.cancel_scope.cancel()
     await connection.send_head(ResponseHead.of(200, b"OK"), b"early")
     assert await connection.receive_body() == b"def"
-    await connection.end()
+    await connection.send_body(b"", end=True)
     await client.send_eof()
     # It has said so, though the body has come to its end meanwhile.
     assert await connection.next_request() is None
@@ -595,8 +595,7 @@ async def test_bodies_are_framed_by_head_and_method(pair, method, head, expected
     await connection.next_request()
     await connection.send_head(head)
     await connection.send_body(b"abc")
-    await connection.end()
-    await connection.end()
+    await connection.send_body(b"", end=True)
     request = await connection.next_request()
     assert request is not None, "the connection is still in step"
     await connection.cut()
@@ -624,7 +623,7 @@ async def test_an_answer_of_no_length_to_who_was_not_understood_ends_with_the_co
         await connection.next_request()
     await connection.send_head(ResponseHead.of(400, b"Bad Request"), b"no ")
     await connection.send_body(b"request")
-    await connection.end()
+    await connection.send_body(b"", end=True)
     await client.send_eof()
     assert await connection.next_request() is None
     data = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nno request"
