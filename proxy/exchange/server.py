@@ -220,6 +220,9 @@ class ServerConnection:
         sockets, so it must not wait. `stream` is the one that this connection was made with, or the one below
         that. Does nothing where there is no socket to watch.
         """
+        if self._link is not _OPEN:
+            # The exchange of an earlier request has cut it.
+            return
         port = self._watched_port()
         if port is not None:
             self._stream = self._received.stream = stream

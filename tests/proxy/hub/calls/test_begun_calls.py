@@ -13,7 +13,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from audit.recorder import Recorder
 from proxy.exchange.client_port import ClientPort
+from proxy.exchange.next_pass import NextPass
 from proxy.exchange.parked_exchange import ExchangeFault
+from proxy.exchange.server import ServerConnection
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.forwarding import Forwarding
@@ -24,7 +26,9 @@ from tests.proxy.hub.calls.bench import read_all as read_to_end
 from tests.proxy.hub.calls.line import PODS, POST, Commits, Line, next_of
 from tests.proxy.hub.calls.talk import CHUNKED, SWITCHING, expect_reset
 from tests.tunnel.pairs import read_all
+from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel import Processed, Stream, StreamCode
+from tunnel.net.readiness import Readiness
 
 EXEC = "GET /clusters/prod/api/v1/namespaces/dev/pods/p/exec?command=sh HTTP/1.1"
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
@@ -389,3 +393,12 @@ async def test_a_fault_of_the_recorder_ends_this_call_alone(
     stream.send_answer_nowait(OK, b"yes", eof=True)
     await line.hear(b"\r\n\r\nyes")
     assert await line.bench.calls.live.wait_drained(math.inf)
+
+
+async def test_a_connection_that_was_cut_by_its_first_request_serves_no_others() -> None:
+    client, server = await handshake(await tcp_pair())
+    connection = ServerConnection(server, None, server, Readiness(), NextPass())
+    await connection.cut()
+    connection.serve_parked(server, lambda connection, head: None)
+    assert connection.parked is None
+    await trio.aclose_forcefully(client)
