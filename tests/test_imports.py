@@ -17,14 +17,6 @@ HUBS_OWN = ("sqlalchemy", "alembic", "starlette", "prometheus_client", "msgspec"
 # kubectl waits for the plugin at each start; each of these would cost it a multiple of all the rest.
 SLOW_TO_LOAD = ("click", "trio", "cryptography", "ssl")
 
-# The test modules that others still import. The list only gets shorter: what they share belongs in
-# tests/fakes, or in a module beside the tests of one folder.
-STILL_IMPORTED = (
-    "tests.proxy.hub.calls.test_calls",
-    "tests.proxy.hub.calls.test_live",
-    "tests.proxy.relay.test_direct",
-)
-
 # Imports what all of them share once, and forks for each module: none finds another of ours loaded already,
 # so that a circle between two modules shows from both its ends.
 IMPORT_EACH = """
@@ -125,7 +117,5 @@ def test_no_test_module_is_imported_by_another() -> None:
     for path, importer in names.items():
         for imported in test_modules.intersection(imported_by(path.read_text())):
             importers.setdefault(imported, []).append(importer)
-    added = {name: by for name, by in importers.items() if name not in STILL_IMPORTED}
-    assert added == {}
-    # Once nothing imports a module, its entry goes.
-    assert [name for name in STILL_IMPORTED if name not in importers] == []
+    # What two share belongs in tests/fakes, or in a module beside the tests of one folder.
+    assert importers == {}

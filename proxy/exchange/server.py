@@ -27,7 +27,7 @@ import trio
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.deadlines import IDLE_S, Deadlines
 from proxy.exchange.http_server import ServerHTTP
-from proxy.exchange.http_state import AWAITED, BODY, DONE, IDLE, REFUSED, WITHHELD
+from proxy.exchange.http_state import AWAITED, DONE, IDLE, REFUSED, WITHHELD
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.parked_connection import Begun, ParkedConnection
 from proxy.exchange.received import Received
@@ -220,6 +220,9 @@ class ServerConnection:
         sockets, so it must not wait. `stream` is the one that this connection was made with, or the one below
         that. Does nothing where there is no socket to watch.
         """
+        if self._link is not _OPEN:
+            # The exchange of an earlier request has cut it.
+            return
         port = self._watched_port()
         if port is not None:
             self._stream = self._received.stream = stream
@@ -328,11 +331,6 @@ class ServerConnection:
         framed = self.http.send_body(data, end=end)
         if framed:
             await self._write(framed)
-
-    async def end(self) -> None:
-        """End the answer cleanly."""
-        if self.http.outgoing is BODY:
-            await self.send_body(b"", end=True)
 
     @property
     def held_bytes(self) -> int:

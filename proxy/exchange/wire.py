@@ -1,4 +1,4 @@
-"""Common to both roles of HTTP/1.1: the memory of a connection, and the raw stream after a 101."""
+"""Common to both roles of HTTP/1.1: the memory of a connection."""
 
 from __future__ import annotations
 

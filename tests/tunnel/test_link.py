@@ -15,6 +15,7 @@ from tests.tunnel.pairs import Pair, open_pair, read_all
 from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.resumable_pair import ResumablePair, open_resumable_pair
 from tunnel import Session, SessionClosed, Settings, Stream
+from tunnel.driver import QUEUE_HIGH_BYTES
 from tunnel.link import FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_WAIT, STEP_S, Link
 from tunnel.net.fairness import FRAMES_PERIOD_S, SHARED_FRAMES, fairness
 from tunnel.net.readiness import Readiness
@@ -24,7 +25,6 @@ from tunnel.protocol.connection import Connection
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import ACK_ALONG_S, LEDGER_RESERVE_BYTES
 from tunnel.refusals import FAREWELL_S
-from tunnel.stream import QUEUE_HIGH_BYTES
 from tunnel.websocket.transport import MemoryTransport, TransportClosed
 
 # The most calls of one pass.

@@ -14,9 +14,9 @@ from trio.testing import assert_checkpoints, check_half_closeable_stream, wait_a
 from tests.tunnel.pairs import open_pair, read_all
 from tests.tunnel.passes import counted_passes
 from tunnel import Processed, Stream, StreamCode, StreamReset
-from tunnel.net.fairness import TASKS_PER_PASS, fairness
+from tunnel.driver import QUEUE_HIGH_BYTES
+from tunnel.net.fairness import TASKS_PER_PASS
 from tunnel.protocol.errors import LocalProtocolError
-from tunnel.stream import QUEUE_HIGH_BYTES
 
 BOTH_WAYS = pytest.mark.parametrize("opener_first", [True, False], ids=["opener", "acceptor"])
 
@@ -346,12 +346,11 @@ async def test_cancelling_a_wait_loses_nothing(autojump_clock: trio.testing.Mock
 async def test_received_bytes_are_returned_after_a_checkpoint_and_kept_when_it_is_cancelled() -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
-        accepted.send_answer_nowait(b"head", b"bytes|more")
+        accepted.send_answer_nowait(b"head", b"bytes")
         await wait_all_tasks_blocked()
         for call, expected in (
             (opened.receive_head, b"head"),
-            (lambda: opened.receive_some(6), b"bytes|"),
-            (lambda: opened.receive_or_pass_on(bool), b"more"),
+            (opened.receive_some, b"bytes"),
         ):
             with trio.CancelScope() as scope:
                 scope.cancel()
@@ -646,118 +645,6 @@ async def test_an_answer_callback_is_called_on_a_reset_and_on_the_sessions_end()
         assert called == ["first", "second"]
 
 
-async def test_pieces_that_are_passed_on_wake_no_task_until_the_end():
-    async with open_pair() as pair, trio.open_nursery() as nursery:
-        opened, accepted = await pair.streams()
-        passed: list[bytes] = []
-        returned: list[bytes] = []
-
-        def pass_on(piece: bytes) -> bool:
-            passed.append(piece)
-            return True
-
-        async def receive() -> None:
-            returned.append(await opened.receive_or_pass_on(pass_on))
-
-        # Bytes received already are the caller's.
-        await accepted.send_all(b"first")
-        await wait_all_tasks_blocked()
-        await receive()
-        assert returned.pop() == b"first"
-        nursery.start_soon(receive)
-        await wait_all_tasks_blocked()
-        pieces = [b"%d" % number * 10_000 for number in range(10)]
-        for piece in pieces:
-            # More than the stream's window, so it is granted again.
-            await accepted.send_all(piece)
-            await wait_all_tasks_blocked()
-        assert passed == pieces
-        assert returned == []
-        accepted.send_nowait(b"last", eof=True)
-        await wait_all_tasks_blocked()
-        assert returned == [b"last"]
-        assert passed == pieces
-        await receive()
-        assert returned[1:] == [b""]
-
-
-async def test_bytes_that_are_not_passed_on_are_the_readers_in_order():
-    async with open_pair() as pair, trio.open_nursery() as nursery:
-        opened, accepted = await pair.streams()
-        offered: list[bytes] = []
-        returned: list[bytes] = []
-
-        def pass_on(piece: bytes) -> bool:
-            offered.append(piece)
-            return len(offered) == 1
-
-        async def receive() -> None:
-            returned.append(await opened.receive_or_pass_on(pass_on))
-
-        nursery.start_soon(receive)
-        for piece in (b"one", b"two", b"three"):
-            await wait_all_tasks_blocked()
-            await accepted.send_all(piece)
-        await wait_all_tasks_blocked()
-        assert offered == [b"one", b"two"]
-        assert returned == [b"two"]
-        assert await opened.receive_some() == b"three"
-
-
-@pytest.mark.parametrize("in_line", [True, False])
-async def test_passing_on_raises_a_reset_behind_earlier_bytes(in_line: bool):
-    async with open_pair() as pair, trio.open_nursery() as nursery:
-        opened, accepted = await pair.streams()
-        passed: list[bytes] = []
-        returned: list[bytes] = []
-        resets: list[StreamCode] = []
-
-        def pass_on(piece: bytes) -> bool:
-            passed.append(piece)
-            return True
-
-        async def receive() -> None:
-            try:
-                while True:
-                    returned.append(await opened.receive_or_pass_on(pass_on))
-            except StreamReset as reset:
-                resets.append(reset.code)
-
-        nursery.start_soon(receive)
-        await wait_all_tasks_blocked()
-        accepted.send_nowait(b"final")
-        accepted.reset(StreamCode.UPSTREAM_RESET, in_line=in_line)
-        await wait_all_tasks_blocked()
-        assert passed == []
-        assert returned == ([b"final"] if in_line else [])
-        assert resets == [StreamCode.UPSTREAM_RESET]
-
-
-async def test_a_cancelled_pass_on_loses_no_bytes():
-    async with open_pair() as pair:
-        opened, accepted = await pair.streams()
-        passed: list[bytes] = []
-        with trio.move_on_after(0) as scope:
-            await opened.receive_or_pass_on(lambda piece: not passed.append(piece))
-        assert scope.cancelled_caught
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(opened.receive_or_pass_on, lambda piece: not passed.append(piece))
-            await wait_all_tasks_blocked()
-            for call in (opened.receive_some, lambda: opened.receive_or_pass_on(bool)):
-                with pytest.raises(trio.BusyResourceError):
-                    await call()
-            # The task that held the stream still works.
-            await accepted.send_all(b"passed")
-            await wait_all_tasks_blocked()
-            assert passed == [b"passed"]
-            nursery.cancel_scope.cancel()
-        async with trio.open_nursery() as nursery:
-            # The next task that waits is not the one that passed on.
-            nursery.start_soon(accepted.send_all, b"bytes")
-            assert await opened.receive_some() == b"bytes"
-        assert passed == [b"passed"]
-
-
 async def test_the_room_callback_is_called_once_when_a_full_queue_is_short_again() -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
@@ -779,7 +666,7 @@ async def test_the_room_callback_is_called_once_when_a_full_queue_is_short_again
 
 @pytest.mark.parametrize(
     "wait",
-    [Stream.receive_head, Stream.receive_some, lambda stream: stream.receive_or_pass_on(lambda piece: True)],
+    [Stream.receive_head, Stream.receive_some],
 )
 @pytest.mark.parametrize("is_reset", [False, True])
 async def test_of_those_whom_one_message_wakes_some_go_on_in_a_pass(
@@ -804,28 +691,3 @@ async def test_of_those_whom_one_message_wakes_some_go_on_in_a_pass(
             await wait_all_tasks_blocked()
     assert passes.noted.total() == len(ends)
     assert passes.most <= TASKS_PER_PASS
-
-
-async def test_a_refused_piece_is_not_lost_when_the_pass_has_no_budget_left() -> None:
-    offered = trio.Event()
-    got: list[bytes] = []
-
-    def take_nothing(piece: bytes) -> bool:
-        # For good: no pass is the next one.
-        fairness()._tasks_left = 0
-        offered.set()
-        return False
-
-    async def receive(stream: Stream) -> None:
-        with scope:
-            got.append(await stream.receive_or_pass_on(take_nothing))
-
-    scope = trio.CancelScope()
-    async with open_pair() as pair, trio.open_nursery() as nursery:
-        opened, accepted = await pair.streams()
-        nursery.start_soon(receive, opened)
-        await wait_all_tasks_blocked()
-        accepted.send_nowait(b"piece")
-        await offered.wait()
-        scope.cancel()
-    assert got == [b"piece"]

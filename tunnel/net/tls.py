@@ -177,8 +177,8 @@ class TLSStream(trio.abc.Stream):
 
     @property
     def has_unread(self) -> bool:
-        """Whether there is something to receive that was taken from the transport already."""
-        return bool(self._unread)
+        """Whether bytes, or the peer's end, can be received without the transport."""
+        return bool(self._unread) or self.ended
 
     @property
     def held_up_bytes(self) -> int:

@@ -61,6 +61,7 @@ class LiveSessions:
 
 def _info(live: LiveCall) -> SessionInfo:
     call, info = live.call, live.call.info
+    live.show()
     return SessionInfo(
         id=live.eid,
         agent=call.agent.name,

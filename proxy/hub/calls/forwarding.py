@@ -108,6 +108,9 @@ class Forwarding:
         self, connection: ServerConnection, live: LiveCall, first: FirstAttempt | None
     ) -> Outcome:
         """Send the call to a relay of its cluster, and answer the client in every case."""
+        if first is not None and live.tally.status:
+            # The answer has begun, so the client's connection is cut, and no other attempt follows.
+            return await first.outcome_of_first()
         with connection.as_port(begin=first is None) as client:
             outcome = await self._attempts(connection, client, live, first)
         return await self._answer_failed(connection, live, outcome)

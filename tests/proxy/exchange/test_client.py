@@ -16,7 +16,7 @@ from proxy.exchange.http_client import INTERIM_MAX
 from proxy.exchange.http_connection import CROWDED_BYTES_MAX
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, HEAD_BYTES_MAX, RequestHead, ResponseHead
-from tests.proxy.exchange.legs import read_until, tls_pair
+from tests.proxy.exchange.legs import tls_pair
 from tests.tunnel.stream_pairs import handshake, tcp_pair
 
 HOST = (b"host", b"api")
@@ -100,8 +100,7 @@ async def test_a_request_leaves_in_one_write_and_the_connection_is_used_again():
         await server.send_all(b'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: "1"\r\n\r\nabc')
         head = await connection.receive_head()
         assert head == ResponseHead.of(200, b"OK", ((b"content-length", b"3"), (b"etag", b'"1"')))
-        assert connection.receive_body_nowait() == b"abc"
-        assert connection.receive_body_nowait() == b""
+        assert await connection.receive_body() == b"abc"
         assert await connection.receive_body() == b""
         assert connection.end_exchange()
     assert len(stream.sends) == 2
@@ -255,65 +254,6 @@ async def test_a_cut_answer_says_so_and_whether_the_request_was_seen(raw, code, 
     assert (failure.code, failure.processed) == (code, processed)
 
 
-async def test_a_request_body_keeps_its_framing():
-    server, stream = memory_stream_pair()
-    connection = ClientConnection(stream)
-    await connection.send_request(POST)
-    await connection.send_body(b"abc")
-    await connection.send_body(b"def")
-    await connection.end_body()
-    await connection.end_body()
-    assert (await read_until(server, b"abcdef")).endswith(b"\r\n\r\nabcdef")
-    await connection.aclose()
-    await server.aclose()
-    server, stream = memory_stream_pair()
-    connection = ClientConnection(stream)
-    await connection.send_request(RequestHead.of(b"POST", b"/", (HOST, (b"transfer-encoding", b"chunked"))))
-    await connection.send_body(b"abc")
-    await connection.end_body()
-    assert (await read_until(server, b"0\r\n\r\n")).endswith(b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
-    await connection.aclose()
-    await server.aclose()
-
-
-async def test_an_answer_to_an_unfinished_upload_gets_through_and_the_connection_does_not():
-    server, stream = memory_stream_pair()
-    connection = ClientConnection(stream)
-    await connection.send_request(POST)
-    await connection.send_body(b"abc")
-    await server.send_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
-    await server.aclose()
-    with pytest.raises(OutboundBroken):
-        await connection.send_body(b"def")
-    assert (await connection.receive_head()).status == 413
-    assert await body_of(connection) == b"no"
-    assert not connection.end_exchange()
-    await connection.aclose()
-
-
-async def test_bytes_behind_a_101_are_the_first_of_the_raw_stream():
-    server, stream = memory_stream_pair()
-    connection = ClientConnection(stream)
-    await connection.send_request(UPGRADE)
-    await server.send_all(
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n"
-        b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\nframes"
-    )
-    assert (await connection.receive_head()).status == 101
-    raw = connection.upgraded()
-    assert await raw.receive_some() == b"frames"
-    assert raw.can_half_close
-    await raw.send_all(b"back")
-    await raw.send_eof()
-    assert (await read_until(server, b"back")).startswith(b"GET /exec ")
-    await server.send_eof()
-    assert await raw.receive_some() == b""
-    assert await raw.receive_some() == b""
-    assert not connection.end_exchange()
-    await connection.aclose()
-    await server.aclose()
-
-
 async def test_a_connection_whose_upgrade_was_refused_is_never_used_again():
     _, body, connection = await exchange(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", UPGRADE)
     assert body == b"no"
@@ -343,9 +283,11 @@ async def test_a_cancelled_wait_loses_nothing_and_a_cancelled_send_is_noticed(au
     connection = ClientConnection(stream)
     stream.stalled = True
     with trio.move_on_after(1):
-        await connection.send_request(POST)
-    with pytest.raises(OutboundBroken):
-        await connection.send_body(b"abc")
+        await connection.send_request(GET)
+    # The answer may be to a part of the request, so the next one does not follow on this connection.
+    await server.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert (await connection.receive_head()).status == 200
+    assert await connection.receive_body() == b""
     assert not connection.end_exchange()
     await connection.aclose()
     await server.aclose()

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from proxy.exchange.deadlines import IDLE_S, QUIET_S, SWEEP_S
+from proxy.exchange.deadlines import IDLE_S, SWEEP_S
 from proxy.exchange.server import HEAD_S, ServerConnection
 from tests.proxy.exchange.legs import answer_ok, read_until, swept
 from tunnel.net.tcp import TCPStream
@@ -105,32 +105,3 @@ async def test_a_request_that_comes_as_others_are_closed_is_answered(autojump_cl
             nursery.start_soon(serve, connection)
             nursery.start_soon(ask, client, trio.current_time() + IDLE_S)
     assert answered == begun > 0
-
-
-class Unattended:
-    """An exchange that cannot be attended to, by a fault of ours."""
-
-    def begin_attendance(self, nursery: trio.Nursery) -> None:
-        raise ValueError("no such descriptor")
-
-
-class Counted:
-    def __init__(self) -> None:
-        self.begun = 0
-
-    def begin_attendance(self, nursery: trio.Nursery) -> None:
-        self.begun += 1
-
-
-async def test_an_exchange_whose_attendance_fails_delays_no_other(autojump_clock, caplog):
-    async with swept() as deadlines:
-        counted = Counted()
-        for exchange in (Unattended(), counted):
-            deadlines.attend_later(exchange)
-        await trio.sleep(QUIET_S + 2 * SWEEP_S)
-        assert counted.begun == 1
-        for exchange in (Unattended(), counted):
-            deadlines.attend_now(exchange)
-        await trio.sleep(SWEEP_S)
-        assert counted.begun == 2
-    assert caplog.text.count("ValueError: no such descriptor") == 2

@@ -9,9 +9,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from proxy.exchange.client import ClientConnection
-from proxy.exchange.deadlines import ATTENDED_PER_PASS, QUIET_S, Deadlines
 from proxy.exchange.server import ServerConnection
-from proxy.exchange.wire import RawStream
 from proxy.message.head import RequestHead, ResponseHead
 from tests.tunnel.passes import counted_passes
 from tunnel.net.fairness import TASKS_PER_PASS, fairness
@@ -46,15 +44,7 @@ async def of_a_requests_body() -> Receive:
     return connection.receive_body
 
 
-async def of_what_was_upgraded() -> Receive:
-    far, near = memory_stream_pair()
-    await far.send_all(b"ab")
-    return RawStream(near).receive_some
-
-
-KINDS = pytest.mark.parametrize(
-    "receiver", [of_an_answer, of_an_answers_body, of_a_requests_body, of_what_was_upgraded]
-)
+KINDS = pytest.mark.parametrize("receiver", [of_an_answer, of_an_answers_body, of_a_requests_body])
 
 
 @KINDS
@@ -87,22 +77,3 @@ async def test_whoever_is_cancelled_while_there_is_no_room_has_lost_nothing(
     assert scope.cancelled_caught
     common._tasks_left = 1
     assert await receive() in (b"ab", ResponseHead.of(200, b"OK", ((b"content-length", b"2"),)))
-
-
-async def test_of_exchanges_that_take_their_time_some_are_attended_in_a_pass(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    class Exchange:
-        def begin_attendance(self, nursery: trio.Nursery) -> None:
-            passes.note()
-
-    deadlines = Deadlines()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(deadlines.run)
-        with counted_passes() as passes:
-            for _ in range(3 * ATTENDED_PER_PASS):
-                deadlines.attend_later(Exchange())
-            await trio.sleep(2 * QUIET_S)
-        nursery.cancel_scope.cancel()
-    assert passes.noted.total() == 3 * ATTENDED_PER_PASS
-    assert passes.most == ATTENDED_PER_PASS

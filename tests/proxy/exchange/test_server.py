@@ -13,7 +13,7 @@ from proxy.exchange.http_connection import FramingFault
 from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.server import HEAD_S, LINGER_S, ServerConnection
 from proxy.message.body import CHUNKS_AT_ONCE_MAX, ChunkedBody
-from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
+from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.message.status import status_response
 from proxy.message.strict import BadRequest
@@ -28,7 +28,6 @@ from tunnel.net.tls import TLSStream
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
 CROWDED = b"POST /api HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 8000
 EXPECTING = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
-CUT = Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "gone")
 
 
 async def body_of(connection: ServerConnection) -> bytes:
@@ -441,7 +440,7 @@ async def test_an_answer_that_begins_takes_no_body_from_its_reader_and_is_the_la
         nursery.cancel_scope.cancel()
     await connection.send_head(ResponseHead.of(200, b"OK"), b"early")
     assert await connection.receive_body() == b"def"
-    await connection.end()
+    await connection.send_body(b"", end=True)
     await client.send_eof()
     # It has said so, though the body has come to its end meanwhile.
     assert await connection.next_request() is None
@@ -492,7 +491,7 @@ async def test_over_tls_an_early_answer_arrives_and_a_cut_is_seen():
                 assert await connection.next_request() is None
             else:
                 await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
-                await connection.cut(CUT)
+                await connection.cut()
 
         nursery.start_soon(trio.serve_listeners, serve, listeners)
 
@@ -596,11 +595,10 @@ async def test_bodies_are_framed_by_head_and_method(pair, method, head, expected
     await connection.next_request()
     await connection.send_head(head)
     await connection.send_body(b"abc")
-    await connection.end()
-    await connection.end()
+    await connection.send_body(b"", end=True)
     request = await connection.next_request()
     assert request is not None, "the connection is still in step"
-    await connection.cut(CUT)
+    await connection.cut()
     data, _ = await read_all(client)
     response, body = parsed(method, data)
     assert body == expected
@@ -625,7 +623,7 @@ async def test_an_answer_of_no_length_to_who_was_not_understood_ends_with_the_co
         await connection.next_request()
     await connection.send_head(ResponseHead.of(400, b"Bad Request"), b"no ")
     await connection.send_body(b"request")
-    await connection.end()
+    await connection.send_body(b"", end=True)
     await client.send_eof()
     assert await connection.next_request() is None
     data = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nno request"
@@ -645,18 +643,6 @@ async def test_a_body_of_another_length_than_its_head_says_is_a_fault_and_not_se
     data, clean = await read_all(client)
     assert data.endswith(b"content-length: 3\r\n\r\n")
     assert not clean
-    await client.aclose()
-
-
-async def test_nothing_is_sent_without_a_wait_where_there_is_no_tls(pair):
-    client, connection = pair
-    await client.send_all(GET)
-    await connection.next_request()
-    await connection.send_head(ResponseHead.of(200, b"OK"))
-    assert not connection.send_body_nowait(b"piece")
-    await connection.send_body(b"piece", end=True)
-    assert parsed("GET", await read_until(client, b"0\r\n\r\n"))[1] == b"piece"
-    await connection.aclose()
     await client.aclose()
 
 
@@ -709,8 +695,8 @@ async def test_a_cut_never_looks_like_an_end():
     await client.send_all(GET)
     await connection.next_request()
     await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
-    await connection.cut(CUT)
-    await connection.cut(CUT)
+    await connection.cut()
+    await connection.cut()
     data, clean = await read_all(client)
     assert not clean
     assert not data.endswith(b"0\r\n\r\n")
@@ -772,32 +758,6 @@ SWITCHING = ((b"connection", b"Upgrade"), (b"upgrade", b"SPDY/3.1"))
 SWITCH = ResponseHead.of(101, b"Switching Protocols", SWITCHING)
 
 
-async def test_bytes_before_a_101_are_delivered_once_and_first(pair):
-    client, connection = pair
-    await client.send_all(UPGRADE + b"early")
-    request = await connection.next_request()
-    assert request is not None
-    assert request.upgrade == b"SPDY/3.1"
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.wait_disconnect)
-        await client.send_all(b"-more")
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    await connection.send_head(SWITCH)
-    raw = connection.upgraded()
-    assert await raw.receive_some() == b"early-more"
-    await client.send_all(b"then")
-    assert await raw.receive_some() == b"then"
-    await raw.send_all(b"back")
-    await connection.end()
-    data, clean = await read_all(client)
-    assert clean
-    assert data == (
-        b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: SPDY/3.1\r\n\r\nback"
-    )
-    assert await connection.next_request() is None
-
-
 async def test_bytes_after_a_refused_upgrade_are_the_next_request(pair):
     client, connection = pair
     await client.send_all(UPGRADE + GET)
@@ -831,7 +791,6 @@ async def test_an_upgraded_connection_that_nobody_ended_is_cut():
     await client.send_all(UPGRADE)
     await connection.next_request()
     await connection.send_head(SWITCH)
-    assert not connection.upgraded().can_half_close
     await connection.aclose()
     assert not (await read_all(client))[1]
     await client.aclose()
@@ -847,7 +806,7 @@ async def test_a_detached_stream_is_somebody_elses():
     assert connection.detach() == (server, b"frames")
     assert not connection.awaits_answer
     assert await connection.next_request() is None
-    await connection.cut(CUT)
+    await connection.cut()
     await connection.aclose()
     await client.send_all(b"x")
     assert await server.receive_some() == b"x"

@@ -10,7 +10,7 @@ import trio.testing
 from proxy.exchange import tunnel_port
 from proxy.exchange.engine import Exchange
 from proxy.exchange.tunnel_port import TunnelPort
-from proxy.message.failure import Failure
+from proxy.message.failure import GONE, Failure
 from tests.proxy.exchange.fake_ports import FakeUpstream
 from tests.tunnel.pairs import open_pair
 
@@ -38,5 +38,5 @@ async def test_an_end_is_delivered_once_though_another_call_is_scheduled(
         assert exchange.request.half.at_rest
         deliver()
         assert done == []
-        exchange.end(tunnel_port.GONE)
+        exchange.end(GONE)
         await opened.aclose()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.engine import Exchange
@@ -17,6 +19,7 @@ from proxy.message.failure import Failure
 from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.exchange.fake_ports import FakePort
 from tests.tunnel.stream_pairs import handshake, tcp_pair
+from tunnel.net.readiness import Readiness
 
 UPGRADE = ((b"host", b"x"), (b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
 
@@ -61,4 +64,35 @@ async def test_fewer_bytes_are_read_at_once_of_an_answer_in_tiny_chunks() -> Non
     # Not before the first of them is it known.
     assert max(sizes[1:]) <= CROWDED_BYTES_MAX
     await trio.aclose_forcefully(ours)
+    await trio.aclose_forcefully(theirs)
+
+
+async def test_an_answer_arrives_although_the_server_takes_no_more_of_the_request() -> None:
+    ours, theirs = await handshake(await tcp_pair())
+
+    async def dial() -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        return ours
+
+    readiness = Readiness()
+    connections = Connections(dial, "the server", readiness)
+    head = RequestHead.of(b"POST", b"/", (UPGRADE[0], (b"content-length", b"1000")))
+    port = UpstreamPort(connections, head, long=False)
+    client, done = FakePort(drains_at_once=True), list[Failure | None]()
+    exchange = Exchange(client, port, done.append)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.run)
+        assert await port.dial()
+        exchange.start()
+        client.say(b"part", False)
+        ours.transport_stream.socket.shutdown(socket.SHUT_WR)  # type: ignore[attr-defined]
+        client.say(b"more", False)
+        assert done == []
+        await theirs.send_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        assert (client.heads, bytes(client.out), client.out_end) == ([413], b"no", True)
+        assert client.stopped
+        assert done == [None]
+        assert connections.idle_count == 0
+        nursery.cancel_scope.cancel()
     await trio.aclose_forcefully(theirs)

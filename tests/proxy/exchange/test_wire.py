@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from trio.testing import memory_stream_pair
 
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.server import ServerConnection
-from proxy.exchange.wire import CONNECTION_BYTES, RawStream, held_bytes
+from proxy.exchange.wire import CONNECTION_BYTES, held_bytes
 from proxy.message.body import BODY_BYTES_MAX
-from tests.proxy.exchange.legs import tls_pair
 from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.tls import TLSStream
 
@@ -37,38 +35,3 @@ async def test_a_connection_counts_received_bytes_until_they_are_taken():
     assert far.held_bytes == CONNECTION_BYTES + 4
     for end in (near, far):
         await end.aclose()
-
-
-async def test_a_raw_stream_returns_bytes_read_too_far_first():
-    here, there = memory_stream_pair()
-    raw = RawStream(here, b"first")
-    await there.send_all(b"second")
-    assert await raw.receive_some() == b"first"
-    assert await raw.receive_some() == b"second"
-    await there.send_eof()
-    assert await raw.receive_some() == b""
-    assert await raw.receive_some() == b""
-    await raw.send_all(b"back")
-    await raw.send_eof()
-    assert await there.receive_some() == b"back"
-    assert await there.receive_some() == b""
-    await here.aclose()
-    await there.aclose()
-
-
-async def test_a_raw_stream_that_had_ended_ends_behind_its_first_bytes():
-    here, there = memory_stream_pair()
-    raw = RawStream(here, b"first", ended=True)
-    assert await raw.receive_some() == b"first"
-    assert await raw.receive_some() == b""
-    await here.aclose()
-    await there.aclose()
-
-
-async def test_half_close_depends_on_the_transport():
-    here, there = tls_pair()
-    assert not RawStream(here).can_half_close
-    with pytest.raises(AssertionError):
-        await RawStream(here).send_eof()
-    await here.aclose()
-    await there.aclose()

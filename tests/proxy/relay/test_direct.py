@@ -17,11 +17,9 @@ from trio.testing import MockClock
 from auth.key_rotation import ROTATIONS_MAX, issue_rotation
 from auth.keys import SigningKey
 from auth.principal import Principal
-from auth.tokens import issue_inquiry
 from proxy.exchange import inflight_memory
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.parked_exchange import ParkedExchange
-from proxy.exchange.ports import ByteStream
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.listener import unauthenticated
@@ -31,9 +29,22 @@ from proxy.message.rewrite import FAILURE_HEADER
 from proxy.relay import direct, pool
 from proxy.relay.direct_call import DirectCall
 from proxy.relay.service_account import ClusterAccess
+from tests.proxy.exchange.clients import RawBytes
 from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
-from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
+from tests.proxy.relay.ways import (
+    HUB,
+    KEY,
+    PROBE,
+    DirectWay,
+    direct_way,
+    exchange_raw,
+    fresh,
+    inner,
+    inquiry,
+    inquiry_request,
+    token,
+)
 from tunnel import Memory
 from tunnel.net.connect import TLSStream, tls_socket
 from tunnel.net.fairness import fairness
@@ -50,24 +61,6 @@ EXEC = inner(
 async def answer_ok(connection: Connection) -> None:
     while await connection.request():
         await connection.send(OK)
-
-
-async def exchange_raw(way: DirectWay, data: bytes) -> bytes:
-    """Send raw bytes and return one answer, read by its Content-Length alone."""
-    stream = await way.connect()
-    received = b""
-    try:
-        await stream.send_all(data)
-        with trio.fail_after(5):
-            while (
-                len(received.partition(b"\r\n\r\n")[2])
-                < int((headers(received, "content-length") or ["0"])[0])
-                or b"\r\n\r\n" not in received
-            ):
-                received += bytes(await stream.receive_some())
-    finally:
-        await trio.aclose_forcefully(stream)
-    return received
 
 
 @pytest.mark.parametrize(
@@ -307,11 +300,11 @@ async def test_when_memory_is_short_the_agent_whose_calls_hold_the_most_makes_ro
         cut.append(user)
         cut_first.set()
 
-    async def open_call(who: Principal) -> ByteStream:
+    async def open_call(who: Principal) -> RawBytes:
         exchange = way.exchange(EXEC, token(principal=who), eof=False)
-        outbound = await stack.enter_async_context(exchange)
-        assert (await outbound.receive_head()).status == 101
-        return outbound.upgraded()
+        client = await stack.enter_async_context(exchange)
+        assert (await client.receive_head()).status == 101
+        return client.upgraded()
 
     memory = Account(2 * 1024 * 1024)
     async with (
@@ -431,7 +424,7 @@ async def test_a_hub_that_has_left_during_one_attempt_is_gone_in_the_next(
         assert (await way.ask(inner())).status == 200
         stream = await way.connect()
         assert isinstance(stream, TLSStream)
-        await stream.send_all(asks(token(), b"/api"))
+        await stream.send_all(inquiry_request(token(), b"/api"))
         with trio.fail_after(5):
             await asked.wait()
             # It could still read its answer.
@@ -508,38 +501,30 @@ async def test_the_end_of_the_service_cuts_what_is_open(
     assert not caplog.records
 
 
-def inquiry(cluster_id: str = CLUSTER_ID, issuer: str = HUB, age_s: float = 0.0) -> str:
-    return issue_inquiry(KEY, issuer=issuer, cluster_id=cluster_id, jti="j", now=time.time() - age_s)
-
-
-def asks(bearer: str, target: bytes = STATEMENT_TARGET, method: bytes = b"GET") -> bytes:
-    head = b"%b %b HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer %b\r\n" % (
-        method,
-        target,
-        bearer.encode(),
-    )
-    return head + b"Connection: close\r\n\r\n"
-
-
 async def test_what_the_relay_states_is_for_its_hub_alone(tmp_path: Path) -> None:
     statement = Statement("1a2b", api_server=True)
     async with (
         running(answer_ok, tmp_path) as server,
         direct_way(server.access, tmp_path, statement=lambda: statement) as way,
     ):
-        assert (await exchange_raw(way, asks(inquiry()))).endswith(b"\r\n\r\ncluster=1a2b api=up")
+        assert (await exchange_raw(way, inquiry_request(inquiry()))).endswith(b"\r\n\r\ncluster=1a2b api=up")
         statement = Statement("1a2b", api_server=False)
-        assert (await exchange_raw(way, asks(inquiry()))).endswith(b"\r\n\r\ncluster=1a2b api=down")
+        assert (await exchange_raw(way, inquiry_request(inquiry()))).endswith(
+            b"\r\n\r\ncluster=1a2b api=down"
+        )
         for bearer in (
             token(),
             inquiry("another"),
             inquiry(issuer="https://evil.example"),
             inquiry(age_s=600),
         ):
-            answer = await exchange_raw(way, asks(bearer))
+            answer = await exchange_raw(way, inquiry_request(bearer))
             assert answer.startswith(b"HTTP/1.1 401 ")
             assert b"1a2b" not in answer
         # Nor does an inquiry open anything else.
-        for request in (asks(inquiry(), b"/api"), asks(inquiry(), STATEMENT_TARGET + b"?x=1")):
+        for request in (
+            inquiry_request(inquiry(), b"/api"),
+            inquiry_request(inquiry(), STATEMENT_TARGET + b"?x=1"),
+        ):
             assert (await exchange_raw(way, request)).startswith(b"HTTP/1.1 401 ")
         assert server.connections == []

@@ -431,10 +431,10 @@ async def test_a_refused_upgrade_leaves_nothing_to_speak_on(mode: str, tmp_path:
     async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
         smuggled = b"GET /api/v1/secrets HTTP/1.1\r\nHost: k\r\n\r\n"
         if isinstance(way, TunnelWay):
-            outbound = way.open(UPGRADE, token(), eof=False)
-            await outbound.send_body(smuggled)
-            assert (await outbound.receive_head()).status == 404
-            await outbound.aclose()
+            client = way.open(UPGRADE, token(), eof=False)
+            await client.send_body(smuggled)
+            assert (await client.receive_head()).status == 404
+            await client.aclose()
         else:
             assert (await way.ask(UPGRADE)).status == 404
         assert (await way.ask(inner())).status == 200

@@ -168,8 +168,8 @@ async def test_a_connection_that_carried_an_upgrade_is_never_used_again(
         # One kept connection is there, and an upgrade does not take it either.
         assert await ask(way) == (200, b"ok")
         upgrade = inner(b"/exec", (b"connection", b"Upgrade"), (b"upgrade", b"SPDY/3.1"))
-        async with way.exchange(upgrade, fresh(), eof=False) as outbound:
-            assert (await outbound.receive_head()).status == int(status[:3])
+        async with way.exchange(upgrade, fresh(), eof=False) as client:
+            assert (await client.receive_head()).status == int(status[:3])
             assert len(server.connections) == 2
         await way.at_rest()
         assert (await ask(way, b"GET", b"/api/v1/secrets"))[0] == 200

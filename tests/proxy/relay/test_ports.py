@@ -18,16 +18,15 @@ import trio
 import trio.testing
 
 from proxy.exchange import client_port
-from proxy.exchange.client import ClientConnection
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.tunnel_port import TunnelPort
 from proxy.exchange.upstream_port import UpstreamPort
-from proxy.exchange.wire import RawStream
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import direct_request_head, failure_of
 from proxy.relay.tunnelled import SessionServer
+from tests.proxy.exchange.clients import HTTPClient, RawBytes
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.ways import DirectWay, TunnelWay, Way, inner, open_way, token
 from tunnel import Stream, StreamReset
@@ -278,19 +277,19 @@ class TunnelHub(Hub):
 class DirectHub(Hub):
     """A connection, which the next history uses as well after a whole exchange."""
 
-    kept: ClientConnection | None = None
+    kept: HTTPClient | None = None
 
-    def __init__(self, history: History, connection: ClientConnection) -> None:
+    def __init__(self, history: History, connection: HTTPClient) -> None:
         super().__init__(history)
         self._connection = connection
-        self._raw: RawStream | None = None
+        self._raw: RawBytes | None = None
         self._answered = trio.Event()
 
     @classmethod
     async def open(cls, history: History, way: DirectWay) -> DirectHub:
         connection, DirectHub.kept = DirectHub.kept, None
         if connection is None:
-            connection = ClientConnection(await way.connect())
+            connection = HTTPClient(await way.connect())
         # A body that is cut short is no request, so the head goes first.
         await connection.send_request(direct_request_head(history.head, b"relay", token()))
         return cls(history, connection)

@@ -34,7 +34,6 @@ from proxy.relay.verify import Verifier
 from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, namespace_answer, running
 from tests.proxy.relay.health_probe import probe
-from tests.proxy.relay.test_direct import asks, exchange_raw, inquiry
 from tests.proxy.relay.ways import (
     CLUSTER_ID,
     HUB,
@@ -42,7 +41,10 @@ from tests.proxy.relay.ways import (
     PROBE,
     DirectWay,
     TunnelWay,
+    exchange_raw,
     inner,
+    inquiry,
+    inquiry_request,
     tell_time,
     token,
     trusting,
@@ -467,7 +469,7 @@ async def test_direct_mode_from_start_to_sigterm(tmp_path: Path, monkeypatch: py
 async def test_a_direct_relay_answers_no_request_before_it_knows_its_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
-    """A hub that asked earlier would get no statement, and send requests until it asks again."""
+    """A hub that asked earlier would get no statement, and send requests until it inquiry_request again."""
     slow = trio.Event()
 
     async def answer(connection: Connection) -> None:
@@ -489,7 +491,7 @@ async def test_a_direct_relay_answers_no_request_before_it_knows_its_cluster(
             async def inquire() -> None:
                 way = DirectWay(port, ca_pem)
                 with suppress(trio.BrokenResourceError):
-                    stated.append(await exchange_raw(way, asks(inquiry())))
+                    stated.append(await exchange_raw(way, inquiry_request(inquiry())))
 
             await wait_for(lambda: listening(port))
             nursery.start_soon(inquire)

@@ -182,12 +182,12 @@ async def test_the_first_request_on_a_connection_has_a_task_for_the_dial(tmp_pat
     async with rig(answering(HEAD, b"abcdef"), tmp_path) as relay:
         await relay.warm()
         await relay.pool.connections.aclose()
-        outbound = relay.way.open(inner(TARGET), token(), eof=True)
-        assert (await outbound.receive_head()).status == 200
+        client = relay.way.open(inner(TARGET), token(), eof=True)
+        assert (await client.receive_head()).status == 200
         assert len(relay.tasks.names) == 1
         assert relay.tasks.running == 0
-        assert await outbound.receive_body() == b"abcdef"
-        await outbound.aclose()
+        assert await client.receive_body() == b"abcdef"
+        await client.aclose()
 
 
 async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None:
@@ -205,13 +205,13 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
     gc.collect()
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        outbound = relay.way.open(inner(TARGET + b"?watch=1"), token(), eof=True)
+        client = relay.way.open(inner(TARGET + b"?watch=1"), token(), eof=True)
         with trio.fail_after(5):
-            assert (await outbound.receive_head()).status == 200
+            assert (await client.receive_head()).status == 200
             more.set()
             received = b""
             while len(received) < sum(map(len, events)):
-                received += await outbound.receive_body()
+                received += await client.receive_body()
         assert received == b"".join(events)
         assert relay.tasks.names == []
         (call,) = relay.upstream.underway
@@ -226,7 +226,7 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
         known = call._port.connection.http._lines
         assert not known
         assert not known._noted
-        await outbound.aclose()
+        await client.aclose()
         await relay.at_rest()
 
 
@@ -252,16 +252,16 @@ async def test_what_is_more_than_a_piece_does_not_wait_for_what_comes_next(
     event, asked = b"an event in many pieces\n", trio.Event()
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        outbound = relay.way.open(inner(TARGET + b"?watch=1"), token(), eof=True)
+        client = relay.way.open(inner(TARGET + b"?watch=1"), token(), eof=True)
         with trio.fail_after(5):
-            assert (await outbound.receive_head()).status == 200
+            assert (await client.receive_head()).status == 200
             asked.set()
             received = b""
             while len(received) < len(event):
-                received += await outbound.receive_body()
+                received += await client.receive_body()
         assert received == event
         assert relay.tasks.names == []
-        await outbound.aclose()
+        await client.aclose()
         await relay.at_rest()
 
 
@@ -304,9 +304,9 @@ async def test_a_reader_who_stops_holds_the_server_up_and_loses_nothing(framing:
 
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        outbound = relay.way.open(inner(TARGET), token(), eof=True)
+        client = relay.way.open(inner(TARGET), token(), eof=True)
         with trio.fail_after(30):
-            await outbound.receive_head()
+            await client.receive_head()
             await trio.testing.wait_all_tasks_blocked(0.05)
             # Windows, queues and socket buffers are full, and no more.
             held_up_at = sent
@@ -314,13 +314,13 @@ async def test_a_reader_who_stops_holds_the_server_up_and_loses_nothing(framing:
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert sent == held_up_at
             received = bytearray()
-            while data := await outbound.receive_body():
+            while data := await client.receive_body():
                 received += data
         assert len(received) == size
         assert all(
             received[at : at + 8] == b"%07d," % (at // 8 // 1250 * 1250) for at in range(0, size, 10_000)
         )
-        await outbound.aclose()
+        await client.aclose()
         assert relay.tasks.names == []
         await relay.at_rest()
 
@@ -335,21 +335,21 @@ async def test_an_answer_that_breaks_while_nobody_reads_is_cut_behind_what_came(
 
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        outbound = relay.way.open(inner(TARGET), token(), eof=True)
-        await outbound.receive_head()
+        client = relay.way.open(inner(TARGET), token(), eof=True)
+        await client.receive_head()
         await trio.testing.wait_all_tasks_blocked(0.05)
         received = bytearray()
         failure: Failure | None = None
         with trio.fail_after(5):
             while failure is None:
                 try:
-                    received += await outbound.receive_body()
+                    received += await client.receive_body()
                 except OutboundBroken as broken:
                     failure = broken.failure
         assert received == body
         assert failure.code is StreamCode.UPSTREAM_RESET
         assert relay.tasks.names == []
-        await outbound.aclose()
+        await client.aclose()
         await relay.at_rest()
 
 
@@ -373,10 +373,10 @@ async def test_a_client_that_leaves_while_the_server_is_held_up_ends_the_request
     script, cut = endless()
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        outbound = relay.way.open(inner(TARGET), token(), eof=True)
-        await outbound.receive_head()
+        client = relay.way.open(inner(TARGET), token(), eof=True)
+        await client.receive_head()
         await trio.testing.wait_all_tasks_blocked(0.05)
-        await outbound.abandon()
+        client.leave()
         with trio.fail_after(5):
             await cut.wait()
         await relay.at_rest()
@@ -389,16 +389,16 @@ async def test_a_client_that_leaves_just_as_there_is_room_again_is_no_fault(
     late: list[Callable[[], None]] = []
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        outbound = relay.way.open(inner(TARGET), token(), eof=True)
-        await outbound.receive_head()
+        client = relay.way.open(inner(TARGET), token(), eof=True)
+        await client.receive_head()
         await trio.testing.wait_all_tasks_blocked(0.05)
         (call,) = relay.upstream.underway
         assert isinstance(call, TunnelCall)
         monkeypatch.setattr(call._client, "_soon", late.append)
         with trio.fail_after(5):
             while not late:
-                await outbound.receive_body()
-        await outbound.abandon()
+                await client.receive_body()
+        client.leave()
         await trio.testing.wait_all_tasks_blocked(0.005)
         assert len(late) == 2
         for due in late:
@@ -533,11 +533,11 @@ async def test_a_server_that_stops_reading_holds_the_upload_up(tmp_path: Path) -
     async with rig(script, tmp_path) as relay:
         await relay.warm()
         head = inner(TARGET, (b"content-length", b"%d" % size), method=b"POST")
-        outbound = relay.way.open(head, token(), eof=False)
+        client = relay.way.open(head, token(), eof=False)
         sent = 0
         with trio.move_on_after(0.5):
             while True:
-                await outbound.send_body(bytes(50_000))
+                await client.send_body(bytes(50_000))
                 sent += 50_000
         # Windows, queues and socket buffers are full, and no more.
         assert 0 < sent < size - 1_000_000
@@ -548,11 +548,11 @@ async def test_a_server_that_stops_reading_holds_the_upload_up(tmp_path: Path) -
         with trio.fail_after(30):
             while sent < size:
                 piece = min(50_000, size - sent)
-                await outbound.send_body(bytes(piece))
+                await client.send_body(bytes(piece))
                 sent += piece
-            await outbound.end_body()
-            assert (await outbound.receive_head()).status == 200
-        await outbound.aclose()
+            await client.end_body()
+            assert (await client.receive_head()).status == 200
+        await client.aclose()
 
 
 async def test_an_early_answer_ends_the_upload_and_costs_the_connection(tmp_path: Path) -> None:
@@ -567,15 +567,15 @@ async def test_an_early_answer_ends_the_upload_and_costs_the_connection(tmp_path
     async with rig(script, tmp_path) as relay:
         await relay.warm()
         head = inner(TARGET, (b"content-length", b"1000000"), method=b"POST")
-        outbound = relay.way.open(head, token(), eof=False)
-        await outbound.send_body(b"first")
+        client = relay.way.open(head, token(), eof=False)
+        await client.send_body(b"first")
         with trio.fail_after(5):
-            assert (await outbound.receive_head()).status == 413
-            assert await outbound.receive_body() == b"no"
+            assert (await client.receive_head()).status == 413
+            assert await client.receive_body() == b"no"
             await cut.wait()
             await relay.at_rest()
         assert relay.pool.connections.idle_count == 0
-        await outbound.aclose()
+        await client.aclose()
 
 
 @pytest.mark.parametrize("sent", [b"bod", b"body and more"])
@@ -728,14 +728,14 @@ async def test_a_client_that_leaves_ends_the_request_upstream(kept: bool, tmp_pa
             await asked.wait()
             await ended.wait()
             asked, ended = trio.Event(), trio.Event()
-        outbound = relay.way.open(inner(TARGET), token(), eof=True)
+        client = relay.way.open(inner(TARGET), token(), eof=True)
         with trio.fail_after(2):
             await asked.wait()
         await trio.testing.wait_all_tasks_blocked(0.005)
         assert relay.upstream.underway.count == 1
         assert len(relay.tasks.names) == (not kept)
         assert relay.tasks.running == 0
-        await outbound.abandon()
+        client.leave()
         with trio.fail_after(2):
             await ended.wait()
             assert await relay.upstream.underway.wait_drained(5)
@@ -757,12 +757,12 @@ async def test_an_event_that_comes_before_a_clients_leaving_is_seen_to_is_no_fau
     late: list[Callable[[], None]] = []
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        outbound = relay.way.open(inner(TARGET + b"?watch=1"), token(), eof=True)
-        assert (await outbound.receive_head()).status == 200
+        client = relay.way.open(inner(TARGET + b"?watch=1"), token(), eof=True)
+        assert (await client.receive_head()).status == 200
         (call,) = relay.upstream.underway
         assert isinstance(call, TunnelCall)
         monkeypatch.setattr(call._client, "_soon", late.append)
-        await outbound.abandon()
+        client.leave()
         await trio.testing.wait_all_tasks_blocked(0.005)
         assert len(late) == 1
         left.set()

@@ -14,13 +14,13 @@ import trio.testing
 
 from auth import tokens
 from auth.keys import SigningKey
-from proxy.exchange.groups import TunnelOutbound
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
+from tests.proxy.exchange.clients import TunnelClient
 from tests.proxy.relay.apiserver import OK, Connection, running
 from tests.proxy.relay.ways import (
     CLUSTER_ID,
@@ -274,9 +274,9 @@ async def served(
             yield session, serving
 
 
-def asked(session: Session, head: RequestHead, *, eof: bool = True) -> TunnelOutbound:
+def asked(session: Session, head: RequestHead, *, eof: bool = True) -> TunnelClient:
     context = session.add_context(1, token().in_tunnel.encode())
-    return TunnelOutbound(session.open_stream(head.encode(), context=context, eof=eof), head)
+    return TunnelClient(session.open_stream(head.encode(), context=context, eof=eof))
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
@@ -294,17 +294,17 @@ async def test_what_outlives_the_drain_is_told_so_and_is_no_clean_end(tmp_path: 
     async with running(script, tmp_path) as server, open_pool(server.access) as pool:
         upstream = Upstream(pool)
         async with served(upstream) as (session, serving):
-            outbound = asked(session, inner(b"/api/v1/pods", *length, method=method), eof=not body)
+            client = asked(session, inner(b"/api/v1/pods", *length, method=method), eof=not body)
             if body:
-                await outbound.send_body(b"body")
-                await outbound.end_body()
+                await client.send_body(b"body")
+                await client.end_body()
             with trio.fail_after(2):
                 await begun.wait()
             assert upstream.underway.count == 1
             serving.cancel()
             with pytest.raises(OutboundBroken) as caught, trio.fail_after(2):
-                await outbound.receive_head()
-            await outbound.aclose()
+                await client.receive_head()
+            await client.aclose()
             assert caught.value.failure.code is StreamCode.DRAINING
             assert caught.value.failure.processed is Processed.MAYBE
             with trio.fail_after(2):
@@ -326,16 +326,16 @@ async def test_the_end_of_one_session_takes_no_answer_of_another_along(tmp_path:
         async with served(upstream) as (old, ends), served(upstream) as (new, _):
             leaves, stays = (asked(session, inner(b"/api/v1/pods?watch=1")) for session in (old, new))
             with trio.fail_after(2):
-                for outbound in (leaves, stays):
-                    assert (await outbound.receive_head()).status == 200
-                    assert await outbound.receive_body() == b"first"
+                for client in (leaves, stays):
+                    assert (await client.receive_head()).status == 200
+                    assert await client.receive_body() == b"first"
                 ends.cancel()
                 with pytest.raises(OutboundBroken):
                     await leaves.receive_body()
                 goes_on.set()
                 assert await stays.receive_body() == b"second"
-            for outbound in (leaves, stays):
-                await outbound.aclose()
+            for client in (leaves, stays):
+                await client.aclose()
 
 
 async def test_a_hundred_requests_at_once_share_nothing_but_the_session(tmp_path: Path) -> None:

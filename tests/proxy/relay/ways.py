@@ -16,6 +16,7 @@ from pathlib import Path
 
 import attrs
 import trio
+import trio.testing
 import trustme
 
 from auth import tokens
@@ -23,11 +24,10 @@ from auth.hubclock import HubClocks, issue_time
 from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from proxy.exchange.client import ClientConnection
-from proxy.exchange.groups import HUB_GROUP, TunnelOutbound
+from auth.tokens import issue_inquiry
+from proxy.exchange.groups import HUB_GROUP
 from proxy.exchange.inflight_memory import HeldUp
-from proxy.exchange.ports import ByteStream
-from proxy.kubernetes.statement import Statement
+from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import direct_request_head, failure_of
@@ -41,6 +41,8 @@ from proxy.relay.pool import Pool, open_pool
 from proxy.relay.service_account import ClusterAccess
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
+from tests.proxy.exchange.clients import HTTPClient, RawBytes, TunnelClient
+from tests.proxy.relay.apiserver import headers
 from tunnel import Hello, Memory, Role, Session, Welcome, memory_transport_pair, open_session
 from tunnel.net.connect import client_context, open_tls
 from tunnel.net.tcp import TCPListener
@@ -181,7 +183,7 @@ class Way(ABC):
     @abstractmethod
     def exchange(
         self, head: RequestHead, token: str, *, eof: bool
-    ) -> AbstractAsyncContextManager[TunnelOutbound | ClientConnection]:
+    ) -> AbstractAsyncContextManager[TunnelClient | HTTPClient]:
         """Send a head under a token, with the request's end behind it if `eof`."""
 
     @abstractmethod
@@ -198,31 +200,29 @@ class Way(ABC):
     ) -> Answer:
         """Send a request and collect its answer; sets `begun` when its head is here."""
         eof = not body and head.upgrade is None
-        async with self.exchange(head, fresh() if token is None else token, eof=eof) as outbound:
-            return await collect(outbound, body, begun)
+        async with self.exchange(head, fresh() if token is None else token, eof=eof) as client:
+            return await collect(client, body, begun)
 
     @asynccontextmanager
-    async def upgrade(self, head: RequestHead) -> AsyncIterator[ByteStream]:
+    async def upgrade(self, head: RequestHead) -> AsyncIterator[RawBytes]:
         """What follows the 101."""
-        async with self.exchange(head, fresh(), eof=False) as outbound:
-            assert (await outbound.receive_head()).status == 101
-            yield outbound.upgraded()
+        async with self.exchange(head, fresh(), eof=False) as client:
+            assert (await client.receive_head()).status == 101
+            yield client.upgraded()
 
 
-async def collect(
-    outbound: TunnelOutbound | ClientConnection, body: bytes, begun: trio.Event | None = None
-) -> Answer:
+async def collect(client: TunnelClient | HTTPClient, body: bytes, begun: trio.Event | None = None) -> Answer:
     head = None
     received = b""
     try:
         if body:
-            await outbound.send_body(body)
-            await outbound.end_body()
-        head = await outbound.receive_head()
+            await client.send_body(body)
+            await client.end_body()
+        head = await client.receive_head()
         if begun is not None:
             begun.set()
         failure = failure_of(head)
-        while data := await outbound.receive_body():
+        while data := await client.receive_body():
             received += data
     except OutboundBroken as broken:
         failure = broken.failure
@@ -242,21 +242,21 @@ class TunnelWay(Way):
     def announce(self, statement: str) -> None:
         self.session.add_context(HUB_GROUP, statement.encode())
 
-    def open(self, head: RequestHead, token: str, *, eof: bool) -> TunnelOutbound:
+    def open(self, head: RequestHead, token: str, *, eof: bool) -> TunnelClient:
         """An exchange that the caller closes."""
         token = getattr(token, "in_tunnel", token)
         if token not in self._contexts:
             self._contexts[token] = self.session.add_context(1, token.encode())
         stream = self.session.open_stream(head.encode(), context=self._contexts[token], eof=eof)
-        return TunnelOutbound(stream, head)
+        return TunnelClient(stream)
 
     @asynccontextmanager
-    async def exchange(self, head: RequestHead, token: str, *, eof: bool) -> AsyncIterator[TunnelOutbound]:
-        outbound = self.open(head, token, eof=eof)
+    async def exchange(self, head: RequestHead, token: str, *, eof: bool) -> AsyncIterator[TunnelClient]:
+        client = self.open(head, token, eof=eof)
         try:
-            yield outbound
+            yield client
         finally:
-            await outbound.aclose()
+            await client.aclose()
 
 
 @attrs.define
@@ -275,9 +275,9 @@ class DirectWay(Way):
         return await open_tls("127.0.0.1", self.port, client_context(self.ca_pem))
 
     @asynccontextmanager
-    async def exchange(self, head: RequestHead, token: str, *, eof: bool) -> AsyncIterator[ClientConnection]:
+    async def exchange(self, head: RequestHead, token: str, *, eof: bool) -> AsyncIterator[HTTPClient]:
         # Where a request ends is in its head here.
-        connection = ClientConnection(await self.connect())
+        connection = HTTPClient(await self.connect())
         try:
             await connection.send_request(direct_request_head(head, b"relay", token, self.succession))
             yield connection
@@ -350,3 +350,34 @@ async def open_way(
     else:
         async with direct_way(access, folder, guardrails) as direct:
             yield direct
+
+
+async def exchange_raw(way: DirectWay, data: bytes) -> bytes:
+    """Send raw bytes and return one answer, read by its Content-Length alone."""
+    stream = await way.connect()
+    received = b""
+    try:
+        await stream.send_all(data)
+        with trio.fail_after(5):
+            while (
+                len(received.partition(b"\r\n\r\n")[2])
+                < int((headers(received, "content-length") or ["0"])[0])
+                or b"\r\n\r\n" not in received
+            ):
+                received += bytes(await stream.receive_some())
+    finally:
+        await trio.aclose_forcefully(stream)
+    return received
+
+
+def inquiry(cluster_id: str = CLUSTER_ID, issuer: str = HUB, age_s: float = 0.0) -> str:
+    return issue_inquiry(KEY, issuer=issuer, cluster_id=cluster_id, jti="j", now=time.time() - age_s)
+
+
+def inquiry_request(bearer: str, target: bytes = STATEMENT_TARGET, method: bytes = b"GET") -> bytes:
+    head = b"%b %b HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer %b\r\n" % (
+        method,
+        target,
+        bearer.encode(),
+    )
+    return head + b"Connection: close\r\n\r\n"

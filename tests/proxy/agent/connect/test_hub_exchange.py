@@ -9,12 +9,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from proxy.exchange.server import ServerConnection
-from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.agent.connect.loopback import GOOD, Bench, answer_ok, open_bench
 from tunnel.net.tls import TLSStream
 
-LOST = Failure(StreamCode.UPSTREAM_RESET, Processed.MAYBE, "lost")
 # Not within what the kernel takes at once, of a socket here.
 BULK = bytes(range(256)) * 40_000
 
@@ -48,7 +46,7 @@ async def test_a_kept_connection_that_the_hub_had_closed_is_replaced_once(bench:
 
     async def close_second(connection: ServerConnection, head: RequestHead) -> None:
         if len(bench.hub.seen) == 2:
-            await connection.cut(LOST)
+            await connection.cut()
         else:
             await answer_ok(connection, head)
 
@@ -64,7 +62,7 @@ async def test_a_401_behind_a_kept_connection_that_was_closed_still_gets_a_new_t
 
     async def close_then_refuse(connection: ServerConnection, head: RequestHead) -> None:
         if len(bench.hub.seen) == 2:
-            await connection.cut(LOST)
+            await connection.cut()
         elif len(bench.hub.seen) == 3:
             await refuse(connection, head)
         else:

@@ -263,9 +263,9 @@ async def test_an_upgrade_is_carried_both_ways(bench: Bench) -> None:
         await connection.send_head(
             ResponseHead.of(101, b"", ((b"upgrade", b"websocket"), (b"connection", b"Upgrade")))
         )
-        raw = connection.upgraded()
-        while data := await raw.receive_some():
-            await raw.send_all(data)
+        stream, _ = connection.detach()
+        while data := await stream.receive_some():
+            await stream.send_all(data)
 
     bench.hub.script = echo
     tls = await bench.connect()

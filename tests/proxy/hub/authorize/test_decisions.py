@@ -18,12 +18,10 @@ from auth.requestinfo import parse
 from proxy.hub.authorize.decisions import denial, judge
 from proxy.hub.calls.live import TIMED_EVERY_S, LiveCall, LiveCalls
 from tests.auth.policies import AGENT, CLUSTER, bundle, policy
+from tests.proxy.hub.calls.bench import OK, Bench, open_bench, relay_of, streams_of
 from tests.proxy.hub.calls.fake_live_calls import live_call
-from tests.proxy.hub.calls.test_calls import OK, Bench, bench, open_bench, relay_of, streams_of
-from tests.proxy.hub.calls.test_live import SWITCHING, exec_request, expect_reset, talk
+from tests.proxy.hub.calls.talk import SWITCHING, exec_request, expect_reset, talk
 from tunnel import StreamCode
-
-__all__ = ["bench"]
 
 LOOK = "- {id: look, effect: allow, verbs: [read], resources: ['*', '!secrets']}"
 HELD = "/clusters/prod/api/v1/namespaces/dev/pods"
@@ -166,7 +164,7 @@ async def test_a_stream_ends_when_its_rule_says_so_and_the_trail_says_why(
 ) -> None:
     await bench.directory.change(lambda store: store.apply_policies([Source(BOUNDED)]))
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        client = talk(bench, nursery, exec_request(bench))
+        client = await talk(bench, nursery, exec_request(bench))
         stream = await relay.accept()
         await stream.send_head(SWITCHING)
         await stream.send_all(b"first")
@@ -202,7 +200,7 @@ async def test_a_stream_ends_when_its_rule_says_so_and_the_trail_says_why(
 
 async def test_a_shorter_duration_applies_to_calls_under_way(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        talk(bench, nursery, exec_request(bench))
+        await talk(bench, nursery, exec_request(bench))
         stream = await relay.accept()
         await stream.send_head(SWITCHING)
         [live] = bench.calls.live
@@ -219,7 +217,7 @@ async def test_a_call_ends_when_a_condition_on_the_time_denies_it(
 ) -> None:
     hours = "- {{id: hours, effect: allow, verbs: ['*'], resources: ['*', '*/*'], when: '{}'}}"
     monkeypatch.setattr("proxy.hub.calls.live.TIMED_EVERY_S", 0.01)
-    async with open_bench(tmp_path, quick=False) as bench, relay_of(bench) as relay:
+    async with open_bench(tmp_path, with_task=True) as bench, relay_of(bench) as relay:
         live = bench.calls.live
         before = f'now < timestamp("{datetime.fromtimestamp(time.time() + 3600, UTC):%Y-%m-%dT%H:%M:%SZ}")'
         await bench.directory.change(
@@ -227,7 +225,7 @@ async def test_a_call_ends_when_a_condition_on_the_time_denies_it(
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(live.run_timed, lambda: bench.directory.current.bundle.timed)
-            client = talk(bench, nursery, exec_request(bench))
+            client = await talk(bench, nursery, exec_request(bench))
             stream = await relay.accept()
             await stream.send_head(SWITCHING)
             await stream.send_all(b"first")
@@ -249,7 +247,7 @@ async def test_nothing_is_judged_again_where_no_policy_looks_at_the_time(autojum
     async with trio.open_nursery() as nursery:
         nursery.start_soon(calls.run)
         nursery.start_soon(calls.run_timed, lambda: timed)
-        live, _ = live_call()
+        live = live_call()
         calls.enter(live)
         await trio.sleep(10 * TIMED_EVERY_S + 1)
         assert judged == []
@@ -267,7 +265,7 @@ async def test_a_fault_in_the_decision_never_becomes_a_request(
         raise RuntimeError("a bug")
 
     module = "calls.calls" if broken == "parse_request" else "authorize.admission"
-    module = "calls.begin" if bench.quick and broken == "parse_request" else module
+    module = "calls.begin" if broken == "parse_request" and not bench.with_task else module
     data = bench.request(f"GET {HELD}/web HTTP/1.1")
     async with relay_of(bench) as relay:
         with monkeypatch.context() as patched:

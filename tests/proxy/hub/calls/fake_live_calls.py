@@ -6,35 +6,37 @@ from collections.abc import Callable
 from typing import cast
 
 import attrs
-import trio
 
 from auth.principal import Principal
-from proxy.exchange.ports import Inbound
+from proxy.exchange.client_port import ClientPort
+from proxy.exchange.engine import Exchange
+from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import Call
 from proxy.hub.calls.live import Ending, LiveCall
 from proxy.hub.calls.outcome import CloseReason
+from proxy.hub.calls.relay_side import RelaySide
 from proxy.hub.store.entities import Agent, AgentState
 from proxy.message.failure import Failure
+from tests.proxy.exchange.fake_ports import FakePort
 
 REVOKED = Ending(CloseReason.REVOKED, "agent:ann is locked")
 
 
-@attrs.define(eq=False)
-class FakeSides:
-    """Both sides of an exchange; it records how a live call ends them."""
+@attrs.define(eq=False, repr=False)
+class FakeSide(FakePort):
+    """A port with the attributes that a live call reads; it notes each cut."""
 
-    abandoned: list[Failure | None] = attrs.Factory(list)
-    cuts: list[Failure] = attrs.Factory(list)
-    on_abandon: Callable[[], None] = lambda: None
+    bytes_delivered: int = 0
+    bytes_passed: int = 0
+    bytes_dropped: int = 0
+    cutting: bool = False
+    cuts: list[tuple[Failure, bool]] = attrs.Factory(list)
+    on_cut: Callable[[], None] = lambda: None
 
-    async def abandon(self, failure: Failure | None = None) -> None:
-        self.on_abandon()
-        self.abandoned.append(failure)
-        await trio.lowlevel.checkpoint()
-
-    async def cut(self, failure: Failure) -> None:
-        self.cuts.append(failure)
-        await trio.lowlevel.checkpoint()
+    def cut(self, failure: Failure, drop: bool) -> None:
+        self.cuts.append((failure, drop))
+        self.on_cut()
+        super().cut(failure, drop)
 
 
 def agent(name: str = "ann") -> Principal:
@@ -47,8 +49,19 @@ def enrolled(who: Principal) -> Agent:
     return Agent(who.agent_id, who.name, "o", AgentState.ACTIVE, who.teams, frozenset({"t"}), 0.0, None, who)
 
 
-def live_call(number: int = 1, who: Principal | None = None) -> tuple[LiveCall, FakeSides]:
-    """A live call of an agent, and the sides that end with it."""
-    sides = FakeSides()
+def live_call(number: int = 1, who: Principal | None = None) -> LiveCall:
+    """A live call of an agent, without an exchange."""
     call = Call(None, None, None, None, enrolled(who or agent()), None, "", None)  # type: ignore[arg-type]
-    return LiveCall(call, f"eid-{number}", cast(Inbound, sides), 0.0), sides
+    return LiveCall(call, f"eid-{number}", cast(ServerConnection, None), 0.0)
+
+
+def exchanging_call(number: int = 1, *, begun: bool = False) -> tuple[LiveCall, FakeSide, FakeSide]:
+    """A live call whose exchange has started, with its client and its relay; the answer may have begun."""
+    live, client, relay = live_call(number), FakeSide(), FakeSide()
+    live.exchange = Exchange(client, relay, lambda _: None)
+    live.ports = cast(ClientPort, client), cast(RelaySide, relay)
+    live.exchange.start()
+    if begun:
+        relay.say(b"", False, 200)
+        live.tally.status = 200
+    return live, client, relay

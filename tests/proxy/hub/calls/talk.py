@@ -1,31 +1,58 @@
-"""A client on a socket and a relay, with one call of a hub between them that ports carry."""
+"""A client of a hub, and the relay's end of its call."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import attrs
 import trio
 
-from proxy.exchange.deadlines import Deadlines
-from proxy.exchange.next_pass import NextPass
-from proxy.exchange.server import ServerConnection
-from tests.proxy.hub.calls.test_calls import Bench, relay_of
-from tests.tunnel.stream_pairs import handshake, tcp_pair
+from tests.proxy.hub.calls.bench import Bench, Served, relay_of
 from tunnel import Stream
 from tunnel.net.connect import TLSStream
-from tunnel.net.readiness import Readiness
+from tunnel.stream import StreamReset
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"
+SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-accept: x\r\n\r\n"
+)
 
 
-@attrs.define
+def exec_request(bench: Bench) -> bytes:
+    """An exec over WebSocket."""
+    line = "GET /clusters/prod/api/v1/namespaces/dev/pods/p/exec?command=sh HTTP/1.1"
+    plain = bench.request(line, "Upgrade: websocket", "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13")
+    return plain.replace(b"Connection: close", b"Connection: Upgrade")
+
+
+@attrs.define(eq=False)
 class Talk:
-    """A client and the relay's end of its call."""
+    """A client of a connection that is served until it ends."""
 
-    client: TLSStream
-    server: TLSStream
-    """The hub's end of the client's connection."""
-    relay: Stream
+    served: Served
+    received: bytearray = attrs.Factory(bytearray)
+    """What `read` has received."""
+    ended: trio.Event = attrs.Factory(trio.Event)
+    """The hub has ended the connection, or it was closed."""
+    relay: Stream = attrs.field(init=False)
+    """The relay's end of the call, in `talking`."""
+
+    @property
+    def client(self) -> TLSStream:
+        return self.served.client
+
+    @property
+    def status(self) -> int:
+        return int(self.received.split(b" ", 2)[1])
+
+    async def read(self) -> None:
+        """Receive until the end."""
+        with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+            while data := await self.client.receive_some():
+                self.received += data
+        self.ended.set()
 
     async def say(self, data: bytes, sent: bytes | None = None) -> None:
         """Have bytes of the relay arrive at the client; `sent` is their form without framing."""
@@ -42,34 +69,45 @@ class Talk:
             received += await self.relay.receive_some()
 
     async def wait_reset(self) -> None:
+        """Wait until the hub has reset the relay's stream."""
         reset = trio.Event()
         self.relay.on_reset(reset.set)
         with trio.fail_after(5):
             await reset.wait()
 
 
+async def talk(bench: Bench, nursery: trio.Nursery, data: bytes) -> Talk:
+    """Send a request on a connection of its own, which is served and read in the background."""
+
+    async def serve(task_status: trio.TaskStatus[Talk]) -> None:
+        async with bench.served() as served:
+            made = Talk(served)
+            await served.client.send_all(data)
+            task_status.started(made)
+            await made.read()
+            await served.over.wait()
+
+    made: Talk = await nursery.start(serve)
+    return made
+
+
 @asynccontextmanager
 async def talking(bench: Bench, request: bytes) -> AsyncIterator[Talk]:
-    client, server = await handshake(await tcp_pair())
-    readiness, passes, deadlines = Readiness(), NextPass(), Deadlines()
-    connection = ServerConnection(server, deadlines, server, readiness, passes)
-    done = trio.Event()
-
-    async def serve() -> None:
-        head = await connection.next_request()
-        assert head is not None
-        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
-        await connection.aclose()
-        done.set()
-
-    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        for run in (readiness.run, passes.run, deadlines.run, serve):
-            nursery.start_soon(run)
-        await client.send_all(request)
-        stream = await relay.accept()
-        yield Talk(client, server, stream)
+    """Send a request; the block has its client and its relay, and the connection ends with it."""
+    async with relay_of(bench) as relay, bench.served() as served:
+        made = Talk(served)
+        await served.client.send_all(request)
+        made.relay = await relay.accept()
+        yield made
         with trio.fail_after(5):
-            await done.wait()
-        await trio.aclose_forcefully(client)
-        stream.close_nowait()
-        nursery.cancel_scope.cancel()
+            await served.over.wait()
+        made.relay.close_nowait()
+
+
+async def expect_reset(stream: Stream) -> StreamReset:
+    """Receive until the stream is reset."""
+    try:
+        while True:
+            await stream.receive_some()
+    except StreamReset as reset:
+        return reset

@@ -5,9 +5,8 @@ That their outcome is the same as by the task is in test_calls, where each call 
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -16,63 +15,29 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from audit.errors import AuditUnavailable
-from audit.record import Event
-from audit.store import AuditStore
 from auth.policy.bundled import first_sources
 from auth.policy.match import Agent, Bundle, Cluster, Decision
 from auth.principal import Principal
 from auth.requestinfo import RequestInfo
 from proxy.exchange.next_pass import SHORT_CALLS_PER_PASS
 from proxy.exchange.parked_exchange import ExchangeFault
-from proxy.hub.calls.calls import Calls, OpenedStream
+from proxy.hub.calls.forwarding import Forwarding, OpenedStream
 from proxy.hub.calls.limits import Exceeded
 from proxy.hub.store.entities import Mode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import DECISION_HEADER
-from tests.proxy.hub.calls.test_calls import OK, Bench, fail, open_bench, relay_of, streams_of
+from tests.proxy.hub.calls.bench import OK, Bench, fail, open_bench, relay_of, streams_of
+from tests.proxy.hub.calls.line import PODS, POST, Commits, Line, next_of
 from tests.tunnel.passes import counted_passes
 from tunnel import CloseCode, Interruptions, Processed, Session, Stream, StreamCode, StreamReset
-from tunnel.net.connect import TLSStream
 from tunnel.net.fairness import TASKS_PER_PASS_MAX
 from tunnel.net.tcp import TCPStream
-
-PODS = "GET /clusters/prod/api/v1/pods HTTP/1.1"
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with open_bench(tmp_path, quick=True) as bench:
+    async with open_bench(tmp_path, with_task=False) as bench:
         yield bench
-
-
-@attrs.frozen
-class Line:
-    """A client's connection, and the relay that its calls come to."""
-
-    bench: Bench
-    client: TLSStream
-    relay: Session
-
-    async def send(self, line: str = PODS, *headers: str, token: str | None = None) -> None:
-        bearer = self.bench.token() if token is None else token
-        lines = [line, "Host: hub.example", f"Authorization: Bearer {bearer}", *headers]
-        await self.client.send_all("\r\n".join(lines).encode() + b"\r\n\r\n")
-
-    async def ask(self, line: str = PODS, *headers: str, token: str | None = None) -> Stream:
-        """Send a request; returns the stream that the relay gets for it."""
-        await self.send(line, *headers, token=token)
-        with trio.fail_after(2):
-            return await self.relay.accept()
-
-    async def hear(self, end: bytes) -> bytes:
-        received = b""
-        with trio.fail_after(2):
-            while not received.endswith(end):
-                data = await self.client.receive_some()
-                assert data, f"the connection ended after {received!r}"
-                received += data
-        return received
 
 
 @pytest.fixture
@@ -321,7 +286,7 @@ async def test_a_fault_in_the_answer_ends_this_call_alone(
 async def test_a_call_that_is_admitted_and_not_begun_by_a_fault_of_ours_is_in_the_trail(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.hub.calls.calls.hub_request_bytes", fail)
+    monkeypatch.setattr("proxy.hub.calls.forwarding.hub_request_bytes", fail)
     async with relay_of(bench) as relay:
         with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
             async with bench.connected() as client:
@@ -399,21 +364,6 @@ async def test_what_has_gone_on_to_another_relay_is_ended_there(bench: Bench) ->
     assert (bench.handled, bench.carried_on) == (0, 1)
     [event] = await bench.trail()
     assert event["kind"] == "session.killed"
-
-
-async def next_of(*relays: Session) -> Stream:
-    """The next call, whichever relay it comes to."""
-    streams: list[Stream] = []
-
-    async def accept(relay: Session) -> None:
-        streams.append(await relay.accept())
-        nursery.cancel_scope.cancel()
-
-    with trio.fail_after(2):
-        async with trio.open_nursery() as nursery:
-            for relay in relays:
-                nursery.start_soon(accept, relay)
-    return streams[0]
 
 
 async def test_an_answer_that_the_kernel_takes_later_is_whole_and_nobody_has_left(
@@ -531,29 +481,6 @@ async def test_a_call_that_the_relay_takes_no_more_goes_on_in_the_task_and_count
     assert event["resp"]["status"] == 503  # type: ignore[index]
 
 
-POST = "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1"
-
-
-class Commits:
-    """Commits of the trail that wait until they are let go, or fail."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._gate = threading.Event()
-        self.failure = ""
-        append = AuditStore.append
-
-        def append_later(store: AuditStore, events: Sequence[Event], *, boot: str) -> object:
-            self._gate.wait(5)
-            if self.failure:
-                raise AuditUnavailable(self.failure)
-            return append(store, events, boot=boot)
-
-        monkeypatch.setattr(AuditStore, "append", append_later)
-
-    def let_go(self) -> None:
-        self._gate.set()
-
-
 async def test_a_write_is_forwarded_once_its_intent_is_durable(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -635,15 +562,15 @@ async def test_the_writes_of_one_commit_are_forwarded_in_several_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits, count = Commits(monkeypatch), 3 * SHORT_CALLS_PER_PASS
-    open_stream = Calls.open_stream
+    open_stream = Forwarding.open_stream
 
-    def noting(calls: Calls, *args: object, **named: object) -> OpenedStream:
+    def noting(forwarding: Forwarding, *args: object, **named: object) -> OpenedStream:
         passes.note()
-        return open_stream(calls, *args, **named)  # type: ignore[arg-type]
+        return open_stream(forwarding, *args, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Calls, "open_stream", noting)
+    monkeypatch.setattr(Forwarding, "open_stream", noting)
     async with (
-        open_bench(tmp_path, quick=True, streams=count) as bench,
+        open_bench(tmp_path, with_task=False, streams=count) as bench,
         relay_of(bench) as relay,
         AsyncExitStack() as stack,
     ):

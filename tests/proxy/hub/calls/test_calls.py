@@ -1,18 +1,15 @@
 """A call's way through the hub, with a real directory, recorder and tunnel; the relay is a script.
 
-Each call goes both ways: by the task of its connection, and as far as it gets without that
-(proxy.hub.calls.quick). What comes of it must be the same.
+Each test runs twice: the call is begun by its connection's task, or without it (proxy.hub.calls.begin). The
+outcome must be the same.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
 
 import attrs
 import pytest
@@ -21,252 +18,34 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from audit.reader import AuditReader
-from audit.record import Event
-from audit.recorder import Recorder, open_recorder
-from audit.store import AuditStore
-from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from auth.tokens import issue_access
 from proxy.exchange.client_port import ClientPort
-from proxy.exchange.next_pass import NextPass
+from proxy.exchange.kept_body import REPLAY_BYTES_MAX
 from proxy.exchange.parked_exchange import ExchangeFault
 from proxy.exchange.server import ServerConnection
-from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls import calls as calls_module
-from proxy.hub.calls.begin import begin
-from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending
 from proxy.hub.calls.outcome import CloseReason
-from proxy.hub.calls.replayable_body import HELD_BYTES_MAX
-from proxy.hub.home.config import AuditConfig, HubConfig, LimitsConfig
-from proxy.hub.home.signing_keys import SigningKeys
-from proxy.hub.relays.contexts import AgentContext, TokenContexts
-from proxy.hub.relays.direct import DirectRelays
-from proxy.hub.relays.pins import Pins
-from proxy.hub.relays.registry import LiveRelay, Registry
+from proxy.hub.home.config import AuditConfig, LimitsConfig
+from proxy.hub.relays.contexts import AgentContext
 from proxy.hub.relays.relay_wait import PARK_S
-from proxy.hub.store.directory import Directory, open_directory
-from proxy.hub.store.store import Store
 from proxy.message.failure import InboundBroken
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
-from tests.proxy.hub.calls.sessions import session_pair
+from tests.proxy.hub.calls.bench import (
+    OK,
+    Bench,
+    Change,
+    fail,
+    read_all,
+    relay_of,
+    streams_of,
+)
 from tests.tunnel.passes import counted_passes
-from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel import CloseCode, Processed, Session, StreamCode, StreamReset
-from tunnel.net.connect import TLSStream
-from tunnel.net.readiness import Readiness
 
 T = TypeVar("T")
-Change = Callable[[Store, str], object]
-ISSUER = "https://hub.example"
-OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\n\r\n"
-
-
-@attrs.define(eq=False)
-class Bench:
-    calls: Calls
-    registry: Registry
-    directory: Directory
-    recorder: Recorder
-    key: SigningKey
-    audit_file: Path
-    observed: list[Event]
-    quick: bool
-    """Whether a call is begun without its connection's task, where that can be."""
-    handled: int = 0
-    """How many of those that could be begun so were the task's from the beginning ..."""
-    carried_on: int = 0
-    """... and how many it had to go on with."""
-    passes: NextPass = attrs.Factory(NextPass)
-
-    @property
-    def credential(self) -> str:
-        """The id of ann's one API key."""
-        [key_id] = self.directory.current.credentials
-        return key_id
-
-    def token(self, cluster: str = "prod") -> str:
-        agent = self.directory.current.agents_by_name["ann"]
-        assert agent.principal is not None
-        return issue_access(
-            self.key,
-            issuer=ISSUER,
-            principal=agent.principal,
-            cluster=cluster,
-            sid=self.credential,
-            jti="jti",
-            now=time.time(),
-        )
-
-    def request(self, line: str, *headers: str, body: bytes = b"", token: str | None = None) -> bytes:
-        bearer = self.token() if token is None else token
-        lines = [line, "Host: hub.example", f"Authorization: Bearer {bearer}", "Connection: close", *headers]
-        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-    async def ask(self, data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
-        """Serve one connection that sends `data`; status, headers and body of the answer."""
-        if self.quick:
-            return await self.ask_by_socket(data)
-        client, server = trio.testing.memory_stream_pair()
-        connection = ServerConnection(server)
-
-        async def serve() -> None:
-            head = await connection.next_request()
-            assert head is not None
-            await self.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
-            await connection.aclose()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve)
-            await client.send_all(data)
-            received = await read_all(client)
-        return _taken_apart(received)
-
-    async def ask_by_socket(self, data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
-        """The same, over TLS and a socket, where the answer is carried by ports."""
-        async with self.connected() as client:
-            await client.send_all(data)
-            return _taken_apart(await read_all(client))
-
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[TLSStream]:
-        """A client of a connection that stands by."""
-        client, server = await handshake(await tcp_pair())
-        readiness = Readiness()
-        connection = ServerConnection(server, None, server, readiness, self.passes)
-        begin_call = partial(begin, self.calls, "192.0.2.7")
-
-        async def serve() -> None:
-            # The first request is never begun so, since it has to tell who asks.
-            await connection.next_request()
-            await connection.answer(ResponseHead.of(204), b"")
-            connection.serve_parked(server, begin_call)
-            while (head := await connection.next_request()) is not None:
-                begun = connection.take_begun()
-                if begun is None:
-                    self.handled += 1
-                    await self.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
-                else:
-                    self.carried_on += 1
-                    await begun.carry_on()
-
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(readiness.run)
-                nursery.start_soon(serve)  # noqa: ASYNC113 - a request waits for it
-                await client.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-                await client.receive_some()
-                yield client
-                nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(client)
-                await trio.aclose_forcefully(server)
-
-    async def trail(self) -> list[dict[str, object]]:
-        await self.recorder.flush()
-        reader = AuditReader(self.audit_file)
-        try:
-            return [json.loads(stored.body) for stored in reader.query()]
-        finally:
-            reader.close()
-
-
-async def read_all(client: trio.abc.ReceiveStream) -> bytes:
-    received = b""
-    # A cut is seen in what has come.
-    with suppress(trio.BrokenResourceError):
-        while chunk := await client.receive_some():
-            received += chunk
-    return received
-
-
-def _taken_apart(answer: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    first, *lines = head.split(b"\r\n")
-    headers = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines)}
-    return int(first.split(b" ")[1]), headers, body
-
-
-@pytest.fixture(params=["by the task", "quick"])
-async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with open_bench(tmp_path, quick=request.param == "quick") as bench:
-        yield bench
-
-
-def streams_of(calls: Calls) -> dict[str, int]:
-    """How many calls each agent has under way, by its id."""
-    loads = calls.limits._loads.items()
-    return {agent_id: load.streams for agent_id, load in loads if load.streams}
-
-
-@asynccontextmanager
-async def open_bench(tmp_path: Path, *, quick: bool, streams: int = 2) -> AsyncIterator[Bench]:
-    key = SigningKey.generate()
-    keys = SigningKeys(key, (key,))
-    audit_file = tmp_path / "audit.db"
-    store = AuditStore(audit_file)
-    registry = Registry()
-    observed: list[Event] = []
-    async with (
-        open_recorder(store, org="acme") as recorder,
-        open_directory(tmp_path / "hub.db", org="acme", clock=time.time) as directory,
-        trio.open_nursery() as nursery,
-    ):
-        await directory.change(enrol)
-        config = HubConfig(org="acme", public_url=ISSUER, limits=LimitsConfig(streams_per_agent=streams))
-        calls = Calls(
-            config=config,
-            directory=directory,
-            tokens=AccessTokens(lambda: KeySet([key.public]), issuer=ISSUER, org="acme"),
-            registry=registry,
-            direct=DirectRelays(
-                keys=lambda: keys,
-                issuer=ISSUER,
-                new_id=lambda: "id",
-                nursery=nursery,
-                enrolled=lambda: directory.current.clusters_by_id.keys(),
-                pins=Pins(directory, recorder, Trail("acme")),
-            ),
-            recorder=recorder,
-            trail=Trail("acme"),
-            observe=observed.append,
-        )
-        directory.on_change(calls.live.reconsider)
-        nursery.start_soon(calls.live.run)
-        bench = Bench(calls, registry, directory, recorder, key, audit_file, observed, quick)
-        nursery.start_soon(bench.passes.run)
-        yield bench
-        assert streams_of(calls) == {}, "whatever was counted has been counted off"
-        assert calls.live.count == 0
-        nursery.cancel_scope.cancel()  # the upkeep of direct connections, and the look at live calls
-    store.close()
-
-
-def enrol(store: Store) -> None:
-    store.add_team("sre")
-    store.add_team("web")
-    store.add_agent("ann", owner="Ann", teams=["sre"], key_hash="h1", key_hint="hws_1")
-    store.add_cluster("prod", teams=["sre"], relay_key=SigningKey.generate().public)
-    store.add_cluster("other", teams=["web"], relay_key=SigningKey.generate().public)
-
-
-@asynccontextmanager
-async def relay_of(bench: Bench, instance: str = "relay-1") -> AsyncIterator[Session]:
-    """A live relay of the cluster `prod`: yields its end of the session."""
-    cluster = bench.directory.current.clusters_by_name["prod"]
-    minted = iter(range(100))
-
-    def mint(principal: Principal) -> str:
-        return f"token-{next(minted)}"
-
-    async with session_pair() as (hub, relay):
-        contexts = TokenContexts(hub, mint, tuple)
-        live = LiveRelay(cluster.id, "prod", instance, "boot", "v1", "192.0.2.9", 0.0, hub, contexts)
-        with bench.registry.registered(live):
-            yield relay
 
 
 async def test_a_get_crosses_under_a_fresh_head_and_leaves_one_event(bench: Bench) -> None:
@@ -848,7 +627,7 @@ async def test_a_read_that_is_revoked_as_it_leaves_a_tunnel_in_doubt_goes_nowher
         await a.accept()
         [live] = bench.calls.live._calls.values()
         doubt(bench, "a")
-        await live.end(Ending(CloseReason.REVOKED, "locked"))
+        live.end(Ending(CloseReason.REVOKED, "locked"))
         with trio.fail_after(2):
             await answered.wait()
         assert b.accept_nowait() is None
@@ -890,7 +669,7 @@ async def test_a_body_that_is_not_held_is_sent_once_and_the_agent_told(bench: Be
             await read_all(stream)
             stream.reset(StreamCode.REFUSED, processed=Processed.NO, reason="full")
 
-    size = HELD_BYTES_MAX + 1
+    size = REPLAY_BYTES_MAX + 1
     line = "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1"
     async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
         nursery.start_soon(serve, a)
@@ -1123,16 +902,22 @@ async def test_calls_refused_for_want_of_the_trail_are_a_line_a_second(
     assert len([record for record in caplog.records if "refused a call" in record.message]) == 1
 
 
-async def test_a_client_that_left_before_its_503_is_recorded_as_not_served(bench: Bench) -> None:
-    client, server = trio.testing.memory_stream_pair()
-    connection = ServerConnection(server)
-    await client.send_all(bench.request("DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1"))
-    head = await connection.next_request()
-    assert head is not None
-    await client.aclose()
-    with pytest.raises(InboundBroken):
-        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
-    await connection.aclose()
+async def test_a_client_that_left_before_its_503_is_recorded_as_not_served(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = ServerConnection.answer
+
+    async def answer_too_late(connection: ServerConnection, head: ResponseHead, body: bytes) -> None:
+        if head.status == 503:
+            await connection.cut()
+        await answer(connection, head, body)
+
+    monkeypatch.setattr(ServerConnection, "answer", answer_too_late)
+    with pytest.RaisesGroup(InboundBroken, flatten_subgroups=True):
+        async with bench.connected() as client:
+            line = "DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1"
+            await client.send_all(bench.request(line))
+            await trio.sleep_forever()
     _, closing = await bench.trail()
     assert closing["resp"]["processed"] == "no"  # type: ignore[index]
     assert "offline" in closing["resp"]["reason"]  # type: ignore[index]
@@ -1140,10 +925,6 @@ async def test_a_client_that_left_before_its_503_is_recorded_as_not_served(bench
 
 # In an exchange of ports the traceback is the log's, and what comes through says just that.
 FAULTS = pytest.RaisesGroup(pytest.RaisesExc((RuntimeError, ExchangeFault)), flatten_subgroups=True)
-
-
-def fail(*_: object, **__: object) -> NoReturn:
-    raise RuntimeError("a bug")
 
 
 @pytest.mark.parametrize("line", ["GET /clusters/prod/api/v1/pods", "DELETE /clusters/prod/api/v1/nodes/n"])
@@ -1179,8 +960,6 @@ async def test_a_stream_that_a_fault_of_ours_has_cut_says_so(
                 stream = await relay.accept()
                 await stream.send_head(b"HTTP/1.1 200 OK\r\n\r\n")
                 await trio.testing.wait_all_tasks_blocked(0.01)
-                monkeypatch.setattr(ServerConnection, "send_body", fail)
-                monkeypatch.setattr(ServerConnection, "send_body_nowait", fail)
                 monkeypatch.setattr(ClientPort, "write", fail)
                 await stream.send_all(b"{}")
     [closing] = await bench.trail()
@@ -1192,7 +971,7 @@ async def test_a_stream_that_a_fault_of_ours_has_cut_says_so(
 async def test_after_a_fault_of_ours_it_is_known_still_what_the_relay_has_said(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.hub.calls.calls.failure_response", fail)
+    monkeypatch.setattr("proxy.hub.calls.forwarding.failure_response", fail)
     async with relay_of(bench) as relay:
         with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
             async with trio.open_nursery() as nursery:

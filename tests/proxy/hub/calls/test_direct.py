@@ -23,7 +23,7 @@ from proxy.hub.store.entities import Mode
 from proxy.kubernetes.statement import STATEMENT_TARGET
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.rewrite import failure_header
-from tests.proxy.hub.calls.test_calls import ISSUER, Bench, open_bench, read_all
+from tests.proxy.hub.calls.bench import ISSUER, Bench, open_bench, read_all
 from tests.proxy.hub.relays.direct_relays import close_kept
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import direct_way
@@ -63,7 +63,7 @@ class Far:
         self, line: str = GET, *lines: str, body: bytes = b""
     ) -> tuple[int, dict[bytes, bytes], bytes]:
         with trio.fail_after(5):
-            return await self.bench.ask_by_socket(self.request(line, *lines, body=body))
+            return await self.bench.ask(self.request(line, *lines, body=body))
 
     @property
     def connections(self) -> Connections:
@@ -98,7 +98,7 @@ async def far(tmp_path: Path) -> AsyncIterator[Far]:
             far.heads.append(head)
             await far.answer(connection, head)
 
-    async with open_bench(tmp_path, quick=True) as bench, running(relay, tmp_path) as server:
+    async with open_bench(tmp_path, with_task=False) as bench, running(relay, tmp_path) as server:
         await enrol_far(bench, server.access.port, (tmp_path / "ca.crt").read_text())
         far = Far(bench, answer_ok)
         yield far
@@ -122,7 +122,7 @@ async def test_the_trail_says_whom_the_api_server_saw(tmp_path: Path) -> None:
             await connection.send(OK)
 
     async with (
-        open_bench(tmp_path, quick=True) as bench,
+        open_bench(tmp_path, with_task=False) as bench,
         running(script, tmp_path) as server,
         direct_way(server.access, tmp_path) as way,
     ):
@@ -147,7 +147,7 @@ async def test_the_trail_says_whom_the_api_server_saw(tmp_path: Path) -> None:
 
 
 async def test_a_relay_that_the_hub_cannot_dial_is_an_offline_cluster(tmp_path: Path) -> None:
-    async with open_bench(tmp_path, quick=True) as bench:
+    async with open_bench(tmp_path, with_task=False) as bench:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))  # and does not listen
             await enrol_far(bench, taken.getsockname()[1], None)
@@ -321,7 +321,7 @@ async def test_a_call_that_is_ended_during_the_dial_is_told_at_once(far: Far) ->
     await dial.set_up()
     async with asked(far, far.request()) as client:
         await dial.begun.wait()
-        await (await far.live()).end(REVOKED)
+        (await far.live()).end(REVOKED)
         with trio.fail_after(2):
             answer = await read_all(client)
         assert answer.startswith(b"HTTP/1.1 403 ")
@@ -333,7 +333,7 @@ async def test_a_call_that_is_ended_during_the_dial_is_told_at_once(far: Far) ->
 async def test_a_call_whose_relay_has_not_stated_its_cluster_is_ended_too(tmp_path: Path) -> None:
     # It accepts, and never says anything.
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    async with open_bench(tmp_path, quick=True) as bench:
+    async with open_bench(tmp_path, with_task=False) as bench:
         await enrol_far(bench, listener.socket.getsockname()[1], None)
         async with asked(Far(bench, answer_ok), bench.request(GET, token=bench.token("far"))) as client:
             dialled = await listener.accept()
@@ -382,7 +382,7 @@ async def test_a_call_that_is_ended_cuts_the_relays_connection(far: Far, begun: 
         assert live.held_bytes > 0
         assert live.moved_bytes == (4 if begun else 0)
         assert not live.evicted
-        await live.end(REVOKED)
+        live.end(REVOKED)
         with trio.fail_after(2):
             await gone.wait()
             received += await read_all(client)
@@ -441,6 +441,6 @@ async def test_an_upgrade_has_its_own_connection_and_is_carried_both_ways(far: F
             assert await client.receive_some() == b"KEYSTROKE"
             live = await far.live()
             assert live.moved_bytes == 18
-            await live.end(REVOKED)
+            live.end(REVOKED)
             assert await read_all(client) == b""
     assert far.connections.idle_count == 1

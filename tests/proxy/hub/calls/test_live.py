@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -19,12 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from audit.record import Event
 from audit.recorder import Recorder, Settled
 from proxy.exchange import inflight_memory
-from proxy.exchange.client_port import ClientPort
-from proxy.exchange.deadlines import Deadlines
-from proxy.exchange.engine import Exchange
 from proxy.exchange.inflight_memory import HeldUp
-from proxy.exchange.ports import Outbound
-from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.calls.live import (
@@ -37,86 +31,52 @@ from proxy.hub.calls.live import (
     LiveCalls,
 )
 from proxy.hub.calls.outcome import CloseReason
-from proxy.hub.calls.relay_port import RelayPort
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
-from tests.proxy.exchange.fake_ports import FakePort
-from tests.proxy.hub.calls.fake_live_calls import REVOKED, FakeSides, live_call
-from tests.proxy.hub.calls.test_calls import Bench, Change, bench, relay_of
+from tests.proxy.hub.calls.bench import Bench, Change, relay_of
+from tests.proxy.hub.calls.fake_live_calls import REVOKED, exchanging_call, live_call
+from tests.proxy.hub.calls.talk import CHUNKED, SWITCHING, exec_request, expect_reset, talk
 from tests.tunnel.passes import counted_passes
-from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel import Interruptions, Memory, Stream
 from tunnel import Processed as StreamProcessed
 from tunnel.stream import StreamReset
 
-__all__ = ["bench"]
 
-CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"
-SWITCHING = (
-    b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
-    b"sec-websocket-accept: x\r\n\r\n"
-)
-
-
-def exec_request(bench: Bench) -> bytes:
-    line = "GET /clusters/prod/api/v1/namespaces/dev/pods/p/exec?command=sh HTTP/1.1"
-    plain = bench.request(line, "Upgrade: websocket", "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13")
-    return plain.replace(b"Connection: close", b"Connection: Upgrade")
-
-
-def call_with_relay(number: int = 1) -> tuple[LiveCall, FakeSides]:
-    """A live call with a relay."""
-    live, sides = live_call(number)
-    live.outbound = cast(Outbound, sides)
-    return live, sides
-
-
-async def test_ending_a_call_cuts_a_begun_answer_and_leaves_another_to_its_task() -> None:
-    begun, begun_side = call_with_relay()
-    begun.tally.status = 200
-    waiting, waiting_side = call_with_relay()
+def test_ending_a_call_cuts_a_begun_answer_and_leaves_another_to_its_task() -> None:
+    begun, begun_client, begun_relay = exchanging_call(begun=True)
+    waiting, waiting_client, waiting_relay = exchanging_call()
     for live in (begun, waiting):
-        await live.end(REVOKED)
-        await live.end(Ending(CloseReason.KILLED, "too late"))
+        live.end(REVOKED)
+        live.end(Ending(CloseReason.KILLED, "too late"))
         assert live.ended is REVOKED
     yes = Failure(StreamCode.REVOKED, Processed.YES, REVOKED.reason)
-    assert (begun_side.abandoned, begun_side.cuts) == ([yes], [yes])
-    assert waiting_side.abandoned == [attrs.evolve(yes, processed=Processed.MAYBE)]
-    assert waiting_side.cuts == []
+    assert begun_relay.cuts == begun_client.cuts == [(yes, True)]
+    assert waiting_relay.cuts == [(attrs.evolve(yes, processed=Processed.MAYBE), True)]
+    assert waiting_client.cuts == []
 
 
-async def test_a_held_call_that_is_ended_moves_nothing_more() -> None:
-    live, _ = call_with_relay()
-    live.outbound = None
-    client, relay = FakePort(), FakePort()
-    live.exchange = exchange = Exchange(client, relay, lambda _: None)
-    live.ports = cast(
-        tuple[ClientPort, RelayPort],
-        (SimpleNamespace(cutting=False, bytes_delivered=0), SimpleNamespace(bytes_passed=0)),
-    )
-    exchange.start()
+def test_a_held_call_that_is_ended_moves_nothing_more() -> None:
+    live, client, relay = exchanging_call()
+    exchange = live.exchange
+    assert exchange is not None
     live.hold()
     client.say(b"create", True)
-    await live.end(REVOKED)
+    live.end(REVOKED)
     assert exchange.over
     assert not live.held
     assert bytes(relay.out) == b""
 
 
-async def test_queued_bytes_of_a_failed_answer_are_dropped_once_the_call_is_ended() -> None:
-    live, _ = call_with_relay()
-    live.outbound = None
-    cuts: list[tuple[Failure, bool]] = []
-    live.exchange = Exchange(FakePort(), FakePort(), lambda _: None)
-    live.exchange.end(Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "lost"))
-    client = SimpleNamespace(
-        cutting=True, bytes_delivered=0, cut=lambda failure, drop: cuts.append((failure, drop))
-    )
-    live.ports = cast(tuple[ClientPort, RelayPort], (client, SimpleNamespace(bytes_passed=0)))
-    await live.end(REVOKED)
-    [(failure, drop)] = cuts
-    assert (failure.reason, drop) == (REVOKED.reason, True)
+def test_queued_bytes_of_a_failed_answer_are_dropped_once_the_call_is_ended() -> None:
+    live, client, _ = exchanging_call(begun=True)
+    assert live.exchange is not None
+    live.exchange.end(Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "lost"), drop=False)
+    client.cutting = True
+    live.end(REVOKED)
+    [(first, first_drop), (second, second_drop)] = client.cuts
+    assert (first.reason, first_drop) == ("lost", False)
+    assert (second.reason, second_drop) == (REVOKED.reason, True)
 
 
 async def test_a_call_that_is_held_before_its_relay_has_it_is_held_there(
@@ -152,33 +112,20 @@ async def test_a_call_that_is_held_before_its_relay_has_it_is_held_there(
             stream.send_answer_nowait(b"HTTP/1.1 204 No Content\r\n\r\n", b"", eof=True)
 
 
-async def test_a_call_that_ends_by_itself_while_it_is_ended_takes_nothing_along() -> None:
-    calls = LiveCalls(lambda live: None)
-    live, side = call_with_relay()
-    live.tally.status = 200
-    calls.enter(live)
-
-    async def abandon(failure: Failure | None) -> None:
-        await FakeSides.abandon(side, failure)
-        calls.leave(live)
-
-    live.outbound = cast(Outbound, SimpleNamespace(abandon=abandon))
-    await live.end(REVOKED)
-    assert side.abandoned
-    assert side.cuts == []
-
-
 def test_a_call_that_never_had_a_session_has_gone_through_nothing() -> None:
-    live, _ = call_with_relay()
+    live = live_call()
     assert (live.session, live.before) == (None, Interruptions())
 
 
 async def test_a_wait_for_something_else_is_over_when_the_call_is_ended(autojump_clock: MockClock) -> None:
-    live, _ = call_with_relay()
-    live.outbound = None
+    live = live_call()
+
+    async def end() -> None:
+        live.end(REVOKED)
+
     async with trio.open_nursery() as nursery:
         with live.interruptible() as scope:
-            nursery.start_soon(live.end, REVOKED)
+            nursery.start_soon(end)
             await trio.sleep_forever()
         assert scope.cancelled_caught
     # What was ended before does not begin to wait.
@@ -191,7 +138,7 @@ async def test_calls_end_when_they_are_due_and_not_before(autojump_clock: MockCl
     calls = LiveCalls(lambda live: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(calls.run)
-        lives = [call_with_relay(number)[0] for number in range(4)]
+        lives = [exchanging_call(number)[0] for number in range(4)]
         for live in lives:
             calls.enter(live)
         calls.limit(lives[0], 100.0, "too old")
@@ -223,7 +170,7 @@ async def test_after_a_change_every_call_is_judged_once_and_new_ones_meanwhile_t
         return REVOKED if live.eid in doomed else None
 
     calls = LiveCalls(judge)
-    lives = [call_with_relay(number)[0] for number in range(600)]
+    lives = [exchanging_call(number)[0] for number in range(600)]
     for live in lives:
         calls.enter(live)
     doomed.update({"eid-0", "eid-300", "eid-599"})
@@ -243,13 +190,13 @@ async def test_after_a_change_every_call_is_judged_once_and_new_ones_meanwhile_t
 
 async def test_a_call_that_is_over_is_not_ended() -> None:
     calls = LiveCalls(lambda live: None)
-    live, side = call_with_relay()
+    live, _, relay = exchanging_call()
     calls.enter(live)
     assert calls.count == 1
     calls.leave(live)
     assert await calls.end([(live, REVOKED)]) == []
     assert live.ended is None
-    assert side.abandoned == []
+    assert relay.cuts == []
 
 
 @pytest.mark.parametrize(
@@ -261,8 +208,8 @@ async def test_of_many_calls_that_are_ended_some_begin_to_end_in_each_pass(
     calls = LiveCalls(lambda live: None)
     doomed = []
     for number in range(3 * most + 1):
-        live, side = call_with_relay(number)
-        side.on_abandon = lambda: passes.note()
+        live, _, relay = exchanging_call(number)
+        relay.on_cut = lambda: passes.note()
         calls.enter(live)
         doomed.append((live, REVOKED))
     with counted_passes() as passes, passes_that_take(pass_s, autojump_clock):
@@ -278,7 +225,7 @@ async def test_a_change_ends_thousands_of_calls_within_two_seconds_where_passes_
     calls = LiveCalls(lambda live: REVOKED)
     lives = []
     for number in range(3000):
-        lives.append(call_with_relay(number)[0])
+        lives.append(exchanging_call(number)[0])
         calls.enter(lives[-1])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(calls.run)
@@ -316,7 +263,7 @@ async def test_judging_all_calls_lets_other_tasks_run(
         return REVOKED if live in (lives[1], lives[3]) else None
 
     calls = LiveCalls(judge)
-    lives = [call_with_relay(number)[0] for number in range(6)]
+    lives = [exchanging_call(number)[0] for number in range(6)]
     for live in lives:
         calls.enter(live)
     with counted_passes() as passes:
@@ -332,57 +279,20 @@ async def test_judging_all_calls_lets_other_tasks_run(
 # --- whole calls ---
 
 
-@attrs.define(eq=False)
-class Talk:
-    """A client whose connection is served until it ends."""
-
-    client: trio.StapledStream
-    received: bytearray = attrs.Factory(bytearray)
-    ended: trio.Event = attrs.Factory(trio.Event)
-
-    async def serve(self, bench: Bench, server: trio.abc.Stream, deadlines: Deadlines | None = None) -> None:
-        connection = ServerConnection(server, deadlines)
-        head = await connection.next_request()
-        assert head is not None
-        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
-        await connection.aclose()
-
-    async def read(self) -> None:
-        with suppress(trio.ClosedResourceError):
-            while data := await self.client.receive_some():
-                self.received += data
-        self.ended.set()
-
-    @property
-    def status(self) -> int:
-        return int(self.received.split(b" ", 2)[1])
-
-
-def talk(bench: Bench, nursery: trio.Nursery, data: bytes, deadlines: Deadlines | None = None) -> Talk:
-    client, server = trio.testing.memory_stream_pair()
-    made = Talk(client)
-    nursery.start_soon(made.serve, bench, server, deadlines)
-    nursery.start_soon(client.send_all, data)
-    nursery.start_soon(made.read)
-    return made
-
-
-async def expect_reset(stream: Stream) -> StreamReset:
-    try:
-        while True:
-            await stream.receive_some()
-    except StreamReset as reset:
-        return reset
-
-
 async def send_without_end(stream: Stream) -> NoReturn:
     while True:
         await stream.send_all(bytes(64 * 1024))
 
 
+async def send_until_reset(stream: Stream) -> None:
+    with suppress(StreamReset):
+        await send_without_end(stream)
+
+
 def evict(live: LiveCalls) -> None:
     """Take the streams of all calls, as the tunnels' memory does when that is full."""
     for call in live:
+        call.show()
         assert call.session is not None
         connection = call.session._connection
         for holder in connection.holdings.holders():
@@ -421,7 +331,7 @@ async def test_a_revocation_ends_a_live_stream_with_the_reason(
     data = watch if kind == "watch" else exec_request(bench)
     credential = bench.credential
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        client = talk(bench, nursery, data)
+        client = await talk(bench, nursery, data)
         stream = await relay.accept()
         await stream.send_head(CHUNKED if kind == "watch" else SWITCHING)
         await stream.send_all(b"first")
@@ -456,11 +366,10 @@ async def test_a_client_that_reads_nothing_is_ended_when_memory_is_full(
 ) -> None:
     monkeypatch.setattr(inflight_memory, "LOOK_S", 0.05)
     live = bench.calls.live
-    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+    async with relay_of(bench) as relay, bench.served() as served, trio.open_nursery() as nursery:
         # For all; for its connection, but not for one piece in hand besides; or not even for that.
         memory = Memory(room_kib * 1024)
-        client, server = await handshake(await tcp_pair())
-        nursery.start_soon(Talk(cast(trio.StapledStream, client)).serve, bench, server)
+        client = served.client
         watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
         await client.send_all(watch if kind == "watch" else exec_request(bench))
         stream = await relay.accept()
@@ -475,11 +384,8 @@ async def test_a_client_that_reads_nothing_is_ended_when_memory_is_full(
                 await wait_all_tasks_blocked(0.01)
                 sending.cancel_scope.cancel()
             [call] = live
-            # The piece that it sends, and the next one, if it has taken that from the stream.
-            held = cast(ServerConnection, call.inbound).held_bytes
-            assert held > CONNECTION_BYTES
-            call.tally.ahead = b"next"
-            assert call.held_bytes == held + 4
+            # The piece that it sends.
+            assert call.held_bytes == call.connection.held_bytes > CONNECTION_BYTES
             evict(live)
         with trio.fail_after(10), pytest.raises(StreamReset) as caught:
             await (stream.receive_some() if room_kib < 64 else send_without_end(stream))
@@ -499,7 +405,7 @@ async def test_a_client_that_reads_nothing_is_ended_when_memory_is_full(
 
 async def test_a_stream_evicted_at_the_relay_is_answered_with_the_reason(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
+        await talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
         stream = await relay.accept()
         await stream.send_head(CHUNKED)
         await wait_all_tasks_blocked(0.01)
@@ -513,7 +419,7 @@ async def test_a_stream_evicted_at_the_relay_is_answered_with_the_reason(bench: 
 
 async def test_a_new_permission_ends_no_call(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
+        client = await talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
         stream = await relay.accept()
         await stream.send_head(CHUNKED)
         await wait_all_tasks_blocked(0.01)
@@ -531,7 +437,7 @@ async def test_a_new_permission_ends_no_call(bench: Bench) -> None:
 
 async def test_a_call_evicted_before_its_answer_is_not_answered_as_forbidden(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
+        client = await talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
         stream = await relay.accept()
         await wait_all_tasks_blocked(0.01)
         await bench.calls.live.end_for_memory(list(bench.calls.live))
@@ -544,7 +450,7 @@ async def test_a_call_evicted_before_its_answer_is_not_answered_as_forbidden(ben
 
 async def test_a_client_without_an_answer_gets_the_reason(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
+        client = await talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
         stream = await relay.accept()
         await wait_all_tasks_blocked(0.01)
         await bench.directory.change(lambda store: store.lock_agent("ann"))
@@ -560,19 +466,17 @@ async def test_a_client_without_an_answer_gets_the_reason(bench: Bench) -> None:
 
 
 async def test_a_client_that_does_not_read_is_cut_all_the_same(bench: Bench) -> None:
-    data = exec_request(bench)
-    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        client, server = trio.testing.lockstep_stream_pair()
-        made = Talk(client)
-        nursery.start_soon(made.serve, bench, server)
-        nursery.start_soon(client.send_all, data)
+    async with relay_of(bench) as relay, bench.served() as served, trio.open_nursery() as nursery:
+        await served.client.send_all(exec_request(bench))
         stream = await relay.accept()
         await stream.send_head(SWITCHING)
-        await stream.send_all(bytes(1000))
-        await client.receive_some(10)
+        nursery.start_soon(send_until_reset, stream)
+        await wait_all_tasks_blocked(0.01)
+        assert served.server.held_up_bytes > 0
         await bench.directory.change(lambda store: store.lock_agent("ann"))
         with trio.fail_after(2):
             reset = await expect_reset(stream)
+            await served.over.wait()
         await stream.aclose()
     assert reset.code is StreamCode.REVOKED
     assert (await bench.trail())[-1]["kind"] == "session.killed"
@@ -582,17 +486,26 @@ async def test_a_write_that_waits_for_its_intent_is_not_sent_once_it_is_ended(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, goes_on = trio.Event(), trio.Event()
-    intent = Recorder.intent
+    intent, begin_intent = Recorder.intent, Recorder.begin_intent
 
     async def intent_that_takes_long(recorder: Recorder, event: Event) -> None:
         await intent(recorder, event)
         waits.set()
         await goes_on.wait()
 
+    def begin_intent_that_takes_long(recorder: Recorder, event: Event, settled: Settled) -> None:
+        async def settle_later(failure: str | None) -> None:
+            waits.set()
+            await goes_on.wait()
+            settled(failure)
+
+        begin_intent(recorder, event, lambda failure: nursery.start_soon(settle_later, failure))
+
     monkeypatch.setattr(Recorder, "intent", intent_that_takes_long)
+    monkeypatch.setattr(Recorder, "begin_intent", begin_intent_that_takes_long)
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         data = bench.request("DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1")
-        client = talk(bench, nursery, data)
+        client = await talk(bench, nursery, data)
         with trio.fail_after(2):
             await waits.wait()
         [live] = bench.calls.live
@@ -612,7 +525,7 @@ async def test_an_ended_upload_is_not_read_on(bench: Bench) -> None:
         data = bench.request(
             "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1", "Content-Length: 9", body=b"half"
         )
-        client = talk(bench, nursery, data)
+        client = await talk(bench, nursery, data)
         stream = await relay.accept()
         assert await stream.receive_some() == b"half"
         await bench.directory.change(lambda store: store.lock_agent("ann"))
@@ -633,7 +546,7 @@ async def test_an_operator_lists_live_calls_and_ends_one(bench: Bench, tmp_path:
         with instances.registered("old"):
             assert await sessions.hubs_beside() == 1
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        client = talk(bench, nursery, exec_request(bench))
+        client = await talk(bench, nursery, exec_request(bench))
         stream = await relay.accept()
         await stream.send_head(SWITCHING)
         await stream.send_all(b"first")
@@ -662,24 +575,21 @@ async def test_a_client_that_leaves_counts_as_a_cancel(bench: Bench) -> None:
     bench.calls.limits.cancelled = lambda who: counted.append(who.name)  # type: ignore[method-assign]
     watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        deadlines = Deadlines()
-        nursery.start_soon(deadlines.run)
-        client = talk(bench, nursery, watch, deadlines)
+        client = await talk(bench, nursery, watch)
         stream = await relay.accept()
         await stream.send_head(CHUNKED)
         await wait_all_tasks_blocked(0.01)
-        await client.client.aclose()
+        await trio.aclose_forcefully(client.client)
         assert (await expect_reset(stream)).code is StreamCode.CANCEL
         await stream.aclose()
-        await wait_all_tasks_blocked(0.01)
+        await client.served.over.wait()
         assert counted == ["ann"]
         # One that the hub ends has not given up.
-        other = talk(bench, nursery, watch, deadlines)
+        other = await talk(bench, nursery, watch)
         stream = await relay.accept()
         await stream.send_head(CHUNKED)
         await wait_all_tasks_blocked(0.01)
         await bench.directory.change(lambda store: store.lock_agent("ann"))
         await other.ended.wait()
         await stream.aclose()
-        nursery.cancel_scope.cancel()
     assert counted == ["ann"]

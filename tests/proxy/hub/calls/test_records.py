@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.message.head import ResponseHead
+from tests.proxy.hub.calls.bench import Bench, read_all
 from tests.proxy.hub.calls.talk import Talk, talking
-from tests.proxy.hub.calls.test_calls import open_bench, read_all
 from tunnel import Processed, StreamCode
 
 EXEC = "GET /clusters/prod/api/v1/namespaces/dev/pods/p/exec?command=sh HTTP/1.1"
@@ -182,7 +181,7 @@ LEFT, BROKE = "the client is gone", "it broke"
     ],
 )
 async def test_the_record_says_how_a_call_ended(
-    tmp_path: Path,
+    bench: Bench,
     scenario: Callable[[Talk], Awaitable[None]],
     close_reason: str,
     status: int,
@@ -191,10 +190,9 @@ async def test_the_record_says_how_a_call_ended(
     bytes_out: int,
 ) -> None:
     line, *headers = REQUESTS[scenario.__name__.partition("_")[0]]
-    async with open_bench(tmp_path, quick=False) as bench:
-        async with talking(bench, bench.request(line, *headers)) as talk:
-            await scenario(talk)
-        closing: Any = (await bench.trail())[-1]
+    async with talking(bench, bench.request(line, *headers)) as talk:
+        await scenario(talk)
+    closing: Any = (await bench.trail())[-1]
     response = closing["resp"]
     assert (response["status"], response.get("reason"), response["bytes"]) == (status, reason, bytes_out)
     if closing.get("stream") is None:
@@ -208,19 +206,14 @@ async def test_the_record_says_how_a_call_ended(
     )
 
 
-async def test_bytes_that_a_client_does_not_take_count_as_memory_of_its_call(
-    tmp_path: Path,
-) -> None:
-    async with (
-        open_bench(tmp_path, quick=False) as bench,
-        talking(bench, bench.request(LOG)) as talk,
-    ):
+async def test_bytes_that_a_client_does_not_take_count_as_memory_of_its_call(bench: Bench) -> None:
+    async with talking(bench, bench.request(LOG)) as talk:
         await talk.relay.send_head(ResponseHead.of(200).encode())
         while talk.relay.has_room:
             talk.relay.write(bytes(100_000))
             await wait_all_tasks_blocked(0.01)
         [live] = bench.calls.live
-        queued = talk.server.held_up_bytes
+        queued = talk.served.server.held_up_bytes
         assert queued > 0
         assert live.held_bytes >= CONNECTION_BYTES + queued
         await bench.calls.live.end_for_memory([live])

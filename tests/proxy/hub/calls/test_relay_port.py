@@ -18,9 +18,9 @@ from proxy.exchange.next_pass import SHORT_CALLS_PER_PASS, NextPass
 from proxy.hub.calls.relay_port import RelayPort
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
-from tests.proxy.exchange.chains import open_sessions
 from tests.proxy.exchange.fake_ports import GONE, REVOKED, FakePort
 from tests.tunnel.passes import counted_passes
+from tests.tunnel.sessions import open_sessions
 from tunnel import Stream
 from tunnel.driver import QUEUE_HIGH_BYTES
 from tunnel.net.fairness import TASKS_PER_PASS_MAX

@@ -12,7 +12,6 @@ import trio
 from trio.testing import MockClock
 
 from audit.recorder import Recorder
-from proxy.exchange.ports import Inbound
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import Call
 from proxy.hub.calls import starts as starts_module
@@ -20,8 +19,8 @@ from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.live import LiveCall, LiveCalls
 from proxy.hub.calls.starts import CHECK_EVERY_S, STARTED_AFTER_S, STARTS_PER_CHECK_MAX, Starts
 from proxy.message.head import ResponseHead
-from tests.proxy.hub.calls.test_calls import Bench, open_bench, relay_of
-from tests.proxy.hub.calls.test_live import CHUNKED, exec_request
+from tests.proxy.hub.calls.bench import Bench, open_bench, relay_of
+from tests.proxy.hub.calls.talk import CHUNKED, exec_request
 
 WATCH = "GET /clusters/prod/api/v1/namespaces/dev/secrets?watch=1 HTTP/1.1"
 
@@ -53,7 +52,7 @@ READ, WRITE = Kind(), Kind(durable=True)
 
 
 def begin(calls: FakeCalls, number: int, kind: Kind, age_s: float, clock: MockClock) -> LiveCall:
-    live = LiveCall(cast(Call, kind), str(number), cast(Inbound, None), 0.0)
+    live = LiveCall(cast(Call, kind), str(number), cast(ServerConnection, None), 0.0)
     live.began_s = clock.current_time() - age_s
     calls.live.enter(live)
     return live
@@ -118,12 +117,12 @@ async def test_while_the_trail_is_down_no_row_is_queued_and_none_is_forgotten(
     assert calls.recorder.queued == [1]
 
 
-@pytest.fixture(params=["by the task", "quick"])
+@pytest.fixture(params=["with a task", "without a task"])
 async def bench(
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Bench]:
     monkeypatch.setattr(starts_module, "STARTED_AFTER_S", 0.0)
-    async with open_bench(tmp_path, quick=request.param == "quick") as bench:
+    async with open_bench(tmp_path, with_task=request.param == "with a task") as bench:
         yield bench
 
 
