@@ -24,13 +24,13 @@ from auth.requestinfo import parse
 from auth.tokens import issue_access, issue_relay
 from benchmarks.units.timing import measure
 from proxy.exchange.server import ServerConnection
+from proxy.hub.admin.call_metrics import CallMetrics
 from proxy.hub.authorize.access import AccessTokens, bearer, decide
 from proxy.hub.authorize.admission import Call, Caller, parse_request
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import Trail, impersonated
 from proxy.hub.calls.calls import _closing
 from proxy.hub.calls.live import LiveCall
-from proxy.hub.calls.metrics import CallMetrics
 from proxy.hub.calls.outcome import CloseReason, Outcome
 from proxy.hub.store.entities import Agent, AgentState, Cluster, Mode, Snapshot
 from proxy.message.head import RequestHead

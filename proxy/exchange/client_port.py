@@ -22,6 +22,7 @@ from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.engine import OVER, Exchange
 from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.http_state import DONE, WITHHELD
+from proxy.exchange.kept_body import KeptBody
 from proxy.exchange.next_pass import NextPass
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE, held_bytes
 from proxy.message.body import BODY_BYTES_MAX
@@ -29,7 +30,6 @@ from proxy.message.failure import GONE, Failure, InboundBroken
 from proxy.message.head import ResponseHead
 from tunnel.net.readiness import Watch
 from tunnel.net.tls import TLSStream
-from tunnel.protocol.streams import SMALL_BYTES
 
 # How long a client that has ended its direction may still receive its answer. Half of the second within which
 # the request of a client that has left must be cancelled upstream.
@@ -37,9 +37,6 @@ QUIET_S = 0.5
 # How long a client may take to receive the bytes of an answer before it is cut. The kernel and this port hold
 # some 250 KB of them, which take this long at 64 kbit/s.
 CUT_WITHIN_S = 30.0
-# The largest body that a port keeps for another attempt. Most bodies of kubectl are smaller; a larger one is
-# sent once.
-REPLAY_BYTES_MAX = 64 * 1024
 
 
 class ClientPort:
@@ -52,15 +49,14 @@ class ClientPort:
     """
 
     __slots__ = (
-        "_again",
+        "_answered",
         "_at_once",
+        "_body",
         "_busy",
         "_cutting",
         "_deadlines",
         "_ending",
         "_http",
-        "_kept",
-        "_kept_bytes",
         "_on_cut",
         "_paused",
         "_scheduled",
@@ -93,11 +89,9 @@ class ClientPort:
         """The delivered bytes of this request's body, and the raw bytes after a 101."""
         self.broken_by: Failure | None = None
         """The client's failure that broke the exchange of this request."""
-        # The delivered pieces of the body while they can be delivered again, and the pieces of a replay that
-        # are still to be delivered.
-        self._kept: list[bytes] | None = []
-        self._kept_bytes = 0
-        self._again: list[bytes] = []
+        # The body of this request; None until its first piece.
+        self._body: KeptBody | None = None
+        self._answered = False
         self._http = http
         self._tls = tls
         self._watch = watch
@@ -128,23 +122,23 @@ class ClientPort:
         self._stopped = self._ending = False
         self.broken_by = None
         self.bytes_delivered = 0
-        self._kept, self._kept_bytes, self._again = [], 0, []
+        self._body = None
+        self._answered = False
         if not self._watch.listening:
             self._listen(True)
 
     @property
     def whole(self) -> bool:
-        """Whether the request can be sent again: the port still has all delivered bytes of its body."""
-        return self._kept is not None
+        """Whether the request can be sent again: it has no answer, and its delivered bytes are kept."""
+        return not self._answered and (self._body is None or self._body.whole)
 
     def rewind(self) -> None:
         """Deliver the body from its beginning to the next Exchange; only while it is `whole`."""
-        assert self._kept is not None, "a part of the body is gone"
         self._paused = True
         self.broken_by = None
         self.bytes_delivered = 0
-        # The last attempt may have ended before it had all of these pieces.
-        self._again, self._kept, self._kept_bytes = [*self._kept, *self._again], [], 0
+        if self._body is not None:
+            self._body.rewind()
 
     def attend(self) -> None:
         """Notice the client's end in the exchange that starts now. An earlier wait may have delayed that."""
@@ -177,11 +171,6 @@ class ClientPort:
         """Whether this port watches the socket."""
         return not self._watch.ended
 
-    def listen(self) -> None:
-        """Watch for input between two exchanges."""
-        if not self._watch.listening:
-            self._listen(True)
-
     def unlisten(self) -> None:
         """Do not watch for input until the next exchange."""
         self._listen(False)
@@ -208,8 +197,8 @@ class ClientPort:
         if head.status < 200 and head.status != 101:
             return True
         # An answered request is not sent again.
-        self._kept = None
-        self._again = []
+        self._answered = True
+        self._body = None
         if self._deadlines is not None and self._deadlines.ending:
             self._http.persistent = False
         encoded = self._http.send_head(head, data, end=end)
@@ -316,26 +305,31 @@ class ClientPort:
                 self._take_early()
             elif self._paused:
                 self._listen(False)
-            elif self._take_in_body():
-                self._deliver()
+            else:
+                self._deliver(True)
         except Exception as error:
             exchange.crash(error)
 
-    def take_in(self, at_once: int = CLIENT_BYTES_AT_ONCE) -> bool:
+    def take_in(self) -> bool:
         """Feed received bytes; return whether there were any. The client's end counts."""
-        try:
-            data = self._tls.receive_nowait(at_once)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._lost()
-            return False
+        data = self._receive(CLIENT_BYTES_AT_ONCE)
         if data is None:
             return False
         if data:
             self._http.feed(data)
-        else:
+        return True
+
+    def _receive(self, at_once: int) -> bytes | None:
+        """Return received bytes, b"" at the client's end, None if none have arrived."""
+        try:
+            data = self._tls.receive_nowait(at_once)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._lost()
+            return None
+        if data == b"":
             self._http.ended = True
             self._listen(False)
-        return True
+        return data
 
     def _take_early(self) -> None:
         """Keep bytes that arrive before the answer, up to a bound, and notice the client's end."""
@@ -347,43 +341,52 @@ class ClientPort:
         elif http.full:
             self._listen(False)
 
-    def _take_in_body(self) -> bool:
-        """Feed received bytes of a body or a raw stream. The read after a large one may be larger."""
-        before = len(self._http)
-        if not self.take_in(self._at_once):
-            return False
-        dense = len(self._http) - before > CLIENT_BYTES_AT_ONCE // 2
-        self._at_once = BODY_BYTES_MAX if dense else CLIENT_BYTES_AT_ONCE
-        return True
+    def _receive_dense(self) -> bytes | None:
+        """Receive bytes of a body or a raw stream. The read after a large one may be larger."""
+        data = self._receive(self._at_once)
+        if data is not None:
+            dense = len(data) > CLIENT_BYTES_AT_ONCE // 2
+            self._at_once = BODY_BYTES_MAX if dense else CLIENT_BYTES_AT_ONCE
+        return data
 
-    def _deliver(self) -> None:
-        """Pass on the received bytes until the port is paused."""
+    def _deliver(self, received: bool = False) -> None:
+        """Pass on the received bytes until the port is paused. `received`: the socket has input."""
         if self._busy:
             return
         self._busy = True
         try:
             if self.exchange.spliced:
-                self._deliver_raw()
+                self._deliver_raw(received)
             else:
-                self._deliver_body()
+                self._deliver_body(received)
         except InboundBroken as broken:
             self._break(broken.failure)
         finally:
             self._busy = False
 
-    def _deliver_body(self) -> None:
+    def _deliver_body(self, received: bool) -> None:
         http, exchange = self._http, self.exchange
+        body = self._body
+        if body is None and not self._answered:
+            self._body = body = KeptBody()
         while not (self._paused or exchange.over):
-            data = self._again.pop(0) if self._again else http.receive_body()
+            data = body.next() if body is not None and body.replays else http.receive_body()
+            if data is None and (received or self._tls.has_unread):
+                received = False
+                fed = self._receive_dense()
+                if fed is not None:
+                    data = http.feed_body(fed) if fed else http.receive_body()
             if data is None:
-                if self._tls.has_unread and self._take_in_body():
-                    continue
+                if self.exchange is not exchange:
+                    # The connection broke.
+                    return
                 if http.incoming is WITHHELD:
                     self._send(http.send_continue(), False)
                 self._listen(True)
                 return
-            end = http.incoming is DONE and not self._again
-            self._keep(data)
+            end = http.incoming is DONE and not (body is not None and body.replays)
+            if body is not None:
+                body.keep(data)
             self.bytes_delivered += len(data)
             if end:
                 # Another delivery may be scheduled, and would find the end again.
@@ -403,34 +406,27 @@ class ClientPort:
                     self.passes.soon(self.peer, self._go_on)
                 return
 
-    def _keep(self, data: bytes) -> None:
-        """Keep a piece of a small body for another attempt."""
-        kept = self._kept
-        if kept is None:
-            return
-        self._kept_bytes += len(data)
-        if self._kept_bytes > REPLAY_BYTES_MAX:
-            self._kept = None
-        elif kept and len(kept[-1]) + len(data) <= SMALL_BYTES:
-            # Without this, a body that arrives byte by byte costs 40 bytes of Python object for each byte.
-            kept[-1] += data
-        elif data:
-            kept.append(data)
-
-    def _deliver_raw(self) -> None:
+    def _deliver_raw(self, received: bool) -> None:
         http, exchange = self._http, self.exchange
         while not (self._paused or exchange.over):
             if http.held:
-                data = http.take_rest()
-                self.bytes_delivered += len(data)
-                exchange.data(self, data)
+                data: bytes | None = http.take_rest()
             elif http.ended:
                 self._stopped = True
                 exchange.data(self, b"", True)
                 return
-            elif not (self._tls.has_unread and self._take_in_body()):
-                self._listen(True)
+            elif received or self._tls.has_unread:
+                received = False
+                data = self._receive_dense()
+            else:
+                data = None
+            if data is None:
+                if self.exchange is exchange:
+                    self._listen(True)
                 return
+            if data:
+                self.bytes_delivered += len(data)
+                exchange.data(self, data)
 
     def _go_on(self) -> None:
         """Deliver more of the received bytes, in a separate loop pass."""

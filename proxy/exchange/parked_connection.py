@@ -21,6 +21,7 @@ import trio
 from proxy.exchange.client_port import ClientPort
 from proxy.exchange.deadlines import IDLE_S, Deadlines, Idle
 from proxy.exchange.http_server import ServerHTTP
+from proxy.exchange.http_state import DONE
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead
 from tunnel.net.fairness import fairness
@@ -168,7 +169,7 @@ class ParkedConnection:
         """Note that the begun request has its complete answer."""
         self.begun = self._head = None
         http = self._http
-        if http.held or http.ended or not http.may_go_on:
+        if http.held or http.ended or not (http.incoming is http.outgoing is DONE and http.persistent):
             self.wake()
         elif self._deadlines is not None and self._idle is not None:
             self._deadlines.begin(self._idle, IDLE_S)

@@ -1,16 +1,15 @@
 """The server's side of one HTTP/1.1 connection, over any trio stream.
 
-`http_server` knows what the bytes mean and what may follow. This file adds what a front needs beside that:
-the stream, deadlines for the head and for nothing else, and an end that fits what was said.
+`http_server` parses and frames. This file adds the stream, a deadline for heads, and the ways to end.
 
-Theory of operation. There are three ways to leave. After a whole answer to a whole request: the next request.
-After a whole answer to a request that was not read to its end, or not understood: read on for a bounded while
-before closing, because closing with unread bytes makes TCP send a reset, which can overtake the answer. After
-anything else: cut, without TLS's close_notify, so that it cannot be taken for a clean end.
+Theory of operation. A task reads heads, and sends the server's own answers. For an exchange with an upstream
+it lends the connection to a port (`as_port`), and reads and sends nothing meanwhile. After `serve_parked`
+most requests begin without the task (`parked_connection`).
 
-A hub serves mostly small requests, so nothing here makes a pass of the scheduler that the stream below does
-not make, and opens nothing for a request but the request. The exchanges of requests run on the connection's
-port (`as_port`), and most of them while the connection's task is parked (`parked_connection`).
+There are three ways to leave. After a complete answer to a complete request: the next request. After a
+complete answer to a request that was malformed or not read to its end: read on for a bounded time before
+closing, because closing with unread bytes makes TCP send a reset, which can overtake the answer. After
+anything else: cut, without TLS's close_notify, so that the end is never taken for a clean one.
 """
 
 from __future__ import annotations
@@ -43,21 +42,21 @@ from tunnel.net.readiness import Readiness
 
 # kube-apiserver's ReadHeaderTimeout, from the first byte of a head; for the first head from the connect.
 HEAD_S = 32.0
-# How long is read on after an early answer, for a client that looks only when it has sent all; how much is
-# LINGER_BYTES_MAX.
+# How long to read on after an early answer, for a client that reads only after it has sent everything. The
+# bytes are bounded by LINGER_BYTES_MAX.
 LINGER_S = 5.0
-# The same for a client that was not understood, and so is not known.
+# The same after a malformed request, whose sender is not known.
 REFUSED_LINGER_S = 1.0
 
 
 class _Link(enum.Enum):
-    """What can be done with the stream."""
+    """The state of the stream."""
 
     OPEN = "open"
     SENDING = "sending"
-    """A send is under way. One that was cancelled leaves it so, and then only a cut is left."""
+    """A send is in progress. A cancelled send leaves this state: the connection can only be cut."""
     CLOSED = "closed"
-    """Closed, or handed over."""
+    """Closed, or detached."""
 
 
 _OPEN: Final = _Link.OPEN
@@ -66,14 +65,12 @@ _CLOSED: Final = _Link.CLOSED
 
 
 class ServerConnection:
-    """A client's connection.
+    """A client's connection. Call `next_request` in a loop, and answer between two calls.
 
-    `next_request` is called in a loop; between two calls the answer is sent. It owns the stream until
-    `detach`; its owner calls `aclose` at the end, also after a cancellation. With `deadlines` the wait
-    between two requests is ended by its `run`, otherwise by a scope around each. The owner then uses the
-    connection as a context, which ends that watch when the block is left, and closes nothing. What is sent
-    without a wait goes to `tls`, where the stream is a wrapper of ours around that. With `readiness` and
-    `passes`, exchanges run on its port.
+    It owns the stream until `detach`. Its owner calls `aclose` at the end, also after a cancellation. With
+    `deadlines`, their `run` ends the wait between two requests, and the owner uses the connection as a
+    context, which leaves them. Otherwise a cancel scope ends each wait. Ports send to `tls` if the stream is
+    a wrapper of ours around it. They need `readiness` and `passes`.
     """
 
     def __init__(
@@ -87,14 +84,14 @@ class ServerConnection:
         self.peer: Hashable = None
         """The fairness key of the connection's peer."""
         self._stream = stream
-        # What sends without a wait.
+        # Ports send to it without a wait.
         self._tls = stream if isinstance(stream, TLSStream) else tls
         self._readiness = readiness
         self._passes = passes
         self._deadlines = deadlines
         self._idle = deadlines.watch(self) if deadlines is not None else None
         self.http = ServerHTTP()
-        """What was received and what it means, and the framing of what is sent."""
+        """The received bytes, their parser, and the framing of sent bytes."""
         self._received = Received(stream, self.http)
         self._link = _OPEN
         self._requests = 0
@@ -116,31 +113,31 @@ class ServerConnection:
 
     @property
     def raw_head(self) -> bytes:
-        """The current request's head as it came."""
+        """The current request's head as received."""
         request = self.http.request
         assert request is not None, "there is a request"
         return b"%s %s HTTP/1.1\r\n%s" % (request.method, request.target, request.fields.raw)
 
     @property
     def idle_until(self) -> float:
-        """When its wait for another request ends, on trio's clock; infinite while it does not wait."""
+        """When its wait for the next request ends, on trio's clock; infinite while it does not wait."""
         return self._idle.due_at if self._idle is not None else math.inf
 
     def end_idle(self) -> None:
-        """Close it, if it waits for another request; its task finds its client gone."""
+        """Close it if it waits for the next request; its task finds its client gone."""
         if self._idle is not None and self._deadlines is not None:
             self._deadlines.expire(self._idle)
 
     # -- requests ------------------------------------------------------------------------------------------
 
     async def next_request(self) -> RequestHead | None:
-        """Return the next request's head; None once the connection is over, and then it is closed.
+        """Return the next request's head; None once the connection has ended, and then it is closed.
 
-        Raises BadRequest for what must not be read further. It can be answered like a request, and then the
-        next call ends the connection. Cancelled, the connection can only be closed.
+        Raises BadRequest for a malformed request. It can be answered, and then the next call ends the
+        connection. After a cancelled call, the connection can only be closed.
 
         While it waits, requests are served as `serve_parked` says. If one of them needs the task, its head is
-        returned, and `take_begun` returns what was begun of it.
+        returned, and `take_begun` returns what was begun.
         """
         http = self.http
         while True:
@@ -151,7 +148,7 @@ class ServerConnection:
             try:
                 raw = http.take_head()
                 if raw is not None:
-                    # It came with the one before; who sends many at once must not keep the others out.
+                    # It arrived with the last one. A client that pipelines must not delay the others.
                     await trio.lowlevel.checkpoint()
                 elif self._requests > 1 and self.parked is not None and self.parked.may_park:
                     if (head := await self._park(self.parked)) is not None:
@@ -164,7 +161,7 @@ class ServerConnection:
                     return None
                 common = fairness()
                 if len(raw) > LONG_HEAD_BYTES:
-                    # However many send such heads, strangers among them, one is read in a pass.
+                    # Each loop pass parses at most one long head, by any client.
                     await common.wait_alone(self.peer)
                 elif not common.admits():
                     await common.wait(self.peer)
@@ -178,7 +175,7 @@ class ServerConnection:
         return await parked.park(self._idle, self.peer)
 
     async def _receive_head(self) -> bytes | None:
-        """Return a whole head; None when the client has nothing more to ask."""
+        """Return a complete head; None when the client sends no more requests."""
         raw = None
         if self._requests > 1 and not self.http.held:
             if not await self._receive_idle():
@@ -200,7 +197,7 @@ class ServerConnection:
         return raw
 
     async def _receive_idle(self) -> bool:
-        """Wait for another request to begin; False when none does, within IDLE_S."""
+        """Wait for the next request's first bytes; False if none arrive within IDLE_S."""
         idle, deadlines = self._idle, self._deadlines
         if idle is None or deadlines is None:
             with trio.move_on_after(IDLE_S):
@@ -284,14 +281,14 @@ class ServerConnection:
     # -- the request's body --------------------------------------------------------------------------------
 
     async def receive_body(self) -> bytes:
-        """Return body bytes as they come; b"" at the clean end. Answers `Expect: 100-continue` first.
+        """Return body bytes as they arrive; b"" at the clean end. Answers `Expect: 100-continue` first.
 
-        Raises InboundBroken: CANCEL when the client is gone, PROTOCOL when the framing is broken.
+        Raises InboundBroken: CANCEL when the client is gone, PROTOCOL for a malformed body.
         """
         http = self.http
         while True:
             if http.crowded:
-                # However many bring such bodies, one of them is taken apart in a pass.
+                # Each loop pass parses at most one such body, of any client.
                 await fairness().wait_alone(self.peer)
                 http.crowded = False
             data = http.receive_body()
@@ -306,7 +303,7 @@ class ServerConnection:
             if not received:
                 http.ended = True
             elif len(received) <= SMALL_PIECE_BYTES and not (common := fairness()).admits():
-                # To be read then, or again, should this be cancelled while it waits.
+                # They stay in the buffer, also if this is cancelled while it waits.
                 http.feed(received)
                 await common.wait(self.peer)
             elif data := http.feed_body(received):
@@ -315,9 +312,9 @@ class ServerConnection:
     # -- the answer ----------------------------------------------------------------------------------------
 
     async def send_head(self, head: ResponseHead, data: bytes = b"", *, end: bool = False) -> None:
-        """Send the answer's head, and in the same write body bytes and the end that are there already.
+        """Send the answer's head, and in the same write the first body bytes and with `end` the end.
 
-        The framing is decided here: a Content-Length in `head` is kept, any other body is chunked. Raises
+        This method decides the framing: a Content-Length in `head` is kept, any other body is chunked. Raises
         InboundBroken when the client is gone.
         """
         await self._until_sendable()
@@ -326,7 +323,7 @@ class ServerConnection:
         await self._write(self.http.send_head(head, data, end=end))
 
     async def send_body(self, data: bytes, *, end: bool = False) -> None:
-        """Send body bytes at once (in one chunk where the answer is chunked), and the end when `end`."""
+        """Send body bytes at once (as one chunk if the answer is chunked), and with `end` the end."""
         await self._until_sendable()
         framed = self.http.send_body(data, end=end)
         if framed:
@@ -334,29 +331,29 @@ class ServerConnection:
 
     @property
     def held_bytes(self) -> int:
-        """What it takes of memory: itself, and what is in hand for a client that does not take it now."""
+        """The memory that it uses, with the bytes that the client has not taken yet."""
         tls = self._tls
         return 0 if tls is None else held_bytes(tls, self.http, framed=self.http.sends_chunks)
 
     @property
     def awaits_answer(self) -> bool:
-        """Whether a request was read of whose answer nothing was sent."""
+        """Whether a request was read, and nothing of its answer was sent."""
         return self.http.outgoing is AWAITED and self._link is _OPEN
 
     async def answer(self, head: ResponseHead, body: bytes) -> None:
-        """Send a whole answer."""
+        """Send a complete answer."""
         await self.send_head(head, body, end=True)
 
     async def _until_sendable(self) -> None:
-        """Wait until nothing else is sent; raises InboundBroken."""
+        """Wait until no other send is in progress; raises InboundBroken."""
         if self._interim is not None:
-            # While the 100 is on its way the stream counts as in use.
+            # The stream is in use while the 100 is sent.
             await self._interim.wait()
         if self._link is not _OPEN:
             raise InboundBroken(GONE)
 
     async def _send_continue(self) -> None:
-        """Send the 100 that the client waits for; the answer is sent after it."""
+        """Send the 100 that the client waits for."""
         data = self.http.send_continue()
         self._interim = done = trio.Event()
         try:
@@ -379,29 +376,29 @@ class ServerConnection:
     # -- leaving -------------------------------------------------------------------------------------------
 
     async def wait_disconnect(self) -> None:
-        """Return once the client is gone. What it sends meanwhile is kept, up to EARLY_BYTES_MAX and a bit.
+        """Return once the client is gone. Earlier bytes are kept, up to EARLY_BYTES_MAX and one read.
 
-        Must not be called while a task is in `receive_body`. Cancelled, nothing is lost.
+        Must not be called while a task is in `receive_body`. A cancelled call loses nothing.
         """
         await self._received.wait_end()
 
     def detach(self) -> tuple[trio.abc.Stream, bytes]:
-        """Hand the stream over, with the bytes behind the request's head; it is the caller's now."""
+        """Return the stream, and the bytes after the request's head. The caller owns both now."""
         self._release()
         return self._stream, self.http.take_rest()
 
     async def cut(self) -> None:
-        """Close the connection so that it can be taken for nothing but a failure."""
+        """Close the connection in a way that is never taken for a clean end."""
         if self._link is _CLOSED:
             return
         self._release()
         await trio.aclose_forcefully(self._stream)
 
     async def aclose(self) -> None:
-        """Close the connection: cleanly when every answer is whole, by a cut otherwise.
+        """Close the connection: cleanly if every answer is complete, otherwise by a cut.
 
-        An answer that came before its request was read gets time to arrive (LINGER_S). Cancelled, the
-        stream is closed all the same.
+        An answer that was sent before its request was read gets LINGER_S to arrive. A cancelled call closes
+        the stream too.
         """
         http = self.http
         if self._link is _SENDING or http.outgoing not in {IDLE, REFUSED, DONE}:
@@ -433,7 +430,7 @@ class ServerConnection:
             self._idle = None
 
     async def _linger(self) -> None:
-        """Read on, so that what is unread does not make TCP take back the answer."""
+        """Read on: unread bytes would make TCP send a reset, which can overtake the answer."""
         http = self.http
         with (
             trio.move_on_after(REFUSED_LINGER_S if http.request is None else LINGER_S),

@@ -29,13 +29,13 @@ from proxy.exchange.inflight_memory import HeldUp
 from proxy.hub.accept import Acceptor
 from proxy.hub.admin.actions.administration import Administration
 from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.call_metrics import CallMetrics
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.admin.metrics import MemoryCollector, ReplayCollector, TrailCollector, hub_metrics
 from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
-from proxy.hub.calls.metrics import CallMetrics
 from proxy.hub.calls.starts import Starts
 from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.front import Front

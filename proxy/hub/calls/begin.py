@@ -22,17 +22,10 @@ from proxy.exchange.parked_connection import Begun
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import Call, Refusal, parse_request
 from proxy.hub.calls.attempt import outcome_of
-from proxy.hub.calls.calls import (
-    Calls,
-    ClusterOffline,
-    OpenedStream,
-    failed,
-    hub_failed,
-    pass_head,
-    refusal_response,
-)
+from proxy.hub.calls.calls import Calls, hub_failed, refusal_response
+from proxy.hub.calls.forwarding import ClusterOffline, OpenedStream, pass_head
 from proxy.hub.calls.live import LiveCall
-from proxy.hub.calls.outcome import CloseReason, Outcome
+from proxy.hub.calls.outcome import CloseReason, Outcome, failed
 from proxy.hub.calls.relay_port import RelayPort
 from proxy.hub.relays.registry import LiveRelay
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
@@ -196,7 +189,7 @@ class BegunCall(LiveCall):
         calls, call, port = self._calls, self.call, self._parked.port
         port.begin()
         try:
-            self.opened = opened = calls.open_stream(call, self.eid, self._relay, self.began_at)
+            self.opened = opened = calls.forwarding.open_stream(call, self.eid, self._relay, self.began_at)
         except (ClusterOffline, OutboundBroken):
             # The task looks for another relay, waits for one, and words the failure.
             self._hand_over()
@@ -205,7 +198,7 @@ class BegunCall(LiveCall):
         upgrade = fields.upgrade is not None
         leave = None
         if self._intent is None and not call.parsed.tail:
-            leave = partial(calls.leave_doubted, self, opened, port)
+            leave = partial(calls.forwarding.leave_doubted, self, opened, port)
         rewrite = partial(pass_head, calls.prefix_of, self)
         relay = RelayPort(stream, call.head, call.cluster.name, rewrite, port.passes, leave)
         self.exchange = exchange = Exchange(
@@ -217,7 +210,7 @@ class BegunCall(LiveCall):
             upgrade=upgrade,
         )
         self.ports = port, relay
-        if self.tally.held is not None:
+        if self.tally.held:
             exchange.hold()
         if self._connection.http.ended:
             port.attend()

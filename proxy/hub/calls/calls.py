@@ -11,8 +11,6 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
-from typing import Protocol
 
 import attrs
 import trio
@@ -20,11 +18,10 @@ from msgspec.structs import replace
 
 from audit.errors import AuditUnavailable
 from audit.ids import new_eid
-from audit.record import Decision, Event, Impersonated, Kind, Phase, Response, Tunnel
+from audit.record import Decision, Event, Kind, Phase, Response, Tunnel
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
-from proxy.exchange.client_port import ClientPort
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.access import AccessTokens, Denied, decide, next_step
 from proxy.hub.authorize.admission import (
@@ -38,44 +35,29 @@ from proxy.hub.authorize.admission import (
 )
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import GUARDRAILS, Trail
-from proxy.hub.calls.attempt import run_attempt
-from proxy.hub.calls.direct_exchange import run_direct
+from proxy.hub.calls.forwarding import FirstAttempt, Forwarding, OpenedStream
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
-from proxy.hub.calls.outcome import CloseReason, Outcome, Tally
-from proxy.hub.calls.relay_port import RelayPort
-from proxy.hub.calls.retry import ATTEMPTS_MAX, Attempt, Tried, Where, next_attempt
+from proxy.hub.calls.outcome import CloseReason, Outcome, failed
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.relays.direct import DirectRelays
-from proxy.hub.relays.registry import LiveRelay, Registry
+from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory
-from proxy.hub.store.entities import Cluster, Mode
 from proxy.listener.unauthenticated import PENDING_S
-from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
+from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
 from proxy.message.head import (
     LONG_HEAD_BYTES,
-    HeadError,
-    HeadTooLarge,
     RequestHead,
     ResponseHead,
-    request_line,
-)
-from proxy.message.rewrite import (
-    guardrail_of,
-    hub_request_bytes,
-    hub_response_head,
-    sandboxed,
 )
 from proxy.message.status import (
     DENIAL_BYTES_MAX,
     STATUS_BYTES_MAX,
-    failure_response,
     status_response,
-    with_processed,
 )
 from proxy.process.config import MIB
-from tunnel import Detached, Draining, Interruptions, Memory, Session, SessionClosed, Stream, TooManyStreams
+from tunnel import Interruptions, Memory, Session
 from tunnel.net.fairness import fairness
 from tunnel.net.loglimit import LogLimit
 
@@ -85,72 +67,6 @@ CLIENT_LEFT = (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken
 _FAULT = "the hub failed by a fault of its own"
 
 _log = logging.getLogger("hawse.hub.calls")
-
-
-class ClusterOffline(Exception):
-    """No relay of a cluster can take a request now."""
-
-    def __init__(self, cluster: Cluster, why: str) -> None:
-        super().__init__(f'cluster "{cluster.name}" is offline: {why}')
-
-
-@attrs.define(eq=False)
-class OpenedStream:
-    """A stream to a relay under an agent's identity."""
-
-    stream: Stream
-    relay: LiveRelay
-    impersonated: Impersonated
-    """What the relay's token says."""
-    before: Interruptions
-    """What the tunnel had gone through before."""
-
-    def show(self, live: LiveCall) -> None:
-        """Say of a call that this is where it is, or was."""
-        live.relay, live.impersonated = self.relay.recorded, self.impersonated
-        live.session, live.before = self.relay.session, self.before
-
-
-class FirstAttempt(Protocol):
-    """The first attempt of a call, made without a task, which has failed."""
-
-    @property
-    def relay_of_first(self) -> LiveRelay:
-        """The relay that it was sent to."""
-        ...
-
-    async def outcome_of_first(self) -> Outcome:
-        """Return how it failed, once the client has the part of the answer that arrived.
-
-        Raises ExchangeFault.
-        """
-        ...
-
-
-@attrs.define(eq=False)
-class _Route:
-    """The relays of one call: where it goes, and which of them have not taken it."""
-
-    registry: Registry
-    live: LiveCall
-    relay: LiveRelay | None = None
-    """None where the registry is to pick one, and in direct mode."""
-    tried: list[LiveRelay] = attrs.Factory(list)
-
-    def leads(self, where: Where) -> bool:
-        """Whether there is a relay for the next attempt; notes which."""
-        relay = self.relay
-        if where is Where.SAME:
-            return True
-        if relay is None:
-            return where is Where.ANY
-        self.tried.append(relay)
-        if where is Where.SUBSTITUTE:
-            self.live.moved_from = relay.instance
-            self.relay = self.registry.substitute(relay)
-            return True
-        self.relay = self.registry.sibling(relay.cluster_id, self.tried)
-        return self.relay is not None or where is Where.ANY
 
 
 @attrs.define(eq=False)
@@ -176,6 +92,7 @@ class Calls:
     """The hosts of the clusters, if they have any."""
 
     admission: Admission = attrs.field(init=False)
+    forwarding: Forwarding = attrs.field(init=False)
     _unrecorded: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
     @memory.default
@@ -189,6 +106,10 @@ class Calls:
     @admission.default
     def _admission_of_these(self) -> Admission:
         return Admission(self.tokens, self.directory)
+
+    @forwarding.default
+    def _forwarding_of_these(self) -> Forwarding:
+        return Forwarding(self.registry, self.direct, self.prefix_of)
 
     @hosts.default
     def _configured_hosts(self) -> ClusterHosts | None:
@@ -414,7 +335,7 @@ class Calls:
         """
         outcome: Outcome | None = None
         try:
-            outcome = await self._forward(connection, live, first)
+            outcome = await self.forwarding.forward(connection, live, first)
         except CLIENT_LEFT:
             raise
         except Exception:
@@ -446,211 +367,10 @@ class Calls:
         self.recorder.complete(closing)
         self.observe(closing)
 
-    async def _forward(
-        self, connection: ServerConnection, live: LiveCall, first: FirstAttempt | None
-    ) -> Outcome:
-        """Send the call to a relay of its cluster, and answer the client in every case."""
-        with connection.as_port(begin=first is None) as client:
-            outcome = await self._attempts(connection, client, live, first)
-        return await self._answer_failed(connection, live, outcome)
-
-    async def _attempts(
-        self, connection: ServerConnection, client: ClientPort, live: LiveCall, first: FirstAttempt | None
-    ) -> Outcome:
-        """Make attempts until one is answered, or no other one may follow."""
-        route = _Route(self.registry, live, None if first is None else first.relay_of_first)
-        attempt = Attempt(Where.SAME)
-        waited = False
-        for number in range(1, ATTEMPTS_MAX + 1):
-            if first is not None:
-                outcome, first = await first.outcome_of_first(), None
-            elif live.ended is not None:
-                # An earlier attempt reached no API server, unless its relay was in doubt.
-                seen = Processed.MAYBE if live.moved_from else Processed.NO
-                return failed(Failure(live.ended.code, seen, ""), CloseReason.REVOKED, live.tally)
-            else:
-                # If the second attempt is cancelled, the failure of the first one does not describe it.
-                live.failure = None
-                may_leave = number < ATTEMPTS_MAX
-                try:
-                    outcome = await self._attempt(connection, client, live, route, attempt, may_leave)
-                except ClusterOffline as error:
-                    if not waited and await self._wait_for_relay(live):
-                        waited, route.relay = True, None
-                        continue
-                    return await self._answer_offline(connection, live, error)
-                except OutboundBroken as error:
-                    outcome = failed(error.failure, CloseReason.UPSTREAM_FAILED, live.tally)
-            live.failure = outcome.failure
-            left, live.leaves = live.leaves, False
-            tried = Tried(number, attempt, client.whole, ended=live.ended is not None, left=left)
-            following = next_attempt(outcome, tried)
-            if following is None or not route.leads(following.where):
-                break
-            attempt = following
-            client.rewind()
-            live.tally.bytes_in = 0
-        return outcome
-
-    async def _attempt(
-        self,
-        connection: ServerConnection,
-        client: ClientPort,
-        live: LiveCall,
-        route: _Route,
-        attempt: Attempt,
-        may_leave: bool,
-    ) -> Outcome:
-        """Make one attempt; raises ClusterOffline or OutboundBroken.
-
-        With `may_leave`, a read is taken back from a tunnel in doubt, if another relay can answer it.
-        """
-        call = live.call
-        rewrite = partial(pass_head, self.prefix_of, live)
-        if call.cluster.mode is Mode.DIRECT:
-            try:
-                return await run_direct(connection, live, client, self.direct, rewrite, renew=attempt.renew)
-            except OutboundBroken as error:
-                # The hub's own dial failed. A failure that the relay states is an outcome.
-                raise ClusterOffline(call.cluster, error.failure.reason) from error
-        route.relay = route.relay or self.registry.session(call.cluster.id)
-        opened = self.open_stream(call, live.eid, route.relay, time.time(), renew=attempt.renew)
-        opened.show(live)
-        route.relay = opened.relay
-        leave = None
-        if may_leave and call.movable and not live.moved_from:
-            leave = partial(self.leave_doubted, live, opened, client)
-        relay = RelayPort(opened.stream, call.head, call.cluster.name, rewrite, client.passes, leave)
-        return await run_attempt(connection, live, client, relay)
-
-    async def _answer_offline(
-        self, connection: ServerConnection, live: LiveCall, error: ClusterOffline
-    ) -> Outcome:
-        """Answer a call that no relay can take."""
-        seen = Processed.MAYBE if live.moved_from else Processed.NO
-        live.failure = Failure(StreamCode.REFUSED, seen, str(error))
-        head, body = status_response(503, "", with_processed(str(error), seen))
-        await connection.answer(head, body)
-        live.tally.status = head.status
-        return failed(live.failure, CloseReason.UPSTREAM_FAILED, live.tally)
-
-    async def _answer_failed(self, connection: ServerConnection, live: LiveCall, outcome: Outcome) -> Outcome:
-        """Answer a call whose last attempt has failed, if its client still waits; returns what came of it."""
-        if not outcome.unanswered:
-            return outcome
-        failure = outcome.failure
-        if live.moved_from and failure is not None and failure.processed is Processed.NO:
-            # Of the first attempt that is not known.
-            failure = live.failure = attrs.evolve(failure, processed=Processed.MAYBE)
-            outcome = attrs.evolve(outcome, failure=failure)
-        head, body = _failed_answer(live, outcome)
-        await connection.answer(head, body)
-        return attrs.evolve(outcome, status=head.status)
-
-    def leave_doubted(self, live: LiveCall, opened: OpenedStream, client: ClientPort) -> bool:
-        """End the attempt of a read whose tunnel is in doubt, if another relay can answer it.
-
-        Return whether it was ended. Then `live.leaves` is set.
-        """
-        if live.ended is not None or live.tally.status or not client.whole:
-            return False
-        sibling = self.registry.substitute(opened.relay)
-        if sibling is None:
-            return False
-        live.leaves = True
-        reason = f"the tunnel of relay {opened.relay.instance} is silent: {sibling.instance} is asked instead"
-        assert live.exchange is not None, "an attempt is under way"
-        live.exchange.end(Failure(StreamCode.CANCEL, Processed.MAYBE, reason))
-        return True
-
-    async def _wait_for_relay(self, live: LiveCall) -> bool:
-        """Wait for a relay of the cluster; False when none comes, True at once when the call is ended."""
-        arrived = True
-        with live.interruptible():
-            arrived = await self.registry.relay_wait.wait_for(live.call.cluster.id)
-        return arrived
-
-    def open_stream(
-        self, call: Call, audit_id: str, relay: LiveRelay | None, now: float, *, renew: bool = False
-    ) -> OpenedStream:
-        """Open a stream to a relay of the cluster; raises ClusterOffline, also when there is none.
-
-        Raises OutboundBroken for a head that is TOO_LARGE. `now` is in epoch seconds.
-        """
-        principal = call.agent.principal
-        assert principal is not None
-        if relay is None:
-            if self.registry.is_away(call.cluster.id):
-                raise ClusterOffline(call.cluster, "its relay has lost its connection, and is not back yet")
-            raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
-        contexts, session = relay.contexts, relay.session
-        head, parsed = call.head, call.parsed
-        if parsed.line is None:
-            parsed.line = request_line(head.method, parsed.target)
-        try:
-            inner = hub_request_bytes(parsed.line, head, audit_id, call.client_ip, parsed.tail)
-        except HeadTooLarge as error:
-            # Admitted by what its client wrote; what crosses may be longer.
-            raise OutboundBroken(Failure(StreamCode.TOO_LARGE, Processed.NO, str(error))) from error
-        try:
-            context = contexts.renew(principal, now) if renew else contexts.context_for(principal, now)
-            stream = session.open_stream(inner, context=context.index, eof=head.fields.only_asks)
-        except (SessionClosed, Draining, TooManyStreams, Detached) as error:
-            raise ClusterOffline(call.cluster, str(error)) from error
-        return OpenedStream(stream, relay, context.impersonated, session.interruptions)
-
     def _refused(self, event: Event, status: int) -> None:
         closing = event.completed(datetime.now(UTC), resp=Response(status, processed="no"))
         self.recorder.complete(closing)
         self.observe(closing)
-
-
-def pass_head(prefix_of: Callable[[Call], bytes], live: LiveCall, head: ResponseHead) -> ResponseHead:
-    """Return the relay's head as the client gets it, and note that the call is answered.
-
-    Raises OutboundBroken for a head that the hub cannot forward.
-    """
-    call, status = live.call, head.status
-    parsed = call.parsed
-    try:
-        answer = head.without_hop()
-        if answer is None:
-            answer = hub_response_head(head, prefix_of(call), parsed.target, call.head.header(b"host"))
-            answer.encode()
-        if status == 403:
-            live.guardrail = guardrail_of(head)
-        if parsed.tail:
-            answer = sandboxed(answer)
-            answer.encode()
-    except HeadError as error:
-        raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, str(error))) from error
-    tally = live.tally
-    tally.status = status
-    tally.upgraded = status == 101
-    if not parsed.small and call.long:
-        # The token is most of the request's headers, and a watch keeps them for hours.
-        call.head.fields.forget_parts()
-    return answer
-
-
-def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, bytes]:
-    """What a client is told whose answer has not begun, of what became of its request."""
-    failure, request = outcome.failure, live.call.head
-    assert failure is not None, "what has not failed is answered"
-    if live.ended is not None:
-        if live.ended.code is not StreamCode.OVERLOADED:
-            return status_response(403, "", live.ended.reason)
-        failure = Failure(live.ended.code, failure.processed, live.ended.reason)
-    if outcome.close_reason is CloseReason.CLIENT_ERROR:
-        return status_response(400, "", failure.reason)
-    if failure.code is StreamCode.UNAUTHENTICATED:
-        # The agent's own credential was in order: a 401 would send its user to log in again.
-        message = f"the relay of this cluster does not accept its hub: {failure.reason}"
-        return status_response(503, "", with_processed(message, failure.processed))
-    audit_header = ((b"audit-id", live.eid.encode("ascii")),)
-    return failure_response(
-        failure, request.method, upgrade=request.upgrade is not None, headers=audit_header
-    )
 
 
 def _tunnel(session: Session | None, before: Interruptions, moved_from: str = "") -> Tunnel | None:
@@ -660,11 +380,6 @@ def _tunnel(session: Session | None, before: Interruptions, moved_from: str = ""
         return Tunnel(moved_from=moved_from) if moved_from else None
     through = now.since(before)
     return Tunnel(through.detaches, round(through.away_s * 1000, 3), through.replayed_frames, moved_from)
-
-
-def failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
-    """What came of a call that ended early."""
-    return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)
 
 
 def hub_failed(connection: ServerConnection, live: LiveCall) -> Outcome:

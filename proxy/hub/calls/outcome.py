@@ -63,3 +63,8 @@ class Outcome:
     def unanswered(self) -> bool:
         """Whether the client still waits for an answer."""
         return self.status == 0 and self.close_reason is not CloseReason.CLIENT_GONE
+
+
+def failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
+    """Return the outcome of a call that ended early."""
+    return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)

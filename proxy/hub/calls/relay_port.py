@@ -78,9 +78,9 @@ class RelayPort:
         self._answered = False
         self._body_left: int | None = None
         self._held: Held403 | None = None
-        # `_on_head` is still to be called.
+        # The stream is still to call `_deliver`, for the answer's head.
         self._awaits_head = True
-        stream.on_answer(self._on_head, on_doubt)
+        stream.on_answer(self._deliver, on_doubt)
 
     def __repr__(self) -> str:
         return repr(self.stream)
@@ -157,21 +157,18 @@ class RelayPort:
     def _on_room(self) -> None:
         self._passes.soon(self.stream.peer, self._has_room)
 
-    def _on_head(self) -> None:
-        """Pass on the head, now or in the first pass that has room for it."""
-        self._awaits_head = False
-        if self._passes.admits():
-            self._deliver()
-        else:
-            self._passes.soon(self.stream.peer, self._deliver)
-
     # -- the reactions
 
     def _has_room(self) -> None:
         self.exchange.room(self)
 
     def _deliver(self) -> None:
-        """Pass on the received bytes until the port is paused."""
+        """Pass on the received bytes until the port is paused; a head in a pass that has room for it."""
+        if self._awaits_head:
+            self._awaits_head = False
+            if not self._passes.admits():
+                self._passes.soon(self.stream.peer, self._deliver)
+                return
         if self._busy or self._paused or self.exchange.over:
             return
         self._busy = True
@@ -196,7 +193,7 @@ class RelayPort:
         encoded = self.stream.receive_head_nowait()
         if encoded is None:
             self._awaits_head = True
-            self.stream.when_input(self._on_head)
+            self.stream.when_input(self._deliver)
             return False
         head = ResponseHead.decode(encoded)
         status = head.status

@@ -11,7 +11,7 @@ import trio
 from audit.ids import new_eid
 from auth.principal import Principal
 from proxy.exchange.engine import Exchange
-from proxy.hub.calls.direct_port import DirectPort
+from proxy.hub.calls.direct import DirectPort
 from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins
