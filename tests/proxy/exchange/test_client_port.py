@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from proxy.exchange.client_port import CUT_WITHIN_S, QUIET_S, REPLAY_BYTES_MAX, ClientPort
+from proxy.exchange.client_port import CUT_WITHIN_S, QUIET_S, ClientPort
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.engine import OVER, Exchange
 from proxy.exchange.http_client import ClientHTTP
 from proxy.exchange.http_server import EARLY_BYTES_MAX, ServerHTTP
 from proxy.exchange.http_state import State
+from proxy.exchange.kept_body import REPLAY_BYTES_MAX
 from proxy.exchange.next_pass import NextPass
 from proxy.message.body import CHUNKS_AT_ONCE_MAX
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
