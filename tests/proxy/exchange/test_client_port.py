@@ -20,6 +20,7 @@ from proxy.exchange.engine import OVER, Exchange
 from proxy.exchange.http_client import ClientHTTP
 from proxy.exchange.http_server import EARLY_BYTES_MAX, ServerHTTP
 from proxy.exchange.http_state import State
+from proxy.exchange.kept_body import REPLAY_BYTES_MAX
 from proxy.exchange.next_pass import NextPass
 from proxy.message.body import CHUNKS_AT_ONCE_MAX
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
@@ -441,6 +442,17 @@ async def test_a_body_is_delivered_whole_again_after_an_attempt_that_took_a_part
             exchange.end(LOST)
         assert bytes(upstream.out) == bytes(rig.said)
         assert rig.port.bytes_delivered == len(rig.said)
+
+
+async def test_a_body_is_kept_for_another_attempt_up_to_a_bound() -> None:
+    async with rigged("chunked", buffers=1 << 20) as rig:
+        rig.upstream.drains_at_once = True
+        half = REPLAY_BYTES_MAX // 2
+        for whole, size in ((True, half), (True, half), (False, 1)):
+            rig.send(b"%x\r\n%s\r\n" % (size, bytes(size)))
+            await wait_all_tasks_blocked()
+            assert rig.port.whole is whole
+        assert len(rig.upstream.out) == REPLAY_BYTES_MAX + 1
 
 
 async def test_while_the_hub_stops_each_answer_is_its_connections_last() -> None:
