@@ -237,7 +237,7 @@ async def test_cancelled_in_any_pass_everything_closes_and_nothing_looks_whole(k
                         await bench.connection.aclose()
 
             async def answer(bench: Bench = bench) -> None:
-                while bench.parked is None or "resume" not in bench.upstream.calls:  # noqa: ASYNC110 - every pass counts
+                while bench.parked is None or "resume" not in bench.upstream.calls:
                     await trio.lowlevel.checkpoint()
                 await trio.lowlevel.checkpoint()
                 bench.upstream.say(b"part", False, 101 if kind == "raw" else 200)
