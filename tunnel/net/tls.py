@@ -301,8 +301,8 @@ class TLSStream(trio.abc.Stream):
     def receive_nowait(self, at_once: int = RECEIVE_BYTES_MAX) -> bytes | None:
         """Return what has come of the peer's data, b"" after its close_notify, None where there is a wait.
 
-        Over a TCPStream only, or TLS over one; `at_once` bounds what is asked of it. Raises as receive_some
-        does.
+        Over a TCPStream only, or TLS over one. At most `at_once` bytes are read from it, and at most
+        CROWDED_BYTES_MAX after very many small records. Raises as receive_some does.
         """
         if self._receiving:
             raise trio.BusyResourceError("another task is already receiving from this TLS stream")
@@ -311,10 +311,17 @@ class TLSStream(trio.abc.Stream):
             return self._take_unread(None)
         transport = self.transport_stream
         assert isinstance(transport, _NEVER_WAITING), "without a wait there must be a socket below"
+        crowded = self._crowded
+        if crowded:
+            at_once = min(at_once, CROWDED_BYTES_MAX)
         ciphertext = transport.receive_nowait(at_once)
         if ciphertext is None:
             return None
+        self._crowded = False
         data = self._take_in(ciphertext)
+        if crowded and 2 * len(data) < len(ciphertext):
+            # A few small records in between do not end it.
+            self._crowded = True
         if self._state is not _OPEN:
             if self._sending is None:
                 with contextlib.suppress(trio.BrokenResourceError):

@@ -862,6 +862,35 @@ async def test_receive_nowait_returns_whole_records_and_distinguishes_a_wait_fro
         client.receive_nowait()
 
 
+async def test_receive_nowait_reads_less_after_very_many_small_records() -> None:
+    near, far = await tcp_pair()
+    client, server = await handshake((near, far))
+    records = 20_000
+    ciphertext = b"".join(server._encrypt(b"a") for _ in range(records))
+    await far.send_all(ciphertext[: 22 * 1000])
+    await readable(client)
+    # This read cannot know.
+    sizes = [len(client.receive_nowait() or b"")]
+    assert sizes[0] > CROWDED_BYTES_MAX // 20
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(far.send_all, ciphertext[22 * 1000 :])
+        while sum(sizes) < records:
+            await readable(client)
+            sizes.append(len(client.receive_nowait() or b""))
+        nursery.start_soon(far.send_all, server._encrypt(bytes(SEND_BYTES_MAX)))
+        received = large = 0
+        while received < SEND_BYTES_MAX:
+            await readable(client)
+            data = client.receive_nowait() or b""
+            received += len(data)
+            large = max(large, len(data))
+    # A record of one byte takes more than 20.
+    assert max(sizes[1:]) <= CROWDED_BYTES_MAX // 20
+    assert large > CROWDED_BYTES_MAX
+    await trio.aclose_forcefully(client)
+    await trio.aclose_forcefully(server)
+
+
 async def test_bytes_left_by_a_receive_come_before_later_ones() -> None:
     client, server = await handshake(await tcp_pair())
     await client.send_all(b"abcd")
