@@ -112,8 +112,12 @@ class Connections:
 
     def watch(self, connection: ClientConnection, on_input: Callable[[], None]) -> None:
         """Watch a connection: `on_input` is called on input. The connection must be TLS over a socket."""
-        if connection.watch is not None:
-            connection.watch.call = on_input
+        watch = connection.watch
+        if watch is not None:
+            watch.call = on_input
+            if not watch.listening:
+                # The port of the last exchange was paused before it read the end of the answer.
+                watch.listen(True)
             return
         socket = tls_socket(connection.stream)
         assert socket is not None, "a connection of the pool is TLS over a socket"

@@ -96,3 +96,56 @@ async def test_an_answer_arrives_although_the_server_takes_no_more_of_the_reques
         assert connections.idle_count == 0
         nursery.cancel_scope.cancel()
     await trio.aclose_forcefully(theirs)
+
+
+@pytest.mark.parametrize("then", ["the server closes it", "it carries a long head"])
+async def test_a_connection_whose_client_reads_slowly_is_watched_afterwards(then: str) -> None:
+    ours, theirs = await handshake(await tcp_pair())
+    ours.transport_stream.socket.setsockopt(  # type: ignore[attr-defined]
+        socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+    )
+
+    async def dial() -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        return ours
+
+    readiness = Readiness()
+    connections = Connections(dial, "the server", readiness)
+    port = UpstreamPort(connections, RequestHead.of(b"GET", b"/", UPGRADE[:1]), long=False)
+    client, done = FakePort(), list[Failure | None]()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(readiness.run)
+            exchange = Exchange(client, port, done.append, bodiless=True)
+            assert await port.dial()
+            exchange.start()
+            await theirs.receive_some()
+            await theirs.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n" + bytes(20))
+            await trio.testing.wait_all_tasks_blocked(0.001)
+            # The client has no room, so the rest waits in the socket, and is read when the port resumes.
+            await theirs.send_all(bytes(20))
+            await trio.testing.wait_all_tasks_blocked(0.001)
+            assert not done
+            client.drain()
+            client.drain()
+            assert done == [None]
+            assert connections.idle_count == 1
+            if then == "the server closes it":
+                await theirs.aclose()
+                await trio.testing.wait_all_tasks_blocked(0.001)
+                assert connections.idle_count == 0
+            else:
+                # The kernel does not take this head at once.
+                head = RequestHead.of(b"GET", b"/", (*UPGRADE[:1], (b"x", b"y" * 300_000)))
+                port = UpstreamPort(connections, head, long=False)
+                assert port.take_kept()
+                Exchange(FakePort(drains_at_once=True), port, done.append, bodiless=True).start()
+                received = b""
+                while not received.endswith(b"\r\n\r\n"):
+                    received += await theirs.receive_some()
+                await theirs.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                await trio.testing.wait_all_tasks_blocked(0.001)
+                assert done == [None, None]
+            nursery.cancel_scope.cancel()
+    await connections.aclose()
+    await trio.aclose_forcefully(theirs)
