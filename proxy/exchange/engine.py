@@ -39,6 +39,7 @@ __all__ = [
     "CLIENT_LEAVES_S",
     "FAULT",
     "OVER",
+    "SHARE_BYTES",
     "SPLICE_DRAIN_S",
     "Direction",
     "Exchange",
@@ -49,6 +50,8 @@ log = logging.getLogger("hawse")
 
 P = ParamSpec("P")
 
+# Bytes that a port delivers in one loop pass before others run.
+SHARE_BYTES = 256 * 1024
 # Grace period for the other direction of a raw stream after one has ended, over a transport without
 # half-close (TLS). kube-apiserver itself ends both at once.
 SPLICE_DRAIN_S = 1.0

@@ -14,13 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.exchange.engine import OVER, Exchange
+from proxy.exchange.engine import OVER, SHARE_BYTES, Exchange
 from proxy.message.failure import GONE, Failure, Processed, StreamCode
 from proxy.message.head import ResponseHead
 from tunnel.stream import Stream, StreamReset
-
-# Bytes that a stream delivers in one loop pass before other streams run.
-SHARE_BYTES = 256 * 1024
 
 _OTHER_LENGTH = Failure(
     StreamCode.PROTOCOL, Processed.MAYBE, "the request's body has another length than its head says"

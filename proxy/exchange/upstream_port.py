@@ -15,14 +15,13 @@ from collections.abc import Callable
 import trio
 
 from proxy.exchange.client import ClientConnection
-from proxy.exchange.engine import OVER, Exchange
+from proxy.exchange.engine import OVER, SHARE_BYTES, Exchange
 from proxy.exchange.http_state import DONE
 from proxy.exchange.pool import Connections
 from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 
-# A read of at least this size is followed by another read at once. This does not last: the client's port soon
-# has no room.
+# A read of at least this size is followed by another read at once, up to the port's share.
 MORE_BYTES = 32 * 1024
 
 
@@ -351,17 +350,23 @@ class UpstreamPort:
             self._listen()
 
     def _take_more(self, connection: ClientConnection) -> None:
-        """Read and pass on, as long as each read brings at least MORE_BYTES."""
+        """Read and pass on, as long as each read brings at least MORE_BYTES, up to SHARE_BYTES.
+
+        The socket reports the rest in the next pass. A client can be as fast as the server, so its port may
+        never be full.
+        """
         if self.exchange.spliced:
             self._take_raw(connection)
             return
         http = connection.http
         if (http.held or http.ended) and not self._pass_on(connection, http.receive_body()):
             return
-        while not (self._paused or self.exchange.over):
+        share = SHARE_BYTES
+        while share > 0 and not (self._paused or self.exchange.over):
             piece = connection.take_in_body_nowait()
             if not self._pass_on(connection, piece) or piece is None or len(piece) < MORE_BYTES:
                 return
+            share -= len(piece)
 
     def _pass_on(self, connection: ClientConnection, piece: bytes | None) -> bool:
         """Pass on `piece` and the other received body bytes, until paused; return whether more may come."""
@@ -384,6 +389,7 @@ class UpstreamPort:
         return True
 
     def _take_raw(self, connection: ClientConnection) -> None:
+        share = SHARE_BYTES
         while not (self._paused or self.exchange.over):
             piece = connection.take_in_raw_nowait()
             if piece is None:
@@ -395,5 +401,6 @@ class UpstreamPort:
                 # A watched connection reports its end again and again.
                 self._paused = True
                 return
-            if len(piece) < MORE_BYTES and not connection.has_unread:
+            share -= len(piece)
+            if (share <= 0 or len(piece) < MORE_BYTES) and not connection.has_unread:
                 return

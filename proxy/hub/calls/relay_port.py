@@ -16,15 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
-from proxy.exchange.engine import OVER, Exchange
+from proxy.exchange.engine import OVER, SHARE_BYTES, Exchange
 from proxy.exchange.next_pass import NextPass
 from proxy.hub.calls.explain_403 import Held403, may_be_explained
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import BODILESS_STATUSES, HeadError, RequestHead, ResponseHead, check_switch
 from tunnel.stream import Stream, StreamReset
-
-# Bytes that a stream delivers in one loop pass before other streams run.
-SHARE_BYTES = 256 * 1024
 
 _OTHER_LENGTH = "the answer's body has another length than its head says"
 

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from proxy.exchange.client import ClientConnection
-from proxy.exchange.engine import Exchange
+from proxy.exchange.engine import SHARE_BYTES, Exchange
 from proxy.exchange.http_connection import CROWDED_BYTES_MAX
 from proxy.exchange.http_state import DONE
 from proxy.exchange.pool import Connections
@@ -148,4 +148,38 @@ async def test_a_connection_whose_client_reads_slowly_is_watched_afterwards(then
                 assert done == [None, None]
             nursery.cancel_scope.cancel()
     await connections.aclose()
+    await trio.aclose_forcefully(theirs)
+
+
+@pytest.mark.parametrize("spliced", [False, True])
+async def test_a_server_as_fast_as_its_client_gets_a_share_of_each_pass(
+    spliced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = await handshake(await tcp_pair())
+
+    async def dial() -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        return ours
+
+    readiness = Readiness()
+    fields = UPGRADE if spliced else UPGRADE[:1]
+    port = UpstreamPort(Connections(dial, "x", readiness), RequestHead.of(b"GET", b"/", fields), long=False)
+    client = FakePort(drains_at_once=True)
+    exchange = Exchange(client, port, lambda _: None, bodiless=not spliced, upgrade=spliced)
+    assert await port.dial()
+    exchange.start()
+    connection = port.connection
+    assert connection is not None
+    head = b"101 S\r\nconnection: Upgrade\r\nupgrade: websocket" if spliced else b"200 OK"
+    connection.http.feed(b"HTTP/1.1 %b\r\n\r\n" % head)
+    # Without this, an endless answer would never end.
+    reads = iter([bytes(100_000)] * 1000)
+    monkeypatch.setattr(ClientConnection, "_receive_nowait", lambda self: next(reads, b""))
+    await theirs.send_all(b"x")
+    for passes in (1, 2, 3):
+        assert connection.watch is not None
+        connection.watch.call()
+        assert 0 < len(client.out) <= passes * (SHARE_BYTES + 100_000)
+        assert connection.watch.listening
+    port.close()
     await trio.aclose_forcefully(theirs)
