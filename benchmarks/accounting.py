@@ -8,7 +8,7 @@ no wall time.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -55,10 +55,6 @@ def family(pid: int) -> list[int]:
 def families(processes: Mapping[str, int]) -> dict[str, list[int]]:
     """Each name's process with its descendants as they are now."""
     return {name: family(pid) for name, pid in processes.items()}
-
-
-def total_cpu_s(pids: Iterable[int]) -> float:
-    return sum(cpu_s(pid) for pid in pids)
 
 
 def total_rss_kb(processes: Mapping[str, int]) -> dict[str, int]:

@@ -39,7 +39,6 @@ from tunnel import Context
 from tunnel.protocol.schedule import Group
 from tunnel.protocol.streams import StreamState
 
-AGENT_ID = "0199a1b2-79b0-7cc3-98c4-dc0c0c07398f"
 ISSUER = "https://hub.example"
 TARGET = b"/api/v1/namespaces/app-%d/pods?limit=500"
 TARGETS = 64

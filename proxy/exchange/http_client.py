@@ -11,7 +11,6 @@ from proxy.exchange.http_state import (
     END,
     FAULT,
     HEAD,
-    IDLE,
     INTERIM,
     NEXT,
     REQUEST,
@@ -127,11 +126,6 @@ class ClientHTTP(HTTPConnection):
         self.incoming = ANSWER[DONE, NEXT]
         self.outgoing = REQUEST[DONE, NEXT]
         return True
-
-    @property
-    def idle(self) -> bool:
-        """Whether no exchange is in progress."""
-        return self.outgoing is IDLE
 
     def forget_lines(self) -> None:
         """Drop the cache of answer lines: after an exchange of hours it is of little use."""

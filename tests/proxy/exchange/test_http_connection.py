@@ -339,14 +339,14 @@ def test_an_exchange_ends_and_the_next_one_begins() -> None:
     http = ClientHTTP()
     for _ in range(3):
         assert http.send_request(ASK) == b"GET /api HTTP/1.1\r\nhost: a\r\n\r\n"
-        assert not http.idle
+        assert http.outgoing is not State.IDLE
         assert http.receive_head() is None
         http.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         assert http.receive_head() == OK
         assert not http.end_exchange()
         assert body_of(http) == b"ok"
         assert http.end_exchange()
-        assert http.idle
+        assert http.outgoing is State.IDLE
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_a_head_that_is_too_large_begins_no_exchange() -> None:
     with pytest.raises(OutboundBroken) as caught:
         http.send_request(RequestHead.of(b"GET", b"/", ((b"a", b"x" * HEAD_BYTES_MAX),)))
     assert caught.value.failure.code is StreamCode.TOO_LARGE
-    assert http.idle
+    assert http.outgoing is State.IDLE
     http.send_request(ASK)
 
 
