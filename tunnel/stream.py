@@ -4,11 +4,11 @@ The bytes, the halves and the credit are in the core (`StreamState`); this file 
 task waits for bytes, for the head, or for room in the queue. Each has a waker, made when it is first needed.
 What happens to the stream (bytes, room, RESET, close, the session's end) wakes the tasks that it concerns,
 and they check again. So a wakeup can be spurious but is never lost, and cancelling a wait changes nothing.
-One message of the peer can wake hundreds of tasks, so a woken task goes on in the first pass that has room
+One message of the peer can wake hundreds of tasks, so a woken task continues in the first pass that has room
 for it (`tunnel.net.fairness`).
 
-What needs no wait has a twin without a checkpoint (`receive_nowait`, `send_nowait`, …), for callers that do
-several such steps in a row and wait elsewhere: a checkpoint costs as much as the rest of the exchange.
+Methods that end in `_nowait` have no checkpoint. They are for callers that do several such steps in a row and
+wait elsewhere: a checkpoint costs as much as the rest of the exchange.
 """
 
 from __future__ import annotations

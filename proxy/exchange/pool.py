@@ -1,9 +1,8 @@
 """HTTPS connections to one server, kept while they are clean.
 
-An upgrade gets a separate connection, regardless of its answer (`fresh`, and `keep=False` afterwards). After
-a refusal the other side may still treat the connection as a raw stream. The next request on it would then
-reach that stream with our own identity (CVE-2018-1002105). No proxy is ever used, and the environment is
-never read, because each connection carries a credential.
+An upgrade gets a separate connection (`fresh`), which is never kept, regardless of its answer. After a
+refusal the other side may still treat the connection as a raw stream. The next request on it would then reach
+that stream with our own identity (CVE-2018-1002105).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from tunnel.net.tls import TLSStream
 # The memory of an idle TLS connection. OpenSSL takes 28 KiB of it as a server and 35 as a client. The rest
 # are the Python objects.
 CONNECTION_BYTES = 40 * 1024
-# The largest read of a client's connection while others wait: 0.8 ms, if each TLS record has one byte. A
-# longer message is a body, and has a task.
+# The largest read of a client's connection: 0.8 ms, if each TLS record has one byte. Only the read of a body
+# after a large one may be larger.
 CLIENT_BYTES_AT_ONCE = 16 * 1024
 
 

@@ -24,16 +24,16 @@ from tunnel.net.task_poll import TaskPoll
 
 __all__ = ["Readiness", "Watch"]
 
-# Then other tasks run: these are some milliseconds of small answers.
+# Calls before other tasks run: some milliseconds, if the answers are small.
 CALLS_PER_PASS: Final = 64
-# Where calls take longer, as for bytes in very many TLS records, other tasks run after PASS_S. The clock is
-# read after so many calls.
+# If calls take longer, as for bytes in very many TLS records, other tasks run after PASS_S. The clock is read
+# once per CALLS_PER_LOOK calls.
 CALLS_PER_LOOK: Final = 8
 PASS_S: Final = 0.005
 
 
 class Watch:
-    """One socket that is watched; `call` is what is called, and may be changed at any time."""
+    """One watched socket. It calls `call`, which may be changed at any time."""
 
     __slots__ = ("_descriptor", "_poll", "_readiness", "call", "ended", "listening", "room")
 
@@ -41,39 +41,39 @@ class Watch:
         self._readiness = readiness
         self._descriptor = descriptor
         self.ended = False
-        """It is not called any more."""
-        # Made when it is first asked for input, and then kept: that costs a third of looking at the socket.
+        """The watch has ended: it calls nothing any more."""
+        # Made by the first `has_input`, and then kept: making it is a third of that call's cost.
         self._poll: select.poll | None = None
         self.call = call
         self.listening = True
-        """`call` is called; to be read only."""
+        """Whether `call` is called for input. Read-only."""
         self.room: Callable[[], None] | None = None
-        """What is called when the socket takes more, once; to be read only."""
+        """Called once, when the socket has room. Read-only."""
 
     def has_input(self) -> bool:
-        """Return whether there is something to read now; `call` may not have been called for it yet."""
+        """Return whether the socket has input now. `call` may not have been called for it yet."""
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(self._descriptor, select.POLLIN)
         return bool(self._poll.poll(0))
 
     def listen(self, listening: bool) -> None:
-        """Have `call` called for input, or not; a watch begins with it."""
+        """Start or stop the calls for input. A new watch calls for input."""
         self.listening = listening
         self._readiness.change(self._descriptor, self._events())
 
     def when_room(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called once, when the socket takes more, or has an error to tell."""
+        """Call `tell` once, when the socket has room or an error."""
         self.room = tell
         self._readiness.change(self._descriptor, self._events())
 
     @property
     def calls_for_input(self) -> bool:
-        """Whether `call` is still to be called. For Readiness."""
+        """Whether there is input that `call` wants. For Readiness."""
         return self.listening and not self.ended and self.has_input()
 
     def ready(self) -> None:
-        """Call for room, and for input, where there is some. For Readiness."""
+        """Call for room and for input, if there is any. For Readiness."""
         tell = self.room
         if tell is not None and self._has_room():
             self.room = None
@@ -92,7 +92,7 @@ class Watch:
         return (select.POLLIN if self.listening else 0) | (select.POLLOUT if self.room is not None else 0)
 
     def end(self) -> None:
-        """Watch it no more. It comes before the socket is closed; a second call does nothing."""
+        """End the watch, before the socket is closed. A second call does nothing."""
         if not self.ended:
             self.ended = True
             self.room = None
@@ -100,7 +100,7 @@ class Watch:
 
 
 def open_poll() -> select.epoll | TaskPoll:
-    """Return what this system polls many sockets with."""
+    """Return this system's interface for polling many sockets."""
     return select.epoll() if hasattr(select, "epoll") else TaskPoll()
 
 
@@ -110,7 +110,7 @@ class Readiness:
     def __init__(self) -> None:
         self._poll = open_poll()
         self._watches: dict[int, Watch] = {}
-        # Those of them that are watched for nothing now.
+        # The watched descriptors without any event to watch for now.
         self._silent: set[int] = set()
         # The calls for the end of the current pass; None between two passes.
         self._endings: list[Callable[[], None]] | None = None
@@ -120,13 +120,13 @@ class Readiness:
     def watch(self, descriptor: int, call: Callable[[], None]) -> Watch:
         """Call `call` whenever the socket has bytes, its peer's end or an error to read."""
         assert descriptor not in self._watches, f"descriptor {descriptor} is watched already"
-        # First, as it can fail: then no watch may be left.
+        # First, because it can fail. No watch may remain then.
         self._poll.register(descriptor, select.POLLIN)
         watch = self._watches[descriptor] = Watch(self, descriptor, call)
         return watch
 
     def change(self, descriptor: int, events: int) -> None:
-        """Watch for other events. Without any, not even an error is told, which would be again and again."""
+        """Watch for other events. Without any, errors are not reported either: that would never stop."""
         if self._poll.closed:
             return
         if not events:
@@ -161,11 +161,11 @@ class Readiness:
         return True
 
     def run(self) -> Coroutine[object, object, None]:
-        """Call, until cancelled; after that nothing is watched any more."""
+        """Make the calls until cancelled. Afterwards nothing is watched."""
         poll = self._poll
         if isinstance(poll, TaskPoll):
             return self._run_with_tasks(poll)
-        # Not awaited in a coroutine here, which each pass would have to go through.
+        # Not awaited here: each pass would then go through one more coroutine.
         return self._run(partial(trio.lowlevel.wait_readable, poll.fileno()))
 
     async def _run_with_tasks(self, poll: TaskPoll) -> None:
@@ -180,7 +180,7 @@ class Readiness:
             while True:
                 if due:
                     await trio.lowlevel.checkpoint()
-                    # What came may have been taken in meanwhile, and a call now mean something else.
+                    # Other tasks may have read the input meanwhile. A call would then be wrong.
                     due = [
                         watch
                         for watch in due
@@ -193,7 +193,7 @@ class Readiness:
                 endings: list[Callable[[], None]] = []
                 self._endings = endings
                 self._alone = len(due) == 1
-                # Until the next pass, which may be long, nothing of this one is held on to.
+                # No reference to this pass's watches is kept until the next pass, which may be late.
                 due = self._call(due)
                 self._endings = None
                 while endings:
@@ -203,7 +203,7 @@ class Readiness:
 
     @staticmethod
     def _call(due: list[Watch]) -> list[Watch]:
-        """Call for those, but for what a call before has ended; returns what is left for another pass."""
+        """Call for these watches, unless an earlier call has ended them; return those for the next pass."""
         if len(due) <= CALLS_PER_LOOK:
             for watch in due:
                 if watch.room is not None:

@@ -23,7 +23,7 @@ async def run_attempt(
 ) -> Outcome:
     """Carry one attempt to its end, including the bytes that are queued for the client.
 
-        `open_relay` connects to the relay first. It is cancelled when the call is ended or its client leaves.
+    `open_relay` connects to the relay first. It is cancelled when the call is ended or its client leaves.
     Raises what it raises, and ExchangeFault. A cancellation cuts the client's connection.
     """
     parked = ParkedExchange(connection, client, relay, live.call.head)

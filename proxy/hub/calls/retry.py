@@ -16,7 +16,7 @@ from proxy.message.failure import Processed, StreamCode
 
 # The first attempt, one under a fresh token, and two at other relays: the second one may go as well.
 ATTEMPTS_MAX = 4
-# After which another relay of the cluster may take what this one did not.
+# Failures after which another relay of the cluster may accept the request.
 _ELSEWHERE = frozenset(
     {
         StreamCode.REFUSED,
@@ -26,7 +26,7 @@ _ELSEWHERE = frozenset(
         StreamCode.OVERLOADED,
     }
 )
-# And the same one, if there is no other: it may have been full for a moment, or have come back.
+# Failures after which the same relay may accept it if there is no other: a full or a restarted relay.
 _AGAIN = frozenset({StreamCode.REFUSED, StreamCode.DRAINING})
 
 
@@ -47,25 +47,25 @@ class Attempt:
     renew: bool = False
     """It needs a fresh token."""
     renewed: bool = False
-    """It, or one before it at relays that believe the hub, is under a fresh token."""
+    """This attempt, or an earlier one, has a fresh token, and no relay has refused it since."""
 
 
 @attrs.frozen
 class Tried:
-    """What is known of a call once an attempt has an outcome."""
+    """The attempts of a call so far, and its state after the last one."""
 
     attempts: int = 1
     last: Attempt = Attempt(Where.SAME)
     whole: bool = True
     """The request's body can be sent again."""
     ended: bool = False
-    """The call must not go on."""
+    """The hub has ended the call."""
     left: bool = False
     """The last attempt was taken back, because its tunnel is in doubt."""
 
 
 def next_attempt(outcome: Outcome, tried: Tried) -> Attempt | None:
-    """Return the attempt that follows; None where this outcome is the call's."""
+    """Return the next attempt; None if this outcome is final."""
     failure, last = outcome.failure, tried.last
     if failure is None or outcome.status or not tried.whole or tried.attempts >= ATTEMPTS_MAX:
         return None

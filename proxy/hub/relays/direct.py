@@ -317,7 +317,7 @@ class DirectRequest:
     inner: RequestHead
     """The request's head, without the lines that are only for the relay."""
     head_on: Callable[[ClientConnection], RequestHead]
-    """Returns the head to send on a connection: with a token, and with the keys that are news there."""
+    """Returns the head to send on a connection: with a token, and with the keys that are new there."""
     _until_asked: Callable[[], Awaitable[None]]
 
     @property

@@ -22,7 +22,7 @@ from tests.proxy.relay.apiserver import Connection, headers
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, DirectWay, inner
 
 ANN = Principal("agent-1", "ann", "acme", ("sre",))
-# Of relays that state nothing there is nothing to look up or to write down.
+# Relays without a statement need no pins.
 NO_PINS = Pins(Mock(), Mock(), Mock())
 
 
@@ -53,7 +53,7 @@ async def open_relays(
 
 
 async def close_kept(relays: DirectRelays) -> None:
-    """Close what a hub keeps until it ends."""
+    """Close the connections that the hub keeps until it ends."""
     for relay in relays._relays.values():
         await relay.connections.aclose()
 
