@@ -57,6 +57,7 @@ class ClientPort:
         "_deadlines",
         "_ending",
         "_http",
+        "_keeps_body",
         "_on_cut",
         "_paused",
         "_scheduled",
@@ -89,8 +90,9 @@ class ClientPort:
         """The delivered bytes of this request's body, and the raw bytes after a 101."""
         self.broken_by: Failure | None = None
         """The client's failure that broke the exchange of this request."""
-        # The body of this request; None until its first piece.
+        # The body of this request, kept for another attempt; None until its first piece.
         self._body: KeptBody | None = None
+        self._keeps_body = True
         self._answered = False
         self._http = http
         self._tls = tls
@@ -116,8 +118,12 @@ class ClientPort:
         self._at_once = CLIENT_BYTES_AT_ONCE
         watch.call = self._on_input
 
-    def begin(self) -> None:
-        """Reset for the request that was just begun. Call it before making the Exchange."""
+    def begin(self, *, keep_body: bool = True) -> None:
+        """Reset for the request that was just begun. Call it before making the Exchange.
+
+        Without `keep_body`, a request can be sent again only while nothing of its body was delivered.
+        """
+        self._keeps_body = keep_body
         self._paused = True
         self._stopped = self._ending = False
         self.broken_by = None
@@ -130,7 +136,8 @@ class ClientPort:
     @property
     def whole(self) -> bool:
         """Whether the request can be sent again: it has no answer, and its delivered bytes are kept."""
-        return not self._answered and (self._body is None or self._body.whole)
+        body = self._body
+        return not self._answered and (not self.bytes_delivered if body is None else body.whole)
 
     def rewind(self) -> None:
         """Deliver the body from its beginning to the next Exchange; only while it is `whole`."""
@@ -367,7 +374,7 @@ class ClientPort:
     def _deliver_body(self, received: bool) -> None:
         http, exchange = self._http, self.exchange
         body = self._body
-        if body is None and not self._answered:
+        if body is None and self._keeps_body and not self._answered:
             self._body = body = KeptBody()
         while not (self._paused or exchange.over):
             data = body.next() if body is not None and body.replays else http.receive_body()

@@ -238,19 +238,19 @@ class ServerConnection:
         return begun
 
     @contextmanager
-    def as_port(self, *, begin: bool = True) -> Iterator[ClientPort]:
+    def as_port(self, *, begin: bool = True, keep_body: bool = False) -> Iterator[ClientPort]:
         """Serve the exchange of the current request as a port. The connection must be TLS over a socket.
 
         In the block, the connection's task neither reads nor sends while an exchange runs. Without `begin`
-        the port continues with a request for which it had an exchange before. Raises InboundBroken if the
-        connection was closed.
+        the port continues with a request for which it had an exchange before. With `keep_body`, another
+        attempt can deliver the body again. Raises InboundBroken if the connection was closed.
         """
         if self._link is not _OPEN:
             raise InboundBroken(GONE)
         port = self._watched_port()
         assert port is not None, "the connection has no socket to watch"
         if begin:
-            port.begin()
+            port.begin(keep_body=keep_body)
         try:
             yield port
         finally:

@@ -111,7 +111,7 @@ class Forwarding:
         if first is not None and live.tally.status:
             # The answer has begun, so the client's connection is cut, and no other attempt follows.
             return await first.outcome_of_first()
-        with connection.as_port(begin=first is None) as client:
+        with connection.as_port(begin=first is None, keep_body=True) as client:
             outcome = await self._attempts(connection, client, live, first)
         return await self._answer_failed(connection, live, outcome)
 

@@ -444,6 +444,19 @@ async def test_a_body_is_delivered_whole_again_after_an_attempt_that_took_a_part
         assert rig.port.bytes_delivered == len(rig.said)
 
 
+async def test_a_body_is_not_kept_where_no_other_attempt_sends_it() -> None:
+    async with rigged("chunked") as rig:
+        rig.upstream.drains_at_once = True
+        rig.port.begin(keep_body=False)
+        assert rig.port.whole
+        rig.exchange.start()
+        rig.port.resume()
+        await do(rig, ("client", b"abc", False))
+        assert bytes(rig.upstream.out) == b"abc"
+        assert not rig.port.whole
+        assert rig.port._body is None
+
+
 async def test_a_body_is_kept_for_another_attempt_up_to_a_bound() -> None:
     async with rigged("chunked", buffers=1 << 20) as rig:
         rig.upstream.drains_at_once = True
