@@ -1,9 +1,9 @@
 """`/clusters/<name>/…`: one Kubernetes API call, from its head to its closing audit event.
 
-The order makes it secure. First the agent is identified by a token that the hub signed. Then the request is
-parsed as the API server would parse it, and authorized. Then it is recorded: the record of a write or an
-upgrade is durable before any byte is forwarded. Only then a stream to the relay is opened, under the agent's
-identity and with a new head.
+The order of the steps makes a call secure. First the caller, by a token that the hub signed. Then the
+request, parsed as the API server parses it. Then the decision. Then the record, which is durable before a
+write or an upgrade is forwarded. Only then a stream to the relay opens, under the agent's own identity and
+with a new head.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ from tunnel import Interruptions, Memory, Session
 from tunnel.net.fairness import fairness
 from tunnel.net.loglimit import LogLimit
 
-# Raised by a connection whose client is gone. Any other exception there is a bug of the hub.
+# The exceptions of a connection whose client is gone. Any other exception is a bug.
 CLIENT_LEFT = (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken)
-# The record has no details, since the text of an exception may contain secrets. The log has the traceback.
+# The record has only this text. The log has the traceback, because an exception's text may contain secrets.
 _FAULT = "the hub failed by a fault of its own"
 
 _log = logging.getLogger("hawse.hub.calls")
@@ -84,7 +84,7 @@ class Calls:
     observe: Callable[[Event], None]
     """Called with each call's closing event, for the metrics."""
     memory: Memory = attrs.field(init=False)
-    """The budget for all tunnels (PROTOCOL.md, "Memory") and for the memory of calls."""
+    """The budget of all tunnels' windows, ledgers and heads (PROTOCOL.md, "Memory"), and of calls."""
     live: LiveCalls = attrs.field(init=False)
     """The server runs it, and calls its `reconsider` when the directory has changed."""
     limits: Limits = attrs.field(init=False)
@@ -121,7 +121,7 @@ class Calls:
         return Limits(self.config.limits, memory=self.memory, stored=self.recorder.take_stored)
 
     def judge(self, live: LiveCall) -> Ending | None:
-        """Return why an open call must end: it would be refused now, or get another identity. Else None."""
+        """Return why a live call must end: it would be refused now, or have another identity."""
         call = live.call
         try:
             decided = decide(self.directory.current, call.claims, call.cluster.name)
@@ -144,16 +144,16 @@ class Calls:
         return None
 
     def _limit(self, live: LiveCall, verdict: Verdict) -> None:
-        """End a call after the duration that its rule allows, counted from its beginning."""
+        """Limit a call to the duration that its rule allows, from its beginning."""
         longest_s = verdict.decision.max_duration_s
         if longest_s is not None:
             left_s = live.began_s + longest_s - time.monotonic()
             self.live.limit(live, left_s, f"{verdict.rule} allows {longest_s:.0f} s, and they are over")
 
     def placed(self, head: RequestHead) -> RequestHead | None:
-        """Return the request with its cluster in the path, also if only its host names the cluster.
+        """Return the request with its cluster in the path, also if its host names the cluster.
 
-        None for the host of a missing cluster. On a cluster's host every path is the API server's, even
+        None for the host of an unknown cluster. On a cluster's host every path is the API server's, also
         `/oauth/token`.
         """
         if self.hosts is None:
@@ -179,14 +179,14 @@ class Calls:
         *,
         authenticated: Callable[[Principal], None],
     ) -> None:
-        """Answer one request on a client's connection.
+        """Answer one request on a client's connection. `authenticated` is called once its sender is known.
 
-        `authenticated` is called once the agent is known, before anything else is read. When cancelled, the
-        client's connection is cut, the stream to the relay is reset, and the closing event is still recorded.
+        A cancelled call cuts the client's connection and resets the stream to the relay. It has its closing
+        event too.
         """
         parsed = parse_request(head.method, head.target)
         if len(head.target) > LONG_HEAD_BYTES:
-            # Recording and forwarding take as long as parsing did.
+            # Recording and forwarding it takes as long as parsing it.
             await fairness().wait_alone(connection.peer)
         now = time.time()
         try:
@@ -202,14 +202,14 @@ class Calls:
                 await connection.answer(*status_response(401, "", f"{error.reason}; {step}"))
             return
         authenticated(caller.claims.principal)
-        # A watch would hold it for hours.
+        # A watch would keep it for hours.
         del authenticated
         call = self.admit(head, parsed, caller, client_ip, now)
         if isinstance(call, Refusal):
             await connection.answer(*refusal_response(head, call))
             return
         live = LiveCall(call, new_eid(), connection, now)
-        # Before the first wait, so that every later change of the directory finds the call.
+        # This comes before the first wait, so that every later change of the directory finds the call.
         self.enter(live)
         try:
             opening = await self._record(connection, live)
@@ -221,9 +221,9 @@ class Calls:
     def admit(
         self, head: RequestHead, parsed: ParsedRequest, caller: Caller, client_ip: str, now: float
     ) -> Call | Refusal:
-        """Return the call if it is allowed. Otherwise record the refusal and return it.
+        """Return the call if it is admitted; otherwise record the refusal and return it.
 
-        Called once for each request, since it counts the request against its agent's rate. `now` is in epoch
+        Call it once for each request, because each counts against its agent's rate. `now` is in epoch
         seconds.
         """
         agent = caller.claims.principal
@@ -234,7 +234,7 @@ class Calls:
             call = Refusal(exceeded.status, exceeded.rule, exceeded.message)
             fault = self.admission.fault(head, parsed, caller)
             if fault is not None:
-                # A request above the rate is recorded with its own fault too.
+                # The record has what an agent tries, at any rate of requests.
                 call = attrs.evolve(call, kind=fault.kind, note=fault.note or fault.message)
         if isinstance(call, Refusal):
             self._record_refusal(head, parsed, caller, client_ip, call)
@@ -258,7 +258,7 @@ class Calls:
         self._refused(event, refusal.status)
 
     def enter(self, live: LiveCall) -> None:
-        """Add a call to the live calls and to those of its agent."""
+        """Make a call one of the live calls, and of its agent's calls."""
         self.live.enter(live)
         self.limits.enter(live)
         verdict = live.call.verdict
@@ -266,12 +266,12 @@ class Calls:
             self._limit(live, verdict)
 
     def leave(self, live: LiveCall) -> None:
-        """Remove a call that is over, once its closing event was given to the recorder."""
+        """Remove a call that is over, and whose closing event is queued."""
         self.live.leave(live)
         self.limits.leave(live)
 
     def opening(self, live: LiveCall, *, phase: Phase = Phase.COMPLETE) -> Event:
-        """Return the event of a call's beginning: the intent of a write, or the base of a read's event."""
+        """Return the event of a call's beginning: its intent, or the basis of a read's closing event."""
         call = live.call
         return self.trail.call(
             head=call.head,
@@ -287,13 +287,13 @@ class Calls:
         )
 
     def start(self, live: LiveCall) -> Event:
-        """Return the `start` event of a long read, with its relay."""
+        """Return the `start` event of a long read: its beginning, and its relay."""
         opening = self.opening(live, phase=Phase.START)
         live.show()
         return replace(opening, relay=live.relay, impersonated=live.impersonated or opening.impersonated)
 
     async def _record(self, connection: ServerConnection, live: LiveCall) -> Event | None:
-        """Return the opening event of an allowed call, durable if necessary; None if it was refused."""
+        """Return the opening event, durable for a write; None if the call was refused, and must not move."""
         durable = live.call.durable
         opening = self.opening(live, phase=Phase.INTENT if durable else Phase.COMPLETE)
         try:
@@ -317,8 +317,8 @@ class Calls:
             await connection.answer(*status_response(503, "", message))
         finally:
             if opening is not None and not live.call.durable:
-                # The event of the gap counts refused writes. A read has only this event. It comes last:
-                # while the client is slow, the `start` event of the read may be recorded.
+                # The event of the gap counts refused writes. A refused read has only this event. It comes
+                # last, because a read with a slow client may have its `start` event meanwhile.
                 self._refused(replace(opening, note=message), 503)
 
     async def carry(
@@ -329,7 +329,7 @@ class Calls:
         first: FirstAttempt | None,
         began_s: float,
     ) -> None:
-        """Forward an allowed call, after its first attempt if one was made, and record its end.
+        """Forward a call that may move, after its first attempt if one was made, and record its end.
 
         `began_s` is on the monotonic clock. An internal fault is recorded and raised. The front then answers
         500, if the answer has not begun.
@@ -349,7 +349,7 @@ class Calls:
             self.close(live, opening, outcome, began_s)
 
     def close(self, live: LiveCall, opening: Event, outcome: Outcome, began_s: float) -> None:
-        """Record the outcome of a call that began at `began_s` on the monotonic clock."""
+        """Record the end of a call that began at `began_s` on the monotonic clock."""
         if outcome.close_reason is CloseReason.CLIENT_GONE and live.ended is None:
             self.limits.cancelled(live.call.claims.principal)
         closing = _closing(live, opening, outcome, (time.monotonic() - began_s) * 1000)
@@ -357,7 +357,7 @@ class Calls:
         self.observe(closing)
 
     def close_read(self, live: LiveCall, opened: OpenedStream, began_s: float) -> None:
-        """The same for a read with a complete answer and without any earlier event."""
+        """Record the end of a small read with a complete answer. Cheaper than `opening` and `close`."""
         tally, relay = live.tally, opened.relay
         took_ms = round((time.monotonic() - began_s) * 1000, 3)
         resp = Response(tally.status, "", tally.bytes_out, took_ms, "yes")
@@ -375,8 +375,8 @@ class Calls:
 
 
 def _tunnel(session: Session | None, before: Interruptions, moved_from: str = "") -> Tunnel | None:
-    """Return the interruptions of a call's tunnel, if there were any."""
-    # Nearly all tunnels have none.
+    """Return the interruptions of a call's tunnel; None without any."""
+    # Nearly every tunnel has none.
     if session is None or not session.detaches or (now := session.interruptions) == before:
         return Tunnel(moved_from=moved_from) if moved_from else None
     through = now.since(before)
@@ -384,10 +384,10 @@ def _tunnel(session: Session | None, before: Interruptions, moved_from: str = ""
 
 
 def hub_failed(connection: ServerConnection, live: LiveCall) -> Outcome:
-    """Return the outcome of a call that a bug of the hub has ended."""
+    """Return the outcome of a call that a bug has ended."""
     processed = live.failure.processed if live.failure is not None else _seen(live)
     outcome = failed(Failure(StreamCode.INTERNAL, processed, _FAULT), CloseReason.HUB_FAILED, live.tally)
-    # The front answers 500 if the client still waits.
+    # The front answers a client that still waits.
     return attrs.evolve(outcome, status=500) if connection.awaits_answer else outcome
 
 
@@ -402,7 +402,7 @@ def refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead,
 
 
 def _lost_groups(before: Principal | None, now: Principal | None) -> list[str]:
-    """Return the groups that the agent had when the call began, and no longer has."""
+    """Return the groups of an open call that its agent no longer has."""
     if before is now or before is None:
         return []
     kept = now.groups if now is not None else ()
@@ -410,10 +410,10 @@ def _lost_groups(before: Principal | None, now: Principal | None) -> list[str]:
 
 
 def _closing(live: LiveCall, opening: Event, outcome: Outcome, elapsed_ms: float) -> Event:
-    """The call's closing event."""
+    """Return the call's closing event."""
     ended = live.ended
     failure = outcome.failure
-    # A call whose answer was complete before it could be ended is just complete.
+    # An answer that was complete before the end took effect is recorded as complete.
     if ended is not None and failure is not None:
         failure = Failure(ended.code, failure.processed, ended.reason)
         outcome = attrs.evolve(outcome, failure=failure, close_reason=ended.close_reason)

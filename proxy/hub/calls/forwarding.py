@@ -43,12 +43,12 @@ class OpenedStream:
     stream: Stream
     relay: LiveRelay
     impersonated: Impersonated
-    """What the relay's token says."""
+    """The identity in the relay's token."""
     before: Interruptions
-    """The tunnel's interruptions before the stream was opened."""
+    """The interruptions of the tunnel until then."""
 
     def show(self, live: LiveCall) -> None:
-        """Note in a call that this is its stream, for its record."""
+        """Note in a call that it was sent on this stream."""
         live.relay, live.impersonated = self.relay.recorded, self.impersonated
         live.session, live.before = self.relay.session, self.before
 
@@ -71,16 +71,16 @@ class FirstAttempt(Protocol):
 
 @attrs.define(eq=False)
 class _Route:
-    """The relays of one call: the one for the next attempt, and those that have refused it."""
+    """The relays of one call: the next one, and those that have not taken it."""
 
     registry: Registry
     live: LiveCall
     relay: LiveRelay | None = None
-    """None if the registry selects one, and in direct mode."""
+    """None if the registry picks one, and in direct mode."""
     tried: list[LiveRelay] = attrs.Factory(list)
 
     def leads(self, where: Where) -> bool:
-        """Return whether there is a relay for the next attempt, and select it."""
+        """Note the relay of the next attempt; return whether there is one."""
         relay = self.relay
         if where is Where.SAME:
             return True
@@ -196,12 +196,12 @@ class Forwarding:
         return failed(live.failure, CloseReason.UPSTREAM_FAILED, live.tally)
 
     async def _answer_failed(self, connection: ServerConnection, live: LiveCall, outcome: Outcome) -> Outcome:
-        """Answer a call whose last attempt has failed, if its client still waits. Return its outcome."""
+        """Answer a call whose last attempt has failed, if its client still waits; return its outcome."""
         if not outcome.unanswered:
             return outcome
         failure = outcome.failure
         if live.moved_from and failure is not None and failure.processed is Processed.NO:
-            # The relay of the first attempt may have processed it.
+            # The API server may have seen the first attempt.
             failure = live.failure = attrs.evolve(failure, processed=Processed.MAYBE)
             outcome = attrs.evolve(outcome, failure=failure)
         head, body = _failed_answer(live, outcome)
@@ -225,7 +225,7 @@ class Forwarding:
         return True
 
     async def _wait_for_relay(self, live: LiveCall) -> bool:
-        """Wait for a relay of the cluster; False when none comes, True at once when the call is ended."""
+        """Wait for a relay of the cluster; False if none connects, True at once if the call is ended."""
         arrived = True
         with live.interruptible():
             arrived = await self.registry.relay_wait.wait_for(live.call.cluster.id)
@@ -251,7 +251,7 @@ class Forwarding:
         try:
             inner = hub_request_bytes(parsed.line, head, audit_id, call.client_ip, parsed.tail)
         except HeadTooLarge as error:
-            # The client's head was short enough. The hub's head for the relay may be longer.
+            # The client's head was within the bound, and the forwarded one is longer.
             raise OutboundBroken(Failure(StreamCode.TOO_LARGE, Processed.NO, str(error))) from error
         try:
             context = contexts.renew(principal, now) if renew else contexts.context_for(principal, now)
@@ -290,9 +290,9 @@ def pass_head(prefix_of: Callable[[Call], bytes], live: LiveCall, head: Response
 
 
 def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, bytes]:
-    """Return the answer to a client whose request has failed before its answer began."""
+    """Return the answer to a client whose call has failed before its answer began."""
     failure, request = outcome.failure, live.call.head
-    assert failure is not None, "the attempt has failed"
+    assert failure is not None, "a call without a failure is answered"
     if live.ended is not None:
         if live.ended.code is not StreamCode.OVERLOADED:
             return status_response(403, "", live.ended.reason)

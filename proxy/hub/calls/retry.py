@@ -1,8 +1,8 @@
 """Whether a call that failed at a relay is sent again, where, and under which token. Pure.
 
-A request may be sent again only while nothing of it can have reached the API server (`processed` is NO), its
-answer has not begun, and its body is still here as a whole. A read that was taken back from a tunnel in doubt
-is the one exception: another relay may carry it out as well.
+A request may be sent again only if nothing of it can have reached the API server (`processed` is NO), its
+answer has not begun, and its whole body is kept. The one exception is a read that was taken back from a
+tunnel in doubt: another relay may carry it out as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from proxy.message.failure import Processed, StreamCode
 
 # The first attempt, one under a fresh token, and two at other relays: the second one may go as well.
 ATTEMPTS_MAX = 4
-# Failures after which another relay of the cluster may accept the request.
+# After these, another relay of the cluster may take the request.
 _ELSEWHERE = frozenset(
     {
         StreamCode.REFUSED,
@@ -26,7 +26,7 @@ _ELSEWHERE = frozenset(
         StreamCode.OVERLOADED,
     }
 )
-# Failures after which the same relay may accept it if there is no other: a full or a restarted relay.
+# After these, the same relay may too, if there is no other: it may have been full for a moment.
 _AGAIN = frozenset({StreamCode.REFUSED, StreamCode.DRAINING})
 
 
@@ -47,25 +47,25 @@ class Attempt:
     renew: bool = False
     """It needs a fresh token."""
     renewed: bool = False
-    """This attempt, or an earlier one, has a fresh token, and no relay has refused it since."""
+    """It, or one before it at relays that believe the hub, is under a fresh token."""
 
 
 @attrs.frozen
 class Tried:
-    """The attempts of a call so far, and its state after the last one."""
+    """The facts about a call when an attempt has an outcome."""
 
     attempts: int = 1
     last: Attempt = Attempt(Where.SAME)
     whole: bool = True
-    """The request's body can be sent again."""
+    """The request can be sent again."""
     ended: bool = False
-    """The hub has ended the call."""
+    """The call must not go on."""
     left: bool = False
     """The last attempt was taken back, because its tunnel is in doubt."""
 
 
 def next_attempt(outcome: Outcome, tried: Tried) -> Attempt | None:
-    """Return the next attempt; None if this outcome is final."""
+    """Return the next attempt; None if this outcome is the call's."""
     failure, last = outcome.failure, tried.last
     if failure is None or outcome.status or not tried.whole or tried.attempts >= ATTEMPTS_MAX:
         return None
