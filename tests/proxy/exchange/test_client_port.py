@@ -444,6 +444,26 @@ async def test_a_body_is_delivered_whole_again_after_an_attempt_that_took_a_part
         assert rig.port.bytes_delivered == len(rig.said)
 
 
+async def test_the_rest_of_a_replay_is_delivered_after_an_answer_that_begins_within_it() -> None:
+    async with rigged("chunked", buffers=1 << 20) as rig:
+        rig.upstream.drains_at_once = True
+        for piece in (b"a", b"b", b"c"):
+            await do(rig, ("client", piece * 2000, False))
+        rig.exchange.end(LOST)
+        upstream = rig.upstream = Upstream()
+        rig.port.rewind()
+        rig.exchange = Exchange(rig.port, upstream, lambda _: None)
+        rig.exchange.start()
+        # It takes one piece at a time, and answers before it has all of them.
+        assert bytes(upstream.out) == b"a" * 2000
+        upstream.say(b"", False, 200)
+        await do(rig, ("client", b"d" * 2000, True))
+        while upstream.queue:
+            await do(rig, "drain")
+        assert bytes(upstream.out) == bytes(rig.said)
+        assert upstream.out_end
+
+
 async def test_a_body_is_kept_for_another_attempt_up_to_a_bound() -> None:
     async with rigged("chunked", buffers=1 << 20) as rig:
         rig.upstream.drains_at_once = True
