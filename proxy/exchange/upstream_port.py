@@ -21,9 +21,10 @@ from proxy.exchange.pool import Connections
 from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 
-# A read of at least this size is followed by another read at once. This does not last: the client's port soon
-# has no room.
+# A read of at least this size is followed by another read at once.
 MORE_BYTES = 32 * 1024
+# Bytes that a connection delivers in one loop pass before others run. A fast client always has room.
+SHARE_BYTES = 256 * 1024
 
 
 class UpstreamPort:
@@ -351,17 +352,19 @@ class UpstreamPort:
             self._listen()
 
     def _take_more(self, connection: ClientConnection) -> None:
-        """Read and pass on, as long as each read brings at least MORE_BYTES."""
+        """Read and pass on a share, as long as each read brings at least MORE_BYTES."""
         if self.exchange.spliced:
             self._take_raw(connection)
             return
         http = connection.http
         if (http.held or http.ended) and not self._pass_on(connection, http.receive_body()):
             return
-        while not (self._paused or self.exchange.over):
+        share = SHARE_BYTES
+        while share > 0 and not (self._paused or self.exchange.over):
             piece = connection.take_in_body_nowait()
             if not self._pass_on(connection, piece) or piece is None or len(piece) < MORE_BYTES:
                 return
+            share -= len(piece)
 
     def _pass_on(self, connection: ClientConnection, piece: bytes | None) -> bool:
         """Pass on `piece` and the other received body bytes, until paused; return whether more may come."""
@@ -384,7 +387,8 @@ class UpstreamPort:
         return True
 
     def _take_raw(self, connection: ClientConnection) -> None:
-        while not (self._paused or self.exchange.over):
+        share = SHARE_BYTES
+        while share > 0 and not (self._paused or self.exchange.over):
             piece = connection.take_in_raw_nowait()
             if piece is None:
                 return
@@ -397,3 +401,4 @@ class UpstreamPort:
                 return
             if len(piece) < MORE_BYTES and not connection.has_unread:
                 return
+            share -= len(piece)

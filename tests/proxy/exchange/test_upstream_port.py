@@ -14,12 +14,13 @@ from proxy.exchange.engine import Exchange
 from proxy.exchange.http_connection import CROWDED_BYTES_MAX
 from proxy.exchange.http_state import DONE
 from proxy.exchange.pool import Connections
-from proxy.exchange.upstream_port import UpstreamPort
+from proxy.exchange.upstream_port import SHARE_BYTES, UpstreamPort
 from proxy.message.failure import Failure
 from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.exchange.fake_ports import FakePort
 from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.readiness import Readiness
+from tunnel.net.tls import RECEIVE_BYTES_MAX
 
 UPGRADE = ((b"host", b"x"), (b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
 
@@ -95,4 +96,43 @@ async def test_an_answer_arrives_although_the_server_takes_no_more_of_the_reques
         assert done == [None]
         assert connections.idle_count == 0
         nursery.cancel_scope.cancel()
+    await trio.aclose_forcefully(theirs)
+
+
+@pytest.mark.parametrize("spliced", [False, True])
+async def test_a_share_is_delivered_at_once_to_a_client_that_always_has_room(spliced: bool) -> None:
+    ours, theirs = await handshake(await tcp_pair())
+    for each, buffers in ((ours, socket.SO_RCVBUF), (theirs, socket.SO_SNDBUF)):
+        each.transport_stream.socket.setsockopt(socket.SOL_SOCKET, buffers, 4 * SHARE_BYTES)  # type: ignore[attr-defined]
+
+    async def dial() -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        return ours
+
+    connections = Connections(dial, "the server", Readiness())
+    port = UpstreamPort(
+        connections, RequestHead.of(b"GET", b"/", UPGRADE if spliced else UPGRADE[:1]), long=True
+    )
+    client, done = FakePort(drains_at_once=True), list[Failure | None]()
+    exchange = Exchange(client, port, done.append, bodiless=not spliced, upgrade=spliced)
+    assert await port.dial()
+    exchange.start()
+    size = 3 * SHARE_BYTES
+    switch = b"101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
+    head = switch if spliced else b"200 OK\r\ncontent-length: %d\r\n\r\n" % size
+    assert theirs.send_nowait(b"HTTP/1.1 " + head)
+    connection = port.connection
+    assert connection is not None
+    assert connection.watch is not None
+    connection.watch.call()
+    # As much as the kernel takes has arrived before the first delivery.
+    theirs.send_nowait(bytes(size))
+    while len(client.out) < size:
+        taken = len(client.out)
+        connection.watch.call()
+        assert len(client.out) - taken < SHARE_BYTES + RECEIVE_BYTES_MAX
+        theirs.send_nowait(b"")
+    assert done == ([] if spliced else [None])
+    port.close()
+    await connections.aclose()
     await trio.aclose_forcefully(theirs)
