@@ -125,6 +125,9 @@ class Connections:
             return False
         connection.idle_since = self._now()
         self.watch(connection, partial(self._drop, connection))
+        if connection.watch is not None and not connection.watch.listening:
+            # Its last answer was paused, and arrived as a whole when it was resumed.
+            connection.watch.listen(True)
         self._idle.append(connection)
         return True
 

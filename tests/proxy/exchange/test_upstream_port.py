@@ -136,3 +136,32 @@ async def test_a_share_is_delivered_at_once_to_a_client_that_always_has_room(spl
     port.close()
     await connections.aclose()
     await trio.aclose_forcefully(theirs)
+
+
+async def test_a_connection_that_is_kept_after_a_paused_answer_is_dropped_once_the_server_closes_it() -> None:
+    ours, theirs = await handshake(await tcp_pair())
+
+    async def dial() -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        return ours
+
+    readiness = Readiness()
+    connections = Connections(dial, "the server", readiness)
+    port = UpstreamPort(connections, RequestHead.of(b"GET", b"/", UPGRADE[:1]), long=False)
+    client, done = FakePort(drains_at_once=True), list[Failure | None]()
+    exchange = Exchange(client, port, done.append, bodiless=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.run)
+        assert await port.dial()
+        exchange.start()
+        await theirs.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbo")
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        exchange.hold()
+        await theirs.send_all(b"dy")
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        exchange.release()
+        assert (bytes(client.out), done, connections.idle_count) == (b"body", [None], 1)
+        await trio.aclose_forcefully(theirs)
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        assert connections.idle_count == 0
+        nursery.cancel_scope.cancel()
