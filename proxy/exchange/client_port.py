@@ -395,7 +395,7 @@ class ClientPort:
             exchange.data(self, data, end)
             if end:
                 # Further input is the next request, or the client's end.
-                self._listen(not http.ended)
+                self._listen(not (http.ended or http.full))
                 if http.ended:
                     self._leave_soon()
                 return

@@ -501,6 +501,31 @@ async def test_pipelined_bytes_are_kept_up_to_a_bound_and_are_the_next_request()
         assert rig.http.take_head() == head
 
 
+async def test_no_more_is_read_behind_a_body_if_the_bytes_that_came_with_its_end_reach_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[int] = []
+    take_in = ClientPort.take_in
+
+    def noting(port: ClientPort) -> bool:
+        held.append(len(port._http.held))
+        return take_in(port)
+
+    monkeypatch.setattr(ClientPort, "take_in", noting)
+    async with rigged("chunked", buffers=1 << 20) as rig:
+        held.clear()
+        rig.upstream.drains_at_once = True
+        # The read after a large one may be larger.
+        rig.say(bytes(20_000))
+        await wait_all_tasks_blocked()
+        rig.send(rig.asking.send_body(b"", end=True) + bytes(4 * EARLY_BYTES_MAX))
+        await wait_all_tasks_blocked()
+        assert rig.upstream.out_end
+        assert len(rig.http.held) >= EARLY_BYTES_MAX
+        # Otherwise each of many pipelined requests would add a read.
+        assert held == []
+
+
 async def test_the_next_request_never_begins_on_the_stack_of_the_last_ones_end() -> None:
     async with rigged() as rig:
         idle = rig.idle_calls
