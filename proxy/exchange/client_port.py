@@ -203,9 +203,10 @@ class ClientPort:
         """See Port. Interim heads are dropped: not every HTTP/1.1 client expects one."""
         if head.status < 200 and head.status != 101:
             return True
-        # An answered request is not sent again.
+        # An answered request is not sent again. The rest of a replay is still to be delivered.
         self._answered = True
-        self._body = None
+        if self._body is not None and not self._body.replays:
+            self._body = None
         if self._deadlines is not None and self._deadlines.ending:
             self._http.persistent = False
         encoded = self._http.send_head(head, data, end=end)
@@ -401,7 +402,7 @@ class ClientPort:
             exchange.data(self, data, end)
             if end:
                 # Further input is the next request, or the client's end.
-                self._listen(not http.ended)
+                self._listen(not (http.ended or http.full))
                 if http.ended:
                     self._leave_soon()
                 return

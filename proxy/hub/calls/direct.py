@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
+import attrs
+
 from audit.record import Relay
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.client_port import ClientPort
@@ -18,7 +20,7 @@ from proxy.hub.authorize.events import impersonated
 from proxy.hub.calls.attempt import run_attempt
 from proxy.hub.calls.explain_403 import Held403, may_be_explained
 from proxy.hub.calls.live import LiveCall
-from proxy.hub.calls.outcome import Outcome
+from proxy.hub.calls.outcome import CloseReason, Outcome, failed
 from proxy.hub.relays.direct import INSTANCE, DirectRelays, DirectRequest
 from proxy.hub.store.entities import Cluster
 from proxy.message.failure import OutboundBroken
@@ -136,5 +138,10 @@ async def run_direct(
     if failure is None or outcome.status or live.ended is not None:
         return outcome
     if port.reused and may_send_again(call.head, failure):
-        _, outcome = await run(fresh=True)
+        try:
+            _, outcome = await run(fresh=True)
+        except OutboundBroken as error:
+            # The relay may have read the request on the kept connection.
+            unreached = attrs.evolve(error.failure, processed=failure.processed)
+            return failed(unreached, CloseReason.UPSTREAM_FAILED, live.tally)
     return outcome

@@ -457,6 +457,26 @@ async def test_a_body_is_not_kept_where_no_other_attempt_sends_it() -> None:
         assert rig.port._body is None
 
 
+async def test_the_rest_of_a_replay_is_delivered_after_an_answer_that_begins_within_it() -> None:
+    async with rigged("chunked", buffers=1 << 20) as rig:
+        rig.upstream.drains_at_once = True
+        for piece in (b"a", b"b", b"c"):
+            await do(rig, ("client", piece * 2000, False))
+        rig.exchange.end(LOST)
+        upstream = rig.upstream = Upstream()
+        rig.port.rewind()
+        rig.exchange = Exchange(rig.port, upstream, lambda _: None)
+        rig.exchange.start()
+        # It takes one piece at a time, and answers before it has all of them.
+        assert bytes(upstream.out) == b"a" * 2000
+        upstream.say(b"", False, 200)
+        await do(rig, ("client", b"d" * 2000, True))
+        while upstream.queue:
+            await do(rig, "drain")
+        assert bytes(upstream.out) == bytes(rig.said)
+        assert upstream.out_end
+
+
 async def test_a_body_is_kept_for_another_attempt_up_to_a_bound() -> None:
     async with rigged("chunked", buffers=1 << 20) as rig:
         rig.upstream.drains_at_once = True
@@ -492,6 +512,31 @@ async def test_pipelined_bytes_are_kept_up_to_a_bound_and_are_the_next_request()
         await do(rig, ("head", 200, b"ok", True))
         assert rig.done == [None]
         assert rig.http.take_head() == head
+
+
+async def test_no_more_is_read_behind_a_body_if_the_bytes_that_came_with_its_end_reach_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[int] = []
+    take_in = ClientPort.take_in
+
+    def noting(port: ClientPort) -> bool:
+        held.append(len(port._http.held))
+        return take_in(port)
+
+    monkeypatch.setattr(ClientPort, "take_in", noting)
+    async with rigged("chunked", buffers=1 << 20) as rig:
+        held.clear()
+        rig.upstream.drains_at_once = True
+        # The read after a large one may be larger.
+        rig.say(bytes(20_000))
+        await wait_all_tasks_blocked()
+        rig.send(rig.asking.send_body(b"", end=True) + bytes(4 * EARLY_BYTES_MAX))
+        await wait_all_tasks_blocked()
+        assert rig.upstream.out_end
+        assert len(rig.http.held) >= EARLY_BYTES_MAX
+        # Otherwise each of many pipelined requests would add a read.
+        assert held == []
 
 
 async def test_the_next_request_never_begins_on_the_stack_of_the_last_ones_end() -> None:

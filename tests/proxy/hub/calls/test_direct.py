@@ -280,6 +280,26 @@ async def test_a_kept_connection_that_the_relay_had_closed_is_replaced_once(far:
     assert len(far.heads) == (3 if line == GET else 2)
 
 
+async def test_a_request_that_a_kept_connection_may_have_carried_is_recorded_so_if_no_other_follows(
+    far: Far,
+) -> None:
+    assert (await far.ask())[0] == 200
+
+    async def no_dial() -> trio.abc.Stream:
+        raise OSError("no route")
+
+    async def close(connection: Connection, head: bytes) -> None:
+        far.connections._dial = no_dial
+        raise trio.BrokenResourceError
+
+    far.answer = close
+    status, _, body = await far.ask()
+    assert status == 503
+    assert b"no route" in body
+    assert len(far.heads) == 2
+    assert (await far.closing())["resp"]["processed"] == "maybe"  # type: ignore[index]
+
+
 async def test_a_new_connection_that_the_relay_closes_is_not_replaced(far: Far) -> None:
     async def close(connection: Connection, head: bytes) -> None:
         raise trio.BrokenResourceError
