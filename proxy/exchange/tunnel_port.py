@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.exchange.engine import OVER, SHARE_BYTES, Exchange
+from proxy.exchange.next_pass import NextPass
 from proxy.message.failure import GONE, Failure, Processed, StreamCode
 from proxy.message.head import ResponseHead
 from tunnel.stream import Stream, StreamReset
@@ -27,23 +28,23 @@ _OTHER_LENGTH = Failure(
 class TunnelPort:
     """An accepted stream (a Port).
 
-    `soon` schedules a call for a later pass, after the tunnel's own work. `encode` encodes an answer's head
+    `passes` schedules calls for a later pass, after the tunnel's own work. `encode` encodes an answer's head
     that cannot pass unchanged. `body_bytes` is the body's length by the request's head, or None if the head
     has no length.
     """
 
-    __slots__ = ("_body_left", "_delivering", "_encode", "_paused", "_soon", "exchange", "stream")
+    __slots__ = ("_body_left", "_delivering", "_encode", "_passes", "_paused", "exchange", "stream")
 
     def __init__(
         self,
         stream: Stream,
-        soon: Callable[[Callable[[], None]], None],
+        passes: NextPass,
         encode: Callable[[ResponseHead], bytes],
         body_bytes: int | None,
     ) -> None:
         self.exchange: Exchange = OVER
         self.stream = stream
-        self._soon = soon
+        self._passes = passes
         self._encode = encode
         self._body_left = body_bytes
         self._paused = True
@@ -111,10 +112,10 @@ class TunnelPort:
     # -- calls from the stream, within the tunnel's own work
 
     def _on_room(self) -> None:
-        self._soon(self._has_room)
+        self._passes.soon(self.stream.peer, self._has_room)
 
     def _on_reset(self) -> None:
-        self._soon(self._is_gone)
+        self._passes.soon(self.stream.peer, self._is_gone)
 
     # -- the scheduled reactions
 
@@ -157,7 +158,7 @@ class TunnelPort:
                 return
             share -= len(data)
             if share <= 0:
-                self._soon(self._deliver)
+                self._passes.soon(self.stream.peer, self._deliver)
                 return
 
     def _counts(self, size: int, end: bool) -> bool:

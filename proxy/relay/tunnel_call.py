@@ -11,12 +11,12 @@ may have seen the request.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Protocol
 
 from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims
 from proxy.exchange.engine import Exchange
+from proxy.exchange.next_pass import NextPass
 from proxy.exchange.tunnel_port import TunnelPort
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead
@@ -32,16 +32,11 @@ LEAVING = Failure(StreamCode.DRAINING, Processed.MAYBE, "the relay is going away
 class Server(Protocol):
     """Serves the streams of a session. When it ends, it calls `leave` of each open call."""
 
-    def soon(self, call: Callable[[], None]) -> None:
-        """Schedule a call for a later loop pass, outside of the tunnel's own work."""
-        ...
+    passes: NextPass
+    """Schedules calls for a later loop pass, or after a delay."""
 
     def dial(self, call: TunnelCall, *, fresh: bool) -> None:
         """Start a task that runs `dial` of the call."""
-        ...
-
-    def later(self, delay_s: float, call: Callable[[], None]) -> None:
-        """Schedule a call after `delay_s` seconds."""
         ...
 
 
@@ -65,7 +60,7 @@ class TunnelCall(Call):
         super().__init__(upstream, request, claims, info, long, identity)
         self.server = server
         self._stream = stream
-        self._client = TunnelPort(stream, server.soon, upstream.pass_bytes, request.fields.body_length)
+        self._client = TunnelPort(stream, server.passes, upstream.pass_bytes, request.fields.body_length)
 
     @property
     def moved_bytes(self) -> int:
@@ -104,7 +99,7 @@ class TunnelCall(Call):
         self._exchange.end(LEAVING, drop=False)
 
     def _half_closed(self, patience_s: float) -> None:
-        self.server.later(patience_s, self._exchange.expire)
+        self.server.passes.later(patience_s, self._exchange.expire)
 
     def _done(self, failure: Failure | None) -> None:
         if failure is not None:

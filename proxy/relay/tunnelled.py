@@ -8,7 +8,6 @@ knows whether to retry.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,6 +17,7 @@ import trio
 from auth.hubclock import HubClocks, SessionClock, is_time
 from auth.jws import TokenError
 from proxy.exchange.groups import HUB_GROUP, RELAY_GROUP
+from proxy.exchange.next_pass import NextPass
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import StreamCode
 from proxy.message.head import LONG_HEAD_BYTES, HeadError, RequestHead
@@ -28,7 +28,6 @@ from proxy.relay.tunnel_call import LEAVING, TunnelCall, fail
 from proxy.relay.verify import Refused, Verifier, refusal
 from tunnel import CloseCode, Context, Hello, Session, SessionClosed, Stream
 from tunnel.net.fairness import fairness
-from tunnel.net.waker import Waker
 from tunnel.stream import StreamReset
 
 # A hub signs its time when it answers HELLO. A time that arrives later than this is too old to be trusted. It
@@ -107,7 +106,7 @@ async def serve_session(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(expect_time)
         server = SessionServer(upstream, verifier, nursery)
-        nursery.start_soon(server.run_due)
+        nursery.start_soon(server.passes.run)
         session.flush_after(upstream.readiness)
         session.on_stream(server.serve)
         try:
@@ -151,8 +150,8 @@ class SessionServer:
         self._upstream = upstream
         self._verifier = verifier
         self._nursery = nursery
-        self._due: deque[Callable[[], None]] = deque()
-        self._runner = Waker("one task runs what is due")
+        self.passes = NextPass()
+        """See tunnel_call.Server."""
 
     def serve(self, stream: Stream, in_turn: bool = False) -> None:
         """Begin to serve a stream. A bug in it affects no other stream.
@@ -194,38 +193,16 @@ class SessionServer:
 
     # -- calls from TunnelCall: see tunnel_call.Server
 
-    def soon(self, call: Callable[[], None]) -> None:
-        self._due.append(call)
-        self._runner.unpark()
-
     def dial(self, call: TunnelCall, *, fresh: bool) -> None:
         self._nursery.start_soon(partial(call.dial, fresh=fresh))
 
-    def later(self, delay_s: float, call: Callable[[], None]) -> None:
-        self._nursery.start_soon(_call_later, delay_s, call)
-
     # --
-
-    async def run_due(self) -> None:
-        """Make the calls scheduled by `soon`, until cancelled."""
-        while True:
-            while self._due:
-                self._due.popleft()()
-                if self._due:
-                    # Each call may move a stream's whole share, so other tasks run between two calls.
-                    await trio.lowlevel.checkpoint()
-            await self._runner.park()
 
     def leave(self) -> None:
         """End the open calls of this session."""
         for call in self._upstream.underway:
             if isinstance(call, TunnelCall) and call.server is self:
                 call.leave()
-
-
-async def _call_later(delay_s: float, call: Callable[[], None]) -> None:
-    await trio.sleep(delay_s)
-    call()
 
 
 def refuse(stream: Stream, refused: Refused, upstream: Upstream) -> None:

@@ -70,23 +70,26 @@ async def run_connect(config: ConnectConfig) -> int:
     proxy = LoopbackProxy(context, guard, hub, tokens)
     document = kubeconfig(guard, certificate_pem, config)
     with stop_signals() as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(proxy.run)
-            nursery.start_soon(partial(trio.serve_listeners, proxy.handle_client, listeners))
-            path = _path(config)
-            _write(path, document, replace=config.output is None)
-            try:
-                settle()
-                if not config.command:
-                    print(path, flush=True)
-                    async for _ in signals:
-                        break
-                    status = signals.exit_status
-                else:
-                    status = await _run_command(config, path, signals)
-            finally:
-                _remove(path, document)
-            nursery.cancel_scope.cancel()
+        # The connections end before the tasks that their sockets are watched by.
+        async with trio.open_nursery() as background:
+            background.start_soon(proxy.run)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(trio.serve_listeners, proxy.handle_client, listeners))
+                path = _path(config)
+                _write(path, document, replace=config.output is None)
+                try:
+                    settle()
+                    if not config.command:
+                        print(path, flush=True)
+                        async for _ in signals:
+                            break
+                        status = signals.exit_status
+                    else:
+                        status = await _run_command(config, path, signals)
+                finally:
+                    _remove(path, document)
+                nursery.cancel_scope.cancel()
+            background.cancel_scope.cancel()
     return status
 
 

@@ -9,6 +9,7 @@ import trio.testing
 
 from proxy.exchange import tunnel_port
 from proxy.exchange.engine import Exchange
+from proxy.exchange.next_pass import NextPass
 from proxy.exchange.tunnel_port import TunnelPort
 from proxy.message.failure import GONE, Failure
 from tests.proxy.exchange.fake_ports import FakeUpstream
@@ -24,7 +25,9 @@ async def test_an_end_is_delivered_once_though_another_call_is_scheduled(
         await opened.send_all(b"12345678")
         await trio.testing.wait_all_tasks_blocked()
         scheduled: list[Callable[[], None]] = []
-        port = TunnelPort(accepted, scheduled.append, lambda head: b"", None)
+        passes = NextPass()
+        monkeypatch.setattr(passes, "soon", lambda _, call: scheduled.append(call))
+        port = TunnelPort(accepted, passes, lambda head: b"", None)
         done: list[Failure | None] = []
         exchange = Exchange(port, FakeUpstream(), done.append)
         exchange.start()

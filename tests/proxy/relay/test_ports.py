@@ -25,7 +25,6 @@ from proxy.exchange.upstream_port import UpstreamPort
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import direct_request_head, failure_of
-from proxy.relay.tunnelled import SessionServer
 from tests.proxy.exchange.clients import HTTPClient, RawBytes
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.ways import DirectWay, TunnelWay, Way, inner, open_way, token
@@ -431,7 +430,7 @@ def bugs_in_ports(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[type, str,
 
 def run_late(monkeypatch: pytest.MonkeyPatch, dice: random.Random) -> None:
     """Have the loop make its calls some passes later, at random."""
-    call_ready, next_pass, next_of_session = Readiness._call, NextPass.soon, SessionServer.soon
+    call_ready, next_pass = Readiness._call, NextPass.soon
 
     def call(due: list[Watch]) -> list[Watch]:
         late = [watch for watch in due if dice.random() < 0.2]
@@ -440,12 +439,8 @@ def run_late(monkeypatch: pytest.MonkeyPatch, dice: random.Random) -> None:
     def soon(passes: NextPass, peer: Hashable, call: Callable[[], None]) -> None:
         next_pass(passes, peer, partial(soon, passes, peer, call) if dice.random() < 0.3 else call)
 
-    def soon_of_session(server: SessionServer, call: Callable[[], None]) -> None:
-        next_of_session(server, partial(soon_of_session, server, call) if dice.random() < 0.3 else call)
-
     monkeypatch.setattr(Readiness, "_call", staticmethod(call))
     monkeypatch.setattr(NextPass, "soon", soon)
-    monkeypatch.setattr(SessionServer, "soon", soon_of_session)
 
 
 async def histories(

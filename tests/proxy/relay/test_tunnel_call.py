@@ -394,7 +394,7 @@ async def test_a_client_that_leaves_just_as_there_is_room_again_is_no_fault(
         await trio.testing.wait_all_tasks_blocked(0.05)
         (call,) = relay.upstream.underway
         assert isinstance(call, TunnelCall)
-        monkeypatch.setattr(call._client, "_soon", late.append)
+        monkeypatch.setattr(call.server.passes, "soon", lambda _, due: late.append(due))
         with trio.fail_after(5):
             while not late:
                 await client.receive_body()
@@ -761,7 +761,7 @@ async def test_an_event_that_comes_before_a_clients_leaving_is_seen_to_is_no_fau
         assert (await client.receive_head()).status == 200
         (call,) = relay.upstream.underway
         assert isinstance(call, TunnelCall)
-        monkeypatch.setattr(call._client, "_soon", late.append)
+        monkeypatch.setattr(call.server.passes, "soon", lambda _, due: late.append(due))
         client.leave()
         await trio.testing.wait_all_tasks_blocked(0.005)
         assert len(late) == 1
