@@ -19,7 +19,7 @@ from auth.policy.bundled import first_sources
 from auth.policy.match import Agent, Bundle, Cluster, Decision
 from auth.principal import Principal
 from auth.requestinfo import RequestInfo
-from proxy.exchange.next_pass import SHORT_CALLS_PER_PASS
+from proxy.exchange import next_pass
 from proxy.exchange.parked_exchange import ExchangeFault
 from proxy.hub.calls.forwarding import Forwarding, OpenedStream
 from proxy.hub.calls.limits import Exceeded
@@ -561,7 +561,8 @@ async def test_a_write_that_is_revoked_before_its_intent_is_durable_is_not_forwa
 async def test_the_writes_of_one_commit_are_forwarded_in_several_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commits, count = Commits(monkeypatch), 3 * SHORT_CALLS_PER_PASS
+    monkeypatch.setattr(next_pass, "SHORT_CALLS_PER_PASS", 16)
+    commits, count = Commits(monkeypatch), 128
     open_stream = Forwarding.open_stream
 
     def noting(forwarding: Forwarding, *args: object, **named: object) -> OpenedStream:
@@ -586,4 +587,4 @@ async def test_the_writes_of_one_commit_are_forwarded_in_several_passes(
                     stream.send_answer_nowait(OK, b"yes", eof=True)
     assert passes.noted.total() == count
     # A pass may have the calls that were scheduled before beside the new ones.
-    assert passes.most <= SHORT_CALLS_PER_PASS + TASKS_PER_PASS_MAX
+    assert passes.most <= 16 + TASKS_PER_PASS_MAX

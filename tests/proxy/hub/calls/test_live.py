@@ -378,12 +378,14 @@ async def test_a_client_that_reads_nothing_is_ended_when_memory_is_full(
         assert await client.receive_some()
         nursery.start_soon(HeldUp(memory, live, live.end_for_memory).run)
         if room_kib > 64:
-            # More than sockets take.
-            async with trio.open_nursery() as sending:
-                sending.start_soon(send_without_end, stream)
-                await wait_all_tasks_blocked(0.01)
-                sending.cancel_scope.cancel()
             [call] = live
+            # More than sockets take.
+            with trio.fail_after(10):
+                async with trio.open_nursery() as sending:
+                    sending.start_soon(send_without_end, stream)
+                    while call.connection.held_bytes <= CONNECTION_BYTES:
+                        await wait_all_tasks_blocked(0.01)
+                    sending.cancel_scope.cancel()
             # The piece that it sends.
             assert call.held_bytes == call.connection.held_bytes > CONNECTION_BYTES
             evict(live)
