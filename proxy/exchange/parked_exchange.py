@@ -21,6 +21,20 @@ class ExchangeFault(Exception):
     """An internal fault has ended an exchange. The log has the traceback."""
 
 
+def check_fault(failure: Failure | None) -> None:
+    """Raise ExchangeFault for the failure of an exchange that an internal fault has ended."""
+    # The exchange copies a failure to change `processed`, so the objects differ.
+    if failure is not None and (failure.code, failure.reason) == (FAULT.code, FAULT.reason):
+        raise ExchangeFault(failure.reason)
+
+
+def is_by_client(client: ClientPort, failure: Failure | None, *, raw: bool) -> bool:
+    """Whether a failed exchange was broken by its client. `raw`: it had its 101."""
+    if failure is None:
+        return False
+    return client.broken_by is not None or (raw and failure.code is StreamCode.CANCEL)
+
+
 class ParkedExchange:
     """Runs one exchange between the port of a connection (`ServerConnection.as_port`) and an upstream."""
 
@@ -49,12 +63,7 @@ class ParkedExchange:
     @property
     def by_client(self) -> bool:
         """Whether the client broke the exchange."""
-        failure = self.failure
-        if failure is None:
-            return False
-        return self._client.broken_by is not None or (
-            self.exchange.spliced and failure.code is StreamCode.CANCEL
-        )
+        return is_by_client(self._client, self.failure, raw=self.exchange.spliced)
 
     async def run(
         self, peer: Hashable, open_upstream: Callable[[], Awaitable[object]] | None = None
@@ -81,10 +90,8 @@ class ParkedExchange:
                 await common.wait(peer)
         finally:
             self.exchange.end(_CANCELLED)
-        failure = self.failure
-        if failure is not None and (failure.code, failure.reason) == (FAULT.code, FAULT.reason):
-            raise ExchangeFault(failure.reason)
-        return failure
+        check_fault(self.failure)
+        return self.failure
 
     def _on_done(self, failure: Failure | None) -> None:
         self._done = True

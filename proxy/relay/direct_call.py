@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import attrs
 
 from auth.requestinfo import RequestInfo
@@ -69,11 +71,8 @@ class DirectCall(Call):
                     self._attempts += 1
                     parked = ParkedExchange(connection, client, self._port, self.request)
                     self._exchange = parked.exchange
-                    if fresh or not self._port.take_kept():
-                        # The hub may have left during an attempt before this one.
-                        client.attend()
-                        await self._connect(fresh=fresh)
-                    failure = await parked.run(None)
+                    kept = not fresh and self._port.take_kept()
+                    failure = await parked.run(None, None if kept else partial(self._connect, fresh=fresh))
                     if failure is None or not self._next_attempt(failure):
                         break
                     fresh = True

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from proxy.exchange.client_port import ClientPort
-from proxy.exchange.engine import FAULT
-from proxy.exchange.parked_exchange import ExchangeFault, ParkedExchange
+from proxy.exchange.parked_exchange import ParkedExchange, is_by_client
 from proxy.exchange.server import ServerConnection
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome
@@ -39,14 +38,12 @@ async def run_attempt(
 
 
 def outcome_of(live: LiveCall, client: ClientPort, failure: Failure | None) -> Outcome:
-    """Return the outcome of an attempt that has ended; raises ExchangeFault."""
+    """Return the outcome of an attempt that has ended."""
     tally = live.tally
     reason = CloseReason.COMPLETE
     if failure is not None:
-        if (failure.code, failure.reason) == (FAULT.code, FAULT.reason):
-            raise ExchangeFault(failure.reason)
         reason = CloseReason.UPSTREAM_FAILED
-        if client.broken_by is not None or (tally.upgraded and failure.code is StreamCode.CANCEL):
+        if is_by_client(client, failure, raw=tally.upgraded):
             gone = failure.code is StreamCode.CANCEL
             reason = CloseReason.CLIENT_GONE if gone else CloseReason.CLIENT_ERROR
     return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)

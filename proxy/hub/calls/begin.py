@@ -19,6 +19,7 @@ from audit.record import Event, Phase
 from auth.jws import TokenError
 from proxy.exchange.engine import Exchange
 from proxy.exchange.parked_connection import Begun
+from proxy.exchange.parked_exchange import check_fault
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import Call, Refusal, parse_request
 from proxy.hub.calls.attempt import outcome_of
@@ -283,6 +284,7 @@ class BegunCall(LiveCall):
         finally:
             connection.on_port_cut = None
             self._leave_stream()
+        check_fault(self._failure)
         return outcome_of(self, port, self._failure)
 
     def give_up(self) -> None:

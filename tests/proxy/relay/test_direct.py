@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -448,8 +448,10 @@ async def test_a_call_that_is_revoked_between_two_attempts_has_no_second_one(
 
     run = ParkedExchange.run
 
-    async def run_and_revoke(parked: ParkedExchange, peer: Hashable) -> Failure | None:
-        failure = await run(parked, peer)
+    async def run_and_revoke(
+        parked: ParkedExchange, peer: Hashable, open_upstream: Callable[[], Awaitable[object]] | None
+    ) -> Failure | None:
+        failure = await run(parked, peer, open_upstream)
         # As while the task waits for its share of a pass.
         for call in way.underway:
             call.revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
