@@ -25,8 +25,8 @@ def report(layout: Layout, words: Mapping[str, English], journeys: Mapping[str, 
                 for p in layout.packages
             ),
         ),
-        "Vague pronouns: sentences with whoever, nobody or somebody in 1,000 words of comments and "
-        "docstrings.",
+        'The last column counts the sentences of comments and docstrings that contain "whoever", "nobody" or '
+        '"somebody", per 1,000 words.',
         _table(
             ("folder", "files", "children", "edges", "floors", "in cycles"),
             (
