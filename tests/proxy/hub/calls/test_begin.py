@@ -40,12 +40,6 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         yield bench
 
 
-@pytest.fixture
-async def line(bench: Bench) -> AsyncIterator[Line]:
-    async with relay_of(bench) as relay, bench.connected() as client:
-        yield Line(bench, client, relay)
-
-
 async def test_small_reads_need_no_task(line: Line) -> None:
     token = line.bench.token()
     for _ in range(3):

@@ -43,12 +43,6 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         yield bench
 
 
-@pytest.fixture
-async def line(bench: Bench) -> AsyncIterator[Line]:
-    async with relay_of(bench) as relay, bench.connected() as client:
-        yield Line(bench, client, relay)
-
-
 async def watched(line: Line) -> Stream:
     """A watch whose answer has begun."""
     stream = await line.ask(WATCH)
