@@ -7,7 +7,6 @@ key does not support Ed25519. A key is never used under another algorithm, regar
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,8 @@ import attrs
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from auth.assertion import ed25519_members, encode, plain_key, thumbprint
 
 # Many more than the overlap of a rotation needs; a larger document is not one of ours.
 KEYS_MAX = 64
@@ -67,7 +68,7 @@ class PublicKey:
     @property
     def thumbprint(self) -> str:
         """The key's RFC 7638 thumbprint. It is also the `kid`, unless the key was given another one."""
-        return _thumbprint(self._members())
+        return thumbprint(self._members())
 
     def to_jwk(self) -> dict[str, str]:
         """Return the key as a public JWK."""
@@ -75,13 +76,13 @@ class PublicKey:
 
     def _members(self) -> dict[str, str]:
         if isinstance(self.key, ed25519.Ed25519PublicKey):
-            return _ed25519_members(self.key)
+            return ed25519_members(self.key)
         numbers = self.key.public_numbers()
         return {
             "crv": "P-256",
             "kty": "EC",
-            "x": _base64(numbers.x.to_bytes(32, "big")),
-            "y": _base64(numbers.y.to_bytes(32, "big")),
+            "x": encode(numbers.x.to_bytes(32, "big")),
+            "y": encode(numbers.y.to_bytes(32, "big")),
         }
 
 
@@ -100,6 +101,9 @@ class SigningKey:
     @classmethod
     def from_pem(cls, pem: bytes) -> SigningKey:
         """Load an unencrypted PKCS #8 key; raises KeyFormatError."""
+        plain = plain_key(pem)
+        if plain is not None:
+            return cls._wrap(plain)
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
@@ -123,7 +127,7 @@ class SigningKey:
     @classmethod
     def _wrap(cls, key: ed25519.Ed25519PrivateKey) -> SigningKey:
         # The thumbprint serves as the kid, so no names need to be agreed on.
-        return cls(_thumbprint(_ed25519_members(key.public_key())), key)
+        return cls(thumbprint(ed25519_members(key.public_key())), key)
 
 
 class KeySet:
@@ -160,19 +164,6 @@ class KeySet:
     def to_jwks(self) -> str:
         """Return the set as a JSON Web Key Set."""
         return json.dumps({"keys": [key.to_jwk() for key in self]}, separators=(",", ":"))
-
-
-def _ed25519_members(key: ed25519.Ed25519PublicKey) -> dict[str, str]:
-    return {"crv": "Ed25519", "kty": "OKP", "x": _base64(key.public_bytes_raw())}
-
-
-def _thumbprint(members: dict[str, str]) -> str:
-    canonical = json.dumps(members, sort_keys=True, separators=(",", ":"))
-    return _base64(hashlib.sha256(canonical.encode("ascii")).digest())
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def unbase64(text: object) -> bytes:

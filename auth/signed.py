@@ -11,17 +11,14 @@ required claim that is absent or of another type is an error, never a default, a
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Callable
 
-import jwt
-
+from auth import assertion
+from auth.assertion import LIFETIME_S
 from auth.jws import AudienceError, Claims, TokenError, UnknownKeyError, header_of, verified_payload
 from auth.keys import PublicKey, SigningKey
 
-LIFETIME_S = 60
 # How far the issuer's clock may be ahead of ours.
 FUTURE_MAX_S = 5.0
 # Between two machines that keep their own time (the relay's hello, direct mode).
@@ -29,7 +26,6 @@ DEFAULT_LEEWAY_S = 5.0
 
 _HEADER_MEMBERS = {"alg", "typ", "kid"}
 _TEXT = re.compile(r"[\x21-\x7e]{1,256}")
-_JWS = jwt.PyJWS(algorithms=["EdDSA"])
 
 
 def open_owned(
@@ -52,14 +48,12 @@ def open_owned(
 
 def sign(key: SigningKey, kind: str, claims: Claims) -> str:
     """Sign claims unchanged under a `typ`, for statements without a lifetime."""
-    data = json.dumps(dict(claims), separators=(",", ":")).encode("utf-8")
-    return _JWS.encode(data, key.key, algorithm="EdDSA", headers={"typ": kind, "kid": key.kid})
+    return assertion.sign(key.key, key.kid, kind, claims)
 
 
-def sign_for_a_minute(key: SigningKey, kind: str, now: float, claims: dict[str, object]) -> str:
+def sign_for_a_minute(key: SigningKey, kind: str, now: float, claims: Claims) -> str:
     """Sign claims that are valid from now on for LIFETIME_S."""
-    issued_at = math.floor(now)
-    return sign(key, kind, {**claims, "iat": issued_at, "nbf": issued_at, "exp": issued_at + LIFETIME_S})
+    return assertion.sign_for_a_minute(key.key, key.kid, kind, now, claims)
 
 
 def open_signed(token: str, find: Callable[[str], PublicKey | None], kind: str) -> tuple[Claims, str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import attrs
 
+from auth.assertion import ASSERTION_TYPE, origin
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.jws import Claims, TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
@@ -36,8 +37,6 @@ ACCESS_TYPE = "at+jwt"
 RELAY_TYPE = "relay+jwt"
 INQUIRY_TYPE = "relay-inquiry+jwt"
 HELLO_TYPE = "relay-hello+jwt"
-# The explicit type for a client's assertion in the revision of RFC 7523.
-ASSERTION_TYPE = "client-authentication+jwt"
 ENROLMENT_TYPE = "enrolment+jwt"
 
 
@@ -359,19 +358,6 @@ def verify_hello(
     )
 
 
-def issue_assertion(
-    key: SigningKey, *, agent: str, hub_url: str, jti: str, now: float, hub_time: str = ""
-) -> str:
-    """Sign an agent's assertion for its hub (RFC 7523: issuer and subject are the client itself).
-
-    With a `hub_time` from the hub (auth.hubtime), `now` is the time in it.
-    """
-    claims: dict[str, object] = {"iss": agent, "sub": agent, "aud": _origin(hub_url), "jti": jti}
-    if hub_time:
-        claims["hub_time"] = hub_time
-    return sign_for_a_minute(key, ASSERTION_TYPE, now, claims)
-
-
 def verify_assertion(
     token: str,
     find_key: Callable[[str], tuple[str, PublicKey] | None],
@@ -387,7 +373,7 @@ def verify_assertion(
     """
     claims, kid, owner = open_owned(token, find_key, ASSERTION_TYPE)
     # The key's owner determines the agent; the token's own claims must agree with it.
-    check_parties(claims, issuer=owner, audience=_origin(hub_url))
+    check_parties(claims, issuer=owner, audience=origin(hub_url))
     if text_claim(claims, "sub") != owner:
         raise TokenError("the token's subject is not its issuer")
     issued_at, expires_at = check_times(claims, now, leeway_s=leeway_s)
@@ -399,7 +385,7 @@ def issue_enrolment(key: SigningKey, *, hub_url: str, jti: str, now: float, hub_
 
     With a `hub_time` from the hub (auth.hubtime), `now` is the time in it.
     """
-    claims: dict[str, object] = {"iss": key.kid, "sub": key.kid, "aud": _origin(hub_url), "jti": jti}
+    claims: dict[str, object] = {"iss": key.kid, "sub": key.kid, "aud": origin(hub_url), "jti": jti}
     if hub_time:
         claims["hub_time"] = hub_time
     return sign_for_a_minute(key, ENROLMENT_TYPE, now, claims)
@@ -413,18 +399,13 @@ def verify_enrolment(
     The enrolment code that comes with the proof is good once, which prevents a second use.
     """
     claims, _ = open_signed(token, lambda kid: key if kid == key.kid else None, ENROLMENT_TYPE)
-    check_parties(claims, issuer=key.kid, audience=_origin(hub_url))
+    check_parties(claims, issuer=key.kid, audience=origin(hub_url))
     issued_at, _ = check_times(claims, now, leeway_s=leeway_s)
     return EnrolmentClaims(issued_at, _hub_time(claims))
 
 
 def _hub_time(claims: Claims) -> str:
     return text_claim(claims, "hub_time") if "hub_time" in claims else ""
-
-
-def _origin(hub_url: str) -> str:
-    # Agents omit the default port of https from a hub's URL; its operator may include it.
-    return hub_url.removesuffix(":443")
 
 
 def _access_audience(org: str, cluster: str | None) -> str:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth import tokens
+from auth.assertion import ASSERTION_TYPE, issue_assertion
 from auth.jws import TOKEN_LENGTH_MAX, TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
 from auth.principal import IdentityError, Principal
@@ -68,7 +69,7 @@ def read_hello(token: str, *, now: float = NOW) -> tokens.HelloClaims:
 
 
 def assertion(key: SigningKey = OTHER_KEY, *, agent: str = "probe", hub_url: str = HUB) -> str:
-    return tokens.issue_assertion(key, agent=agent, hub_url=hub_url, jti="j4", now=NOW)
+    return issue_assertion(key.key, agent=agent, hub_url=hub_url, jti="j4", now=NOW)
 
 
 def find_agent_key(kid: str) -> tuple[str, PublicKey] | None:
@@ -541,7 +542,7 @@ def test_an_assertion_is_read_back_as_the_agent_that_owns_the_key() -> None:
 
 
 def test_an_assertion_speaks_for_no_agent_but_the_owner_of_its_key_and_to_its_hub_alone() -> None:
-    header = {**HEADER, "typ": tokens.ASSERTION_TYPE, "kid": OTHER_KEY.kid}
+    header = {**HEADER, "typ": ASSERTION_TYPE, "kid": OTHER_KEY.kid}
     claims: dict[str, object] = {"iss": "probe", "sub": "probe", "aud": HUB, "jti": "j"}
     claims |= {"iat": int(NOW), "nbf": int(NOW), "exp": int(NOW) + 60}
     assert read_assertion(forge(header, claims, OTHER_KEY.key.sign)).agent == "probe"
@@ -580,9 +581,9 @@ def test_an_assertion_of_a_clock_that_is_off_names_the_skew() -> None:
 def test_an_assertion_says_by_what_it_is_dated() -> None:
     told = f"{int(NOW)}.{'0' * 64}"
     key, parties = OTHER_KEY, {"agent": "probe", "hub_url": HUB, "jti": "j4"}
-    assert read_assertion(tokens.issue_assertion(key, **parties, now=NOW, hub_time=told)).hub_time == told
+    assert read_assertion(issue_assertion(key.key, **parties, now=NOW, hub_time=told)).hub_time == told
     assert read_assertion(assertion()).hub_time == ""
-    header = {**HEADER, "typ": tokens.ASSERTION_TYPE, "kid": key.kid}
+    header = {**HEADER, "typ": ASSERTION_TYPE, "kid": key.kid}
     claims: dict[str, object] = {"iss": "probe", "sub": "probe", "aud": HUB, "jti": "j"}
     claims |= {"iat": int(NOW), "nbf": int(NOW), "exp": int(NOW) + 60}
     # An unreadable hub time is not treated as absent.

@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 import attrs
 import pytest
 
+from auth.assertion import LIFETIME_S
 from auth.keys import SigningKey
-from auth.signed import LIFETIME_S, sign, sign_for_a_minute
+from auth.signed import sign, sign_for_a_minute
 from tests.faults.clients import ExecEcho, Verdict, report
 from tests.faults.endpoint import Endpoint, Outcome, Said, taken_endpoint
 from tests.faults.impostor import hub_certificate

@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 
 import pytest
 
+from auth.assertion import issue_assertion
 from auth.keys import SigningKey
-from auth.tokens import issue_assertion
 from tests.faults.figures import note
 from tests.system.callers import shells
 from tests.system.forgers import dial, hello_forger, issuer
@@ -187,7 +187,9 @@ def test_what_was_good_once_is_not_good_again_after_a_restart(
     key = SigningKey.from_pem(entry["private_key_pem"].encode())
 
     def assertion() -> str:
-        return issue_assertion(key, agent=name, hub_url=issuer(world), jti=uuid.uuid4().hex, now=time.time())
+        return issue_assertion(
+            key.key, agent=name, hub_url=issuer(world), jti=uuid.uuid4().hex, now=time.time()
+        )
 
     client = RawClient(world, "tunnel")
     seen, hello = assertion(), hello_forger(world).token(jti=uuid.uuid4().hex)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from http.client import HTTPException
 from urllib.parse import quote, urlsplit
 
 from proxy.agent.https.blocking import trusting
@@ -62,10 +61,8 @@ def _from_github(hub: str, environment: Mapping[str, str]) -> str:
     try:
         # No redirects are followed: the bearer token is for GitHub only.
         headers = {"authorization": f"Bearer {bearer}", "accept": "application/json", "user-agent": "hawse"}
-        connection.request("GET", target, headers=headers)
-        response = connection.getresponse()
-        status, raw = response.status, response.read(ANSWER_BYTES_MAX)
-    except (OSError, HTTPException) as error:
+        status, raw = connection.exchange("GET", target, headers, None, body_bytes_max=ANSWER_BYTES_MAX)
+    except OSError as error:
         raise AgentError(f"cannot reach {host}{through} for a token: {reason(error)}") from error
     finally:
         connection.close()

@@ -14,10 +14,10 @@ from typing import NoReturn
 
 import trio
 
+from auth.assertion import LIFETIME_S
 from auth.jws import TokenError
 from auth.key_rotation import ROTATIONS_MAX, KeyRotation, issue_rotation, read_rotation
 from auth.keys import KeySet, SigningKey
-from auth.signed import LIFETIME_S
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.private_files import DataDirError
 from proxy.hub.home.signing_keys import SigningKeys

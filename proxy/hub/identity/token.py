@@ -46,12 +46,12 @@ from collections.abc import Callable
 from audit.record import Event, Kind
 from auth.apikey import PREFIX, ApiKeyError, parse
 from auth.apikey import hash as hash_key
+from auth.assertion import LIFETIME_S
 from auth.hubtime import hub_time, is_hub_time
 from auth.jws import AudienceError, TokenError
 from auth.policy.extent import extent
 from auth.policy.match import Scope
 from auth.principal import IdentityError
-from auth.signed import LIFETIME_S
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
 from proxy.hub.home.config import LimitsConfig

@@ -9,7 +9,6 @@ import json
 import os
 import ssl
 from collections.abc import Mapping
-from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -108,9 +107,7 @@ class AdminClient:
         try:
             connection.connect()
             sent = True
-            connection.request(method, target, body=data, headers=dict(headers))
-            response = connection.getresponse()
-            return response.status, response.read(ANSWER_BYTES_MAX)
+            return connection.exchange(method, target, headers, data, body_bytes_max=ANSWER_BYTES_MAX)
         except ssl.SSLCertVerificationError as error:
             raise CommandError(
                 f"the certificate at {self.url} is not trusted ({error.verify_message}): "
@@ -118,7 +115,7 @@ class AdminClient:
             ) from error
         except ConnectionRefusedError as error:
             raise CommandError(f"nothing listens at {self.url}: start the hub with `hawse hub`") from error
-        except (OSError, HTTPException) as error:
+        except OSError as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             if isinstance(error, TimeoutError):
                 why = f"no answer within {TIMEOUT_S:.0f} s; see the hub's log"
