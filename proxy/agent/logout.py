@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
 from proxy.agent.kubeconfig.hub_entries import HubEntries, remove_hub_entries
 from proxy.agent.local.account import Account, cluster_of_host, hub_origin, remove_account
 from proxy.agent.local.errors import AgentError
-from proxy.agent.local.files import cache_folder
-from proxy.agent.token.credential import cache_prefix
+from proxy.agent.token.answers import answers_folder
+from proxy.agent.token.credential import cache_prefix, tokens_folder
 
 
 class Forgotten(NamedTuple):
@@ -49,21 +48,21 @@ def revocation(account: Account) -> str:
 
 def forget_tokens(environment: Mapping[str, str], account: Account) -> None:
     """Remove the cached tokens. Any that can't be removed expire within a minute."""
-    folder = os.path.join(cache_folder(environment), "tokens")
     ours = re.compile(rf"{re.escape(cache_prefix(account.hub))}_[a-z0-9-]+\.json(\.lock)?")
+    _remove(tokens_folder(environment), lambda name: ours.fullmatch(name) is not None)
+    _remove(answers_folder(environment), lambda name: _is_of(name, account))
+
+
+def _remove(folder: str, ours: Callable[[str], bool]) -> None:
     with suppress(OSError):
-        for name in os.listdir(folder):
-            if ours.fullmatch(name) or _is_at(name, account):
-                path = os.path.join(folder, name)
-                if os.path.isdir(path):
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    os.unlink(path)
+        for name in filter(ours, os.listdir(folder)):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, name))
 
 
-def _is_at(name: str, account: Account) -> bool:
-    """Whether the name is that of stored answers for this hub (proxy.agent.token.answers)."""
-    server = f"https://{name}"
+def _is_of(name: str, account: Account) -> bool:
+    """Whether the name is that of a stored answer for this hub (proxy.agent.token.answers)."""
+    server = f"https://{name.partition('_')[0]}"
     try:
         return hub_origin(server) == account.hub or bool(cluster_of_host(account, server))
     except AgentError:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # The delay before the host's next address is tried in parallel (RFC 8305 section 8).
 NEXT_ADDRESS_S = 0.25
 
+# RFC 1035 section 2.3.4.
+LABEL_MAX = 63
 # RFC 9110 section 8.6: these state the length of an empty body too.
 _WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
 # X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
@@ -87,7 +89,7 @@ class HTTPSConnection:
         try:
             if self.proxy is not None:
                 _connect_through(raw, self.proxy, self.host, self.port)
-            self._socket = self._context.wrap_socket(raw, server_hostname=self.host)
+            self._socket = self._context.wrap_socket(raw, server_hostname=_plain(self.host))
         except BaseException:
             raw.close()
             raise
@@ -144,15 +146,24 @@ def _connect_through(raw: socket.socket, proxy: Proxy, host: str, port: int) -> 
         raise OSError(str(error)) from error
 
 
+def _plain(host: str) -> bytes:
+    """Return a host as ASCII; raises UnicodeError. For a string, Python would load a codec for 2 ms."""
+    if not host.isascii():
+        return host.encode("idna")
+    # As that codec does, so that no resolver is asked.
+    if not all(1 <= len(label) <= LABEL_MAX for label in host.removesuffix(".").split(".")):
+        raise UnicodeError("a label is empty or too long")
+    return host.encode("ascii")
+
+
 def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
     """Connect to the first address of `host` that answers; the next one is tried after a delay (RFC 8305).
 
     The timeout covers all addresses together, and later each wait on the socket. Raises OSError.
     """
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(_plain(host), port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
-        # A label is empty or too long, so no resolver was asked.
         raise OSError("no host can have that name") from error
     deadline = time.monotonic() + timeout_s
     failure = OSError(f"{host} has no address")

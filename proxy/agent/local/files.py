@@ -57,8 +57,10 @@ def read_private(path: str) -> bytes | None:
         raise AgentError(f"cannot read {path}: {error.strerror}") from error
 
 
-def write_private(path: str, data: bytes) -> None:
+def write_private(path: str, data: bytes, *, durable: bool = True) -> None:
     """Replace the file; a crash leaves the old one or the new one. Raises NotWritableError.
+
+    If the file is not `durable`, a crash of the machine may leave an empty or cut one as well.
 
     A symbolic link at the path is replaced, not followed. The temporary file has an unguessable name: the
     folder may be writable by others, and the creator of a file can read it.
@@ -73,7 +75,8 @@ def write_private(path: str, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 # Without it, a crash soon after the rename can leave an empty file.
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)

@@ -1,8 +1,11 @@
 """The plugin's answers, stored where the script `hawse-credential` can reuse them without starting Python.
 
-Each cluster has a file of four lines: the expiry and the machine's boot time by the same clock, both in epoch
-seconds; the version of the logins file that was read, so that an answer serves no other login; the complete
-question; the answer.
+Each question has a file of four lines: the expiry and the machine's boot time by the same clock, both in
+epoch seconds; the version of the logins file that was read, so that an answer serves no other login; the
+complete question; the answer.
+
+A shell can't hash a question without another process. So the file's name has the question's server and its
+length. Clients of one cluster that ask differently, such as kubectl and an SDK, differ in that.
 """
 
 from __future__ import annotations
@@ -10,11 +13,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 
 from proxy.agent.local.account import logins_path
-from proxy.agent.local.errors import NotWritableError
-from proxy.agent.local.files import cache_folder, write_private
+from proxy.agent.local.files import cache_folder
+from proxy.agent.token.cache import store
 
 # Drift of `machine_started_s` that is not a clock change: rounding, and a clock that is slewed in small
 # steps.
@@ -55,17 +57,22 @@ def store_answer(
     question: str,
     answer: str,
 ) -> None:
-    """Store the answer for `server`, a cluster's URL. Does nothing if the cache is not writable.
+    """Store the answer for a question about `server`, a cluster's URL. Does nothing if that is not possible.
 
     `login` is the version of the logins file before it was read. Text that a shell can't read back is
     skipped.
     """
     if not (login and _plain(question) and _plain(answer)) or "\\" in answer:
         return
-    path = os.path.join(cache_folder(environment), "tokens", server.removeprefix("https://").rstrip("/"))
+    server = server.removeprefix("https://")
+    name = f"{server.partition('/')[0]}_{server.rpartition('/')[2]}_{len(question)}"
     lines = (f"{int(until_s)} {int(started_s)}", login, question, answer, "")
-    with suppress(NotWritableError):
-        write_private(path, "\n".join(lines).encode("ascii"))
+    store(answers_folder(environment), name, "\n".join(lines).encode("ascii"))
+
+
+def answers_folder(environment: Mapping[str, str]) -> str:
+    """Return the folder of the stored answers."""
+    return os.path.join(cache_folder(environment), "answers")
 
 
 def _plain(text: str) -> bool:

@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from proxy.agent.local.account import Account, cluster_of_host, find_account, hub_origin
 from proxy.agent.local.errors import AgentError, NotWritableError, quoted
-from proxy.agent.local.files import cache_folder, locked, read_private, write_private
+from proxy.agent.local.files import cache_folder, locked, read_private
 from proxy.agent.token.answers import CLOCK_DRIFT_MAX_S, logins_version, machine_started_s, store_answer
+from proxy.agent.token.cache import LOCK_SUFFIX, store
 from proxy.process.untrusted_json import read_json
 
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
@@ -200,7 +201,7 @@ def cached_token(
     began_s = time.time()
     with ExitStack() as held:
         with suppress(NotWritableError):
-            held.enter_context(locked(f"{path}.lock"))
+            held.enter_context(locked(path + LOCK_SUFFIX))
         cached = _read_cache(path, account)
         if _usable(cached) and cached.token != refused:
             return cached
@@ -236,7 +237,12 @@ def _usable(cached: Cached) -> bool:
 
 
 def _cache_path(environment: Mapping[str, str], hub: str, cluster: str) -> str:
-    return os.path.join(cache_folder(environment), "tokens", f"{cache_prefix(hub)}_{cluster}.json")
+    return os.path.join(tokens_folder(environment), f"{cache_prefix(hub)}_{cluster}.json")
+
+
+def tokens_folder(environment: Mapping[str, str]) -> str:
+    """Return the folder of the cached tokens."""
+    return os.path.join(cache_folder(environment), "tokens")
 
 
 def cache_prefix(hub: str) -> str:
@@ -272,5 +278,4 @@ def _write_cache(path: str, account: Account, cached: Cached) -> None:
         "failure": cached.failure,
     }
     # The token is valid even if it can't be cached.
-    with suppress(NotWritableError):
-        write_private(path, json.dumps(entry).encode())
+    store(*os.path.split(path), json.dumps(entry).encode())

@@ -84,7 +84,7 @@ def kept(home: Home) -> Path:
 
 
 def answers(home: Home) -> list[Path]:
-    return [file for file in home.files() if "clusters" in file.parts]
+    return [file for file in home.files() if file.parent.name == "answers"]
 
 
 def test_the_script_that_is_installed_is_the_one_here() -> None:
@@ -103,9 +103,30 @@ def test_an_answer_is_given_again_without_python(alone: Alone, hub: FakeHub, end
         assert json.loads(answer)["status"]["token"] == "token-1-prod"
         assert alone.ask(info) == answer
     assert hub.token_calls == 1
-    path = kept(alone.home)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert API_KEY not in path.read_text()
+    # One answer for each way of writing it.
+    assert len(answers(alone.home)) == 2
+    for path in answers(alone.home):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert API_KEY not in path.read_text()
+
+
+@pytest.mark.usefixtures("account")
+def test_questions_in_turn_each_keep_their_answer(alone: Alone, hub: FakeHub) -> None:
+    sdk = ("--server", f"{hub.url}/clusters/prod")
+    questions: list[tuple[str | None, tuple[str, ...]]] = [
+        (exec_info(hub.url), ()),
+        (exec_info(hub.url, "dev"), ()),
+        (exec_info(hub.url).replace("/prod", "/prod/"), ()),
+        # kubectl without a terminal, an older client, and a client that says nothing.
+        (exec_info(hub.url).replace("true", "false"), ()),
+        (exec_info(hub.url, api_version="client.authentication.k8s.io/v1beta1"), ()),
+        (None, sdk),
+        (NO_CLUSTER, sdk),
+    ]
+    given = [ask(alone.home, info, *arguments) for info, arguments in questions]
+    assert hub.token_calls == 2
+    for _ in range(2):
+        assert [alone.ask(info, *arguments) for info, arguments in questions] == given
 
 
 @pytest.mark.usefixtures("account")
@@ -121,7 +142,7 @@ def test_a_client_that_says_nothing_is_told_apart_by_its_argument(alone: Alone, 
     own = ask(alone.home, NO_CLUSTER, *arguments)
     assert json.loads(own)["apiVersion"] == V1
     assert alone.ask(NO_CLUSTER, *arguments) == own
-    assert alone.ask(None, *arguments) is None
+    assert alone.ask(None, *arguments) == answer
 
 
 @pytest.mark.usefixtures("account")
@@ -131,7 +152,7 @@ def test_the_folders_are_found_as_python_finds_them(alone: Alone, hub: FakeHub) 
     Path(home.environment.pop("XDG_CONFIG_HOME")).rename(home.path / ".config")
     del home.environment["XDG_CACHE_HOME"]
     answer = ask(home, info)
-    assert kept(home).is_relative_to(home.path / ".cache/hawse/tokens")
+    assert kept(home).is_relative_to(home.path / ".cache/hawse/answers")
     for variables in ({}, {"XDG_CONFIG_HOME": "config", "XDG_CACHE_HOME": "cache"}, {"XDG_CACHE_HOME": ""}):
         assert alone.ask(info, **variables) == answer
 
@@ -334,9 +355,9 @@ def test_a_question_or_answer_that_a_shell_might_read_otherwise_is_not_kept(
 
 @pytest.mark.usefixtures("account")
 def test_an_answer_that_cannot_be_kept_is_given_all_the_same(home: Home, hub: FakeHub) -> None:
-    tokens = Path(home.environment["XDG_CACHE_HOME"], "hawse/tokens")
-    tokens.mkdir(parents=True)
-    (tokens / hub.url.removeprefix("https://")).touch()
+    cache = Path(home.environment["XDG_CACHE_HOME"], "hawse")
+    cache.mkdir(parents=True)
+    (cache / "answers").touch()
     assert json.loads(ask(home, exec_info(hub.url)))["status"]["token"] == "token-1-prod"
     assert not answers(home)
 

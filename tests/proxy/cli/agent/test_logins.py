@@ -105,10 +105,13 @@ def test_logging_out_of_a_hub_that_is_gone_forgets_all_of_it_and_nothing_else(
     for cluster in ("prod", "dev"):
         server = f"{hub.url}/clusters/{cluster}"
         assert run(home, "credential", "--server", server)[0] == 0
-    tokens = home.path / "cache" / "hawse" / "tokens"
+    tokens, answers = (home.path / "cache" / "hawse" / name for name in ("tokens", "answers"))
     (tokens / "hub.example_prod.json").write_text("{}")
-    # Stored answers for a hub without a domain.
-    (tokens / "localhost:8443").mkdir()
+    # Stored answers for a hub without a domain, and for a cluster's own host.
+    (answers / "localhost:8443_prod_80").touch()
+    own_host = f"prod.k8s.hub.example:{hub.url.rpartition(':')[2]}"
+    (answers / f"{own_host}_{own_host}_80").touch()
+    assert len(list(answers.iterdir())) == 4
     noted = load_accounts(home.environment)[hub.url]._replace(cluster_hosts="*.k8s.hub.example")
     save_account(home.environment, noted)
     status, stdout, stderr = run(home, "logout", "--json")
@@ -120,7 +123,8 @@ def test_logging_out_of_a_hub_that_is_gone_forgets_all_of_it_and_nothing_else(
         "kubeconfigs": [{"path": login, "contexts": ["dev", "prod"], "fault": ""}],
         "left_to_do": "hawse admin agent key revoke robot ID",
     }
-    assert {file.name for file in tokens.rglob("*")} == {"hub.example_prod.json", "localhost:8443"}
+    assert [file.name for file in tokens.iterdir()] == ["hub.example_prod.json"]
+    assert [file.name for file in answers.iterdir()] == ["localhost:8443_prod_80"]
     for file in home.files():
         assert API_KEY not in file.read_text()
     assert json.loads(Path(logins_path(home.environment)).read_text())["hubs"] == {}
