@@ -46,7 +46,11 @@ def _read_head(stream: BinaryIO) -> tuple[int, int | None, bool]:
     line = _read_line(stream, left)
     version, _, rest = line.partition(b" ")
     code = rest[:3]
-    if version not in {b"HTTP/1.1", b"HTTP/1.0"} or not _is_number(code, 3) or rest[3:4] not in {b"", b" "}:
+    if (
+        version not in {b"HTTP/1.1", b"HTTP/1.0"}
+        or not (_is_number(code, 3) and int(code) >= 100)
+        or rest[3:4] not in {b"", b" "}
+    ):
         raise HTTPError("the server does not speak HTTP")
     length, chunked = None, False
     while True:
@@ -78,12 +82,12 @@ def _read_chunks(stream: BinaryIO, bytes_max: int) -> bytes:
         if not 1 <= len(size) <= 12 or not _HEX_DIGITS.issuperset(size):
             raise HTTPError("the server sent an invalid chunk")
         wanted = min(int(size, 16), bytes_max)
-        # The trailers stay unread, as the connection carries no second answer.
-        if wanted == 0:
-            return b"".join(parts)
         parts.append(_read_exactly(stream, wanted))
         bytes_max -= wanted
-        if bytes_max and _read_line(stream, 2):
+        if not wanted or not bytes_max:
+            # The rest and the trailers stay unread, as the connection carries no second answer.
+            return b"".join(parts)
+        if _read_line(stream, 2):
             raise HTTPError("the server sent an invalid chunk")
 
 

@@ -11,7 +11,8 @@ import pytest
 import trustme
 
 from proxy.agent.https import blocking
-from proxy.agent.https.blocking import open_tcp, trusting
+from proxy.agent.https.answer import HTTPError
+from proxy.agent.https.blocking import HTTPSConnection, open_tcp, trusting
 from tests.fakes.addresses import one_that_swallows_and_one_that_answers
 
 TIMEOUT_S = 5.0
@@ -99,3 +100,24 @@ def test_servers_are_verified_as_kubectl_does_it() -> None:
     for pem in ("", "no PEM", "\u00e9"):
         with pytest.raises(ValueError, match="no usable certificate"):
             trusting(pem)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "name", "value"),
+    [
+        ("GET", "/", "authorization", "Bearer s3cret\r\nx: y"),
+        ("GET", "/", "authorization", "Bearer s3cret\x00"),
+        ("GET", "/", "authorization", "Bearer s3cret\u00e9"),
+        ("GET", "/", "s3cret\n", ""),
+        ("GET", "/ HTTP/1.1\r\nx: s3cret", "a", ""),
+        ("GET", "/s3cret x", "a", ""),
+        ("GET s3cret\n", "/", "a", ""),
+    ],
+)
+def test_a_request_that_http_cannot_express_is_not_sent_and_not_quoted(
+    method: str, target: str, name: str, value: str
+) -> None:
+    connection = HTTPSConnection("127.0.0.1", 1, timeout_s=TIMEOUT_S, context=trusting(None))
+    with pytest.raises(HTTPError, match="a character that HTTP does not allow") as error:
+        connection.exchange(method, target, {name: value}, None, body_bytes_max=1)
+    assert "s3cret" not in str(error.value)
