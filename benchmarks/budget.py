@@ -109,7 +109,7 @@ BUDGET = (
     Line("p50 ms beside 80 MB/s of downloads", 2, 0.7, 0.5, figure("beside-paced", 4, "p50_ms")),
     Line("p99 beside a download that fills the link / without", 3, 3, 2, slowed("beside-link")),
     Line("p99 beside a download that fills the machine / without", 3, 3, 2, slowed("beside")),
-    Line("ms kubectl get takes longer, with a token at hand", 5, 5, 2, kubectl_longer("cold")),
+    Line("ms kubectl get takes longer, with a token at hand", 5, 5, 2, kubectl_longer("kubectl")),
     Line(
         "CPU µs an event of a watch, 2,000 a second",
         *(60, 40, 30),

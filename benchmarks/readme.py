@@ -43,9 +43,9 @@ PARTS: dict[str, tuple[tuple[int, ...], frozenset[str] | None]] = {
     "watch-many": ((1000,), BOTH),
     "watch-all": ((1000,), BOTH),
     # They compare with kubectl's direct connection to the API server by themselves.
-    "cold": ((1,), BOTH),
-    "cold-plugin": ((1,), BOTH),
-    "cold-token": ((1,), BOTH),
+    "kubectl": ((1,), BOTH),
+    "kubectl-plugin": ((1,), BOTH),
+    "kubectl-token": ((1,), BOTH),
 }
 
 

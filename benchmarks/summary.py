@@ -121,12 +121,12 @@ TIME_ROWS = (
     ),
     Row(
         "`kubectl get`, token in the kubeconfig",
-        note("cold", "added_ms"),
+        note("kubectl", "added_ms"),
         GOALS["ms kubectl get takes longer, with a token at hand"],
         compared=False,
     ),
-    Row("`kubectl get`, plugin, cached token", note("cold-plugin", "added_ms"), compared=False),
-    Row("`kubectl get`, plugin, new token", note("cold-token", "added_ms"), compared=False),
+    Row("`kubectl get`, plugin, cached token", note("kubectl-plugin", "added_ms"), compared=False),
+    Row("`kubectl get`, plugin, new token", note("kubectl-token", "added_ms"), compared=False),
 )
 
 
@@ -191,7 +191,7 @@ def meaning(found: Found) -> str:
 
 
 # With a token at hand, and with one to get.
-_PLUGIN = ("cold-plugin", "cold-token")
+_PLUGIN = ("kubectl-plugin", "kubectl-token")
 
 
 def _ms(value: float) -> str:

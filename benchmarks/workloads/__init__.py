@@ -6,10 +6,10 @@ from benchmarks.workload import Workload
 from benchmarks.workloads import (
     beside,
     bulk,
-    cold,
     connections,
     exec,
     idle,
+    kubectl,
     rtt,
     scale,
     small,
@@ -29,7 +29,7 @@ WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "exec": exec.WORKLOADS,
     "idle": (*idle.WORKLOADS, scale.IDLE_TUNNELS),
     "rtt": rtt.WORKLOADS,
-    "cold": cold.WORKLOADS,
+    "kubectl": kubectl.WORKLOADS,
     "scale": (scale.SCALE, scale.SCALE_TWO),
 }
 

@@ -67,6 +67,6 @@ def test_a_download_is_held_against_none() -> None:
 
 
 def test_kubectl_is_held_against_itself_without_a_hub() -> None:
-    runs = [attrs.evolve(sample("hawse", 1, "cold"), notes={"added_ms": ms}) for ms in (1.5, 9.0, 2.0)]
-    assert kubectl_longer("cold")(found(*runs)) == 2.0
-    assert kubectl_longer("cold")(found(sample("hawse", 1, "small"))) is None
+    runs = [attrs.evolve(sample("hawse", 1, "kubectl"), notes={"added_ms": ms}) for ms in (1.5, 9.0, 2.0)]
+    assert kubectl_longer("kubectl")(found(*runs)) == 2.0
+    assert kubectl_longer("kubectl")(found(sample("hawse", 1, "small"))) is None

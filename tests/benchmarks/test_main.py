@@ -31,7 +31,7 @@ def test_the_help_lists_every_workload_with_what_it_asks() -> None:
     for name in ("small", "writes", "connections", "bulk", "beside", "stalled", "watch", "rtt"):
         assert f"\n  {name} " in text
     # Those that a name above them runs as well.
-    for name in ("bulk-up", "idle-tunnels", "cold-token"):
+    for name in ("bulk-up", "idle-tunnels", "kubectl-token"):
         assert f"\n    {name} " in text
 
 

@@ -72,10 +72,10 @@ def test_cpu_is_told_by_process_and_request() -> None:
 
 def test_what_else_was_counted_is_told_by_its_median() -> None:
     runs = (
-        Sample(Measurement("cold", "hawse", 1), notes={"added_ms": value, "requests": 9})
+        Sample(Measurement("kubectl", "hawse", 1), notes={"added_ms": value, "requests": 9})
         for value in (1, 9, 2)
     )
-    lines = notes_table(found(*runs), "cold").splitlines()
+    lines = notes_table(found(*runs), "kubectl").splitlines()
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["1", "hawse", "added_ms", "2"]
     assert len(lines) == 3
     assert notes_table(EVERYTHING, "small") == ""
