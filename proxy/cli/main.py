@@ -7,8 +7,10 @@ takes 120 ms, SQLAlchemy 210 ms). Commands import their dependencies inside thei
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
+from typing import NoReturn
 
 from proxy.cli import INTERRUPTED
 
@@ -28,17 +30,11 @@ def main() -> None:
 def _run(arguments: list[str]) -> None:
     match arguments:
         case ["credential"]:
-            from proxy.agent.token.credential import run_plugin
-
-            sys.exit(run_plugin())
+            _run_plugin()
         case ["credential", "--server", server]:
-            from proxy.agent.token.credential import run_plugin
-
-            sys.exit(run_plugin(server))
+            _run_plugin(server)
         case ["credential", "--hub", hub]:
-            from proxy.agent.token.credential import run_plugin
-
-            sys.exit(run_plugin(hub=hub))
+            _run_plugin(hub=hub)
     from proxy.cli.group import build_group
 
     try:
@@ -59,3 +55,20 @@ def _run(arguments: list[str]) -> None:
             sys.exit(f"hawse: {message}")
         show_failure(CommandError(message))
         sys.exit(1)
+
+
+def _run_plugin(server: str = "", hub: str = "") -> NoReturn:
+    """Run kubectl's plugin, and end the process as soon as its output is written.
+
+    kubectl waits for the process to end. Of 60 ms of CPU, the interpreter's teardown takes 9, and the garbage
+    collector 2, while memory is all that there is to clean up.
+    """
+    gc.disable()
+    from proxy.agent.token.credential import run_plugin
+
+    status = run_plugin(server, hub)
+    for stream in (sys.stdout, sys.stderr):
+        # None if the caller has closed it.
+        if stream is not None:
+            stream.flush()
+    os._exit(status)

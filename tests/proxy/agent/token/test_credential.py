@@ -133,7 +133,7 @@ def test_from_its_cache_it_takes_less_than_100_ms_and_imports_nothing_heavy(home
     assert min(took_s) < 0.1
     assert hub.token_calls == 1
     script = (
-        "import sys; sys.argv = ['hawse', 'credential']\n"
+        "import os, sys; sys.argv = ['hawse', 'credential']; os._exit = sys.exit\n"
         "from proxy.cli.main import main\n"
         "try:\n main()\n"
         "finally:\n print(' '.join(sys.modules), file=sys.stderr)"
