@@ -82,17 +82,34 @@ class HTTPSConnection:
         self._context = context
         self._socket: ssl.SSLSocket | None = None
 
-    def connect(self) -> None:
-        """Connect, through the proxy if there is one, and do the TLS handshake."""
+    def begin(self) -> None:
+        """Connect, through the proxy if there is one, and send the first message of the TLS handshake.
+
+        The caller can prepare its request while the server answers.
+        """
         host, port = (self.host, self.port) if self.proxy is None else (self.proxy.host, self.proxy.port)
         raw = open_tcp(host, port, self._timeout_s)
         try:
             if self.proxy is not None:
                 _connect_through(raw, self.proxy, self.host, self.port)
-            self._socket = self._context.wrap_socket(raw, server_hostname=_plain(self.host))
+            self._socket = self._context.wrap_socket(
+                raw, server_hostname=_plain(self.host), do_handshake_on_connect=False
+            )
         except BaseException:
             raw.close()
             raise
+        self._socket.setblocking(False)
+        with suppress(ssl.SSLWantReadError):
+            self._socket.do_handshake()
+        self._socket.settimeout(self._timeout_s)
+
+    def connect(self) -> None:
+        """Finish the TLS handshake. Begins it first, unless that is done."""
+        if self._socket is None:
+            self.begin()
+        assert self._socket is not None
+        # Does nothing after the handshake.
+        self._socket.do_handshake()
 
     def exchange(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, *, body_bytes_max: int
@@ -102,8 +119,7 @@ class HTTPSConnection:
         Redirects are not followed. Connects first, unless that is done.
         """
         head = _request_head(self._authority(), method, target, headers, body)
-        if self._socket is None:
-            self.connect()
+        self.connect()
         assert self._socket is not None
         # One write: the server wakes up once, and TLS makes one record of a small request.
         self._socket.sendall(head + (body or b""))

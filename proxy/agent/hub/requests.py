@@ -202,18 +202,23 @@ def _post_signed(
 
     Also returns this machine's clock minus the hub's; 0 if the hub accepted the first form.
     """
+    if account.private_key_pem is None:
+        # Nothing in this form is signed here. It is made before the connection: a platform's endpoint may
+        # take longer than the hub waits for a handshake.
+        ready = form("")
+        return _post(account, path, lambda: ready, status=status), 0
     try:
-        return _post(account, path, form(""), status=status), 0
+        return _post(account, path, lambda: form(""), status=status), 0
     except _WrongClockError as error:
-        if account.private_key_pem is None:
-            raise  # nothing in this form is signed here
         wrong = error
-    return _post(account, path, form(wrong.hub_time), status=status), wrong.ahead_s
+    return _post(account, path, lambda: form(wrong.hub_time), status=status), wrong.ahead_s
 
 
-def _post(account: Account, path: str, form: Mapping[str, str], *, status: int = 200) -> dict[str, object]:
+def _post(
+    account: Account, path: str, form: Callable[[], Mapping[str, str]], *, status: int = 200
+) -> dict[str, object]:
     headers = {"content-type": "application/x-www-form-urlencoded"}
-    return _request(account, "POST", path, headers, _form_encoded(form), status)
+    return _request(account, "POST", path, headers, lambda: _form_encoded(form()), status)
 
 
 def _form_encoded(form: Mapping[str, str]) -> bytes:
@@ -232,9 +237,10 @@ def _request(
     method: str,
     path: str,
     headers: Mapping[str, str],
-    body: bytes | None,
+    body: Callable[[], bytes] | None,
     expected: int = 200,
 ) -> dict[str, object]:
+    """Send a request and return its answer. The body is made while the hub answers the TLS handshake."""
     host, port = host_and_port(account.hub)
     try:
         context = trusting(account.ca_pem)
@@ -244,11 +250,12 @@ def _request(
         ) from error
     connection, through = https_connection(host, port, context)
     try:
+        connection.begin()
         status, raw = connection.exchange(
             method,
             path,
             {"accept": "application/json", "user-agent": "hawse", **headers},
-            body,
+            None if body is None else body(),
             body_bytes_max=ANSWER_BYTES_MAX + 1,
         )
     except ssl.SSLCertVerificationError as error:

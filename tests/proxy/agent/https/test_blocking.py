@@ -121,3 +121,17 @@ def test_a_request_that_http_cannot_express_is_not_sent_and_not_quoted(
     with pytest.raises(HTTPError, match="a character that HTTP does not allow") as error:
         connection.exchange(method, target, {name: value}, None, body_bytes_max=1)
     assert "s3cret" not in str(error.value)
+
+
+def test_the_first_message_of_a_handshake_is_sent_without_a_wait_for_its_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        connection = HTTPSConnection("127.0.0.1", port, timeout_s=TIMEOUT_S, context=trusting(None))
+        connection.begin()
+        peer, _ = silent.accept()
+        with peer:
+            # A handshake record with a ClientHello.
+            assert peer.recv(6)[::5] == b"\x16\x01"
+        with pytest.raises(OSError, match=r"EOF|reset"):
+            connection.connect()
+        connection.close()
