@@ -123,7 +123,7 @@ class Connections:
         while True:
             await self._used_up.wait()
             self._used_up = trio.Event()
-            if self._idle or self._closed:
+            if self._idle:
                 continue
             try:
                 connection, _ = await self.acquire(fresh=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+
 import pytest
 import trio
 import trio.testing
 
 from proxy.exchange.pool import SWEEP_S, Connections
 from tests.tunnel.certificates import contexts
-from tests.tunnel.stream_pairs import tcp_pair
-from tunnel.net.connect import wrap_client
+from tunnel.net.connect import open_tls
 from tunnel.net.readiness import Readiness
 
 
@@ -47,17 +49,18 @@ async def test_a_dial_ahead_that_fails_is_tried_again_after_the_next_upgrade_onl
 
 async def test_session_tickets_do_not_end_a_connection_that_was_dialled_ahead() -> None:
     client_side, server_side = contexts()
-    servers: list[trio.abc.Stream] = []
+    servers: list[ssl.SSLSocket] = []
 
     async def dial() -> trio.abc.Stream:
-        at_client, at_server = await tcp_pair()
-        # Like OpenSSL's and Go's servers, trio's sends them at the end of the handshake.
-        server = trio.SSLStream(at_server, server_side, server_side=True)
-        servers.append(server)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.do_handshake)
-            client = await wrap_client(at_client, client_side, server_hostname="hub.test")
-        return client
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def serve() -> None:
+                # A blocking server sends the tickets at the end of the handshake, as the API server does.
+                servers.append(server_side.wrap_socket(listener.accept()[0], server_side=True))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, serve)
+                return await open_tls(*listener.getsockname(), client_side, server_hostname="hub.test")
 
     readiness = Readiness()
     connections = Connections(dial, "the server", readiness)
@@ -65,10 +68,13 @@ async def test_session_tickets_do_not_end_a_connection_that_was_dialled_ahead() 
         nursery.start_soon(readiness.run)
         nursery.start_soon(connections.keep_spare)
         connections.upgraded()
+        with trio.fail_after(5):
+            while not connections.idle_count:
+                await trio.testing.wait_all_tasks_blocked(0.01)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert connections.idle_count == 1
         spare = connections.acquire_watched(pytest.fail)
         assert spare is not None
         spare.cut_nowait()
         nursery.cancel_scope.cancel()
-    await trio.aclose_forcefully(servers[0])
+    servers[0].close()
