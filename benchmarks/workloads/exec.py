@@ -35,7 +35,8 @@ from benchmarks.upstream.apiserver import POD_PATH
 from benchmarks.upstream.kubectl import NAMESPACE, POD
 from benchmarks.upstream.streams import open_streams
 from benchmarks.workload import Options, RunFailed, Workload, once
-from benchmarks.workloads import cold
+from benchmarks.workloads.cold import CALLS, DEADLINE_S, QUICK_CALLS, TOKEN, Home, token_kubeconfig
+from benchmarks.workloads.cold import SYSTEMS as WITH_KUBECTL
 from benchmarks.workloads.watch import SYSTEMS as WATCHED
 from benchmarks.workloads.watch import opened_again
 
@@ -47,9 +48,6 @@ PAUSE_S = 0.005
 TRUE_PATH = f"{POD_PATH}/exec?command=true&container=main&stderr=true&stdout=true"
 STARTS = 100
 QUICK_STARTS = 3
-# As many as of the workload `cold`, for its reason.
-CALLS = cold.CALLS
-QUICK_CALLS = cold.QUICK_CALLS
 # `plain` upgrades no connection.
 SYSTEMS = WATCHED - {"plain"}
 
@@ -153,28 +151,41 @@ def sample(
     )
 
 
-def run_kubectl(system: System, _upstream: Upstream, variant: int, options: Options) -> Sample:
-    """Run kubectl some times, after a run that fills its cache of discovery."""
-    calls = QUICK_CALLS if options.quick else CALLS
-    with tempfile.TemporaryDirectory(prefix="hawse-bench-exec-") as name:
-        folder = Path(name)
-        for part in ("upstream", "direct-home", "home", system.name):
-            (folder / part).mkdir()
-        with open_streams(folder / "upstream") as server:
-            straight, home = cold.Home(folder / "direct-home"), cold.Home(folder / "home")
-            straight.kubeconfig.write_text(cold.token_kubeconfig(server.endpoint, cold.TOKEN))
-            exec_ns(straight)
-            with cold.opened(system.name, folder / system.name, server, home, cold.with_token) as opened:
-                exec_ns(home)
-                pairs: list[tuple[int | None, int]] = []
-                with measure(opened, server) as costs:
-                    for _ in range(calls):
-                        before_ns = exec_ns(straight) if opened.processes else None
-                        pairs.append((before_ns, exec_ns(home)))
-    return sample("exec-kubectl", opened, variant, pairs, costs.own_s, costs.cpu_s)
+@contextmanager
+def open_kubectl(
+    system: System, _upstream: Upstream, variant: int, options: Options
+) -> Iterator[Callable[[], Sample]]:
+    """Each run starts kubectl some times. Its cache of discovery is filled before."""
+    count = QUICK_CALLS if options.quick else int(CALLS * min(1.0, options.seconds))
+
+    def measured() -> Sample:
+        pairs: list[tuple[int | None, int]] = []
+        with measure(opened, upstream) as costs:
+            for _ in range(count):
+                before_ns = exec_ns(straight) if opened.processes else None
+                pairs.append((before_ns, exec_ns(home)))
+        return sample("exec-kubectl", opened, variant, pairs, costs.own_s, costs.cpu_s)
+
+    with (
+        open_before_streams(system) as (opened, upstream),
+        tempfile.TemporaryDirectory(prefix="hawse-bench-homes-") as name,
+    ):
+        straight = open_home(Path(name, "direct"), upstream.endpoint)
+        home = open_home(Path(name, "home"), opened.fresh_endpoint())
+        yield measured
 
 
-def exec_ns(home: cold.Home) -> int:
+def open_home(folder: Path, endpoint: Endpoint) -> Home:
+    """Make a home for kubectl at an endpoint, with its token, and run it once."""
+    folder.mkdir()
+    home = Home(folder)
+    token = dict(endpoint.headers).get("Authorization", TOKEN).removeprefix("Bearer ")
+    home.kubeconfig.write_text(token_kubeconfig(endpoint, token))
+    exec_ns(home)
+    return home
+
+
+def exec_ns(home: Home) -> int:
     """Run `kubectl exec POD -- true` to its end; returns the ns that it took. Raises RunFailed."""
     kubectl = program("kubectl", "exec-kubectl", "make setup")
     began_ns = time.perf_counter_ns()
@@ -183,7 +194,7 @@ def exec_ns(home: cold.Home) -> int:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env={**os.environ, **home.environment},
-        timeout=cold.DEADLINE_S,
+        timeout=DEADLINE_S,
     )
     took_ns = time.perf_counter_ns() - began_ns
     if done.returncode != 0:
@@ -211,7 +222,8 @@ KUBECTL = Workload(
     "exec-kubectl",
     "kubectl exec POD -- true from its start to its end, with a token at hand",
     (1,),
-    run_kubectl,
-    systems=cold.SYSTEMS,
+    once(open_kubectl),
+    systems=WITH_KUBECTL,
+    open=open_kubectl,
 )
 WORKLOADS = (EXEC, START, KUBECTL)
