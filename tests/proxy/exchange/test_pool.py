@@ -60,7 +60,8 @@ async def test_session_tickets_do_not_end_a_connection_that_was_dialled_ahead() 
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.to_thread.run_sync, serve)
-                return await open_tls(*listener.getsockname(), client_side, server_hostname="hub.test")
+                client = await open_tls(*listener.getsockname(), client_side, server_hostname="hub.test")
+        return client
 
     readiness = Readiness()
     connections = Connections(dial, "the server", readiness)
