@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from proxy.exchange.pool import SWEEP_S, Connections
+from proxy.exchange.pool import SWEEP_S, UNUSED_S, Connections
 from tests.tunnel.certificates import contexts
 from tunnel.net.connect import open_tls
 from tunnel.net.readiness import Readiness
@@ -29,7 +29,9 @@ async def test_the_sweep_ends_with_its_connections(autojump_clock: trio.testing.
             await connections.aclose()
 
 
-async def test_a_dial_ahead_that_fails_is_tried_again_after_the_next_upgrade_only() -> None:
+async def test_a_dial_ahead_that_fails_is_tried_again_after_the_next_upgrade_only(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     dials = 0
 
     async def dial() -> trio.abc.Stream:
@@ -42,7 +44,7 @@ async def test_a_dial_ahead_that_fails_is_tried_again_after_the_next_upgrade_onl
         nursery.start_soon(connections.keep_spare)
         for number in (1, 2):
             connections.upgraded()
-            await trio.testing.wait_all_tasks_blocked()
+            await trio.sleep(UNUSED_S)
             assert dials == number
         nursery.cancel_scope.cancel()
 
