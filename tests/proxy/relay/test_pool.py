@@ -173,7 +173,8 @@ async def test_a_connection_that_carried_an_upgrade_is_never_used_again(
         await way.at_rest()
         assert (await ask(way, b"GET", b"/api/v1/secrets"))[0] == 200
         assert b"secrets" not in server.connections[0].received
-        assert b"secrets" in server.connections[1].received
+        # It may have dialled by itself, beside the dial ahead.
+        assert any(b"secrets" in connection.received for connection in server.connections[1:])
 
 
 # The connection that is dialled ahead after an upgrade
