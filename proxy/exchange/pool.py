@@ -27,8 +27,8 @@ from tunnel.net.readiness import Readiness
 IDLE_S = 60.0
 # kube-apiserver closes a connection whose first request has not arrived within 32 s (ReadHeaderTimeout).
 UNUSED_S = 25.0
-# From an upgrade's answer to the dial ahead, which would delay the first bytes of the session by 0.3 to 0.9 ms
-# on two busy cores. kubectl takes longer than this wait and a dial until it has another upgrade.
+# From an upgrade's answer to the dial ahead. At once, it would delay the first bytes of the session by 0.3 to
+# 0.9 ms on two busy cores. kubectl takes longer than this wait and a dial until it has another upgrade.
 SPARE_AFTER_S = 0.01
 # The interval of checks for connections that were idle too long.
 SWEEP_S = 10.0
