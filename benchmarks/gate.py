@@ -67,6 +67,7 @@ LINES: Final = (
     Line("bulk", 1, pairs=6, allowed=1.15),
     Line("bulk-up", 1, pairs=6, allowed=1.15),
     Line("watch", 100, pairs=6, allowed=1.12),
+    Line("exec-start", 1, pairs=6, allowed=1.12),
 )
 
 

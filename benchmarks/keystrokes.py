@@ -16,9 +16,16 @@ import time
 from typing import Any
 
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, Event, RejectConnection, Request
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    RejectConnection,
+    Request,
+)
 
-from benchmarks.upstream.streams import PROTOCOL, STDIN, STDOUT
+from benchmarks.upstream.streams import PROTOCOL, STDIN, STDOUT, SUCCESS
 
 ANSWER_S = 20.0
 READ_BYTES = 64 * 1024
@@ -30,10 +37,9 @@ class Failed(Exception):
 
 
 class Terminal:
-    """A WebSocket of v5.channel.k8s.io to a container's stdin and stdout."""
+    """A WebSocket of v5.channel.k8s.io to a command in a container."""
 
-    def __init__(self, endpoint: dict[str, Any], path: str) -> None:
-        context = ssl.create_default_context(cafile=endpoint["ca"])
+    def __init__(self, endpoint: dict[str, Any], path: str, context: ssl.SSLContext) -> None:
         plain = socket.create_connection((endpoint["host"], endpoint["port"]), ANSWER_S)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = context.wrap_socket(plain, server_hostname=endpoint["server_name"])
@@ -63,6 +69,18 @@ class Terminal:
             raise Failed(f"{key!r} was answered by {echo}")
         return took_ns
 
+    def end(self) -> None:
+        """Wait for the command's status and for the end that the server sends behind it."""
+        status, end = self._next(), self._next()
+        if not isinstance(status, BytesMessage) or bytes(status.data) != SUCCESS:
+            raise Failed(f"the command ended with {status}")
+        if not isinstance(end, CloseConnection):
+            raise Failed(f"the status was followed by {end}")
+
+    def close(self) -> None:
+        """Close the connection without waiting for the server, as kubectl does."""
+        self._sock.close()
+
     def _next(self) -> Event:
         while not self._happened:
             data = self._sock.recv(READ_BYTES)
@@ -76,7 +94,8 @@ class Terminal:
 def main() -> None:
     job = json.loads(sys.stdin.readline())
     try:
-        terminal = Terminal(job["endpoint"], job["path"])
+        context = ssl.create_default_context(cafile=job["endpoint"]["ca"])
+        terminal = Terminal(job["endpoint"], job["path"], context)
         for _ in range(WARM_UP):
             terminal.type(b"w")
         print("ready", flush=True)

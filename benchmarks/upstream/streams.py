@@ -4,6 +4,8 @@
 
     GET …?watch=true         an endless chunked answer; silent until events are asked for
     GET …/exec?…             upgraded to a WebSocket of v5.channel.k8s.io; stdout repeats what comes on stdin
+    GET …/exec?command=true… the same, and the command has succeeded at once
+    GET the pod, discovery   what `kubectl exec` asks for before that
     GET /emit?per_s=N        from now on so many events a second, round robin over all watches; 0 ends them
     GET /emit?per_s=N&all    so many a second, each to all watches at once
     GET anything else        a small answer
@@ -29,17 +31,26 @@ from typing import Final
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Request
+from wsproto.frame_protocol import CloseReason
 
 from benchmarks.nginx import issue_certificate
 from benchmarks.processes import Daemons
 from benchmarks.system import Endpoint
+from benchmarks.upstream.apiserver import POD_PATH, pod_json
 from benchmarks.upstream.events import Pace, chunk, event
+from benchmarks.upstream.kubectl import ANSWERS
 from benchmarks.upstream.other import OtherUpstream
 from proxy.process.filelimit import raise_file_limit
 
 PROTOCOL: Final = "v5.channel.k8s.io"
 STDIN: Final = 0
 STDOUT: Final = 1
+# The status of a command that has ended well, on its channel.
+SUCCESS: Final = b'\x03{"metadata":{},"status":"Success"}'
+_JSON: Final = {
+    POD_PATH.encode(): pod_json().encode(),
+    **{path.encode(): json.dumps(answer).encode() for path, answer in ANSWERS.items()},
+}
 BACKLOG: Final = 1024
 READ_BYTES: Final = 64 * 1024
 TOP = Path(__file__).parents[2]
@@ -112,22 +123,23 @@ class Connection:
             return
         head, self.head = self.head, b""
         line = head.partition(b"\r\n")[0]
+        path = line.split(b" ")[1].partition(b"?")[0]
         if found := _EMIT.match(head):
             self.server.emit(int(found[1]), to_all=found[2] is not None)
-            self.answer({"emitting": int(found[1])})
+            self.answer(b'{"emitting":%b}' % found[1])
         elif b"watch=true" in line:
             self.on_bytes = self.ignore
             self.send(_WATCH_HEAD)
             self.server.watches.append(self)
         elif b"/exec?" in line:
-            self.on_bytes = Echo(self).take
+            self.on_bytes = (Succeeded if b"command=true" in line else Echo)(self).take
             self.on_bytes(head)
         else:
-            self.answer({"kind": "Status", "status": "Success"})
+            self.answer(_JSON.get(path, b'{"kind":"Status","status":"Success"}'))
 
-    def answer(self, what: dict[str, object]) -> None:
-        body = json.dumps(what).encode()
-        self.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    def answer(self, body: bytes) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        self.send(head % len(body) + body)
 
     def ignore(self, data: bytes) -> None:
         """A watch has no request body."""
@@ -152,6 +164,26 @@ class Echo:
                     self._connection.send(self._websocket.send(echo))
                 case Ping() | CloseConnection():
                     self._connection.send(self._websocket.send(happened.response()))
+
+
+class Succeeded:
+    """The container's end of an exec whose command has ended at once, without output."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._websocket = WSConnection(ConnectionType.SERVER)
+
+    def take(self, data: bytes) -> None:
+        self._websocket.receive_data(data)
+        for happened in self._websocket.events():
+            if isinstance(happened, Request):
+                # Separate sends, as the API server answers before it asks the kubelet.
+                for event in (
+                    AcceptConnection(subprotocol=PROTOCOL),
+                    BytesMessage(SUCCESS),
+                    CloseConnection(CloseReason.NORMAL_CLOSURE),
+                ):
+                    self._connection.send(self._websocket.send(event))
 
 
 class Server:

@@ -56,7 +56,7 @@ class ClientConnection:
         "_link",
         "_tls",
         "http",
-        "idle_since",
+        "idle_until",
         "stream",
         "watch",
     )
@@ -64,8 +64,8 @@ class ClientConnection:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.watch: Watch | None = None
         """Watches the connection. The watch is ended before the connection is closed."""
-        self.idle_since = 0.0
-        """The time of the last exchange's end, set by the pool."""
+        self.idle_until = 0.0
+        """The time until which the pool keeps the connection for reuse."""
         self.stream = stream
         self.http = ClientHTTP()
         """The received bytes, their parser, and the framing of sent bytes."""

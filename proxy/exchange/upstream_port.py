@@ -1,7 +1,7 @@
 """A connection to a server as the upstream's port of an exchange. A clean connection is kept afterwards.
 
-An upgrade gets a separate connection, which is never reused, regardless of the answer. Any other request uses
-a kept connection, if there is one. Otherwise a task dials (`dial`), and nothing else here waits.
+A request uses a kept connection, if there is one. Otherwise a task dials (`dial`), and nothing else here
+waits. A connection that has carried an upgrade request is never reused, regardless of the answer.
 
 The request's head is sent together with the first bytes of its body, if they have arrived. Otherwise it is
 sent alone, when the exchange resumes this port. A server that stops taking the body has not failed: its
@@ -96,10 +96,6 @@ class UpstreamPort:
 
     def take_kept(self) -> bool:
         """Take a kept connection. False: there is none, and a task has to `dial`."""
-        head = self._head
-        assert head is not None, "the request is not sent yet"
-        if head.fields.upgrade is not None:
-            return False
         self.connection = self._connections.acquire_watched(self._take_head)
         self.reused = self.connection is not None
         return self.reused
@@ -109,11 +105,8 @@ class UpstreamPort:
 
         Raises OutboundBroken. A cancelled call leaves nothing behind.
         """
-        head = self._head
-        assert head is not None, "the request is not sent yet"
         connection: ClientConnection | None = None
         with trio.CancelScope() as self._dialling:
-            fresh = fresh or head.fields.upgrade is not None
             connection, self.reused = await self._connections.acquire(fresh=fresh)
         self._dialling = None
         if connection is None:
@@ -303,6 +296,7 @@ class UpstreamPort:
         if head.status == 101:
             self.exchange.answer_head(head)
             self._go_on(connection)
+            self._connections.upgraded()
             return
         broken: OutboundBroken | None = None
         try:

@@ -1,14 +1,14 @@
 """One request to the API server: its connection, its token, and when it may be sent again.
 
 The API server authenticates each request by its bearer token and impersonation headers. So requests of
-different agents may share a connection. An upgrade gets a separate connection, which no other request ever
-uses, regardless of the answer (see proxy.exchange.pool).
+different agents may share a connection. After an upgrade request no other request uses its connection,
+regardless of the answer (see proxy.exchange.pool).
 
 Two kinds of requests are sent again, each once. Neither can have had an effect before:
 
-- A request on a kept connection that the API server had already closed. It must be a safe one without a body,
-  and no answer may have begun. An unsafe request is not repeated: it may have been carried out just before
-  the connection broke.
+- A request on a kept connection that the API server had already closed. It must be a safe one without a body
+  or an upgrade, and no answer may have begun. An unsafe request is not repeated: it may have been carried out
+  just before the connection broke.
 - A request that was answered 401 because the relay's own token is old. The disk must have a newer token, and
   no body may have been sent. The API server authenticates before it does anything else.
 """
@@ -106,6 +106,7 @@ async def open_pool(access: ClusterAccess, dial: Dial = dial_tls) -> AsyncIterat
     async with trio.open_nursery() as nursery:
         nursery.start_soon(readiness.run)
         nursery.start_soon(connections.sweep)
+        nursery.start_soon(connections.keep_spare)
         try:
             yield Pool(access, connections, readiness)
         finally:

@@ -285,6 +285,12 @@ class ApiServer:
         """Every byte that ever came."""
         return b"".join(bytes(connection.received) for connection in self.connections)
 
+    def hang_up(self) -> None:
+        """End every connection, so that the next request comes on a new one."""
+        for connection in list(self.all_connections):
+            with suppress(OSError):
+                socket.socket.shutdown(connection.stream, socket.SHUT_RDWR)
+
     def write_kubeconfig(self, path: Path) -> None:
         """A relay's way to this server."""
         ca = path.with_suffix(".ca.pem")

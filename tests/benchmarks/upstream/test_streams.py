@@ -11,12 +11,13 @@ from contextlib import ExitStack, contextmanager
 import attrs
 import pytest
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, Request
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Request
 
 from benchmarks.system import System
 from benchmarks.talk import Talk
+from benchmarks.upstream.apiserver import POD_PATH
 from benchmarks.upstream.events import EVENT_BYTES, take_times
-from benchmarks.upstream.streams import PROTOCOL, open_streams
+from benchmarks.upstream.streams import PROTOCOL, SUCCESS, open_streams
 from benchmarks.watching import Watching
 from benchmarks.workload import RunFailed
 from benchmarks.workloads.watch import emit
@@ -87,6 +88,30 @@ def test_stdin_comes_back_on_stdout_and_nothing_else_does(source: tls.Endpoint) 
         assert [event.data for event in client.events() if isinstance(event, BytesMessage)] == [b"\x01ls\r"]
 
 
+def test_a_command_that_is_true_ends_with_its_status_at_once(source: tls.Endpoint) -> None:
+    client = WSConnection(ConnectionType.CLIENT)
+    target = f"{POD_PATH}/exec?command=true&stdout=true"
+    with tls.connected(source) as sock:
+        sock.sendall(client.send(Request(host="x", target=target, subprotocols=[PROTOCOL])))
+        happened = []
+        while len(happened) < 3:
+            client.receive_data(sock.recv(65536))
+            happened += client.events()
+    accepted, status, end = happened
+    assert isinstance(accepted, AcceptConnection)
+    assert isinstance(status, BytesMessage)
+    assert bytes(status.data) == SUCCESS
+    assert isinstance(end, CloseConnection)
+
+
+def test_a_pod_is_answered_as_json(source: tls.Endpoint) -> None:
+    with tls.connected(source) as sock:
+        sock.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % POD_PATH.encode())
+        head, _, body = sock.recv(65536).partition(b"\r\n\r\n")
+    assert b"Content-Type: application/json" in head
+    assert json.loads(body)["kind"] == "Pod"
+
+
 def test_the_client_of_many_watches_opens_them_and_counts_what_comes(source: tls.Endpoint) -> None:
     with Watching(System("direct", source)) as watching:
         watching.open(3)
@@ -131,3 +156,26 @@ def test_the_typist_says_what_its_upgrade_was_answered_by(source: tls.Endpoint) 
     with Talk("benchmarks.keystrokes") as typist:
         with pytest.raises(RunFailed, match="Failed: the upgrade was answered by 200"):
             typist.ask(json.dumps(job, default=str))
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_commands_are_timed_beside_another_endpoint_or_alone(source: tls.Endpoint, beside: bool) -> None:
+    endpoint = attrs.asdict(source)
+    job = {
+        "endpoint": endpoint,
+        "path": f"{POD_PATH}/exec?command=true",
+        "count": 2,
+        "beside": endpoint if beside else None,
+    }
+    with Talk("benchmarks.commands") as client:
+        assert client.ask(json.dumps(job, default=str)) == "ready"
+        pairs = json.loads(client.ask("go"))
+    assert len(pairs) == 2
+    assert all((straight is not None) is beside and took > 0 for straight, took in pairs)
+
+
+def test_a_command_that_does_not_end_is_no_figure(source: tls.Endpoint) -> None:
+    job = {"endpoint": attrs.asdict(source), "path": "/api/v1/pods", "count": 1, "beside": None}
+    with Talk("benchmarks.commands") as client:
+        with pytest.raises(RunFailed, match="Failed: the upgrade was answered by 200"):
+            client.ask(json.dumps(job, default=str))

@@ -35,7 +35,7 @@ MODULES: dict[str, set[str]] = {
     "deadlines": {"run", "_close_due", "aclose"},
     "inflight_memory": {"run", "_look"},
     "next_pass": {"run"},
-    "pool": {"acquire", "sweep", "aclose", "_close"},
+    "pool": {"acquire", "sweep", "keep_spare", "aclose", "_close"},
     # Requests that a process sends or answers by itself, by a task, and the head of every connection's first
     # request.
     "client": {"send_request", "receive_head", "receive_body", "aclose", "_receive", "_write"},

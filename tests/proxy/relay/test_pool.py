@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from proxy.exchange import engine
-from proxy.exchange.pool import IDLE_S, SWEEP_S
+from proxy.exchange.pool import IDLE_S, SWEEP_S, UNUSED_S
 from proxy.exchange.upstream_port import UpstreamPort
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead
@@ -25,6 +25,8 @@ both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
 
 
+UPGRADE = inner(b"/exec", (b"connection", b"Upgrade"), (b"upgrade", b"SPDY/3.1"))
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
 IDENTITY = identity_lines(((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"agents")))
 
 
@@ -156,25 +158,124 @@ async def test_a_connection_that_carried_an_upgrade_is_never_used_again(
                 await connection.send(OK)
                 continue
             if status.startswith(b"101"):
-                await connection.send(
-                    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
-                )
+                await connection.send(SWITCHED)
             else:
                 await connection.send(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
             while await connection.more():
                 pass
 
     async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
-        # One kept connection is there, and an upgrade does not take it either.
+        # The upgrade takes the kept connection with it.
         assert await ask(way) == (200, b"ok")
-        upgrade = inner(b"/exec", (b"connection", b"Upgrade"), (b"upgrade", b"SPDY/3.1"))
-        async with way.exchange(upgrade, fresh(), eof=False) as client:
+        async with way.exchange(UPGRADE, fresh(), eof=False) as client:
             assert (await client.receive_head()).status == int(status[:3])
-            assert len(server.connections) == 2
+            assert b"upgrade" in server.connections[0].received.lower()
         await way.at_rest()
         assert (await ask(way, b"GET", b"/api/v1/secrets"))[0] == 200
-        assert b"secrets" in server.connections[0].received
-        assert b"secrets" not in server.connections[1].received
+        assert b"secrets" not in server.connections[0].received
+        # It may have dialled by itself, beside the dial ahead.
+        assert any(b"secrets" in connection.received for connection in server.connections[1:])
+
+
+# The connection that is dialled ahead after an upgrade
+
+
+async def serve_upgrades(connection: Connection) -> None:
+    while head := await connection.request():
+        if b"upgrade" not in head.lower():
+            await connection.send(OK)
+            continue
+        await connection.send(SWITCHED)
+        while await connection.more():
+            pass
+
+
+async def upgrade_once(way: Way) -> None:
+    """Upgrade, and leave once nothing moves any more."""
+    async with way.exchange(UPGRADE, fresh(), eof=False) as client:
+        assert (await client.receive_head()).status == 101
+        await trio.testing.wait_all_tasks_blocked(0.02)
+    await way.at_rest()
+
+
+@both_modes
+async def test_each_upgrade_finds_the_connection_that_the_one_before_it_left(
+    mode: str, tmp_path: Path
+) -> None:
+    async with (
+        running(serve_upgrades, tmp_path) as server,
+        open_way(mode, server.access, tmp_path) as way,
+    ):
+        for number in range(1, 4):
+            await upgrade_once(way)
+            # One is dialled ahead, and no more.
+            assert len(server.connections) == number + 1
+            assert way.pool.connections.idle_count == 1
+            assert server.connections[number].received == b""
+        assert await ask(way) == (200, b"ok")
+        assert len(server.connections) == 4
+
+
+@both_modes
+async def test_no_connection_is_dialled_ahead_while_another_one_is_kept(mode: str, tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        if len(server.connections) == 2:
+            both.set()
+        await both.wait()
+        await serve_upgrades(connection)
+
+    both = trio.Event()
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, way)
+            nursery.start_soon(ask, way)
+        await upgrade_once(way)
+        assert len(server.connections) == 2
+        assert way.pool.connections.idle_count == 1
+
+
+@both_modes
+@pytest.mark.parametrize("how", ["closed", "unasked bytes"])
+async def test_a_connection_dialled_ahead_is_dropped_when_the_server_speaks(
+    mode: str, how: str, tmp_path: Path
+) -> None:
+    async def script(connection: Connection) -> None:
+        if connection.number == 1:
+            await late.wait()
+            if how == "closed":
+                return
+            await connection.send(OK)
+        await serve_upgrades(connection)
+
+    late = trio.Event()
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        await upgrade_once(way)
+        assert way.pool.connections.idle_count == 1
+        late.set()
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert way.pool.connections.idle_count == 0
+        # It is not replaced before the next upgrade, which dials.
+        assert len(server.connections) == 2
+        await upgrade_once(way)
+        assert len(server.connections) == 4
+
+
+@both_modes
+async def test_a_connection_dialled_ahead_is_closed_before_the_server_gives_it_up(
+    mode: str, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.05  # real sockets: give them a moment
+    async with (
+        running(serve_upgrades, tmp_path) as server,
+        open_way(mode, server.access, tmp_path) as way,
+    ):
+        await upgrade_once(way)
+        await trio.sleep(UNUSED_S - 1)
+        assert way.pool.connections.idle_count == 1
+        await trio.sleep(2)
+        assert way.pool.connections.acquire_watched(pytest.fail) is None
+        await trio.sleep(SWEEP_S)
+        assert way.pool.connections.idle_count == 0
 
 
 # A kept connection that the API server gave up
@@ -206,8 +307,9 @@ async def test_a_get_that_met_a_dead_connection_is_sent_again_once(mode: str, tm
         inner(b"/api", method=b"POST"),
         inner(b"/api", method=b"DELETE"),
         inner(b"/api", (b"content-length", b"2")),
+        UPGRADE,
     ],
-    ids=["post", "delete", "get-with-body"],
+    ids=["post", "delete", "get-with-body", "upgrade"],
 )
 async def test_what_may_have_had_an_effect_is_not_sent_again(
     mode: str, tmp_path: Path, head: RequestHead

@@ -436,7 +436,7 @@ async def test_a_call_that_is_held_moves_nothing_until_it_is_released(far: Far) 
             assert await client.receive_some() == b"more"
 
 
-async def test_an_upgrade_has_its_own_connection_and_is_carried_both_ways(far: Far) -> None:
+async def test_an_upgrade_takes_a_kept_connection_with_it_and_is_carried_both_ways(far: Far) -> None:
     async def echo(connection: Connection, head: bytes) -> None:
         if b"exec" not in head:
             await connection.send(OK)
@@ -463,4 +463,4 @@ async def test_an_upgrade_has_its_own_connection_and_is_carried_both_ways(far: F
             assert live.moved_bytes == 18
             live.end(REVOKED)
             assert await read_all(client) == b""
-    assert far.connections.idle_count == 1
+    assert far.connections.idle_count == 0
