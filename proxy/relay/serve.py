@@ -20,7 +20,6 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import version
 
 import attrs
 import trio
@@ -39,7 +38,8 @@ from proxy.process.files import warn_of_expiry, watch_certificate
 from proxy.process.malloc_trim import trim_when_idle
 from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
-from proxy.process.startup import settle
+from proxy.process.startup import settle_later
+from proxy.process.version import VERSION
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
@@ -121,6 +121,7 @@ async def run_relay(config: RelayConfig) -> int:
     with stop_signals() as signals:
         async with trio.open_nursery() as outermost:
             outermost.start_soon(trim_when_idle)
+            outermost.start_soon(settle_later)
             if config.health_listen is not None:
                 health = HealthServer(
                     lambda: state.unready, lambda: metrics_text(memory, state.probe.answers)
@@ -131,7 +132,6 @@ async def run_relay(config: RelayConfig) -> int:
                 log.info("the API server is %s", access.authority.decode("ascii"))
                 outermost.start_soon(state.probe.run)
                 async with _open_way(config, upstream, state, memory):
-                    settle()
                     async for number in signals:
                         log.info("%s: stopping", signal.Signals(number).name)
                         break
@@ -164,7 +164,7 @@ async def _open_way(
 def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory, probe: Probe) -> DialerConfig:
     """Build the dialer's configuration; raises RelayError."""
     boot_id = uuid.uuid4().hex
-    software = f"hawse/{version('hawse')}"
+    software = f"hawse/{VERSION}"
 
     def authorization(hub_time: str) -> str:
         return issue_hello(
