@@ -31,7 +31,13 @@ from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.call_metrics import CallMetrics
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.live_calls import LiveSessions
-from proxy.hub.admin.metrics import MemoryCollector, ReplayCollector, TrailCollector, hub_metrics
+from proxy.hub.admin.metrics import (
+    ConnectionsCollector,
+    MemoryCollector,
+    ReplayCollector,
+    TrailCollector,
+    hub_metrics,
+)
 from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
@@ -129,6 +135,7 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
     metrics.register(ReplayCollector(hub.seen))
     calls = _start_calls(hub, direct, metrics)
     front = _start_front(hub, direct, calls, _start_relays(hub, calls))
+    metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
     administration = Administration.of(
         directory=directory,
