@@ -8,6 +8,8 @@ Outside a cluster it may have to wait for the port until a previous relay has st
 On SIGTERM the relay becomes unready. The hub is asked to open no more requests here, and uses another
 replica. Open requests may continue for the configured grace period. They are cut after it, or at a second
 SIGTERM.
+
+What only some relays need is imported where it is used: guardrails, and the listener of direct mode.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -41,9 +44,7 @@ from proxy.process.signals import stop_signals
 from proxy.process.startup import settle_later
 from proxy.process.version import VERSION
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
-from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
-from proxy.relay.guarding import run_guardrails
 from proxy.relay.health import HealthServer
 from proxy.relay.metrics import metrics_text
 from proxy.relay.pool import open_pool
@@ -56,6 +57,9 @@ from tunnel.dial import DialerConfig
 from tunnel.dialer import run_dialer
 from tunnel.net.connect import client_context
 from tunnel.net.tcp import TCPStream
+
+if TYPE_CHECKING:
+    from proxy.relay.direct import DirectServer
 
 log = logging.getLogger("hawse.relay")
 
@@ -150,6 +154,8 @@ async def _open_way(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(HeldUp(memory, underway, underway.end_for_memory).run)
         if config.guardrails is not None:
+            from proxy.relay.guarding import run_guardrails
+
             nursery.start_soon(run_guardrails, config.guardrails, upstream)
         match config.way:
             case TunnelDial():
@@ -248,6 +254,8 @@ async def _open_listener(
 
     Direct mode uses this machine's own clock, since it has no signed time from the hub.
     """
+    from proxy.relay.direct import DirectServer
+
     certificate = watch_certificate(way.certificate, way.key, stated="direct.certificate")
     hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
     verifier = Verifier(hub_keys, config.hub_url, config.cluster_id, time.time)
