@@ -2,20 +2,21 @@
 
 The header must contain exactly `alg`, `typ` and `kid`. That excludes `crit`, `jwk`, `jku`, `x5u`, `b64` and
 future members. The `kid` is looked up among the keys that we hold. The key determines its one algorithm, and
-the header must agree. Only then is the signature checked.
+the header must agree. Only then does PyJWT check the signature.
 
-JWT libraries take the time from the system's clock, and convert "exp" to an integer from any type. Here `now`
-is an argument of every function, and a time must be an integer already. A required claim that is absent or
-of another type is an error, never a default, and so is a list for a string.
+Claims are checked here and not by PyJWT: it takes the time from the system's clock, and converts "exp" to an
+integer from any type. Here `now` is an argument of every function, and a time must be an integer already. A
+required claim that is absent or of another type is an error, never a default, and so is a list for a string.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
 from collections.abc import Callable
+
+import jwt
 
 from auth.jws import AudienceError, Claims, TokenError, UnknownKeyError, header_of, verified_payload
 from auth.keys import PublicKey, SigningKey
@@ -28,6 +29,7 @@ DEFAULT_LEEWAY_S = 5.0
 
 _HEADER_MEMBERS = {"alg", "typ", "kid"}
 _TEXT = re.compile(r"[\x21-\x7e]{1,256}")
+_JWS = jwt.PyJWS(algorithms=["EdDSA"])
 
 
 def open_owned(
@@ -50,15 +52,8 @@ def open_owned(
 
 def sign(key: SigningKey, kind: str, claims: Claims) -> str:
     """Sign claims unchanged under a `typ`, for statements without a lifetime."""
-    header = {"alg": "EdDSA", "typ": kind, "kid": key.kid}
-    signed = ".".join(
-        _encode(json.dumps(part, separators=(",", ":")).encode("utf-8")) for part in (header, dict(claims))
-    )
-    return f"{signed}.{_encode(key.key.sign(signed.encode('ascii')))}"
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    data = json.dumps(dict(claims), separators=(",", ":")).encode("utf-8")
+    return _JWS.encode(data, key.key, algorithm="EdDSA", headers={"typ": kind, "kid": key.kid})
 
 
 def sign_for_a_minute(key: SigningKey, kind: str, now: float, claims: dict[str, object]) -> str:

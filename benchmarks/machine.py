@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.system import System, Upstream
 
 # What the data path is made of.
-_PACKAGES = ("trio", "h11", "wsproto", "websockets", "cryptography")
+_PACKAGES = ("trio", "h11", "wsproto", "websockets", "cryptography", "pyjwt")
 
 
 def machine() -> list[str]:
