@@ -36,7 +36,7 @@ SYSTEMS = ("direct", "nginx", "hawse")
 PARTS: dict[str, tuple[tuple[int, ...], frozenset[str] | None]] = {
     "small": ((1, 64), None),
     "writes": ((1, 64), BOTH),
-    "connections": ((1, 16), BOTH),
+    "starts-connections": ((1, 16), BOTH),
     "bulk": ((1,), BOTH),
     "bulk-up": ((1,), BOTH),
     "watch": ((1000,), BOTH),

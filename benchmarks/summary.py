@@ -86,8 +86,8 @@ CPU_ROWS = (
         GOALS["CPU µs a PUT of 1 KB, 64 connections"],
     ),
     Row("µs a PUT of 1 KB, 1 connection", figure("writes", 1, US)),
-    Row("ms a new TLS connection with one GET", figure("connections", 1, US, 1e-3)),
-    Row("ms the same, 16 at a time", figure("connections", 16, US, 1e-3)),
+    Row("ms a new TLS connection with one GET", figure("starts-connections", 1, US, 1e-3)),
+    Row("ms the same, 16 at a time", figure("starts-connections", 16, US, 1e-3)),
     Row("s a GB down, one stream", figure("bulk", 1, GB), GOALS["CPU s a GB down, one stream"]),
     Row("s a GB up, one stream", figure("bulk-up", 1, GB)),
     Row(

@@ -38,5 +38,6 @@ PEERS: dict[str, OpenTunnel] = {
 # What runs when it is named.
 EXTRA: dict[str, OpenSystem] = {
     "hawse-nowheel": open_without_wheels,
-    "hawse-seeded": open_seeded,
+    "hawse-dearer": open_seeded("dearer"),
+    "hawse-uncached": open_seeded("uncached"),
 }

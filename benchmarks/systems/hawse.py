@@ -28,7 +28,7 @@ from benchmarks.systems.leg import Leg, straight
 
 CLUSTER, TEAM, AGENT = "bench", "platform", "probe"
 TOP = Path(__file__).parents[2]
-SEED = TOP / "benchmarks" / "seed"
+SEEDS = TOP / "benchmarks" / "seed"
 # The same cluster, by a relay in direct mode.
 DIRECT = "direct"
 STREAMS_PER_AGENT = 10_000
@@ -204,11 +204,16 @@ def open_checkout(revision: str) -> OpenSystem:
     return opened
 
 
-@contextmanager
-def open_seeded(folder: Path, upstream: Upstream) -> Iterator[System]:
-    """Run hub and relay with the seeded regression of benchmarks/seed, which a gate has to catch."""
-    with running(folder, upstream, "hawse-seeded", {"PYTHONPATH": f"{SEED}{os.pathsep}{TOP}"}) as system:
-        yield system
+def open_seeded(seed: str) -> OpenSystem:
+    """Open hub and relay with a seeded regression of benchmarks/seed, which a gate has to catch."""
+
+    @contextmanager
+    def opened(folder: Path, upstream: Upstream) -> Iterator[System]:
+        path = f"{SEEDS / seed}{os.pathsep}{TOP}"
+        with running(folder, upstream, f"hawse-{seed}", {"PYTHONPATH": path}) as system:
+            yield system
+
+    return opened
 
 
 @contextmanager

@@ -10,10 +10,12 @@ from benchmarks.workloads import (
     exec,
     idle,
     kubectl,
+    rate,
     rtt,
     scale,
     small,
     stalled,
+    starts,
     watch,
     writes,
 )
@@ -21,7 +23,7 @@ from benchmarks.workloads import (
 WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "small": small.WORKLOADS,
     "writes": writes.WORKLOADS,
-    "connections": connections.WORKLOADS,
+    "starts": (starts.START, connections.CONNECTIONS, rate.RATE),
     "bulk": bulk.WORKLOADS,
     "beside": beside.WORKLOADS,
     "stalled": stalled.WORKLOADS,

@@ -22,15 +22,14 @@ def open_runs(
     system: System, upstream: Upstream, at_once: int, options: Options
 ) -> Iterator[Callable[[], Sample]]:
     job = Job("connections", system.fresh_endpoint(), POD_PATH, at_once, options.seconds)
-    with open_job("connections", job, system, upstream) as measured:
+    with open_job("starts-connections", job, system, upstream) as measured:
         yield measured
 
 
 CONNECTIONS = Workload(
-    "connections",
+    "starts-connections",
     "GETs of 2 KB, each over a TLS connection of its own, as each start of kubectl makes one",
     (1, 16),
     once(open_runs),
     open=open_runs,
 )
-WORKLOADS = (CONNECTIONS,)

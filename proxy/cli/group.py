@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.metadata import version
 
 import click
 
 from proxy.cli import INTERRUPTED
 from proxy.cli.errors import CommandError
+from proxy.process.version import VERSION
 
 # name -> (module, attribute, the line in `hawse --help`)
 COMMANDS = {
@@ -137,7 +137,7 @@ class LazyGroup(click.Group):
             if package in OURS:
                 raise
             # Not `pip install hawse`: anyone could register that name.
-            wheel = f"hawse-{version('hawse')}-py3-none-any.whl"
+            wheel = f"hawse-{VERSION}-py3-none-any.whl"
             raise CommandError(
                 f"this command needs the package {package}: pip install '{wheel}[hub]'"
             ) from error
@@ -150,5 +150,5 @@ class LazyGroup(click.Group):
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
-        click.echo(version("hawse"))
+        click.echo(VERSION)
         ctx.exit()

@@ -16,6 +16,10 @@ from proxy.cli import INTERRUPTED
 
 # Errors of a full or failing disk.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+# Imports make some 100,000 objects that stay. At Python's threshold of 700 new ones, the collections among
+# them take a twentieth of a command's start. Hub and relay set another threshold once they have started
+# (proxy.process.startup).
+GC_THRESHOLD = 50_000
 
 
 def main() -> None:
@@ -35,6 +39,7 @@ def _run(arguments: list[str]) -> None:
             _run_plugin(server)
         case ["credential", "--hub", hub]:
             _run_plugin(hub=hub)
+    gc.set_threshold(GC_THRESHOLD)
     from proxy.cli.group import build_group
 
     try:

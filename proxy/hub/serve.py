@@ -17,7 +17,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, closing
 from functools import partial
-from importlib.metadata import version
 
 import attrs
 import trio
@@ -32,7 +31,13 @@ from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.call_metrics import CallMetrics
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.live_calls import LiveSessions
-from proxy.hub.admin.metrics import MemoryCollector, ReplayCollector, TrailCollector, hub_metrics
+from proxy.hub.admin.metrics import (
+    ConnectionsCollector,
+    MemoryCollector,
+    ReplayCollector,
+    TrailCollector,
+    hub_metrics,
+)
 from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
@@ -58,7 +63,8 @@ from proxy.process.filelimit import raise_file_limit
 from proxy.process.malloc_trim import trim_when_idle
 from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
-from proxy.process.startup import settle
+from proxy.process.startup import settle_later
+from proxy.process.version import VERSION
 
 # Relays that were connected this long before the start are expected to reconnect. An operator may take some
 # minutes between the old hub's end and the new one's start.
@@ -91,7 +97,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
                 async with trio.open_nursery() as upkeep:
                     hub = _Hub(config, home, records, seen, registry, upkeep)
                     front, admin, administration = _start(hub)
-                    settle()
+                    upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
                     signals = stopping.enter_context(stop_signals())
                     await _serve(config, signals, home.instance, front, admin, keeping)
@@ -129,6 +135,7 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
     metrics.register(ReplayCollector(hub.seen))
     calls = _start_calls(hub, direct, metrics)
     front = _start_front(hub, direct, calls, _start_relays(hub, calls))
+    metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
     administration = Administration.of(
         directory=directory,
@@ -136,7 +143,7 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
         pepper=home.pepper,
         public_url=hub.config.public_url,
         hub_ca=lambda: home.certificate.ca_pem,
-        version=version("hawse"),
+        version=VERSION,
         operations=live_relays,
         live_sessions=LiveSessions(calls.live, home.instances, home.boot),
         relays_per_cluster=hub.config.limits.relays_per_cluster,
@@ -274,7 +281,7 @@ async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelSc
 
 
 def _software() -> str:
-    return f"hawse/{version('hawse')}"
+    return f"hawse/{VERSION}"
 
 
 async def _serve(

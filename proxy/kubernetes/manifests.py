@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version as installed_version
 from typing import Literal, TypeAlias, assert_never
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.policy.rules import RESOURCE_VERBS
 from auth.principal import USER_PREFIX, IdentityError, check_user, slug
 from proxy.process.untrusted_json import read_json
+from proxy.process.version import VERSION
 
 NAMESPACE = "hawse"
 SERVICE_ACCOUNT = "hawse-relay"
@@ -85,8 +85,8 @@ class RelayManifest:
     tls_key_pem: str | None = attrs.field(default=None, repr=False)
     """Direct mode; without them the operator or cert-manager creates the Secret `hawse-relay-tls`."""
     service_type: Literal["LoadBalancer", "ClusterIP", "NodePort"] = "LoadBalancer"
-    image: str = attrs.Factory(lambda: f"{NAME}:{installed_version('hawse')}")
-    version: str = attrs.Factory(lambda: installed_version("hawse"))
+    image: str = f"{NAME}:{VERSION}"
+    version: str = VERSION
     namespace: str = NAMESPACE
     service_account: str = SERVICE_ACCOUNT
     replicas: int = 2

@@ -15,8 +15,10 @@ import trio
 
 from tunnel.net.tls import TLSStream
 
-# A gateway in front of many agents is one address; 40 informers of one client are 40 connections.
-PENDING_PER_NETWORK_MAX = 512
+# CI runners behind one gateway have one address, and start a thousand kubectls at once. This many can
+# authenticate within the time for a handshake (10 s, 300 a second). A quarter of PENDING_MAX is left for
+# other networks. The memory is bounded by PENDING_MAX alone: 30 to 50 KB each.
+PENDING_PER_NETWORK_MAX = 3072
 PENDING_MAX = 4096
 # A head may have 1 MiB. More than 64 of the largest at once is an attack, not load.
 PENDING_BYTES_MAX = 64 * 1024 * 1024
@@ -57,6 +59,10 @@ class UnauthenticatedLimits:
     silent: dict[PendingConnection, None] = attrs.Factory(dict)
     """Those without a whole TLS hello, which a client sends as soon as it is connected."""
     silent_networks: dict[str, dict[PendingConnection, None]] = attrs.Factory(dict)
+    refused: int = 0
+    """Connections since the start that were refused, for the metrics."""
+    evicted: int = 0
+    """Connections since the start that were evicted, for the metrics."""
 
     @property
     def connections(self) -> int:
@@ -107,6 +113,7 @@ class UnauthenticatedLimits:
             return next(iter(silent))
         oldest = next(iter(candidates))
         if self.clock() - oldest.since < UNHURRIED_S:
+            self.refused += 1
             raise TooManyPendingError(why)
         return oldest
 
@@ -156,6 +163,7 @@ class PendingConnection:
 
     def evict(self, why: str) -> None:
         """Evict this connection in favour of another one."""
+        self.limits.evicted += 1
         self.release()
         if self.request_scope is not None:
             self.request_scope.cancel()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 
+import trio
+
 from tunnel.net.malloc import keep_large_buffers
 
 # With start-up objects frozen, collections are rare and short (8-13 % of the CPU otherwise). Small requests
@@ -15,6 +17,15 @@ GC_MIDDLE_THRESHOLD = 1
 # A full collection takes some 25 ms per thousand watches. It runs after some million new objects, if those
 # are a quarter of all.
 GC_OLD_THRESHOLD = 500
+# A full collection of what a start has made takes 25 ms in a relay. It comes after the start: nothing waits
+# for it then.
+SETTLE_AFTER_S = 1.0
+
+
+async def settle_later() -> None:
+    """Settle once the process has started."""
+    await trio.sleep(SETTLE_AFTER_S)
+    settle()
 
 
 def settle() -> None:

@@ -36,12 +36,11 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import attrs
 
 from auth.keys import KeyFormatError, KeySet, SigningKey
-from auth.policy.text import PolicyError
 from proxy.listener.balancers import NO_BALANCERS, Balancers
 from proxy.process.certificates import fault_of_ca
 from proxy.process.config import (
@@ -56,8 +55,10 @@ from proxy.process.config import (
     read_stated,
     read_text,
 )
-from proxy.relay.guardrails import Guardrails
 from proxy.relay.service_account import ClusterAccessError, own_namespace
+
+if TYPE_CHECKING:
+    from proxy.relay.guardrails import Guardrails
 
 ENVIRONMENT_PREFIX = "HAWSE_RELAY_"
 # An ordinary request ends within this, and systemd sends SIGKILL after 90 s. The manifests set 15 minutes.
@@ -257,6 +258,9 @@ def _read_guardrails(stated: FileConfig, faults: list[str]) -> Guardrails | None
     """Read the owner's guardrails. A relay that cannot enforce them does not start."""
     if stated.guardrails is None:
         return None
+    from auth.policy.text import PolicyError
+    from proxy.relay.guardrails import Guardrails
+
     try:
         return Guardrails(stated.guardrails, namespace=own_namespace() if stated.kubeconfig is None else "")
     except PolicyError as error:

@@ -32,9 +32,9 @@ from proxy.message.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.message.status import failure_response, status_response
 from proxy.message.strict import BadRequest
 from proxy.process.files import WatchedFile
+from proxy.relay.denied import GuardrailDenied
 from proxy.relay.direct_call import DirectCall
 from proxy.relay.exchange import Upstream, describe
-from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
 from tunnel import MODEST_USERS_MAX, Memory
 from tunnel.net.connect import bind_to_peer, peer_address, wrap_server

@@ -15,7 +15,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import trio
@@ -38,11 +38,13 @@ from proxy.message.rewrite import (
     relay_response_head,
 )
 from proxy.process.drain import Drained
-from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import OWN_TOKEN_REFUSED, Pool
 from proxy.relay.verify import refusal
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
+
+if TYPE_CHECKING:
+    from proxy.relay.guardrails import Guardrails
 
 log = logging.getLogger("hawse.relay")
 

@@ -11,8 +11,9 @@ from typing import NoReturn
 import trio
 
 from proxy.message.failure import Failure, Processed, StreamCode
+from proxy.relay.denied import GuardrailDenied
 from proxy.relay.exchange import Upstream
-from proxy.relay.guardrails import GuardrailDenied, Guardrails
+from proxy.relay.guardrails import Guardrails
 from tunnel.net.fairness import Chunks
 
 # The interval of checks: half of the two seconds within which a change takes effect. A kubelet takes up to a

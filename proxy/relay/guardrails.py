@@ -29,7 +29,7 @@ from pathlib import Path
 
 import attrs
 
-from auth.policy.advice import Advice, advise
+from auth.policy.advice import advise
 from auth.policy.conditions import CelConditions, without_strings
 from auth.policy.match import NO_RULE, Bundle, Condition, compile_bundle
 from auth.policy.rules import ClusterSelector
@@ -37,12 +37,9 @@ from auth.policy.text import Fault, PolicyError, Source, split
 from auth.principal import USER_PREFIX
 from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims
-from proxy.message.failure import Failure, Processed, StreamCode
-from proxy.message.rewrite import DECISION_HEADER
-from proxy.message.status import status_response
 from proxy.process.files import FILE_BYTES_MAX
 from proxy.process.plural import counted
-from proxy.relay.verify import Refused
+from proxy.relay.denied import GuardrailDenied
 
 log = logging.getLogger("hawse.relay")
 
@@ -69,18 +66,6 @@ spec:
 """
 # A list of allowed facts, not of forbidden ones: (agent).owner is the owner as well.
 _UNKNOWN = re.compile(r"\bcluster\b|\bagent\b(?!\s*\.\s*(?:name|teams)\b)(?:\s*\.\s*owner\b)?")
-
-
-class GuardrailDenied(Refused):
-    """A guardrail denies a request; `head` and `body` are the answer."""
-
-    def __init__(self, advice: Advice, method: str) -> None:
-        message = f"the guardrails of this cluster: {advice.message}"
-        super().__init__(Failure(StreamCode.FORBIDDEN, Processed.NO, message))
-        self.rule = advice.rule
-        mark = ((DECISION_HEADER, f"guardrails {advice.rule}".encode("ascii")),)
-        self.head, body = status_response(403, "", message, details=_details(advice), headers=mark)
-        self.body = b"" if method == "HEAD" else body
 
 
 @attrs.frozen
@@ -292,12 +277,3 @@ def _misplaced(bundle: Bundle) -> Iterable[Fault]:
             if rule.max_duration_s is not None:
                 message = "a guardrail allows or denies a request: the hub limits durations"
                 yield Fault(source.file, rule.line, f"rule {rule.id}", message)
-
-
-def _details(advice: Advice) -> dict[str, object]:
-    """The denial for programs, as causes of a Kubernetes Status."""
-    causes = [{"reason": "GuardrailDenied", "message": advice.rule, "field": "rule"}]
-    if advice.instead:
-        causes.append({"reason": "GuardrailDenied", "message": advice.instead, "field": "instead"})
-    causes.append({"reason": "GuardrailDenied", "message": advice.ask, "field": "ask"})
-    return {"causes": causes}

@@ -8,6 +8,8 @@ Outside a cluster it may have to wait for the port until a previous relay has st
 On SIGTERM the relay becomes unready. The hub is asked to open no more requests here, and uses another
 replica. Open requests may continue for the configured grace period. They are cut after it, or at a second
 SIGTERM.
+
+What only some relays need is imported where it is used: guardrails, and the listener of direct mode.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -39,11 +41,10 @@ from proxy.process.files import warn_of_expiry, watch_certificate
 from proxy.process.malloc_trim import trim_when_idle
 from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
-from proxy.process.startup import settle
+from proxy.process.startup import settle_later
+from proxy.process.version import VERSION
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
-from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
-from proxy.relay.guarding import run_guardrails
 from proxy.relay.health import HealthServer
 from proxy.relay.metrics import metrics_text
 from proxy.relay.pool import open_pool
@@ -56,6 +57,9 @@ from tunnel.dial import DialerConfig
 from tunnel.dialer import run_dialer
 from tunnel.net.connect import client_context
 from tunnel.net.tcp import TCPStream
+
+if TYPE_CHECKING:
+    from proxy.relay.direct import DirectServer
 
 log = logging.getLogger("hawse.relay")
 
@@ -121,6 +125,7 @@ async def run_relay(config: RelayConfig) -> int:
     with stop_signals() as signals:
         async with trio.open_nursery() as outermost:
             outermost.start_soon(trim_when_idle)
+            outermost.start_soon(settle_later)
             if config.health_listen is not None:
                 health = HealthServer(
                     lambda: state.unready, lambda: metrics_text(memory, state.probe.answers)
@@ -131,7 +136,6 @@ async def run_relay(config: RelayConfig) -> int:
                 log.info("the API server is %s", access.authority.decode("ascii"))
                 outermost.start_soon(state.probe.run)
                 async with _open_way(config, upstream, state, memory):
-                    settle()
                     async for number in signals:
                         log.info("%s: stopping", signal.Signals(number).name)
                         break
@@ -150,6 +154,8 @@ async def _open_way(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(HeldUp(memory, underway, underway.end_for_memory).run)
         if config.guardrails is not None:
+            from proxy.relay.guarding import run_guardrails
+
             nursery.start_soon(run_guardrails, config.guardrails, upstream)
         match config.way:
             case TunnelDial():
@@ -164,7 +170,7 @@ async def _open_way(
 def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory, probe: Probe) -> DialerConfig:
     """Build the dialer's configuration; raises RelayError."""
     boot_id = uuid.uuid4().hex
-    software = f"hawse/{version('hawse')}"
+    software = f"hawse/{VERSION}"
 
     def authorization(hub_time: str) -> str:
         return issue_hello(
@@ -248,6 +254,8 @@ async def _open_listener(
 
     Direct mode uses this machine's own clock, since it has no signed time from the hub.
     """
+    from proxy.relay.direct import DirectServer
+
     certificate = watch_certificate(way.certificate, way.key, stated="direct.certificate")
     hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
     verifier = Verifier(hub_keys, config.hub_url, config.cluster_id, time.time)

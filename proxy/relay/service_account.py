@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from proxy.kubernetes.untrusted_yaml import YamlError, read_yaml
 from proxy.process.files import FileError, WatchedFile
 from tunnel.net.connect import client_context
 
@@ -227,6 +226,9 @@ _REFUSED_CLUSTER_KEYS = {
 
 
 def _parse_kubeconfig(raw: bytes) -> _Entry:
+    # Not needed in a pod, where a start need not load YAML.
+    from proxy.kubernetes.untrusted_yaml import YamlError, read_yaml
+
     try:
         document = read_yaml(raw)
     except YamlError as exc:

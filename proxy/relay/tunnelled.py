@@ -22,8 +22,8 @@ from proxy.kubernetes.statement import Statement
 from proxy.message.failure import StreamCode
 from proxy.message.head import LONG_HEAD_BYTES, HeadError, RequestHead
 from proxy.process.clock import steady_s
+from proxy.relay.denied import GuardrailDenied
 from proxy.relay.exchange import Upstream, describe
-from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.tunnel_call import LEAVING, TunnelCall, fail
 from proxy.relay.verify import Refused, Verifier, refusal
 from tunnel import CloseCode, Context, Hello, Session, SessionClosed, Stream

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gate import BASELINE, LINES, Line, Pair, allowed, figure, measure_pass
+from benchmarks.gate import BASELINE, LINES, SEEDED, Line, Pair, allowed, figure, measure_pass
 from benchmarks.result import Measurement, Sample
 from benchmarks.runner import Bench
 from benchmarks.system import Endpoint, Missing, System, Upstream
-from benchmarks.systems.hawse import SEED, TOP, open_checkout
+from benchmarks.systems.hawse import SEEDS, TOP, open_checkout
 from benchmarks.upstream.other import OtherUpstream
 from benchmarks.verdicts import report
 from benchmarks.workload import Options, Workload, once
@@ -92,7 +92,14 @@ def test_the_two_of_a_pair_change_places_and_their_ratio_does_not(monkeypatch: p
     assert order == ["hawse", "nginx", "nginx", "hawse"] * 2
 
 
-SHOW = "from audit.recorder import Recorder; print(Recorder.complete.__name__)"
+SHOW = """
+from audit.recorder import Recorder
+from auth.memo import is_cacheable
+from proxy.hub.authorize.access import AccessTokens
+from proxy.message.head import _remembered
+cached = is_cacheable(b"/api"), _remembered.cache_info().maxsize > 0
+print(Recorder.complete.__name__, AccessTokens.verify.__name__, *cached)
+"""
 
 
 def run_with(*folders: Path) -> subprocess.CompletedProcess[str]:
@@ -100,14 +107,24 @@ def run_with(*folders: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", SHOW], capture_output=True, text=True, env=environment)
 
 
-def test_the_seed_is_in_a_process_that_finds_it_and_in_no_other() -> None:
-    assert run_with(SEED, TOP).stdout == "_dearer\n"
-    assert run_with(TOP).stdout == "complete\n"
+def test_each_seed_has_a_folder() -> None:
+    assert sorted(each.name for each in SEEDS.iterdir() if (each / "sitecustomize.py").exists()) == sorted(
+        SEEDED
+    )
 
 
-def test_a_seed_that_does_not_fit_the_product_ends_the_process(tmp_path: Path) -> None:
-    (tmp_path / "audit.py").write_text("")
-    done = run_with(tmp_path, SEED)
+def test_a_seed_is_in_a_process_that_finds_it_and_in_no_other() -> None:
+    assert run_with(SEEDS / "dearer", TOP).stdout == "_dearer verify True True\n"
+    assert run_with(SEEDS / "uncached", TOP).stdout == "complete _unremembered False False\n"
+    assert run_with(TOP).stdout == "complete verify True True\n"
+
+
+@pytest.mark.parametrize(("seed", "changed"), [("dearer", "audit"), ("uncached", "auth")])
+def test_a_seed_that_does_not_fit_the_product_ends_the_process(
+    tmp_path: Path, seed: str, changed: str
+) -> None:
+    (tmp_path / f"{changed}.py").write_text("")
+    done = run_with(tmp_path, SEEDS / seed)
     assert done.returncode != 0
     assert "the seed does not fit the product" in done.stderr
 

@@ -28,7 +28,7 @@ def benchmarks(*args: str, cwd: Path = TOP) -> subprocess.CompletedProcess[str]:
 
 def test_the_help_lists_every_workload_with_what_it_asks() -> None:
     text = parser().format_help()
-    for name in ("small", "writes", "connections", "bulk", "beside", "stalled", "watch", "rtt"):
+    for name in ("small", "writes", "starts", "bulk", "beside", "stalled", "watch", "rtt"):
         assert f"\n  {name} " in text
     # Those that a name above them runs as well.
     for name in ("bulk-up", "idle-tunnels", "kubectl-token"):

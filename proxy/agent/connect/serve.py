@@ -24,7 +24,7 @@ from proxy.listener.accept import open_listeners
 from proxy.process.config import Address
 from proxy.process.filelimit import raise_file_limit
 from proxy.process.signals import stop_signals
-from proxy.process.startup import settle
+from proxy.process.startup import settle_later
 from tunnel.net.egress import ProxySettings
 
 TOKEN_BYTES = 32
@@ -73,12 +73,12 @@ async def run_connect(config: ConnectConfig) -> int:
         # The connections end before the tasks that their sockets are watched by.
         async with trio.open_nursery() as background:
             background.start_soon(proxy.run)
+            background.start_soon(settle_later)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(partial(trio.serve_listeners, proxy.handle_client, listeners))
                 path = _path(config)
                 _write(path, document, replace=config.output is None)
                 try:
-                    settle()
                     if not config.command:
                         print(path, flush=True)
                         async for _ in signals:

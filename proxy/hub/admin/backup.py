@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 
 import attrs
@@ -36,6 +35,7 @@ from proxy.hub.home.private_files import DataDirError, is_there, read_private
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.process.untrusted_json import read_json
+from proxy.process.version import VERSION
 
 FORMAT = 1
 _ABOUT = "hawse-backup.json"
@@ -248,7 +248,7 @@ def _copy_database(source: Path, copy: Path) -> None:
 
 def _about() -> bytes:
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return json.dumps({"format": FORMAT, "created": created, "version": version("hawse")}).encode("ascii")
+    return json.dumps({"format": FORMAT, "created": created, "version": VERSION}).encode("ascii")
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

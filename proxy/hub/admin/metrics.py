@@ -15,6 +15,7 @@ from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import AgentState
+from proxy.listener.unauthenticated import UnauthenticatedLimits
 from proxy.process.memory_metrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
 from tunnel import Memory
 
@@ -98,6 +99,27 @@ class ReplayCollector(Collector):
         """Read the counter."""
         text = "Uses of one-time tokens that could not be written to seen.db."
         yield CounterMetricFamily("hawse_seen_unwritten", text, self._store.unwritten)
+
+
+class ConnectionsCollector(Collector):
+    """The unauthenticated connections of the public listener, and those that their limits have ended."""
+
+    def __init__(self, limits: UnauthenticatedLimits) -> None:
+        self._limits = limits
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gauge and the counter."""
+        text = "Open connections that have not authenticated."
+        yield GaugeMetricFamily("hawse_connections_unauthenticated", text, self._limits.connections)
+        text = "Connections that were ended before they authenticated, for the limits on such connections."
+        dropped = CounterMetricFamily("hawse_connections_dropped", text, labels=["how"])
+        dropped.add_metric(["refused"], self._limits.refused)
+        dropped.add_metric(["evicted"], self._limits.evicted)
+        yield dropped
 
 
 class TrailCollector(Collector):

@@ -13,7 +13,7 @@ from benchmarks.systems.nginx import open_nginx
 from benchmarks.systems.plain import open_plain
 from benchmarks.upstream.apiserver import ApiServer
 from benchmarks.workload import Options, Workload
-from benchmarks.workloads import beside, bulk, connections, small, stalled, writes
+from benchmarks.workloads import beside, bulk, connections, rate, small, stalled, writes
 
 QUICK = Options(runs=1, seconds=0.1, quick=True)
 
@@ -53,6 +53,21 @@ def test_writes_and_new_connections_are_counted_as_small_requests_are(
     assert line.cpu_us_per_request == pytest.approx(sample.cpu_s["nginx"] * 1e6 / sample.notes["requests"])
     assert line.p50_ms is not None
     assert set(sample.cpu_s) == {"nginx", "upstream", "load"}
+
+
+@pytest.mark.parametrize("per_second", rate.RATE.variants)
+def test_clients_at_a_rate_are_served_and_counted(
+    nginx: System, apiserver: ApiServer, per_second: int
+) -> None:
+    sample = rate.RATE.run(nginx, apiserver, per_second, QUICK)
+    line = sample.measurement
+    assert (line.workload, line.variant, sample.notes["served"]) == (
+        "starts-rate",
+        per_second,
+        rate.QUICK_COUNT,
+    )
+    assert line.cpu_us_per_request == pytest.approx(sample.cpu_s["nginx"] * 1e6 / rate.QUICK_COUNT)
+    assert line.p50_ms is not None
 
 
 def test_a_small_write_arrives(nginx: System, apiserver: ApiServer) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import trio
+from prometheus_client import CollectorRegistry
 from trio.testing import memory_stream_pair
 
+from proxy.hub.admin.metrics import ConnectionsCollector
 from proxy.listener import unauthenticated as module
 from proxy.listener.unauthenticated import (
     PENDING_BYTES_FREE,
@@ -39,6 +41,33 @@ def test_connections_are_counted_by_address_and_in_all(monkeypatch: pytest.Monke
         _enter(limits, "192.0.2.3")
     first.release()
     _enter(limits, "192.0.2.1")
+
+
+def test_three_thousand_clients_of_one_address_may_connect_before_the_first_hello() -> None:
+    limits = UnauthenticatedLimits()
+    cut: list[str] = []
+    burst = [limits.enter("192.0.2.1", cut.append) for _ in range(3000)]
+    # Another network needs no eviction.
+    limits.enter("192.0.2.2", cut.append)
+    for pending in burst:
+        pending.hello_received()
+    assert (cut, limits.evicted, limits.refused) == ([], 0, 0)
+
+
+def test_what_the_limits_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 1)
+    limits = UnauthenticatedLimits()
+    limits.enter("192.0.2.1", lambda why: None)
+    _enter(limits, "192.0.2.1")
+    assert (limits.evicted, limits.refused) == (1, 0)
+    with pytest.raises(TooManyPendingError):
+        _enter(limits, "192.0.2.1")
+    assert (limits.evicted, limits.refused) == (1, 1)
+    registry = CollectorRegistry()
+    registry.register(ConnectionsCollector(limits))
+    assert registry.get_sample_value("hawse_connections_unauthenticated") == 1
+    for how in ("refused", "evicted"):
+        assert registry.get_sample_value("hawse_connections_dropped_total", {"how": how}) == 1
 
 
 def test_the_oldest_connection_is_cut_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,9 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+import trio
 
-from proxy.process.startup import GC_THRESHOLD, settle
+from proxy.process.startup import GC_THRESHOLD, SETTLE_AFTER_S, settle, settle_later
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +21,15 @@ def test_what_stands_is_looked_at_no_more() -> None:
     settle()
     assert gc.get_freeze_count() > 1000
     assert gc.get_threshold()[0] == GC_THRESHOLD
+
+
+async def test_the_full_collection_comes_after_the_start(autojump_clock: trio.abc.Clock) -> None:
+    before = gc.get_freeze_count()
+    with trio.move_on_after(SETTLE_AFTER_S / 2):
+        await settle_later()
+    assert gc.get_freeze_count() == before
+    await settle_later()
+    assert gc.get_freeze_count() > before
 
 
 def test_what_stays_is_collected_some_at_a_time() -> None:

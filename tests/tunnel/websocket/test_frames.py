@@ -4,6 +4,7 @@ import itertools
 import os
 import struct
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -42,7 +43,18 @@ def test_the_fast_mask_is_in_use_where_it_is_installed() -> None:
 
 
 def test_without_the_extra_the_slow_mask_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "websockets.speedups", None)
+    monkeypatch.setitem(sys.modules, "websockets", None)
+    assert _fastest_mask() is apply_mask_slowly
+
+
+def test_the_extra_without_its_extension_leaves_the_slow_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "websockets").mkdir()
+    (tmp_path / "websockets" / "__init__.py").write_text("")
+    (tmp_path / "websockets" / "speedups.py").write_text("")
+    monkeypatch.delitem(sys.modules, "websockets", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
     assert _fastest_mask() is apply_mask_slowly
 
 

@@ -1,4 +1,4 @@
-"""Makes each request dearer, to show that the gate catches it: `python -m benchmarks.gate --seed`.
+"""Makes each request dearer, to show that the gate catches it: `python -m benchmarks.gate --seed dearer`.
 
 Python imports a module of this name at its start, from a folder that PYTHONPATH names. So the product needs
 no hook. The hub calls the method that is patched here once for each request, to record its end.
