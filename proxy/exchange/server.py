@@ -36,7 +36,7 @@ from proxy.message.body import BODY_BYTES_MAX
 from proxy.message.failure import GONE, InboundBroken
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.message.strict import BadRequest
-from tunnel.net.connect import TLSStream, tls_socket
+from tunnel.net.connect import TLSStream, close_forcefully, tls_socket
 from tunnel.net.fairness import SMALL_PIECE_BYTES, fairness
 from tunnel.net.readiness import Readiness
 
@@ -177,8 +177,8 @@ class ServerConnection:
     async def _receive_head(self) -> bytes | None:
         """Return a complete head; None when the client sends no more requests."""
         raw = None
-        if self._requests > 1 and not self.http.held:
-            if not await self._receive_idle():
+        if not self.http.held:
+            if not await self._receive_idle(HEAD_S if self._requests == 1 else IDLE_S):
                 return None
             raw = self.http.take_head()
             if raw is not None:
@@ -196,14 +196,14 @@ class ServerConnection:
             raise BadRequest(408, f"the request's head was not whole {HEAD_S:.0f} s after its first byte")
         return raw
 
-    async def _receive_idle(self) -> bool:
-        """Wait for the next request's first bytes; False if none arrive within IDLE_S."""
+    async def _receive_idle(self, idle_s: float) -> bool:
+        """Wait for the next request's first bytes; False if none arrive within `idle_s`."""
         idle, deadlines = self._idle, self._deadlines
         if idle is None or deadlines is None:
-            with trio.move_on_after(IDLE_S):
+            with trio.move_on_after(idle_s):
                 return await self._received.receive()
             return False
-        deadlines.begin(idle, IDLE_S)
+        deadlines.begin(idle, idle_s)
         try:
             return await self._received.receive()
         finally:
@@ -395,7 +395,7 @@ class ServerConnection:
         if self._link is _CLOSED:
             return
         self._release()
-        await trio.aclose_forcefully(self._stream)
+        await close_forcefully(self._tls or self._stream)
 
     async def aclose(self) -> None:
         """Close the connection: cleanly if every answer is complete, otherwise by a cut.
@@ -418,6 +418,16 @@ class ServerConnection:
         if self._link is _CLOSED:
             return
         self._release()
+        tls = self._tls
+        if tls is not None and self.http.ended:
+            # A client that has ended its direction reads at most our end, which is short.
+            try:
+                ended = tls.send_close_notify_nowait()
+            except trio.BrokenResourceError:
+                ended = True
+            if ended:
+                await close_forcefully(tls)
+                return
         with suppress(trio.BrokenResourceError):
             await self._stream.aclose()
 

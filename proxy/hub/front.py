@@ -45,7 +45,7 @@ from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.status import status_response
 from proxy.message.strict import BadRequest
-from tunnel.net.connect import wrap_server
+from tunnel.net.connect import close_forcefully, wrap_server
 from tunnel.net.fairness import UnknownPeer
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
@@ -117,15 +117,24 @@ class Front:
         address = address_of(tcp)
         tls = wrap_server(tcp, self.certificate.context)
         try:
-            if await _shake_hands(tls, pending):
-                await self._serve(tls, pending, address)
+            await self._shake_hands(tls, pending)
+            await self._serve(tls, pending, address)
         except CLIENT_LEFT:
             pass  # the client disconnected, or its handshake failed: there is nothing to answer
         except Exception:
             _log.exception(_FAILED)
         finally:
             pending.release()
-            await trio.aclose_forcefully(tls)
+            await close_forcefully(tls)  # noqa: ASYNC102 - as trio.aclose_forcefully
+
+    async def _shake_hands(self, tls: TLSStream, pending: PendingConnection) -> None:
+        """Finish the handshake. Raises HandshakeFailed, and ClosedResourceError after HANDSHAKE_S."""
+        late = self.deadlines.watch(_Handshake(tls.transport_stream))
+        self.deadlines.begin(late, HANDSHAKE_S)
+        try:
+            await tls.do_handshake(pending.hello_received)
+        finally:
+            self.deadlines.leave(late)
 
     async def _serve(self, tls: TLSStream, pending: PendingConnection, address: str) -> None:
         metered = MeteredStream(tls, pending)
@@ -342,11 +351,14 @@ class _KnownRelay:
         self.request_scope.deadline = math.inf
 
 
-async def _shake_hands(tls: TLSStream, pending: PendingConnection) -> bool:
-    """Finish the handshake; False when it took too long. Raises HandshakeFailed."""
-    with trio.move_on_after(HANDSHAKE_S) as scope:
-        await tls.do_handshake(pending.hello_received)
-    return not scope.cancelled_caught
+@attrs.frozen
+class _Handshake:
+    """The wait for a client's part of the handshake (Waiting)."""
+
+    tcp: trio.abc.Stream
+
+    async def aclose(self) -> None:
+        await close_forcefully(self.tcp)
 
 
 def _do_nothing(*_: Principal) -> None: ...
