@@ -73,7 +73,7 @@ def counted(system: System, file: Path) -> Iterator[Counts]:
 
 
 def measure(functions: int = 0) -> dict[str, float]:
-    """Calls a request, and a MB, by process; raises Missing and RunFailed."""
+    """Calls a request, a connection, and a MB, by process; raises Missing and RunFailed."""
     with tempfile.TemporaryDirectory(prefix="hawse-calls-") as name:
         folder = Path(name)
         (folder / "upstream").mkdir()
@@ -94,13 +94,14 @@ def _measure(system: System, upstream: Upstream, file: Path, functions: int) -> 
     figures: dict[str, float] = {}
     endpoint = system.fresh_endpoint()
     jobs = {f"a request, {n} at once": Job("requests", endpoint, POD_PATH, n, SECONDS) for n in CONNECTIONS}
+    jobs["a connection"] = Job("connections", endpoint, POD_PATH, 1, SECONDS)
     jobs["a MB down"] = Job("download", endpoint, upstream.body(BULK_BYTES))
     for title, job in jobs.items():
         for rounds_left in reversed(range(ROUNDS)):
             with Load(job) as load, counted(system, file) as counts:
                 load.go()
                 done = load.report()
-            units = done.requests if job.kind == "requests" else done.transferred / 1e6
+            units = done.transferred / 1e6 if job.kind == "download" else done.requests
             for process, calls in counts.by_process.items():
                 name = f"{process}, {title}"
                 figures[name] = min(figures.get(name, math.inf), round(sum(calls.values()) / units, 1))

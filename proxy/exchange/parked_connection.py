@@ -25,7 +25,6 @@ from proxy.exchange.http_state import DONE
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead
 from tunnel.net.fairness import fairness
-from tunnel.net.tls import TLSStream
 from tunnel.net.waker import Waker
 
 _END_OF_HEAD = b"\r\n\r\n"
@@ -56,6 +55,19 @@ class Begun(Protocol):
         ...
 
 
+class Readable(Protocol):
+    """The stream of a connection: TLS over a socket, or a wrapper of ours around it."""
+
+    @property
+    def has_unread(self) -> bool:
+        """See TLSStream."""
+        ...
+
+    def receive_nowait(self, at_once: int) -> bytes | None:
+        """See TLSStream."""
+        ...
+
+
 class ParkedConnection:
     """Serves requests while the connection's task is in `park`.
 
@@ -69,7 +81,7 @@ class ParkedConnection:
         "_head",
         "_http",
         "_idle",
-        "_tls",
+        "_stream",
         "_waker",
         "begun",
         "parked",
@@ -79,10 +91,10 @@ class ParkedConnection:
     def __init__(
         self,
         port: ClientPort,
-        tls: TLSStream,
         http: ServerHTTP,
-        begin: Callable[[RequestHead], Begun | None],
         deadlines: Deadlines | None,
+        stream: Readable,
+        begin: Callable[[RequestHead], Begun | None],
     ) -> None:
         self.begun: Begun | None = None
         """The request that was begun, and has no complete answer yet."""
@@ -90,9 +102,7 @@ class ParkedConnection:
         """The task is parked, and this reads the connection."""
         self.port = port
         """The connection's port."""
-        self._tls = tls
         self._http = http
-        self._begin = begin
         self._deadlines = deadlines
         self._waker = Waker("another task waits for this connection's next request")
         # The request that the task is woken for, or the bug that ended it.
@@ -100,26 +110,36 @@ class ParkedConnection:
         self._fault: Exception | None = None
         self._idle: Idle | None = None
         port.on_idle = self.on_idle
+        self.serve(stream, begin)
+
+    def serve(self, stream: Readable, begin: Callable[[RequestHead], Begun | None]) -> None:
+        """Receive from this stream, and begin requests in this way, from the next request on."""
+        self._stream = stream
+        self._begin = begin
 
     @property
     def may_park(self) -> bool:
-        """Whether the next request is still to come, and its first bytes can be noticed without the task."""
-        return not (self._http.ended or self._http.held or self._tls.has_unread)
+        """Whether the next request is still to come."""
+        return not (self._http.ended or self._http.held)
 
-    async def park(self, idle: Idle | None, peer: Hashable) -> RequestHead | None:
+    async def park(self, idle: Idle | None, peer: Hashable, idle_s: float = IDLE_S) -> RequestHead | None:
         """Park while requests are served; return the head of one that needs the task.
 
-        None: the connection has input or an end that needs the task. `idle` is the wait between two requests,
-        `peer` the fairness key of the connection's peer. Raises the bug that ended a request. Then, and when
-        cancelled, the begun request is given up.
+        None: the connection has input or an end that needs the task. `idle` is the wait for the next request,
+        which may last `idle_s`. `peer` is the fairness key of the connection's peer. Raises the bug that
+        ended a request. Then, and when cancelled, the begun request is given up.
         """
         self._head = None
         self.parked = True
         self._idle = idle
         if self._deadlines is not None and idle is not None:
-            self._deadlines.begin(idle, IDLE_S)
+            self._deadlines.begin(idle, idle_s)
         try:
-            await self._waker.park()
+            if self._stream.has_unread:
+                # The first request came with the end of the handshake.
+                self.on_idle()
+            if self.parked:
+                await self._waker.park()
             common = fairness()
             if self._fault is None and not common.admits():
                 # One relay can have hundreds handed over by a single message.
@@ -154,7 +174,11 @@ class ParkedConnection:
     def close(self) -> None:
         """Wake the task, because the connection was closed. No further request is begun."""
         self.wake()
-        # It refers to the connection. The cycle would last until a garbage collection.
+        # `_begin` refers to the connection. The cycle would last until a garbage collection.
+        self.leave_to_task()
+
+    def leave_to_task(self) -> None:
+        """Begin no further request here: each one wakes the task."""
         self._begin = _not_begun
 
     def hand_over(self, fault: Exception | None = None) -> None:
@@ -180,7 +204,7 @@ class ParkedConnection:
             self.port.unlisten()
             return
         try:
-            data = self._tls.receive_nowait(CLIENT_BYTES_AT_ONCE)
+            data = self._stream.receive_nowait(CLIENT_BYTES_AT_ONCE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
             self._give_up()

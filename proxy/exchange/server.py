@@ -29,14 +29,14 @@ from proxy.exchange.deadlines import IDLE_S, Deadlines
 from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.http_state import AWAITED, DONE, IDLE, REFUSED, WITHHELD
 from proxy.exchange.next_pass import NextPass
-from proxy.exchange.parked_connection import Begun, ParkedConnection
+from proxy.exchange.parked_connection import Begun, ParkedConnection, Readable
 from proxy.exchange.received import Received
 from proxy.exchange.wire import held_bytes
 from proxy.message.body import BODY_BYTES_MAX
 from proxy.message.failure import GONE, InboundBroken
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.message.strict import BadRequest
-from tunnel.net.connect import TLSStream, tls_socket
+from tunnel.net.connect import TLSStream, close_forcefully, tls_socket
 from tunnel.net.fairness import SMALL_PIECE_BYTES, fairness
 from tunnel.net.readiness import Readiness
 
@@ -150,7 +150,7 @@ class ServerConnection:
                 if raw is not None:
                     # It arrived with the last one. A client that pipelines must not delay the others.
                     await trio.lowlevel.checkpoint()
-                elif self._requests > 1 and self.parked is not None and self.parked.may_park:
+                elif self.parked is not None and self.parked.may_park:
                     if (head := await self._park(self.parked)) is not None:
                         return head
                     continue
@@ -172,12 +172,12 @@ class ServerConnection:
 
     async def _park(self, parked: ParkedConnection) -> RequestHead | None:
         assert self._watched_port() is not None, "its socket was watched before"
-        return await parked.park(self._idle, self.peer)
+        return await parked.park(self._idle, self.peer, self._idle_s)
 
     async def _receive_head(self) -> bytes | None:
         """Return a complete head; None when the client sends no more requests."""
         raw = None
-        if self._requests > 1 and not self.http.held:
+        if not self.http.held:
             if not await self._receive_idle():
                 return None
             raw = self.http.take_head()
@@ -196,14 +196,19 @@ class ServerConnection:
             raise BadRequest(408, f"the request's head was not whole {HEAD_S:.0f} s after its first byte")
         return raw
 
+    @property
+    def _idle_s(self) -> float:
+        """How long the client may take to begin its next request."""
+        return HEAD_S if self._requests == 1 else IDLE_S
+
     async def _receive_idle(self) -> bool:
-        """Wait for the next request's first bytes; False if none arrive within IDLE_S."""
+        """Wait for the next request's first bytes; False if none arrive in time."""
         idle, deadlines = self._idle, self._deadlines
         if idle is None or deadlines is None:
-            with trio.move_on_after(IDLE_S):
+            with trio.move_on_after(self._idle_s):
                 return await self._received.receive()
             return False
-        deadlines.begin(idle, IDLE_S)
+        deadlines.begin(idle, self._idle_s)
         try:
             return await self._received.receive()
         finally:
@@ -212,22 +217,28 @@ class ServerConnection:
     # -- exchanges of ports --------------------------------------------------------------------------------
 
     def serve_parked(
-        self, stream: TLSStream, begin: Callable[[ServerConnection, RequestHead], Begun | None]
+        self, stream: Readable, begin: Callable[[ServerConnection, RequestHead], Begun | None]
     ) -> None:
         """Call `begin` for the following requests, while the connection's task waits in `next_request`.
 
         `begin` returns None for a request that needs the task. It is called among the callbacks of other
         sockets, so it must not wait. `stream` is the one that this connection was made with, or the one below
-        that. Does nothing where there is no socket to watch.
+        that. Another call replaces both. Does nothing where there is no socket to watch.
         """
         if self._link is not _OPEN:
             # The exchange of an earlier request has cut it.
             return
-        port = self._watched_port()
-        if port is not None:
-            self._stream = self._received.stream = stream
+        parked = self.parked
+        if parked is not None:
+            parked.port.peer = self.peer
+            parked.serve(stream, partial(begin, self))
+        elif (port := self._watched_port()) is not None:
             port.unwatch()
-            self.parked = ParkedConnection(port, stream, self.http, partial(begin, self), self._deadlines)
+            self.parked = ParkedConnection(port, self.http, self._deadlines, stream, partial(begin, self))
+        else:
+            return
+        if isinstance(stream, TLSStream):
+            self._stream = self._received.stream = stream
 
     def take_begun(self) -> Begun | None:
         """Return what was begun of the request that `next_request` returned; the caller carries it on."""
@@ -395,7 +406,7 @@ class ServerConnection:
         if self._link is _CLOSED:
             return
         self._release()
-        await trio.aclose_forcefully(self._stream)
+        await close_forcefully(self._tls or self._stream)
 
     async def aclose(self) -> None:
         """Close the connection: cleanly if every answer is complete, otherwise by a cut.
@@ -418,6 +429,16 @@ class ServerConnection:
         if self._link is _CLOSED:
             return
         self._release()
+        tls = self._tls
+        if tls is not None and self.http.ended:
+            # A client that has ended its direction reads at most our end, which is short.
+            try:
+                ended = tls.send_close_notify_nowait()
+            except trio.BrokenResourceError:
+                ended = True
+            if ended:
+                await close_forcefully(tls)
+                return
         with suppress(trio.BrokenResourceError):
             await self._stream.aclose()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from functools import partial
 
 import attrs
 import trio
@@ -12,7 +11,7 @@ import trio
 from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
 from proxy.hub.restart.instance_lock import InstanceLock
-from proxy.listener.accept import listen_on
+from proxy.listener.accept import listen_on, serve_connections
 
 _log = logging.getLogger("hawse.hub")
 
@@ -91,9 +90,9 @@ class Acceptor:
                         # Duplicates, so that a pause leaves the shared sockets open.
                         agents = [listen_on(each) for each in self.instance.front[1]]
                         others = [listen_on(each) for each in self.instance.admin[1]]
-                        serve = partial(trio.serve_listeners, self.front.handle_client, agents)
-                        await operators.start(partial(serve, handler_nursery=self.handlers))
-                        await operators.start(trio.serve_listeners, self.admin.handle_client, others)
+                        handle, manage = self.front.handle_client, self.admin.handle_client
+                        await operators.start(serve_connections, handle, agents, self.handlers)
+                        await operators.start(serve_connections, manage, others, operators)
                         self.front.ready = True
                         if first:
                             first = False

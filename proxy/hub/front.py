@@ -23,6 +23,7 @@ from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.next_pass import NextPass
+from proxy.exchange.parked_connection import Begun
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import PREFIX
 from proxy.hub.authorize.events import Trail
@@ -45,7 +46,7 @@ from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.status import status_response
 from proxy.message.strict import BadRequest
-from tunnel.net.connect import wrap_server
+from tunnel.net.connect import close_forcefully, wrap_server
 from tunnel.net.fairness import UnknownPeer
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
@@ -117,20 +118,30 @@ class Front:
         address = address_of(tcp)
         tls = wrap_server(tcp, self.certificate.context)
         try:
-            if await _shake_hands(tls, pending):
-                await self._serve(tls, pending, address)
+            await self._shake_hands(tls, pending)
+            await self._serve(tls, pending, address)
         except CLIENT_LEFT:
             pass  # the client disconnected, or its handshake failed: there is nothing to answer
         except Exception:
             _log.exception(_FAILED)
         finally:
             pending.release()
-            await trio.aclose_forcefully(tls)
+            await close_forcefully(tls)  # noqa: ASYNC102 - as trio.aclose_forcefully
+
+    async def _shake_hands(self, tls: TLSStream, pending: PendingConnection) -> None:
+        """Finish the handshake. Raises HandshakeFailed, and ClosedResourceError after HANDSHAKE_S."""
+        late = self.deadlines.watch(_Handshake(tls.transport_stream))
+        self.deadlines.begin(late, HANDSHAKE_S)
+        try:
+            await tls.do_handshake(pending.hello_received)
+        finally:
+            self.deadlines.leave(late)
 
     async def _serve(self, tls: TLSStream, pending: PendingConnection, address: str) -> None:
         metered = MeteredStream(tls, pending)
         with ServerConnection(metered, self.deadlines, tls, self._readiness, self._passes) as connection:
             connection.peer = UnknownPeer(pending.network)
+            connection.serve_parked(metered, partial(self._begin_first, tls, pending, address))
             try:
                 await self._serve_requests(connection, tls, pending, address)
                 return
@@ -180,7 +191,9 @@ class Front:
                     connection,
                     head,
                     address,
-                    authenticated=partial(self._known, connection, pending) if first else _do_nothing,
+                    authenticated=partial(self._known, connection, tls, pending, address)
+                    if first
+                    else _do_nothing,
                 )
             elif not first:
                 if await self._route(connection, tls, head, _do_nothing, address):
@@ -195,20 +208,36 @@ class Front:
             if first:
                 # The earlier data was answered, and no longer counts as unauthenticated.
                 pending.release_bytes()
-                self._serve_parked(connection, tls, pending, address)
 
-    def _known(self, connection: ServerConnection, pending: PendingConnection, agent: Principal) -> None:
-        """Note that the connection is an agent's, after its first request."""
+    def _begin_first(
+        self,
+        tls: TLSStream,
+        pending: PendingConnection,
+        address: str,
+        connection: ServerConnection,
+        head: RequestHead,
+    ) -> Begun | None:
+        """Begin the first request of a connection without its task, if it is an agent's."""
+        known = partial(self._known, connection, tls, pending, address)
+        begun = begin(self.calls, address, connection, head, known)
+        if begun is None and connection.parked is not None:
+            # It is judged again there. A stranger's further requests are judged once.
+            connection.parked.leave_to_task()
+        return begun
+
+    def _known(
+        self,
+        connection: ServerConnection,
+        tls: TLSStream,
+        pending: PendingConnection,
+        address: str,
+        agent: Principal,
+    ) -> None:
+        """Note that the connection is an agent's, and serve its next requests without waking its task."""
         pending.release()
         connection.peer = agent.agent_id
         self.connections.enter(agent, connection)
-
-    def _serve_parked(
-        self, connection: ServerConnection, tls: TLSStream, pending: PendingConnection, address: str
-    ) -> None:
-        """Serve the next requests of an authenticated connection without waking its task."""
-        if not pending.counted:
-            connection.serve_parked(tls, partial(begin, self.calls, address))
+        connection.serve_parked(tls, partial(begin, self.calls, address))
 
     async def _route(
         self,
@@ -342,11 +371,14 @@ class _KnownRelay:
         self.request_scope.deadline = math.inf
 
 
-async def _shake_hands(tls: TLSStream, pending: PendingConnection) -> bool:
-    """Finish the handshake; False when it took too long. Raises HandshakeFailed."""
-    with trio.move_on_after(HANDSHAKE_S) as scope:
-        await tls.do_handshake(pending.hello_received)
-    return not scope.cancelled_caught
+@attrs.frozen
+class _Handshake:
+    """The wait for a client's part of the handshake (Waiting)."""
+
+    tcp: trio.abc.Stream
+
+    async def aclose(self) -> None:
+        await close_forcefully(self.tcp)
 
 
 def _do_nothing(*_: Principal) -> None: ...

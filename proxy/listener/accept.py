@@ -1,15 +1,19 @@
-"""Opens listening sockets for the hub and the relay."""
+"""Opens listening sockets for the hub and the relay, and accepts their connections."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import socket
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NoReturn
 
 import trio
 
 from proxy.process.config import Address
 from tunnel.net.connect import NO_NAME
-from tunnel.net.tcp import TCPListener
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.tcp import TCPListener, TCPStream
 
 # Every address of this machine, IPv4 included.
 EVERYWHERE = "::"
@@ -20,6 +24,11 @@ _STEPS = {
     errno.EADDRNOTAVAIL: "give {} an address of this machine, or [::] for all that it has",
     errno.EACCES: "give {} a port from 1024 on, which needs no privilege",
 }
+# Errors of an accept that concern the process or the machine. Connections that end meanwhile end them.
+_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+RETRY_S = 0.1
+
+_log = logging.getLogger("hawse.listener")
 
 
 class AddressInUseError(OSError):
@@ -70,3 +79,41 @@ def listen_on(listening: socket.socket) -> TCPListener:
     """Listen on a socket that belongs to the caller, and stays open when the listener is closed."""
     copy = trio.socket.from_stdlib_socket(listening.dup())
     return TCPListener(trio.SocketListener(copy))
+
+
+async def serve_connections(
+    handle: Callable[[TCPStream], Awaitable[None]],
+    listeners: Iterable[TCPListener],
+    handlers: trio.Nursery,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> NoReturn:
+    """Accept connections until cancelled; a task of `handlers` runs `handle` for each.
+
+    `handle` closes its connection, also when it is cancelled before its first wait. Closes the listeners in
+    the end.
+    """
+    async with trio.open_nursery() as nursery:
+        for listener in listeners:
+            nursery.start_soon(_accept_from, listener, handle, handlers)
+        task_status.started()
+    raise AssertionError("accepting never ends by itself")
+
+
+async def _accept_from(
+    listener: TCPListener, handle: Callable[[TCPStream], Awaitable[None]], handlers: trio.Nursery
+) -> NoReturn:
+    refused = LogLimit(_log)
+    async with listener:
+        while True:
+            try:
+                connection = await listener.accept()
+            except OSError as error:
+                if error.errno not in _LIMITS:
+                    raise
+                refused.line(
+                    logging.ERROR, f"cannot accept connections: {error.strerror}", trio.current_time()
+                )
+                await trio.sleep(RETRY_S)
+            else:
+                handlers.start_soon(handle, connection)

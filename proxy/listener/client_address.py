@@ -15,7 +15,7 @@ import trio
 from proxy.listener.balancers import NO_BALANCERS, Balancers
 from proxy.listener.proxy_protocol import ProxyHeaderError, missing, source_of
 from proxy.listener.unauthenticated import PendingConnection, TooManyPendingError, UnauthenticatedLimits
-from tunnel.net.connect import peer_address, shut_down
+from tunnel.net.connect import close_forcefully, peer_address, shut_down
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.tcp import TCPStream
 
@@ -47,7 +47,7 @@ class Admitter:
                     return None
                 source = source_of(header)
                 if source is not None:
-                    tcp.stated_peer = source.address, source.port
+                    tcp.peer = source.address, source.port
                     # Until the client is known, the connection counts for the load balancer's address.
                     pending.release()
                     pending = self._enter(tcp)
@@ -60,7 +60,7 @@ class Admitter:
             if not admitted:
                 if pending is not None:
                     pending.release()
-                await trio.aclose_forcefully(tcp)
+                await close_forcefully(tcp)  # noqa: ASYNC102 - as trio.aclose_forcefully
 
     def _enter(self, tcp: trio.abc.Stream) -> PendingConnection:
         return self.limits.enter(address_of(tcp), partial(self._cut, tcp))

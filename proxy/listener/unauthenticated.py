@@ -208,6 +208,18 @@ class MeteredStream(trio.abc.Stream):
             self._pending.charge(len(data))
         return data
 
+    @property
+    def has_unread(self) -> bool:
+        """See TLSStream."""
+        return self._stream.has_unread
+
+    def receive_nowait(self, at_once: int) -> bytes | None:
+        """See TLSStream; raises BrokenResourceError as receive_some does."""
+        data = self._stream.receive_nowait(at_once)
+        if data and self._pending.counted:
+            self._pending.charge(len(data))
+        return data
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See trio."""
         await self._stream.send_all(data)

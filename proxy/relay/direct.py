@@ -37,7 +37,7 @@ from proxy.relay.direct_call import DirectCall
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.verify import Refused, Verifier, refusal
 from tunnel import MODEST_USERS_MAX, Memory
-from tunnel.net.connect import bind_to_peer, peer_address, wrap_server
+from tunnel.net.connect import bind_to_peer, close_forcefully, peer_address, wrap_server
 from tunnel.net.fairness import UnknownPeer
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.tcp import Bonds, TCPStream
@@ -108,7 +108,7 @@ class DirectServer:
             log.exception("a connection of %s failed by a fault of ours", peer)
         finally:
             pending.release()
-            await trio.aclose_forcefully(tls)
+            await close_forcefully(tls)  # noqa: ASYNC102 - as trio.aclose_forcefully
 
     def _state(self) -> tuple[ResponseHead, bytes]:
         body = str(self.statement()).encode("ascii")

@@ -33,7 +33,7 @@ from auth.key_rotation import TrustedKeys
 from auth.tokens import issue_hello
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.kubernetes.statement import Statement
-from proxy.listener.accept import AddressInUseError, open_listeners
+from proxy.listener.accept import AddressInUseError, open_listeners, serve_connections
 from proxy.process.config import Address
 from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
@@ -296,9 +296,9 @@ async def _listen(
             try:
                 if after is not None:
                     await after.wait()
-                await trio.serve_listeners(handler, listeners, handler_nursery=handlers)
+                await serve_connections(handler, listeners, handlers)
             finally:
-                # `serve_listeners` closes them, unless the task is cancelled before it runs.
+                # `serve_connections` closes them, unless the task is cancelled before it runs.
                 for listener in listeners:
                     await trio.aclose_forcefully(listener)  # noqa: ASYNC102
 

@@ -17,6 +17,7 @@ the letter, and that is how the tests put it through trio's conformance suite.
 
 from __future__ import annotations
 
+import errno
 import operator
 import socket
 import struct
@@ -60,6 +61,33 @@ _TCP_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 RECEIVES_PER_PASS = 16
 SENDS_PER_PASS = 16
+# Each begins a task that takes 0.1 ms up to its first wait.
+ACCEPTS_PER_PASS = 16
+
+# Errors of an accept that concern one connection only (accept(2)): the next one may succeed.
+_CONNECTION_ERRNOS: Final = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EAGAIN",
+        "EWOULDBLOCK",
+        "ECONNABORTED",
+        "EPERM",
+        "EPROTO",
+        "ENETDOWN",
+        "ENOPROTOOPT",
+        "EHOSTDOWN",
+        "ENONET",
+        "EHOSTUNREACH",
+        "EOPNOTSUPP",
+        "ENETUNREACH",
+        "ENOSR",
+        "ESOCKTNOSUPPORT",
+        "EPROTONOSUPPORT",
+        "ETIMEDOUT",
+        "ECONNRESET",
+    )
+    if hasattr(errno, name)
+)
 
 
 class TCPStream(trio.abc.HalfCloseableStream):
@@ -68,14 +96,14 @@ class TCPStream(trio.abc.HalfCloseableStream):
     One task may send while another receives; a second one in the same direction gets BusyResourceError.
     """
 
-    __slots__ = ("_eof_sent", "_fd", "_receives_left", "_sending", "_sends_left", "socket", "stated_peer")
+    __slots__ = ("_eof_sent", "_fd", "_receives_left", "_sending", "_sends_left", "peer", "socket")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, peer: tuple[str, int] | None = None) -> None:
         sock.setblocking(False)
         tune_socket(sock)
         self.socket: Final = sock
-        # Whose connection it is, where what connected has only passed it on.
-        self.stated_peer: tuple[str, int] | None = None
+        self.peer = peer
+        """The client's address: the one that was accepted, or the one that a load balancer states."""
         # Below zero once it is closed.
         self._fd = sock.fileno()
         self._receives_left = 0
@@ -238,18 +266,8 @@ class TCPStream(trio.abc.HalfCloseableStream):
 
 def tune_socket(sock: socket.socket | trio.socket.SocketType) -> None:
     """Set what all our TCP connections want; any other socket is left as it is."""
-    if sock.family not in _TCP_FAMILIES:
-        return
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    _set(
-        sock,
-        ("TCP_NODELAY", 1),
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_NOTSENT_LOWAT", NOTSENT_LOWAT_BYTES),
-    )
+    if sock.family in _TCP_FAMILIES:
+        _set(sock, _TUNED)
 
 
 def bind_socket_to_peer(sock: socket.socket | trio.socket.SocketType) -> None:
@@ -257,10 +275,12 @@ def bind_socket_to_peer(sock: socket.socket | trio.socket.SocketType) -> None:
     if sock.family in _TCP_FAMILIES:
         _set(
             sock,
-            ("TCP_KEEPIDLE", PROBE_IDLE_S),
-            ("TCP_KEEPINTVL", PROBE_INTERVAL_S),
-            ("TCP_KEEPCNT", PROBES),
-            ("TCP_USER_TIMEOUT", CUT_S * 1000),
+            _options(
+                ("TCP_KEEPIDLE", PROBE_IDLE_S),
+                ("TCP_KEEPINTVL", PROBE_INTERVAL_S),
+                ("TCP_KEEPCNT", PROBES),
+                ("TCP_USER_TIMEOUT", CUT_S * 1000),
+            ),
         )
 
 
@@ -287,7 +307,7 @@ class Bonds:
             for sock in list(self._sockets):
                 # One that is closed is forgotten soon.
                 with suppress(OSError):
-                    _set(sock, ("TCP_USER_TIMEOUT", 0 if _stands_still(sock) else CUT_S * 1000))
+                    _set(sock, _options(("TCP_USER_TIMEOUT", 0 if _stands_still(sock) else CUT_S * 1000)))
 
 
 def _stands_still(sock: socket.socket | trio.socket.SocketType) -> bool:
@@ -302,31 +322,74 @@ def _stands_still(sock: socket.socket | trio.socket.SocketType) -> bool:
     return bool(unacknowledged == 0 and unsent > 0 and probes < SILENT_PROBES)
 
 
-def _set(sock: socket.socket | trio.socket.SocketType, *options: tuple[str, int]) -> None:
-    # Not every platform has each of these options by this name; they only sharpen what works without them.
-    for name, value in options:
-        option = getattr(socket, name, None)
-        if option is not None:
-            # macOS refuses each of them (EINVAL) once the peer has gone, which the next read reports.
-            with suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+_Options = tuple[tuple[int, int, int], ...]
+
+
+def _options(*named: tuple[str, int]) -> _Options:
+    """Return the options of TCP that this platform has by that name. They only sharpen the defaults."""
+    return tuple(
+        (socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in named if hasattr(socket, name)
+    )
+
+
+def _set(sock: socket.socket | trio.socket.SocketType, options: _Options) -> None:
+    # macOS refuses each of them (EINVAL) once the peer has gone, which the next read reports.
+    with suppress(OSError):
+        for level, option, value in options:
+            sock.setsockopt(level, option, value)
+
+
+# Computed once: each accepted connection needs them. The option that the fewest systems have comes last,
+# because a refusal skips the options after it.
+_TUNED: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *_options(
+        ("TCP_NODELAY", 1),
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_NOTSENT_LOWAT", NOTSENT_LOWAT_BYTES),
+    ),
+)
 
 
 class TCPListener(trio.abc.Listener[TCPStream]):
-    """Hands out the connections of a trio listener, which it owns, as TCPStream."""
+    """Accepts the connections of a trio listener, which is as good as closed from then on.
+
+    Why not `trio.SocketListener.accept`: it tries the kernel before each wait, makes two sockets and two
+    streams for each connection, and sets options that are set again here, in 130 function calls.
+    """
 
     def __init__(self, listener: trio.SocketListener) -> None:
-        self._listener = listener
-
-    @property
-    def socket(self) -> trio.socket.SocketType:
+        old = listener.socket
+        family, kind, protocol = old.family, old.type, old.proto
+        self.socket: Final = socket.socket(family, kind, protocol, fileno=old.detach())
         """The listening socket."""
-        return self._listener.socket
+        self._accepts_left = 0
 
     async def accept(self) -> TCPStream:
         """Wait for the next connection; raises OSError when the process is at a limit of its own."""
-        return TCPStream.take_over(await self._listener.accept())
+        listening = self.socket
+        while True:
+            if self._accepts_left <= 0:
+                if listening.fileno() < 0:
+                    raise trio.ClosedResourceError("this listener was closed before")
+                await wait_readable(listening)
+                self._accepts_left = ACCEPTS_PER_PASS
+            self._accepts_left -= 1
+            try:
+                sock, peer = listening.accept()
+            except OSError as exc:
+                # None waits, or another process has accepted it.
+                self._accepts_left = 0
+                if exc.errno not in _CONNECTION_ERRNOS:
+                    raise
+            else:
+                return TCPStream(sock, peer[:2])
 
     async def aclose(self) -> None:
         """Listen no more."""
-        await self._listener.aclose()
+        if self.socket.fileno() >= 0:
+            notify_closing(self.socket)
+            self.socket.close()
+        await checkpoint()

@@ -199,7 +199,10 @@ class TLSStream(trio.abc.Stream):
         self._state = _State.BROKEN
         common = fairness()
         try:
-            while not self._advance_handshake():
+            # A server has nothing to say before the hello.
+            waits = self._server_side
+            while waits or not self._advance_handshake():
+                waits = False
                 if self._outgoing.pending:
                     # OpenSSL answers a hello, and nothing that comes before.
                     if on_hello is not None:
@@ -219,7 +222,6 @@ class TLSStream(trio.abc.Stream):
             # first data.
             if self._server_side and self._ssl.version() == "TLSv1.3":
                 self._held = self._outgoing.read()
-                await trio.lowlevel.checkpoint()
             else:
                 await self.transport_stream.send_all(self._outgoing.read())
         except HandshakeFailed:

@@ -27,7 +27,7 @@ from proxy.hub.store.directory import Directory
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.roles import Role
 from proxy.listener.connection_limit import ConnectionLimit, ConnectionLimitError, CountedConnection
-from tunnel.net.connect import peer_address, wrap_server
+from tunnel.net.connect import close_forcefully, peer_address, wrap_server
 from tunnel.net.loglimit import LogLimit
 
 HANDSHAKE_S = 10.0
@@ -111,7 +111,7 @@ class AdminFront:
             with self.connection_limit.counted(CONNECTIONS_MAX) as connection:
                 await self._serve(tcp, connection)
         except ConnectionLimitError:
-            await trio.aclose_forcefully(tcp)
+            await close_forcefully(tcp)
 
     def demote_revoked(self, directory: Directory) -> None:
         """Treat the connections of revoked tokens as unauthenticated, so that they are evicted first."""
@@ -133,7 +133,7 @@ class AdminFront:
         except Exception:
             _log.exception("an operator's connection failed by a fault of ours")
         finally:
-            await trio.aclose_forcefully(tls)
+            await close_forcefully(tls)  # noqa: ASYNC102 - as trio.aclose_forcefully
 
     def _app_with_connection(self, connection: CountedConnection) -> Application:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:

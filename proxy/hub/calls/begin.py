@@ -10,13 +10,14 @@ functions of `Calls`.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 
 from audit.errors import AuditUnavailable
 from audit.ids import new_eid
 from audit.record import Event, Phase
 from auth.jws import TokenError
+from auth.principal import Principal
 from proxy.exchange.engine import Exchange
 from proxy.exchange.parked_connection import Begun
 from proxy.exchange.parked_exchange import check_fault
@@ -36,8 +37,17 @@ from tunnel.net.waker import Waker
 _LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
 
 
-def begin(calls: Calls, client_ip: str, connection: ServerConnection, head: RequestHead) -> Begun | None:
-    """Begin to answer a request; None if `Calls.handle` has to, and then nothing was done."""
+def begin(
+    calls: Calls,
+    client_ip: str,
+    connection: ServerConnection,
+    head: RequestHead,
+    authenticated: Callable[[Principal], None] | None = None,
+) -> Begun | None:
+    """Begin to answer a request; None if `Calls.handle` has to, and then nothing was done.
+
+    `authenticated` is called once the sender is known, and not for a request that is left to `Calls.handle`.
+    """
     now = time.time()
     if calls.hosts is not None:
         placed = calls.placed(head)
@@ -58,6 +68,8 @@ def begin(calls: Calls, client_ip: str, connection: ServerConnection, head: Requ
     relay = calls.registry.session(cluster.id)
     if relay is None:
         return None
+    if authenticated is not None:
+        authenticated(caller.claims.principal)
     call = calls.admit(head, parsed, caller, client_ip, now)
     if isinstance(call, Refusal):
         return BegunRefusal(connection, head, call)

@@ -615,9 +615,9 @@ async def test_a_cancelled_task_leaves_no_watch_and_no_deadline(mock_clock: Mock
 
 
 async def test_the_first_head_has_its_own_deadline(mock_clock: MockClock) -> None:
-    async with trio.open_nursery() as nursery:
+    async with swept() as deadlines, trio.open_nursery() as nursery:
         client, server = await handshake(await tcp_pair())
-        connection = ServerConnection(server, readiness=Readiness(), passes=NextPass())
+        connection = ServerConnection(server, deadlines, readiness=Readiness(), passes=NextPass())
         connection.serve_parked(server, lambda connection, head: None)
         returned: list[RequestHead | None] = []
 

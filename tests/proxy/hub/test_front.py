@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,11 +19,15 @@ from audit.recorder import open_recorder
 from audit.store import AuditStore
 from auth.hubtime import hub_time
 from auth.keys import SigningKey
+from auth.principal import Principal
 from auth.tokens import issue_access, issue_hello
+from proxy.exchange.parked_connection import Begun
+from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
+from proxy.hub.calls.begin import begin
 from proxy.hub.calls.calls import Calls
-from proxy.hub.front import HANDSHAKE_S, Front
+from proxy.hub.front import HANDSHAKE_S, Front, plain
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
@@ -39,6 +43,8 @@ from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import open_directory
 from proxy.listener.unauthenticated import PENDING_S
+from proxy.message.head import RequestHead
+from tests.tunnel.stream_pairs import tcp_pair
 from tunnel import Hello, Memory, Role, open_session
 from tunnel.net.connect import TLSStream, client_context, wrap_client
 from tunnel.websocket.upgrade import dial_websocket
@@ -316,7 +322,8 @@ async def test_a_fault_of_ours_is_answered_and_ends_the_connection(
     assert bench.front.unauthenticated.connections == 0
 
 
-async def test_an_agents_connection_is_no_strangers_and_is_forgotten_when_it_ends(bench: Bench) -> None:
+async def agents_request(bench: Bench) -> tuple[Principal, bytes]:
+    """A request of an agent that the hub knows, for a cluster that it does not know."""
     directory = bench.front.calls.directory
     await directory.change(lambda store: store.add_team("sre"))
     await directory.change(
@@ -328,19 +335,129 @@ async def test_an_agents_connection_is_no_strangers_and_is_forgotten_when_it_end
     token = issue_access(
         bench.key, issuer=ISSUER, principal=ann, cluster="prod", sid=credential, jti="jti", now=time.time()
     )
-    client = await bench.connect()
-    await client.send_all(
-        b"GET /clusters/prod/api HTTP/1.1\r\nHost: hub.example\r\nAuthorization: Bearer %s\r\n\r\n"
-        % token.encode()
-    )
-    assert (await head_of(client)).startswith(b"HTTP/1.1 403 ")
+    lines = b"GET /clusters/prod/api HTTP/1.1\r\nHost: hub.example\r\nAuthorization: Bearer %s\r\n\r\n"
+    return ann, lines % token.encode()
+
+
+@pytest.mark.parametrize("over_a_socket", [False, True])
+async def test_an_agents_connection_is_no_strangers_and_is_forgotten_when_it_ends(
+    bench: Bench, over_a_socket: bool
+) -> None:
+    ann, request = await agents_request(bench)
+    client = await bench.connect(*(await tcp_pair() if over_a_socket else ()))
+    for _ in range(2):
+        await client.send_all(request)
+        assert (await head_of(client)).startswith(b"HTTP/1.1 403 ")
     assert bench.front.unauthenticated.connections == 0
+    assert bench.front.unauthenticated.bytes_held == 0
     [connection] = bench.front.connections._agents
     # Its turns are its own from now on, and not those of its address.
     assert connection.peer == ann.agent_id
     await client.aclose()
-    await trio.testing.wait_all_tasks_blocked()
+    await trio.testing.wait_all_tasks_blocked(0.001)
     assert len(bench.front.connections) == 0
+    assert bench.front.deadlines.watched == 0
+
+
+@attrs.define(eq=False)
+class Answered:
+    """A request that was begun, and gets its answer in the task (Begun)."""
+
+    connection: ServerConnection
+    peer: str = "agent"
+
+    def start(self) -> None:
+        assert self.connection.parked is not None
+        self.connection.parked.hand_over()
+
+    async def carry_on(self) -> None:
+        await self.connection.answer(*plain(200, b"begun\n"))
+
+    def give_up(self) -> None: ...
+
+
+async def test_the_first_request_of_an_agent_is_begun_without_its_task(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, request = await agents_request(bench)
+    began: list[tuple[int, str]] = []
+
+    def begin(
+        calls: Calls,
+        address: str,
+        connection: ServerConnection,
+        head: RequestHead,
+        authenticated: Callable[[Principal], None] | None = None,
+    ) -> Answered:
+        assert connection.parked is not None
+        assert connection.parked.parked
+        began.append((bench.front.unauthenticated.bytes_held, address))
+        if authenticated is not None:
+            authenticated(ann)
+            assert connection.peer == ann.agent_id
+            assert connection.parked.port.peer == ann.agent_id
+        return Answered(connection)
+
+    monkeypatch.setattr("proxy.hub.front.begin", begin)
+    client = await bench.connect(*await tcp_pair())
+    for _ in range(2):
+        await client.send_all(request)
+        assert (await head_of(client)).startswith(b"HTTP/1.1 200 ")
+    # What a stranger has sent is charged to the strangers, and what an agent sends is not.
+    assert [held for held, _ in began] == [len(request), 0]
+    assert len(bench.front.connections) == 1
+    await trio.aclose_forcefully(client)
+    await trio.testing.wait_all_tasks_blocked(0.001)
+    assert len(bench.front.connections) == 0
+
+
+async def test_a_strangers_requests_over_a_socket_are_left_to_its_task(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = 0
+
+    def count(*arguments: Any) -> Begun | None:
+        nonlocal begun
+        begun += 1
+        return begin(*arguments)
+
+    monkeypatch.setattr("proxy.hub.front.begin", count)
+    client = await bench.connect(*await tcp_pair())
+    for _ in range(3):
+        await client.send_all(
+            b"GET /clusters/prod/api HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a.b.c\r\n\r\n"
+        )
+        assert (await head_of(client)).startswith(b"HTTP/1.1 401 ")
+    assert bench.front.unauthenticated.connections == 1
+    assert bench.front.unauthenticated.bytes_held == 0
+    # Verifying a token is dear, so a stranger has it done twice for its first request only.
+    assert begun == 1
+    [event, *more] = await trail(bench, tmp_path)
+    assert (event["kind"], len(more)) == ("auth.failed", 2)
+    # In pieces it has a deadline for the rest.
+    await client.send_all(b"GET /healthz HTTP/1.1\r\n")
+    await trio.testing.wait_all_tasks_blocked(0.001)
+    assert bench.front.unauthenticated.bytes_held == 23
+    await client.send_all(b"Host: a\r\n\r\n")
+    assert (await head_of(client)).startswith(b"HTTP/1.1 200 ")
+    await trio.aclose_forcefully(client)
+
+
+async def test_a_bug_in_the_beginning_of_a_first_request_is_answered_and_ends_the_connection(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("proxy.hub.calls.begin.parse_request", fail)
+    client = await bench.connect(*await tcp_pair())
+    await client.send_all(b"GET /clusters/prod/api HTTP/1.1\r\nHost: hub.example\r\n\r\n")
+    assert (await head_of(client)).startswith(b"HTTP/1.1 500 ")
+    while await client.receive_some():
+        pass
+    await client.aclose()
+    assert "a bug" in caplog.text
+    assert bench.front.unauthenticated.connections == 0
 
 
 async def test_a_client_that_leaves_out_the_cluster_is_told_where_clusters_are(bench: Bench) -> None:

@@ -43,7 +43,7 @@ async def connected(balancers: Balancers) -> AsyncIterator[Pair]:
     """A connection of 127.0.0.1 that is accepted, and not yet let in."""
     [listening] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     listener = TCPListener(listening)
-    client = await trio.open_tcp_stream("127.0.0.1", listening.socket.getsockname()[1])
+    client = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
     server = await listener.accept()
     admitter = Admitter(UnauthenticatedLimits(), LogLimit(logging.getLogger("hawse.test")), balancers)
     async with listener, client, server:

@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 import trio
 from cryptography.hazmat.primitives import serialization
-from trio.testing import memory_stream_pair
+from trio.testing import assert_no_checkpoints, memory_stream_pair
 
 from tests.fakes.addresses import one_that_swallows_and_one_that_answers
 from tests.tunnel.certificates import ca_pem, contexts, server_files
+from tests.tunnel.stream_pairs import tcp_pair
 from tunnel.net.connect import (
     HandshakeFailed,
     _shown,
     client_context,
+    close_forcefully,
     has_input,
     open_first,
     open_tcp,
@@ -114,6 +116,19 @@ async def test_sockets_are_tuned() -> None:
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 lowat = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
                 assert lowat == NOTSENT_LOWAT_BYTES
+
+
+async def test_a_forceful_close_cuts_and_passes_no_checkpoint_over_a_socket() -> None:
+    near, far = await tcp_pair()
+    with assert_no_checkpoints():
+        await close_forcefully(near)
+        await close_forcefully(near)
+    assert await far.receive_some() == b""
+    await close_forcefully(far)
+    memory, _ = memory_stream_pair()
+    await close_forcefully(memory)
+    with pytest.raises(trio.ClosedResourceError):
+        await memory.send_all(b"x")
 
 
 async def test_peer_address_looks_through_tls() -> None:

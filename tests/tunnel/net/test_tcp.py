@@ -6,7 +6,12 @@ import struct
 
 import pytest
 import trio
-from trio.testing import assert_checkpoints, assert_no_checkpoints, check_half_closeable_stream
+from trio.testing import (
+    assert_checkpoints,
+    assert_no_checkpoints,
+    check_half_closeable_stream,
+    wait_all_tasks_blocked,
+)
 
 from tests.fakes.blackhole import swallow
 from tests.fakes.clogged import clog
@@ -214,6 +219,60 @@ async def test_taking_over_leaves_the_trio_stream_closed_and_nothing_behind() ->
             await near.send_all(b"x")
             assert await far.receive_some() == b"x"
     assert repr(near) == "<TCPStream closed>"
+
+
+async def test_a_listener_accepts_several_connections_in_a_pass_and_then_waits() -> None:
+    async with TCPListener((await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]) as listener:
+        address = listener.socket.getsockname()
+        many = tcp.ACCEPTS_PER_PASS + 1
+        clients = [await trio.open_tcp_stream(*address) for _ in range(many)]
+        servers = [await listener.accept()]
+        with assert_no_checkpoints():
+            servers += [await listener.accept() for _ in range(many - 2)]
+        with assert_checkpoints():
+            servers.append(await listener.accept())
+        assert [each.peer for each in servers] == [each.socket.getsockname() for each in clients]
+        with trio.move_on_after(0.01) as scope:
+            await listener.accept()
+        assert scope.cancelled_caught
+        for each in (*clients, *servers):
+            await each.aclose()
+
+
+async def test_a_connection_that_failed_before_its_accept_is_skipped() -> None:
+    class Flaky(socket.socket):
+        left = 2
+
+        def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+            if self.left:
+                self.left -= 1
+                raise ConnectionAbortedError(errno.ECONNABORTED, "aborted")
+            return super().accept()
+
+    async with TCPListener((await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]) as listener:
+        flaky = Flaky(fileno=listener.socket.detach())
+        object.__setattr__(listener, "socket", flaky)
+        async with (
+            await trio.open_tcp_stream(*flaky.getsockname()) as near,
+            await listener.accept() as far,
+        ):
+            await near.send_all(b"x")
+            assert await far.receive_some() == b"x"
+            assert flaky.left == 0
+
+
+async def test_closing_a_listener_wakes_its_accept() -> None:
+    listener = TCPListener((await trio.open_tcp_listeners(0, host="127.0.0.1"))[0])
+
+    async def accept() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        await wait_all_tasks_blocked()
+        await listener.aclose()
+    await accept()
 
 
 async def test_receive_nowait_returns_received_bytes_and_distinguishes_none_from_the_end() -> None:

@@ -35,6 +35,7 @@ from proxy.hub.restart.handover import (
 from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.process.config import Address
 from proxy.process.files import FileError
+from tunnel.net.connect import close_forcefully
 
 # A hub that hands over until it is killed. With "given", its pause never ends.
 OLD = """
@@ -74,11 +75,12 @@ class Handler:
     holds: trio.Event = attrs.Factory(trio.Event)
     may_go: trio.Event = attrs.Factory(trio.Event)
 
-    async def handle_client(self, _: trio.abc.Stream) -> None:
+    async def handle_client(self, stream: trio.abc.Stream) -> None:
         self.holds.set()
         # As a change of the store in a thread does.
         with trio.CancelScope(shield=True):
             await self.may_go.wait()
+        await close_forcefully(stream)
 
 
 @pytest.fixture
