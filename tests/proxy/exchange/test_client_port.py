@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -378,6 +380,20 @@ async def test_a_stalled_client_does_not_hold_a_cut_for_ever(autojump_clock: tri
         assert not rig.was_cut
         await trio.sleep(CUT_WITHIN_S + 1)
         assert rig.was_cut
+
+
+async def test_a_cut_connection_is_not_kept_until_its_time_is_over() -> None:
+    async with rigged() as rig:
+        await do(rig, ("head", 200, b"y" * 1_000_000, False))
+        await do(rig, "lost")
+        while not rig.ended:
+            await do(rig, "read")
+        assert rig.was_cut
+    # The port refers to it.
+    kept = weakref.ref(rig)
+    del rig
+    gc.collect()
+    assert kept() is None
 
 
 async def test_a_client_that_ends_still_gets_an_answer_that_comes_soon(
