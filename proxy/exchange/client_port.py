@@ -193,8 +193,10 @@ class ClientPort:
 
     @property
     def held_bytes(self) -> int:
-        """The memory that the connection uses, with the bytes that the client has not taken yet."""
-        return held_bytes(self._tls, self._http, framed=self._http.sends_chunks)
+        """The memory that the connection uses, with the bytes that the client has not taken yet, and the kept
+        body."""
+        kept = 0 if self._body is None else self._body.held_bytes
+        return kept + held_bytes(self._tls, self._http, framed=self._http.sends_chunks)
 
     # -- calls from the exchange
 

@@ -480,11 +480,13 @@ async def test_the_rest_of_a_replay_is_delivered_after_an_answer_that_begins_wit
             await do(rig, ("client", piece * 2000, False))
         rig.exchange.end(LOST)
         upstream = rig.upstream = Upstream()
+        held_bytes = rig.port.held_bytes
         rig.port.rewind()
         rig.exchange = Exchange(rig.port, upstream, lambda _: None)
         rig.exchange.start()
         # It takes one piece at a time, and answers before it has all of them.
         assert bytes(upstream.out) == b"a" * 2000
+        assert rig.port.held_bytes == held_bytes
         upstream.say(b"", False, 200)
         await do(rig, ("client", b"d" * 2000, True))
         while upstream.queue:
@@ -496,11 +498,13 @@ async def test_the_rest_of_a_replay_is_delivered_after_an_answer_that_begins_wit
 async def test_a_body_is_kept_for_another_attempt_up_to_a_bound() -> None:
     async with rigged("chunked", buffers=1 << 20) as rig:
         rig.upstream.drains_at_once = True
-        half = REPLAY_BYTES_MAX // 2
-        for whole, size in ((True, half), (True, half), (False, 1)):
+        before, half = rig.port.held_bytes, REPLAY_BYTES_MAX // 2
+        for whole, size, kept in ((True, half, half), (True, half, 2 * half), (False, 1, 0)):
             rig.send(b"%x\r\n%s\r\n" % (size, bytes(size)))
             await wait_all_tasks_blocked()
             assert rig.port.whole is whole
+            # The memory counts.
+            assert rig.port.held_bytes - before == kept
         assert len(rig.upstream.out) == REPLAY_BYTES_MAX + 1
 
 
