@@ -35,6 +35,10 @@ class Watching(Talk):
         """How long each event of the next seconds was under way, in ns, sorted. Raises RunFailed."""
         return sorted(json.loads(self.ask(f"listen {seconds}")))
 
+    def end(self) -> None:
+        """End all watches, half of them abruptly, and keep the client. Raises RunFailed."""
+        self.ask("end {}")
+
 
 def slices(count: int, most: int) -> Iterator[int]:
     """Sizes of at most `most` that are `count` together."""
