@@ -27,6 +27,7 @@ from proxy.exchange.next_pass import NextPass
 from proxy.message.body import CHUNKS_AT_ONCE_MAX
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
+from tests.proxy.exchange.clients import read_arrived
 from tests.proxy.exchange.fake_ports import LOST, REVOKED, Bug, Upstream
 from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.readiness import Readiness
@@ -156,18 +157,12 @@ class Rig:
 
     def read(self) -> None:
         """Receive what has come for the client."""
-        while not (self.ended or self.gone):
-            try:
-                data = self.client.receive_nowait()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.ended = "cut"
-                return
-            if data is None:
-                return
-            if not data:
-                self.ended = "clean"
-                self.asking.ended = True
-            self._receive(data)
+        if self.ended or self.gone:
+            return
+        self.ended = read_arrived(self.client, self._receive)
+        if self.ended == "clean":
+            self.asking.ended = True
+            self._receive(b"")
 
     def _receive(self, data: bytes) -> None:
         self.asking.feed(data)
