@@ -318,10 +318,13 @@ class ClientPort:
         try:
             if self._stopped or (self._http.incoming is DONE and not exchange.spliced):
                 self._take_early()
-            elif self._paused:
+            elif not self._paused:
+                self._deliver(True)
+            elif exchange.started:
                 self._listen(False)
             else:
-                self._deliver(True)
+                # A dial may take seconds: keep the beginning of the body, and notice the client's end.
+                self._take_early()
         except Exception as error:
             exchange.crash(error)
 
@@ -347,7 +350,7 @@ class ClientPort:
         return data
 
     def _take_early(self) -> None:
-        """Keep bytes that arrive before the answer, up to a bound, and notice the client's end."""
+        """Keep bytes that arrive early, up to a bound, and notice the client's end."""
         http = self._http
         if not self.take_in():
             return

@@ -153,7 +153,10 @@ async def test_a_client_that_takes_no_bytes_does_not_hold_a_failed_run(
         assert bench.ran.is_set()
 
 
-async def test_a_client_that_leaves_ends_the_wait_for_the_upstream_and_nothing_is_sent() -> None:
+@pytest.mark.parametrize("rest", [(), (b"bo",), (b"bo", b"dy")], ids=["head", "part", "whole"])
+async def test_a_client_that_leaves_ends_the_wait_for_the_upstream_and_nothing_is_sent(
+    rest: tuple[bytes, ...],
+) -> None:
     opening: list[str] = []
 
     async def open_upstream() -> None:
@@ -164,10 +167,13 @@ async def test_a_client_that_leaves_ends_the_wait_for_the_upstream_and_nothing_i
             opening.append("cancelled")
 
     async with opened() as (bench, nursery):
-        await bench.client.send_all(GET)
+        await bench.client.send_all(POST if rest else GET)
         nursery.start_soon(bench.run, open_upstream)
         await wait_all_tasks_blocked()
         assert opening == ["begun"]
+        for piece in rest:
+            await bench.client.send_all(piece)
+            await wait_all_tasks_blocked()
         await trio.aclose_forcefully(bench.client)
         failure = await bench.over()
         assert isinstance(failure, Failure)
