@@ -2,6 +2,7 @@
 
     open {"endpoint": …, "path": …, "count": N}    N more watches, each on a TLS connection of its own
     listen SECONDS                                  takes events for so long; answers with their times
+    end {}                                          ends all of them; answers with how many there were
 
 One thread and one epoll, because it shares two cores with what it measures. A watch that is refused or cut
 ends it with one line on stderr.
@@ -13,8 +14,10 @@ import json
 import select
 import socket
 import ssl
+import struct
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from benchmarks.upstream.events import take_times
@@ -22,6 +25,8 @@ from proxy.process.filelimit import raise_file_limit
 
 READ_BYTES = 64 * 1024
 ANSWER_S = 30.0
+# Close with a reset: no linger, in struct linger of socket(7).
+RESET = struct.pack("ii", 1, 0)
 
 
 class Failed(Exception):
@@ -92,6 +97,21 @@ class Watches:
             took_ns += [now_ns - at_ns for at_ns in sent_at if at_ns >= self._since_ns]
         self._partial[descriptor] = partial
 
+    def end(self) -> int:
+        """End all of them, every second one abruptly; returns how many there were."""
+        for number, sock in enumerate(self._open.values()):
+            if number % 2:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            else:
+                # Sends its close_notify, and does not wait for the other.
+                with suppress(ssl.SSLError):
+                    sock.unwrap()
+            sock.close()
+        count = len(self._open)
+        self._open.clear()
+        self._partial.clear()
+        return count
+
 
 def main() -> None:
     raise_file_limit()
@@ -101,6 +121,8 @@ def main() -> None:
         try:
             if command == "open":
                 print(f"opened {watches.open(**json.loads(argument))}", flush=True)
+            elif command == "end":
+                print(f"ended {watches.end()}", flush=True)
             else:
                 print(json.dumps(watches.listen(float(argument))), flush=True)
         except (Failed, OSError) as error:

@@ -29,6 +29,7 @@ from proxy.message.body import BODY_BYTES_MAX
 from proxy.message.failure import GONE, Failure, InboundBroken
 from proxy.message.head import ResponseHead
 from tunnel.net.readiness import Watch
+from tunnel.net.timers import Timer, timers_of_this_run
 from tunnel.net.tls import TLSStream
 
 # How long a client that has ended its direction may still receive its answer. Half of the second within which
@@ -53,6 +54,7 @@ class ClientPort:
         "_at_once",
         "_body",
         "_busy",
+        "_cut_timer",
         "_cutting",
         "_deadlines",
         "_ending",
@@ -114,6 +116,8 @@ class ClientPort:
         self._ending = False
         # The connection is cut once the kernel has the queued bytes.
         self._cutting = False
+        # Cuts the connection if the kernel does not take these bytes in time.
+        self._cut_timer: Timer | None = None
         # Smaller reads from a client that sends tiny TLS records: each record takes 2 µs.
         self._at_once = CLIENT_BYTES_AT_ONCE
         watch.call = self._on_input
@@ -169,7 +173,7 @@ class ClientPort:
     def leave(self) -> None:
         """Leave a connection that is closed by its task."""
         self.closed = True
-        self._cutting = False
+        self._end_cutting()
         self.unwatch()
         self.on_idle = self._on_cut = _nothing
 
@@ -189,8 +193,10 @@ class ClientPort:
 
     @property
     def held_bytes(self) -> int:
-        """The memory that the connection uses, with the bytes that the client has not taken yet."""
-        return held_bytes(self._tls, self._http, framed=self._http.sends_chunks)
+        """The memory that the connection uses, with the bytes that the client has not taken yet, and the kept
+        body."""
+        kept = 0 if self._body is None else self._body.held_bytes
+        return kept + held_bytes(self._tls, self._http, framed=self._http.sends_chunks)
 
     # -- calls from the exchange
 
@@ -259,7 +265,8 @@ class ClientPort:
             self._close()
         elif not self.closed:
             self._listen(False)
-            self.passes.later(CUT_WITHIN_S, self._close)
+            self._cut_timer = timer = timers_of_this_run().timer(self._close)
+            timer.by(trio.current_time() + CUT_WITHIN_S)
 
     # -- sending
 
@@ -311,10 +318,13 @@ class ClientPort:
         try:
             if self._stopped or (self._http.incoming is DONE and not exchange.spliced):
                 self._take_early()
-            elif self._paused:
+            elif not self._paused:
+                self._deliver(True)
+            elif exchange.started:
                 self._listen(False)
             else:
-                self._deliver(True)
+                # A dial may take seconds: keep the beginning of the body, and notice the client's end.
+                self._take_early()
         except Exception as error:
             exchange.crash(error)
 
@@ -340,7 +350,7 @@ class ClientPort:
         return data
 
     def _take_early(self) -> None:
-        """Keep bytes that arrive before the answer, up to a bound, and notice the client's end."""
+        """Keep bytes that arrive early, up to a bound, and notice the client's end."""
         http = self._http
         if not self.take_in():
             return
@@ -483,10 +493,17 @@ class ClientPort:
         """Cut the connection now."""
         if not self.closed:
             self.closed = True
-            self._cutting = False
+            self._end_cutting()
             self._watch.end()
             self._tls.close_nowait()
             self._on_cut()
+
+    def _end_cutting(self) -> None:
+        self._cutting = False
+        timer, self._cut_timer = self._cut_timer, None
+        if timer is not None:
+            # It would keep this port, with its buffers, until its time.
+            timer.end()
 
 
 def _nothing() -> None: ...

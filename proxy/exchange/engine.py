@@ -175,13 +175,13 @@ class Exchange:
         "_awaits_101",
         "_on_done",
         "_on_half_closed",
-        "_started",
         "answer",
         "client",
         "held",
         "over",
         "request",
         "spliced",
+        "started",
         "status",
         "upstream",
     )
@@ -210,7 +210,8 @@ class Exchange:
         """The status was 101: the directions are raw and independent from then on."""
         self.held = False
         self.over: bool = False
-        self._started = False
+        self.started = False
+        """`start` was called."""
         self._on_done = on_done
         self._on_half_closed = on_half_closed
 
@@ -221,7 +222,7 @@ class Exchange:
 
         A second call resumes the directions that have no reason to stay paused.
         """
-        self._started = True
+        self.started = True
         try:
             for direction in (self.request, self.answer):
                 if direction.paused and not (direction.full or direction.half.at_rest):
@@ -247,7 +248,7 @@ class Exchange:
     def release(self) -> None:
         """Continue after a `hold`."""
         self.held = False
-        if self._started:
+        if self.started:
             self.start()
 
     def end(self, failure: Failure, *, drop: bool = True) -> None:
@@ -323,7 +324,7 @@ class Exchange:
             return
         direction = self.answer if port is self.client else self.request
         direction.full = False
-        if direction.paused and self._started:
+        if direction.paused and self.started:
             self.start()
 
     def flushed(self, port: Port) -> None:

@@ -30,6 +30,12 @@ class KeptBody:
         """Whether pieces of a replay are still to be delivered."""
         return bool(self._again)
 
+    @property
+    def held_bytes(self) -> int:
+        """The memory that the pieces use."""
+        kept = 0 if self._kept is None else self._bytes
+        return kept + sum(map(len, self._again))
+
     def rewind(self) -> None:
         """Begin a replay; only while the body is `whole`."""
         assert self._kept is not None, "a part of the body is gone"

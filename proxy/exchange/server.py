@@ -346,7 +346,9 @@ class ServerConnection:
     @property
     def held_bytes(self) -> int:
         """The memory that it uses, with the bytes that the client has not taken yet."""
-        tls = self._tls
+        tls, port = self._tls, self._port
+        if port is not None:
+            return port.held_bytes
         return 0 if tls is None else held_bytes(tls, self.http, framed=self.http.sends_chunks)
 
     @property

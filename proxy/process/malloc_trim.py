@@ -7,6 +7,7 @@ for ever at its busiest minute's size (tunnel.net.malloc explains why).
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import NoReturn
@@ -24,6 +25,10 @@ IDLE_SHARE = 0.2
 # CPU time than WORK_S_MIN, some hundred requests, leaves too little to return.
 COST_FACTOR = 100
 WORK_S_MIN = 0.1
+# A fall of Python's allocated blocks from which a trim is worthwhile, whatever the last one cost: some 140
+# watches at a hub, and 400 at a relay, with 6 and 15 MB of buffers. Connections can leave in several waves,
+# and an idle process uses the CPU time for another trim in a quarter of an hour only.
+FALLEN_BLOCKS = 20_000
 # A trim of this length is logged, since it blocks the event loop.
 LOGGED_S = 0.05
 
@@ -32,38 +37,47 @@ _log = logging.getLogger("hawse.memory")
 
 @attrs.define
 class TrimSchedule:
-    """Decides when to trim: after work, in an idle period, by the CPU time used in total."""
+    """Decides when to trim: after work, in an idle period, by the CPU time used in total, or once many
+    objects are gone.
+    """
 
     checked_s: float
     """At the last check."""
     due_s: float = attrs.field(init=False)
     """The total CPU time from which a trim is worthwhile."""
+    most_blocks: int = 0
+    """The most allocated blocks at a check since the last trim."""
 
     def __attrs_post_init__(self) -> None:
         self.due_s = self.checked_s + WORK_S_MIN
 
-    def check(self, used_s: float) -> bool:
+    def check(self, used_s: float, blocks: int) -> bool:
         """Check again, CHECK_S after the last time; returns whether to trim now."""
         share = (used_s - self.checked_s) / CHECK_S
         self.checked_s = used_s
-        return share <= IDLE_SHARE and used_s >= self.due_s
+        self.most_blocks = max(self.most_blocks, blocks)
+        due = used_s >= self.due_s or blocks <= self.most_blocks - FALLEN_BLOCKS
+        return due and share <= IDLE_SHARE
 
-    def trimmed(self, used_s: float) -> None:
+    def trimmed(self, used_s: float, blocks: int) -> None:
         """Note that a trim has ended, which began right after the last check."""
         self.due_s = used_s + max(WORK_S_MIN, COST_FACTOR * (used_s - self.checked_s))
+        self.most_blocks = blocks
 
 
 async def trim_when_idle(
-    cpu_clock: Callable[[], float] = time.process_time, trim: Callable[[], object] = trim_heap
+    cpu_clock: Callable[[], float] = time.process_time,
+    trim: Callable[[], object] = trim_heap,
+    blocks: Callable[[], int] = sys.getallocatedblocks,
 ) -> NoReturn:
-    """Trim memory in the idle period after each busy one; never returns."""
+    """Trim memory in the idle period after each busy one, and after each fall; never returns."""
     schedule = TrimSchedule(cpu_clock())
     while True:
         await trio.sleep(CHECK_S)
-        if schedule.check(cpu_clock()):
+        if schedule.check(cpu_clock(), blocks()):
             began_s = time.perf_counter()
             trim()
             took_s = time.perf_counter() - began_s
             if took_s >= LOGGED_S:
                 _log.info("trimmed free memory in %.0f ms", took_s * 1000)
-            schedule.trimmed(cpu_clock())
+            schedule.trimmed(cpu_clock(), blocks())

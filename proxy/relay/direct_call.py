@@ -68,7 +68,6 @@ class DirectCall(Call):
             with connection.as_port() as client:
                 self._client = client
                 while True:
-                    self._attempts += 1
                     parked = ParkedExchange(connection, client, self._port, self.request)
                     self._exchange = parked.exchange
                     kept = not fresh and self._port.take_kept()

@@ -114,10 +114,10 @@ class Call(ABC):
     """One open request. Each mode has its own subclass, with the client's port."""
 
     __slots__ = (
-        "_attempts",
         "_exchange",
         "_identity",
         "_port",
+        "_processed",
         "_rewrite",
         "_token",
         "_token_renewed",
@@ -152,7 +152,8 @@ class Call(ABC):
         self._rewrite = rewrite
         # The current attempt, or the last one.
         self._exchange: Exchange = OVER
-        self._attempts = 0
+        # Whether the API server may have seen the request in an earlier attempt.
+        self._processed = Processed.NO
         self._token_renewed = False
         self._port, self._token = upstream.pool.port(request, identity, is_tail(info), long, rewrite)
 
@@ -180,7 +181,7 @@ class Call(ABC):
         """End the call with a reason; the first one counts."""
         if self.revoked is None:
             self.revoked = failure
-            if not (self._port.may_be_seen or self._attempts > 1):
+            if not (self._port.may_be_seen or self._processed):
                 failure = attrs.evolve(failure, processed=Processed.NO)
             self._exchange.end(failure)
 
@@ -190,7 +191,7 @@ class Call(ABC):
         try:
             return await port.dial(fresh=fresh)
         except OutboundBroken as broken:
-            exchange.broken(port, broken.failure)
+            exchange.broken(port, attrs.evolve(broken.failure, processed=self._processed))
         except Exception as error:
             exchange.crash(error)
         return False
@@ -210,6 +211,7 @@ class Call(ABC):
             self._token_renewed = True
         elif not (port.reused and may_send_again(request, failure)):
             return False
+        self._processed = max(self._processed, failure.processed)
         port.close()
         self._port, self._token = pool.port(
             request, self._identity, is_tail(self.info), self.long, self._rewrite

@@ -69,7 +69,6 @@ class TunnelCall(Call):
 
     def attempt(self, *, fresh: bool = False) -> None:
         """Send the request on a kept connection, or start a dial. `fresh`: use a new connection."""
-        self._attempts += 1
         fields, port = self.request.fields, self._port
         upgrade = fields.upgrade is not None
         self._exchange = exchange = Exchange(

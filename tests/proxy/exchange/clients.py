@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import trio
+
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.http_state import DONE
 from proxy.message.failure import Failure, OutboundBroken, StreamCode
@@ -101,3 +105,17 @@ class TunnelClient:
 
 def _broken(reset: StreamReset) -> OutboundBroken:
     return OutboundBroken(Failure(reset.code, reset.processed, reset.reason))
+
+
+def read_arrived(client: TLSStream, take: Callable[[bytes], None]) -> str:
+    """Take the pieces that have arrived; return how the connection ended: "clean", "cut" or not ("")."""
+    while True:
+        try:
+            data = client.receive_nowait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return "cut"
+        if data is None:
+            return ""
+        if not data:
+            return "clean"
+        take(data)

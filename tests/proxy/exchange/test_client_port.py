@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -25,6 +27,7 @@ from proxy.exchange.next_pass import NextPass
 from proxy.message.body import CHUNKS_AT_ONCE_MAX
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
+from tests.proxy.exchange.clients import read_arrived
 from tests.proxy.exchange.fake_ports import LOST, REVOKED, Bug, Upstream
 from tests.tunnel.stream_pairs import handshake, tcp_pair
 from tunnel.net.readiness import Readiness
@@ -154,18 +157,12 @@ class Rig:
 
     def read(self) -> None:
         """Receive what has come for the client."""
-        while not (self.ended or self.gone):
-            try:
-                data = self.client.receive_nowait()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.ended = "cut"
-                return
-            if data is None:
-                return
-            if not data:
-                self.ended = "clean"
-                self.asking.ended = True
-            self._receive(data)
+        if self.ended or self.gone:
+            return
+        self.ended = read_arrived(self.client, self._receive)
+        if self.ended == "clean":
+            self.asking.ended = True
+            self._receive(b"")
 
     def _receive(self, data: bytes) -> None:
         self.asking.feed(data)
@@ -380,6 +377,20 @@ async def test_a_stalled_client_does_not_hold_a_cut_for_ever(autojump_clock: tri
         assert rig.was_cut
 
 
+async def test_a_cut_connection_is_not_kept_until_its_time_is_over() -> None:
+    async with rigged() as rig:
+        await do(rig, ("head", 200, b"y" * 1_000_000, False))
+        await do(rig, "lost")
+        while not rig.ended:
+            await do(rig, "read")
+        assert rig.was_cut
+    # The port refers to it.
+    kept = weakref.ref(rig)
+    del rig
+    gc.collect()
+    assert kept() is None
+
+
 async def test_a_client_that_ends_still_gets_an_answer_that_comes_soon(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -464,11 +475,13 @@ async def test_the_rest_of_a_replay_is_delivered_after_an_answer_that_begins_wit
             await do(rig, ("client", piece * 2000, False))
         rig.exchange.end(LOST)
         upstream = rig.upstream = Upstream()
+        held_bytes = rig.port.held_bytes
         rig.port.rewind()
         rig.exchange = Exchange(rig.port, upstream, lambda _: None)
         rig.exchange.start()
         # It takes one piece at a time, and answers before it has all of them.
         assert bytes(upstream.out) == b"a" * 2000
+        assert rig.port.held_bytes == held_bytes
         upstream.say(b"", False, 200)
         await do(rig, ("client", b"d" * 2000, True))
         while upstream.queue:
@@ -480,11 +493,13 @@ async def test_the_rest_of_a_replay_is_delivered_after_an_answer_that_begins_wit
 async def test_a_body_is_kept_for_another_attempt_up_to_a_bound() -> None:
     async with rigged("chunked", buffers=1 << 20) as rig:
         rig.upstream.drains_at_once = True
-        half = REPLAY_BYTES_MAX // 2
-        for whole, size in ((True, half), (True, half), (False, 1)):
+        before, half = rig.port.held_bytes, REPLAY_BYTES_MAX // 2
+        for whole, size, kept in ((True, half, half), (True, half, 2 * half), (False, 1, 0)):
             rig.send(b"%x\r\n%s\r\n" % (size, bytes(size)))
             await wait_all_tasks_blocked()
             assert rig.port.whole is whole
+            # The memory counts.
+            assert rig.port.held_bytes - before == kept
         assert len(rig.upstream.out) == REPLAY_BYTES_MAX + 1
 
 

@@ -44,7 +44,7 @@ class Bench:
         request = await self.connection.next_request()
         assert request is not None
         try:
-            with self.connection.as_port() as port:
+            with self.connection.as_port(keep_body=True) as port:
                 self.parked = ParkedExchange(self.connection, port, self.upstream, request)
                 self.outcome = await self.parked.run("peer", open_upstream)
         except (ExchangeFault, ZeroDivisionError) as error:
@@ -90,6 +90,18 @@ async def test_an_exchange_runs_to_its_end_and_the_next_request_follows() -> Non
             bench.upstream.say(b"yes", True, 200)
             assert await bench.over() is None
             assert (await read_until(bench.client, LAST_CHUNK)).endswith(b"\r\n\r\n3\r\nyes\r\n" + LAST_CHUNK)
+
+
+async def test_the_memory_of_a_connection_has_the_body_that_is_kept_for_another_attempt() -> None:
+    async with opened() as (bench, nursery):
+        await bench.client.send_all(POST)
+        nursery.start_soon(bench.run)
+        await wait_all_tasks_blocked()
+        held_bytes = bench.connection.held_bytes
+        await bench.client.send_all(b"bod")
+        await wait_all_tasks_blocked()
+        assert bytes(bench.upstream.out) == b"bod"
+        assert bench.connection.held_bytes == held_bytes + len(b"bod")
 
 
 async def test_a_failure_before_the_head_leaves_the_answer_to_the_task() -> None:
@@ -141,7 +153,10 @@ async def test_a_client_that_takes_no_bytes_does_not_hold_a_failed_run(
         assert bench.ran.is_set()
 
 
-async def test_a_client_that_leaves_ends_the_wait_for_the_upstream_and_nothing_is_sent() -> None:
+@pytest.mark.parametrize("rest", [(), (b"bo",), (b"bo", b"dy")], ids=["head", "part", "whole"])
+async def test_a_client_that_leaves_ends_the_wait_for_the_upstream_and_nothing_is_sent(
+    rest: tuple[bytes, ...],
+) -> None:
     opening: list[str] = []
 
     async def open_upstream() -> None:
@@ -152,10 +167,13 @@ async def test_a_client_that_leaves_ends_the_wait_for_the_upstream_and_nothing_i
             opening.append("cancelled")
 
     async with opened() as (bench, nursery):
-        await bench.client.send_all(GET)
+        await bench.client.send_all(POST if rest else GET)
         nursery.start_soon(bench.run, open_upstream)
         await wait_all_tasks_blocked()
         assert opening == ["begun"]
+        for piece in rest:
+            await bench.client.send_all(piece)
+            await wait_all_tasks_blocked()
         await trio.aclose_forcefully(bench.client)
         failure = await bench.over()
         assert isinstance(failure, Failure)

@@ -24,6 +24,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.message.body import ChunkedBody
 from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
+from tests.proxy.exchange.clients import read_arrived
 from tests.proxy.exchange.fake_ports import LOST, REVOKED
 from tests.proxy.exchange.parking import BUFFER_BYTES, LAST_CHUNK, Asked
 from tests.tunnel.stream_pairs import handshake, tcp_pair
@@ -157,18 +158,12 @@ class History:
             self.client.send_nowait(data)
 
     def read(self) -> None:
-        while not self.ended:
-            try:
-                data = self.client.receive_nowait()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.ended = "cut"
-                return
-            if data is None:
-                return
-            if not data:
-                self.ended = "clean"
-            self.received += data
-            self._parse()
+        if not self.ended:
+            self.ended = read_arrived(self.client, self._take)
+
+    def _take(self, data: bytes) -> None:
+        self.received += data
+        self._parse()
 
     def _parse(self) -> None:
         while self.received:

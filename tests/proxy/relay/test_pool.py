@@ -301,6 +301,21 @@ async def test_a_get_that_met_a_dead_connection_is_sent_again_once(mode: str, tm
 
 
 @both_modes
+async def test_a_request_that_cannot_be_sent_again_may_have_been_seen(mode: str, tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.request()
+        # The API server has read the request, and is gone.
+        server.access.port = 1
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        await ask(way)
+        failure = await failure_of(way, inner())
+        assert (failure.code, failure.processed) == (StreamCode.DIAL_FAILED, Processed.MAYBE)
+
+
+@both_modes
 @pytest.mark.parametrize(
     "head",
     [

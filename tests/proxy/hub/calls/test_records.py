@@ -27,9 +27,21 @@ REQUESTS = {
 SWITCHING = ResponseHead.of(101, b"", ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))).encode()
 
 
-async def exec_that_the_api_server_ends(talk: Talk) -> None:
+async def begin_exec(talk: Talk) -> None:
     await talk.relay.send_head(SWITCHING)
     await talk.say(b"hello")
+
+
+async def begin_post(talk: Talk) -> None:
+    await talk.ask(b"4\r\nabcd\r\n", b"abcd")
+
+
+def break_off(talk: Talk) -> None:
+    talk.relay.reset(StreamCode.UPSTREAM_RESET, processed=Processed.YES, reason="it broke", in_line=True)
+
+
+async def exec_that_the_api_server_ends(talk: Talk) -> None:
+    await begin_exec(talk)
     await talk.ask(b"exit")
     await talk.relay.send_eof()
     assert await talk.client.receive_some() == b""
@@ -37,8 +49,7 @@ async def exec_that_the_api_server_ends(talk: Talk) -> None:
 
 
 async def exec_that_the_client_ends(talk: Talk) -> None:
-    await talk.relay.send_head(SWITCHING)
-    await talk.say(b"hello")
+    await begin_exec(talk)
     await talk.ask(b"exit")
     await talk.client.aclose()
     assert await talk.relay.receive_some() == b""
@@ -46,8 +57,7 @@ async def exec_that_the_client_ends(talk: Talk) -> None:
 
 
 async def exec_with_output_behind_the_clients_end(talk: Talk) -> None:
-    await talk.relay.send_head(SWITCHING)
-    await talk.say(b"hello")
+    await begin_exec(talk)
     await talk.ask(b"exit")
     await talk.client.aclose()
     assert await talk.relay.receive_some() == b""
@@ -58,8 +68,7 @@ async def exec_with_output_behind_the_clients_end(talk: Talk) -> None:
 
 
 async def exec_with_input_behind_the_api_servers_end(talk: Talk) -> None:
-    await talk.relay.send_head(SWITCHING)
-    await talk.say(b"hello")
+    await begin_exec(talk)
     await talk.ask(b"exit")
     await talk.relay.send_eof()
     talk.relay.close_nowait()
@@ -71,24 +80,21 @@ async def exec_with_input_behind_the_api_servers_end(talk: Talk) -> None:
 
 
 async def exec_whose_client_vanishes(talk: Talk) -> None:
-    await talk.relay.send_head(SWITCHING)
-    await talk.say(b"hello")
+    await begin_exec(talk)
     await talk.ask(b"exit")
     await trio.aclose_forcefully(talk.client)
     await talk.wait_reset()
 
 
 async def exec_that_breaks(talk: Talk) -> None:
-    await talk.relay.send_head(SWITCHING)
-    await talk.say(b"hello")
-    talk.relay.reset(StreamCode.UPSTREAM_RESET, processed=Processed.YES, reason="it broke", in_line=True)
+    await begin_exec(talk)
+    break_off(talk)
     with pytest.raises(trio.BrokenResourceError):
         await talk.client.receive_some()
 
 
 async def exec_that_the_relay_gives_up(talk: Talk) -> None:
-    await talk.relay.send_head(SWITCHING)
-    await talk.say(b"hello")
+    await begin_exec(talk)
     talk.relay.reset(StreamCode.CANCEL, reason="it leaves", in_line=True)
     with pytest.raises(trio.BrokenResourceError):
         await talk.client.receive_some()
@@ -123,32 +129,32 @@ async def log_whose_client_leaves_before_the_head(talk: Talk) -> None:
 async def log_that_breaks(talk: Talk) -> None:
     await talk.relay.send_head(ResponseHead.of(200).encode())
     await talk.relay.send_all(b"line")
-    talk.relay.reset(StreamCode.UPSTREAM_RESET, processed=Processed.YES, reason="it broke", in_line=True)
+    break_off(talk)
     await read_all(talk.client)
 
 
 async def get_whose_403_breaks_off(talk: Talk) -> None:
     await talk.relay.send_head(ResponseHead.of(403, b"", ((b"content-length", b"20"),)).encode())
     await talk.relay.send_all(b"pods is")
-    talk.relay.reset(StreamCode.UPSTREAM_RESET, processed=Processed.YES, reason="it broke", in_line=True)
+    break_off(talk)
     await read_all(talk.client)
 
 
 async def post_that_is_answered_early(talk: Talk) -> None:
-    await talk.ask(b"4\r\nabcd\r\n", b"abcd")
+    await begin_post(talk)
     await talk.relay.send_head(ResponseHead.of(413, b"", ((b"content-length", b"0"),)).encode(), eof=True)
     await talk.client.receive_some()
     await talk.client.aclose()
 
 
 async def post_whose_client_leaves(talk: Talk) -> None:
-    await talk.ask(b"4\r\nabcd\r\n", b"abcd")
+    await begin_post(talk)
     await talk.client.aclose()
     await talk.wait_reset()
 
 
 async def post_with_a_malformed_body(talk: Talk) -> None:
-    await talk.ask(b"4\r\nabcd\r\n", b"abcd")
+    await begin_post(talk)
     await talk.client.send_all(b"xx\r\n")
     await talk.wait_reset()
     await talk.client.receive_some()
