@@ -13,11 +13,12 @@ from __future__ import annotations
 import struct
 import sys
 import time
-from typing import Final, NoReturn
+from typing import Final
 
 import trio
 
-from tunnel import Role, Session, Stream, Transport, TransportClosed, Welcome, open_session
+from benchmarks.waiting import receive_head, wait_input
+from tunnel import Role, Stream, Transport, TransportClosed, Welcome, open_session
 from tunnel.websocket.transport import MESSAGE_BYTES_MAX
 
 LENGTH: Final = struct.Struct(">I")
@@ -95,9 +96,9 @@ async def listen() -> None:
 
 
 async def wait_on_answer(stream: Stream, answered: trio.Semaphore) -> None:
-    await stream.receive_head()
+    await receive_head(stream)
     answered.release()
-    await stream.receive_some()
+    await wait_input(stream)
 
 
 async def dial(port: int) -> None:
@@ -107,17 +108,13 @@ async def dial(port: int) -> None:
         open_session(SocketTransport(stream), Role.DIALER) as session,
         trio.open_nursery() as nursery,
     ):
-        await serve(session, nursery)
-
-
-async def serve(session: Session, nursery: trio.Nursery) -> NoReturn:
-    while True:
-        nursery.start_soon(answer, await session.accept())
+        session.on_stream(lambda stream: nursery.start_soon(answer, stream))
+        await session.wait_closed()
+        nursery.cancel_scope.cancel()
 
 
 async def answer(stream: Stream) -> None:
-    await stream.send_head(ANSWER_HEAD)
-    await stream.wait_send_all_might_not_block()
+    stream.send_answer_nowait(ANSWER_HEAD)
     await trio.sleep_forever()
 
 

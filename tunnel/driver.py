@@ -116,11 +116,6 @@ class Driver:
                 link.brimming = True
             link.wake()
 
-    def send_eof(self, state: StreamState) -> None:
-        self.connection.streams.send_eof(state)
-        if self.link is not None and state.place is not OUT:
-            self.link.wake()
-
     def take(self, state: StreamState, limit: int) -> bytes:
         data = self.connection.streams.take(state, limit, self.now())
         if state.window_due:

@@ -288,7 +288,7 @@ class Lifecycle:
             driver.run_due()
         finally:
             # Also after a bug in one of these calls: nothing else ends the writer, not even a cancellation.
-            self.inbox.end(code, reason)
+            self.inbox.end()
             driver.emptied.unpark()
             driver.quiet.unpark()
             self.ended.set()

@@ -110,8 +110,6 @@ class Session:
         self._driver = life.driver
         self._connection = connection
         # What one part does alone is that part's to describe.
-        self.accept: Final = life.inbox.accept
-        self.accept_nowait: Final = life.inbox.accept_nowait
         self.on_stream: Final = life.inbox.on_stream
         self.on_context: Final = life.inbox.on_context
         self.answers: Final = life.keepalive.answers

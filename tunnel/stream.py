@@ -1,34 +1,23 @@
-"""One stream of a session: a `trio.abc.HalfCloseableStream` with a head in each direction.
+"""One stream of a session: bytes both ways with credit, and a head in each direction.
 
-The bytes, the halves and the credit are in the core (`StreamState`); this file is about tasks that wait. A
-task waits for bytes, for the head, or for room in the queue. Each has a waker, made when it is first needed.
-What happens to the stream (bytes, room, RESET, close, the session's end) wakes the tasks that it concerns,
-and they check again. So a wakeup can be spurious but is never lost, and cancelling a wait changes nothing.
-One message of the peer can wake hundreds of tasks, so a woken task continues in the first pass that has room
-for it (`tunnel.net.fairness`).
-
-Methods that end in `_nowait` have no checkpoint. They are for callers that do several such steps in a row and
-wait elsewhere: a checkpoint costs as much as the rest of the exchange.
+The bytes, the halves and the credit are in the core (`StreamState`). Nothing here waits. A caller that finds
+no bytes or no room sets a callback, which is called once. So a stream needs no task: it continues in the
+callback that reads the peer's message.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Hashable
 from functools import partial
-from types import TracebackType
 
 import trio
 
 from tunnel.driver import QUEUE_HIGH_BYTES, Driver
-from tunnel.net.fairness import SMALL_PIECE_BYTES
-from tunnel.net.waker import NO_WAKER, Waker
 from tunnel.protocol.errors import LocalProtocolError, Processed, StreamCode
 from tunnel.protocol.state import ENDED, FLOWING
 from tunnel.protocol.streams import Context, StreamState
 
-PIECE_BYTES_MOST = 128 * 1024
-# What receive_some returns at most by default.
+# What receive_nowait returns at most by default.
 RECEIVE_BYTES = 128 * 1024
 
 
@@ -42,11 +31,11 @@ class StreamReset(trio.BrokenResourceError):
         self.reason = reason
 
 
-class Stream(trio.abc.HalfCloseableStream):
+class Stream:
     """Bytes both ways, each with its own end, and a head at the start of each.
 
-    Leaving a stream without having ended it aborts it: `aclose()` ends quietly what has ended in both
-    directions, and RESETs everything else with CANCEL. (What was ended by send_eof still arrives.) A reader
+    Leaving a stream without having ended it aborts it: `close_nowait` ends quietly what has ended in both
+    directions, and RESETs everything else with CANCEL. (What was ended by `eof` still arrives.) A reader
     that sees b"" can therefore trust that the sender meant it; a cut upload never looks like a complete
     one.
     """
@@ -56,15 +45,11 @@ class Stream(trio.abc.HalfCloseableStream):
         "_driver",
         "_failed_in_line",
         "_failure",
-        "_head_reader",
-        "_reader",
-        "_sender",
         "_state",
         "_tell_doubt",
         "_tell_input",
         "_tell_reset",
         "_tell_room",
-        "_unqueued_bytes",
         "waits",
     )
 
@@ -74,17 +59,12 @@ class Stream(trio.abc.HalfCloseableStream):
         self._closed = False
         self._failure: tuple[StreamCode, Processed, str] | None = None
         self._failed_in_line = False
-        self._reader: Waker = NO_WAKER
-        self._sender: Waker = NO_WAKER
-        self._head_reader: Waker = NO_WAKER
         self._tell_input: Callable[[], None] | None = None
         self._tell_doubt: Callable[[], object] | None = None
         self._tell_reset: Callable[[], None] | None = None
         self._tell_room: Callable[[], None] | None = None
         self.waits = not state.opened_here
         """The user of the session has not been given it yet; until then `on_broken` is put off."""
-        # The rest of the bytes of a sender that waits for room.
-        self._unqueued_bytes = 0
         state.owner = self
 
     def __repr__(self) -> str:
@@ -125,26 +105,13 @@ class Stream(trio.abc.HalfCloseableStream):
         """Whether it was RESET to make room in memory, here or at the peer's."""
         return self._failure is not None and self._failure[0] is StreamCode.OVERLOADED
 
-    @property
-    def held_up_bytes(self) -> int:
-        """The bytes that a sender holds while it waits for room; the queue does not count them."""
-        return self._unqueued_bytes
-
     # --- heads ---
 
-    async def send_head(self, head: bytes, *, eof: bool = False) -> None:
+    def send_answer_nowait(self, head: bytes, data: bytes = b"", *, eof: bool = False) -> bool:
         """Answer with a head, once and before any bytes; for the side that accepted the stream.
 
-        Raises StreamReset. When cancelled the head was not sent.
-        """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        # No checkpoint: a head is followed by a call that has one.
-        self.send_answer_nowait(head, eof=eof)
-
-    def send_answer_nowait(self, head: bytes, data: bytes = b"", *, eof: bool = False) -> None:
-        """Answer with a head, the bytes behind it and, with `eof`, the end, in one step.
-
-        Raises StreamReset. At most QUEUE_HIGH_BYTES: more would have to wait, and that is ValueError.
+        Queues the bytes behind it and, with `eof`, the end in one step; returns whether there is room for
+        more. Raises StreamReset. At most QUEUE_HIGH_BYTES: more would have to wait, and that is ValueError.
         """
         if len(data) > QUEUE_HIGH_BYTES:
             raise ValueError(f"an answer of {len(data)} bytes at once; {QUEUE_HIGH_BYTES} may be")
@@ -152,31 +119,12 @@ class Stream(trio.abc.HalfCloseableStream):
         if self._closed or self._failure is not None or state.sending is ENDED:
             self._check_sendable()
         self._driver.send_head(state, head, data, eof)
-
-    async def receive_head(self) -> bytes:
-        """Wait for the head of the answer; for the side that opened the stream.
-
-        Raises StreamReset, also (PROTOCOL) when the answer begins or ends without a head.
-        """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        waited = False
-        try:
-            while (head := self.receive_head_nowait()) is None:
-                waited = True
-                if self._head_reader is NO_WAKER:
-                    self._head_reader = Waker("another task is waiting for this stream's head")
-                await self._head_reader.park()
-                if not self._driver.fairness.admits():
-                    await self._driver.fairness.wait(self.peer)
-            return head
-        finally:
-            if not waited:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+        return state.outgoing.size <= QUEUE_HIGH_BYTES
 
     def receive_head_nowait(self) -> bytes | None:
-        """Return the head of the answer if it is here, None where receive_head would wait.
+        """Return the head of the answer, None while it is not here; for the side that opened the stream.
 
-        Raises what receive_head raises.
+        Raises StreamReset, also (PROTOCOL) when the answer begins or ends without a head.
         """
         state = self._state
         if not state.opened_here:
@@ -194,25 +142,16 @@ class Stream(trio.abc.HalfCloseableStream):
             raise StreamReset(*self._failure)
         return None
 
-    def on_answer(
-        self, tell: Callable[[], None] | None, tell_doubt: Callable[[], object] | None = None
-    ) -> None:
-        """Call `tell` once, when part of the answer is here, or there will be none.
+    def when_input(self, tell: Callable[[], None], tell_doubt: Callable[[], object] | None = None) -> None:
+        """Call `tell` once, when the answer's head, bytes or the end have come, or the stream is broken.
 
-        That needs no task. The call comes when the core has handled the whole message, so it may use this
-        stream, but must neither wait nor raise. None removes the callback. `tell_doubt` is called at most
-        once before, by the same rules, when the peer is in doubt and no head has come (PROTOCOL.md,
-        "Liveness").
+        The call comes when the core has handled the whole message, so it may use this stream, but must
+        neither wait nor raise. `tell_doubt` is called at most once before, by the same rules, when the peer
+        is in doubt and no head has come (PROTOCOL.md, "Liveness").
         """
         self._tell_input = tell
-        self._tell_doubt = tell_doubt
-
-    def when_input(self, tell: Callable[[], None]) -> None:
-        """Call `tell` once, when bytes or the end have come, or the stream is broken.
-
-        As `on_answer` has it.
-        """
-        self._tell_input = tell
+        if tell_doubt is not None:
+            self._tell_doubt = tell_doubt
 
     # --- receiving ---
 
@@ -235,28 +174,8 @@ class Stream(trio.abc.HalfCloseableStream):
             return None
         return self._driver.connection.streams.take_rest(state)
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return bytes, or b"" at the clean end. Raises StreamReset. When cancelled no byte is lost."""
-        limit = RECEIVE_BYTES if max_bytes is None else operator.index(max_bytes)
-        if limit < 1:
-            raise ValueError("max_bytes must be >= 1")
-        await trio.lowlevel.checkpoint_if_cancelled()
-        waited = False
-        try:
-            while (data := self.receive_nowait(limit)) is None:
-                waited = True
-                if self._reader is NO_WAKER:
-                    self._reader = Waker("another task is receiving from this stream")
-                await self._reader.park()
-                if self._state.incoming.size <= SMALL_PIECE_BYTES and not self._driver.fairness.admits():
-                    await self._driver.fairness.wait(self.peer)
-            return data
-        finally:
-            if not waited:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-
     def receive_nowait(self, max_bytes: int = RECEIVE_BYTES) -> bytes | None:
-        """Return bytes that are here, b"" at the clean end, None where receive_some would wait.
+        """Return bytes that are here, b"" at the clean end, None while neither is here.
 
         Raises StreamReset.
         """
@@ -298,47 +217,8 @@ class Stream(trio.abc.HalfCloseableStream):
 
     # --- sending ---
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue bytes, waiting while the queue is full. Raises StreamReset.
-
-        When cancelled, an unknown part was sent.
-        """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._sender.check_free()
-        # A bytearray may be changed by the caller when we return; bytes cannot change.
-        rest = data if isinstance(data, bytes) else bytes(data)
-        self._check_sendable()
-        waited = False
-        while True:
-            while self._state.outgoing.size > QUEUE_HIGH_BYTES:
-                waited = True
-                await self._wait_for_room(len(rest))
-            if len(rest) <= PIECE_BYTES_MOST:
-                break
-            self._driver.send_data(self._state, rest[:PIECE_BYTES_MOST])
-            rest = rest[PIECE_BYTES_MOST:]
-        self._driver.send_data(self._state, rest)
-        if not waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-
-    def send_nowait(self, data: bytes, *, eof: bool = False) -> bool:
-        """Queue bytes and, with `eof`, the end. False where send_all would wait, and then nothing was queued.
-
-        Raises StreamReset.
-        """
-        state = self._state
-        if self._sender is not NO_WAKER:
-            self._sender.check_free()
-        if self._closed or self._failure is not None or state.sending is ENDED:
-            self._check_sendable()
-        # As send_all does: a queue below the mark takes one more piece.
-        if state.outgoing.size > QUEUE_HIGH_BYTES or len(data) > PIECE_BYTES_MOST:
-            return False
-        self._driver.send_data(state, data, eof=eof)
-        return True
-
     def write(self, data: bytes, *, eof: bool = False) -> bool:
-        """Queue bytes and, with `eof`, the end; whether there is room for PIECE_BYTES_MOST more.
+        """Queue bytes and, with `eof`, the end; return whether there is room for more.
 
         Raises StreamReset.
         """
@@ -348,11 +228,6 @@ class Stream(trio.abc.HalfCloseableStream):
         self._driver.send_data(state, data, eof=eof)
         return state.outgoing.size <= QUEUE_HIGH_BYTES
 
-    @property
-    def has_room(self) -> bool:
-        """Whether send_nowait would take PIECE_BYTES_MOST now, unless it raises."""
-        return self._state.outgoing.size <= QUEUE_HIGH_BYTES
-
     def when_room(self, tell: Callable[[], None]) -> None:
         """Call `tell` once, when there is room again; to be used when there is none.
 
@@ -361,40 +236,6 @@ class Stream(trio.abc.HalfCloseableStream):
         """
         self._tell_room = tell
         self._state.drain_wanted = True
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-        self._sender.check_free()
-        self._check_sendable()
-        while self._state.outgoing.size > QUEUE_HIGH_BYTES:
-            await self._wait_for_room()
-
-    async def send_eof(self) -> None:
-        """End our bytes; they still arrive, and the end behind them. A second call does nothing.
-
-        Raises StreamReset.
-        """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self.send_eof_nowait()
-        await trio.lowlevel.cancel_shielded_checkpoint()
-
-    def send_eof_nowait(self) -> None:
-        """send_eof without its checkpoint: it never waits."""
-        self._sender.check_free()
-        if self._closed or self._state.sending is not ENDED:
-            self._check_sendable()
-            self._driver.send_eof(self._state)
-
-    async def _wait_for_room(self, size: int = 0) -> None:
-        if self._sender is NO_WAKER:
-            self._sender = Waker("another task is sending on this stream")
-        self._state.drain_wanted = True
-        self._unqueued_bytes = size
-        try:
-            await self._sender.park()
-        finally:
-            self._unqueued_bytes = 0
-        self._check_sendable()
 
     def _check_sendable(self) -> None:
         if self._closed:
@@ -414,7 +255,7 @@ class Stream(trio.abc.HalfCloseableStream):
         reason: str = "",
         in_line: bool = False,
     ) -> None:
-        """Abort both directions now; a task that waits on this stream gets StreamReset with the same code.
+        """Abort both directions now; later calls raise StreamReset with the same code, and no callback comes.
 
         `in_line`: what was sent before still arrives, then the error. Does nothing to a stream that is over.
         """
@@ -422,15 +263,9 @@ class Stream(trio.abc.HalfCloseableStream):
             return
         self._failure = (code, processed, reason)
         self._driver.reset(self._state, code, processed, reason, in_line=in_line)
-        self._wake_all()
-
-    async def aclose(self) -> None:
-        """Leave the stream; see the class. Never waits, and is complete even when cancelled."""
-        self.close_nowait()
-        await trio.lowlevel.checkpoint()
 
     def close_nowait(self) -> None:
-        """aclose without its checkpoint."""
+        """Leave the stream; see the class."""
         if self._closed:
             return
         self._closed = True
@@ -443,8 +278,6 @@ class Stream(trio.abc.HalfCloseableStream):
                 self._leave()
         else:
             self._driver.connection.streams.discard_received(state)
-        if not (self._reader is self._sender is self._head_reader is NO_WAKER):
-            self._wake_all()
 
     def _leave(self) -> None:
         state = self._state
@@ -456,40 +289,19 @@ class Stream(trio.abc.HalfCloseableStream):
         in_line = state.sending is ENDED
         self._driver.reset(state, StreamCode.CANCEL, Processed.MAYBE, "closed", in_line=in_line)
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc_type is not None:
-            self.reset(StreamCode.CANCEL, reason="left by an exception")
-        await self.aclose()
-
     # --- what the core calls (protocol.streams.StreamOwner) ---
 
     def on_data(self) -> None:
         if self._tell_input is not None:
             self._driver.due.append(self._tell_input)
             self._tell_input = None
-        if self._reader is not NO_WAKER:
-            self._reader.unpark()
-        # The bytes mean that there is no head.
-        if self._head_reader is not NO_WAKER:
-            self._head_reader.unpark()
 
-    def on_head(self) -> None:
-        if self._tell_input is not None:
-            self._driver.due.append(self._tell_input)
-            self._tell_input = None
-        if self._head_reader is not NO_WAKER:
-            self._head_reader.unpark()
+    on_head = on_data
 
     def on_room(self) -> None:
         tell, self._tell_room = self._tell_room, None
         if tell is not None:
             tell()
-        self._sender.unpark()
 
     def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None:
         if self.waits:
@@ -502,7 +314,6 @@ class Stream(trio.abc.HalfCloseableStream):
         if self._tell_input is not None:
             self._driver.due.append(self._tell_input)
             self._tell_input = None
-        self._wake_all()
         tell, self._tell_reset = self._tell_reset, None
         if tell is not None:
             tell()
@@ -512,12 +323,3 @@ class Stream(trio.abc.HalfCloseableStream):
         if tell is not None and self._failure is None and self._state.answer_head is None:
             self._tell_doubt = None
             self._driver.due.append(tell)
-
-    def _wake_all(self) -> None:
-        # On most streams no task ever waited.
-        if self._reader is not NO_WAKER:
-            self._reader.unpark()
-        if self._sender is not NO_WAKER:
-            self._sender.unpark()
-        if self._head_reader is not NO_WAKER:
-            self._head_reader.unpark()

@@ -38,6 +38,7 @@ from benchmarks.nginx import issue_certificate
 from benchmarks.processes import free_port
 from benchmarks.systems.hawse import kubeconfig
 from benchmarks.upstream.apiserver import POD_PATH, open_apiserver
+from benchmarks.waiting import receive_head, wait_input
 from proxy.exchange.groups import HUB_GROUP
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.process.startup import settle
@@ -105,15 +106,13 @@ async def _hub(folder: Path, port: int, streams: int, path: str) -> None:
         nonlocal answered
         while True:
             stream = session.open_stream(head, context=context, eof=True)
-            answer = ResponseHead.decode(await stream.receive_head())
+            answer = ResponseHead.decode(await receive_head(stream))
             assert answer.status == 200
-            while True:
-                data = stream.receive_nowait()
+            while (data := stream.receive_nowait()) != b"":
                 if data is None:
-                    data = await stream.receive_some()
-                if not data:
-                    break
-                answered += len(data) * per_byte
+                    await wait_input(stream)
+                else:
+                    answered += len(data) * per_byte
             stream.close_nowait()
             answered += per_request
 

@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
+from benchmarks.waiting import receive_body, receive_head, send
 from tunnel import Hello, Role, Session, Stream, Welcome, memory_transport_pair, open_session
 from tunnel.net.malloc import keep_large_buffers
 from tunnel.protocol.connection import Connection
@@ -224,65 +225,47 @@ async def open_shell() -> AsyncIterator[Shell]:
         done.set()
 
 
-async def _answer_all(relay: Session) -> None:
-    while True:
-        stream: Stream | None = await relay.accept()
-        while stream is not None:
-            stream.send_answer_nowait(ANSWER, BODY, eof=True)
-            stream.close_nowait()
-            stream = relay.accept_nowait()
+def _answer(stream: Stream) -> None:
+    stream.send_answer_nowait(ANSWER, BODY, eof=True)
+    stream.close_nowait()
 
 
 async def _ask(shell: Shell, count: int) -> None:
     for _ in range(count):
         stream = shell.hub.open_stream(REQUEST, context=shell.context, eof=True)
-        await stream.receive_head()
-        size = 0
-        while True:
-            data = stream.receive_nowait()
-            if data is None:
-                data = await stream.receive_some()
-            if not data:
-                break
-            size += len(data)
-        assert size == len(BODY)
+        await receive_head(stream)
+        assert await receive_body(stream) == len(BODY)
         stream.close_nowait()
 
 
 async def shell_exchanges(together: int) -> float:
-    async with open_shell() as shell, trio.open_nursery() as serving:
-        serving.start_soon(_answer_all, shell.relay)
+    async with open_shell() as shell:
+        shell.relay.on_stream(_answer)
         started_s = time.process_time()
         async with trio.open_nursery() as asking:
             for _ in range(together):
                 asking.start_soon(_ask, shell, EXCHANGES // together)
         taken_s = time.process_time() - started_s
-        serving.cancel_scope.cancel()
     return taken_s / (EXCHANGES // together * together)
 
 
 async def _open_answered(shell: Shell) -> tuple[Stream, Stream]:
     asking = shell.hub.open_stream(REQUEST, context=shell.context, eof=True)
-    answering = await shell.relay.accept()
-    await answering.send_head(ANSWER)
-    await asking.receive_head()
-    return asking, answering
+    answering: list[Stream] = []
+
+    def answer(stream: Stream) -> None:
+        stream.send_answer_nowait(ANSWER)
+        answering.append(stream)
+
+    shell.relay.on_stream(answer)
+    await receive_head(asking)
+    return asking, answering[0]
 
 
 async def _send_bulk(stream: Stream, size: int) -> None:
     for _ in range(size // len(CHUNK)):
-        if not stream.send_nowait(CHUNK):
-            await stream.send_all(CHUNK)
-    stream.send_eof_nowait()
-
-
-async def _read_to_end(stream: Stream) -> None:
-    while True:
-        data = stream.receive_nowait()
-        if data is None:
-            data = await stream.receive_some()
-        if not data:
-            return
+        await send(stream, CHUNK)
+    stream.write(b"", eof=True)
 
 
 async def shell_bulk(together: int) -> float:
@@ -292,18 +275,17 @@ async def shell_bulk(together: int) -> float:
         async with trio.open_nursery() as nursery:
             for asking, answering in pairs:
                 nursery.start_soon(_send_bulk, answering, BULK_BYTES // together)
-                nursery.start_soon(_read_to_end, asking)
+                nursery.start_soon(receive_body, asking)
         return (time.process_time() - started_s) / BULK_BYTES * 1e9
 
 
 async def _send_events(stream: Stream, count: int) -> None:
     for _ in range(count):
-        if not stream.send_nowait(EVENT):
-            await stream.send_all(EVENT)
+        await send(stream, EVENT)
         # Each of its events leaves before the next one is there, as those of a cluster do.
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
-    stream.send_eof_nowait()
+    stream.write(b"", eof=True)
 
 
 async def shell_watch(together: int) -> float:
@@ -313,7 +295,7 @@ async def shell_watch(together: int) -> float:
         async with trio.open_nursery() as nursery:
             for asking, answering in pairs:
                 nursery.start_soon(_send_events, answering, WATCH_EVENTS // together)
-                nursery.start_soon(_read_to_end, asking)
+                nursery.start_soon(receive_body, asking)
         return (time.process_time() - started_s) / (WATCH_EVENTS // together * together)
 
 

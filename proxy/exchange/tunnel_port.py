@@ -65,7 +65,7 @@ class TunnelPort:
     def head(self, head: ResponseHead, data: bytes, end: bool) -> bool:
         """See Port."""
         try:
-            self.stream.send_answer_nowait(head.passes or self._encode(head), data, eof=end)
+            room = self.stream.send_answer_nowait(head.passes or self._encode(head), data, eof=end)
         except StreamReset:
             # The reset has arrived, but `_is_gone` has not run yet.
             self.exchange.broken(self, GONE)
@@ -73,7 +73,7 @@ class TunnelPort:
         if end:
             self.exchange.flushed(self)
             return True
-        return self._sent(self.stream.has_room, False)
+        return self._sent(room, False)
 
     def write(self, data: bytes, end: bool) -> bool:
         """See Port."""

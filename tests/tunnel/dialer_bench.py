@@ -11,6 +11,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from tests.tunnel.certificates import contexts
+from tests.tunnel.trio_stream import accept
 from tunnel import (
     Hello,
     Rejected,
@@ -181,7 +182,7 @@ def config(network: Network, **changes: object) -> DialerConfig:
 
 async def accept_until_closed(session: Session) -> None:
     while True:
-        await session.accept()
+        await accept(session)
 
 
 def answer(status: int, headers: bytes = b"") -> Answer:

@@ -9,12 +9,12 @@ import attrs
 import trio
 
 from tests.tunnel.protocol.joined import frames_of
+from tests.tunnel.trio_stream import TrioStream, accept
 from tunnel import (
     Memory,
     Role,
     Session,
     Settings,
-    Stream,
     Transport,
     TransportClosed,
     memory_transport_pair,
@@ -33,13 +33,13 @@ class Pair:
     context: int
     """A context that the listener has announced."""
 
-    def open_stream(self, head: bytes = b"", *, eof: bool = False) -> Stream:
-        return self.listener.open_stream(head, context=self.context, eof=eof)
+    def open_stream(self, head: bytes = b"", *, eof: bool = False) -> TrioStream:
+        return TrioStream(self.listener.open_stream(head, context=self.context, eof=eof))
 
-    async def streams(self) -> tuple[Stream, Stream]:
+    async def streams(self) -> tuple[TrioStream, TrioStream]:
         """A stream's two ends: the opener's and the acceptor's."""
         opened = self.open_stream()
-        return opened, await self.dialer.accept()
+        return opened, await accept(self.dialer)
 
 
 @asynccontextmanager
@@ -129,13 +129,13 @@ class Unplugged(Transport):
             await self.inner.aclose(code, reason)
 
 
-async def echo(stream: Stream) -> None:
+async def echo(stream: TrioStream) -> None:
     while data := await stream.receive_some():
         await stream.send_all(data)
     await stream.send_eof()
 
 
-async def read_all(stream: Stream) -> bytes:
+async def read_all(stream: TrioStream) -> bytes:
     received = bytearray()
     while data := await stream.receive_some():
         received += data

@@ -10,11 +10,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.tunnel.pairs import Unplugged
+from tests.tunnel.trio_stream import TrioStream, accept
 from tunnel import (
     Hello,
     Role,
     Session,
-    Stream,
     Welcome,
     hear_hello,
     memory_transport_pair,
@@ -52,9 +52,9 @@ class ResumablePair:
         """Drop everything from now on, without an error at either end."""
         self.here.unplugged = self.there.unplugged = True
 
-    async def streams(self) -> tuple[Stream, Stream]:
-        opened = self.listener.open_stream(b"head", context=self.context)
-        return opened, await self.dialer.accept()
+    async def streams(self) -> tuple[TrioStream, TrioStream]:
+        opened = TrioStream(self.listener.open_stream(b"head", context=self.context))
+        return opened, await accept(self.dialer)
 
     async def redial(self, hello: Hello | None = None) -> None:
         """Greet resume_over a new wire; what carries the sessions then are tasks of their own."""

@@ -8,6 +8,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from tests.tunnel.pairs import Pair, open_pair
+from tests.tunnel.trio_stream import accept
 from tunnel import SessionClosed
 
 
@@ -17,7 +18,7 @@ def bug() -> None:
 
 async def answer_in_one_message(pair: Pair, answers: int) -> None:
     for _ in range(answers):
-        (await pair.dialer.accept()).send_answer_nowait(b"200", eof=True)
+        (await accept(pair.dialer)).send_answer_nowait(b"200", eof=True)
 
 
 async def test_a_bug_in_the_callback_of_an_answer_ends_the_session_and_leaves_no_task_waiting(
@@ -26,28 +27,28 @@ async def test_a_bug_in_the_callback_of_an_answer_ends_the_session_and_leaves_no
     told: list[str] = []
     with pytest.RaisesGroup(pytest.RaisesExc(ZeroDivisionError), flatten_subgroups=True):
         async with open_pair() as pair:
-            pair.open_stream().on_answer(lambda: told.append("before"))
-            pair.open_stream().on_answer(bug)
-            pair.open_stream().on_answer(lambda: told.append("behind"))
+            pair.open_stream().raw.when_input(lambda: told.append("before"))
+            pair.open_stream().raw.when_input(bug)
+            pair.open_stream().raw.when_input(lambda: told.append("behind"))
             await answer_in_one_message(pair, 3)
             await trio.sleep_forever()
     assert told == ["before", "behind"]
     assert pair.wire.closed_with == (1000, "cancelled here")
     with pytest.raises(SessionClosed):
-        await pair.listener.accept()
+        await accept(pair.listener)
 
 
 async def test_a_bug_in_a_callback_of_the_end_does_not_keep_the_session_open(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
-        pair.open_stream().on_reset(bug)
+        pair.open_stream().raw.on_reset(bug)
         await wait_all_tasks_blocked()
         with pytest.raises(ZeroDivisionError):
             pair.listener.end(1000, "enough")
         assert await pair.listener.wait_closed() == "enough"
         with pytest.raises(SessionClosed, match="enough"):
-            await pair.listener.accept()
+            await accept(pair.listener)
         await pair.dialer.wait_closed()
     assert pair.wire.closed_with == (1000, "enough")
 
@@ -62,8 +63,8 @@ async def test_a_callback_that_ends_the_session_is_called_once(
             told.append("first")
             pair.listener.end(1000, "enough")
 
-        pair.open_stream().on_answer(end)
-        pair.open_stream().on_answer(lambda: told.append("second"))
+        pair.open_stream().raw.when_input(end)
+        pair.open_stream().raw.when_input(lambda: told.append("second"))
         await answer_in_one_message(pair, 2)
         await wait_all_tasks_blocked()
     assert told == ["first", "second"]

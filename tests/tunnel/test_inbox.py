@@ -8,6 +8,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from tests.tunnel.pairs import open_pair, read_all
+from tests.tunnel.trio_stream import accept, accept_nowait
 from tunnel import Processed, SessionClosed, Settings, Stream, StreamCode, StreamReset, TooManyStreams
 
 
@@ -25,7 +26,7 @@ async def test_streams_beyond_the_accept_queue_are_refused_as_not_processed(
                 await stream.receive_head()
             assert (caught.value.code, caught.value.processed) == (StreamCode.REFUSED, Processed.NO)
         for _ in range(10):
-            await pair.dialer.accept()
+            await accept(pair.dialer)
 
 
 async def test_a_stream_that_was_reset_before_it_was_accepted_is_dropped(
@@ -37,7 +38,7 @@ async def test_a_stream_that_was_reset_before_it_was_accepted_is_dropped(
         await first.aclose()
         pair.open_stream(b"second")
         await wait_all_tasks_blocked()
-        assert (await pair.dialer.accept()).head == b"second"
+        assert (await accept(pair.dialer)).head == b"second"
 
 
 async def test_bytes_of_a_stream_that_is_never_accepted_are_not_kept(
@@ -54,7 +55,7 @@ async def test_bytes_of_a_stream_that_is_never_accepted_are_not_kept(
             await wait_all_tasks_blocked()
             assert pair.dialer.memory.used_bytes > before
             if head == b"first":
-                assert pair.dialer.accept_nowait() is None
+                assert accept_nowait(pair.dialer) is None
             else:
                 pair.dialer.on_stream(lambda stream: stream.close_nowait())
             assert pair.dialer.memory.used_bytes == before
@@ -110,7 +111,7 @@ async def test_streams_can_be_handed_over_instead_of_accepted(autojump_clock: tr
         assert got[2:] == [b"comes"]
         pair.dialer.on_stream(None)
         pair.open_stream(b"is accepted", eof=True)
-        assert (await pair.dialer.accept()).head == b"is accepted"
+        assert (await accept(pair.dialer)).head == b"is accepted"
         assert len(got) == 3
 
 
@@ -142,4 +143,4 @@ async def test_streams_that_wait_to_be_accepted_end_with_the_session(
         pair.dialer.end(1000, "enough")
         assert pair.dialer.memory.used_bytes == 0
         with pytest.raises(SessionClosed, match="enough"):
-            await pair.dialer.accept()
+            await accept(pair.dialer)

@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.tunnel.pairs import open_pair
 from tests.tunnel.resumable_pair import open_resumable_pair
+from tests.tunnel.trio_stream import TrioStream
 from tunnel import (
     Hello,
     Processed,
@@ -86,7 +87,7 @@ async def test_a_stream_without_an_answer_reports_a_silent_peer_in_time(
         began = trio.current_time()
         told: list[float] = []
         stream = pair.open_stream(b"head", eof=True)
-        stream.on_answer(None, lambda: told.append(trio.current_time() - began))
+        stream.raw.when_input(lambda: None, lambda: told.append(trio.current_time() - began))
         await trio.sleep(9.9)
         # Once, though the silence goes on.
         assert len(told) == 1
@@ -100,7 +101,7 @@ async def test_a_peer_that_only_takes_long_is_not_in_doubt(autojump_clock: trio.
     async with open_pair() as pair:
         told: list[float] = []
         silent, _ = await pair.streams()
-        silent.on_answer(None, lambda: told.append(trio.current_time()))
+        silent.raw.when_input(lambda: None, lambda: told.append(trio.current_time()))
         await trio.sleep(3600)
         assert told == []
         assert not pair.listener.away
@@ -113,7 +114,7 @@ async def test_doubt_is_not_reported_to_a_stream_with_a_head_or_without_a_callba
         told: list[str] = []
         (answered, other), (reset, _), (left, _), (waits, _) = [await pair.streams() for _ in range(4)]
         for stream, name in ((answered, "answered"), (reset, "reset"), (left, "left"), (waits, "waits")):
-            stream.on_answer(None, partial(told.append, name))
+            stream.raw.when_input(lambda: None, partial(told.append, name))
         await other.send_head(b"head")
         assert await answered.receive_head() == b"head"
         reset.reset(StreamCode.CANCEL)
@@ -128,7 +129,7 @@ async def test_the_first_byte_ends_a_doubt(autojump_clock: trio.testing.MockCloc
         told: list[float] = []
         opened, accepted = await pair.streams()
         pair.wire.unplugged = True
-        opened.on_answer(None, lambda: told.append(trio.current_time()))
+        opened.raw.when_input(lambda: None, lambda: told.append(trio.current_time()))
         await trio.sleep(7)
         assert (len(told), pair.listener.away) == (1, True)
         pair.wire.unplugged = False
@@ -172,8 +173,8 @@ async def test_a_stream_opened_after_a_cut_reports_the_silence_in_time(
         await wait_all_tasks_blocked()
         began = trio.current_time()
         told: list[float] = []
-        refused = pair.listener.open_stream(b"too late", context=pair.context)
-        refused.on_answer(lambda: told.append(trio.current_time() - began))
+        refused = TrioStream(pair.listener.open_stream(b"too late", context=pair.context))
+        refused.raw.when_input(lambda: told.append(trio.current_time() - began))
         await trio.sleep(5)
         assert told == [pytest.approx(2)]
 
@@ -190,7 +191,7 @@ async def test_a_peer_that_went_without_a_word_and_does_not_come_back_is_given_u
         assert await pair.listener.wait_detached()
         began = trio.current_time()
         assert began - heard_at <= 15.001
-        refused = pair.listener.open_stream(b"too late", context=pair.context)
+        refused = TrioStream(pair.listener.open_stream(b"too late", context=pair.context))
         with pytest.raises(StreamReset) as caught:
             await refused.receive_head()
         assert caught.value.code is StreamCode.REFUSED

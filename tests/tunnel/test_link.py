@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.tunnel.pairs import Pair, open_pair, read_all
 from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.resumable_pair import ResumablePair, open_resumable_pair
+from tests.tunnel.trio_stream import TrioStream, accept
 from tunnel import Session, SessionClosed, Settings, Stream
 from tunnel.driver import QUEUE_HIGH_BYTES
 from tunnel.link import FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_WAIT, STEP_S, Link
@@ -129,9 +130,9 @@ async def test_other_tasks_run_between_frames_whose_handlers_take_long(
         ends = [await pair.streams() for _ in range(6 * FRAMES_PER_LOOK)]
         await wait_all_tasks_blocked()
         for opened, accepted in ends:
-            opened.on_answer(lambda: mock_clock.jump(2 * STEP_S / FRAMES_PER_LOOK))
+            opened.raw.when_input(lambda: mock_clock.jump(2 * STEP_S / FRAMES_PER_LOOK))
             accepted.send_nowait(b"x")
-        assert await turns_while(lambda: all(opened.bytes_received for opened, _ in ends)) >= 8
+        assert await turns_while(lambda: all(opened.raw.bytes_received for opened, _ in ends)) >= 8
 
 
 async def test_the_budget_of_frames_refills_after_a_while(
@@ -311,7 +312,7 @@ async def test_a_head_its_body_and_their_end_are_one_message(
         messages = 0
         for _ in range(20):
             pair.dialer.open_stream(b"GET", context=pair.dialer.add_context(1, b"x"), eof=True)
-            stream = await pair.listener.accept()
+            stream = await accept(pair.listener)
             before = len(pair.wire.sent)
             await stream.send_head(b"200")
             await stream.send_all(b"body")
@@ -392,7 +393,7 @@ async def test_frames_queued_in_a_pass_are_sent_at_its_end_as_one_message(
         await wait_all_tasks_blocked()
         assert [opens(message) for message in sent[before:]] == [3, 1, 1]
         for _ in range(5):
-            (await pair.dialer.accept()).close_nowait()
+            (await accept(pair.dialer)).close_nowait()
 
 
 async def test_all_frames_of_a_pass_are_sent_at_once(
@@ -400,8 +401,8 @@ async def test_all_frames_of_a_pass_are_sent_at_once(
 ) -> None:
     async with open_pair() as pair, passing(pair.listener) as passes:
         context = pair.dialer.add_context(1, b"x")
-        asking = [pair.dialer.open_stream(b"GET", context=context, eof=True) for _ in range(2)]
-        answering = [await pair.listener.accept() for _ in asking]
+        asking = [TrioStream(pair.dialer.open_stream(b"GET", context=context, eof=True)) for _ in range(2)]
+        answering = [await accept(pair.listener) for _ in asking]
         # Until nothing is left to acknowledge.
         await trio.sleep(2)
         await wait_all_tasks_blocked()
@@ -468,7 +469,7 @@ async def test_the_writer_finishes_an_unsent_message_before_any_other(
         await wait_all_tasks_blocked()
         assert [opens(message) for message in wire.sent[before:]] == [3]
         for _ in range(4):
-            (await pair.dialer.accept()).close_nowait()
+            (await accept(pair.dialer)).close_nowait()
 
 
 async def test_frames_that_woke_the_writer_are_left_to_it(autojump_clock: trio.testing.MockClock) -> None:
@@ -593,7 +594,7 @@ async def test_a_stream_whose_opening_ends_the_session_is_not_opened(
 
         await passes.make(open_one_more)
         with pytest.raises(SessionClosed):
-            await pair.dialer.accept()
+            await accept(pair.dialer)
 
 
 async def test_a_bug_ends_its_session_and_not_the_task_that_runs_the_pass(
@@ -655,7 +656,7 @@ async def test_the_end_of_the_last_stream_is_noticed_without_an_answer_of_the_pe
 ) -> None:
     async with open_pair() as pair:
         asking = pair.dialer.open_stream(b"GET", context=pair.dialer.add_context(1, b"x"), eof=True)
-        answering = await pair.listener.accept()
+        answering = await accept(pair.listener)
         # No frame of the peer, not even an ACK, can report it.
         pair.wire.unplugged = True
         async with trio.open_nursery() as nursery:

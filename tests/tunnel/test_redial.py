@@ -21,6 +21,7 @@ from tests.tunnel.dialer_bench import (
     token_dated_by,
     tokens_in,
 )
+from tests.tunnel.trio_stream import TrioStream, accept
 from tunnel import (
     CloseCode,
     Hello,
@@ -119,8 +120,8 @@ async def test_a_session_goes_on_over_the_next_connection(autojump_clock: MockCl
         assert [hello.resume is not None for hello in hub.hellos] == [False, True, True, True]
         # As if it had been here all the time.
         assert hub.session is not None
-        stream = hub.session.open_stream(b"head", context=hub.session.add_context(1, b"x"))
-        assert (await served.sessions[0].accept()).head == b"head"
+        stream = TrioStream(hub.session.open_stream(b"head", context=hub.session.add_context(1, b"x")))
+        assert (await accept(served.sessions[0])).head == b"head"
         stream.close_nowait()
         nursery.cancel_scope.cancel()
 
@@ -179,8 +180,8 @@ async def test_while_streams_wait_it_is_dialled_until_it_has_been_away_for_too_l
         await run(nursery, network, served)
         assert hub.session is not None
         context = hub.session.add_context(1, b"x")
-        opened = hub.session.open_stream(b"head", context=context)
-        accepted = await served.sessions[0].accept()
+        opened = TrioStream(hub.session.open_stream(b"head", context=context))
+        accepted = await accept(served.sessions[0])
         network.handlers[:] = [Unreachable(error)]
         await hub.cut()
         with pytest.raises(StreamReset) as caught:
@@ -209,7 +210,7 @@ def test_a_process_that_stood_still_until_all_was_over_dials_a_new_session() -> 
             await run(nursery, network, served)
             assert hub.session is not None
             hub.session.open_stream(b"head", context=hub.session.add_context(1, b"x"))
-            await served.sessions[0].accept()
+            await accept(served.sessions[0])
             network.handlers[:] = [Unreachable(ConnectionRefusedError())]
             await hub.cut()
             await trio.sleep(0.6)
@@ -254,7 +255,7 @@ async def test_a_hub_that_has_forgotten_the_session_is_dialled_for_a_new_one_at_
         await run(nursery, network, served)
         assert hub.session is not None
         hub.session.open_stream(b"head", context=hub.session.add_context(1, b"x"))
-        accepted = await served.sessions[0].accept()
+        accepted = await accept(served.sessions[0])
         hub.forgotten = True
         await hub.cut()
         with pytest.raises(StreamReset, match="does not know this session any more"):

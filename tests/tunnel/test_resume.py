@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.tunnel.pairs import Unplugged
 from tests.tunnel.resumable_pair import ResumablePair, answer, open_resumable_pair, resume_over, wires
+from tests.tunnel.trio_stream import TrioStream, accept
 from tunnel import (
     Detached,
     Hello,
@@ -18,7 +19,6 @@ from tunnel import (
     RemoteProtocolError,
     Role,
     SessionClosed,
-    Stream,
     StreamCode,
     StreamReset,
     Welcome,
@@ -29,7 +29,7 @@ from tunnel.protocol import frames
 from tunnel.websocket.transport import MemoryTransport
 
 
-async def read_to_end(stream: Stream, into: bytearray) -> None:
+async def read_to_end(stream: TrioStream, into: bytearray) -> None:
     while data := await stream.receive_some():
         into += data
 
@@ -68,7 +68,7 @@ async def test_bytes_under_way_at_many_cuts_arrive_once_and_in_order(
         pairs = [await pair.streams() for _ in range(6)]
         heard = {stream: bytearray() for both in pairs for stream in both}
 
-        async def send(stream: Stream) -> None:
+        async def send(stream: TrioStream) -> None:
             for start in range(0, len(payload), 50_000):
                 await stream.send_all(payload[start : start + 50_000])
                 await trio.sleep(chance.random() / 5)
@@ -137,7 +137,7 @@ async def test_a_stream_reports_a_detachment_after_five_seconds(
         opened, _ = await pair.streams()
         told: list[float] = []
         began = trio.current_time()
-        opened.on_answer(None, lambda: told.append(trio.current_time() - began))
+        opened.raw.when_input(lambda: None, lambda: told.append(trio.current_time() - began))
         pair.cut()
         await trio.sleep(4.9)
         assert (told, pair.listener.away) == ([], True)
@@ -260,14 +260,14 @@ async def test_a_request_while_detached_waits_for_two_seconds(
         pair.cut()
         await wait_all_tasks_blocked()
         assert pair.listener.may_open
-        served = pair.listener.open_stream(b"soon", context=pair.context)
+        served = TrioStream(pair.listener.open_stream(b"soon", context=pair.context))
         await trio.sleep(1.5)
         await pair.redial()
-        assert (await pair.dialer.accept()).head == b"soon"
+        assert (await accept(pair.dialer)).head == b"soon"
         pair.cut()
         await wait_all_tasks_blocked()
         began = trio.current_time()
-        refused = pair.listener.open_stream(b"too late", context=pair.context)
+        refused = TrioStream(pair.listener.open_stream(b"too late", context=pair.context))
         with pytest.raises(StreamReset) as caught:
             await refused.receive_head()
         assert (caught.value.code, caught.value.processed) == (StreamCode.REFUSED, Processed.NO)
@@ -366,7 +366,7 @@ async def test_an_eviction_that_ends_a_session_wakes_its_waiters(
         assert "memory was short" in await pair.listener.wait_closed()
         with pytest.raises(StreamReset, match="OVERLOADED"):
             await opened.receive_some()
-        assert not accepted._closed
+        assert not accepted.raw._closed
 
 
 async def test_memory_that_is_taken_back_as_a_session_goes_on_costs_streams_alone(

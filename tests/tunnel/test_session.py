@@ -5,12 +5,14 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.tunnel.pairs import Pair, Unplugged, echo, open_pair, read_all, receive_frames_to_the_end
+from tests.tunnel.trio_stream import TrioStream, accept
 from tunnel import (
     Context,
     Draining,
@@ -22,7 +24,6 @@ from tunnel import (
     Session,
     SessionClosed,
     Settings,
-    Stream,
     StreamCode,
     StreamReset,
     TooManyStreams,
@@ -39,12 +40,11 @@ from tunnel.protocol.ledger import ACK_AFTER_S, LEDGER_BYTES_MAX, LEDGER_RESERVE
 from tunnel.refusals import FAREWELL_S
 
 
-async def serve(session: Pair, handle: Callable[[Stream], Awaitable[None]]) -> None:
-    """Accept and handle until the session ends."""
+async def serve(session: Pair, handle: Callable[[TrioStream], Awaitable[None]]) -> None:
+    """Handle each stream in a task of its own, until the session ends."""
     async with trio.open_nursery() as nursery:
-        with suppress(SessionClosed):
-            while True:
-                nursery.start_soon(handle, await session.dialer.accept())
+        session.dialer.on_stream(lambda stream: nursery.start_soon(handle, TrioStream(stream)))
+        await session.dialer.wait_closed()
 
 
 # --- streams among others ---
@@ -58,7 +58,7 @@ async def test_one_stalled_reader_stalls_only_itself(autojump_clock: trio.testin
             while True:
                 await stalled_there.send_all(bytes(100_000))
 
-        async def handle(stream: Stream) -> None:
+        async def handle(stream: TrioStream) -> None:
             async with stream:
                 await stream.send_all(bytes(300_000))
                 await stream.send_eof()
@@ -92,7 +92,7 @@ async def test_both_directions_saturated_through_the_smallest_transport_do_not_d
         size = 2 * 2**20
         received = []
 
-        async def pump(stream: Stream) -> None:
+        async def pump(stream: TrioStream) -> None:
             async with trio.open_nursery() as nursery:
 
                 async def send() -> None:
@@ -139,7 +139,7 @@ async def test_ten_thousand_streams_leave_nothing_behind(autojump_clock: trio.te
         await wait_all_tasks_blocked()
         at_rest = memory.used_bytes
 
-        async def handle(stream: Stream) -> None:
+        async def handle(stream: TrioStream) -> None:
             async with stream:
                 match stream.head:
                     case b"answer":
@@ -184,7 +184,7 @@ async def test_cancelling_an_exchange_at_any_step_leaves_nothing_behind(
 
         async def answer(stop: trio.CancelScope) -> None:
             with stop, suppress(StreamReset):
-                async with await pair.dialer.accept() as stream:
+                async with await accept(pair.dialer) as stream:
                     body = await read_all(stream)
                     await stream.send_head(b"h" * 40_000)
                     await stream.send_all(body * 2)
@@ -214,7 +214,7 @@ async def test_cancelling_an_exchange_at_any_step_leaves_nothing_behind(
                 finished += not any(stop.cancelled_caught for stop in stops)
                 await trio.sleep(0.1)
                 with trio.move_on_after(0):
-                    await (await pair.dialer.accept()).aclose()
+                    await (await accept(pair.dialer)).aclose()
                 assert pair.listener.stream_count == pair.dialer.stream_count == 0
                 assert (pair.listener.memory.used_bytes, pair.dialer.memory.used_bytes) == at_rest
         # The last of them went through, so every step of an exchange was among them.
@@ -235,9 +235,9 @@ async def test_cancelling_a_session_at_any_step_ends_it(
             with stop, suppress(SessionClosed, StreamReset, Rejected):
                 async with open_session(transport, as_role) as session:
                     all_.append(session)
-                    stream = session.open_stream(b"head", context=session.add_context(1, b"x"))
+                    stream = TrioStream(session.open_stream(b"head", context=session.add_context(1, b"x")))
                     await stream.send_all(bytes(100_000))
-                    await (await session.accept()).receive_some()
+                    await (await accept(session)).receive_some()
                     await session.wait_closed()
 
         stop = trio.CancelScope()
@@ -261,15 +261,15 @@ async def test_contexts_reach_the_acceptor_with_their_note(autojump_clock: trio.
     async with open_pair() as pair:
         index = pair.listener.add_context(9, b"agent nine")
         pair.listener.open_stream(b"", context=index)
-        first = await pair.dialer.accept()
+        first = await accept(pair.dialer)
         assert (first.context.payload, first.context.group) == (b"agent nine", 9)
         first.context.note = "verified"
         pair.listener.open_stream(b"", context=index)
-        assert (await pair.dialer.accept()).context.note == "verified"
+        assert (await accept(pair.dialer)).context.note == "verified"
         pair.listener.retire_context(index)
         fresh = pair.listener.add_context(9, b"agent nine, renewed")
         pair.listener.open_stream(b"", context=fresh)
-        assert (await pair.dialer.accept()).context.note is None
+        assert (await accept(pair.dialer)).context.note is None
 
 
 async def test_each_context_is_sent_once_and_before_the_streams_that_name_it(
@@ -342,12 +342,12 @@ async def test_an_eviction_for_another_session_is_reported_to_callbacks(
     async with open_pair(memory=process) as modest, open_pair(memory=process) as greedy:
         asking = modest.open_stream()
         told: list[bool] = []
-        answering = await modest.dialer.accept()
+        answering = await accept(modest.dialer)
         held = [await greedy.streams() for _ in range(3)]
         # Of what is here before it asks it is not told.
         await answering.send_all(bytes(60_000))
         await wait_all_tasks_blocked()
-        asking.on_answer(lambda: told.append(asking.broken))
+        asking.raw.when_input(lambda: told.append(asking.broken))
         for _, stream in held:
             await stream.send_all(bytes(50_000))
             # They are the same group's, once they have crossed, and what it has elsewhere stands longest.
@@ -406,9 +406,9 @@ async def test_a_dead_session_wakes_every_task(autojump_clock: trio.testing.Mock
             await stalled.send_all(bytes(100_000))
 
         async with trio.open_nursery() as nursery:
-            for call in (quiet.receive_head, quiet.receive_some, send, pair.listener.accept):
+            for call in (quiet.receive_head, quiet.receive_some, send, partial(accept, pair.listener)):
                 nursery.start_soon(wait_for, call)
-            for call in (quiet_there.receive_some, pair.dialer.accept):
+            for call in (quiet_there.receive_some, partial(accept, pair.dialer)):
                 nursery.start_soon(wait_for, call)
             await wait_all_tasks_blocked()
             pair.cut()
@@ -466,7 +466,7 @@ async def test_frames_queued_when_the_block_is_left_still_arrive(
     async def listen() -> None:
         async with open_session(here, Role.LISTENER) as session:
             context = session.add_context(1, b"x")
-            stream = session.open_stream(b"head", context=context)
+            stream = TrioStream(session.open_stream(b"head", context=context))
             stream.send_nowait(bytes(60_000), eof=True)
             began = trio.current_time()
         left_after_s.append(trio.current_time() - began)
@@ -474,7 +474,7 @@ async def test_frames_queued_when_the_block_is_left_still_arrive(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
         async with open_session(there, Role.DIALER) as session:
-            stream = await session.accept()
+            stream = await accept(session)
             await session.wait_closed()
             assert len(await read_all(stream)) == 60_000
             assert session.peer_going_away is not None
@@ -542,7 +542,7 @@ async def test_a_peer_that_acknowledges_nothing_is_given_up(autojump_clock: trio
             said.extend((await receive_frames_to_the_end(there))[0])
 
         nursery.start_soon(take_everything)
-        stream = session.open_stream(b"", context=session.add_context(1, b"token"))
+        stream = TrioStream(session.open_stream(b"", context=session.add_context(1, b"token")))
         with trio.move_on_after(1):
             await stream.send_all(bytes(4 * 2**20))
         # Control frames go beyond the link's queue, then beyond a full ledger, up to its reserve.
@@ -658,7 +658,7 @@ async def test_cancelling_the_block_sends_a_goaway_and_closes_the_transport(
     await there.send(frames.hello(Hello()))
     with trio.move_on_after(5):
         async with open_session(wire, Role.LISTENER) as session:
-            stream = session.open_stream(b"", context=session.add_context(1, b"x"))
+            stream = TrioStream(session.open_stream(b"", context=session.add_context(1, b"x")))
             with trio.move_on_after(delay_s):
                 await stream.receive_some()
             await trio.sleep_forever()

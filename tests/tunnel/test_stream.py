@@ -12,16 +12,15 @@ import trio
 from trio.testing import assert_checkpoints, check_half_closeable_stream, wait_all_tasks_blocked
 
 from tests.tunnel.pairs import open_pair, read_all
-from tests.tunnel.passes import counted_passes
-from tunnel import Processed, Stream, StreamCode, StreamReset
+from tests.tunnel.trio_stream import TrioStream, accept, accept_nowait
+from tunnel import Processed, StreamCode, StreamReset
 from tunnel.driver import QUEUE_HIGH_BYTES
-from tunnel.net.fairness import TASKS_PER_PASS
 from tunnel.protocol.errors import LocalProtocolError
 
 BOTH_WAYS = pytest.mark.parametrize("opener_first", [True, False], ids=["opener", "acceptor"])
 
 
-async def clog(stream: Stream) -> None:
+async def clog(stream: TrioStream) -> None:
     """Send until the next byte would have to wait."""
     while True:
         with trio.move_on_after(0.5) as scope:
@@ -35,7 +34,7 @@ async def clog(stream: Stream) -> None:
 class _LikeASocket(trio.abc.HalfCloseableStream):
     """The suite wants what a socket does: leaving it is the end of its bytes, and a clean one."""
 
-    stream: Stream
+    stream: TrioStream
 
     async def send_all(self, data: bytes) -> None:
         await self.stream.send_all(data)
@@ -81,7 +80,7 @@ async def test_an_exchange_has_a_head_and_a_body_each_way(autojump_clock: trio.t
         asking = pair.open_stream(b"PUT /thing")
         await asking.send_all(b"new thing")
         await asking.send_eof()
-        answering = await pair.dialer.accept()
+        answering = await accept(pair.dialer)
         assert answering.head == b"PUT /thing"
         assert answering.context is not None
         assert (answering.context.payload, answering.context.group) == (b"token", 1)
@@ -93,7 +92,7 @@ async def test_an_exchange_has_a_head_and_a_body_each_way(autojump_clock: trio.t
         await answering.send_eof()
         assert await asking.receive_head() == b"200 OK"
         assert await read_all(asking) == b"done"
-        assert (asking.bytes_sent, asking.bytes_received) == (9, 4)
+        assert (asking.raw.bytes_sent, asking.raw.bytes_received) == (9, 4)
         await asking.aclose()
         await answering.aclose()
         assert pair.listener.stream_count == pair.dialer.stream_count == 0
@@ -102,12 +101,12 @@ async def test_an_exchange_has_a_head_and_a_body_each_way(autojump_clock: trio.t
 async def test_heads_of_a_mebibyte_cross_whole(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         asking = pair.open_stream(b"q" * 2**20, eof=True)
-        answering = await pair.dialer.accept()
+        answering = await accept(pair.dialer)
         assert answering.head == b"q" * 2**20
         assert await answering.receive_some() == b""
         await answering.send_head(b"a" * 2**20, eof=True)
         # A part of it is no head yet, and no fault either.
-        for nothing in iter(asking.receive_head_nowait, b"a" * 2**20):
+        for nothing in iter(asking.raw.receive_head_nowait, b"a" * 2**20):
             assert nothing is None
             await trio.sleep(0.001)
         assert await asking.receive_some() == b""
@@ -138,11 +137,11 @@ async def test_bytes_of_the_acceptor_may_come_first_and_then_there_is_no_head(
 
 async def test_a_wait_for_the_head_ends_with_the_head_or_with_bytes_without_one() -> None:
     async with open_pair() as pair:
-        for answer in (Stream.send_head, Stream.send_all):
+        for answer in (TrioStream.send_head, TrioStream.send_all):
             opened, accepted = await pair.streams()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(answer, accepted, b"200")
-                if answer is Stream.send_head:
+                if answer is TrioStream.send_head:
                     assert await opened.receive_head() == b"200"
                 else:
                     with pytest.raises(StreamReset, match="no head"):
@@ -287,9 +286,9 @@ async def test_the_callback_for_an_answer_can_be_removed(
 ) -> None:
     async with open_pair() as pair:
         asking = pair.open_stream(b"GET", eof=True)
-        answering = await pair.dialer.accept()
+        answering = await accept(pair.dialer)
         heard: list[str] = []
-        answering.on_reset(lambda: heard.append("reset"))
+        answering.raw.on_reset(lambda: heard.append("reset"))
         await trio.sleep(100)
         assert heard == []
         await asking.aclose()
@@ -307,7 +306,7 @@ async def test_a_second_task_in_the_same_call_is_a_bug_and_not_a_queue(
     async with open_pair() as pair:
         opened, _ = await pair.streams()
         async with trio.open_nursery() as nursery:
-            for call in (opened.receive_some, opened.receive_head, pair.dialer.accept):
+            for call in (opened.receive_some, opened.receive_head):
                 nursery.start_soon(call)
                 await wait_all_tasks_blocked()
                 with pytest.raises(trio.BusyResourceError):
@@ -317,10 +316,6 @@ async def test_a_second_task_in_the_same_call_is_a_bug_and_not_a_queue(
 
 async def test_cancelling_a_wait_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
-        for call in (pair.dialer.accept,):
-            with trio.move_on_after(1) as scope:
-                await call()
-            assert scope.cancelled_caught
         opened, accepted = await pair.streams()
         for call in (opened.receive_head, opened.receive_some, accepted.receive_some):
             with trio.move_on_after(1) as scope:
@@ -411,7 +406,7 @@ async def test_a_watcher_hears_of_a_reset_and_of_nothing_else(autojump_clock: tr
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         heard: list[str] = []
-        accepted.on_reset(lambda: heard.append("first"))
+        accepted.raw.on_reset(lambda: heard.append("first"))
         await opened.send_all(b"abc")
         await opened.send_eof()
         assert await accepted.receive_some() == b"abc"
@@ -421,7 +416,7 @@ async def test_a_watcher_hears_of_a_reset_and_of_nothing_else(autojump_clock: tr
         opened.reset(StreamCode.CANCEL, reason="enough")
         await wait_all_tasks_blocked()
         # It has happened: a later callback is called at once.
-        accepted.on_reset(lambda: heard.append("later"))
+        accepted.raw.on_reset(lambda: heard.append("later"))
         assert heard == ["first", "later"]
 
 
@@ -429,8 +424,8 @@ async def test_a_removed_watcher_is_not_called(autojump_clock: trio.testing.Mock
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         heard: list[str] = []
-        accepted.on_reset(lambda: heard.append("turned away"))
-        accepted.on_reset(None)
+        accepted.raw.on_reset(lambda: heard.append("turned away"))
+        accepted.raw.on_reset(None)
         opened.reset(StreamCode.CANCEL)
         await wait_all_tasks_blocked()
         assert heard == []
@@ -440,7 +435,7 @@ async def test_a_watcher_hears_of_the_end_of_the_session(autojump_clock: trio.te
     async with open_pair() as pair:
         _, accepted = await pair.streams()
         heard: list[str] = []
-        accepted.on_reset(lambda: heard.append("lost"))
+        accepted.raw.on_reset(lambda: heard.append("lost"))
         pair.cut()
         await wait_all_tasks_blocked()
         assert heard == ["lost"]
@@ -455,13 +450,13 @@ async def test_an_answer_goes_in_one_step_and_is_read_without_waiting(
     async with open_pair() as pair:
         await trio.sleep(1)
         asking = pair.open_stream(b"GET", eof=True)
-        assert asking.receive_head_nowait() is None
-        assert pair.dialer.accept_nowait() is None
+        assert asking.raw.receive_head_nowait() is None
+        assert accept_nowait(pair.dialer) is None
         await wait_all_tasks_blocked()
-        answering = pair.dialer.accept_nowait()
+        answering = accept_nowait(pair.dialer)
         assert answering is not None
         with pytest.raises(LocalProtocolError):
-            answering.receive_head_nowait()
+            answering.raw.receive_head_nowait()
         with pytest.raises(ValueError, match="at once"):
             answering.send_answer_nowait(b"200", bytes(QUEUE_HIGH_BYTES + 1))
         answering.send_answer_nowait(b"200", b"body", eof=True)
@@ -472,13 +467,13 @@ async def test_an_answer_goes_in_one_step_and_is_read_without_waiting(
         with pytest.raises(trio.ClosedResourceError):
             answering.send_eof_nowait()
         await wait_all_tasks_blocked()
-        assert asking.receive_head_nowait() == b"200"
-        assert asking.receive_head_nowait() == b"200"
+        assert asking.raw.receive_head_nowait() == b"200"
+        assert asking.raw.receive_head_nowait() == b"200"
         assert asking.receive_nowait() == b"body"
         assert asking.receive_nowait() == b""
         asking.close_nowait()
         with pytest.raises(trio.ClosedResourceError):
-            asking.receive_head_nowait()
+            asking.raw.receive_head_nowait()
         assert pair.listener.stream_count == pair.dialer.stream_count == 0
         assert pair.listener.memory.used_bytes == len(b"token")
 
@@ -509,16 +504,9 @@ async def test_a_wait_for_a_writable_stream_excludes_other_senders(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair, trio.open_nursery() as nursery:
-        opened, accepted = await pair.streams()
-        assert opened.held_up_bytes == 0
+        opened, _ = await pair.streams()
         nursery.start_soon(opened.send_all, bytes(2 * QUEUE_HIGH_BYTES + 1))
         await wait_all_tasks_blocked()
-        # Its queued bytes are counted there.
-        assert opened.held_up_bytes == 1
-        while not opened.has_room:
-            await accepted.receive_some(2**14)
-            await wait_all_tasks_blocked()
-        # It is woken for more room than that, and nothing may get between its bytes.
         for call in (lambda: opened.send_all(b"z"), opened.wait_send_all_might_not_block, opened.send_eof):
             with pytest.raises(trio.BusyResourceError):
                 await call()
@@ -527,7 +515,7 @@ async def test_a_wait_for_a_writable_stream_excludes_other_senders(
         nursery.cancel_scope.cancel()
 
 
-async def _ends(stream: Stream) -> bool:
+async def _ends(stream: TrioStream) -> bool:
     """Whether the end could be queued."""
     await wait_all_tasks_blocked()
     try:
@@ -552,20 +540,22 @@ async def test_a_stream_that_was_reset_says_so_without_waiting(
                 call()
             assert caught.value.code is StreamCode.REVOKED
         opened = pair.open_stream(eof=True)
-        accepted = await pair.dialer.accept()
+        accepted = await accept(pair.dialer)
         # One side has ended well, and the other has not.
         accepted.close_nowait()
         await wait_all_tasks_blocked()
         with pytest.raises(StreamReset):
-            opened.receive_head_nowait()
+            opened.raw.receive_head_nowait()
 
 
 async def test_a_callback_is_called_once_when_a_part_of_the_answer_is_received():
     async with open_pair() as pair:
         taken: list[object] = []
         opened = pair.open_stream(b"head", eof=True)
-        opened.on_answer(lambda: taken.append((opened.receive_head_nowait(), opened.take_last(5, 100))))
-        accepted = await pair.dialer.accept()
+        opened.raw.when_input(
+            lambda: taken.append((opened.raw.receive_head_nowait(), opened.raw.take_last(5, 100)))
+        )
+        accepted = await accept(pair.dialer)
         accepted.send_answer_nowait(b"answer", b"bytes", eof=True)
         await wait_all_tasks_blocked()
         # The callback runs after the whole message was handled.
@@ -581,14 +571,14 @@ async def test_a_callback_is_called_once_when_a_part_of_the_answer_is_received()
 async def test_a_left_stream_and_its_unread_bytes_are_freed_at_once():
     async with open_pair() as pair:
         opened = pair.open_stream(b"head", eof=True)
-        opened.on_reset(partial(repr, opened))
-        accepted = await pair.dialer.accept()
+        opened.raw.on_reset(partial(repr, opened))
+        accepted = await accept(pair.dialer)
         accepted.send_answer_nowait(b"answer", b"bytes", eof=True)
         accepted.close_nowait()
         await wait_all_tasks_blocked()
         opened.close_nowait()
         assert pair.listener.memory.used_bytes == len(b"token")
-        gone = weakref.ref(opened._state)
+        gone = weakref.ref(opened.raw._state)
         # Not by a garbage collection, which may be long in coming.
         gc.disable()
         try:
@@ -607,9 +597,9 @@ async def test_the_rest_of_an_answer_is_taken_at_once(size: int | None, bytes_ma
         opened, accepted = await pair.streams()
         accepted.send_answer_nowait(b"answer", b"bytes", eof=True)
         await wait_all_tasks_blocked()
-        assert opened.take_last(size, bytes_max) == taken
+        assert opened.raw.take_last(size, bytes_max) == taken
         assert opened.receive_nowait() == (b"" if taken else b"bytes")
-        assert opened.take_last(None, 100) is None
+        assert opened.raw.take_last(None, 100) is None
 
 
 async def test_a_rest_without_its_clean_end_is_not_taken_at_once():
@@ -617,12 +607,12 @@ async def test_a_rest_without_its_clean_end_is_not_taken_at_once():
         opened, accepted = await pair.streams()
         accepted.send_answer_nowait(b"answer", b"bytes")
         await wait_all_tasks_blocked()
-        assert opened.take_last(5, 100) is None
+        assert opened.raw.take_last(5, 100) is None
         # The RESET follows an end in line: the answer is whole, and the upload is not wanted.
         accepted.send_eof_nowait()
         await accepted.aclose()
         await wait_all_tasks_blocked()
-        assert opened.take_last(5, 100) is None
+        assert opened.raw.take_last(5, 100) is None
         assert await opened.receive_some() == b"bytes"
         await opened.aclose()
         assert pair.listener.memory.used_bytes == len(b"token")
@@ -631,12 +621,10 @@ async def test_a_rest_without_its_clean_end_is_not_taken_at_once():
 async def test_an_answer_callback_is_called_on_a_reset_and_on_the_sessions_end():
     async with open_pair() as pair:
         called: list[str] = []
-        first, second, third = (pair.open_stream(b"head", eof=True) for _ in range(3))
-        first.on_answer(lambda: called.append("first"))
-        second.on_answer(lambda: called.append("second"))
-        third.on_answer(lambda: called.append("third"))
-        third.on_answer(None)
-        accepted = await pair.dialer.accept()
+        first, second = (pair.open_stream(b"head", eof=True) for _ in range(2))
+        first.raw.when_input(lambda: called.append("first"))
+        second.raw.when_input(lambda: called.append("second"))
+        accepted = await accept(pair.dialer)
         accepted.reset(StreamCode.REFUSED)
         await wait_all_tasks_blocked()
         assert called == ["first"]
@@ -649,45 +637,16 @@ async def test_the_room_callback_is_called_once_when_a_full_queue_is_short_again
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         told: list[str] = []
-        while opened.send_nowait(bytes(10_000)):
+        while opened.raw.write(bytes(10_000)):
             pass
-        opened.when_room(lambda: told.append("room"))
+        opened.raw.when_room(lambda: told.append("room"))
         await wait_all_tasks_blocked()
         # The peer's window is smaller than the queue.
         assert told == []
         received = 0
         while not told:
             received += len(await accepted.receive_some())
-        assert opened.send_nowait(bytes(10_000))
-        while received < opened.bytes_sent:
+        assert opened.raw.write(bytes(10_000))
+        while received < opened.raw.bytes_sent:
             received += len(await accepted.receive_some())
         assert told == ["room"]
-
-
-@pytest.mark.parametrize(
-    "wait",
-    [Stream.receive_head, Stream.receive_some],
-)
-@pytest.mark.parametrize("is_reset", [False, True])
-async def test_of_those_whom_one_message_wakes_some_go_on_in_a_pass(
-    wait: Callable[[Stream], Awaitable[bytes]], is_reset: bool, mock_clock: trio.testing.MockClock
-) -> None:
-    async def hear(stream: Stream) -> None:
-        with suppress(StreamReset):
-            await wait(stream)
-        passes.note()
-
-    async with open_pair() as pair, trio.open_nursery() as nursery:
-        ends = [await pair.streams() for _ in range(10 * TASKS_PER_PASS)]
-        with counted_passes() as passes:
-            for opened, _ in ends:
-                nursery.start_soon(hear, opened)
-            await wait_all_tasks_blocked()
-            for _, accepted in ends:
-                if is_reset:
-                    accepted.reset(StreamCode.INTERNAL)
-                else:
-                    accepted.send_answer_nowait(b"head", eof=True)
-            await wait_all_tasks_blocked()
-    assert passes.noted.total() == len(ends)
-    assert passes.most <= TASKS_PER_PASS

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
@@ -39,16 +37,3 @@ class Waker:
         if task is not None:
             self.task = None
             reschedule(task)
-
-
-class _NoWaker(Waker):
-    """A waker that no task has ever used. It is shared, so none may."""
-
-    __slots__ = ()
-
-    async def park(self) -> None:
-        raise AssertionError("the shared waker is not for waiting")
-
-
-# For an object with many wakers, of which most are never used: replace it by a real one before waiting.
-NO_WAKER: Final = _NoWaker("")

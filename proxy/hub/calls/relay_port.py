@@ -77,7 +77,7 @@ class RelayPort:
         self._held: Held403 | None = None
         # The stream is still to call `_deliver`, for the answer's head.
         self._awaits_head = True
-        stream.on_answer(self._deliver, on_doubt)
+        stream.when_input(self._deliver, on_doubt)
 
     def __repr__(self) -> str:
         return repr(self.stream)

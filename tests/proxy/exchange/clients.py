@@ -10,14 +10,15 @@ from proxy.exchange.client import ClientConnection
 from proxy.exchange.http_state import DONE
 from proxy.message.failure import Failure, OutboundBroken, StreamCode
 from proxy.message.head import ResponseHead
-from tunnel import Stream, StreamReset
+from tests.tunnel.trio_stream import TrioStream
+from tunnel import StreamReset
 from tunnel.net.tls import TLSStream
 
 
 class RawBytes:
     """A connection after a 101: the bytes that came with the 101, and then the stream's own."""
 
-    def __init__(self, stream: TLSStream | Stream, first: bytes = b"") -> None:
+    def __init__(self, stream: TLSStream | TrioStream, first: bytes = b"") -> None:
         self._stream = stream
         self._first = first
 
@@ -32,7 +33,7 @@ class RawBytes:
 
     async def send_eof(self) -> None:
         """End our direction."""
-        if isinstance(self._stream, Stream):
+        if isinstance(self._stream, TrioStream):
             await self._stream.send_eof()
         else:
             await self._stream.send_close_notify()
@@ -59,7 +60,7 @@ class HTTPClient(ClientConnection):
 class TunnelClient:
     """The hub's end of a stream, opened with the request's head."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: TrioStream) -> None:
         self._stream = stream
 
     async def send_body(self, data: bytes) -> None:

@@ -27,7 +27,7 @@ async def test_an_end_is_delivered_once_though_another_call_is_scheduled(
         scheduled: list[Callable[[], None]] = []
         passes = NextPass()
         monkeypatch.setattr(passes, "soon", lambda _, call: scheduled.append(call))
-        port = TunnelPort(accepted, passes, lambda head: b"", None)
+        port = TunnelPort(accepted.raw, passes, lambda head: b"", None)
         done: list[Failure | None] = []
         exchange = Exchange(port, FakeUpstream(), done.append)
         exchange.start()

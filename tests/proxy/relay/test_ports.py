@@ -28,7 +28,8 @@ from proxy.message.rewrite import direct_request_head, failure_of
 from tests.proxy.exchange.clients import HTTPClient, RawBytes
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.ways import DirectWay, TunnelWay, Way, inner, open_way, token
-from tunnel import Stream, StreamReset
+from tests.tunnel.trio_stream import TrioStream
+from tunnel import StreamReset
 from tunnel.net.readiness import Readiness, Watch
 
 UPGRADE = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
@@ -244,7 +245,7 @@ class TunnelHub(Hub):
         self._session = way.session
         self._context = way.session.add_context(1, token().in_tunnel.encode())
         head, eof = history.head.encode(), history.request == "none"
-        self._stream: Stream = way.session.open_stream(head, context=self._context, eof=eof)
+        self._stream: TrioStream = TrioStream(way.session.open_stream(head, context=self._context, eof=eof))
 
     async def send(self) -> None:
         try:

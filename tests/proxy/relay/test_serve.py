@@ -49,6 +49,7 @@ from tests.proxy.relay.ways import (
     token,
     trusting,
 )
+from tests.tunnel.trio_stream import TrioStream
 from tunnel import Hello, Role, Session, Welcome, open_session
 from tunnel.net.connect import server_context, wrap_server
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
@@ -330,11 +331,11 @@ async def test_sigterm_lets_an_answer_arrive_whose_last_bytes_wait_for_the_hub(
             nursery.start_soon(run_relay, config(way, hub.url, health=health))
             session = await hub.sessions.receive()
             context = session.add_context(1, relay_token(hub, session).encode())
-            async with session.open_stream(inner().encode(), context=context, eof=True) as stream:
+            async with TrioStream(session.open_stream(inner().encode(), context=context, eof=True)) as stream:
                 await stream.receive_head()
 
                 async def window_full() -> bool:
-                    return stream.bytes_received == INITIAL_WINDOW_BYTES
+                    return stream.raw.bytes_received == INITIAL_WINDOW_BYTES
 
                 async def draining() -> bool:
                     return session.draining and not await ready(health)

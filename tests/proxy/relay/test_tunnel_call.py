@@ -13,7 +13,6 @@ import pytest
 import trio
 import trio.testing
 
-import tunnel.stream
 from proxy.exchange import engine, http_connection
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.engine import Exchange
@@ -33,7 +32,8 @@ from tests.proxy.relay.rig import Rig, rig
 from tests.proxy.relay.ways import Answer, inner, token
 from tests.tunnel.passes import counted_passes
 from tests.tunnel.protocol.joined import frames_of
-from tunnel import Stream, StreamReset
+from tests.tunnel.trio_stream import TrioStream
+from tunnel import StreamReset
 from tunnel.net.fairness import fairness
 from tunnel.net.tcp import TCPStream
 from tunnel.net.tls import TLSStream
@@ -235,8 +235,6 @@ async def test_what_is_more_than_a_piece_does_not_wait_for_what_comes_next(
     with_head: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_connection, "BODY_BYTES_MAX", 5)
-    # What one read brings, and a torn record before it, can be more than a stream takes at once.
-    monkeypatch.setattr(tunnel.stream, "PIECE_BYTES_MOST", 5)
 
     async def script(connection: Connection) -> None:
         await connection.request()
@@ -475,7 +473,7 @@ async def test_a_small_write_leaves_in_one_piece(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(ClientConnection, "send_nowait", noted)
         session = relay.way.session
         context = session.add_context(1, token().in_tunnel.encode())
-        stream = session.open_stream(PUT.encode(), context=context)
+        stream = TrioStream(session.open_stream(PUT.encode(), context=context))
         stream.send_nowait(b"body", eof=True)
         with trio.fail_after(5):
             assert (await stream.receive_head()).startswith(b"HTTP/1.1 200 ")
@@ -783,11 +781,8 @@ async def test_the_end_of_the_service_cuts_what_is_awaited(how: str, tmp_path: P
     ended = trio.Event()
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        stream = relay.way.session.open_stream(
-            inner(TARGET).encode(),
-            context=relay.way.session.add_context(1, token().in_tunnel.encode()),
-            eof=True,
-        )
+        context = relay.way.session.add_context(1, token().in_tunnel.encode())
+        stream = TrioStream(relay.way.session.open_stream(inner(TARGET).encode(), context=context, eof=True))
         await trio.testing.wait_all_tasks_blocked(0.005)
         assert relay.tasks.names == []
         if how == "drained":
@@ -925,12 +920,12 @@ async def test_an_answer_leaves_where_it_was_noticed(tmp_path: Path, monkeypatch
         assert [kind for kind in kinds if kind != FrameType.ACK] == [FrameType.HEAD, FrameType.DATA]
 
 
-def long_heads(relay: Rig, count: int) -> list[Stream]:
+def long_heads(relay: Rig, count: int) -> list[TrioStream]:
     """Open streams with long heads, which come in one message."""
     session = relay.way.session
     context = session.add_context(1, token().in_tunnel.encode())
     head = inner(TARGET, (b"accept", b"a" * LONG_HEAD_BYTES)).encode()
-    return [session.open_stream(head, context=context, eof=True) for _ in range(count)]
+    return [TrioStream(session.open_stream(head, context=context, eof=True)) for _ in range(count)]
 
 
 async def test_of_long_heads_that_come_together_one_is_served_in_a_pass(

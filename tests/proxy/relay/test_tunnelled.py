@@ -34,6 +34,7 @@ from tests.proxy.relay.ways import (
     token,
     tunnel_way,
 )
+from tests.tunnel.trio_stream import TrioStream
 from tunnel import (
     Draining,
     Hello,
@@ -224,7 +225,7 @@ async def test_a_token_of_another_session_is_refused(tmp_path: Path) -> None:
 async def test_a_head_that_is_not_canonical_is_refused(head: bytes, tmp_path: Path) -> None:
     async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
         context = way.session.add_context(1, token().in_tunnel.encode())
-        async with way.session.open_stream(head, context=context, eof=True) as stream:
+        async with TrioStream(way.session.open_stream(head, context=context, eof=True)) as stream:
             with pytest.raises(StreamReset) as caught:
                 await stream.receive_head()
         assert (caught.value.code, caught.value.processed) == (StreamCode.PROTOCOL, Processed.NO)
@@ -276,7 +277,7 @@ async def served(
 
 def asked(session: Session, head: RequestHead, *, eof: bool = True) -> TunnelClient:
     context = session.add_context(1, token().in_tunnel.encode())
-    return TunnelClient(session.open_stream(head.encode(), context=context, eof=eof))
+    return TunnelClient(TrioStream(session.open_stream(head.encode(), context=context, eof=eof)))
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])

@@ -43,6 +43,7 @@ from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
 from tests.proxy.exchange.clients import HTTPClient, RawBytes, TunnelClient
 from tests.proxy.relay.apiserver import headers
+from tests.tunnel.trio_stream import TrioStream
 from tunnel import Hello, Memory, Role, Session, Welcome, memory_transport_pair, open_session
 from tunnel.net.connect import client_context, open_tls
 from tunnel.net.tcp import TCPListener
@@ -247,7 +248,7 @@ class TunnelWay(Way):
         token = getattr(token, "in_tunnel", token)
         if token not in self._contexts:
             self._contexts[token] = self.session.add_context(1, token.encode())
-        stream = self.session.open_stream(head.encode(), context=self._contexts[token], eof=eof)
+        stream = TrioStream(self.session.open_stream(head.encode(), context=self._contexts[token], eof=eof))
         return TunnelClient(stream)
 
     @asynccontextmanager

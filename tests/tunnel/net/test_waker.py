@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tunnel.net.waker import NO_WAKER, Waker
+from tunnel.net.waker import Waker
 
 
 async def test_a_parked_task_waits_until_it_is_woken() -> None:
@@ -51,10 +51,3 @@ async def test_a_cancelled_wait_leaves_the_spot_free() -> None:
     assert spot.task is None
     # No task is woken in place of the one that left.
     spot.unpark()
-
-
-async def test_no_task_waits_on_the_shared_waker() -> None:
-    assert NO_WAKER.task is None
-    NO_WAKER.unpark()
-    with pytest.raises(AssertionError):
-        await NO_WAKER.park()

@@ -236,7 +236,7 @@ def test_a_small_exchange_is_three_frames() -> None:
     assert (accepted.head, accepted.receiving) == (b"GET", ENDED)
     joined.dialer.streams.send_head(accepted, b"200", eof=False)
     joined.dialer.streams.send_data(accepted, b"body")
-    joined.dialer.streams.send_eof(accepted)
+    joined.dialer.streams.send_data(accepted, b"", eof=True)
     # How many have come goes along.
     assert types_in(joined.send(joined.dialer)) == [FrameType.ACK, FrameType.HEAD, FrameType.DATA]
     joined.flow()
@@ -358,8 +358,8 @@ def test_the_place_of_a_stream_that_is_over_is_free_again_at_both_ends(how: str)
         opened, accepted = joined.streams()
         assert not joined.listener.streams.may_open
         if how == "ends":
-            joined.listener.streams.send_eof(opened)
-            joined.dialer.streams.send_eof(accepted)
+            joined.listener.streams.send_data(opened, b"", eof=True)
+            joined.dialer.streams.send_data(accepted, b"", eof=True)
         else:
             joined.listener.streams.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
         joined.flow()
@@ -609,7 +609,7 @@ def test_no_window_is_sent_for_a_half_that_has_ended() -> None:
     joined.listener.streams.send_data(opened, bytes(40 * KIB))
     joined.flow()
     joined.dialer.streams.take(accepted, 40 * KIB, joined.now)
-    joined.listener.streams.send_eof(opened)
+    joined.listener.streams.send_data(opened, b"", eof=True)
     joined.send(joined.listener)
     joined.deliver(joined.dialer)
     assert joined.send(joined.dialer) == b""
@@ -678,8 +678,8 @@ def test_what_is_late_is_dropped_until_the_peer_has_the_reset_and_is_a_breach_af
 def test_credit_and_reset_for_a_stream_that_is_over_are_ignored() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.streams.send_eof(opened)
-    joined.dialer.streams.send_eof(accepted)
+    joined.listener.streams.send_data(opened, b"", eof=True)
+    joined.dialer.streams.send_data(accepted, b"", eof=True)
     joined.flow()
     assert joined.listener.table.count == joined.dialer.table.count == 0
     for frame in (
@@ -716,7 +716,7 @@ def test_no_more_resets_than_65536_are_left_unacknowledged() -> None:
 def test_bytes_after_the_end_are_the_streams_fault(frame: bytes, code: StreamCode) -> None:
     joined = Joined()
     opened, _ = joined.streams()
-    joined.listener.streams.send_eof(opened)
+    joined.listener.streams.send_data(opened, b"", eof=True)
     joined.flow()
     happened = joined.dialer.receive(frame, joined.now)
     assert [event.code for event in broken(happened)] == [code]
@@ -744,7 +744,7 @@ def test_what_the_owner_may_not_do_raises_and_changes_nothing() -> None:
     opened, _ = joined.streams()
     with pytest.raises(LocalProtocolError, match="the opener's head is in its OPEN"):
         joined.listener.streams.send_head(opened, b"", eof=False)
-    joined.listener.streams.send_eof(opened)
+    joined.listener.streams.send_data(opened, b"", eof=True)
     with pytest.raises(LocalProtocolError, match="DATA on a half that is ended"):
         joined.listener.streams.send_data(opened, b"x")
     for payload in (b"", bytes(8 * KIB + 1)):
@@ -773,7 +773,7 @@ def test_a_stream_that_the_peer_broke_swallows_what_its_owner_still_says() -> No
     joined.flow()
     joined.dialer.streams.send_head(accepted, b"head", eof=False, data=b"data")
     joined.dialer.streams.send_data(accepted, b"data", eof=True)
-    joined.dialer.streams.send_eof(accepted)
+    joined.dialer.streams.send_data(accepted, b"", eof=True)
     joined.dialer.streams.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
     assert not joined.dialer.wants_to_send
     assert joined.dialer.memory.used_bytes == len(b"token")
@@ -785,7 +785,7 @@ def test_both_sides_may_reset_at_the_same_moment(queued: int, ended: bool) -> No
     joined = Joined()
     opened, accepted = joined.streams()
     if ended:
-        joined.listener.streams.send_eof(opened)
+        joined.listener.streams.send_data(opened, b"", eof=True)
         joined.flow()
     joined.dialer.streams.send_data(accepted, bytes(queued))
     joined.listener.streams.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
@@ -1289,8 +1289,8 @@ def test_bytes_left_by_a_stream_that_ended_count_until_they_are_taken() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
     joined.dialer.streams.send_data(accepted, b"left over")
-    joined.dialer.streams.send_eof(accepted)
-    joined.listener.streams.send_eof(opened)
+    joined.dialer.streams.send_data(accepted, b"", eof=True)
+    joined.listener.streams.send_data(opened, b"", eof=True)
     joined.flow()
     assert joined.listener.table.count == 0
     assert joined.listener.memory.used_bytes == len(b"token") + len(b"head") + len(b"left over")
@@ -1304,8 +1304,8 @@ def test_a_stream_that_ended_can_be_evicted_while_it_holds_bytes() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
     joined.dialer.streams.send_data(accepted, b"left over")
-    joined.dialer.streams.send_eof(accepted)
-    joined.listener.streams.send_eof(opened)
+    joined.dialer.streams.send_data(accepted, b"", eof=True)
+    joined.listener.streams.send_data(opened, b"", eof=True)
     joined.flow()
     joined.listener.holdings.evict(opened)
     assert [event.code for event in broken(joined.listener.take_events())] == [StreamCode.OVERLOADED]
@@ -1486,7 +1486,7 @@ def session_with_streams(role: Role) -> tuple[Joined, Recorded]:
     joined = Joined()
     joined.streams()
     opened, _ = joined.streams()
-    joined.listener.streams.send_eof(opened)
+    joined.listener.streams.send_data(opened, b"", eof=True)
     joined.open(bytes(100))
     joined.flow()
     return joined, joined.listener if role is Role.LISTENER else joined.dialer

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import tunnel
+from proxy.message.body import BODY_BYTES_MAX
 from proxy.process import config
 from tunnel import backoff, dial, dialer
+from tunnel.driver import QUEUE_HIGH_BYTES
 from tunnel.net import tcp
 from tunnel.protocol import congestion, frames, ledger, liveness, memory, schedule, window
 from tunnel.protocol.connection import deadlines, drain, resumption, stream_feed
@@ -17,7 +19,6 @@ from tunnel.protocol.control import CONTROL_RESETS_MAX, PINGS_ANSWERED_MAX, peer
 from tunnel.protocol.errors import CloseCode, StreamCode
 from tunnel.protocol.session import contexts, table
 from tunnel.settings import GREETING_S, Settings
-from tunnel.stream import PIECE_BYTES_MOST, QUEUE_HIGH_BYTES
 
 TEXT = (Path(tunnel.__file__).parent / "PROTOCOL.md").read_text(encoding="utf-8")
 KIB, MIB = 1024, 1024 * 1024
@@ -90,7 +91,7 @@ PROSE = {
     ],
     "Memory": [
         ("until 15/16 are left", (memory.RELIEF_NUMERATOR, memory.RELIEF_DENOMINATOR) == (15, 16)),
-        ("queue (256 KiB)", QUEUE_HIGH_BYTES + PIECE_BYTES_MOST == 256 * KIB),
+        ("queue (256 KiB)", QUEUE_HIGH_BYTES + BODY_BYTES_MAX == 256 * KIB),
         ("0.25 MiB message sent", congestion.MESSAGE_MOST_BYTES == 256 * KIB),
     ],
     "Scheduling": [

@@ -148,7 +148,7 @@ class TwoSides(RuleBasedStateMachine):
         end = self.pick(which)
         if end is not None and not end.speaks.ended:
             end.speaks.ended = True
-            end.connection.streams.send_eof(end.state)
+            end.connection.streams.send_data(end.state, b"", eof=True)
 
     @rule(which=st.integers(0, 50), limit=st.integers(1, 100_000))
     def listen(self, which: int, limit: int) -> None:
@@ -262,7 +262,7 @@ class TwoSides(RuleBasedStateMachine):
             for end in list(self.ends):
                 if not end.left and not end.speaks.ended:
                     end.speaks.ended = True
-                    end.connection.streams.send_eof(end.state)
+                    end.connection.streams.send_data(end.state, b"", eof=True)
         moved = True
         while moved:
             self.joined.flow()

@@ -109,13 +109,6 @@ class StreamActions:
         if full:
             self.memory.relieve()
 
-    def send_eof(self, stream: StreamState) -> None:
-        if stream.sending is BROKEN:
-            return
-        _step(stream, Step.FIN)
-        stream.fin_waits = True
-        self.table.activate(stream)
-
     # --- receiving ---
 
     def take(self, stream: StreamState, limit: int, now: float) -> bytes:

@@ -21,6 +21,7 @@ from tests.auth.policies import AGENT, CLUSTER, bundle, policy
 from tests.proxy.hub.calls.bench import OK, Bench, open_bench, relay_of, streams_of
 from tests.proxy.hub.calls.fake_live_calls import live_call
 from tests.proxy.hub.calls.talk import SWITCHING, exec_request, expect_reset, talk
+from tests.tunnel.trio_stream import accept
 from tunnel import StreamCode
 
 LOOK = "- {id: look, effect: allow, verbs: [read], resources: ['*', '!secrets']}"
@@ -71,7 +72,7 @@ async def test_each_call_is_recorded_with_the_rule_and_the_bundle_that_decided(b
 
         async def answer() -> None:
             for _ in range(2):
-                async with await relay.accept() as stream:
+                async with await accept(relay) as stream:
                     await stream.send_head(OK)
                     await stream.send_all(b"yes")
                     await stream.send_eof()
@@ -165,7 +166,7 @@ async def test_a_stream_ends_when_its_rule_says_so_and_the_trail_says_why(
     await bench.directory.change(lambda store: store.apply_policies([Source(BOUNDED)]))
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = await talk(bench, nursery, exec_request(bench))
-        stream = await relay.accept()
+        stream = await accept(relay)
         await stream.send_head(SWITCHING)
         await stream.send_all(b"first")
         [live] = bench.calls.live
@@ -201,7 +202,7 @@ async def test_a_stream_ends_when_its_rule_says_so_and_the_trail_says_why(
 async def test_a_shorter_duration_applies_to_calls_under_way(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         await talk(bench, nursery, exec_request(bench))
-        stream = await relay.accept()
+        stream = await accept(relay)
         await stream.send_head(SWITCHING)
         [live] = bench.calls.live
         assert live.due_at == math.inf
@@ -226,7 +227,7 @@ async def test_a_call_ends_when_a_condition_on_the_time_denies_it(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(live.run_timed, lambda: bench.directory.current.bundle.timed)
             client = await talk(bench, nursery, exec_request(bench))
-            stream = await relay.accept()
+            stream = await accept(relay)
             await stream.send_head(SWITCHING)
             await stream.send_all(b"first")
             later = SimpleNamespace(time=lambda: time.time() + 7200, monotonic=time.monotonic)

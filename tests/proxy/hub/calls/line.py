@@ -13,7 +13,8 @@ from audit.errors import AuditUnavailable
 from audit.record import Event
 from audit.store import AuditStore
 from tests.proxy.hub.calls.bench import Bench
-from tunnel import Session, Stream
+from tests.tunnel.trio_stream import TrioStream, accept
+from tunnel import Session
 from tunnel.net.connect import TLSStream
 
 PODS = "GET /clusters/prod/api/v1/pods HTTP/1.1"
@@ -32,11 +33,11 @@ class Line:
         lines = [line, "Host: hub.example", f"Authorization: Bearer {bearer}", *headers]
         await self.client.send_all("\r\n".join(lines).encode() + b"\r\n\r\n")
 
-    async def ask(self, line: str = PODS, *headers: str, token: str | None = None) -> Stream:
+    async def ask(self, line: str = PODS, *headers: str, token: str | None = None) -> TrioStream:
         """Send a request; returns the stream that the relay gets for it."""
         await self.send(line, *headers, token=token)
         with trio.fail_after(2):
-            return await self.relay.accept()
+            return await accept(self.relay)
 
     async def hear(self, end: bytes) -> bytes:
         received = b""
@@ -48,18 +49,18 @@ class Line:
         return received
 
 
-async def next_of(*relays: Session) -> Stream:
+async def next_of(*relays: Session) -> TrioStream:
     """The next call, whichever relay it comes to."""
-    streams: list[Stream] = []
+    streams: list[TrioStream] = []
 
-    async def accept(relay: Session) -> None:
-        streams.append(await relay.accept())
+    async def wait(relay: Session) -> None:
+        streams.append(await accept(relay))
         nursery.cancel_scope.cancel()
 
     with trio.fail_after(2):
         async with trio.open_nursery() as nursery:
             for relay in relays:
-                nursery.start_soon(accept, relay)
+                nursery.start_soon(wait, relay)
     return streams[0]
 
 

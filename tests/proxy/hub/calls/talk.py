@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from tests.proxy.hub.calls.bench import Bench, Served, relay_of
-from tunnel import Stream
+from tests.tunnel.trio_stream import TrioStream, accept
 from tunnel.net.connect import TLSStream
 from tunnel.stream import StreamReset
 
@@ -36,7 +36,7 @@ class Talk:
     """What `read` has received."""
     ended: trio.Event = attrs.Factory(trio.Event)
     """The hub has ended the connection, or it was closed."""
-    relay: Stream = attrs.field(init=False)
+    relay: TrioStream = attrs.field(init=False)
     """The relay's end of the call, in `talking`."""
 
     @property
@@ -71,7 +71,7 @@ class Talk:
     async def wait_reset(self) -> None:
         """Wait until the hub has reset the relay's stream."""
         reset = trio.Event()
-        self.relay.on_reset(reset.set)
+        self.relay.raw.on_reset(reset.set)
         with trio.fail_after(5):
             await reset.wait()
 
@@ -97,14 +97,14 @@ async def talking(bench: Bench, request: bytes) -> AsyncIterator[Talk]:
     async with relay_of(bench) as relay, bench.served() as served:
         made = Talk(served)
         await served.client.send_all(request)
-        made.relay = await relay.accept()
+        made.relay = await accept(relay)
         yield made
         with trio.fail_after(5):
             await served.over.wait()
         made.relay.close_nowait()
 
 
-async def expect_reset(stream: Stream) -> StreamReset:
+async def expect_reset(stream: TrioStream) -> StreamReset:
     """Receive until the stream is reset."""
     try:
         while True:

@@ -29,7 +29,8 @@ from proxy.message.rewrite import DECISION_HEADER
 from tests.proxy.hub.calls.bench import OK, Bench, fail, open_bench, relay_of, streams_of
 from tests.proxy.hub.calls.line import PODS, POST, Commits, Line, next_of
 from tests.tunnel.passes import counted_passes
-from tunnel import CloseCode, Interruptions, Processed, Session, Stream, StreamCode, StreamReset
+from tests.tunnel.trio_stream import TrioStream, accept
+from tunnel import CloseCode, Interruptions, Processed, Session, StreamCode, StreamReset
 from tunnel.net.fairness import TASKS_PER_PASS_MAX
 from tunnel.net.tcp import TCPStream
 
@@ -196,7 +197,7 @@ async def test_other_headers_are_looked_at_anew(line: Line) -> None:
     assert (await line.hear(b"}")).startswith(b"HTTP/1.1 403 ")
     assert (await line.bench.trail())[-1]["kind"] == "header_smuggling"
     with trio.move_on_after(0.05):
-        await line.relay.accept()
+        await accept(line.relay)
         raise AssertionError("it has reached the relay")
 
 
@@ -217,7 +218,7 @@ async def test_a_client_that_leaves_ends_its_call_at_the_relay(line: Line) -> No
     stream = await line.ask()
     await trio.aclose_forcefully(line.client)
     broken = trio.Event()
-    stream.on_reset(broken.set)
+    stream.raw.on_reset(broken.set)
     with trio.fail_after(2):
         await broken.wait()
     assert streams_of(line.bench.calls) == {}
@@ -234,7 +235,7 @@ async def test_a_call_that_its_client_gives_up_tells_what_its_tunnel_went_throug
     monkeypatch.setattr(Session, "detaches", 1)
     monkeypatch.setattr(Session, "interruptions", Interruptions(detaches=1))
     broken = trio.Event()
-    stream.on_reset(broken.set)
+    stream.raw.on_reset(broken.set)
     await trio.aclose_forcefully(line.client)
     with trio.fail_after(2):
         await broken.wait()
@@ -311,7 +312,7 @@ async def test_an_answer_that_its_client_did_not_take_is_recorded_as_such(line: 
     assert gave_up == ["ann"]
 
 
-async def send_until_reset(stream: Stream) -> None:
+async def send_until_reset(stream: TrioStream) -> None:
     with suppress(StreamReset):
         while True:
             await stream.send_all(bytes(64 * 1024))
@@ -320,7 +321,7 @@ async def send_until_reset(stream: Stream) -> None:
 async def test_what_is_revoked_before_its_answer_is_ended_and_told(line: Line) -> None:
     stream = await line.ask()
     broken = trio.Event()
-    stream.on_reset(broken.set)
+    stream.raw.on_reset(broken.set)
     await line.bench.directory.change(lambda store: store.lock_agent("ann"))
     assert (await line.hear(b"}")).startswith(b"HTTP/1.1 403 ")
     with trio.fail_after(2):
@@ -350,7 +351,7 @@ async def test_what_has_gone_on_to_another_relay_is_ended_there(bench: Bench) ->
         refusing.reset(StreamCode.REFUSED, processed=Processed.NO, reason="not here")
         stream = await next_of(a, b)
         broken = trio.Event()
-        stream.on_reset(broken.set)
+        stream.raw.on_reset(broken.set)
         await bench.directory.change(lambda store: store.lock_agent("ann"))
         with trio.fail_after(2):
             await broken.wait()
@@ -482,11 +483,11 @@ async def test_a_write_is_forwarded_once_its_intent_is_durable(
     await line.send(POST, "Content-Length: 6")
     await line.client.send_all(b"create")
     with trio.move_on_after(0.05) as patience:
-        await line.relay.accept()
+        await accept(line.relay)
     assert patience.cancelled_caught
     commits.let_go()
     with trio.fail_after(2):
-        stream = await line.relay.accept()
+        stream = await accept(line.relay)
         assert await stream.receive_some() == b"create"
     stream.send_answer_nowait(OK, b"yes", eof=True)
     await line.hear(b"\r\n\r\nyes")
@@ -530,7 +531,7 @@ async def test_a_write_whose_client_leaves_before_its_intent_is_durable_is_not_f
     expected = {"reason": "the client left before the call was forwarded", "processed": "no"}
     assert response == {**response, **expected}  # type: ignore[dict-item]
     with trio.move_on_after(0.05) as patience:
-        await line.relay.accept()
+        await accept(line.relay)
     assert patience.cancelled_caught
 
 
@@ -548,7 +549,7 @@ async def test_a_write_that_is_revoked_before_its_intent_is_durable_is_not_forwa
     assert end["kind"] == "session.killed"
     assert end["resp"]["processed"] == "no"  # type: ignore[index]
     with trio.move_on_after(0.05) as patience:
-        await line.relay.accept()
+        await accept(line.relay)
     assert patience.cancelled_caught
 
 
@@ -577,7 +578,7 @@ async def test_the_writes_of_one_commit_are_forwarded_in_several_passes(
             commits.let_go()
             with trio.fail_after(5):
                 for _ in range(count):
-                    stream = await relay.accept()
+                    stream = await accept(relay)
                     stream.send_answer_nowait(OK, b"yes", eof=True)
     assert passes.noted.total() == count
     # A pass may have the calls that were scheduled before beside the new ones.

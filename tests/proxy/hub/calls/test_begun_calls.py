@@ -27,6 +27,7 @@ from tests.proxy.hub.calls.line import PODS, POST, Commits, Line, next_of
 from tests.proxy.hub.calls.talk import CHUNKED, SWITCHING, expect_reset
 from tests.tunnel.pairs import read_all
 from tests.tunnel.stream_pairs import handshake, tcp_pair
+from tests.tunnel.trio_stream import TrioStream, accept
 from tunnel import Processed, Stream, StreamCode
 from tunnel.net.readiness import Readiness
 
@@ -43,7 +44,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         yield bench
 
 
-async def watched(line: Line) -> Stream:
+async def watched(line: Line) -> TrioStream:
     """A watch whose answer has begun."""
     stream = await line.ask(WATCH)
     await stream.send_head(CHUNKED)
@@ -137,7 +138,7 @@ async def test_a_client_that_ends_its_direction_during_the_intent_gets_its_answe
     await wait_all_tasks_blocked(0.01)
     commits.let_go()
     with trio.fail_after(2):
-        stream = await line.relay.accept()
+        stream = await accept(line.relay)
         assert await read_all(stream) == b"create"
     stream.send_answer_nowait(OK, b"yes", eof=True)
     await line.hear(b"\r\n\r\nyes")

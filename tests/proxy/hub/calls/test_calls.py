@@ -43,6 +43,7 @@ from tests.proxy.hub.calls.bench import (
     streams_of,
 )
 from tests.tunnel.passes import counted_passes
+from tests.tunnel.trio_stream import accept, accept_nowait
 from tunnel import CloseCode, Processed, Session, StreamCode, StreamReset
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ async def test_a_get_crosses_under_a_fresh_head_and_leaves_one_event(bench: Benc
         heads: list[RequestHead] = []
 
         async def answer() -> None:
-            async with await relay.accept() as stream:
+            async with await accept(relay) as stream:
                 heads.append(RequestHead.decode(stream.head))
                 assert bytes(stream.context.payload) == b"token-0"
                 await stream.send_head(OK)
@@ -82,7 +83,7 @@ async def test_a_location_leads_back_to_the_same_cluster(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def redirect() -> None:
-            async with await relay.accept() as stream:
+            async with await accept(relay) as stream:
                 elsewhere = ((b"location", b"/api/v1"), (b"content-length", b"0"))
                 await stream.send_head(ResponseHead.of(301, b"", elsewhere).encode(), eof=True)
 
@@ -96,7 +97,7 @@ async def test_a_write_is_durable_before_the_relay_hears_of_it(bench: Bench) -> 
         seen: list[list[dict[str, object]]] = []
 
         async def answer() -> None:
-            async with await relay.accept() as stream:
+            async with await accept(relay) as stream:
                 reader = AuditReader(bench.audit_file)
                 seen.append([json.loads(stored.body) for stored in reader.query()])
                 reader.close()
@@ -129,7 +130,7 @@ async def test_an_upgrade_is_durable_whatever_it_asks_for(bench: Bench) -> None:
     data = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1", *upgrade)
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         nursery.start_soon(bench.ask, data.replace(b"Connection: close", b"Connection: Upgrade"))
-        async with await relay.accept():
+        async with await accept(relay):
             reader = AuditReader(bench.audit_file)
             seen = [json.loads(stored.body)["phase"] for stored in reader.query()]
             reader.close()
@@ -146,7 +147,7 @@ async def test_the_trail_says_whom_the_api_server_saw(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def answer() -> None:
-            async with await relay.accept() as stream:
+            async with await accept(relay) as stream:
                 await stream.send_head(OK)
                 await stream.send_all(b"yes")
                 await stream.send_eof()
@@ -170,7 +171,7 @@ async def test_a_body_that_cannot_be_read_is_its_agents_fault(
     async with relay_of(bench) as relay:
         data = bench.request(POST[0], "Transfer-Encoding: chunked", body=b"no length\r\n")
         status, _, body = await bench.ask(data)
-        assert relay.accept_nowait() is None
+        assert accept_nowait(relay) is None
     assert status == 400
     assert b"the request's body is malformed" in body
     assert (await bench.trail())[-1]["resp"]["status"] == 400  # type: ignore[index]
@@ -203,7 +204,7 @@ async def test_what_is_refused_never_reaches_the_relay_and_is_one_event(
         answered, _, _ = await bench.ask(bench.request(line, header))
         assert answered == status
         with trio.move_on_after(0.05) as waiting:
-            await relay.accept()
+            await accept(relay)
         assert waiting.cancelled_caught
     [event] = await bench.trail()
     assert event["kind"] == kind
@@ -284,7 +285,7 @@ async def test_a_token_that_the_relay_refuses_is_renewed_once(bench: Bench) -> N
 
         async def refuse() -> None:
             for _ in range(2):
-                stream = await relay.accept()
+                stream = await accept(relay)
                 tokens.append(bytes(stream.context.payload))
                 stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="expired")
 
@@ -305,13 +306,13 @@ async def test_a_relay_that_believes_no_token_does_not_keep_a_call_from_its_sibl
 
     async def refuse(relay: Session) -> None:
         while True:
-            stream = await relay.accept()
+            stream = await accept(relay)
             attempts.append("refuses")
             await read_all(stream)
             stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="a wrong clock")
 
     async def answer(relay: Session) -> None:
-        stream = await relay.accept()
+        stream = await accept(relay)
         attempts.append("answers")
         assert await read_all(stream) == b"create"
         stream.send_answer_nowait(OK, b"yes", eof=True)
@@ -336,7 +337,7 @@ async def test_relays_that_all_believe_no_token_are_asked_in_vain(bench: Bench) 
 
     async def refuse(relay: Session, name: str) -> None:
         while True:
-            stream = await relay.accept()
+            stream = await accept(relay)
             attempts.append(name)
             stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="another hub")
 
@@ -358,7 +359,7 @@ async def test_a_relay_that_leaves_as_its_token_is_renewed_is_offline_and_its_ag
         renew = live.contexts.renew
 
         async def refuse() -> None:
-            stream = await relay.accept()
+            stream = await accept(relay)
             stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="expired")
 
         def renew_too_late(principal: Principal, now: float) -> AgentContext:
@@ -379,10 +380,10 @@ async def test_the_hub_knows_what_is_under_way(bench: Bench) -> None:
     underway = bench.calls.live
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         nursery.start_soon(bench.ask, bench.request("GET /clusters/prod/api HTTP/1.1"))
-        plain = await relay.accept()
+        plain = await accept(relay)
         watch = "GET /clusters/prod/api/v1/pods?watch=true HTTP/1.1"
         nursery.start_soon(bench.ask, bench.request(watch))
-        long = await relay.accept()
+        long = await accept(relay)
         assert (underway.count, underway.long) == (2, 1)
         for stream in (plain, long):
             await stream.send_head(OK)
@@ -400,9 +401,9 @@ async def test_a_call_that_one_relay_does_not_take_goes_to_another(bench: Bench,
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def refuse_and_then_answer() -> None:
-            first = await relay.accept()
+            first = await accept(relay)
             first.reset(code, processed=Processed.NO, reason="going away")
-            async with await relay.accept() as second:
+            async with await accept(relay) as second:
                 # The token was in order: a refusal under load mints no other.
                 assert second.context.index == first.context.index
                 await second.send_head(OK)
@@ -435,7 +436,7 @@ async def test_a_post_that_one_relay_refuses_goes_whole_to_its_sibling(
     refusing: list[Session] = []
 
     async def serve(relay: Session) -> None:
-        stream = await relay.accept()
+        stream = await accept(relay)
         # All of the body has crossed before it is refused.
         bodies.append(await read_all(stream))
         if not refusing:
@@ -494,13 +495,13 @@ async def test_a_read_whose_tunnel_is_in_doubt_is_answered_by_a_sibling(
             answers.append(await bench.ask(bench.request(line, *length, body=body)))
 
         nursery.start_soon(ask)
-        first = await a.accept()
+        first = await accept(a)
         assert await read_all(first) == body
         doubt(bench, "a")
         with trio.fail_after(2):
-            second = await b.accept()
+            second = await accept(b)
             was_reset = trio.Event()
-            first.on_reset(was_reset.set)
+            first.raw.on_reset(was_reset.set)
             await was_reset.wait()
             with pytest.raises(StreamReset) as caught:
                 first.send_nowait(b"late")
@@ -543,7 +544,7 @@ async def test_what_acts_or_is_answered_already_waits_for_a_tunnel_in_doubt(benc
 
         nursery.start_soon(ask)
         with trio.fail_after(2):
-            stream = await a.accept()
+            stream = await accept(a)
         if begun:
             await stream.send_head(OK)
             await wait_all_tasks_blocked()
@@ -554,7 +555,7 @@ async def test_what_acts_or_is_answered_already_waits_for_a_tunnel_in_doubt(benc
         await stream.send_eof()
         with trio.fail_after(2):
             await answered.wait()
-        assert b.accept_nowait() is None
+        assert accept_nowait(b) is None
         await stream.aclose()
     assert (answers[0][0], answers[0][2]) == (200, b"yes")
     assert "tunnel" not in (await bench.trail())[-1]
@@ -575,13 +576,13 @@ async def test_a_read_whose_tunnel_is_in_doubt_waits_where_nobody_else_is_sure(
                 answers.append(await bench.ask(bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1")))
 
             nursery.start_soon(ask)
-            stream = await a.accept()
+            stream = await accept(a)
             if siblings == "in doubt":
                 doubt(bench, "b")
             doubt(bench, "a")
             stream.send_answer_nowait(OK, b"yes", eof=True)
         if siblings == "in doubt":
-            assert b.accept_nowait() is None
+            assert accept_nowait(b) is None
     assert (answers[0][0], answers[0][2]) == (200, b"yes")
     assert "tunnel" not in (await bench.trail())[0]
 
@@ -593,14 +594,14 @@ async def test_a_read_that_no_sibling_takes_either_may_have_been_seen(bench: Ben
 
         async def refuse(relay: Session) -> None:
             while True:
-                (await relay.accept()).reset(StreamCode.REFUSED, processed=Processed.NO, reason="full")
+                (await accept(relay)).reset(StreamCode.REFUSED, processed=Processed.NO, reason="full")
 
         async def ask() -> None:
             answers.append(await bench.ask(bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1")))
             answered.set()
 
         nursery.start_soon(ask)
-        await a.accept()
+        await accept(a)
         doubt(bench, "a")
         nursery.start_soon(refuse, a)
         nursery.start_soon(refuse, b)
@@ -624,13 +625,13 @@ async def test_a_read_that_is_revoked_as_it_leaves_a_tunnel_in_doubt_goes_nowher
             answered.set()
 
         nursery.start_soon(ask)
-        await a.accept()
+        await accept(a)
         [live] = bench.calls.live._calls.values()
         doubt(bench, "a")
         live.end(Ending(CloseReason.REVOKED, "locked"))
         with trio.fail_after(2):
             await answered.wait()
-        assert b.accept_nowait() is None
+        assert accept_nowait(b) is None
     assert answers[0][0] == 403
     [event] = await bench.trail()
     assert (event["kind"], event["resp"]["processed"]) == ("session.killed", "maybe")  # type: ignore[index]
@@ -643,7 +644,7 @@ async def test_what_may_have_been_processed_is_sent_once(bench: Bench, processed
     async def serve(relay: Session) -> None:
         nonlocal opened
         while True:
-            stream = await relay.accept()
+            stream = await accept(relay)
             opened += 1
             await read_all(stream)
             stream.reset(StreamCode.DRAINING, processed=processed, reason="gone")
@@ -664,7 +665,7 @@ async def test_a_body_that_is_not_held_is_sent_once_and_the_agent_told(bench: Be
     async def serve(relay: Session) -> None:
         nonlocal opened
         while True:
-            stream = await relay.accept()
+            stream = await accept(relay)
             opened += 1
             await read_all(stream)
             stream.reset(StreamCode.REFUSED, processed=Processed.NO, reason="full")
@@ -685,12 +686,12 @@ async def test_a_relay_that_cannot_reach_its_api_server_is_not_asked_twice(bench
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def refuse() -> None:
-            stream = await relay.accept()
+            stream = await accept(relay)
             stream.reset(StreamCode.DIAL_FAILED, processed=Processed.NO, reason="no route")
 
         nursery.start_soon(refuse)
         status, _, body = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
-        assert relay.accept_nowait() is None
+        assert accept_nowait(relay) is None
     assert status == 503
     assert b"cannot reach its API server: no route; the API server has not seen this request" in body
 
@@ -716,7 +717,7 @@ async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
         # The intent is written on a thread first.
         await until(lambda: bench.registry.relay_wait.parked == 1)
         async with relay_of(bench) as relay:
-            async with await relay.accept() as stream:
+            async with await accept(relay) as stream:
                 assert await read_all(stream) == b"create"
                 await stream.send_head(OK)
                 await stream.send_all(b"yes")
@@ -755,7 +756,7 @@ async def test_an_answer_that_breaks_off_was_seen_by_the_api_server(bench: Bench
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def break_off() -> None:
-            stream = await relay.accept()
+            stream = await accept(relay)
             await stream.send_head(b"HTTP/1.1 200 OK\r\n\r\n")
             await stream.send_all(b"half")
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -775,7 +776,7 @@ async def test_an_answer_that_fits_into_no_head_is_the_backends_fault(bench: Ben
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def answer() -> None:
-            stream = await relay.accept()
+            stream = await accept(relay)
             await stream.send_head(head)
             await stream.send_all(b"{}")
             await stream.send_eof()
@@ -800,7 +801,7 @@ async def test_an_explained_403_that_fits_into_no_head_any_more_is_the_backends_
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def answer() -> None:
-            (await relay.accept()).send_answer_nowait(head, body, eof=True)
+            (await accept(relay)).send_answer_nowait(head, body, eof=True)
 
         nursery.start_soon(answer)
         path = "/clusters/prod/api/v1/namespaces/work/services/web/proxy/"
@@ -829,7 +830,7 @@ async def test_a_post_that_may_have_been_processed_is_not_called_unavailable(ben
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def vanish() -> None:
-            stream = await relay.accept()
+            stream = await accept(relay)
             stream.reset(StreamCode.UPSTREAM_RESET, processed=Processed.MAYBE, reason="cut")
 
         nursery.start_soon(vanish)
@@ -852,7 +853,7 @@ async def test_a_403_that_the_operator_can_mend_says_how(bench: Bench, why: str)
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def answer() -> None:
-            async with await relay.accept() as stream:
+            async with await accept(relay) as stream:
                 await stream.send_head(head)
                 await stream.send_all(body)
                 await stream.send_eof()
@@ -885,7 +886,7 @@ async def test_reads_go_on_without_the_trail_where_the_operator_says_so(bench: B
         bench.recorder._overflow()
 
         async def answer() -> None:
-            (await relay.accept()).send_answer_nowait(OK, b"yes", eof=True)
+            (await accept(relay)).send_answer_nowait(OK, b"yes", eof=True)
 
         nursery.start_soon(answer)
         status, _, body = await bench.ask(bench.request("GET /clusters/prod/api/v1/nodes HTTP/1.1"))
@@ -938,7 +939,7 @@ async def test_a_fault_of_ours_is_recorded_as_the_hubs_and_not_as_a_client_that_
         with FAULTS:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bench.ask, bench.request(f"{line} HTTP/1.1"))
-                stream = await relay.accept()
+                stream = await accept(relay)
                 stream.send_answer_nowait(OK, b"yes", eof=True)
     closing = (await bench.trail())[-1]
     assert (closing["kind"], closing["phase"]) == ("call", "complete")
@@ -957,7 +958,7 @@ async def test_a_stream_that_a_fault_of_ours_has_cut_says_so(
             async with trio.open_nursery() as nursery:
                 watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
                 nursery.start_soon(bench.ask, watch)
-                stream = await relay.accept()
+                stream = await accept(relay)
                 await stream.send_head(b"HTTP/1.1 200 OK\r\n\r\n")
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 monkeypatch.setattr(ClientPort, "write", fail)
@@ -976,7 +977,7 @@ async def test_after_a_fault_of_ours_it_is_known_still_what_the_relay_has_said(
         with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bench.ask, bench.request("DELETE /clusters/prod/api/v1/nodes/n HTTP/1.1"))
-                stream = await relay.accept()
+                stream = await accept(relay)
                 stream.reset(StreamCode.DIAL_FAILED, processed=Processed.NO, reason="it is away")
     _, closing = await bench.trail()
     assert closing["resp"]["processed"] == "no"  # type: ignore[index]
@@ -986,9 +987,9 @@ async def test_what_became_of_a_second_attempt_is_not_told_by_the_first(bench: B
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         line = "DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1"
         nursery.start_soon(bench.ask, bench.request(line))
-        first = await relay.accept()
+        first = await accept(relay)
         first.reset(StreamCode.REFUSED, processed=Processed.NO, reason="going away")
-        second = await relay.accept()
+        second = await accept(relay)
         nursery.cancel_scope.cancel()
     await second.aclose()
     _, closing = await bench.trail()
@@ -1088,7 +1089,7 @@ async def test_a_controller_of_50_reads_and_5_writes_a_second_never_meets_its_bu
 
     async def serve(relay: Session) -> None:
         while True:
-            async with await relay.accept() as stream:
+            async with await accept(relay) as stream:
                 while await stream.receive_some():
                     pass
                 await stream.send_head(OK)

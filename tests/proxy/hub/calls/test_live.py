@@ -38,7 +38,8 @@ from tests.proxy.hub.calls.bench import Bench, Change, relay_of
 from tests.proxy.hub.calls.fake_live_calls import REVOKED, exchanging_call, live_call
 from tests.proxy.hub.calls.talk import CHUNKED, SWITCHING, exec_request, expect_reset, talk
 from tests.tunnel.passes import counted_passes
-from tunnel import Interruptions, Memory, Stream
+from tests.tunnel.trio_stream import TrioStream, accept
+from tunnel import Interruptions, Memory
 from tunnel import Processed as StreamProcessed
 from tunnel.stream import StreamReset
 
@@ -101,7 +102,7 @@ async def test_a_call_that_is_held_before_its_relay_has_it_is_held_there(
             "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1", "Content-Length: 6", body=b"create"
         )
         nursery.start_soon(bench.ask, data)
-        stream = await relay.accept()
+        stream = await accept(relay)
         with trio.move_on_after(0.1) as patience:
             await stream.receive_some()
         assert patience.cancelled_caught
@@ -279,12 +280,12 @@ async def test_judging_all_calls_lets_other_tasks_run(
 # --- whole calls ---
 
 
-async def send_without_end(stream: Stream) -> NoReturn:
+async def send_without_end(stream: TrioStream) -> NoReturn:
     while True:
         await stream.send_all(bytes(64 * 1024))
 
 
-async def send_until_reset(stream: Stream) -> None:
+async def send_until_reset(stream: TrioStream) -> None:
     with suppress(StreamReset):
         await send_without_end(stream)
 
@@ -332,7 +333,7 @@ async def test_a_revocation_ends_a_live_stream_with_the_reason(
     credential = bench.credential
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = await talk(bench, nursery, data)
-        stream = await relay.accept()
+        stream = await accept(relay)
         await stream.send_head(CHUNKED if kind == "watch" else SWITCHING)
         await stream.send_all(b"first")
         await wait_all_tasks_blocked(0.01)
@@ -372,7 +373,7 @@ async def test_a_client_that_reads_nothing_is_ended_when_memory_is_full(
         client = served.client
         watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
         await client.send_all(watch if kind == "watch" else exec_request(bench))
-        stream = await relay.accept()
+        stream = await accept(relay)
         await stream.send_head(CHUNKED if kind == "watch" else SWITCHING)
         # A look before could end the call before the relay has it.
         assert await client.receive_some()
@@ -408,7 +409,7 @@ async def test_a_client_that_reads_nothing_is_ended_when_memory_is_full(
 async def test_a_stream_evicted_at_the_relay_is_answered_with_the_reason(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         await talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
-        stream = await relay.accept()
+        stream = await accept(relay)
         await stream.send_head(CHUNKED)
         await wait_all_tasks_blocked(0.01)
         stream.reset(StreamCode.OVERLOADED, processed=StreamProcessed.MAYBE, reason="memory is full")
@@ -422,7 +423,7 @@ async def test_a_stream_evicted_at_the_relay_is_answered_with_the_reason(bench: 
 async def test_a_new_permission_ends_no_call(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = await talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
-        stream = await relay.accept()
+        stream = await accept(relay)
         await stream.send_head(CHUNKED)
         await wait_all_tasks_blocked(0.01)
         await bench.directory.change(lambda store: store.change_agent_teams("ann", add=["web"]))
@@ -440,7 +441,7 @@ async def test_a_new_permission_ends_no_call(bench: Bench) -> None:
 async def test_a_call_evicted_before_its_answer_is_not_answered_as_forbidden(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = await talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
-        stream = await relay.accept()
+        stream = await accept(relay)
         await wait_all_tasks_blocked(0.01)
         await bench.calls.live.end_for_memory(list(bench.calls.live))
         await expect_reset(stream)
@@ -453,7 +454,7 @@ async def test_a_call_evicted_before_its_answer_is_not_answered_as_forbidden(ben
 async def test_a_client_without_an_answer_gets_the_reason(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = await talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
-        stream = await relay.accept()
+        stream = await accept(relay)
         await wait_all_tasks_blocked(0.01)
         await bench.directory.change(lambda store: store.lock_agent("ann"))
         reset = await expect_reset(stream)
@@ -470,7 +471,7 @@ async def test_a_client_without_an_answer_gets_the_reason(bench: Bench) -> None:
 async def test_a_client_that_does_not_read_is_cut_all_the_same(bench: Bench) -> None:
     async with relay_of(bench) as relay, bench.served() as served, trio.open_nursery() as nursery:
         await served.client.send_all(exec_request(bench))
-        stream = await relay.accept()
+        stream = await accept(relay)
         await stream.send_head(SWITCHING)
         nursery.start_soon(send_until_reset, stream)
         await wait_all_tasks_blocked(0.01)
@@ -515,7 +516,7 @@ async def test_a_write_that_waits_for_its_intent_is_not_sent_once_it_is_ended(
         goes_on.set()
         await client.ended.wait()
         with trio.move_on_after(0.05) as patience:
-            await relay.accept()
+            await accept(relay)
         assert patience.cancelled_caught
     assert client.status == 403
     _, closing = await bench.trail()
@@ -528,7 +529,7 @@ async def test_an_ended_upload_is_not_read_on(bench: Bench) -> None:
             "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1", "Content-Length: 9", body=b"half"
         )
         client = await talk(bench, nursery, data)
-        stream = await relay.accept()
+        stream = await accept(relay)
         assert await stream.receive_some() == b"half"
         await bench.directory.change(lambda store: store.lock_agent("ann"))
         reset = await expect_reset(stream)
@@ -549,7 +550,7 @@ async def test_an_operator_lists_live_calls_and_ends_one(bench: Bench, tmp_path:
             assert await sessions.hubs_beside() == 1
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = await talk(bench, nursery, exec_request(bench))
-        stream = await relay.accept()
+        stream = await accept(relay)
         await stream.send_head(SWITCHING)
         await stream.send_all(b"first")
         await wait_all_tasks_blocked(0.01)
@@ -578,7 +579,7 @@ async def test_a_client_that_leaves_counts_as_a_cancel(bench: Bench) -> None:
     watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = await talk(bench, nursery, watch)
-        stream = await relay.accept()
+        stream = await accept(relay)
         await stream.send_head(CHUNKED)
         await wait_all_tasks_blocked(0.01)
         await trio.aclose_forcefully(client.client)
@@ -588,7 +589,7 @@ async def test_a_client_that_leaves_counts_as_a_cancel(bench: Bench) -> None:
         assert counted == ["ann"]
         # One that the hub ends has not given up.
         other = await talk(bench, nursery, watch)
-        stream = await relay.accept()
+        stream = await accept(relay)
         await stream.send_head(CHUNKED)
         await wait_all_tasks_blocked(0.01)
         await bench.directory.change(lambda store: store.lock_agent("ann"))

@@ -21,7 +21,7 @@ from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.exchange.fake_ports import GONE, REVOKED, FakePort
 from tests.tunnel.passes import counted_passes
 from tests.tunnel.sessions import open_sessions
-from tunnel import Stream
+from tests.tunnel.trio_stream import TrioStream, accept
 from tunnel.driver import QUEUE_HIGH_BYTES
 from tunnel.net.fairness import TASKS_PER_PASS_MAX
 from tunnel.stream import StreamReset
@@ -68,7 +68,7 @@ class Rig:
 
     client: Client
     port: RelayPort
-    relay: Stream
+    relay: TrioStream
     passes: LatePasses
     done: list[Failure | None] = attrs.Factory(list)
     patience: list[float] = attrs.Factory(list)
@@ -134,7 +134,7 @@ async def rigged(
         context = hub.add_context(1, b"identity")
         stream = hub.open_stream(request.encode(), context=context, eof=kind in {"get", "head"})
         port = RelayPort(stream, request, "prod", rewrite, passes)
-        rig = Rig(Client(drains_at_once=drains), port, await relay.accept(), passes)
+        rig = Rig(Client(drains_at_once=drains), port, await accept(relay), passes)
         rig.start(kind)
         yield rig
         rig.exchange.end(REVOKED)
@@ -464,8 +464,8 @@ async def test_the_heads_of_one_message_are_spread_over_passes_beside_another_re
                 client = NotedClient(drains_at_once=True, said_end=True, name=name)
                 Exchange(client, port, lambda _: None, bodiless=True).start()
                 clients.append(client)
-        answered = [await relay.accept() for _ in range(heads)]
-        other = await other_relay.accept()
+        answered = [await accept(relay) for _ in range(heads)]
+        other = await accept(other_relay)
         with counted_passes() as passes:
             for number, stream in enumerate(answered):
                 stream.send_answer_nowait(ResponseHead.of(200).encode(), b"%d" % number)

@@ -21,6 +21,7 @@ from proxy.hub.calls.starts import CHECK_EVERY_S, STARTED_AFTER_S, STARTS_PER_CH
 from proxy.message.head import ResponseHead
 from tests.proxy.hub.calls.bench import Bench, open_bench, relay_of
 from tests.proxy.hub.calls.talk import CHUNKED, exec_request
+from tests.tunnel.trio_stream import accept
 
 WATCH = "GET /clusters/prod/api/v1/namespaces/dev/secrets?watch=1 HTTP/1.1"
 
@@ -133,7 +134,7 @@ async def test_a_read_that_lasts_has_a_start_with_all_that_is_known_and_one_end(
     starts = Starts(bench.calls)
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         nursery.start_soon(bench.ask, bench.request(line))
-        async with await relay.accept() as stream:
+        async with await accept(relay) as stream:
             for _ in range(2):
                 await starts.look()
             [start] = await bench.trail()
@@ -151,7 +152,7 @@ async def test_a_read_that_lasts_has_a_start_with_all_that_is_known_and_one_end(
 async def test_an_upgrade_has_its_intent_and_no_start(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         nursery.start_soon(bench.ask, exec_request(bench))
-        async with await relay.accept():
+        async with await accept(relay):
             await Starts(bench.calls).look()
             assert [event["phase"] for event in await bench.trail()] == ["intent"]
         nursery.cancel_scope.cancel()

@@ -9,6 +9,7 @@ from proxy.exchange.groups import HUB_GROUP, group_of
 from proxy.hub.relays import contexts
 from proxy.hub.relays.contexts import RENEW_AFTER_S, TokenContexts
 from tests.proxy.hub.calls.sessions import session_pair
+from tests.tunnel.trio_stream import TrioStream, accept
 from tunnel import Session
 
 ANN = Principal("agent-1", "ann", "acme", ("sre",))
@@ -28,8 +29,8 @@ class Mint:
 
 async def accepted_payload(hub: Session, relay: Session, index: int) -> tuple[int, bytes]:
     """The group and payload under which the relay sees a stream that was opened with the context."""
-    stream = hub.open_stream(b"head", context=index)
-    accepted = await relay.accept()
+    stream = TrioStream(hub.open_stream(b"head", context=index))
+    accepted = await accept(relay)
     await accepted.aclose()
     await stream.aclose()
     return accepted.context.group, bytes(accepted.context.payload)

@@ -23,6 +23,7 @@ from proxy.hub.store.store import Store
 from proxy.message.head import RequestHead
 from tests.proxy.hub.calls.sessions import session_pair
 from tests.proxy.hub.relays.endpoint_bench import NOW, Bench, claims, open_bench
+from tests.tunnel.trio_stream import TrioStream
 from tunnel import (
     CloseCode,
     Hello,
@@ -252,7 +253,7 @@ async def test_a_relay_hears_the_hubs_time_for_its_nonce_before_all_else(tmp_pat
 async def test_streams_that_a_relay_opens_are_refused_and_take_no_memory(tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench, relay_of(bench) as relay:
         context = relay.add_context(1, b"x")
-        stream = relay.open_stream(b"head", context=context)
+        stream = TrioStream(relay.open_stream(b"head", context=context))
         # Nor may it bring many, each without an end to its head.
         with pytest.raises(TooManyStreams):
             relay.open_stream(b"head", context=context)
