@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from audit.record import Kind
     from audit.textsearch import Text
 
-# How long --follow may take to show a new event.
-POLL_S = 0.5
 # Enough for a person. A program, which asks for JSON, gets all events: it would not notice missing ones.
 LIMIT = 50
 LIMIT_FOLLOWED = 10
@@ -267,16 +264,10 @@ def _choose(reader: AuditReader, query: Query, text: Text | None, newest: int | 
 def _events(
     reader: AuditReader, query: Query, text: Text | None, chosen: _Range, *, follow: bool
 ) -> Iterator[StoredEvent]:
-    first, last = chosen.first, chosen.last
-    while True:
-        for stored in reader.events(first, last, query):
-            if text is None or text.is_in(stored.body):
-                yield stored
-        if not follow:
-            return
-        first = max(first, last + 1)
-        while (last := reader.last()) < first:
-            time.sleep(POLL_S)
+    found = reader.follow(chosen.first, query) if follow else reader.events(chosen.first, chosen.last, query)
+    for stored in found:
+        if text is None or text.is_in(stored.body):
+            yield stored
 
 
 def _print(found: Iterator[StoredEvent], *, as_json: bool) -> int:
