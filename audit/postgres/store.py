@@ -42,6 +42,8 @@ STATEMENT_S = 5.0
 _STATEMENT_S_MIN = 1.0
 # Between attempts to reach a database that is away.
 _RETRY_S = 0.1
+# Ends of a dead hub's calls per statement: a hub may leave 20,000, and each statement has its limit.
+_SLICE_ROWS = 1000
 # `append_once` looks for an event among those written from this long before it: two hubs' clocks may differ.
 _CLOCKS_US = 3_600_000_000
 
@@ -214,12 +216,16 @@ class PostgresStore:
                 for epoch, other in found
                 if other != boot and (is_running is None or not is_running(other))
             ]
-            made = Batch(0, before, self._now_us(written), [])
-            for epoch in dead:
-                self._close_epoch(epoch, made, now)
-            calls = statements.written(made) if made.rows else []
-            self._run([*calls, statements.COMMIT])
-            return [row[0] for row in made.rows]
+            rows = [row for epoch in dead for row in self._close_epoch(epoch, now)]
+            for start in range(0, len(rows), _SLICE_ROWS):
+                made = Batch(0, before + start, self._now_us(written), rows[start : start + _SLICE_ROWS])
+                for n, row in enumerate(made.rows, made.before + 1):
+                    made.ended.add(row[0])
+                    # In another epoch than the first row.
+                    made.late[row[0]] = n
+                self._run(statements.written(made))
+            self._run([statements.COMMIT])
+            return [row[0] for row in rows]
 
         with self._translated():
             closed = self._retrying(attempt)
@@ -227,8 +233,8 @@ class PostgresStore:
             self._open_intents.pop(eid, None)
         return len(closed)
 
-    def _close_epoch(self, epoch: int, made: Batch, now: datetime) -> None:
-        """Close an epoch in the open transaction, and add the ends of its open calls to the batch."""
+    def _close_epoch(self, epoch: int, now: datetime) -> list[Row]:
+        """Close an epoch in the open transaction; returns the ends of its open calls."""
         # Its lock first: a batch that the writer has just sent is either seen here, or fails.
         first = [statements.lock(epoch)] if epoch else []
         answers = self._run(
@@ -237,6 +243,7 @@ class PostgresStore:
         newest = _integer(answers[-2][0][0])
         if epoch:
             self._run([statements.index_rest(epoch, newest)])
+        ends: list[Row] = []
         for eid, kind, agent, cluster, phase, ts_us, body, common, common_body in answers[-1]:
             event = _bytes(body)
             if common is not None:
@@ -248,13 +255,13 @@ class PostgresStore:
                     phase=_text(phase),
                     ts=moment(_integer(ts_us)),
                 )
-            row: Row = (
-                *(_text(eid), Phase.UNKNOWN.value, _text(kind), microseconds(now)),
-                *(_text(agent), _text(cluster), 0, as_unknown(event, now)),
+            ends.append(
+                (
+                    *(_text(eid), Phase.UNKNOWN.value, _text(kind), microseconds(now)),
+                    *(_text(agent), _text(cluster), 0, as_unknown(event, now)),
+                )
             )
-            made.rows.append(row)
-            made.ended.add(row[0])
-            made.late[row[0]] = made.newest
+        return ends
 
     def _take_epoch(self, boot: str) -> None:
         """Find or open the epoch of this boot."""
