@@ -204,3 +204,19 @@ def _closed(found: Sequence[pq.abc.PGresult]) -> str:
 def one_line(error: BaseException) -> str:
     """The text of an error of libpq, which has a line for each host."""
     return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def text_of(value: bytes | None) -> str:
+    """The text of a column that is never NULL."""
+    assert value is not None, "the column is NOT NULL"
+    return value.decode()
+
+
+def integer_of(value: bytes | None) -> int:
+    """The integer of a column that is never NULL."""
+    return int(text_of(value))
+
+
+def bytes_of(value: bytes | None) -> bytes:
+    """The bytes of a column that was selected as hexadecimal digits."""
+    return bytes.fromhex(text_of(value))

@@ -25,7 +25,7 @@ from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentR
 from audit.mask import Masks
 from audit.postgres import schema, statements
 from audit.postgres.batch import Batch, Place, Row, make_batch, whole_row
-from audit.postgres.link import Call, Conninfo, Link, Lost, Refused, Rows
+from audit.postgres.link import Call, Conninfo, Link, Lost, Refused, Rows, bytes_of, integer_of, text_of
 from audit.record import Event, Phase
 from audit.schema import microseconds, moment
 from audit.shared import CommonParts, whole
@@ -165,10 +165,10 @@ class PostgresStore:
                 since_us = min(row[3] for row in rows) - _CLOCKS_US
                 calls.append(statements.present([row[0] for row in rows], since_us))
             answers = self._run(calls)
-            made.before, written, _ = map(_integer, answers[2][0])
+            made.before, written, _ = map(integer_of, answers[2][0])
             made.written = self._now_us(written)
             if once:
-                present = {(_text(eid), _text(phase)) for eid, phase in answers[3]}
+                present = {(text_of(eid), text_of(phase)) for eid, phase in answers[3]}
                 made.rows = [row for row in made.rows if (row[0], row[1]) not in present]
             if not made.rows:
                 self._run([statements.COMMIT])
@@ -209,8 +209,8 @@ class PostgresStore:
             answers = self._run(
                 [statements.BEGIN, statements.lock(0), statements.numbers(0), statements.OPEN_EPOCHS]
             )
-            before, written, _ = map(_integer, answers[2][0])
-            found = [(_integer(epoch), _text(other)) for epoch, other in answers[3]]
+            before, written, _ = map(integer_of, answers[2][0])
+            found = [(integer_of(epoch), text_of(other)) for epoch, other in answers[3]]
             dead = [
                 epoch
                 for epoch, other in found
@@ -240,25 +240,25 @@ class PostgresStore:
         answers = self._run(
             [*first, statements.close(epoch), statements.numbers(epoch), statements.left(epoch)]
         )
-        newest = _integer(answers[-2][0][0])
+        newest = integer_of(answers[-2][0][0])
         if epoch:
             self._run([statements.index_rest(epoch, newest)])
         ends: list[Row] = []
         for eid, kind, agent, cluster, phase, ts_us, body, common, common_body in answers[-1]:
-            event = _bytes(body)
+            event = bytes_of(body)
             if common is not None:
                 event = whole(
                     event,
-                    _bytes(common_body),
-                    eid=_text(eid),
-                    kind=_text(kind),
-                    phase=_text(phase),
-                    ts=moment(_integer(ts_us)),
+                    bytes_of(common_body),
+                    eid=text_of(eid),
+                    kind=text_of(kind),
+                    phase=text_of(phase),
+                    ts=moment(integer_of(ts_us)),
                 )
             ends.append(
                 (
-                    *(_text(eid), Phase.UNKNOWN.value, _text(kind), microseconds(now)),
-                    *(_text(agent), _text(cluster), 0, as_unknown(event, now)),
+                    *(text_of(eid), Phase.UNKNOWN.value, text_of(kind), microseconds(now)),
+                    *(text_of(agent), text_of(cluster), 0, as_unknown(event, now)),
                 )
             )
         return ends
@@ -273,8 +273,8 @@ class PostgresStore:
                 *(statements.find_epoch(boot), statements.COMMIT),
             ]
         )
-        epoch = _integer(answers[3][0][0])
-        newest, written, last_part = map(_integer, self._run([statements.numbers(epoch)])[0][0])
+        epoch = integer_of(answers[3][0][0])
+        newest, written, last_part = map(integer_of, self._run([statements.numbers(epoch)])[0][0])
         self._boot, self._epoch = boot, epoch
         self._newest, self._written, self._last_part = newest, written, last_part
         self._common.forget()
@@ -341,10 +341,12 @@ class PostgresStore:
             until_s = time.monotonic() + self._limit_s
             schema.prepare(link, until_s)
             ((found, version, highest),) = link.run([statements.IDENTIFY], until_s)[0]
-            self._recognise(_text(found), _integer(version), 0 if highest is None else _integer(highest))
+            self._recognise(
+                text_of(found), integer_of(version), 0 if highest is None else integer_of(highest)
+            )
             if not self._opened_list:
                 for eid, epoch, n in link.run([statements.ALL_OPEN], until_s)[0]:
-                    self._open_intents[_text(eid)] = _integer(epoch), _integer(n)
+                    self._open_intents[text_of(eid)] = integer_of(epoch), integer_of(n)
                 self._opened_list = True
         except BaseException:
             link.close()
@@ -383,6 +385,10 @@ class PostgresStore:
                     self._down = True
                     raise
                 time.sleep(_RETRY_S)
+            except BaseException:
+                # A transaction may be open, and hold its locks.
+                self.close()
+                raise
             else:
                 self._down = False
                 return found
@@ -401,17 +407,3 @@ class PostgresStore:
 
 def _unavailable(error: Exception) -> str:
     return f"the audit trail in PostgreSQL is unavailable: {error}"
-
-
-def _text(value: bytes | None) -> str:
-    assert value is not None, "the column is NOT NULL"
-    return value.decode()
-
-
-def _integer(value: bytes | None) -> int:
-    return int(_text(value))
-
-
-def _bytes(value: bytes | None) -> bytes:
-    """The bytes of a column that was selected as hexadecimal digits."""
-    return bytes.fromhex(_text(value))

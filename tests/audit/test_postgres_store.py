@@ -376,6 +376,17 @@ def test_whether_a_boot_runs_is_asked_while_no_epoch_can_be_opened(
     assert store.close_unknown("mine", utc(NOW_S), is_running=is_running) == 1
 
 
+def test_a_failure_while_others_are_asked_leaves_no_lock(
+    store: PostgresStore, postgres_trail: PostgresTrail
+) -> None:
+    store.append([call()], boot="other")
+    with pytest.raises(ZeroDivisionError):
+        store.close_unknown("mine", utc(NOW_S), is_running=lambda boot: bool(1 // 0))
+    with closing(postgres_trail.open()) as other:
+        other.append([call()])
+    assert store.close_unknown("mine", utc(NOW_S)) == 2
+
+
 # -- what PostgreSQL does not store --------------------------------------------------------------------------
 
 
