@@ -25,7 +25,7 @@ from proxy.hub.home.devca import check_ca
 from proxy.hub.home.private_files import DataDirError, check_writable, explained, is_there
 from proxy.hub.home.reserve import check_reserve
 from proxy.hub.restart.pidfile import PidFile
-from proxy.hub.store.database import unusable
+from proxy.hub.store.engines.sqlite import unusable
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, is_older
 from proxy.hub.store.snapshot import read_trail
