@@ -52,7 +52,7 @@ async def open_home(config: HubConfig, registry: Registry, *, replace: bool) -> 
     # Outermost: once this boot is no longer registered, this hub does not touch the folder.
     with instances.registered(boot):
         async with open_instance_lock(config, data, boot, replace=replace) as instance:
-            data.check_databases()
+            data.check_databases(in_postgres=config.database.url is not None)
             pepper = data.pepper()
             ring = KeyRing(
                 data, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys
@@ -78,11 +78,14 @@ class Records:
 async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
     """Open the store and the trail for the block."""
     masks = Masks(config.audit.mask)
-    data = home.data
+    data, address = home.data, config.database.address
+    shared = home.instance.predecessor is not None
     # Before the trail: the directory knows which trail belongs to this hub.
     async with open_directory(
-        data.store_file, org=config.org, clock=time.time, shared=home.instance.predecessor is not None
+        address or data.store_file, org=config.org, clock=time.time, shared=shared
     ) as directory:
+        if address is not None:
+            data.note_address(address)
         expected = directory.current.trail
         open_store = partial(AuditStore, data.audit_file, masks, expected=expected)
         with closing(await trio.to_thread.run_sync(open_store)) as store:

@@ -17,6 +17,7 @@ import attrs
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.hub.home.hosts import ClusterHosts
+from proxy.hub.store.engines.address import PostgresAddress, fault_of_postgres_url
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,
@@ -61,6 +62,20 @@ class TLSConfig:
 
     certificate: Path | None = None
     key: Path | None = None
+
+
+@attrs.frozen
+class DatabaseConfig:
+    """The database of the directory; without a URL that is SQLite, in the data folder."""
+
+    url: str | None = None
+    """A database of PostgreSQL, without a password."""
+    password_file: Path | None = None
+
+    @property
+    def address(self) -> PostgresAddress | None:
+        """The database of PostgreSQL, if there is one."""
+        return None if self.url is None else PostgresAddress(self.url, self.password_file)
 
 
 @attrs.frozen
@@ -176,6 +191,7 @@ class HubConfig:
     memory_mib: int = MEMORY_MIB
     """For open calls, and the data that tunnels and calls carry."""
     tls: TLSConfig = TLSConfig()
+    database: DatabaseConfig = DatabaseConfig()
     admin: AdminConfig = AdminConfig()
     limits: LimitsConfig = LimitsConfig()
     tunnel: TunnelConfig = TunnelConfig()
@@ -263,6 +279,7 @@ def _check(config: HubConfig) -> list[str]:
     except ValueError as error:
         faults.append(f"listen_proxy_from: {error}")
     faults.extend(_check_tls(config.tls))
+    faults.extend(_check_database(config.database))
     if config.listen == config.admin.listen and config.listen.port != 0:
         faults.append("admin.listen: the same address as listen; the admin API needs a separate listener")
     faults.extend(_check_limits("limits", config.limits))
@@ -293,6 +310,17 @@ def _check_tls(tls: TLSConfig) -> list[str]:
         if fault is not None:
             faults.append(f"tls.{name}: {fault}")
     return faults
+
+
+def _check_database(database: DatabaseConfig) -> list[str]:
+    file = database.password_file
+    if database.url is None:
+        return [] if file is None else ["database.password_file: goes with database.url only"]
+    fault = fault_of_postgres_url(database.url)
+    if fault is not None:
+        return [f"database.url: {fault}"]
+    fault = None if file is None else _fault_of_file(file)
+    return [] if fault is None else [f"database.password_file: {fault}"]
 
 
 def _check_agents(agents: Mapping[str, AgentLimitsConfig]) -> list[str]:

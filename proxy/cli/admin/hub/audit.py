@@ -38,12 +38,13 @@ def accept(reach: Reach, /, yes: bool) -> None:
 
     data = DataDir(reach.folder())
     try:
-        if not is_there(data.store_file):
+        address = data.address()
+        if address is None and not is_there(data.store_file):
             raise CommandError(
                 f"{data.path} is not a hub's data folder: name it with --data-dir or HAWSE_HUB_DATA_DIR"
             )
         running = HubInstances(data.instances_dir).running()
-        store = Store(data.store_file, org="main", clock=time.time, shared=bool(running))
+        store = Store(address or data.store_file, org="main", clock=time.time, shared=bool(running))
         try:
             known = store.snapshot().trail
             if known is None:
