@@ -90,14 +90,16 @@ def _made(prefix: str) -> tuple[datetime, datetime]:
 class CallReader(AuditReader):
     """Searches the trail for one call."""
 
-    def by_number(self, seq: int) -> FoundCall:
+    def by_number(self, number: str) -> FoundCall:
         """The call that the row of this number belongs to; raises NoSuchCall."""
         with self._view() as connection:
             if not self._last(connection):
                 raise NoSuchCall("the trail holds no event yet")
+            # A number with a point is one of a trail in PostgreSQL.
+            seq = int(number) if number.isdigit() else 0
             eid = connection.scalar(sa.select(events.c.eid).where(events.c.seq == seq))
             if eid is None:
-                raise NoSuchCall(f"no event has the number {seq}: {self._extent(connection)}")
+                raise NoSuchCall(f"no event has the number {number}: {self._extent(connection)}")
         return self.by_id(eid)
 
     def by_id(self, prefix: str) -> FoundCall:

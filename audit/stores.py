@@ -8,6 +8,7 @@ from typing import Protocol
 
 from audit.record import Event
 from audit.shares import Agent
+from audit.store import TrailMark
 
 
 class TrailStore(Protocol):
@@ -26,3 +27,17 @@ class TrailStore(Protocol):
         self, boot: str, now: datetime, *, is_running: Callable[[str], bool] | None = None
     ) -> int:
         """End the open calls of other boots that no longer run as `unknown`."""
+
+
+class OwnTrail(TrailStore, Protocol):
+    """A store that continues one trail."""
+
+    @property
+    def mark(self) -> TrailMark:
+        """The trail's identity and progress; callable from any thread."""
+
+    def expect(self, mark: TrailMark) -> None:
+        """Accept the trail with this mark, on an operator's word; callable from any thread."""
+
+    def close(self) -> None:
+        """Close the database; the next use opens it again."""

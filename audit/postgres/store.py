@@ -99,6 +99,11 @@ class PostgresStore:
         """Accept the trail with this mark, on an operator's word; callable from any thread."""
         self._id, self._highest = mark.id, mark.highest
 
+    def accept(self, make_event: Callable[[TrailMark], Event]) -> TrailMark:
+        """Write an event into this trail, which an operator accepts as it is; returns its mark."""
+        self.append([make_event(self.mark)])
+        return self.mark
+
     def close(self) -> None:
         """Close the connection; the next use opens it again."""
         link, self._link = self._link, None

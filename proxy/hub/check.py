@@ -24,6 +24,7 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import check_ca
 from proxy.hub.home.private_files import DataDirError, check_writable, explained, is_there
 from proxy.hub.home.reserve import check_reserve
+from proxy.hub.home.trails import check_place
 from proxy.hub.restart.pidfile import PidFile
 from proxy.hub.store.engines.address import PostgresAddress
 from proxy.hub.store.engines.sqlite import unusable
@@ -78,7 +79,7 @@ def _look_at_folder(config: HubConfig, findings: Findings) -> None:
     if config.tls.certificate is None:
         findings.look(partial(check_ca, data.tls_dir), _KNOWN)
     _look_at_disk(data, findings)
-    findings.look(partial(_look_at_databases, data, address is not None, expected, findings), _KNOWN)
+    findings.look(partial(_look_at_databases, data, address, expected, findings), _KNOWN)
 
 
 def _check_file(file: Path) -> None:
@@ -104,7 +105,7 @@ def _look_at_disk(data: DataDir, findings: Findings) -> None:
 
 
 def _look_at_databases(
-    data: DataDir, in_postgres: bool, expected: TrailMark | None, findings: Findings
+    data: DataDir, address: PostgresAddress | None, expected: TrailMark | None, findings: Findings
 ) -> None:
     """Check the schemas of the store and of the trail, and whether they belong together.
 
@@ -113,9 +114,13 @@ def _look_at_databases(
     there = is_there(data.store_file) or is_there(data.address_file)
     what = "store, trail, keys" if there else "no hub has run there yet"
     findings.seen["data folder"] = f"{data.path}: {what}"
-    faults = [*data.faults_of_databases(in_postgres=in_postgres)]
+    faults = [*data.faults_of_databases(in_postgres=address is not None)]
     findings.faults.extend(faults)
-    if not in_postgres and is_there(data.store_file) and not _is_named(data.store_file, faults):
+    if address is not None:
+        if not findings.has_fault_of("database"):
+            findings.look(partial(check_place, address, expected), _KNOWN)
+        return
+    if is_there(data.store_file) and not _is_named(data.store_file, faults):
         try:
             expected = findings.look(partial(_look_at_store, data.store_file), _KNOWN)
         except NeedsRecovery as error:

@@ -38,12 +38,8 @@ def ended(event: Event, second: float) -> Event:
 
 
 def find(trail: Trail, said: str | int) -> FoundCall:
-    if isinstance(trail, PostgresTrail):
-        with closing(trail.calls()) as calls:
-            return calls.by_number(str(said)) if isinstance(said, int) else calls.by_id(said)
-    assert isinstance(trail, FileTrail)
-    with closing(trail.calls()) as reader:
-        return reader.by_number(said) if isinstance(said, int) else reader.by_id(said)
+    with closing(trail.calls()) as calls:
+        return calls.by_number(str(said)) if isinstance(said, int) else calls.by_id(said)
 
 
 def numbers(trail: Trail, said: str | int) -> list[int]:

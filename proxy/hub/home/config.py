@@ -50,6 +50,9 @@ MEMORY_MIB = 1024
 STOP_GRACE_S = 10
 REPLACED_GRACE_S = 900
 STOP_GRACE_MAX_S = 86_400
+# A failover takes 0.2 to 5 s where promotion is quick.
+AUDIT_WAIT_S = 5
+AUDIT_WAIT_MAX_S = 60
 # The lifetime of a token: after that no agent can call.
 DOWN_GRACE_S = 60
 # Each pattern is searched in the query of every call.
@@ -159,6 +162,8 @@ class AuditConfig:
     """Regular expressions. Matches in queries and exec arguments are masked before they are stored."""
     reads_when_down: bool = False
     """Whether reads are answered while the trail cannot be written; writes never are."""
+    wait_s: int = AUDIT_WAIT_S
+    """How long a write waits for a trail in PostgreSQL whose database is away, before it is refused."""
     down_grace_s: int = DOWN_GRACE_S
     """How long open upgrades may continue while the trail cannot be written; 0 means no limit."""
 
@@ -292,6 +297,8 @@ def _check(config: HubConfig) -> list[str]:
     for name, grace_s in attrs.asdict(config.stop).items():
         if not 0 <= grace_s <= STOP_GRACE_MAX_S:
             faults.append(f"stop.{name}: expected 0 to {STOP_GRACE_MAX_S} seconds")
+    if not 0 <= config.audit.wait_s <= AUDIT_WAIT_MAX_S:
+        faults.append(f"audit.wait_s: expected 0 to {AUDIT_WAIT_MAX_S} seconds")
     if not 0 <= config.audit.down_grace_s <= STOP_GRACE_MAX_S:
         faults.append(f"audit.down_grace_s: expected 0 (without end) to {STOP_GRACE_MAX_S} seconds")
     fault = fault_of_ping(config.tunnel.ping_s)

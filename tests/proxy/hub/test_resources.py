@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 
+from audit.errors import AnotherTrail
+from audit.record import Response
 from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.hub.audit import accept
+from proxy.cli.group import build_group
 from proxy.hub.admin.backup import BackupError, backup
 from proxy.hub.check import check_hub
 from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
@@ -19,6 +24,7 @@ from proxy.hub.resources import open_home, open_records
 from proxy.hub.store.engines.address import PostgresAddress
 from proxy.hub.store.store import Store
 from proxy.process.config import Address
+from tests.audit.events import call
 
 
 @pytest.fixture
@@ -47,13 +53,15 @@ def variables(config: HubConfig) -> dict[str, str]:
     return {f"HAWSE_HUB_{name}": value for name, value in stated.items()}
 
 
-async def test_the_directory_is_in_postgresql_and_the_rest_in_the_folder(config: HubConfig) -> None:
+async def test_directory_and_trail_are_in_postgresql_and_the_rest_in_the_folder(
+    config: HubConfig,
+) -> None:
     assert await start(config, "sre") == {"sre"}
     assert await start(config) == {"sre"}
     data = DataDir(config.data_dir)
     assert data.address() == config.database.address
     assert not data.store_file.exists()
-    assert data.audit_file.exists()
+    assert not data.audit_file.exists()
     _, findings = check_hub(None, variables(config))
     assert (findings.fatal, findings.seen["database"]) == ([], "PostgreSQL")
 
@@ -94,22 +102,56 @@ async def test_another_folder_does_not_become_the_hub_of_a_directory(
         listen=config.listen,
         database=config.database,
     )
-    # Its trail is elsewhere, and so are its keys.
-    with pytest.raises(Exception, match=r"audit\.db is missing"):
+    # Its keys are elsewhere.
+    with pytest.raises(DataDirError, match=r"another data folder has run on the database of database\.url"):
         await start(other)
 
 
-async def test_a_lost_trail_is_given_up_in_postgresql_too(config: HubConfig) -> None:
+def run(config: HubConfig, *command: str) -> str:
+    """Run `hawse audit` on the folder, and return what it prints."""
+    done = CliRunner().invoke(build_group(), ["audit", *command, "--data-dir", str(config.data_dir)])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+async def test_a_trail_in_postgresql_is_written_by_the_hub_and_read_on_its_machine(config: HubConfig) -> None:
+    event = call()
+    async with open_home(config, Registry(), replace=False) as home, open_records(config, home) as records:
+        await records.recorder.intent(event)
+        records.recorder.complete(event.completed(event.ts, resp=Response(200)))
+    listed = [json.loads(line) for line in run(config, "list", "--json", "--agent", "robot").splitlines()]
+    assert [(row["eid"], row["phase"], row["epoch"], row["seq"]) for row in listed] == [
+        (event.eid, "intent", 1, 1),
+        (event.eid, "complete", 1, 2),
+    ]
+    assert "rows      1.1 (intent) and 1.2 (complete)" in run(config, "show", "1.2")
+    assert event.eid in run(config, "show", event.eid)
+    assert run(config, "prune", "--keep", "90d", "--yes") == "no event is that old\n"
+    # The reads by operators are in the epoch that all of them share.
+    reads = [json.loads(line) for line in run(config, "list", "--json", "--kind", "audit.read").splitlines()]
+    assert [(row.get("epoch"), row["seq"]) for row in reads] == [(None, n) for n in range(1, 5)]
+    unknown = CliRunner().invoke(
+        build_group(), ["audit", "list", "--agent", "robto", "--data-dir", str(config.data_dir)]
+    )
+    assert "did you mean robot?" in unknown.output
+
+
+async def test_an_older_state_of_the_trail_in_postgresql_is_accepted_by_an_operator(
+    config: HubConfig,
+) -> None:
     await start(config)
-    data = DataDir(config.data_dir)
-    for file in config.data_dir.glob("audit.db*"):
-        file.unlink()
-    _, findings = check_hub(None, variables(config))
-    assert "audit.db is missing" in findings.fatal[0]
+    async with open_home(config, Registry(), replace=False) as home, open_records(config, home) as records:
+        await records.recorder.intent(call())
+    address = config.database.address
+    assert address is not None
+    with psycopg.connect(address.url, autocommit=True) as connection:
+        connection.execute("DELETE FROM trail_events")
+    with pytest.raises(AnotherTrail, match="an older state of the audit trail"):
+        await start(config)
     done = CliRunner().invoke(accept, ["--yes"], obj=Reach(None, config.data_dir))
     assert done.exit_code == 0, done.output
     assert await start(config) == set()
-    assert data.audit_file.exists()
+    assert "audit.gap" in run(config, "list", "--kind", "audit.gap")
 
 
 async def test_a_backup_of_the_folder_alone_is_refused(config: HubConfig, tmp_path: Path) -> None:

@@ -129,25 +129,29 @@ def _engine(address: PostgresAddress) -> sa.Engine:
     )
 
     def state_address(_: object, __: object, args: list[object], options: dict[str, object]) -> None:
-        args[:] = [address.url]
-        stated = psycopg.conninfo.conninfo_to_dict(address.url)
+        args[:] = [conninfo_of(address)]
         # Prepared statements do not pass every pooler, and a hub changes little.
         options.update(client_encoding="utf8", prepare_threshold=None)
-        for name, value in (
-            ("connect_timeout", CONNECT_TIMEOUT_S),
-            ("application_name", "hawse-hub"),
-            ("target_session_attrs", "read-write"),
-            # An encryption that `sslmode` does not rule.
-            ("gssencmode", "disable"),
-        ):
-            if name not in stated:
-                options[name] = value
-        if address.password_file is not None:
-            options["password"] = _password(address)
 
     sa.event.listen(engine, "do_connect", state_address)
     sa.event.listen(engine, "connect", _configure)
     return engine
+
+
+def conninfo_of(address: PostgresAddress) -> str:
+    """Return libpq's connection string, with the password of this moment. Raises StoreUnavailableError."""
+    stated = psycopg.conninfo.conninfo_to_dict(address.url)
+    options: dict[str, str | int] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "hawse-hub",
+        "target_session_attrs": "read-write",
+        # An encryption that `sslmode` does not rule.
+        "gssencmode": "disable",
+    }
+    added = {name: value for name, value in options.items() if name not in stated}
+    if address.password_file is not None:
+        added["password"] = _password(address)
+    return psycopg.conninfo.make_conninfo(address.url, **added)
 
 
 def _configure(connection: psycopg.Connection[object], _: object) -> None:
