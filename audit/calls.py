@@ -8,6 +8,7 @@ entry of its own (audit.lateends).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -31,7 +32,7 @@ _TIME_BEFORE_S = 11
 # An id prefix of this length covers about a minute. A shorter prefix may match a year of events.
 PREFIX_CHARACTERS_MIN = 8
 # Maximum candidates to list for an ambiguous prefix.
-_CANDIDATES_MAX = 5
+CANDIDATES_MAX = 5
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -45,43 +46,72 @@ class FoundCall:
     """Whether the call has not ended yet."""
 
 
+def check_id(prefix: str) -> None:
+    """Check the beginning of an id; raises ValueError, and NoSuchCall for an id that is not of Hawse."""
+    if len(prefix) < PREFIX_CHARACTERS_MIN or _ID.fullmatch(prefix + _FILLED[len(prefix) :]) is None:
+        raise ValueError(f"{prefix!a} is neither an event id nor the beginning of one")
+    if prefix[_VERSION_AT : _VERSION_AT + 1] not in {"", "7"}:
+        raise NoSuchCall(
+            f"{prefix} is not an id of Hawse, whose third group begins with 7: a call with this Audit-ID "
+            "reached the API server without Hawse"
+        )
+
+
+def only_id(eids: Collection[str], prefix: str, extent: Callable[[], str]) -> str:
+    """The only id of those with this prefix; raises NoSuchCall, with the trail's extent for none."""
+    if len(eids) > 1:
+        some = ", ".join(sorted(eids)[:CANDIDATES_MAX])
+        raise NoSuchCall(f"{prefix} is the beginning of more than one id: {some}; give more characters")
+    for eid in eids:
+        return eid
+    raise NoSuchCall(f"no event has the id {prefix}: {extent()}")
+
+
+def written_between(prefix: str) -> Query:
+    """Selects the time in which the first row of a call with such an id was written."""
+    earliest, latest = _made(prefix)
+    return Query(
+        since=earliest - timedelta(seconds=_TIME_BEFORE_S), until=latest + timedelta(seconds=ROW_WRITTEN_S)
+    )
+
+
+def made_before(prefix: str, when: datetime) -> bool:
+    """Whether any id with this prefix was made before then."""
+    return _made(prefix)[1] < when
+
+
+def _made(prefix: str) -> tuple[datetime, datetime]:
+    earliest, latest = (
+        datetime.fromtimestamp(min(ms, _LATEST_MS) / 1000, UTC) for ms in milliseconds(prefix)
+    )
+    return earliest, latest
+
+
 class CallReader(AuditReader):
     """Searches the trail for one call."""
 
-    def by_number(self, seq: int) -> FoundCall:
+    def by_number(self, number: str) -> FoundCall:
         """The call that the row of this number belongs to; raises NoSuchCall."""
         with self._view() as connection:
             if not self._last(connection):
                 raise NoSuchCall("the trail holds no event yet")
+            # A number with a point is one of a trail in PostgreSQL.
+            seq = int(number) if number.isdigit() else 0
             eid = connection.scalar(sa.select(events.c.eid).where(events.c.seq == seq))
             if eid is None:
-                raise NoSuchCall(f"no event has the number {seq}: {self._extent(connection)}")
+                raise NoSuchCall(f"no event has the number {number}: {self._extent(connection)}")
         return self.by_id(eid)
 
     def by_id(self, prefix: str) -> FoundCall:
         """The call with this id, or with the only id that has this prefix; raises NoSuchCall, ValueError."""
         prefix = prefix.lower()
-        if len(prefix) < PREFIX_CHARACTERS_MIN or _ID.fullmatch(prefix + _FILLED[len(prefix) :]) is None:
-            raise ValueError(f"{prefix!a} is neither an event id nor the beginning of one")
-        if prefix[_VERSION_AT : _VERSION_AT + 1] not in {"", "7"}:
-            raise NoSuchCall(
-                f"{prefix} is not an id of Hawse, whose third group begins with 7: a call with this Audit-ID "
-                "reached the API server without Hawse"
-            )
+        check_id(prefix)
         with self._view() as connection:
             if not self._last(connection):
                 raise NoSuchCall("the trail holds no event yet")
             firsts = self._first_rows(connection, prefix)
             ends = self._noted_ends(connection, prefix)
-            eids = sorted({*firsts, *ends})
-            if len(eids) > 1:
-                some = ", ".join(eids[:_CANDIDATES_MAX])
-                raise NoSuchCall(
-                    f"{prefix} is the beginning of more than one id: {some}; give more characters"
-                )
-            if not eids:
-                raise NoSuchCall(f"no event has the id {prefix}: {self._extent(connection)}")
-            (eid,) = eids
+            eid = only_id({*firsts, *ends}, prefix, lambda: self._extent(connection))
             first, end = firsts.get(eid), ends.get(eid)
             opened = False
             if first is not None and end is None:
@@ -104,7 +134,7 @@ class CallReader(AuditReader):
             )
             for eid, seq in connection.execute(here.order_by(events.c.seq).limit(None if not whole else 1)):
                 found.setdefault(eid, seq)
-                if len(found) > _CANDIDATES_MAX:
+                if len(found) > CANDIDATES_MAX:
                     return found
             if found and whole:
                 break
@@ -113,13 +143,10 @@ class CallReader(AuditReader):
     def _written(self, connection: sa.Connection, prefix: str) -> list[tuple[int, int]]:
         """The ranges of event numbers that may hold the first row of such an id."""
         last = self._last(connection)
-        earliest, latest = (
-            datetime.fromtimestamp(min(ms, _LATEST_MS) / 1000, UTC) for ms in milliseconds(prefix)
-        )
-        since, until = timedelta(seconds=_TIME_BEFORE_S), timedelta(seconds=ROW_WRITTEN_S)
-        found = list(stretches(connection, Query(since=earliest - since, until=latest + until), 1, last))
+        made = written_between(prefix)
+        found = list(stretches(connection, made, 1, last))
         oldest = self._oldest(connection)
-        if oldest is not None and latest < oldest[1]:
+        if oldest is not None and made_before(prefix, oldest[1]):
             # The first row may be pruned while the last one, close behind it, remains.
             found.append((oldest[0], oldest[0] + lateends.NEAR_EVENTS))
         return found
@@ -129,14 +156,14 @@ class CallReader(AuditReader):
         if not connection.exec_driver_sql(_HAS_LATE_ENDS).scalar():
             return {}
         noted = sa.select(late_ends.c.eid, late_ends.c.seq).where(_begins(late_ends.c.eid, prefix))
-        return {row.eid: row.seq for row in connection.execute(noted.limit(_CANDIDATES_MAX + 1))}
+        return {row.eid: row.seq for row in connection.execute(noted.limit(CANDIDATES_MAX + 1))}
 
     def _end_of(self, connection: sa.Connection, eid: str, first: int) -> tuple[int | None, bool]:
         """The number of a call's last row if it has a second row, and whether the call is still open."""
         row = connection.execute(
             sa.select(events.c.phase, events.c.agent, events.c.cluster).where(events.c.seq == first)
         ).one()
-        if row.phase not in _OPENING:
+        if row.phase not in OPENING:
             return None, False
         near = first + lateends.NEAR_EVENTS
         end = self._row_between(connection, eid, first + 1, near)
@@ -177,5 +204,5 @@ _VERSION_AT = 14
 # Later times in an id are clamped to the year 9000: a datetime ends with the year 9999.
 _LATEST_MS = 221_845_392_000_000
 _FILLED = "00000000-0000-0000-0000-000000000000"
-_OPENING = frozenset(phase.value for phase in Phase if phase.opens)
+OPENING = frozenset(phase.value for phase in Phase if phase.opens)
 _HAS_LATE_ENDS = "SELECT 1 FROM sqlite_master WHERE name = 'late_ends'"

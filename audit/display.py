@@ -47,7 +47,7 @@ def table_line(stored: StoredEvent) -> str:
     if event is None:
         return _raw(stored)
     cells = [
-        str(stored.seq),
+        stored.number,
         f"{event.ts:%Y-%m-%dT%H:%M:%S}.{event.ts.microsecond // 1000:03d}Z",
         event.phase,
         actor_of(event),
@@ -86,7 +86,7 @@ class TerminalTable:
         short = event.actor.type is ActorType.AGENT or event.actor.name.startswith("local:")
         actor = event.actor.name if short else actor_of(event)
         cells = [
-            str(stored.seq),
+            stored.number,
             f"{event.ts:%H:%M:%S}",
             actor,
             event.cluster_name or "-",
@@ -119,7 +119,7 @@ def decoded(stored: StoredEvent) -> Event | None:
 
 def _raw(stored: StoredEvent) -> str:
     # A newer version's event is shown raw.
-    return escape(f"{stored.seq} {json_line(stored)}")
+    return escape(f"{stored.number} {json_line(stored)}")
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection
 import attrs
 import msgspec
 import sqlalchemy as sa
-
-from audit.schema import common_parts, events
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 Condition = sa.ColumnElement[bool]
 _Column = sa.ColumnElement[bytes]
@@ -35,7 +36,7 @@ class Members:
     statuses: Collection[str] = ()
     """A status, a class such as `4xx`, or NO_ANSWER."""
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self, events: sa.Table, common_parts: sa.Table) -> list[Condition]:
         """The filter as SQL conditions on an event."""
         own = events.c.body
         found = [
@@ -43,9 +44,27 @@ class Members:
             _any(self.namespaces, lambda name: _has(own, _member("namespace", name))),
             _any(self.resources, lambda name: _is_resource(own, name)),
             _any(self.statuses, lambda status: _has(own, _status(status))),
-            _any(self.teams, _of_team),
+            _any(self.teams, lambda name: _of_team(name, events, common_parts)),
         ]
         return [condition for condition in found if condition is not None]
+
+
+class _instr(FunctionElement[int]):  # noqa: N801 - the name of SQLite's function
+    """Where bytes begin in others, from 1 on; 0 if they are not in them."""
+
+    type = sa.Integer()
+    inherit_cache = True
+
+
+@compiles(_instr)
+def _in_sqlite(element: _instr, compiler: SQLCompiler, **options: object) -> str:
+    return f"instr({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_instr, "postgresql")
+def _in_postgresql(element: _instr, compiler: SQLCompiler, **options: object) -> str:
+    column, piece = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"position({piece} IN {column})"
 
 
 def _any(values: Collection[str], condition: Callable[[str], Condition]) -> Condition | None:
@@ -53,7 +72,7 @@ def _any(values: Collection[str], condition: Callable[[str], Condition]) -> Cond
 
 
 def _has(column: _Column, piece: bytes) -> Condition:
-    return sa.func.instr(column, _bytes(piece)) > 0
+    return _instr(column, _bytes(piece)) > 0
 
 
 def _bytes(piece: bytes) -> sa.BindParameter[bytes]:
@@ -79,16 +98,20 @@ def _is_resource(column: _Column, name: str) -> Condition:
     return sa.or_(whole, sa.and_(*parts))
 
 
-def _of_team(name: str) -> Condition:
+def _of_team(name: str, events: sa.Table, common_parts: sa.Table) -> Condition:
     part = common_parts.alias("of_team")
-    in_common = sa.exists().where(part.c.number == events.c.common, _has_team(part.c.body, name))
+    same = part.c.number == events.c.common
+    if "epoch" in part.c:
+        # In PostgreSQL each epoch has its own numbers.
+        same &= part.c.epoch == events.c.epoch
+    in_common = sa.exists().where(same, _has_team(part.c.body, name))
     return sa.or_(in_common, sa.and_(events.c.common.is_(None), _has_team(events.c.body, name)))
 
 
 def _has_team(column: _Column, name: str) -> Condition:
     """Whether the name is in the list of the actor's teams, not just elsewhere."""
-    teams = sa.func.substr(column, sa.func.instr(column, _bytes(_TEAMS)), type_=sa.LargeBinary)
-    names = sa.func.substr(teams, 1, sa.func.instr(teams, _bytes(b"]")), type_=sa.LargeBinary)
+    teams = sa.func.substr(column, _instr(column, _bytes(_TEAMS)), type_=sa.LargeBinary)
+    names = sa.func.substr(teams, 1, _instr(teams, _bytes(b"]")), type_=sa.LargeBinary)
     return sa.and_(_has(column, _TEAMS), _has(names, msgspec.json.encode(name)))
 
 

@@ -43,5 +43,10 @@ class NameReader(AuditReader):
         with self._view() as connection:
             if self._last(connection):
                 for body in connection.scalars(sa.select(common_parts.c.body)):
-                    found.update(_common(body).actor.teams)
+                    found.update(teams_of(body))
         return found
+
+
+def teams_of(common: bytes) -> tuple[str, ...]:
+    """The teams in a common part."""
+    return _common(common).actor.teams

@@ -22,11 +22,11 @@ def page_lines(call: FoundCall) -> list[str]:
     if len(known) < len(events):
         # A newer version wrote an event that this one cannot parse, so the page shows the raw rows.
         return [escape(json_line(row)) for row in call.rows]
-    found = zip((row.seq for row in call.rows), known, strict=True)
+    found = zip((row.number for row in call.rows), known, strict=True)
     return [f"{name:<{_WIDTH}}{escape(text)}".rstrip() for name, text in _fields([*found], is_open=call.open)]
 
 
-def _fields(rows: Sequence[tuple[int, Event]], *, is_open: bool) -> Iterator[tuple[str, str]]:
+def _fields(rows: Sequence[tuple[str, Event]], *, is_open: bool) -> Iterator[tuple[str, str]]:
     """The page's names and texts in order; a continuation has an empty name."""
     # The last row repeats the first one and adds the result, except for an end that is unknown.
     event = rows[-1][1]
@@ -116,7 +116,7 @@ def _result(event: Event, *, is_open: bool) -> Iterator[tuple[str, str]]:
         yield "", why
 
 
-def _times(rows: Sequence[tuple[int, Event]]) -> Iterator[tuple[str, str]]:
+def _times(rows: Sequence[tuple[str, Event]]) -> Iterator[tuple[str, str]]:
     first, last = rows[0][1], rows[-1][1]
     if len(rows) > 1 or first.phase.opens:
         yield "began", _moment(first.ts)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from audit.members import NO_MEMBERS, Members
 from audit.record import Kind
-from audit.schema import block_names, blocks, events, microseconds
+from audit.schema import block_names, blocks, common_parts, events, microseconds
 
 
 @attrs.frozen
@@ -30,15 +30,17 @@ class Query:
         """The same query with only its time range."""
         return Query(since=self.since, until=self.until)
 
-    def event_conditions(self) -> list[sa.ColumnElement[bool]]:
-        """The query as conditions on an event."""
+    def event_conditions(
+        self, events: sa.Table = events, common_parts: sa.Table = common_parts
+    ) -> list[sa.ColumnElement[bool]]:
+        """The query as conditions on an event; by default of a trail in a file."""
         conditions = []
         if self.since is not None:
             conditions.append(events.c.ts_us >= microseconds(self.since))
         if self.until is not None:
             conditions.append(events.c.ts_us < microseconds(self.until))
-        conditions += [events.c[column].in_(names) for column, names in self._names().items()]
-        return conditions + self.members.conditions()
+        conditions += [events.c[column].in_(names) for column, names in self.names().items()]
+        return conditions + self.members.conditions(events, common_parts)
 
     def block_conditions(self) -> list[sa.ColumnElement[bool]]:
         """The query as conditions on a block that may contain such an event."""
@@ -47,12 +49,12 @@ class Query:
             conditions.append(blocks.c.last_us >= microseconds(self.since))
         if self.until is not None:
             conditions.append(blocks.c.first_us < microseconds(self.until))
-        for column, names in self._names().items():
+        for column, names in self.names().items():
             here = (block_names.c.block == blocks.c.number, block_names.c.column == column)
             conditions.append(sa.exists().where(*here, block_names.c.name.in_(names)))
         return conditions
 
-    def _names(self) -> dict[str, list[str]]:
+    def names(self) -> dict[str, list[str]]:
         """The permitted values per column."""
         names = {
             "agent": [] if self.agent is None else [self.agent],

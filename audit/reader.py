@@ -6,8 +6,10 @@ Another process can read while the hub writes, over its own read-only connection
 from __future__ import annotations
 
 import stat
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,25 +26,136 @@ from audit.query import EVERYTHING, Query
 from audit.schema import common_parts, events, moment
 from audit.shared import members_of, whole
 
+# How long `follow` may take to yield a new event.
+POLL_S = 0.5
 # Maximum rows per query in memory; longer results are read page by page.
 PAGE_ROWS_MAX = 1000
 
 
 @attrs.frozen
 class StoredEvent:
-    """A row: its number in the trail and the event's JSON."""
+    """A row: its position in the trail's order and the event's JSON."""
 
     seq: int
+    """In a file the event's number."""
     body: bytes
+    place: tuple[int, int] | None = None
+    """In PostgreSQL: the epoch, and the event's number in it."""
+
+    @property
+    def number(self) -> str:
+        """The number for people, which `hawse audit show` takes; the shared epoch is not named."""
+        if self.place is None:
+            return str(self.seq)
+        epoch, n = self.place
+        return f"{epoch}.{n}" if epoch else str(n)
 
     @property
     def line(self) -> bytes:
-        """The JSON with the sequence number in it, without a newline."""
-        return b'{"seq":%d,%s' % (self.seq, self.body[1:])
+        """The JSON with the event's number in it, without a newline."""
+        epoch, n = self.place or (0, self.seq)
+        begin = b'{"epoch":%d,"seq":%d,' % (epoch, n) if epoch else b'{"seq":%d,' % n
+        return begin + self.body[1:]
 
 
-class AuditReader:
+class TrailReader(ABC):
     """The trail for a process beside the hub: read-only, page by page."""
+
+    def last(self) -> int:
+        """The newest event's position, or 0 if there is none."""
+        with self._view() as connection:
+            return self._last(connection)
+
+    def began(self) -> datetime | None:
+        """When the oldest remaining event happened, or None if there is none."""
+        with self._view() as connection:
+            oldest = self._oldest(connection)
+            return None if oldest is None else oldest[1]
+
+    def holds(self, query: Query) -> bool:
+        """Whether any event matches."""
+        with self._view() as connection:
+            last = self._last(connection)
+            return bool(last) and self._nth(connection, query, 1, last, newest_first=True) is not None
+
+    def beyond(self, query: Query, newest: int) -> int | None:
+        """The position of the first match beyond the `newest` newest ones; None if there are no more."""
+        with self._view() as connection:
+            last = self._last(connection)
+            return self._nth(connection, query, 1, last, skip=newest, newest_first=True) if last else None
+
+    def span(self, query: Query = EVERYTHING, newest: int | None = None) -> tuple[int, int]:
+        """The first and the last position of all matching events, or of the `newest` newest of them.
+
+        If there is none, the first is the next one to be written, and the last is the one before it.
+        """
+        with self._view() as connection:
+            last = self._last(connection)
+            ends = 1, last
+            timed = query.only_time()
+            if last and timed != EVERYTHING:
+                begin = self._nth(connection, timed, *ends)
+                end = self._nth(connection, timed, *ends, newest_first=True)
+                ends = (last + 1, last) if begin is None or end is None else (begin, end)
+            if newest is not None and last:
+                # The newest event that is left out.
+                before = self._nth(connection, query, *ends, skip=newest, newest_first=True)
+                ends = ends if before is None else (before + 1, ends[1])
+            return ends
+
+    def events(self, first: int, last: int, query: Query = EVERYTHING) -> Iterator[StoredEvent]:
+        """Read matching events page by page, so that a trail of millions is never in memory as a whole."""
+        while page := self.query(query, after_seq=first - 1, last_seq=last):
+            yield from page
+            first = page[-1].seq + 1
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def follow(self, first: int, query: Query = EVERYTHING) -> Iterator[StoredEvent]:
+        """Read matching events from a position on, and then each new one; never ends."""
+
+    @abstractmethod
+    def query(
+        self,
+        query: Query = EVERYTHING,
+        *,
+        after_seq: int = 0,
+        last_seq: int | None = None,
+        limit: int = PAGE_ROWS_MAX,
+    ) -> list[StoredEvent]:
+        """Read the oldest matching events after a position, at most a page of them."""
+
+    @abstractmethod
+    def _view(self) -> AbstractContextManager[sa.Connection]:
+        """A connection with a consistent view of the trail."""
+
+    @abstractmethod
+    def _nth(
+        self,
+        connection: sa.Connection,
+        query: Query,
+        first: int,
+        last: int,
+        *,
+        skip: int = 0,
+        newest_first: bool = False,
+    ) -> int | None:
+        """The position of the matching event after `skip` others, from one end of a range; None if there are
+        too few.
+        """
+
+    @abstractmethod
+    def _oldest(self, connection: sa.Connection) -> tuple[int, datetime] | None:
+        """The position of the oldest event, and when it happened."""
+
+    @abstractmethod
+    def _last(self, connection: sa.Connection) -> int: ...
+
+
+class AuditReader(TrailReader):
+    """The trail in a file."""
 
     def __init__(self, path: Path) -> None:
         with translated(path):
@@ -59,53 +172,12 @@ class AuditReader:
     def close(self) -> None:
         self._engine.dispose()
 
-    def last(self) -> int:
-        """The newest event's number, or 0 if there is none."""
-        with translated(self.path), self._engine.connect() as connection:
-            return self._last(connection)
-
-    def began(self) -> datetime | None:
-        """When the oldest remaining event happened, or None if there is none."""
-        with self._view() as connection:
-            oldest = self._oldest(connection)
-            return None if oldest is None else oldest[1]
-
-    def holds(self, query: Query) -> bool:
-        """Whether any event matches."""
-        with self._view() as connection:
-            last = self._last(connection)
-            return bool(last) and self._nth(connection, query, 1, last, newest_first=True) is not None
-
-    def beyond(self, query: Query, newest: int) -> int | None:
-        """The number of the first match beyond the `newest` newest ones; None if there are no more."""
-        with self._view() as connection:
-            last = self._last(connection)
-            return self._nth(connection, query, 1, last, skip=newest, newest_first=True) if last else None
-
-    def span(self, query: Query = EVERYTHING, newest: int | None = None) -> tuple[int, int]:
-        """The first and the last number of all matching events, or of the `newest` newest of them.
-
-        If there is none, the first is the next number to be written, and the last is the one before it.
-        """
-        with self._view() as connection:
-            last = self._last(connection)
-            ends = 1, last
-            time = query.only_time()
-            if last and time != EVERYTHING:
-                begin = self._nth(connection, time, *ends)
-                end = self._nth(connection, time, *ends, newest_first=True)
-                ends = (last + 1, last) if begin is None or end is None else (begin, end)
-            if newest is not None and last:
-                # The newest event that is left out.
-                before = self._nth(connection, query, *ends, skip=newest, newest_first=True)
-                ends = ends if before is None else (before + 1, ends[1])
-            return ends
-
-    def events(self, first: int, last: int, query: Query = EVERYTHING) -> Iterator[StoredEvent]:
-        """Read matching events page by page, so that a trail of millions is never in memory as a whole."""
-        while page := self.query(query, after_seq=first - 1, last_seq=last):
-            yield from page
-            first = page[-1].seq + 1
+    def follow(self, first: int, query: Query = EVERYTHING) -> Iterator[StoredEvent]:
+        while True:
+            while (last := self.last()) < first:
+                time.sleep(POLL_S)
+            yield from self.events(first, last, query)
+            first = last + 1
 
     def query(
         self,
@@ -115,7 +187,6 @@ class AuditReader:
         last_seq: int | None = None,
         limit: int = PAGE_ROWS_MAX,
     ) -> list[StoredEvent]:
-        """Read the oldest matching events after `after_seq`, at most a page of them."""
         limit = min(limit, PAGE_ROWS_MAX)
         page: list[StoredEvent] = []
         # One transaction for everything: a writer may be upgrading the file at this moment.
@@ -133,7 +204,6 @@ class AuditReader:
 
     @contextmanager
     def _view(self) -> Iterator[sa.Connection]:
-        """A connection with a consistent view of the file."""
         with translated(self.path), self._engine.connect() as connection:
             connection.exec_driver_sql("BEGIN")
             yield connection
@@ -148,9 +218,6 @@ class AuditReader:
         skip: int = 0,
         newest_first: bool = False,
     ) -> int | None:
-        """The number of the matching event after `skip` others, from one end of a range; None if there are
-        too few.
-        """
         order = events.c.seq.desc() if newest_first else events.c.seq
         for stretch in stretches(connection, query, first, last, newest_first=newest_first):
             found = sa.select(events.c.seq).where(events.c.seq.between(*stretch), *query.event_conditions())
@@ -161,7 +228,6 @@ class AuditReader:
         return None
 
     def _oldest(self, connection: sa.Connection) -> tuple[int, datetime] | None:
-        """The number of the oldest event, and when it happened."""
         if not self._last(connection):
             return None
         found = sa.select(events.c.seq, events.c.ts_us).order_by(events.c.seq).limit(1)

@@ -118,7 +118,9 @@ def utc(epoch_s: float) -> datetime:
 def _bounded(value: str, characters_max: int) -> str:
     if len(value) > characters_max:
         value = f"{value[:characters_max]}…[{len(value) - characters_max} more characters]"
-    # A lone surrogate (as in a file name of another encoding) has no UTF-8, and would fail the whole batch.
+    # A text in PostgreSQL has no zero byte, and UTF-8 no lone surrogate (as in a file name of another
+    # encoding). Either would fail the whole batch.
+    value = value.replace("\0", "\\x00")
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -126,7 +128,7 @@ def _bound(record: Record, *names: str) -> None:
     """Bound the named texts of a new record. Nearly all are short and ASCII, and stay as they are."""
     values = [getattr(record, name) for name in names]
     every = "".join(values)
-    if len(every) <= NAME_CHARACTERS_MAX and every.isascii():
+    if len(every) <= NAME_CHARACTERS_MAX and every.isascii() and "\0" not in every:
         return
     for name, value in zip(names, values, strict=True):
         force_setattr(record, name, _bounded(value, _CHARACTERS_MAX.get(name, NAME_CHARACTERS_MAX)))

@@ -6,6 +6,10 @@ batch is being committed the next one gathers, so the commit's latency groups th
 linger. No task waits for completions; they linger up to LINGER_S for a fuller batch. There is no thread start
 and no `to_thread` call per event: the writer is one such call that lasts as long as the recorder.
 
+A store in PostgreSQL may wait for its database: then all intents wait behind its batch, and the recorder is
+not down yet. If the store does not know whether a batch was committed, it keeps the batch. The intents in it
+are refused, and get an end that says so.
+
 When the store fails, the recorder is *down*. Intents are refused at once, so the refused write never happens.
 Completions are kept, up to the queue's bounds. Every RETRY_S the writer tries to commit them together with an
 event about the gap; when that succeeds the recorder is up again. Operations that may proceed without the
@@ -19,7 +23,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
@@ -27,13 +31,13 @@ from typing import TypeAlias
 import attrs
 import trio
 
-from audit.errors import AuditUnavailable
+from audit.errors import AuditUnavailable, CommitUnknown, ContentRefused
 from audit.events import new_event
 from audit.flood import Floods, counts
 from audit.ids import new_eid
 from audit.record import Actor, ActorType, Event, Kind, Phase, Response, utc
 from audit.shares import Agent
-from audit.store import AuditStore
+from audit.stores import TrailStore
 
 # A completion waits this long for others: commits of 16 and more events cost 8 µs per event, of one event 137
 # µs.
@@ -98,7 +102,7 @@ class Recorder:
 
     def __init__(
         self,
-        store: AuditStore,
+        store: TrailStore,
         *,
         org: str,
         boot: str,
@@ -124,6 +128,8 @@ class Recorder:
         self._stopping = False
         # Bounded by the number of agents.
         self._stored: dict[Agent, int] = {}
+        # Refused intents that may be in the trail, and whose ends are queued already, until they are settled.
+        self._ended: set[str] = set()
 
     @property
     def healthy(self) -> bool:
@@ -162,6 +168,9 @@ class Recorder:
 
     def withdraw(self, event: Event) -> None:
         """End an intent whose client left before the call was forwarded."""
+        with self._lock:
+            if event.eid in self._ended:
+                return
         left = Response(0, "the client left before the call was forwarded", processed="no")
         self.complete(event.completed(utc(self._clock()), resp=left))
 
@@ -317,12 +326,20 @@ class Recorder:
             gap = attrs.evolve(self._gap) if self._gap is not None else None
             kept = list(self._kept)
         events = [event for item in batch if (event := _event(item)) is not None]
+        refused: Mapping[str, str] = {}
+        stored: Mapping[Agent, int]
         try:
             if kept:
                 self._write_kept(kept)
             stored = self._store.append(
                 [self._gap_event(gap), *events] if gap is not None else events, boot=self._boot
             )
+        except ContentRefused as error:
+            _log.error("audit: %s", error)
+            stored, refused = error.stored, error.refused
+        except CommitUnknown as error:
+            self._commit_unknown(batch, gap, str(error))
+            return
         except AuditUnavailable as error:
             self._store_failed(batch, str(error))
             return
@@ -331,7 +348,12 @@ class Recorder:
                 self._stored[agent] = self._stored.get(agent, 0) + size
         if gap is not None:
             self._store_recovered(gap)
-        self._settle(_waiters(batch), None)
+        waiting = _waiters(batch)
+        if refused:
+            lost = [waiter for waiter in waiting if waiter.event is not None and waiter.event.eid in refused]
+            self._settle(lost, "the audit trail cannot record this call")
+            waiting = [waiter for waiter in waiting if waiter not in lost]
+        self._settle(waiting, None)
 
     def _write_kept(self, kept: Sequence[tuple[Event, Callable[[], None]]]) -> None:
         self._store.append_once([event for event, _ in kept])
@@ -349,7 +371,35 @@ class Recorder:
             self._gap = rest
         _log.warning("audit: the trail is written again after %.1f s", time.monotonic() - gap.began_s)
 
-    def _store_failed(self, batch: list[_Item], reason: str) -> None:
+    def _commit_unknown(self, batch: list[_Item], gap: _Gap | None, reason: str) -> None:
+        """Refuse the intents of a batch that the store keeps, and queue ends of those that may be written."""
+        waiting = _waiters(batch)
+        begun = [waiter.event for waiter in waiting if waiter.event is not None]
+        response = Response(0, "the audit trail did not confirm the intent in time", processed="no")
+        with self._lock:
+            # Their clients have left, and withdrawn them.
+            ended = {item.eid for item in self._queue if isinstance(item, Event)}
+            ends = [
+                event.completed(utc(self._clock()), resp=response)
+                for event in begun
+                if event.eid not in ended
+            ]
+            withdrawn = {event.eid for event in ends}
+            self._ended |= withdrawn
+            if gap is not None and self._gap is not None:
+                # The batch has the gap's event up to now.
+                self._gap.refused -= gap.refused
+                self._gap.lost -= gap.lost
+        self._store_failed([*ends], reason, refused=len(begun))
+        self._settle(waiting, reason)
+        self._token.run_sync_soon(self._forget_ended, withdrawn)
+
+    def _forget_ended(self, eids: set[str]) -> None:
+        # All of them are settled, so none is withdrawn any more.
+        with self._lock:
+            self._ended -= eids
+
+    def _store_failed(self, batch: list[_Item], reason: str, *, refused: int = 0) -> None:
         """Refuse waiting events and keep the others; on shutdown, give up."""
         with self._lock:
             pending = [*batch, *self._queue]
@@ -360,7 +410,7 @@ class Recorder:
                 _log.error("audit: %s; writes are refused until it is back", reason)
             self._gap.reason = reason
             self._gap.retry_at_s = time.monotonic() + RETRY_S
-            self._gap.refused += sum(item.event is not None for item in waiting)
+            self._gap.refused += refused + sum(item.event is not None for item in waiting)
             if self._stopping:
                 _log.error("audit: events lost at the end: %d (%s)", len(kept) + self._gap.lost, reason)
                 self._gap = None
@@ -413,7 +463,7 @@ def _settle_all(waiters: list[_Waiter], failure: str | None) -> None:
 
 @asynccontextmanager
 async def open_recorder(
-    store: AuditStore,
+    store: TrailStore,
     *,
     org: str = "",
     boot: str = "",

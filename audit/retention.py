@@ -31,7 +31,7 @@ from audit.display import json_line
 from audit.errors import AuditUnavailable
 from audit.file import translated
 from audit.query import Query
-from audit.reader import AuditReader
+from audit.reader import AuditReader, TrailReader
 from audit.record import Event
 from audit.schema import common_parts, deletable, events, open_intents
 from audit.shared import SPAN_EVENTS
@@ -52,14 +52,16 @@ class Removal:
 
     first: int
     last: int
-    """Sequence numbers."""
+    """Positions."""
     count: int
     sha256: str
     """Of its events' lines, each with a newline at the end."""
+    ends: tuple[str, str]
+    """The numbers of the first and the last event, for people."""
 
     def __str__(self) -> str:
         what = "event" if self.count == 1 else "events"
-        return f"{self.count} {what}, {self.first} to {self.last}, sha256={self.sha256}"
+        return f"{self.count} {what}, {self.ends[0]} to {self.ends[1]}, sha256={self.sha256}"
 
 
 class PrunableStore(AuditStore):
@@ -83,8 +85,9 @@ class PrunableStore(AuditStore):
             found = reader.oldest(before)
             if found is None:
                 return None
-            with _new_file(archive) as file:
-                removal = _summed(reader, *found, file, progress)
+            total = found[1] - found[0] + 1
+            with new_file(archive) as file:
+                removal = summed(reader, *found, file, lambda done: progress("events read", done, total))
         self.append([make_event(removal)])
         for last in range(removal.first + SLICE_ROWS - 1, removal.last, SLICE_ROWS):
             locked_s = self._remove(last)
@@ -133,32 +136,31 @@ class _Reader(AuditReader):
         return (first, last) if last >= first else None
 
 
-def _summed(
-    reader: AuditReader,
-    first: int,
-    last: int,
-    archive: IO[bytes] | None,
-    progress: Callable[[str, int, int], None],
+def summed(
+    reader: TrailReader, first: int, last: int, archive: IO[bytes] | None, progress: Callable[[int], None]
 ) -> Removal:
     """Read the events of a removal, and write them to its archive."""
     digest, count = hashlib.sha256(), 0
+    ends: tuple[str, str] | None = None
     for stored in reader.events(first, last):
         line = json_line(stored).encode("ascii") + b"\n"
         digest.update(line)
         if archive is not None:
             archive.write(line)
         count += 1
-        progress("events read", count, last - first + 1)
+        ends = ends[0] if ends is not None else stored.number, stored.number
+        progress(count)
     # Only beginnings are removed. So if the first event still exists, all of them were read.
     if [stored.seq for stored in reader.query(limit=1)] != [first]:
         raise AuditUnavailable(
-            f"{reader.path} is being shortened by another process: try again when that has ended"
+            "the audit trail is being shortened by another process: try again when that has ended"
         )
-    return Removal(first, last, count, digest.hexdigest())
+    assert ends is not None, "the first event was read"
+    return Removal(first, last, count, digest.hexdigest(), ends)
 
 
 @contextmanager
-def _new_file(path: Path | None) -> Iterator[IO[bytes] | None]:
+def new_file(path: Path | None) -> Iterator[IO[bytes] | None]:
     """A new file, readable only by its owner, which is on the disk when the block ends; None without a path.
 
     It gets its name only at the end: a block that raises leaves no file. Raises FileExistsError if the name

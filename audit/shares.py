@@ -9,7 +9,7 @@ charge: the charge of a row depends on that row alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from audit.record import ActorType, Event
 
@@ -48,19 +48,21 @@ def shares(
     own: Sequence[bytes],
     common: Iterable[int],
     written: Iterable[tuple[int, int, bytes]],
+    taken: Callable[[int], int] = taken_bytes,
 ) -> dict[Agent, int]:
-    """How much a batch adds to the file for each agent.
+    """How much a batch adds to the trail for each agent.
 
     For each event: its `own` part and the number of its `common` part. `written` are the new common parts;
-    each is charged to the first event that refers to it.
+    each is charged to the first event that refers to it. `taken` converts the bytes of a row to those of the
+    disk.
     """
-    sizes = {number: taken_bytes(_COMMON_BYTES + len(json)) for number, _, json in written}
+    sizes = {number: taken(_COMMON_BYTES + len(json)) for number, _, json in written}
     found: dict[Agent, int] = {}
     for event, body, number in zip(events, own, common, strict=True):
         actor = event.actor
         if actor.type is ActorType.AGENT:
             agent = actor.id, actor.name
             names = len(actor.name) + (len(event.cluster.name) if event.cluster is not None else 0)
-            size = taken_bytes(_EVENT_BYTES + names + len(body)) + sizes.pop(number, 0)
+            size = taken(_EVENT_BYTES + names + len(body)) + sizes.pop(number, 0)
             found[agent] = found.get(agent, 0) + size
     return found

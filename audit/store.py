@@ -241,7 +241,7 @@ class AuditStore:
             for rows in _pieces(left):
                 values: list[object] = []
                 for row in rows:
-                    body = _as_unknown(body_of(row, self.path), now)
+                    body = as_unknown(body_of(row, self.path), now)
                     values += (row.eid, phase, row.kind, ts_us, row.agent, row.cluster, body, None)
                 connection.exec_driver_sql(_insertion(events, len(rows)), tuple(values))
             connection.exec_driver_sql(lateends.NOTE, (newest, lateends.NEAR_EVENTS))
@@ -477,7 +477,7 @@ def _older(path: Path, found: int, expected: int) -> AnotherTrail:
     )
 
 
-def _as_unknown(body: bytes, now: datetime) -> bytes:
+def as_unknown(body: bytes, now: datetime) -> bytes:
     """Make the `unknown` event's JSON from the intent's, as a dict: an older hawse may have written it."""
     event = msgspec.json.decode(body, type=dict[str, object])
     event["phase"] = Phase.UNKNOWN

@@ -1,8 +1,9 @@
-"""What an audit event costs: `python benchmarks/audit_events.py [EVENTS] [FOLDER]`.
+"""What an audit event costs: `python benchmarks/audit_events.py [EVENTS] [FOLDER] [URL]`.
 
-FOLDER is on the disk to measure. Prints, for 1, 16 and 64 tasks that each wait for their intents, for
-completions, which no task waits for, and for the store alone: events per second, CPU µs an event (making the
-event and both threads), and commits per second. benchmarks/README.md has the figures.
+FOLDER is on the disk to measure, and so is the PostgreSQL database of URL, if it is given. Prints, for 1, 16
+and 64 tasks that each wait for their intents, for completions, which no task waits for, and for the store
+alone: events per second, CPU µs an event (making the event and both threads of this process), and commits per
+second. benchmarks/README.md has the figures.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import trio
 
 from audit.ids import new_eid
+from audit.postgres.store import PostgresStore
 from audit.record import (
     Actor,
     ActorType,
@@ -37,14 +39,17 @@ from audit.store import AuditStore
 WAITING_TASKS = (1, 16, 64)
 
 
-class CountingStore(AuditStore):
-    """Counts its commits."""
+class CountingStore:
+    """Counts the commits of a store."""
 
-    commits = 0
+    def __init__(self, store: AuditStore | PostgresStore) -> None:
+        self.commits = 0
+        self._append = store.append
+        self.append_once, self.close_unknown, self.close = store.append_once, store.close_unknown, store.close
 
     def append(self, batch: Sequence[Event], *, boot: str = "") -> dict[Agent, int]:
         self.commits += 1
-        return super().append(batch, boot=boot)
+        return self._append(batch, boot=boot)
 
 
 def event(phase: Phase) -> Event:
@@ -85,36 +90,51 @@ async def completions(recorder: Recorder, number: int) -> None:
 
 
 async def measure(
-    name: str, folder: Path, number: int, work: Callable[[Recorder, int], Awaitable[None]]
+    name: str,
+    store: AuditStore | PostgresStore,
+    number: int,
+    work: Callable[[Recorder, int], Awaitable[None]],
 ) -> None:
-    store = CountingStore(folder / f"{name.replace(' ', '-')}.db")
-    async with open_recorder(store) as recorder:
+    counting = CountingStore(store)
+    async with open_recorder(counting) as recorder:
         began_s, cpu_s = time.perf_counter(), time.process_time()
         await work(recorder, number)
-        report(name, number, began_s, cpu_s, store.commits)
+        report(name, number, began_s, cpu_s, counting.commits)
     store.close()
 
 
 def report(name: str, number: int, began_s: float, cpu_s: float, commits: int) -> None:
     took_s = time.perf_counter() - began_s
     cpu_us = (time.process_time() - cpu_s) * 1e6 / number
-    print(f"{name:<16} {number / took_s:8.0f} events/s {cpu_us:7.1f} µs {commits / took_s:7.0f} commits/s")
+    print(f"{name:<28} {number / took_s:8.0f} events/s {cpu_us:7.1f} µs {commits / took_s:7.0f} commits/s")
+
+
+def measure_alone(name: str, store: AuditStore | PostgresStore, number: int) -> None:
+    batches = [[event(Phase.COMPLETE) for _ in range(64)] for _ in range(number // 64)]
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    for batch in batches:
+        store.append(batch, boot="alone")
+    report(name, number, began_s, cpu_s, number // 64)
+    store.close()
 
 
 def main() -> None:
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 8192
+    url = sys.argv[3] if len(sys.argv) > 3 else None
     with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as name:
-        folder = Path(name)
+        engines: list[tuple[str, Callable[[str], AuditStore | PostgresStore]]] = [
+            ("", lambda file: AuditStore(Path(name) / f"{file}.db"))
+        ]
+        if url is not None:
+            engines.append((" in PostgreSQL", lambda _: PostgresStore(lambda: url)))
         for tasks in WAITING_TASKS:
-            trio.run(measure, f"intents x{tasks}", folder, number, partial(intents, tasks=tasks))
-        trio.run(measure, "completions", folder, number, completions)
-        store = AuditStore(folder / "alone.db")
-        batch = [event(Phase.COMPLETE) for _ in range(64)]
-        began_s, cpu_s = time.perf_counter(), time.process_time()
-        for _ in range(number // 64):
-            store.append(batch)
-        report("store, by 64", number, began_s, cpu_s, number // 64)
-        store.close()
+            for where, make in engines:
+                store = make(f"intents-{tasks}")
+                trio.run(measure, f"intents x{tasks}{where}", store, number, partial(intents, tasks=tasks))
+        for where, make in engines:
+            trio.run(measure, f"completions{where}", make("completions"), number, completions)
+        for where, make in engines:
+            measure_alone(f"store, by 64{where}", make("alone"), number)
 
 
 if __name__ == "__main__":

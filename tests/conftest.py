@@ -11,6 +11,11 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.postgres import postgres, postgres_database
+
+# Fixtures of every test.
+__all__ = ["postgres", "postgres_database"]
+
 # What takes a minute of a core takes more on a busy machine, where the bound of all other tests would end it;
 # hypothesis then calls it flaky.
 LONG_S = 1800

@@ -1,9 +1,9 @@
-"""What the trail costs a read call: `python -m benchmarks.units.audit [FOLDER]`.
+"""What the trail costs a read call: `python -m benchmarks.units.audit [FOLDER] [URL]`.
 
-FOLDER is on the disk to measure. First the parts by themselves; then the writer thread beside a loop that
-is busy, as in a hub: both want the interpreter's lock, so what its waits and hand-overs cost is
-in the last figures and in no other. They say how much CPU the whole process needs an event more than the same
-busy loop without a trail.
+FOLDER is on the disk to measure, and so is the PostgreSQL database of URL, if it is given. First the parts by
+themselves; then the writer thread beside a loop that is busy, as in a hub: both want the interpreter's lock,
+so what its waits and hand-overs cost is in the last figures and in no other. They say how much CPU the whole
+process needs an event more than the same busy loop without a trail.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import trio
 
 from audit.ids import new_eid
 from audit.mask import Masks
+from audit.postgres.store import PostgresStore
 from audit.record import Event
 from audit.recorder import Recorder, open_recorder
 from audit.shared import own_part
@@ -47,20 +49,32 @@ def batches(case: Case, size: int) -> Iterator[list[Event]]:
         yield [case.closing_event() for _ in range(size)]
 
 
+def stores(folder: Path, name: str) -> dict[str, AuditStore | PostgresStore]:
+    """New stores of the engines that are measured."""
+    found: dict[str, AuditStore | PostgresStore] = {"": AuditStore(folder / f"{name}.db")}
+    if len(sys.argv) > 2:
+        found[" in PostgreSQL"] = PostgresStore(lambda: sys.argv[2])
+    return found
+
+
 def store_alone(folder: Path, case: Case) -> None:
     for size in BATCHES:
-        store = AuditStore(folder / f"alone-{size}.db")
-        runs = []
-        for _ in range(RUNS):
-            ready = list(itertools.islice(batches(case, size), EVENTS // size))
+        for where, store in stores(folder, f"alone-{size}").items():
+            measure_store(f"(e) store alone{where}, batches of {size}", store, case, size)
 
-            def write(ready: list[list[Event]] = ready, store: AuditStore = store) -> None:
-                for batch in ready:
-                    store.append(batch)
 
-            runs.append(once(write, EVENTS))
-        report(f"(e) store alone, batches of {size}", runs)
-        store.close()
+def measure_store(name: str, store: AuditStore | PostgresStore, case: Case, size: int) -> None:
+    runs = []
+    for _ in range(RUNS):
+        ready = list(itertools.islice(batches(case, size), EVENTS // size))
+
+        def write(ready: list[list[Event]] = ready) -> None:
+            for batch in ready:
+                store.append(batch, boot=name)
+
+        runs.append(once(write, EVENTS))
+    report(name, runs)
+    store.close()
 
 
 def spin() -> None:
@@ -85,13 +99,15 @@ async def busy(recorder: Recorder | None, case: Case) -> None:
 
 
 async def beside_a_busy_loop(folder: Path, case: Case) -> None:
-    extra: dict[str, list[float]] = {"queue": [], "whole trail": []}
+    extra: dict[str, list[float]] = defaultdict(list)
     for number in range(RUNS):
         began_s = time.process_time()
         await busy(None, case)
         without_s = time.process_time() - began_s
-        null, store = NullStore(folder / f"null-{number}.db"), AuditStore(folder / f"busy-{number}.db")
-        for name, kept in (("queue", null), ("whole trail", store)):
+        measured: dict[str, AuditStore | PostgresStore] = {"queue": NullStore(folder / f"null-{number}.db")}
+        for where, store in stores(folder, f"busy-{number}").items():
+            measured[f"whole trail{where}"] = store
+        for name, kept in measured.items():
             async with open_recorder(kept) as recorder:
                 began_s = time.process_time()
                 await busy(recorder, case)

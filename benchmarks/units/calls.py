@@ -33,6 +33,7 @@ from proxy.hub.calls.calls import _closing
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome
 from proxy.hub.store.entities import Agent, AgentState, Cluster, Mode, Snapshot
+from proxy.hub.store.version import Version
 from proxy.message.head import RequestHead
 from proxy.relay.verify import Verifier
 from tunnel import Context
@@ -67,7 +68,6 @@ class Case:
             teams=self.principal.teams,
             team_ids=frozenset({"t1", "t2"}),
             created_at=0.0,
-            last_used_at=None,
             principal=self.principal,
         )
         cluster = Cluster(
@@ -86,6 +86,7 @@ class Case:
         self.agent, self.cluster = agent, cluster
         self.snapshot = Snapshot(
             org="acme",
+            version=Version(1, ""),
             teams_by_name={},
             agents_by_id={agent.id: agent},
             agents_by_name={agent.name: agent},

@@ -1,4 +1,4 @@
-"""Checks everything that a hub needs to start, without changing the disk or opening a port.
+"""Checks everything that a hub needs to start, without changing the disk or a database, or opening a port.
 
 A start runs these checks too, so that it reports all errors together. Some errors appear only in a start: a
 held lock, an address in use, and changes since the check. A hub may run on the folder during the check.
@@ -24,8 +24,10 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import check_ca
 from proxy.hub.home.private_files import DataDirError, check_writable, explained, is_there
 from proxy.hub.home.reserve import check_reserve
+from proxy.hub.home.trails import check_place
 from proxy.hub.restart.pidfile import PidFile
-from proxy.hub.store.database import unusable
+from proxy.hub.store.engines.address import PostgresAddress
+from proxy.hub.store.engines.sqlite import unusable
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, is_older
 from proxy.hub.store.snapshot import read_trail
@@ -60,6 +62,10 @@ def check_hub(path: Path | None, environment: Mapping[str, str]) -> tuple[HubCon
 
 
 def _look_at_folder(config: HubConfig, findings: Findings) -> None:
+    address, expected = config.database.address, None
+    if address is not None and not findings.has_fault_of("database"):
+        expected = findings.look(partial(_look_at_postgres, address), _KNOWN)
+        findings.seen["database"] = "PostgreSQL"
     data = DataDir(config.data_dir)
     there = findings.look(data.check_folder, _KNOWN)
     if not there:
@@ -73,7 +79,7 @@ def _look_at_folder(config: HubConfig, findings: Findings) -> None:
     if config.tls.certificate is None:
         findings.look(partial(check_ca, data.tls_dir), _KNOWN)
     _look_at_disk(data, findings)
-    findings.look(partial(_look_at_databases, data, findings), _KNOWN)
+    findings.look(partial(_look_at_databases, data, address, expected, findings), _KNOWN)
 
 
 def _check_file(file: Path) -> None:
@@ -98,13 +104,22 @@ def _look_at_disk(data: DataDir, findings: Findings) -> None:
         findings.warnings.append(full)
 
 
-def _look_at_databases(data: DataDir, findings: Findings) -> None:
-    """Check the schemas of the store and of the trail, and whether they belong together."""
-    what = "store, trail, keys" if is_there(data.store_file) else "no hub has run there yet"
+def _look_at_databases(
+    data: DataDir, address: PostgresAddress | None, expected: TrailMark | None, findings: Findings
+) -> None:
+    """Check the schemas of the store and of the trail, and whether they belong together.
+
+    `expected` is the trail that a store in PostgreSQL names.
+    """
+    there = is_there(data.store_file) or is_there(data.address_file)
+    what = "store, trail, keys" if there else "no hub has run there yet"
     findings.seen["data folder"] = f"{data.path}: {what}"
-    faults = [*data.faults_of_databases()]
+    faults = [*data.faults_of_databases(in_postgres=address is not None)]
     findings.faults.extend(faults)
-    expected: TrailMark | None = None
+    if address is not None:
+        if not findings.has_fault_of("database"):
+            findings.look(partial(check_place, address, expected), _KNOWN)
+        return
     if is_there(data.store_file) and not _is_named(data.store_file, faults):
         try:
             expected = findings.look(partial(_look_at_store, data.store_file), _KNOWN)
@@ -115,6 +130,15 @@ def _look_at_databases(data: DataDir, findings: Findings) -> None:
             findings.look(partial(_look_at_trail, data.audit_file, expected), _KNOWN)
         except NeedsRecovery as error:
             findings.warnings.append(f"{data.audit_file} was not checked: {error}")
+
+
+def _look_at_postgres(address: PostgresAddress) -> TrailMark | None:
+    """Connect, and read which trail the hub writes; None before it has one. Raises StoreUnavailableError."""
+    # Its driver is an extra.
+    from proxy.hub.store.engines.postgres import look_at
+
+    with look_at(address) as connection:
+        return None if connection is None else read_trail(connection)
 
 
 def _look_at_store(file: Path) -> TrailMark | None:

@@ -13,7 +13,7 @@ import trio
 from audit.ids import new_eid
 from audit.mask import Masks
 from audit.recorder import Recorder, open_recorder
-from audit.store import AuditStore
+from audit.stores import OwnTrail
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.certificate import Certificate
@@ -21,7 +21,9 @@ from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.private_files import DataDirError
 from proxy.hub.home.reserve import open_reserve
+from proxy.hub.home.trails import TrailPlace, open_trail
 from proxy.hub.relays.registry import Registry
 from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.hub.store.directory import Directory, open_directory
@@ -52,7 +54,7 @@ async def open_home(config: HubConfig, registry: Registry, *, replace: bool) -> 
     # Outermost: once this boot is no longer registered, this hub does not touch the folder.
     with instances.registered(boot):
         async with open_instance_lock(config, data, boot, replace=replace) as instance:
-            data.check_databases()
+            data.check_databases(in_postgres=config.database.url is not None)
             pepper = data.pepper()
             ring = KeyRing(
                 data, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys
@@ -68,7 +70,8 @@ class Records:
 
     directory: Directory
     masks: Masks
-    store: AuditStore
+    place: TrailPlace
+    store: OwnTrail
     """The trail's database."""
     recorder: Recorder
     trail: Trail
@@ -78,13 +81,23 @@ class Records:
 async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
     """Open the store and the trail for the block."""
     masks = Masks(config.audit.mask)
-    data = home.data
+    data, address = home.data, config.database.address
+    shared = home.instance.predecessor is not None
+    noted = data.address()
     # Before the trail: the directory knows which trail belongs to this hub.
     async with open_directory(
-        data.store_file, org=config.org, clock=time.time, shared=home.instance.predecessor is not None
+        address or data.store_file, org=config.org, clock=time.time, shared=shared
     ) as directory:
+        if address is not None:
+            if noted is None and directory.current.trail is not None:
+                raise DataDirError(
+                    "a hub with another data folder has run on the database of database.url: copy keys/, "
+                    f"pepper, tls/ and {data.address_file.name} of that folder to {data.path}"
+                )
+            data.note_address(address)
         expected = directory.current.trail
-        open_store = partial(AuditStore, data.audit_file, masks, expected=expected)
+        place = address or data.audit_file
+        open_store = partial(open_trail, place, masks, expected=expected, wait_s=config.audit.wait_s)
         with closing(await trio.to_thread.run_sync(open_store)) as store:
             try:
                 async with open_recorder(
@@ -96,7 +109,7 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
                 ) as recorder:
                     if expected is None:
                         await directory.change(partial(Store.accept_trail, trail=store.mark))
-                    yield Records(directory, masks, store, recorder, Trail(config.org))
+                    yield Records(directory, masks, place, store, recorder, Trail(config.org))
             finally:
                 # After the recorder's last write, and before the directory's.
                 directory.note_trail(store.mark)

@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, closing
 from functools import partial
+from pathlib import Path
 
 import attrs
 import trio
@@ -46,6 +47,7 @@ from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.front import Front
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
+from proxy.hub.home.trails import open_trail
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
@@ -126,7 +128,8 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
     start(directory.run_use_writer)
     start(
         close_calls_of_ended_hubs,
-        home.instances, home.boot, home.data.audit_file, hub.records.masks, time.time,
+        home.instances, home.boot,
+        partial(open_trail, hub.records.place, hub.records.masks, make=False), time.time,
     )  # fmt: skip
     start(directory.run_poll)
     direct = _start_direct(hub)
@@ -188,8 +191,9 @@ def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) ->
     start(calls.live.run_timed, lambda: directory.current.bundle.timed)
     start(calls.limits.run, calls.live)
     watch = TrailWatch(
-        records.store, directory, records.recorder, calls.live, config.audit.down_grace_s, records.trail.hub
-    )
+        records.store, directory, records.recorder, calls.live, config.audit.down_grace_s, records.trail.hub,
+        records.place.parent if isinstance(records.place, Path) else None,
+    )  # fmt: skip
     directory.on_change(watch.follow)
     metrics.register(TrailCollector(watch))
     start(watch.run_grace)

@@ -1,25 +1,32 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
+import psycopg
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from audit import blocks
-from audit.blocks import stretches
+from audit.blocks import BLOCK_EVENTS, stretches
+from audit.postgres import reader as postgres_reader
+from audit.postgres import schema, statements
+from audit.postgres.store import PostgresStore
 from audit.query import EVERYTHING, Query
-from audit.reader import AuditReader
+from audit.reader import AuditReader, StoredEvent
 from audit.record import Event, Kind, Phase, utc
 from audit.retention import PrunableStore
 from audit.store import AuditStore
 from tests.audit.events import NOW_S, call
-from tests.audit.trails import append_whole
+from tests.audit.trails import FileTrail, PostgresTrail, Trail, append_whole
+from tests.postgres import PostgresServer
 
 
 @pytest.fixture
@@ -147,15 +154,15 @@ def tiny_blocks() -> Iterator[None]:
         yield
 
 
+Batches = list[list[Event] | Event]
+batches = st.lists(st.lists(events, min_size=1, max_size=8) | events, max_size=8)
+asked = {"query": wanteds, "newest": st.none() | st.integers(0, 9), "limit": st.integers(1, 9)}
+
+
 @pytest.mark.usefixtures("tiny_blocks")
-@given(
-    batches=st.lists(st.lists(events, min_size=1, max_size=8) | events, max_size=8),
-    query=wanteds,
-    newest=st.none() | st.integers(0, 9),
-    limit=st.integers(1, 9),
-)
+@given(batches=batches, **asked)
 def test_what_is_found_is_what_a_search_of_all_finds(
-    batches: list[list[Event] | Event], query: Query, newest: int | None, limit: int
+    batches: Batches, query: Query, newest: int | None, limit: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "audit.db"
@@ -165,14 +172,63 @@ def test_what_is_found_is_what_a_search_of_all_finds(
                     store.append(batch)
                 else:
                     append_whole(path, batch)
-        every = [event for batch in batches for event in (batch if isinstance(batch, list) else [batch])]
-        numbered = list(enumerate(every, 1))
-        found = [seq for seq, event in numbered if fits(event, query)]
-        timed = [seq for seq, event in numbered if fits(event, Query(since=query.since, until=query.until))]
-        with closing(AuditReader(path)) as reader:
-            assert [row.seq for row in reader.query(query, limit=limit)] == found[:limit]
-            first, last = reader.span(query, newest)
-            kept = found if newest is None else found[max(0, len(found) - newest) :]
-            assert [row.seq for row in reader.events(first, last, query)] == kept
-            if newest is None and timed:
-                assert (first, last) == (timed[0], timed[-1])
+        check_search(FileTrail(path), batches, query, newest, limit)
+
+
+@pytest.fixture(scope="module")
+def tiny_blocks_in_postgres(postgres: PostgresServer) -> Iterator[PostgresTrail]:
+    with pytest.MonkeyPatch.context() as patch, postgres.new_database() as name:
+        for module in (statements, postgres_reader):
+            patch.setattr(module, "BLOCK_EVENTS", 3)
+        small = [
+            each.replace(f"/ {BLOCK_EVENTS}", "/ 3").replace(f"* {BLOCK_EVENTS}", "* 3")
+            for each in schema._TABLES
+        ]
+        patch.setattr(schema, "_TABLES", small)
+        url = postgres.url(name)
+        PostgresStore(lambda: url).close()
+        with psycopg.connect(url, autocommit=True) as connection:
+            yield PostgresTrail(url, connection)
+
+
+@given(batches=batches, closed=st.booleans(), **asked)
+@settings(max_examples=15)
+def test_what_is_found_in_postgres_is_what_a_search_of_all_finds(
+    tiny_blocks_in_postgres: PostgresTrail,
+    batches: Batches,
+    closed: bool,
+    query: Query,
+    newest: int | None,
+    limit: int,
+) -> None:
+    """Lists are written by a hub, and single events by operators; a closed epoch is indexed to its end."""
+    trail = tiny_blocks_in_postgres
+    trail.clear()
+    times = count(1)
+    with closing(PostgresStore(trail.conninfo, wait_s=0, clock=lambda: next(times))) as store:
+        for batch in batches:
+            if isinstance(batch, list):
+                store.append([replace(event, phase=Phase.COMPLETE) for event in batch], boot="hub")
+            else:
+                store.append([replace(batch, phase=Phase.COMPLETE)])
+        if closed:
+            assert store.close_unknown("", utc(NOW_S)) == 0
+    check_search(trail, batches, query, newest, limit)
+
+
+def check_search(trail: Trail, batches: Batches, query: Query, newest: int | None, limit: int) -> None:
+    every = [event for batch in batches for event in (batch if isinstance(batch, list) else [batch])]
+    found = [event.eid for event in every if fits(event, query)]
+    timed = [event.eid for event in every if fits(event, Query(since=query.since, until=query.until))]
+
+    def eids(rows: Iterable[StoredEvent]) -> list[str]:
+        return [json.loads(row.line)["eid"] for row in rows]
+
+    with closing(trail.reader()) as reader:
+        assert eids(reader.query(query, limit=limit)) == found[:limit]
+        first, last = reader.span(query, newest)
+        kept = found if newest is None else found[max(0, len(found) - newest) :]
+        assert eids(reader.events(first, last, query)) == kept
+        if newest is None and timed:
+            ends = [*reader.query(after_seq=first - 1, limit=1), *reader.query(after_seq=last - 1, limit=1)]
+            assert eids(ends) == [timed[0], timed[-1]]

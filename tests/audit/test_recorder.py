@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,40 +23,40 @@ from audit.recorder import BATCH_EVENTS_MAX, Recorder, open_recorder
 from audit.shares import Agent
 from audit.store import AuditStore
 from tests.audit.events import call, failure
-from tests.audit.trails import read
+from tests.audit.trails import Store, Trail, read
 
 
-class WatchedStore(AuditStore):
-    """The real store, which reports its batches and can be made to fail or to hang."""
+class WatchedStore:
+    """A real store, which reports its batches and can be made to fail or to hang."""
 
-    def __init__(self, path: Path, **options: int) -> None:
-        super().__init__(path, **options)
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.close_unknown = store.close_unknown
         self.batches: list[int] = []
-        self.failure: str | None = None
+        self.failure: AuditUnavailable | None = None
         self.gate: threading.Event | None = None
         self.threads: set[int] = set()
 
     def append_once(self, batch: Sequence[Event]) -> None:
         if self.failure is not None:
-            raise AuditUnavailable(self.failure)
-        super().append_once(batch)
+            raise self.failure
+        self.store.append_once(batch)
 
     def append(self, batch: Sequence[Event], *, boot: str = "") -> dict[Agent, int]:
         if self.gate is not None:
             self.gate.wait(5)
         if self.failure is not None:
-            raise AuditUnavailable(self.failure)
+            raise self.failure
         self.threads.add(threading.get_ident())
-        stored = super().append(batch, boot=boot)
+        stored = self.store.append(batch, boot=boot)
         self.batches.append(len(batch))
         return stored
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[WatchedStore]:
-    store = WatchedStore(path)
-    yield store
-    store.close()
+def store(trail: Trail) -> Iterator[WatchedStore]:
+    with closing(trail.open()) as store:
+        yield WatchedStore(store)
 
 
 @pytest.fixture
@@ -72,14 +73,14 @@ async def eventually(condition: Callable[[], bool]) -> None:
                 return
 
 
-async def test_an_intent_is_on_the_disk_when_it_returns(store: WatchedStore, path: Path) -> None:
+async def test_an_intent_is_on_the_disk_when_it_returns(store: WatchedStore, trail: Trail) -> None:
     async with open_recorder(store) as recorder:
         event = call()
         await recorder.intent(event)
-        assert [(row["eid"], row["phase"]) for row in read(path)] == [(event.eid, "intent")]
+        assert [(row["eid"], row["phase"]) for row in trail.read()] == [(event.eid, "intent")]
         recorder.complete(event.completed(event.ts))
         await recorder.flush()
-        assert [row["phase"] for row in read(path)] == ["intent", "complete"]
+        assert [row["phase"] for row in trail.read()] == ["intent", "complete"]
     assert store.threads != {threading.get_ident()}
     assert len(store.threads) == 1
 
@@ -98,25 +99,25 @@ async def asleep(recorder: Recorder) -> None:
     await eventually(lambda: bool(recorder._wake._waiters))  # type: ignore[attr-defined]
 
 
-async def test_a_completion_wakes_a_writer_that_sleeps(store: WatchedStore, path: Path) -> None:
+async def test_a_completion_wakes_a_writer_that_sleeps(store: WatchedStore, trail: Trail) -> None:
     async with open_recorder(store) as recorder:
         for count in range(1, 4):
             await asleep(recorder)
             recorder.complete(call(phase=Phase.COMPLETE))
-            await eventually(lambda count=count: len(read(path)) == count)  # type: ignore[misc]
+            await eventually(lambda count=count: len(trail.read()) == count)  # type: ignore[misc]
 
 
-async def test_completions_linger_for_company_and_nobody_waits(store: WatchedStore, path: Path) -> None:
+async def test_completions_linger_for_company_and_nobody_waits(store: WatchedStore, trail: Trail) -> None:
     async with open_recorder(store) as recorder:
         for _ in range(20):
             recorder.complete(call(phase=Phase.COMPLETE))
-        assert read(path) == []
-        await eventually(lambda: len(read(path)) == 20)
+        assert trail.read() == []
+        await eventually(lambda: len(trail.read()) == 20)
     assert store.batches == [20]
 
 
 async def test_a_full_batch_does_not_linger(
-    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: WatchedStore, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder_module, "LINGER_S", 60.0)
     async with open_recorder(store) as recorder:
@@ -124,7 +125,7 @@ async def test_a_full_batch_does_not_linger(
         await asleep(recorder)
         for _ in range(BATCH_EVENTS_MAX - 1):
             recorder.complete(call(phase=Phase.COMPLETE))
-        await eventually(lambda: len(read(path)) == BATCH_EVENTS_MAX)
+        await eventually(lambda: len(trail.read()) == BATCH_EVENTS_MAX)
 
 
 async def test_an_intent_takes_lingering_completions_with_it(
@@ -139,12 +140,12 @@ async def test_an_intent_takes_lingering_completions_with_it(
 
 
 async def test_leaving_writes_what_is_queued(
-    store: WatchedStore, path: Path, caplog: pytest.LogCaptureFixture
+    store: WatchedStore, trail: Trail, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_recorder(store) as recorder:
         for _ in range(BATCH_EVENTS_MAX + 10):
             recorder.complete(call(phase=Phase.COMPLETE))
-    assert len(read(path)) == BATCH_EVENTS_MAX + 10
+    assert len(trail.read()) == BATCH_EVENTS_MAX + 10
     with pytest.raises(AuditUnavailable, match="stopped"):
         await recorder.intent(call())
     late = call(phase=Phase.COMPLETE)
@@ -153,17 +154,17 @@ async def test_leaving_writes_what_is_queued(
 
 
 async def test_cancelling_the_surroundings_still_writes_what_is_queued(
-    store: WatchedStore, path: Path
+    store: WatchedStore, trail: Trail
 ) -> None:
     with trio.CancelScope() as scope:
         async with open_recorder(store) as recorder:
             recorder.complete(call(phase=Phase.COMPLETE))
             scope.cancel()
             await trio.sleep_forever()
-    assert len(read(path)) == 1
+    assert len(trail.read()) == 1
 
 
-async def test_a_cancelled_intent_is_ended_as_never_forwarded(store: WatchedStore, path: Path) -> None:
+async def test_a_cancelled_intent_is_ended_as_never_forwarded(store: WatchedStore, trail: Trail) -> None:
     store.gate = threading.Event()
     forwarded = False
 
@@ -180,7 +181,7 @@ async def test_a_cancelled_intent_is_ended_as_never_forwarded(store: WatchedStor
         assert not forwarded
         store.gate.set()
         await recorder.flush()
-    first, second = read(path)
+    first, second = trail.read()
     assert first["eid"] == second["eid"]
     assert (first["phase"], second["phase"]) == ("intent", "complete")
     assert second["resp"] == {
@@ -198,13 +199,13 @@ async def test_only_an_intent_is_taken_as_one(store: WatchedStore) -> None:
 
 @pytest.mark.usefixtures("quick_retry")
 async def test_a_store_that_fails_refuses_writes_and_its_gap_becomes_an_event(
-    store: WatchedStore, path: Path, caplog: pytest.LogCaptureFixture
+    store: WatchedStore, trail: Trail, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [1e9]
     async with open_recorder(store, org="acme", clock=lambda: now[0]) as recorder:
         begun = call()
         await recorder.intent(begun)
-        store.failure = "database or disk is full"
+        store.failure = AuditUnavailable("database or disk is full")
         with pytest.raises(AuditUnavailable, match="full"):
             await recorder.intent(call())
         assert not recorder.healthy
@@ -217,13 +218,13 @@ async def test_a_store_that_fails_refuses_writes_and_its_gap_becomes_an_event(
         store.failure = None
         await eventually(lambda: recorder.healthy)
         await recorder.intent(call())
-    assert [(row["kind"], row["phase"]) for row in read(path)] == [
+    assert [(row["kind"], row["phase"]) for row in trail.read()] == [
         ("call", "intent"),
         ("audit.gap", "complete"),
         ("call", "complete"),
         ("call", "intent"),
     ]
-    gap = read(path)[1]
+    gap = trail.read()[1]
     assert gap["count"] == 4
     assert gap["note"] == "writes refused: 4, events lost: 0 (database or disk is full)"
     assert gap["org"] == "acme"
@@ -253,7 +254,7 @@ async def test_intents_that_wait_behind_a_failing_batch_are_refused_at_once(stor
             for _ in range(2 * BATCH_EVENTS_MAX):
                 nursery.start_soon(one)
             await wait_all_tasks_blocked()
-            store.failure = "disk I/O error"
+            store.failure = AuditUnavailable("disk I/O error")
             store.gate.set()
         assert refused == 2 * BATCH_EVENTS_MAX
         with pytest.raises(AuditUnavailable):
@@ -262,26 +263,26 @@ async def test_intents_that_wait_behind_a_failing_batch_are_refused_at_once(stor
 
 @pytest.mark.usefixtures("quick_retry")
 async def test_what_does_not_fit_the_queue_is_counted_by_the_gap(
-    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: WatchedStore, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder_module, "QUEUE_EVENTS_MAX", 10)
     async with open_recorder(store) as recorder:
-        store.failure = "disk I/O error"
+        store.failure = AuditUnavailable("disk I/O error")
         with pytest.raises(AuditUnavailable):
             await recorder.intent(call())
         for _ in range(25):
             recorder.complete(call(phase=Phase.COMPLETE))
         store.failure = None
         await eventually(lambda: recorder.healthy)
-    kinds = [row["kind"] for row in read(path)]
+    kinds = [row["kind"] for row in trail.read()]
     assert kinds.count("call") == 10
-    (gap,) = [row for row in read(path) if row["kind"] == "audit.gap"]
+    (gap,) = [row for row in trail.read() if row["kind"] == "audit.gap"]
     assert gap["note"] == "writes refused: 1, events lost: 15 (disk I/O error)"
     assert gap["count"] == 16
 
 
 async def test_a_store_slower_than_the_calls_refuses_writes_until_the_next_commit(
-    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: WatchedStore, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder_module, "QUEUE_BYTES_MAX", 50_000)
     store.gate = threading.Event()
@@ -296,15 +297,15 @@ async def test_a_store_slower_than_the_calls_refuses_writes_until_the_next_commi
         store.gate.set()
         await eventually(lambda: recorder.healthy)
         await recorder.intent(call())
-    notes = [str(row["note"]) for row in read(path) if row["kind"] == Kind.AUDIT_GAP]
+    notes = [str(row["note"]) for row in trail.read() if row["kind"] == Kind.AUDIT_GAP]
     assert sum(int(note.split()[2].rstrip(",")) for note in notes) == 1
     assert sum(int(note.split()[5]) for note in notes) == 1
-    assert len(read(path)) - len(notes) == accepted - 1 + 1
+    assert len(trail.read()) - len(notes) == accepted - 1 + 1
 
 
 @pytest.mark.usefixtures("quick_retry")
 async def test_a_write_that_finds_the_queue_full_is_refused_and_counted(
-    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: WatchedStore, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder_module, "QUEUE_EVENTS_MAX", 3)
     store.gate = threading.Event()
@@ -319,9 +320,9 @@ async def test_a_write_that_finds_the_queue_full_is_refused_and_counted(
             await recorder.intent(call())
         store.gate.set()
         await eventually(lambda: recorder.healthy)
-    (gap,) = [row for row in read(path) if row["kind"] == Kind.AUDIT_GAP]
+    (gap,) = [row for row in trail.read() if row["kind"] == Kind.AUDIT_GAP]
     assert str(gap["note"]).startswith("writes refused: 1, events lost: 0 (3 events wait")
-    assert len(read(path)) == 1 + 3 + 1
+    assert len(trail.read()) == 1 + 3 + 1
 
 
 class Turnstile(threading.Event):
@@ -374,7 +375,7 @@ async def test_intents_weigh_until_they_are_taken_and_no_longer(
 
 @pytest.mark.usefixtures("quick_retry")
 async def test_what_is_refused_takes_no_room_from_what_is_kept(
-    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: WatchedStore, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = 20
     monkeypatch.setattr(recorder_module, "QUEUE_BYTES_MAX", room * call(phase=Phase.COMPLETE).weight_bytes)
@@ -392,21 +393,21 @@ async def test_what_is_refused_takes_no_room_from_what_is_kept(
                 nursery.start_soon(refused)
             await wait_all_tasks_blocked()
             assert recorder.healthy
-            store.failure = "disk I/O error"
+            store.failure = AuditUnavailable("disk I/O error")
             store.gate.set()
         for _ in range(room):
             recorder.complete(call(phase=Phase.COMPLETE))
         store.failure = None
         await eventually(lambda: recorder.healthy)
-    gap, *kept = read(path)
+    gap, *kept = trail.read()
     assert gap["note"] == f"writes refused: {1 + room}, events lost: 0 (disk I/O error)"
     assert len(kept) == room
 
 
-async def test_a_flush_of_nothing_writes_nothing(store: WatchedStore, path: Path) -> None:
+async def test_a_flush_of_nothing_writes_nothing(store: WatchedStore, trail: Trail) -> None:
     async with open_recorder(store) as recorder:
         await recorder.flush()
-    assert read(path) == []
+    assert trail.read() == []
 
 
 async def test_a_store_that_stays_down_does_not_hold_up_the_end(
@@ -414,7 +415,7 @@ async def test_a_store_that_stays_down_does_not_hold_up_the_end(
 ) -> None:
     with trio.fail_after(2):
         async with open_recorder(store) as recorder:
-            store.failure = "disk I/O error"
+            store.failure = AuditUnavailable("disk I/O error")
             for _ in range(3):
                 recorder.complete(call(phase=Phase.COMPLETE))
     assert "events lost at the end: 3" in caplog.text
@@ -423,7 +424,7 @@ async def test_a_store_that_stays_down_does_not_hold_up_the_end(
 async def test_a_bug_in_the_writer_ends_the_recorder_and_whoever_waits(store: WatchedStore) -> None:
     gate = threading.Event()
 
-    def broken(batch: Sequence[Event], *, boot: str = "") -> None:
+    def broken(batch: Sequence[Event], *, boot: str = "") -> dict[Agent, int]:
         gate.wait(5)
         raise ZeroDivisionError
 
@@ -450,21 +451,21 @@ async def test_a_bug_in_the_writer_ends_the_recorder_and_whoever_waits(store: Wa
 
 
 async def test_a_gap_is_told_though_the_recorder_ends_before_the_next_try(
-    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: WatchedStore, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder_module, "RETRY_S", 60.0)
     async with open_recorder(store) as recorder:
-        store.failure = "disk I/O error"
+        store.failure = AuditUnavailable("disk I/O error")
         with pytest.raises(AuditUnavailable):
             await recorder.intent(call())
         store.failure = None
-    (gap,) = read(path)
+    (gap,) = trail.read()
     assert gap["note"] == "writes refused: 1, events lost: 0 (disk I/O error)"
 
 
 @pytest.mark.usefixtures("quick_retry")
 async def test_what_a_gap_has_while_it_is_being_told_is_told_by_another(
-    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: WatchedStore, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder_module, "QUEUE_EVENTS_MAX", 2)
 
@@ -474,7 +475,7 @@ async def test_what_a_gap_has_while_it_is_being_told_is_told_by_another(
 
     for refused, lost in ((1, 0), (0, 1), (3, 2)):
         async with open_recorder(store) as recorder:
-            store.failure = "disk I/O error"
+            store.failure = AuditUnavailable("disk I/O error")
             await refuse()
             store.gate = gate = Turnstile()
             store.failure = None
@@ -486,46 +487,47 @@ async def test_what_a_gap_has_while_it_is_being_told_is_told_by_another(
                 recorder.complete(call(phase=Phase.COMPLETE))
             gate.let_through(10)
             await eventually(lambda: recorder.healthy)
-        told = [str(row["note"]) for row in read(path) if row["kind"] == Kind.AUDIT_GAP][-2:]
+        told = [str(row["note"]) for row in trail.read() if row["kind"] == Kind.AUDIT_GAP][-2:]
         assert told == [
             "writes refused: 1, events lost: 0 (disk I/O error)",
             f"writes refused: {refused}, events lost: {lost} (disk I/O error)",
         ]
 
 
-async def test_a_flood_that_is_counted_holds_up_no_other_event(store: WatchedStore, path: Path) -> None:
+async def test_a_flood_that_is_counted_holds_up_no_other_event(store: WatchedStore, trail: Trail) -> None:
     async with open_recorder(store) as recorder:
         for _ in range(20):
             recorder.complete(failure())
-        await eventually(lambda: len(read(path)) == 10)
+        await eventually(lambda: len(trail.read()) == 10)
         await asleep(recorder)
         recorder.complete(call(phase=Phase.COMPLETE))
-        await eventually(lambda: len(read(path)) == 11)
+        await eventually(lambda: len(trail.read()) == 11)
 
 
-async def test_a_flood_of_failures_is_one_event_with_a_count(store: WatchedStore, path: Path) -> None:
+async def test_a_flood_of_failures_is_one_event_with_a_count(store: WatchedStore, trail: Trail) -> None:
     async with open_recorder(store) as recorder:
         for _ in range(1000):
             recorder.complete(failure())
         await recorder.flush()
-        assert len(read(path)) == 10
-    assert len(read(path)) == 11
-    assert sum(int(str(row.get("count", 1))) for row in read(path)) == 1000
+        assert len(trail.read()) == 10
+    assert len(trail.read()) == 11
+    assert sum(int(str(row.get("count", 1))) for row in trail.read()) == 1000
 
 
 async def test_a_floods_window_ends_while_the_hub_is_idle(
-    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: WatchedStore, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("audit.flood.WINDOW_S", 0.1)
     async with open_recorder(store) as recorder:
         for _ in range(50):
             recorder.complete(failure())
-        await eventually(lambda: len(read(path)) == 11)
+        await eventually(lambda: len(trail.read()) == 11)
 
 
 # C44, with a real process and a real signal; the child prints when its intent is durable.
 CHILD = """
 import sys, trio
+from contextlib import closing
 from pathlib import Path
 from audit.recorder import open_recorder
 from audit.store import AuditStore
@@ -601,22 +603,22 @@ async def test_a_really_full_disk_refuses_writes_and_recovers_when_there_is_room
 
 @pytest.mark.parametrize("kind", list(Kind))
 async def test_whatever_happens_once_is_exactly_one_event(
-    store: WatchedStore, path: Path, kind: Kind
+    store: WatchedStore, trail: Trail, kind: Kind
 ) -> None:
     event = replace(failure(), kind=kind, decision=Decision("deny"))
     async with open_recorder(store) as recorder:
         recorder.complete(event)
-    assert [(row["kind"], row["eid"]) for row in read(path)] == [(kind, event.eid)]
+    assert [(row["kind"], row["eid"]) for row in trail.read()] == [(kind, event.eid)]
 
 
 @pytest.mark.usefixtures("quick_retry")
 async def test_what_is_kept_elsewhere_comes_first_when_the_trail_is_back(
-    store: WatchedStore, path: Path
+    store: WatchedStore, trail: Trail
 ) -> None:
     settled: list[str] = []
     kept, other = replace(call(), phase=Phase.COMPLETE), replace(call(), phase=Phase.COMPLETE)
     async with open_recorder(store) as recorder:
-        store.failure = "database or disk is full"
+        store.failure = AuditUnavailable("database or disk is full")
         with pytest.raises(AuditUnavailable):
             await recorder.intent(call())
         assert recorder.down_s > 0
@@ -631,33 +633,33 @@ async def test_what_is_kept_elsewhere_comes_first_when_the_trail_is_back(
         # Also if the trail was never down.
         recorder.keep(call(), lambda: settled.append("later"))
         await eventually(lambda: settled == ["kept", "later"])
-    rows = read(path)
+    rows = trail.read()
     assert [row["eid"] for row in rows if row["kind"] == "call"][:2] == [kept.eid, other.eid]
 
 
 async def test_what_is_kept_elsewhere_is_not_lost_at_the_end_of_a_trail_that_is_down(
-    store: WatchedStore, path: Path
+    store: WatchedStore, trail: Trail
 ) -> None:
     settled: list[str] = []
     async with open_recorder(store) as recorder:
-        store.failure = "database or disk is full"
+        store.failure = AuditUnavailable("database or disk is full")
         recorder.keep(call(), lambda: settled.append("kept"))
     assert settled == []
-    assert read(path) == []
+    assert trail.read() == []
 
 
 # -- intents of callers without a task -----------------------------------------------------------------------
 
 
 async def test_an_intent_without_a_task_is_settled_once_it_is_durable(
-    store: WatchedStore, path: Path
+    store: WatchedStore, trail: Trail
 ) -> None:
     store.gate = threading.Event()
     settled: list[tuple[str | None, list[object], int]] = []
     event = call()
 
     def note(failure: str | None) -> None:
-        settled.append((failure, [row["eid"] for row in read(path)], threading.get_ident()))
+        settled.append((failure, [row["eid"] for row in trail.read()], threading.get_ident()))
 
     async with open_recorder(store) as recorder:
         recorder.begin_intent(event, note)
@@ -670,7 +672,7 @@ async def test_an_intent_without_a_task_is_settled_once_it_is_durable(
 
 
 async def test_intents_without_a_task_share_a_commit_and_are_settled_in_their_order(
-    store: WatchedStore, path: Path
+    store: WatchedStore, trail: Trail
 ) -> None:
     store.gate = gate = Turnstile()
     settled: list[int] = []
@@ -687,13 +689,13 @@ async def test_intents_without_a_task_share_a_commit_and_are_settled_in_their_or
         gate.let_through(10)
         await eventually(lambda: len(settled) == len(events))
     assert settled == list(range(len(events)))
-    assert [row["eid"] for row in read(path)] == [event.eid for event in events]
+    assert [row["eid"] for row in trail.read()] == [event.eid for event in events]
     assert len(store.batches) <= 4
 
 
 @pytest.mark.usefixtures("quick_retry")
 async def test_an_intent_without_a_task_is_settled_with_the_reason_if_the_store_fails(
-    store: WatchedStore, path: Path
+    store: WatchedStore, trail: Trail
 ) -> None:
     store.gate = threading.Event()
     settled: list[str | None] = []
@@ -702,7 +704,7 @@ async def test_an_intent_without_a_task_is_settled_with_the_reason_if_the_store_
         recorder.begin_intent(call(), settled.append)
         await eventually(lambda: not recorder._queue)
         recorder.begin_intent(call(), settled.append)
-        store.failure = "disk I/O error"
+        store.failure = AuditUnavailable("disk I/O error")
         store.gate.set()
         await eventually(lambda: len(settled) == 2)
         assert settled == ["disk I/O error"] * 2
@@ -711,7 +713,7 @@ async def test_an_intent_without_a_task_is_settled_with_the_reason_if_the_store_
         recorder.begin_intent(call(), settled.append)
         await eventually(lambda: len(settled) == 3)
         assert settled[2] is None
-    gap, intent = read(path)
+    gap, intent = trail.read()
     assert gap["note"] == "writes refused: 2, events lost: 0 (disk I/O error)"
     assert intent["phase"] == "intent"
 
@@ -722,7 +724,7 @@ async def test_an_intent_without_a_task_is_refused_at_once_while_the_recorder_is
     monkeypatch.setattr(recorder_module, "RETRY_S", 60.0)
     settled: list[str | None] = []
     async with open_recorder(store) as recorder:
-        store.failure = "disk I/O error"
+        store.failure = AuditUnavailable("disk I/O error")
         with pytest.raises(AuditUnavailable):
             await recorder.intent(call())
         with pytest.raises(AuditUnavailable, match="disk I/O error"):
@@ -753,7 +755,7 @@ async def test_an_intent_without_a_task_that_does_not_fit_the_queue_is_refused(
 
 
 async def test_intents_without_a_task_are_settled_when_the_recorder_stops(
-    store: WatchedStore, path: Path
+    store: WatchedStore, trail: Trail
 ) -> None:
     store.gate = threading.Event()
     settled: list[str | None] = []
@@ -763,13 +765,13 @@ async def test_intents_without_a_task_are_settled_when_the_recorder_stops(
         store.gate.set()
     await trio.lowlevel.checkpoint()
     assert settled == [None] * 3
-    assert len(read(path)) == 3
+    assert len(trail.read()) == 3
 
 
 async def test_intents_without_a_task_are_refused_when_the_writer_has_a_bug(store: WatchedStore) -> None:
     gate = threading.Event()
 
-    def broken(batch: Sequence[Event], *, boot: str = "") -> None:
+    def broken(batch: Sequence[Event], *, boot: str = "") -> dict[Agent, int]:
         gate.wait(5)
         raise ZeroDivisionError
 
@@ -788,7 +790,7 @@ async def test_intents_without_a_task_are_refused_when_the_writer_has_a_bug(stor
 
 @pytest.mark.parametrize("durable", [False, True])
 async def test_a_withdrawn_intent_is_ended_as_never_forwarded(
-    store: WatchedStore, path: Path, durable: bool
+    store: WatchedStore, trail: Trail, durable: bool
 ) -> None:
     store.gate = threading.Event()
     settled: list[str | None] = []
@@ -802,7 +804,7 @@ async def test_a_withdrawn_intent_is_ended_as_never_forwarded(
         recorder.begin_intent(other, settled.append)
         store.gate.set()
         await eventually(lambda: len(settled) == 2)
-    intent, end, following = read(path)
+    intent, end, following = trail.read()
     assert (intent["eid"], intent["phase"]) == (event.eid, "intent")
     assert (end["eid"], end["phase"]) == (event.eid, "complete")
     assert end["resp"] == {
@@ -815,11 +817,13 @@ async def test_a_withdrawn_intent_is_ended_as_never_forwarded(
 
 
 @pytest.mark.parametrize("phase", [Phase.COMPLETE, Phase.UNKNOWN])
-async def test_only_an_intent_is_begun_without_a_task(store: WatchedStore, path: Path, phase: Phase) -> None:
+async def test_only_an_intent_is_begun_without_a_task(
+    store: WatchedStore, trail: Trail, phase: Phase
+) -> None:
     settled: list[str | None] = []
     async with open_recorder(store) as recorder:
         with pytest.raises(ValueError, match="no intent"):
             recorder.begin_intent(call(phase=phase), settled.append)
         await recorder.flush()
     assert settled == []
-    assert read(path) == []
+    assert trail.read() == []

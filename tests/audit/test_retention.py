@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -18,13 +19,16 @@ from msgspec.structs import replace
 from audit import retention
 from audit.display import json_line
 from audit.errors import AuditUnavailable
-from audit.reader import AuditReader, StoredEvent
+from audit.reader import StoredEvent
 from audit.record import Event, Kind, Phase, utc
 from audit.retention import PrunableStore, Removal
 from audit.store import AuditStore
-from tests.audit.events import NOW_S, call
+from tests.audit.events import call
+from tests.audit.trails import FileTrail, Prunable, Trail
 
 DAY_S = 86_400.0
+# PostgreSQL keeps the events of the last day by its own clock.
+NOW_S = round(time.time()) - 10 * DAY_S
 # As often as a hub writes, so that neither side holds the lock all the time.
 WRITE_EVERY_S = 0.002
 # A writer that arrives during a slice writes after it; on a busy machine it may miss some slices.
@@ -37,6 +41,12 @@ def store(path: Path) -> Iterator[PrunableStore]:
         yield store
 
 
+@pytest.fixture
+def prunable(trail: Trail) -> Iterator[Prunable]:
+    with closing(trail.open_prunable(lambda: NOW_S)) as store:
+        yield store
+
+
 def ended(at_s: float) -> Event:
     event = call(at_s=at_s)
     return event.completed(event.ts)
@@ -46,79 +56,79 @@ def tell(removal: Removal) -> Event:
     return replace(ended(NOW_S), kind=Kind.AUDIT_PRUNED, note=str(removal))
 
 
-def lines(path: Path) -> list[str]:
-    with closing(AuditReader(path)) as reader:
+def lines(trail: Trail) -> list[str]:
+    with closing(trail.reader()) as reader:
         return [json_line(stored) for stored in reader.query()]
 
 
-def seqs(path: Path) -> list[int]:
-    return [json.loads(line)["seq"] for line in lines(path)]
+def seqs(trail: Trail) -> list[int]:
+    return [json.loads(line)["seq"] for line in lines(trail)]
 
 
-def test_the_oldest_go_and_what_is_left_says_which(store: PrunableStore, path: Path, tmp_path: Path) -> None:
-    store.append([ended(NOW_S - days * DAY_S) for days in (100, 95, 91, 89, 1)])
-    before, archive = lines(path), tmp_path / "old.jsonl"
-    removal = store.prune(utc(NOW_S - 90 * DAY_S), tell, archive)
+def test_the_oldest_go_and_what_is_left_says_which(prunable: Prunable, trail: Trail, tmp_path: Path) -> None:
+    prunable.append([ended(NOW_S - days * DAY_S) for days in (100, 95, 91, 89, 1)])
+    before, archive = lines(trail), tmp_path / "old.jsonl"
+    removal = prunable.prune(utc(NOW_S - 90 * DAY_S), tell, archive)
     assert removal is not None
-    assert (removal.first, removal.last, removal.count) == (1, 3, 3)
+    assert (removal.ends, removal.count) == (("1", "3"), 3)
     assert archive.read_text() == "".join(f"{line}\n" for line in before[:3])
     assert hashlib.sha256(archive.read_bytes()).hexdigest() == removal.sha256
     assert stat.S_IMODE(archive.stat().st_mode) == 0o600
-    assert lines(path)[:-1] == before[3:]
-    told = json.loads(lines(path)[-1])
+    assert lines(trail)[:-1] == before[3:]
+    told = json.loads(lines(trail)[-1])
     assert (told["seq"], told["kind"], told["note"]) == (6, "audit.pruned", str(removal))
-    assert store.prune(utc(NOW_S - 90 * DAY_S), tell) is None
+    assert prunable.prune(utc(NOW_S - 90 * DAY_S), tell) is None
 
 
-def test_one_removal_follows_the_other_without_a_hole(store: PrunableStore, path: Path) -> None:
-    store.append([ended(NOW_S - days * DAY_S) for days in (5, 4, 3)])
-    removals = [store.prune(utc(NOW_S - days * DAY_S + 1), tell) for days in (5, 4, 3)]
-    assert [(each.first, each.last) for each in removals if each] == [(1, 1), (2, 2), (3, 3)]
-    assert seqs(path) == [4, 5, 6]
+def test_one_removal_follows_the_other_without_a_hole(prunable: Prunable, trail: Trail) -> None:
+    prunable.append([ended(NOW_S - days * DAY_S) for days in (5, 4, 3)])
+    removals = [prunable.prune(utc(NOW_S - days * DAY_S + 1), tell) for days in (5, 4, 3)]
+    assert [each.ends for each in removals if each] == [("1", "1"), ("2", "2"), ("3", "3")]
+    assert seqs(trail) == [4, 5, 6]
     # The events of removals age like all others, and the next removal covers them.
-    last = store.prune(utc(NOW_S + 1), tell)
+    last = prunable.prune(utc(NOW_S + 1), tell)
     assert last is not None
-    assert (last.first, last.last, seqs(path)) == (4, 6, [7])
+    assert (last.ends, seqs(trail)) == (("4", "6"), [7])
 
 
-def test_nothing_newer_goes_whatever_the_clocks_said(store: PrunableStore, path: Path) -> None:
-    store.append([ended(NOW_S - at * DAY_S) for at in (100, 2, 100, 100)])
-    removal = store.prune(utc(NOW_S - 90 * DAY_S), tell)
+def test_nothing_newer_goes_whatever_the_clocks_said(prunable: Prunable, trail: Trail) -> None:
+    prunable.append([ended(NOW_S - at * DAY_S) for at in (100, 2, 100, 100)])
+    removal = prunable.prune(utc(NOW_S - 90 * DAY_S), tell)
     assert removal is not None
-    assert seqs(path) == [2, 3, 4, 5]
+    assert seqs(trail) == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("begun", [Phase.INTENT, Phase.START])
-def test_what_has_not_ended_stays_with_all_behind_it(store: PrunableStore, path: Path, begun: Phase) -> None:
+def test_what_has_not_ended_stays_with_all_behind_it(prunable: Prunable, trail: Trail, begun: Phase) -> None:
     long = call(at_s=NOW_S - 100 * DAY_S, phase=begun)
-    store.append([ended(NOW_S - 101 * DAY_S), long, ended(NOW_S - 99 * DAY_S)])
-    assert store.prune(utc(NOW_S), tell) is not None
-    assert seqs(path) == [2, 3, 4]
-    store.append([long.completed(long.ts + timedelta(days=99))])
-    assert store.prune(utc(NOW_S - DAY_S / 2), tell) is not None
-    assert seqs(path) == [4, 5, 6]
+    prunable.append([ended(NOW_S - 101 * DAY_S), long, ended(NOW_S - 99 * DAY_S)])
+    assert prunable.prune(utc(NOW_S), tell) is not None
+    assert seqs(trail) == [2, 3, 4]
+    prunable.append([long.completed(long.ts + timedelta(days=99))])
+    assert prunable.prune(utc(NOW_S - DAY_S / 2), tell) is not None
+    assert seqs(trail) == [4, 5, 6]
 
 
 def test_an_archive_that_cannot_be_written_keeps_everything(
-    store: PrunableStore, path: Path, tmp_path: Path
+    prunable: Prunable, trail: Trail, tmp_path: Path
 ) -> None:
-    store.append([ended(NOW_S - DAY_S)])
+    prunable.append([ended(NOW_S - DAY_S)])
     there = tmp_path / "there"
     there.write_text("precious")
     with pytest.raises(FileExistsError):
-        store.prune(utc(NOW_S), tell, there)
+        prunable.prune(utc(NOW_S), tell, there)
     with pytest.raises(FileNotFoundError):
-        store.prune(utc(NOW_S), tell, tmp_path / "nowhere" / "old")
+        prunable.prune(utc(NOW_S), tell, tmp_path / "nowhere" / "old")
     assert there.read_text() == "precious"
-    assert seqs(path) == [1]
+    assert seqs(trail) == [1]
 
 
 def test_an_archive_that_was_not_finished_is_not_in_the_way_of_the_next(
-    store: PrunableStore, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prunable: Prunable, trail: Trail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "archives"
     folder.mkdir()
-    store.append([ended(NOW_S - DAY_S) for _ in range(3)])
+    prunable.append([ended(NOW_S - DAY_S) for _ in range(3)])
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -126,17 +136,17 @@ def test_an_archive_that_was_not_finished_is_not_in_the_way_of_the_next(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            store.prune(utc(NOW_S), tell, folder / "old.jsonl")
+            prunable.prune(utc(NOW_S), tell, folder / "old.jsonl")
     assert list(folder.iterdir()) == []
-    assert seqs(path) == [1, 2, 3]
-    assert store.prune(utc(NOW_S), tell, folder / "old.jsonl") is not None
+    assert seqs(trail) == [1, 2, 3]
+    assert prunable.prune(utc(NOW_S), tell, folder / "old.jsonl") is not None
     assert [each.name for each in folder.iterdir()] == ["old.jsonl"]
 
 
 def test_a_name_that_was_taken_meanwhile_is_not_overwritten(
-    store: PrunableStore, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prunable: Prunable, trail: Trail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.append([ended(NOW_S - DAY_S)])
+    prunable.append([ended(NOW_S - DAY_S)])
     archive = tmp_path / "old.jsonl"
     line = retention.json_line
 
@@ -146,9 +156,9 @@ def test_a_name_that_was_taken_meanwhile_is_not_overwritten(
 
     monkeypatch.setattr(retention, "json_line", other)
     with pytest.raises(FileExistsError):
-        store.prune(utc(NOW_S), tell, archive)
+        prunable.prune(utc(NOW_S), tell, archive)
     assert archive.read_text() == "another's"
-    assert seqs(path) == [1]
+    assert seqs(trail) == [1]
 
 
 def test_of_two_at_once_none_tells_of_what_the_other_has_removed(
@@ -169,7 +179,7 @@ def test_of_two_at_once_none_tells_of_what_the_other_has_removed(
         patched.setattr(retention._Reader, "oldest", overtaken)
         with pytest.raises(AuditUnavailable, match="by another process: try again"):
             store.prune(utc(NOW_S), tell)
-    assert seqs(path) == [2, 3, 4]
+    assert seqs(FileTrail(path)) == [2, 3, 4]
 
 
 def test_to_look_for_what_can_go_takes_no_lock(store: PrunableStore, path: Path) -> None:
@@ -197,12 +207,12 @@ def test_who_is_killed_in_between_has_removed_nothing_that_no_event_tells_of(
         patched.setattr(PrunableStore, "_transaction", killed)
         with pytest.raises(KeyboardInterrupt):
             store.prune(utc(NOW_S), tell)
-    assert seqs(path) == [5, 6, 7, 8]
+    assert seqs(FileTrail(path)) == [5, 6, 7, 8]
     with closing(PrunableStore(path)) as again:
         removal = again.prune(utc(NOW_S), tell)
     assert removal is not None
     assert (removal.first, removal.last) == (5, 7)
-    assert seqs(path) == [8, 9]
+    assert seqs(FileTrail(path)) == [8, 9]
 
 
 def test_a_hub_goes_on_writing_meanwhile(
@@ -286,9 +296,9 @@ def test_events_can_be_neither_changed_nor_removed_by_another_way(store: Prunabl
                 connection.execute(statement)
 
 
-def test_of_a_trail_without_events_nothing_goes(store: PrunableStore, path: Path) -> None:
-    assert store.prune(utc(2e9), tell) is None
-    assert lines(path) == []
+def test_of_a_trail_without_events_nothing_goes(prunable: Prunable, trail: Trail) -> None:
+    assert prunable.prune(utc(NOW_S), tell) is None
+    assert lines(trail) == []
 
 
 def test_a_trail_that_is_none_is_told(tmp_path: Path) -> None:

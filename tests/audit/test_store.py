@@ -16,20 +16,20 @@ from audit.blocks import BLOCK_EVENTS
 from audit.errors import AnotherTrail, AuditUnavailable
 from audit.mask import Masks
 from audit.query import Query
-from audit.reader import AuditReader
 from audit.record import Phase, utc
 from audit.retention import PrunableStore
 from audit.store import AuditStore, TrailMark
 from tests.audit.events import NOW_S, call
-from tests.audit.trails import read
+from tests.audit.trails import Trail, read
 
 
-def test_events_keep_their_order_and_get_a_sequence(store: AuditStore, path: Path) -> None:
+def test_events_keep_their_order_and_get_a_sequence(trail: Trail) -> None:
     batch = [call(), call(), call()]
-    store.append(batch[:2])
-    store.append(batch[2:])
-    assert [row["seq"] for row in read(path)] == [1, 2, 3]
-    assert [row["eid"] for row in read(path)] == [event.eid for event in batch]
+    with closing(trail.open()) as store:
+        store.append(batch[:2])
+        store.append(batch[2:])
+    assert [row["seq"] for row in trail.read()] == [1, 2, 3]
+    assert [row["eid"] for row in trail.read()] == [event.eid for event in batch]
 
 
 def test_the_file_is_its_owners_alone(store: AuditStore, path: Path) -> None:
@@ -49,26 +49,26 @@ def test_the_disk_settings_are_the_durable_ones(store: AuditStore) -> None:
 
 
 @pytest.mark.parametrize("begun", [Phase.INTENT, Phase.START])
-def test_what_has_no_end_is_closed_once_by_the_next_boot(store: AuditStore, path: Path, begun: Phase) -> None:
+def test_what_has_no_end_is_closed_once_by_the_next_boot(trail: Trail, begun: Phase) -> None:
     open_one, ended, batched = call(phase=begun), call(phase=begun), call(phase=begun)
-    store.append([open_one, ended], boot="first")
-    store.append([ended.completed(ended.ts), batched, batched.completed(batched.ts)], boot="first")
-    assert store.close_unknown("first", utc(NOW_S + 60)) == 0
-    assert store.close_unknown("second", utc(NOW_S + 60)) == 1
-    assert store.close_unknown("third", utc(NOW_S + 61)) == 0
-    # A hub that runs for months keeps no ended calls in memory.
-    assert not store._open_intents
-    last = read(path)[-1]
+    with closing(trail.open()) as store:
+        store.append([open_one, ended], boot="first")
+        store.append([ended.completed(ended.ts), batched, batched.completed(batched.ts)], boot="first")
+        assert store.close_unknown("first", utc(NOW_S + 60)) == 0
+        assert store.close_unknown("second", utc(NOW_S + 60)) == 1
+        assert store.close_unknown("third", utc(NOW_S + 61)) == 0
+        # A hub that runs for months keeps no ended calls in memory.
+        assert not store._open_intents
+    last = trail.read()[-1]
     assert (last["eid"], last["phase"]) == (open_one.eid, Phase.UNKNOWN)
     assert last["ts"] == "2026-09-21T14:14:20Z"
-    reader = AuditReader(path)
-    assert [
-        json.loads(row.line)["phase"] for row in reader.query(Query(agent="robot", since=utc(NOW_S + 60)))
-    ] == ["unknown"]
-    reader.close()
+    with closing(trail.reader()) as reader:
+        found = reader.query(Query(agent="robot", since=utc(NOW_S + 60)))
+        assert [json.loads(row.line)["phase"] for row in found] == ["unknown"]
 
 
-def test_of_several_boots_only_those_that_live_no_more_are_closed(store: AuditStore, path: Path) -> None:
+def test_of_several_boots_only_those_that_live_no_more_are_closed(trail: Trail) -> None:
+    store = trail.open()
     dead, living, mine = call(), call(), call()
     for boot, event in (("dead", dead), ("living", living), ("mine", mine)):
         store.append([event], boot=boot)
@@ -80,10 +80,11 @@ def test_of_several_boots_only_those_that_live_no_more_are_closed(store: AuditSt
 
     assert store.close_unknown("mine", utc(NOW_S + 60), is_running=lives) == 1
     assert sorted(asked) == ["dead", "living"]
-    assert [(row["eid"], row["phase"]) for row in read(path)][3:] == [(dead.eid, "unknown")]
+    assert [(row["eid"], row["phase"]) for row in trail.read()][3:] == [(dead.eid, "unknown")]
     assert store.close_unknown("mine", utc(NOW_S + 60), is_running=lives) == 0
     assert store.close_unknown("mine", utc(NOW_S + 60)) == 1
-    assert [(row["eid"], row["phase"]) for row in read(path)][4:] == [(living.eid, "unknown")]
+    assert [(row["eid"], row["phase"]) for row in trail.read()][4:] == [(living.eid, "unknown")]
+    store.close()
 
 
 def test_a_full_file_is_unavailable_and_takes_events_again_when_there_is_room(path: Path) -> None:
@@ -131,13 +132,12 @@ def test_whether_a_boot_lives_is_asked_while_nobody_else_can_write(store: AuditS
     assert refused == ["database is locked"]
 
 
-def test_a_second_process_may_write_between(store: AuditStore, path: Path) -> None:
-    other = AuditStore(path)
-    for _ in range(5):
-        store.append([call()])
-        other.append([call()])
-    other.close()
-    assert [row["seq"] for row in read(path)] == list(range(1, 11))
+def test_a_second_process_may_write_between(trail: Trail) -> None:
+    with closing(trail.open()) as store, closing(trail.open()) as other:
+        for _ in range(5):
+            store.append([call()])
+            other.append([call()])
+    assert [row["seq"] for row in trail.read()] == list(range(1, 11))
 
 
 def test_nothing_reaches_the_disk_unmasked(path: Path) -> None:
@@ -330,11 +330,13 @@ def test_what_sqlite_has_forgotten_of_the_numbers_is_looked_up(path: Path, lost:
         assert store.close_unknown("second", utc(NOW_S)) == 2
 
 
-def test_a_batch_of_any_size_keeps_its_order(store: AuditStore, path: Path) -> None:
-    # Inserted by statements of 256, 64, 2 and 1 rows.
+@pytest.mark.parametrize("boot", ["", "first"])
+def test_a_batch_of_any_size_keeps_its_order(trail: Trail, boot: str) -> None:
+    # In SQLite inserted by statements of 256, 64, 2 and 1 rows.
     batch = [call() for _ in range(323)]
-    store.append(batch)
-    assert [row["eid"] for row in read(path)] == [event.eid for event in batch]
+    with closing(trail.open()) as store:
+        store.append(batch, boot=boot)
+    assert [row["eid"] for row in trail.read()] == [event.eid for event in batch]
 
 
 def test_an_intent_is_still_known_after_its_end_could_not_be_written(path: Path) -> None:
@@ -348,15 +350,13 @@ def test_an_intent_is_still_known_after_its_end_could_not_be_written(path: Path)
     small.close()
 
 
-def test_an_end_is_that_of_an_intent_which_the_file_had_before(path: Path) -> None:
-    first = AuditStore(path)
+def test_an_end_is_that_of_an_intent_which_the_trail_had_before(trail: Trail) -> None:
     begun = call()
-    first.append([begun], boot="first")
-    first.close()
-    second = AuditStore(path)
-    second.append([begun.completed(begun.ts)], boot="second")
-    assert second.close_unknown("second", utc(NOW_S)) == 0
-    second.close()
+    with closing(trail.open()) as first:
+        first.append([begun], boot="first")
+    with closing(trail.open()) as second:
+        second.append([begun.completed(begun.ts)], boot="second")
+        assert second.close_unknown("second", utc(NOW_S)) == 0
 
 
 def test_a_second_store_of_the_process_does_not_cost_the_first_one_its_locks(
@@ -380,18 +380,18 @@ def _counted_elsewhere(path: Path) -> int:
     return int(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
 
 
-def test_an_event_that_may_be_there_already_is_written_once(store: AuditStore, path: Path) -> None:
+def test_an_event_that_may_be_there_already_is_written_once(trail: Trail) -> None:
     first, second = call(phase=Phase.COMPLETE), call(phase=Phase.COMPLETE)
-    store.append_once([first])
-    store.append([call() for _ in range(BLOCK_EVENTS + 10)])
-    store.append_once([first, second])
-    store.append_once([first, second])
-    # An intent's end is another row.
-    store.append_once([replace(second, phase=Phase.UNKNOWN)])
-    with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(
-            "SELECT eid, phase FROM events WHERE eid IN (?, ?)", (first.eid, second.eid)
-        ).fetchall()
+    with closing(trail.open()) as store:
+        store.append_once([first])
+        store.append([call() for _ in range(BLOCK_EVENTS + 10)])
+        store.append_once([first, second])
+        store.append_once([first, second])
+        # An intent's end is another row.
+        store.append_once([replace(second, phase=Phase.UNKNOWN)])
+    with closing(trail.reader()) as reader:
+        found = [json.loads(stored.line) for stored in reader.events(*reader.span())]
+    rows = [(row["eid"], row["phase"]) for row in found if row["eid"] in {first.eid, second.eid}]
     assert sorted(rows) == sorted(
         [(first.eid, "complete"), (second.eid, "complete"), (second.eid, "unknown")]
     )

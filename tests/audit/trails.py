@@ -1,27 +1,118 @@
-"""Reads a trail's contents for comparison, and writes events as earlier versions did."""
+"""Trails of both engines for tests, and events as earlier versions wrote them."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from audit.reader import AuditReader
+import attrs
+import psycopg
+
+from audit.calls import CallReader
+from audit.mask import Masks
+from audit.postgres.calls import PostgresCallReader
+from audit.postgres.reader import PostgresReader
+from audit.postgres.retention import PrunablePostgresStore
+from audit.postgres.store import PostgresStore
+from audit.reader import AuditReader, TrailReader
 from audit.record import Event, encode
+from audit.retention import PrunableStore
 from audit.schema import microseconds
+from audit.store import AuditStore
+
+Store = AuditStore | PostgresStore
+Prunable = PrunableStore | PrunablePostgresStore
+
+
+class Trail(ABC):
+    """A trail that each test has for itself, in one of the engines."""
+
+    @abstractmethod
+    def open(self, masks: Masks | None = None) -> Store: ...
+
+    @abstractmethod
+    def open_prunable(self, clock: Callable[[], float] = time.time) -> Prunable: ...
+
+    @abstractmethod
+    def reader(self) -> TrailReader: ...
+
+    @abstractmethod
+    def calls(self) -> CallReader | PostgresCallReader: ...
+
+    def read(self) -> list[dict[str, object]]:
+        """Each event as a dict, with its number."""
+        with closing(self.reader()) as reader:
+            return [json.loads(stored.line) for stored in reader.query()]
+
+    def bodies(self) -> list[bytes]:
+        """Each event's JSON, as written."""
+        with closing(self.reader()) as reader:
+            return [stored.body for stored in reader.query()]
+
+
+@attrs.frozen
+class FileTrail(Trail):
+    path: Path
+
+    def open(self, masks: Masks | None = None) -> AuditStore:
+        return AuditStore(self.path, masks)
+
+    def open_prunable(self, clock: Callable[[], float] = time.time) -> PrunableStore:
+        return PrunableStore(self.path)
+
+    def reader(self) -> AuditReader:
+        return AuditReader(self.path)
+
+    def calls(self) -> CallReader:
+        return CallReader(self.path)
+
+
+@attrs.frozen
+class PostgresTrail(Trail):
+    url: str
+    connection: psycopg.Connection[tuple[object, ...]]
+    """Another connection, of the superuser."""
+
+    def open(self, masks: Masks | None = None) -> PostgresStore:
+        # Tests of a database that is away set their own wait.
+        return PostgresStore(self.conninfo, masks, wait_s=0)
+
+    def open_prunable(self, clock: Callable[[], float] = time.time) -> PrunablePostgresStore:
+        return PrunablePostgresStore(self.conninfo, wait_s=0, clock=clock)
+
+    def reader(self) -> PostgresReader:
+        return PostgresReader(self.conninfo)
+
+    def calls(self) -> PostgresCallReader:
+        return PostgresCallReader(self.conninfo)
+
+    def conninfo(self) -> str:
+        return self.url
+
+    def rows(self, statement: str) -> list[tuple[object, ...]]:
+        """The rows of a statement."""
+        return self.connection.execute(statement.encode()).fetchall()
+
+    def clear(self) -> None:
+        """Make the trail empty, and another one."""
+        for table in ("events", "parts", "blocks", "open", "late_ends", "epochs WHERE epoch > 0"):
+            self.connection.execute(f"DELETE FROM trail_{table}".encode())
+        self.connection.execute("UPDATE trail SET id = gen_random_uuid()")
 
 
 def bodies(path: Path) -> list[bytes]:
-    """Each event's JSON, as written."""
-    with closing(AuditReader(path)) as reader:
-        return [stored.body for stored in reader.query()]
+    """Each event's JSON, as written to a file."""
+    return FileTrail(path).bodies()
 
 
 def read(path: Path) -> list[dict[str, object]]:
-    """Each event as a dict, with its number."""
-    with closing(AuditReader(path)) as reader:
-        return [json.loads(stored.line) for stored in reader.query()]
+    """Each event of a file as a dict, with its number."""
+    return FileTrail(path).read()
 
 
 def append_whole(path: Path, event: Event) -> None:

@@ -53,26 +53,26 @@ def prune(
     `audit list --json` and --archive.
     """
     from audit.errors import AuditUnavailable
-    from audit.reader import AuditReader
     from audit.record import Kind
-    from audit.retention import PrunableStore, Removal
+    from audit.retention import Removal
     from proxy.cli.output import confirm
     from proxy.cli.progress import progress
+    from proxy.hub.home.trails import open_prunable, shown
 
-    path, org, _ = find_trail(config, data_dir)
+    found = find_trail(config, data_dir)
     # The trail records the path. A relative path would mean nothing there.
     archive = archive and archive.absolute()
 
     def removal_event(removal: Removal) -> Event:
         suffix = f" archive={archive}" if archive is not None else ""
-        return local_event(Kind.AUDIT_PRUNED, f"{removal}{suffix}", org=org)
+        return local_event(Kind.AUDIT_PRUNED, f"{removal}{suffix}", org=found.org)
 
     try:
-        # Fails for a missing trail; the store below would create one.
-        AuditReader(path).close()
-        confirm(f"Remove all events before {before:%Y-%m-%d %H:%M} UTC from {path}?", yes=yes)
-        store = PrunableStore(path)
+        store = open_prunable(found.place)
         try:
+            confirm(
+                f"Remove all events before {before:%Y-%m-%d %H:%M} UTC from {shown(found.place)}?", yes=yes
+            )
             with progress() as show_progress:
                 removal = store.prune(before, removal_event, archive, show_progress)
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,13 +33,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from audit.names import NameReader
+    from audit.postgres.names import PostgresNameReader
     from audit.query import Query
-    from audit.reader import AuditReader, StoredEvent
+    from audit.reader import StoredEvent, TrailReader
     from audit.record import Kind
     from audit.textsearch import Text
+    from proxy.hub.home.datadir import DataDir
 
-# How long --follow may take to show a new event.
-POLL_S = 0.5
 # Enough for a person. A program, which asks for JSON, gets all events: it would not notice missing ones.
 LIMIT = 50
 LIMIT_FOLLOWED = 10
@@ -154,26 +153,29 @@ def list_events(
     from audit.errors import AuditUnavailable
     from audit.mask import Masks
     from audit.members import Members
-    from audit.names import NameReader
     from audit.query import Query
+    from proxy.hub.home.trails import open_names
 
     if until is not None and follow:
         raise click.UsageError("--until does not go with --follow: use one of them")
     begin, end = to_span(since, until)
-    path, org, mask = find_trail(config, data_dir)
+    found = find_trail(config, data_dir)
     query = Query(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
     # The search text may be a secret, and this read is recorded in the trail: mask it.
-    masked = None if text is None else Masks(mask).values([text])[0]
+    masked = None if text is None else Masks(found.mask).values([text])[0]
 
     def record() -> None:
         record_read(
-            path, org, "audit list --follow" if follow else "audit list", _recorded(query, masked, limit)
+            found.place,
+            found.org,
+            "audit list --follow" if follow else "audit list",
+            _recorded(query, masked, limit),
         )
 
     try:
-        reader = NameReader(path)
+        reader = open_names(found.place)
         try:
-            _list(reader, query, text, limit, record, follow=follow, as_json=as_json)
+            _list(reader, found.data, query, text, limit, record, follow=follow, as_json=as_json)
         finally:
             reader.close()
     except AuditUnavailable as error:
@@ -181,7 +183,8 @@ def list_events(
 
 
 def _list(
-    reader: NameReader,
+    reader: NameReader | PostgresNameReader,
+    data: DataDir,
     query: Query,
     text: str | None,
     limit: int | str | None,
@@ -192,7 +195,6 @@ def _list(
 ) -> None:
     """Print the events of a query, and the notes on what is missing. `record` records this read."""
     from audit.textsearch import Text
-    from proxy.hub.home.datadir import DataDir
 
     members = query.members
     search = None if text is None else Text(text)
@@ -202,8 +204,7 @@ def _list(
     # Find the newest events before this read adds an event of its own.
     chosen = None if newest is None else _choose(reader, query, search, newest)
     record()
-    store_file = DataDir(reader.path.parent).store_file
-    notes = check_names(reader, store_file, query.agent, query.cluster, members.teams)
+    notes = check_names(reader, data, query.agent, query.cluster, members.teams)
     _print_notes(*notes)
     chosen = chosen or _choose(reader, query, search, None)
     shown = _print(_events(reader, query, search, chosen, follow=follow), as_json=as_json)
@@ -240,7 +241,7 @@ def _newest(limit: int | str | None, *, follow: bool, as_json: bool) -> int | No
     return LIMIT_FOLLOWED if follow else LIMIT
 
 
-def _choose(reader: AuditReader, query: Query, text: Text | None, newest: int | None) -> _Range:
+def _choose(reader: TrailReader, query: Query, text: Text | None, newest: int | None) -> _Range:
     """Find the range of the newest matching events."""
     from audit.textsearch import TEXT_EVENTS_MAX
 
@@ -265,18 +266,12 @@ def _choose(reader: AuditReader, query: Query, text: Text | None, newest: int | 
 
 
 def _events(
-    reader: AuditReader, query: Query, text: Text | None, chosen: _Range, *, follow: bool
+    reader: TrailReader, query: Query, text: Text | None, chosen: _Range, *, follow: bool
 ) -> Iterator[StoredEvent]:
-    first, last = chosen.first, chosen.last
-    while True:
-        for stored in reader.events(first, last, query):
-            if text is None or text.is_in(stored.body):
-                yield stored
-        if not follow:
-            return
-        first = max(first, last + 1)
-        while (last := reader.last()) < first:
-            time.sleep(POLL_S)
+    found = reader.follow(chosen.first, query) if follow else reader.events(chosen.first, chosen.last, query)
+    for stored in found:
+        if text is None or text.is_in(stored.body):
+            yield stored
 
 
 def _print(found: Iterator[StoredEvent], *, as_json: bool) -> int:
@@ -301,7 +296,7 @@ def _print(found: Iterator[StoredEvent], *, as_json: bool) -> int:
 
 
 def _print_omissions(
-    reader: AuditReader, chosen: _Range, limit: int | str | None, shown: int, begin: datetime | None
+    reader: TrailReader, chosen: _Range, limit: int | str | None, shown: int, begin: datetime | None
 ) -> None:
     """Mention matching events that are not shown, the end of the text search, and pruned events."""
     from audit.display import decoded

@@ -14,23 +14,25 @@ import click
 
 if TYPE_CHECKING:
     from audit.record import Event, Kind, Request
+    from proxy.hub.home.trails import TrailPlace
 
 
 def record_local(folder: Path, verb: str, note: str) -> None:
     """Record an action on a data folder."""
     from audit.record import Kind, Request
     from proxy.hub.home.datadir import DataDir
+    from proxy.hub.home.trails import place_of
 
     event = local_event(Kind.ADMIN, note, req=Request(verb=verb, resource="hub"))
-    _append(DataDir(folder).audit_file, event, verb)
+    _append(place_of(DataDir(folder)), event, verb)
 
 
-def record_read(path: Path, org: str, command: str, filters: dict[str, str | None]) -> None:
+def record_read(place: TrailPlace, org: str, command: str, filters: dict[str, str | None]) -> None:
     """Record a read of the trail: the user, the command and its filters."""
     from audit.record import Kind
 
     parts = [f"{name}={value}" for name, value in filters.items() if value is not None]
-    _append(path, local_event(Kind.AUDIT_READ, " ".join([command, *parts]), org=org), "reading")
+    _append(place, local_event(Kind.AUDIT_READ, " ".join([command, *parts]), org=org), "reading")
 
 
 def local_event(kind: Kind, note: str, *, org: str = "", req: Request | None = None) -> Event:
@@ -49,12 +51,12 @@ def local_event(kind: Kind, note: str, *, org: str = "", req: Request | None = N
     )
 
 
-def _append(path: Path, event: Event, what: str) -> None:
+def _append(place: TrailPlace, event: Event, what: str) -> None:
     from audit.errors import AuditUnavailable
-    from audit.store import AuditStore
+    from proxy.hub.home.trails import open_trail
 
     try:
-        store = AuditStore(path)
+        store = open_trail(place)
         try:
             store.append([event])
         finally:

@@ -7,18 +7,25 @@ or in the hub's store.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.cli.errors import CommandError
 from proxy.process.suggestions import near_names
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from audit.names import NameReader
+    from audit.postgres.names import PostgresNameReader
+    from proxy.hub.home.datadir import DataDir
 
 
 def check_names(
-    reader: NameReader, store_file: Path, agent: str | None, cluster: str | None, teams: Iterable[str]
+    reader: NameReader | PostgresNameReader,
+    data: DataDir,
+    agent: str | None,
+    cluster: str | None,
+    teams: Iterable[str],
 ) -> list[str]:
     """Return notes on names known to the hub without events. Raises CommandError for an unknown name."""
     from audit.query import Query
@@ -31,7 +38,7 @@ def check_names(
     ]
     if not to_check:
         return notes
-    enrolled = _enrolled(store_file)
+    enrolled = _enrolled(data)
     for kind, name in to_check:
         if enrolled is not None and name in enrolled[kind]:
             if kind != "team":
@@ -56,21 +63,38 @@ def _unknown(kind: str, name: str, recorded: set[str], enrolled: dict[str, set[s
     return f"unknown {kind} {name!a}: {where}; {hint}"
 
 
-def _enrolled(store_file: Path) -> dict[str, set[str]] | None:
+def _enrolled(data: DataDir) -> dict[str, set[str]] | None:
     """Return the names in the hub's store, with retired ones; None if the store can't be read."""
     import sqlalchemy as sa
 
     from audit.errors import AuditUnavailable
     from audit.file import translated, url
-    from proxy.hub.store.migrations import tables as t
+    from proxy.hub.store.errors import StoreUnavailableError
 
-    tables = {"agent": t.agents, "cluster": t.clusters, "team": t.teams}
+    address = data.address()
+    if address is not None:
+        from proxy.hub.store.engines.postgres import look_at
+
+        try:
+            with look_at(address) as found:
+                return None if found is None else _names_in(found)
+        except StoreUnavailableError:
+            return None
     # Opened like the trail: read-only, without creating or migrating it.
-    engine = sa.create_engine(url(store_file, "ro"))
+    engine = sa.create_engine(url(data.store_file, "ro"))
     try:
-        with translated(store_file), engine.connect() as connection:
-            return {kind: {*connection.scalars(sa.select(table.c.name))} for kind, table in tables.items()}
+        with translated(data.store_file), engine.connect() as connection:
+            return _names_in(connection)
     except AuditUnavailable:
         return None
     finally:
         engine.dispose()
+
+
+def _names_in(connection: Connection) -> dict[str, set[str]]:
+    import sqlalchemy as sa
+
+    from proxy.hub.store.migrations import tables as t
+
+    tables = {"agent": t.agents, "cluster": t.clusters, "team": t.teams}
+    return {kind: {*connection.scalars(sa.select(table.c.name))} for kind, table in tables.items()}

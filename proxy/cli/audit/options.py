@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+import attrs
 import click
 
 from proxy.cli.errors import CommandError, ConfigurationFaults
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from audit.record import Kind
+    from proxy.hub.home.datadir import DataDir
+    from proxy.hub.home.trails import TrailPlace
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -202,19 +205,37 @@ def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
     return command
 
 
-def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str, tuple[str, ...]]:
-    """Return the trail's file, and the configured organisation and masks. Raises CommandError."""
+@attrs.frozen
+class FoundTrail:
+    """The trail of a data folder."""
+
+    data: DataDir
+    place: TrailPlace
+    org: str = ""
+    """The configured organisation."""
+    mask: tuple[str, ...] = ()
+    """The configured masks."""
+
+
+def find_trail(config: Path | None, data_dir: Path | None) -> FoundTrail:
+    """Find the trail of the hub on this machine. Raises CommandError."""
     from proxy.hub.home.config import load
     from proxy.hub.home.datadir import DataDir
+    from proxy.hub.home.private_files import DataDirError
+    from proxy.hub.home.trails import place_of
     from proxy.process.config import ConfigError
 
-    if data_dir is not None:
-        return DataDir(data_dir).audit_file, "", ()
     try:
+        if data_dir is not None:
+            data = DataDir(data_dir)
+            return FoundTrail(data, place_of(data))
         settings = load(config)
+        data = DataDir(settings.data_dir)
+        return FoundTrail(data, place_of(data), settings.org, settings.audit.mask)
     except ConfigError as error:
         raise ConfigurationFaults("hub", error.faults) from error
-    return DataDir(settings.data_dir).audit_file, settings.org, settings.audit.mask
+    except DataDirError as error:
+        raise CommandError(str(error)) from error
 
 
 def unavailable(error: Exception) -> CommandError:

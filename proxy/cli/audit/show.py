@@ -12,7 +12,8 @@ from proxy.cli.audit.options import data_folder_options, find_trail, unavailable
 from proxy.cli.errors import CommandError
 
 # Event ids start with a zero until the year 2527; row numbers don't. Far below 2^63, SQLite's limit.
-_NUMBER = re.compile("[1-9][0-9]{0,17}")
+# In PostgreSQL, a hub's rows have the number of its epoch before their own.
+_NUMBER = re.compile(r"(?:[1-9][0-9]{0,8}\.)?[1-9][0-9]{0,17}")
 
 
 @click.command()
@@ -29,19 +30,19 @@ def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | Non
     hawse audit show 0199a1b2-4c5d-7e6f-8a9b-0c1d2e3f4a5b
     hawse audit show 53211
     """
-    from audit.calls import CallReader
     from audit.display import json_line
     from audit.errors import AuditUnavailable, NoSuchCall
     from audit.page import page_lines
+    from proxy.hub.home.trails import open_calls
 
-    path, org, _ = find_trail(config, data_dir)
+    found_trail = find_trail(config, data_dir)
     try:
-        reader = CallReader(path)
+        reader = open_calls(found_trail.place)
         try:
             # Check first, as in `list`: an unreadable trail is one error.
             reader.last()
-            found = reader.by_number(int(event)) if _NUMBER.fullmatch(event) else reader.by_id(event)
-            record_read(path, org, "audit show", {"eid": event})
+            found = reader.by_number(event) if _NUMBER.fullmatch(event) else reader.by_id(event)
+            record_read(found_trail.place, found_trail.org, "audit show", {"eid": event})
         finally:
             reader.close()
     except ValueError as error:

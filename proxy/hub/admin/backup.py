@@ -83,6 +83,11 @@ def backup(data_dir: Path, archive: Path) -> None:
     An existing file is never replaced: it may be the only good backup.
     """
     try:
+        if is_there(DataDir(data_dir).address_file):
+            raise BackupError(
+                f"the teams, agents and clusters of {data_dir} are in PostgreSQL: back that up with pg_dump, "
+                "and copy keys/, pepper and tls/ of the folder with it"
+            )
         if not is_there(data_dir / "hub.db"):
             raise BackupError(
                 f"{data_dir} is no hub's data folder: name it by --data-dir or HAWSE_HUB_DATA_DIR"

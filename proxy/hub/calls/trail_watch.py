@@ -18,7 +18,7 @@ import trio
 
 from audit.record import Event, Kind
 from audit.recorder import Recorder
-from audit.store import AuditStore
+from audit.stores import OwnTrail
 from proxy.hub.calls.live import Ending, LiveCalls
 from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.store.directory import Directory
@@ -69,21 +69,18 @@ def fullness(folder: Path, disk: Disk) -> str | None:
 class TrailWatch:
     """The periodic checks; the hub runs `run_grace` and `run_disk` as tasks."""
 
-    store: AuditStore
+    store: OwnTrail
     directory: Directory
     recorder: Recorder
     live: LiveCalls
     down_grace_s: int
     record: Callable[[Kind, str], Event]
     """Builds an event of the hub itself."""
+    folder: Path | None
+    """The trail's folder; None for a trail in a database."""
     disk: Disk | None = None
     """The result of the last check."""
     _full: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """The trail's folder."""
-        return self.store.path.parent
 
     def note(self) -> None:
         """Record the trail's current position in the hub's store."""
@@ -110,20 +107,24 @@ class TrailWatch:
         """Check how full the disk is, and record the trail's position; never returns."""
         while True:
             self.note()
-            try:
-                self.disk = await trio.to_thread.run_sync(disk_of, self.folder)
-            except OSError as error:
-                _log.warning("audit: cannot see how full the disk of %s is: %s", self.folder, error)
-            else:
-                self._judge(self.disk)
+            if self.folder is not None:
+                await self._check_disk(self.folder)
             await trio.sleep(DISK_CHECK_S)
 
-    def _judge(self, disk: Disk) -> None:
-        warning = fullness(self.folder, disk)
+    async def _check_disk(self, folder: Path) -> None:
+        try:
+            self.disk = await trio.to_thread.run_sync(disk_of, folder)
+        except OSError as error:
+            _log.warning("audit: cannot see how full the disk of %s is: %s", folder, error)
+        else:
+            self._judge(folder, self.disk)
+
+    def _judge(self, folder: Path, disk: Disk) -> None:
+        warning = fullness(folder, disk)
         if warning is not None and not self._full:
             self._full = True
             _log.error("audit: %s", warning)
             self.recorder.complete(self.record(Kind.AUDIT_DISK, warning))
         elif self._full and disk.filled < RELIEVED_AT:
             self._full = False
-            _log.warning("audit: the disk of %s is %.0f %% full again", self.folder, disk.filled * 100)
+            _log.warning("audit: the disk of %s is %.0f %% full again", folder, disk.filled * 100)

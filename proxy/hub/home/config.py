@@ -17,6 +17,7 @@ import attrs
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.hub.home.hosts import ClusterHosts
+from proxy.hub.store.engines.address import PostgresAddress, fault_of_postgres_url
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,
@@ -49,6 +50,9 @@ MEMORY_MIB = 1024
 STOP_GRACE_S = 10
 REPLACED_GRACE_S = 900
 STOP_GRACE_MAX_S = 86_400
+# A failover takes 0.2 to 5 s where promotion is quick.
+AUDIT_WAIT_S = 5
+AUDIT_WAIT_MAX_S = 60
 # The lifetime of a token: after that no agent can call.
 DOWN_GRACE_S = 60
 # Each pattern is searched in the query of every call.
@@ -61,6 +65,20 @@ class TLSConfig:
 
     certificate: Path | None = None
     key: Path | None = None
+
+
+@attrs.frozen
+class DatabaseConfig:
+    """The database of the directory; without a URL that is SQLite, in the data folder."""
+
+    url: str | None = None
+    """A database of PostgreSQL, without a password."""
+    password_file: Path | None = None
+
+    @property
+    def address(self) -> PostgresAddress | None:
+        """The database of PostgreSQL, if there is one."""
+        return None if self.url is None else PostgresAddress(self.url, self.password_file)
 
 
 @attrs.frozen
@@ -144,6 +162,8 @@ class AuditConfig:
     """Regular expressions. Matches in queries and exec arguments are masked before they are stored."""
     reads_when_down: bool = False
     """Whether reads are answered while the trail cannot be written; writes never are."""
+    wait_s: int = AUDIT_WAIT_S
+    """How long a write waits for a trail in PostgreSQL whose database is away, before it is refused."""
     down_grace_s: int = DOWN_GRACE_S
     """How long open upgrades may continue while the trail cannot be written; 0 means no limit."""
 
@@ -176,6 +196,7 @@ class HubConfig:
     memory_mib: int = MEMORY_MIB
     """For open calls, and the data that tunnels and calls carry."""
     tls: TLSConfig = TLSConfig()
+    database: DatabaseConfig = DatabaseConfig()
     admin: AdminConfig = AdminConfig()
     limits: LimitsConfig = LimitsConfig()
     tunnel: TunnelConfig = TunnelConfig()
@@ -263,6 +284,7 @@ def _check(config: HubConfig) -> list[str]:
     except ValueError as error:
         faults.append(f"listen_proxy_from: {error}")
     faults.extend(_check_tls(config.tls))
+    faults.extend(_check_database(config.database))
     if config.listen == config.admin.listen and config.listen.port != 0:
         faults.append("admin.listen: the same address as listen; the admin API needs a separate listener")
     faults.extend(_check_limits("limits", config.limits))
@@ -275,6 +297,8 @@ def _check(config: HubConfig) -> list[str]:
     for name, grace_s in attrs.asdict(config.stop).items():
         if not 0 <= grace_s <= STOP_GRACE_MAX_S:
             faults.append(f"stop.{name}: expected 0 to {STOP_GRACE_MAX_S} seconds")
+    if not 0 <= config.audit.wait_s <= AUDIT_WAIT_MAX_S:
+        faults.append(f"audit.wait_s: expected 0 to {AUDIT_WAIT_MAX_S} seconds")
     if not 0 <= config.audit.down_grace_s <= STOP_GRACE_MAX_S:
         faults.append(f"audit.down_grace_s: expected 0 (without end) to {STOP_GRACE_MAX_S} seconds")
     fault = fault_of_ping(config.tunnel.ping_s)
@@ -293,6 +317,17 @@ def _check_tls(tls: TLSConfig) -> list[str]:
         if fault is not None:
             faults.append(f"tls.{name}: {fault}")
     return faults
+
+
+def _check_database(database: DatabaseConfig) -> list[str]:
+    file = database.password_file
+    if database.url is None:
+        return [] if file is None else ["database.password_file: goes with database.url only"]
+    fault = fault_of_postgres_url(database.url)
+    if fault is not None:
+        return [f"database.url: {fault}"]
+    fault = None if file is None else _fault_of_file(file)
+    return [] if fault is None else [f"database.password_file: {fault}"]
 
 
 def _check_agents(agents: Mapping[str, AgentLimitsConfig]) -> list[str]:

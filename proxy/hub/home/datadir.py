@@ -7,6 +7,7 @@ loses every agent and relay; `hawse admin backup` copies all of it.
     hub.sock            the restart socket, for the handover to a replacing hub
     boots/              a locked file for each running hub, draining ones included
     hub.db              teams, agents, clusters, keys            audit.db   the audit trail
+    database            instead of hub.db: where these are in PostgreSQL
     reserve             space for revocations while the disk is full (proxy/hub/home/reserve.py)
     seen.db             the one-time tokens that were used (proxy/hub/identity/replay_store.py)
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
@@ -20,6 +21,7 @@ loses every agent and relay; `hawse admin backup` copies all of it.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -40,6 +42,8 @@ from proxy.hub.home.private_files import (
     write_private,
 )
 from proxy.hub.home.signing_keys import KeyFolder
+from proxy.hub.store.engines.address import PostgresAddress
+from proxy.process.untrusted_json import read_json
 
 PEPPER_BYTES = 32
 # SQLite's smallest page. A database has at least one page.
@@ -89,16 +93,38 @@ class DataDir:
             raise DataDirError(f"cannot use the data folder {self.path}: {explained(error)}") from error
         return True
 
-    def check_databases(self) -> None:
+    def check_databases(self, *, in_postgres: bool = False) -> None:
         """Raise DataDirError for the first fault of the databases."""
-        for fault in self.faults_of_databases():
+        for fault in self.faults_of_databases(in_postgres=in_postgres):
             raise DataDirError(fault)
 
-    def faults_of_databases(self) -> Iterator[str]:
+    def faults_of_databases(self, *, in_postgres: bool = False) -> Iterator[str]:
         """Yield a message for each missing or damaged database. A start would replace it by an empty one.
 
-        A missing trail is not reported here: only the store knows whether one must exist.
+        `in_postgres`: the hub's directory is to be there. A missing trail is not reported here: only the
+        store knows whether one must exist.
         """
+        if in_postgres and is_there(self.store_file):
+            yield (
+                f"{self.store_file} has this hub's teams, agents and clusters, but database.url names "
+                "another database: leave that out, or move the file away to begin with none of them"
+            )
+        elif not in_postgres and is_there(self.address_file):
+            yield (
+                f"this hub's teams, agents and clusters are in PostgreSQL, as {self.address_file} says: set "
+                "database.url, or remove that file and "
+                f"{self.admin.endpoint_file} to begin with no team, agent or cluster"
+            )
+        elif not in_postgres:
+            yield from self._faults_of_store()
+        fault = _fault_of_database(self.audit_file)
+        if is_there(self.admin.endpoint_file) and fault not in {"", _MISSING}:
+            yield (
+                f"{self.audit_file} is {fault}, though this hub has run before: put a copy in its place, "
+                "or remove it and begin a new trail by `hawse admin audit accept`"
+            )
+
+    def _faults_of_store(self) -> Iterator[str]:
         if not is_there(self.admin.endpoint_file):
             cut = next(self.path.glob(f"{RESTORING}*"), None)
             if cut is not None and not is_there(self.store_file):
@@ -114,16 +140,36 @@ class DataDir:
                 f"{self.store_file} is {fault}, though this hub has run before: restore a backup, "
                 f"or remove {also}{self.admin.endpoint_file} to begin with no team, agent or cluster"
             )
-        fault = _fault_of_database(self.audit_file)
-        if fault not in {"", _MISSING}:
-            yield (
-                f"{self.audit_file} is {fault}, though this hub has run before: put a copy in its place, "
-                "or remove it and begin a new trail by `hawse admin audit accept`"
-            )
 
     @property
     def store_file(self) -> Path:
         return self.path / "hub.db"
+
+    @property
+    def address_file(self) -> Path:
+        return self.path / "database"
+
+    @property
+    def _has_run(self) -> bool:
+        """Whether a hub has run here, so that its secrets must exist."""
+        return is_there(self.store_file) or is_there(self.address_file)
+
+    def note_address(self, address: PostgresAddress) -> None:
+        """Write where the directory is, for the commands that work on this folder."""
+        file = address.password_file
+        noted = {"url": address.url, "password_file": None if file is None else str(file.absolute())}
+        write_private(self.address_file, json.dumps(noted).encode() + b"\n")
+
+    def address(self) -> PostgresAddress | None:
+        """Return where the directory is in PostgreSQL; None where it is in SQLite. Raises DataDirError."""
+        if not is_there(self.address_file):
+            return None
+        try:
+            noted = read_json(read_private(self.address_file))
+            file = noted["password_file"]
+            return PostgresAddress(str(noted["url"]), None if file is None else Path(file))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataDirError(f"{self.address_file}: damaged; start the hub again") from error
 
     @property
     def audit_file(self) -> Path:
@@ -144,7 +190,7 @@ class DataDir:
     @property
     def keys(self) -> KeyFolder:
         """The signing keys."""
-        return KeyFolder(self.keys_dir, self.store_file)
+        return KeyFolder(self.keys_dir, lambda: self._has_run)
 
     @property
     def admin(self) -> LocalAdmin:
@@ -197,7 +243,7 @@ class DataDir:
         """Load the pepper; None before the first start has made it. Raises DataDirError."""
         file = self._pepper_file
         if not is_there(file):
-            if not is_there(self.store_file):
+            if not self._has_run:
                 return None
             raise DataDirError(
                 f"{file} is missing, though this hub has run before: restore a backup, "

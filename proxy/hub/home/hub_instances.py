@@ -21,9 +21,8 @@ import attrs
 import trio
 
 from audit.errors import AuditUnavailable
-from audit.mask import Masks
 from audit.record import utc
-from audit.store import AuditStore
+from audit.stores import OwnTrail
 from proxy.hub.home.private_files import DataDirError, explained
 
 # How long the trail lacks the ends of the calls of a hub that was killed while it drained.
@@ -121,7 +120,7 @@ class HubInstances:
 
 
 async def close_calls_of_ended_hubs(
-    instances: HubInstances, boot: str, audit_file: Path, masks: Masks, clock: Callable[[], float]
+    instances: HubInstances, boot: str, open_store: Callable[[], OwnTrail], clock: Callable[[], float]
 ) -> None:
     """Close the calls of ended hubs in the trail, and return once no other hub runs.
 
@@ -135,9 +134,7 @@ async def close_calls_of_ended_hubs(
         running.discard(boot)
         if running != closed_beside:
             try:
-                closed = await trio.to_thread.run_sync(
-                    _close_unknown, instances, boot, audit_file, masks, clock
-                )
+                closed = await trio.to_thread.run_sync(_close_unknown, instances, boot, open_store, clock)
             except AuditUnavailable as error:
                 # `closed_beside` is unchanged, so the next round tries again.
                 _log.warning("cannot close the calls of a hub that has ended: %s", error)
@@ -151,10 +148,10 @@ async def close_calls_of_ended_hubs(
 
 
 def _close_unknown(
-    instances: HubInstances, boot: str, audit_file: Path, masks: Masks, clock: Callable[[], float]
+    instances: HubInstances, boot: str, open_store: Callable[[], OwnTrail], clock: Callable[[], float]
 ) -> int:
     # A separate connection: the recorder's is used by the recorder's thread only.
-    store = AuditStore(audit_file, masks, make=False)
+    store = open_store()
     try:
         return store.close_unknown(boot, utc(clock()), is_running=instances.is_running)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -41,8 +42,8 @@ class KeyFolder:
     """The folder of the signing keys: a file for each, the active key's kid, and the rotation statements."""
 
     path: Path
-    store_file: Path
-    """The hub's database. It exists once a hub has run, and then the keys must exist too."""
+    has_run: Callable[[], bool]
+    """Whether a hub has run on the data folder. Then the keys must exist."""
 
     def load_or_make(self) -> SigningKeys:
         """Load the signing keys, making the first one at the first start; raises DataDirError."""
@@ -57,12 +58,12 @@ class KeyFolder:
         """Load the signing keys; None before the first start has made them. Raises DataDirError."""
         keys = self._keys()
         active_file = self.path / "active"
-        if not keys and is_there(self.store_file):
+        if not keys and self.has_run():
             raise DataDirError(
                 f"{self.path} holds no signing key, though this hub has run before: "
                 "restore a backup, since relays trust only the keys of their enrolment"
             )
-        if not keys or (len(keys) == 1 and not (is_there(active_file) or is_there(self.store_file))):
+        if not keys or (len(keys) == 1 and not (is_there(active_file) or self.has_run())):
             return None
         kid = read_private(active_file).decode("ascii", "replace").strip() if is_there(active_file) else ""
         if kid not in keys:

@@ -25,7 +25,7 @@ class Teams(Database):
         `reuse_name` it is allowed. Raises InvalidError, ConflictError, NotFoundError for a cluster.
         """
         check_name("team", name)
-        with self._transaction() as connection:
+        with self._change() as connection:
             refuse_taken(connection, t.teams, "team", name)
             retired = t.retired_teams.c.name == name
             if reuse_name:
@@ -48,7 +48,7 @@ class Teams(Database):
 
         Raises NotFoundError, ConflictError while an agent is in it.
         """
-        with self._transaction() as connection:
+        with self._change() as connection:
             team = find(connection, t.teams, "team", name)
             inside = connection.scalars(
                 sa.select(t.agents.c.name)
@@ -86,7 +86,7 @@ class Agents(Credentials):
         check_name("agent name", name)
         check_owner(owner)
         now = self._clock()
-        with self._transaction() as connection:
+        with self._change() as connection:
             taken = connection.execute(sa.select(t.agents).where(t.agents.c.name == name)).first()
             if taken is not None:
                 raise ConflictError(
@@ -117,7 +117,7 @@ class Agents(Credentials):
         The arguments are the differences, so two concurrent changes do not undo each other. Raises
         InvalidError, NotFoundError, ConflictError.
         """
-        with self._transaction() as connection:
+        with self._change() as connection:
             agent = find_agent(connection, name)
             gone = {find(connection, t.teams, "team", team).name for team in remove}
             inside = t.agent_teams.c.agent_id == agent.id
@@ -142,7 +142,7 @@ class Agents(Credentials):
 
         Raises NotFoundError, ConflictError.
         """
-        with self._transaction() as connection:
+        with self._change() as connection:
             agent_id = str(find_agent(connection, name).id)
             now = self._clock()
             connection.execute(
@@ -155,7 +155,7 @@ class Agents(Credentials):
             return agent_id
 
     def _set_state(self, name: str, state: AgentState) -> str:
-        with self._transaction() as connection:
+        with self._change() as connection:
             agent = find_agent(connection, name)
             if agent.state == state:
                 raise ConflictError(f"agent {name} is {state} already")

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from auth.keys import PublicKey
-from proxy.hub.store.database import Database, find, new_id, refuse_taken
+from proxy.hub.store.database import Database, find, insert_into, new_id, refuse_taken
 from proxy.hub.store.entities import Mode, RelayInstance
 from proxy.hub.store.errors import ConflictError, InvalidError
 from proxy.hub.store.migrations import tables as t
@@ -70,7 +69,7 @@ class Clusters(Database):
             check_relay_url(relay_url, private=relay_address_private)
         if relay_ca_pem is not None and len(relay_ca_pem) > PEM_LENGTH_MAX:
             raise InvalidError(f"the relay's CA exceeds {PEM_LENGTH_MAX} characters")
-        with self._transaction() as connection:
+        with self._change() as connection:
             new_key = f": `hawse admin cluster key {name}` prints its relay's manifests with a new key"
             step = new_key if mode is Mode.TUNNEL else ""
             refuse_taken(connection, t.clusters, "cluster", name, next_step=step)
@@ -99,7 +98,7 @@ class Clusters(Database):
 
         Raises NotFoundError, ConflictError.
         """
-        with self._transaction() as connection:
+        with self._change() as connection:
             cluster_id, team_id = _pair(connection, cluster, team)
             if connection.execute(_grant(cluster_id, team_id)).first() is not None:
                 raise ConflictError(f"cluster {cluster} is granted to team {team} already")
@@ -111,7 +110,7 @@ class Clusters(Database):
 
         Raises NotFoundError, ConflictError.
         """
-        with self._transaction() as connection:
+        with self._change() as connection:
             cluster_id, team_id = _pair(connection, cluster, team)
             if connection.execute(_grant(cluster_id, team_id)).first() is None:
                 raise ConflictError(f"cluster {cluster} is not granted to team {team}")
@@ -128,7 +127,7 @@ class Clusters(Database):
         The old keys are removed, unless `keep_old` keeps them for an overlap. Raises NotFoundError,
         ConflictError.
         """
-        with self._transaction() as connection:
+        with self._change() as connection:
             cluster_id = str(find(connection, t.clusters, "cluster", cluster).id)
             if not keep_old:
                 connection.execute(sa.delete(t.relay_keys).where(t.relay_keys.c.cluster_id == cluster_id))
@@ -140,7 +139,7 @@ class Clusters(Database):
 
         Raises NotFoundError, and ConflictError when there is only one.
         """
-        with self._transaction() as connection:
+        with self._change() as connection:
             cluster_id = str(find(connection, t.clusters, "cluster", cluster).id)
             keys = t.relay_keys.c
             query = sa.select(keys.kid).where(keys.cluster_id == cluster_id)
@@ -156,7 +155,7 @@ class Clusters(Database):
         Empty when the cluster was just removed, which is no error.
         """
         clusters = t.clusters.c
-        with self._transaction() as connection:
+        with self._change() as connection:
             connection.execute(
                 sa.update(t.clusters)
                 .where(clusters.id == cluster_id, clusters.cluster_uid.is_(None))
@@ -170,7 +169,7 @@ class Clusters(Database):
 
         Raises NotFoundError, and ConflictError when it is not pinned.
         """
-        with self._transaction() as connection:
+        with self._change() as connection:
             cluster = find(connection, t.clusters, "cluster", name)
             if cluster.cluster_uid is None:
                 raise ConflictError(f"cluster {name} is not pinned: the next relay that connects pins it")
@@ -181,7 +180,7 @@ class Clusters(Database):
 
     def remove_cluster(self, name: str) -> str:
         """Remove a cluster with its grants and keys, and return its id; raises NotFoundError."""
-        with self._transaction() as connection:
+        with self._change() as connection:
             cluster_id = str(find(connection, t.clusters, "cluster", name).id)
             connection.execute(sa.delete(t.clusters).where(t.clusters.c.id == cluster_id))
             return cluster_id
@@ -214,7 +213,7 @@ class Relays(Database):
             .join(t.clusters)
             .order_by(t.clusters.c.name, t.relay_instances.c.last_seen_at.desc())
         )
-        with self._transaction() as connection:
+        with self._read() as connection:
             return [RelayInstance(**row._mapping) for row in connection.execute(query)]
 
     def relay_connected(self, contact: RelayContact) -> str:
@@ -232,14 +231,15 @@ class Relays(Database):
             .order_by(instances.disconnected_at.is_(None).desc(), instances.last_seen_at.desc())
             .limit(RELAY_INSTANCES_KEPT)
         )
-        with self._transaction() as connection:
+        with self._note() as connection:
             known = sa.select(t.clusters.c.id).where(t.clusters.c.id == contact.cluster_id)
-            if connection.execute(known).first() is None:
+            # Locked, so that of two hubs the later one sees the instances of the other.
+            if connection.execute(known.with_for_update(key_share=True)).first() is None:
                 return ""
             before = connection.execute(
                 sa.select(t.relay_instances).where(instances.cluster_id == contact.cluster_id)
             ).all()
-            statement = upsert(t.relay_instances).values(row)
+            statement = insert_into(connection, t.relay_instances).values(row)
             connection.execute(
                 statement.on_conflict_do_update(index_elements=["cluster_id", "instance"], set_=row)
             )
@@ -260,7 +260,7 @@ class Relays(Database):
     def relay_disconnected(self, cluster_id: str, instance: str, boot: str) -> None:
         """Store that a relay instance disconnected; a later boot of the same instance is not changed."""
         now = self._clock()
-        with self._transaction() as connection:
+        with self._note() as connection:
             connection.execute(
                 relay_instance(cluster_id, instance)
                 .where(t.relay_instances.c.boot == boot)
@@ -270,12 +270,12 @@ class Relays(Database):
     def clusters_seen(self, since: float) -> set[str]:
         """The ids of the clusters with a relay that was last seen after `since`."""
         seen = t.relay_instances.c
-        with self._transaction() as connection:
+        with self._read() as connection:
             return set(connection.scalars(sa.select(seen.cluster_id).where(seen.last_seen_at > since)))
 
     def close_relays(self) -> None:
         """Mark all relays as disconnected: at a hub's start none is connected yet."""
-        with self._transaction() as connection:
+        with self._note() as connection:
             connection.execute(
                 sa.update(t.relay_instances)
                 .where(t.relay_instances.c.disconnected_at.is_(None))
@@ -295,7 +295,9 @@ def _grant(cluster_id: str, team_id: str) -> sa.Select[tuple[object, ...]]:
     )
 
 
-def relay_instance(cluster_id: str, instance: str) -> sa.Update:
+def relay_instance(
+    cluster_id: str | sa.BindParameter[str], instance: str | sa.BindParameter[str]
+) -> sa.Update:
     """Return an update of one relay instance."""
     return sa.update(t.relay_instances).where(
         t.relay_instances.c.cluster_id == cluster_id, t.relay_instances.c.instance == instance

@@ -31,7 +31,7 @@ class Credentials(Database):
 
     def credentials(self, agent: str) -> list[ApiKey | AgentKey]:
         """All keys of an agent, the revoked ones too, oldest first; raises NotFoundError."""
-        with self._transaction() as connection:
+        with self._read() as connection:
             agent_id = find(connection, t.agents, "agent", agent).id
             rows = connection.execute(sa.select(t.api_keys).where(t.api_keys.c.agent_id == agent_id))
             found: list[ApiKey | AgentKey] = [api_key_of(row) for row in rows]
@@ -43,12 +43,12 @@ class Credentials(Database):
 
     def add_api_key(self, agent: str, *, key_hash: str, key_hint: str) -> str:
         """Give an agent another API key and return the key's id; raises NotFoundError, ConflictError."""
-        with self._transaction() as connection:
+        with self._change() as connection:
             return self._add_key(connection, find_agent(connection, agent).id, key_hash, key_hint)
 
     def revoke_key(self, agent: str, key_id: str) -> None:
         """Revoke one key of an agent, of either kind; raises NotFoundError, ConflictError."""
-        with self._transaction() as connection:
+        with self._change() as connection:
             agent_id = find(connection, t.agents, "agent", agent).id
             for table in (t.api_keys, t.agent_keys):
                 mine = sa.and_(table.c.id == key_id, table.c.agent_id == agent_id)
@@ -67,7 +67,7 @@ class Credentials(Database):
     def add_code(self, agent: str, code_hash: str) -> Code:
         """Add a code with which the agent may register one key; raises NotFoundError, ConflictError."""
         now = self._clock()
-        with self._transaction() as connection:
+        with self._change() as connection:
             agent_id = str(find_agent(connection, agent).id)
             codes = t.enrolment_codes
             connection.execute(sa.delete(codes).where(codes.c.expires_at <= now))
@@ -92,7 +92,7 @@ class Credentials(Database):
     def withdraw_codes(self, agent: str) -> int:
         """End all of an agent's codes and return how many there were; raises NotFoundError."""
         codes = t.enrolment_codes
-        with self._transaction() as connection:
+        with self._change() as connection:
             agent_id = find(connection, t.agents, "agent", agent).id
             return connection.execute(sa.delete(codes).where(codes.c.agent_id == agent_id)).rowcount
 
@@ -104,7 +104,7 @@ class Credentials(Database):
         agent may not register a key, and InvalidError for a key that was registered before.
         """
         now = self._clock()
-        with self._transaction() as connection:
+        with self._change() as connection:
             codes = t.enrolment_codes
             code = connection.execute(sa.select(codes).where(codes.c.hash == code_hash)).first()
             if code is None and (key_id := _registered_lately(connection, key, now)) is not None:
@@ -205,7 +205,7 @@ def read_codes(connection: sa.Connection, by_agent: Mapping[str, Agent]) -> dict
 
 def api_key_of(row: sa.Row[tuple[object, ...]]) -> ApiKey:
     """Read a row."""
-    return ApiKey(row.id, row.agent_id, row.hint, row.created_at, row.last_used_at, row.revoked_at)
+    return ApiKey(row.id, row.agent_id, row.hint, row.created_at, row.revoked_at)
 
 
 def agent_keys_of(rows: sa.CursorResult[tuple[object, ...]], faults: list[str]) -> Iterator[AgentKey]:
@@ -218,4 +218,4 @@ def agent_keys_of(rows: sa.CursorResult[tuple[object, ...]], faults: list[str]) 
         except (KeyFormatError, ValueError) as error:
             faults.append(f"agent key {shown(row.kid)} is invalid: {error}")
             continue
-        yield AgentKey(row.id, row.agent_id, public, row.created_at, row.last_used_at, row.revoked_at)
+        yield AgentKey(row.id, row.agent_id, public, row.created_at, row.revoked_at)

@@ -3,8 +3,7 @@
 Requests read `current` and never wait. The admin API makes changes, one at a time, each on a thread. A change
 returns only when the new snapshot is in place: a locked agent is refused from the moment that the operator's
 command returns. Changes by other processes in the same database are seen within POLL_EVERY_S. Listeners are
-called after each change, but not after updates of the last-used times, which are frequent and affect nothing
-else.
+called after each change. Updates of the last-used times are no changes: nothing is read for them.
 
 A revocation does not wait for a disk. If the store cannot be written, `change_in_memory` makes the change on
 a copy of the store in memory, and snapshots are read from that. The changes are queued, and written to the
@@ -18,13 +17,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
 import attrs
 import trio
 
 from audit.store import TrailMark
+from proxy.hub.store.engines import Location
 from proxy.hub.store.entities import Agent, Credential, Snapshot
 from proxy.hub.store.errors import StoreError, StoreUnavailableError
 from proxy.hub.store.store import Store
@@ -34,7 +33,7 @@ T = TypeVar("T")
 # "Last used" helps an operator find unused credentials; half a minute is exact enough for that, and a write
 # per call would be a disk flush per call.
 USE_WRITTEN_EVERY_S = 30.0
-# Half of the second within which another process's change must be seen; a poll costs some 100 µs.
+# Half of the second within which another process's change must be seen; a poll costs some 300 µs.
 POLL_EVERY_S = 0.5
 # A disk that does not answer must not delay the hub's exit.
 LAST_WRITE_S = 2.0
@@ -69,14 +68,13 @@ class Directory:
         self._store = store
         _log_faults(current, known=())
         self._limiter = trio.CapacityLimiter(1)
-        self._stale = False
-        # A change other than a last-used time has been made since the listeners were called.
+        # The snapshot was replaced since the listeners were called.
         self._unnotified = False
         self._listeners: list[Callable[[], None]] = []
         # Guarded by the limiter: one thread at a time uses them.
         self._copy: Store | None = None
         self._pending: deque[tuple[Callable[[Store], object], Callable[[], None]]] = deque()
-        self._data_version = store.data_version()
+        self._trail_written = current.trail
         self._trail: TrailMark | None = None
         self._forget_use()
 
@@ -97,9 +95,9 @@ class Directory:
         Cancelled while it waits for another change, nothing has changed; once begun it runs to its end.
         """
         try:
-            return await trio.to_thread.run_sync(self._change, mutation, True, limiter=self._limiter)
+            return await trio.to_thread.run_sync(self._change, mutation, limiter=self._limiter)
         finally:
-            # Also after a failed change, since the snapshot was replaced as well.
+            # Also after a failed change: a part of it may be committed.
             self._notify()
 
     async def change_in_memory(self, mutation: Callable[[Store], T], settled: Callable[[], None]) -> T:
@@ -122,7 +120,7 @@ class Directory:
             self._copy = self._store.copy_in_memory()
         done = mutation(self._copy)
         self._pending.append((mutation, settled))
-        self._refresh(True)
+        self._refresh()
         return done
 
     def _write_pending(self) -> None:
@@ -141,7 +139,7 @@ class Directory:
         if self._copy is not None:
             self._copy.close()
             self._copy = None
-            self._refresh(True)
+            self._refresh()
             log.warning("the store can be written again, and has all revocations")
 
     def _notify(self) -> None:
@@ -150,22 +148,21 @@ class Directory:
             for listener in self._listeners:
                 listener()
 
-    def _change(self, mutation: Callable[[Store], T], news: bool) -> T:
-        # An earlier snapshot could not be read, so this one contains its changes too.
-        news = news or self._stale
+    def _change(self, mutation: Callable[[Store], T]) -> T:
         # On the thread, so that no cancellation separates the commit from the new snapshot.
-        self._stale = True
         try:
             self._write_pending()
             return mutation(self._store)
         finally:
-            self._refresh(news)
+            self._refresh()
 
-    def _refresh(self, news: bool) -> None:
-        before, self.current = self.current, (self._copy or self._store).snapshot()
-        self._stale = False
-        if news:
-            self._unnotified = True
+    def _refresh(self) -> None:
+        """Replace the snapshot if it is of another version; raises StoreUnavailableError."""
+        store = self._copy or self._store
+        if store.version() == self.current.version:
+            return
+        before, self.current = self.current, store.snapshot()
+        self._unnotified = True
         _log_faults(self.current, known=before.faults)
 
     async def run_poll(self) -> NoReturn:
@@ -182,10 +179,7 @@ class Directory:
         # Fails on each poll while the disk is full, which was logged before.
         with suppress(StoreUnavailableError):
             self._write_pending()
-        version = self._store.data_version()
-        if self._stale or version != self._data_version:
-            self._refresh(True)
-            self._data_version = version
+        self._refresh()
 
     def note_agent_used(self, agent: Agent, credential: Credential, now: float) -> None:
         """Note that an agent has authenticated; written later."""
@@ -224,14 +218,12 @@ class Directory:
             relays=self._relays,
             trail=self._trail,
         )
-        known = self.current.trail
-        grown = known is not None and self._trail is not None and self._trail.highest > known.highest
-        if grown or self._stale or self._agents or self._credentials or self._admin_tokens or self._relays:
+        trail = self._trail
+        grown = trail is not None and trail != self._trail_written
+        if grown or self._agents or self._credentials or self._admin_tokens or self._relays:
             self._forget_use()
-            try:
-                await trio.to_thread.run_sync(self._change, note, False, limiter=self._limiter)
-            finally:
-                self._notify()
+            await self.change(note)
+            self._trail_written = trail
 
     async def run_use_writer(self) -> NoReturn:
         """Write the last-used times regularly; a failing store is logged and tried again."""
@@ -272,14 +264,14 @@ def _log_faults(snapshot: Snapshot, *, known: Collection[str]) -> None:
 
 @asynccontextmanager
 async def open_directory(
-    path: Path, *, org: str, clock: Callable[[], float], shared: bool = False
+    location: Location, *, org: str, clock: Callable[[], float], shared: bool = False
 ) -> AsyncIterator[Directory]:
     """Open the store (making or migrating it) and read the first snapshot; raises StoreUnavailableError.
 
     `shared`: another hub still runs on it. At the end the last-used times are written, within LAST_WRITE_S,
     and the store is closed.
     """
-    store = await trio.to_thread.run_sync(partial(Store, path, org=org, clock=clock, shared=shared))
+    store = await trio.to_thread.run_sync(partial(Store, location, org=org, clock=clock, shared=shared))
     try:
         directory = Directory(store, await trio.to_thread.run_sync(store.snapshot))
         try:

@@ -18,6 +18,7 @@ from auth.keys import PublicKey
 from auth.policy.match import Bundle
 from auth.principal import Principal
 from proxy.hub.store.roles import Role
+from proxy.hub.store.version import Version
 
 
 class AgentState(StrEnum):
@@ -58,7 +59,6 @@ class Agent:
     teams: tuple[str, ...]
     team_ids: frozenset[str]
     created_at: float
-    last_used_at: float | None
     principal: Principal | None
     """None only for a retired agent, which has no team; a principal always has one."""
 
@@ -76,7 +76,6 @@ class ApiKey:
     hint: str
     """The first characters of the key, by which its holder recognises it."""
     created_at: float
-    last_used_at: float | None
     revoked_at: float | None
 
     @property
@@ -93,7 +92,6 @@ class AgentKey:
     agent_id: str
     public: PublicKey
     created_at: float
-    last_used_at: float | None
     revoked_at: float | None
 
     @property
@@ -127,7 +125,6 @@ class FederationRule:
     issuer: Issuer
     rule: Rule
     created_at: float
-    last_used_at: float | None
 
     @property
     def label(self) -> str:
@@ -187,7 +184,6 @@ class AdminToken:
     role_chosen: bool
     """False for a token that is older than roles and became `admin` by the migration."""
     created_at: float
-    last_used_at: float | None
     expires_at: float | None = None
 
     def expired(self, now: float) -> bool:
@@ -212,9 +208,14 @@ class RelayInstance:
 
 @attrs.frozen
 class Snapshot:
-    """One consistent state of the store, for reading without waiting."""
+    """One consistent state of the store, for reading without waiting.
+
+    The times of last use are not in it: they change all the time, and no request depends on them.
+    """
 
     org: str
+    version: Version
+    """The state of the directory that this is."""
     teams_by_name: Mapping[str, Team]
     agents_by_id: Mapping[str, Agent]
     agents_by_name: Mapping[str, Agent]

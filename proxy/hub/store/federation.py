@@ -52,7 +52,7 @@ class Federation(Database):
             check_rule(audience, claims, mutable=mutable)
         except RuleError as error:
             raise InvalidError(str(error)) from error
-        with self._transaction() as connection:
+        with self._change() as connection:
             agent_id = str(find_agent(connection, agent).id)
             rules = t.federation_rules
             mine = sa.select(sa.func.count()).select_from(rules).where(rules.c.agent_id == agent_id)
@@ -76,7 +76,7 @@ class Federation(Database):
     def remove_federation(self, rule_id: str) -> None:
         """Remove a rule, and its issuer with the last one; raises NotFoundError."""
         rules = t.federation_rules
-        with self._transaction() as connection:
+        with self._change() as connection:
             if not connection.execute(sa.delete(rules).where(rules.c.id == rule_id)).rowcount:
                 raise NotFoundError(
                     f"there is no federation rule {shown(rule_id)}: "
@@ -141,9 +141,7 @@ def _rules(
             faults.append(f"federation rule {row.id} is invalid: {error}")
             continue
         rule = Rule(row.audience, claims)
-        yield FederationRule(
-            row.id, row.agent_id, issuers[row.issuer_id], rule, row.created_at, row.last_used_at
-        )
+        yield FederationRule(row.id, row.agent_id, issuers[row.issuer_id], rule, row.created_at)
 
 
 def _described(row: sa.Row[tuple[object, ...]]) -> NewIssuer:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 import sqlalchemy as sa
 
-from auth.policy.bundled import first_sources, switch
+from auth.policy.bundled import switch
 from auth.policy.conditions import CelConditions
 from auth.policy.document import name_of
 from auth.policy.match import Bundle, compile_bundle
 from auth.policy.text import PolicyError, Source
 from proxy.hub.store.database import Database
-from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import shown
 
@@ -94,7 +94,7 @@ class Policies(Database):
 
     def bundles(self) -> list[BundleRow]:
         """The stored bundles, the newest first."""
-        with self._transaction() as connection:
+        with self._read() as connection:
             rows = connection.execute(
                 sa.select(t.policy_bundles).order_by(t.policy_bundles.c.version.desc())
             ).all()
@@ -102,7 +102,7 @@ class Policies(Database):
 
     def bundle(self, version: int) -> BundleRow:
         """Return one stored bundle; raises NotFoundError."""
-        with self._transaction() as connection:
+        with self._read() as connection:
             row = connection.execute(
                 sa.select(t.policy_bundles).where(t.policy_bundles.c.version == version)
             ).first()
@@ -127,7 +127,7 @@ class Policies(Database):
         return self._compiled[1]
 
     def _change_policies(self, change: Change) -> Bundle:
-        with self._transaction() as connection:
+        with self._change() as connection:
             row = self._newest(connection)
             documents = {name_of(source): source for source in map(Source, row.documents)}
             change(documents)
@@ -139,14 +139,11 @@ class Policies(Database):
         return bundle
 
     def _newest(self, connection: sa.Connection) -> BundleRow:
-        """The bundle in force; writes the first one of a new hub."""
+        """The bundle in force. A migration wrote the first one, and the newest is never deleted."""
         newest = sa.select(t.policy_bundles).order_by(t.policy_bundles.c.version.desc()).limit(1)
         row = connection.execute(newest).first()
         if row is None:
-            sources = first_sources()
-            texts = [source.text for source in sources]
-            self._write_bundle(connection, _compile(sources, version=1), texts)
-            row = connection.execute(newest).one()
+            raise StoreUnavailableError("the store holds no policies: restore a backup")
         return _row(row)
 
     def _write_bundle(self, connection: sa.Connection, bundle: Bundle, texts: list[str]) -> None:

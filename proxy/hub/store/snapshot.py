@@ -26,11 +26,14 @@ from proxy.hub.store.federation import read_federation
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_labels, shown
 from proxy.hub.store.roles import Role
+from proxy.hub.store.version import read_version
 from proxy.process.untrusted_json import read_json
 
 T = TypeVar("T")
 Connection = sa.Connection
 Faults = tuple[str, ...]
+
+_AGENT = t.agents.c["id", "name", "owner", "state", "created_at"]
 
 
 @attrs.define(eq=False)
@@ -71,6 +74,7 @@ class SnapshotReader:
         issuers, rules = read_federation(connection, by_agent, faults)
         return Snapshot(
             org=self.org,
+            version=read_version(connection),
             teams_by_name={team.name: team for team in by_team.values()},
             agents_by_id=by_agent,
             agents_by_name={agent.name: agent for agent in by_agent.values()},
@@ -95,7 +99,8 @@ class SnapshotReader:
     ) -> Iterator[Agent]:
         members = _grouped(connection, t.agent_teams.c.agent_id, t.agent_teams.c.team_id)
         self._agents.begin()
-        for row in connection.execute(sa.select(t.agents)):
+        # Not all columns: else each time of last use would make a new entity.
+        for row in connection.execute(sa.select(*_AGENT)):
             teams = tuple((team_id, by_team.get(team_id)) for team_id in members.get(row.id, ()))
             agent, found = self._agents.of((tuple(row), teams), partial(self._agent, row, dict(teams)))
             faults.extend(found)
@@ -122,7 +127,6 @@ class SnapshotReader:
             teams=names,
             team_ids=frozenset(of),
             created_at=row.created_at,
-            last_used_at=row.last_used_at,
             principal=principal,
         )
         return agent, ()
@@ -224,7 +228,6 @@ def _read_admin_tokens(connection: Connection, faults: list[str]) -> Mapping[str
             role=role,
             role_chosen=row.role_chosen,
             created_at=row.created_at,
-            last_used_at=row.last_used_at,
             expires_at=row.expires_at,
         )
     return tokens

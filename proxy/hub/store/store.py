@@ -1,13 +1,12 @@
-"""The hub's store: teams, agents, clusters and keys in SQLite, through SQLAlchemy Core.
+"""The hub's store: teams, agents, clusters and keys in SQLite or PostgreSQL, through SQLAlchemy Core.
 
-Each public method is one transaction (proxy.hub.store.database). Names are checked here, below all callers
-(API, command line, tests).
+Each public method that changes something is one transaction (proxy.hub.store.database). Names are checked
+here, below all callers (API, command line, tests).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attrs
 import sqlalchemy as sa
@@ -16,6 +15,7 @@ from audit.store import TrailMark
 from proxy.hub.store.agents import Agents, Teams
 from proxy.hub.store.clusters import Clusters, Relays, relay_instance
 from proxy.hub.store.database import find, new_id, refuse_taken
+from proxy.hub.store.engines import Location
 from proxy.hub.store.entities import Snapshot
 from proxy.hub.store.errors import ConflictError, InvalidError, StoreUnavailableError
 from proxy.hub.store.federation import Federation
@@ -30,8 +30,10 @@ from proxy.hub.store.snapshot import SnapshotReader
 class Store(Teams, Agents, Clusters, Relays, Federation, Policies):
     """The database of one hub. `clock` returns epoch seconds."""
 
-    def __init__(self, path: Path, *, org: str, clock: Callable[[], float], shared: bool = False) -> None:
-        super().__init__(path, org=org, clock=clock, shared=shared)
+    def __init__(
+        self, location: Location, *, org: str, clock: Callable[[], float], shared: bool = False
+    ) -> None:
+        super().__init__(location, org=org, clock=clock, shared=shared)
         self._reader = SnapshotReader(org)
 
     def snapshot(self) -> Snapshot:
@@ -43,7 +45,7 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies):
         """
         faults: list[str] = []
         try:
-            with self._transaction() as connection:
+            with self._read() as connection:
                 return self._reader.read(connection, self._read_bundle(connection, faults), faults)
         except (ValueError, TypeError, RecursionError) as error:
             # Invalid JSON, JSON of another shape, or too deeply nested.
@@ -60,36 +62,68 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies):
         relays: Mapping[tuple[str, str], float],
         trail: TrailMark | None = None,
     ) -> None:
-        """Store the last-used times by id, for relays by cluster id and instance.
+        """Store the last-used times by id, for relays by cluster id and instance, where they are later.
 
-        Also stores the trail's highest number.
+        Also stores the trail's highest number. No snapshot has any of these, so they are no change.
         """
-        with self._transaction() as connection:
-            for table, used in (
-                (t.agents, agents),
-                (t.api_keys, credentials),
-                (t.agent_keys, credentials),
-                (t.federation_rules, credentials),
-                (t.admin_tokens, admin_tokens),
-            ):
-                for row_id, at in used.items():
-                    connection.execute(sa.update(table).where(table.c.id == row_id).values(last_used_at=at))
-            for (cluster_id, instance), at in relays.items():
-                connection.execute(relay_instance(cluster_id, instance).values(last_seen_at=at))
-            if trail is not None:
-                known = t.audit_trail.c
-                # Skip a trail that was replaced meanwhile, and a number below the stored one.
-                connection.execute(
-                    sa.update(t.audit_trail)
-                    .where(known.id == trail.id, known.highest < trail.highest)
-                    .values(highest=trail.highest)
-                )
+        for table, used in (
+            (t.agents, agents),
+            (t.api_keys, credentials),
+            (t.agent_keys, credentials),
+            (t.federation_rules, credentials),
+            (t.admin_tokens, admin_tokens),
+        ):
+            columns = table.c
+            earlier = sa.or_(columns.last_used_at.is_(None), columns.last_used_at < sa.bindparam("used_at"))
+            later = (
+                sa.update(table)
+                .where(columns.id == sa.bindparam("row_id"), earlier)
+                .values(last_used_at=sa.bindparam("used_at"))
+            )
+            self._note_each(later, [{"row_id": row_id, "used_at": at} for row_id, at in sorted(used.items())])
+        instances = t.relay_instances.c
+        seen = relay_instance(sa.bindparam("of_cluster"), sa.bindparam("of_instance"))
+        self._note_each(
+            seen.where(instances.last_seen_at < sa.bindparam("seen_at")).values(
+                last_seen_at=sa.bindparam("seen_at")
+            ),
+            [
+                {"of_cluster": cluster_id, "of_instance": instance, "seen_at": at}
+                for (cluster_id, instance), at in sorted(relays.items())
+            ],
+        )
+        if trail is not None:
+            known = t.audit_trail.c
+            # Skip a trail that was replaced meanwhile, and a number below the stored one.
+            further = sa.update(t.audit_trail).where(known.id == trail.id, known.highest < trail.highest)
+            with self._note() as connection:
+                connection.execute(further.values(highest=trail.highest))
+
+    def _note_each(self, statement: sa.Update, rows: Sequence[Mapping[str, object]]) -> None:
+        """Run an update for each of the rows, whose order is the same at all hubs.
+
+        A transaction of its own, so that no two hubs hold rows that the other one waits for.
+        """
+        if rows:
+            with self._note() as connection:
+                connection.execute(statement, rows)
+
+    def last_used(self, ids: Collection[str] | None = None) -> dict[str, float]:
+        """The times of last use, by id, of these agents, credentials and admin tokens, or of all."""
+        found: dict[str, float] = {}
+        with self._read() as connection:
+            for table in (t.agents, t.api_keys, t.agent_keys, t.federation_rules, t.admin_tokens):
+                query = sa.select(table.c.id, table.c.last_used_at).where(table.c.last_used_at.is_not(None))
+                if ids is not None:
+                    query = query.where(table.c.id.in_(ids))
+                found.update((row.id, row.last_used_at) for row in connection.execute(query))
+        return found
 
     # -- the audit trail
 
     def accept_trail(self, trail: TrailMark | None) -> None:
         """Accept this trail as the hub's from now on; with None, the next start accepts any trail."""
-        with self._transaction() as connection:
+        with self._change() as connection:
             connection.execute(sa.delete(t.audit_trail))
             if trail is not None:
                 connection.execute(sa.insert(t.audit_trail).values(attrs.asdict(trail)))
@@ -103,14 +137,14 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies):
         check_name("token name", name)
         if name == LOCAL_TOKEN_NAME:
             raise InvalidError(f"the name {name} is reserved for the hub's own token: choose another name")
-        with self._transaction() as connection:
+        with self._change() as connection:
             step = f": `hawse admin token remove {name}` removes it, so that you can add a new one"
             refuse_taken(connection, t.admin_tokens, "token", name, next_step=step)
             return self._insert_admin_token(connection, name, token_hash, role, expires_at)
 
     def put_local_token(self, token_hash: str) -> str:
         """Replace the token of the hub's own machine, and return the new one's id."""
-        with self._transaction() as connection:
+        with self._change() as connection:
             connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == LOCAL_TOKEN_NAME))
             return self._insert_admin_token(connection, LOCAL_TOKEN_NAME, token_hash, Role.ADMIN, None)
 
@@ -140,7 +174,7 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies):
         """
         tokens = t.admin_tokens.c
         good = sa.and_(tokens.role == Role.ADMIN, sa.or_(tokens.expires_at.is_(None), tokens.expires_at > at))
-        with self._transaction() as connection:
+        with self._change() as connection:
             token = find(connection, t.admin_tokens, "token", name)
             admins = connection.scalars(sa.select(tokens.id).where(good).limit(2)).all()
             if list(admins) == [token.id]:

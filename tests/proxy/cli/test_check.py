@@ -108,6 +108,7 @@ def test_all_faults_are_told_at_once_by_the_check_and_by_the_start(tmp_path: Pat
     (data.path / "admin-token").chmod(0o644)
     with sqlite3.connect(data.store_file) as store:
         store.execute("UPDATE alembic_version SET version_num = '9999'")
+        store.execute("UPDATE directory SET oldest = '9999'")
     store.close()
     data.audit_file.write_bytes(b"nothing" * 1000)
     settings = {
@@ -178,6 +179,7 @@ LEAVE_WITHOUT_CLOSING = """
 import os, sqlite3, sys
 store = sqlite3.connect(sys.argv[1])
 store.execute("UPDATE alembic_version SET version_num = '9999'")
+store.execute("UPDATE directory SET oldest = '9999'")
 store.commit()
 os._exit(0)
 """

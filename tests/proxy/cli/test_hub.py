@@ -107,3 +107,31 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     result = run(tmp_path, TLS_CERTIFICATE=str(tmp_path / "hub.pem"), TLS_KEY=str(tmp_path / "hub.key"))
     assert result.stderr.startswith(f"hawse: the hub cannot run: tls.certificate: {tmp_path / 'hub.pem'}: ")
     assert result.stderr.endswith(": it holds no certificate in PEM\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"DATABASE_URL": "postgresql://hawse:SECRET@localhost/hawse"},
+            "  database.url: must hold no password",
+        ),
+        ({"DATABASE_URL": "postgresql://hawse@db.example/hawse"}, "  database.url: the server must prove"),
+        ({"DATABASE_PASSWORD_FILE": "SECRET"}, "  database.password_file: goes with database.url only"),
+        (
+            {"DATABASE_URL": "postgresql://hawse@127.0.0.1:1/hawse", "DATABASE_PASSWORD_FILE": "SECRET"},
+            "  database.password_file: cannot be read: No such file or directory, looked for in ",
+        ),
+        (
+            {"DATABASE_URL": "postgresql://hawse@127.0.0.1:1/hawse"},
+            "hawse: the hub cannot run: cannot use the PostgreSQL database: connection failed: ",
+        ),
+    ],
+)
+def test_a_database_that_cannot_be_used_ends_the_hub_by_one_line(
+    tmp_path: Path, settings: dict[str, str], told: str
+) -> None:
+    result = run(tmp_path, **settings)
+    assert result.stderr.splitlines()[-1].startswith(told)
+    assert "SECRET" not in result.stderr
+    assert not (tmp_path / "hub").exists()

@@ -29,31 +29,34 @@ def accept(reach: Reach, /, yes: bool) -> None:
     """
     from audit.errors import AuditUnavailable
     from audit.record import Event, Kind
-    from audit.store import AuditStore, TrailMark
+    from audit.store import TrailMark
     from proxy.hub.home.datadir import DataDir
     from proxy.hub.home.hub_instances import HubInstances
     from proxy.hub.home.private_files import DataDirError, is_there
+    from proxy.hub.home.trails import open_trail, place_of, shown
     from proxy.hub.store.errors import StoreUnavailableError
     from proxy.hub.store.store import Store
 
     data = DataDir(reach.folder())
     try:
-        if not is_there(data.store_file):
+        address = data.address()
+        if address is None and not is_there(data.store_file):
             raise CommandError(
                 f"{data.path} is not a hub's data folder: name it with --data-dir or HAWSE_HUB_DATA_DIR"
             )
         running = HubInstances(data.instances_dir).running()
-        store = Store(data.store_file, org="main", clock=time.time, shared=bool(running))
+        store = Store(address or data.store_file, org="main", clock=time.time, shared=bool(running))
         try:
             known = store.snapshot().trail
             if known is None:
                 raise CommandError("the hub has not written a trail yet, and accepts any: start the hub")
-            trail = AuditStore(data.audit_file)
+            place = place_of(data)
+            trail = open_trail(place)
             try:
                 found = trail.mark
                 which = "the hub's own trail" if found.id == known.id else "another trail"
                 confirm(
-                    f"{data.audit_file} is {which}, up to event {found.highest}; the hub has written up to "
+                    f"{shown(place)} holds {which}, up to event {found.highest}; the hub has written up to "
                     f"event {known.highest} at least. Accept it?",
                     yes=yes,
                 )
@@ -74,4 +77,4 @@ def accept(reach: Reach, /, yes: bool) -> None:
             store.close()
     except (AuditUnavailable, DataDirError, StoreUnavailableError) as error:
         raise CommandError(str(error)) from error
-    say(f"accepted {data.audit_file}; the gap is recorded (hawse audit list --kind audit.gap)")
+    say(f"accepted {shown(place)}; the gap is recorded (hawse audit list --kind audit.gap)")

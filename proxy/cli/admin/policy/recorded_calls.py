@@ -15,7 +15,7 @@ from proxy.cli.errors import CommandError
 from proxy.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from audit.reader import AuditReader, StoredEvent
+    from audit.reader import StoredEvent, TrailReader
     from audit.record import Event
     from proxy.cli.admin.policy.tests import Recorded
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class RecordedCalls:
     """The agents' calls in a trail."""
 
-    reader: AuditReader
+    reader: TrailReader
 
     def begin(self) -> datetime | None:
         """Return the time of the trail's oldest event of any kind; None for an empty trail."""
@@ -47,7 +47,9 @@ class RecordedCalls:
 
         first, last = self.reader.span(Query(since=start))
         for stored in self._stored(first, last, start, agent, cluster):
-            show_progress("events read", stored.seq - first + 1, last - first + 1)
+            # Positions in PostgreSQL do not count events.
+            if stored.place is None:
+                show_progress("events read", stored.seq - first + 1, last - first + 1)
             event = _event(stored)
             if event is None or event.phase.opens or event.req is None or not event.agent:
                 continue
@@ -75,14 +77,14 @@ class RecordedCalls:
 def recorded_calls(folder: Path, filters: Mapping[str, str | None]) -> Iterator[RecordedCalls]:
     """Open a data folder's trail, and record this read in it. Raises CommandError, also during the block."""
     from audit.errors import AuditUnavailable
-    from audit.reader import AuditReader
     from proxy.hub.home.datadir import DataDir
+    from proxy.hub.home.trails import open_names, place_of
 
-    path = DataDir(folder).audit_file
     try:
-        reader = AuditReader(path)
+        place = place_of(DataDir(folder))
+        reader = open_names(place)
         try:
-            record_read(path, "", "policy simulate", dict(filters))
+            record_read(place, "", "policy simulate", dict(filters))
             yield RecordedCalls(reader)
         finally:
             reader.close()

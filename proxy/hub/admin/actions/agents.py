@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal
 
 import attrs
@@ -49,25 +50,26 @@ class AgentActions:
         return self.directory.current
 
     @verb("GET", "/v1/agents", "list", "agents", Role.VIEWER, with_call=True)
-    def list_all(self, call: Call) -> Done:
+    async def list_all(self, call: Call) -> Done:
         """List the agents; the query `retired=true` includes those that were removed."""
+        used = await self.directory.read(Store.last_used)
         retired = call.flag("retired")
         listed = [
             a for _, a in sorted(self._now.agents_by_name.items()) if retired or a.state != AgentState.RETIRED
         ]
-        return Done({"agents": [self._shown(agent) for agent in listed]})
+        return Done({"agents": [self._shown(agent, used) for agent in listed]})
 
     @verb("GET", "/v1/agents/{name}", "get", "agents", Role.VIEWER)
     async def get(self, name: str) -> Done:
         """Show one agent with the hints of its keys, and its unused codes."""
         agent = known(self._now.agents_by_name, "agent", name)
-        keys = await self.directory.read(lambda store: store.credentials(name))
+        keys, used = await self.directory.read(partial(_keys_and_use, name=name, agent_id=agent.id))
         codes = [code for owner, code in self._now.codes_by_hash.values() if owner.id == agent.id]
         open_codes = sorted(code.expires_at for code in codes if code.expires_at > self.clock())
         return Done(
             {
-                **self._shown(agent),
-                "keys": [_key(key) for key in keys],
+                **self._shown(agent, used),
+                "keys": [_key(key, used.get(key.id)) for key in keys],
                 "codes": [{"expires_at": time_text(at)} for at in open_codes],
             }
         )
@@ -101,7 +103,7 @@ class AgentActions:
         agent = self._now.agents_by_name[new.name]
         return Done(
             {
-                **self._shown(agent),
+                **self._shown(agent, {}),
                 **secret,
                 "apply_rbac": [cluster.name for cluster in self._now.clusters_of(agent)],
             },
@@ -120,13 +122,14 @@ class AgentActions:
     )
     async def change_teams(self, name: str, change: TeamChange) -> Done:
         """Add an agent to teams, and remove it from others."""
+        used = await self._last_used(name)
         await self.directory.change(
             lambda store: store.change_agent_teams(name, add=change.add, remove=change.remove)
         )
         agent = self._now.agents_by_name[name]
         affected = [cluster.name for cluster in self._now.clusters_of(agent)]
         return Done(
-            {**self._shown(agent), "apply_rbac": affected},
+            {**self._shown(agent, used), "apply_rbac": affected},
             note=f"id={agent.id} teams={','.join(agent.teams)}",
         )
 
@@ -149,9 +152,10 @@ class AgentActions:
         return attrs.evolve(done, body={**done.body, "apply_rbac": affected})
 
     async def _change_state(self, change: Callable[[Store, str], str], name: str) -> Done:
+        used = await self._last_used(name)
         agent_id = await self.directory.change(lambda store: change(store, name))
         agent = self._now.agents_by_id[agent_id]
-        return Done(self._shown(agent), note=f"id={agent.id} state={agent.state}")
+        return Done(self._shown(agent, used), note=f"id={agent.id} state={agent.state}")
 
     @verb("POST", "/v1/agents/{name}/keys", "create", "agents/keys", Role.ADMIN)
     async def add_key(self, agent: str) -> Done:
@@ -189,7 +193,16 @@ class AgentActions:
         key = new_api_key(secrets.token_bytes(32))
         return key, hash_key(key, self.pepper), key[:HINT_CHARACTERS]
 
-    def _shown(self, agent: Agent) -> Payload:
+    async def _last_used(self, name: str) -> Mapping[str, float]:
+        """The agent's time of last use, for the answer of a change.
+
+        Read before that: a failed read after it would look like a failed change.
+        """
+        agent = self._now.agents_by_name.get(name)
+        ids = [] if agent is None else [agent.id]
+        return await self.directory.read(lambda store: store.last_used(ids))
+
+    def _shown(self, agent: Agent, used: Mapping[str, float]) -> Payload:
         return {
             "name": agent.name,
             "id": agent.id,
@@ -198,18 +211,25 @@ class AgentActions:
             "teams": list(agent.teams),
             "clusters": [cluster.name for cluster in self._now.clusters_of(agent)],
             "created_at": time_text(agent.created_at),
-            "last_used_at": time_text(agent.last_used_at),
+            "last_used_at": time_text(used.get(agent.id)),
         }
 
 
-def _key(key: ApiKey | AgentKey) -> Payload:
+def _keys_and_use(
+    store: Store, *, name: str, agent_id: str
+) -> tuple[list[ApiKey | AgentKey], Mapping[str, float]]:
+    keys = store.credentials(name)
+    return keys, store.last_used([agent_id, *(key.id for key in keys)])
+
+
+def _key(key: ApiKey | AgentKey, last_used_at: float | None) -> Payload:
     hint = key.hint if isinstance(key, ApiKey) else key.public.kid[:HINT_CHARACTERS]
     return {
         "id": key.id,
         "type": "api-key" if isinstance(key, ApiKey) else "key",
         "hint": f"{hint}…",
         "created_at": time_text(key.created_at),
-        "last_used_at": time_text(key.last_used_at),
+        "last_used_at": time_text(last_used_at),
         "revoked_at": time_text(key.revoked_at),
     }
 

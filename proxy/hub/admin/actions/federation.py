@@ -12,6 +12,7 @@ from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Agent, FederationRule, Snapshot
 from proxy.hub.store.federation import NewIssuer
 from proxy.hub.store.roles import Role
+from proxy.hub.store.store import Store
 
 
 class NewFederation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,11 +40,12 @@ class FederationActions:
         return self.directory.current
 
     @verb("GET", "/v1/federation", "list", "federation", Role.VIEWER)
-    def list_all(self) -> Done:
+    async def list_all(self) -> Done:
         """List the rules that map other issuers' tokens to agents."""
+        used = await self.directory.read(Store.last_used)
         rules = [pair for pairs in self._now.rules_by_issuer.values() for pair in pairs]
         rules.sort(key=lambda pair: (pair[0].name, pair[1].created_at))
-        return Done({"rules": [_rule(agent, rule) for agent, rule in rules]})
+        return Done({"rules": [_rule(agent, rule, used.get(rule.id)) for agent, rule in rules]})
 
     @verb("POST", "/v1/federation", "create", "federation", Role.ADMIN, body=NewFederation)
     async def add(self, new: NewFederation) -> Done:
@@ -58,7 +60,7 @@ class FederationActions:
         )
         [(agent, rule)] = [p for p in self._now.rules_by_issuer[new.issuer] if p[1].id == rule_id]
         note = f"id={rule_id} agent={agent.name} claims={','.join(sorted(new.claims))}"
-        return Done(_rule(agent, rule), created=True, note=f"{note} mutable={new.mutable_claims}")
+        return Done(_rule(agent, rule, None), created=True, note=f"{note} mutable={new.mutable_claims}")
 
     @verb("DELETE", "/v1/federation/{name}", "delete", "federation", Role.ADMIN, revokes=True)
     async def remove(self, rule_id: str) -> Done:
@@ -67,7 +69,7 @@ class FederationActions:
         return Done({"removed": rule_id}, note=f"id={rule_id}")
 
 
-def _rule(agent: Agent, found: FederationRule) -> Payload:
+def _rule(agent: Agent, found: FederationRule, last_used_at: float | None) -> Payload:
     return {
         "id": found.id,
         "agent": agent.name,
@@ -77,5 +79,5 @@ def _rule(agent: Agent, found: FederationRule) -> Payload:
         "keys": "given" if found.issuer.jwks is not None else found.issuer.jwks_url or "discovered",
         "address_private": found.issuer.address_private,
         "created_at": time_text(found.created_at),
-        "last_used_at": time_text(found.last_used_at),
+        "last_used_at": time_text(last_used_at),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import msgspec
@@ -18,6 +18,7 @@ from proxy.hub.store.entities import AdminToken, Snapshot
 from proxy.hub.store.errors import InvalidError
 from proxy.hub.store.names import shown
 from proxy.hub.store.roles import Role, listed
+from proxy.hub.store.store import Store
 
 DAY_S = 86400
 # A shorter lifetime is a typing error: the token must reach its user first.
@@ -49,11 +50,12 @@ class TokenActions:
         return self.directory.current
 
     @verb("GET", "/v1/tokens", "list", "tokens", Role.AUDITOR)
-    def list_all(self) -> Done:
+    async def list_all(self) -> Done:
         """List the tokens of the admin API."""
+        used = await self.directory.read(Store.last_used)
         listed = sorted(self._now.admin_tokens_by_hash.values(), key=lambda token: token.name)
         now = self.clock()
-        return Done({"tokens": [_token(token, now) for token in listed]})
+        return Done({"tokens": [_token(token, used, now) for token in listed]})
 
     @verb("POST", "/v1/tokens", "create", "tokens", Role.ADMIN, body=NewToken)
     async def add(self, new: NewToken) -> Done:
@@ -94,7 +96,7 @@ def _role(text: str) -> Role:
         raise InvalidError(f"{fault}: choose {listed(tuple(Role))}") from None
 
 
-def _token(token: AdminToken, now: float) -> Payload:
+def _token(token: AdminToken, used: Mapping[str, float], now: float) -> Payload:
     return {
         "name": token.name,
         "id": token.id,
@@ -102,7 +104,7 @@ def _token(token: AdminToken, now: float) -> Payload:
         "role_chosen": token.role_chosen,
         "expires_at": time_text(token.expires_at),
         "created_at": time_text(token.created_at),
-        "last_used_at": time_text(token.last_used_at),
+        "last_used_at": time_text(used.get(token.id)),
         "warnings": _warnings(token, now),
     }
 

@@ -1,7 +1,7 @@
 """Brings the hub's database to the shape that this version knows, from inside the package.
 
 `env.py` and `versions/` are what Alembic expects; there is no alembic.ini, since an operator never runs
-Alembic by hand.
+Alembic by hand. Both engines share the revisions; those up to BEFORE_POSTGRESQL are for SQLite alone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD: Final = "0008"
+HEAD: Final = "0010"
 """The newest of `versions/`."""
+BEFORE_POSTGRESQL: Final = "0008"
+"""The last revision that is for SQLite alone; the next one makes all its tables on PostgreSQL."""
 CONSTRAINT_NAMES: Final = {
     "pk": "pk_%(table_name)s",
     "fk": "fk_%(table_name)s_%(column_0_name)s",
@@ -58,7 +60,7 @@ def _is_up_to_date(connection: sa.Connection) -> bool:
 
 @attrs.frozen
 class _Found:
-    """The revision of a database, which this version knows."""
+    """The revision of a database, which this version can use."""
 
     config: Config
     revision: str | None
@@ -66,7 +68,7 @@ class _Found:
 
     @classmethod
     def of(cls, connection: sa.Connection) -> _Found:
-        """Look; raises MigrationError for a revision that is not known."""
+        """Look; raises MigrationError for a revision that is not known and not compatible."""
         # A sixth of the time and memory of a hub's start, which a database that is up to date need not cost.
         from alembic.config import Config
         from alembic.runtime.migration import MigrationContext
@@ -83,8 +85,22 @@ class _Found:
             raise MigrationError(f"the database is at several revisions: {', '.join(sorted(heads))}")
         found = heads[0] if heads else None
         if found is not None and found not in known:
-            raise MigrationError(f"the database is at revision {found}, which this version does not know")
+            _refuse_incompatible(connection, found)
+            return cls(config, found, is_older=False)
         return cls(config, found, found != scripts.get_current_head())
+
+
+def _refuse_incompatible(connection: sa.Connection, found: str) -> None:
+    """Raise MigrationError unless the newer revision allows this version.
+
+    A revision that only adds leaves `oldest` as it is, so that hubs of two versions can run side by side.
+    """
+    oldest = None
+    if sa.inspect(connection).has_table("directory"):
+        oldest = connection.scalar(sa.text("SELECT oldest FROM directory"))
+    if oldest is None or oldest > HEAD:
+        needs = "" if oldest is None else f" (it needs {oldest}, and this version has {HEAD})"
+        raise MigrationError(f"the database is at revision {found}, which this version does not know{needs}")
 
 
 def _upgrade(connection: sa.Connection, *, shared: bool) -> None:
@@ -94,4 +110,6 @@ def _upgrade(connection: sa.Connection, *, shared: bool) -> None:
 
         if shared:
             raise MigrationNeededError(f"the database is at revision {found.revision}")
+        if found.revision is None and connection.dialect.name == "postgresql":
+            command.stamp(found.config, BEFORE_POSTGRESQL)
         command.upgrade(found.config, "head")

@@ -8,6 +8,18 @@ from proxy.hub.store.migrations import CONSTRAINT_NAMES
 
 metadata = sa.MetaData(naming_convention=CONSTRAINT_NAMES)
 
+# One row. Every change updates it first, and so takes its lock (proxy/hub/store/version.py).
+directory = sa.Table(
+    "directory",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("nonce", sa.String(32), nullable=False),
+    # The oldest revision whose software may use these tables.
+    sa.Column("oldest", sa.String(32), nullable=False),
+    sa.CheckConstraint("id = 1", name="one_row"),
+)
+
 teams = sa.Table(
     "teams",
     metadata,

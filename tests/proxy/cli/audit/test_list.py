@@ -95,7 +95,7 @@ def test_following_begins_with_the_newest(
     def ended(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("proxy.cli.audit.list.time.sleep", ended)
+    monkeypatch.setattr("audit.reader.time.sleep", ended)
     assert seqs(run(tmp_path, "--follow", *limit)) == [*range(first, 12)]
 
 

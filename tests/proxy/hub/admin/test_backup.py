@@ -460,6 +460,7 @@ def test_a_hub_that_runs_is_to_be_stopped_before_a_restore(hub: DataDir, tmp_pat
 def test_a_backup_of_a_newer_version_is_refused(hub: DataDir, tmp_path: Path) -> None:
     raw = sqlite3.connect(hub.store_file)
     raw.execute("update alembic_version set version_num = '9999'")
+    raw.execute("update directory set oldest = '9999'")
     raw.commit()
     raw.close()
     backup(hub.path, tmp_path / "hub.tar")

@@ -108,7 +108,7 @@ class Hub:
     @contextmanager
     def store_down(self) -> Iterator[None]:
         """Let another process keep the store's file to itself."""
-        with self.directory._store._engine.connect() as connection:
+        with self.directory._store._engine._engine.connect() as connection:
             driver = connection.connection.driver_connection
             assert driver is not None
             driver.execute("PRAGMA busy_timeout = 0")

@@ -76,7 +76,7 @@ def test_any_bytes_may_stand_in_a_target(query: bytes) -> None:
     assert without_bearer(b"/p?" + query).startswith(b"/p?")
 
 
-AGENT = Agent("a-1", "ann", "Ann", AgentState.ACTIVE, ("sre",), frozenset({"t"}), 0.0, None, None)
+AGENT = Agent("a-1", "ann", "Ann", AgentState.ACTIVE, ("sre",), frozenset({"t"}), 0.0, None)
 CLAIMS = AccessClaims(Principal("a-1", "ann", "acme", ("sre",)), "prod", "sid", "jti-1", 0, 60)
 
 

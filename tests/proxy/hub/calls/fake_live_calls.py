@@ -46,7 +46,7 @@ def agent(name: str = "ann") -> Principal:
 
 def enrolled(who: Principal) -> Agent:
     """The entry of this agent in the store."""
-    return Agent(who.agent_id, who.name, "o", AgentState.ACTIVE, who.teams, frozenset({"t"}), 0.0, None, who)
+    return Agent(who.agent_id, who.name, "o", AgentState.ACTIVE, who.teams, frozenset({"t"}), 0.0, who)
 
 
 def live_call(number: int = 1, who: Principal | None = None) -> LiveCall:

@@ -34,9 +34,8 @@ class Recorder:
 
 
 class Store:
-    """The trail's file."""
+    """The trail."""
 
-    path = Path("/audit.db")
     mark = TrailMark("its-id", 17)
 
     def expect(self, mark: TrailMark) -> None:
@@ -82,6 +81,7 @@ def watch_of(recorder: Recorder, live: Live, grace_s: int = 60) -> TrailWatch:
         live,  # type: ignore[arg-type]
         grace_s,
         Trail("acme").hub,
+        Path("/"),
     )
 
 
@@ -142,12 +142,11 @@ async def test_a_full_disk_is_recorded_once_until_it_is_well_below_again(
 
 async def test_a_disk_that_cannot_be_looked_at_is_looked_at_again(
     autojump_clock: trio.testing.MockClock,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     autojump_clock.autojump_threshold = 0.02
     watch = watch_of(Recorder(), Live())
-    monkeypatch.setattr(Store, "path", Path("/nowhere/at/all/audit.db"))
+    watch.folder = Path("/nowhere/at/all")
     with trio.move_on_after(DISK_CHECK_S * 1.5):
         await watch.run_disk()
     assert len([record for record in caplog.records if "cannot see how full" in record.message]) == 2

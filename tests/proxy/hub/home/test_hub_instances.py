@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -20,7 +21,6 @@ import pytest
 import trio
 import trio.testing
 
-from audit.mask import Masks
 from audit.reader import AuditReader
 from audit.recorder import open_recorder
 from audit.store import AuditStore
@@ -70,6 +70,10 @@ class Counted(HubInstances):
         self.asked.append(None)
         # Not super(): attrs replaces the class by one with slots.
         return HubInstances.running(self)
+
+
+def opened(file: Path) -> Callable[[], AuditStore]:
+    return partial(AuditStore, file, make=False)
 
 
 def phases(path: Path, eid: str) -> list[str]:
@@ -214,7 +218,7 @@ async def test_a_running_hub_closes_the_calls_of_a_killed_one(
             ours = call()
             await recorder.intent(ours)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(close_calls_of_ended_hubs, instances, "new", file, Masks(), time.time)
+                nursery.start_soon(close_calls_of_ended_hubs, instances, "new", opened(file), time.time)
                 await wait_for(lambda: instances.looks > 2)
                 assert phases(file, theirs) == ["intent"]
                 kill(child)
@@ -231,7 +235,7 @@ async def test_a_hub_that_was_killed_before_the_first_round_is_closed_too(tmp_pa
     with instances.registered("new"), other_hub(tmp_path, "old") as (child, theirs):
         kill(child)
         with trio.fail_after(10):
-            await close_calls_of_ended_hubs(instances, "new", file, Masks(), time.time)
+            await close_calls_of_ended_hubs(instances, "new", opened(file), time.time)
     assert phases(file, theirs) == ["intent", "unknown"]
 
 
@@ -240,7 +244,7 @@ async def test_a_trail_that_cannot_be_written_is_tried_again(tmp_path: Path) -> 
     instances, file = Counted(tmp_path / "boots"), tmp_path / "audit.db"
     with instances.registered("new"), other_hub(tmp_path, "old") as (child, theirs):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(close_calls_of_ended_hubs, instances, "new", file, Masks(), time.time)
+            nursery.start_soon(close_calls_of_ended_hubs, instances, "new", opened(file), time.time)
             await wait_for(lambda: instances.looks > 1)
             away = tmp_path / "away"
             away.mkdir()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from urllib.parse import urlencode
 
 import attrs
@@ -22,6 +21,7 @@ from proxy.hub.identity.code_throttle import FAILURES_MAX, FORGIVEN_AFTER_S
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.store.credentials import CODE_LIFETIME_S
 from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.engines import Location
 from proxy.hub.store.store import Store
 from tests.proxy.hub.identity.token_bench import FORM, ISSUER, NOW, PEPPER
 
@@ -74,13 +74,13 @@ def add_agents(store: Store) -> None:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(database: Location) -> AsyncIterator[Bench]:
     bench: Bench
 
     def clock() -> float:
         return bench.now
 
-    async with open_directory(tmp_path / "hub.db", org="main", clock=lambda: NOW) as directory:
+    async with open_directory(database, org="main", clock=lambda: NOW) as directory:
         await directory.change(add_agents)
         bench = Bench(directory, EnrolmentEndpoint(directory, PEPPER, ISSUER, None, clock))  # type: ignore[arg-type]
         bench.endpoint.recorder = bench

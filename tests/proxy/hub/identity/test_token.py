@@ -25,6 +25,8 @@ from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
+from proxy.hub.store.engines import Location
+from proxy.hub.store.store import Store
 from tests.proxy.hub.identity.token_bench import (
     AGENT_KEY,
     FORM,
@@ -49,8 +51,8 @@ HUB = "urn:hawse:main:hub"
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with open_bench(tmp_path, lambda: NOW) as bench:
+async def bench(tmp_path: Path, database: Location) -> AsyncIterator[Bench]:
+    async with open_bench(tmp_path, lambda: NOW, database) as bench:
         yield bench
 
 
@@ -447,11 +449,12 @@ async def test_use_is_noted(bench: Bench) -> None:
     await bench.token(LOCKED_KEY)
     await bench.directory.write_use()
     agents = bench.directory.current.agents_by_name
-    assert agents["sre-1"].last_used_at == NOW
-    assert agents["locked"].last_used_at is None
+    keys = bench.directory.current.api_keys_by_hash.values()
+    [key] = [key for agent, key in keys if agent.name == "sre-1"]
+    assert await bench.directory.read(Store.last_used) == {agents["sre-1"].id: NOW, key.id: NOW}
     bench.endpoint.clusters((basic("", OTHER_KEY),), "192.0.2.1")
     await bench.directory.write_use()
-    assert bench.directory.current.agents_by_name["web-1"].last_used_at == NOW
+    assert agents["web-1"].id in await bench.directory.read(Store.last_used)
 
 
 async def test_the_jwks_holds_the_public_keys_alone(bench: Bench) -> None:
@@ -485,7 +488,7 @@ async def test_an_assertion_buys_a_token_and_is_named_in_the_trail(bench: Bench)
     [(agent, key)] = [
         each for each in bench.directory.current.agent_keys_by_kid.values() if each[0].name == "sre-1"
     ]
-    assert (agent.last_used_at, key.last_used_at) == (NOW, NOW)
+    assert await bench.directory.read(Store.last_used) == {agent.id: NOW, key.id: NOW}
 
 
 async def test_an_assertion_is_good_once(bench: Bench) -> None:

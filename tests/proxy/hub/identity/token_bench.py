@@ -21,6 +21,7 @@ from proxy.hub.identity.oauth import Answer
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.engines import Location
 from proxy.hub.store.store import Store
 
 ISSUER = "https://hub.example"
@@ -83,12 +84,14 @@ def enrol(store: Store) -> None:
 
 
 @asynccontextmanager
-async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[Bench]:
+async def open_bench(
+    folder: Path, clock: Callable[[], float], database: Location | None = None
+) -> AsyncIterator[Bench]:
     key = SigningKey.generate()
     signing = SigningKeys(key, (key,))
     events: list[Event] = []
     replays = ReplayStore(folder / "seen.db")
-    async with open_directory(folder / "hub.db", org="main", clock=clock) as directory:
+    async with open_directory(database or folder / "hub.db", org="main", clock=clock) as directory:
         await directory.change(enrol)
         endpoint = TokenEndpoint(
             directory=directory,

@@ -212,7 +212,7 @@ async def enrolled(folder: Path, statement: Statement) -> AsyncIterator[Enrolled
                 relay_ca_pem=way.ca_pem,
                 relay_address_private=True,
             )
-            with store._transaction() as connection:
+            with store._change() as connection:
                 # The one that the relay is of.
                 row = sa.update(tables.clusters).where(tables.clusters.c.id == cluster_id)
                 connection.execute(row.values(id=CLUSTER_ID))

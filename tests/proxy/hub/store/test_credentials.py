@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
 
 import attrs
 import pytest
 
 from auth.keys import PublicKey, SigningKey
 from proxy.hub.store.credentials import CODE_LIFETIME_S, CODES_PER_AGENT_MAX, KEYS_PER_AGENT_MAX
+from proxy.hub.store.engines import Location
 from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.store import Store
+from tests.fakes.databases import run
 
 
 @attrs.define
@@ -27,8 +27,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    store = Store(tmp_path / "hub.db", org="main", clock=clock)
+def store(database: Location, clock: Clock) -> Iterator[Store]:
+    store = Store(database, org="main", clock=clock)
     store.add_team("sre")
     for name in ("sre-1", "sre-2"):
         store.add_agent(name, owner="ada", teams=["sre"])
@@ -156,25 +156,21 @@ def test_the_use_of_a_registered_key_is_written_down(store: Store) -> None:
     key = public()
     key_id = register(store, key=key)
     store.note_use(agents={}, credentials={key_id: 5.0}, admin_tokens={}, relays={})
-    assert store.snapshot().agent_keys_by_kid[key.kid][1].last_used_at == 5.0
+    assert store.last_used() == {key_id: 5.0}
 
 
 @pytest.mark.parametrize("jwk", ['{"kty": "oct"}', '{"kty": "OKP", "crv": "Ed25519", "kid": "x"}', "1"])
-def test_a_key_that_must_not_be_used_is_left_out_alone(store: Store, tmp_path: Path, jwk: str) -> None:
+def test_a_key_that_must_not_be_used_is_left_out_alone(store: Store, database: Location, jwk: str) -> None:
     bad, good = public(), public()
     register(store, key=bad)
     register(store, "sre-2", good)
-    with sqlite3.connect(tmp_path / "hub.db") as raw:
-        raw.execute("update agent_keys set jwk = ? where kid = ?", (jwk, bad.kid))
-    raw.close()
+    run(database, f"update agent_keys set jwk = '{jwk}' where kid = '{bad.kid}'")
     now = store.snapshot()
     assert list(now.agent_keys_by_kid) == [good.kid]
     assert len(now.faults) == 1
 
 
-def test_a_key_under_another_kid_than_its_own_is_left_out(store: Store, tmp_path: Path) -> None:
+def test_a_key_under_another_kid_than_its_own_is_left_out(store: Store, database: Location) -> None:
     register(store)
-    with sqlite3.connect(tmp_path / "hub.db") as raw:
-        raw.execute("update agent_keys set kid = 'chosen'")
-    raw.close()
+    run(database, "update agent_keys set kid = 'chosen'")
     assert store.snapshot().agent_keys_by_kid == {}

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import resource
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,8 +14,10 @@ from auth.keys import SigningKey
 from proxy.hub.store import directory as directory_module
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import POLL_EVERY_S, open_directory
+from proxy.hub.store.engines import Location
 from proxy.hub.store.errors import NotFoundError, StoreUnavailableError
 from proxy.hub.store.store import Store
+from tests.fakes.databases import run
 
 
 def clock() -> float:
@@ -29,8 +30,8 @@ def enrol(store: Store) -> None:
     store.add_cluster("prod", relay_key=SigningKey.generate().public, teams=["sre"])
 
 
-async def test_a_change_stands_in_the_snapshot_when_it_returns(tmp_path: Path) -> None:
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+async def test_a_change_stands_in_the_snapshot_when_it_returns(database: Location) -> None:
+    async with open_directory(database, org="main", clock=clock) as directory:
         before = directory.current
         await directory.change(enrol)
         assert directory.current is not before
@@ -39,19 +40,19 @@ async def test_a_change_stands_in_the_snapshot_when_it_returns(tmp_path: Path) -
         assert not directory.current.agents_by_name["sre-1"].active
 
 
-async def test_a_refused_change_leaves_the_snapshot_true(tmp_path: Path) -> None:
+async def test_a_refused_change_leaves_the_snapshot_true(database: Location) -> None:
     def half(store: Store) -> None:
         store.add_team("kept")
         store.lock_agent("none")
 
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+    async with open_directory(database, org="main", clock=clock) as directory:
         with pytest.raises(NotFoundError):
             await directory.change(half)
         assert list(directory.current.teams_by_name) == ["kept"]
 
 
-async def test_a_change_that_began_is_seen_even_when_its_caller_gives_up(tmp_path: Path) -> None:
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+async def test_a_change_that_began_is_seen_even_when_its_caller_gives_up(database: Location) -> None:
+    async with open_directory(database, org="main", clock=clock) as directory:
         with trio.CancelScope() as scope:
 
             def add(store: Store) -> None:
@@ -62,7 +63,7 @@ async def test_a_change_that_began_is_seen_even_when_its_caller_gives_up(tmp_pat
         assert list(directory.current.teams_by_name) == ["sre"]
 
 
-async def test_changes_take_turns(tmp_path: Path) -> None:
+async def test_changes_take_turns(database: Location) -> None:
     running = 0
 
     def add(name: str) -> None:
@@ -77,7 +78,7 @@ async def test_changes_take_turns(tmp_path: Path) -> None:
 
         nursery.start_soon(directory.change, mutation)
 
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+    async with open_directory(database, org="main", clock=clock) as directory:
         async with trio.open_nursery() as nursery:
             for number in range(8):
                 add(f"team-{number}")
@@ -85,9 +86,9 @@ async def test_changes_take_turns(tmp_path: Path) -> None:
 
 
 async def test_use_is_written_in_batches_and_at_the_end(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    database: Location, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+    async with open_directory(database, org="main", clock=clock) as directory:
         await directory.change(enrol)
         agent, key = directory.current.api_keys_by_hash["h1"]
         cluster = directory.current.clusters_by_name["prod"]
@@ -98,14 +99,14 @@ async def test_use_is_written_in_batches_and_at_the_end(
             nursery.start_soon(directory.run_use_writer)
             directory.note_agent_used(agent, key, 1.0)
             directory.note_relay_seen(cluster.id, "pod-1", 1500.0)
-            assert directory.current.agents_by_name["sre-1"].last_used_at is None
+            assert await directory.read(Store.last_used) == {}
             await trio.sleep(31)
-            while directory.current.agents_by_name["sre-1"].last_used_at is None:
+            while not await directory.read(Store.last_used):
                 await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         directory.note_agent_used(agent, key, 2.0)
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
-        assert directory.current.agents_by_name["sre-1"].last_used_at == 2.0
+    async with open_directory(database, org="main", clock=clock) as directory:
+        assert await directory.read(Store.last_used) == {agent.id: 2.0, key.id: 2.0}
         # As a hub does that has begun to listen.
         await directory.change(Store.close_relays)
         (relay,) = await directory.read(Store.relay_instances)
@@ -114,13 +115,11 @@ async def test_use_is_written_in_batches_and_at_the_end(
 
 
 async def test_a_store_that_fails_stops_neither_the_writer_nor_the_end(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    database: Location, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+    async with open_directory(database, org="main", clock=clock) as directory:
         await directory.change(enrol)
-        raw = sqlite3.connect(tmp_path / "hub.db")
-        raw.execute("drop table agents")
-        raw.close()
+        run(database, "alter table agents rename to away")
         agent, key = directory.current.api_keys_by_hash["h1"]
         directory.note_agent_used(agent, key, 1.0)
         async with trio.open_nursery() as nursery:
@@ -130,19 +129,19 @@ async def test_a_store_that_fails_stops_neither_the_writer_nor_the_end(
                 await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert directory.current.agents_by_name["sre-1"].active
+        run(database, "alter table away rename to agents")
     assert all("cannot write the last-used times" in record.getMessage() for record in caplog.records)
 
 
 async def test_a_store_that_cannot_be_looked_at_for_a_while_leaves_what_is_known(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    database: Location, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = trio.Event()
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+    async with open_directory(database, org="main", clock=clock) as directory:
         await directory.change(enrol)
         directory.on_change(told.set)
         before = directory.current
-        with closing(sqlite3.connect(tmp_path / "hub.db")) as raw:
-            raw.execute("alter table admin_tokens rename to away")
+        run(database, "alter table admin_tokens rename to away", "update directory set nonce = 'another'")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(directory.run_poll)
             await trio.sleep(2 * POLL_EVERY_S)
@@ -150,8 +149,7 @@ async def test_a_store_that_cannot_be_looked_at_for_a_while_leaves_what_is_known
                 await trio.testing.wait_all_tasks_blocked()
             assert directory.current is before
             assert not told.is_set()
-            with closing(sqlite3.connect(tmp_path / "hub.db")) as raw:
-                raw.execute("alter table away rename to admin_tokens")
+            run(database, "alter table away rename to admin_tokens")
             await told.wait()
             assert directory.current is not before
             nursery.cancel_scope.cancel()
@@ -159,17 +157,14 @@ async def test_a_store_that_cannot_be_looked_at_for_a_while_leaves_what_is_known
 
 
 async def test_a_row_that_must_not_be_used_does_not_keep_a_lock_from_taking_effect(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    database: Location, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+    async with open_directory(database, org="main", clock=clock) as directory:
         await directory.change(enrol)
         await directory.change(
             lambda store: store.add_agent("bad", owner="ada", teams=["sre"], key_hash="h2", key_hint="x")
         )
-        raw = sqlite3.connect(tmp_path / "hub.db")
-        raw.execute("update agents set name = 'system:admin' where name = 'bad'")
-        raw.commit()
-        raw.close()
+        run(database, "update agents set name = 'system:admin' where name = 'bad'")
         await directory.change(lambda store: store.lock_agent("sre-1"))
         assert not directory.current.agents_by_name["sre-1"].active
         assert list(directory.current.agents_by_name) == ["sre-1"]
@@ -180,63 +175,80 @@ async def test_a_row_that_must_not_be_used_does_not_keep_a_lock_from_taking_effe
     assert "system:admin" in told.getMessage()
 
 
-async def test_whoever_must_act_on_a_change_is_told_after_it_stands(tmp_path: Path) -> None:
+async def test_whoever_must_act_on_a_change_is_told_after_it_stands(database: Location) -> None:
     told: list[bool] = []
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+    async with open_directory(database, org="main", clock=clock) as directory:
         directory.on_change(lambda: told.append("sre-1" in directory.current.agents_by_name))
         await directory.change(enrol)
         assert told == [True]
         with pytest.raises(NotFoundError):
             await directory.change(lambda store: store.lock_agent("none"))
-        # Also then the snapshot is another one.
-        assert told == [True, True]
         await directory.read(Store.relay_instances)
+        # Neither changed anything.
+        assert told == [True]
+
+        def half(store: Store) -> None:
+            store.add_team("web")
+            store.lock_agent("none")
+
+        with pytest.raises(NotFoundError):
+            await directory.change(half)
         assert told == [True, True]
 
 
-async def test_that_somebody_was_here_is_told_to_nobody(tmp_path: Path) -> None:
-    told: list[float | None] = []
+async def test_use_reloads_nothing_at_any_hub(database: Location) -> None:
+    told: list[str] = []
     async with (
-        open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory,
-        open_directory(tmp_path / "hub.db", org="main", clock=clock) as other,
+        open_directory(database, org="main", clock=clock) as directory,
+        open_directory(database, org="main", clock=clock) as other,
     ):
         await directory.change(enrol)
         agent, key = directory.current.api_keys_by_hash["h1"]
-        directory.on_change(lambda: told.append(directory.current.agents_by_name["sre-1"].last_used_at))
-        looked = trio.Event()
-        directory.on_change(looked.set)
+        cluster = directory.current.clusters_by_name["prod"]
+        await trio.to_thread.run_sync(other._poll)
+        other._notify()
+        assert other.current.version == directory.current.version
+        before = directory.current, other.current
+        directory.on_change(lambda: told.append("here"))
+        other.on_change(lambda: told.append("there"))
         directory.note_agent_used(agent, key, 1.0)
         await directory.write_use()
-        assert directory.current.agents_by_name["sre-1"].last_used_at == 1.0
+        contact = RelayContact(cluster.id, "pod-1", "b", "1", "a")
+        await directory.change(lambda store: store.relay_connected(contact))
+        await directory.change(lambda store: store.relay_disconnected(cluster.id, "pod-1", "b"))
+        await directory.change(Store.close_relays)
+        for each in (directory, other):
+            await trio.to_thread.run_sync(each._poll)
+            each._notify()
+        assert directory.current is before[0]
+        assert other.current is before[1]
         assert told == []
-        # What came with it is told all the same: another's change, once it is looked for ...
-        await other.change(lambda store: store.lock_agent("sre-1"))
-        directory.note_agent_used(agent, key, 2.0)
-        await directory.write_use()
-        assert not directory.current.agents_by_name["sre-1"].active
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(directory.run_poll)
-            with trio.fail_after(10):
-                await looked.wait()
-            nursery.cancel_scope.cancel()
-        assert told == [2.0]
-        # ... and a change whose snapshot could not be read.
+        assert await other.read(Store.last_used) == {agent.id: 1.0, key.id: 1.0}
+
+
+async def test_a_snapshot_that_could_not_be_read_is_read_with_the_next_use(database: Location) -> None:
+    told: list[bool] = []
+    async with open_directory(database, org="main", clock=clock) as directory:
+        await directory.change(enrol)
+        agent, key = directory.current.api_keys_by_hash["h1"]
+        directory.on_change(lambda: told.append(directory.current.agents_by_name["sre-1"].active))
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Store, "snapshot", lambda store: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                await directory.change(lambda store: store.unlock_agent("sre-1"))
+                await directory.change(lambda store: store.lock_agent("sre-1"))
+        assert told == []
         directory.note_agent_used(agent, key, 3.0)
         await directory.write_use()
-        assert told == [2.0, 3.0]
+        assert told == [False]
 
 
 async def test_what_another_process_changes_is_seen_and_told_of(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    database: Location, autojump_clock: trio.testing.MockClock
 ) -> None:
     told = trio.Event()
     async with (
-        open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory,
-        open_directory(tmp_path / "hub.db", org="main", clock=clock) as other,
+        open_directory(database, org="main", clock=clock) as directory,
+        open_directory(database, org="main", clock=clock) as other,
         trio.open_nursery() as nursery,
     ):
         directory.on_change(told.set)
@@ -314,16 +326,16 @@ async def test_a_revocation_stands_in_memory_until_the_store_can_take_it(
         assert store.snapshot().clusters_by_name["prod"].teams == ()
 
 
-async def test_the_next_change_writes_first_what_waits(tmp_path: Path) -> None:
+async def test_the_next_change_writes_first_what_waits(database: Location) -> None:
     settled: list[str] = []
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+    async with open_directory(database, org="main", clock=clock) as directory:
         await directory.change(enrol)
         await directory.change_in_memory(Store.close_relays, lambda: settled.append("first"))
         await directory.change_in_memory(
             lambda store: store.lock_agent("sre-1"), lambda: settled.append("lock")
         )
         # As a hub that was replaced, and has the same in its memory, does meanwhile.
-        with closing(Store(tmp_path / "hub.db", org="main", clock=clock)) as other:
+        with closing(Store(database, org="main", clock=clock)) as other:
             other.lock_agent("sre-1")
         await directory.change(lambda store: store.unlock_agent("sre-1"))
         assert settled == ["first", "lock"]
@@ -331,18 +343,18 @@ async def test_the_next_change_writes_first_what_waits(tmp_path: Path) -> None:
 
 
 async def test_of_revocations_that_wait_for_the_store_there_is_a_bound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directory_module, "PENDING_MAX", 2)
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+    async with open_directory(database, org="main", clock=clock) as directory:
         for _ in range(2):
             await directory.change_in_memory(Store.close_relays, lambda: None)
         with pytest.raises(StoreUnavailableError, match="2 revocations wait for the store already"):
             await directory.change_in_memory(Store.close_relays, lambda: None)
 
 
-async def test_the_store_learns_how_far_the_trail_has_come_and_never_less(tmp_path: Path) -> None:
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+async def test_the_store_learns_how_far_the_trail_has_come_and_never_less(database: Location) -> None:
+    async with open_directory(database, org="main", clock=clock) as directory:
         assert directory.current.trail is None
         directory.note_trail(TrailMark("a", 5))
         # Whose trail that is was not said yet.
@@ -354,14 +366,14 @@ async def test_the_store_learns_how_far_the_trail_has_come_and_never_less(tmp_pa
         for noted, known in ((7, 7), (6, 7), (9, 9)):
             directory.note_trail(TrailMark("a", noted))
             await directory.write_use()
-            assert directory.current.trail == TrailMark("a", known)
+            assert await directory.read(lambda store: store.snapshot().trail) == TrailMark("a", known)
         # No call is judged again for that.
         assert told == []
         # Another one was accepted meanwhile, by a process beside this one.
-        with closing(Store(tmp_path / "hub.db", org="main", clock=clock)) as other:
+        with closing(Store(database, org="main", clock=clock)) as other:
             other.accept_trail(TrailMark("b", 1))
         directory.note_trail(TrailMark("a", 11))
-    with closing(Store(tmp_path / "hub.db", org="main", clock=clock)) as store:
+    with closing(Store(database, org="main", clock=clock)) as store:
         assert store.snapshot().trail == TrailMark("b", 1)
         store.accept_trail(None)
         assert store.snapshot().trail is None

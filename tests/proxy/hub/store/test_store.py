@@ -1,28 +1,19 @@
 from __future__ import annotations
 
 import sqlite3
-import stat
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import psycopg
 import pytest
-import sqlalchemy as sa
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from auth.keys import PublicKey, SigningKey
 from auth.principal import TEAMS_MAX
-from proxy.hub.store import migrations
 from proxy.hub.store.clusters import RELAY_INSTANCES_KEPT, RelayContact
+from proxy.hub.store.engines import Location
 from proxy.hub.store.entities import AgentState, Mode
 from proxy.hub.store.errors import (
     ConflictError,
@@ -32,10 +23,10 @@ from proxy.hub.store.errors import (
     StoreUnavailableError,
 )
 from proxy.hub.store.federation import JWKS_LENGTH_MAX, NewIssuer
-from proxy.hub.store.migrations.tables import metadata
 from proxy.hub.store.names import PEM_LENGTH_MAX, check_name
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
+from tests.fakes.databases import run
 
 
 class Clock:
@@ -51,8 +42,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    opened = Store(tmp_path / "hub.db", org="main", clock=clock)
+def store(database: Location, clock: Clock) -> Iterator[Store]:
+    opened = Store(database, org="main", clock=clock)
     yield opened
     opened.close()
 
@@ -458,10 +449,10 @@ def test_use_is_written_down(store: Store) -> None:
         admin_tokens={token_id: 7.0},
         relays={},
     )
-    now = store.snapshot()
-    assert now.agents_by_name["sre-1"].last_used_at == 5.0
-    assert now.api_keys_by_hash["h1"][1].last_used_at == 5.0
-    assert now.admin_tokens_by_hash["th"].last_used_at == 7.0
+    assert store.last_used() == {agent_id: 5.0, key.id: 5.0, token_id: 7.0}
+    # An earlier use that is written later, as of another hub, changes nothing.
+    store.note_use(agents={agent_id: 4.0}, credentials={key.id: 6.0}, admin_tokens={}, relays={})
+    assert store.last_used([agent_id, key.id, "gone"]) == {agent_id: 5.0, key.id: 6.0}
 
 
 def names_of_tokens(store: Store) -> list[str]:
@@ -510,54 +501,19 @@ def test_the_local_token_is_replaced_and_no_other_has_its_name(store: Store) -> 
     ("column", "value"), [("role", "root"), ("role", ""), ("name", "local:root"), ("name", "a b")]
 )
 def test_an_admin_token_that_this_code_would_not_have_written_is_left_out(
-    tmp_path: Path, store: Store, column: str, value: str
+    database: Location, store: Store, column: str, value: str
 ) -> None:
     store.put_local_token("h1")
     store.add_admin_token("ci", "h2", role=Role.VIEWER)
-    with closing(sqlite3.connect(tmp_path / "hub.db")) as raw, raw:
-        raw.execute(f"update admin_tokens set {column} = ? where name = 'ci'", (value,))
+    run(database, f"update admin_tokens set {column} = '{value}' where name = 'ci'")
     now = store.snapshot()
     assert set(now.admin_tokens_by_hash) == {"h1"}
     assert "is invalid" in now.faults[0]
 
 
-def test_tokens_of_before_roles_are_admins_by_no_choice(tmp_path: Path) -> None:
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'hub.db'}", poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0007")
-        for name in ("local", "prometheus"):
-            connection.execute(
-                sa.text("INSERT INTO admin_tokens VALUES (:name, :name, :name, 1.0, 2.0)"), {"name": name}
-            )
-    engine.dispose()
-    store = Store(tmp_path / "hub.db", org="main", clock=Clock())
-    store.add_admin_token("ops", "ops", role=Role.ADMIN)
-    found = store.snapshot().admin_tokens_by_hash
-    store.close()
-    assert {name: (token.role, token.role_chosen) for name, token in found.items()} == {
-        "local": (Role.ADMIN, True),
-        "prometheus": (Role.ADMIN, False),
-        "ops": (Role.ADMIN, True),
-    }
-    assert (found["prometheus"].created_at, found["prometheus"].last_used_at) == (1.0, 2.0)
-    # A row whose INSERT forgets the role is no admin: it is none at all.
-    with closing(sqlite3.connect(tmp_path / "hub.db")) as raw, pytest.raises(sqlite3.IntegrityError):
-        raw.execute("INSERT INTO admin_tokens (id, name, hash, created_at) VALUES ('a', 'a', 'a', 1.0)")
-
-
-def test_the_file_is_its_owners_alone(tmp_path: Path, store: Store) -> None:
-    store.add_team("sre")
-    files = list(tmp_path.iterdir())
-    assert {file.name for file in files} == {"hub.db", "hub.db-wal", "hub.db-shm"}
-    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
-
-
-def test_what_was_stored_is_there_at_the_next_start(tmp_path: Path, clock: Clock) -> None:
+def test_what_was_stored_is_there_at_the_next_start(database: Location, clock: Clock) -> None:
     for _ in range(2):
-        store = Store(tmp_path / "hub.db", org="main", clock=clock)
+        store = Store(database, org="main", clock=clock)
         if not store.snapshot().teams_by_name:
             store.add_team("sre")
         names = list(store.snapshot().teams_by_name)
@@ -565,90 +521,22 @@ def test_what_was_stored_is_there_at_the_next_start(tmp_path: Path, clock: Clock
     assert names == ["sre"]
 
 
-def test_migrations_make_exactly_the_tables_that_the_code_knows(tmp_path: Path, store: Store) -> None:
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'hub.db'}", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-        rows = connection.execute(sa.text("select name, sql from sqlite_master"))
-        made = {row.name: row.sql for row in rows}
-    other = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-    metadata.create_all(other)
-    with other.connect() as connection:
-        # Alembic compares no CHECK constraints, so they are counted.
-        for name, sql in connection.execute(
-            sa.text("select name, sql from sqlite_master where sql is not null")
-        ):
-            assert made[name].count("CHECK") == sql.count("CHECK"), name
-    other.dispose()
-
-
-def test_the_newest_revision_is_known_by_name() -> None:
-    folder = Path(migrations.__file__).parent
-    assert ScriptDirectory(str(folder)).get_current_head() == migrations.HEAD
-
-
-def test_a_database_that_is_up_to_date_is_opened_without_alembic(tmp_path: Path, store: Store) -> None:
-    store.add_team("sre")
-    store.close()
-    script = (
-        "import sys; from pathlib import Path; sys.modules['alembic'] = None\n"
-        "from proxy.hub.store.store import Store\n"
-        "print(*Store(Path(sys.argv[1]), org='main', clock=float).snapshot().teams_by_name)"
-    )
-    argv = [sys.executable, "-c", script, str(tmp_path / "hub.db")]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("sre\n", "")
-
-
-def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, store: Store) -> None:
-    store.close()
-    raw = sqlite3.connect(tmp_path / "hub.db")
-    raw.execute("update alembic_version set version_num = '9999'")
-    raw.commit()
-    raw.close()
-    with pytest.raises(StoreUnavailableError, match=r"9999.*run the version that wrote it"):
-        Store(tmp_path / "hub.db", org="main", clock=Clock())
-
-
-def test_a_database_at_several_revisions_is_left_alone(tmp_path: Path, store: Store) -> None:
-    store.close()
-    raw = sqlite3.connect(tmp_path / "hub.db")
-    raw.execute("insert into alembic_version values ('0003')")
-    raw.commit()
-    raw.close()
-    with pytest.raises(
-        StoreUnavailableError, match=rf"several revisions: 0003, {migrations.HEAD}; run the version"
-    ):
-        Store(tmp_path / "hub.db", org="main", clock=Clock())
-
-
-def test_a_file_that_is_no_database_is_told_so(tmp_path: Path) -> None:
-    (tmp_path / "hub.db").write_bytes(b"not a database, " * 100)
-    told = r"hub\.db is damaged: file is not a database; restore a backup$"
-    with pytest.raises(StoreUnavailableError, match=told):
-        Store(tmp_path / "hub.db", org="main", clock=Clock())
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(StoreUnavailableError, match="Is a directory: it, its -wal and its -shm have to be"):
-        Store(tmp_path / "folder", org="main", clock=Clock())
-    with pytest.raises(StoreUnavailableError, match="No such file"):
-        Store(tmp_path / "none" / "hub.db", org="main", clock=Clock())
-
-
-def test_the_database_itself_refuses_what_the_code_must_not_write(tmp_path: Path, store: Store) -> None:
+def test_the_database_itself_refuses_what_the_code_must_not_write(database: Location, store: Store) -> None:
     store.add_team("sre")
     add_agent(store)
-    raw = sqlite3.connect(tmp_path / "hub.db")
-    raw.execute("PRAGMA foreign_keys = ON")
+    cluster = "insert into clusters (id, name, labels, mode, relay_url, relay_address_private, created_at)"
     for statement in (
         "update agents set state = 'admin'",
-        "insert into clusters values ('i', 'n', '{}', 'direct', null, null, 0, 0, null)",
-        "insert into clusters values ('i', 'n', '{}', 'tunnel', 'https://x', null, 0, 0, null)",
+        f"{cluster} values ('i', 'n', '{{}}', 'direct', null, false, 0)",
+        f"{cluster} values ('i', 'n', '{{}}', 'tunnel', 'https://x', false, 0)",
         "delete from teams",
         "insert into agents select 'other', name, owner, state, 0, 0, null from agents",
+        # A row whose INSERT forgets the role is no admin: it is none at all.
+        "insert into admin_tokens (id, name, hash, created_at) values ('a', 'a', 'a', 1)",
+        "insert into directory (id, version, nonce, oldest) values (2, 1, '', '')",
     ):
-        with pytest.raises(sqlite3.IntegrityError):
-            raw.execute(statement)
-    raw.close()
+        with pytest.raises((sqlite3.IntegrityError, psycopg.IntegrityError)):
+            run(database, "pragma foreign_keys = on" if isinstance(database, Path) else "select 1", statement)
 
 
 def test_what_is_too_much_is_refused_before_it_is_stored(store: Store) -> None:
@@ -681,20 +569,23 @@ def test_every_refusal_is_one_kind_of_error() -> None:
     )
 
 
-def spoil(path: Path, *statements: str) -> None:
-    """Change the database behind the store's back."""
-    raw = sqlite3.connect(path)
-    for statement in statements:
-        raw.execute(statement)
-    raw.commit()
-    raw.close()
+def holds(database: Location, statement: str) -> bool:
+    """Put JSON into a column; False where PostgreSQL itself refuses a text that is no JSON."""
+    if isinstance(database, Path):
+        run(database, statement)
+        return True
+    try:
+        run(database, statement)
+    except (psycopg.errors.InvalidTextRepresentation, psycopg.errors.StatementTooComplex):
+        return False
+    return True
 
 
-def test_an_agent_that_must_not_act_is_left_out_alone(tmp_path: Path, store: Store) -> None:
+def test_an_agent_that_must_not_act_is_left_out_alone(database: Location, store: Store) -> None:
     store.add_team("sre")
     add_agent(store, "bad", key="h1")
     add_agent(store, "good", key="h2")
-    spoil(tmp_path / "hub.db", "update agents set name = 'system:admin' where name = 'bad'")
+    run(database, "update agents set name = 'system:admin' where name = 'bad'")
     now = store.snapshot()
     assert list(now.agents_by_name) == ["good"]
     assert list(now.api_keys_by_hash) == ["h2"]
@@ -703,14 +594,14 @@ def test_an_agent_that_must_not_act_is_left_out_alone(tmp_path: Path, store: Sto
 
 
 def test_whoever_is_in_a_team_that_must_not_be_used_does_not_act_with_the_others(
-    tmp_path: Path, store: Store
+    database: Location, store: Store
 ) -> None:
     store.add_team("sre")
     store.add_team("web")
     add_agent(store, "in-both", ("sre", "web"), "h1")
     add_agent(store, "in-one", ("web",), "h2")
     store.add_cluster("prod", relay_key=relay_key(), teams=["sre", "web"])
-    spoil(tmp_path / "hub.db", "update teams set name = 'a,system:masters' where name = 'sre'")
+    run(database, "update teams set name = 'a,system:masters' where name = 'sre'")
     now = store.snapshot()
     assert list(now.teams_by_name) == ["web"]
     assert list(now.agents_by_name) == ["in-one"]
@@ -719,30 +610,34 @@ def test_whoever_is_in_a_team_that_must_not_be_used_does_not_act_with_the_others
 
 
 @pytest.mark.parametrize("jwk", ["{}", "[]", "{", "1", "[" * 99_999])
-def test_a_relay_key_that_cannot_be_used_is_no_key(tmp_path: Path, store: Store, jwk: str) -> None:
+def test_a_relay_key_that_cannot_be_used_is_no_key(database: Location, store: Store, jwk: str) -> None:
     store.add_cluster("prod", relay_key=relay_key())
     store.add_cluster("dev", relay_key=relay_key())
     prod = "(select id from clusters where name = 'prod')"
-    spoil(tmp_path / "hub.db", f"update relay_keys set jwk = '{jwk}' where cluster_id = {prod}")
+    if not holds(database, f"update relay_keys set jwk = '{jwk}' where cluster_id = {prod}"):
+        return
     now = store.snapshot()
     assert now.clusters_by_name["prod"].relay_keys == ()
     assert len(now.clusters_by_name["dev"].relay_keys) == 1
     assert len(now.faults) == 1
 
 
-def test_a_cluster_under_no_name_of_ours_is_left_out(tmp_path: Path, store: Store) -> None:
+def test_a_cluster_under_no_name_of_ours_is_left_out(database: Location, store: Store) -> None:
     store.add_cluster("prod", relay_key=relay_key())
-    spoil(tmp_path / "hub.db", "update clusters set name = '../prod'")
+    run(database, "update clusters set name = '../prod'")
     now = store.snapshot()
     assert now.clusters_by_id == {}
     assert len(now.faults) == 1
 
 
 @pytest.mark.parametrize("labels", ["{", "[]", "1", "null", '{"env": 1}', '{"env": "a b"}', "[" * 99_999])
-def test_a_cluster_with_labels_that_are_none_is_left_out(tmp_path: Path, store: Store, labels: str) -> None:
+def test_a_cluster_with_labels_that_are_none_is_left_out(
+    database: Location, store: Store, labels: str
+) -> None:
     store.add_cluster("prod", relay_key=relay_key())
     store.add_cluster("dev", relay_key=relay_key())
-    spoil(tmp_path / "hub.db", f"update clusters set labels = '{labels}' where name = 'prod'")
+    if not holds(database, f"update clusters set labels = '{labels}' where name = 'prod'"):
+        return
     now = store.snapshot()
     assert list(now.clusters_by_name) == ["dev"]
     (fault,) = now.faults
@@ -750,14 +645,15 @@ def test_a_cluster_with_labels_that_are_none_is_left_out(tmp_path: Path, store: 
 
 
 @pytest.mark.parametrize("jwk", ["{}", "[]", "{", "1", "[" * 99_999])
-def test_an_agents_key_that_cannot_be_used_is_left_out(tmp_path: Path, store: Store, jwk: str) -> None:
+def test_an_agents_key_that_cannot_be_used_is_left_out(database: Location, store: Store, jwk: str) -> None:
     store.add_team("sre")
     for agent, code in (("one", "c1"), ("other", "c2")):
         add_agent(store, agent, key=agent)
         store.add_code(agent, code)
         store.redeem_code(code, relay_key())
     one = "(select id from agents where name = 'one')"
-    spoil(tmp_path / "hub.db", f"update agent_keys set jwk = '{jwk}' where agent_id = {one}")
+    if not holds(database, f"update agent_keys set jwk = '{jwk}' where agent_id = {one}"):
+        return
     now = store.snapshot()
     assert [agent.name for agent, _ in now.agent_keys_by_kid.values()] == ["other"]
     (fault,) = now.faults
@@ -767,7 +663,7 @@ def test_an_agents_key_that_cannot_be_used_is_left_out(tmp_path: Path, store: St
 
 @pytest.mark.parametrize("claims", ["[]", '{"sub": 1}', "{}", "{", "1", "[" * 99_999])
 def test_a_federation_rule_that_would_fit_too_much_is_left_out(
-    tmp_path: Path, store: Store, claims: str
+    database: Location, store: Store, claims: str
 ) -> None:
     store.add_team("sre")
     add_agent(store, "robot")
@@ -775,7 +671,8 @@ def test_a_federation_rule_that_would_fit_too_much_is_left_out(
     pinned = {"repository_id": "1", "ref": "refs/heads/main"}
     store.add_federation("robot", issuer, audience="urn:hawse:main:hub", claims=pinned, mutable=False)
     assert store.snapshot().rules_by_issuer
-    spoil(tmp_path / "hub.db", f"update federation_rules set claims = '{claims}'")
+    if not holds(database, f"update federation_rules set claims = '{claims}'"):
+        return
     now = store.snapshot()
     assert now.rules_by_issuer == {}
     (fault,) = now.faults
@@ -784,10 +681,11 @@ def test_a_federation_rule_that_would_fit_too_much_is_left_out(
 
 @pytest.mark.parametrize("documents", ["{", "1", "[" * 99_999])
 def test_a_store_that_cannot_be_read_at_all_is_unavailable(
-    tmp_path: Path, store: Store, documents: str
+    database: Location, store: Store, documents: str
 ) -> None:
     store.snapshot()
-    spoil(tmp_path / "hub.db", f"update policy_bundles set documents = '{documents}'")
+    if not holds(database, f"update policy_bundles set documents = '{documents}'"):
+        return
     with pytest.raises(StoreUnavailableError, match="cannot be read"):
         store.snapshot()
 

@@ -1,0 +1,132 @@
+"""A batch of events with the numbers that they have in their epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import attrs
+
+from audit.events import new_event
+from audit.ids import new_eid
+from audit.lateends import NEAR_EVENTS
+from audit.record import Actor, ActorType, Event, Kind, Phase, encode
+from audit.schema import microseconds
+from audit.shared import CommonParts, own_part
+from audit.shares import Agent, shares
+
+# Id, phase, kind, time, agent, cluster, number of the common part (0: the body is the whole event), and body.
+Row: TypeAlias = tuple[str, str, str, int, str, str, int, bytes]
+# Where an open call has its first row: epoch and number.
+Place: TypeAlias = tuple[int, int]
+
+# A row's header and its line pointer, and its entries in two indexes.
+_INDEXED_BYTES = 28 + 28 + 12
+_OPENING = frozenset(phase.value for phase in Phase if phase.opens)
+
+
+@attrs.define(eq=False)
+class Batch:
+    """The rows of one transaction. They never change after the first attempt to write them, except a row that
+    PostgreSQL refuses for its content.
+    """
+
+    epoch: int
+    before: int
+    """The number of the last event before the batch."""
+    written: int
+    rows: list[Row]
+    parts: list[tuple[int, int, bytes]] = attrs.Factory(list)
+    """New common parts: number, last event before, and JSON."""
+    opened: dict[str, int] = attrs.Factory(dict)
+    """The calls that begin in this batch and are open after it, each with the number of its first row."""
+    ended: set[str] = attrs.Factory(set)
+    """The calls that are open before this batch, and not after it."""
+    late: dict[str, int] = attrs.Factory(dict)
+    """Ends that are far behind the first rows of their calls (audit.lateends)."""
+    shares: dict[Agent, int] = attrs.Factory(dict)
+    refused: dict[str, str] = attrs.Factory(dict)
+    """The ids of events that PostgreSQL has refused for their content, and why."""
+
+    @property
+    def newest(self) -> int:
+        """The number of the last event."""
+        return self.before + len(self.rows)
+
+    def find_ends(self, known: Mapping[str, Place]) -> None:
+        """Find which calls begin and end in this batch. `known` are the open calls before it."""
+        for n, row in enumerate(self.rows, self.before + 1):
+            eid = row[0]
+            if row[1] in _OPENING:
+                self.opened[eid] = n
+            elif eid in self.opened:
+                # Begun and ended in one batch: it is never in the list of open calls.
+                del self.opened[eid]
+            elif eid in known:
+                epoch, first = known[eid]
+                self.ended.add(eid)
+                if epoch != self.epoch or n - first > NEAR_EVENTS:
+                    self.late[eid] = n
+
+    def part(self, start: int, end: int) -> Batch:
+        """The rows of a part, with their numbers."""
+        return attrs.evolve(
+            self, before=self.before + start, rows=self.rows[start:end], opened={}, ended=set(), late={}
+        )
+
+    def refuse(self, index: int, reason: str) -> None:
+        """Put an event that says so in the place of a row that PostgreSQL refuses.
+
+        Without it, the missing number would look like a deleted event.
+        """
+        eid, ts_us = self.rows[index][0], self.rows[index][3]
+        gap = new_event(
+            Kind.AUDIT_GAP,
+            Actor(ActorType.HUB),
+            org="",
+            at=ts_us / 1e6,
+            eid=new_eid(),
+            note=f"PostgreSQL refused the event {eid}: {reason}",
+        )
+        self.rows[index] = whole_row(gap)
+        self.opened.pop(eid, None)
+        self.refused[eid] = reason
+
+
+def make_batch(
+    events: Sequence[Event], common: CommonParts, *, epoch: int, before: int, last_part: int, written: int
+) -> Batch:
+    """Number the events of a batch, which are masked already."""
+    own = [own_part(event) for event in events]
+    common.begin(before, last_part, epoch, len(events))
+    rows: list[Row] = [
+        (
+            event.eid,
+            # The same as .value, which is a slower lookup in Python.
+            event.phase._value_,
+            event.kind._value_,
+            microseconds(event.ts),
+            event.agent,
+            event.cluster_name,
+            common.number(event),
+            body,
+        )
+        for event, body in zip(events, own, strict=True)
+    ]
+    batch = Batch(epoch, before, written, rows, common.unwritten)
+    batch.shares = shares(events, own, [row[6] for row in rows], batch.parts, stored_bytes)
+    return batch
+
+
+def whole_row(event: Event) -> Row:
+    """A row that holds the whole event."""
+    phase, kind, ts_us = event.phase.value, event.kind.value, microseconds(event.ts)
+    return event.eid, phase, kind, ts_us, event.agent, event.cluster_name, 0, encode(event)
+
+
+def stored_bytes(row_bytes: int) -> int:
+    """Bytes of the database that a row uses, with its entries in the indexes.
+
+    Of a page, at most a quarter stays empty: PostgreSQL moves longer values to a table of their own.
+    """
+    return (row_bytes + _INDEXED_BYTES) * 4 // 3

@@ -1,0 +1,255 @@
+"""A store in a database of PostgreSQL, through psycopg.
+
+Transactions that write are READ COMMITTED: a change has locked the directory's row before it reads anything,
+so it sees what all earlier ones have committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+import attrs
+import psycopg
+import sqlalchemy as sa
+
+from proxy.hub.store.engines.address import PostgresAddress
+from proxy.hub.store.engines.sqlite import SqliteEngine
+from proxy.hub.store.errors import InvalidError, StoreUnavailableError
+from proxy.hub.store.migrations import MigrationError, is_older, migrate
+from proxy.hub.store.migrations import tables as t
+
+CONNECT_TIMEOUT_S = 2
+# How long a change waits for the one of another hub. SQLite waits as long.
+LOCK_TIMEOUT_MS = 5000
+# The tables of a migration are locked by nothing but another migration, and by transactions of milliseconds.
+MIGRATION_LOCK_TIMEOUT_MS = 2000
+# The key of the advisory lock that two migrations contend for: "hawse" in ASCII.
+MIGRATION_LOCK = 0x6861777365
+PASSWORD_BYTES_MAX = 1024
+RIGHTS = "SELECT", "INSERT", "UPDATE", "DELETE"
+
+
+@attrs.frozen
+class PostgresEngine:
+    """At most one connection to a database, which is opened again after it was lost."""
+
+    _engine: sa.Engine
+    _reads: sa.Engine
+
+    @classmethod
+    def open(cls, address: PostgresAddress) -> Self:
+        """Connect, and make or migrate the tables; raises StoreUnavailableError."""
+        engine = _engine(address)
+        reads = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        try:
+            with unusable():
+                with reads.begin() as connection:
+                    _refuse_encoding(connection)
+                    older = is_older(connection)
+                if older:
+                    with engine.begin() as connection:
+                        connection.execute(_set_lock_timeout(MIGRATION_LOCK_TIMEOUT_MS))
+                        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+                        migrate(connection)
+                with reads.begin() as connection:
+                    _refuse_without_rights(connection)
+        except StoreUnavailableError:
+            engine.dispose()
+            raise
+        return cls(engine, reads)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Open a transaction that sees one state and locks nothing."""
+        with _translated(), self._reads.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Open a transaction that writes."""
+        with _translated(), self._engine.begin() as connection:
+            yield connection
+
+    def copy_in_memory(self) -> SqliteEngine:
+        """Copy the database into one of SQLite in memory.
+
+        Raises StoreUnavailableError when the database is away: the copy is for a database that cannot be
+        written, since its disk is full.
+        """
+        copy = SqliteEngine.in_memory()
+        try:
+            with self.read() as source, copy.write() as target:
+                t.metadata.create_all(target)
+                for table in t.metadata.sorted_tables:
+                    rows = [dict(row) for row in source.execute(sa.select(table)).mappings()]
+                    if rows:
+                        target.execute(sa.insert(table), rows)
+        except StoreUnavailableError:
+            copy.close()
+            raise
+        return copy
+
+
+@contextmanager
+def look_at(address: PostgresAddress) -> Iterator[sa.Connection | None]:
+    """Connect for a check that changes nothing; yields None where tables have to be made or migrated.
+
+    Raises StoreUnavailableError.
+    """
+    engine = _engine(address)
+    try:
+        with unusable(), engine.begin() as connection:
+            connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+            _refuse_encoding(connection)
+            if is_older(connection):
+                yield None
+            else:
+                _refuse_without_rights(connection)
+                yield connection
+    finally:
+        engine.dispose()
+
+
+def _engine(address: PostgresAddress) -> sa.Engine:
+    engine = sa.create_engine(
+        "postgresql+psycopg://",
+        pool_size=1,
+        max_overflow=0,
+        # One round trip, beside the several of any transaction: a restart of the server fails no command.
+        pool_pre_ping=True,
+        # Statements may hold hashes.
+        hide_parameters=True,
+        use_native_hstore=False,
+    )
+
+    def state_address(_: object, __: object, args: list[object], options: dict[str, object]) -> None:
+        args[:] = [conninfo_of(address)]
+        # Prepared statements do not pass every pooler, and a hub changes little.
+        options.update(client_encoding="utf8", prepare_threshold=None)
+
+    sa.event.listen(engine, "do_connect", state_address)
+    sa.event.listen(engine, "connect", _configure)
+    return engine
+
+
+def conninfo_of(address: PostgresAddress) -> str:
+    """Return libpq's connection string, with the password of this moment. Raises StoreUnavailableError."""
+    stated = psycopg.conninfo.conninfo_to_dict(address.url)
+    options: dict[str, str | int] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "hawse-hub",
+        "target_session_attrs": "read-write",
+        # An encryption that `sslmode` does not rule.
+        "gssencmode": "disable",
+    }
+    added = {name: value for name, value in options.items() if name not in stated}
+    if address.password_file is not None:
+        added["password"] = _password(address)
+    return psycopg.conninfo.make_conninfo(address.url, **added)
+
+
+def _configure(connection: psycopg.Connection[object], _: object) -> None:
+    connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS:d}")
+    connection.commit()
+
+
+def _set_lock_timeout(milliseconds: int) -> sa.TextClause:
+    return sa.text(f"SET LOCAL lock_timeout = {milliseconds:d}")
+
+
+def _password(address: PostgresAddress) -> str:
+    """Read the password at each connection, so that it can be changed in the file."""
+    file = address.password_file
+    assert file is not None
+    try:
+        with file.open("rb") as opened:
+            found = opened.read(PASSWORD_BYTES_MAX + 1).decode().strip("\r\n")
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"database.password_file {file} cannot be read: {error.strerror}"
+        ) from error
+    except UnicodeDecodeError:
+        found = ""  # not chained: the cause would quote the secret
+    if not found or not found.isprintable() or len(found) > PASSWORD_BYTES_MAX:
+        raise StoreUnavailableError(f"database.password_file {file} does not hold a password in one line")
+    return found
+
+
+def _refuse_encoding(connection: sa.Connection) -> None:
+    encoding = connection.scalar(sa.text("SHOW server_encoding"))
+    if encoding != "UTF8":
+        raise StoreUnavailableError(
+            f"the PostgreSQL database has the encoding {encoding}: "
+            "create one with ENCODING 'UTF8' TEMPLATE template0, and name it in database.url"
+        )
+
+
+def _refuse_without_rights(connection: sa.Connection) -> None:
+    tables = [table.name for table in t.metadata.sorted_tables]
+    for right in RIGHTS:
+        name = sa.column("name", sa.Text)
+        listed = sa.func.unnest(sa.cast(tables, sa.ARRAY(sa.Text))).table_valued(name)
+        may_not = sa.select(listed.c.name).where(~sa.func.has_table_privilege(listed.c.name, right))
+        refused = connection.scalars(may_not).first()
+        if refused is not None:
+            role = connection.scalar(sa.text("SELECT current_user"))
+            schema = connection.scalar(sa.text("SELECT current_schema()"))
+            raise StoreUnavailableError(
+                f"the PostgreSQL role {role} may not {right} in table {refused}: as the tables' owner, run "
+                f"GRANT {', '.join(RIGHTS)} ON ALL TABLES IN SCHEMA {schema} TO {role}"
+            )
+
+
+@contextmanager
+def unusable() -> Iterator[None]:
+    """Translate the errors of a database that cannot be opened, with the next step."""
+    try:
+        yield
+    except MigrationError as error:
+        raise StoreUnavailableError(
+            f"cannot use the PostgreSQL database: {error}; run the version that wrote it, or restore a backup"
+        ) from error
+    except sa.exc.DBAPIError as error:
+        raise StoreUnavailableError(
+            f"cannot use the PostgreSQL database: {said(error.orig)}: {_next_step(error.orig)}"
+        ) from error
+
+
+def _next_step(error: BaseException | None) -> str:
+    # A refused login has no SQLSTATE of its own, so its text decides; another language gets the last advice.
+    text = str(error)
+    if "password authentication failed" in text or "no password supplied" in text:
+        return "write the role's password into database.password_file, or into PGPASSFILE"
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return "as the database's owner, run GRANT USAGE, CREATE ON SCHEMA public TO the hub's role"
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        return "another hub holds its tables: try again"
+    if "root certificate" in text:
+        return "name the file of its CA by sslrootcert in database.url (sslrootcert=system: the system's CAs)"
+    if "FATAL" in text:
+        return "correct database.url, or create what it names"
+    return "start the server, or correct database.url"
+
+
+def said(error: BaseException | None) -> str:
+    """Return the server's or libpq's message in one line, without the values that its details would quote."""
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DataError as error:
+        # A zero byte, or a text that is too long: SQLite would store it.
+        raise InvalidError(f"the store cannot hold this: {said(error.orig)}") from error
+    except sa.exc.DBAPIError as error:
+        raise StoreUnavailableError(f"the store failed: {said(error.orig)}") from error

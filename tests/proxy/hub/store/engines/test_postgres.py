@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from auth.keys import SigningKey
+from proxy.hub.store.engines import postgres as engine_module
+from proxy.hub.store.engines.address import PostgresAddress
+from proxy.hub.store.engines.sqlite import SqliteEngine
+from proxy.hub.store.errors import InvalidError, NotFoundError, StoreUnavailableError
+from proxy.hub.store.roles import Role
+from proxy.hub.store.store import Store
+from proxy.hub.store.version import CHANNEL
+from tests.fakes.databases import run
+from tests.postgres import PostgresServer
+
+
+def opened(address: PostgresAddress) -> Store:
+    return Store(address, org="main", clock=lambda: 1000.0)
+
+
+@pytest.fixture
+def store(in_postgres: PostgresAddress) -> Iterator[Store]:
+    with closing(opened(in_postgres)) as store:
+        yield store
+
+
+def fault_of(address: PostgresAddress) -> str:
+    with pytest.raises(StoreUnavailableError) as caught:
+        opened(address)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_server_that_is_not_there_is_told_with_the_next_step(tmp_path: Path) -> None:
+    told = fault_of(PostgresAddress(f"postgresql://hawse@/hawse?host={tmp_path}"))
+    assert told.startswith("cannot use the PostgreSQL database: connection is bad: ")
+    assert told.endswith(": start the server, or correct database.url")
+    told = fault_of(PostgresAddress("postgresql://hawse@127.0.0.1:1/hawse"))
+    assert "Connection refused" in told
+
+
+def test_a_role_or_database_that_is_not_there(postgres: PostgresServer) -> None:
+    for url in (postgres.url("none"), postgres.url(user="none")):
+        told = fault_of(PostgresAddress(url))
+        assert 'none" does not exist: correct database.url, or create what it names' in told
+
+
+def test_the_password_comes_from_its_file_alone(
+    postgres: PostgresServer, in_postgres: PostgresAddress, tmp_path: Path
+) -> None:
+    postgres.execute("create role careful login password 'right' in role by_password")
+    postgres.execute("grant postgres to careful")
+    url = in_postgres.url.replace("postgres@", "careful@")
+    file = tmp_path / "password"
+    try:
+        file.write_text("wrong\n")
+        told = fault_of(PostgresAddress(url, file))
+        assert "password authentication failed for user" in told
+        assert told.endswith("write the role's password into database.password_file, or into PGPASSFILE")
+        assert "wrong" not in told
+        assert fault_of(PostgresAddress(url)).endswith("or into PGPASSFILE")
+        for content in (b"", b"\n", b"SECRET\nSECRET\n", b"SECRET\xff", b"SECRET" * 200):
+            file.write_bytes(content)
+            told = fault_of(PostgresAddress(url, file))
+            assert told == f"database.password_file {file} does not hold a password in one line"
+        file.unlink()
+        assert "cannot be read: No such file" in fault_of(PostgresAddress(url, file))
+        file.write_text("right\n")
+        run(in_postgres, "grant usage on schema public to careful")
+        run(in_postgres, "grant all on all tables in schema public to careful")
+        with closing(opened(PostgresAddress(url, file))) as store:
+            store.add_team("sre")
+    finally:
+        run(in_postgres, "drop owned by careful")
+        postgres.execute("drop role careful")
+
+
+def test_a_role_without_rights_is_told_which_it_lacks_and_nothing_changes(
+    postgres: PostgresServer, postgres_database: str, in_postgres: PostgresAddress
+) -> None:
+    postgres.execute("create role poor login")
+    empty = PostgresAddress(postgres_database)
+    try:
+        told = fault_of(PostgresAddress(empty.url.replace("postgres@", "poor@")))
+        assert told.startswith("cannot use the PostgreSQL database: permission denied for schema public: ")
+        assert told.endswith("run GRANT USAGE, CREATE ON SCHEMA public TO the hub's role")
+        assert run(empty, "select count(*) from pg_tables where schemaname = 'public'") == [(0,)]
+        run(in_postgres, "grant select on all tables in schema public to poor")
+        told = fault_of(PostgresAddress(in_postgres.url.replace("postgres@", "poor@")))
+        assert "the PostgreSQL role poor may not INSERT in table " in told
+        grant = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO poor"
+        assert told.endswith(f"as the tables' owner, run {grant}")
+        # The command is the right one.
+        run(in_postgres, grant)
+        opened(PostgresAddress(in_postgres.url.replace("postgres@", "poor@"))).close()
+    finally:
+        run(in_postgres, "drop owned by poor")
+        postgres.execute("drop role poor")
+
+
+def test_a_database_of_another_encoding_is_refused(postgres: PostgresServer) -> None:
+    postgres.execute("create database ascii encoding 'SQL_ASCII' template template0")
+    try:
+        told = fault_of(PostgresAddress(postgres.url("ascii")))
+        assert "has the encoding SQL_ASCII: create one with ENCODING 'UTF8'" in told
+    finally:
+        postgres.execute("drop database ascii")
+
+
+def test_a_check_reads_and_makes_no_table(postgres_database: str, in_postgres: PostgresAddress) -> None:
+    empty = PostgresAddress(postgres_database)
+    with engine_module.look_at(empty) as connection:
+        assert connection is None
+    assert run(empty, "select count(*) from pg_tables where schemaname = 'public'") == [(0,)]
+    with engine_module.look_at(in_postgres) as connection:
+        assert connection is not None
+        with pytest.raises(StoreUnavailableError, match="read-only transaction"), engine_module.unusable():
+            connection.exec_driver_sql("delete from teams")
+
+
+def test_a_change_is_announced_when_it_is_committed_and_a_refused_one_is_not(
+    store: Store, in_postgres: PostgresAddress
+) -> None:
+    with psycopg.connect(in_postgres.url, autocommit=True) as listener:
+        listener.execute(f"listen {CHANNEL}")
+        with pytest.raises(NotFoundError):
+            store.lock_agent("none")
+        store.note_use(agents={"a": 1.0}, credentials={}, admin_tokens={}, relays={})
+        store.add_team("sre")
+        [told] = listener.notifies(timeout=5, stop_after=1)
+        assert (told.channel, int(told.payload)) == (CHANNEL, store.version().number)
+
+
+def test_text_that_postgresql_cannot_hold_is_refused_and_the_store_goes_on(store: Store) -> None:
+    store.add_team("sre")
+    store.add_agent("sre-1", owner="ada", teams=["sre"])
+    with pytest.raises(InvalidError, match="the store cannot hold this"):
+        store.revoke_key("sre-1", "a\0b")
+    with pytest.raises(InvalidError, match="the store cannot hold this: value too long"):
+        store.add_code("sre-1", "h" * 65)
+    store.lock_agent("sre-1")
+
+
+def test_a_connection_that_was_ended_is_made_again(store: Store, postgres: PostgresServer) -> None:
+    store.add_team("sre")
+    ended = postgres.execute(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'hawse-hub'"
+    )
+    assert ended == [(True,)]
+    store.add_team("web")
+    assert set(store.snapshot().teams_by_name) == {"sre", "web"}
+
+
+def test_a_change_that_waits_too_long_for_another_one_is_refused(
+    store: Store, in_postgres: PostgresAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "LOCK_TIMEOUT_MS", 50)
+    with closing(opened(in_postgres)) as other, store._change():
+        with pytest.raises(StoreUnavailableError, match="canceling statement due to lock timeout"):
+            other.add_team("sre")
+        # What is no change goes on.
+        other.note_use(agents={"a": 1.0}, credentials={}, admin_tokens={}, relays={})
+        assert other.snapshot().teams_by_name == {}
+
+
+def test_a_copy_in_memory_says_the_same(store: Store) -> None:
+    store.add_team("sre")
+    key = SigningKey.generate().public
+    store.add_agent("sre-1", owner="ada", teams=["sre"], key_hash="h1", key_hint="x")
+    store.add_cluster("prod", relay_key=key, teams=["sre"], labels={"env": "prod"})
+    store.add_admin_token("ops", "h", role=Role.VIEWER)
+    before = store.snapshot()
+    copy = store.copy_in_memory()
+    assert isinstance(copy._engine, SqliteEngine)
+    assert copy.snapshot() == before
+    copy.lock_agent("sre-1")
+    assert copy.version() != store.version()
+    assert store.snapshot().agents_by_name["sre-1"].active
+    copy.close()

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from proxy.hub.store import migrations
+from proxy.hub.store.engines import Location
+from proxy.hub.store.engines import postgres as postgres_engine
+from proxy.hub.store.engines.address import PostgresAddress
+from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.migrations.tables import metadata
+from proxy.hub.store.roles import Role
+from proxy.hub.store.store import Store
+from tests.fakes.databases import run
+from tests.postgres import PostgresServer
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """A database without a table."""
+    if request.param == "sqlite":
+        return tmp_path / "hub.db"
+    return PostgresAddress(request.getfixturevalue("postgres_database"))
+
+
+def opened(location: Location) -> Store:
+    return Store(location, org="main", clock=lambda: 1000.0)
+
+
+@contextmanager
+def connected(location: Location) -> Iterator[sa.Connection]:
+    url = sa.make_url(
+        f"sqlite:///{location}"
+        if isinstance(location, Path)
+        else location.url.replace("postgresql:", "postgresql+psycopg:")
+    )
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+def checks(connection: sa.Connection) -> set[tuple[str, str]]:
+    """The CHECK constraints, which Alembic does not compare."""
+    if connection.dialect.name == "sqlite":
+        rows = connection.execute(sa.text("select name, sql from sqlite_master where sql is not null"))
+        return {(row.name, str(row.sql.count("CHECK"))) for row in rows if row.name != "alembic_version"}
+    query = (
+        "select conrelid::regclass::text, pg_get_constraintdef(oid) from pg_constraint where contype = 'c'"
+    )
+    return {(table, definition) for table, definition in connection.execute(sa.text(query))}
+
+
+def test_migrations_make_exactly_the_tables_that_the_code_knows(new_database: Location) -> None:
+    opened(new_database).close()
+    with connected(new_database) as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        made = checks(connection)
+        metadata.drop_all(connection)
+        metadata.create_all(connection)
+        assert checks(connection) == made
+
+
+def test_the_newest_revision_is_known_by_name() -> None:
+    folder = Path(migrations.__file__).parent
+    assert ScriptDirectory(str(folder)).get_current_head() == migrations.HEAD
+
+
+def test_a_database_that_is_up_to_date_is_opened_without_alembic(database: Location) -> None:
+    store = opened(database)
+    store.add_team("sre")
+    store.close()
+    script = (
+        "import sys; from pathlib import Path; sys.modules['alembic'] = None\n"
+        "from proxy.hub.store.engines.address import PostgresAddress\n"
+        "from proxy.hub.store.store import Store\n"
+        f"print(*Store({database!r}, org='main', clock=float).snapshot().teams_by_name)"
+    ).replace("PosixPath", "Path")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("sre\n", "")
+
+
+def test_a_database_of_a_newer_version_is_used_if_that_allows_it(new_database: Location) -> None:
+    store = opened(new_database)
+    store.add_team("sre")
+    store.close()
+    run(new_database, "update alembic_version set version_num = '9999'")
+    store = opened(new_database)
+    assert list(store.snapshot().teams_by_name) == ["sre"]
+    store.close()
+    run(new_database, "update directory set oldest = '9998'")
+    told = rf"revision 9999, .* not know \(it needs 9998, and this version has {migrations.HEAD}\); run the"
+    with pytest.raises(StoreUnavailableError, match=told):
+        opened(new_database)
+    run(new_database, "drop table directory")
+    with pytest.raises(StoreUnavailableError, match=r"9999, .* not know; run the version that wrote it"):
+        opened(new_database)
+
+
+def test_a_database_at_several_revisions_is_left_alone(new_database: Location) -> None:
+    opened(new_database).close()
+    run(new_database, "insert into alembic_version values ('0003')")
+    with pytest.raises(
+        StoreUnavailableError, match=rf"several revisions: 0003, {migrations.HEAD}; run the version"
+    ):
+        opened(new_database)
+
+
+def test_tokens_of_before_roles_are_admins_by_no_choice(tmp_path: Path) -> None:
+    file = tmp_path / "hub.db"
+    with connected(file) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0007")
+        for name in ("local", "prometheus"):
+            connection.execute(
+                sa.text("INSERT INTO admin_tokens VALUES (:name, :name, :name, 1.0, 2.0)"), {"name": name}
+            )
+    store = opened(file)
+    store.add_admin_token("ops", "ops", role=Role.ADMIN)
+    found, used = store.snapshot().admin_tokens_by_hash, store.last_used()
+    store.close()
+    assert {name: (token.role, token.role_chosen) for name, token in found.items()} == {
+        "local": (Role.ADMIN, True),
+        "prometheus": (Role.ADMIN, False),
+        "ops": (Role.ADMIN, True),
+    }
+    assert (found["prometheus"].created_at, used["prometheus"]) == (1.0, 2.0)
+
+
+def test_two_hubs_that_start_on_an_empty_database_make_its_tables_once(
+    postgres: PostgresServer, postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_engine, "MIGRATION_LOCK_TIMEOUT_MS", 60_000)
+    address = PostgresAddress(postgres_database)
+    waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    with psycopg.connect(postgres_database) as holder, ThreadPoolExecutor() as threads:
+        holder.execute(f"select pg_advisory_xact_lock({postgres_engine.MIGRATION_LOCK})")
+        both = [threads.submit(opened, address) for _ in range(2)]
+        while postgres.execute(waiting) != [(2,)]:
+            assert not any(each.done() for each in both)
+        # Both have seen an empty database.
+        holder.rollback()
+        for each in both:
+            each.result().close()
+    assert run(address, "select count(*) from directory") == [(1,)]
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(postgres_database: str) -> None:
+    # As where something else has a table of the same name: the last of several revisions fails.
+    address = PostgresAddress(postgres_database)
+    run(address, "create table directory (x int)")
+    with pytest.raises(StoreUnavailableError, match='relation "directory" already exists'):
+        opened(address)
+    tables = run(address, "select tablename from pg_tables where schemaname = 'public'")
+    assert tables == [("directory",)]

@@ -1,0 +1,180 @@
+"""A hub's data folder beside a directory in PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from audit.errors import AnotherTrail
+from audit.record import Response
+from proxy.cli.admin.api.client import Reach
+from proxy.cli.admin.hub.audit import accept
+from proxy.cli.group import build_group
+from proxy.hub.admin.backup import BackupError, backup
+from proxy.hub.check import check_hub
+from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.private_files import DataDirError
+from proxy.hub.relays.registry import Registry
+from proxy.hub.resources import open_home, open_records
+from proxy.hub.store.engines.address import PostgresAddress
+from proxy.hub.store.store import Store
+from proxy.process.config import Address
+from tests.audit.events import call
+
+
+@pytest.fixture
+def config(tmp_path: Path, in_postgres: PostgresAddress) -> HubConfig:
+    return HubConfig(
+        data_dir=tmp_path / "hub",
+        public_url="https://hub.example",
+        listen=Address("127.0.0.1", 0),
+        admin=AdminConfig(Address("127.0.0.1", 0)),
+        database=DatabaseConfig(in_postgres.url),
+    )
+
+
+async def start(config: HubConfig, *teams: str) -> set[str]:
+    """Start a hub up to its listeners, add teams, and return all that there are."""
+    async with open_home(config, Registry(), replace=False) as home, open_records(config, home) as records:
+        for team in teams:
+            await records.directory.change(lambda store, name=team: store.add_team(name))
+        return set(records.directory.current.teams_by_name)
+
+
+def variables(config: HubConfig) -> dict[str, str]:
+    stated = {"DATA_DIR": str(config.data_dir), "PUBLIC_URL": config.public_url}
+    if config.database.url is not None:
+        stated["DATABASE_URL"] = config.database.url
+    return {f"HAWSE_HUB_{name}": value for name, value in stated.items()}
+
+
+async def test_directory_and_trail_are_in_postgresql_and_the_rest_in_the_folder(
+    config: HubConfig,
+) -> None:
+    assert await start(config, "sre") == {"sre"}
+    assert await start(config) == {"sre"}
+    data = DataDir(config.data_dir)
+    assert data.address() == config.database.address
+    assert not data.store_file.exists()
+    assert not data.audit_file.exists()
+    _, findings = check_hub(None, variables(config))
+    assert (findings.fatal, findings.seen["database"]) == ([], "PostgreSQL")
+
+
+async def test_a_folder_whose_secrets_are_lost_makes_no_new_ones(config: HubConfig) -> None:
+    await start(config)
+    data = DataDir(config.data_dir)
+    for file in (config.data_dir / "pepper", data.keys_dir / "active", *data.keys_dir.glob("*.pem")):
+        file.unlink()
+    with pytest.raises(DataDirError, match="pepper is missing, though this hub has run before"):
+        await start(config)
+    with pytest.raises(DataDirError, match="holds no signing key, though this hub has run before"):
+        data.keys.load_or_make()
+
+
+async def test_a_folder_is_of_one_directory(config: HubConfig) -> None:
+    other = HubConfig(data_dir=config.data_dir, public_url=config.public_url, listen=config.listen)
+    await start(config)
+    data = DataDir(config.data_dir)
+    told = rf"are in PostgreSQL, as {data.address_file} says: set database\.url, or remove that file"
+    with pytest.raises(DataDirError, match=told):
+        await start(other)
+    _, findings = check_hub(None, variables(other))
+    assert len(findings.faults) == 1
+    data.address_file.unlink()
+    data.store_file.touch()
+    with pytest.raises(DataDirError, match=r"hub\.db has this hub's teams, .* database\.url names another"):
+        await start(config)
+
+
+async def test_another_folder_does_not_become_the_hub_of_a_directory(
+    config: HubConfig, tmp_path: Path
+) -> None:
+    await start(config)
+    other = HubConfig(
+        data_dir=tmp_path / "other",
+        public_url=config.public_url,
+        listen=config.listen,
+        database=config.database,
+    )
+    # Its keys are elsewhere.
+    with pytest.raises(DataDirError, match=r"another data folder has run on the database of database\.url"):
+        await start(other)
+
+
+def run(config: HubConfig, *command: str) -> str:
+    """Run `hawse audit` on the folder, and return what it prints."""
+    done = CliRunner().invoke(build_group(), ["audit", *command, "--data-dir", str(config.data_dir)])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+async def test_a_trail_in_postgresql_is_written_by_the_hub_and_read_on_its_machine(config: HubConfig) -> None:
+    event = call()
+    async with open_home(config, Registry(), replace=False) as home, open_records(config, home) as records:
+        await records.recorder.intent(event)
+        records.recorder.complete(event.completed(event.ts, resp=Response(200)))
+    listed = [json.loads(line) for line in run(config, "list", "--json", "--agent", "robot").splitlines()]
+    assert [(row["eid"], row["phase"], row["epoch"], row["seq"]) for row in listed] == [
+        (event.eid, "intent", 1, 1),
+        (event.eid, "complete", 1, 2),
+    ]
+    assert "rows      1.1 (intent) and 1.2 (complete)" in run(config, "show", "1.2")
+    assert event.eid in run(config, "show", event.eid)
+    assert run(config, "prune", "--keep", "90d", "--yes") == "no event is that old\n"
+    # The reads by operators are in the epoch that all of them share.
+    reads = [json.loads(line) for line in run(config, "list", "--json", "--kind", "audit.read").splitlines()]
+    assert [(row.get("epoch"), row["seq"]) for row in reads] == [(None, n) for n in range(1, 5)]
+    unknown = CliRunner().invoke(
+        build_group(), ["audit", "list", "--agent", "robto", "--data-dir", str(config.data_dir)]
+    )
+    assert "did you mean robot?" in unknown.output
+
+
+async def test_an_older_state_of_the_trail_in_postgresql_is_accepted_by_an_operator(
+    config: HubConfig,
+) -> None:
+    await start(config)
+    async with open_home(config, Registry(), replace=False) as home, open_records(config, home) as records:
+        await records.recorder.intent(call())
+    address = config.database.address
+    assert address is not None
+    with psycopg.connect(address.url, autocommit=True) as connection:
+        connection.execute("DELETE FROM trail_events")
+    with pytest.raises(AnotherTrail, match="an older state of the audit trail"):
+        await start(config)
+    done = CliRunner().invoke(accept, ["--yes"], obj=Reach(None, config.data_dir))
+    assert done.exit_code == 0, done.output
+    assert await start(config) == set()
+    assert "audit.gap" in run(config, "list", "--kind", "audit.gap")
+
+
+async def test_a_backup_of_the_folder_alone_is_refused(config: HubConfig, tmp_path: Path) -> None:
+    await start(config)
+    with pytest.raises(BackupError, match=r"are in PostgreSQL: back that up with pg_dump, and copy keys/"):
+        backup(config.data_dir, tmp_path / "archive")
+
+
+async def test_the_folder_names_a_directory_only_once_that_was_opened(
+    config: HubConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "snapshot", lambda store: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        await start(config)
+    assert DataDir(config.data_dir).address() is None
+
+
+def test_an_address_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    address = PostgresAddress("postgresql://hawse@localhost/hawse", tmp_path / "password")
+    data.note_address(address)
+    assert data.address() == address
+    for damaged in ("", "{}", "[]", '{"url": 1}'):
+        data.address_file.write_text(damaged)
+        with pytest.raises(DataDirError, match="database: damaged"):
+            data.address()
