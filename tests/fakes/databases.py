@@ -48,13 +48,15 @@ class StoreInPostgres:
         url = sa.make_url(self.address.url).set(drivername="postgresql+psycopg")
         self._engine = sa.create_engine(url, use_native_hstore=False)
         with self._engine.begin() as connection:
-            for table in (t.directory, t.policy_bundles):
+            for table in (t.directory, t.versions, t.policy_bundles):
                 rows = connection.execute(sa.select(table)).mappings()
                 self._first[table] = [dict(row) for row in rows]
 
     def empty(self) -> None:
         """Bring all tables to the state of a new database."""
         with self._engine.begin() as connection:
+            # Without triggers, which would write rows.
+            connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
             for table in reversed(t.metadata.sorted_tables):
                 connection.execute(sa.delete(table))
             for table, rows in self._first.items():

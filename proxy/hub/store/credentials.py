@@ -5,12 +5,12 @@ The store has only a hash of an API key or a code, and only the public half of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import sqlalchemy as sa
 
 from auth.keys import KeyFormatError, PublicKey
-from proxy.hub.store.database import Database, find, find_agent, new_id, select_as_text
+from proxy.hub.store.database import Database, among, find, find_agent, new_id, select_as_text
 from proxy.hub.store.entities import Agent, AgentKey, AgentState, ApiKey, Code, Credential
 from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.federation import drop_unused_issuers
@@ -174,13 +174,24 @@ def _registered_lately(connection: sa.Connection, key: PublicKey, now: float) ->
 
 
 def read_keys(
-    connection: sa.Connection, by_agent: Mapping[str, Agent], faults: list[str]
+    connection: sa.Connection,
+    by_agent: Mapping[str, Agent],
+    faults: list[str],
+    only: Collection[str] | None = None,
 ) -> tuple[dict[str, tuple[Agent, ApiKey]], dict[str, tuple[Agent, AgentKey]]]:
-    """The keys that are not revoked: API keys by hash, agents' own by `kid`."""
-    api_keys = connection.execute(sa.select(t.api_keys).where(t.api_keys.c.revoked_at.is_(None)))
-    own = select_as_text(t.agent_keys, "jwk").where(t.agent_keys.c.revoked_at.is_(None))
+    """The keys that are not revoked, of all agents or of some: API keys by hash, agents' own by `kid`."""
+    keys, own_keys = t.api_keys.c, t.agent_keys.c
+    columns = keys["id", "agent_id", "hint", "hash", "created_at", "revoked_at"]
+    api_keys = sa.select(*columns).where(keys.revoked_at.is_(None), among(keys.agent_id, only))
+    own = select_as_text(t.agent_keys, "jwk").where(
+        own_keys.revoked_at.is_(None), among(own_keys.agent_id, only)
+    )
     return (
-        {row.hash: (by_agent[row.agent_id], api_key_of(row)) for row in api_keys if row.agent_id in by_agent},
+        {
+            row.hash: (by_agent[row.agent_id], api_key_of(row))
+            for row in connection.execute(api_keys)
+            if row.agent_id in by_agent
+        },
         {
             key.public.kid: (by_agent[key.agent_id], key)
             for key in agent_keys_of(connection.execute(own), faults)
@@ -194,11 +205,14 @@ def owners_of(*held: tuple[Agent, Credential]) -> dict[str, str]:
     return {credential.id: agent.id for agent, credential in held}
 
 
-def read_codes(connection: sa.Connection, by_agent: Mapping[str, Agent]) -> dict[str, tuple[Agent, Code]]:
-    """The unused codes, by hash."""
+def read_codes(
+    connection: sa.Connection, by_agent: Mapping[str, Agent], only: Collection[str] | None = None
+) -> dict[str, tuple[Agent, Code]]:
+    """The unused codes of all agents or of some, by hash."""
+    codes = sa.select(t.enrolment_codes).where(among(t.enrolment_codes.c.agent_id, only))
     return {
         row.hash: (by_agent[row.agent_id], Code(row.id, row.agent_id, row.created_at, row.expires_at))
-        for row in connection.execute(sa.select(t.enrolment_codes))
+        for row in connection.execute(codes)
         if row.agent_id in by_agent
     }
 

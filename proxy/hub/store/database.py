@@ -6,7 +6,7 @@ Synchronous, and for one caller at a time: `directory` runs it on a thread.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from typing import Self
@@ -88,6 +88,11 @@ def select_as_text(table: sa.Table, column: str) -> sa.Select[tuple[object, ...]
     """
     columns = (sa.cast(c, sa.Text).label(c.name) if c.name == column else c for c in table.c)
     return sa.select(*columns)
+
+
+def among(column: sa.Column[str], ids: Collection[str] | None) -> sa.ColumnElement[bool]:
+    """Return the condition that the column is one of these ids, or none with None."""
+    return sa.true() if ids is None else column.in_(ids)
 
 
 def find(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> sa.Row[tuple[object, ...]]:

@@ -161,7 +161,7 @@ class Directory:
         store = self._copy or self._store
         if store.version() == self.current.version:
             return
-        before, self.current = self.current, store.snapshot()
+        before, self.current = self.current, store.snapshot(self.current)
         self._unnotified = True
         _log_faults(self.current, known=before.faults)
 

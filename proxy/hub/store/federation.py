@@ -5,14 +5,14 @@ An issuer exists as long as a rule uses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import attrs
 import sqlalchemy as sa
 
 from auth.federation import Rule, RuleError, check_rule, parse_jwks
 from auth.keys import KeyFormatError
-from proxy.hub.store.database import Database, find_agent, new_id, select_as_text
+from proxy.hub.store.database import Database, among, find_agent, new_id, select_as_text
 from proxy.hub.store.entities import Agent, FederationRule, Issuer
 from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.migrations import tables as t
@@ -110,26 +110,44 @@ def drop_unused_issuers(connection: sa.Connection) -> None:
     connection.execute(sa.delete(t.federation_issuers).where(t.federation_issuers.c.id.not_in(used)))
 
 
-def read_federation(
-    connection: sa.Connection, by_agent: Mapping[str, Agent], faults: list[str]
-) -> tuple[dict[str, Issuer], dict[str, tuple[tuple[Agent, FederationRule], ...]]]:
-    """The issuers by URL, and their rules."""
-    by_id = {
-        row.id: Issuer(row.id, **attrs.asdict(_described(row)))
-        for row in connection.execute(sa.select(t.federation_issuers))
-    }
-    by_url: dict[str, tuple[tuple[Agent, FederationRule], ...]] = {}
-    for rule in _rules(connection, by_id, faults):
-        if rule.agent_id in by_agent:
-            url = rule.issuer.url
-            by_url[url] = (*by_url.get(url, ()), (by_agent[rule.agent_id], rule))
-    return {issuer.url: issuer for issuer in by_id.values()}, by_url
+def read_issuers(connection: sa.Connection) -> dict[str, Issuer]:
+    """The issuers by id."""
+    rows = connection.execute(sa.select(t.federation_issuers))
+    return {row.id: Issuer(row.id, **attrs.asdict(_described(row))) for row in rows}
+
+
+def read_rules(
+    connection: sa.Connection,
+    issuers: Mapping[str, Issuer],
+    by_agent: Mapping[str, Agent],
+    faults: list[str],
+    only: Collection[str] | None = None,
+) -> list[tuple[Agent, FederationRule]]:
+    """The rules of all agents or of some."""
+    return [
+        (by_agent[rule.agent_id], rule)
+        for rule in _rules(connection, issuers, faults, only)
+        if rule.agent_id in by_agent
+    ]
+
+
+def by_issuer(
+    rules: Iterable[tuple[Agent, FederationRule]],
+) -> dict[str, tuple[tuple[Agent, FederationRule], ...]]:
+    """Group rules by the URL of their issuer, the oldest first."""
+    by_url: dict[str, list[tuple[Agent, FederationRule]]] = {}
+    for agent, rule in sorted(rules, key=lambda pair: (pair[1].created_at, pair[1].id)):
+        by_url.setdefault(rule.issuer.url, []).append((agent, rule))
+    return {url: tuple(found) for url, found in by_url.items()}
 
 
 def _rules(
-    connection: sa.Connection, issuers: Mapping[str, Issuer], faults: list[str]
+    connection: sa.Connection,
+    issuers: Mapping[str, Issuer],
+    faults: list[str],
+    only: Collection[str] | None,
 ) -> Iterator[FederationRule]:
-    query = select_as_text(t.federation_rules, "claims").order_by(t.federation_rules.c.created_at)
+    query = select_as_text(t.federation_rules, "claims").where(among(t.federation_rules.c.agent_id, only))
     for row in connection.execute(query):
         try:
             claims = read_json(row.claims)

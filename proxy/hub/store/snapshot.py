@@ -1,15 +1,14 @@
-"""Reads a snapshot of the store. Every row is checked again, and each invalid row alone is ignored.
+"""Reads snapshots of the store. Every row is checked again, and each invalid row alone is ignored.
 
-A snapshot is read after every change, and most rows are unchanged. So the entities made from rows are cached
-from one reading to the next. That leaves the fetching of the rows, about half of the time.
+The first snapshot is read whole. A later one has what was touched since, and the rest of the one before: with
+10,000 agents the whole takes 0.2 s of CPU, and a change of one agent a few milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import attrs
 import sqlalchemy as sa
@@ -19,107 +18,151 @@ from auth.keys import KeyFormatError, PublicKey
 from auth.policy.match import Bundle
 from auth.principal import IdentityError, Principal, slug
 from proxy.hub.store.credentials import owners_of, read_codes, read_keys
-from proxy.hub.store.database import select_as_text
+from proxy.hub.store.database import among, select_as_text
 from proxy.hub.store.entities import AdminToken, Agent, AgentState, Cluster, Mode, Snapshot, Team
 from proxy.hub.store.errors import InvalidError
-from proxy.hub.store.federation import read_federation
+from proxy.hub.store.federation import by_issuer, read_issuers, read_rules
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_labels, shown
 from proxy.hub.store.roles import Role
-from proxy.hub.store.version import read_version
+from proxy.hub.store.version import Version, read_version
 from proxy.process.untrusted_json import read_json
 
 T = TypeVar("T")
 Connection = sa.Connection
-Faults = tuple[str, ...]
 
 _AGENT = t.agents.c["id", "name", "owner", "state", "created_at"]
+# More would exceed the parameters of a statement, and be no faster than reading everything.
+TOUCHED_MAX = 500
 
 
-@attrs.define(eq=False)
-class RowCache(Generic[T]):
-    """Caches the entities of the last reading, keyed by the row and everything else they are made from."""
+@attrs.frozen
+class Touched:
+    """The agents and clusters that changed since a version, by id."""
 
-    _before: dict[Hashable, T] = attrs.Factory(dict)
-    _now: dict[Hashable, T] = attrs.Factory(dict)
-
-    def begin(self) -> None:
-        """Begin a reading: entries that are not used in it are dropped after it."""
-        self._before, self._now = self._now, {}
-
-    def of(self, row: Hashable, make: Callable[[], T]) -> T:
-        """Return the cached entity of the row, or make it."""
-        made = self._before.get(row)
-        self._now[row] = made = make() if made is None else made
-        return made
+    agents: frozenset[str]
+    clusters: frozenset[str]
 
 
-@attrs.define(eq=False)
-class SnapshotReader:
-    """Reads snapshots of one store."""
+def read_snapshot(
+    connection: Connection, org: str, bundle: Bundle, faults: list[str], before: Snapshot | None = None
+) -> Snapshot:
+    """Read a snapshot in the connection's transaction; raises ValueError if that is not possible at all.
 
-    org: str
-    _agents: RowCache[tuple[Agent | None, Faults]] = attrs.Factory(RowCache)
-    _clusters: RowCache[tuple[Cluster | None, Faults]] = attrs.Factory(RowCache)
+    `faults` holds those of the bundle; those of other rows are added. With the snapshot `before`, only what
+    changed since is read, if that is known.
+    """
+    touched = None if before is None or before.faults else _touched_since(connection, before.version)
+    if before is not None and touched is not None:
+        found = [*faults]
+        snapshot = _read(connection, org, bundle, found, touched, before)
+        # An invalid row may belong to anything: then everything is read.
+        if not found:
+            return snapshot
+    return _read(connection, org, bundle, faults, None, None)
 
-    def read(self, connection: Connection, bundle: Bundle, faults: list[str]) -> Snapshot:
-        """Read a snapshot in the connection's transaction; raises ValueError if that is not possible at all.
 
-        `faults` holds those of the bundle; those of other rows are added.
-        """
-        by_team = {team.id: team for team in _read_teams(connection, faults)}
-        by_agent = {agent.id: agent for agent in self._read_agents(connection, by_team, faults)}
-        by_cluster = {cluster.id: cluster for cluster in self._read_clusters(connection, by_team, faults)}
-        api_keys, agent_keys = read_keys(connection, by_agent, faults)
-        issuers, rules = read_federation(connection, by_agent, faults)
-        return Snapshot(
-            org=self.org,
-            version=read_version(connection),
-            teams_by_name={team.name: team for team in by_team.values()},
-            agents_by_id=by_agent,
-            agents_by_name={agent.name: agent for agent in by_agent.values()},
-            clusters_by_id=by_cluster,
-            clusters_by_name={cluster.name: cluster for cluster in by_cluster.values()},
-            api_keys_by_hash=api_keys,
-            agent_keys_by_kid=agent_keys,
-            codes_by_hash=read_codes(connection, by_agent),
-            issuers_by_url=issuers,
-            rules_by_issuer=rules,
-            admin_tokens_by_hash=_read_admin_tokens(connection, faults),
-            credentials=owners_of(
-                *api_keys.values(), *agent_keys.values(), *chain.from_iterable(rules.values())
-            ),
-            bundle=bundle,
-            trail=read_trail(connection),
-            faults=tuple(faults),
-        )
+def _touched_since(connection: Connection, version: Version) -> Touched | None:
+    """Read what changed since a version; None if that is not known, or too much to name."""
+    kept = t.versions.c
+    nonce = connection.scalar(sa.select(kept.nonce).where(kept.version == version.number))
+    if nonce != version.nonce:
+        return None
+    rows = t.touched.c
+    # Also what that version itself touched: a statement by hand may have followed under its number.
+    query = sa.select(rows.kind, rows.id).where(rows.version >= version.number).limit(TOUCHED_MAX + 1)
+    found = connection.execute(query).all()
+    by_kind = {kind: frozenset(row.id for row in found if row.kind == kind) for kind in ("agent", "cluster")}
+    if len(found) > TOUCHED_MAX or any(row.kind not in by_kind for row in found):
+        return None
+    return Touched(by_kind["agent"], by_kind["cluster"])
 
-    def _read_agents(
-        self, connection: Connection, by_team: Mapping[str, Team], faults: list[str]
-    ) -> Iterator[Agent]:
-        members = _grouped(connection, t.agent_teams.c.agent_id, t.agent_teams.c.team_id)
-        self._agents.begin()
-        # Not all columns: else each time of last use would make a new entity.
-        for row in connection.execute(sa.select(*_AGENT)):
-            teams = tuple((team_id, by_team.get(team_id)) for team_id in members.get(row.id, ()))
-            agent, found = self._agents.of((tuple(row), teams), partial(self._agent, row, dict(teams)))
-            faults.extend(found)
-            if agent is not None:
-                yield agent
 
-    def _agent(
-        self, row: sa.Row[tuple[object, ...]], of: Mapping[str, Team | None]
-    ) -> tuple[Agent | None, Faults]:
+def _read(
+    connection: Connection,
+    org: str,
+    bundle: Bundle,
+    faults: list[str],
+    touched: Touched | None,
+    before: Snapshot | None,
+) -> Snapshot:
+    """Read the rows of what was touched, or all, and add what `before` has of the rest."""
+    of_agents = None if touched is None else touched.agents
+    of_clusters = None if touched is None else touched.clusters
+    teams = {team.id: team for team in _read_teams(connection, faults)}
+    agents = {agent.id: agent for agent in _read_agents(connection, org, teams, faults, of_agents)}
+    clusters = {cluster.id: cluster for cluster in _read_clusters(connection, teams, faults, of_clusters)}
+    api_keys, agent_keys = read_keys(connection, agents, faults, of_agents)
+    codes = read_codes(connection, agents, of_agents)
+    issuers = read_issuers(connection)
+    rules = read_rules(connection, issuers, agents, faults, of_agents)
+    credentials = owners_of(*api_keys.values(), *agent_keys.values(), *rules)
+    if touched is not None and before is not None:
+        agents = _rest(before.agents_by_id, touched.agents) | agents
+        clusters = _rest(before.clusters_by_id, touched.clusters) | clusters
+        api_keys = _rest_of(before.api_keys_by_hash, touched.agents) | api_keys
+        agent_keys = _rest_of(before.agent_keys_by_kid, touched.agents) | agent_keys
+        codes = _rest_of(before.codes_by_hash, touched.agents) | codes
+        pairs = chain.from_iterable(before.rules_by_issuer.values())
+        rules += (pair for pair in pairs if pair[0].id not in touched.agents)
+        kept = {key: owner for key, owner in before.credentials.items() if owner not in touched.agents}
+        credentials = kept | credentials
+    return Snapshot(
+        org=org,
+        version=read_version(connection),
+        teams_by_name={team.name: team for team in teams.values()},
+        agents_by_id=agents,
+        agents_by_name={agent.name: agent for agent in agents.values()},
+        clusters_by_id=clusters,
+        clusters_by_name={cluster.name: cluster for cluster in clusters.values()},
+        api_keys_by_hash=api_keys,
+        agent_keys_by_kid=agent_keys,
+        codes_by_hash=codes,
+        issuers_by_url={issuer.url: issuer for issuer in issuers.values()},
+        rules_by_issuer=by_issuer(rules),
+        admin_tokens_by_hash=_read_admin_tokens(connection, faults),
+        credentials=credentials,
+        bundle=bundle,
+        trail=read_trail(connection),
+        faults=tuple(faults),
+    )
+
+
+def _rest(before: Mapping[str, T], touched: Collection[str]) -> dict[str, T]:
+    """Return the entities that were not touched."""
+    rest = dict(before)
+    for key in touched:
+        rest.pop(key, None)
+    return rest
+
+
+def _rest_of(before: Mapping[str, tuple[Agent, T]], touched: Collection[str]) -> dict[str, tuple[Agent, T]]:
+    """Return what belongs to agents that were not touched."""
+    return {key: pair for key, pair in before.items() if pair[0].id not in touched}
+
+
+def _read_agents(
+    connection: Connection,
+    org: str,
+    by_team: Mapping[str, Team],
+    faults: list[str],
+    only: Collection[str] | None,
+) -> Iterator[Agent]:
+    members = _grouped(connection, t.agent_teams.c.agent_id, t.agent_teams.c.team_id, only)
+    for row in connection.execute(sa.select(*_AGENT).where(among(t.agents.c.id, only))):
+        of = {team_id: by_team.get(team_id) for team_id in members.get(row.id, ())}
         if None in of.values():
             # Without this group, a rule that denies it would not apply.
-            return None, (f"agent {shown(row.name)} is in a team that is invalid",)
+            faults.append(f"agent {shown(row.name)} is in a team that is invalid")
+            continue
         names = tuple(sorted(team.name for team in of.values() if team is not None))
         try:
-            principal = Principal(row.id, row.name, self.org, names) if names else None
+            principal = Principal(row.id, row.name, org, names) if names else None
             state = AgentState(row.state)
         except (IdentityError, ValueError) as error:
-            return None, (f"agent {shown(row.name)} is invalid: {error}",)
-        agent = Agent(
+            faults.append(f"agent {shown(row.name)} is invalid: {error}")
+            continue
+        yield Agent(
             id=row.id,
             name=row.name,
             owner=row.owner,
@@ -129,34 +172,29 @@ class SnapshotReader:
             created_at=row.created_at,
             principal=principal,
         )
-        return agent, ()
 
-    def _read_clusters(
-        self, connection: Connection, by_team: Mapping[str, Team], faults: list[str]
-    ) -> Iterator[Cluster]:
-        granted = _grouped(connection, t.cluster_grants.c.cluster_id, t.cluster_grants.c.team_id)
-        keys: dict[str, list[tuple[str, str]]] = {}
-        for row in connection.execute(
-            select_as_text(t.relay_keys, "jwk").order_by(t.relay_keys.c.created_at)
-        ):
-            keys.setdefault(row.cluster_id, []).append((row.kid, row.jwk))
-        self._clusters.begin()
-        # JSON as text is hashable, as the cache needs.
-        for row in connection.execute(select_as_text(t.clusters, "labels")):
-            teams = tuple(by_team[team] for team in granted.get(row.id, ()) if team in by_team)
-            own = tuple(keys.get(row.id, ()))
-            cluster, found = self._clusters.of((tuple(row), teams, own), partial(_cluster, row, teams, own))
-            faults.extend(found)
-            if cluster is not None:
-                yield cluster
+
+def _read_clusters(
+    connection: Connection, by_team: Mapping[str, Team], faults: list[str], only: Collection[str] | None
+) -> Iterator[Cluster]:
+    granted = _grouped(connection, t.cluster_grants.c.cluster_id, t.cluster_grants.c.team_id, only)
+    keys: dict[str, list[tuple[str, str]]] = {}
+    of_relays = select_as_text(t.relay_keys, "jwk").where(among(t.relay_keys.c.cluster_id, only))
+    for row in connection.execute(of_relays.order_by(t.relay_keys.c.created_at)):
+        keys.setdefault(row.cluster_id, []).append((row.kid, row.jwk))
+    for row in connection.execute(select_as_text(t.clusters, "labels").where(among(t.clusters.c.id, only))):
+        teams = tuple(by_team[team] for team in granted.get(row.id, ()) if team in by_team)
+        cluster = _cluster(row, teams, tuple(keys.get(row.id, ())), faults)
+        if cluster is not None:
+            yield cluster
 
 
 def _grouped(
-    connection: Connection, key: sa.Column[str], value: sa.Column[str]
+    connection: Connection, key: sa.Column[str], value: sa.Column[str], only: Collection[str] | None
 ) -> Mapping[str, tuple[str, ...]]:
     """Group values by key, in a stable order."""
     found: dict[str, list[str]] = {}
-    for one, other in connection.execute(sa.select(key, value)):
+    for one, other in connection.execute(sa.select(key, value).where(among(key, only))):
         found.setdefault(one, []).append(other)
     return {one: tuple(sorted(others)) for one, others in found.items()}
 
@@ -172,9 +210,11 @@ def _read_teams(connection: Connection, faults: list[str]) -> Iterator[Team]:
 
 
 def _cluster(
-    row: sa.Row[tuple[object, ...]], teams: tuple[Team, ...], keys: tuple[tuple[str, str], ...]
-) -> tuple[Cluster | None, Faults]:
-    faults: list[str] = []
+    row: sa.Row[tuple[object, ...]],
+    teams: tuple[Team, ...],
+    keys: tuple[tuple[str, str], ...],
+    faults: list[str],
+) -> Cluster | None:
     usable = []
     for kid, text in keys:
         try:
@@ -186,8 +226,9 @@ def _cluster(
         mode = Mode(row.mode)
         labels = _labels(row.labels)
     except (IdentityError, InvalidError, ValueError) as error:
-        return None, (*faults, f"cluster {shown(row.name)} is invalid: {error}")
-    cluster = Cluster(
+        faults.append(f"cluster {shown(row.name)} is invalid: {error}")
+        return None
+    return Cluster(
         id=row.id,
         name=row.name,
         labels=labels,
@@ -201,7 +242,6 @@ def _cluster(
         created_at=row.created_at,
         cluster_uid=row.cluster_uid,
     )
-    return cluster, tuple(faults)
 
 
 def _labels(text: str) -> dict[str, str]:

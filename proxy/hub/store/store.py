@@ -6,7 +6,7 @@ here, below all callers (API, command line, tests).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 import sqlalchemy as sa
@@ -15,7 +15,6 @@ from audit.store import TrailMark
 from proxy.hub.store.agents import Agents, Teams
 from proxy.hub.store.clusters import Clusters, Relays, relay_instance
 from proxy.hub.store.database import find, new_id, refuse_taken
-from proxy.hub.store.engines import Location
 from proxy.hub.store.entities import Snapshot
 from proxy.hub.store.errors import ConflictError, InvalidError, StoreUnavailableError
 from proxy.hub.store.federation import Federation
@@ -24,20 +23,16 @@ from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_name
 from proxy.hub.store.policies import Policies
 from proxy.hub.store.roles import Role
-from proxy.hub.store.snapshot import SnapshotReader
+from proxy.hub.store.snapshot import read_snapshot
 
 
 class Store(Teams, Agents, Clusters, Relays, Federation, Policies):
     """The database of one hub. `clock` returns epoch seconds."""
 
-    def __init__(
-        self, location: Location, *, org: str, clock: Callable[[], float], shared: bool = False
-    ) -> None:
-        super().__init__(location, org=org, clock=clock, shared=shared)
-        self._reader = SnapshotReader(org)
-
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, before: Snapshot | None = None) -> Snapshot:
         """Read everything that requests need, in one consistent state.
+
+        With an earlier snapshot, only what has changed since is read.
 
         An invalid row is ignored and listed in the snapshot's `faults`: names are checked again, because
         other programs may have written the row. Only its own agent, team or key is affected. Otherwise one
@@ -46,7 +41,8 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies):
         faults: list[str] = []
         try:
             with self._read() as connection:
-                return self._reader.read(connection, self._read_bundle(connection, faults), faults)
+                bundle = self._read_bundle(connection, faults)
+                return read_snapshot(connection, self._org, bundle, faults, before)
         except (ValueError, TypeError, RecursionError) as error:
             # Invalid JSON, JSON of another shape, or too deeply nested.
             raise StoreUnavailableError(f"the store holds a row that cannot be read: {error}") from error

@@ -2,7 +2,7 @@
 
 The row's lock orders the changes of several hubs on one PostgreSQL, as BEGIN IMMEDIATE does in SQLite. So the
 checks of a change still hold when it writes, and versions are in the order of commits. A hub that has read a
-version reads again only when the row differs.
+version reads again only when the row differs, and then what was touched since (proxy/hub/store/snapshot.py).
 """
 
 from __future__ import annotations

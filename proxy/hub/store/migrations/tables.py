@@ -20,6 +20,23 @@ directory = sa.Table(
     sa.CheckConstraint("id = 1", name="one_row"),
 )
 
+# The latest versions, so that a hub sees whether the one it has read is one of them.
+versions = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("nonce", sa.String(32), nullable=False),
+)
+
+# The version that last changed an agent or a cluster, with all that belongs to it. Triggers write it.
+touched = sa.Table(
+    "touched",
+    metadata,
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False, index=True),
+)
+
 teams = sa.Table(
     "teams",
     metadata,

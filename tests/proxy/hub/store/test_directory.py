@@ -233,7 +233,7 @@ async def test_a_snapshot_that_could_not_be_read_is_read_with_the_next_use(datab
         agent, key = directory.current.api_keys_by_hash["h1"]
         directory.on_change(lambda: told.append(directory.current.agents_by_name["sre-1"].active))
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(Store, "snapshot", lambda store: 1 / 0)
+            patched.setattr(Store, "snapshot", lambda store, before: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 await directory.change(lambda store: store.lock_agent("sre-1"))
         assert told == []

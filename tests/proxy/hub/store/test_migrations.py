@@ -57,7 +57,7 @@ def checks(connection: sa.Connection) -> set[tuple[str, str]]:
     """The CHECK constraints, which Alembic does not compare."""
     if connection.dialect.name == "sqlite":
         rows = connection.execute(sa.text("select name, sql from sqlite_master where sql is not null"))
-        return {(row.name, str(row.sql.count("CHECK"))) for row in rows if row.name != "alembic_version"}
+        return {(row.name, str(row.sql.count("CHECK"))) for row in rows if row.name in metadata.tables}
     query = (
         "select conrelid::regclass::text, pg_get_constraintdef(oid) from pg_constraint where contype = 'c'"
     )
