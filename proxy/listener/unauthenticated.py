@@ -18,7 +18,7 @@ from tunnel.net.tls import TLSStream
 
 # CI runners behind one gateway have one address, and start a thousand kubectls at once. This many can
 # authenticate within the time for a handshake (10 s, 300 a second). The memory is bounded by PENDING_MAX
-# alone: 30 to 50 KB each.
+# alone: 30 to 60 KB each.
 PENDING_PER_NETWORK_MAX = 3072
 PENDING_MAX = 4096
 # One network leaves a quarter of a lower limit in all to the others too.
