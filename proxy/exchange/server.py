@@ -233,7 +233,6 @@ class ServerConnection:
             parked.port.peer = self.peer
             parked.serve(stream, partial(begin, self))
         elif (port := self._watched_port()) is not None:
-            port.unwatch()
             self.parked = ParkedConnection(port, self.http, self._deadlines, stream, partial(begin, self))
         else:
             return
