@@ -94,7 +94,6 @@ class ServerConnection:
         """The received bytes, their parser, and the framing of sent bytes."""
         self._received = Received(stream, self.http)
         self._link = _OPEN
-        self._requests = 0
         self._interim: trio.Event | None = None
         self._port: ClientPort | None = None
         self.parked: ParkedConnection | None = None
@@ -141,10 +140,10 @@ class ServerConnection:
         """
         http = self.http
         while True:
-            if self._requests and not (self._link is _OPEN and http.may_go_on):
+            # The wait for the first head can take several steps, before which nothing is complete.
+            if not (self._link is _OPEN and (http.outgoing is IDLE or http.may_go_on)):
                 await self.aclose()
                 return None
-            self._requests += 1
             try:
                 raw = http.take_head()
                 if raw is not None:
@@ -199,7 +198,7 @@ class ServerConnection:
     @property
     def _idle_s(self) -> float:
         """How long the client may take to begin its next request."""
-        return HEAD_S if self._requests == 1 else IDLE_S
+        return HEAD_S if self.http.outgoing is IDLE else IDLE_S
 
     async def _receive_idle(self) -> bool:
         """Wait for the next request's first bytes; False if none arrive in time."""
@@ -233,7 +232,6 @@ class ServerConnection:
             parked.port.peer = self.peer
             parked.serve(stream, partial(begin, self))
         elif (port := self._watched_port()) is not None:
-            port.unwatch()
             self.parked = ParkedConnection(port, self.http, self._deadlines, stream, partial(begin, self))
         else:
             return

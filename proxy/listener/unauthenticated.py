@@ -7,6 +7,7 @@ limits bound that memory. A connection stops counting once it has authenticated.
 from __future__ import annotations
 
 import ipaddress
+import resource
 import time
 from collections.abc import Callable
 
@@ -16,10 +17,14 @@ import trio
 from tunnel.net.tls import TLSStream
 
 # CI runners behind one gateway have one address, and start a thousand kubectls at once. This many can
-# authenticate within the time for a handshake (10 s, 300 a second). A quarter of PENDING_MAX is left for
-# other networks. The memory is bounded by PENDING_MAX alone: 30 to 50 KB each.
+# authenticate within the time for a handshake (10 s, 300 a second). The memory is bounded by PENDING_MAX
+# alone: 30 to 60 KB each.
 PENDING_PER_NETWORK_MAX = 3072
 PENDING_MAX = 4096
+# One network leaves a quarter of a lower limit in all to the others too.
+OTHERS_DIVISOR = 4
+# Half of the process's open files are left for authenticated connections.
+FILES_DIVISOR = 2
 # A head may have 1 MiB. More than 64 of the largest at once is an attack, not load.
 PENDING_BYTES_MAX = 64 * 1024 * 1024
 # An ordinary head is far below this, so a flood of large heads never costs an ordinary one its connection.
@@ -45,12 +50,18 @@ class TooManyPendingError(Exception):
     """A connection is refused before it has sent anything."""
 
 
+def _within_open_files(wanted: int) -> int:
+    """Lower a limit of connections to the process's share of open files: each connection is one."""
+    files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if files_max == resource.RLIM_INFINITY else min(wanted, files_max // FILES_DIVISOR)
+
+
 @attrs.define(eq=False)
 class UnauthenticatedLimits:
     """Counts connections whose sender has not authenticated, and the bytes they have sent."""
 
     clock: Callable[[], float] = time.monotonic
-    connections_max: int = PENDING_MAX
+    connections_max: int = attrs.field(default=PENDING_MAX, converter=_within_open_files)
     bytes_max: int = PENDING_BYTES_MAX
     bytes_held: int = 0
     pending: dict[PendingConnection, None] = attrs.Factory(dict)
@@ -80,26 +91,31 @@ class UnauthenticatedLimits:
         once. So a flood from some addresses keeps out no client of another address. An exception: if the
         connections without a hello outnumber those of any network, and the oldest of them is UNHURRIED_S old,
         that one is evicted.
+
+        A newcomer whose network has as many as any evicts the oldest without a hello of its own network. So
+        two flooding addresses cannot cut another client before its hello arrives.
         """
         network = network_of(address)
         there = self.networks.get(network, {})
-        if len(there) >= PENDING_PER_NETWORK_MAX:
+        share = self.connections_max - self.connections_max // OTHERS_DIVISOR
+        if len(there) >= min(PENDING_PER_NETWORK_MAX, share):
             why = f"{len(there)} connections of {network} have not authenticated, the limit"
             self._oldest(self.silent_networks.get(network, {}), there, why).evict(why)
         elif self.connections >= self.connections_max:
             why = f"{self.connections} connections wait to authenticate, the limit"
             fullest = max(self.networks.values(), key=len)
             # A flood from many addresses may have fewer connections per address than one gateway has agents.
-            silent_one = next(iter(self.silent)) if len(self.silent) > len(fullest) else None
-            if silent_one is not None and self.clock() - silent_one.since >= UNHURRIED_S:
-                silent_one.evict(why)
+            crowd = self.silent if len(self.silent) > len(fullest) else {}
+            if crowd and self.clock() - next(iter(crowd)).since >= UNHURRIED_S:
+                next(iter(crowd)).evict(why)
             elif len(fullest) > len(there) + 1:
                 silent = self.silent_networks.get(next(iter(fullest)).network)
                 # Among those with a hello, the newest: the oldest is nearest to authenticating.
                 ended = next(iter(silent)) if silent else next(reversed(fullest))
                 ended.evict(f"{why}, {len(fullest)} of them of {ended.network}")
             else:
-                self._oldest(self.silent, self.pending, why).evict(why)
+                silent = crowd or self.silent_networks.get(network, {})
+                self._oldest(silent, self.pending, why).evict(why)
         pending = PendingConnection(self, network, cut, self.clock())
         self.pending[pending] = self.silent[pending] = None
         for at in (self.networks, self.silent_networks):

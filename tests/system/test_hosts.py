@@ -23,6 +23,7 @@ import pytest
 import trustme
 import yaml
 
+from proxy.cli.agent.kubeconfig import kubeconfig as kubeconfig_command
 from sandbox.demo.processes import Daemons, free_port
 from tests.fakes.apiserver import ApiServer, running_apiserver
 from tests.system.connecting import connected
@@ -34,6 +35,7 @@ from tests.system.world import (
     Result,
     World,
     connect,
+    invoke,
     make_world,
     run,
     running_world,
@@ -103,7 +105,7 @@ def hosted(tmp_path_factory: pytest.TempPathFactory, egress: str) -> Iterator[Ag
     with running_world(tmp_path_factory.mktemp("hosted"), hub_settings=SETTINGS) as world:
         kubeconfig = world.folder / "agent" / "hosts.kubeconfig"
         environment = {**world.agent, "KUBECONFIG": str(kubeconfig), "HTTPS_PROXY": egress, "NO_PROXY": ""}
-        world.hawse("kubeconfig", "--hosts", environment=environment)
+        invoke(kubeconfig_command, "--hosts", environment=environment)
         yield Agent(world, environment)
         own = [line for line in world.cluster_audit() if line.get("unimpersonated")]
         assert not own, f"the relay's own account acted: {own[0]}"
@@ -216,7 +218,7 @@ def test_a_kubeconfig_cannot_have_a_token_shown_to_another_host(hosted: Agent, s
 def test_one_kubeconfig_changes_from_paths_to_hosts_and_back(hosted: Agent, tmp_path: Path) -> None:
     environment = {**hosted.environment, "KUBECONFIG": str(tmp_path / "config")}
     for flags in ((), ("--hosts",), ("--hosts", "--user-per-cluster"), ()):
-        hosted.world.hawse("kubeconfig", *flags, environment=environment)
+        invoke(kubeconfig_command, *flags, environment=environment)
         done = run(["kubectl", "--context=tunnel", "-n", NAMESPACE, "get", "pods", "-o", "name"], environment)
         assert done.out == f"pod/{POD}\n".encode(), done.err
 

@@ -89,7 +89,7 @@ def test_the_bindings_of_a_removed_team_serve_no_other_of_its_name(own_world: Wo
     world.administrator("delete", "clusterrolebinding", "night")
     second = json.loads(world.admin("team", "add", "night", "--reuse-name", "--json"))
     assert second["id"] != first["id"]
-    events = [json.dumps(event) for event in world.hub_audit("--kind", "admin.action")]
+    events = [json.dumps(event) for event in world.audit_rows("--kind", "admin.action")]
     assert [second["id"] in event for event in events if "reuse_name=true" in event] == [True]
 
 

@@ -15,6 +15,7 @@ from tests.fakes.blackhole import swallow_all
 from tests.system.chain import Chain
 from tests.system.raw import V5, RawClient, parse
 from tests.system.victims import ENDS_WITHIN_S, MAY_END_WELL, OPEN, Victim, ended_within, enrol_victim
+from tests.system.waiting import wait_until
 from tests.system.world import AGENT, NAMESPACE, POD, WAYS, World, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
@@ -27,7 +28,13 @@ def victim(world: World, request: pytest.FixtureRequest) -> Victim:
 
 def check_record(victim: Victim, why: str, close_reason: str) -> None:
     """Each of what was open has one closing event, and it says why."""
-    events = victim.world.hub_audit("--agent", victim.name)
+
+    def recorded(kind: str = "") -> list[dict[str, object]]:
+        rows = victim.world.audit_rows("--agent", victim.name)
+        return [row for row in rows if kind in {"", row["kind"]}]
+
+    wait_until(lambda: len(recorded("session.killed")) >= len(OPEN))
+    events = recorded()
     killed = [event for event in events if event["kind"] == "session.killed"]
     assert len(killed) == len(OPEN)
     assert len({event["eid"] for event in killed}) == len(OPEN)

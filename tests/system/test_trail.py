@@ -32,6 +32,13 @@ DAY_S = 24 * 3600
 # What an agent of these may add to the trail: small enough that a test meets it within seconds.
 BYTES_PER_S = 200_000
 BYTES_AT_ONCE = 1_000_000
+# So often it is in debt and out of it again.
+DEBTS = 3
+
+# A stranger's flood: sixty requests a second, from one window of ten seconds into the next. The rows do not
+# depend on its pace, and a faster one takes the machine from other tests.
+ROUNDS = 110
+ROUND_EVERY_S = 0.1
 
 
 @pytest.fixture(params=WAYS)
@@ -39,10 +46,10 @@ def client(world: World, request: pytest.FixtureRequest) -> RawClient:
     return RawClient(world, request.param)
 
 
-@pytest.fixture
-def own_world(tmp_path: Path) -> Iterator[World]:
-    """A world of this test's own: it does not survive it."""
-    with running_world(tmp_path) as running:
+@pytest.fixture(scope="module")
+def lasting_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world whose hubs come and go, and of which all runs after each test."""
+    with running_world(tmp_path_factory.mktemp("lasting")) as running:
         yield running
 
 
@@ -61,7 +68,7 @@ def rows_with(world: World, mark: str) -> list[dict[str, object]]:
         return [row for row in rows if mark in json.dumps(row.get("req"))]
 
     wait_until(lambda: any(row["phase"] != "intent" for row in marked(world.audit_rows("--since", "2m"))))
-    return marked(world.hub_audit("--since", "2m"))
+    return marked(world.audit_rows("--since", "2m"))
 
 
 def requested(row: dict[str, object]) -> dict[str, object]:
@@ -175,7 +182,7 @@ def test_what_a_client_has_ended_reads_so_and_is_shown_by_the_clusters_audit_id(
     copied = rows_with(world, mark)[-1]
 
     def watched() -> list[dict[str, object]]:
-        rows = world.hub_audit("--since", "2m", "--verb", "watch", "--limit", "2")
+        rows = world.audit_rows("--since", "2m", "--verb", "watch", "--limit", "2")
         return [row for row in rows if row["phase"] == "complete"]
 
     wait_until(lambda: bool(watched()))
@@ -215,19 +222,21 @@ def test_a_strangers_flood_adds_little_to_the_trail(world: World) -> None:
             heads.append("\r\n".join(lines).encode() + b"\r\n\r\n")
     before, began = stored_bytes(world), time.monotonic()
     asked = 0
-    while time.monotonic() - began < 25.0:
+    for number in range(ROUNDS):
+        time.sleep(max(0.0, began + number * ROUND_EVERY_S - time.monotonic()))
         with client.talk() as talk:
             for head in heads:
                 talk.send(head)
                 assert talk.answer().status == 401
                 asked += 1
     took_s = time.monotonic() - began
+    # Before the looks at the trail, each of which it records.
+    grown = stored_bytes(world) - before
     wait_until(lambda: any(row.get("count", 1) != 1 for row in world.audit_rows("--kind", "auth.failed")))
     # Eleven rows of a kind in ten seconds; a window may have begun before, and another end later.
     rows = 11 * (took_s / 10 + 2)
-    grown = stored_bytes(world) - before
     assert asked > rows * 3
-    assert grown < rows * 2 * 4096 + 200_000, f"{grown} bytes of {asked} requests"
+    assert grown < rows * 4096, f"{grown} bytes of {asked} requests"
     # Both kinds of a stranger's failures, all day: far below what one agent may add.
     assert 2 * 1.1 * 2 * 4096 * DAY_S < 2e9
 
@@ -260,7 +269,8 @@ def test_an_agent_adds_no_more_to_the_trail_than_its_budget(narrow_world: World)
         talk = Talk(stack.enter_context(client.connect()))
         # Or the end of each head waits for the hub's delayed ACK of what is before it.
         talk.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while time.monotonic() - began < 25.0:
+        while len(beyond) < DEBTS or seen.get(429, 0) <= 50 or seen.get(200, 0) <= 5:
+            assert time.monotonic() - began < 60.0, seen
             for request in requests:
                 talk.send(request)
                 answer = talk.answer()
@@ -298,16 +308,17 @@ def test_an_agent_adds_no_more_to_the_trail_than_its_budget(narrow_world: World)
 
 
 def counted(world: World) -> int:
-    rows = world.hub_audit("--agent", "probe")
+    rows = world.audit_rows("--agent", "probe", "--status", "429")
     refused = [
         row for row in rows if row.get("resp", {}).get("status") == 429 and row["kind"] != "auth.failed"
     ]  # type: ignore[attr-defined]
     return sum(int(str(row.get("count", 1))) for row in refused)
 
 
-def test_what_lasts_has_a_row_when_the_hub_is_killed(own_world: World) -> None:
+def test_what_lasts_has_a_row_when_the_hub_is_killed(lasting_world: World) -> None:
     """Watches and followed logs, by both ways; what is over by then has its one row, as ever."""
-    world = own_world
+    world = lasting_world
+    earlier = len(world.audit_rows())
     with ExitStack() as stack:
         running: list[subprocess.Popen[bytes]] = []
         for way in WAYS:
@@ -322,7 +333,7 @@ def test_what_lasts_has_a_row_when_the_hub_is_killed(own_world: World) -> None:
         began = time.monotonic()
 
         def started() -> list[dict[str, object]]:
-            return [row for row in world.audit_rows() if row["phase"] == "start"]
+            return [row for row in world.audit_rows()[earlier:] if row["phase"] == "start"]
 
         wait_until(lambda: len(started()) == 6)
         assert time.monotonic() - began < STARTED_AFTER_S + 2 * CHECK_EVERY_S + 10.0
@@ -332,7 +343,7 @@ def test_what_lasts_has_a_row_when_the_hub_is_killed(own_world: World) -> None:
         world.hub.process.wait()
         eids = [str(row["eid"]) for row in started()]
         world.start_hub()
-    rows = world.hub_audit()
+    rows = world.hub_audit()[earlier:]
     by_eid = {eid: [row["phase"] for row in rows if row["eid"] == eid] for eid in eids}
     assert by_eid == {eid: ["start", "unknown"] for eid in eids}
     [unknown, *_] = [row for row in rows if row["phase"] == "unknown"]
@@ -341,24 +352,26 @@ def test_what_lasts_has_a_row_when_the_hub_is_killed(own_world: World) -> None:
     # Each other call has one row, or its intent and its end.
     ends = [str(row["eid"]) for row in rows if row["phase"] in {"complete", "unknown"}]
     assert len(ends) == len(set(ends))
+    world.wait_for_tunnel()
 
 
-def test_what_lasts_and_ends_has_a_start_and_an_end(own_world: World) -> None:
+def test_what_lasts_and_ends_has_a_start_and_an_end(lasting_world: World) -> None:
     """Also when the hub is replaced meanwhile, which no call of the old one's notices."""
-    world = own_world
+    world = lasting_world
+    earlier = len(world.audit_rows())
     client = RawClient(world, "tunnel")
     path = f"/api/v1/namespaces/{NAMESPACE}/configmaps?watch=1"
     with closing(client.connect()) as connection:
         talk = Talk(connection)
         talk.send(client.head(path, connection="keep-alive"))
         assert talk.answer(body=False).status == 200
-        wait_until(lambda: any(row["phase"] == "start" for row in world.audit_rows()))
+        wait_until(lambda: any(row["phase"] == "start" for row in world.audit_rows()[earlier:]))
         old = world.replace_hub()
         # The new one has looked for the calls of dead hubs by now; the old one lives.
-        assert all(row["phase"] != "unknown" for row in world.hub_audit())
+        assert all(row["phase"] != "unknown" for row in world.hub_audit()[earlier:])
         connection.shutdown(socket.SHUT_RDWR)
     assert old.process.wait(30) == 0
-    rows = world.hub_audit()
+    rows = world.hub_audit()[earlier:]
     [start] = [row for row in rows if row["phase"] == "start"]
     phases = [row["phase"] for row in rows if row["eid"] == start["eid"]]
     assert phases == ["start", "complete"]

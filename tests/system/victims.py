@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from tests.system.world import NAMESPACE, POD, POLL_S, SPDY, TEAM, World
+from tests.system.world import NAMESPACE, POD, POLL_S, SPDY, TEAM, World, log_in
 
 # From the return of the operator's command to the end of the last kubectl.
 ENDS_WITHIN_S = 2.0
@@ -100,11 +100,7 @@ def enrol_victim(world: World, name: str) -> Victim:
         "XDG_CACHE_HOME": str(home / "cache"),
         "KUBECONFIG": str(home / "kubeconfig"),
     }
-    ca = str(world.folder / "hub" / "tls" / "ca.pem")
-    hub = f"https://127.0.0.1:{world.hub_port}"
-    login = {**environment, "HAWSE_API_KEY": made["api_key"]}
-    world.hawse("login", "--hub", hub, "--ca", ca, environment=login)
-    world.hawse("kubeconfig", "--output", environment["KUBECONFIG"], environment=environment)
+    log_in(world, environment, made["api_key"])
     return Victim(world, name, made["api_key_id"], made["api_key"], environment)
 
 

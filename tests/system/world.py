@@ -20,11 +20,13 @@ from typing import IO
 
 import attrs
 import trustme
-from click import Group
+from click import Command
 from click.testing import CliRunner
 
 from proxy.cli.admin import admin
 from proxy.cli.admin.api.client import AdminClient, Reach
+from proxy.cli.agent.kubeconfig import kubeconfig
+from proxy.cli.agent.login import login as login_command
 from proxy.cli.audit.commands import audit
 from sandbox.demo.processes import Daemon, Daemons, free_port
 
@@ -94,10 +96,8 @@ class World:
         """`hawse admin …` on the hub's machine, in this process: a new one costs more than the command."""
         return self._invoke(admin, *args)
 
-    def _invoke(self, command: Group, *args: str) -> bytes:
-        done = CliRunner().invoke(command, args, env=self.operator)
-        assert done.exit_code == 0, f"hawse {command.name} {' '.join(args)}: {done.output}"
-        return done.stdout_bytes
+    def _invoke(self, command: Command, *args: str) -> bytes:
+        return invoke(command, *args, environment=self.operator)
 
     @property
     def administration(self) -> AdminClient:
@@ -246,6 +246,13 @@ def run(
     return Result(done.returncode, done.stdout, done.stderr)
 
 
+def invoke(command: Command, *args: str, environment: Mapping[str, str]) -> bytes:
+    """Run a command of `hawse` in this process, to its success; returns what it prints."""
+    done = CliRunner().invoke(command, args, env=environment)
+    assert done.exit_code == 0, f"hawse {command.name} {' '.join(args)}: {done.output}"
+    return done.stdout_bytes
+
+
 @contextlib.contextmanager
 def running_world(
     folder: Path,
@@ -335,12 +342,15 @@ def connect(world: World) -> None:
 
 
 def login(world: World) -> None:
+    log_in(world, world.agent, world.api_key)
+
+
+def log_in(world: World, environment: Mapping[str, str], api_key: str) -> None:
+    """Log an agent in and write its kubeconfig, by the commands, in this process."""
     ca = str(world.folder / "hub" / "tls" / "ca.pem")
-    world.hawse(
-        *("login", "--hub", f"https://127.0.0.1:{world.hub_port}", "--ca", ca),
-        environment={**world.agent, "HAWSE_API_KEY": world.api_key},
-    )
-    world.hawse("kubeconfig", "--output", world.agent["KUBECONFIG"], environment=world.agent)
+    hub = f"https://127.0.0.1:{world.hub_port}"
+    invoke(login_command, "--hub", hub, "--ca", ca, environment={**environment, "HAWSE_API_KEY": api_key})
+    invoke(kubeconfig, "--output", environment["KUBECONFIG"], environment=environment)
 
 
 def prepare_cluster(world: World) -> None:

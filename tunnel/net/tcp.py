@@ -21,6 +21,7 @@ import errno
 import operator
 import socket
 import struct
+import sys
 import weakref
 from contextlib import suppress
 from typing import Final
@@ -98,9 +99,13 @@ class TCPStream(trio.abc.HalfCloseableStream):
 
     __slots__ = ("_eof_sent", "_fd", "_receives_left", "_sending", "_sends_left", "peer", "socket")
 
-    def __init__(self, sock: socket.socket, peer: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: tuple[str, int] | None = None, *, tuned: bool = False
+    ) -> None:
+        """`tuned`: the socket has the options of `tune_socket` already."""
         sock.setblocking(False)
-        tune_socket(sock)
+        if not tuned:
+            tune_socket(sock)
         self.socket: Final = sock
         self.peer = peer
         """The client's address: the one that was accepted, or the one that a load balancer states."""
@@ -339,7 +344,9 @@ def _set(sock: socket.socket | trio.socket.SocketType, options: _Options) -> Non
             sock.setsockopt(level, option, value)
 
 
-# Computed once: each accepted connection needs them. The option that the fewest systems have comes last,
+# Linux copies all of the options below from a listening socket to each connection that it accepts.
+_INHERITED: Final = sys.platform == "linux"
+# Computed once: each new connection needs them. The option that the fewest systems have comes last,
 # because a refusal skips the options after it.
 _TUNED: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -365,6 +372,7 @@ class TCPListener(trio.abc.Listener[TCPStream]):
         family, kind, protocol = old.family, old.type, old.proto
         self.socket: Final = socket.socket(family, kind, protocol, fileno=old.detach())
         """The listening socket."""
+        tune_socket(self.socket)
         self._accepts_left = 0
 
     async def accept(self) -> TCPStream:
@@ -385,7 +393,7 @@ class TCPListener(trio.abc.Listener[TCPStream]):
                 if exc.errno not in _CONNECTION_ERRNOS:
                     raise
             else:
-                return TCPStream(sock, peer[:2])
+                return TCPStream(sock, peer[:2], tuned=_INHERITED)
 
     async def aclose(self) -> None:
         """Listen no more."""

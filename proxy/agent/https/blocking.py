@@ -163,13 +163,19 @@ def _connect_through(raw: socket.socket, proxy: Proxy, host: str, port: int) -> 
 
 
 def _plain(host: str) -> bytes:
-    """Return a host as ASCII; raises UnicodeError. For a string, Python would load a codec for 2 ms."""
-    if not host.isascii():
-        return host.encode("idna")
-    # As that codec does, so that no resolver is asked.
-    if not all(1 <= len(label) <= LABEL_MAX for label in host.removesuffix(".").split(".")):
-        raise UnicodeError("a label is empty or too long")
-    return host.encode("ascii")
+    """Return a host as ASCII; raises OSError. For a string, Python would load a codec for 2 ms."""
+    if host.isascii():
+        name = host.encode("ascii")
+        # As that codec does, so that no resolver is asked.
+        valid = all(1 <= len(label) <= LABEL_MAX for label in host.removesuffix(".").split("."))
+    else:
+        try:
+            name, valid = host.encode("idna"), True
+        except UnicodeError:
+            valid = False
+    if not valid:
+        raise OSError("no host can have that name")
+    return name
 
 
 def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
@@ -177,10 +183,7 @@ def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
 
     The timeout covers all addresses together, and later each wait on the socket. Raises OSError.
     """
-    try:
-        addresses = socket.getaddrinfo(_plain(host), port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:
-        raise OSError("no host can have that name") from error
+    addresses = socket.getaddrinfo(_plain(host), port, type=socket.SOCK_STREAM)
     deadline = time.monotonic() + timeout_s
     failure = OSError(f"{host} has no address")
     pending: list[socket.socket] = []

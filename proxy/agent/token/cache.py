@@ -7,6 +7,7 @@ flushed to the disk: a flush takes as long as all else that the plugin writes.
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import suppress
 
@@ -18,6 +19,8 @@ KEPT_S = 60
 # In a minute. An agent with more questions asks the hub again: the plugin lists the folder at each answer.
 FILES_MAX = 256
 LOCK_SUFFIX = ".lock"
+# The names of tokens and answers, and of both while they are written.
+_OURS = re.compile(r".+(?:\.json|_[0-9]+)(?:\.[0-9a-f]{16}\.new)?")
 
 
 def store(folder: str, name: str, data: bytes) -> None:
@@ -28,18 +31,32 @@ def store(folder: str, name: str, data: bytes) -> None:
 
 
 def _evict(folder: str) -> None:
-    """Remove what has expired, and the oldest files above the bound. Locks stay: a process may hold them."""
+    """Remove what has expired, and the oldest files above the bound. Locks stay: a process may hold them.
+
+    The folder must be this user's, and no link: the owner of a shared cache, or of the home that `sudo -E`
+    keeps, could lead it to other files of this user. Files with other names stay for the same reason.
+    """
+    # Another plugin may remove the same files.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                _evict_in(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _evict_in(descriptor: int) -> None:
     now_s = time.time()
     ages: list[tuple[float, str]] = []
-    # Another plugin may remove the same files.
-    with suppress(OSError), os.scandir(folder) as entries:
+    with os.scandir(descriptor) as entries:
         for entry in entries:
-            if not entry.name.endswith(LOCK_SUFFIX) and entry.is_file(follow_symlinks=False):
+            if _OURS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 with suppress(OSError):
                     # A clock set back makes files of the future.
-                    ages.append((abs(now_s - entry.stat(follow_symlinks=False).st_mtime), entry.path))
+                    ages.append((abs(now_s - entry.stat(follow_symlinks=False).st_mtime), entry.name))
     ages.sort()
-    for place, (age_s, path) in enumerate(ages):
+    for place, (age_s, name) in enumerate(ages):
         if age_s > KEPT_S or place >= FILES_MAX:
             with suppress(OSError):
-                os.unlink(path)
+                os.unlink(name, dir_fd=descriptor)

@@ -60,7 +60,7 @@ class Cached(NamedTuple):
 
 
 def run_plugin(server: str = "", hub: str = "") -> int:
-    """Print the credential for kubectl, and return the exit status. Errors are one line on stderr.
+    """Print and flush the credential for kubectl, and return the exit status. Errors are one line on stderr.
 
     `server` and `hub` are arguments in the kubeconfig. `server` is for clients that don't pass the plugin
     KUBERNETES_EXEC_INFO with a server. `hub` is for kubeconfigs whose servers are the clusters' own hosts.
@@ -74,7 +74,12 @@ def run_plugin(server: str = "", hub: str = "") -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(answer)
+    try:
+        print(answer, flush=True)
+    except OSError as error:
+        # kubectl was ended meanwhile, or a file takes no more.
+        print(f"hawse: cannot write the credential: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -231,6 +231,29 @@ async def test_a_head_that_comes_in_parts_is_the_tasks(cut: int) -> None:
         assert head.target == b"/one"
 
 
+@pytest.mark.parametrize("cut", range(1, len(GET)))
+async def test_a_first_head_that_comes_in_parts_is_the_tasks(cut: int) -> None:
+    client, server = await handshake(await tcp_pair())
+    readiness = Readiness()
+    connection = ServerConnection(server, readiness=readiness, passes=NextPass())
+    connection.serve_parked(server, lambda connection, head: None)
+
+    async def send() -> None:
+        await client.send_all(GET[:cut])
+        await wait_all_tasks_blocked(0.001)
+        await client.send_all(GET[cut:])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.run)
+        nursery.start_soon(send)
+        head = await connection.next_request()
+        nursery.cancel_scope.cancel()
+    await connection.cut()
+    await trio.aclose_forcefully(client)
+    assert head is not None
+    assert head.target == b"/one"
+
+
 async def test_a_head_that_takes_long_to_read_is_the_tasks() -> None:
     async with parking() as bench:
         await bench.client.send_all(NOT_WHOLE + b"A: %s\r\n\r\n" % (b"a" * LONG_HEAD_BYTES))

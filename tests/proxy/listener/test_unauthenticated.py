@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -43,7 +45,10 @@ def test_connections_are_counted_by_address_and_in_all(monkeypatch: pytest.Monke
     _enter(limits, "192.0.2.1")
 
 
-def test_three_thousand_clients_of_one_address_may_connect_before_the_first_hello() -> None:
+def test_three_thousand_clients_of_one_address_may_connect_before_the_first_hello(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     limits = UnauthenticatedLimits()
     cut: list[str] = []
     burst = [limits.enter("192.0.2.1", cut.append) for _ in range(3000)]
@@ -151,18 +156,45 @@ def test_beyond_the_total_connections_without_a_hello_are_cut_first() -> None:
     limits = UnauthenticatedLimits(connections_max=4)
     cut: list[str] = []
     _enter(limits, "192.0.2.1")
-    for name in ("a", "b"):
-        limits.enter("192.0.2.1", lambda why, name=name: cut.append(name))  # type: ignore[misc]
-    limits.enter("192.0.2.2", lambda why: cut.append("c"))
+    for name, address in (("a", "192.0.2.1"), ("b", "192.0.2.2"), ("c", "192.0.2.4")):
+        limits.enter(address, lambda why, name=name: cut.append(name))  # type: ignore[misc]
     # Of the address that has the most.
     _enter(limits, "192.0.2.3")
     assert cut == ["a"]
-    # Of any, where the newcomer's has as many.
+    # Of any, if more are without a hello than the fullest address has.
     _enter(limits, "192.0.2.3")
-    _enter(limits, "192.0.2.3")
-    assert cut == ["a", "b", "c"]
+    assert cut == ["a", "b"]
+    # Else of the newcomer's own.
     with pytest.raises(TooManyPendingError):
         _enter(limits, "192.0.2.3")
+    assert cut == ["a", "b"]
+
+
+@pytest.mark.parametrize(("connections_max", "flooding"), [(4096, 1), (4096, 2), (1024, 1), (1024, 3)])
+def test_a_flood_from_few_addresses_does_not_cut_another_client_before_its_hello(
+    connections_max: int, flooding: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    limits = UnauthenticatedLimits(connections_max=connections_max)
+    cut: list[str] = []
+
+    def flood(count: int) -> None:
+        for number in range(count):
+            with suppress(TooManyPendingError):
+                _enter(limits, f"198.51.100.{number % flooding}")
+
+    flood(connections_max + 100)
+    client = limits.enter("192.0.2.1", cut.append)
+    flood(100)
+    assert (cut, client.counted) == ([], True)
+
+
+@pytest.mark.parametrize(("files_max", "expected"), [(1024, 512), (resource.RLIM_INFINITY, 4096)])
+def test_half_of_the_open_files_are_left_for_authenticated_connections(
+    files_max: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files_max, files_max))
+    assert UnauthenticatedLimits().connections_max == expected
 
 
 def test_silent_connections_of_many_addresses_do_not_evict_a_gateways() -> None:

@@ -185,6 +185,7 @@ def test_contexts_are_strict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         assert context.keylog_filename is None
     assert client_side.verify_mode == ssl.CERT_REQUIRED
     assert client_side.check_hostname
+    assert server_side.num_tickets == 1
     assert not (tmp_path / "keys").exists()
 
 

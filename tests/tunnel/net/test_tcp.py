@@ -17,7 +17,7 @@ from tests.fakes.blackhole import swallow
 from tests.fakes.clogged import clog
 from tests.tunnel.stream_pairs import tcp_pair
 from tunnel.net import tcp
-from tunnel.net.tcp import TCPListener, TCPStream, bind_socket_to_peer
+from tunnel.net.tcp import _TUNED, TCPListener, TCPStream, bind_socket_to_peer
 
 LINUX = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
 
@@ -219,6 +219,17 @@ async def test_taking_over_leaves_the_trio_stream_closed_and_nothing_behind() ->
             await near.send_all(b"x")
             assert await far.receive_some() == b"x"
     assert repr(near) == "<TCPStream closed>"
+
+
+async def test_an_accepted_connection_has_the_same_options_as_a_dialled_one() -> None:
+    async with TCPListener((await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]) as listener:
+        port = listener.socket.getsockname()[1]
+        async with TCPStream.take_over(await trio.open_tcp_stream("127.0.0.1", port)) as near:
+            async with await listener.accept() as far:
+                assert [far.getsockopt(level, option) for level, option, _ in _TUNED] == [
+                    near.getsockopt(level, option) for level, option, _ in _TUNED
+                ]
+                assert far.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_a_listener_accepts_several_connections_in_a_pass_and_then_waits() -> None:

@@ -238,6 +238,19 @@ def test_a_proxy_leads_to_a_hub_that_is_called_by_its_ipv6_address(
         assert [asked.headers["host"] for asked in hub.asked] == [authority]
 
 
+def test_a_name_that_no_host_can_have_is_an_error_behind_a_proxy_too(
+    account: Account, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "hub..example"
+    with open_egress({name: "127.0.0.1"}, password="p@ss") as egress:
+        monkeypatch.setenv("HTTPS_PROXY", egress.url())
+        login = account._replace(hub=f"https://{name}:{hub.url.rpartition(':')[2]}")
+        with pytest.raises(
+            AgentError, match=r"cannot reach https://hub\.\.example:.* no host can have that name"
+        ):
+            fetch_token(login, "prod")
+
+
 def test_a_proxy_that_leads_nowhere_is_named_and_its_password_is_not(
     behind: tuple[Account, FakeHub, Egress], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,22 +30,42 @@ def test_a_file_is_private_and_replaced_as_a_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("age_s", [KEPT_S + 1, -KEPT_S - 1])
 def test_expired_files_and_those_of_the_future_are_removed_but_no_locks(tmp_path: Path, age_s: int) -> None:
-    for name in ("over", "left.1234.new", "a.lock", "recent"):
+    left = f"a_1.{'0f' * 8}.new"
+    for name in ("hub_a.json", "hub_a_20", left, "hub_a.json.lock", "notes.txt", "recent_1"):
         (tmp_path / name).touch()
-        if name != "recent":
+        if name != "recent_1":
             os.utime(tmp_path / name, (time.time() - age_s,) * 2)
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder_1").mkdir()
     store(str(tmp_path), "a", b"")
-    assert names(tmp_path) == {"a", "a.lock", "recent", "folder"}
+    assert names(tmp_path) == {"a", "hub_a.json.lock", "notes.txt", "recent_1", "folder_1"}
+
+
+@pytest.mark.parametrize("whose", ["a link", "another user's"])
+def test_nothing_is_removed_from_a_folder_that_is(
+    whose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder = elsewhere
+    if whose == "a link":
+        folder = tmp_path / "answers"
+        folder.symlink_to(elsewhere)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    old = elsewhere / "secrets.json"
+    old.touch()
+    os.utime(old, (time.time() - KEPT_S - 1,) * 2)
+    store(str(folder), "a", b"")
+    assert names(elsewhere) == {"a", "secrets.json"}
 
 
 def test_above_the_bound_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "FILES_MAX", 3)
     for age_s in (20, 5, 10, 15):
-        (tmp_path / str(age_s)).touch()
-        os.utime(tmp_path / str(age_s), (time.time() - age_s,) * 2)
-    store(str(tmp_path), "a", b"")
-    assert names(tmp_path) == {"a", "5", "10"}
+        (tmp_path / f"a_{age_s}").touch()
+        os.utime(tmp_path / f"a_{age_s}", (time.time() - age_s,) * 2)
+    store(str(tmp_path), "a_1", b"")
+    assert names(tmp_path) == {"a_1", "a_5", "a_10"}
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
@@ -58,7 +78,7 @@ def test_parallel_writers_leave_whole_files(tmp_path: Path, monkeypatch: pytest.
     # Each removes files that others are about to remove.
     monkeypatch.setattr(cache, "FILES_MAX", 2)
     with ThreadPoolExecutor(8) as pool:
-        for done in [pool.submit(store, str(tmp_path), f"f{i % 4}", b"x" * 5000) for i in range(80)]:
+        for done in [pool.submit(store, str(tmp_path), f"f_{i % 4}", b"x" * 5000) for i in range(80)]:
             done.result()
     monkeypatch.undo()
     store(str(tmp_path), "last", b"")

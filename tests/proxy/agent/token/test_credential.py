@@ -316,6 +316,26 @@ def test_a_hub_that_never_ends_its_answer_is_given_up(home: Home, hub: FakeHub) 
     assert done.stderr == "hawse: no token from the hub within 1 s: try again\n"
 
 
+@pytest.mark.parametrize(("stdout", "reason"), [("full", "No space left on device"), ("pipe", "Broken pipe")])
+@pytest.mark.usefixtures("account")
+def test_an_output_that_takes_no_answer_is_one_line_on_stderr(
+    home: Home, hub: FakeHub, stdout: str, reason: str
+) -> None:
+    if stdout == "full":
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        unread, descriptor = os.pipe()
+        os.close(unread)
+    environment = home.environment | {"KUBERNETES_EXEC_INFO": exec_info(hub.url)}
+    environment.pop("PYTHONUNBUFFERED", None)
+    done = subprocess.run(
+        [HAWSE, "credential"], env=environment, stdout=descriptor, stderr=subprocess.PIPE, text=True
+    )
+    os.close(descriptor)
+    assert done.stderr == f"hawse: cannot write the credential: {reason}\n"
+    assert done.returncode == 1
+
+
 @pytest.mark.usefixtures("account")
 def test_no_secret_is_in_what_it_says(home: Home, hub: FakeHub) -> None:
     hub.reply = lambda _: FakeHub.refusal(401, "not accepted")

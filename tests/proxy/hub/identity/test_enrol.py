@@ -14,9 +14,10 @@ from audit.errors import AuditUnavailable
 from audit.record import ActorType, Event, Kind, Phase, encode
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key, new_code
+from auth.assertion import issue_assertion
 from auth.hubtime import hub_time, seconds_of
 from auth.keys import PublicKey, SigningKey
-from auth.tokens import issue_assertion, issue_enrolment
+from auth.tokens import issue_enrolment
 from proxy.hub.identity.code_throttle import FAILURES_MAX, FORGIVEN_AFTER_S
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.store.credentials import CODE_LIFETIME_S
@@ -224,7 +225,7 @@ async def test_a_key_is_registered_by_its_holder_and_in_its_one_form(bench: Benc
     for fields in (
         {"proof": issue_enrolment(other, hub_url=ISSUER, jti="j", now=NOW)},
         {"proof": issue_enrolment(key, hub_url="https://other.example", jti="j", now=NOW)},
-        {"proof": issue_assertion(key, agent=key.kid, hub_url=ISSUER, jti="j", now=NOW)},
+        {"proof": issue_assertion(key.key, agent=key.kid, hub_url=ISSUER, jti="j", now=NOW)},
         {"proof": old},
         {"proof": "x"},
         {"jwk": json.dumps(other.public.to_jwk())},

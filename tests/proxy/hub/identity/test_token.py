@@ -17,10 +17,11 @@ import trio.testing
 from audit.record import ActorType, Kind, encode
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
+from auth.assertion import issue_assertion
 from auth.hubtime import hub_time, seconds_of
 from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
-from auth.tokens import issue_access, issue_assertion, verify_access
+from auth.tokens import issue_access, verify_access
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER
 from proxy.hub.identity.replay_store import ReplayStore
@@ -57,7 +58,7 @@ async def bench(tmp_path: Path, database: Location) -> AsyncIterator[Bench]:
 
 
 def assertion(key: SigningKey = AGENT_KEY, agent: str = "sre-1", jti: str = "j", now: float = NOW) -> str:
-    return issue_assertion(key, agent=agent, hub_url=ISSUER, jti=jti, now=now)
+    return issue_assertion(key.key, agent=agent, hub_url=ISSUER, jti=jti, now=now)
 
 
 def signed(token: str, **fields: str) -> dict[str, str]:
@@ -548,7 +549,7 @@ async def test_refused_assertions_look_like_refused_keys(bench: Bench) -> None:
 
 async def test_a_key_holder_that_uses_another_name_for_the_hub_gets_the_right_one(bench: Bench) -> None:
     for key, is_told in ((AGENT_KEY, True), (STRANGERS_KEY, False)):
-        other_hub = issue_assertion(key, agent="sre-1", hub_url="https://else.example", jti="1", now=NOW)
+        other_hub = issue_assertion(key.key, agent="sre-1", hub_url="https://else.example", jti="1", now=NOW)
         status, body = await bench.ask(**signed(other_hub))
         assert (status, body["error"], "hub_time" in body) == (401, "invalid_client", False)
         step = f"ask its operator for a code, then run `hawse login --hub {ISSUER} --code`"
@@ -573,7 +574,7 @@ async def test_only_the_key_holder_learns_that_its_clock_is_wrong(bench: Bench) 
 
 def dated(hub_time: str, now: float = NOW, jti: str = "again") -> dict[str, str]:
     return signed(
-        issue_assertion(AGENT_KEY, agent="sre-1", hub_url=ISSUER, jti=jti, now=now, hub_time=hub_time)
+        issue_assertion(AGENT_KEY.key, agent="sre-1", hub_url=ISSUER, jti=jti, now=now, hub_time=hub_time)
     )
 
 
