@@ -47,7 +47,7 @@ async def test_the_keys_are_kept_only_once_they_are_this_hubs_and_read_anew(
     monkeypatch.setattr(KeyRing, "run", keep)
     monkeypatch.setattr(KeyRing, "reload", lambda _: did.append("reads the keys"))
     # Nothing of the tests' own is to be kept from the garbage collector.
-    monkeypatch.setattr(serve, "settle", lambda: None)
+    monkeypatch.setattr(serve, "settle_later", trio.sleep_forever)
     data = DataDir.open(tmp_path / "data")
     # What a hub that has run leaves.
     data.keys.load_or_make()
@@ -100,7 +100,7 @@ async def test_a_second_signal_does_not_end_the_last_writes(
 
     monkeypatch.setattr(Acceptor, "accept_until_stopped", be_told)
     monkeypatch.setattr(AuditStore, "close", close_slowly)
-    monkeypatch.setattr(serve, "settle", lambda: None)
+    monkeypatch.setattr(serve, "settle_later", trio.sleep_forever)
     anywhere = Address("127.0.0.1", 0)
     pid_file = tmp_path / "hub.pid"
     config = HubConfig(
@@ -131,7 +131,7 @@ async def test_a_client_with_many_addresses_floods_the_trail_no_more_than_anothe
         return False
 
     monkeypatch.setattr(Acceptor, "accept_until_stopped", fail_often)
-    monkeypatch.setattr(serve, "settle", lambda: None)
+    monkeypatch.setattr(serve, "settle_later", trio.sleep_forever)
     anywhere = Address("127.0.0.1", 0)
     config = HubConfig(listen=anywhere, admin=AdminConfig(listen=anywhere), data_dir=tmp_path / "data")
     with trio.fail_after(20):
