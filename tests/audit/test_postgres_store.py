@@ -36,7 +36,7 @@ from audit.record import (
 from audit.recorder import open_recorder
 from audit.store import TrailMark
 from tests.audit.events import NOW_S, call
-from tests.audit.test_recorder import eventually
+from tests.audit.eventually import eventually
 from tests.audit.trails import PostgresTrail
 from tests.postgres import PostgresServer
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from audit.recorder import BATCH_EVENTS_MAX, Recorder, open_recorder
 from audit.shares import Agent
 from audit.store import AuditStore
 from tests.audit.events import call, failure
+from tests.audit.eventually import eventually
 from tests.audit.trails import Store, Trail, read
 
 
@@ -62,15 +63,6 @@ def store(trail: Trail) -> Iterator[WatchedStore]:
 @pytest.fixture
 def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "RETRY_S", 0.02)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
-        # The condition depends on a thread and a file, which trio cannot wait for.
-        while True:
-            await trio.sleep(0.005)
-            if condition():
-                return
 
 
 async def test_an_intent_is_on_the_disk_when_it_returns(store: WatchedStore, trail: Trail) -> None:

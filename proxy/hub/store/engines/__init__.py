@@ -8,8 +8,8 @@ from typing import Protocol, TypeAlias
 
 import sqlalchemy as sa
 
-from proxy.hub.store.engines.address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
+from proxy.hub.store.postgres_address import PostgresAddress
 
 Location: TypeAlias = Path | PostgresAddress
 """Where a store is: its SQLite file, or its database of PostgreSQL."""

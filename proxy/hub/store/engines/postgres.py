@@ -14,11 +14,11 @@ import attrs
 import psycopg
 import sqlalchemy as sa
 
-from proxy.hub.store.engines.address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
 from proxy.hub.store.errors import InvalidError, StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, is_older, migrate
 from proxy.hub.store.migrations import tables as t
+from proxy.hub.store.postgres_address import PostgresAddress
 
 CONNECT_TIMEOUT_S = 2
 # How long a change waits for the one of another hub. SQLite waits as long.

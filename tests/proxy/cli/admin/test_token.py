@@ -47,6 +47,7 @@ async def test_tokens_are_listed_with_role_and_end_and_with_what_is_to_be_done(h
         await hub.directory.change(add)
     old = await hub.json("token", "add", "old", "--role", "admin")
     with closing(sqlite3.connect(hub.data.store_file)) as store, store:
+        store.execute("UPDATE directory SET version = version + 1, nonce = 'by another process'")
         store.execute("UPDATE admin_tokens SET role_chosen = 0 WHERE id = ?", (old["id"],))
     await hub.directory.change(lambda store: None)
     listed = await hub.ok("token", "list")
@@ -83,6 +84,7 @@ async def test_a_token_may_do_what_its_role_may_and_is_told_when_it_has_expired(
     )
     assert "that takes the role operator or admin" in await hub.fails("session", "list", env=env)
     with closing(sqlite3.connect(hub.data.store_file)) as store, store:
+        store.execute("UPDATE directory SET version = version + 1, nonce = 'by another process'")
         store.execute("UPDATE admin_tokens SET expires_at = 1.0 WHERE name = 'see'")
     await hub.directory.change(lambda store: None)
     refused = await hub.fails("agent", "list", env=env)

@@ -370,7 +370,7 @@ def test_a_folder_that_cannot_be_looked_into_is_one_line() -> None:
     for command in (pruned, run):
         result = command(*(["--keep=1d", "--yes"] if command is pruned else []), "--data-dir", "x" * 300)
         assert result.exit_code == 1
-        assert "is unavailable: File name too long" in result.stderr
+        assert "/database: File name too long" in result.stderr
         assert len(result.stderr.splitlines()) == 1
 
 
