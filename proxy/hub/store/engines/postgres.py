@@ -6,9 +6,10 @@ so it sees what all earlier ones have committed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import attrs
 import psycopg
@@ -20,15 +21,45 @@ from proxy.hub.store.migrations import MigrationError, is_older, migrate
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.postgres_address import PostgresAddress
 
+T = TypeVar("T")
+
 CONNECT_TIMEOUT_S = 2
 # How long a change waits for the one of another hub. SQLite waits as long.
 LOCK_TIMEOUT_MS = 5000
+# How long an answer may take. Longer than the wait for a lock, so that the server reports that one.
+ANSWER_TIMEOUT_S = 6.0
 # The tables of a migration are locked by nothing but another migration, and by transactions of milliseconds.
 MIGRATION_LOCK_TIMEOUT_MS = 2000
 # The key of the advisory lock that two migrations contend for: "hawse" in ASCII.
 MIGRATION_LOCK = 0x6861777365
 PASSWORD_BYTES_MAX = 1024
 RIGHTS = "SELECT", "INSERT", "UPDATE", "DELETE"
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection that is closed when an answer takes longer than ANSWER_TIMEOUT_S.
+
+    The kernel of a stopped server still acknowledges, so no timeout of libpq or TCP would end the wait. The
+    thread that waits is the only one that makes changes, and the hub cannot end before it does.
+    """
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
+        """Run a generator of psycopg, which is resumed several times a second while nothing comes."""
+        return super().wait(self._bounded(gen), *args, **options)
+
+    def _bounded(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        until_s = time.monotonic() + ANSWER_TIMEOUT_S
+        try:
+            awaited = next(gen)
+            while True:
+                ready = yield awaited
+                if not ready and time.monotonic() >= until_s:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError("the database does not answer")
+                awaited = gen.send(ready)
+        except StopIteration as ended:
+            found: T = ended.value
+            return found
 
 
 @attrs.frozen
@@ -131,12 +162,12 @@ def _engine(address: PostgresAddress) -> sa.Engine:
         use_native_hstore=False,
     )
 
-    def state_address(_: object, __: object, args: list[object], options: dict[str, object]) -> None:
-        args[:] = [conninfo_of(address)]
+    def connect(_: object, __: object, ___: object, options: dict[str, Any]) -> BoundedConnection:
         # Prepared statements do not pass every pooler, and a hub changes little.
         options.update(client_encoding="utf8", prepare_threshold=None)
+        return BoundedConnection.connect(conninfo_of(address), **options)
 
-    sa.event.listen(engine, "do_connect", state_address)
+    sa.event.listen(engine, "do_connect", connect)
     sa.event.listen(engine, "connect", _configure)
     return engine
 

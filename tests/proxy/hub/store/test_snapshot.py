@@ -23,6 +23,18 @@ from tests.fakes.databases import run
 
 NAMES = [f"n{number}" for number in range(6)]
 KEYS = [SigningKey.generate().public for _ in range(12)]
+# The tables of agents and clusters, each with its column of their ids. Those of the cascades come last.
+TABLES = {
+    "agent_teams": "agent_id",
+    "api_keys": "agent_id",
+    "agent_keys": "agent_id",
+    "enrolment_codes": "agent_id",
+    "federation_rules": "agent_id",
+    "cluster_grants": "cluster_id",
+    "relay_keys": "cluster_id",
+    "agents": "id",
+    "clusters": "id",
+}
 
 
 @pytest.fixture
@@ -37,7 +49,8 @@ def changes(store: Store, random: Random) -> list[Callable[[], object]]:
     some = random.sample(NAMES, 2)
     key = random.choice(KEYS)
     now = store.snapshot()
-    keys = [key.id for _, key in (*now.api_keys_by_hash.values(), *now.agent_keys_by_kid.values())] or ["x"]
+    keys = [(agent.name, key.id) for agent, key in now.api_keys_by_hash.values()]
+    keys += [(agent.name, key.id) for agent, key in now.agent_keys_by_kid.values()]
     rules = [rule.id for pairs in now.rules_by_issuer.values() for _, rule in pairs] or ["x"]
     clusters = [cluster.id for cluster in now.clusters_by_id.values()] or ["x"]
     secret = f"h{random.randrange(10_000)}"
@@ -54,7 +67,7 @@ def changes(store: Store, random: Random) -> list[Callable[[], object]]:
         lambda: store.unlock_agent(name),
         lambda: random.randrange(8) or store.retire_agent(name),
         lambda: store.add_api_key(name, key_hash=secret, key_hint="x"),
-        lambda: store.revoke_key(name, random.choice(keys)),
+        lambda: store.revoke_key(*random.choice(keys or [(name, "x")])),
         lambda: store.add_code(name, secret),
         lambda: store.withdraw_codes(name),
         lambda: store.redeem_code(random.choice([*now.codes_by_hash, "x"]), key),
@@ -113,6 +126,33 @@ def test_what_is_new_and_the_rest_are_the_whole_after_10_000_changes(store: Stor
     populate(store)
     for seed in range(10):
         change_at_random(store, Random(seed), 1000)
+
+
+def test_every_row_of_an_agent_or_cluster_is_noted_by_itself(store: Store, database: Location) -> None:
+    # A change of ours often writes several tables, so that another one's note would hide a missing one.
+    store.add_team("sre")
+    store.add_agent("a", owner="ada", teams=["sre"], key_hash="h", key_hint="x")
+    store.add_cluster("prod", relay_key=KEYS[0], teams=["sre"])
+    store.add_code("a", "c1")
+    store.redeem_code("c1", KEYS[1])
+    store.add_code("a", "c2")
+    issuer = NewIssuer("https://issuer.example")
+    store.add_federation("a", issuer, audience="urn:a:b", claims={"repository_id": "1"}, mutable=True)
+    noted: dict[str, list[bool]] = {}
+    for table, owner in TABLES.items():
+        column = "name" if owner == "id" else owner
+        run(database, f"create table kept_{table} as select * from {table}")
+        for statement in (
+            f"update {table} set {column} = {column}",
+            f"delete from {table}",
+            f"insert into {table} select * from kept_{table}",
+        ):
+            run(database, "delete from touched", statement)
+            ids = run(database, f"select {owner} from kept_{table}")
+            seen = run(database, "select id from touched")
+            noted.setdefault(table, []).append(len(ids) == 1 and ids[0] in seen)
+        run(database, f"drop table kept_{table}")
+    assert noted == {table: [True, True, True] for table in TABLES}
 
 
 @pytest.fixture

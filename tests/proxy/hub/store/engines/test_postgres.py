@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -154,6 +156,28 @@ def test_a_connection_that_was_ended_is_made_again(store: Store, postgres: Postg
     assert ended == [(True,)]
     store.add_team("web")
     assert set(store.snapshot().teams_by_name) == {"sre", "web"}
+
+
+def test_a_server_that_does_not_answer_is_given_up_and_asked_again(
+    store: Store, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "ANSWER_TIMEOUT_S", 0.05)
+    store.add_team("sre")
+    [[pid]] = postgres.execute("select pid from pg_stat_activity where application_name = 'hawse-hub'")
+    assert isinstance(pid, int)
+
+    def stop_and_ask() -> None:
+        # Within a transaction: before one, the connection is tried, and replaced.
+        with store._note() as connection:
+            os.kill(pid, signal.SIGSTOP)
+            connection.exec_driver_sql("select 1")
+
+    try:
+        with pytest.raises(StoreUnavailableError, match="the database does not answer"):
+            stop_and_ask()
+        assert set(store.snapshot().teams_by_name) == {"sre"}
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_change_that_waits_too_long_for_another_one_is_refused(
