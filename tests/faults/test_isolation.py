@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import time
 from contextlib import ExitStack
 
 import pytest
 
-from tests.faults.clients import ExecBulk, Verdict, report
+from tests.faults.clients import ExecBulk, ExecEcho, Verdict, report
 from tests.faults.requests import asking
 from tests.faults.wire import DATA, FIN, INITIAL_CREDIT, Enrolment, frame, head, wire_relay
 from tests.faults.world import CLUSTER, FaultWorld
-from tests.system.load import get, timed
-from tests.system.world import POD, POD_PATH
+from tests.system.world import POD
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -36,21 +36,30 @@ def test_both_directions_full_through_small_buffers_do_not_lock_up(world: FaultW
 
 def test_a_request_that_hangs_in_its_dial_holds_up_no_other(world: FaultWorld) -> None:
     """The API server's address may swallow a connection for minutes."""
-    client = world.client()
-    token = client.token()
-    assert get(client, token, POD_PATH)[0] == 200
-    world.api.stall(present=False)
-    hanging = world.popen(CLUSTER, "exec", POD, "--", "echo", "at last", stdin=subprocess.DEVNULL)
-    try:
-        world.until(lambda: world.streams() == 1, "the exec is under way")
-        slowest = max(timed(lambda: get(client, token, POD_PATH)) for _ in range(20))
-        assert slowest < AT_ONCE_S
-        assert hanging.poll() is None
-        world.api.flow()
-        assert hanging.communicate(timeout=30) == (b"at last\n", b"")
-    finally:
-        hanging.kill()
-        hanging.communicate()
+    with ExitStack() as stack:
+        going_on = stack.enter_context(ExecEcho(world, 1))
+        world.api.stall(present=False)
+        # More than the connections that the relay keeps: some have to dial.
+        execs = [
+            world.popen(CLUSTER, "exec", POD, "--", "echo", "at last", stdin=subprocess.DEVNULL)
+            for _ in range(4)
+        ]
+        try:
+            world.until(lambda: world.streams() > 1, "an exec is under way")
+            for _ in range(20):
+                echoed = len(going_on.out)
+                began = time.monotonic()
+                world.until(lambda echoed=echoed: len(going_on.out) > echoed, "an echo")  # type: ignore[misc]
+                assert time.monotonic() - began < AT_ONCE_S
+            assert [each.poll() for each in execs].count(None) > 0
+            world.api.flow()
+            assert [each.communicate(timeout=30) for each in execs] == [(b"at last\n", b"")] * len(execs)
+        finally:
+            world.api.flow()
+            for each in execs:
+                each.kill()
+                each.communicate()
+    assert going_on.judgement.verdict is Verdict.WHOLE, report([going_on.judgement])
 
 
 def test_a_relay_that_ignores_credit_loses_that_stream_alone(world: FaultWorld, by_hand: Enrolment) -> None:

@@ -182,8 +182,8 @@ def test_what_a_client_has_ended_reads_so_and_is_shown_by_the_clusters_audit_id(
     copied = rows_with(world, mark)[-1]
 
     def watched() -> list[dict[str, object]]:
-        rows = world.audit_rows("--since", "2m", "--verb", "watch", "--limit", "2")
-        return [row for row in rows if row["phase"] == "complete"]
+        rows = world.audit_rows("--since", "2m", "--verb", "watch", "--limit", "10")
+        return [row for row in rows if row["phase"] == "complete" and POD in json.dumps(row["req"])]
 
     wait_until(lambda: bool(watched()))
     watch = watched()[-1]
