@@ -62,9 +62,11 @@ def check_hub(path: Path | None, environment: Mapping[str, str]) -> tuple[HubCon
 
 
 def _look_at_folder(config: HubConfig, findings: Findings) -> None:
-    address, expected = config.database.address, None
+    address, expected, usable = config.database.address, None, False
     if address is not None and not findings.has_fault_of("database"):
+        before = len(findings.faults)
         expected = findings.look(partial(_look_at_postgres, address), _KNOWN)
+        usable = len(findings.faults) == before
         findings.seen["database"] = "PostgreSQL"
     data = DataDir(config.data_dir)
     there = findings.look(data.check_folder, _KNOWN)
@@ -79,7 +81,17 @@ def _look_at_folder(config: HubConfig, findings: Findings) -> None:
     if config.tls.certificate is None:
         findings.look(partial(check_ca, data.tls_dir), _KNOWN)
     _look_at_disk(data, findings)
-    findings.look(partial(_look_at_databases, data, address, expected, findings), _KNOWN)
+    findings.look(
+        partial(
+            _look_at_databases,
+            data,
+            address if usable else None,
+            expected,
+            findings,
+            in_postgres=address is not None,
+        ),
+        _KNOWN,
+    )
 
 
 def _check_file(file: Path) -> None:
@@ -105,19 +117,25 @@ def _look_at_disk(data: DataDir, findings: Findings) -> None:
 
 
 def _look_at_databases(
-    data: DataDir, address: PostgresAddress | None, expected: TrailMark | None, findings: Findings
+    data: DataDir,
+    address: PostgresAddress | None,
+    expected: TrailMark | None,
+    findings: Findings,
+    *,
+    in_postgres: bool,
 ) -> None:
     """Check the schemas of the store and of the trail, and whether they belong together.
 
-    `expected` is the trail that a store in PostgreSQL names.
+    `address` is that of a PostgreSQL that can be used, and `expected` the trail that its store names.
     """
     there = is_there(data.store_file) or is_there(data.address_file)
     what = "store, trail, keys" if there else "no hub has run there yet"
     findings.seen["data folder"] = f"{data.path}: {what}"
-    faults = [*data.faults_of_databases(in_postgres=address is not None)]
+    faults = [*data.faults_of_databases(in_postgres=in_postgres)]
     findings.faults.extend(faults)
-    if address is not None:
-        if not findings.has_fault_of("database"):
+    if in_postgres:
+        # An unusable database is one fault, not one of the store and one of the trail.
+        if address is not None:
             findings.look(partial(check_place, address, expected), _KNOWN)
         return
     if is_there(data.store_file) and not _is_named(data.store_file, faults):

@@ -91,8 +91,8 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
         if address is not None:
             if noted is None and directory.current.trail is not None:
                 raise DataDirError(
-                    "a hub with another data folder has run on the database of database.url: copy keys/, "
-                    f"pepper, tls/ and {data.address_file.name} of that folder to {data.path}"
+                    "a hub with another data folder has run on the database of database.url: stop it, and "
+                    f"copy keys/, pepper, tls/ and {data.address_file.name} of that folder to {data.path}"
                 )
             data.note_address(address)
         expected = directory.current.trail

@@ -135,3 +135,12 @@ def test_a_database_that_cannot_be_used_ends_the_hub_by_one_line(
     assert result.stderr.splitlines()[-1].startswith(told)
     assert "SECRET" not in result.stderr
     assert not (tmp_path / "hub").exists()
+
+
+def test_a_database_that_is_away_is_one_fault(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir(mode=0o700)
+    result = run(tmp_path, DATABASE_URL="postgresql://hawse@127.0.0.1:1/hawse")
+    told = result.stderr.splitlines()[-1]
+    assert told.startswith(
+        "hawse: the hub cannot run: cannot use the PostgreSQL database: connection failed: "
+    )

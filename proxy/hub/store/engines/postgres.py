@@ -190,6 +190,11 @@ def conninfo_of(address: PostgresAddress) -> str:
 
 def _configure(connection: psycopg.Connection[object], _: object) -> None:
     connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS:d}")
+    # A locked agent must still be locked after a power failure.
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) "
+        "WHERE current_setting('synchronous_commit') = 'off'"
+    )
     connection.commit()
 
 

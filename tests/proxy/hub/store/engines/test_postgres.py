@@ -158,6 +158,13 @@ def test_a_connection_that_was_ended_is_made_again(store: Store, postgres: Postg
     assert set(store.snapshot().teams_by_name) == {"sre", "web"}
 
 
+@pytest.mark.parametrize(("stated", "used"), [("off", "on"), ("remote_apply", "remote_apply")])
+def test_a_change_that_returned_is_on_the_disk(in_postgres: PostgresAddress, stated: str, used: str) -> None:
+    address = PostgresAddress(f"{in_postgres.url}&options=-csynchronous_commit%3D{stated}")
+    with closing(opened(address)) as store, store._change() as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == used
+
+
 def test_a_server_that_does_not_answer_is_given_up_and_asked_again(
     store: Store, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
