@@ -63,7 +63,8 @@ class Deadlines:
         return idle
 
     def leave(self, idle: Idle) -> None:
-        """Forget a wait."""
+        """End a wait, and forget it. A check that is in progress does not close it any more."""
+        idle.due_at = math.inf
         self._waits.discard(idle)
 
     def begin(self, idle: Idle, seconds: float) -> None:

@@ -59,6 +59,11 @@ class Readable(Protocol):
     """The stream of a connection: TLS over a socket, or a wrapper of ours around it."""
 
     @property
+    def ended(self) -> bool:
+        """See TLSStream."""
+        ...
+
+    @property
     def has_unread(self) -> bool:
         """See TLSStream."""
         ...
@@ -193,7 +198,13 @@ class ParkedConnection:
         """Note that the begun request has its complete answer."""
         self.begun = self._head = None
         http = self._http
-        if http.held or http.ended or not (http.incoming is http.outgoing is DONE and http.persistent):
+        if (
+            http.held
+            or http.ended
+            # The end arrived with the request, so the socket may have nothing more to report.
+            or self._stream.ended
+            or not (http.incoming is http.outgoing is DONE and http.persistent)
+        ):
             self.wake()
         elif self._deadlines is not None and self._idle is not None:
             self._deadlines.begin(self._idle, IDLE_S)

@@ -134,6 +134,9 @@ class Front:
         self.deadlines.begin(late, HANDSHAKE_S)
         try:
             await tls.do_handshake(pending.hello_received)
+            if late.due_at == math.inf:
+                # The last flight had arrived, and waited for its pass.
+                raise trio.ClosedResourceError("the handshake took too long")
         finally:
             self.deadlines.leave(late)
 

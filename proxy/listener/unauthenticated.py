@@ -225,6 +225,11 @@ class MeteredStream(trio.abc.Stream):
         return data
 
     @property
+    def ended(self) -> bool:
+        """See TLSStream."""
+        return self._stream.ended
+
+    @property
     def has_unread(self) -> bool:
         """See TLSStream."""
         return self._stream.has_unread

@@ -393,10 +393,12 @@ class TCPListener(trio.abc.Listener[TCPStream]):
                 if exc.errno not in _CONNECTION_ERRNOS:
                     raise
             else:
-                return TCPStream(sock, peer[:2], tuned=_INHERITED)
+                # macOS has no address of a client that has gone already.
+                return TCPStream(sock, peer[:2] if peer else None, tuned=_INHERITED)
 
     async def aclose(self) -> None:
         """Listen no more."""
+        self._accepts_left = 0
         if self.socket.fileno() >= 0:
             notify_closing(self.socket)
             self.socket.close()

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 import trio
-from trio.testing import memory_stream_pair
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from proxy.exchange.deadlines import IDLE_S, SWEEP_S
 from proxy.exchange.server import HEAD_S, ServerConnection
@@ -105,3 +105,23 @@ async def test_a_request_that_comes_as_others_are_closed_is_answered(autojump_cl
             nursery.start_soon(serve, connection)
             nursery.start_soon(ask, client, trio.current_time() + IDLE_S)
     assert answered == begun > 0
+
+
+async def test_a_wait_that_ends_as_others_are_closed_is_not_closed(mock_clock: MockClock) -> None:
+    closed: list[Wait] = []
+
+    class Wait:
+        async def aclose(self) -> None:
+            closed.append(self)
+            for idle in idles:
+                if idle.waiting is not self:
+                    deadlines.leave(idle)
+            await trio.lowlevel.checkpoint()
+
+    async with swept() as deadlines:
+        idles = [deadlines.watch(Wait()) for _ in range(2)]
+        for idle in idles:
+            deadlines.begin(idle, 1)
+        mock_clock.jump(1)
+        await wait_all_tasks_blocked()
+        assert len(closed) == 1

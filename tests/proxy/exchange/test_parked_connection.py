@@ -628,6 +628,18 @@ async def test_a_task_that_is_cancelled_while_it_waits_to_run_gives_the_request_
         assert asked.ends == ["given up"]
 
 
+async def test_an_end_that_arrives_with_the_request_ends_the_connection_after_the_answer() -> None:
+    """The client keeps its socket open, so the kernel has nothing more to report."""
+    async with parking() as bench:
+        tls = bench.client
+        tls._ssl.write(GET)
+        tls._write_close_notify()
+        await tls.transport_stream.send_all(tls._held)
+        await wait_all_tasks_blocked(0.001)
+        bench.begun[0].answer()
+        assert await bench.came_back() is None
+
+
 async def test_a_cancelled_task_leaves_no_watch_and_no_deadline(mock_clock: MockClock) -> None:
     async with swept() as deadlines, parking(deadlines) as bench:
         assert bench.connection.idle_until == IDLE_S

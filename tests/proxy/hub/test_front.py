@@ -70,6 +70,23 @@ class Bench:
         return await wrap_client(client, context, server_hostname=HOST)
 
 
+@attrs.define
+class Crowd:
+    """A loop that is so busy that a task which received something waits for its pass (Fairness)."""
+
+    passing: int
+    waits: trio.Event = attrs.Factory(trio.Event)
+    over: trio.Event = attrs.Factory(trio.Event)
+
+    def admits(self) -> bool:
+        self.passing -= 1
+        return self.passing >= 0
+
+    async def wait(self, _: object) -> None:
+        self.waits.set()
+        await self.over.wait()
+
+
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     config = HubConfig(org="acme", public_url=ISSUER)
@@ -297,6 +314,28 @@ async def test_a_stranger_who_does_not_finish_the_handshake_is_cut(
         assert await client.receive_some() == b""
     await trio.testing.wait_all_tasks_blocked()
     assert bench.front.unauthenticated.connections == 0
+
+
+async def test_a_handshake_whose_last_flight_waits_for_its_pass_too_long_is_no_fault_of_ours(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mock_clock: MockClock
+) -> None:
+    crowd = Crowd(passing=2)
+    near, far = await tcp_pair()
+    async with trio.open_nursery() as nursery:
+        with monkeypatch.context() as patched:
+            # The hello and the client's own step pass. The hub's second step waits.
+            patched.setattr("tunnel.net.tls.fairness", lambda: crowd)
+            nursery.start_soon(bench.connect, near, far)
+            await crowd.waits.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert bench.front.unauthenticated.connections == 1
+        mock_clock.jump(HANDSHAKE_S)
+        await trio.testing.wait_all_tasks_blocked()
+        crowd.over.set()
+        await trio.testing.wait_all_tasks_blocked()
+    assert bench.front.unauthenticated.connections == 0
+    assert "fault of ours" not in caplog.text
+    await near.aclose()
 
 
 async def test_a_fault_of_ours_is_answered_and_ends_the_connection(

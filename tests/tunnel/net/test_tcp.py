@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 import trio
@@ -284,6 +285,27 @@ async def test_closing_a_listener_wakes_its_accept() -> None:
         await wait_all_tasks_blocked()
         await listener.aclose()
     await accept()
+
+
+async def test_a_listener_that_is_closed_within_a_pass_accepts_no_more() -> None:
+    listener = TCPListener((await trio.open_tcp_listeners(0, host="127.0.0.1"))[0])
+    async with await trio.open_tcp_stream(*listener.socket.getsockname()), await listener.accept():
+        await listener.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+
+
+async def test_a_connection_is_accepted_without_an_address(tmp_path: Path) -> None:
+    """As on macOS for a client that has gone already. A Unix socket's client has none either."""
+    listening = trio.socket.socket(socket.AF_UNIX)
+    await listening.bind(str(tmp_path / "socket"))
+    listening.listen()
+    async with (
+        TCPListener(trio.SocketListener(listening)) as listener,
+        await trio.open_unix_socket(tmp_path / "socket"),
+        await listener.accept() as accepted,
+    ):
+        assert accepted.peer is None
 
 
 async def test_receive_nowait_returns_received_bytes_and_distinguishes_none_from_the_end() -> None:

@@ -4,6 +4,7 @@ import itertools
 import os
 import struct
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,13 @@ def test_without_the_extra_the_slow_mask_is_used(monkeypatch: pytest.MonkeyPatch
     assert _fastest_mask() is apply_mask_slowly
 
 
-def test_the_extra_without_its_extension_leaves_the_slow_mask(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("suffix", [".py", EXTENSION_SUFFIXES[0]])
+def test_the_extra_without_an_extension_that_loads_leaves_the_slow_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     (tmp_path / "websockets").mkdir()
     (tmp_path / "websockets" / "__init__.py").write_text("")
-    (tmp_path / "websockets" / "speedups.py").write_text("")
+    (tmp_path / "websockets" / f"speedups{suffix}").write_text("")
     monkeypatch.delitem(sys.modules, "websockets", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert _fastest_mask() is apply_mask_slowly
