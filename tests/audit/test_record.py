@@ -94,10 +94,9 @@ def test_hostile_text_is_one_line_of_json(user_agent: str, target: str, argv: li
     line = encode(event)
     assert b"\n" not in line
     stored = json.loads(line)
-    assert (
-        stored.get("client", {}).get("user_agent", "")
-        == user_agent.encode("utf-8", "backslashreplace").decode()
-    )
+    # PostgreSQL takes no zero byte.
+    visible = user_agent.encode("utf-8", "backslashreplace").decode().replace("\0", r"\x00")
+    assert stored.get("client", {}).get("user_agent", "") == visible
 
 
 def test_bytes_that_are_no_utf_8_stay_visible() -> None:
