@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.waiting import wait_until
 from tests.system.world import POD, WAYS, World, run, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
@@ -89,8 +90,13 @@ def test_the_bindings_of_a_removed_team_serve_no_other_of_its_name(own_world: Wo
     world.administrator("delete", "clusterrolebinding", "night")
     second = json.loads(world.admin("team", "add", "night", "--reuse-name", "--json"))
     assert second["id"] != first["id"]
-    events = [json.dumps(event) for event in world.audit_rows("--kind", "admin.action")]
-    assert [second["id"] in event for event in events if "reuse_name=true" in event] == [True]
+
+    def reused() -> list[str]:
+        events = [json.dumps(event) for event in world.audit_rows("--kind", "admin.action")]
+        return [event for event in events if "reuse_name=true" in event]
+
+    wait_until(lambda: bool(reused()))
+    assert [second["id"] in event for event in reused()] == [True]
 
 
 @pytest.mark.parametrize("missing", ["users", "groups", "userextras/hawse.dev/session"])
