@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The demo's packages are a part of the lock, a quarter of its megabytes.
 DEMO_STAMP := $(VENV)/.installed-demo
-# As old as the last run of flake8 that found no fault.
+# Its time is that of the last clean run of flake8.
 ASYNC_LINTED := $(VENV)/.linted-async
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Arguments for `make demo` (--once, or --kubeconfig FILE) and `make bench` (`make bench` lists them).
@@ -83,9 +83,9 @@ lint-types:
 	$(BIN)/mypy
 
 lint-async:
-	@# All files take it 80 s of CPU, and it looks at each by itself. So it takes those that have changed since it last
-	@# found no fault, or all of them after a change of its settings or its version. Two files in three have nothing
-	@# asynchronous in them, of which alone it knows something.
+	@# flake8-async has no cache, and all files take 80 s of CPU. It checks each file by itself, so only files that have
+	@# changed since its last clean run are checked, or all files after a change of its settings or version. It checks
+	@# asynchronous code alone, and two files in three have none.
 	@touch $(ASYNC_LINTED).begun
 	@test -z "$$(find $(STAMP) .flake8 -newer $(ASYNC_LINTED) 2>&1)" || rm -f $(ASYNC_LINTED)
 	find . -name '*.py' -not -path './.*' $$(test ! -e $(ASYNC_LINTED) || echo -newer $(ASYNC_LINTED)) \

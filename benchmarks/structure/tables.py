@@ -25,8 +25,8 @@ def report(layout: Layout, words: Mapping[str, English], journeys: Mapping[str, 
                 for p in layout.packages
             ),
         ),
-        'The last column counts the sentences of comments and docstrings that contain "whoever", "nobody" or '
-        '"somebody", per 1,000 words.',
+        'Vague pronouns are "whoever", "nobody" and "somebody" in comments and docstrings. The last column '
+        "counts the sentences that have one, per 1,000 words.",
         _table(
             ("folder", "files", "children", "edges", "floors", "in cycles"),
             (

@@ -90,7 +90,7 @@ SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 # The protocols that Kubernetes upgrades a connection to, in lower case. Any other one would carry raw bytes
 # that neither policies nor audit can read.
 UPGRADES = frozenset({b"websocket", b"spdy/3.1"})
-# Statuses whose answers never have a body, whatever their headers say.
+# Statuses whose answers never have a body, even if their headers announce one.
 BODILESS_STATUSES = frozenset({*range(100, 200), 204, 304})
 # For whole canonical heads, where a line follows each line feed but the last.
 _CONNECTION_LINES = re.compile(rb"\nconnection: ([^\r]*+)")
@@ -370,7 +370,7 @@ class ResponseHead:
         return [value for found, value in self.headers if found == name]
 
     def has_body(self, request_method: bytes) -> bool:
-        """Whether a body may follow: not after HEAD, nor with 1xx, 204 and 304, whatever the headers say."""
+        """Whether a body may follow: not after HEAD, nor with 1xx, 204 and 304, even if announced."""
         return self.status not in BODILESS_STATUSES and request_method != b"HEAD"
 
     def encode(self) -> bytes:

@@ -148,7 +148,7 @@ def read_request_head(raw: bytes, last: Fields | None = None) -> RequestHead:
         raise _explain(raw)
     method, target = line.groups()
     if method == b"CONNECT":
-        # Some intermediaries treat a 2xx to CONNECT as a tunnel, whatever its target.
+        # Some intermediaries treat a 2xx to CONNECT as a tunnel, even to an odd target.
         raise BadRequest(400, "CONNECT is not served")
     block = raw[line.end() :]
     if last is not None and last.raw == block:

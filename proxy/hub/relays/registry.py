@@ -91,7 +91,7 @@ class LiveRelay:
         return not (self.session.closed or self.session.draining)
 
     def end_with(self, reason: str, code: int = CloseCode.SUPERSEDED) -> None:
-        """End the session now, whatever its task waits for; the relay receives the first reason."""
+        """End the session now, and any wait of its task; the relay receives the first reason."""
         self.session.end(code, reason)
 
 
