@@ -49,7 +49,7 @@ class Arrival:
         return (self.tls or self.plain).fileno()
 
     def proceed(self, context: ssl.SSLContext, request: bytes) -> str:
-        """Go on as far as the socket allows; returns the outcome, or "" while it is open."""
+        """Continue as far as the socket allows; returns the outcome, or "" while it is open."""
         try:
             if self.tls is None:
                 if failed := self.plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):

@@ -28,7 +28,7 @@ WATCHES = 6000
 WARM_UP = 200
 EVENTS_PER_S = 2000
 EVENTS_S = 2.0
-# The memory comes back in the idle time after the watches, and the issue is how soon.
+# Hub and relay return memory in idle time, at intervals of 10 s: the first time is before that.
 AFTER_S = (5.0, 60.0)
 QUICK_WATCHES = 100
 QUICK_AFTER_S = (0.5, 1.0)
@@ -46,7 +46,7 @@ class Phases:
 
 
 def run(system: System, upstream: Upstream, watches: int, options: Options) -> Sample:
-    """Open the system that has this name once more, with that many watches that end again."""
+    """Open another system of this kind, and then so many watches that end again."""
     count, waits = (QUICK_WATCHES, QUICK_AFTER_S) if options.quick else (watches, AFTER_S)
     with tempfile.TemporaryDirectory(prefix="hawse-bench-memory-") as name:
         folder = Path(name)
