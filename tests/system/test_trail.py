@@ -32,7 +32,7 @@ DAY_S = 24 * 3600
 # What an agent of these may add to the trail: small enough that a test meets it within seconds.
 BYTES_PER_S = 200_000
 BYTES_AT_ONCE = 1_000_000
-# So often it is in debt and out of it again.
+# The agent exceeds its budget and recovers this many times.
 DEBTS = 3
 
 # A stranger's flood: sixty requests a second, from one window of ten seconds into the next. The rows do not
@@ -48,7 +48,7 @@ def client(world: World, request: pytest.FixtureRequest) -> RawClient:
 
 @pytest.fixture(scope="module")
 def lasting_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world whose hubs come and go, and of which all runs after each test."""
+    """A world for tests that end and start its hub. After each test, all of it runs."""
     with running_world(tmp_path_factory.mktemp("lasting")) as running:
         yield running
 
@@ -230,7 +230,7 @@ def test_a_strangers_flood_adds_little_to_the_trail(world: World) -> None:
                 assert talk.answer().status == 401
                 asked += 1
     took_s = time.monotonic() - began
-    # Before the looks at the trail, each of which it records.
+    # Measured first: each reading of the trail adds an event to it.
     grown = stored_bytes(world) - before
     wait_until(lambda: any(row.get("count", 1) != 1 for row in world.audit_rows("--kind", "auth.failed")))
     # Eleven rows of a kind in ten seconds; a window may have begun before, and another end later.
