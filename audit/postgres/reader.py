@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 import msgspec
-import psycopg
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from audit.blocks import BLOCK_EVENTS
 from audit.errors import AuditUnavailable, NoTrail
+from audit.postgres.bounded import BoundedConnection
 from audit.postgres.link import CONNECT_S, Conninfo, one_line
 from audit.postgres.schema import VERSION, blocks, common_parts, epochs, events
 from audit.query import EVERYTHING, Query
@@ -26,6 +26,9 @@ from audit.reader import PAGE_ROWS_MAX, POLL_S, StoredEvent, TrailReader
 from audit.schema import microseconds, moment
 from audit.shared import members_of, whole
 
+# How long an answer may take. A search for rare members reads all events, a million a second. Each view opens
+# a connection, and so finds a server that is stopped already within CONNECT_S.
+ANSWER_S = 600.0
 _EPOCH_BITS, _N_BITS = 32, 64
 # Higher than any number, epoch and time.
 _END = 2**63 - 1
@@ -47,12 +50,18 @@ def parts_of(where: int) -> tuple[int, int, int]:
     return *divmod(rest, 1 << _EPOCH_BITS), min(n, _END)
 
 
+class ReaderConnection(BoundedConnection):
+    """A connection of a reader."""
+
+    answer_s = ANSWER_S
+
+
 class PostgresReader(TrailReader):
     """The trail in the database of `conninfo`."""
 
     def __init__(self, conninfo: Conninfo) -> None:
-        def connect() -> psycopg.Connection[Any]:
-            return psycopg.connect(conninfo(), connect_timeout=CONNECT_S, client_encoding="UTF8")
+        def connect() -> ReaderConnection:
+            return ReaderConnection.connect(conninfo(), connect_timeout=CONNECT_S, client_encoding="UTF8")
 
         self._engine = sa.create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
         with self._view():

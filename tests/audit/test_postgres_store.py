@@ -18,6 +18,7 @@ from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentR
 from audit.postgres import schema
 from audit.postgres import store as store_module
 from audit.postgres.link import Call, Link, Lost, Rows
+from audit.postgres.reader import ReaderConnection
 from audit.postgres.retention import PrunablePostgresStore
 from audit.postgres.store import PostgresStore
 from audit.record import (
@@ -667,3 +668,19 @@ def test_a_follower_passes_over_no_event_that_is_committed_late(
             assert [next(found).number for _ in range(2)] == ["1.2", "3.1"]
             one.append(events[6:7])
             assert next(found).number == "1"
+
+
+# -- readers -------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_gives_up_a_server_that_does_not_answer(
+    store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append([call()], boot=BOOT)
+    with closing(postgres_trail.reader()) as reader:
+        with postgres_trail.connection.transaction(), monkeypatch.context() as patched:
+            patched.setattr(ReaderConnection, "answer_s", 0.05)
+            postgres_trail.connection.execute("LOCK TABLE trail_events")
+            with pytest.raises(AuditUnavailable, match=r"is unavailable: the database does not answer$"):
+                reader.query()
+        assert len(reader.query()) == 1
