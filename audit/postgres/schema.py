@@ -73,24 +73,21 @@ epochs = sa.Table(
     sa.Column("boot", sa.Text),
     sa.Column("closed", sa.Boolean),
 )
-open_intents = sa.Table(
-    "trail_open",
-    _metadata,
-    *(
+
+
+def _places(name: str) -> sa.Table:
+    """A table of calls, each with the place of one of its rows."""
+    return sa.Table(
+        name,
+        _metadata,
         sa.Column("eid", _eid, primary_key=True),
         sa.Column("epoch", sa.Integer),
         sa.Column("n", sa.BigInteger),
-    ),
-)
-late_ends = sa.Table(
-    "trail_late_ends",
-    _metadata,
-    *(
-        sa.Column("eid", _eid, primary_key=True),
-        sa.Column("epoch", sa.Integer),
-        sa.Column("n", sa.BigInteger),
-    ),
-)
+    )
+
+
+# The first rows of calls without an end, and last rows that are far behind the first ones.
+open_intents, late_ends = _places("trail_open"), _places("trail_late_ends")
 
 # All parts of these texts are constants of this program.
 _TABLES = (
