@@ -124,8 +124,7 @@ def left(epoch: int) -> Call:
 def index_rest(epoch: int, newest: int) -> Call:
     """Index the events of an epoch that gets no more of them."""
     end = (newest // BLOCK_EVENTS + 1) * BLOCK_EVENTS
-    start = max(0, newest // BLOCK_EVENTS * BLOCK_EVENTS)
-    return _INDEX, (arrays.int4(epoch), arrays.int8(start), arrays.int8(end))
+    return _INDEX, (arrays.int4(epoch), arrays.int8(newest), arrays.int8(end))
 
 
 def present(eids: list[str], since_us: int) -> Call:
