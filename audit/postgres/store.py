@@ -24,13 +24,13 @@ from typing import TypeVar
 from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentRefused
 from audit.mask import Masks
 from audit.postgres import schema, statements
-from audit.postgres.batch import Batch, Place, Row, make_batch, whole_row
-from audit.postgres.link import Call, Conninfo, Link, Lost, Refused, Rows, bytes_of, integer_of, text_of
-from audit.record import Event, Phase
-from audit.schema import microseconds, moment
-from audit.shared import CommonParts, whole
+from audit.postgres.batch import Batch, Place, Row, make_batch, unknown_row, whole_row
+from audit.postgres.link import Call, Conninfo, Link, Lost, Refused, Rows, integer_of, text_of
+from audit.record import Event
+from audit.schema import moment
+from audit.shared import CommonParts
 from audit.shares import Agent
-from audit.store import TrailMark, as_unknown
+from audit.store import TrailMark
 
 T = TypeVar("T")
 
@@ -248,25 +248,7 @@ class PostgresStore:
         newest = integer_of(answers[-2][0][0])
         if epoch:
             self._run([statements.index_rest(epoch, newest)])
-        ends: list[Row] = []
-        for eid, kind, agent, cluster, phase, ts_us, body, common, common_body in answers[-1]:
-            event = bytes_of(body)
-            if common is not None:
-                event = whole(
-                    event,
-                    bytes_of(common_body),
-                    eid=text_of(eid),
-                    kind=text_of(kind),
-                    phase=text_of(phase),
-                    ts=moment(integer_of(ts_us)),
-                )
-            ends.append(
-                (
-                    *(text_of(eid), Phase.UNKNOWN.value, text_of(kind), microseconds(now)),
-                    *(text_of(agent), text_of(cluster), 0, as_unknown(event, now)),
-                )
-            )
-        return ends
+        return [unknown_row(row, now) for row in answers[-1]]
 
     def _take_epoch(self, boot: str) -> None:
         """Find or open the epoch of this boot."""
