@@ -156,24 +156,16 @@ class PostgresReader(TrailReader):
                 f"the audit trail in PostgreSQL is unavailable: {one_line(error.orig or error)}"
             ) from error
 
-    def _nth(
-        self,
-        connection: sa.Connection,
-        query: Query,
-        first: int,
-        last: int,
-        *,
-        skip: int = 0,
-        newest_first: bool = False,
-    ) -> int | None:
+    def _searches(
+        self, connection: sa.Connection, query: Query, first: int, last: int, *, newest_first: bool
+    ) -> Iterator[sa.Select[tuple[Any, ...]]]:
         conditions = query.event_conditions(events, common_parts)
         for window in windows(connection, query, first, last, newest_first=newest_first):
             found = _PLACES.where(*_within(window, first, last), *conditions)
-            rows = connection.execute(ordered(found, newest_first=newest_first).limit(skip + 1)).all()
-            if len(rows) > skip:
-                return position(*rows[skip])
-            skip -= len(rows)
-        return None
+            yield ordered(found, newest_first=newest_first)
+
+    def _position(self, place: sa.Row[tuple[Any, ...]]) -> int:
+        return position(place.written, place.epoch, place.n)
 
     def _oldest(self, connection: sa.Connection) -> tuple[int, datetime] | None:
         row = connection.execute(ordered(_PLACES.add_columns(events.c.ts_us)).limit(1)).first()
