@@ -262,17 +262,25 @@ def body_of(row: sa.Row[Any], path: Path) -> bytes:
     if row.common is not None and row.common_body is None:
         raise damaged(path, f"the common part of event {row.seq} is missing")
     try:
-        if row.common is None:
-            members_of(row.body)
-            body = bytes(row.body)
-        else:
-            ts = moment(row.ts_us)
-            body = whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
-        # msgspec does not check the text that it copies unparsed.
-        body.decode()
+        return json_of(row)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise damaged(path, f"event {row.seq} is not JSON ({error})") from error
     except (TypeError, OverflowError) as error:
         # SQLite stores values of any type in any column.
         raise damaged(path, f"event {row.seq} has values of types that no hub has written") from error
+
+
+def json_of(row: sa.Row[tuple[Any, ...]]) -> bytes:
+    """The event's JSON, from its row and its common part.
+
+    Raises DecodeError, UnicodeDecodeError, OverflowError or TypeError if one of them is damaged.
+    """
+    if row.common is None:
+        members_of(row.body)
+        body = bytes(row.body)
+    else:
+        ts = moment(row.ts_us)
+        body = whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
+    # msgspec does not check the text that it copies unparsed.
+    body.decode()
     return body

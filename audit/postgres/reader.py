@@ -22,9 +22,8 @@ from audit.postgres.bounded import BoundedConnection
 from audit.postgres.link import CONNECT_S, Conninfo, one_line
 from audit.postgres.schema import VERSION, blocks, common_parts, epochs, events
 from audit.query import EVERYTHING, Query
-from audit.reader import PAGE_ROWS_MAX, POLL_S, StoredEvent, TrailReader
+from audit.reader import PAGE_ROWS_MAX, POLL_S, StoredEvent, TrailReader, json_of
 from audit.schema import microseconds, moment
-from audit.shared import members_of, whole
 
 # How long an answer may take. A search for rare members reads all events, a million a second. Each view opens
 # a connection, and so finds a server that is stopped already within CONNECT_S.
@@ -191,23 +190,15 @@ STORED = sa.select(
 
 def stored(row: sa.Row[*tuple[Any, ...]]) -> StoredEvent:
     """The event of a row; raises AuditUnavailable if a part of it is missing or damaged."""
-    where, place = position(row.written, row.epoch, row.n), (row.epoch, row.n)
+    if row.common is not None and row.common_body is None:
+        raise AuditUnavailable(f"the common part of event {row.epoch}.{row.n} is missing in PostgreSQL")
     try:
-        if row.common is None:
-            members_of(row.body)
-            body = bytes(row.body)
-        elif row.common_body is None:
-            raise AuditUnavailable(f"the common part of event {row.epoch}.{row.n} is missing in PostgreSQL")
-        else:
-            ts = moment(row.ts_us)
-            body = whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
-        # msgspec does not check the text that it copies unparsed.
-        body.decode()
+        body = json_of(row)
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError) as error:
         raise AuditUnavailable(
             f"event {row.epoch}.{row.n} of the audit trail in PostgreSQL is damaged: {error}"
         ) from error
-    return StoredEvent(where, body, place)
+    return StoredEvent(position(row.written, row.epoch, row.n), body, (row.epoch, row.n))
 
 
 def ordered(found: sa.Select[tuple[Any, ...]], *, newest_first: bool = False) -> sa.Select[tuple[Any, ...]]:
