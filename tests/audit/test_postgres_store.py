@@ -684,3 +684,22 @@ def test_a_reader_gives_up_a_server_that_does_not_answer(
             with pytest.raises(AuditUnavailable, match=r"is unavailable: the database does not answer$"):
                 reader.query()
         assert len(reader.query()) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        (
+            "UPDATE trail_events SET body = 'x'",
+            r"^event 1\.1 of the audit trail in PostgreSQL is damaged: .*$",
+        ),
+        ("DELETE FROM trail_parts", r"^the common part of event 1\.1 is missing in PostgreSQL$"),
+    ],
+)
+def test_a_damaged_event_is_one_line(
+    store: PostgresStore, postgres_trail: PostgresTrail, damage: str, error: str
+) -> None:
+    store.append([call()], boot=BOOT)
+    postgres_trail.connection.execute(damage.encode())
+    with closing(postgres_trail.reader()) as reader, pytest.raises(AuditUnavailable, match=error):
+        reader.query()
