@@ -8,8 +8,9 @@ the process that closes a dead hub's epoch, append to it under an exclusive lock
 Unlike a sequence of the database, these numbers are in the order of commits. So a follower needs one number
 per epoch, and never misses an event that was committed late.
 
-The hub's role may only insert and select events and common parts. UPDATE, DELETE and TRUNCATE are their
-owner's, and `trail_prune` runs with the owner's rights. Where both are one role, nothing protects the events.
+A hub's role needs to insert and select events and common parts, and no other right on them. UPDATE, DELETE
+and TRUNCATE are for the owner, and `trail_prune` runs with the owner's rights. docs/configuration.md has the
+statements. If the hub's role is the owner, nothing protects the events.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ VERSION = 1
 
 # The first of the two keys of all advisory locks of trails; the second one is the epoch ("hawse" in base 36).
 LOCK_CLASS = 29_062_526
-# The newest events cannot be pruned, whoever asks: an intruder with the hub's role must not hide its calls.
+# The newest events cannot be pruned: an intruder with the hub's role must not hide its calls.
 KEPT_HOURS_MIN = 24
 # SQLSTATEs of the functions below; no class of PostgreSQL begins with H, except HV for foreign data.
 EPOCH_CLOSED = "HW001"
@@ -210,14 +211,6 @@ END $$
     f"INSERT INTO trail (id, version) VALUES (gen_random_uuid(), {VERSION})",  # noqa: S608
 )
 
-_GRANTS = (
-    "GRANT SELECT ON trail TO {role}",
-    "GRANT SELECT, INSERT ON trail_events, trail_parts, trail_blocks, trail_late_ends TO {role}",
-    "GRANT SELECT, INSERT, UPDATE (closed) ON trail_epochs TO {role}",
-    "GRANT SELECT, INSERT, DELETE ON trail_open TO {role}",
-    "GRANT EXECUTE ON FUNCTION trail_prune TO {role}",
-)
-
 
 def prepare(link: Link, until_s: float) -> None:
     """Create the tables if there are none; raises Refused if this role may not."""
@@ -227,12 +220,6 @@ def prepare(link: Link, until_s: float) -> None:
     link.run([_once("BEGIN"), _once(f"SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0)")], until_s)
     tables = () if link.run([_EXISTS], until_s)[0] == [[b"t"]] else _TABLES
     link.run([_once(_OWN_SCHEMA), *map(_once, tables), _once("COMMIT")], until_s)
-
-
-def grant(link: Link, role: str, until_s: float) -> None:
-    """Give the hub's role what it needs of an owner's tables, and no more."""
-    quoted = '"{}"'.format(role.replace('"', '""'))
-    link.run([_once(statement.format(role=quoted)) for statement in _GRANTS], until_s)
 
 
 def _once(sql: str) -> Call:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,7 +16,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentRefused
-from audit.postgres import schema
 from audit.postgres import store as store_module
 from audit.postgres.link import Call, Link, Lost, Rows
 from audit.postgres.reader import ReaderConnection
@@ -516,16 +516,19 @@ def test_a_database_of_another_encoding_is_refused(postgres: PostgresServer) -> 
 # -- rights --------------------------------------------------------------------------------------------------
 
 
+MANUAL = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
 @pytest.fixture
 def role(postgres_trail: PostgresTrail) -> Iterator[str]:
-    """The URL for a role with the rights of a hub."""
-    postgres_trail.connection.execute('CREATE ROLE "a hub" LOGIN')
+    """The URL for a role with the rights that the manual gives to a hub."""
+    postgres_trail.connection.execute("CREATE ROLE hawse LOGIN")
     try:
-        with closing(Link(postgres_trail.conninfo)) as link:
-            schema.grant(link, "a hub", time.monotonic() + 5)
-        yield postgres_trail.url.replace("postgres@", "a%20hub@")
+        for statement in re.findall(r"^ +((?:GRANT|REVOKE) .*;)$", MANUAL.read_text(), re.MULTILINE):
+            postgres_trail.connection.execute(statement.encode())
+        yield postgres_trail.url.replace("postgres@", "hawse@")
     finally:
-        postgres_trail.connection.execute('DROP OWNED BY "a hub"; DROP ROLE "a hub"')
+        postgres_trail.connection.execute("DROP OWNED BY hawse; DROP ROLE hawse")
 
 
 def test_the_role_of_a_hub_can_write_read_and_prune_and_change_nothing(
@@ -567,7 +570,7 @@ def test_no_table_of_the_caller_hides_an_open_call_from_a_prune(
     assert len(postgres_trail.read()) == 1
 
 
-def test_nobody_prunes_the_events_of_the_last_day(
+def test_the_events_of_the_last_day_cannot_be_pruned(
     role: str, store: PostgresStore, postgres_trail: PostgresTrail
 ) -> None:
     store.append([call(phase=Phase.COMPLETE)], boot=BOOT)
