@@ -78,7 +78,7 @@ class Batch:
         )
 
     def refuse(self, index: int, reason: str) -> None:
-        """Put an event that says so in the place of a row that PostgreSQL refuses.
+        """Replace a row that PostgreSQL refuses with an event that records the refusal.
 
         Without it, the missing number would look like a deleted event.
         """
@@ -148,6 +148,6 @@ def unknown_row(opened: Sequence[bytes | None], now: datetime) -> Row:
 def stored_bytes(row_bytes: int) -> int:
     """Bytes of the database that a row uses, with its entries in the indexes.
 
-    Of a page, at most a quarter stays empty: PostgreSQL moves longer values to a table of their own.
+    At most a quarter of a page stays empty, since PostgreSQL moves longer values to another table.
     """
     return (row_bytes + _INDEXED_BYTES) * 4 // 3

@@ -72,8 +72,8 @@ class PostgresReader(TrailReader):
     def follow(self, first: int, query: Query = EVERYTHING) -> Iterator[StoredEvent]:
         """Read matching events from a position on, and then each new one; never ends.
 
-        New are those behind the last number read in each epoch. An event may be committed after later ones
-        of other epochs, and is not passed over.
+        An event is new if its number is above the last one that was read in its epoch. So an event is not
+        missed if it is committed after later ones of other epochs.
         """
         with self._view() as connection:
             newest: int = connection.scalar(sa.select(sa.func.max(epochs.c.epoch))) or 0
@@ -255,7 +255,7 @@ def windows(
 
 
 def unindexed(connection: sa.Connection) -> list[Window]:
-    """When the events were written that are in no block, for each epoch."""
+    """The times at which the events that no block indexes were written, for each epoch."""
     indexed = sa.select(sa.func.max(blocks.c.number) + 1).where(blocks.c.epoch == epochs.c.epoch)
     after = sa.func.coalesce(indexed.correlate(epochs).scalar_subquery(), 0) * BLOCK_EVENTS
     rest = sa.select(events.c.written).where(events.c.epoch == epochs.c.epoch, events.c.n >= after)

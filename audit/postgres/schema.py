@@ -143,7 +143,7 @@ CREATE TABLE trail_blocks (
     PRIMARY KEY (epoch, number)
 )
 """,
-    # Every write adds a row and removes it. By default, dead rows would wait for a fifth of the table.
+    # Every write adds a row and deletes it. By default, a vacuum waits until a fifth of the table is dead.
     """
 CREATE TABLE trail_open (eid uuid PRIMARY KEY, epoch int NOT NULL, n bigint NOT NULL)
     WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)

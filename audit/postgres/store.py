@@ -42,7 +42,7 @@ STATEMENT_S = 5.0
 _STATEMENT_S_MIN = 1.0
 # Between attempts to reach a database that is away.
 _RETRY_S = 0.1
-# Ends of a dead hub's calls per statement: a hub may leave 20,000, and each statement has its limit.
+# Ends of a dead hub's calls per statement: a hub may leave 20,000, and the time of a statement is limited.
 _SLICE_ROWS = 1000
 # `append_once` looks for an event among those written from this long before it: two hubs' clocks may differ.
 _CLOCKS_US = 3_600_000_000
@@ -84,7 +84,7 @@ class PostgresStore:
         self._common = CommonParts()
         # The calls without an end.
         self._open_intents: dict[str, Place] = {}
-        self._opened_list = False
+        self._open_intents_read = False
         # A batch whose commit was sent and not answered.
         self._unsure: Batch | None = None
         with self._translated():
@@ -189,7 +189,7 @@ class PostgresStore:
                 rows[:] = made.rows
                 return attempt()
             except Lost as error:
-                # Without numbers of its own, this batch cannot be sent again.
+                # Other events may have these numbers by now, so this batch cannot be sent again.
                 raise AuditUnavailable(f"{_unavailable(error)}; the event may be recorded or not") from error
             self._adopt(made)
             return made
@@ -226,7 +226,7 @@ class PostgresStore:
                 made = Batch(0, before + start, self._now_us(written), rows[start : start + _SLICE_ROWS])
                 for n, row in enumerate(made.rows, made.before + 1):
                     made.ended.add(row[0])
-                    # In another epoch than the first row.
+                    # The end is in another epoch than the first row.
                     made.late[row[0]] = n
                 self._run(statements.written(made))
             self._run([statements.COMMIT])
@@ -331,10 +331,10 @@ class PostgresStore:
             self._recognise(
                 text_of(found), integer_of(version), 0 if highest is None else integer_of(highest)
             )
-            if not self._opened_list:
+            if not self._open_intents_read:
                 for eid, epoch, n in link.run([statements.ALL_OPEN], until_s)[0]:
                     self._open_intents[text_of(eid)] = integer_of(epoch), integer_of(n)
-                self._opened_list = True
+                self._open_intents_read = True
         except BaseException:
             link.close()
             raise

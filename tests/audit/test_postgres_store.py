@@ -166,7 +166,7 @@ def test_a_batch_waits_for_a_database_that_comes_back_in_time(
     assert [row[2] for row in recorded(postgres_trail)] == [event.eid for event in batch]
 
 
-def test_who_has_waited_in_vain_tries_once_until_the_database_is_back(
+def test_after_a_wait_in_vain_each_call_tries_once_until_the_database_is_back(
     postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "_RETRY_S", 0.001)
@@ -285,7 +285,7 @@ async def test_an_intent_of_unknown_fate_that_is_withdrawn_has_one_end(
 
     def settle(failure: str | None) -> None:
         if withdrawn == "after":
-            # The client leaves while it is told.
+            # The client leaves while the refusal reaches it.
             recorder.withdraw(event)
         settled.append(failure)
 
@@ -363,7 +363,7 @@ def test_an_epoch_is_closed_after_the_batch_that_its_writer_is_committing(
     assert [phase for *_, phase in recorded(postgres_trail)] == ["intent", "intent", "unknown", "unknown"]
 
 
-def test_whether_a_boot_runs_is_asked_while_no_epoch_can_be_opened(
+def test_no_epoch_can_be_opened_while_boots_are_checked(
     store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.append([call()], boot="other")
@@ -377,7 +377,7 @@ def test_whether_a_boot_runs_is_asked_while_no_epoch_can_be_opened(
     assert store.close_unknown("mine", utc(NOW_S), is_running=is_running) == 1
 
 
-def test_a_failure_while_others_are_asked_leaves_no_lock(
+def test_a_failure_while_boots_are_checked_leaves_no_lock(
     store: PostgresStore, postgres_trail: PostgresTrail
 ) -> None:
     store.append([call()], boot="other")
@@ -580,7 +580,7 @@ def test_the_events_of_the_last_day_cannot_be_pruned(
     assert len(postgres_trail.read()) == 1
 
 
-def test_a_role_that_may_not_create_the_tables_is_told(postgres: PostgresServer) -> None:
+def test_a_role_that_may_not_create_the_tables_gets_the_reason(postgres: PostgresServer) -> None:
     postgres.execute("CREATE ROLE powerless LOGIN")
     try:
         with postgres.new_database() as name:
