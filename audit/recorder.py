@@ -378,8 +378,8 @@ class Recorder:
         begun = [waiter.event for waiter in waiting if waiter.event is not None]
         response = Response(0, "the audit trail did not confirm the intent in time", processed="no")
         with self._lock:
-            # The clients of these intents have left, so their ends are queued already.
-            ended = {item.eid for item in self._queue if isinstance(item, Event)}
+            # The clients of these intents have left, so their ends are in the batch or queued already.
+            ended = {item.eid for item in [*batch, *self._queue] if isinstance(item, Event)}
             ends = [
                 event.completed(utc(self._clock()), resp=response)
                 for event in begun

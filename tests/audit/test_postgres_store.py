@@ -262,7 +262,7 @@ async def test_an_intent_of_unknown_fate_is_refused_and_ended(
     assert str(rows[1]["note"]).startswith("writes refused: 1, events lost: 0 (")
 
 
-@pytest.mark.parametrize("withdrawn", ["before", "after"])
+@pytest.mark.parametrize("withdrawn", ["at once", "before", "after"])
 async def test_an_intent_of_unknown_fate_that_is_withdrawn_has_one_end(
     store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch, withdrawn: str
 ) -> None:
@@ -290,8 +290,15 @@ async def test_an_intent_of_unknown_fate_that_is_withdrawn_has_one_end(
         settled.append(failure)
 
     async with open_recorder(store, boot=BOOT) as recorder:
-        recorder.begin_intent(event, settle)
-        await trio.to_thread.run_sync(reached.wait)
+        if withdrawn == "at once":
+            # The intent and its end are in one batch, which waits for this one.
+            recorder.complete(call(phase=Phase.COMPLETE))
+            await trio.to_thread.run_sync(reached.wait)
+            recorder.begin_intent(event, settle)
+            recorder.withdraw(event)
+        else:
+            recorder.begin_intent(event, settle)
+            await trio.to_thread.run_sync(reached.wait)
         if withdrawn == "before":
             recorder.withdraw(event)
         gate.set()
