@@ -8,7 +8,7 @@ from __future__ import annotations
 import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -131,7 +131,6 @@ class TrailReader(ABC):
     def _view(self) -> AbstractContextManager[sa.Connection]:
         """A connection with a consistent view of the trail."""
 
-    @abstractmethod
     def _nth(
         self,
         connection: sa.Connection,
@@ -145,6 +144,22 @@ class TrailReader(ABC):
         """The position of the matching event after `skip` others, from one end of a range; None if there are
         too few.
         """
+        for search in self._searches(connection, query, first, last, newest_first=newest_first):
+            found = connection.execute(search.limit(skip + 1)).all()
+            if len(found) > skip:
+                return self._position(found[skip])
+            skip -= len(found)
+        return None
+
+    @abstractmethod
+    def _searches(
+        self, connection: sa.Connection, query: Query, first: int, last: int, *, newest_first: bool
+    ) -> Iterator[sa.Select[tuple[Any, ...]]]:
+        """Select the places of the matching events in a range, in order, by one statement after the other."""
+
+    @abstractmethod
+    def _position(self, place: sa.Row[tuple[Any, ...]]) -> int:
+        """The position of a place that was found."""
 
     @abstractmethod
     def _oldest(self, connection: sa.Connection) -> tuple[int, datetime] | None:
@@ -208,24 +223,17 @@ class AuditReader(TrailReader):
             connection.exec_driver_sql("BEGIN")
             yield connection
 
-    def _nth(
-        self,
-        connection: sa.Connection,
-        query: Query,
-        first: int,
-        last: int,
-        *,
-        skip: int = 0,
-        newest_first: bool = False,
-    ) -> int | None:
+    def _searches(
+        self, connection: sa.Connection, query: Query, first: int, last: int, *, newest_first: bool
+    ) -> Iterator[sa.Select[tuple[Any, ...]]]:
         order = events.c.seq.desc() if newest_first else events.c.seq
         for stretch in stretches(connection, query, first, last, newest_first=newest_first):
             found = sa.select(events.c.seq).where(events.c.seq.between(*stretch), *query.event_conditions())
-            numbers: Sequence[int] = connection.scalars(found.order_by(order).limit(skip + 1)).all()
-            if len(numbers) > skip:
-                return numbers[skip]
-            skip -= len(numbers)
-        return None
+            yield found.order_by(order)
+
+    def _position(self, place: sa.Row[tuple[Any, ...]]) -> int:
+        seq: int = place.seq
+        return seq
 
     def _oldest(self, connection: sa.Connection) -> tuple[int, datetime] | None:
         if not self._last(connection):
@@ -254,17 +262,25 @@ def body_of(row: sa.Row[Any], path: Path) -> bytes:
     if row.common is not None and row.common_body is None:
         raise damaged(path, f"the common part of event {row.seq} is missing")
     try:
-        if row.common is None:
-            members_of(row.body)
-            body = bytes(row.body)
-        else:
-            ts = moment(row.ts_us)
-            body = whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
-        # msgspec does not check the text that it copies unparsed.
-        body.decode()
+        return json_of(row)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise damaged(path, f"event {row.seq} is not JSON ({error})") from error
     except (TypeError, OverflowError) as error:
         # SQLite stores values of any type in any column.
         raise damaged(path, f"event {row.seq} has values of types that no hub has written") from error
+
+
+def json_of(row: sa.Row[tuple[Any, ...]]) -> bytes:
+    """The event's JSON, from its row and its common part.
+
+    Raises DecodeError, UnicodeDecodeError, OverflowError or TypeError if one of them is damaged.
+    """
+    if row.common is None:
+        members_of(row.body)
+        body = bytes(row.body)
+    else:
+        ts = moment(row.ts_us)
+        body = whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
+    # msgspec does not check the text that it copies unparsed.
+    body.decode()
     return body

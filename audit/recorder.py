@@ -128,7 +128,8 @@ class Recorder:
         self._stopping = False
         # Bounded by the number of agents.
         self._stored: dict[Agent, int] = {}
-        # Refused intents that may be in the trail, and whose ends are queued already, until they are settled.
+        # Intents that were refused although they may be in the trail, until their senders are called. Their
+        # ends are queued already.
         self._ended: set[str] = set()
 
     @property
@@ -377,8 +378,8 @@ class Recorder:
         begun = [waiter.event for waiter in waiting if waiter.event is not None]
         response = Response(0, "the audit trail did not confirm the intent in time", processed="no")
         with self._lock:
-            # Their clients have left, and withdrawn them.
-            ended = {item.eid for item in self._queue if isinstance(item, Event)}
+            # The clients of these intents have left, so their ends are in the batch or queued already.
+            ended = {item.eid for item in [*batch, *self._queue] if isinstance(item, Event)}
             ends = [
                 event.completed(utc(self._clock()), resp=response)
                 for event in begun
@@ -387,7 +388,7 @@ class Recorder:
             withdrawn = {event.eid for event in ends}
             self._ended |= withdrawn
             if gap is not None and self._gap is not None:
-                # The batch has the gap's event up to now.
+                # The batch, which the store keeps, has the event of the gap up to now.
                 self._gap.refused -= gap.refused
                 self._gap.lost -= gap.lost
         self._store_failed([*ends], reason, refused=len(begun))
@@ -395,7 +396,7 @@ class Recorder:
         self._token.run_sync_soon(self._forget_ended, withdrawn)
 
     def _forget_ended(self, eids: set[str]) -> None:
-        # All of them are settled, so none is withdrawn any more.
+        # Their senders have been called before this, so none withdraws its intent any more.
         with self._lock:
             self._ended -= eids
 
@@ -493,8 +494,8 @@ async def open_recorder(
 
 
 async def _run_in_thread(run_writer: Callable[[], None]) -> None:
-    # Shielded, or a cancellation before the thread starts would lose queued events. `stop` ends it after one
-    # last batch, which the store's own busy timeout bounds. It has its own limiter because it keeps its
-    # thread permanently, and must not occupy a shared one.
+    # Shielded, or a cancellation before the thread starts would lose queued events. `stop` ends it once
+    # the queued events are written, or the store fails; the store bounds the time of each batch. It has its
+    # own limiter because it keeps its thread permanently, and must not occupy a shared one.
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(run_writer, limiter=trio.CapacityLimiter(1))

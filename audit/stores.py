@@ -1,4 +1,4 @@
-"""What the recorder needs of a store of events; there is one in a file and one in PostgreSQL."""
+"""The interface of a store of events: audit.store is for a file, and audit.postgres.store for PostgreSQL."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TypeAlias
 
 import attrs
@@ -10,10 +11,12 @@ import attrs
 from audit.events import new_event
 from audit.ids import new_eid
 from audit.lateends import NEAR_EVENTS
+from audit.postgres.link import bytes_of, integer_of, text_of
 from audit.record import Actor, ActorType, Event, Kind, Phase, encode
-from audit.schema import microseconds
-from audit.shared import CommonParts, own_part
+from audit.schema import microseconds, moment
+from audit.shared import CommonParts, own_part, whole
 from audit.shares import Agent, shares
+from audit.store import as_unknown
 
 # Id, phase, kind, time, agent, cluster, number of the common part (0: the body is the whole event), and body.
 Row: TypeAlias = tuple[str, str, str, int, str, str, int, bytes]
@@ -75,7 +78,7 @@ class Batch:
         )
 
     def refuse(self, index: int, reason: str) -> None:
-        """Put an event that says so in the place of a row that PostgreSQL refuses.
+        """Replace a row that PostgreSQL refuses with an event that records the refusal.
 
         Without it, the missing number would look like a deleted event.
         """
@@ -124,9 +127,27 @@ def whole_row(event: Event) -> Row:
     return event.eid, phase, kind, ts_us, event.agent, event.cluster_name, 0, encode(event)
 
 
+def unknown_row(opened: Sequence[bytes | None], now: datetime) -> Row:
+    """A row that ends a call as `unknown`, from the first row that `statements.left` selects."""
+    eid, kind, agent, cluster, phase, ts_us, body, common, common_body = opened
+    event = bytes_of(body)
+    if common is not None:
+        event = whole(
+            event,
+            bytes_of(common_body),
+            eid=text_of(eid),
+            kind=text_of(kind),
+            phase=text_of(phase),
+            ts=moment(integer_of(ts_us)),
+        )
+    names = text_of(agent), text_of(cluster)
+    unknown = Phase.UNKNOWN.value, text_of(kind), microseconds(now)
+    return text_of(eid), *unknown, *names, 0, as_unknown(event, now)
+
+
 def stored_bytes(row_bytes: int) -> int:
     """Bytes of the database that a row uses, with its entries in the indexes.
 
-    Of a page, at most a quarter stays empty: PostgreSQL moves longer values to a table of their own.
+    At most a quarter of a page stays empty, since PostgreSQL moves longer values to another table.
     """
     return (row_bytes + _INDEXED_BYTES) * 4 // 3

@@ -17,11 +17,8 @@ from audit.calls import (
 )
 from audit.errors import NoSuchCall
 from audit.lateends import NEAR_EVENTS
-from audit.postgres.reader import STORED, PostgresReader, ordered, stored, windows
+from audit.postgres.reader import STORED, PostgresReader, ordered, parts_of, position, stored, windows
 from audit.postgres.schema import events, late_ends, open_intents
-
-# Where a row is: time, epoch and number.
-Place = tuple[int, int, int]
 
 
 class PostgresCallReader(PostgresReader):
@@ -50,18 +47,18 @@ class PostgresCallReader(PostgresReader):
             if first is not None and end is None:
                 end, is_open = self._end_of(connection, eid, first)
             # If the first row is pruned, both searches may find the last one.
-            places = sorted({place for place in (first, end) if place is not None})
+            found = sorted({each for each in (first, end) if each is not None})
             rows = [
                 stored(row)
-                for _, epoch, n in places
+                for _, epoch, n in map(parts_of, found)
                 for row in connection.execute(STORED.where(events.c.epoch == epoch, events.c.n == n))
             ]
         return FoundCall(rows, is_open)
 
-    def _first_rows(self, connection: sa.Connection, prefix: str) -> dict[str, Place]:
-        """The ids with this prefix, each with its first remaining row."""
+    def _first_rows(self, connection: sa.Connection, prefix: str) -> dict[str, int]:
+        """The ids with this prefix, each with the position of its first remaining row."""
         begins = events.c.eid.between(*_ids(prefix))
-        found: dict[str, Place] = {}
+        found: dict[str, int] = {}
         searches = [
             ordered(_ROWS.where(events.c.written.between(*window), begins))
             for window in windows(connection, written_between(prefix), 0, self._last(connection))
@@ -73,23 +70,23 @@ class PostgresCallReader(PostgresReader):
             searches.append(sa.select(near).where(near.c.eid.between(*_ids(prefix))))
         for search in searches:
             for eid, written, epoch, n in connection.execute(search):
-                found.setdefault(eid, (written, epoch, n))
+                found.setdefault(eid, position(written, epoch, n))
                 if len(found) > CANDIDATES_MAX:
                     return found
         return found
 
-    def _noted_ends(self, connection: sa.Connection, prefix: str) -> dict[str, Place]:
+    def _noted_ends(self, connection: sa.Connection, prefix: str) -> dict[str, int]:
         noted = (
             sa.select(late_ends.c.eid, events.c.written, events.c.epoch, events.c.n)
             .join(events, sa.and_(events.c.epoch == late_ends.c.epoch, events.c.n == late_ends.c.n))
             .where(late_ends.c.eid.between(*_ids(prefix)))
             .limit(CANDIDATES_MAX + 1)
         )
-        return {row.eid: (row.written, row.epoch, row.n) for row in connection.execute(noted)}
+        return {row.eid: position(row.written, row.epoch, row.n) for row in connection.execute(noted)}
 
-    def _end_of(self, connection: sa.Connection, eid: str, first: Place) -> tuple[Place | None, bool]:
-        """The place of a call's last row if it has a second row, and whether the call is still open."""
-        _, epoch, n = first
+    def _end_of(self, connection: sa.Connection, eid: str, first: int) -> tuple[int | None, bool]:
+        """The position of a call's last row if it has a second row, and whether the call is still open."""
+        _, epoch, n = parts_of(first)
         here = sa.select(events.c.phase).where(events.c.epoch == epoch, events.c.n == n)
         if connection.scalar(here) not in OPENING:
             return None, False
@@ -98,7 +95,7 @@ class PostgresCallReader(PostgresReader):
         )
         row = connection.execute(near.order_by(events.c.n).limit(1)).first()
         if row is not None:
-            return (row.written, row.epoch, row.n), False
+            return position(*row), False
         is_open = sa.exists().where(open_intents.c.eid == eid)
         return None, bool(connection.scalar(sa.select(is_open)))
 

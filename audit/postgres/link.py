@@ -22,7 +22,7 @@ from psycopg import pq
 
 # A connection attempt to one host; libpq knows no shorter limit.
 CONNECT_S = 2
-# In order of the server's timeouts: a lock is given up before this side gives the statement up.
+# The server gives up a lock before this side gives up the statement, so that the error names the lock.
 _SESSION = (
     "SELECT set_config('lock_timeout', '4s', false), "
     "set_config('idle_in_transaction_session_timeout', '10s', false), "
@@ -157,7 +157,7 @@ class Link:
             while not pg.is_busy():
                 result = pg.get_result()
                 if result is None:
-                    # One ends a statement, a second one means that nothing more has come.
+                    # The first None ends a statement. A second one in a row means that no more has come.
                     if ended:
                         break
                     ended = True
@@ -196,7 +196,7 @@ def _message(result: pq.abc.PGresult) -> str:
 
 
 def _closed(found: Sequence[pq.abc.PGresult]) -> str:
-    # Of a connection that an administrator ended, the last result has the reason.
+    # If an administrator has ended the connection, the last result has the reason.
     failed = [result for result in found if result.status == pq.ExecStatus.FATAL_ERROR]
     return _message(failed[-1]) if failed else "the database has closed the connection"
 

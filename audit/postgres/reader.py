@@ -13,19 +13,21 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 import msgspec
-import psycopg
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from audit.blocks import BLOCK_EVENTS
 from audit.errors import AuditUnavailable, NoTrail
+from audit.postgres.bounded import BoundedConnection
 from audit.postgres.link import CONNECT_S, Conninfo, one_line
 from audit.postgres.schema import VERSION, blocks, common_parts, epochs, events
 from audit.query import EVERYTHING, Query
-from audit.reader import PAGE_ROWS_MAX, POLL_S, StoredEvent, TrailReader
+from audit.reader import PAGE_ROWS_MAX, POLL_S, StoredEvent, TrailReader, json_of
 from audit.schema import microseconds, moment
-from audit.shared import members_of, whole
 
+# How long an answer may take. A search for rare members reads all events, a million a second. Each view opens
+# a connection, and so finds a server that is stopped already within CONNECT_S.
+ANSWER_S = 600.0
 _EPOCH_BITS, _N_BITS = 32, 64
 # Higher than any number, epoch and time.
 _END = 2**63 - 1
@@ -47,12 +49,18 @@ def parts_of(where: int) -> tuple[int, int, int]:
     return *divmod(rest, 1 << _EPOCH_BITS), min(n, _END)
 
 
+class ReaderConnection(BoundedConnection):
+    """A connection of a reader."""
+
+    answer_s = ANSWER_S
+
+
 class PostgresReader(TrailReader):
     """The trail in the database of `conninfo`."""
 
     def __init__(self, conninfo: Conninfo) -> None:
-        def connect() -> psycopg.Connection[Any]:
-            return psycopg.connect(conninfo(), connect_timeout=CONNECT_S, client_encoding="UTF8")
+        def connect() -> ReaderConnection:
+            return ReaderConnection.connect(conninfo(), connect_timeout=CONNECT_S, client_encoding="UTF8")
 
         self._engine = sa.create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
         with self._view():
@@ -64,8 +72,8 @@ class PostgresReader(TrailReader):
     def follow(self, first: int, query: Query = EVERYTHING) -> Iterator[StoredEvent]:
         """Read matching events from a position on, and then each new one; never ends.
 
-        New are those behind the last number read in each epoch. An event may be committed after later ones
-        of other epochs, and is not passed over.
+        An event is new if its number is above the last one that was read in its epoch. So an event is not
+        missed if it is committed after later ones of other epochs.
         """
         with self._view() as connection:
             newest: int = connection.scalar(sa.select(sa.func.max(epochs.c.epoch))) or 0
@@ -147,24 +155,16 @@ class PostgresReader(TrailReader):
                 f"the audit trail in PostgreSQL is unavailable: {one_line(error.orig or error)}"
             ) from error
 
-    def _nth(
-        self,
-        connection: sa.Connection,
-        query: Query,
-        first: int,
-        last: int,
-        *,
-        skip: int = 0,
-        newest_first: bool = False,
-    ) -> int | None:
+    def _searches(
+        self, connection: sa.Connection, query: Query, first: int, last: int, *, newest_first: bool
+    ) -> Iterator[sa.Select[tuple[Any, ...]]]:
         conditions = query.event_conditions(events, common_parts)
         for window in windows(connection, query, first, last, newest_first=newest_first):
             found = _PLACES.where(*_within(window, first, last), *conditions)
-            rows = connection.execute(ordered(found, newest_first=newest_first).limit(skip + 1)).all()
-            if len(rows) > skip:
-                return position(*rows[skip])
-            skip -= len(rows)
-        return None
+            yield ordered(found, newest_first=newest_first)
+
+    def _position(self, place: sa.Row[tuple[Any, ...]]) -> int:
+        return position(place.written, place.epoch, place.n)
 
     def _oldest(self, connection: sa.Connection) -> tuple[int, datetime] | None:
         row = connection.execute(ordered(_PLACES.add_columns(events.c.ts_us)).limit(1)).first()
@@ -190,23 +190,15 @@ STORED = sa.select(
 
 def stored(row: sa.Row[*tuple[Any, ...]]) -> StoredEvent:
     """The event of a row; raises AuditUnavailable if a part of it is missing or damaged."""
-    where, place = position(row.written, row.epoch, row.n), (row.epoch, row.n)
+    if row.common is not None and row.common_body is None:
+        raise AuditUnavailable(f"the common part of event {row.epoch}.{row.n} is missing in PostgreSQL")
     try:
-        if row.common is None:
-            members_of(row.body)
-            body = bytes(row.body)
-        elif row.common_body is None:
-            raise AuditUnavailable(f"the common part of event {row.epoch}.{row.n} is missing in PostgreSQL")
-        else:
-            ts = moment(row.ts_us)
-            body = whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
-        # msgspec does not check the text that it copies unparsed.
-        body.decode()
+        body = json_of(row)
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError) as error:
         raise AuditUnavailable(
             f"event {row.epoch}.{row.n} of the audit trail in PostgreSQL is damaged: {error}"
         ) from error
-    return StoredEvent(where, body, place)
+    return StoredEvent(position(row.written, row.epoch, row.n), body, (row.epoch, row.n))
 
 
 def ordered(found: sa.Select[tuple[Any, ...]], *, newest_first: bool = False) -> sa.Select[tuple[Any, ...]]:
@@ -263,7 +255,7 @@ def windows(
 
 
 def unindexed(connection: sa.Connection) -> list[Window]:
-    """When the events were written that are in no block, for each epoch."""
+    """The times at which the events that no block indexes were written, for each epoch."""
     indexed = sa.select(sa.func.max(blocks.c.number) + 1).where(blocks.c.epoch == epochs.c.epoch)
     after = sa.func.coalesce(indexed.correlate(epochs).scalar_subquery(), 0) * BLOCK_EVENTS
     rest = sa.select(events.c.written).where(events.c.epoch == epochs.c.epoch, events.c.n >= after)

@@ -1,7 +1,7 @@
 """Prunes a trail in PostgreSQL, as audit.retention does in a file.
 
-The owner's function `trail_prune` deletes the rows, since the hub's role may not. It keeps the events of the
-last day and of calls that have not ended, whatever it is asked for.
+The owner's function `trail_prune` deletes the rows, since the hub's role may not. It refuses to delete events
+of the last KEPT_HOURS_MIN hours, and the first event of a call that has not ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from audit.record import Event
 from audit.retention import Removal, new_file, summed
 from audit.schema import microseconds
 
-# Rows per transaction: some 0.1 s. Nothing waits for it, but a single one could last longer than its limit.
+# Rows per transaction, which takes some 0.1 s. Nothing waits for it, but one transaction for all rows could
+# exceed STATEMENT_S.
 SLICE_ROWS = 5000
 
 _PRUNE = Statement(b"prune", b"SELECT trail_prune($1, $2, $3)")

@@ -8,8 +8,9 @@ the process that closes a dead hub's epoch, append to it under an exclusive lock
 Unlike a sequence of the database, these numbers are in the order of commits. So a follower needs one number
 per epoch, and never misses an event that was committed late.
 
-The hub's role may only insert and select events and common parts. UPDATE, DELETE and TRUNCATE are their
-owner's, and `trail_prune` runs with the owner's rights. Where both are one role, nothing protects the events.
+A hub's role needs to insert and select events and common parts, and no other right on them. UPDATE, DELETE
+and TRUNCATE are for the owner, and `trail_prune` runs with the owner's rights. docs/configuration.md has the
+statements. If the hub's role is the owner, nothing protects the events.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ VERSION = 1
 
 # The first of the two keys of all advisory locks of trails; the second one is the epoch ("hawse" in base 36).
 LOCK_CLASS = 29_062_526
-# The newest events cannot be pruned, whoever asks: an intruder with the hub's role must not hide its calls.
+# The newest events cannot be pruned: an intruder with the hub's role must not hide its calls.
 KEPT_HOURS_MIN = 24
 # SQLSTATEs of the functions below; no class of PostgreSQL begins with H, except HV for foreign data.
 EPOCH_CLOSED = "HW001"
@@ -73,24 +74,21 @@ epochs = sa.Table(
     sa.Column("boot", sa.Text),
     sa.Column("closed", sa.Boolean),
 )
-open_intents = sa.Table(
-    "trail_open",
-    _metadata,
-    *(
+
+
+def _places(name: str) -> sa.Table:
+    """A table of calls, each with the place of one of its rows."""
+    return sa.Table(
+        name,
+        _metadata,
         sa.Column("eid", _eid, primary_key=True),
         sa.Column("epoch", sa.Integer),
         sa.Column("n", sa.BigInteger),
-    ),
-)
-late_ends = sa.Table(
-    "trail_late_ends",
-    _metadata,
-    *(
-        sa.Column("eid", _eid, primary_key=True),
-        sa.Column("epoch", sa.Integer),
-        sa.Column("n", sa.BigInteger),
-    ),
-)
+    )
+
+
+# The first rows of calls without an end, and last rows that are far behind the first ones.
+open_intents, late_ends = _places("trail_open"), _places("trail_late_ends")
 
 # All parts of these texts are constants of this program.
 _TABLES = (
@@ -145,7 +143,7 @@ CREATE TABLE trail_blocks (
     PRIMARY KEY (epoch, number)
 )
 """,
-    # Every write adds a row and removes it. By default, dead rows would wait for a fifth of the table.
+    # Every write adds a row and deletes it. By default, a vacuum waits until a fifth of the table is dead.
     """
 CREATE TABLE trail_open (eid uuid PRIMARY KEY, epoch int NOT NULL, n bigint NOT NULL)
     WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)
@@ -213,14 +211,6 @@ END $$
     f"INSERT INTO trail (id, version) VALUES (gen_random_uuid(), {VERSION})",  # noqa: S608
 )
 
-_GRANTS = (
-    "GRANT SELECT ON trail TO {role}",
-    "GRANT SELECT, INSERT ON trail_events, trail_parts, trail_blocks, trail_late_ends TO {role}",
-    "GRANT SELECT, INSERT, UPDATE (closed) ON trail_epochs TO {role}",
-    "GRANT SELECT, INSERT, DELETE ON trail_open TO {role}",
-    "GRANT EXECUTE ON FUNCTION trail_prune TO {role}",
-)
-
 
 def prepare(link: Link, until_s: float) -> None:
     """Create the tables if there are none; raises Refused if this role may not."""
@@ -230,12 +220,6 @@ def prepare(link: Link, until_s: float) -> None:
     link.run([_once("BEGIN"), _once(f"SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0)")], until_s)
     tables = () if link.run([_EXISTS], until_s)[0] == [[b"t"]] else _TABLES
     link.run([_once(_OWN_SCHEMA), *map(_once, tables), _once("COMMIT")], until_s)
-
-
-def grant(link: Link, role: str, until_s: float) -> None:
-    """Give the hub's role what it needs of an owner's tables, and no more."""
-    quoted = '"{}"'.format(role.replace('"', '""'))
-    link.run([_once(statement.format(role=quoted)) for statement in _GRANTS], until_s)
 
 
 def _once(sql: str) -> Call:

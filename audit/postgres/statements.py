@@ -1,4 +1,4 @@
-"""The statements that the trail's writer sends, and the calls of them that write one batch."""
+"""The statements that the trail's writer sends, and the calls that write a batch with them."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ OPEN_EPOCHS: Call = (
     (),
 )
 _CLOSE = _statement("close", "UPDATE trail_epochs SET closed = true WHERE epoch = $1 AND epoch > 0")
-# Each row is looked up by its key. A join could be planned the other way round as long as the list of open
-# calls has no statistics: of 4,096 calls that took more than 5 s.
+# Each row is looked up by its key. Without statistics on the list of open calls, a join may be planned the
+# other way round: for 4,096 calls, that took more than 5 s.
 _LEFT = _statement(
     "left",
     "SELECT e.eid, e.kind, e.agent, e.cluster, e.phase, e.ts_us, encode(e.body, 'hex'), "
@@ -94,7 +94,7 @@ _PRESENT = _statement(
 
 
 def lock(epoch: int) -> Call:
-    """Wait until no other writer is in the epoch, and keep all out until the transaction's end."""
+    """Wait until no other writer is in the epoch, and keep others out until the transaction ends."""
     return _LOCK, (arrays.int4(epoch),)
 
 
@@ -124,12 +124,11 @@ def left(epoch: int) -> Call:
 def index_rest(epoch: int, newest: int) -> Call:
     """Index the events of an epoch that gets no more of them."""
     end = (newest // BLOCK_EVENTS + 1) * BLOCK_EVENTS
-    start = max(0, newest // BLOCK_EVENTS * BLOCK_EVENTS)
-    return _INDEX, (arrays.int4(epoch), arrays.int8(start), arrays.int8(end))
+    return _INDEX, (arrays.int4(epoch), arrays.int8(newest), arrays.int8(end))
 
 
 def present(eids: list[str], since_us: int) -> Call:
-    """Select which of these events are in the trail, of those written since then."""
+    """Select those of these events that were written to the trail since then."""
     return _PRESENT, (arrays.int8(since_us), arrays.uuids(eids))
 
 

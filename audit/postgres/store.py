@@ -24,13 +24,13 @@ from typing import TypeVar
 from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentRefused
 from audit.mask import Masks
 from audit.postgres import schema, statements
-from audit.postgres.batch import Batch, Place, Row, make_batch, whole_row
-from audit.postgres.link import Call, Conninfo, Link, Lost, Refused, Rows, bytes_of, integer_of, text_of
-from audit.record import Event, Phase
-from audit.schema import microseconds, moment
-from audit.shared import CommonParts, whole
+from audit.postgres.batch import Batch, Place, Row, make_batch, unknown_row, whole_row
+from audit.postgres.link import Call, Conninfo, Link, Lost, Refused, Rows, integer_of, text_of
+from audit.record import Event
+from audit.schema import moment
+from audit.shared import CommonParts
 from audit.shares import Agent
-from audit.store import TrailMark, as_unknown
+from audit.store import TrailMark
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ STATEMENT_S = 5.0
 _STATEMENT_S_MIN = 1.0
 # Between attempts to reach a database that is away.
 _RETRY_S = 0.1
-# Ends of a dead hub's calls per statement: a hub may leave 20,000, and each statement has its limit.
+# Ends of a dead hub's calls per statement: a hub may leave 20,000, and the time of a statement is limited.
 _SLICE_ROWS = 1000
 # `append_once` looks for an event among those written from this long before it: two hubs' clocks may differ.
 _CLOCKS_US = 3_600_000_000
@@ -84,7 +84,7 @@ class PostgresStore:
         self._common = CommonParts()
         # The calls without an end.
         self._open_intents: dict[str, Place] = {}
-        self._opened_list = False
+        self._open_intents_read = False
         # A batch whose commit was sent and not answered.
         self._unsure: Batch | None = None
         with self._translated():
@@ -189,7 +189,7 @@ class PostgresStore:
                 rows[:] = made.rows
                 return attempt()
             except Lost as error:
-                # Without numbers of its own, this batch cannot be sent again.
+                # Other events may have these numbers by now, so this batch cannot be sent again.
                 raise AuditUnavailable(f"{_unavailable(error)}; the event may be recorded or not") from error
             self._adopt(made)
             return made
@@ -226,7 +226,7 @@ class PostgresStore:
                 made = Batch(0, before + start, self._now_us(written), rows[start : start + _SLICE_ROWS])
                 for n, row in enumerate(made.rows, made.before + 1):
                     made.ended.add(row[0])
-                    # In another epoch than the first row.
+                    # The end is in another epoch than the first row.
                     made.late[row[0]] = n
                 self._run(statements.written(made))
             self._run([statements.COMMIT])
@@ -248,25 +248,7 @@ class PostgresStore:
         newest = integer_of(answers[-2][0][0])
         if epoch:
             self._run([statements.index_rest(epoch, newest)])
-        ends: list[Row] = []
-        for eid, kind, agent, cluster, phase, ts_us, body, common, common_body in answers[-1]:
-            event = bytes_of(body)
-            if common is not None:
-                event = whole(
-                    event,
-                    bytes_of(common_body),
-                    eid=text_of(eid),
-                    kind=text_of(kind),
-                    phase=text_of(phase),
-                    ts=moment(integer_of(ts_us)),
-                )
-            ends.append(
-                (
-                    *(text_of(eid), Phase.UNKNOWN.value, text_of(kind), microseconds(now)),
-                    *(text_of(agent), text_of(cluster), 0, as_unknown(event, now)),
-                )
-            )
-        return ends
+        return [unknown_row(row, now) for row in answers[-1]]
 
     def _take_epoch(self, boot: str) -> None:
         """Find or open the epoch of this boot."""
@@ -349,10 +331,10 @@ class PostgresStore:
             self._recognise(
                 text_of(found), integer_of(version), 0 if highest is None else integer_of(highest)
             )
-            if not self._opened_list:
+            if not self._open_intents_read:
                 for eid, epoch, n in link.run([statements.ALL_OPEN], until_s)[0]:
                     self._open_intents[text_of(eid)] = integer_of(epoch), integer_of(n)
-                self._opened_list = True
+                self._open_intents_read = True
         except BaseException:
             link.close()
             raise

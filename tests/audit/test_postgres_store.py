@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentRefused
-from audit.postgres import schema
 from audit.postgres import store as store_module
 from audit.postgres.link import Call, Link, Lost, Rows
+from audit.postgres.reader import ReaderConnection
 from audit.postgres.retention import PrunablePostgresStore
 from audit.postgres.store import PostgresStore
 from audit.record import (
@@ -165,7 +166,7 @@ def test_a_batch_waits_for_a_database_that_comes_back_in_time(
     assert [row[2] for row in recorded(postgres_trail)] == [event.eid for event in batch]
 
 
-def test_who_has_waited_in_vain_tries_once_until_the_database_is_back(
+def test_after_a_wait_in_vain_each_call_tries_once_until_the_database_is_back(
     postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "_RETRY_S", 0.001)
@@ -261,7 +262,7 @@ async def test_an_intent_of_unknown_fate_is_refused_and_ended(
     assert str(rows[1]["note"]).startswith("writes refused: 1, events lost: 0 (")
 
 
-@pytest.mark.parametrize("withdrawn", ["before", "after"])
+@pytest.mark.parametrize("withdrawn", ["at once", "before", "after"])
 async def test_an_intent_of_unknown_fate_that_is_withdrawn_has_one_end(
     store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch, withdrawn: str
 ) -> None:
@@ -284,13 +285,20 @@ async def test_an_intent_of_unknown_fate_that_is_withdrawn_has_one_end(
 
     def settle(failure: str | None) -> None:
         if withdrawn == "after":
-            # The client leaves while it is told.
+            # The client leaves while the refusal reaches it.
             recorder.withdraw(event)
         settled.append(failure)
 
     async with open_recorder(store, boot=BOOT) as recorder:
-        recorder.begin_intent(event, settle)
-        await trio.to_thread.run_sync(reached.wait)
+        if withdrawn == "at once":
+            # The intent and its end are in one batch, which waits for this one.
+            recorder.complete(call(phase=Phase.COMPLETE))
+            await trio.to_thread.run_sync(reached.wait)
+            recorder.begin_intent(event, settle)
+            recorder.withdraw(event)
+        else:
+            recorder.begin_intent(event, settle)
+            await trio.to_thread.run_sync(reached.wait)
         if withdrawn == "before":
             recorder.withdraw(event)
         gate.set()
@@ -362,7 +370,7 @@ def test_an_epoch_is_closed_after_the_batch_that_its_writer_is_committing(
     assert [phase for *_, phase in recorded(postgres_trail)] == ["intent", "intent", "unknown", "unknown"]
 
 
-def test_whether_a_boot_runs_is_asked_while_no_epoch_can_be_opened(
+def test_no_epoch_can_be_opened_while_boots_are_checked(
     store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.append([call()], boot="other")
@@ -376,7 +384,7 @@ def test_whether_a_boot_runs_is_asked_while_no_epoch_can_be_opened(
     assert store.close_unknown("mine", utc(NOW_S), is_running=is_running) == 1
 
 
-def test_a_failure_while_others_are_asked_leaves_no_lock(
+def test_a_failure_while_boots_are_checked_leaves_no_lock(
     store: PostgresStore, postgres_trail: PostgresTrail
 ) -> None:
     store.append([call()], boot="other")
@@ -515,16 +523,19 @@ def test_a_database_of_another_encoding_is_refused(postgres: PostgresServer) -> 
 # -- rights --------------------------------------------------------------------------------------------------
 
 
+MANUAL = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
 @pytest.fixture
 def role(postgres_trail: PostgresTrail) -> Iterator[str]:
-    """The URL for a role with the rights of a hub."""
-    postgres_trail.connection.execute('CREATE ROLE "a hub" LOGIN')
+    """The URL for a role with the rights that the manual gives to a hub."""
+    postgres_trail.connection.execute("CREATE ROLE hawse LOGIN")
     try:
-        with closing(Link(postgres_trail.conninfo)) as link:
-            schema.grant(link, "a hub", time.monotonic() + 5)
-        yield postgres_trail.url.replace("postgres@", "a%20hub@")
+        for statement in re.findall(r"^ +((?:GRANT|REVOKE) .*;)$", MANUAL.read_text(), re.MULTILINE):
+            postgres_trail.connection.execute(statement.encode())
+        yield postgres_trail.url.replace("postgres@", "hawse@")
     finally:
-        postgres_trail.connection.execute('DROP OWNED BY "a hub"; DROP ROLE "a hub"')
+        postgres_trail.connection.execute("DROP OWNED BY hawse; DROP ROLE hawse")
 
 
 def test_the_role_of_a_hub_can_write_read_and_prune_and_change_nothing(
@@ -566,7 +577,7 @@ def test_no_table_of_the_caller_hides_an_open_call_from_a_prune(
     assert len(postgres_trail.read()) == 1
 
 
-def test_nobody_prunes_the_events_of_the_last_day(
+def test_the_events_of_the_last_day_cannot_be_pruned(
     role: str, store: PostgresStore, postgres_trail: PostgresTrail
 ) -> None:
     store.append([call(phase=Phase.COMPLETE)], boot=BOOT)
@@ -576,7 +587,7 @@ def test_nobody_prunes_the_events_of_the_last_day(
     assert len(postgres_trail.read()) == 1
 
 
-def test_a_role_that_may_not_create_the_tables_is_told(postgres: PostgresServer) -> None:
+def test_a_role_that_may_not_create_the_tables_gets_the_reason(postgres: PostgresServer) -> None:
     postgres.execute("CREATE ROLE powerless LOGIN")
     try:
         with postgres.new_database() as name:
@@ -667,3 +678,38 @@ def test_a_follower_passes_over_no_event_that_is_committed_late(
             assert [next(found).number for _ in range(2)] == ["1.2", "3.1"]
             one.append(events[6:7])
             assert next(found).number == "1"
+
+
+# -- readers -------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_gives_up_a_server_that_does_not_answer(
+    store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append([call()], boot=BOOT)
+    with closing(postgres_trail.reader()) as reader:
+        with postgres_trail.connection.transaction(), monkeypatch.context() as patched:
+            patched.setattr(ReaderConnection, "answer_s", 0.05)
+            postgres_trail.connection.execute("LOCK TABLE trail_events")
+            with pytest.raises(AuditUnavailable, match=r"is unavailable: the database does not answer$"):
+                reader.query()
+        assert len(reader.query()) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        (
+            "UPDATE trail_events SET body = 'x'",
+            r"^event 1\.1 of the audit trail in PostgreSQL is damaged: .*$",
+        ),
+        ("DELETE FROM trail_parts", r"^the common part of event 1\.1 is missing in PostgreSQL$"),
+    ],
+)
+def test_a_damaged_event_is_one_line(
+    store: PostgresStore, postgres_trail: PostgresTrail, damage: str, error: str
+) -> None:
+    store.append([call()], boot=BOOT)
+    postgres_trail.connection.execute(damage.encode())
+    with closing(postgres_trail.reader()) as reader, pytest.raises(AuditUnavailable, match=error):
+        reader.query()

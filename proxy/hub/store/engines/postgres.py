@@ -6,22 +6,20 @@ so it sees what all earlier ones have committed.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import attrs
 import psycopg
 import sqlalchemy as sa
 
+from audit.postgres.bounded import BoundedConnection
 from proxy.hub.store.engines.sqlite import SqliteEngine
 from proxy.hub.store.errors import InvalidError, StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, is_older, migrate
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.postgres_address import PostgresAddress
-
-T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 2
 # How long a change waits for the one of another hub. SQLite waits as long.
@@ -36,30 +34,13 @@ PASSWORD_BYTES_MAX = 1024
 RIGHTS = "SELECT", "INSERT", "UPDATE", "DELETE"
 
 
-class BoundedConnection(psycopg.Connection[Any]):
-    """A connection that is closed when an answer takes longer than ANSWER_TIMEOUT_S.
+class StoreConnection(BoundedConnection):
+    """A connection of the store.
 
-    The kernel of a stopped server still acknowledges, so no timeout of libpq or TCP would end the wait. The
-    thread that waits is the only one that makes changes, and the hub cannot end before it does.
+    The thread that waits is the only one that makes changes, and the hub cannot end before it does.
     """
 
-    def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
-        """Run a generator of psycopg, which is resumed several times a second while nothing comes."""
-        return super().wait(self._bounded(gen), *args, **options)
-
-    def _bounded(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-        until_s = time.monotonic() + ANSWER_TIMEOUT_S
-        try:
-            awaited = next(gen)
-            while True:
-                ready = yield awaited
-                if not ready and time.monotonic() >= until_s:
-                    self.pgconn.finish()
-                    raise psycopg.OperationalError("the database does not answer")
-                awaited = gen.send(ready)
-        except StopIteration as ended:
-            found: T = ended.value
-            return found
+    answer_s = ANSWER_TIMEOUT_S
 
 
 @attrs.frozen
@@ -162,10 +143,10 @@ def _engine(address: PostgresAddress) -> sa.Engine:
         use_native_hstore=False,
     )
 
-    def connect(_: object, __: object, ___: object, options: dict[str, Any]) -> BoundedConnection:
+    def connect(_: object, __: object, ___: object, options: dict[str, Any]) -> StoreConnection:
         # Prepared statements do not pass every pooler, and a hub changes little.
         options.update(client_encoding="utf8", prepare_threshold=None)
-        return BoundedConnection.connect(conninfo_of(address), **options)
+        return StoreConnection.connect(conninfo_of(address), **options)
 
     sa.event.listen(engine, "do_connect", connect)
     sa.event.listen(engine, "connect", _configure)

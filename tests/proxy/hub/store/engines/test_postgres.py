@@ -168,7 +168,7 @@ def test_a_change_that_returned_is_on_the_disk(in_postgres: PostgresAddress, sta
 def test_a_server_that_does_not_answer_is_given_up_and_asked_again(
     store: Store, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "ANSWER_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(engine_module.StoreConnection, "answer_s", 0.05)
     store.add_team("sre")
     [[pid]] = postgres.execute("select pid from pg_stat_activity where application_name = 'hawse-hub'")
     assert isinstance(pid, int)
