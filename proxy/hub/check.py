@@ -26,10 +26,10 @@ from proxy.hub.home.private_files import DataDirError, check_writable, explained
 from proxy.hub.home.reserve import check_reserve
 from proxy.hub.home.trails import check_place
 from proxy.hub.restart.pidfile import PidFile
+from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import unusable
-from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, is_older
-from proxy.hub.store.postgres_address import PostgresAddress
 from proxy.hub.store.snapshot import read_trail
 from proxy.process.certificates import remarks_on, summary_of
 from proxy.process.files import FileError, read_certificate

@@ -69,7 +69,7 @@ def _enrolled(data: DataDir) -> dict[str, set[str]] | None:
 
     from audit.errors import AuditUnavailable
     from audit.file import translated, url
-    from proxy.hub.store.errors import StoreUnavailableError
+    from proxy.hub.store.engines.errors import StoreUnavailableError
 
     address = data.address()
     if address is not None:

@@ -42,7 +42,7 @@ from proxy.hub.home.private_files import (
     write_private,
 )
 from proxy.hub.home.signing_keys import KeyFolder
-from proxy.hub.store.postgres_address import PostgresAddress
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.process.untrusted_json import read_json
 
 PEPPER_BYTES = 32

@@ -12,8 +12,8 @@ from audit.errors import AuditUnavailable, NoTrail
 from audit.mask import Masks
 from audit.store import AuditStore, TrailMark
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.store.errors import StoreUnavailableError
-from proxy.hub.store.postgres_address import PostgresAddress
+from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

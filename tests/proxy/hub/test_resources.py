@@ -21,7 +21,7 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.private_files import DataDirError
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import open_home, open_records
-from proxy.hub.store.postgres_address import PostgresAddress
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
 from proxy.process.config import Address
 from tests.audit.events import call

@@ -34,7 +34,7 @@ def accept(reach: Reach, /, yes: bool) -> None:
     from proxy.hub.home.hub_instances import HubInstances
     from proxy.hub.home.private_files import DataDirError, is_there
     from proxy.hub.home.trails import open_trail, place_of, shown
-    from proxy.hub.store.errors import StoreUnavailableError
+    from proxy.hub.store.engines.errors import StoreUnavailableError
     from proxy.hub.store.store import Store
 
     data = DataDir(reach.folder())

@@ -15,11 +15,11 @@ import attrs
 import psycopg
 import sqlalchemy as sa
 
+from proxy.hub.store.engines.errors import InvalidError, StoreUnavailableError
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
-from proxy.hub.store.errors import InvalidError, StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, is_older, migrate
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.postgres_address import PostgresAddress
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ import pytest
 
 from auth.keys import SigningKey
 from proxy.hub.store.engines import postgres as engine_module
+from proxy.hub.store.engines.errors import InvalidError, NotFoundError, StoreUnavailableError
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
-from proxy.hub.store.errors import InvalidError, NotFoundError, StoreUnavailableError
-from proxy.hub.store.postgres_address import PostgresAddress
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 from proxy.hub.store.version import CHANNEL

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from proxy.hub.store.postgres_address import fault_of_postgres_url
+from proxy.hub.store.engines.postgres_address import fault_of_postgres_url
 
 
 @pytest.mark.parametrize(
