@@ -20,6 +20,7 @@ from audit.sqlite import explained as explained_by_sqlite
 from audit.store import TrailMark
 from proxy.hub.calls.trail_watch import disk_of, fullness
 from proxy.hub.home.config import ENVIRONMENT_PREFIX, HubConfig, read
+from proxy.hub.home.databases import faults_of_databases
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import check_ca
 from proxy.hub.home.private_files import DataDirError, check_writable, explained, is_there
@@ -131,7 +132,7 @@ def _look_at_databases(
     there = is_there(data.store_file) or is_there(data.address_file)
     what = "store, trail, keys" if there else "no hub has run there yet"
     findings.seen["data folder"] = f"{data.path}: {what}"
-    faults = [*data.faults_of_databases(in_postgres=in_postgres)]
+    faults = [*faults_of_databases(data, in_postgres=in_postgres)]
     findings.faults.extend(faults)
     if in_postgres:
         # An unusable database is one fault, not one of the store and one of the trail.

@@ -17,6 +17,7 @@ from proxy.cli.group import build_group
 from proxy.hub.admin.backup import BackupError, backup
 from proxy.hub.check import check_hub
 from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
+from proxy.hub.home.databases import noted_address
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.private_files import DataDirError
 from proxy.hub.relays.registry import Registry
@@ -59,7 +60,7 @@ async def test_directory_and_trail_are_in_postgresql_and_the_rest_in_the_folder(
     assert await start(config, "sre") == {"sre"}
     assert await start(config) == {"sre"}
     data = DataDir(config.data_dir)
-    assert data.address() == config.database.address
+    assert noted_address(data) == config.database.address
     assert not data.store_file.exists()
     assert not data.audit_file.exists()
     _, findings = check_hub(None, variables(config))
@@ -166,15 +167,4 @@ async def test_the_folder_names_a_directory_only_once_that_was_opened(
     monkeypatch.setattr(Store, "snapshot", lambda store: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         await start(config)
-    assert DataDir(config.data_dir).address() is None
-
-
-def test_an_address_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    data = DataDir.open(tmp_path / "hub")
-    address = PostgresAddress("postgresql://hawse@localhost/hawse", tmp_path / "password")
-    data.note_address(address)
-    assert data.address() == address
-    for damaged in ("", "{}", "[]", '{"url": 1}'):
-        data.address_file.write_text(damaged)
-        with pytest.raises(DataDirError, match="database: damaged"):
-            data.address()
+    assert noted_address(DataDir(config.data_dir)) is None
