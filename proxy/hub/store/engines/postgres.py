@@ -79,6 +79,8 @@ class PostgresEngine:
                 with reads.begin() as connection:
                     _refuse_encoding(connection)
                     older = is_older(connection)
+                    if older:
+                        _refuse_without_create(connection)
                 if older:
                     with engine.begin() as connection:
                         connection.execute(_set_lock_timeout(MIGRATION_LOCK_TIMEOUT_MS))
@@ -142,6 +144,7 @@ def look_at(address: PostgresAddress) -> Iterator[sa.Connection | None]:
             connection.execute(sa.text("SET TRANSACTION READ ONLY"))
             _refuse_encoding(connection)
             if is_older(connection):
+                _refuse_without_create(connection)
                 yield None
             else:
                 _refuse_without_rights(connection)
@@ -229,6 +232,23 @@ def _refuse_encoding(connection: sa.Connection) -> None:
         )
 
 
+def _refuse_without_create(connection: sa.Connection) -> None:
+    if not connection.scalar(sa.text("SELECT has_schema_privilege(current_schema(), 'CREATE')")):
+        role, schema = _role_and_schema(connection)
+        raise StoreUnavailableError(
+            f"the PostgreSQL role {role} may not create tables in schema {schema}: as the database's owner, "
+            f"run GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}"
+        )
+
+
+def _role_and_schema(connection: sa.Connection) -> tuple[str, str]:
+    """Return both as SQL writes them."""
+    # There is no current schema where the role may use none.
+    query = "SELECT quote_ident(current_user), quote_ident(coalesce(current_schema(), 'public'))"
+    role, schema = connection.execute(sa.text(query)).one()
+    return role, schema
+
+
 def _refuse_without_rights(connection: sa.Connection) -> None:
     tables = [table.name for table in t.metadata.sorted_tables]
     for right in RIGHTS:
@@ -237,8 +257,7 @@ def _refuse_without_rights(connection: sa.Connection) -> None:
         may_not = sa.select(listed.c.name).where(~sa.func.has_table_privilege(listed.c.name, right))
         refused = connection.scalars(may_not).first()
         if refused is not None:
-            role = connection.scalar(sa.text("SELECT current_user"))
-            schema = connection.scalar(sa.text("SELECT current_schema()"))
+            role, schema = _role_and_schema(connection)
             raise StoreUnavailableError(
                 f"the PostgreSQL role {role} may not {right} in table {refused}: as the tables' owner, run "
                 f"GRANT {', '.join(RIGHTS)} ON ALL TABLES IN SCHEMA {schema} TO {role}"
@@ -266,7 +285,7 @@ def _next_step(error: BaseException | None) -> str:
     if "password authentication failed" in text or "no password supplied" in text:
         return "write the role's password into database.password_file, or into PGPASSFILE"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return "as the database's owner, run GRANT USAGE, CREATE ON SCHEMA public TO the hub's role"
+        return "name the owner of its tables as the role in database.url"
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return "another hub holds its tables: try again"
     if "root certificate" in text:
