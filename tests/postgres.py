@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 START_S = 30.0
 """The bound of a start, which takes 0.1 to 0.4 s."""
+# A socket's path has at most 107 bytes, and the server's user cannot enter pytest's folders.
+FOLDERS, PREFIX = Path("/tmp"), "hawse-pg-"
+STALE_S = 3600.0
+"""The age from which a folder without a server is not one whose server starts."""
 CI_VARIABLES = ("CI", "HAWSE_CI")
 """Any of these makes a missing server a failure; `.ci/run` sets the second one."""
 MISSING = (
@@ -124,8 +128,8 @@ def serve_postgres(binaries: Path, shared: Path) -> Iterator[PostgresServer]:
     `shared` is a folder of the session's test processes: the first one makes a cluster of databases, and the
     others copy it, which takes a third of the time.
     """
-    # A socket's path has at most 107 bytes, and the server's user cannot enter pytest's folders.
-    folder = Path(tempfile.mkdtemp(prefix="hawse-pg-", dir="/tmp"))
+    _remove_stale()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=FOLDERS))
     as_user = ["setpriv", "--pdeathsig", "QUIT"]
     if os.getuid() == 0:
         # The server refuses to run as root.
@@ -152,6 +156,16 @@ def serve_postgres(binaries: Path, shared: Path) -> Iterator[PostgresServer]:
             process.wait()
     finally:
         shutil.rmtree(folder)
+
+
+def _remove_stale() -> None:
+    """Remove the folders of test processes that were killed; their servers have ended with them."""
+    for folder in FOLDERS.glob(f"{PREFIX}*"):
+        # Another user's, or another process removes it too.
+        with suppress(OSError):
+            old = time.time() - folder.stat().st_mtime > STALE_S
+            if old and not (folder / "data/postmaster.pid").exists():
+                shutil.rmtree(folder)
 
 
 def _make_cluster(binaries: Path, folder: Path, shared: Path, as_user: list[str]) -> None:
