@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from audit.store import TrailMark
 from proxy.hub.home.datadir import RESTORING, DataDir
 from proxy.hub.home.private_files import DataDirError, is_there, read_private, write_private
 from proxy.hub.store.engines.postgres_address import PostgresAddress
@@ -33,6 +34,23 @@ def noted_address(data: DataDir) -> PostgresAddress | None:
         return PostgresAddress(str(noted["url"]), None if file is None else Path(file))
     except (ValueError, KeyError, TypeError) as error:
         raise DataDirError(f"{data.address_file}: damaged; start the hub again") from error
+
+
+def check_directory(data: DataDir, trail: TrailMark | None) -> None:
+    """Raise DataDirError if the directory in PostgreSQL, which names `trail`, is not this folder's."""
+    if not is_there(data.address_file):
+        if trail is not None:
+            raise DataDirError(
+                "a hub with another data folder has run on the database of database.url: stop it, and "
+                f"copy keys/, pepper, tls/ and {data.address_file.name} of that folder to {data.path}"
+            )
+    elif trail is None and is_there(data.admin.endpoint_file):
+        # The hub accepts a trail before it writes that file.
+        raise DataDirError(
+            "no hub has run on the database of database.url, though this one has run before: correct "
+            "database.url, restore a backup of the database, "
+            f"or remove {data.admin.endpoint_file} to begin with no team, agent or cluster"
+        )
 
 
 def check_databases(data: DataDir, *, in_postgres: bool = False) -> None:

@@ -19,6 +19,7 @@ from proxy.hub.check import check_hub
 from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
 from proxy.hub.home.databases import noted_address
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.local_admin import AdminEndpoint
 from proxy.hub.home.private_files import DataDirError
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import open_home, open_records
@@ -26,6 +27,7 @@ from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
 from proxy.process.config import Address
 from tests.audit.events import call
+from tests.fakes.databases import StoreInPostgres
 
 
 @pytest.fixture
@@ -104,8 +106,31 @@ async def test_another_folder_does_not_become_the_hub_of_a_directory(
         database=config.database,
     )
     # Its keys are elsewhere.
-    with pytest.raises(DataDirError, match=r"another data folder has run on the database of database\.url"):
+    with pytest.raises(
+        DataDirError, match=r"another data folder has run on the database of database\.url"
+    ) as told:
         await start(other)
+    _, findings = check_hub(None, variables(other))
+    assert findings.faults == [str(told.value)]
+
+
+async def test_an_empty_database_does_not_replace_that_of_a_hub_that_has_run(
+    config: HubConfig, tables_in_postgres: StoreInPostgres
+) -> None:
+    await start(config, "sre")
+    admin = DataDir(config.data_dir).admin
+    admin.write_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
+    assert await start(config) == {"sre"}
+    # As where database.url names another database.
+    tables_in_postgres.empty()
+    with pytest.raises(
+        DataDirError, match=r"this one has run before: correct database\.url, restore"
+    ) as told:
+        await start(config)
+    _, findings = check_hub(None, variables(config))
+    assert findings.faults == [str(told.value)]
+    admin.endpoint_file.unlink()
+    assert await start(config) == set()
 
 
 def run(config: HubConfig, *command: str) -> str:
