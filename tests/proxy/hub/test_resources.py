@@ -186,6 +186,18 @@ async def test_a_backup_of_the_folder_alone_is_refused(config: HubConfig, tmp_pa
         backup(config.data_dir, tmp_path / "archive")
 
 
+async def test_a_hub_starts_on_what_a_backup_is_to_hold(config: HubConfig, tmp_path: Path) -> None:
+    await start(config, "sre")
+    config.data_dir.rename(tmp_path / "lost")
+    config.data_dir.mkdir(mode=0o700)
+    with pytest.raises(BackupError) as told:
+        backup(tmp_path / "lost", tmp_path / "archive")
+    for name in ("keys", "pepper", "tls", "database"):
+        assert name in str(told.value)
+        (tmp_path / "lost" / name).rename(config.data_dir / name)
+    assert await start(config) == {"sre"}
+
+
 async def test_the_folder_names_a_directory_only_once_that_was_opened(
     config: HubConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
