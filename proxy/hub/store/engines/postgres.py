@@ -24,11 +24,11 @@ from proxy.hub.store.migrations import tables as t
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 2
-# How long a change waits for the one of another hub. SQLite waits as long.
+# How long a change waits for that of another hub, as in SQLite.
 LOCK_TIMEOUT_MS = 5000
-# How long an answer may take. Longer than the wait for a lock, so that the server reports that one.
+# How long an answer may take. Longer than LOCK_TIMEOUT_MS, so that the server reports a lock itself.
 ANSWER_TIMEOUT_S = 6.0
-# The tables of a migration are locked by nothing but another migration, and by transactions of milliseconds.
+# Only another migration and transactions of milliseconds lock the tables of a migration.
 MIGRATION_LOCK_TIMEOUT_MS = 2000
 # The key of the advisory lock that two migrations contend for: "hawse" in ASCII.
 MIGRATION_LOCK = 0x6861777365
@@ -158,7 +158,7 @@ def _engine(address: PostgresAddress) -> sa.Engine:
         "postgresql+psycopg://",
         pool_size=1,
         max_overflow=0,
-        # One round trip, beside the several of any transaction: a restart of the server fails no command.
+        # A round trip more. Without it, the first transaction after a restart of the server would fail.
         pool_pre_ping=True,
         # Statements may hold hashes.
         hide_parameters=True,
@@ -182,7 +182,7 @@ def conninfo_of(address: PostgresAddress) -> str:
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "hawse-hub",
         "target_session_attrs": "read-write",
-        # An encryption that `sslmode` does not rule.
+        # libpq would prefer GSSAPI's encryption to TLS, and `sslmode` does not apply to it.
         "gssencmode": "disable",
     }
     added = {name: value for name, value in options.items() if name not in stated}
@@ -280,7 +280,7 @@ def unusable() -> Iterator[None]:
 
 
 def _next_step(error: BaseException | None) -> str:
-    # A refused login has no SQLSTATE of its own, so its text decides; another language gets the last advice.
+    # psycopg gives no SQLSTATE for a refused login, so the text decides. Other languages get the last advice.
     text = str(error)
     if "password authentication failed" in text or "no password supplied" in text:
         return "write the role's password into database.password_file, or into PGPASSFILE"
@@ -296,7 +296,7 @@ def _next_step(error: BaseException | None) -> str:
 
 
 def said(error: BaseException | None) -> str:
-    """Return the server's or libpq's message in one line, without the values that its details would quote."""
+    """Return the server's or libpq's message in one line, without its details, which may quote values."""
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         return error.diag.message_primary
     return " ".join(str(error).split())
