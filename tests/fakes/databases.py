@@ -9,9 +9,9 @@ from pathlib import Path
 import attrs
 import sqlalchemy as sa
 
-from proxy.hub.store.engines import Location
+from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
 
 

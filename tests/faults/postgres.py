@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,9 +13,8 @@ from pathlib import Path
 
 import attrs
 import psycopg
-import pytest
 
-from tests.postgres import MISSING, find_binaries
+from tests.postgres import init, new_folder, required_binaries
 
 START_S = 30.0
 # Flushed to the disk as in production.
@@ -87,20 +84,11 @@ class FaultyPostgres:
 @contextmanager
 def faulty_postgres() -> Iterator[FaultyPostgres]:
     """A running server."""
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip(MISSING)
-    folder = Path(tempfile.mkdtemp(prefix="hawse-faulty-pg-", dir="/tmp"))
-    as_user = ["setpriv", "--pdeathsig", "QUIT"]
-    if os.getuid() == 0:
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        as_user += [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
+    binaries = required_binaries()
+    folder, as_user = new_folder()
     server = FaultyPostgres(binaries, folder, as_user)
     try:
-        options = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
-        command = [*as_user, binaries / "initdb", "-D", folder / "data", *options]
-        subprocess.run(command, check=True, capture_output=True, cwd=folder)
+        init(binaries, folder, as_user)
         with (folder / "data" / "postgresql.conf").open("a") as settings:
             settings.write(SETTINGS)
         server.start()

@@ -69,9 +69,10 @@ def _enrolled(data: DataDir) -> dict[str, set[str]] | None:
 
     from audit.errors import AuditUnavailable
     from audit.file import translated, url
-    from proxy.hub.store.errors import StoreUnavailableError
+    from proxy.hub.home.databases import noted_address
+    from proxy.hub.store.engines.errors import StoreUnavailableError
 
-    address = data.address()
+    address = noted_address(data)
     if address is not None:
         from proxy.hub.store.engines.postgres import look_at
 

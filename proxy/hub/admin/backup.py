@@ -32,7 +32,7 @@ from proxy.hub.home.datadir import RESTORING, DataDir
 from proxy.hub.home.folder_lock import FolderInUseError
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.private_files import DataDirError, is_there, read_private
-from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.process.untrusted_json import read_json
 from proxy.process.version import VERSION
@@ -86,7 +86,7 @@ def backup(data_dir: Path, archive: Path) -> None:
         if is_there(DataDir(data_dir).address_file):
             raise BackupError(
                 f"the teams, agents and clusters of {data_dir} are in PostgreSQL: back that up with pg_dump, "
-                "and copy keys/, pepper and tls/ of the folder with it"
+                "and copy keys/, pepper, tls/ and database of the folder with it"
             )
         if not is_there(data_dir / "hub.db"):
             raise BackupError(

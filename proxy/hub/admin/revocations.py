@@ -25,7 +25,7 @@ from proxy.hub.admin.actions.administration import ACTIONS, Administration
 from proxy.hub.admin.actions.answers import Done
 from proxy.hub.admin.actions.call import Call
 from proxy.hub.home.reserve import Reserve, ReserveError
-from proxy.hub.store.errors import StoreError, StoreUnavailableError
+from proxy.hub.store.engines.errors import StoreError, StoreUnavailableError
 
 _log = logging.getLogger("hawse.hub.admin")
 

@@ -17,7 +17,7 @@ import attrs
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.hub.home.hosts import ClusterHosts
-from proxy.hub.store.postgres_address import PostgresAddress, fault_of_postgres_url
+from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_postgres_url
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,

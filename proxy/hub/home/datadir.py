@@ -21,7 +21,6 @@ loses every agent and relay; `hawse admin backup` copies all of it.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -42,13 +41,8 @@ from proxy.hub.home.private_files import (
     write_private,
 )
 from proxy.hub.home.signing_keys import KeyFolder
-from proxy.hub.store.postgres_address import PostgresAddress
-from proxy.process.untrusted_json import read_json
 
 PEPPER_BYTES = 32
-# SQLite's smallest page. A database has at least one page.
-DATABASE_BYTES_MIN = 512
-_MISSING = "missing"
 # Prefix of the folder in which a restore unpacks. An interrupted restore leaves it behind.
 RESTORING = ".restore-"
 
@@ -93,54 +87,6 @@ class DataDir:
             raise DataDirError(f"cannot use the data folder {self.path}: {explained(error)}") from error
         return True
 
-    def check_databases(self, *, in_postgres: bool = False) -> None:
-        """Raise DataDirError for the first fault of the databases."""
-        for fault in self.faults_of_databases(in_postgres=in_postgres):
-            raise DataDirError(fault)
-
-    def faults_of_databases(self, *, in_postgres: bool = False) -> Iterator[str]:
-        """Yield a message for each missing or damaged database. A start would replace it by an empty one.
-
-        `in_postgres`: the hub's directory is to be there. A missing trail is not reported here: only the
-        store knows whether one must exist.
-        """
-        if in_postgres and is_there(self.store_file):
-            yield (
-                f"{self.store_file} has this hub's teams, agents and clusters, but database.url names "
-                "another database: leave that out, or move the file away to begin with none of them"
-            )
-        elif not in_postgres and is_there(self.address_file):
-            yield (
-                f"this hub's teams, agents and clusters are in PostgreSQL, as {self.address_file} says: set "
-                "database.url, or remove that file and "
-                f"{self.admin.endpoint_file} to begin with no team, agent or cluster"
-            )
-        elif not in_postgres:
-            yield from self._faults_of_store()
-        fault = _fault_of_database(self.audit_file)
-        if is_there(self.admin.endpoint_file) and fault not in {"", _MISSING}:
-            yield (
-                f"{self.audit_file} is {fault}, though this hub has run before: put a copy in its place, "
-                "or remove it and begin a new trail by `hawse admin audit accept`"
-            )
-
-    def _faults_of_store(self) -> Iterator[str]:
-        if not is_there(self.admin.endpoint_file):
-            cut = next(self.path.glob(f"{RESTORING}*"), None)
-            if cut is not None and not is_there(self.store_file):
-                yield (
-                    f"a restore into {self.path} was cut short: restore a backup, "
-                    f"or remove {cut} to begin with no team, agent or cluster"
-                )
-            return
-        fault = _fault_of_database(self.store_file)
-        if fault:
-            also = "" if fault == _MISSING else f"{self.store_file} and "
-            yield (
-                f"{self.store_file} is {fault}, though this hub has run before: restore a backup, "
-                f"or remove {also}{self.admin.endpoint_file} to begin with no team, agent or cluster"
-            )
-
     @property
     def store_file(self) -> Path:
         return self.path / "hub.db"
@@ -153,23 +99,6 @@ class DataDir:
     def _has_run(self) -> bool:
         """Whether a hub has run here, so that its secrets must exist."""
         return is_there(self.store_file) or is_there(self.address_file)
-
-    def note_address(self, address: PostgresAddress) -> None:
-        """Write where the directory is, for the commands that work on this folder."""
-        file = address.password_file
-        noted = {"url": address.url, "password_file": None if file is None else str(file.absolute())}
-        write_private(self.address_file, json.dumps(noted).encode() + b"\n")
-
-    def address(self) -> PostgresAddress | None:
-        """Return where the directory is in PostgreSQL; None where it is in SQLite. Raises DataDirError."""
-        if not is_there(self.address_file):
-            return None
-        try:
-            noted = read_json(read_private(self.address_file))
-            file = noted["password_file"]
-            return PostgresAddress(str(noted["url"]), None if file is None else Path(file))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataDirError(f"{self.address_file}: damaged; start the hub again") from error
 
     @property
     def audit_file(self) -> Path:
@@ -293,16 +222,3 @@ def fault_of_missing_folder(path: Path, error: OSError) -> str:
         f"the data folder {path} does not exist, and cannot be made in {above}: {error.strerror}: "
         "create it for the user that runs the hub (mode 700), or set data_dir"
     )
-
-
-def _fault_of_database(file: Path) -> str:
-    """Return what is wrong with a file that is too small for a database; empty when it may be one.
-
-    SQLite would treat some of these files as a new database.
-    """
-    if not is_there(file):
-        return _MISSING
-    size = file.stat().st_size
-    if size >= DATABASE_BYTES_MIN:
-        return ""
-    return f"damaged ({size} bytes are no database)" if size else "empty"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from audit.errors import AuditUnavailable, NoTrail
 from audit.mask import Masks
 from audit.store import AuditStore, TrailMark
+from proxy.hub.home.databases import noted_address
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.store.errors import StoreUnavailableError
-from proxy.hub.store.postgres_address import PostgresAddress
+from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ TrailPlace: TypeAlias = Path | PostgresAddress
 
 def place_of(data: DataDir) -> TrailPlace:
     """The place of a data folder's trail; raises DataDirError."""
-    return data.address() or data.audit_file
+    return noted_address(data) or data.audit_file
 
 
 def shown(place: TrailPlace) -> str:

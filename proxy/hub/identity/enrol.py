@@ -44,8 +44,8 @@ from proxy.hub.identity.oauth import (
     refuse_inactive,
 )
 from proxy.hub.store.directory import Directory
+from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
 from proxy.hub.store.entities import Agent, Code
-from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
 from proxy.message.head import Headers
 from proxy.process.untrusted_json import read_json
 

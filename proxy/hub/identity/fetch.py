@@ -13,8 +13,8 @@ import trio
 
 from proxy.exchange.client import ClientConnection
 from proxy.hub.identity.guarded_dial import HTTPS_PORT, dial_checked
+from proxy.hub.store.engines.errors import InvalidError
 from proxy.hub.store.entities import Issuer
-from proxy.hub.store.errors import InvalidError
 from proxy.hub.store.names import check_https_url
 from proxy.message.failure import OutboundBroken
 from proxy.message.head import HeadError, RequestHead

@@ -33,8 +33,8 @@ from proxy.hub.relays.relay_limit import RelayLimit, RelayRefusedError
 from proxy.hub.relays.token_clock import TokenClock
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import Cluster, Mode
-from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.message.head import RequestHead
 from tunnel import (

@@ -17,8 +17,8 @@ from audit.recorder import Recorder
 from proxy.hub.authorize.events import Trail
 from proxy.hub.relays.relay_limit import RelayRefusedError
 from proxy.hub.store.directory import Directory
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import Cluster
-from proxy.hub.store.errors import StoreUnavailableError
 from proxy.kubernetes.statement import Statement
 
 _log = logging.getLogger("hawse.hub.relays")

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from auth.principal import TEAMS_MAX
 from proxy.hub.store.credentials import Credentials
 from proxy.hub.store.database import Database, find, find_agent, new_id, refuse_taken
+from proxy.hub.store.engines.errors import ConflictError, InvalidError
 from proxy.hub.store.entities import AgentState
-from proxy.hub.store.errors import ConflictError, InvalidError
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_name, check_owner
 

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from auth.keys import PublicKey
 from proxy.hub.store.database import Database, find, insert_into, new_id, refuse_taken
+from proxy.hub.store.engines.errors import ConflictError, InvalidError
 from proxy.hub.store.entities import Mode, RelayInstance
-from proxy.hub.store.errors import ConflictError, InvalidError
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import PEM_LENGTH_MAX, check_labels, check_name, check_relay_url
 from proxy.listener.unauthenticated import network_of

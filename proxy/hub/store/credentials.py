@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from auth.keys import KeyFormatError, PublicKey
 from proxy.hub.store.database import Database, among, find, find_agent, new_id, select_as_text
+from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.entities import Agent, AgentKey, AgentState, ApiKey, Code, Credential
-from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.federation import drop_unused_issuers
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import shown

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Self
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from proxy.hub.store.engines import Engine, Location, open_engine
+from proxy.hub.store.engines.engine import Engine, Location, open_engine
+from proxy.hub.store.engines.errors import ConflictError
 from proxy.hub.store.entities import AgentState
-from proxy.hub.store.errors import ConflictError
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import not_found
 from proxy.hub.store.version import Version, begin_change, read_version

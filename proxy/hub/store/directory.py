@@ -23,9 +23,9 @@ import attrs
 import trio
 
 from audit.store import TrailMark
-from proxy.hub.store.engines import Location
+from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.errors import StoreError, StoreUnavailableError
 from proxy.hub.store.entities import Agent, Credential, Snapshot
-from proxy.hub.store.errors import StoreError, StoreUnavailableError
 from proxy.hub.store.store import Store
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from auth.federation import Rule, RuleError, check_rule, parse_jwks
 from auth.keys import KeyFormatError
 from proxy.hub.store.database import Database, among, find_agent, new_id, select_as_text
+from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.entities import Agent, FederationRule, Issuer
-from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import PEM_LENGTH_MAX, check_https_url, shown
 from proxy.process.untrusted_json import read_json

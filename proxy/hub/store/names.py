@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from auth.policy.document import LABEL_KEY, LABEL_VALUE
 from auth.principal import IdentityError, slug
-from proxy.hub.store.errors import InvalidError, NotFoundError
+from proxy.hub.store.engines.errors import InvalidError, NotFoundError
 from proxy.process.suggestions import did_you_mean
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address

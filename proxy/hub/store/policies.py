@@ -20,7 +20,7 @@ from auth.policy.document import name_of
 from auth.policy.match import Bundle, compile_bundle
 from auth.policy.text import PolicyError, Source
 from proxy.hub.store.database import Database
-from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
+from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import shown
 

@@ -19,8 +19,8 @@ from auth.policy.match import Bundle
 from auth.principal import IdentityError, Principal, slug
 from proxy.hub.store.credentials import owners_of, read_codes, read_keys
 from proxy.hub.store.database import among, select_as_text
+from proxy.hub.store.engines.errors import InvalidError
 from proxy.hub.store.entities import AdminToken, Agent, AgentState, Cluster, Mode, Snapshot, Team
-from proxy.hub.store.errors import InvalidError
 from proxy.hub.store.federation import by_issuer, read_issuers, read_rules
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_labels, shown

@@ -15,8 +15,8 @@ from audit.store import TrailMark
 from proxy.hub.store.agents import Agents, Teams
 from proxy.hub.store.clusters import Clusters, Relays, relay_instance
 from proxy.hub.store.database import find, new_id, refuse_taken
+from proxy.hub.store.engines.errors import ConflictError, InvalidError, StoreUnavailableError
 from proxy.hub.store.entities import Snapshot
-from proxy.hub.store.errors import ConflictError, InvalidError, StoreUnavailableError
 from proxy.hub.store.federation import Federation
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.migrations import tables as t

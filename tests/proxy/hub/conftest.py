@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.hub.store.engines import Location
-from proxy.hub.store.postgres_address import PostgresAddress
+from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from tests.fakes.databases import StoreInPostgres
 from tests.postgres import PostgresServer
 

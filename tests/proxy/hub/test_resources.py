@@ -17,14 +17,17 @@ from proxy.cli.group import build_group
 from proxy.hub.admin.backup import BackupError, backup
 from proxy.hub.check import check_hub
 from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
+from proxy.hub.home.databases import noted_address
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.local_admin import AdminEndpoint
 from proxy.hub.home.private_files import DataDirError
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import open_home, open_records
-from proxy.hub.store.postgres_address import PostgresAddress
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
 from proxy.process.config import Address
 from tests.audit.events import call
+from tests.fakes.databases import StoreInPostgres
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ async def test_directory_and_trail_are_in_postgresql_and_the_rest_in_the_folder(
     assert await start(config, "sre") == {"sre"}
     assert await start(config) == {"sre"}
     data = DataDir(config.data_dir)
-    assert data.address() == config.database.address
+    assert noted_address(data) == config.database.address
     assert not data.store_file.exists()
     assert not data.audit_file.exists()
     _, findings = check_hub(None, variables(config))
@@ -103,8 +106,31 @@ async def test_another_folder_does_not_become_the_hub_of_a_directory(
         database=config.database,
     )
     # Its keys are elsewhere.
-    with pytest.raises(DataDirError, match=r"another data folder has run on the database of database\.url"):
+    with pytest.raises(
+        DataDirError, match=r"another data folder has run on the database of database\.url"
+    ) as told:
         await start(other)
+    _, findings = check_hub(None, variables(other))
+    assert findings.faults == [str(told.value)]
+
+
+async def test_an_empty_database_does_not_replace_that_of_a_hub_that_has_run(
+    config: HubConfig, tables_in_postgres: StoreInPostgres
+) -> None:
+    await start(config, "sre")
+    admin = DataDir(config.data_dir).admin
+    admin.write_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
+    assert await start(config) == {"sre"}
+    # As where database.url names another database.
+    tables_in_postgres.empty()
+    with pytest.raises(
+        DataDirError, match=r"this one has run before: correct database\.url, restore"
+    ) as told:
+        await start(config)
+    _, findings = check_hub(None, variables(config))
+    assert findings.faults == [str(told.value)]
+    admin.endpoint_file.unlink()
+    assert await start(config) == set()
 
 
 def run(config: HubConfig, *command: str) -> str:
@@ -160,21 +186,22 @@ async def test_a_backup_of_the_folder_alone_is_refused(config: HubConfig, tmp_pa
         backup(config.data_dir, tmp_path / "archive")
 
 
+async def test_a_hub_starts_on_what_a_backup_is_to_hold(config: HubConfig, tmp_path: Path) -> None:
+    await start(config, "sre")
+    config.data_dir.rename(tmp_path / "lost")
+    config.data_dir.mkdir(mode=0o700)
+    with pytest.raises(BackupError) as told:
+        backup(tmp_path / "lost", tmp_path / "archive")
+    for name in ("keys", "pepper", "tls", "database"):
+        assert name in str(told.value)
+        (tmp_path / "lost" / name).rename(config.data_dir / name)
+    assert await start(config) == {"sre"}
+
+
 async def test_the_folder_names_a_directory_only_once_that_was_opened(
     config: HubConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Store, "snapshot", lambda store: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         await start(config)
-    assert DataDir(config.data_dir).address() is None
-
-
-def test_an_address_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    data = DataDir.open(tmp_path / "hub")
-    address = PostgresAddress("postgresql://hawse@localhost/hawse", tmp_path / "password")
-    data.note_address(address)
-    assert data.address() == address
-    for damaged in ("", "{}", "[]", '{"url": 1}'):
-        data.address_file.write_text(damaged)
-        with pytest.raises(DataDirError, match="database: damaged"):
-            data.address()
+    assert noted_address(DataDir(config.data_dir)) is None

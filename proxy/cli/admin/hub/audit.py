@@ -30,16 +30,17 @@ def accept(reach: Reach, /, yes: bool) -> None:
     from audit.errors import AuditUnavailable
     from audit.record import Event, Kind
     from audit.store import TrailMark
+    from proxy.hub.home.databases import noted_address
     from proxy.hub.home.datadir import DataDir
     from proxy.hub.home.hub_instances import HubInstances
     from proxy.hub.home.private_files import DataDirError, is_there
     from proxy.hub.home.trails import open_trail, place_of, shown
-    from proxy.hub.store.errors import StoreUnavailableError
+    from proxy.hub.store.engines.errors import StoreUnavailableError
     from proxy.hub.store.store import Store
 
     data = DataDir(reach.folder())
     try:
-        address = data.address()
+        address = noted_address(data)
         if address is None and not is_there(data.store_file):
             raise CommandError(
                 f"{data.path} is not a hub's data folder: name it with --data-dir or HAWSE_HUB_DATA_DIR"

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from proxy.hub.store.errors import InvalidError
+from proxy.hub.store.engines.errors import InvalidError
 
 T = TypeVar("T")
 

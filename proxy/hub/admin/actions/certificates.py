@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryptography import x509
 
-from proxy.hub.store.errors import InvalidError
+from proxy.hub.store.engines.errors import InvalidError
 from proxy.hub.store.names import PEM_LENGTH_MAX
 
 

@@ -17,8 +17,8 @@ from proxy.hub.admin.actions.verb import verb
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Changes
+from proxy.hub.store.engines.errors import InvalidError
 from proxy.hub.store.entities import Cluster, Mode, Snapshot
-from proxy.hub.store.errors import InvalidError
 from proxy.hub.store.roles import Role
 from proxy.kubernetes.manifests import (
     NAMESPACE,

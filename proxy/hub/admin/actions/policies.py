@@ -16,7 +16,7 @@ from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
 from proxy.hub.admin.actions.verb import verb
 from proxy.hub.authorize.decisions import denial, judge
 from proxy.hub.store.directory import Changes
-from proxy.hub.store.errors import InvalidError, NotFoundError
+from proxy.hub.store.engines.errors import InvalidError, NotFoundError
 from proxy.hub.store.policies import BundleRow
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store

@@ -10,8 +10,8 @@ from proxy.hub.admin.actions.call import Call
 from proxy.hub.admin.actions.verb import verb
 from proxy.hub.relays.operations import Operations, SessionInfo, Sessions
 from proxy.hub.store.directory import Changes
+from proxy.hub.store.engines.errors import InvalidError, NotFoundError
 from proxy.hub.store.entities import Snapshot
-from proxy.hub.store.errors import InvalidError, NotFoundError
 from proxy.hub.store.names import shown
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store

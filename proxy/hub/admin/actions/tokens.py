@@ -14,8 +14,8 @@ from proxy.hub.admin.actions.answers import Done, Payload, time_text
 from proxy.hub.admin.actions.call import Call
 from proxy.hub.admin.actions.verb import verb
 from proxy.hub.store.directory import Changes
+from proxy.hub.store.engines.errors import InvalidError
 from proxy.hub.store.entities import AdminToken, Snapshot
-from proxy.hub.store.errors import InvalidError
 from proxy.hub.store.names import shown
 from proxy.hub.store.roles import Role, listed
 from proxy.hub.store.store import Store

@@ -15,18 +15,18 @@ import psycopg
 import sqlalchemy as sa
 
 from audit.postgres.bounded import BoundedConnection
+from proxy.hub.store.engines.errors import InvalidError, StoreUnavailableError
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
-from proxy.hub.store.errors import InvalidError, StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, is_older, migrate
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.postgres_address import PostgresAddress
 
 CONNECT_TIMEOUT_S = 2
-# How long a change waits for the one of another hub. SQLite waits as long.
+# How long a change waits for that of another hub, as in SQLite.
 LOCK_TIMEOUT_MS = 5000
-# How long an answer may take. Longer than the wait for a lock, so that the server reports that one.
+# How long an answer may take. Longer than LOCK_TIMEOUT_MS, so that the server reports a lock itself.
 ANSWER_TIMEOUT_S = 6.0
-# The tables of a migration are locked by nothing but another migration, and by transactions of milliseconds.
+# Only another migration and transactions of milliseconds lock the tables of a migration.
 MIGRATION_LOCK_TIMEOUT_MS = 2000
 # The key of the advisory lock that two migrations contend for: "hawse" in ASCII.
 MIGRATION_LOCK = 0x6861777365
@@ -60,6 +60,8 @@ class PostgresEngine:
                 with reads.begin() as connection:
                     _refuse_encoding(connection)
                     older = is_older(connection)
+                    if older:
+                        _refuse_without_create(connection)
                 if older:
                     with engine.begin() as connection:
                         connection.execute(_set_lock_timeout(MIGRATION_LOCK_TIMEOUT_MS))
@@ -123,6 +125,7 @@ def look_at(address: PostgresAddress) -> Iterator[sa.Connection | None]:
             connection.execute(sa.text("SET TRANSACTION READ ONLY"))
             _refuse_encoding(connection)
             if is_older(connection):
+                _refuse_without_create(connection)
                 yield None
             else:
                 _refuse_without_rights(connection)
@@ -136,7 +139,7 @@ def _engine(address: PostgresAddress) -> sa.Engine:
         "postgresql+psycopg://",
         pool_size=1,
         max_overflow=0,
-        # One round trip, beside the several of any transaction: a restart of the server fails no command.
+        # A round trip more. Without it, the first transaction after a restart of the server would fail.
         pool_pre_ping=True,
         # Statements may hold hashes.
         hide_parameters=True,
@@ -160,7 +163,7 @@ def conninfo_of(address: PostgresAddress) -> str:
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "hawse-hub",
         "target_session_attrs": "read-write",
-        # An encryption that `sslmode` does not rule.
+        # libpq would prefer GSSAPI's encryption to TLS, and `sslmode` does not apply to it.
         "gssencmode": "disable",
     }
     added = {name: value for name, value in options.items() if name not in stated}
@@ -210,6 +213,23 @@ def _refuse_encoding(connection: sa.Connection) -> None:
         )
 
 
+def _refuse_without_create(connection: sa.Connection) -> None:
+    if not connection.scalar(sa.text("SELECT has_schema_privilege(current_schema(), 'CREATE')")):
+        role, schema = _role_and_schema(connection)
+        raise StoreUnavailableError(
+            f"the PostgreSQL role {role} may not create tables in schema {schema}: as the database's owner, "
+            f"run GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}"
+        )
+
+
+def _role_and_schema(connection: sa.Connection) -> tuple[str, str]:
+    """Return both as SQL writes them."""
+    # There is no current schema where the role may use none.
+    query = "SELECT quote_ident(current_user), quote_ident(coalesce(current_schema(), 'public'))"
+    role, schema = connection.execute(sa.text(query)).one()
+    return role, schema
+
+
 def _refuse_without_rights(connection: sa.Connection) -> None:
     tables = [table.name for table in t.metadata.sorted_tables]
     for right in RIGHTS:
@@ -218,8 +238,7 @@ def _refuse_without_rights(connection: sa.Connection) -> None:
         may_not = sa.select(listed.c.name).where(~sa.func.has_table_privilege(listed.c.name, right))
         refused = connection.scalars(may_not).first()
         if refused is not None:
-            role = connection.scalar(sa.text("SELECT current_user"))
-            schema = connection.scalar(sa.text("SELECT current_schema()"))
+            role, schema = _role_and_schema(connection)
             raise StoreUnavailableError(
                 f"the PostgreSQL role {role} may not {right} in table {refused}: as the tables' owner, run "
                 f"GRANT {', '.join(RIGHTS)} ON ALL TABLES IN SCHEMA {schema} TO {role}"
@@ -242,12 +261,12 @@ def unusable() -> Iterator[None]:
 
 
 def _next_step(error: BaseException | None) -> str:
-    # A refused login has no SQLSTATE of its own, so its text decides; another language gets the last advice.
+    # psycopg gives no SQLSTATE for a refused login, so the text decides. Other languages get the last advice.
     text = str(error)
     if "password authentication failed" in text or "no password supplied" in text:
         return "write the role's password into database.password_file, or into PGPASSFILE"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return "as the database's owner, run GRANT USAGE, CREATE ON SCHEMA public TO the hub's role"
+        return "name the owner of its tables as the role in database.url"
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return "another hub holds its tables: try again"
     if "root certificate" in text:
@@ -258,7 +277,7 @@ def _next_step(error: BaseException | None) -> str:
 
 
 def said(error: BaseException | None) -> str:
-    """Return the server's or libpq's message in one line, without the values that its details would quote."""
+    """Return the server's or libpq's message in one line, without its details, which may quote values."""
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         return error.diag.message_primary
     return " ".join(str(error).split())

@@ -13,7 +13,7 @@ import attrs
 import sqlalchemy as sa
 
 from audit.sqlite import explained, is_damaged
-from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, MigrationNeededError, migrate
 
 BUSY_TIMEOUT_MS = 5000

@@ -2,6 +2,9 @@
 
 `env.py` and `versions/` are what Alembic expects; there is no alembic.ini, since an operator never runs
 Alembic by hand. Both engines share the revisions; those up to BEFORE_POSTGRESQL are for SQLite alone.
+
+A revision repeats the tables and statements that it needs. If it shared them with `tables` or with another
+revision, a later change there would change what it does.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import pytest
 
 from auth.keys import SigningKey
 from proxy.hub.admin.backup import BackupError, backup, restore
+from proxy.hub.home.databases import check_databases
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
 from proxy.hub.home.hub_instances import HubInstances
@@ -225,7 +226,7 @@ def test_no_hub_starts_on_half_of_a_restore(
         restore(present.path, tmp_path / "hub.tar", overwrite=True)
     present = DataDir.open(present.path)
     try:
-        present.check_databases()
+        check_databases(present)
         present.pepper()
         kid = present.keys.load_or_make().active.kid
     except DataDirError as error:

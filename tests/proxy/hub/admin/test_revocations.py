@@ -31,7 +31,7 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import Reserve, ReserveError, open_reserve
 from proxy.hub.store.directory import Directory, open_directory
-from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
 from tests.fakes.admin import PEPPER, TOKEN, FakeOperations, FakeSessions

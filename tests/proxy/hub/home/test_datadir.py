@@ -99,36 +99,6 @@ def test_what_is_no_folder_is_named(tmp_path: Path) -> None:
         DataDir.open(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("size", "state"), [(None, "missing"), (0, "empty"), (100, r"damaged \(100 bytes are no database\)")]
-)
-def test_a_store_that_is_gone_is_no_first_start(tmp_path: Path, size: int | None, state: str) -> None:
-    data = DataDir.open(tmp_path)
-    if size is not None:
-        data.store_file.write_bytes(b"x" * size)
-    # As after a first start that a full disk has ended.
-    data.check_databases()
-    data.admin.write_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
-    with pytest.raises(DataDirError, match=rf"hub\.db is {state}, .*: restore a backup, or remove "):
-        data.check_databases()
-    data.store_file.write_bytes(b"x" * 512)
-    data.check_databases()
-
-
-def test_a_trail_that_is_empty_is_no_new_one(tmp_path: Path) -> None:
-    data = DataDir.open(tmp_path)
-    data.admin.write_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
-    data.store_file.write_bytes(b"x" * 512)
-    # As when it was moved away.
-    data.check_databases()
-    for content, state in ((b"", "empty"), (b"x", "damaged")):
-        data.audit_file.write_bytes(content)
-        with pytest.raises(DataDirError, match=rf"audit\.db is {state}.*: put a copy in its place"):
-            data.check_databases()
-    data.audit_file.write_bytes(b"x" * 512)
-    data.check_databases()
-
-
 def test_the_admin_endpoint_comes_back(tmp_path: Path) -> None:
     data = DataDir.open(tmp_path)
     assert data.admin.endpoint() is None

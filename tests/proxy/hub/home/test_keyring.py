@@ -14,7 +14,7 @@ from proxy.hub.home import keyring, signing_keys
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.keyring import OVERLAP_S, KeyRing
 from proxy.hub.home.private_files import DataDirError
-from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.engines.errors import StoreUnavailableError
 
 HUB = "https://hub.example"
 START = 1_800_000_000.0

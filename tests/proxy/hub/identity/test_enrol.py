@@ -22,7 +22,7 @@ from proxy.hub.identity.code_throttle import FAILURES_MAX, FORGIVEN_AFTER_S
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.store.credentials import CODE_LIFETIME_S
 from proxy.hub.store.directory import Directory, open_directory
-from proxy.hub.store.engines import Location
+from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.store import Store
 from tests.proxy.hub.identity.token_bench import FORM, ISSUER, NOW, PEPPER
 

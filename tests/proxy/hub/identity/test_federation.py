@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from audit.record import Kind, encode
-from proxy.hub.store.engines import Location
-from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.federation import ISSUERS_MAX, RULES_PER_AGENT_MAX, NewIssuer
 from proxy.hub.store.store import Store
 from tests.fakes.issuer import FakeIssuer, Reply, running_issuer

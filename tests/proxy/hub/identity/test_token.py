@@ -26,7 +26,7 @@ from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
-from proxy.hub.store.engines import Location
+from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.store import Store
 from tests.proxy.hub.identity.token_bench import (
     AGENT_KEY,

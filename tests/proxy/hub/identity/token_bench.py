@@ -21,7 +21,7 @@ from proxy.hub.identity.oauth import Answer
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import Directory, open_directory
-from proxy.hub.store.engines import Location
+from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.store import Store
 
 ISSUER = "https://hub.example"

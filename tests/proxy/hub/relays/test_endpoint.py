@@ -17,8 +17,8 @@ from auth.keys import SigningKey
 from auth.tokens import issue_hello
 from proxy.hub.relays.endpoint import CLUSTER_REMOVED
 from proxy.hub.store.directory import Directory
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import Mode
-from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.message.head import RequestHead
 from tests.proxy.hub.calls.sessions import session_pair

@@ -7,8 +7,8 @@ import pytest
 
 from auth.keys import PublicKey, SigningKey
 from proxy.hub.store.credentials import CODE_LIFETIME_S, CODES_PER_AGENT_MAX, KEYS_PER_AGENT_MAX
-from proxy.hub.store.engines import Location
-from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.store.store import Store
 from tests.fakes.databases import run
 

@@ -14,8 +14,8 @@ from auth.keys import SigningKey
 from proxy.hub.store import directory as directory_module
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import POLL_EVERY_S, open_directory
-from proxy.hub.store.engines import Location
-from proxy.hub.store.errors import NotFoundError, StoreUnavailableError
+from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.errors import NotFoundError, StoreUnavailableError
 from proxy.hub.store.store import Store
 from tests.fakes.databases import run
 

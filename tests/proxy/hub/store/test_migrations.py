@@ -17,11 +17,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from proxy.hub.store import migrations
-from proxy.hub.store.engines import Location
 from proxy.hub.store.engines import postgres as postgres_engine
-from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.migrations.tables import metadata
-from proxy.hub.store.postgres_address import PostgresAddress
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 from tests.fakes.databases import run
@@ -85,7 +85,7 @@ def test_a_database_that_is_up_to_date_is_opened_without_alembic(database: Locat
     store.close()
     script = (
         "import sys; from pathlib import Path; sys.modules['alembic'] = None\n"
-        "from proxy.hub.store.postgres_address import PostgresAddress\n"
+        "from proxy.hub.store.engines.postgres_address import PostgresAddress\n"
         "from proxy.hub.store.store import Store\n"
         f"print(*Store({database!r}, org='main', clock=float).snapshot().teams_by_name)"
     ).replace("PosixPath", "Path")

@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from proxy.hub.store.errors import InvalidError
+from proxy.hub.store.engines.errors import InvalidError
 from proxy.hub.store.names import check_relay_url, is_public
 
 

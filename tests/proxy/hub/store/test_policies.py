@@ -18,8 +18,8 @@ from auth.policy.bundled import first_sources
 from auth.policy.match import NO_RULE
 from auth.policy.text import Source, split
 from proxy.hub.store import migrations
-from proxy.hub.store.engines import Location
-from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
+from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
 from proxy.hub.store.policies import BUNDLES_KEPT
 from proxy.hub.store.store import Store
 from tests.auth.policies import ask, policy

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from auth.keys import PublicKey, SigningKey
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.credentials import CODES_PER_AGENT_MAX, KEYS_PER_AGENT_MAX
-from proxy.hub.store.errors import ConflictError, NotFoundError, StoreError
-from proxy.hub.store.postgres_address import PostgresAddress
+from proxy.hub.store.engines.errors import ConflictError, NotFoundError, StoreError
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 from tests.postgres import PostgresServer

@@ -12,9 +12,9 @@ from auth.keys import SigningKey
 from auth.policy.text import Source
 from proxy.hub.store import snapshot as snapshot_module
 from proxy.hub.store.clusters import RelayContact
-from proxy.hub.store.engines import Location
+from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.errors import StoreError
 from proxy.hub.store.entities import Mode, Snapshot
-from proxy.hub.store.errors import StoreError
 from proxy.hub.store.federation import NewIssuer
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store

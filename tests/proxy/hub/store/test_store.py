@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from auth.keys import PublicKey, SigningKey
 from auth.principal import TEAMS_MAX
 from proxy.hub.store.clusters import RELAY_INSTANCES_KEPT, RelayContact
-from proxy.hub.store.engines import Location
-from proxy.hub.store.entities import AgentState, Mode
-from proxy.hub.store.errors import (
+from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.errors import (
     ConflictError,
     InvalidError,
     NotFoundError,
     StoreError,
     StoreUnavailableError,
 )
+from proxy.hub.store.entities import AgentState, Mode
 from proxy.hub.store.federation import JWKS_LENGTH_MAX, NewIssuer
 from proxy.hub.store.names import PEM_LENGTH_MAX, check_name
 from proxy.hub.store.roles import Role

@@ -1,7 +1,6 @@
 """All tables of revision 0008, on PostgreSQL, where the database of a hub begins with this revision.
 
-Written out instead of taken from `tables`, which will have moved on when this runs again. Later revisions run
-on both engines.
+Written out, because `tables` has the changes of later revisions. Those run on both engines.
 """
 
 from __future__ import annotations

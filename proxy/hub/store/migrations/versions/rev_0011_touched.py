@@ -14,8 +14,8 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
-# Each table with what a row of it belongs to, the column that names that, and the columns of which an UPDATE
-# counts (none: every UPDATE).
+# Each table with the kind of its rows' owner, the column with the owner's id, and the columns whose UPDATE is
+# noted (none: those of all columns).
 TABLES = (
     ("agents", "agent", "id", "name, owner, state, created_at"),
     ("agent_teams", "agent", "agent_id", ""),
@@ -27,7 +27,7 @@ TABLES = (
     ("cluster_grants", "cluster", "cluster_id", ""),
     ("relay_keys", "cluster", "cluster_id", ""),
 )
-# No change of ours updates these rows, which belong to many agents: then everything is read.
+# A row of these belongs to many agents. The hub never updates one; if an operator does, everything is read.
 SHARED = "teams", "federation_issuers"
 
 TOUCH = """
@@ -126,6 +126,6 @@ def _in_sqlite() -> list[str]:
 def _touch_in_sqlite(kind: str, row_id: str) -> str:
     # Without WHERE, SQLite would read ON as that of a join.
     return (
-        f"INSERT INTO touched (kind, id, version) SELECT '{kind}', {row_id}, version "  # noqa: S608 - ours
+        f"INSERT INTO touched (kind, id, version) SELECT '{kind}', {row_id}, version "  # noqa: S608 - of constants
         "FROM directory WHERE true ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version;"
     )

@@ -11,9 +11,9 @@ import pytest
 
 from auth.keys import SigningKey
 from proxy.hub.store.engines import postgres as engine_module
+from proxy.hub.store.engines.errors import InvalidError, NotFoundError, StoreUnavailableError
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
-from proxy.hub.store.errors import InvalidError, NotFoundError, StoreUnavailableError
-from proxy.hub.store.postgres_address import PostgresAddress
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 from proxy.hub.store.version import CHANNEL
@@ -87,11 +87,26 @@ def test_a_role_without_rights_is_told_which_it_lacks_and_nothing_changes(
 ) -> None:
     postgres.execute("create role poor login")
     empty = PostgresAddress(postgres_database)
+    poor = PostgresAddress(empty.url.replace("postgres@", "poor@"))
     try:
-        told = fault_of(PostgresAddress(empty.url.replace("postgres@", "poor@")))
-        assert told.startswith("cannot use the PostgreSQL database: permission denied for schema public: ")
-        assert told.endswith("run GRANT USAGE, CREATE ON SCHEMA public TO the hub's role")
+        told = fault_of(poor)
+        grant = "GRANT USAGE, CREATE ON SCHEMA public TO poor"
+        assert told == (
+            "the PostgreSQL role poor may not create tables in schema public: as the database's owner, "
+            f"run {grant}"
+        )
+        # A check finds what a start would.
+        with pytest.raises(StoreUnavailableError) as caught, engine_module.look_at(poor):
+            pass
+        assert str(caught.value) == told
+        run(empty, "revoke all on schema public from public")
+        assert fault_of(poor) == told
         assert run(empty, "select count(*) from pg_tables where schemaname = 'public'") == [(0,)]
+        run(empty, grant)
+        opened(poor).close()
+        told = fault_of(PostgresAddress(in_postgres.url.replace("postgres@", "poor@")))
+        assert told.startswith("cannot use the PostgreSQL database: permission denied for table ")
+        assert told.endswith(": name the owner of its tables as the role in database.url")
         run(in_postgres, "grant select on all tables in schema public to poor")
         told = fault_of(PostgresAddress(in_postgres.url.replace("postgres@", "poor@")))
         assert "the PostgreSQL role poor may not INSERT in table " in told
@@ -101,7 +116,8 @@ def test_a_role_without_rights_is_told_which_it_lacks_and_nothing_changes(
         run(in_postgres, grant)
         opened(PostgresAddress(in_postgres.url.replace("postgres@", "poor@"))).close()
     finally:
-        run(in_postgres, "drop owned by poor")
+        for each in (in_postgres, empty):
+            run(each, "drop owned by poor")
         postgres.execute("drop role poor")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 
 

@@ -39,6 +39,9 @@ def fault_of_postgres_url(url: str) -> str | None:
         return f"libpq cannot read it: {EXPECTED}"
     if SECRETS & stated.keys():
         return "must hold no password: put it into a file, and name that by database.password_file"
+    if "service" in stated:
+        # It may hold `hostaddr`, which decides where libpq connects.
+        return "must name no service, whose file could lead to another host: write what it says into the URL"
     for missing in ("user", "dbname"):
         if not stated.get(missing):
             return f"names no {'role' if missing == 'user' else 'database'}: {EXPECTED}"

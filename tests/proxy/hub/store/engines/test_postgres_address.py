@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from proxy.hub.store.postgres_address import fault_of_postgres_url
+from proxy.hub.store.engines.postgres_address import fault_of_postgres_url
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,7 @@ def test_a_url_that_can_be_used(url: str) -> None:
         ("postgresql://hawse:SECRET@db.example/hawse?sslmode=verify-full", "no password"),
         ("postgresql://hawse@db.example/hawse?password=SECRET&sslmode=verify-full", "no password"),
         ("postgresql://hawse@db.example/hawse?sslpassword=SECRET&sslmode=verify-full", "no password"),
+        ("postgresql://hawse@localhost/hawse?service=SECRET", "must name no service"),
         ("postgresql://db.example/hawse?sslmode=verify-full", "names no role"),
         ("postgresql://hawse@db.example?sslmode=verify-full", "names no database"),
         ("postgresql://hawse@db.example:SECRET/hawse", "a port is no number"),

@@ -1,4 +1,7 @@
-"""The errors of a refused change, each with its status and code in the admin API."""
+"""The errors of the store, each with its status and code in the admin API.
+
+Here, below the store, because the engines raise some of them.
+"""
 
 from __future__ import annotations
 
