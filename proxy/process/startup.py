@@ -31,6 +31,9 @@ async def settle_later() -> None:
 def settle() -> None:
     """Exclude existing objects from later collections, collect seldom, and keep large buffers."""
     keep_large_buffers()
+    # Connections may have come and gone since the start. What is garbage by now is freed here, so it is not
+    # frozen. A connection that is open is frozen, but reference counting still frees it at its end. Only
+    # reference cycles within it would stay, once for the connections of one second.
     gc.collect()
     gc.freeze()
     if gc.get_threshold()[2]:
