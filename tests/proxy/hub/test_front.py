@@ -27,7 +27,7 @@ from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls.begin import begin
 from proxy.hub.calls.calls import Calls
-from proxy.hub.front import HANDSHAKE_S, Front, plain
+from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
@@ -36,6 +36,7 @@ from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.oauth import FORM_BYTES_MAX
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
+from proxy.hub.own_paths import plain
 from proxy.hub.relays.accept_limit import CLUSTER_BURST
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
