@@ -141,7 +141,7 @@ class ServerConnection:
         """
         http = self.http
         while True:
-            # The wait for the first head can take several steps, before which nothing is complete.
+            # Before the first head there is no exchange that could be complete.
             if not (self._link is _OPEN and (http.outgoing is IDLE or http.may_go_on)):
                 await self.aclose()
                 return None
@@ -426,7 +426,7 @@ class ServerConnection:
         self._release()
         tls = self._tls
         if tls is not None and self.http.ended:
-            # A client that has ended its direction reads at most our end, which is short.
+            # A client that has ended its direction needs only our close_notify, which is short.
             try:
                 ended = tls.send_close_notify_nowait()
             except trio.BrokenResourceError:

@@ -226,7 +226,7 @@ class Front:
         known = partial(self._known, connection, tls, pending, address)
         begun = begin(self.calls, address, connection, head, known)
         if begun is None and connection.parked is not None:
-            # It is judged again there. A stranger's further requests are judged once.
+            # The task verifies this request again. The next ones of a stranger are verified only there.
             connection.parked.leave_to_task()
         return begun
 

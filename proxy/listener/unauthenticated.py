@@ -21,7 +21,7 @@ from tunnel.net.tls import TLSStream
 # alone: 30 to 60 KB each.
 PENDING_PER_NETWORK_MAX = 3072
 PENDING_MAX = 4096
-# One network leaves a quarter of a lower limit in all to the others too.
+# One network gets three quarters of the limit for all at most. This counts where open files lower that limit.
 OTHERS_DIVISOR = 4
 # Half of the process's open files are left for authenticated connections.
 FILES_DIVISOR = 2
@@ -92,8 +92,9 @@ class UnauthenticatedLimits:
         connections without a hello outnumber those of any network, and the oldest of them is UNHURRIED_S old,
         that one is evicted.
 
-        A newcomer whose network has as many as any evicts the oldest without a hello of its own network. So
-        two flooding addresses cannot cut another client before its hello arrives.
+        If no network has more connections than the newcomer's, the newcomer evicts the oldest one without a
+        hello of its own network. So two flooding addresses cannot cut another client before its hello
+        arrives.
         """
         network = network_of(address)
         there = self.networks.get(network, {})
@@ -151,7 +152,7 @@ def network_of(address: str) -> str:
 
 @attrs.define(eq=False)
 class PendingConnection:
-    """One unauthenticated connection's share of the limits; `leave` releases it, once."""
+    """One unauthenticated connection's share of the limits, until `release`."""
 
     limits: UnauthenticatedLimits
     network: str

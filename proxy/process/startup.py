@@ -17,8 +17,8 @@ GC_MIDDLE_THRESHOLD = 1
 # A full collection takes some 25 ms per thousand watches. It runs after some million new objects, if those
 # are a quarter of all.
 GC_OLD_THRESHOLD = 500
-# A full collection of what a start has made takes 25 ms in a relay. It comes after the start: nothing waits
-# for it then.
+# A full collection of the objects of a start takes 25 ms in a relay. It runs after the start, when no client
+# waits for the process to listen.
 SETTLE_AFTER_S = 1.0
 
 
