@@ -226,7 +226,7 @@ async def test_a_stranger_that_makes_room_waits_for_nobody_else(
             left.set()
 
     monkeypatch.setattr(bench.front.tokens, "answer", issuer_is_away)
-    monkeypatch.setattr("proxy.listener.unauthenticated.PENDING_PER_NETWORK_MAX", 1)
+    monkeypatch.setattr("proxy.listener.unauthenticated.UnauthenticatedLimits.per_network_max", 1)
     monkeypatch.setattr("proxy.listener.unauthenticated.UNHURRIED_S", 0.0)
     waiting = await bench.connect()
     await waiting.send_all(b"POST /oauth/token HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
