@@ -58,6 +58,18 @@ def test_three_thousand_clients_of_one_address_may_connect_before_the_first_hell
     assert (cut, limits.evicted, limits.refused) == ([], 0, 0)
 
 
+@pytest.mark.parametrize(("connections_max", "per_network_max"), [(4096, 3072), (1024, 768)])
+def test_one_network_leaves_a_quarter_to_the_others(
+    connections_max: int, per_network_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    limits = UnauthenticatedLimits(connections_max=connections_max)
+    for _ in range(per_network_max):
+        _enter(limits, "192.0.2.1")
+    with pytest.raises(TooManyPendingError, match=rf"^{per_network_max} connections of 192\.0\.2\.1 "):
+        _enter(limits, "192.0.2.1")
+
+
 def test_what_the_limits_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(UnauthenticatedLimits, "per_network_max", 1)
     limits = UnauthenticatedLimits()
