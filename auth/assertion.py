@@ -27,7 +27,7 @@ _KEY_BYTES = 32
 
 
 def plain_key(pem: bytes) -> Ed25519PrivateKey | None:
-    """Load a key in the one form that SigningKey.to_pem writes. None for others, which are not wrong yet."""
+    """Load a key in the form that SigningKey.to_pem writes. None for other texts, which may be keys too."""
     if not pem.startswith(_PEM_BEGIN) or not pem.endswith(_PEM_END):
         return None
     try:
@@ -47,7 +47,7 @@ def ed25519_members(key: Ed25519PublicKey) -> dict[str, str]:
 def thumbprint(members: Mapping[str, str]) -> str:
     """Return the RFC 7638 thumbprint of a key, from those members of its JWK."""
     canonical = json.dumps(members, sort_keys=True, separators=(",", ":"))
-    # Not hashlib: this is loaded already.
+    # cryptography is loaded already. hashlib would be another import.
     digest = hashes.Hash(hashes.SHA256())
     digest.update(canonical.encode("ascii"))
     return encode(digest.finalize())

@@ -502,7 +502,7 @@ class ClientPort:
         self._cutting = False
         timer, self._cut_timer = self._cut_timer, None
         if timer is not None:
-            # It would keep this port, with its buffers, until its time.
+            # A pending timer refers to this port, and would keep its buffers in memory.
             timer.end()
 
 

@@ -40,7 +40,8 @@ from tunnel.net.connect import TLSStream, close_forcefully, tls_socket
 from tunnel.net.fairness import SMALL_PIECE_BYTES, fairness
 from tunnel.net.readiness import Readiness
 
-# kube-apiserver's ReadHeaderTimeout, from the first byte of a head; for the first head from the connect.
+# kube-apiserver's ReadHeaderTimeout, from the first byte of a head. A client may take as long until the first
+# byte of a connection. Between two requests it has IDLE_S.
 HEAD_S = 32.0
 # How long to read on after an early answer, for a client that reads only after it has sent everything. The
 # bytes are bounded by LINGER_BYTES_MAX.
@@ -140,7 +141,7 @@ class ServerConnection:
         """
         http = self.http
         while True:
-            # The wait for the first head can take several steps, before which nothing is complete.
+            # Before the first head there is no exchange that could be complete.
             if not (self._link is _OPEN and (http.outgoing is IDLE or http.may_go_on)):
                 await self.aclose()
                 return None
@@ -175,23 +176,17 @@ class ServerConnection:
 
     async def _receive_head(self) -> bytes | None:
         """Return a complete head; None when the client sends no more requests."""
-        raw = None
-        if not self.http.held:
-            if not await self._receive_idle():
-                return None
-            raw = self.http.take_head()
-            if raw is not None:
-                return raw
-        began = bool(self.http.held)
-        with trio.move_on_after(HEAD_S) as scope:
+        if not (self.http.held or await self._receive_idle()):
+            return None
+        raw = self.http.take_head()
+        if raw is not None:
+            return raw
+        with trio.move_on_after(HEAD_S):
             while raw is None:
                 if not await self._received.receive():
                     return None
-                if not began:
-                    began = True
-                    scope.deadline = trio.current_time() + HEAD_S
                 raw = self.http.take_head()
-        if raw is None and began:
+        if raw is None:
             raise BadRequest(408, f"the request's head was not whole {HEAD_S:.0f} s after its first byte")
         return raw
 
@@ -431,7 +426,7 @@ class ServerConnection:
         self._release()
         tls = self._tls
         if tls is not None and self.http.ended:
-            # A client that has ended its direction reads at most our end, which is short.
+            # A client that has ended its direction needs only our close_notify, which is short.
             try:
                 ended = tls.send_close_notify_nowait()
             except trio.BrokenResourceError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable
 from email.utils import formatdate
 from functools import partial
@@ -33,16 +32,15 @@ from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.identity.connections import AgentConnections
 from proxy.hub.identity.enrol import EnrolmentEndpoint
-from proxy.hub.identity.oauth import FORM_BYTES_MAX, Answer
 from proxy.hub.identity.replay import ReplayedError
 from proxy.hub.identity.token import TokenEndpoint
+from proxy.hub.own_paths import OwnPaths
 from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.relay_auth import WrongClockError
 from proxy.listener.balancers import Balancers
 from proxy.listener.client_address import Admitter, address_of
 from proxy.listener.unauthenticated import PENDING_S, MeteredStream, PendingConnection, UnauthenticatedLimits
-from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.status import status_response
 from proxy.message.strict import BadRequest
@@ -55,9 +53,6 @@ from tunnel.websocket.upgrade import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PAT
 
 HANDSHAKE_S = 10.0
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
-
-# Paths of kube-apiserver that the hub does not serve.
-_KUBERNETES_PATH = re.compile(rb"/(?:apis?|openapi|version)(?:/|\Z)")
 
 _FAILED = "a client's connection failed by a fault of ours"
 _FAULT = "the hub failed by a fault of its own; whether the API server has seen the request is not known"
@@ -88,6 +83,7 @@ class Front:
     _passes: NextPass = attrs.Factory(NextPass)
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
     admitter: Admitter = attrs.field(init=False)
+    _own_paths: OwnPaths = attrs.field(init=False)
     # Only a token signed by a relay's key, possibly an old one, causes such a line. A cluster's relays, eight
     # at most, connect together.
     _wrong_clocks: LogLimit = attrs.Factory(lambda: LogLimit(_log, at_once=8))
@@ -101,6 +97,12 @@ class Front:
     def _configured_admitter(self) -> Admitter:
         balancers = Balancers.of(self.calls.config.listen_proxy_from)
         return Admitter(self.unauthenticated, self._turned_away, balancers)
+
+    @_own_paths.default
+    def _paths_of_the_hub(self) -> OwnPaths:
+        return OwnPaths(
+            self.tokens, self.enrolment, self.recorder, self.trail, self.calls.hosts, lambda: self.ready
+        )
 
     async def run(self) -> None:
         """Run the background tasks of the connections, until cancelled."""
@@ -224,7 +226,7 @@ class Front:
         known = partial(self._known, connection, tls, pending, address)
         begun = begin(self.calls, address, connection, head, known)
         if begun is None and connection.parked is not None:
-            # It is judged again there. A stranger's further requests are judged once.
+            # The task verifies this request again. The next ones of a stranger are verified only there.
             connection.parked.leave_to_task()
         return begun
 
@@ -258,7 +260,7 @@ class Front:
         if path == _TUNNEL_PATH:
             return await self._tunnel(connection, tls, head, known, address)
         with trio.move_on_after(PENDING_S) as scope:
-            await self._answer_own(connection, head, path, address)
+            await self._own_paths.answer(connection, head, path, address)
         return scope.cancelled_caught
 
     async def _tunnel(
@@ -310,57 +312,6 @@ class Front:
             await connection.answer(*status_response(404, "", message, headers=_LAST))
             await connection.aclose()
 
-    async def _answer_own(
-        self, connection: ServerConnection, head: RequestHead, path: bytes, address: str
-    ) -> None:
-        """Answer a request for one of the hub's own paths."""
-        match (head.method, path):
-            case (b"GET" | b"HEAD", b"/healthz"):
-                await connection.answer(*plain(200, b"ok\n"))
-            case (b"GET" | b"HEAD", b"/readyz"):
-                await connection.answer(*(plain(200, b"ok\n") if self.ready else plain(503, b"not ready\n")))
-            case (b"GET" | b"HEAD", b"/.well-known/jwks.json"):
-                await self._respond(connection, self.tokens.jwks())
-            case (b"POST", b"/oauth/token" | b"/v1/enrol"):
-                try:
-                    form = await form_of(connection)
-                except InboundBroken as broken:
-                    if broken.failure.code is not StreamCode.PROTOCOL:
-                        raise
-                    # The client is still connected, so it gets an answer.
-                    note = broken.failure.reason
-                    self.recorder.complete(
-                        self.trail.unauthenticated(Kind.MALFORMED, client_ip=address, note=note, head=head)
-                    )
-                    await connection.answer(*status_response(400, "", note))
-                    return
-                if form is None:
-                    message = f"the form exceeds {FORM_BYTES_MAX} bytes"
-                    await connection.answer(*status_response(413, "", message))
-                elif path == b"/v1/enrol":
-                    await self._respond(connection, await self.enrolment.answer(form, head.headers, address))
-                else:
-                    await self._respond(connection, await self.tokens.answer(form, head.headers, address))
-            case (b"GET", b"/v1/clusters"):
-                await self._respond(connection, self.tokens.clusters(head.headers, address))
-            case _:
-                message = "the hub serves no such path: a cluster's begin with /clusters/NAME"
-                if _KUBERNETES_PATH.match(path) is not None:
-                    message = self._prefix_dropped()
-                await connection.answer(*status_response(404, "", message))
-
-    def _prefix_dropped(self) -> str:
-        """Return why a Kubernetes path arrived without its cluster's prefix, and the next step."""
-        why = "this client has left out the path of its server's URL, /clusters/NAME, as `kubectl proxy` does"
-        step = "write a kubeconfig with a host for each cluster (hawse kubeconfig --hosts)"
-        if self.calls.hosts is None:
-            step = f"the operator of this hub sets cluster_hosts; then {step}"
-        return f"{why}: {step}"
-
-    async def _respond(self, connection: ServerConnection, answer: Answer) -> None:
-        length = (b"content-length", b"%d" % len(answer.body))
-        await connection.answer(ResponseHead.of(answer.status, b"", (*answer.headers, length)), answer.body)
-
 
 @attrs.frozen
 class _KnownRelay:
@@ -389,19 +340,3 @@ def _do_nothing(*_: Principal) -> None: ...
 
 def _retry_later(message: str, wait_s: int) -> tuple[ResponseHead, bytes]:
     return status_response(503, "", message, headers=((b"retry-after", b"%d" % wait_s),))
-
-
-def plain(status: int, body: bytes) -> tuple[ResponseHead, bytes]:
-    """Build a short answer in plain text."""
-    headers = ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)))
-    return ResponseHead.of(status, b"", headers), body
-
-
-async def form_of(connection: ServerConnection) -> bytes | None:
-    """Read a whole body of at most FORM_BYTES_MAX bytes; None when it is larger."""
-    parts = bytearray()
-    while data := await connection.receive_body():
-        parts += data
-        if len(parts) > FORM_BYTES_MAX:
-            return None
-    return bytes(parts)

@@ -24,7 +24,7 @@ _STEPS = {
     errno.EADDRNOTAVAIL: "give {} an address of this machine, or [::] for all that it has",
     errno.EACCES: "give {} a port from 1024 on, which needs no privilege",
 }
-# Errors of an accept that concern the process or the machine. Connections that end meanwhile end them.
+# Errors of an accept at a limit of the process or the machine. They stop once other connections have ended.
 _LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 RETRY_S = 0.1
 

@@ -16,12 +16,11 @@ import trio
 
 from tunnel.net.tls import TLSStream
 
-# CI runners behind one gateway have one address, and start a thousand kubectls at once. This many can
-# authenticate within the time for a handshake (10 s, 300 a second). The memory is bounded by PENDING_MAX
-# alone: 30 to 60 KB each.
-PENDING_PER_NETWORK_MAX = 3072
+# CI runners behind one gateway have one address, and start a thousand kubectls at once. The share of one
+# network, 3,072, can authenticate within the time for a handshake (10 s, 300 a second). Each connection takes
+# 30 to 60 KB of memory.
 PENDING_MAX = 4096
-# One network leaves a quarter of a lower limit in all to the others too.
+# One network leaves a quarter of the limit for all to the others.
 OTHERS_DIVISOR = 4
 # Half of the process's open files are left for authenticated connections.
 FILES_DIVISOR = 2
@@ -79,6 +78,11 @@ class UnauthenticatedLimits:
     def connections(self) -> int:
         return len(self.pending)
 
+    @property
+    def per_network_max(self) -> int:
+        """The most connections of one network."""
+        return self.connections_max - self.connections_max // OTHERS_DIVISOR
+
     def enter(self, address: str, cut: Callable[[str], None]) -> PendingConnection:
         """Admit a connection; raises TooManyPendingError.
 
@@ -92,13 +96,13 @@ class UnauthenticatedLimits:
         connections without a hello outnumber those of any network, and the oldest of them is UNHURRIED_S old,
         that one is evicted.
 
-        A newcomer whose network has as many as any evicts the oldest without a hello of its own network. So
-        two flooding addresses cannot cut another client before its hello arrives.
+        If no network has more connections than the newcomer's, the newcomer evicts the oldest one without a
+        hello of its own network. So two flooding addresses cannot cut another client before its hello
+        arrives.
         """
         network = network_of(address)
         there = self.networks.get(network, {})
-        share = self.connections_max - self.connections_max // OTHERS_DIVISOR
-        if len(there) >= min(PENDING_PER_NETWORK_MAX, share):
+        if len(there) >= self.per_network_max:
             why = f"{len(there)} connections of {network} have not authenticated, the limit"
             self._oldest(self.silent_networks.get(network, {}), there, why).evict(why)
         elif self.connections >= self.connections_max:
@@ -151,7 +155,7 @@ def network_of(address: str) -> str:
 
 @attrs.define(eq=False)
 class PendingConnection:
-    """One unauthenticated connection's share of the limits; `leave` releases it, once."""
+    """One unauthenticated connection's share of the limits, until `release`."""
 
     limits: UnauthenticatedLimits
     network: str

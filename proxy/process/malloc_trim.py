@@ -25,9 +25,9 @@ IDLE_SHARE = 0.2
 # CPU time than WORK_S_MIN, some hundred requests, leaves too little to return.
 COST_FACTOR = 100
 WORK_S_MIN = 0.1
-# A fall of Python's allocated blocks from which a trim is worthwhile, whatever the last one cost: some 140
-# watches at a hub, and 400 at a relay, with 6 and 15 MB of buffers. Connections can leave in several waves,
-# and an idle process uses the CPU time for another trim in a quarter of an hour only.
+# After Python's allocated blocks have fallen by this many, a trim is worthwhile regardless of the last one's
+# cost. That is 140 watches at a hub (6 MB of buffers) or 400 at a relay (15 MB). Connections can leave in
+# several waves, and an idle process takes a quarter of an hour to use the CPU time for the next trim.
 FALLEN_BLOCKS = 20_000
 # A trim of this length is logged, since it blocks the event loop.
 LOGGED_S = 0.05

@@ -17,8 +17,8 @@ GC_MIDDLE_THRESHOLD = 1
 # A full collection takes some 25 ms per thousand watches. It runs after some million new objects, if those
 # are a quarter of all.
 GC_OLD_THRESHOLD = 500
-# A full collection of what a start has made takes 25 ms in a relay. It comes after the start: nothing waits
-# for it then.
+# A full collection of the objects of a start takes 25 ms in a relay. It runs after the start, when no client
+# waits for the process to listen.
 SETTLE_AFTER_S = 1.0
 
 
@@ -31,6 +31,9 @@ async def settle_later() -> None:
 def settle() -> None:
     """Exclude existing objects from later collections, collect seldom, and keep large buffers."""
     keep_large_buffers()
+    # Connections may have come and gone since the start. What is garbage by now is freed here, so it is not
+    # frozen. A connection that is open is frozen, but reference counting still frees it at its end. Only
+    # reference cycles within it would stay, once for the connections of one second.
     gc.collect()
     gc.freeze()
     if gc.get_threshold()[2]:

@@ -1,4 +1,4 @@
-"""Hawse's version. The wheel's metadata have it from here (pyproject.toml).
+"""Hawse's version. The wheel's metadata take it from here (pyproject.toml).
 
 Not read from the installed metadata: importlib.metadata loads zipfile, email and csv, which costs each
 command 15 ms of CPU.

@@ -1,7 +1,7 @@
 """The refusal of a request by the cluster owner's guardrails.
 
-Apart from `proxy.relay.guardrails`, which a relay without guardrails does not load: its rules and patterns
-are 15 ms of a start.
+This is a module of its own because a relay without guardrails does not load `proxy.relay.guardrails`, whose
+rules and patterns take 15 ms of a start.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ _REFUSED_CLUSTER_KEYS = {
 
 
 def _parse_kubeconfig(raw: bytes) -> _Entry:
-    # Not needed in a pod, where a start need not load YAML.
+    # A relay in a pod has no kubeconfig, so its start does not load YAML.
     from proxy.kubernetes.untrusted_yaml import YamlError, read_yaml
 
     try:

@@ -388,7 +388,7 @@ class TCPListener(trio.abc.Listener[TCPStream]):
             try:
                 sock, peer = listening.accept()
             except OSError as exc:
-                # None waits, or another process has accepted it.
+                # No connection is waiting, another process has accepted it, or it has failed.
                 self._accepts_left = 0
                 if exc.errno not in _CONNECTION_ERRNOS:
                     raise

@@ -199,7 +199,7 @@ class TLSStream(trio.abc.Stream):
         self._state = _State.BROKEN
         common = fairness()
         try:
-            # A server has nothing to say before the hello.
+            # A server sends nothing before the client's hello.
             waits = self._server_side
             while waits or not self._advance_handshake():
                 waits = False
@@ -211,7 +211,7 @@ class TLSStream(trio.abc.Stream):
                 data = await self.transport_stream.receive_some(RECORD_BYTES_MAX)
                 if not data:
                     raise HandshakeFailed("the peer closed the connection during the TLS handshake")
-                # Hundreds of strangers may say their part of it at the same moment.
+                # Hundreds of handshakes can receive bytes at the same moment.
                 if not common.admits():
                     await common.wait(_STRANGERS)
                 self._incoming.write(data)

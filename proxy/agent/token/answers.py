@@ -5,7 +5,7 @@ epoch seconds; the version of the logins file that was read, so that an answer s
 complete question; the answer.
 
 A shell can't hash a question without another process. So the file's name has the question's server and its
-length. Clients of one cluster that ask differently, such as kubectl and an SDK, differ in that.
+length. Different clients of one cluster, such as kubectl and an SDK, ask questions of different lengths.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ from contextlib import suppress
 from proxy.agent.local.errors import NotWritableError
 from proxy.agent.local.files import write_private
 
-# No token lives longer, so all in a file that is older has expired.
+# No token lives longer, so an older file holds only expired ones.
 KEPT_S = 60
-# In a minute. An agent with more questions asks the hub again: the plugin lists the folder at each answer.
+# The plugin lists the folder at each answer, which takes time for each file. An agent that has more questions
+# in a minute asks the hub again.
 FILES_MAX = 256
 LOCK_SUFFIX = ".lock"
 # The names of tokens and answers, and of both while they are written.

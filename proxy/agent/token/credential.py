@@ -77,7 +77,7 @@ def run_plugin(server: str = "", hub: str = "") -> int:
     try:
         print(answer, flush=True)
     except OSError as error:
-        # kubectl was ended meanwhile, or a file takes no more.
+        # kubectl has ended meanwhile, or stdout is a file on a full disk.
         print(f"hawse: cannot write the credential: {error.strerror}", file=sys.stderr)
         return 1
     return 0

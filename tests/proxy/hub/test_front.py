@@ -27,7 +27,7 @@ from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls.begin import begin
 from proxy.hub.calls.calls import Calls
-from proxy.hub.front import HANDSHAKE_S, Front, plain
+from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
@@ -36,6 +36,7 @@ from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.oauth import FORM_BYTES_MAX
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
+from proxy.hub.own_paths import plain
 from proxy.hub.relays.accept_limit import CLUSTER_BURST
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
@@ -225,7 +226,7 @@ async def test_a_stranger_that_makes_room_waits_for_nobody_else(
             left.set()
 
     monkeypatch.setattr(bench.front.tokens, "answer", issuer_is_away)
-    monkeypatch.setattr("proxy.listener.unauthenticated.PENDING_PER_NETWORK_MAX", 1)
+    monkeypatch.setattr("proxy.listener.unauthenticated.UnauthenticatedLimits.per_network_max", 1)
     monkeypatch.setattr("proxy.listener.unauthenticated.UNHURRIED_S", 0.0)
     waiting = await bench.connect()
     await waiting.send_all(b"POST /oauth/token HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")

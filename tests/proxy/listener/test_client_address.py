@@ -131,7 +131,7 @@ async def test_a_tcp_health_check_is_no_fault(
 async def test_a_client_above_the_limit_is_refused_and_the_load_balancers_share_is_released(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("proxy.listener.unauthenticated.PENDING_PER_NETWORK_MAX", 1)
+    monkeypatch.setattr("proxy.listener.unauthenticated.UnauthenticatedLimits.per_network_max", 1)
     async with connected(BALANCERS) as pair:
         pair.admitter.limits.enter("203.0.113.7", lambda why: None).hello_received()
         await pair.client.send_all(of_client("203.0.113.7"))
@@ -141,7 +141,7 @@ async def test_a_client_above_the_limit_is_refused_and_the_load_balancers_share_
 
 
 async def test_one_that_makes_room_before_its_header_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.listener.unauthenticated.PENDING_PER_NETWORK_MAX", 1)
+    monkeypatch.setattr("proxy.listener.unauthenticated.UnauthenticatedLimits.per_network_max", 1)
     async with connected(BALANCERS) as pair, trio.open_nursery() as nursery:
         nursery.start_soon(pair.admitter.admit, pair.server)
         await trio.testing.wait_all_tasks_blocked()

@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 from trio.testing import memory_stream_pair
 
 from proxy.hub.admin.metrics import ConnectionsCollector
-from proxy.listener import unauthenticated as module
 from proxy.listener.unauthenticated import (
     PENDING_BYTES_FREE,
     MeteredStream,
@@ -32,7 +31,7 @@ def _enter(
 
 
 def test_connections_are_counted_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 2)
+    monkeypatch.setattr(UnauthenticatedLimits, "per_network_max", 2)
     limits = UnauthenticatedLimits(connections_max=4)
     first, _ = _enter(limits, "192.0.2.1"), _enter(limits, "192.0.2.1")
     with pytest.raises(TooManyPendingError, match=r"192\.0\.2\.1"):
@@ -59,8 +58,20 @@ def test_three_thousand_clients_of_one_address_may_connect_before_the_first_hell
     assert (cut, limits.evicted, limits.refused) == ([], 0, 0)
 
 
+@pytest.mark.parametrize(("connections_max", "per_network_max"), [(4096, 3072), (1024, 768)])
+def test_one_network_leaves_a_quarter_to_the_others(
+    connections_max: int, per_network_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    limits = UnauthenticatedLimits(connections_max=connections_max)
+    for _ in range(per_network_max):
+        _enter(limits, "192.0.2.1")
+    with pytest.raises(TooManyPendingError, match=rf"^{per_network_max} connections of 192\.0\.2\.1 "):
+        _enter(limits, "192.0.2.1")
+
+
 def test_what_the_limits_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 1)
+    monkeypatch.setattr(UnauthenticatedLimits, "per_network_max", 1)
     limits = UnauthenticatedLimits()
     limits.enter("192.0.2.1", lambda why: None)
     _enter(limits, "192.0.2.1")
@@ -76,7 +87,7 @@ def test_what_the_limits_end_is_counted(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_oldest_connection_is_cut_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 2)
+    monkeypatch.setattr(UnauthenticatedLimits, "per_network_max", 2)
     at = 100.0
     limits = UnauthenticatedLimits(clock=lambda: at, connections_max=3)
     cut: list[str] = []
@@ -129,7 +140,7 @@ def test_the_network_with_the_most_connections_loses_one_to_another_network() ->
 def test_the_oldest_without_a_hello_is_cut_at_once_for_one_of_its_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 3)
+    monkeypatch.setattr(UnauthenticatedLimits, "per_network_max", 3)
     limits = UnauthenticatedLimits()
     cut: list[str] = []
     greeted = _enter(limits, "192.0.2.1", cut.append)
@@ -216,7 +227,7 @@ def test_silent_connections_of_many_addresses_do_not_evict_a_gateways() -> None:
 
 
 def test_the_addresses_of_one_ipv6_client_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PENDING_PER_NETWORK_MAX", 2)
+    monkeypatch.setattr(UnauthenticatedLimits, "per_network_max", 2)
     limits = UnauthenticatedLimits()
     first, _ = _enter(limits, "2001:db8::1"), _enter(limits, "2001:db8::2")
     with pytest.raises(TooManyPendingError, match="2001:db8::/64"):

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import attrs
 import pytest
@@ -23,6 +22,7 @@ from proxy.exchange.parked_exchange import ParkedExchange
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.listener import unauthenticated
+from proxy.listener.unauthenticated import UnauthenticatedLimits
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import FAILURE_HEADER
@@ -152,14 +152,14 @@ async def test_a_stranger_that_says_nothing_is_shown_out(tmp_path: Path, autojum
 
 
 @pytest.mark.parametrize(
-    ("module", "cap"),
-    [(unauthenticated, "PENDING_PER_NETWORK_MAX"), (direct, "PENDING_MAX")],
+    ("owner", "cap"),
+    [(UnauthenticatedLimits, "per_network_max"), (direct, "PENDING_MAX")],
     ids=["place", "all"],
 )
 async def test_strangers_above_the_cap_make_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, cap: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, cap: str
 ) -> None:
-    monkeypatch.setattr(module, cap, 2)
+    monkeypatch.setattr(owner, cap, 2)
     async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
         silent = [await way.connect() for _ in range(2)]
         with pytest.raises((OSError, trio.BrokenResourceError)):
@@ -178,7 +178,7 @@ async def test_strangers_above_the_cap_make_room(
 async def test_connections_that_say_nothing_make_room_for_the_hub_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unauthenticated, "PENDING_PER_NETWORK_MAX", 2)
+    monkeypatch.setattr(UnauthenticatedLimits, "per_network_max", 2)
     async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
         silent = [await trio.open_tcp_stream("127.0.0.1", way.port) for _ in range(3)]
         assert (await way.ask(inner())).status == 200
@@ -192,7 +192,7 @@ async def test_connections_that_say_nothing_make_room_for_the_hub_at_once(
 async def test_the_hub_is_no_stranger_once_it_has_shown_a_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unauthenticated, "PENDING_PER_NETWORK_MAX", 1)
+    monkeypatch.setattr(UnauthenticatedLimits, "per_network_max", 1)
     release = trio.Event()
     arrived = trio.Event()
 

@@ -71,10 +71,14 @@ class AdminClient:
     def _call(
         self, method: str, path: tuple[str, ...], body: Mapping[str, object] | None, query: Mapping[str, str]
     ) -> Object:
-        # Quoted: a name with a slash or a question mark is only a name that does not exist.
-        target = "/v1/" + "/".join(quote(part, safe="") for part in path)
-        if query:
-            target += f"?{urlencode(query)}"
+        try:
+            # Quoted: a name with a slash or a question mark is only a name that does not exist.
+            target = "/v1/" + "/".join(quote(part, safe="") for part in path)
+            if query:
+                target += f"?{urlencode(query)}"
+        except UnicodeEncodeError as error:
+            # Python decodes other bytes of an argument as lone surrogates.
+            raise CommandError(f"the argument {error.object!a} is not UTF-8") from error
         headers = {"authorization": f"Bearer {self.token}", "accept": "application/json"}
         if self.user:
             headers[USER_HEADER] = self.user

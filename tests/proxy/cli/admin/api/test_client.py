@@ -136,6 +136,14 @@ def test_what_is_no_object_in_json_is_no_hubs_answer(tmp_path: Path, answer: byt
     assert line == f"hawse: {other.url} does not answer like a hub's admin API (status 200)\n"
 
 
+@pytest.mark.parametrize(
+    "command", [("team", "show", "a\udcff"), ("policy", "explain", "a\udcff", "prod", "list", "pods")]
+)
+def test_an_argument_that_is_not_utf_8_is_refused_in_one_line(command: tuple[str, ...]) -> None:
+    line = refusal(run(*command, HAWSE_ADMIN_URL="https://127.0.0.1:1", HAWSE_ADMIN_TOKEN="hws_x"))
+    assert line == "hawse: the argument 'a\\udcff' is not UTF-8\n"
+
+
 def test_a_change_whose_answer_was_lost_may_have_been_made(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
 
