@@ -83,8 +83,8 @@ def test_idle_connections_of_one_address_are_bounded_and_others_served(chain: Ch
     before = open_files(hub.process.pid)
     with ExitStack() as stack:
         idle = [stack.enter_context(stranger(chain)) for _ in range(PER_ADDRESS_MAX)]
-        # A client is connected before the hub has accepted. On a full backlog the kernel drops the last packet
-        # of a TCP handshake, and the connection waits a second or more for the next one.
+        # A client is connected before the hub has accepted. On a full backlog the kernel drops the last
+        # packet of a TCP handshake, and the connection waits a second or more for the next one.
         wait_until(lambda: open_files(hub.process.pid) >= before + PER_ADDRESS_MAX)
         assert_served(chain)
         # The oldest of those without a hello makes room.
