@@ -35,7 +35,7 @@ from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay import ReplayedError
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.own_paths import OwnPaths
-from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
+from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, Arrival, TooManyDialsError
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.relay_auth import WrongClockError
 from proxy.listener.balancers import Balancers
@@ -283,8 +283,24 @@ class Front:
             message = f"too many relays connect at once: retry in {wait_s} s"
             await connection.answer(*_retry_later(message, wait_s))
             return False
+        arrival = self.relays.limit.arrive()
         try:
-            claims, cluster = await self.relays.authenticate(head, self.clock())
+            return await self._accepted(connection, tls, head, known, address, arrival)
+        finally:
+            arrival.settle()
+
+    async def _accepted(
+        self,
+        connection: ServerConnection,
+        tls: TLSStream,
+        head: RequestHead,
+        known: Callable[[], None],
+        address: str,
+        arrival: Arrival,
+    ) -> bool:
+        """Authenticate a relay whose dial was accepted, and serve it; returns as `_tunnel` does."""
+        try:
+            claims, cluster = await self.relays.authenticate(head, self.clock(), arrival)
         except TooManyDialsError as error:
             self.relays.limit.refund()
             self._turned_away.warning(f"refused a relay: {error}", trio.current_time())
@@ -303,7 +319,7 @@ class Front:
             await connection.answer(*status_response(401, "", str(error), headers=tuple(headers)))
             return False
         known()
-        await self.relays.serve(connection, tls, claims, cluster, address, self._readiness)
+        await self.relays.serve(connection, tls, claims, cluster, address, self._readiness, arrival)
         return True
 
     async def _answer_no_cluster(self, connection: ServerConnection, hosts: ClusterHosts) -> None:

@@ -29,7 +29,7 @@ COUNTED = frozenset(
 
 def counts() -> dict[str, object]:
     """What lives in this process now."""
-    # `get_objects` omits frozen objects, which include the session of a relay that connected before the freeze.
+    # `get_objects` omits frozen objects, such as the session of a relay that connected before the freeze.
     gc.unfreeze()
     gc.collect()
     objects: Counter[str] = Counter()

@@ -24,7 +24,7 @@ from proxy.hub.home.config import HubConfig
 from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.replay import ReplayCache
 from proxy.hub.identity.replay_store import ReplayStore
-from proxy.hub.relays.accept_limit import AcceptLimit
+from proxy.hub.relays.accept_limit import AcceptLimit, Arrival
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
 from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
@@ -128,7 +128,9 @@ class RelayEndpoint:
     def _replays_of_store(self) -> ReplayCache:
         return ReplayCache("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.replays)
 
-    async def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
+    async def authenticate(
+        self, head: RequestHead, now: float, arrival: Arrival
+    ) -> tuple[HelloClaims, Cluster]:
         """Return the relay's claims and cluster; raises TokenError (WrongClockError), ReplayedError or
         TooManyDialsError.
 
@@ -149,7 +151,7 @@ class RelayEndpoint:
         if cluster.mode is not Mode.TUNNEL:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
         # Checked before the token is written to the replay store, which costs most.
-        self.limit.admit_cluster(cluster.id, cluster.name, trio.current_time())
+        self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
         await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
         return claims, cluster
 
@@ -209,19 +211,20 @@ class RelayEndpoint:
         cluster: Cluster,
         address: str,
         readiness: Readiness,
+        arrival: Arrival,
     ) -> None:
         """Open a session on the connection, on `stream`, and register it until it ends.
 
-        `readiness` notices the agents' requests that are served without a task. When cancelled, the session
-        sends GOAWAY and its streams are reset.
+        Settles `arrival` when the session has begun. `readiness` notices the agents' requests that are served
+        without a task. When cancelled, the session sends GOAWAY and its streams are reset.
         """
         raw_head = connection.raw_head
         _, leftover = connection.detach()
         try:
             async with accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport:
                 greeting = await hear_hello(transport)
-                if not await self._resume(transport, greeting, claims, cluster, address):
-                    await self._begin(transport, greeting, claims, cluster, address, readiness)
+                if not await self._resume(transport, greeting, claims, cluster, address, arrival):
+                    await self._begin(transport, greeting, claims, cluster, address, readiness, arrival)
         except (WebSocketRefused, Rejected, SessionClosed, RemoteProtocolError, TransportClosed) as error:
             _log.warning(
                 "a relay of cluster %s, from %s, got no session: %s",
@@ -229,7 +232,13 @@ class RelayEndpoint:
             )  # fmt: skip
 
     async def _resume(
-        self, transport: Transport, greeting: bytes, claims: HelloClaims, cluster: Cluster, address: str
+        self,
+        transport: Transport,
+        greeting: bytes,
+        claims: HelloClaims,
+        cluster: Cluster,
+        address: str,
+        arrival: Arrival,
     ) -> bool:
         """Resume the session that the relay names over this transport, if it belongs to the relay and can
         resume.
@@ -254,6 +263,7 @@ class RelayEndpoint:
             relay.instance, cluster.name, address, extra={"cluster": cluster.name},
         )  # fmt: skip
         relay.address = address
+        arrival.settle()
         await relay.session.resume(transport, greeting)
         return True
 
@@ -265,6 +275,7 @@ class RelayEndpoint:
         cluster: Cluster,
         address: str,
         readiness: Readiness,
+        arrival: Arrival,
     ) -> None:
         """Open a session, and register it until it ends, across its transports."""
         async with open_session(
@@ -275,6 +286,7 @@ class RelayEndpoint:
             settings=attrs.evolve(_OF_RELAYS, ping_s=self.config.tunnel.ping_s),
             memory=self.memory,
         ) as session:
+            arrival.settle()
             session.flush_after(readiness)
             await self._keep(session, claims, cluster, address)
 

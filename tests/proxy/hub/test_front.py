@@ -537,7 +537,9 @@ async def test_relays_above_the_limit_are_told_when_to_come_before_anything_is_v
     while limit.admit(trio.current_time(), resumes=False) == 0:
         pass
     verified: list[bytes] = []
-    monkeypatch.setattr(RelayEndpoint, "authenticate", lambda _, head, now: verified.append(head.target))
+    monkeypatch.setattr(
+        RelayEndpoint, "authenticate", lambda _, head, now, arrival: verified.append(head.target)
+    )
     client = await bench.connect()
     await client.send_all(UPGRADE + b"\r\n")
     head = await head_of(client)
@@ -555,7 +557,9 @@ async def test_a_cluster_that_dials_without_end_takes_nobodys_place(
     cluster = relays.directory.current.clusters_by_name["evil"]
     limit = relays.limit
     for _ in range(CLUSTER_BURST):
-        limit.admit_cluster(cluster.id, "evil", trio.current_time())
+        arrival = limit.arrive()
+        limit.admit_cluster(arrival, cluster.id, "evil", trio.current_time())
+        arrival.settle()
     token = issue_hello(
         key, cluster_id=cluster.id, hub_url=ISSUER, instance="r", jti="j", now=bench.front.clock()
     )

@@ -70,7 +70,9 @@ async def test_a_relay_shows_one_bearer_token_and_only_where_relays_dial(tmp_pat
         ):
             lines = tuple((b"authorization", value) for value in shown)
             with pytest.raises(TokenError, match=why):
-                await bench.endpoint.authenticate(RequestHead.of(b"GET", b"/v1/tunnel", lines), NOW)
+                await bench.endpoint.authenticate(
+                    RequestHead.of(b"GET", b"/v1/tunnel", lines), NOW, bench.endpoint.limit.arrive()
+                )
 
 
 @pytest.mark.parametrize("other", [{"instance": "relay-2"}, {"cluster": "c2"}])
@@ -209,7 +211,8 @@ async def dialled(bench: Bench, instance: str = "relay-1") -> AsyncIterator[tupl
     hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid, instance=instance)
 
     async def listen() -> None:
-        await bench.endpoint._begin(here, await hear_hello(here), hello, cluster, "192.0.2.9", None)
+        arrival = bench.endpoint.limit.arrive()
+        await bench.endpoint._begin(here, await hear_hello(here), hello, cluster, "192.0.2.9", None, arrival)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)

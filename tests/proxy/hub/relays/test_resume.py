@@ -67,7 +67,10 @@ async def come_back(bench: Bench, claims: HelloClaims, hello: Hello) -> bool:
     # It carries the session until it is lost; a refusal comes at once.
     resumed = True
     with trio.move_on_after(0.1):
-        resumed = await bench.endpoint._resume(here, frames.hello(hello), claims, cluster, "192.0.2.9")
+        arrival = bench.endpoint.limit.arrive()
+        resumed = await bench.endpoint._resume(
+            here, frames.hello(hello), claims, cluster, "192.0.2.9", arrival
+        )
     await there.aclose()
     return resumed
 
@@ -148,8 +151,9 @@ async def test_a_hello_that_was_held_up_on_the_way_changes_nothing(tmp_path: Pat
         here, there = memory_transport_pair()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                bench.endpoint._resume, here, frames.hello(later), claims, cluster, "192.0.2.9"
-            )
+                bench.endpoint._resume, here, frames.hello(later), claims, cluster, "192.0.2.9",
+                bench.endpoint.limit.arrive(),
+            )  # fmt: skip
             await wait_all_tasks_blocked()
             assert not hub.detached
             for late in (held_up, attrs.evolve(held_up, resume=attrs.evolve(resume, last_rx=10**9))):
