@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import attrs
@@ -30,6 +32,17 @@ def run(location: Location, *statements: str) -> list[tuple[object, ...]]:
             cursor = connection.execute(statement)
             rows = cursor.fetchall() if cursor.description else []
     return rows
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow, so that SQLite meets what it does on a full disk; reads go on."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @attrs.define(eq=False)
