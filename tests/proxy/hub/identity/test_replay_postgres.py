@@ -215,10 +215,21 @@ async def test_a_use_that_is_not_written_in_time_is_refused_and_the_next_one_tri
     in_postgres: PostgresAddress,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
     mock_clock: trio.testing.MockClock,
 ) -> None:
-    urls, failed = [unreachable(tmp_path).url], trio.Event()
-    async with open_replay_store(PostgresUses(lambda: urls[0])) as store, trio.open_nursery() as nursery:
+    monkeypatch.setattr("proxy.hub.identity.replay_store.RETRY_S", 0.0)
+    away, token, attempts = unreachable(tmp_path).url, trio.lowlevel.current_trio_token(), 0
+    failed_before, failed = trio.Event(), trio.Event()
+
+    def conninfo() -> str:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 2:
+            token.run_sync_soon(failed_before.set)
+        return away or in_postgres.url
+
+    async with open_replay_store(PostgresUses(conninfo)) as store, trio.open_nursery() as nursery:
 
         async def refused() -> None:
             with pytest.raises(ReplayStoreUnavailableError, match=r"in 5 s .* assertion is used: try"):
@@ -226,14 +237,14 @@ async def test_a_use_that_is_not_written_in_time_is_refused_and_the_next_one_tri
             failed.set()
 
         nursery.start_soon(refused)
-        await trio.testing.wait_all_tasks_blocked()
+        await failed_before.wait()
         mock_clock.jump(WAIT_S - 1)
         await trio.testing.wait_all_tasks_blocked()
         assert not failed.is_set()
         mock_clock.jump(1)
         await failed.wait()
         assert store.unwritten == 1
-        urls[0] = in_postgres.url
+        away = ""
         assert await store.enter("assertion", "a", "k", UNTIL, NOW)
         record = caplog.records[0]
         assert record.levelno == logging.WARNING
