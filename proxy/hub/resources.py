@@ -1,10 +1,10 @@
-"""The resources that a hub holds open: the data folder with its secrets, the store, and the audit trail."""
+"""The resources that a hub holds open: the data folder with its secrets, store, trail, and used tokens."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 
 import attrs
@@ -24,6 +24,8 @@ from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import open_reserve
 from proxy.hub.home.trails import TrailPlace, open_trail
+from proxy.hub.identity.replay_sqlite import SqliteUses
+from proxy.hub.identity.replay_store import ReplayStore, UseTable, open_replay_store
 from proxy.hub.relays.registry import Registry
 from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.hub.store.directory import Directory, open_directory
@@ -113,3 +115,18 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
             finally:
                 # After the recorder's last write, and before the directory's.
                 directory.used.note_trail(store.mark)
+
+
+def open_replays(config: HubConfig, home: Home) -> AbstractAsyncContextManager[ReplayStore]:
+    """Open the used one-time tokens, where the store is."""
+    address = config.database.address
+    table: UseTable
+    if address is None:
+        table = SqliteUses(home.data.seen_file)
+    else:
+        # Their driver is an extra, which a hub on SQLite need not have.
+        from proxy.hub.identity.replay_postgres import PostgresUses
+        from proxy.hub.store.engines.postgres import conninfo_of
+
+        table = PostgresUses(partial(conninfo_of, address))
+    return open_replay_store(table)

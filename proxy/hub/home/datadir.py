@@ -7,9 +7,9 @@ loses every agent and relay; `hawse admin backup` copies all of it.
     hub.sock            the restart socket, for the handover to a replacing hub
     boots/              a locked file for each running hub, draining ones included
     hub.db              teams, agents, clusters, keys            audit.db   the audit trail
-    database            instead of hub.db: where these are in PostgreSQL
+    database            instead of hub.db, audit.db and seen.db: where these are in PostgreSQL
     reserve             space for revocations while the disk is full (proxy/hub/home/reserve.py)
-    seen.db             the one-time tokens that were used (proxy/hub/identity/replay_store.py)
+    seen.db             the one-time tokens that were used (proxy/hub/identity/replay_sqlite.py)
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
     keys/succession     the rotation statements, oldest first (auth/key_rotation.py)
     pepper              32 bytes that key the stored hashes

@@ -254,7 +254,8 @@ def _role_and_schema(connection: sa.Connection) -> tuple[str, str]:
 
 
 def _refuse_without_rights(connection: sa.Connection) -> None:
-    tables = [table.name for table in t.metadata.sorted_tables]
+    known = [*t.metadata.sorted_tables, *t.only_in_postgres.sorted_tables]
+    tables = [table.name for table in known]
     for right in RIGHTS:
         name = sa.column("name", sa.Text)
         listed = sa.func.unnest(sa.cast(tables, sa.ARRAY(sa.Text))).table_valued(name)
