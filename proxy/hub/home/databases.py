@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import attrs
 
 from audit.store import TrailMark
 from proxy.hub.home.datadir import RESTORING, DataDir
@@ -17,11 +20,27 @@ DATABASE_BYTES_MIN = 512
 _MISSING = "missing"
 
 
+@attrs.frozen
+class Move:
+    """When the databases of a folder were copied into PostgreSQL, and where to."""
+
+    day: str
+    address: PostgresAddress
+
+
 def note_address(data: DataDir, address: PostgresAddress) -> None:
     """Write where the directory is, for the commands that work on this folder."""
+    write_private(data.address_file, json.dumps(_noted(address)).encode() + b"\n")
+
+
+def note_move(data: DataDir, move: Move) -> None:
+    """Write that the folder's own databases are no longer in use."""
+    write_private(data.moved_file, json.dumps({"day": move.day, **_noted(move.address)}).encode() + b"\n")
+
+
+def _noted(address: PostgresAddress) -> dict[str, str | None]:
     file = address.password_file
-    noted = {"url": address.url, "password_file": None if file is None else str(file.absolute())}
-    write_private(data.address_file, json.dumps(noted).encode() + b"\n")
+    return {"url": address.url, "password_file": None if file is None else str(file.absolute())}
 
 
 def noted_address(data: DataDir) -> PostgresAddress | None:
@@ -29,11 +48,31 @@ def noted_address(data: DataDir) -> PostgresAddress | None:
     if not is_there(data.address_file):
         return None
     try:
-        noted = read_json(read_private(data.address_file))
-        file = noted["password_file"]
-        return PostgresAddress(str(noted["url"]), None if file is None else Path(file))
+        return _address_in(read_json(read_private(data.address_file)))
     except (ValueError, KeyError, TypeError) as error:
         raise DataDirError(f"{data.address_file}: damaged; start the hub again") from error
+
+
+def noted_move(data: DataDir) -> Move | None:
+    """Return when and where to the folder was moved; None if its own databases are in use.
+
+    Raises DataDirError.
+    """
+    file = data.moved_file
+    if not is_there(file):
+        return None
+    try:
+        noted = read_json(read_private(file))
+        return Move(str(noted["day"]), _address_in(noted))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataDirError(
+            f"{file}: damaged; remove it to start on {data.store_file}, as it was before the move"
+        ) from error
+
+
+def _address_in(noted: Any) -> PostgresAddress:
+    file = noted["password_file"]
+    return PostgresAddress(str(noted["url"]), None if file is None else Path(file))
 
 
 def check_directory(data: DataDir, trail: TrailMark | None) -> None:
@@ -65,10 +104,17 @@ def faults_of_databases(data: DataDir, *, in_postgres: bool = False) -> Iterator
     `in_postgres`: the configuration names a database of PostgreSQL. A missing trail is not reported here:
     only the store knows whether one must exist.
     """
-    if in_postgres and is_there(data.store_file):
+    moved = noted_move(data)
+    if in_postgres and moved is None and is_there(data.store_file):
         yield (
             f"{data.store_file} has this hub's teams, agents and clusters, but database.url names "
             "another database: leave that out, or move the file away to begin with none of them"
+        )
+    elif not in_postgres and moved is not None:
+        yield (
+            f"this hub was moved to PostgreSQL on {moved.day}: set database.url to "
+            f"{json.dumps(moved.address.url)}; to go back to {data.store_file}, without what has changed "
+            f"since, remove {data.moved_file} and {data.address_file}"
         )
     elif not in_postgres and is_there(data.address_file):
         yield (

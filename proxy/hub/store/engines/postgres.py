@@ -53,7 +53,7 @@ class PostgresEngine:
     @classmethod
     def open(cls, address: PostgresAddress) -> Self:
         """Connect, and make or migrate the tables; raises StoreUnavailableError."""
-        engine = _engine(address)
+        engine = new_engine(address)
         reads = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         try:
             with unusable():
@@ -64,11 +64,9 @@ class PostgresEngine:
                         _refuse_without_create(connection)
                 if older:
                     with engine.begin() as connection:
-                        connection.execute(_set_lock_timeout(MIGRATION_LOCK_TIMEOUT_MS))
-                        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-                        migrate(connection)
+                        migrate_alone(connection)
                 with reads.begin() as connection:
-                    _refuse_without_rights(connection)
+                    refuse_without_rights(connection)
         except StoreUnavailableError:
             engine.dispose()
             raise
@@ -119,7 +117,7 @@ def look_at(address: PostgresAddress) -> Iterator[sa.Connection | None]:
 
     Raises StoreUnavailableError.
     """
-    engine = _engine(address)
+    engine = new_engine(address)
     try:
         with unusable(), engine.begin() as connection:
             connection.execute(sa.text("SET TRANSACTION READ ONLY"))
@@ -128,13 +126,14 @@ def look_at(address: PostgresAddress) -> Iterator[sa.Connection | None]:
                 _refuse_without_create(connection)
                 yield None
             else:
-                _refuse_without_rights(connection)
+                refuse_without_rights(connection)
                 yield connection
     finally:
         engine.dispose()
 
 
-def _engine(address: PostgresAddress) -> sa.Engine:
+def new_engine(address: PostgresAddress, kind: type[BoundedConnection] = StoreConnection) -> sa.Engine:
+    """Return an engine that connects when it is used, with connections of a kind."""
     engine = sa.create_engine(
         "postgresql+psycopg://",
         pool_size=1,
@@ -146,10 +145,10 @@ def _engine(address: PostgresAddress) -> sa.Engine:
         use_native_hstore=False,
     )
 
-    def connect(_: object, __: object, ___: object, options: dict[str, Any]) -> StoreConnection:
+    def connect(_: object, __: object, ___: object, options: dict[str, Any]) -> BoundedConnection:
         # Prepared statements do not pass every pooler, and a hub changes little.
         options.update(client_encoding="utf8", prepare_threshold=None)
-        return StoreConnection.connect(conninfo_of(address), **options)
+        return kind.connect(conninfo_of(address), **options)
 
     sa.event.listen(engine, "do_connect", connect)
     sa.event.listen(engine, "connect", _configure)
@@ -182,8 +181,11 @@ def _configure(connection: psycopg.Connection[object], _: object) -> None:
     connection.commit()
 
 
-def _set_lock_timeout(milliseconds: int) -> sa.TextClause:
-    return sa.text(f"SET LOCAL lock_timeout = {milliseconds:d}")
+def migrate_alone(connection: sa.Connection) -> None:
+    """Migrate in the connection's transaction, while no other process does; raises MigrationError."""
+    connection.execute(sa.text(f"SET LOCAL lock_timeout = {MIGRATION_LOCK_TIMEOUT_MS:d}"))
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+    migrate(connection)
 
 
 def _password(address: PostgresAddress) -> str:
@@ -230,7 +232,8 @@ def _role_and_schema(connection: sa.Connection) -> tuple[str, str]:
     return role, schema
 
 
-def _refuse_without_rights(connection: sa.Connection) -> None:
+def refuse_without_rights(connection: sa.Connection) -> None:
+    """Raise StoreUnavailableError where the role may not read and change the tables."""
     tables = [table.name for table in t.metadata.sorted_tables]
     for right in RIGHTS:
         name = sa.column("name", sa.Text)
