@@ -44,6 +44,8 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 # Of the rows and of the trail.
 _Sums: TypeAlias = tuple[DirectorySum, TrailSum]
 
+# How long to wait for a command that writes to a file.
+BUSY_TIMEOUT_S = 5.0
 _START_ONCE = "start a hub of this version on it once, and stop that"
 
 
@@ -193,7 +195,8 @@ def _look_at_trail(file: Path, expected: TrailMark | None) -> int:
 @contextmanager
 def _held(file: Path) -> Iterator[sa.Connection]:
     """Keep others from writing to a file of SQLite, such as `hawse audit`, which records its reads."""
-    engine = sa.create_engine(url(file, "rw"), poolclass=NullPool, connect_args={"isolation_level": None})
+    options = {"isolation_level": None, "timeout": BUSY_TIMEOUT_S}
+    engine = sa.create_engine(url(file, "rw"), poolclass=NullPool, connect_args=options)
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
