@@ -22,19 +22,19 @@ import sqlalchemy as sa
 
 from audit import schema as in_file
 from audit.display import json_line
-from audit.errors import AuditUnavailable
+from audit.errors import AuditUnavailable, NoTrail
 from audit.file import damaged
 from audit.postgres import schema as in_postgres
 from audit.postgres.link import one_line
-from audit.postgres.reader import PostgresReader
+from audit.postgres.reader import PostgresReader, check_schema
 from audit.reader import AuditReader, TrailReader
 from audit.store import TrailMark
 
 # Called with how many events are done.
 Progress: TypeAlias = Callable[[int], None]
 
-# The columns with a call's id and with the number of one of its rows.
-_Places: TypeAlias = tuple[sa.Column[str], sa.Column[int]]
+# Selects ids of calls, in order, each with the number of one of its rows.
+_Places: TypeAlias = sa.Select[tuple[str, int]]
 
 EPOCH = 0
 """The shared epoch."""
@@ -86,8 +86,8 @@ class MovableTrail(AuditReader):
         """Read everything that is copied; raises AuditUnavailable."""
         events = _sum_of_events(self, progress)
         with self._view() as view:
-            calls = in_file.open_intents.c["eid", "seq"], in_file.late_ends.c["eid", "seq"]
-            return _sum(view, events, in_file.common_parts, *calls)
+            places = _places_in(in_file.open_intents, "seq"), _places_in(in_file.late_ends, "seq")
+            return _sum(view, events, in_file.common_parts, *places)
 
     def copy_to(self, connection: sa.Connection, now_us: int, progress: Progress) -> None:
         """Copy everything into an empty trail in PostgreSQL, and make that if there is none.
@@ -97,13 +97,9 @@ class MovableTrail(AuditReader):
         target = _driver_of(connection)
         with self._view() as view, _translated():
             in_postgres.create(connection)
-            parts = in_file.common_parts.c
-            _copy(
-                target,
-                _PARTS,
-                _PART_TYPES,
-                _stream(view, sa.select(sa.literal(EPOCH), parts.number, parts.seq, parts.body)),
-            )
+            columns = in_file.common_parts.c
+            parts = _stream(view, sa.select(sa.literal(EPOCH), *columns["number", "seq", "body"]))
+            _copy(target, _PARTS, _PART_TYPES, parts)
             rows = self._rows(view, now_us, progress)
             before = 0
             while (last := _copy(target, _EVENTS, _EVENT_TYPES, islice(rows, COPY_EVENTS))) is not None:
@@ -146,8 +142,11 @@ class CopiedTrail(PostgresReader):
     def is_empty(self) -> bool:
         """Whether there is no event, and maybe no table."""
         with self._view() as view:
-            there = view.exec_driver_sql("SELECT to_regclass('trail') IS NOT NULL").scalar()
-            return not there or not self._last(view)
+            try:
+                check_schema(view)
+            except NoTrail:
+                return True
+            return not self._last(view)
 
     def mark(self) -> TrailMark:
         """What a hub remembers of its trail."""
@@ -161,8 +160,8 @@ class CopiedTrail(PostgresReader):
         """Read everything that was copied; raises AuditUnavailable."""
         events = _sum_of_events(self, progress)
         with self._view() as view:
-            calls = in_postgres.open_intents.c["eid", "n"], in_postgres.late_ends.c["eid", "n"]
-            return _sum(view, events, in_postgres.common_parts, *calls)
+            places = _places_in(in_postgres.open_intents, "n"), _places_in(in_postgres.late_ends, "n")
+            return _sum(view, events, in_postgres.common_parts, *places)
 
     @contextmanager
     def _view(self) -> Iterator[sa.Connection]:
@@ -197,7 +196,7 @@ def _copy(
     return last
 
 
-def _stream(view: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
+def _stream(view: sa.Connection, query: sa.Select[*tuple[Any, ...]]) -> Iterator[sa.Row[*tuple[Any, ...]]]:
     """The rows of a query, a page of them in memory."""
     yield from view.execute(query, execution_options={"yield_per": PAGE_ROWS})
 
@@ -222,12 +221,16 @@ def _sum(
 ) -> TrailSum:
     digest = hashlib.sha256()
     counts = []
-    for eid, n in (open_calls, late_ends):
+    for places in (open_calls, late_ends):
         counts.append(0)
-        for row in _stream(view, sa.select(eid, n).order_by(eid)):
+        for eid, n in _stream(view, places):
             counts[-1] += 1
-            digest.update(f"{row[0]} {row[1]}\n".encode())
-    return TrailSum(*events, _count(view, parts), *counts, digest.hexdigest())
+            digest.update(f"{eid} {n}\n".encode())
+    return TrailSum(*events, _count(view, parts), counts[0], counts[1], digest.hexdigest())
+
+
+def _places_in(table: sa.Table, number: str) -> _Places:
+    return sa.select(table.c.eid, table.c[number]).order_by(table.c.eid)
 
 
 def _count(view: sa.Connection, table: sa.Table) -> int:

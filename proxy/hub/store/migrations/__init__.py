@@ -59,7 +59,8 @@ def read_revision(connection: sa.Connection) -> str | None:
     """Return the revision of the database; None before it has tables."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
-    return connection.scalar(sa.text("SELECT max(version_num) FROM alembic_version"))
+    revision: str | None = connection.scalar(sa.text("SELECT max(version_num) FROM alembic_version"))
+    return revision
 
 
 def _is_up_to_date(connection: sa.Connection) -> bool:
