@@ -15,6 +15,9 @@ from pathlib import Path
 
 import attrs
 import pytest
+import sqlalchemy as sa
+from alembic import command as alembic
+from alembic.config import Config
 from click.testing import CliRunner, Result
 
 from audit.display import json_line
@@ -38,6 +41,7 @@ from proxy.hub.home.private_files import DataDirError
 from proxy.hub.home.trails import open_names
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import open_home, open_records
+from proxy.hub.store import migrations
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.entities import Mode
@@ -46,6 +50,7 @@ from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 from proxy.process.config import Address
 from tests.audit.events import call, failure
+from tests.audit.trails import old_file
 from tests.auth.policies import policy
 from tests.fakes.databases import run
 
@@ -335,6 +340,26 @@ def test_rows_that_cannot_be_copied_are_named(
 ) -> None:
     run(data.store_file, statement)
     assert told in refused(data, address)
+
+
+async def test_a_folder_of_the_first_version_is_moved_after_one_start(
+    data: DataDir, address: PostgresAddress
+) -> None:
+    for file in (data.store_file, data.audit_file):
+        file.unlink()
+    old_file(data.audit_file, [call()])
+    engine = sa.create_engine(f"sqlite:///{data.store_file}", poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        settings = Config()
+        settings.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        settings.attributes["connection"] = connection
+        alembic.upgrade(settings, "0001")
+        connection.execute(sa.text("INSERT INTO teams VALUES ('1', 'first', 1.0)"))
+    data.store_file.chmod(0o600)
+    assert "hub.db is of another version: start a hub of this version on it once" in refused(data, address)
+    assert await start(config_of(data, None)) == {"first"}
+    assert migrate(data, address, ignore).events == 1
+    assert await start(config_of(data, address)) == {"first"}
 
 
 def test_a_folder_that_is_no_hubs_or_lacks_a_part_is_refused(
