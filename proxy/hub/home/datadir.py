@@ -8,6 +8,7 @@ loses every agent and relay; `hawse admin backup` copies all of it.
     boots/              a locked file for each running hub, draining ones included
     hub.db              teams, agents, clusters, keys            audit.db   the audit trail
     database            instead of hub.db: where these are in PostgreSQL
+    applied             the version of the directory in PostgreSQL that the hub has applied
     reserve             space for revocations while the disk is full (proxy/hub/home/reserve.py)
     seen.db             the one-time tokens that were used (proxy/hub/identity/replay_store.py)
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
@@ -94,6 +95,10 @@ class DataDir:
     @property
     def address_file(self) -> Path:
         return self.path / "database"
+
+    @property
+    def applied_file(self) -> Path:
+        return self.path / "applied"
 
     @property
     def _has_run(self) -> bool:
