@@ -20,7 +20,7 @@ from audit.sqlite import explained as explained_by_sqlite
 from audit.store import TrailMark
 from proxy.hub.calls.trail_watch import disk_of, fullness
 from proxy.hub.home.config import ENVIRONMENT_PREFIX, HubConfig, read
-from proxy.hub.home.databases import check_directory, faults_of_databases
+from proxy.hub.home.databases import check_directory, faults_of_databases, noted_applied
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import check_ca
 from proxy.hub.home.private_files import DataDirError, check_writable, explained, is_there
@@ -30,8 +30,10 @@ from proxy.hub.restart.pidfile import PidFile
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import unusable
+from proxy.hub.store.lineage import ACCEPT, Loss
 from proxy.hub.store.migrations import MigrationError, is_older
 from proxy.hub.store.snapshot import read_trail
+from proxy.hub.store.version import read_is_kept, read_version
 from proxy.process.certificates import remarks_on, summary_of
 from proxy.process.files import FileError, read_certificate
 from proxy.process.findings import Findings
@@ -67,7 +69,9 @@ def _look_at_folder(config: HubConfig, findings: Findings) -> None:
     address, expected, usable = config.database.address, None, False
     if address is not None and not findings.has_fault_of("database"):
         before = len(findings.faults)
-        expected = findings.look(partial(_look_at_postgres, address, data), _KNOWN)
+        accepts = config.database.accept_rollback
+        look = partial(_look_at_postgres, address, data, findings, accepts_loss=accepts)
+        expected = findings.look(look, _KNOWN)
         usable = len(findings.faults) == before
         findings.seen["database"] = "PostgreSQL"
     there = findings.look(data.check_folder, _KNOWN)
@@ -151,7 +155,9 @@ def _look_at_databases(
             findings.warnings.append(f"{data.audit_file} was not checked: {error}")
 
 
-def _look_at_postgres(address: PostgresAddress, data: DataDir) -> TrailMark | None:
+def _look_at_postgres(
+    address: PostgresAddress, data: DataDir, findings: Findings, *, accepts_loss: bool
+) -> TrailMark | None:
     """Connect, and read which trail the hub writes; None before it has one.
 
     Raises StoreUnavailableError, and DataDirError for the directory of another folder.
@@ -162,8 +168,12 @@ def _look_at_postgres(address: PostgresAddress, data: DataDir) -> TrailMark | No
     with look_at(address) as connection:
         if connection is None:
             return None
-        trail = read_trail(connection)
+        trail, version = read_trail(connection), read_version(connection)
+        applied = noted_applied(data)
+        lost = applied is not None and not read_is_kept(connection, applied)
     check_directory(data, trail)
+    if applied is not None and lost and not accepts_loss:
+        findings.refused.append(f"{Loss(applied.number, version.number)}: {ACCEPT}")
     return trail
 
 

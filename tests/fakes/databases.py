@@ -13,6 +13,7 @@ from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.store import Store
+from proxy.hub.store.version import Version
 
 
 def run(location: Location, *statements: str) -> list[tuple[object, ...]]:
@@ -30,6 +31,15 @@ def run(location: Location, *statements: str) -> list[tuple[object, ...]]:
             cursor = connection.execute(statement)
             rows = cursor.fetchall() if cursor.description else []
     return rows
+
+
+def lose(location: Location, *, back_to: Version) -> None:
+    """Bring a directory back to an earlier version, as a failover to a standby that was behind does."""
+    run(
+        location,
+        f"delete from versions where version > {back_to.number}",
+        f"update directory set version = {back_to.number}, nonce = '{back_to.nonce}'",
+    )
 
 
 @attrs.define(eq=False)

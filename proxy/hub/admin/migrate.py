@@ -25,7 +25,14 @@ from audit.postgres.moving import CopiedTrail, MovableTrail, TrailSum, count_eve
 from audit.sqlite import explained
 from audit.store import TrailMark
 from proxy.hub.admin.migrate_rows import DirectorySum, copy_rows, is_empty, sum_rows, write_mark
-from proxy.hub.home.databases import Move, note_address, note_move, noted_address, noted_move
+from proxy.hub.home.databases import (
+    Move,
+    note_address,
+    note_applied,
+    note_move,
+    noted_address,
+    noted_move,
+)
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.folder_lock import FolderInUseError
 from proxy.hub.home.hub_instances import HubInstances
@@ -37,6 +44,7 @@ from proxy.hub.store.engines.postgres_bulk import open_bulk
 from proxy.hub.store.engines.sqlite import unusable
 from proxy.hub.store.migrations import HEAD, MigrationError, read_revision
 from proxy.hub.store.snapshot import read_trail
+from proxy.hub.store.version import read_version
 
 # Called with the step, the events that it has done, and the events in all.
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -103,7 +111,9 @@ def migrate(data: DataDir, address: PostgresAddress, progress: Progress) -> Cont
                 there = sum_rows(target), copy.sum_up(step("events compared"))
                 if here != there:
                     raise _not_empty(data) if copied_before else _different(here, there)
-        # Both names lead to the database before no hub can start on the files any more.
+                version = read_version(target)
+        # In place of those of an earlier move. The last file keeps hubs from starting on SQLite.
+        note_applied(data, version)
         note_address(data, address)
         note_move(data, Move(time.strftime("%Y-%m-%d", time.gmtime()), address))
     rows, events = here

@@ -74,6 +74,8 @@ class DatabaseConfig:
     url: str | None = None
     """A database of PostgreSQL, without a password."""
     password_file: Path | None = None
+    accept_rollback: bool = False
+    """Whether a hub goes on where the database has lost changes, without `hawse admin database accept`."""
 
     @property
     def address(self) -> PostgresAddress | None:
@@ -322,7 +324,8 @@ def _check_tls(tls: TLSConfig) -> list[str]:
 def _check_database(database: DatabaseConfig) -> list[str]:
     file = database.password_file
     if database.url is None:
-        return [] if file is None else ["database.password_file: goes with database.url only"]
+        stated = {"password_file": file is not None, "accept_rollback": database.accept_rollback}
+        return [f"database.{name}: goes with database.url only" for name, given in stated.items() if given]
     fault = fault_of_postgres_url(database.url)
     if fault is not None:
         return [f"database.url: {fault}"]

@@ -13,6 +13,7 @@ from audit.store import TrailMark
 from proxy.hub.home.datadir import RESTORING, DataDir
 from proxy.hub.home.private_files import DataDirError, is_there, read_private, write_private
 from proxy.hub.store.engines.postgres_address import PostgresAddress
+from proxy.hub.store.version import Version
 from proxy.process.untrusted_json import read_json
 
 # SQLite's smallest page. A database has at least one page.
@@ -73,6 +74,25 @@ def noted_move(data: DataDir) -> Move | None:
 def _address_in(noted: Any) -> PostgresAddress:
     file = noted["password_file"]
     return PostgresAddress(str(noted["url"]), None if file is None else Path(file))
+
+
+def note_applied(data: DataDir, version: Version) -> None:
+    """Write the version of the directory that this hub has applied; raises DataDirError."""
+    write_private(data.applied_file, json.dumps(attrs.asdict(version)).encode() + b"\n")
+
+
+def noted_applied(data: DataDir) -> Version | None:
+    """Return the version that a hub has applied, None before one has; raises DataDirError."""
+    if not is_there(data.applied_file):
+        return None
+    try:
+        noted = read_json(read_private(data.applied_file))
+        return Version(int(noted["number"]), str(noted["nonce"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataDirError(
+            f"{data.applied_file}: damaged, so changes that the database has lost would not be noticed; "
+            "remove it if the database was neither restored nor failed over"
+        ) from error
 
 
 def check_directory(data: DataDir, trail: TrailMark | None) -> None:

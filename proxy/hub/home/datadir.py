@@ -9,6 +9,7 @@ loses every agent and relay; `hawse admin backup` copies all of it.
     hub.db              teams, agents, clusters, keys            audit.db   the audit trail
     database            instead of hub.db: where these are in PostgreSQL
     moved               hub.db and audit.db were copied into PostgreSQL, and are no longer in use
+    applied             the version of the directory in PostgreSQL that the hub has applied
     reserve             space for revocations while the disk is full (proxy/hub/home/reserve.py)
     seen.db             the one-time tokens that were used (proxy/hub/identity/replay_store.py)
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
@@ -99,6 +100,10 @@ class DataDir:
     @property
     def moved_file(self) -> Path:
         return self.path / "moved"
+
+    @property
+    def applied_file(self) -> Path:
+        return self.path / "applied"
 
     @property
     def _has_run(self) -> bool:

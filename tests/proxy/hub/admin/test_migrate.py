@@ -33,7 +33,7 @@ from proxy.hub.admin import migrate as module
 from proxy.hub.admin.migrate import MigrateError, look, migrate
 from proxy.hub.check import check_hub
 from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
-from proxy.hub.home.databases import noted_address, noted_move
+from proxy.hub.home.databases import note_applied, noted_address, noted_applied, noted_move
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.local_admin import AdminEndpoint
@@ -48,6 +48,7 @@ from proxy.hub.store.entities import Mode
 from proxy.hub.store.federation import NewIssuer
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
+from proxy.hub.store.version import Version
 from proxy.process.config import Address
 from tests.audit.events import call, failure
 from tests.audit.trails import old_file
@@ -160,6 +161,8 @@ def described(location: Path | PostgresAddress) -> dict[str, object]:
 
 
 def test_everything_is_moved_and_the_files_stay_as_they_were(data: DataDir, address: PostgresAddress) -> None:
+    # As after an earlier move, which was undone.
+    note_applied(data, Version(1000, "of another database"))
     before = contents(data.path)
     moved = migrate(data, address, ignore)
     assert all(moved.rows.values()), moved.rows
@@ -173,8 +176,11 @@ def test_everything_is_moved_and_the_files_stay_as_they_were(data: DataDir, addr
     assert copied == printed
     assert moved.sha256 == sha256(printed.encode()).hexdigest()
     after = contents(data.path)
-    assert {name: after.pop(name) for name in ("database", "moved")}
+    for name in ("database", "moved", "applied"):
+        assert after.pop(name) != before.pop(name, b"")
     assert after == before
+    with closing(opened(address)) as store:
+        assert noted_applied(data) == store.version()
     assert (noted_address(data), noted_move(data).address) == (address, address)
 
 
