@@ -44,6 +44,7 @@ from proxy.hub.resources import open_home, open_records
 from proxy.hub.store import migrations
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.engines.postgres_address import PostgresAddress
+from proxy.hub.store.engines.postgres_upgrade import upgrade
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.federation import NewIssuer
 from proxy.hub.store.roles import Role
@@ -54,6 +55,7 @@ from tests.audit.events import call, failure
 from tests.audit.trails import old_file
 from tests.auth.policies import policy
 from tests.fakes.databases import run
+from tests.postgres import PostgresServer
 
 # What a database has of its own.
 OWN = "version", "trail", "admin_tokens_by_hash", "bundle"
@@ -260,6 +262,22 @@ def test_a_check_changes_nothing_while_a_hub_runs(data: DataDir, postgres_databa
     assert run(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
     # It makes the tables itself.
     assert found == attrs.evolve(migrate(data, empty, ignore), sha256="")
+
+
+def test_a_role_that_cannot_delete_events_is_enough(
+    data: DataDir, postgres: PostgresServer, postgres_database: str
+) -> None:
+    postgres.execute("CREATE ROLE mover LOGIN")
+    owner = PostgresAddress(postgres_database)
+    mover = PostgresAddress(postgres_database.replace("postgres@", "mover@"))
+    try:
+        run(owner, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        assert "run `hawse admin database upgrade --owner postgres`" in refused(data, mover)
+        upgrade(owner, "mover")
+        assert migrate(data, mover, ignore).events == 4
+    finally:
+        run(owner, "DROP OWNED BY mover")
+        postgres.execute("DROP ROLE mover")
 
 
 def refused(data: DataDir, address: PostgresAddress) -> str:
