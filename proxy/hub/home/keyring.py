@@ -20,8 +20,8 @@ from auth.key_rotation import ROTATIONS_MAX, KeyRotation, issue_rotation, read_r
 from auth.keys import KeySet, SigningKey
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.private_files import DataDirError
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.signing_keys import SigningKeys
 
 # Twice the lifetime of a token: the second half covers clock differences and suspended processes.
 OVERLAP_S = 2.0 * LIFETIME_S
