@@ -23,10 +23,11 @@ from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_name
 from proxy.hub.store.policies import Policies
 from proxy.hub.store.roles import Role
+from proxy.hub.store.sealed import Sealed
 from proxy.hub.store.snapshot import read_snapshot
 
 
-class Store(Teams, Agents, Clusters, Relays, Federation, Policies):
+class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
     """The database of one hub. `clock` returns epoch seconds."""
 
     def snapshot(self, before: Snapshot | None = None) -> Snapshot:
