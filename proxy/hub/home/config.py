@@ -74,6 +74,8 @@ class DatabaseConfig:
     url: str | None = None
     """A database of PostgreSQL, without a password."""
     password_file: Path | None = None
+    seal_file: Path | None = None
+    """The keys that the secrets in PostgreSQL are sealed with; None: `seal.key` in the data folder."""
 
     @property
     def address(self) -> PostgresAddress | None:
@@ -217,6 +219,11 @@ class HubConfig:
         return host
 
     @property
+    def seal_file(self) -> Path:
+        """The file of the sealing keys, for a directory in PostgreSQL."""
+        return self.database.seal_file or self.data_dir / "seal.key"
+
+    @property
     def hosts(self) -> ClusterHosts | None:
         """The hosts of the clusters, if they have any."""
         return None if self.cluster_hosts is None else ClusterHosts.of(self.cluster_hosts)
@@ -322,7 +329,8 @@ def _check_tls(tls: TLSConfig) -> list[str]:
 def _check_database(database: DatabaseConfig) -> list[str]:
     file = database.password_file
     if database.url is None:
-        return [] if file is None else ["database.password_file: goes with database.url only"]
+        files = {"password_file": file, "seal_file": database.seal_file}
+        return [f"database.{name}: goes with database.url only" for name in files if files[name] is not None]
     fault = fault_of_postgres_url(database.url)
     if fault is not None:
         return [f"database.url: {fault}"]
