@@ -8,6 +8,7 @@ next one, which finds the copy and compares it again.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -37,20 +38,23 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.folder_lock import FolderInUseError
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.private_files import DataDirError, is_there
+from proxy.hub.home.seal_file import SealFile
 from proxy.hub.store.engines.errors import StoreError, StoreUnavailableError
 from proxy.hub.store.engines.postgres import look_at
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.postgres_bulk import open_bulk
 from proxy.hub.store.engines.sqlite import unusable
 from proxy.hub.store.migrations import HEAD, MigrationError, read_revision
+from proxy.hub.store.sealed import HubSecrets, read_secrets, write_secrets
+from proxy.hub.store.sealing import SealError
 from proxy.hub.store.snapshot import read_trail
 from proxy.hub.store.version import read_version
 
 # Called with the step, the events that it has done, and the events in all.
 Progress: TypeAlias = Callable[[str, int, int], None]
 
-# Of the rows and of the trail.
-_Sums: TypeAlias = tuple[DirectorySum, TrailSum]
+# Of the rows, of the trail, and of the signing keys and the pepper.
+_Sums: TypeAlias = tuple[DirectorySum, TrailSum, str]
 
 # How long to wait for a command that writes to a file.
 BUSY_TIMEOUT_S = 5.0
@@ -72,25 +76,37 @@ class Contents:
     """Of the events in the format of `hawse audit list --json`, one per line; empty before they are read."""
 
 
-def look(data: DataDir, address: PostgresAddress) -> Contents:
+@attrs.frozen
+class Target:
+    """Where a hub is moved to."""
+
+    address: PostgresAddress
+    seal_file: SealFile
+    """The keys that seal the hub's secrets there."""
+
+
+def look(data: DataDir, to: Target) -> Contents:
     """Check what can be checked without a change; returns what would be copied. Raises MigrateError.
 
     A hub may run meanwhile.
     """
     with _translated():
-        _check_folder(data, address)
+        _check_folder(data, to.address)
+        to.seal_file.check()
         rows, trail = _look_at_store(data.store_file)
         events = _look_at_trail(data.audit_file, trail)
-        with look_at(address) as target:
+        with look_at(to.address) as target:
             if target is not None and not _is_empty(target) and sum_rows(target) != rows:
                 raise _not_empty(data)
         return _contents(rows, events)
 
 
-def migrate(data: DataDir, address: PostgresAddress, progress: Progress) -> Contents:
+def migrate(data: DataDir, to: Target, progress: Progress) -> Contents:
     """Move a hub that is stopped; returns what was copied. Raises MigrateError: then it is not moved."""
     with _translated(), _alone(data):
-        total = look(data, address).events
+        total = look(data, to).events
+        # Before the rows that it opens.
+        secrets, seal = _secrets_of(data), to.seal_file.load_or_make()
 
         def step(name: str) -> Callable[[int], None]:
             return lambda done: progress(name, done, total)
@@ -100,23 +116,28 @@ def migrate(data: DataDir, address: PostgresAddress, progress: Progress) -> Cont
             _held(data.store_file) as store,
             _held(data.audit_file),
         ):
-            here = sum_rows(store), trail.sum_up(step("events read"))
-            with open_bulk(address) as target:
+            here = sum_rows(store), trail.sum_up(step("events read")), _digest(secrets)
+            with open_bulk(to.address) as target:
                 copy = CopiedTrail(target)
                 copied_before = not _is_empty(target)
                 if not copied_before:
                     copy_rows(store, target)
+                    write_secrets(target, secrets, seal)
                     trail.copy_to(target, int(time.time() * 1_000_000), step("events copied"))
                     write_mark(target, copy.mark())
-                there = sum_rows(target), copy.sum_up(step("events compared"))
+                there = (
+                    sum_rows(target),
+                    copy.sum_up(step("events compared")),
+                    _digest(read_secrets(target).open(seal)),
+                )
                 if here != there:
                     raise _not_empty(data) if copied_before else _different(here, there)
                 version = read_version(target)
         # In place of those of an earlier move. The last file keeps hubs from starting on SQLite.
         note_applied(data, version)
-        note_address(data, address)
-        note_move(data, Move(time.strftime("%Y-%m-%d", time.gmtime()), address))
-    rows, events = here
+        note_address(data, to.address)
+        note_move(data, Move(time.strftime("%Y-%m-%d", time.gmtime()), to.address))
+    rows, events, _ = here
     return _contents(rows, events.events, events.sha256)
 
 
@@ -128,7 +149,7 @@ def _contents(rows: DirectorySum, events: int, sha256: str = "") -> Contents:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (DataDirError, StoreError, AuditUnavailable) as error:
+    except (DataDirError, StoreError, AuditUnavailable, SealError) as error:
         raise MigrateError(str(error)) from error
 
 
@@ -160,7 +181,7 @@ def _check_folder(data: DataDir, address: PostgresAddress) -> None:
     move, noted = noted_move(data), noted_address(data)
     if move is not None:
         raise MigrateError(
-            f"{data.path} was moved to PostgreSQL on {move.day}: set database.url as {data.moved_file} says"
+            f"{data.path} was moved to PostgreSQL on {move.day}: {data.moved_file} names the database"
         )
     if noted is not None and noted != address:
         raise MigrateError(
@@ -168,9 +189,22 @@ def _check_folder(data: DataDir, address: PostgresAddress) -> None:
         )
     if not is_there(data.store_file):
         raise _no_hub(data)
-    # A hub on PostgreSQL needs them as well.
-    data.existing_pepper()
-    data.keys.load()
+    _secrets_of(data)
+
+
+def _secrets_of(data: DataDir) -> HubSecrets:
+    pepper, keys = data.existing_pepper(), data.keys.load()
+    assert pepper is not None, "a hub has run here"
+    assert keys is not None, "a hub has run here"
+    return HubSecrets(pepper, keys)
+
+
+def _digest(secrets: HubSecrets) -> str:
+    """Sum up secrets for a comparison."""
+    keys = secrets.keys
+    pems = sorted(key.to_pem() for key in keys.all)
+    statements = "\n".join([keys.active.kid, *keys.succession])
+    return hashlib.sha256(b"\n".join([secrets.pepper, *pems, statements.encode()])).hexdigest()
 
 
 def _look_at_store(file: Path) -> tuple[DirectorySum, TrailMark | None]:
@@ -225,7 +259,7 @@ def _not_empty(data: DataDir) -> MigrateError:
 
 
 def _different(here: _Sums, there: _Sums) -> MigrateError:
-    sums = [{**rows, **attrs.asdict(events)} for rows, events in (here, there)]
+    sums = [{**rows, **attrs.asdict(events), "secrets": digest} for rows, events, digest in (here, there)]
     names = [name for name in sums[0] if sums[0][name] != sums[1][name]]
     return MigrateError(
         f"the copy in PostgreSQL differs from the data folder in {', '.join(names)}, so nothing was changed: "

@@ -20,8 +20,9 @@ from proxy.hub.store.version import begin_change
 # Rows that are in memory at once.
 PAGE_ROWS = 500
 _PAGES = {"yield_per": PAGE_ROWS}
-# A copy has a version, and a history of versions, of its own. Its trail has another mark.
-OWN = t.directory, t.versions, t.touched, t.audit_trail
+# A copy has a version, and a history of versions, of its own. Its trail has another mark. Beside SQLite, the
+# secrets are files.
+OWN = t.directory, t.versions, t.touched, t.audit_trail, t.signing_keys, t.succession, t.secrets
 COPIED = [table for table in t.metadata.sorted_tables if table not in OWN]
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import attrs
 
-from audit.store import TrailMark
 from proxy.hub.home.datadir import RESTORING, DataDir
 from proxy.hub.home.private_files import DataDirError, is_there, read_private, write_private
 from proxy.hub.store.engines.postgres_address import PostgresAddress
@@ -95,16 +94,13 @@ def noted_applied(data: DataDir) -> Version | None:
         ) from error
 
 
-def check_directory(data: DataDir, trail: TrailMark | None) -> None:
-    """Raise DataDirError if the directory in PostgreSQL, which names `trail`, is not this folder's."""
-    if not is_there(data.address_file):
-        if trail is not None:
-            raise DataDirError(
-                "a hub with another data folder has run on the database of database.url: stop it, and "
-                f"copy keys/, pepper, tls/ and {data.address_file.name} of that folder to {data.path}"
-            )
-    elif trail is None and is_there(data.admin.endpoint_file):
-        # The hub accepts a trail before it writes that file.
+def check_directory(data: DataDir, *, new: bool) -> None:
+    """Raise DataDirError if the directory in PostgreSQL is `new`, and this folder's hub has run on another.
+
+    A directory of another hub does not open with this one's sealing key (proxy/hub/home/sealed_secrets.py).
+    """
+    if new and is_there(data.address_file) and is_there(data.admin.endpoint_file):
+        # The hub has its secrets before it writes that file.
         raise DataDirError(
             "no hub has run on the database of database.url, though this one has run before: correct "
             "database.url, restore a backup of the database, "

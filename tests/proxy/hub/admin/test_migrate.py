@@ -30,7 +30,7 @@ from auth.policy.text import Source
 from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.hub.migrate import migrate as command
 from proxy.hub.admin import migrate as module
-from proxy.hub.admin.migrate import MigrateError, look, migrate
+from proxy.hub.admin.migrate import Contents, MigrateError, Target, look, migrate
 from proxy.hub.check import check_hub
 from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
 from proxy.hub.home.databases import note_applied, noted_address, noted_applied, noted_move
@@ -38,6 +38,7 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.local_admin import AdminEndpoint
 from proxy.hub.home.private_files import DataDirError
+from proxy.hub.home.seal_file import SealFile
 from proxy.hub.home.trails import open_names
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import open_home, open_records
@@ -48,6 +49,7 @@ from proxy.hub.store.engines.postgres_upgrade import upgrade
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.federation import NewIssuer
 from proxy.hub.store.roles import Role
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.hub.store.version import Version
 from proxy.process.config import Address
@@ -58,7 +60,7 @@ from tests.fakes.databases import run
 from tests.postgres import PostgresServer
 
 # What a database has of its own.
-OWN = "version", "trail", "admin_tokens_by_hash", "bundle"
+OWN = "version", "trail", "admin_tokens_by_hash", "bundle", "signing_keys"
 TRAIL = "trail_events", "trail_parts", "trail_blocks", "trail_open", "trail_late_ends"
 
 
@@ -66,7 +68,8 @@ TRAIL = "trail_events", "trail_parts", "trail_blocks", "trail_open", "trail_late
 def first_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder of a hub that has stopped, with a row in each table."""
     data = DataDir.open(tmp_path_factory.mktemp("first") / "hub")
-    data.keys.load_or_make()
+    old, new = SigningKey.generate(), SigningKey.generate()
+    data.keys.store(SigningKeys(new, (old, new), ("a.b.c",)))
     data.pepper()
     data.admin.make_token()
     data.admin.write_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
@@ -127,12 +130,20 @@ def ignore(step: str, done: int, total: int) -> None:
     """Show no progress."""
 
 
+def to(data: DataDir, address: PostgresAddress) -> Target:
+    return Target(address, SealFile(data.path / "seal.key"))
+
+
+def move(data: DataDir, address: PostgresAddress) -> Contents:
+    return migrate(data, to(data, address), ignore)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files, without those that SQLite makes for its readers and an empty lock."""
+    """All files, without the lock, the sealing key, and those that SQLite makes for its readers."""
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in folder.rglob("*")
-        if file.is_file() and not file.name.endswith(("-shm", "-wal", ".lock"))
+        if file.is_file() and not file.name.endswith(("-shm", "-wal", ".lock", ".key"))
     }
 
 
@@ -148,7 +159,10 @@ def config_of(data: DataDir, address: PostgresAddress | None) -> HubConfig:
 
 async def start(config: HubConfig) -> set[str]:
     """Start a hub up to its listeners, and return its teams."""
-    async with open_home(config, Registry(), replace=False) as home, open_records(config, home) as records:
+    async with (
+        open_home(config, replace=False) as home,
+        open_records(config, home, Registry()) as records,
+    ):
         return set(records.directory.current.teams_by_name)
 
 
@@ -166,7 +180,7 @@ def test_everything_is_moved_and_the_files_stay_as_they_were(data: DataDir, addr
     # As after an earlier move, which was undone.
     note_applied(data, Version(1000, "of another database"))
     before = contents(data.path)
-    moved = migrate(data, address, ignore)
+    moved = move(data, address)
     assert all(moved.rows.values()), moved.rows
     assert moved.rows == {**dict.fromkeys(moved.rows, 1), "clusters": 2, "policy_bundles": 2}
     assert moved.events == 4
@@ -183,13 +197,18 @@ def test_everything_is_moved_and_the_files_stay_as_they_were(data: DataDir, addr
     assert after == before
     with closing(opened(address)) as store:
         assert noted_applied(data) == store.version()
+        secrets = store.sealed_secrets().open(SealFile(data.path / "seal.key").load())
+    keys = data.keys.load()
+    assert keys is not None
+    assert (secrets.pepper, secrets.keys.succession) == (data.existing_pepper(), keys.succession)
+    assert [key.kid for key in secrets.keys.public] == [key.kid for key in keys.public]
     assert (noted_address(data), noted_move(data).address) == (address, address)
 
 
 async def test_a_hub_starts_on_the_copy_and_no_longer_on_the_files(
     data: DataDir, address: PostgresAddress
 ) -> None:
-    migrate(data, address, ignore)
+    move(data, address)
     assert await start(config_of(data, address)) == {"sre"}
     assert await start(config_of(data, address)) == {"sre"}
     told = (
@@ -201,7 +220,7 @@ async def test_a_hub_starts_on_the_copy_and_no_longer_on_the_files(
     variables = {"HAWSE_HUB_DATA_DIR": str(data.path), "HAWSE_HUB_PUBLIC_URL": "https://hub.example"}
     assert check_hub(None, variables)[1].faults == [str(caught.value)]
     with pytest.raises(MigrateError, match="was moved to PostgreSQL on"):
-        migrate(data, address, ignore)
+        move(data, address)
     # The way back that the message names.
     for file in (data.moved_file, data.address_file):
         file.unlink()
@@ -238,7 +257,7 @@ def test_a_migration_that_is_cut_is_repeated(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, cut)
         with pytest.raises(KeyboardInterrupt):
-            migrate(data, address, ignore)
+            move(data, address)
     committed = owner is module and name.startswith("note")
     if not committed:
         for table in ("teams", "trail_events"):
@@ -246,9 +265,9 @@ def test_a_migration_that_is_cut_is_repeated(
         assert contents(data.path) == before
     if (name, after) == ("note_move", True):
         with pytest.raises(MigrateError, match="was moved to PostgreSQL on"):
-            migrate(data, address, ignore)
+            move(data, address)
     else:
-        assert migrate(data, address, ignore).events == 4
+        assert move(data, address).events == 4
     assert run(address, "SELECT count(*) FROM trail_events") == [(4,)]
     assert noted_move(data) is not None
 
@@ -257,11 +276,11 @@ def test_a_check_changes_nothing_while_a_hub_runs(data: DataDir, postgres_databa
     empty = PostgresAddress(postgres_database)
     with data.locked(), closing(opened(data.store_file)):
         before = contents(data.path)
-        found = look(data, empty)
+        found = look(data, to(data, empty))
         assert contents(data.path) == before
     assert run(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
     # It makes the tables itself.
-    assert found == attrs.evolve(migrate(data, empty, ignore), sha256="")
+    assert found == attrs.evolve(move(data, empty), sha256="")
 
 
 def test_a_role_that_cannot_delete_events_is_enough(
@@ -274,7 +293,7 @@ def test_a_role_that_cannot_delete_events_is_enough(
         run(owner, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         assert "run `hawse admin database upgrade --owner postgres`" in refused(data, mover)
         upgrade(owner, "mover")
-        assert migrate(data, mover, ignore).events == 4
+        assert move(data, mover).events == 4
     finally:
         run(owner, "DROP OWNED BY mover")
         postgres.execute("DROP ROLE mover")
@@ -284,7 +303,7 @@ def refused(data: DataDir, address: PostgresAddress) -> str:
     """The error, in one line, of a migration that changes nothing."""
     before = contents(data.path)
     with pytest.raises(MigrateError) as caught:
-        migrate(data, address, ignore)
+        move(data, address)
     assert contents(data.path) == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -310,7 +329,7 @@ def test_a_database_that_is_not_empty_is_not_used(data: DataDir, address: Postgr
         store.add_team("other")
     assert refused(data, address) == told
     with pytest.raises(MigrateError, match="not empty"):
-        look(data, address)
+        look(data, to(data, address))
     with closing(opened(address)) as store:
         store.remove_team("other")
     run(address, "DELETE FROM retired_teams")
@@ -382,7 +401,7 @@ async def test_a_folder_of_the_first_version_is_moved_after_one_start(
     data.store_file.chmod(0o600)
     assert "hub.db is of another version: start a hub of this version on it once" in refused(data, address)
     assert await start(config_of(data, None)) == {"first"}
-    assert migrate(data, address, ignore).events == 1
+    assert move(data, address).events == 1
     assert await start(config_of(data, address)) == {"first"}
 
 

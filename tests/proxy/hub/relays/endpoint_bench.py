@@ -20,11 +20,11 @@ from auth.keys import SigningKey
 from auth.tokens import HelloClaims
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.signing_keys import SigningKeys
 from tunnel import Memory, Session
 
 NOW = 1_800_000_000.0
