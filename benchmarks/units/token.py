@@ -20,7 +20,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
@@ -39,7 +39,8 @@ from benchmarks.workloads.kubectl import Home, with_plugin
 from proxy.agent.hub.proof import proof_of
 from proxy.agent.local.account import find_account
 from proxy.hub.identity.oauth import parse_form
-from proxy.hub.identity.replay_store import ReplayStore
+from proxy.hub.identity.replay_sqlite import SqliteUses
+from proxy.hub.identity.replay_store import open_replay_store
 
 RUNS = 7
 CLIENTS = 40
@@ -174,20 +175,19 @@ def parts() -> None:
 async def stored() -> None:
     """Print what the replay store costs: the whole, and a call of a thread alone."""
     limiter = trio.CapacityLimiter(1)
-    with (
-        tempfile.TemporaryDirectory(prefix="hawse-token-", dir=CHECKOUT) as name,
-        closing(ReplayStore(Path(name, "seen.db"))) as store,
-    ):
-
-        async def use() -> None:
-            now = time.time()
-            await store.enter("assertion", "agent", uuid.uuid4().hex, now + KEPT_S, now)
+    with tempfile.TemporaryDirectory(prefix="hawse-token-", dir=CHECKOUT) as name:
 
         async def call_thread() -> None:
             await trio.to_thread.run_sync(int, limiter=limiter)
 
-        for title, function in (("replay store", use), ("    a call of a thread", call_thread)):
-            report(title, [await _once(function) for _ in range(RUNS)])
+        async with open_replay_store(SqliteUses(Path(name, "seen.db"))) as store:
+
+            async def use() -> None:
+                now = time.time()
+                await store.enter("assertion", "agent", uuid.uuid4().hex, now + KEPT_S, now)
+
+            for title, function in (("replay store", use), ("    a call of a thread", call_thread)):
+                report(title, [await _once(function) for _ in range(RUNS)])
 
 
 async def _once(function: Callable[[], Awaitable[None]]) -> float:

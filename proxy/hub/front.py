@@ -33,6 +33,7 @@ from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.identity.connections import AgentConnections
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay import ReplayedError
+from proxy.hub.identity.replay_store import ReplayStoreUnavailableError
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.own_paths import OwnPaths
 from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
@@ -284,10 +285,15 @@ class Front:
             await connection.answer(*_retry_later(message, wait_s))
             return False
         try:
-            claims, cluster = await self.relays.authenticate(head, self.clock())
+            claims, cluster, recorded = await self.relays.authenticate(head, self.clock())
         except TooManyDialsError as error:
             self.relays.limit.refund()
             self._turned_away.warning(f"refused a relay: {error}", trio.current_time())
+            await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
+            return False
+        except ReplayStoreUnavailableError as error:
+            # Logged by the store.
+            self.relays.limit.refund()
             await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
             return False
         except (TokenError, ReplayedError) as error:
@@ -303,7 +309,7 @@ class Front:
             await connection.answer(*status_response(401, "", str(error), headers=tuple(headers)))
             return False
         known()
-        await self.relays.serve(connection, tls, claims, cluster, address, self._readiness)
+        await self.relays.serve(connection, tls, claims, cluster, address, self._readiness, recorded=recorded)
         return True
 
     async def _answer_no_cluster(self, connection: ServerConnection, hosts: ClusterHosts) -> None:

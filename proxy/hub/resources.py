@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 
 import attrs
@@ -26,6 +26,8 @@ from proxy.hub.home.reserve import open_reserve
 from proxy.hub.home.seal_file import SealFile
 from proxy.hub.home.sealed_secrets import SealedKeyring, open_secrets
 from proxy.hub.home.trails import TrailPlace, open_trail
+from proxy.hub.identity.replay_sqlite import SqliteUses
+from proxy.hub.identity.replay_store import ReplayStore, UseTable, open_replay_store
 from proxy.hub.relays.registry import Registry
 from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.hub.store.directory import Directory, open_directory
@@ -129,3 +131,18 @@ async def _open_sealed(
     ring = ring_of(SealedKeyring(directory, file))
     directory.on_change(ring.follow)
     return Secrets(opened.pepper, ring)
+
+
+def open_replays(config: HubConfig, home: Home) -> AbstractAsyncContextManager[ReplayStore]:
+    """Open the used one-time tokens, where the store is."""
+    address = config.database.address
+    table: UseTable
+    if address is None:
+        table = SqliteUses(home.data.seen_file)
+    else:
+        # Their driver is an extra, which a hub on SQLite need not have.
+        from proxy.hub.identity.replay_postgres import PostgresUses
+        from proxy.hub.store.engines.postgres import conninfo_of
+
+        table = PostgresUses(partial(conninfo_of, address))
+    return open_replay_store(table)

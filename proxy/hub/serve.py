@@ -15,7 +15,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +56,7 @@ from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import Home, Records, open_home, open_records
+from proxy.hub.resources import Home, Records, open_home, open_records, open_replays
 from proxy.hub.restart.instance_lock import InstanceLock
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.local_user import local_token_name
@@ -94,7 +94,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
             open_home(config, replace=replace) as home,
             open_records(config, home, registry) as records,
         ):
-            with closing(ReplayStore(home.data.seen_file)) as seen:
+            async with open_replays(config, home) as seen:
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
                 local_token = local_token_name(None if config.database.url is None else home.data.hub_id())
                 pepper = records.secrets.pepper
@@ -140,9 +140,9 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
     direct = _start_direct(hub)
     live_relays = LiveRelays(hub.registry, time.time, direct)
     metrics = hub_metrics(directory, live_relays)
-    metrics.register(ReplayCollector(hub.seen))
     calls = _start_calls(hub, direct, metrics)
     front = _start_front(hub, direct, calls, _start_relays(hub, calls))
+    metrics.register(ReplayCollector(hub.seen, front.enrolment))
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
     administration = Administration.of(

@@ -67,7 +67,7 @@ class StoreInPostgres:
         with self._engine.begin() as connection:
             # Without triggers, which would write rows.
             connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
-            for table in reversed(t.metadata.sorted_tables):
+            for table in (*t.only_in_postgres.sorted_tables, *reversed(t.metadata.sorted_tables)):
                 connection.execute(sa.delete(table))
             for table, rows in self._first.items():
                 connection.execute(sa.insert(table), rows)

@@ -14,7 +14,7 @@ trail, the signing keys and the pepper there, and `seal.key` in the folder.
     seal.key            with PostgreSQL: the keys that open its secrets (proxy/hub/home/seal_file.py)
     hub-id              with PostgreSQL: the name of this folder's hub among others
     reserve             space for revocations while the disk is full (proxy/hub/home/reserve.py)
-    seen.db             the one-time tokens that were used (proxy/hub/identity/replay_store.py)
+    seen.db             the one-time tokens that were used (proxy/hub/identity/replay_sqlite.py)
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
     keys/succession     the rotation statements, oldest first (auth/key_rotation.py)
     pepper              32 bytes that key the stored hashes

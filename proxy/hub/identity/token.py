@@ -76,7 +76,7 @@ from proxy.hub.identity.oauth import (
     shown_in,
 )
 from proxy.hub.identity.replay import ReplayCache, ReplayedError
-from proxy.hub.identity.replay_store import ReplayStore
+from proxy.hub.identity.replay_store import ReplayStore, ReplayStoreUnavailableError
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster, Credential
 from proxy.hub.store.signing_keys import SigningKeys
@@ -310,6 +310,10 @@ class TokenEndpoint:
         except ReplayedError as error:
             description = f"the credential is not accepted: {error}"
             raise refuse_unauthenticated(str(error), agent, key, description=description) from error
+        except ReplayStoreUnavailableError as error:
+            raise Refusal(
+                503, "temporarily_unavailable", str(error), str(error), agent=agent, credential=key
+            ) from error
         # The key may have been revoked, or the agent locked, during the write to the replay store.
         found = self._directory.current.agent_keys_by_kid.get(claims.kid)
         if found is None or found[0].id != agent.id:

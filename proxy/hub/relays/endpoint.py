@@ -22,7 +22,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
 from proxy.hub.identity.replay import ReplayCache
-from proxy.hub.identity.replay_store import ReplayStore
+from proxy.hub.identity.replay_store import ReplayStore, ReplayStoreUnavailableError
 from proxy.hub.relays.accept_limit import AcceptLimit
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
@@ -60,7 +60,7 @@ from tunnel import (
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
 from tunnel.net.waker import Waker
-from tunnel.websocket.upgrade import WebSocketRefused, accept_websocket
+from tunnel.websocket.upgrade import SESSION_HEADER, WebSocketRefused, accept_websocket
 
 # A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
 HELLOS_REMEMBERED_MAX = 100_000
@@ -128,11 +128,12 @@ class RelayEndpoint:
     def _replays_of_store(self) -> ReplayCache:
         return ReplayCache("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.replays)
 
-    async def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
-        """Return the relay's claims and cluster; raises TokenError (WrongClockError), ReplayedError or
-        TooManyDialsError.
+    async def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster, bool]:
+        """Return the relay's claims, its cluster, and whether the use of its token is recorded; raises
+        TokenError (WrongClockError), ReplayedError, ReplayStoreUnavailableError or TooManyDialsError.
 
-        When cancelled, the relay's token is used up.
+        A use that is not recorded may resume a session and begin none. When cancelled, the relay's token is
+        used up.
         """
         scheme, _, token = (head.header(b"authorization") or b"").partition(b" ")
         if scheme.lower() != b"bearer" or len(head.header_values(b"authorization")) != 1:
@@ -150,8 +151,21 @@ class RelayEndpoint:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
         # Checked before the token is written to the replay store, which costs most.
         self.limit.admit_cluster(cluster.id, cluster.name, trio.current_time())
-        await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
-        return claims, cluster
+        try:
+            await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
+        except ReplayStoreUnavailableError:
+            if not self._has_session(head, claims):
+                raise
+            # The session is in this process, so its memory has every token that was used with it. Streams
+            # go on for longer than most databases are away.
+            return claims, cluster, False
+        return claims, cluster, True
+
+    def _has_session(self, head: RequestHead, claims: HelloClaims) -> bool:
+        """Whether the session that a relay wants to resume is here and its own."""
+        named = (head.header(SESSION_HEADER) or b"").decode("ascii", "replace")
+        relay = self.registry.find(claims.cluster_id, claims.instance, named)
+        return relay is not None and relay.kid == claims.kid
 
     async def run(self) -> NoReturn:
         """Check the statements that relays send after they have connected, until cancelled."""
@@ -209,11 +223,13 @@ class RelayEndpoint:
         cluster: Cluster,
         address: str,
         readiness: Readiness,
+        *,
+        recorded: bool,
     ) -> None:
         """Open a session on the connection, on `stream`, and register it until it ends.
 
-        `readiness` notices the agents' requests that are served without a task. When cancelled, the session
-        sends GOAWAY and its streams are reset.
+        `readiness` notices the agents' requests that are served without a task. `recorded` is what
+        `authenticate` has returned. When cancelled, the session sends GOAWAY and its streams are reset.
         """
         raw_head = connection.raw_head
         _, leftover = connection.detach()
@@ -221,7 +237,9 @@ class RelayEndpoint:
             async with accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport:
                 greeting = await hear_hello(transport)
                 if not await self._resume(transport, greeting, claims, cluster, address):
-                    await self._begin(transport, greeting, claims, cluster, address, readiness)
+                    await self._begin(
+                        transport, greeting, claims, cluster, address, readiness, recorded=recorded
+                    )
         except (WebSocketRefused, Rejected, SessionClosed, RemoteProtocolError, TransportClosed) as error:
             _log.warning(
                 "a relay of cluster %s, from %s, got no session: %s",
@@ -265,20 +283,22 @@ class RelayEndpoint:
         cluster: Cluster,
         address: str,
         readiness: Readiness,
+        *,
+        recorded: bool,
     ) -> None:
         """Open a session, and register it until it ends, across its transports."""
         async with open_session(
             transport,
             Role.LISTENER,
             greeting=greeting,
-            answer_hello=lambda hello: self._welcome(hello, claims, cluster),
+            answer_hello=lambda hello: self._welcome(hello, claims, cluster, recorded=recorded),
             settings=attrs.evolve(_OF_RELAYS, ping_s=self.config.tunnel.ping_s),
             memory=self.memory,
         ) as session:
             session.flush_after(readiness)
             await self._keep(session, claims, cluster, address)
 
-    def _welcome(self, hello: Hello, claims: HelloClaims, cluster: Cluster) -> Welcome:
+    def _welcome(self, hello: Hello, claims: HelloClaims, cluster: Cluster, *, recorded: bool) -> Welcome:
         if hello.instance != claims.instance or hello.cluster != claims.cluster_id:
             raise Rejected(
                 CloseCode.FORBIDDEN,
@@ -292,6 +312,8 @@ class RelayEndpoint:
                 if self._farewell is None
                 else "this hub is stopping, and resumes no session",
             )
+        if not recorded:
+            raise Rejected(CloseCode.SLOW_DOWN, "the use of the relay's token is not recorded: try again")
         resume = self.config.tunnel.resume
         return Welcome(
             features=(RESUME,) if resume else (),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import attrs
 import psycopg
 import pytest
 from click.testing import CliRunner
@@ -16,11 +18,13 @@ from proxy.cli.admin.hub.audit import accept
 from proxy.cli.group import build_group
 from proxy.hub.admin.backup import BackupError, backup
 from proxy.hub.check import check_hub
-from proxy.hub.home.config import HubConfig
+from proxy.hub.home.config import DatabaseConfig, HubConfig
 from proxy.hub.home.databases import noted_address
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.local_admin import AdminEndpoint
 from proxy.hub.home.private_files import DataDirError
+from proxy.hub.relays.registry import Registry
+from proxy.hub.resources import open_home, open_records, open_replays
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
 from tests.audit.events import call
@@ -44,6 +48,17 @@ async def test_directory_and_trail_are_in_postgresql_and_the_rest_in_the_folder(
     assert not data.audit_file.exists()
     _, findings = check_hub(None, variables(config))
     assert (findings.fatal, findings.seen["database"]) == ([], "PostgreSQL")
+
+
+async def test_the_used_tokens_are_where_the_directory_is(config: HubConfig, tmp_path: Path) -> None:
+    in_file = attrs.evolve(config, data_dir=tmp_path / "other", database=DatabaseConfig())
+    until = time.time() + 60
+    for each, file_is_there in ((config, False), (in_file, True)):
+        async with open_home(each, replace=False) as home, open_records(each, home, Registry()):
+            for fresh in (True, False):
+                async with open_replays(each, home) as store:
+                    assert await store.enter("assertion", "a", "j", until, time.time()) is fresh
+            assert home.data.seen_file.exists() is file_is_there
 
 
 async def test_a_folder_is_of_one_directory(config: HubConfig) -> None:

@@ -267,7 +267,8 @@ def _refuse_without_ownership(connection: sa.Connection) -> None:
 
 def refuse_without_rights(connection: sa.Connection) -> None:
     """Raise StoreUnavailableError where the role may not read and change the tables."""
-    tables = [table.name for table in t.metadata.sorted_tables]
+    known = [*t.metadata.sorted_tables, *t.only_in_postgres.sorted_tables]
+    tables = [table.name for table in known]
     for right in RIGHTS:
         name = sa.column("name", sa.Text)
         listed = sa.func.unnest(sa.cast(tables, sa.ARRAY(sa.Text))).table_valued(name)

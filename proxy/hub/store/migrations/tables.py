@@ -8,6 +8,9 @@ from proxy.hub.store.migrations import CONSTRAINT_NAMES
 
 metadata = sa.MetaData(naming_convention=CONSTRAINT_NAMES)
 
+# Tables that a database of PostgreSQL has beside these. A hub on SQLite has their rows in files of their own.
+only_in_postgres = sa.MetaData(naming_convention=CONSTRAINT_NAMES)
+
 # One row. Every change updates it first, and so takes its lock (proxy/hub/store/version.py).
 directory = sa.Table(
     "directory",
@@ -242,4 +245,16 @@ secrets = sa.Table(
     metadata,
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("sealed", sa.Text, nullable=False),
+)
+
+# The used one-time tokens of all hubs (proxy/hub/identity/replay_postgres.py).
+seen = sa.Table(
+    "seen",
+    only_in_postgres,
+    # A SHA-256.
+    sa.Column("token", sa.LargeBinary, primary_key=True),
+    # Random, for each use.
+    sa.Column("attempt", sa.LargeBinary, nullable=False),
+    # Epoch seconds of the database's clock.
+    sa.Column("kept_until", sa.BigInteger, nullable=False, index=True),
 )

@@ -80,9 +80,9 @@ async def test_a_hello_that_names_another_relay_than_its_token_is_rejected(
     async with open_bench(tmp_path) as bench:
         cluster = bench.directory.current.clusters_by_name["prod"]
         own = Hello(cluster="c1", instance="relay-1")
-        assert bench.endpoint._welcome(own, claims("j"), cluster).session_id == "id"
+        assert bench.endpoint._welcome(own, claims("j"), cluster, recorded=True).session_id == "id"
         with pytest.raises(Rejected, match="another relay than the token") as rejected:
-            bench.endpoint._welcome(attrs.evolve(own, **other), claims("j"), cluster)
+            bench.endpoint._welcome(attrs.evolve(own, **other), claims("j"), cluster, recorded=True)
         assert rejected.value.close_code == CloseCode.FORBIDDEN
 
 
@@ -209,7 +209,8 @@ async def dialled(bench: Bench, instance: str = "relay-1") -> AsyncIterator[tupl
     hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid, instance=instance)
 
     async def listen() -> None:
-        await bench.endpoint._begin(here, await hear_hello(here), hello, cluster, "192.0.2.9", None)
+        greeting = await hear_hello(here)
+        await bench.endpoint._begin(here, greeting, hello, cluster, "192.0.2.9", None, recorded=True)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
