@@ -25,7 +25,14 @@ from audit.look import check_trail
 from audit.postgres.moving import CopiedTrail, MovableTrail, TrailSum, count_events, is_movable
 from audit.sqlite import explained
 from audit.store import TrailMark
-from proxy.hub.admin.migrate_rows import DirectorySum, copy_rows, is_empty, sum_rows, write_mark
+from proxy.hub.admin.migrate_rows import (
+    DirectorySum,
+    copy_rows,
+    copy_used_tokens,
+    is_empty,
+    sum_rows,
+    write_mark,
+)
 from proxy.hub.home.databases import (
     Move,
     note_address,
@@ -125,6 +132,7 @@ def migrate(data: DataDir, to: Target, progress: Progress) -> Contents:
                     write_secrets(target, secrets, seal)
                     trail.copy_to(target, int(time.time() * 1_000_000), step("events copied"))
                     write_mark(target, copy.mark())
+                copy_used_tokens(data.seen_file, target, time.time())
                 there = (
                     sum_rows(target),
                     copy.sum_up(step("events compared")),

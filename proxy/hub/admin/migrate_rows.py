@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import TypeAlias
 
 import attrs
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from audit.store import TrailMark
-from proxy.hub.store.engines.errors import InvalidError
+from proxy.hub.home.private_files import is_there
+from proxy.hub.identity.replay_postgres import CLOCKS_S
+from proxy.hub.identity.replay_store import ATTEMPT_BYTES
+from proxy.hub.store.engines.errors import InvalidError, StoreUnavailableError
 from proxy.hub.store.engines.postgres import said
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.migrations import tables as t
@@ -68,6 +77,29 @@ def _rows(table: sa.Table) -> sa.Select[tuple[object, ...]]:
         # The next start makes a token for `hawse admin` on that machine.
         found = found.where(table.c.name != LOCAL_TOKEN_NAME)
     return found
+
+
+def copy_used_tokens(file: Path, target: sa.Connection, now: float) -> None:
+    """Copy the used one-time tokens that have not expired; raises StoreUnavailableError."""
+    if not is_there(file):
+        # No token has been used.
+        return
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as source:
+            found = source.execute("SELECT token, kept_until FROM seen WHERE kept_until > ?", (now,))
+            while page := found.fetchmany(PAGE_ROWS):
+                rows = [
+                    {
+                        "token": token,
+                        "attempt": os.urandom(ATTEMPT_BYTES),
+                        "kept_until": math.ceil(kept_until) + CLOCKS_S,
+                    }
+                    for token, kept_until in page
+                ]
+                # A migration that is completed has copied them already.
+                target.execute(postgresql.insert(t.seen).on_conflict_do_nothing(), rows)
+    except sqlite3.Error as error:
+        raise StoreUnavailableError(f"cannot read {file}: {error}: remove it, or restore it") from error
 
 
 def write_mark(target: sa.Connection, trail: TrailMark) -> None:

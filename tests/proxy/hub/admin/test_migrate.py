@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sqlite3
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -40,6 +41,9 @@ from proxy.hub.home.local_admin import AdminEndpoint
 from proxy.hub.home.private_files import DataDirError
 from proxy.hub.home.seal_file import SealFile
 from proxy.hub.home.trails import open_names
+from proxy.hub.identity.replay_postgres import PostgresUses
+from proxy.hub.identity.replay_sqlite import SqliteUses
+from proxy.hub.identity.replay_store import open_replay_store
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import open_home, open_records
 from proxy.hub.store import migrations
@@ -270,6 +274,24 @@ def test_a_migration_that_is_cut_is_repeated(
         assert move(data, address).events == 4
     assert run(address, "SELECT count(*) FROM trail_events") == [(4,)]
     assert noted_move(data) is not None
+
+
+async def test_a_used_token_stays_used(data: DataDir, address: PostgresAddress) -> None:
+    now = time.time()
+    async with open_replay_store(SqliteUses(data.seen_file)) as store:
+        assert await store.enter("hello", "prod", "used", now + 60, now)
+        # An expired one is deleted with the next use.
+        assert await store.enter("hello", "prod", "expired", now - 1, now)
+    move(data, address)
+    assert run(address, "SELECT count(*) FROM seen") == [(1,)]
+    async with open_replay_store(PostgresUses(lambda: address.url)) as store:
+        assert not await store.enter("hello", "prod", "used", now + 60, now)
+        assert await store.enter("hello", "prod", "another", now + 60, now)
+
+
+def test_used_tokens_that_cannot_be_read_are_named(data: DataDir, address: PostgresAddress) -> None:
+    data.seen_file.write_bytes(b"x" * 512)
+    assert f"cannot read {data.seen_file}: file is not a database: remove it" in refused(data, address)
 
 
 def test_a_check_changes_nothing_while_a_hub_runs(data: DataDir, postgres_database: str) -> None:
