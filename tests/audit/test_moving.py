@@ -17,6 +17,7 @@ from audit.errors import AuditUnavailable
 from audit.file import untouched
 from audit.postgres import moving
 from audit.postgres.moving import CopiedTrail, MovableTrail, TrailSum, count_events, is_movable
+from audit.postgres.store import PostgresStore
 from audit.query import Query
 from audit.record import Event, Response
 from audit.store import AuditStore
@@ -113,7 +114,8 @@ def test_what_a_hub_writes_next_comes_after_the_copy(
     copy(path, connection)
     mark = CopiedTrail(connection).mark()
     connection.commit()
-    with closing(postgres_trail.open()) as store:
+    # An hour before the latest event in the file, by the clock that was wrong.
+    with closing(PostgresStore(postgres_trail.conninfo, wait_s=0, clock=lambda: NOW_S + 1)) as store:
         assert store.mark == mark
         # The calls of a hub that was killed before the migration.
         assert store.close_unknown("boot", datetime.now(UTC), is_running=lambda boot: False) == 2
