@@ -147,6 +147,17 @@ def test_a_copy_is_indexed_part_by_part(
         assert [row.number for row in reader.query(Query(agent="rare"))] == ["3001"]
 
 
+def test_a_comparison_reads_each_event_once(path: Path, connection: sa.Connection) -> None:
+    with closing(AuditStore(path)) as store:
+        store.append([failure() for _ in range(3500)])
+    copy(path, connection)
+    read = "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'trail_events'"
+    before = connection.exec_driver_sql(read).scalar_one()
+    assert CopiedTrail(connection).sum_up(ignore).events == 3500
+    # A page begins with the last event of the one before.
+    assert connection.exec_driver_sql(read).scalar_one() - before <= 3510
+
+
 @pytest.mark.parametrize(
     ("change", "differs"),
     [
