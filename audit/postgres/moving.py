@@ -116,8 +116,8 @@ class MovableTrail(AuditReader):
         wanted = columns["seq", "eid", "phase", "kind", "ts_us", "agent", "cluster", "common", "body"]
         # The file does not have the time at which a writer made the batch. The event's own time stands in for
         # it, increasing with the number, and never after now: later events of hubs would be in front. While a
-        # clock was ahead, it increases by microseconds. With equal times, the index could not tell these events
-        # apart, and each page would sort all of them.
+        # clock was ahead, it increases by microseconds: with equal times, the index could not tell events
+        # apart, and each page would sort all of these.
         written, last = 0, self._last(view)
         for done, row in enumerate(_stream(view, sa.select(*wanted).order_by(columns.seq)), 1):
             n, eid, phase, kind, ts_us, agent, cluster, common, body = row
