@@ -145,7 +145,7 @@ async def test_a_client_with_many_addresses_floods_the_trail_no_more_than_anothe
 
 
 async def test_on_one_database_each_machine_has_an_admin_token(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_postgres: PostgresAddress
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_database: str
 ) -> None:
     async def stop(acceptor: Acceptor, signals: AsyncIterator[int], public_url: str) -> bool:
         return False
@@ -159,11 +159,11 @@ async def test_on_one_database_each_machine_has_an_admin_token(
             listen=anywhere,
             admin=AdminConfig(listen=anywhere),
             data_dir=folder,
-            database=DatabaseConfig(in_postgres.url, seal_file=tmp_path / "seal.key"),
+            database=DatabaseConfig(postgres_database, seal_file=tmp_path / "seal.key"),
         )
         with trio.fail_after(20):
             assert await serve.run_hub(config) == 0
-    store = Store(in_postgres, org="main", clock=time.time)
+    store = Store(PostgresAddress(postgres_database), org="main", clock=time.time)
     with closing(store):
         tokens = store.snapshot().admin_tokens_by_hash
         pepper = store.sealed_secrets().open(SealFile(tmp_path / "seal.key").load()).pepper
