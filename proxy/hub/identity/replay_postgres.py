@@ -28,7 +28,7 @@ ANSWER_S = 4.0
 # A hub whose clock is off by 30 s does not start; later it may drift.
 CLOCKS_S = 60
 PRUNE_EVERY_S = 60.0
-# Some milliseconds of the server, in the transaction of a batch. If there are more, the next batch goes on.
+# 10 to 30 ms in the transaction of a batch. If there are more, the next batch goes on.
 PRUNED_ROWS_MAX = 1000
 
 # A use that is written again changes nothing. Without a transaction id, its commit would not wait for a

@@ -32,7 +32,7 @@ import trio
 
 from tunnel.net.loglimit import LogLimit
 
-# PostgreSQL takes 10 ms for a batch of this size. A larger one delays the uses in it.
+# PostgreSQL takes 10 to 60 ms for a batch of this size. A larger one delays the uses in it.
 BATCH_USES_MAX = 1000
 # Between two attempts to write uses that must not be lost.
 RETRY_S = 0.1
@@ -100,8 +100,10 @@ class ReplayStore:
         self._table = table
         self._token = trio.lowlevel.current_trio_token()
         self._failed = LogLimit(_log)
-        self._wake = threading.Condition()
-        # Guards everything below. The waiting uses are bounded by the replay caches, which hold them too.
+        # A plain lock, taken directly for every use; the condition is entered only to wait.
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        # The lock guards everything below. The replay caches hold the waiting uses too, and bound them.
         self._waiting: dict[Use, None] = {}
         self._stopping = False
         self._retry_at_s = -math.inf
@@ -114,15 +116,18 @@ class ReplayStore:
         # Hashed, since the sender chooses the text and it may be long. Names and owners hold no zero byte.
         digest = hashlib.sha256("\0".join((kind, owner, jti)).encode("utf-8", "surrogatepass")).digest()
         use = Use(digest, kept_until, now)
-        with self._wake:
+        with self._lock:
             self._waiting[use] = None
-            self._wake.notify()
+            # With more than one, the writer is at work, or pauses.
+            if len(self._waiting) == 1:
+                self._wake.notify()
         try:
             with trio.move_on_after(self._table.wait_s):
                 await use.settled.wait()
         finally:
-            with self._wake:
-                self._waiting.pop(use, None)
+            if not use.settled.is_set():
+                with self._lock:
+                    self._waiting.pop(use, None)
         if use.fresh is None:
             self.unwritten += 1
             raise ReplayStoreUnavailableError(
@@ -133,7 +138,7 @@ class ReplayStore:
 
     def stop(self) -> None:
         """End the writer after the batch that it writes."""
-        with self._wake:
+        with self._lock:
             self._stopping = True
             self._wake.notify()
 
@@ -158,7 +163,7 @@ class ReplayStore:
 
     def _next_batch(self) -> list[Use]:
         """Wait for uses; none means that the writer must end."""
-        with self._wake:
+        with self._lock:
             while not self._stopping:
                 pause_s = self._retry_at_s - time.monotonic()
                 if self._waiting and pause_s <= 0:
@@ -178,7 +183,7 @@ class ReplayStore:
             else:
                 # All of them stay in the queue until they have waited too long.
                 self._retry_at_s = time.monotonic() + RETRY_S
-        with self._wake:
+        with self._lock:
             for use in batch:
                 if use.fresh is not None:
                     self._waiting.pop(use, None)
