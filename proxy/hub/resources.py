@@ -1,4 +1,4 @@
-"""The resources that a hub holds open: the data folder, its secrets, the store, the trail, and used tokens."""
+"""The resources that a hub holds open: the data folder, its secrets, the store, trail, and used tokens."""
 
 from __future__ import annotations
 
