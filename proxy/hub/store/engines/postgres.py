@@ -67,7 +67,7 @@ class PostgresEngine:
                     with engine.begin() as connection:
                         migrate_alone(connection)
                 with reads.begin() as connection:
-                    refuse_without_rights(connection)
+                    _refuse_without_rights(connection)
         except StoreUnavailableError:
             engine.dispose()
             raise
@@ -130,7 +130,7 @@ def look_at(address: PostgresAddress) -> Iterator[sa.Connection | None]:
             if look(connection):
                 yield None
             else:
-                refuse_without_rights(connection)
+                _refuse_without_rights(connection)
                 yield connection
     finally:
         engine.dispose()
@@ -265,8 +265,7 @@ def _refuse_without_ownership(connection: sa.Connection) -> None:
         raise _role_may_not(connection, "make or change the tables")
 
 
-def refuse_without_rights(connection: sa.Connection) -> None:
-    """Raise StoreUnavailableError where the role may not read and change the tables."""
+def _refuse_without_rights(connection: sa.Connection) -> None:
     known = [*t.metadata.sorted_tables, *t.only_in_postgres.sorted_tables]
     tables = [table.name for table in known]
     for right in RIGHTS:

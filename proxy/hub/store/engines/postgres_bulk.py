@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from audit.postgres.bounded import BoundedConnection
-from proxy.hub.store.engines.postgres import migrate_alone, new_engine, refuse_without_rights, unusable
+from proxy.hub.store.engines.postgres import migrate_alone, new_engine, unusable
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 
 # A checkpoint or a standby may hold the writer up, and the index of 65,536 events takes a second.
@@ -27,7 +27,8 @@ class BulkConnection(BoundedConnection):
 def open_bulk(address: PostgresAddress) -> Iterator[sa.Connection]:
     """Open a transaction, make or migrate the tables in it, and commit it at the end of the block.
 
-    Raises StoreUnavailableError. No hub can start on the database meanwhile.
+    Raises StoreUnavailableError. No hub can start on an empty database meanwhile. `look_at` checks the rights
+    on tables that exist.
     """
     engine = new_engine(address, BulkConnection)
     try:
@@ -37,7 +38,6 @@ def open_bulk(address: PostgresAddress) -> Iterator[sa.Connection]:
             )
             connection.execute(settings, {"names": list(_TIMEOUTS)})
             migrate_alone(connection)
-            refuse_without_rights(connection)
             yield connection
     finally:
         engine.dispose()
