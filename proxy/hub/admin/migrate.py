@@ -35,6 +35,7 @@ from proxy.hub.admin.migrate_rows import (
 )
 from proxy.hub.home.databases import (
     Move,
+    move_file,
     note_address,
     note_applied,
     note_move,
@@ -189,7 +190,7 @@ def _check_folder(data: DataDir, address: PostgresAddress) -> None:
     move, noted = noted_move(data), noted_address(data)
     if move is not None:
         raise MigrateError(
-            f"{data.path} was moved to PostgreSQL on {move.day}: {data.moved_file} names the database"
+            f"{data.path} was moved to PostgreSQL on {move.day}: {move_file(data)} names the database"
         )
     if noted is not None and noted != address:
         raise MigrateError(

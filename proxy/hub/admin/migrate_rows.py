@@ -26,9 +26,8 @@ from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.version import begin_change
 
-# Rows that are in memory at once.
+# Rows of a statement.
 PAGE_ROWS = 500
-_PAGES = {"yield_per": PAGE_ROWS}
 # A copy has a version, and a history of versions, of its own. Its trail has another mark. Beside SQLite, the
 # secrets are files.
 OWN = t.directory, t.versions, t.touched, t.audit_trail, t.signing_keys, t.succession, t.secrets
@@ -62,9 +61,9 @@ def copy_rows(source: sa.Connection, target: sa.Connection) -> None:
     begin_change(target)
     target.execute(sa.delete(t.policy_bundles))
     for table in COPIED:
-        found = source.execute(_rows(table), execution_options=_PAGES).mappings()
+        found = source.execute(_rows(table)).mappings()
         try:
-            for page in found.partitions():
+            for page in found.partitions(PAGE_ROWS):
                 target.execute(sa.insert(table), [dict(row) for row in page])
         except sa.exc.DataError as error:
             # SQLite stores longer texts, and zero bytes.
@@ -116,7 +115,7 @@ def sum_rows(connection: sa.Connection) -> DirectorySum:
 def _sum(connection: sa.Connection, table: sa.Table) -> TableSum:
     # Not in an order: the two databases sort texts differently.
     rows = digests = 0
-    for row in connection.execute(_rows(table), execution_options=_PAGES):
+    for row in connection.execute(_rows(table)):
         rows += 1
         digests += int.from_bytes(hashlib.sha256(json.dumps([*row]).encode()).digest(), "big")
     return TableSum(rows, digests % 2**256)

@@ -28,6 +28,11 @@ class Move:
     address: PostgresAddress
 
 
+def move_file(data: DataDir) -> Path:
+    """Return the file that says that the folder was moved."""
+    return data.path / "moved"
+
+
 def note_address(data: DataDir, address: PostgresAddress) -> None:
     """Write where the directory is, for the commands that work on this folder."""
     write_private(data.address_file, json.dumps(_noted(address)).encode() + b"\n")
@@ -35,7 +40,7 @@ def note_address(data: DataDir, address: PostgresAddress) -> None:
 
 def note_move(data: DataDir, move: Move) -> None:
     """Write that the folder's own databases are no longer in use."""
-    write_private(data.moved_file, json.dumps({"day": move.day, **_noted(move.address)}).encode() + b"\n")
+    write_private(move_file(data), json.dumps({"day": move.day, **_noted(move.address)}).encode() + b"\n")
 
 
 def _noted(address: PostgresAddress) -> dict[str, str | None]:
@@ -58,7 +63,7 @@ def noted_move(data: DataDir) -> Move | None:
 
     Raises DataDirError.
     """
-    file = data.moved_file
+    file = move_file(data)
     if not is_there(file):
         return None
     try:
@@ -130,7 +135,7 @@ def faults_of_databases(data: DataDir, *, in_postgres: bool = False) -> Iterator
         yield (
             f"this hub was moved to PostgreSQL on {moved.day}: set database.url to "
             f"{json.dumps(moved.address.url)}; to go back to {data.store_file}, without what has changed "
-            f"since, remove {data.moved_file} and {data.address_file}"
+            f"since, remove {move_file(data)} and {data.address_file}"
         )
     elif not in_postgres and is_there(data.address_file):
         yield (

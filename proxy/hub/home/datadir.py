@@ -102,10 +102,6 @@ class DataDir:
         return self.path / "database"
 
     @property
-    def moved_file(self) -> Path:
-        return self.path / "moved"
-
-    @property
     def applied_file(self) -> Path:
         return self.path / "applied"
 

@@ -34,7 +34,7 @@ from proxy.hub.admin import migrate as module
 from proxy.hub.admin.migrate import Contents, MigrateError, Target, look, migrate
 from proxy.hub.check import check_hub
 from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
-from proxy.hub.home.databases import note_applied, noted_address, noted_applied, noted_move
+from proxy.hub.home.databases import move_file, note_applied, noted_address, noted_applied, noted_move
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.local_admin import AdminEndpoint
@@ -53,6 +53,7 @@ from proxy.hub.store.engines.postgres_upgrade import upgrade
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.federation import NewIssuer
 from proxy.hub.store.roles import Role
+from proxy.hub.store.sealed import write_secrets
 from proxy.hub.store.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.hub.store.version import Version
@@ -226,7 +227,7 @@ async def test_a_hub_starts_on_the_copy_and_no_longer_on_the_files(
     with pytest.raises(MigrateError, match="was moved to PostgreSQL on"):
         move(data, address)
     # The way back that the message names.
-    for file in (data.moved_file, data.address_file):
+    for file in (move_file(data), data.address_file):
         file.unlink()
     assert await start(config_of(data, None)) == {"sre"}
 
@@ -359,6 +360,40 @@ def test_a_database_that_is_not_empty_is_not_used(data: DataDir, address: Postgr
         trail.append([failure()])
     assert refused(data, address) == told
     assert run(address, "SELECT count(*) FROM trail_events") == [(1,)]
+
+
+def test_a_database_that_goes_away_has_nothing_of_the_copy(
+    data: DataDir, address: PostgresAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hawse-hub'"
+
+    def end(*args: object) -> None:
+        run(address, ends)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_secrets", end)
+        assert "cannot be copied: terminating connection due to administrator command" in refused(
+            data, address
+        )
+        patch.setattr(module, "copy_used_tokens", end)
+        patch.setattr(module, "write_secrets", write_secrets)
+        told = refused(data, address)
+    assert told.startswith("cannot use the PostgreSQL database: terminating connection due to administrator")
+    assert told.endswith(": start the server, or correct database.url")
+    assert move(data, address).events == 4
+
+
+def test_a_folder_of_a_hub_that_was_killed_is_moved(
+    data: DataDir, address: PostgresAddress, tmp_path: Path
+) -> None:
+    with closing(opened(data.store_file)) as store, closing(AuditStore(data.audit_file)) as trail:
+        store.add_team("late")
+        trail.append([call()], boot="boot")
+        # With what is in the -wal files alone.
+        killed = DataDir(shutil.copytree(data.path, tmp_path / "killed"))
+    assert killed.store_file.with_name("hub.db-wal").stat().st_size
+    moved = move(killed, address)
+    assert (moved.rows["teams"], moved.events) == (2, 5)
 
 
 @pytest.mark.parametrize("table", ["teams", "trail_events"])
