@@ -94,6 +94,8 @@ class Kind(StrEnum):
     """The store was down; `dur_ms` says how long, and `count` how many events have no row."""
     AUDIT_DISK = "audit.disk"
     """The disk of the trail is nearly full; the note says how full."""
+    DIRECTORY_ROLLED_BACK = "directory.rolled_back"
+    """The database has lost changes that the hub had applied; the note says which version."""
     HUB_STARTED = "hub.started"
 
 

@@ -222,11 +222,21 @@ def prepare(link: Link, until_s: float) -> None:
     link.run([_once(_OWN_SCHEMA), *map(_once, tables), _once("COMMIT")], until_s)
 
 
+def create(connection: sa.Connection) -> None:
+    """Create the tables in the connection's transaction if there are none."""
+    connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({LOCK_CLASS}, 0)"))
+    if connection.scalar(sa.text(_THERE)):
+        return
+    for statement in (_OWN_SCHEMA, *_TABLES):
+        connection.execute(sa.text(statement))
+
+
 def _once(sql: str) -> Call:
     return Statement(b"", sql.encode()), ()
 
 
-_EXISTS = _once("SELECT to_regclass('trail') IS NOT NULL")
+_THERE = "SELECT to_regclass('trail') IS NOT NULL"
+_EXISTS = _once(_THERE)
 # For the functions, which keep the search path that they are created with: they must not find a temporary
 # table of their caller.
 _OWN_SCHEMA = "SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true)"

@@ -1,9 +1,9 @@
-"""The resources that a hub holds open: the data folder with its secrets, store, trail, and used tokens."""
+"""The resources that a hub holds open: the data folder, its secrets, the store, trail, and used tokens."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 
@@ -21,8 +21,10 @@ from proxy.hub.home.config import HubConfig
 from proxy.hub.home.databases import check_databases, check_directory, note_address
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.hub_instances import HubInstances
-from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.keyring import FolderKeyring, KeyRing, KeySource
 from proxy.hub.home.reserve import open_reserve
+from proxy.hub.home.seal_file import SealFile
+from proxy.hub.home.sealed_secrets import SealedKeyring, open_secrets
 from proxy.hub.home.trails import TrailPlace, open_trail
 from proxy.hub.identity.replay_sqlite import SqliteUses
 from proxy.hub.identity.replay_store import ReplayStore, UseTable, open_replay_store
@@ -35,20 +37,18 @@ from proxy.listener.unauthenticated import network_of
 
 @attrs.frozen
 class Home:
-    """The data folder, held by this process, and the secrets in it."""
+    """The data folder, held by this process."""
 
     data: DataDir
     boot: str
     instances: HubInstances
     instance: InstanceLock
-    pepper: bytes = attrs.field(repr=False)
-    ring: KeyRing
     certificate: Certificate
     revocations: Revocations
 
 
 @asynccontextmanager
-async def open_home(config: HubConfig, registry: Registry, *, replace: bool) -> AsyncIterator[Home]:
+async def open_home(config: HubConfig, *, replace: bool) -> AsyncIterator[Home]:
     """Hold the data folder for the block. With `replace` it is shared with the old hub at first."""
     data = DataDir.open(config.data_dir)
     boot = new_eid()
@@ -57,20 +57,25 @@ async def open_home(config: HubConfig, registry: Registry, *, replace: bool) -> 
     with instances.registered(boot):
         async with open_instance_lock(config, data, boot, replace=replace) as instance:
             check_databases(data, in_postgres=config.database.url is not None)
-            pepper = data.pepper()
-            ring = KeyRing(
-                data, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys
-            )
             certificate = Certificate.open(config, data, time.time)
             with closing(open_reserve(data.reserve_file)) as reserve:
-                yield Home(data, boot, instances, instance, pepper, ring, certificate, Revocations(reserve))
+                yield Home(data, boot, instances, instance, certificate, Revocations(reserve))
+
+
+@attrs.frozen
+class Secrets:
+    """The secrets that a hub cannot make again, from the data folder or from PostgreSQL."""
+
+    pepper: bytes = attrs.field(repr=False)
+    ring: KeyRing
 
 
 @attrs.frozen
 class Records:
-    """The hub's store and its audit trail."""
+    """The hub's store with its secrets, and its audit trail."""
 
     directory: Directory
+    secrets: Secrets
     masks: Masks
     place: TrailPlace
     store: OwnTrail
@@ -80,10 +85,13 @@ class Records:
 
 
 @asynccontextmanager
-async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
-    """Open the store and the trail for the block."""
+async def open_records(config: HubConfig, home: Home, registry: Registry) -> AsyncIterator[Records]:
+    """Open the secrets, the store and the trail for the block; the registry announces new signing keys."""
     masks = Masks(config.audit.mask)
     data, address = home.data, config.database.address
+    ring = partial(KeyRing, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys)
+    # Before the store: once its file is there, the secrets in the folder must be too.
+    in_folder = Secrets(data.pepper(), ring(FolderKeyring(data.keys))) if address is None else None
     shared = home.instance.predecessor is not None
     # Before the trail: the directory knows which trail belongs to this hub.
     async with open_directory(
@@ -94,8 +102,8 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
         stale_s=config.database.stale_s,
         stale_streams_s=config.database.stale_streams_s,
     ) as directory:
+        secrets = in_folder or await _open_sealed(config, data, directory, ring)
         if address is not None:
-            check_directory(data, directory.current.trail)
             note_address(data, address)
         expected = directory.current.trail
         place = address or data.audit_file
@@ -111,10 +119,23 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
                 ) as recorder:
                     if expected is None:
                         await directory.change(partial(Store.accept_trail, trail=store.mark))
-                    yield Records(directory, masks, place, store, recorder, Trail(config.org))
+                    yield Records(directory, secrets, masks, place, store, recorder, Trail(config.org))
             finally:
                 # After the recorder's last write, and before the directory's.
                 directory.used.note_trail(store.mark)
+
+
+async def _open_sealed(
+    config: HubConfig, data: DataDir, directory: Directory, ring_of: Callable[[KeySource], KeyRing]
+) -> Secrets:
+    """Open the secrets in PostgreSQL; raises DataDirError, StoreUnavailableError."""
+    file = SealFile(config.seal_file)
+    found = directory.current
+    check_directory(data, new=found.trail is None and not found.signing_keys.keys)
+    opened = await directory.change(partial(open_secrets, trail=found.trail, file=file))
+    ring = ring_of(SealedKeyring(directory, file))
+    directory.on_change(ring.follow)
+    return Secrets(opened.pepper, ring)
 
 
 def open_replays(config: HubConfig, home: Home) -> AbstractAsyncContextManager[ReplayStore]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -20,6 +18,7 @@ from audit.postgres import store as store_module
 from audit.postgres.link import Call, Link, Lost, Rows
 from audit.postgres.reader import ReaderConnection
 from audit.postgres.retention import PrunablePostgresStore
+from audit.postgres.rights import grants_to
 from audit.postgres.store import PostgresStore
 from audit.record import (
     Actor,
@@ -523,15 +522,12 @@ def test_a_database_of_another_encoding_is_refused(postgres: PostgresServer) -> 
 # -- rights --------------------------------------------------------------------------------------------------
 
 
-MANUAL = Path(__file__).parents[2] / "docs" / "configuration.md"
-
-
 @pytest.fixture
 def role(postgres_trail: PostgresTrail) -> Iterator[str]:
-    """The URL for a role with the rights that the manual gives to a hub."""
+    """The URL for a role with the rights of a hub."""
     postgres_trail.connection.execute("CREATE ROLE hawse LOGIN")
     try:
-        for statement in re.findall(r"^ +((?:GRANT|REVOKE) .*;)$", MANUAL.read_text(), re.MULTILINE):
+        for statement in grants_to("hawse"):
             postgres_trail.connection.execute(statement.encode())
         yield postgres_trail.url.replace("postgres@", "hawse@")
     finally:

@@ -15,6 +15,7 @@ from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.store import Store
+from proxy.hub.store.version import Version
 
 
 def run(location: Location, *statements: str) -> list[tuple[object, ...]]:
@@ -43,6 +44,15 @@ def full_disk() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def lose(location: Location, *, back_to: Version) -> None:
+    """Bring a directory back to an earlier version, as a failover to a standby that was behind does."""
+    run(
+        location,
+        f"delete from versions where version > {back_to.number}",
+        f"update directory set version = {back_to.number}, nonce = '{back_to.nonce}'",
+    )
 
 
 @attrs.define(eq=False)

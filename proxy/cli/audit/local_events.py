@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from proxy.hub.home.trails import TrailPlace
 
 
-def record_local(folder: Path, verb: str, note: str) -> None:
-    """Record an action on a data folder."""
+def record_local(folder: Path, verb: str, note: str, *, resource: str = "hub") -> None:
+    """Record an action on a data folder, or on the database that it names."""
     from audit.record import Kind, Request
     from proxy.hub.home.datadir import DataDir
     from proxy.hub.home.trails import place_of
 
-    event = local_event(Kind.ADMIN, note, req=Request(verb=verb, resource="hub"))
+    event = local_event(Kind.ADMIN, note, req=Request(verb=verb, resource=resource))
     _append(place_of(DataDir(folder)), event, verb)
 
 

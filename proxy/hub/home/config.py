@@ -81,6 +81,10 @@ class DatabaseConfig:
     """How long the hub begins calls by what the database has last confirmed. For SQLite too."""
     stale_streams_s: int = STALE_STREAMS_S
     """The same for calls that run."""
+    accept_rollback: bool = False
+    """Whether a hub goes on where the database has lost changes, without `hawse admin database accept`."""
+    seal_file: Path | None = None
+    """The keys that the secrets in PostgreSQL are sealed with; None: `seal.key` in the data folder."""
 
     @property
     def address(self) -> PostgresAddress | None:
@@ -224,6 +228,11 @@ class HubConfig:
         return host
 
     @property
+    def seal_file(self) -> Path:
+        """The file of the sealing keys, for a directory in PostgreSQL."""
+        return self.database.seal_file or self.data_dir / "seal.key"
+
+    @property
     def hosts(self) -> ClusterHosts | None:
         """The hosts of the clusters, if they have any."""
         return None if self.cluster_hosts is None else ClusterHosts.of(self.cluster_hosts)
@@ -340,7 +349,12 @@ def _check_staleness(database: DatabaseConfig) -> list[str]:
 def _check_database(database: DatabaseConfig) -> list[str]:
     file = database.password_file
     if database.url is None:
-        return [] if file is None else ["database.password_file: goes with database.url only"]
+        stated = {
+            "password_file": file is not None,
+            "accept_rollback": database.accept_rollback,
+            "seal_file": database.seal_file is not None,
+        }
+        return [f"database.{name}: goes with database.url only" for name, given in stated.items() if given]
     fault = fault_of_postgres_url(database.url)
     if fault is not None:
         return [f"database.url: {fault}"]

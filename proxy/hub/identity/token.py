@@ -55,7 +55,6 @@ from auth.principal import IdentityError
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
 from proxy.hub.home.config import LimitsConfig
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
 from proxy.hub.identity.federation import Federated
 from proxy.hub.identity.issuers import IssuerKeys
@@ -81,6 +80,7 @@ from proxy.hub.identity.replay import ReplayCache, ReplayedError
 from proxy.hub.identity.replay_store import ReplayStore, ReplayStoreUnavailableError
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster, Credential
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.message.head import Headers
 from proxy.process.plural import counted
 from tunnel.net.ratelimit import TokenBucket

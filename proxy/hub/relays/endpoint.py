@@ -21,7 +21,6 @@ from proxy.exchange.groups import RELAY_GROUP
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.replay import ReplayCache
 from proxy.hub.identity.replay_store import ReplayStore, ReplayStoreUnavailableError
 from proxy.hub.relays.accept_limit import AcceptLimit, Arrival
@@ -35,6 +34,7 @@ from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import Cluster, Mode
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.message.head import RequestHead
 from tunnel import (

@@ -19,7 +19,7 @@ from proxy.hub.store.engines.errors import ConflictError
 from proxy.hub.store.entities import AgentState
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import not_found
-from proxy.hub.store.version import Version, begin_change, read_version
+from proxy.hub.store.version import Version, begin_change, begin_history, read_is_kept, read_version
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
@@ -62,6 +62,20 @@ class Database:
         """Read the version of the directory, which every change replaces; raises StoreUnavailableError."""
         with self._read() as connection:
             return read_version(connection)
+
+    def keeps(self, applied: Version) -> bool:
+        """Whether the database still has what it had at this version; raises StoreUnavailableError."""
+        with self._read() as connection:
+            return read_is_kept(connection, applied)
+
+    def accept_loss(self, applied: Version) -> None:
+        """Accept that the database no longer has this version: a history begins above it."""
+        with self._engine.write() as connection:
+            begin_history(connection, applied.number)
+
+    def clock_error_s(self) -> float:
+        """By how much this machine's clock is ahead of the database's; raises StoreUnavailableError."""
+        return self._engine.clock_error_s()
 
     def _read(self) -> AbstractContextManager[sa.Connection]:
         """Open a transaction that only reads."""

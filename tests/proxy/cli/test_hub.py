@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from click.testing import CliRunner, Result
 from proxy.cli.hub import hub
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.local_admin import AdminEndpoint
+from proxy.hub.store.engines import postgres as postgres_engine
+from proxy.hub.store.engines.postgres_address import PostgresAddress
+from proxy.hub.store.migrations import HEAD
+from proxy.hub.store.store import Store
+from tests.fakes.databases import run as run_sql
+from tests.postgres import PostgresServer
 
 
 def run(folder: Path, **environment: str) -> Result:
@@ -135,6 +142,53 @@ def test_a_database_that_cannot_be_used_ends_the_hub_by_one_line(
     assert result.stderr.splitlines()[-1].startswith(told)
     assert "SECRET" not in result.stderr
     assert not (tmp_path / "hub").exists()
+
+
+def test_a_database_that_refuses_the_hub_ends_it_by_one_line_and_nothing_is_changed(
+    tmp_path: Path, postgres: PostgresServer, postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = PostgresAddress(postgres_database)
+    Store(address, org="main", clock=time.time).close()
+    password = tmp_path / "password"
+    password.write_text("WRONG\n")
+    postgres.execute("create role matrix login password 'right' in role by_password")
+    postgres.execute("create role rightless login")
+
+    def told(role: str, **settings: str) -> str:
+        before = run_sql(address, "select version, nonce, oldest from directory")
+        result = run(tmp_path, DATABASE_URL=postgres_database.replace("postgres@", f"{role}@"), **settings)
+        assert not (tmp_path / "hub").exists()
+        assert run_sql(address, "select version, nonce, oldest from directory") == before
+        [line] = result.stderr.splitlines()
+        assert "WRONG" not in line
+        return line.removeprefix("hawse: the hub cannot run: ")
+
+    try:
+        assert told("matrix", DATABASE_PASSWORD_FILE=str(password)).endswith(
+            'password authentication failed for user "matrix": '
+            "write the role's password into database.password_file, or into PGPASSFILE"
+        )
+        assert told("rightless").endswith(
+            "permission denied for table alembic_version: "
+            "run `hawse admin database upgrade --owner OWNER` for the owner of its tables"
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(postgres_engine, "wall_clock", lambda: time.time() + 31)
+            assert told("postgres") == (
+                "the clock of this machine is 31 s ahead of that of the PostgreSQL database: "
+                "set the wrong one by NTP"
+            )
+        run_sql(
+            address, "update alembic_version set version_num = '9999'", "update directory set oldest = '9998'"
+        )
+        assert told("postgres") == (
+            "cannot use the PostgreSQL database: the database is at revision 9999, which this version does "
+            f"not know (it needs 9998, and this version has {HEAD}); "
+            "run the version that wrote it, or restore a backup"
+        )
+    finally:
+        for role in ("matrix", "rightless"):
+            postgres.execute(f"drop role {role}")
 
 
 def test_a_database_that_is_away_is_one_fault(tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.oauth import FORM_BYTES_MAX
 from proxy.hub.identity.token import TokenEndpoint
@@ -45,6 +44,7 @@ from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import open_directory
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.listener.unauthenticated import PENDING_S
 from proxy.message.head import RequestHead
 from tests.fakes.replays import open_replays, unreachable

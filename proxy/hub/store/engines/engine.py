@@ -37,6 +37,10 @@ class Engine(Protocol):
         """Copy the database into memory."""
         ...
 
+    def clock_error_s(self) -> float:
+        """Return by how much this machine's clock is ahead of the database's, as far as that is certain."""
+        ...
+
     def close(self) -> None:
         """Close the connections."""
         ...

@@ -6,6 +6,7 @@ so it sees what all earlier ones have committed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -34,6 +35,9 @@ MIGRATION_LOCK_TIMEOUT_MS = 2000
 # The key of the advisory lock that two migrations contend for: "hawse" in ASCII.
 MIGRATION_LOCK = 0x6861777365
 PASSWORD_BYTES_MAX = 1024
+# NTP keeps clocks within milliseconds. A token lasts 60 s, and its times are this machine's.
+CLOCK_ERROR_MAX_S = 30.0
+wall_clock = time.time
 RIGHTS = "SELECT", "INSERT", "UPDATE", "DELETE"
 
 
@@ -63,20 +67,15 @@ class PostgresEngine:
     @classmethod
     def open(cls, address: PostgresAddress) -> Self:
         """Connect, and make or migrate the tables; raises StoreUnavailableError."""
-        engine = _engine(address, StoreConnection)
+        engine = new_engine(address)
         reads = _reads_of(engine)
         try:
             with unusable():
                 with reads.begin() as connection:
-                    _refuse_encoding(connection)
-                    older = is_older(connection)
-                    if older:
-                        _refuse_without_create(connection)
+                    older = look(connection)
                 if older:
                     with engine.begin() as connection:
-                        connection.execute(_set_lock_timeout(MIGRATION_LOCK_TIMEOUT_MS))
-                        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-                        migrate(connection)
+                        migrate_alone(connection)
                 with reads.begin() as connection:
                     _refuse_without_rights(connection)
         except StoreUnavailableError:
@@ -86,7 +85,7 @@ class PostgresEngine:
 
     def reader(self) -> Self:
         """Return an engine with a connection of its own, for the poll."""
-        engine = _engine(self._address, ReadingConnection)
+        engine = new_engine(self._address, ReadingConnection)
         return type(self)(self._address, engine, _reads_of(engine))
 
     def close(self) -> None:
@@ -104,6 +103,11 @@ class PostgresEngine:
         """Open a transaction that writes."""
         with _translated(), self._engine.begin() as connection:
             yield connection
+
+    def clock_error_s(self) -> float:
+        """Return by how much this machine's clock is ahead of the server's, as far as that is certain."""
+        with self.read() as connection:
+            return read_clock_error_s(connection)
 
     def copy_in_memory(self) -> SqliteEngine:
         """Copy the database into one of SQLite in memory.
@@ -134,13 +138,11 @@ def look_at(address: PostgresAddress) -> Iterator[sa.Connection | None]:
 
     Raises StoreUnavailableError.
     """
-    engine = _engine(address, StoreConnection)
+    engine = new_engine(address)
     try:
         with unusable(), engine.begin() as connection:
             connection.execute(sa.text("SET TRANSACTION READ ONLY"))
-            _refuse_encoding(connection)
-            if is_older(connection):
-                _refuse_without_create(connection)
+            if look(connection):
                 yield None
             else:
                 _refuse_without_rights(connection)
@@ -153,7 +155,8 @@ def _reads_of(engine: sa.Engine) -> sa.Engine:
     return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
-def _engine(address: PostgresAddress, kind: type[BoundedConnection]) -> sa.Engine:
+def new_engine(address: PostgresAddress, kind: type[BoundedConnection] = StoreConnection) -> sa.Engine:
+    """Return an engine that connects when it is used, with connections of a kind."""
     engine = sa.create_engine(
         "postgresql+psycopg://",
         pool_size=1,
@@ -190,6 +193,8 @@ def conninfo_of(address: PostgresAddress) -> str:
         "gssencmode": "disable",
     }
     added = {name: value for name, value in options.items() if name not in stated}
+    if address.role is not None:
+        added["user"] = address.role
     if address.password_file is not None:
         added["password"] = _password(address)
     return psycopg.conninfo.make_conninfo(address.url, **added)
@@ -205,8 +210,11 @@ def _configure(connection: psycopg.Connection[object], _: object) -> None:
     connection.commit()
 
 
-def _set_lock_timeout(milliseconds: int) -> sa.TextClause:
-    return sa.text(f"SET LOCAL lock_timeout = {milliseconds:d}")
+def migrate_alone(connection: sa.Connection) -> None:
+    """Migrate in the connection's transaction, while no other process does; raises MigrationError."""
+    connection.execute(sa.text(f"SET LOCAL lock_timeout = {MIGRATION_LOCK_TIMEOUT_MS:d}"))
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+    migrate(connection)
 
 
 def _password(address: PostgresAddress) -> str:
@@ -227,6 +235,16 @@ def _password(address: PostgresAddress) -> str:
     return found
 
 
+def look(connection: sa.Connection) -> bool:
+    """Return whether tables have to be made or migrated; raises StoreUnavailableError for an unusable one."""
+    _refuse_encoding(connection)
+    _refuse_clock(connection)
+    older = is_older(connection)
+    if older:
+        _refuse_without_ownership(connection)
+    return older
+
+
 def _refuse_encoding(connection: sa.Connection) -> None:
     encoding = connection.scalar(sa.text("SHOW server_encoding"))
     if encoding != "UTF8":
@@ -236,21 +254,38 @@ def _refuse_encoding(connection: sa.Connection) -> None:
         )
 
 
-def _refuse_without_create(connection: sa.Connection) -> None:
-    if not connection.scalar(sa.text("SELECT has_schema_privilege(current_schema(), 'CREATE')")):
-        role, schema = _role_and_schema(connection)
-        raise StoreUnavailableError(
-            f"the PostgreSQL role {role} may not create tables in schema {schema}: as the database's owner, "
-            f"run GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}"
-        )
+def _refuse_clock(connection: sa.Connection) -> None:
+    error_s = read_clock_error_s(connection)
+    if abs(error_s) > CLOCK_ERROR_MAX_S:
+        raise StoreUnavailableError(f"{clock_warning(error_s)}: set the wrong one by NTP")
 
 
-def _role_and_schema(connection: sa.Connection) -> tuple[str, str]:
-    """Return both as SQL writes them."""
-    # There is no current schema where the role may use none.
-    query = "SELECT quote_ident(current_user), quote_ident(coalesce(current_schema(), 'public'))"
-    role, schema = connection.execute(sa.text(query)).one()
-    return role, schema
+def clock_warning(error_s: float) -> str:
+    """Word by how much this machine's clock is ahead of the database's."""
+    where = "ahead of" if error_s > 0 else "behind"
+    return f"the clock of this machine is {abs(error_s):.0f} s {where} that of the PostgreSQL database"
+
+
+def read_clock_error_s(connection: sa.Connection) -> float:
+    """Ask the server for its time."""
+    asked = wall_clock()
+    told = connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())"))
+    return clock_error_s(asked, float(told), wall_clock())
+
+
+def clock_error_s(asked: float, told: float, answered: float) -> float:
+    """Return the least error of the clock by which another one's time was asked and answered."""
+    return max(asked - told, 0.0) + min(answered - told, 0.0)
+
+
+def _refuse_without_ownership(connection: sa.Connection) -> None:
+    """Raise StoreUnavailableError if the role may not make the tables, or does not own older ones."""
+    query = (
+        "SELECT coalesce(pg_has_role(relowner, 'USAGE'), has_schema_privilege(current_schema(), 'CREATE')) "
+        "FROM (VALUES (to_regclass('alembic_version'))) AS made (oid) LEFT JOIN pg_class USING (oid)"
+    )
+    if not connection.scalar(sa.text(query)):
+        raise _role_may_not(connection, "make or change the tables")
 
 
 def _refuse_without_rights(connection: sa.Connection) -> None:
@@ -262,11 +297,19 @@ def _refuse_without_rights(connection: sa.Connection) -> None:
         may_not = sa.select(listed.c.name).where(~sa.func.has_table_privilege(listed.c.name, right))
         refused = connection.scalars(may_not).first()
         if refused is not None:
-            role, schema = _role_and_schema(connection)
-            raise StoreUnavailableError(
-                f"the PostgreSQL role {role} may not {right} in table {refused}: as the tables' owner, run "
-                f"GRANT {', '.join(RIGHTS)} ON ALL TABLES IN SCHEMA {schema} TO {role}"
-            )
+            raise _role_may_not(connection, f"{right} in table {refused}")
+
+
+def _role_may_not(connection: sa.Connection, what: str) -> StoreUnavailableError:
+    query = (
+        "SELECT current_user, pg_get_userbyid(coalesce(relowner, datdba)) FROM pg_database "
+        "LEFT JOIN pg_class ON pg_class.oid = to_regclass('alembic_version') "
+        "WHERE datname = current_database()"
+    )
+    role, owner = connection.execute(sa.text(query)).one()
+    return StoreUnavailableError(
+        f"the PostgreSQL role {role} may not {what}: run `hawse admin database upgrade --owner {owner}`"
+    )
 
 
 @contextmanager
@@ -290,12 +333,12 @@ def _next_step(error: BaseException | None) -> str:
     if "password authentication failed" in text or "no password supplied" in text:
         return "write the role's password into database.password_file, or into PGPASSFILE"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return "name the owner of its tables as the role in database.url"
+        return "run `hawse admin database upgrade --owner OWNER` for the owner of its tables"
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return "another hub holds its tables: try again"
     if "root certificate" in text:
         return "name the file of its CA by sslrootcert in database.url (sslrootcert=system: the system's CAs)"
-    if "FATAL" in text:
+    if "FATAL" in text or isinstance(error, psycopg.errors.UndefinedObject):
         return "correct database.url, or create what it names"
     return "start the server, or correct database.url"
 

@@ -23,6 +23,8 @@ class PostgresAddress:
     """For libpq, which may name several hosts. Without a password."""
     password_file: Path | None = None
     """Without it, libpq takes the password from PGPASSFILE, or needs none."""
+    role: str | None = None
+    """Another role than the URL's."""
 
 
 def fault_of_postgres_url(url: str) -> str | None:

@@ -74,6 +74,10 @@ class SqliteEngine:
         with _translated(), self._engine.begin() as connection:
             yield connection
 
+    def clock_error_s(self) -> float:
+        """Return 0: a file has no clock of its own."""
+        return 0.0
+
     def copy_in_memory(self) -> Self:
         """Copy the database into memory; raises StoreUnavailableError if it cannot be read."""
         copy = self.in_memory()

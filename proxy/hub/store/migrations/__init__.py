@@ -55,6 +55,14 @@ def is_older(connection: sa.Connection) -> bool:
     return not _is_up_to_date(connection) and _Found.of(connection).is_older
 
 
+def read_revision(connection: sa.Connection) -> str | None:
+    """Return the revision of the database; None before it has tables."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(sa.text("SELECT max(version_num) FROM alembic_version"))
+    return revision
+
+
 def _is_up_to_date(connection: sa.Connection) -> bool:
     if not sa.inspect(connection).has_table("alembic_version"):
         return False

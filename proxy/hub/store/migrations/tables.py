@@ -219,6 +219,34 @@ audit_trail = sa.Table(
     sa.Column("highest", sa.BigInteger, nullable=False),
 )
 
+# The hub's signing keys, in PostgreSQL. The private halves are sealed (proxy/hub/store/sealing.py).
+signing_keys = sa.Table(
+    "signing_keys",
+    metadata,
+    sa.Column("kid", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    # The public half, for operators: a hub computes it from the private one.
+    sa.Column("jwk", sa.JSON, nullable=False),
+    sa.Column("sealed", sa.Text, nullable=False),
+    sa.CheckConstraint("state IN ('published', 'active', 'retiring')", name="state"),
+)
+
+# The statements about new signing keys, oldest first (auth/key_rotation.py).
+succession = sa.Table(
+    "succession",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("statement", sa.Text, nullable=False),
+)
+
+# The pepper, sealed.
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("sealed", sa.Text, nullable=False),
+)
+
 # The used one-time tokens of all hubs (proxy/hub/identity/replay_postgres.py).
 seen = sa.Table(
     "seen",

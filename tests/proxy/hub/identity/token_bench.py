@@ -16,11 +16,11 @@ from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey
 from proxy.hub.home.config import LimitsConfig
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.oauth import Answer
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from tests.fakes.replays import open_replays
 

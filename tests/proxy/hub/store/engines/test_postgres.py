@@ -2,18 +2,24 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from auth.keys import SigningKey
 from proxy.hub.store.engines import postgres as engine_module
 from proxy.hub.store.engines.errors import InvalidError, NotFoundError, StoreUnavailableError
+from proxy.hub.store.engines.postgres import clock_error_s
 from proxy.hub.store.engines.postgres_address import PostgresAddress
+from proxy.hub.store.engines.postgres_upgrade import upgrade
 from proxy.hub.store.engines.sqlite import SqliteEngine
+from proxy.hub.store.migrations import HEAD
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 from proxy.hub.store.version import CHANNEL
@@ -90,10 +96,9 @@ def test_a_role_without_rights_is_told_which_it_lacks_and_nothing_changes(
     poor = PostgresAddress(empty.url.replace("postgres@", "poor@"))
     try:
         told = fault_of(poor)
-        grant = "GRANT USAGE, CREATE ON SCHEMA public TO poor"
         assert told == (
-            "the PostgreSQL role poor may not create tables in schema public: as the database's owner, "
-            f"run {grant}"
+            "the PostgreSQL role poor may not make or change the tables: "
+            "run `hawse admin database upgrade --owner postgres`"
         )
         # A check finds what a start would.
         with pytest.raises(StoreUnavailableError) as caught, engine_module.look_at(poor):
@@ -102,23 +107,55 @@ def test_a_role_without_rights_is_told_which_it_lacks_and_nothing_changes(
         run(empty, "revoke all on schema public from public")
         assert fault_of(poor) == told
         assert run(empty, "select count(*) from pg_tables where schemaname = 'public'") == [(0,)]
-        run(empty, grant)
+        run(empty, "grant usage, create on schema public to poor")
         opened(poor).close()
-        told = fault_of(PostgresAddress(in_postgres.url.replace("postgres@", "poor@")))
+        of_another = PostgresAddress(in_postgres.url.replace("postgres@", "poor@"))
+        told = fault_of(of_another)
         assert told.startswith("cannot use the PostgreSQL database: permission denied for table ")
-        assert told.endswith(": name the owner of its tables as the role in database.url")
+        assert told.endswith("run `hawse admin database upgrade --owner OWNER` for the owner of its tables")
         run(in_postgres, "grant select on all tables in schema public to poor")
-        told = fault_of(PostgresAddress(in_postgres.url.replace("postgres@", "poor@")))
-        assert "the PostgreSQL role poor may not INSERT in table " in told
-        grant = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO poor"
-        assert told.endswith(f"as the tables' owner, run {grant}")
-        # The command is the right one.
-        run(in_postgres, grant)
-        opened(PostgresAddress(in_postgres.url.replace("postgres@", "poor@"))).close()
+        assert fault_of(of_another).startswith("the PostgreSQL role poor may not INSERT in table ")
+        # It may not migrate what is another's, though it may make tables.
+        run(
+            in_postgres,
+            "grant create on schema public to poor",
+            "update alembic_version set version_num = '0010'",
+        )
+        assert "may not make or change the tables: run `hawse" in fault_of(of_another)
+        run(in_postgres, f"update alembic_version set version_num = '{HEAD}'")
+        assert upgrade(in_postgres, "poor").before == HEAD
+        opened(of_another).close()
     finally:
         for each in (in_postgres, empty):
             run(each, "drop owned by poor")
         postgres.execute("drop role poor")
+
+
+@given(st.floats(0, 2e9), st.floats(-1e6, 1e6), st.floats(0, 60), st.floats(0, 60))
+def test_a_clocks_error_is_no_more_than_what_is_certain(
+    told: float, error_s: float, there_s: float, back_s: float
+) -> None:
+    asked, answered = told + error_s - there_s, told + error_s + back_s
+    found = clock_error_s(asked, told, answered)
+    assert abs(found) <= abs(error_s) + 1e-3
+    assert abs(found - error_s) <= there_s + back_s + 1e-3
+    assert found == 0 or abs(found) >= abs(error_s) - max(there_s, back_s) - 1e-3
+
+
+def test_a_clock_that_is_more_than_half_a_minute_off_is_refused(
+    store: Store, in_postgres: PostgresAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert abs(store.clock_error_s()) < 1
+    there = time.time
+    for offset_s, told in ((31.0, "31 s ahead of"), (-31.0, "31 s behind"), (29.0, None), (-29.0, None)):
+        monkeypatch.setattr(engine_module, "wall_clock", lambda offset_s=offset_s: there() + offset_s)
+        if told is None:
+            opened(in_postgres).close()
+        else:
+            of = "that of the PostgreSQL database: set the wrong one by NTP"
+            assert fault_of(in_postgres) == f"the clock of this machine is {told} {of}"
+            with pytest.raises(StoreUnavailableError, match=told), engine_module.look_at(in_postgres):
+                pass
 
 
 def test_a_database_of_another_encoding_is_refused(postgres: PostgresServer) -> None:

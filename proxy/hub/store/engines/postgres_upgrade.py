@@ -1,0 +1,68 @@
+"""Brings a database of PostgreSQL to this version's tables, and gives a hub's role its rights on them.
+
+One transaction, which the owner of the tables runs: all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import attrs
+import sqlalchemy as sa
+from psycopg import conninfo
+
+from audit.postgres import schema
+from audit.postgres.rights import grants_to, why_deletable
+from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.engines.postgres import RIGHTS, look, migrate_alone, new_engine, unusable
+from proxy.hub.store.engines.postgres_address import PostgresAddress
+from proxy.hub.store.migrations import read_revision
+from proxy.hub.store.migrations import tables as t
+
+
+@attrs.frozen
+class Upgrade:
+    """The revisions before and after; None before there were tables."""
+
+    before: str | None
+    after: str | None
+
+
+def upgrade(address: PostgresAddress, grant_to: str | None) -> Upgrade:
+    """Make or migrate all tables; raises StoreUnavailableError, and then nothing has changed.
+
+    `grant_to`: the role of a hub, which gets the rights that it needs. It must not be able to delete events.
+    """
+    engine = new_engine(address)
+    try:
+        with unusable(), engine.begin() as connection:
+            look(connection)
+            before = read_revision(connection)
+            migrate_alone(connection)
+            schema.create(connection)
+            if grant_to is not None:
+                _grant(connection, grant_to)
+            return Upgrade(before, read_revision(connection))
+    finally:
+        engine.dispose()
+
+
+def role_of(address: PostgresAddress) -> str:
+    """Return the role by which an address logs in."""
+    return address.role or str(conninfo.conninfo_to_dict(address.url)["user"])
+
+
+def _grant(connection: sa.Connection, role: str) -> None:
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    hub, owner = quote(role), quote(str(connection.scalar(sa.text("SELECT current_user"))))
+    current = quote(str(connection.scalar(sa.text("SELECT current_schema()"))))
+    statements = [f"GRANT USAGE ON SCHEMA {current} TO {hub}", f"GRANT SELECT ON alembic_version TO {hub}"]
+    for table in (*t.metadata.sorted_tables, *t.only_in_postgres.sorted_tables):
+        name = quote(table.name)
+        statements += [f"REVOKE ALL ON {name} FROM {hub}", f"GRANT {', '.join(RIGHTS)} ON {name} TO {hub}"]
+    for statement in (*statements, *grants_to(hub)):
+        connection.execute(sa.text(statement))
+    why = why_deletable(connection, role)
+    if why is not None:
+        raise StoreUnavailableError(
+            f"the PostgreSQL role {role} could delete events, since it {why}: as a superuser in this "
+            f"database, run REASSIGN OWNED BY {hub} TO {owner}, or name another role in database.url"
+        )
