@@ -266,6 +266,10 @@ def test_the_sealing_key_is_in_the_data_folder_unless_stated(tmp_path: Path) -> 
     url = "database.url = 'postgresql://hawse@localhost/hawse'"
     (tmp_path / "hub.toml").write_text(f"{url}\ndatabase.seal_file = 'seal.key'")
     assert load(tmp_path / "hub.toml", ENV).seal_file == tmp_path / "seal.key"
+    [fault] = faults(f"{url}\ndatabase.seal_file = 'none/seal.key'", tmp_path)
+    assert fault == "database.seal_file: its folder does not exist"
+    [fault] = faults(f"{url}\ndatabase.seal_file = '{'5ec4e7A0' * 8}'", tmp_path)
+    assert fault == "database.seal_file: must name a file, and not be the key itself"
 
 
 def test_each_key_has_its_variable() -> None:
