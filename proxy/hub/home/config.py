@@ -17,6 +17,7 @@ import attrs
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.hub.home.hosts import ClusterHosts
+from proxy.hub.home.seal_file import fault_of_seal_file
 from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_postgres_url
 from proxy.hub.store.lease.snapshot_age import STALE_S, STALE_STREAMS_S
 from proxy.listener.balancers import Balancers
@@ -358,8 +359,14 @@ def _check_database(database: DatabaseConfig) -> list[str]:
     fault = fault_of_postgres_url(database.url)
     if fault is not None:
         return [f"database.url: {fault}"]
+    faults = []
     fault = None if file is None else _fault_of_file(file)
-    return [] if fault is None else [f"database.password_file: {fault}"]
+    if fault is not None:
+        faults.append(f"database.password_file: {fault}")
+    fault = None if database.seal_file is None else fault_of_seal_file(database.seal_file)
+    if fault is not None:
+        faults.append(f"database.seal_file: {fault}")
+    return faults
 
 
 def _check_agents(agents: Mapping[str, AgentLimitsConfig]) -> list[str]:

@@ -34,6 +34,7 @@ from pathlib import Path
 
 import attrs
 
+from auth.apikey import PEPPER_BYTES
 from proxy.hub.home.folder_lock import FolderLock, take_lock
 from proxy.hub.home.local_admin import LocalAdmin
 from proxy.hub.home.private_files import (
@@ -48,7 +49,6 @@ from proxy.hub.home.private_files import (
 from proxy.hub.home.signing_keys import KeyFolder
 from proxy.hub.store.local_user import HUB_ID
 
-PEPPER_BYTES = 32
 # Prefix of the folder in which a restore unpacks. An interrupted restore leaves it behind.
 RESTORING = ".restore-"
 

@@ -117,8 +117,8 @@ class KeyRing:
     async def rotate(self) -> str:
         """Sign with a new key from now on, and return the `kid` of the old one.
 
-        Raises StoreUnavailableError. The old key then still signs, and a published key replaces it once the
-        store can be written. Cancelled while it waits for another change, the same applies.
+        Raises StoreUnavailableError. Then, and when this is cancelled while it waits for another change, the
+        old key still signs; if the new one was published by then, `run` makes it active.
         """
         await self._change(self._published, self._activated)
         # The last statement is the one of this rotation.

@@ -5,12 +5,24 @@ One key a line, in hexadecimal. The first one seals, and all open, so that a key
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import attrs
 
 from proxy.hub.home.private_files import DataDirError, is_there, read_private, write_private
 from proxy.hub.store.sealing import KEY_BYTES, KEYS_MAX, Seal
+
+_KEY = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
+
+
+def fault_of_seal_file(stated: Path) -> str | None:
+    """Return why a start can neither read nor make the file; repeats nothing that may be the key itself."""
+    if _KEY.fullmatch(stated.name):
+        return "must name a file, and not be the key itself"
+    # Not Path.is_dir, which raises below a folder without access.
+    return None if os.path.isdir(stated.parent) else "its folder does not exist"
 
 
 @attrs.frozen

@@ -77,6 +77,7 @@ class SealedKeyring:
         """
         try:
             for step in steps:
+                # One hub runs on a database, so there is no other one whose snapshot must have it too.
                 await self._directory.change(partial(self._change, step))
             return self.read()
         except DataDirError as error:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import attrs
 import sqlalchemy as sa
 
+from auth.apikey import PEPPER_BYTES
 from auth.keys import SigningKey
 from proxy.hub.store.database import Database
 from proxy.hub.store.engines.errors import ConflictError
@@ -19,7 +20,6 @@ from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.sealing import Seal, SealError
 from proxy.hub.store.signing_keys import KeyState, SealedKey, SealedKeys, SigningKeys, row_of
 
-PEPPER_BYTES = 32
 _PEPPER = "pepper"
 _PEPPER_ROW = f"secrets/{_PEPPER}"
 

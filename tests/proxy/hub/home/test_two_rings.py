@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import attrs
 import pytest
 import sqlalchemy as sa
+import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from auth.key_rotation import TrustedKeys
 from auth.signed import open_signed, sign
+from proxy.hub.home import keyring
 from proxy.hub.home.keyring import OVERLAP_S, KeyRing
 from proxy.hub.home.seal_file import SealFile
 from proxy.hub.home.sealed_secrets import SealedKeyring, open_secrets
@@ -134,6 +136,32 @@ async def test_a_rotation_that_meets_a_published_key_finishes_that_one(
         assert await again.rotate() == old
         assert again.current.active.kid == published.kid
         assert len(again.current.all) == 2
+
+
+async def test_a_published_key_that_a_crash_has_left_signs_after_the_next_start(
+    database: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "LOOK_S", 0.0)
+    file = SealFile(tmp_path / "seal.key")
+    async with open_directory(database, org="main", clock=lambda: START) as directory:
+        await directory.change(lambda store: open_secrets(store, None, file))
+        await publish(
+            KeyRing(SealedKeyring(directory, file), issuer=HUB, clock=lambda: START, on_rotation=lambda: None)
+        )
+    announced = trio.Event()
+    async with open_directory(database, org="main", clock=lambda: START) as directory:
+        secrets = await directory.change(lambda store: open_secrets(store, None, file))
+        assert secrets.keys.published is not None
+        keys = SealedKeyring(directory, file)
+        ring = KeyRing(keys, issuer=HUB, clock=lambda: START, on_rotation=announced.set)
+        assert ring.current.active.kid == secrets.keys.active.kid
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ring.run)
+                await announced.wait()
+                nursery.cancel_scope.cancel()
+        assert ring.current.active.kid == secrets.keys.published.kid
+        assert len(ring.current.succession) == 1
 
 
 @attrs.define
