@@ -98,7 +98,13 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
         lineage = Lineage(noted_applied(data), accepts=config.database.accept_rollback)
     # Before the trail: the directory knows which trail belongs to this hub.
     async with open_directory(
-        address or data.store_file, org=config.org, clock=time.time, shared=shared, lineage=lineage
+        address or data.store_file,
+        org=config.org,
+        clock=time.time,
+        shared=shared,
+        stale_s=config.database.stale_s,
+        stale_streams_s=config.database.stale_streams_s,
+        lineage=lineage,
     ) as directory:
         if address is not None:
             check_directory(data, directory.current.trail)
@@ -126,4 +132,4 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
                     yield Records(directory, masks, place, store, recorder, trail, watch)
             finally:
                 # After the recorder's last write, and before the directory's.
-                directory.note_trail(store.mark)
+                directory.used.note_trail(store.mark)
