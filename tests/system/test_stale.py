@@ -108,7 +108,6 @@ def test_a_database_that_does_not_answer_stops_the_hub_in_time_and_for_no_longer
     world.hub.wait_for("ended 1 call")
     world.hub.wait_for("has confirmed the hub's state again")
     [killed] = world.hub_audit("--kind", "session.killed")
-    assert killed["stream"]["close_reason"] == "revoked"  # type: ignore[index]
     assert "database.stale_streams_s" in killed["resp"]["reason"]  # type: ignore[index]
 
 

@@ -17,6 +17,7 @@ store in order as soon as that works. Until then the store takes no other change
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -244,29 +245,29 @@ class Directory:
 
         A failing store is tried again. `fault` has the reason, and the age of the snapshot grows.
         """
+        polled_at = -math.inf
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_pending)
             while True:
-                with trio.move_on_after(POLL_EVERY_S - POLL_GAP_S):
+                with trio.move_on_after(POLL_EVERY_S):
                     await self._poll_wanted.wait()
+                    await trio.sleep_until(polled_at + POLL_GAP_S)
                 self._poll_wanted = trio.Event()
+                polled_at = trio.current_time()
                 self.fault = ""
                 try:
                     await trio.to_thread.run_sync(self._refresh, limiter=self._poll_thread)
                 except StoreUnavailableError as error:
                     self.fault = str(error)
                 self._notify()
-                await trio.sleep(POLL_GAP_S)
+                # A change that is under way writes them first.
+                if self._copy is not None and self._limiter.available_tokens:
+                    nursery.start_soon(self._try_pending)
 
-    async def _run_pending(self) -> NoReturn:
-        """Write queued revocations as soon as the store can be written."""
-        while True:
-            await trio.sleep(POLL_EVERY_S)
-            if self._copy is not None:
-                # Fails each time while the disk is full, which was logged before.
-                with suppress(StoreUnavailableError):
-                    await trio.to_thread.run_sync(self._write_pending, limiter=self._limiter)
-                self._notify()
+    async def _try_pending(self) -> None:
+        # Fails after each poll while the disk is full, which was logged before.
+        with suppress(StoreUnavailableError):
+            await trio.to_thread.run_sync(self._write_pending, limiter=self._limiter)
+        self._notify()
 
     async def write_use(self) -> None:
         """Write what was noted as used since the last write.
