@@ -278,7 +278,7 @@ async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelSc
     write_admin_endpoint = partial(write_endpoint, hub.config, home.data, home.certificate.chain)
     # Started after the pause: these tasks overwrite the folder's files with what this hub has read.
     keeping = trio.CancelScope()
-    tasks = [
+    tasks: list[Callable[[], Awaitable[None]]] = [
         home.ring.run,
         partial(home.certificate.keep_current, write_admin_endpoint),
         home.certificate.warn_of_expiry,
