@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import attrs
@@ -40,6 +42,17 @@ def lose(location: Location, *, back_to: Version) -> None:
         f"delete from versions where version > {back_to.number}",
         f"update directory set version = {back_to.number}, nonce = '{back_to.nonce}'",
     )
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow, so that SQLite meets what it does on a full disk; reads go on."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @attrs.define(eq=False)

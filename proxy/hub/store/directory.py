@@ -43,7 +43,8 @@ T = TypeVar("T")
 # "Last used" helps an operator find unused credentials; half a minute is exact enough for that, and a write
 # per call would be a disk flush per call.
 USE_WRITTEN_EVERY_S = 30.0
-# Half of the second within which another process's change must be seen; a poll costs some 300 µs.
+# Half of the second within which another process's change must be seen. A poll takes 300 µs of CPU, 600 in
+# PostgreSQL.
 POLL_EVERY_S = 0.5
 # Between two polls, however many changes are announced: a reading takes up to 20 ms of CPU.
 POLL_GAP_S = 0.1

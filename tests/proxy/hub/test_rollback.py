@@ -14,11 +14,13 @@ import pytest
 import trio
 import trio.testing
 from click.testing import CliRunner
+from prometheus_client import CollectorRegistry
 
 from audit.postgres.reader import PostgresReader
 from audit.query import Query
 from audit.record import Kind, utc
 from proxy.cli.admin import admin
+from proxy.hub.admin.metrics import DatabaseCollector
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls.database_watch import DatabaseWatch
 from proxy.hub.check import check_hub
@@ -109,8 +111,13 @@ async def test_a_running_hub_refuses_what_is_new_until_the_loss_is_accepted(
         assert f"this hub has applied version {applied.number} of the directory" in logged.getMessage()
         assert watch.lineage.loss is not None
         assert watch.lineage.applied == applied
+        metrics = CollectorRegistry()
+        metrics.register(DatabaseCollector(watch))
+        assert metrics.get_sample_value("hawse_directory_rolled_back") == 1
+        assert metrics.get_sample_value("hawse_database_clock_error_seconds") == 0
         assert "accepted: the hub goes on" in accept(config)
         await poll(records)
+        assert metrics.get_sample_value("hawse_directory_rolled_back") == 0
         assert directory.refusal() == ""
         assert directory.current.version.number == applied.number + 2
         assert set(directory.current.teams_by_name) == {"kept", "again", "more"}

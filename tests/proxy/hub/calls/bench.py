@@ -149,6 +149,11 @@ class Bench:
                 await trio.aclose_forcefully(client)
                 await trio.aclose_forcefully(server)
 
+    def age(self, age_s: float) -> None:
+        """Make the snapshot this old."""
+        self.directory.age.confirmed_s = -1e9
+        self.directory.age.confirm(time.monotonic() - age_s)
+
     async def trail(self) -> list[dict[str, object]]:
         await self.recorder.flush()
         reader = AuditReader(self.audit_file)

@@ -19,6 +19,7 @@ from auth.keys import KeySet
 from proxy.exchange.pool import Connections
 from proxy.hub.calls.live import Ending, LiveCall
 from proxy.hub.calls.outcome import CloseReason
+from proxy.hub.relays.direct import DirectRequest
 from proxy.hub.store.entities import Mode
 from proxy.kubernetes.statement import STATEMENT_TARGET
 from proxy.message.failure import Failure, Processed, StreamCode
@@ -464,3 +465,19 @@ async def test_an_upgrade_takes_a_kept_connection_with_it_and_is_carried_both_wa
             live.end(REVOKED)
             assert await read_all(client) == b""
     assert far.connections.idle_count == 0
+
+
+async def test_a_call_in_direct_mode_whose_dial_took_too_long_is_not_forwarded(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dial = DirectRequest.open
+
+    async def dial_slowly(request: DirectRequest, *args: object, **named: object) -> None:
+        await dial(request, *args, **named)  # type: ignore[arg-type]
+        far.bench.age(10.0)
+
+    monkeypatch.setattr(DirectRequest, "open", dial_slowly)
+    status, _, body = await far.ask()
+    assert status == 503
+    assert b"cannot confirm its state with the database" in body
+    assert far.heads == []

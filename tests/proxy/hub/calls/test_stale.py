@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -10,23 +12,14 @@ from proxy.hub.calls import begin as begin_module
 from proxy.hub.calls import calls as calls_module
 from proxy.hub.calls.live import Ending
 from proxy.hub.calls.outcome import CloseReason
-from proxy.hub.relays.direct import DirectRequest
 from tests.proxy.hub.calls.bench import OK, Bench, relay_of
 from tests.proxy.hub.calls.line import POST, Commits, Line
-from tests.proxy.hub.calls.test_direct import Far
-from tests.proxy.hub.calls.test_direct import far as far
 from tests.tunnel.trio_stream import accept
 from tunnel import Session
 
 GET = "GET /clusters/prod/api/v1/pods HTTP/1.1"
 UNCONFIRMED = b"cannot confirm its state with the database since"
 UNSEEN = b"the API server has not seen this request"
-
-
-def age(bench: Bench, age_s: float) -> None:
-    """Make the snapshot this old."""
-    bench.directory.age.confirmed_s = -1e9
-    bench.directory.age.confirm(bench.directory._monotonic() - age_s)
 
 
 async def expect_no_call(relay: Session) -> None:
@@ -43,10 +36,10 @@ async def answer(relay: Session) -> None:
 @pytest.mark.parametrize("line_", [GET, POST], ids=["a read", "a write"])
 async def test_a_call_is_refused_from_the_age_on_and_recorded(bench: Bench, line_: str) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        age(bench, 9.0)
+        bench.age(9.0)
         nursery.start_soon(answer, relay)
         assert (await bench.ask(bench.request(line_, "Content-Length: 0")))[0] == 200
-        age(bench, 10.0)
+        bench.age(10.0)
         status, headers, body = await bench.ask(bench.request(line_, "Content-Length: 0"))
         assert status == 503
         # client-go would repeat even a POST.
@@ -57,7 +50,7 @@ async def test_a_call_is_refused_from_the_age_on_and_recorded(bench: Bench, line
         event = (await bench.trail())[-1]
         assert (event["actor"]["name"], event["decision"]["rule"]) == ("ann", "directory")  # type: ignore[index]
         assert (event["resp"]["status"], event["resp"]["processed"]) == (503, "no")  # type: ignore[index]
-        age(bench, 0.0)
+        bench.age(0.0)
         nursery.start_soon(answer, relay)
         assert (await bench.ask(bench.request(line_, "Content-Length: 0")))[0] == 200
 
@@ -69,8 +62,8 @@ async def test_a_request_that_waited_in_the_socket_is_refused_before_any_timer_r
     stopped_s = 0.0
 
     class Time:
-        time = staticmethod(calls_module.time.time)
-        monotonic = staticmethod(lambda: bench.directory._monotonic() + stopped_s)
+        time = staticmethod(time.time)
+        monotonic = staticmethod(lambda: time.monotonic() + stopped_s)
 
     for module in (begin_module, calls_module):
         monkeypatch.setattr(module, "time", Time)
@@ -93,7 +86,7 @@ async def test_a_write_whose_intent_took_too_long_is_not_forwarded(
         line = Line(bench, client, relay)
         await line.send(POST, "Content-Length: 0")
         await wait_all_tasks_blocked(0.01)
-        age(bench, 10.0)
+        bench.age(10.0)
         commits.let_go()
         answer = await line.hear(b"}")
         assert answer.startswith(b"HTTP/1.1 503 ")
@@ -118,7 +111,7 @@ async def test_a_call_that_waited_for_its_relay_for_too_long_is_not_forwarded(be
             nursery.start_soon(ask)
             while not bench.registry.relay_wait.parked:
                 await wait_all_tasks_blocked(0.001)
-            age(bench, 10.0)
+            bench.age(10.0)
             async with relay_of(bench) as relay:
                 while not answers:
                     await wait_all_tasks_blocked(0.001)
@@ -126,22 +119,6 @@ async def test_a_call_that_waited_for_its_relay_for_too_long_is_not_forwarded(be
     [(status, body)] = answers
     assert status == 503
     assert UNSEEN in body
-
-
-async def test_a_call_in_direct_mode_whose_dial_took_too_long_is_not_forwarded(
-    far: Far, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dial = DirectRequest.open
-
-    async def dial_slowly(request: DirectRequest, *args: object, **named: object) -> None:
-        await dial(request, *args, **named)  # type: ignore[arg-type]
-        age(far.bench, 10.0)
-
-    monkeypatch.setattr(DirectRequest, "open", dial_slowly)
-    status, _, body = await far.ask()
-    assert status == 503
-    assert UNCONFIRMED in body
-    assert far.heads == []
 
 
 EXPIRED = Ending(CloseReason.REVOKED, "this hub could not confirm its state", unavailable=True)

@@ -19,8 +19,7 @@ from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import ConflictError, StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.hub.store.version import Version
-from tests.fakes.databases import run
-from tests.proxy.hub.store.test_directory import full_disk
+from tests.fakes.databases import full_disk, run
 
 STALE_S = 10.0
 
