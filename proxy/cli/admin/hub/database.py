@@ -95,10 +95,8 @@ def _size(row: Object) -> str:
 def _trail(row: Object) -> str:
     if row["trail_bytes"] is None:
         return "none yet"
-    events = "no estimate of its events" if row["events"] is None else f"some {text(row, 'events')} events"
-    return (
-        f"{events}, {_megabytes(row, 'trail_bytes')}, open parts of hub processes: {text(row, 'open_epochs')}"
-    )
+    events = "events not counted" if row["events"] is None else f"some {text(row, 'events')} events"
+    return f"{events}, {_megabytes(row, 'trail_bytes')}, open epochs: {text(row, 'open_epochs')}"
 
 
 def _megabytes(row: Object, key: str) -> str:
