@@ -24,6 +24,7 @@ from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_access, verify_access
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER
+from proxy.hub.identity.replay import ReplayCache
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.engines.engine import Location
@@ -764,6 +765,6 @@ async def test_a_token_is_refused_too_when_the_hub_may_not_decide_any_more_after
     async def take_long(*_: object) -> None:
         bench.directory.age.withhold(AWAY)
 
-    monkeypatch.setattr(bench.endpoint._replays, "use", take_long)
+    monkeypatch.setattr(ReplayCache, "use", take_long)
     status, body = await bench.ask(**signed(assertion()))
     assert (status, body["error"]) == (503, "temporarily_unavailable")
