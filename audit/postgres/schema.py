@@ -151,10 +151,17 @@ CREATE TABLE trail_open (eid uuid PRIMARY KEY, epoch int NOT NULL, n bigint NOT 
     "CREATE TABLE trail_late_ends (eid uuid PRIMARY KEY, epoch int NOT NULL, n bigint NOT NULL)",
     f"""
 CREATE FUNCTION trail_enter(writer int) RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE ended boolean;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared({LOCK_CLASS}, writer);
-    IF (SELECT closed FROM trail_epochs WHERE epoch = writer) THEN
-        RAISE EXCEPTION 'epoch % of the audit trail is closed', writer USING ERRCODE = '{EPOCH_CLOSED}';
+    SELECT closed INTO ended FROM trail_epochs WHERE epoch = writer;
+    IF ended IS NULL THEN
+        RAISE EXCEPTION 'the database has lost epoch % of the audit trail', writer
+            USING ERRCODE = '{EPOCH_CLOSED}';
+    END IF;
+    IF ended THEN
+        RAISE EXCEPTION 'epoch % of the audit trail is closed: another process took this hub for dead', writer
+            USING ERRCODE = '{EPOCH_CLOSED}';
     END IF;
 END $$
 """,  # noqa: S608

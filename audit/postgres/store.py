@@ -279,9 +279,7 @@ class PostgresStore:
         except Refused as error:
             self._common.forget()
             if error.state == schema.EPOCH_CLOSED:
-                raise AuditUnavailable(
-                    f"{error}: another process took this hub for dead, and has ended its calls; restart it"
-                ) from error
+                raise AuditUnavailable(f"{error}; restart the hub") from error
             raise
         except Lost:
             self._common.forget()

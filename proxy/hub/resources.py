@@ -16,9 +16,16 @@ from audit.recorder import Recorder, open_recorder
 from audit.stores import OwnTrail
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.authorize.events import Trail
+from proxy.hub.calls.database_watch import DatabaseWatch
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.databases import check_databases, check_directory, note_address
+from proxy.hub.home.databases import (
+    check_databases,
+    check_directory,
+    note_address,
+    note_applied,
+    noted_applied,
+)
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.keyring import FolderKeyring, KeyRing, KeySource
@@ -31,6 +38,7 @@ from proxy.hub.identity.replay_store import ReplayStore, UseTable, open_replay_s
 from proxy.hub.relays.registry import Registry
 from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.lineage import Lineage
 from proxy.hub.store.store import Store
 from proxy.listener.unauthenticated import network_of
 
@@ -82,6 +90,8 @@ class Records:
     """The trail's database."""
     recorder: Recorder
     trail: Trail
+    watch: DatabaseWatch | None
+    """None for a file of SQLite, which loses no changes while a hub runs."""
 
 
 @asynccontextmanager
@@ -93,6 +103,9 @@ async def open_records(config: HubConfig, home: Home, registry: Registry) -> Asy
     # Before the store: once its file is there, the secrets in the folder must be too.
     in_folder = Secrets(data.pepper(), ring(FolderKeyring(data.keys))) if address is None else None
     shared = home.instance.predecessor is not None
+    lineage = None
+    if address is not None:
+        lineage = Lineage(noted_applied(data), accepts=config.database.accept_rollback)
     # Before the trail: the directory knows which trail belongs to this hub.
     async with open_directory(
         address or data.store_file,
@@ -101,6 +114,7 @@ async def open_records(config: HubConfig, home: Home, registry: Registry) -> Asy
         shared=shared,
         stale_s=config.database.stale_s,
         stale_streams_s=config.database.stale_streams_s,
+        lineage=lineage,
     ) as directory:
         secrets = in_folder or await _open_sealed(config, data, directory, ring)
         if address is not None:
@@ -119,7 +133,13 @@ async def open_records(config: HubConfig, home: Home, registry: Registry) -> Asy
                 ) as recorder:
                     if expected is None:
                         await directory.change(partial(Store.accept_trail, trail=store.mark))
-                    yield Records(directory, secrets, masks, place, store, recorder, Trail(config.org))
+                    trail, watch = Trail(config.org), None
+                    if lineage is not None:
+                        remember = partial(note_applied, data)
+                        watch = DatabaseWatch(directory, lineage, trail.hub, recorder.complete, remember)
+                        watch.report()
+                        directory.on_change(watch.report)
+                    yield Records(directory, secrets, masks, place, store, recorder, trail, watch)
             finally:
                 # After the recorder's last write, and before the directory's.
                 directory.used.note_trail(store.mark)

@@ -34,6 +34,7 @@ from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, no
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.admin.metrics import (
     ConnectionsCollector,
+    DatabaseCollector,
     MemoryCollector,
     ReplayCollector,
     TrailCollector,
@@ -145,6 +146,9 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
     direct = _start_direct(hub)
     live_relays = LiveRelays(hub.registry, time.time, direct)
     metrics = hub_metrics(directory, live_relays)
+    if (watch := hub.records.watch) is not None:
+        metrics.register(DatabaseCollector(watch))
+        start(watch.run_clock)
     calls = _start_calls(hub, direct, metrics)
     front = _start_front(hub, direct, calls, _start_relays(hub, calls))
     metrics.register(ReplayCollector(hub.seen, front.enrolment))
@@ -281,14 +285,15 @@ async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelSc
     write_admin_endpoint = partial(write_endpoint, hub.config, home.data, home.certificate.chain)
     # Started after the pause: these tasks overwrite the folder's files with what this hub has read.
     keeping = trio.CancelScope()
-    hub.upkeep.start_soon(
-        _keep,
-        keeping,
+    tasks: list[Callable[[], Awaitable[None]]] = [
         ring.run,
         partial(home.certificate.keep_current, write_admin_endpoint),
         home.certificate.warn_of_expiry,
         partial(note_relays_seen, hub.registry, directory, USE_WRITTEN_EVERY_S),
-    )
+    ]
+    if hub.records.watch is not None:
+        tasks.append(hub.records.watch.run_memory)
+    hub.upkeep.start_soon(_keep, keeping, *tasks)
     # Read after the pause: the old hub's relays reconnect to this one.
     recent = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
     hub.registry.relay_wait.expect(recent)

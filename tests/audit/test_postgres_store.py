@@ -325,6 +325,19 @@ def test_a_hub_that_was_taken_for_dead_writes_no_second_end(
     ]
 
 
+def test_an_epoch_that_a_restored_backup_lacks_gets_no_event(
+    store: PostgresStore, postgres_trail: PostgresTrail
+) -> None:
+    store.append([call()], boot=BOOT)
+    postgres_trail.connection.execute("DELETE FROM trail_epochs WHERE epoch > 0")
+    # Another process may be given its number.
+    with pytest.raises(AuditUnavailable, match="has lost epoch 1 of the audit trail; restart the hub"):
+        store.append([call()], boot=BOOT)
+    with closing(postgres_trail.open()) as other:
+        other.append([call()], boot="new")
+    assert len(postgres_trail.read()) == 2
+
+
 def test_a_batch_of_unknown_fate_is_not_written_into_a_closed_epoch(
     store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
 ) -> None:

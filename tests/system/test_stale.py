@@ -11,7 +11,12 @@ from contextlib import contextmanager
 import attrs
 import pytest
 
+from proxy.hub.home.databases import noted_applied
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.store.engines.postgres_address import PostgresAddress
+from proxy.hub.store.version import Version
 from tests.fakes.apiserver import Exchange
+from tests.fakes.databases import lose, run
 from tests.postgres import PostgresServer
 from tests.system.chain import Chain, open_chain
 from tests.system.disk import TokenClient
@@ -128,3 +133,24 @@ def test_a_request_that_waits_in_the_socket_of_a_stopped_hub_is_refused(away: Aw
         expect_refusal(talk.answer())
         until(lambda: away.get(client).status == 200, SLACK_S)
     assert not any(mark in exchange.head.decode("latin-1") for exchange in away.chain.server.exchanges)
+
+
+def test_a_database_that_has_lost_changes_stops_new_calls_until_that_is_accepted(away: Away) -> None:
+    client, world = away.client(), away.chain.world
+    address = PostgresAddress(away.postgres.url(away.database))
+    [(number, nonce)] = run(address, "SELECT version, nonce FROM directory")
+    world.admin("team", "add", "lost")
+    data = DataDir(world.folder / "hub")
+    until(lambda: (applied := noted_applied(data)) is not None and applied.number > int(str(number)), SLACK_S)
+    path, _ = away.chain.path(watch, "?watch=1")
+    with client.talk(client.head(path)) as talk:
+        assert talk.answer(body=False).status == 200
+        lose(address, back_to=Version(int(str(number)), str(nonce)))
+        until(lambda: away.get(client).status == 503, SLACK_S)
+        refused = away.get(client)
+        assert b"the database has lost changes" in refused.body
+        assert b"the API server has not seen this request" in refused.body
+        assert client.post("/oauth/token", {"grant_type": "client_credentials"})[0] == 503
+        world.admin("database", "accept", "--yes")
+        until(lambda: away.get(client).status == 200, SLACK_S)
+    assert len(world.hub_audit("--kind", "directory.rolled_back")) == 1

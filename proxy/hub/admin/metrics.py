@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from proxy.hub.calls.database_watch import DatabaseWatch
 from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
@@ -147,6 +148,26 @@ class TrailCollector(Collector):
             yield GaugeMetricFamily("hawse_audit_disk_bytes", text, disk.size_bytes)
             text = "Free space of the file system of the audit trail."
             yield GaugeMetricFamily("hawse_audit_disk_free_bytes", text, disk.free_bytes)
+
+
+class DatabaseCollector(Collector):
+    """Whether a database of PostgreSQL has lost changes, and the error of this machine's clock."""
+
+    def __init__(self, watch: DatabaseWatch) -> None:
+        self._watch = watch
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gauges."""
+        text = (
+            "Whether the database lacks changes that this hub has applied: while it is 1, calls are refused."
+        )
+        yield GaugeMetricFamily("hawse_directory_rolled_back", text, self._watch.lineage.loss is not None)
+        text = "By how much the clock of this machine is ahead of the database's."
+        yield GaugeMetricFamily("hawse_database_clock_error_seconds", text, self._watch.clock_error_s)
 
 
 def hub_metrics(directory: Directory, operations: Operations) -> CollectorRegistry:

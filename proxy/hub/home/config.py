@@ -78,12 +78,12 @@ class DatabaseConfig:
     url: str | None = None
     """A database of PostgreSQL, without a password."""
     password_file: Path | None = None
+    accept_rollback: bool = False
+    """Whether a hub goes on where the database has lost changes, without `hawse admin database accept`."""
     stale_s: int = STALE_S
     """How long the hub begins calls by what the database has last confirmed. For SQLite too."""
     stale_streams_s: int = STALE_STREAMS_S
     """The same for calls that run."""
-    accept_rollback: bool = False
-    """Whether a hub goes on where the database has lost changes, without `hawse admin database accept`."""
     seal_file: Path | None = None
     """The keys that the secrets in PostgreSQL are sealed with; None: `seal.key` in the data folder."""
 

@@ -34,6 +34,7 @@ from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import StoreError, StoreUnavailableError
 from proxy.hub.store.entities import Agent, Credential, Snapshot
 from proxy.hub.store.lease.snapshot_age import STALE_S, STALE_STREAMS_S, SnapshotAge
+from proxy.hub.store.lineage import Lineage
 from proxy.hub.store.store import Store
 from proxy.hub.store.version import Version
 
@@ -82,6 +83,7 @@ class Directory:
         current: Snapshot,
         age: SnapshotAge,
         monotonic: Callable[[], float] = time.monotonic,
+        lineage: Lineage | None = None,
     ) -> None:
         self.current = current
         self.age = age
@@ -101,6 +103,7 @@ class Directory:
         # the database, each of which has a bound.
         self._reading = threading.Lock()
         self._reader = reader
+        self._lineage = lineage
         self._copied: Version | None = None
         # What a thread has done and the loop has not: the listeners are to be called, and when the statement
         # was sent whose version is applied then. Set in this order.
@@ -220,9 +223,19 @@ class Directory:
             self._applied_s = sent_s
 
     def _replace(self, store: Store) -> None:
-        before, self.current = self.current, store.snapshot(self.current)
+        snapshot = store.snapshot(self.current)
+        if store is self._reader:
+            self._follow(snapshot.version)
+        before, self.current = self.current, snapshot
         self._unnotified = True
         _log_faults(self.current, known=before.faults)
+
+    def _follow(self, version: Version) -> None:
+        """Withhold a snapshot of a database that has lost changes, before it decides anything."""
+        if self._lineage is not None:
+            self._lineage.follow(self._reader, version)
+            if self._lineage.refusal != self.age.withheld:
+                trio.from_thread.run_sync(self.age.withhold, self._lineage.refusal)
 
     def poll_soon(self) -> None:
         """Poll at once: another process has announced a change."""
@@ -361,17 +374,21 @@ async def open_directory(
     stale_s: float = STALE_S,
     stale_streams_s: float = STALE_STREAMS_S,
     monotonic: Callable[[], float] = time.monotonic,
+    lineage: Lineage | None = None,
 ) -> AsyncIterator[Directory]:
     """Open the store (making or migrating it) and read the first snapshot; raises StoreUnavailableError.
 
-    `shared`: another hub still runs on it. `monotonic` is read in threads too. At the end the last-used times
-    are written, within LAST_WRITE_S, and the store is closed.
+    `shared`: another hub still runs on it. `lineage`: a loss withholds the snapshot. `monotonic` is read in
+    threads too. At the end the last-used times are written, within LAST_WRITE_S, and the store is closed.
     """
     store = await trio.to_thread.run_sync(partial(Store, location, org=org, clock=clock, shared=shared))
     with closing(store), closing(store.reader()) as reader:
         age = SnapshotAge(monotonic(), stale_s, stale_streams_s)
         current = await trio.to_thread.run_sync(reader.snapshot)
-        directory = Directory(store, reader, current, age, monotonic)
+        if lineage is not None:
+            await trio.to_thread.run_sync(lineage.follow, reader, current.version)
+            age.withhold(lineage.refusal)
+        directory = Directory(store, reader, current, age, monotonic, lineage)
         try:
             yield directory
         finally:

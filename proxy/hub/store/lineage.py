@@ -47,6 +47,11 @@ class Lineage:
     """Whether a loss is accepted without an operator (`database.accept_rollback`)."""
     loss: Loss | None = None
 
+    @property
+    def refusal(self) -> str:
+        """Why nothing new may be decided by what the database has; "" if it may."""
+        return "" if self.loss is None else f"{self.loss}: an operator has to accept that"
+
     def follow(self, store: Kept, found: Version) -> None:
         """Judge a version that was read; raises StoreUnavailableError.
 

@@ -95,9 +95,8 @@ def _size(row: Object) -> str:
 def _trail(row: Object) -> str:
     if row["trail_bytes"] is None:
         return "none yet"
-    events = "events" if row["events"] is None else f"some {text(row, 'events')} events"
-    epochs = f"{text(row, 'open_epochs')} hub processes write to it, or were killed"
-    return f"{events}, {_megabytes(row, 'trail_bytes')}; {epochs}"
+    events = "events not counted" if row["events"] is None else f"some {text(row, 'events')} events"
+    return f"{events}, {_megabytes(row, 'trail_bytes')}, open epochs: {text(row, 'open_epochs')}"
 
 
 def _megabytes(row: Object, key: str) -> str:
@@ -127,8 +126,9 @@ def _commits(row: Object) -> str:
 def _clock(row: Object) -> str:
     error_s = row["clock_error_s"]
     assert isinstance(error_s, float)
-    where = "ahead of" if error_s > 0 else "behind"
-    return f"this machine's is {abs(error_s):.1f} s {where} the database's"
+    if abs(error_s) < 0.1:
+        return "this machine's agrees with the database's"
+    return f"this machine's is {abs(error_s):.1f} s {'ahead of' if error_s > 0 else 'behind'} the database's"
 
 
 @database.command()

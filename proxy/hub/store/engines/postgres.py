@@ -267,15 +267,15 @@ def clock_warning(error_s: float) -> str:
 
 
 def read_clock_error_s(connection: sa.Connection) -> float:
-    """Ask the server for its time."""
-    asked = wall_clock()
-    told = connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())"))
-    return clock_error_s(asked, float(told), wall_clock())
+    """Return by how much this machine's clock is ahead of the server's."""
+    sent_s = wall_clock()
+    server_s = connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())"))
+    return clock_error_s(sent_s, float(server_s), wall_clock())
 
 
-def clock_error_s(asked: float, told: float, answered: float) -> float:
-    """Return the least error of the clock by which another one's time was asked and answered."""
-    return max(asked - told, 0.0) + min(answered - told, 0.0)
+def clock_error_s(sent_s: float, server_s: float, received_s: float) -> float:
+    """Return the least error of the clock by which a query for the server's time was sent and answered."""
+    return max(sent_s - server_s, 0.0) + min(received_s - server_s, 0.0)
 
 
 def _refuse_without_ownership(connection: sa.Connection) -> None:
