@@ -269,8 +269,14 @@ def _next_step(error: BaseException | None) -> str:
         return "name the owner of its tables as the role in database.url"
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return "another hub holds its tables: try again"
-    if "root certificate" in text:
+    if "server does not support SSL" in text:
+        return "turn on TLS in the server (ssl = on), or correct database.url"
+    if "does not match host name" in text:
+        return "name the host in database.url as its certificate does"
+    if "root certificate" in text or "certificate verify failed" in text:
         return "name the file of its CA by sslrootcert in database.url (sslrootcert=system: the system's CAs)"
+    if "no pg_hba.conf entry" in text:
+        return "allow this role in the server's pg_hba.conf, or correct database.url"
     if "FATAL" in text:
         return "correct database.url, or create what it names"
     return "start the server, or correct database.url"
