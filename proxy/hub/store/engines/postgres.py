@@ -15,6 +15,7 @@ import psycopg
 import sqlalchemy as sa
 
 from audit.postgres.bounded import BoundedConnection
+from audit.postgres.link import one_line
 from proxy.hub.store.engines.errors import InvalidError, StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
@@ -286,7 +287,7 @@ def said(error: BaseException | None) -> str:
     """Return the server's or libpq's message in one line, without its details, which may quote values."""
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         return error.diag.message_primary
-    return " ".join(str(error).split())
+    return one_line(error)
 
 
 @contextmanager
