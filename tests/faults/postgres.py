@@ -15,7 +15,8 @@ import attrs
 import psycopg
 
 from sandbox.demo.processes import free_port
-from tests.postgres import init, new_folder, required_binaries
+from sandbox.postgres import init, new_folder, server_command, url_of
+from tests.postgres import required_binaries
 
 START_S = 30.0
 # Flushed to the disk as in production, and a start after a crash does not open each file for that.
@@ -60,18 +61,18 @@ class FaultyPostgres:
     @property
     def url(self) -> str:
         """The database's URL, by the server's Unix socket."""
-        return f"postgresql://postgres@/postgres?host={self.folder}&port={self.port}"
+        return f"{url_of(self.folder)}&port={self.port}"
 
     def start(self) -> None:
         """Start the server; call `wait` before it is used.
 
         The thread that calls this must outlive the server, which ends with it.
         """
-        settings = [f"--{name}={value}" for name, value in self.settings.items()]
-        where = ["-D", self.folder / "data", "-k", self.folder, "-p", str(self.port)]
+        command = [*server_command(self.binaries, self.folder, self.as_user), "-p", str(self.port)]
+        command += [f"--{name}={value}" for name, value in self.settings.items()]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.as_user, self.binaries / "postgres", *where, *settings],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
