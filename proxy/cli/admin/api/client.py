@@ -220,14 +220,15 @@ def _is_https(url: str) -> bool:
 
 
 def _local(folder: Path, token: str) -> AdminClient:
-    from proxy.hub.home.datadir import DataDir
+    # Not by way of DataDir, whose signing keys load cryptography.
+    from proxy.hub.home.local_admin import LocalAdmin
     from proxy.hub.home.private_files import DataDirError
 
-    data = DataDir(folder)
+    local = LocalAdmin(folder)
     user = "" if token else local_user(os.environ)
     try:
-        endpoint = data.admin.endpoint()
-        token = token or data.admin.token() or ""
+        endpoint = local.endpoint()
+        token = token or local.token() or ""
     except DataDirError as error:
         raise CommandError(
             f"{error}: name the hub's data folder with --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
