@@ -155,7 +155,7 @@ class Case:
         )
         caller = Caller("prod", self.snapshot, self.claims, self.agent, self.cluster, None)
         call = Call(head, parsed, info, caller, self.agent, self.cluster, "192.0.2.7", self.verdict)
-        live = LiveCall(call, opening.eid, cast(ServerConnection, None), self.now)
+        live = LiveCall(call, opening.eid, cast(ServerConnection, None), self.now, time.monotonic())
         live.relay = self.relay
         live.impersonated = impersonated(self.principal, "session-1")
         return _closing(live, opening, DONE, 1.25)

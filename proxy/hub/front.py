@@ -52,6 +52,8 @@ from tunnel.net.tls import TLSStream
 from tunnel.websocket.upgrade import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
 
 HANDSHAKE_S = 10.0
+# A relay dials again after this, and the hub polls its database twice a second.
+UNCONFIRMED_RETRY_AFTER_S = 1
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
 
 _FAILED = "a client's connection failed by a fault of ours"
@@ -101,8 +103,11 @@ class Front:
     @_own_paths.default
     def _paths_of_the_hub(self) -> OwnPaths:
         return OwnPaths(
-            self.tokens, self.enrolment, self.recorder, self.trail, self.calls.hosts, lambda: self.ready
+            self.tokens, self.enrolment, self.recorder, self.trail, self.calls.hosts, self._why_unready
         )
+
+    def _why_unready(self) -> str:
+        return self.calls.directory.refusal() if self.ready else "the hub starts or stops"
 
     async def run(self) -> None:
         """Run the background tasks of the connections, until cancelled."""
@@ -276,6 +281,10 @@ class Front:
             await connection.answer(*status_response(400, "", f"{TUNNEL_PATH} is a WebSocket for relays"))
             return False
         resumes = head.header(SESSION_HEADER) is not None
+        # A session that resumes was admitted before. Its calls end when the snapshot is too old for them.
+        if not resumes and (why := self.calls.directory.refusal()):
+            await connection.answer(*_retry_later(why, UNCONFIRMED_RETRY_AFTER_S))
+            return False
         wait_s = self.relays.limit.admit(trio.current_time(), resumes=resumes)
         if wait_s:
             # Before the verification, which is the expensive part.

@@ -32,8 +32,8 @@ class OwnPaths:
     recorder: Recorder
     trail: Trail
     hosts: ClusterHosts | None
-    ready: Callable[[], bool]
-    """Whether the hub serves requests, for /readyz."""
+    why_unready: Callable[[], str]
+    """Returns why the hub does not serve requests; "" if it does. For /readyz."""
 
     async def answer(
         self, connection: ServerConnection, head: RequestHead, path: bytes, address: str
@@ -43,8 +43,9 @@ class OwnPaths:
             case (b"GET" | b"HEAD", b"/healthz"):
                 await connection.answer(*plain(200, b"ok\n"))
             case (b"GET" | b"HEAD", b"/readyz"):
-                ready = plain(200, b"ok\n") if self.ready() else plain(503, b"not ready\n")
-                await connection.answer(*ready)
+                why = self.why_unready()
+                answer = plain(503, f"not ready: {why}\n".encode()) if why else plain(200, b"ok\n")
+                await connection.answer(*answer)
             case (b"GET" | b"HEAD", b"/.well-known/jwks.json"):
                 await self._respond(connection, self.tokens.jwks())
             case (b"POST", b"/oauth/token" | b"/v1/enrol"):

@@ -85,7 +85,12 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
     shared = home.instance.predecessor is not None
     # Before the trail: the directory knows which trail belongs to this hub.
     async with open_directory(
-        address or data.store_file, org=config.org, clock=time.time, shared=shared
+        address or data.store_file,
+        org=config.org,
+        clock=time.time,
+        shared=shared,
+        stale_s=config.database.stale_s,
+        stale_streams_s=config.database.stale_streams_s,
     ) as directory:
         if address is not None:
             check_directory(data, directory.current.trail)
@@ -107,4 +112,4 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
                     yield Records(directory, masks, place, store, recorder, Trail(config.org))
             finally:
                 # After the recorder's last write, and before the directory's.
-                directory.note_trail(store.mark)
+                directory.used.note_trail(store.mark)

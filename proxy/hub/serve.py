@@ -58,8 +58,11 @@ from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import Home, Records, open_home, open_records
 from proxy.hub.restart.instance_lock import InstanceLock
+from proxy.hub.stale_watch import StaleWatch
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
+from proxy.hub.store.engines.listener import listen
 from proxy.hub.store.store import Store
+from proxy.hub.store.version import CHANNEL
 from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
 from proxy.process.malloc_trim import trim_when_idle
@@ -132,6 +135,8 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
         partial(open_trail, hub.records.place, hub.records.masks, make=False), time.time,
     )  # fmt: skip
     start(directory.run_poll)
+    if (address := hub.config.database.address) is not None:
+        start(listen, address, CHANNEL, directory.poll_soon)
     direct = _start_direct(hub)
     live_relays = LiveRelays(hub.registry, time.time, direct)
     metrics = hub_metrics(directory, live_relays)
@@ -189,6 +194,7 @@ def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) ->
     directory.on_change(calls.live.reconsider)
     start(calls.live.run)
     start(calls.live.run_timed, lambda: directory.current.bundle.timed)
+    start(StaleWatch(directory, calls.live).run)
     start(calls.limits.run, calls.live)
     watch = TrailWatch(
         records.store, directory, records.recorder, calls.live, config.audit.down_grace_s, records.trail.hub,

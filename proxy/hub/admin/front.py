@@ -150,4 +150,4 @@ async def note_relays_seen(registry: Registry, directory: Directory, interval_s:
         monotonic = trio.current_time()
         for relay in registry.relays():
             seen = time.time() - (monotonic - relay.session.last_received_s)
-            directory.note_relay_seen(relay.cluster_id, relay.instance, seen)
+            directory.used.note_relay(relay.cluster_id, relay.instance, seen)

@@ -33,6 +33,8 @@ class HubCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read the gauges."""
+        text = "Time since the database has last confirmed the state by which the hub decides."
+        yield GaugeMetricFamily("hawse_directory_age_seconds", text, self._directory.age_s)
         now = self._directory.current
         states = Counter(agent.state for agent in now.agents_by_id.values())
         agents = GaugeMetricFamily("hawse_agents", "Enrolled agents by state.", labels=["state"])

@@ -63,7 +63,7 @@ class Operators:
                 "hawse admin token add NAME --role ROLE makes another"
             )
             raise RefusedError(401, "expired", message, actor)
-        self.directory.note_admin_token_used(token.id, now)
+        self.directory.used.note_admin_token(token.id, now)
         if not token.role.may(endpoint.role):
             message = (
                 f"the admin token {token.name} has the role {token.role}, which may not {endpoint.verb} "

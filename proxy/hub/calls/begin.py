@@ -48,7 +48,7 @@ def begin(
 
     `authenticated` is called once the sender is known, and not for a request that is left to `Calls.handle`.
     """
-    now = time.time()
+    now, now_s = time.time(), time.monotonic()
     if calls.hosts is not None:
         placed = calls.placed(head)
         if placed is None:
@@ -70,10 +70,10 @@ def begin(
         return None
     if authenticated is not None:
         authenticated(caller.claims.principal)
-    call = calls.admit(head, parsed, caller, client_ip, now)
+    call = calls.admit(head, parsed, caller, client_ip, now, now_s)
     if isinstance(call, Refusal):
         return BegunRefusal(connection, head, call)
-    live = BegunCall(calls, connection, call, relay, now)
+    live = BegunCall(calls, connection, call, relay, now, now_s)
     calls.enter(live)
     return live
 
@@ -128,9 +128,15 @@ class BegunCall(LiveCall):
     """A bug ended it, and the task raises it."""
 
     def __init__(
-        self, calls: Calls, connection: ServerConnection, call: Call, relay: LiveRelay, began_at: float
+        self,
+        calls: Calls,
+        connection: ServerConnection,
+        call: Call,
+        relay: LiveRelay,
+        began_at: float,
+        began_s: float,
     ) -> None:
-        super().__init__(call, new_eid(), connection, began_at)
+        super().__init__(call, new_eid(), connection, began_at, began_s)
         self._calls = calls
         self._connection = connection
         parked = connection.parked
@@ -181,6 +187,8 @@ class BegunCall(LiveCall):
         if self._left:
             return
         try:
+            if self._refused is None:
+                self._calls.forwarding.recheck(self)
             if self._refused is None and self.ended is None:
                 self._forward()
             else:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import attrs
 import trio
@@ -37,7 +38,7 @@ from proxy.hub.authorize.admission import (
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import GUARDRAILS, Trail
 from proxy.hub.calls.forwarding import FirstAttempt, Forwarding, OpenedStream
-from proxy.hub.calls.limits import Limits
+from proxy.hub.calls.limits import Exceeded, Limits
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.calls.outcome import CloseReason, Outcome, failed
 from proxy.hub.home.config import HubConfig
@@ -56,6 +57,7 @@ from proxy.message.status import (
     DENIAL_BYTES_MAX,
     STATUS_BYTES_MAX,
     status_response,
+    with_processed,
 )
 from proxy.process.config import MIB
 from tunnel import Interruptions, Memory, Session
@@ -110,7 +112,7 @@ class Calls:
 
     @forwarding.default
     def _forwarding_of_these(self) -> Forwarding:
-        return Forwarding(self.registry, self.direct, self.prefix_of)
+        return Forwarding(self.registry, self.direct, self.prefix_of, partial(_recheck, self.directory))
 
     @hosts.default
     def _configured_hosts(self) -> ClusterHosts | None:
@@ -204,11 +206,12 @@ class Calls:
         authenticated(caller.claims.principal)
         # A watch would keep it for hours.
         del authenticated
-        call = self.admit(head, parsed, caller, client_ip, now)
+        now_s = time.monotonic()
+        call = self.admit(head, parsed, caller, client_ip, now, now_s)
         if isinstance(call, Refusal):
             await connection.answer(*refusal_response(head, call))
             return
-        live = LiveCall(call, new_eid(), connection, now)
+        live = LiveCall(call, new_eid(), connection, now, now_s)
         # This comes before the first wait, so that every later change of the directory finds the call.
         self.enter(live)
         try:
@@ -219,15 +222,24 @@ class Calls:
             self.leave(live)
 
     def admit(
-        self, head: RequestHead, parsed: ParsedRequest, caller: Caller, client_ip: str, now: float
+        self,
+        head: RequestHead,
+        parsed: ParsedRequest,
+        caller: Caller,
+        client_ip: str,
+        now: float,
+        now_s: float,
     ) -> Call | Refusal:
         """Return the call if it is admitted; otherwise record the refusal and return it.
 
         Call it once for each request, because each counts against its agent's rate. `now` is in epoch
-        seconds.
+        seconds, `now_s` on the monotonic clock.
         """
         agent = caller.claims.principal
-        exceeded = self.limits.admit(agent)
+        age = self.directory.age
+        # Before a timer can run, if this process was stopped while the request waited in the socket.
+        stale = now_s >= age.serves_until_s
+        exceeded = _unconfirmed(age.refusal(now_s)) if stale else self.limits.admit(agent)
         if exceeded is None:
             call = self.admission.admit(head, parsed, caller, client_ip, now)
         else:
@@ -372,6 +384,17 @@ class Calls:
         closing = event.completed(datetime.now(UTC), resp=Response(status, processed="no"))
         self.recorder.complete(closing)
         self.observe(closing)
+
+
+def _unconfirmed(refusal: str) -> Exceeded:
+    return Exceeded("directory", with_processed(refusal, Processed.NO), 503)
+
+
+def _recheck(directory: Directory, live: LiveCall) -> None:
+    """End a call that has waited since its admission, if the hub admits none now."""
+    refusal = directory.refusal()
+    if refusal:
+        live.end(Ending(CloseReason.REVOKED, refusal, unavailable=True))
 
 
 def _tunnel(session: Session | None, before: Interruptions, moved_from: str = "") -> Tunnel | None:

@@ -110,13 +110,15 @@ async def run_direct(
     client: ClientPort,
     relays: DirectRelays,
     rewrite: Callable[[ResponseHead], ResponseHead],
+    recheck: Callable[[LiveCall], None],
     *,
     renew: bool,
 ) -> Outcome:
     """Carry one attempt to its end; raises OutboundBroken if the relay cannot be reached, and ExchangeFault.
 
-    `rewrite` returns the client's head of the API server's. `renew` mints a new token. A kept connection that
-    the relay had closed is replaced once. Cancelled, the client's connection is cut.
+    `rewrite` returns the client's head of the API server's. `recheck` ends the call if it may not be
+    forwarded after the dial. `renew` mints a new token. A kept connection that the relay had closed is
+    replaced once. Cancelled, the client's connection is cut.
     """
     call = live.call
     principal, parsed = call.agent.principal, call.parsed
@@ -129,6 +131,7 @@ async def run_direct(
 
         async def open_relay() -> None:
             await port.open(fresh=fresh)
+            recheck(live)
             live.relay, live.impersonated = _DIRECT, impersonated(principal, request.session)
 
         return port, await run_attempt(connection, live, client, port, open_relay)

@@ -23,7 +23,7 @@ from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
-from proxy.message.head import HeadError, HeadTooLarge, ResponseHead, request_line
+from proxy.message.head import SAFE_METHODS, HeadError, HeadTooLarge, ResponseHead, request_line
 from proxy.message.rewrite import guardrail_of, hub_request_bytes, hub_response_head, sandboxed
 from proxy.message.status import failure_response, status_response, with_processed
 from tunnel import Detached, Draining, Interruptions, SessionClosed, Stream, TooManyStreams
@@ -103,6 +103,8 @@ class Forwarding:
     direct: DirectRelays
     prefix_of: Callable[[Call], bytes]
     """Returns the prefix of the API server's paths, as the client of a call sees them."""
+    recheck: Callable[[LiveCall], None]
+    """Ends a call that has waited, if it may not be forwarded any more."""
 
     async def forward(
         self, connection: ServerConnection, live: LiveCall, first: FirstAttempt | None
@@ -123,6 +125,8 @@ class Forwarding:
         attempt = Attempt(Where.SAME)
         waited = False
         for number in range(1, ATTEMPTS_MAX + 1):
+            if first is None:
+                self.recheck(live)
             if first is not None:
                 outcome, first = await first.outcome_of_first(), None
             elif live.ended is not None:
@@ -170,7 +174,9 @@ class Forwarding:
         rewrite = partial(pass_head, self.prefix_of, live)
         if call.cluster.mode is Mode.DIRECT:
             try:
-                return await run_direct(connection, live, client, self.direct, rewrite, renew=attempt.renew)
+                return await run_direct(
+                    connection, live, client, self.direct, rewrite, self.recheck, renew=attempt.renew
+                )
             except OutboundBroken as error:
                 # The hub's own dial failed. A failure that the relay states is an outcome.
                 raise ClusterOffline(call.cluster, error.failure.reason) from error
@@ -293,10 +299,16 @@ def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, byte
     """Return the answer to a client whose call has failed before its answer began."""
     failure, request = outcome.failure, live.call.head
     assert failure is not None, "a call without a failure is answered"
-    if live.ended is not None:
-        if live.ended.code is not StreamCode.OVERLOADED:
-            return status_response(403, "", live.ended.reason)
-        failure = Failure(live.ended.code, failure.processed, live.ended.reason)
+    ended = live.ended
+    if ended is not None and ended.unavailable:
+        # As failure_status has it: after an unsafe request, the code must not invite a retry.
+        safe = request.method in SAFE_METHODS and request.upgrade is None
+        status = 503 if safe or failure.processed is Processed.NO else 504
+        return status_response(status, "", with_processed(ended.reason, failure.processed, safe=safe))
+    if ended is not None:
+        if ended.code is not StreamCode.OVERLOADED:
+            return status_response(403, "", ended.reason)
+        failure = Failure(ended.code, failure.processed, ended.reason)
     if outcome.close_reason is CloseReason.CLIENT_ERROR:
         return status_response(400, "", failure.reason)
     if failure.code is StreamCode.UNAUTHENTICATED:

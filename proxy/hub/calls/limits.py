@@ -49,7 +49,7 @@ BYTES_BURST_S = 60.0
 
 @attrs.frozen
 class Exceeded:
-    """A limit that a new call would exceed."""
+    """A limit that a new call would exceed, and its answer."""
 
     rule: str
     message: str

@@ -15,7 +15,6 @@ Calls need no timer each: one task checks all of them when the first may be due.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -60,6 +59,8 @@ class Ending:
 
     close_reason: CloseReason
     reason: str
+    unavailable: bool = False
+    """The reason is the hub's state: a client without an answer gets a 503 or 504, and no 403."""
 
     @property
     def code(self) -> StreamCode:
@@ -96,13 +97,15 @@ class LiveCall:
     # Attributes that few calls need are class attributes above, since one object is made for each call.
     # Attributes that many calls set later must exist from the start: adding one would cost a dict of 800
     # bytes.
-    def __init__(self, call: Call, eid: str, connection: ServerConnection, began_at: float) -> None:
+    def __init__(
+        self, call: Call, eid: str, connection: ServerConnection, began_at: float, began_s: float
+    ) -> None:
         self.call = call
         self.eid = eid
         """The id of its audit events."""
         self.began_at = began_at
         """In epoch seconds."""
-        self.began_s = time.monotonic()
+        self.began_s = began_s
         """The same in monotonic seconds."""
         self.connection = connection
         """The client's connection."""

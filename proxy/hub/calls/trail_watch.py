@@ -84,7 +84,7 @@ class TrailWatch:
 
     def note(self) -> None:
         """Record the trail's current position in the hub's store."""
-        self.directory.note_trail(self.store.mark)
+        self.directory.used.note_trail(self.store.mark)
 
     def follow(self) -> None:
         """Continue in another trail once an operator has accepted it; a listener of the directory."""

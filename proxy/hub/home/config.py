@@ -18,6 +18,7 @@ from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_postgres_url
+from proxy.hub.store.lease.snapshot_age import STALE_S, STALE_STREAMS_S
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,
@@ -55,6 +56,8 @@ AUDIT_WAIT_S = 5
 AUDIT_WAIT_MAX_S = 60
 # The lifetime of a token: after that no agent can call.
 DOWN_GRACE_S = 60
+# A server that does not answer is given up after 2 s, so below 5 s one lost answer may refuse calls.
+STALE_MIN_S, STALE_MAX_S = 2, 3600
 # Each pattern is searched in the query of every call.
 MASKS_MAX = 100
 
@@ -74,6 +77,10 @@ class DatabaseConfig:
     url: str | None = None
     """A database of PostgreSQL, without a password."""
     password_file: Path | None = None
+    stale_s: int = STALE_S
+    """How long the hub begins calls by what the database has last confirmed. For SQLite too."""
+    stale_streams_s: int = STALE_STREAMS_S
+    """The same for calls that run."""
 
     @property
     def address(self) -> PostgresAddress | None:
@@ -285,6 +292,7 @@ def _check(config: HubConfig) -> list[str]:
         faults.append(f"listen_proxy_from: {error}")
     faults.extend(_check_tls(config.tls))
     faults.extend(_check_database(config.database))
+    faults.extend(_check_staleness(config.database))
     if config.listen == config.admin.listen and config.listen.port != 0:
         faults.append("admin.listen: the same address as listen; the admin API needs a separate listener")
     faults.extend(_check_limits("limits", config.limits))
@@ -316,6 +324,16 @@ def _check_tls(tls: TLSConfig) -> list[str]:
         fault = None if file is None else _fault_of_file(file)
         if fault is not None:
             faults.append(f"tls.{name}: {fault}")
+    return faults
+
+
+def _check_staleness(database: DatabaseConfig) -> list[str]:
+    faults = []
+    if not STALE_MIN_S <= database.stale_s <= STALE_MAX_S:
+        faults.append(f"database.stale_s: expected {STALE_MIN_S} to {STALE_MAX_S} seconds")
+    elif not database.stale_s <= database.stale_streams_s <= STOP_GRACE_MAX_S:
+        bounds = f"{database.stale_s} (database.stale_s) to {STOP_GRACE_MAX_S} seconds"
+        faults.append(f"database.stale_streams_s: expected {bounds}")
     return faults
 
 

@@ -42,6 +42,7 @@ from proxy.hub.identity.oauth import (
     malformed,
     parse_form,
     refuse_inactive,
+    refuse_unconfirmed,
 )
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
@@ -89,6 +90,8 @@ class EnrolmentEndpoint:
 
     async def _enrol(self, form: bytes, sender: Sender, events: AgentEvents) -> Answer:
         now = self.clock()
+        if why := self.directory.refusal():
+            raise refuse_unconfirmed(why)
         if self.throttle.refuses(sender.client_ip, trio.current_time()):
             description = (
                 f"this address has sent too many invalid codes: wait {FORGIVEN_AFTER_S:.0f} s, then try again"

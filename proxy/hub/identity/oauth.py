@@ -142,6 +142,16 @@ def refuse_inactive(agent: Agent, credential: Credential | Code | None = None) -
     )
 
 
+def refuse_unconfirmed(
+    why: str, agent: Agent | None = None, credential: Credential | Code | None = None
+) -> Refusal:
+    """Refuse any sender while the hub may decide nothing."""
+    description = f"{why}: try again later"
+    return Refusal(
+        503, "temporarily_unavailable", description, description, agent=agent, credential=credential
+    )
+
+
 def calls_itself(hub_url: str) -> str:
     """The start of a refusal to a sender that used another name for the hub."""
     return f"this hub calls itself {hub_url}"

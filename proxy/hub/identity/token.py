@@ -74,6 +74,7 @@ from proxy.hub.identity.oauth import (
     parse_form,
     refuse_inactive,
     refuse_unauthenticated,
+    refuse_unconfirmed,
     shown_in,
 )
 from proxy.hub.identity.replay import ReplayCache, ReplayedError
@@ -147,6 +148,7 @@ class TokenEndpoint:
         sender = Sender("POST", TOKEN_PATH, headers, client_ip)
         cluster: Cluster | None = None
         try:
+            self._refuse_unconfirmed()
             fields = parse_form(form, headers)
             shown = shown_in(fields, headers)
             wanted = self._wanted_cluster(fields)
@@ -161,6 +163,8 @@ class TokenEndpoint:
                     agent=agent,
                     credential=credential,
                 )
+            # The wait may have been long.
+            self._refuse_unconfirmed(agent, credential)
             now = self._clock()
             self._count(agent, credential)
             if wanted is not None:
@@ -170,7 +174,7 @@ class TokenEndpoint:
         except Refusal as refusal:
             self._events.refused(refusal, sender, cluster)
             return refusal.answer(self._issuer)
-        self._directory.note_agent_used(agent, credential, now)
+        self._directory.used.note_agent(agent, credential, now)
         actor = agent_actor(agent, credential.label, jti)
         self._events.record(
             self._events.make(
@@ -183,6 +187,7 @@ class TokenEndpoint:
         """Answer `GET /v1/clusters`: the clusters that the agent may reach, with their URLs."""
         now = self._clock()
         try:
+            self._refuse_unconfirmed()
             agent, credential_id = self._known(headers, now)
         except Refusal as refusal:
             self._events.refused(refusal, Sender("GET", CLUSTERS_PATH, headers, client_ip))
@@ -227,6 +232,11 @@ class TokenEndpoint:
         """Answer `GET /.well-known/jwks.json`."""
         return Answer(200, _JWKS_HEADERS, self._keys().public.to_jwks().encode("ascii"))
 
+    def _refuse_unconfirmed(self, agent: Agent | None = None, credential: Credential | None = None) -> None:
+        """Refuse while nothing may be decided by the snapshot; raises Refusal."""
+        if why := self._directory.refusal():
+            raise refuse_unconfirmed(why, agent, credential)
+
     def _known(self, headers: Headers, now: float) -> tuple[Agent, str]:
         """Return the agent of a request for the hub itself, and its credential's id; raises Refusal."""
         basic, bearer = basic_in(headers), bearer_in(headers)
@@ -236,7 +246,7 @@ class TokenEndpoint:
         if shown is None:
             raise refuse_unauthenticated("no credential")
         agent, key = self._owner_of_secret(shown)
-        self._directory.note_agent_used(agent, key, now)
+        self._directory.used.note_agent(agent, key, now)
         return agent, key.id
 
     def _bearer_of_token(self, token: str, now: float) -> tuple[Agent, str]:

@@ -292,6 +292,9 @@ class RelayEndpoint:
                 if self._farewell is None
                 else "this hub is stopping, and resumes no session",
             )
+        if why := self.directory.refusal():
+            # The snapshot has become too old during the dial.
+            raise Rejected(CloseCode.DRAINING, why)
         resume = self.config.tunnel.resume
         return Welcome(
             features=(RESUME,) if resume else (),

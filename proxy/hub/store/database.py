@@ -52,6 +52,12 @@ class Database:
         twin._engine = self._engine.copy_in_memory()  # noqa: SLF001 - of this very class
         return twin
 
+    def reader(self) -> Self:
+        """Return this database with a connection of its own, for another thread; nothing is changed by it."""
+        twin = copy(self)
+        twin._engine = self._engine.reader()  # noqa: SLF001 - of this very class
+        return twin
+
     def version(self) -> Version:
         """Read the version of the directory, which every change replaces; raises StoreUnavailableError."""
         with self._read() as connection:

@@ -18,6 +18,7 @@ from audit.reader import AuditReader
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from auth.hubtime import hub_time
+from auth.jws import TokenError
 from auth.keys import SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access, issue_hello
@@ -618,3 +619,38 @@ async def test_a_relay_that_resumes_goes_first_and_a_stranger_takes_nobodys_plac
         client = await bench.connect()
         await client.send_all(UPGRADE + b"Hawse-Session: s1\r\n\r\n")
         assert (await head_of(client)).startswith(b"HTTP/1.1 401 ")
+
+
+READYZ = b"GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+async def test_a_hub_that_may_decide_nothing_is_not_ready_and_takes_no_tunnel(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    age = bench.front.calls.directory.age
+    client = await bench.connect()
+    for ready, withheld, status in ((False, "", 503), (True, "", 200), (True, "it is away", 503)):
+        bench.front.ready = ready
+        age.withhold(withheld)
+        await client.send_all(READYZ)
+        assert (await head_of(client)).startswith(b"HTTP/1.1 %d " % status)
+        await client.send_all(READYZ.replace(b"readyz", b"healthz"))
+        assert (await head_of(client)).startswith(b"HTTP/1.1 200 ")
+    verified: list[bytes] = []
+
+    async def verify(_: object, head: RequestHead, now: float) -> NoReturn:
+        verified.append(head.target)
+        raise TokenError("of nobody here")
+
+    monkeypatch.setattr(RelayEndpoint, "authenticate", verify)
+    client = await bench.connect()
+    await client.send_all(UPGRADE + b"\r\n")
+    head = await head_of(client)
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"it is away" in head
+    assert b"\r\nretry-after: 1" in head
+    assert verified == []
+    # The calls of a session that resumes were admitted before.
+    await client.send_all(UPGRADE + b"Hawse-Session: s1\r\n\r\n")
+    assert (await head_of(client)).startswith(b"HTTP/1.1 401 ")
+    assert verified == [b"/v1/tunnel"]

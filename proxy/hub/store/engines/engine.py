@@ -29,6 +29,10 @@ class Engine(Protocol):
         """Open a transaction that is committed at the end of the block, or undone when that raises."""
         ...
 
+    def reader(self) -> Engine:
+        """Return an engine with a connection of its own, which is opened when it is used."""
+        ...
+
     def copy_in_memory(self) -> SqliteEngine:
         """Copy the database into memory."""
         ...

@@ -26,6 +26,9 @@ CONNECT_TIMEOUT_S = 2
 LOCK_TIMEOUT_MS = 5000
 # How long an answer may take. Longer than LOCK_TIMEOUT_MS, so that the server reports a lock itself.
 ANSWER_TIMEOUT_S = 6.0
+# The same for the poll and its readings, which wait for no lock. With another connection attempt it still is
+# well below database.stale_s.
+READING_TIMEOUT_S = 2.0
 # Only another migration and transactions of milliseconds lock the tables of a migration.
 MIGRATION_LOCK_TIMEOUT_MS = 2000
 # The key of the advisory lock that two migrations contend for: "hawse" in ASCII.
@@ -43,18 +46,25 @@ class StoreConnection(BoundedConnection):
     answer_s = ANSWER_TIMEOUT_S
 
 
+class ReadingConnection(BoundedConnection):
+    """A connection of the poll."""
+
+    answer_s = READING_TIMEOUT_S
+
+
 @attrs.frozen
 class PostgresEngine:
     """At most one connection to a database, which is opened again after it was lost."""
 
+    _address: PostgresAddress
     _engine: sa.Engine
     _reads: sa.Engine
 
     @classmethod
     def open(cls, address: PostgresAddress) -> Self:
         """Connect, and make or migrate the tables; raises StoreUnavailableError."""
-        engine = _engine(address)
-        reads = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        engine = _engine(address, StoreConnection)
+        reads = _reads_of(engine)
         try:
             with unusable():
                 with reads.begin() as connection:
@@ -72,7 +82,12 @@ class PostgresEngine:
         except StoreUnavailableError:
             engine.dispose()
             raise
-        return cls(engine, reads)
+        return cls(address, engine, reads)
+
+    def reader(self) -> Self:
+        """Return an engine with a connection of its own, for the poll."""
+        engine = _engine(self._address, ReadingConnection)
+        return type(self)(self._address, engine, _reads_of(engine))
 
     def close(self) -> None:
         """Close the connection."""
@@ -119,7 +134,7 @@ def look_at(address: PostgresAddress) -> Iterator[sa.Connection | None]:
 
     Raises StoreUnavailableError.
     """
-    engine = _engine(address)
+    engine = _engine(address, StoreConnection)
     try:
         with unusable(), engine.begin() as connection:
             connection.execute(sa.text("SET TRANSACTION READ ONLY"))
@@ -134,7 +149,11 @@ def look_at(address: PostgresAddress) -> Iterator[sa.Connection | None]:
         engine.dispose()
 
 
-def _engine(address: PostgresAddress) -> sa.Engine:
+def _reads_of(engine: sa.Engine) -> sa.Engine:
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+def _engine(address: PostgresAddress, kind: type[BoundedConnection]) -> sa.Engine:
     engine = sa.create_engine(
         "postgresql+psycopg://",
         pool_size=1,
@@ -146,10 +165,10 @@ def _engine(address: PostgresAddress) -> sa.Engine:
         use_native_hstore=False,
     )
 
-    def connect(_: object, __: object, ___: object, options: dict[str, Any]) -> StoreConnection:
+    def connect(_: object, __: object, ___: object, options: dict[str, Any]) -> BoundedConnection:
         # Prepared statements do not pass every pooler, and a hub changes little.
         options.update(client_encoding="utf8", prepare_threshold=None)
-        return StoreConnection.connect(conninfo_of(address), **options)
+        return kind.connect(conninfo_of(address), **options)
 
     sa.event.listen(engine, "do_connect", connect)
     sa.event.listen(engine, "connect", _configure)
@@ -163,6 +182,10 @@ def conninfo_of(address: PostgresAddress) -> str:
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "hawse-hub",
         "target_session_attrs": "read-write",
+        # A server that is gone without a word is noticed within a minute by a connection that only listens.
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
         # libpq would prefer GSSAPI's encryption to TLS, and `sslmode` does not apply to it.
         "gssencmode": "disable",
     }

@@ -52,6 +52,10 @@ class SqliteEngine:
         """Make an empty database without tables."""
         return cls(_engine(sa.URL.create("sqlite", database=":memory:")))
 
+    def reader(self) -> Self:
+        """Return an engine with a connection of its own to the same file."""
+        return type(self)(_engine(self._engine.url))
+
     def close(self) -> None:
         """Close the database; SQLite then merges the WAL."""
         self._engine.dispose()

@@ -142,6 +142,8 @@ async def test_relays_that_are_here_and_relays_that_left(bench: Bench) -> None:
     assert 'hawse_relays{cluster="prod"} 1.0' in metrics
     assert 'hawse_streams{cluster="prod"} 3.0' in metrics
     assert 'hawse_agents{state="active"} 1.0' in metrics
+    [age] = [line for line in metrics.splitlines() if line.startswith("hawse_directory_age_seconds ")]
+    assert 0 <= float(age.split()[1]) < 10
     # A relay that says nothing of its API server, as older ones, is not counted for one that is down.
     assert 'hawse_relays_api_server_down{cluster="prod"} 0.0' in metrics
     (relay,) = bench.operations.live

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -52,7 +53,7 @@ def enrolled(who: Principal) -> Agent:
 def live_call(number: int = 1, who: Principal | None = None) -> LiveCall:
     """A live call of an agent, without an exchange."""
     call = Call(None, None, None, None, enrolled(who or agent()), None, "", None)  # type: ignore[arg-type]
-    return LiveCall(call, f"eid-{number}", cast(ServerConnection, None), 0.0)
+    return LiveCall(call, f"eid-{number}", cast(ServerConnection, None), 0.0, time.monotonic())
 
 
 def exchanging_call(number: int = 1, *, begun: bool = False) -> tuple[LiveCall, FakeSide, FakeSide]:

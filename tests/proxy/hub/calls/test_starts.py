@@ -53,8 +53,8 @@ READ, WRITE = Kind(), Kind(durable=True)
 
 
 def begin(calls: FakeCalls, number: int, kind: Kind, age_s: float, clock: MockClock) -> LiveCall:
-    live = LiveCall(cast(Call, kind), str(number), cast(ServerConnection, None), 0.0)
-    live.began_s = clock.current_time() - age_s
+    began_s = clock.current_time() - age_s
+    live = LiveCall(cast(Call, kind), str(number), cast(ServerConnection, None), 0.0, began_s)
     calls.live.enter(live)
     return live
 

@@ -48,6 +48,7 @@ class Directory:
     def __init__(self) -> None:
         self.noted: list[TrailMark] = []
         self.current = SimpleNamespace(trail=None)
+        self.used = self
 
     def note_trail(self, mark: TrailMark) -> None:
         self.noted.append(mark)

@@ -267,6 +267,7 @@ def test_each_key_has_its_variable() -> None:
         "HAWSE_HUB_AUDIT_DOWN_GRACE_S, HAWSE_HUB_AUDIT_MASK, "
         "HAWSE_HUB_AUDIT_READS_WHEN_DOWN, HAWSE_HUB_AUDIT_WAIT_S, "
         "HAWSE_HUB_CLUSTER_HOSTS, HAWSE_HUB_DATABASE_PASSWORD_FILE, "
+        "HAWSE_HUB_DATABASE_STALE_S, HAWSE_HUB_DATABASE_STALE_STREAMS_S, "
         "HAWSE_HUB_DATABASE_URL, HAWSE_HUB_DATA_DIR, "
         "HAWSE_HUB_LIMITS_AUDIT_BYTES_AT_ONCE, "
         "HAWSE_HUB_LIMITS_AUDIT_BYTES_PER_SECOND, HAWSE_HUB_LIMITS_BYTES_PER_MINUTE, "
@@ -300,3 +301,22 @@ def test_the_grace_of_a_trail_that_is_down_is_no_less_than_none_and_no_more_than
         assert faults(f"[audit]\ndown_grace_s = {value}\n", tmp_path) == [
             "audit.down_grace_s: expected 0 (without end) to 86400 seconds"
         ]
+
+
+def test_the_age_of_what_the_hub_decides_by_has_bounds(tmp_path: Path) -> None:
+    hub = load(None, ENV)
+    assert (hub.database.stale_s, hub.database.stale_streams_s) == (10, 60)
+    file = tmp_path / "hub.toml"
+    for stale_s, stale_streams_s in ((2, 2), (35, 60), (3600, 86_400)):
+        file.write_text(f"[database]\nstale_s = {stale_s}\nstale_streams_s = {stale_streams_s}\n")
+        hub = load(file, ENV)
+        assert (hub.database.stale_s, hub.database.stale_streams_s) == (stale_s, stale_streams_s)
+    for stale_s in (0, 1, 3601):
+        told = faults(f"[database]\nstale_s = {stale_s}\n", tmp_path)
+        assert told == ["database.stale_s: expected 2 to 3600 seconds"]
+    for stale_streams_s in (9, 86_401):
+        told = faults(f"[database]\nstale_streams_s = {stale_streams_s}\n", tmp_path)
+        assert told == ["database.stale_streams_s: expected 10 (database.stale_s) to 86400 seconds"]
+    # A bound above the default of the other one.
+    told = faults("[database]\nstale_s = 61\n", tmp_path)
+    assert told == ["database.stale_streams_s: expected 61 (database.stale_s) to 86400 seconds"]

@@ -316,3 +316,16 @@ async def test_neither_code_nor_proof_reaches_the_trail(bench: Bench) -> None:
     written = b"\n".join(encode(event) for event in bench.events).decode()
     for secret in (CODE, CODE[4:20], "secret-proof", hash_key(CODE, PEPPER), "eyJ"):
         assert secret not in written
+
+
+async def test_a_hub_that_may_decide_nothing_takes_no_code(bench: Bench) -> None:
+    key = SigningKey.generate()
+    bench.directory.age.withhold("the database is away")
+    for code in (CODE, "wrong"):
+        status, body = await bench.enrol(key, code)
+        assert (status, body["error"]) == (503, "temporarily_unavailable")
+        assert body["error_description"] == "the database is away: try again later"
+    assert bench.kids == []
+    bench.directory.age.withhold("")
+    # The code is as good as before.
+    assert (await bench.enrol(key))[0] == 201

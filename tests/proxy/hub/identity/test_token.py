@@ -737,3 +737,33 @@ async def test_a_token_for_the_hub_is_of_its_own_agent_and_credential(bench: Ben
         )
         header = (b"authorization", b"Bearer " + token.encode())
         assert bench.endpoint.clusters((header,), "192.0.2.1").status == expected
+
+
+AWAY = "this hub cannot confirm its state with the database since 14 s"
+
+
+@pytest.mark.parametrize("key", [KEY, OTHER_KEY, "wrong"])
+async def test_a_hub_that_may_decide_nothing_gives_no_token_and_says_why(bench: Bench, key: str) -> None:
+    bench.directory.age.withhold(AWAY)
+    refused = (503, {"error": "temporarily_unavailable", "error_description": f"{AWAY}: try again later"})
+    assert await bench.token(key) == refused
+    answer = bench.endpoint.clusters((basic("sre-1", key),), "192.0.2.1")
+    assert (answer.status, json.loads(answer.body)) == refused
+    assert [(event.kind, event.note) for event in bench.events] == [
+        (Kind.AUTH_FAILED, f"{AWAY}: try again later")
+    ] * 2
+    # Keys are no decision.
+    assert bench.endpoint.jwks().status == 200
+    bench.directory.age.withhold("")
+    assert (await bench.token())[0] == 200
+
+
+async def test_a_token_is_refused_too_when_the_hub_may_not_decide_any_more_after_a_wait(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def take_long(*_: object) -> None:
+        bench.directory.age.withhold(AWAY)
+
+    monkeypatch.setattr(bench.endpoint._replays, "use", take_long)
+    status, body = await bench.ask(**signed(assertion()))
+    assert (status, body["error"]) == (503, "temporarily_unavailable")

@@ -458,3 +458,14 @@ async def test_a_store_that_is_down_costs_the_pin_and_not_the_tunnel(
         await until(lambda: here(bench) == {"a"})
         assert pin(bench) is None
         assert "cannot pin cluster prod: the disk is full" in caplog.text
+
+
+async def test_no_session_begins_when_the_hub_may_not_decide_any_more_after_the_dial(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        hello = Hello(cluster="c1", instance="relay-1")
+        bench.directory.age.withhold("the database is away")
+        with pytest.raises(Rejected, match="the database is away") as rejected:
+            bench.endpoint._welcome(hello, claims("j"), cluster)
+        # The relay dials again.
+        assert rejected.value.close_code == CloseCode.DRAINING
