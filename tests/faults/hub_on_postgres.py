@@ -140,4 +140,4 @@ def hub_on_postgres(folder: Path, *, settings: str = "", small: str = "") -> Ite
         url = f"postgresql://postgres@127.0.0.1:{link.port}/postgres?sslmode=disable"
         with open_chain(folder, f'[database]\nurl = "{url}"\n{LIMITS}{settings}') as chain:
             yield HubOnPostgres(chain, server, link)
-            chain.check()
+            chain.check_logs()

@@ -20,6 +20,7 @@ CALLS_PER_S_MAX = 25
 """Of one connection."""
 # A token is valid for a minute, and none is given while the trail is away.
 TOKEN_EVERY_S = 15.0
+ASKED_AGAIN_S = 0.2
 PREFIX = "/api/v1/namespaces/work/configmaps/"
 NAMED = "call-"
 _numbers = count()
@@ -58,6 +59,7 @@ class Traffic:
     """Those that are over."""
     _threads: list[threading.Thread] = attrs.Factory(list)
     _stopping: threading.Event = attrs.Factory(threading.Event)
+    _expired: threading.Event = attrs.Factory(threading.Event)
     _token: str = ""
 
     def since(self, began: float) -> list[Call]:
@@ -97,6 +99,7 @@ class Traffic:
     def stop(self) -> None:
         """End the calls, after the one that each thread is in."""
         self._stopping.set()
+        self._expired.set()
         for thread in self._threads:
             thread.join(TIMEOUT_S)
 
@@ -106,7 +109,9 @@ class Traffic:
             self._token = self.client.token()
 
     def _keep_token(self) -> None:
-        while not self._stopping.wait(TOKEN_EVERY_S):
+        while not self._stopping.wait(ASKED_AGAIN_S):
+            if self._expired.wait(TOKEN_EVERY_S):
+                self._expired.clear()
             self._renew()
 
     def _call(self, method: str, every_s: float) -> None:
@@ -118,6 +123,8 @@ class Traffic:
             due = max(due + every_s, time.monotonic())
             call = self._one(connection, method)
             self.calls.append(call)
+            if call.status == 401:
+                self._expired.set()
             if not call.status:
                 connection.close()
         connection.close()
