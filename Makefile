@@ -27,10 +27,12 @@ GO_LIBRARIES := $(addsuffix -dev,$(addprefix golang-github-,hashicorp-yamux gori
 # Test processes. More than the cores: for a good third of their time they wait, for what they have started or for time
 # to pass. Neighbours stay with one of them (worksteal), so that what a module starts for its tests is started once.
 JOBS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
+FAULTS_POSTGRES = $(wildcard tests/faults/test_postgres_*.py)
+FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-tls test-long faults e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test test-tls test-long faults faults-postgres e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -75,10 +77,15 @@ test-long: $(STAMP) ## the tests that move gigabytes or take minutes
 
 faults: $(STAMP) ## the whole fault suite: cuts, black holes, restarts; figures in benchmarks/RESULTS.md (40 minutes)
 	@rm -f $(VENV)/faults.jsonl
-	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest tests/faults -m alone --timeout 2400
-	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest -n 4 --dist worksteal tests/faults -m "not alone" --timeout 2400
+	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest $(FAULTS) -m alone --timeout 2400
+	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest -n 4 --dist worksteal $(FAULTS) -m "not alone" --timeout 2400
 	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest tests/system/test_planned_restarts.py -m long
-	$(BIN)/python -m tests.faults.figures $(VENV)/faults.jsonl benchmarks/RESULTS.md
+	$(BIN)/python -m tests.faults.figures $(VENV)/faults.jsonl faults benchmarks/RESULTS.md
+
+faults-postgres: $(STAMP) ## a PostgreSQL that is killed, stopped, cut off and full; figures in benchmarks/postgres/RESULTS.md (15 minutes)
+	@rm -f $(VENV)/faults-postgres.jsonl
+	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults-postgres.jsonl $(BIN)/python -m pytest $(FAULTS_POSTGRES)
+	$(BIN)/python -m tests.faults.figures $(VENV)/faults-postgres.jsonl faults-postgres benchmarks/postgres/RESULTS.md
 
 e2e: $(STAMP) ## against a disposable cluster: HAWSE_E2E_KUBECONFIG=admin.kubeconfig make e2e
 	@test -n "$$HAWSE_E2E_KUBECONFIG" || { echo "set HAWSE_E2E_KUBECONFIG to an administrator's kubeconfig of a disposable cluster"; exit 2; }

@@ -18,6 +18,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle, repeat
 from typing import Any
 
 _CONTENT_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)\r\n")
@@ -221,14 +222,17 @@ class Loop:
 def request_for(loop: Loop, seconds: float) -> None:
     """Requests by every connection, one after the other; the last ones start before `seconds` have passed.
 
-    With a `size` they are PUTs of so many bytes, each connection's to a path of its own. Head and body leave
-    in one piece, as those of a small write do in every usual client.
+    With a `size` they are PUTs of so many bytes, each connection's to a path of its own, or one such PUT and
+    then GETs of that path, in every `write_every` requests. Head and body leave in one piece, as those of a
+    small write do in every usual client.
     """
     job = loop.job
-    path, size = job["path"], job["size"]
+    path, size, gets = job["path"], job["size"], job.get("write_every", 1) - 1
     asked = [
-        loop.head("PUT", f"{path}{number}", size) + bytes(_UPLOAD[:size]) if size else loop.head("GET", path)
-        for number in range(job["connections"])
+        cycle([loop.head("PUT", of, size) + bytes(_UPLOAD[:size]), *[loop.head("GET", of)] * gets])
+        if size
+        else repeat(loop.head("GET", path))
+        for of in (f"{path}{number}" for number in range(job["connections"]))
     ]
     clock = time.perf_counter_ns
     end_ns = clock() + int(seconds * 1e9)
@@ -238,11 +242,11 @@ def request_for(loop: Loop, seconds: float) -> None:
         loop.latencies_ns.append(now_ns - connection.began_ns)
         loop.requests += 1
         if now_ns < end_ns:
-            connection.ask(asked[connection.number])
+            connection.ask(next(asked[connection.number]))
 
     loop.answered = answered
     for connection in loop.connections.values():
-        connection.ask(asked[connection.number])
+        connection.ask(next(asked[connection.number]))
     loop.run()
 
 

@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -106,7 +106,14 @@ def summary(pairs: Sequence[Pair]) -> str:
     )
 
 
-def measure_pass(bench: Bench, line: Line) -> list[Pair]:
+def whole_cost(sample: Sample) -> float:
+    """The CPU time that a sample is about, of all processes."""
+    value = sample.measurement.cpu_us_per_request or sample.measurement.cpu_s_per_gb
+    assert value, "a workload of the gate measures CPU time"
+    return value
+
+
+def measure_pass(bench: Bench, line: Line, cost: Callable[[Sample], float] = whole_cost) -> list[Pair]:
     """Measure a line's pairs. Raises RunFailed."""
     (workload,) = (each for each in BY_NAME[line.workload] if each.name == line.workload)
     assert workload.open is not None, f"{line.workload} does not repeat its runs over open connections"
@@ -127,13 +134,6 @@ def measure_pass(bench: Bench, line: Line) -> list[Pair]:
                 first, second = cost(ours()), cost(yardstick())
                 pairs.append(Pair(first, second))
     return pairs
-
-
-def cost(sample: Sample) -> float:
-    """The CPU time that a sample is about."""
-    value = sample.measurement.cpu_us_per_request or sample.measurement.cpu_s_per_gb
-    assert value, "a workload of the gate measures CPU time"
-    return value
 
 
 def measure(ours: OpenSystem, yardstick: OpenSystem) -> dict[str, float]:

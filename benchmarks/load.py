@@ -27,7 +27,7 @@ class Job:
     """What the client does, and for how long.
 
     `requests`: GETs of `path` by each connection, one after the other, for `seconds`; with a `size` PUTs of
-    so many bytes to `path`N by each connection N.
+    so many bytes to `path`N by each connection N, of every `write_every` requests one, and GETs of it.
     `connections`: GETs of `path` for `seconds`, each over a new connection, so many `connections` at a time.
     `download`: GETs of `path`, `bodies` of them by each connection; endless when that is 0, until the end.
     `upload`: PUTs of `size` bytes to `path`N, `bodies` of them by each connection N.
@@ -42,6 +42,7 @@ class Job:
     warmup_s: float = 0.3
     bodies: int = 1
     size: int = 0
+    write_every: int = 1
 
 
 @attrs.frozen

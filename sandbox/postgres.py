@@ -57,9 +57,12 @@ def new_folder() -> tuple[Path, list[str]]:
     return folder, as_user
 
 
-def init(binaries: Path, folder: Path, as_user: list[str]) -> None:
-    """Make a cluster of databases in the folder's `data`, with the superuser `postgres`."""
-    options = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
+def init(binaries: Path, folder: Path, as_user: list[str], *more: str) -> None:
+    """Make a cluster of databases in the folder's `data`, with the superuser `postgres`.
+
+    `more` are options of initdb.
+    """
+    options = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", *more]
     command = [*as_user, str(binaries / "initdb"), "-D", str(folder / "data"), *options]
     # The server's user may not be able to enter the folder of this process.
     subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)

@@ -12,6 +12,7 @@ from benchmarks.systems.leg import OpenTunnel
 from benchmarks.systems.mplex import open_mplex
 from benchmarks.systems.nginx import open_nginx
 from benchmarks.systems.plain import open_plain
+from benchmarks.systems.postgres import NAME, open_on_postgres
 from benchmarks.systems.remotedialer import open_remotedialer, open_remotedialer_http
 from benchmarks.systems.snitun import open_snitun
 from benchmarks.systems.ssh import open_ssh
@@ -37,6 +38,7 @@ PEERS: dict[str, OpenTunnel] = {
 }
 # What runs when it is named.
 EXTRA: dict[str, OpenSystem] = {
+    NAME: open_on_postgres,
     "hawse-nowheel": open_without_wheels,
     "hawse-dearer": open_seeded("dearer"),
     "hawse-uncached": open_seeded("uncached"),

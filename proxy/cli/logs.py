@@ -63,7 +63,7 @@ def configure_stated(
     prefix: str, path: Path | None, environment: Mapping[str, str], *, verbose: bool
 ) -> None:
     """Log in the format of the key log_format. An invalid value is reported by the configuration's reader."""
-    from proxy.process.config import peek
+    from proxy.process.stated import peek
 
     log_format = peek("log_format", prefix, path, environment)
     configure_logging(verbose=verbose, log_format=JSON if log_format == JSON else TEXT)

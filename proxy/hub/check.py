@@ -19,7 +19,8 @@ from audit.look import check_trail
 from audit.sqlite import explained as explained_by_sqlite
 from audit.store import TrailMark
 from proxy.hub.calls.trail_watch import disk_of, fullness
-from proxy.hub.home.config import ENVIRONMENT_PREFIX, HubConfig, read
+from proxy.hub.home.config import HubConfig, read
+from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX
 from proxy.hub.home.databases import check_directory, faults_of_databases, noted_applied
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import check_ca

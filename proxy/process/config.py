@@ -14,7 +14,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, get_args, get_origin
@@ -25,10 +24,9 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn
 
+from proxy.process.stated import content, read_toml, stated_file, stated_path, stated_text
 from proxy.process.suggestions import near_names
 
-# Larger files are not read: the fullest configuration has about 2 KB, a bundle of CAs about 200 KB.
-FILE_BYTES_MAX = 256 * 1024
 MIB = 1024 * 1024
 # Three times what 256 idle calls of one agent take in direct mode.
 MEMORY_MIB_MIN = 64
@@ -100,10 +98,9 @@ def read_stated(
     a path, the variable CONFIG may name the file. `defaults` are for keys that are stated nowhere, and whose
     default the class cannot know. The caller checks what a type cannot express.
     """
-    if path is None and (named := environment.get(f"{prefix}CONFIG")):
-        path = Path(named)
+    path = stated_file(prefix, path, environment)
     unread: list[str] = []
-    tree = _read_toml(path, unread) if path is not None else {}
+    tree = read_toml(path, unread) if path is not None else {}
     faults += unread
     _overlay(tree, cls, prefix, environment, faults)
     if unread or (faults and not tree):
@@ -114,8 +111,7 @@ def read_stated(
     for section in _sections(cls):
         # So that a missing required key is reported by its own name, not as a missing section.
         tree.setdefault(section, {})
-    # Paths are relative to the file that states them, so the working directory does not matter.
-    converter = _converter(path.absolute().parent if path is not None else Path.cwd())
+    converter = _converter(path)
     try:
         return converter.structure(tree, cls)
     except ClassValidationError as error:
@@ -125,19 +121,6 @@ def read_stated(
         return converter.structure(tree, cls)
     except ClassValidationError:
         return None
-
-
-def peek(key: str, prefix: str, path: Path | None, environment: Mapping[str, str]) -> object:
-    """Return a top-level key's value before the configuration is read; None if not stated.
-
-    The log's format is needed before the first error is logged. `read_stated` validates the value.
-    """
-    stated = environment.get(f"{prefix}{key.upper()}")
-    if stated is not None:
-        return stated
-    if path is None and (named := environment.get(f"{prefix}CONFIG")):
-        path = Path(named)
-    return None if path is None else _read_toml(path, []).get(key)
 
 
 def add_faults(faults: list[str], found: list[str]) -> None:
@@ -152,7 +135,7 @@ def add_faults(faults: list[str], found: list[str]) -> None:
 def read_text(name: str, path: Path, faults: list[str]) -> str | None:
     """Read a small text file named by the key `name`; an error is added to `faults` under `name`."""
     try:
-        return _content(path)
+        return content(path)
     except OSError as error:
         faults.append(f"{name}: {unreadable(path, error)}")
     except ValueError as error:
@@ -209,33 +192,6 @@ def _is_v6(text: str) -> bool:
         return ipaddress.ip_address(text).version == 6
     except ValueError:
         return False
-
-
-def _read_toml(path: Path, faults: list[str]) -> dict[str, object]:
-    try:
-        return tomllib.loads(_content(path))
-    except OSError as error:
-        faults.append(f"{path}: cannot be read: {error.strerror}")
-    except tomllib.TOMLDecodeError as error:
-        faults.append(f"{path}: not TOML: {error}")
-    except ValueError as error:
-        faults.append(f"{path}: {error}")
-    except RecursionError:
-        faults.append(f"{path}: nested too deep")
-    return {}
-
-
-def _content(path: Path) -> str:
-    """The text of a file; raises OSError, and ValueError if it is too large or not UTF-8."""
-    with path.open("rb") as file:
-        raw = file.read(FILE_BYTES_MAX + 1)
-    if len(raw) > FILE_BYTES_MAX:
-        raise ValueError(f"larger than {FILE_BYTES_MAX} bytes")
-    try:
-        # Accepts the byte order mark of Windows editors.
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8") from error
 
 
 def _overlay(
@@ -325,15 +281,9 @@ _READERS: dict[object, Callable[[str], object]] = {
 }
 
 
-def _converter(base: Path) -> cattrs.Converter:
+def _converter(config_file: Path | None) -> cattrs.Converter:
     """Strict types: by default cattrs converts "5" to 5 and 5 to "5", which would hide mistakes."""
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
-
-    def path(value: object, _: object) -> Path:
-        text = _text(value)
-        if not text or "\x00" in text or "\n" in text:
-            raise ValueError("expected the path of a file or folder")
-        return base / Path(text).expanduser()
 
     def section(kind: type[attrs.AttrsInstance]) -> Callable[[object, object], object]:
         fill = make_dict_structure_fn(kind, converter)
@@ -362,20 +312,14 @@ def _converter(base: Path) -> cattrs.Converter:
 
     converter.register_structure_hook_factory(_is_section, section)
     converter.register_structure_hook_func(_is_named_sections, named_sections)
-    converter.register_structure_hook(str, _text)
+    converter.register_structure_hook(str, stated_text)
     converter.register_structure_hook(int, _whole)
     converter.register_structure_hook(bool, _boolean)
-    converter.register_structure_hook(Path, path)
-    converter.register_structure_hook(Address, lambda value, _: Address.parse(_text(value)))
+    converter.register_structure_hook(Path, lambda value, _: stated_path(value, config_file))
+    converter.register_structure_hook(Address, lambda value, _: Address.parse(stated_text(value)))
     converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
     converter.register_structure_hook_func(_is_choice, _choice)
     return converter
-
-
-def _text(value: object, _: object = str) -> str:
-    if not isinstance(value, str):
-        raise ValueError("expected a string")
-    return value
 
 
 def _whole(value: object, _: object) -> int:

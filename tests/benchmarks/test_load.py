@@ -86,6 +86,19 @@ def test_a_small_write_has_a_path_for_each_connection_and_its_body_with_the_head
     assert set(server.bodies) == {1024}
 
 
+def test_of_every_so_many_requests_one_is_a_write_and_the_others_read_the_same_path(tmp_path: Path) -> None:
+    with canned(tmp_path, no_content) as server:
+        job = attrs.evolve(requests(server, 1), path="/configmaps/n", size=1024, write_every=3)
+        with Load(job) as load:
+            before = len(server.heads)
+            load.go()
+            report = load.report()
+    assert report.requests > 6
+    methods = [head.split(b" ")[0] for head in server.heads[before:]]
+    assert methods[:6] == [b"PUT", b"GET", b"GET", b"PUT", b"GET", b"GET"]
+    assert {head.split(b" ")[1] for head in server.heads} == {b"/p/configmaps/n0"}
+
+
 def test_a_new_connection_carries_one_request(tmp_path: Path) -> None:
     with canned(tmp_path, whole) as server:
         job = attrs.evolve(requests(server), kind="connections")

@@ -87,6 +87,8 @@ class Exchange:
     head: bytes
     ended: bool = False
     """The script has closed the connection."""
+    began: float = attrs.Factory(time.monotonic)
+    """When its head was whole, by time.monotonic()."""
 
     @property
     def method(self) -> str:

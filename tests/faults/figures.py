@@ -1,7 +1,7 @@
-"""What the suite measures, for whoever asks for it, and the page that it goes on.
+"""The figures of the suite, and the pages that they are written on.
 
-HAWSE_FAULTS_FIGURES=FILE python -m pytest tests/faults        a JSON object a line
-python -m tests.faults.figures FILE benchmarks/RESULTS.md      its section there, written anew
+HAWSE_FAULTS_FIGURES=FILE python -m pytest tests/faults            a JSON object a line
+python -m tests.faults.figures FILE faults benchmarks/RESULTS.md   the section of `make faults` on that page
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ from benchmarks.machine import machine
 from benchmarks.report import FAULTS, replace_section
 
 FILE = "HAWSE_FAULTS_FIGURES"
+# What each target of make runs.
+RUNS = {
+    "faults": "tests/faults and tests/system/test_planned_restarts.py",
+    "faults-postgres": "tests/faults/test_postgres_*.py",
+}
 
 
 def note(what: str, variant: str = "", **figures: float | str) -> None:
-    """Write figures down; several processes may."""
+    """Write figures into the file, if there is one; several processes may."""
     if path := os.environ.get(FILE):
         line = json.dumps({"what": what, "variant": variant, **figures})
         with Path(path).open("a") as file:
             file.write(line + "\n")
 
 
-def written(lines: Sequence[str]) -> str:
+def written(lines: Sequence[str], target: str) -> str:
     """The section, from the lines of the file."""
     rows = sorted((json.loads(line) for line in lines), key=lambda row: (row["what"], row["variant"]))
     parts = [
         FAULTS,
         "",
-        "By `make faults`: tests/faults and tests/system/test_planned_restarts.py, on this machine:",
+        f"By `make {target}`: {RUNS[target]}, on this machine:",
         "",
         *(f"- {line}" for line in machine()),
         "",
@@ -46,10 +51,11 @@ def written(lines: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-def main(figures: Path, page: Path) -> None:
+def main(figures: Path, target: str, page: Path) -> None:
+    """Replace the section on the page."""
     before = page.read_text() if page.exists() else "# Results\n"
-    page.write_text(replace_section(before, FAULTS, written(figures.read_text().splitlines())))
+    page.write_text(replace_section(before, FAULTS, written(figures.read_text().splitlines(), target)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

@@ -71,6 +71,10 @@ class Chain:
             assert exchange.header("impersonate-user") == [USER], exchange.head
             assert GROUP in exchange.header("impersonate-group"), exchange.head
             assert exchange.header("authorization") == [f"Bearer {TOKEN}"]
+        self.check_logs()
+
+    def check_logs(self) -> None:
+        """Check that each event is one line, none is a fault of ours, and none holds a secret."""
         for name, text in self.logs().items():
             strange = [line for line in text.splitlines() if not _LOG_LINE.fullmatch(line)]
             assert not strange, f"{name}: {strange[:5]}"

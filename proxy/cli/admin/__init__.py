@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import click
 
-from proxy.cli.admin import agent, federation, relay, session, team, token
 from proxy.cli.admin.api.client import Reach
-from proxy.cli.admin.cluster import commands as cluster_commands
-from proxy.cli.admin.hub import audit, backup, database, keys, migrate
-from proxy.cli.admin.hub import commands as hub_commands
-from proxy.cli.admin.policy import commands as policy_commands
+
+# The module below this package in which each command is, under the same name.
+_MODULES = {
+    "team": "team",
+    "agent": "agent",
+    "federation": "federation",
+    "cluster": "cluster.commands",
+    "policy": "policy.commands",
+    "relay": "relay",
+    "session": "session",
+    "token": "token",
+    "hub": "hub.commands",
+    "keys": "hub.keys",
+    "audit": "hub.audit",
+    "database": "hub.database",
+    "backup": "hub.backup",
+    "restore": "hub.backup",
+    "migrate": "hub.migrate",
+}
 
 
-@click.group()
+class _Commands(Mapping[str, click.Command]):
+    """Imports a command when it is used: to import all takes as long as the rest of a command's start."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        command = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
+
+@click.group(commands=_Commands())
 @click.option(
     "--config",
     "config_file",
@@ -38,23 +69,3 @@ def admin(ctx: click.Context, config_file: Path | None, data_dir: Path | None) -
     public CA.
     """
     ctx.obj = Reach(config_file, data_dir)
-
-
-for command in (
-    team.team,
-    agent.agent,
-    federation.federation,
-    cluster_commands.cluster,
-    policy_commands.policy,
-    relay.relay,
-    session.session,
-    token.token,
-    hub_commands.hub,
-    keys.keys,
-    audit.audit,
-    database.database,
-    backup.backup,
-    backup.restore,
-    migrate.migrate,
-):
-    admin.add_command(command)

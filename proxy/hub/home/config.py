@@ -16,6 +16,7 @@ import attrs
 
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
+from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX, default_data_dir
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.home.seal_file import fault_of_seal_file
 from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_postgres_url
@@ -33,7 +34,6 @@ from proxy.process.config import (
     unreadable,
 )
 
-ENVIRONMENT_PREFIX = "HAWSE_HUB_"
 # Both on loopback: an operator must open them to other machines explicitly.
 LISTEN = Address("127.0.0.1", 8443)
 ADMIN_LISTEN = Address("127.0.0.1", 8444)
@@ -247,14 +247,6 @@ class HubConfig:
             f"it listens on {self.listen} for other machines, but its public_url is {self.public_url}: "
             "set public_url"
         )
-
-
-def default_data_dir(environment: Mapping[str, str]) -> Path:
-    """The default data folder: `hawse/hub` under the XDG data home."""
-    home = environment.get("XDG_DATA_HOME", "")
-    # The specification: "All paths set in these environment variables must be absolute", else ignored.
-    base = Path(home) if home.startswith("/") else Path(environment.get("HOME", "/root")) / ".local" / "share"
-    return base / "hawse" / "hub"
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> HubConfig:

@@ -43,7 +43,7 @@ def test_a_small_request_costs_the_proxy_some_microseconds(nginx: System, apiser
     assert set(sample.cpu_s) == {"nginx", "upstream", "load"}
 
 
-@pytest.mark.parametrize("workload", [writes.WRITES, connections.CONNECTIONS], ids=lambda each: each.name)
+@pytest.mark.parametrize("workload", [*writes.WORKLOADS, connections.CONNECTIONS], ids=lambda each: each.name)
 def test_writes_and_new_connections_are_counted_as_small_requests_are(
     nginx: System, apiserver: ApiServer, workload: Workload
 ) -> None:

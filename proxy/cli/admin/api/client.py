@@ -163,8 +163,7 @@ class Reach:
 
     def folder(self) -> Path:
         """The hub's data folder; raises CommandError."""
-        from proxy.hub.home.config import load
-        from proxy.process.config import ConfigError
+        from proxy.hub.home.data_folder import stated_data_dir
 
         if self.data_dir is not None:
             return self.data_dir
@@ -174,6 +173,12 @@ class Reach:
                 f"this command needs a data folder on this machine, but {URL_VARIABLE} names a remote hub: "
                 "run it on the hub's machine, or name the folder with --data-dir"
             )
+        found = stated_data_dir(self.config_file, os.environ)
+        if found is not None:
+            return found
+        from proxy.hub.home.config import load
+        from proxy.process.config import ConfigError
+
         try:
             return load(self.config_file).data_dir
         except ConfigError as error:
@@ -220,14 +225,15 @@ def _is_https(url: str) -> bool:
 
 
 def _local(folder: Path, token: str) -> AdminClient:
-    from proxy.hub.home.datadir import DataDir
+    # Not by way of DataDir, whose signing keys load cryptography.
+    from proxy.hub.home.local_admin import LocalAdmin
     from proxy.hub.home.private_files import DataDirError
 
-    data = DataDir(folder)
+    local = LocalAdmin(folder)
     user = "" if token else local_user(os.environ)
     try:
-        endpoint = data.admin.endpoint()
-        token = token or data.admin.token() or ""
+        endpoint = local.endpoint()
+        token = token or local.token() or ""
     except DataDirError as error:
         raise CommandError(
             f"{error}: name the hub's data folder with --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"

@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 
 @click.group()
 def database() -> None:
-    """Show, upgrade and accept the database of teams, agents and clusters."""
+    """Show, upgrade or accept the hub's database."""
 
 
 @database.command()
 @json_option
 @click.pass_obj
 def status(reach: Reach, /, as_json: bool) -> None:
-    """Show the database: its tables, size, rights, durability and clock. Changes nothing."""
+    """Show the database: tables, size, rights, durability, clock.
+
+    Changes nothing.
+    """
     import attrs
 
     from proxy.hub.home.databases import noted_applied
@@ -187,10 +190,11 @@ def upgrade(reach: Reach, /, owner: str | None, owner_password_file: Path | None
 @yes_option
 @click.pass_obj
 def accept(reach: Reach, /, yes: bool) -> None:
-    """Accept that the database has lost changes, by a failover or a restored backup.
+    """Accept that the database has lost changes.
 
-    Until then the hub refuses all calls, since a lost change may have been a revocation. First repeat what is
-    lost: `hawse admin` works meanwhile. A running hub goes on within a second.
+    A failover or a restored backup loses them. Until then the hub refuses all calls, since a lost change may
+    have been a revocation. First repeat what is lost: `hawse admin` works meanwhile. A running hub goes on
+    within a second.
     """
     from proxy.hub.home.databases import noted_applied
     from proxy.hub.home.private_files import DataDirError
