@@ -7,10 +7,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The demo's packages are a part of the lock, a quarter of its megabytes.
 DEMO_STAMP := $(VENV)/.installed-demo
+# The driver of PostgreSQL, for a demo that asks for it.
+POSTGRES_STAMP := $(VENV)/.installed-postgres
 # Its time is that of the last clean run of flake8.
 ASYNC_LINTED := $(VENV)/.linted-async
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Arguments for `make demo` (--once, or --kubeconfig FILE) and `make bench` (`make bench` lists them).
+# Arguments for `make demo` (--once, --kubeconfig FILE, --database postgres) and `make bench` (`make bench` lists them).
 ARGS ?=
 # Tests start some hundred processes, each of which would compile all modules of the checkout anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -52,7 +54,13 @@ $(STAMP): $(DEMO_STAMP)
 	@$(PIP_INSTALL) --require-hashes -r requirements.lock
 	@touch $@
 
-demo: $(DEMO_STAMP) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
+$(POSTGRES_STAMP): $(DEMO_STAMP)
+	@echo "installing the driver of PostgreSQL into $(VENV) (once) ..."
+	@$(BIN)/python deploy/lock_subset.py psycopg > $@.lock
+	@$(PIP_INSTALL) --no-compile --require-hashes -r $@.lock
+	@touch $@
+
+demo: $(DEMO_STAMP) $(if $(findstring postgres,$(ARGS)),$(POSTGRES_STAMP)) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
 	@exec $(BIN)/python -m sandbox.demo $(ARGS)
 
 test: $(STAMP) lint ## lint and the fast tests

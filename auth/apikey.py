@@ -20,6 +20,8 @@ SECRET_BYTES = 32
 CODE_PREFIX = "hwc_"
 # Cannot be guessed, and is short enough to type once.
 CODE_BYTES = 20
+# Of the hub's secret that keys the hashes of all of them.
+PEPPER_BYTES = 32
 _CHECKSUM_LENGTH = 6  # 62 ** 6 > 2 ** 32
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 

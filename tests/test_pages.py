@@ -29,6 +29,7 @@ QUOTING = [
     ("docs/operations.md", "What an error means"),
     ("docs/operations.md", "The trail was replaced or lost"),
     ("docs/agents.md", "What a refusal means"),
+    ("docs/postgres.md", "What an error means"),
 ]
 # Names, numbers and words that stand for others in a quoted message; and the ends of its parts, which the
 # program may join from several strings.
@@ -36,8 +37,15 @@ _VARIABLE = re.compile(
     r"…|https://\S*|\bagent:\w+|\bPOLICY/RULE\b|/clusters/NAME|\"x\"|\b[xy]\b|\b\d+ calls\b|\b\d+\b"
     r"|\bbytes(?= a second)|\bahead of\b|\brequest target\b|\b(?=the relay of cluster)|[:;,()]"
 )
-# kubectl's own.
-FOREIGN = {"You must be logged in to the server"}
+# Messages of other programs.
+FOREIGN = {
+    "You must be logged in to the server",
+    "certificate verify failed",
+    "does not match host name",
+    "no pg_hba.conf entry for host …",
+    "password authentication failed for user …",
+    "server does not support SSL, but SSL was required",
+}
 
 
 def anchors(page: str) -> set[str]:
@@ -130,6 +138,13 @@ SHOWN = {
         "no-rule-allows",
         "is no verb: one of",
         "no fault in",
+    ],
+    "docs/postgres.md": [
+        "this hub cannot confirm its state with the database since",
+        "the audit trail cannot be written, so the call is refused",
+        "so no token is issued",
+        "which cannot delete events",
+        "for a standby of",
     ],
     "docs/security.md": ["in force until the hub restarts"],
 }

@@ -201,9 +201,13 @@ def _closed(found: Sequence[pq.abc.PGresult]) -> str:
     return _message(failed[-1]) if failed else "the database has closed the connection"
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException | None) -> str:
     """The text of an error of libpq, which has a line for each host."""
-    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = str(error)
+    # With several addresses, psycopg repeats the error of the last one before its list of all.
+    _, _, of_all = text.partition("All failures were:")
+    lines = (line.strip().removeprefix("- ") for line in (of_all or text).splitlines())
+    return "; ".join(filter(None, lines))
 
 
 def text_of(value: bytes | None) -> str:

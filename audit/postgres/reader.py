@@ -141,14 +141,7 @@ class PostgresReader(TrailReader):
         try:
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                if not connection.exec_driver_sql("SELECT to_regclass('trail') IS NOT NULL").scalar():
-                    raise NoTrail("there is no audit trail in the database")
-                found = connection.exec_driver_sql("SELECT version FROM trail").scalar()
-                if found != VERSION:
-                    raise AuditUnavailable(
-                        f"the audit trail has schema version {found}, this hawse knows {VERSION}: "
-                        "use the newer hawse"
-                    )
+                check_schema(connection)
                 yield connection
         except sa.exc.DBAPIError as error:
             raise AuditUnavailable(
@@ -173,6 +166,17 @@ class PostgresReader(TrailReader):
     def _last(self, connection: sa.Connection) -> int:
         row = connection.execute(ordered(_PLACES, newest_first=True).limit(1)).first()
         return 0 if row is None else position(*row)
+
+
+def check_schema(connection: sa.Connection) -> None:
+    """Raise NoTrail if there are no tables, and AuditUnavailable if they are of another version."""
+    if not connection.exec_driver_sql("SELECT to_regclass('trail') IS NOT NULL").scalar():
+        raise NoTrail("there is no audit trail in the database")
+    found = connection.exec_driver_sql("SELECT version FROM trail").scalar()
+    if found != VERSION:
+        raise AuditUnavailable(
+            f"the audit trail has schema version {found}, this hawse knows {VERSION}: use the newer hawse"
+        )
 
 
 _PLACES = sa.select(events.c.written, events.c.epoch, events.c.n)

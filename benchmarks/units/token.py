@@ -1,12 +1,13 @@
 """What a new access token costs the hub.
 
-    .venv/bin/python -m benchmarks.units.token [--runs N] [--against CHECKOUT] [--calls N]
+    .venv/bin/python -m benchmarks.units.token [--runs N] [--against CHECKOUT] [--calls N] [--database URL]
 
 Each client makes a TLS connection of its own and sends one request, as kubectl's plugin does: for a token
 with an own key, for one with an API key, or `GET /healthz`, a connection and an answer of the hub's own.
 They come one after the other. A line is the CPU time of the hub's process for each, its audit trail included,
 and how much of that is its threads'. `--against` alternates with the hub of another folder with Hawse's code.
-The parts of a token follow, each alone in this process. With `--calls` the function calls of the hub's main
+The parts of a token follow, each alone in this process, and the replay store also in the PostgreSQL database
+of URL, which must be empty. With `--calls` the function calls of the hub's main
 thread are counted instead, and the N functions that are called most are listed.
 """
 
@@ -20,7 +21,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
@@ -39,13 +40,17 @@ from benchmarks.workloads.kubectl import Home, with_plugin
 from proxy.agent.hub.proof import proof_of
 from proxy.agent.local.account import find_account
 from proxy.hub.identity.oauth import parse_form
-from proxy.hub.identity.replay_store import ReplayStore
+from proxy.hub.identity.replay_sqlite import SqliteUses
+from proxy.hub.identity.replay_store import ReplayStore, UseTable, open_replay_store
+from proxy.hub.store.engines.postgres_address import PostgresAddress
+from proxy.hub.store.store import Store
 
 RUNS = 7
 CLIENTS = 40
 # Audit completions are collected for up to 20 ms.
 SETTLE_S = 0.1
 USES = 100
+TOGETHER = 1, 20
 KEPT_S = 70.0
 HUB = "https://hub.example"
 FORM = (b"content-type", b"application/x-www-form-urlencoded")
@@ -157,7 +162,7 @@ def calls_at_hub(functions: int) -> None:
                     print(f"    {count / CLIENTS:8.2f}  {function}")
 
 
-def parts() -> None:
+def parts(database: str | None) -> None:
     """Print a line for each part of a token, by itself."""
     case = Case()
     key, name, public = case.key, case.agent.name, case.key.public
@@ -168,32 +173,46 @@ def parts() -> None:
     measure("assertion", lambda: verify_assertion(assertion, find, hub_url=HUB, now=case.now), 2000)
     mint = partial(issue_access, key, issuer=HUB, principal=case.principal, cluster=CLUSTER)
     measure("token", lambda: mint(sid="sid-1", jti=str(uuid.uuid4()), now=case.now), 2000)
-    trio.run(stored)
+    trio.run(stored, database)
 
 
-async def stored() -> None:
+async def stored(database: str | None) -> None:
     """Print what the replay store costs: the whole, and a call of a thread alone."""
     limiter = trio.CapacityLimiter(1)
-    with (
-        tempfile.TemporaryDirectory(prefix="hawse-token-", dir=CHECKOUT) as name,
-        closing(ReplayStore(Path(name, "seen.db"))) as store,
-    ):
 
-        async def use() -> None:
-            now = time.time()
-            await store.enter("assertion", "agent", uuid.uuid4().hex, now + KEPT_S, now)
+    async def call_thread() -> None:
+        await trio.to_thread.run_sync(int, limiter=limiter)
 
-        async def call_thread() -> None:
-            await trio.to_thread.run_sync(int, limiter=limiter)
+    with tempfile.TemporaryDirectory(prefix="hawse-token-", dir=CHECKOUT) as name:
+        tables: list[tuple[str, UseTable]] = [("", SqliteUses(Path(name, "seen.db")))]
+        if database is not None:
+            tables.append((" in PostgreSQL", _in_postgres(database)))
+        for where, table in tables:
+            async with open_replay_store(table) as store:
 
-        for title, function in (("replay store", use), ("    a call of a thread", call_thread)):
-            report(title, [await _once(function) for _ in range(RUNS)])
+                async def use(store: ReplayStore = store) -> None:
+                    now = time.time()
+                    await store.enter("assertion", "agent", uuid.uuid4().hex, now + KEPT_S, now)
+
+                for together in TOGETHER:
+                    spent = [await _once(use, together) for _ in range(RUNS)]
+                    report(f"replay store{where}, {together} at once", spent)
+    report("a call of a thread", [await _once(call_thread) for _ in range(RUNS)])
 
 
-async def _once(function: Callable[[], Awaitable[None]]) -> float:
+def _in_postgres(url: str) -> UseTable:
+    from proxy.hub.identity.replay_postgres import PostgresUses
+
+    Store(PostgresAddress(url), org="acme", clock=time.time).close()
+    return PostgresUses(lambda: url)
+
+
+async def _once(function: Callable[[], Awaitable[None]], together: int = 1) -> float:
     began_s = time.process_time()
-    for _ in range(USES):
-        await function()
+    for _ in range(USES // together):
+        async with trio.open_nursery() as nursery:
+            for _ in range(together):
+                nursery.start_soon(function)
     return (time.process_time() - began_s) / USES * 1e6
 
 
@@ -203,12 +222,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--against", type=Path, help="a folder with Hawse's code")
     parser.add_argument("--calls", type=int, metavar="N", help="count function calls; list the first N")
+    parser.add_argument("--database", metavar="URL")
     arguments = parser.parse_args()
     if arguments.calls is not None:
         calls_at_hub(arguments.calls)
         return
     at_hubs(arguments.runs, arguments.against)
-    parts()
+    parts(arguments.database)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,16 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 FIRST_S = 1.0
 # Often enough to show that the work goes on.
 EVERY_S = 0.5
+LOGGED_EVERY_S = 1.0
 # Return to the start of the line, and clear it.
 _CLEAR = "\r\033[K"
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress(*, logged: bool = False) -> Iterator[Progress]:
     """Show a line on the terminal with the task, the amount done and the total. It is cleared at the end.
 
-    Nothing is shown if standard error is not a terminal.
+    If standard error is not a terminal, nothing is shown, or a line per second with `logged`.
     """
     on_terminal = sys.stderr.isatty()
     next_s = time.monotonic() + FIRST_S
@@ -32,9 +33,11 @@ def progress() -> Iterator[Progress]:
 
     def show(task: str, done: int, total: int) -> None:
         nonlocal next_s, shown
-        if on_terminal and (now := time.monotonic()) >= next_s:
-            next_s, shown = now + EVERY_S, True
-            click.echo(f"{_CLEAR}{task}: {done} of {total}", nl=False, err=True)
+        if (on_terminal or logged) and (now := time.monotonic()) >= next_s:
+            next_s, shown = now + (EVERY_S if on_terminal else LOGGED_EVERY_S), on_terminal
+            click.echo(
+                f"{_CLEAR if on_terminal else ''}{task}: {done} of {total}", nl=not on_terminal, err=True
+            )
 
     try:
         yield show

@@ -25,6 +25,8 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import check_ca
 from proxy.hub.home.private_files import DataDirError, check_writable, explained, is_there
 from proxy.hub.home.reserve import check_reserve
+from proxy.hub.home.seal_file import SealFile
+from proxy.hub.home.sealed_secrets import check_secrets
 from proxy.hub.home.trails import check_place
 from proxy.hub.restart.pidfile import PidFile
 from proxy.hub.store.engines.errors import StoreUnavailableError
@@ -32,6 +34,7 @@ from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import unusable
 from proxy.hub.store.lineage import ACCEPT, Loss
 from proxy.hub.store.migrations import MigrationError, is_older
+from proxy.hub.store.sealed import read_secrets
 from proxy.hub.store.snapshot import read_trail
 from proxy.hub.store.version import read_is_kept, read_version
 from proxy.process.certificates import remarks_on, summary_of
@@ -69,19 +72,19 @@ def _look_at_folder(config: HubConfig, findings: Findings) -> None:
     address, expected, usable = config.database.address, None, False
     if address is not None and not findings.has_fault_of("database"):
         before = len(findings.faults)
-        accepts = config.database.accept_rollback
-        look = partial(_look_at_postgres, address, data, findings, accepts_loss=accepts)
-        expected = findings.look(look, _KNOWN)
+        expected = findings.look(partial(_look_at_postgres, address, data, config, findings), _KNOWN)
         usable = len(findings.faults) == before
         findings.seen["database"] = "PostgreSQL"
+        findings.seen["sealing key"] = str(config.seal_file)
     there = findings.look(data.check_folder, _KNOWN)
     if not there:
         if there is not None:
             findings.seen["data folder"] = f"{data.path}, which the first start will make"
         return
     findings.look(partial(_check_file, data.lock_file), _KNOWN)
-    findings.look(data.keys.load, _KNOWN)
-    findings.look(data.existing_pepper, _KNOWN)
+    if address is None:
+        findings.look(data.keys.load, _KNOWN)
+        findings.look(data.existing_pepper, _KNOWN)
     findings.look(data.admin.token, _KNOWN)
     if config.tls.certificate is None:
         findings.look(partial(check_ca, data.tls_dir), _KNOWN)
@@ -134,8 +137,8 @@ def _look_at_databases(
     `address` is that of a PostgreSQL that can be used, and `expected` the trail that its store names.
     """
     there = is_there(data.store_file) or is_there(data.address_file)
-    what = "store, trail, keys" if there else "no hub has run there yet"
-    findings.seen["data folder"] = f"{data.path}: {what}"
+    held = "admin token" if in_postgres else "store, trail, keys"
+    findings.seen["data folder"] = f"{data.path}: {held if there else 'no hub has run there yet'}"
     faults = [*faults_of_databases(data, in_postgres=in_postgres)]
     findings.faults.extend(faults)
     if in_postgres:
@@ -156,23 +159,26 @@ def _look_at_databases(
 
 
 def _look_at_postgres(
-    address: PostgresAddress, data: DataDir, findings: Findings, *, accepts_loss: bool
+    address: PostgresAddress, data: DataDir, config: HubConfig, findings: Findings
 ) -> TrailMark | None:
-    """Connect, and read which trail the hub writes; None before it has one.
+    """Connect, open the secrets, and read which trail the hub writes; None before it has one.
 
-    Raises StoreUnavailableError, and DataDirError for the directory of another folder.
+    Raises StoreUnavailableError, and DataDirError for the directory of another hub.
     """
     # Its driver is an extra.
     from proxy.hub.store.engines.postgres import look_at
 
+    file = SealFile(config.seal_file)
     with look_at(address) as connection:
         if connection is None:
+            file.check()
             return None
-        trail, version = read_trail(connection), read_version(connection)
+        found, trail, version = read_secrets(connection), read_trail(connection), read_version(connection)
         applied = noted_applied(data)
         lost = applied is not None and not read_is_kept(connection, applied)
-    check_directory(data, trail)
-    if applied is not None and lost and not accepts_loss:
+    check_directory(data, new=found.missing and trail is None)
+    check_secrets(found, trail, file)
+    if applied is not None and lost and not config.database.accept_rollback:
         findings.refused.append(f"{Loss(applied.number, version.number)}: {ACCEPT}")
     return trail
 

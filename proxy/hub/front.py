@@ -33,9 +33,10 @@ from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.identity.connections import AgentConnections
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay import ReplayedError
+from proxy.hub.identity.replay_store import ReplayStoreUnavailableError
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.own_paths import OwnPaths
-from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
+from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, Arrival, TooManyDialsError
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.relay_auth import WrongClockError
 from proxy.listener.balancers import Balancers
@@ -292,11 +293,32 @@ class Front:
             message = f"too many relays connect at once: retry in {wait_s} s"
             await connection.answer(*_retry_later(message, wait_s))
             return False
+        arrival = self.relays.limit.arrive()
         try:
-            claims, cluster = await self.relays.authenticate(head, self.clock())
+            return await self._accepted(connection, tls, head, known, address, arrival)
+        finally:
+            arrival.settle()
+
+    async def _accepted(
+        self,
+        connection: ServerConnection,
+        tls: TLSStream,
+        head: RequestHead,
+        known: Callable[[], None],
+        address: str,
+        arrival: Arrival,
+    ) -> bool:
+        """Authenticate a relay whose dial was accepted, and serve it; returns as `_tunnel` does."""
+        try:
+            dial = await self.relays.authenticate(head, self.clock(), arrival, address)
         except TooManyDialsError as error:
             self.relays.limit.refund()
             self._turned_away.warning(f"refused a relay: {error}", trio.current_time())
+            await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
+            return False
+        except ReplayStoreUnavailableError as error:
+            # Logged by the store.
+            self.relays.limit.refund()
             await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
             return False
         except (TokenError, ReplayedError) as error:
@@ -312,7 +334,7 @@ class Front:
             await connection.answer(*status_response(401, "", str(error), headers=tuple(headers)))
             return False
         known()
-        await self.relays.serve(connection, tls, claims, cluster, address, self._readiness)
+        await self.relays.serve(connection, tls, dial, self._readiness)
         return True
 
     async def _answer_no_cluster(self, connection: ServerConnection, hosts: ClusterHosts) -> None:

@@ -1,10 +1,10 @@
-"""The resources that a hub holds open: the data folder with its secrets, the store, and the audit trail."""
+"""The resources that a hub holds open: the data folder, its secrets, the store, trail, and used tokens."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 
 import attrs
@@ -28,9 +28,13 @@ from proxy.hub.home.databases import (
 )
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.hub_instances import HubInstances
-from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.keyring import FolderKeyring, KeyRing, KeySource
 from proxy.hub.home.reserve import open_reserve
+from proxy.hub.home.seal_file import SealFile
+from proxy.hub.home.sealed_secrets import SealedKeyring, open_secrets
 from proxy.hub.home.trails import TrailPlace, open_trail
+from proxy.hub.identity.replay_sqlite import SqliteUses
+from proxy.hub.identity.replay_store import ReplayStore, UseTable, open_replay_store
 from proxy.hub.relays.registry import Registry
 from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.hub.store.directory import Directory, open_directory
@@ -41,20 +45,18 @@ from proxy.listener.unauthenticated import network_of
 
 @attrs.frozen
 class Home:
-    """The data folder, held by this process, and the secrets in it."""
+    """The data folder, held by this process."""
 
     data: DataDir
     boot: str
     instances: HubInstances
     instance: InstanceLock
-    pepper: bytes = attrs.field(repr=False)
-    ring: KeyRing
     certificate: Certificate
     revocations: Revocations
 
 
 @asynccontextmanager
-async def open_home(config: HubConfig, registry: Registry, *, replace: bool) -> AsyncIterator[Home]:
+async def open_home(config: HubConfig, *, replace: bool) -> AsyncIterator[Home]:
     """Hold the data folder for the block. With `replace` it is shared with the old hub at first."""
     data = DataDir.open(config.data_dir)
     boot = new_eid()
@@ -63,20 +65,25 @@ async def open_home(config: HubConfig, registry: Registry, *, replace: bool) -> 
     with instances.registered(boot):
         async with open_instance_lock(config, data, boot, replace=replace) as instance:
             check_databases(data, in_postgres=config.database.url is not None)
-            pepper = data.pepper()
-            ring = KeyRing(
-                data, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys
-            )
             certificate = Certificate.open(config, data, time.time)
             with closing(open_reserve(data.reserve_file)) as reserve:
-                yield Home(data, boot, instances, instance, pepper, ring, certificate, Revocations(reserve))
+                yield Home(data, boot, instances, instance, certificate, Revocations(reserve))
+
+
+@attrs.frozen
+class Secrets:
+    """The secrets that a hub cannot make again, from the data folder or from PostgreSQL."""
+
+    pepper: bytes = attrs.field(repr=False)
+    ring: KeyRing
 
 
 @attrs.frozen
 class Records:
-    """The hub's store and its audit trail."""
+    """The hub's store with its secrets, and its audit trail."""
 
     directory: Directory
+    secrets: Secrets
     masks: Masks
     place: TrailPlace
     store: OwnTrail
@@ -88,10 +95,13 @@ class Records:
 
 
 @asynccontextmanager
-async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
-    """Open the store and the trail for the block."""
+async def open_records(config: HubConfig, home: Home, registry: Registry) -> AsyncIterator[Records]:
+    """Open the secrets, the store and the trail for the block; the registry announces new signing keys."""
     masks = Masks(config.audit.mask)
     data, address = home.data, config.database.address
+    ring = partial(KeyRing, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys)
+    # Before the store: once its file is there, the secrets in the folder must be too.
+    in_folder = Secrets(data.pepper(), ring(FolderKeyring(data.keys))) if address is None else None
     shared = home.instance.predecessor is not None
     lineage = None
     if address is not None:
@@ -106,8 +116,8 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
         stale_streams_s=config.database.stale_streams_s,
         lineage=lineage,
     ) as directory:
+        secrets = in_folder or await _open_sealed(config, data, directory, ring)
         if address is not None:
-            check_directory(data, directory.current.trail)
             note_address(data, address)
         expected = directory.current.trail
         place = address or data.audit_file
@@ -129,7 +139,35 @@ async def open_records(config: HubConfig, home: Home) -> AsyncIterator[Records]:
                         watch = DatabaseWatch(directory, lineage, trail.hub, recorder.complete, remember)
                         watch.report()
                         directory.on_change(watch.report)
-                    yield Records(directory, masks, place, store, recorder, trail, watch)
+                    yield Records(directory, secrets, masks, place, store, recorder, trail, watch)
             finally:
                 # After the recorder's last write, and before the directory's.
                 directory.used.note_trail(store.mark)
+
+
+async def _open_sealed(
+    config: HubConfig, data: DataDir, directory: Directory, ring_of: Callable[[KeySource], KeyRing]
+) -> Secrets:
+    """Open the secrets in PostgreSQL; raises DataDirError, StoreUnavailableError."""
+    file = SealFile(config.seal_file)
+    found = directory.current
+    check_directory(data, new=found.trail is None and not found.signing_keys.keys)
+    opened = await directory.change(partial(open_secrets, trail=found.trail, file=file))
+    ring = ring_of(SealedKeyring(directory, file))
+    directory.on_change(ring.follow)
+    return Secrets(opened.pepper, ring)
+
+
+def open_replays(config: HubConfig, home: Home) -> AbstractAsyncContextManager[ReplayStore]:
+    """Open the used one-time tokens, where the store is."""
+    address = config.database.address
+    table: UseTable
+    if address is None:
+        table = SqliteUses(home.data.seen_file)
+    else:
+        # Their driver is an extra, which a hub on SQLite need not have.
+        from proxy.hub.identity.replay_postgres import PostgresUses
+        from proxy.hub.store.engines.postgres import conninfo_of
+
+        table = PostgresUses(partial(conninfo_of, address))
+    return open_replay_store(table)

@@ -15,7 +15,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -57,11 +57,12 @@ from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import Home, Records, open_home, open_records
+from proxy.hub.resources import Home, Records, open_home, open_records, open_replays
 from proxy.hub.restart.instance_lock import InstanceLock
 from proxy.hub.stale_watch import StaleWatch
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.engines.listener import listen
+from proxy.hub.store.local_user import local_token_name
 from proxy.hub.store.store import Store
 from proxy.hub.store.version import CHANNEL
 from proxy.process.drain import PLAIN_S
@@ -94,14 +95,16 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
     # written and closed.
     with ExitStack() as stopping:
         async with (
-            open_home(config, registry, replace=replace) as home,
-            open_records(config, home) as records,
+            open_home(config, replace=replace) as home,
+            open_records(config, home, registry) as records,
         ):
-            with closing(ReplayStore(home.data.seen_file)) as seen:
+            async with open_replays(config, home) as seen:
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
-                await ensure_local_token(home.data, records.directory, home.pepper)
+                local_token = local_token_name(None if config.database.url is None else home.data.hub_id())
+                pepper = records.secrets.pepper
+                await ensure_local_token(home.data, records.directory, pepper, local_token)
                 async with trio.open_nursery() as upkeep:
-                    hub = _Hub(config, home, records, seen, registry, upkeep)
+                    hub = _Hub(config, home, records, seen, registry, upkeep, local_token)
                     front, admin, administration = _start(hub)
                     upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
@@ -123,6 +126,8 @@ class _Hub:
     registry: Registry
     upkeep: trio.Nursery
     """Runs the parts' background tasks until the hub has stopped."""
+    local_token: str
+    """The name of this machine's admin token."""
 
 
 def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
@@ -141,18 +146,19 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
     direct = _start_direct(hub)
     live_relays = LiveRelays(hub.registry, time.time, direct)
     metrics = hub_metrics(directory, live_relays)
-    metrics.register(ReplayCollector(hub.seen))
     if (watch := hub.records.watch) is not None:
         metrics.register(DatabaseCollector(watch))
         start(watch.run_clock)
     calls = _start_calls(hub, direct, metrics)
     front = _start_front(hub, direct, calls, _start_relays(hub, calls))
+    metrics.register(ReplayCollector(hub.seen, front.enrolment))
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
     administration = Administration.of(
         directory=directory,
-        ring=home.ring,
-        pepper=home.pepper,
+        ring=hub.records.secrets.ring,
+        pepper=hub.records.secrets.pepper,
+        local_token=hub.local_token,
         public_url=hub.config.public_url,
         hub_ca=lambda: home.certificate.ca_pem,
         version=VERSION,
@@ -170,7 +176,7 @@ def _start_direct(hub: _Hub) -> DirectRelays:
     """Build the relays in direct mode."""
     directory, recorder, trail = hub.records.directory, hub.records.recorder, hub.records.trail
     return DirectRelays(
-        keys=lambda: hub.home.ring.current,
+        keys=lambda: hub.records.secrets.ring.current,
         issuer=hub.config.public_url,
         new_id=new_eid,
         nursery=hub.upkeep,
@@ -181,7 +187,7 @@ def _start_direct(hub: _Hub) -> DirectRelays:
 
 def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) -> Calls:
     """Build the calls, with their limits and the watch over the trail."""
-    config, ring, records = hub.config, hub.home.ring, hub.records
+    config, ring, records = hub.config, hub.records.secrets.ring, hub.records
     directory, start = records.directory, hub.upkeep.start_soon
     calls = Calls(
         config=config,
@@ -219,14 +225,14 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
         config=hub.config,
         directory=directory,
         registry=hub.registry,
-        keys=lambda: hub.home.ring.current,
+        keys=lambda: hub.records.secrets.ring.current,
         recorder=hub.records.recorder,
         trail=hub.records.trail,
         memory=calls.memory,
         boot=hub.home.boot,
         software=_software(),
         new_id=new_eid,
-        pepper=hub.home.pepper,
+        pepper=hub.records.secrets.pepper,
         replays=hub.seen,
     )
     directory.on_change(relays.end_revoked)
@@ -236,15 +242,16 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
 
 def _start_front(hub: _Hub, direct: DirectRelays, calls: Calls, relays: RelayEndpoint) -> Front:
     """Build the public listener's handler, with the endpoints for tokens and enrolment."""
-    config, home, directory, recorder = hub.config, hub.home, hub.records.directory, hub.records.recorder
+    config, directory, recorder = hub.config, hub.records.directory, hub.records.recorder
+    secrets = hub.records.secrets
     front = Front(
-        certificate=home.certificate,
+        certificate=hub.home.certificate,
         calls=calls,
         relays=relays,
         tokens=TokenEndpoint(
             directory=directory,
-            keys=lambda: home.ring.current,
-            pepper=home.pepper,
+            keys=lambda: secrets.ring.current,
+            pepper=secrets.pepper,
             issuer=config.public_url,
             record=recorder.complete,
             clock=time.time,
@@ -255,7 +262,7 @@ def _start_front(hub: _Hub, direct: DirectRelays, calls: Calls, relays: RelayEnd
             audit_debt=calls.limits.audit_debt,
             state_of=partial(cluster_state, registry=hub.registry, direct=direct),
         ),
-        enrolment=EnrolmentEndpoint(directory, home.pepper, config.public_url, recorder, time.time),
+        enrolment=EnrolmentEndpoint(directory, secrets.pepper, config.public_url, recorder, time.time),
         recorder=recorder,
         trail=hub.records.trail,
         clock=time.time,
@@ -269,17 +276,17 @@ async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelSc
 
     From then on this hub maintains the data folder. Returns the scope of the tasks that do.
     """
-    home, directory = hub.home, hub.records.directory
+    home, directory, ring = hub.home, hub.records.directory, hub.records.secrets.ring
     if await home.instance.pause_old_hub():
         # The old hub may have rotated the keys while this one prepared.
-        home.ring.reload()
+        ring.reload()
     # After the pause, because the old hub may have added revocations until then.
     await repeat_revocations(home.revocations, home.revocations.left(), administration, hub.records.recorder)
     write_admin_endpoint = partial(write_endpoint, hub.config, home.data, home.certificate.chain)
     # Started after the pause: these tasks overwrite the folder's files with what this hub has read.
     keeping = trio.CancelScope()
     tasks: list[Callable[[], Awaitable[None]]] = [
-        home.ring.run,
+        ring.run,
         partial(home.certificate.keep_current, write_admin_endpoint),
         home.certificate.warn_of_expiry,
         partial(note_relays_seen, hub.registry, directory, USE_WRITTEN_EVERY_S),

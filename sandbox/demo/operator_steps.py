@@ -132,5 +132,5 @@ OPERATOR_STEPS = (
     Step("denied", "RBAC allows it, the policy does not: rule, reason, contact", denied),
     Step("lock", "the hub ends the open exec and refuses the next call", lock),
     Step("unlock", "the agent's key is still good", unlock),
-    Step("trail", "calls, denials and the operator's own actions, in one file", trail),
+    Step("trail", "calls, denials and the operator's own actions", trail),
 )

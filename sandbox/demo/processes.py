@@ -109,7 +109,14 @@ class Daemons:
         for daemon in self._running:
             daemon.check()
 
-    def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Daemon:
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        cwd: Path | None = None,
+    ) -> Daemon:
         """Start a process in its own session, so that a Ctrl-C reaches only the demo."""
         log = self._folder / f"{name}.log"
         # A signal in the middle of a start would leak the process. The child must not inherit the blocked
@@ -121,6 +128,7 @@ class Daemons:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
+                cwd=cwd,
                 start_new_session=True,
                 preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
             )

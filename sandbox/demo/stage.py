@@ -20,6 +20,7 @@ from sandbox.demo.cluster import (
     manifests,
     prepared,
 )
+from sandbox.demo.database import new_postgres
 from sandbox.demo.processes import Daemon, Daemons, DemoError, free_port, say
 from sandbox.demo.program import Program
 from sandbox.demo.scene import Scene
@@ -41,11 +42,15 @@ class Stage:
 
 
 @contextlib.contextmanager
-def running(folder: Path, cluster: Path | None, port: int) -> Iterator[Stage]:
-    """Start everything in `folder`, on the sandbox or the cluster of a kubeconfig, and stop it on leaving."""
+def running(folder: Path, cluster: Path | None, port: int, *, postgres: bool = False) -> Iterator[Stage]:
+    """Start everything in `folder`, on the sandbox or the cluster of a kubeconfig, and stop it on leaving.
+
+    `postgres`: the hub's database is a PostgreSQL that runs beside it.
+    """
     for part in ("agent", "relay"):
         (folder / part).mkdir(mode=0o700)
     with ExitStack() as stack:
+        database = stack.enter_context(new_postgres()) if postgres else None
         if cluster is not None:
             say(f"looking at the cluster of {cluster} ...")
             Administrator(cluster).check(NAMESPACE, RELAY_NAMESPACE)
@@ -62,8 +67,12 @@ def running(folder: Path, cluster: Path | None, port: int) -> Iterator[Stage]:
             cluster = folder / "cluster" / "admin.kubeconfig"
         administrator = Administrator(cluster)
 
+        database_url = None
+        if database is not None:
+            say("starting PostgreSQL ...")
+            database_url = database.start(daemons)
         say("starting the hub ...")
-        hub_url, config = _start_hub(daemons, folder, port)
+        hub_url, config = _start_hub(daemons, folder, port, database_url)
         operator = Program(("hawse",), {"HAWSE_HUB_CONFIG": str(config)})
 
         say("enrolling a team, a cluster and an agent ...")
@@ -107,7 +116,7 @@ def _kubectl(home: Path) -> Program:
     )
 
 
-def _start_hub(daemons: Daemons, folder: Path, preferred: int) -> tuple[str, Path]:
+def _start_hub(daemons: Daemons, folder: Path, preferred: int, database_url: str | None) -> tuple[str, Path]:
     port, admin_port = free_port(preferred), free_port(preferred and preferred + 1)
     config = folder / "hub.toml"
     config.write_text(
@@ -116,6 +125,7 @@ def _start_hub(daemons: Daemons, folder: Path, preferred: int) -> tuple[str, Pat
         f'listen = "127.0.0.1:{port}"\n'
         f'data_dir = "{folder / "hub"}"\n'
         f'[admin]\nlisten = "127.0.0.1:{admin_port}"\n'
+        + (f'[database]\nurl = "{database_url}"\n' if database_url is not None else "")
     )
     daemons.start("hub", ["hawse", "hub", "--config", str(config)]).wait_for("hub is ready")
     return f"https://127.0.0.1:{port}", config

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from audit.errors import AnotherTrail, AuditUnavailable
 from audit.reader import AuditReader
-from audit.record import Event, encode
+from audit.record import encode
 from audit.store import AuditStore
 from tests.audit.events import call
-from tests.audit.trails import append_whole, bodies
+from tests.audit.trails import append_whole, bodies, old_file
 
 
 @pytest.mark.parametrize("statement", ["UPDATE events SET body = 'x'", "DELETE FROM events"])
@@ -56,18 +56,6 @@ def test_the_indices_of_earlier_versions_go(path: Path) -> None:
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
     connection.close()
     assert names == set()
-
-
-def old_file(path: Path, events: list[Event]) -> None:
-    """Make a trail of the first version, with whole events."""
-    AuditStore(path).close()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DROP TABLE common_parts")
-        connection.execute("ALTER TABLE events DROP COLUMN common")
-        connection.execute("PRAGMA user_version = 1")
-        connection.commit()
-    for event in events:
-        append_whole(path, event)
 
 
 def test_a_trail_of_before_is_read_and_gone_on_with(path: Path) -> None:

@@ -125,3 +125,15 @@ def append_whole(path: Path, event: Event) -> None:
         columns = "eid, phase, kind, ts_us, agent, cluster, body"
         connection.execute(f"INSERT INTO events ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         connection.commit()
+
+
+def old_file(path: Path, events: list[Event]) -> None:
+    """Make a trail of the first version, with whole events."""
+    AuditStore(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE common_parts")
+        connection.execute("ALTER TABLE events DROP COLUMN common")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    for event in events:
+        append_whole(path, event)

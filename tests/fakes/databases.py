@@ -35,15 +35,6 @@ def run(location: Location, *statements: str) -> list[tuple[object, ...]]:
     return rows
 
 
-def lose(location: Location, *, back_to: Version) -> None:
-    """Bring a directory back to an earlier version, as a failover to a standby that was behind does."""
-    run(
-        location,
-        f"delete from versions where version > {back_to.number}",
-        f"update directory set version = {back_to.number}, nonce = '{back_to.nonce}'",
-    )
-
-
 @contextmanager
 def full_disk() -> Iterator[None]:
     """No file may grow, so that SQLite meets what it does on a full disk; reads go on."""
@@ -53,6 +44,15 @@ def full_disk() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def lose(location: Location, *, back_to: Version) -> None:
+    """Bring a directory back to an earlier version, as a failover to a standby that was behind does."""
+    run(
+        location,
+        f"delete from versions where version > {back_to.number}",
+        f"update directory set version = {back_to.number}, nonce = '{back_to.nonce}'",
+    )
 
 
 @attrs.define(eq=False)
@@ -80,7 +80,7 @@ class StoreInPostgres:
         with self._engine.begin() as connection:
             # Without triggers, which would write rows.
             connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
-            for table in reversed(t.metadata.sorted_tables):
+            for table in (*t.only_in_postgres.sorted_tables, *reversed(t.metadata.sorted_tables)):
                 connection.execute(sa.delete(table))
             for table, rows in self._first.items():
                 connection.execute(sa.insert(table), rows)

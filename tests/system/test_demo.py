@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.demo.script import STEPS
+from tests.postgres import required_binaries
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -121,12 +123,20 @@ def test_a_step_that_goes_wrong_is_told_and_fails_the_demo_which_stays_up(tmp_pa
     assert left_behind(tmp_path / "demo") == []
 
 
-def test_ctrl_c_ends_it_and_an_exec_that_is_open(tmp_path: Path) -> None:
-    process = start(tmp_path / "demo", "-c", HELD)
+def test_ctrl_c_ends_it_with_its_postgresql_and_an_exec_that_is_open(tmp_path: Path) -> None:
+    required_binaries()
+    process = start(tmp_path / "demo", "-c", HELD, "--database", "postgres")
     lines = read_until(process, "at work")
+    config = (tmp_path / "demo" / "hub.toml").read_text()
+    databases = Path(re.findall(r'^url = ".*\?host=(.*)"', config, re.MULTILINE)[0])
+    servers = left_behind(databases)
     # The demo alone: in a terminal others get it as well, and end more easily.
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 128 + signal.SIGINT, "".join([*lines, out])
     assert "make demo: interrupted" in out
+    assert re.fullmatch(r"PostgreSQL \d+\S* from /\S+\n", lines[0])
+    assert servers != []
     assert left_behind(tmp_path / "demo") == []
+    assert left_behind(databases) == []
+    assert not databases.exists()

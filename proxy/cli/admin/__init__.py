@@ -9,7 +9,7 @@ import click
 from proxy.cli.admin import agent, federation, relay, session, team, token
 from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.cluster import commands as cluster_commands
-from proxy.cli.admin.hub import audit, backup, database, keys
+from proxy.cli.admin.hub import audit, backup, database, keys, migrate
 from proxy.cli.admin.hub import commands as hub_commands
 from proxy.cli.admin.policy import commands as policy_commands
 
@@ -55,5 +55,6 @@ for command in (
     database.database,
     backup.backup,
     backup.restore,
+    migrate.migrate,
 ):
     admin.add_command(command)

@@ -25,7 +25,7 @@ from proxy.cli.output import (
     texts,
     yes_option,
 )
-from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
+from proxy.hub.store.local_user import is_local_token_name
 from proxy.hub.store.roles import MEANINGS, Role
 from proxy.process.suggestions import did_you_mean
 
@@ -153,8 +153,8 @@ def remove_token(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
     confirm(f"Remove token {name}? All its users are refused at once", yes=yes)
     gone = reach.client().delete("tokens", name)
     print_change(gone, f"removed token {name}: it no longer works", as_json=as_json)
-    if name == LOCAL_TOKEN_NAME:
-        say("it was this machine's own token; the hub makes a new one when it starts: hawse hub --replace")
+    if is_local_token_name(name):
+        say("it was a machine's own token; the hub makes a new one when it starts: hawse hub --replace")
 
 
 def _expires(row: Object) -> str:

@@ -36,7 +36,7 @@ _VERBS = (
     *("post", "put", "head", "options"),
 )
 # Recorded by commands that run on the hub's machine without the hub (proxy.cli.audit.local_events).
-_LOCAL_VERBS = ("backup", "restore")
+_LOCAL_VERBS = ("backup", "migrate", "restore")
 _SLUG = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _RESOURCE = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}(?:/[a-z0-9][-a-z0-9/]{0,252})?")
 _STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)")

@@ -108,7 +108,9 @@ class _Endpoints:
         self._recorder = recorder
         self._metrics = metrics
         self._clock = clock
-        self._operators = Operators(administration.directory, administration.pepper, clock)
+        self._operators = Operators(
+            administration.directory, administration.pepper, clock, administration.local_token
+        )
         # A separate thread for the reserve: the shared ones may all be waiting for a resolver.
         self._reserve_thread = trio.CapacityLimiter(1)
 

@@ -86,7 +86,7 @@ def backup(data_dir: Path, archive: Path) -> None:
         if is_there(DataDir(data_dir).address_file):
             raise BackupError(
                 f"the teams, agents and clusters of {data_dir} are in PostgreSQL: back that up with pg_dump, "
-                "and copy keys/, pepper, tls/ and database of the folder with it"
+                "and copy the sealing key (seal.key in the folder, or database.seal_file) and tls/"
             )
         if not is_there(data_dir / "hub.db"):
             raise BackupError(

@@ -69,18 +69,19 @@ class LiveRelays:
         return sorted([*tunnels, *self.direct.here()], key=lambda info: (info.cluster, info.instance))
 
 
-async def ensure_local_token(data: DataDir, directory: Directory, pepper: bytes) -> None:
-    """Make the token that `hawse admin` reads in the data folder, unless that file holds the token `local`.
+async def ensure_local_token(
+    data: DataDir, directory: Directory, pepper: bytes, name: str = LOCAL_TOKEN_NAME
+) -> None:
+    """Make the token that `hawse admin` reads in the data folder, unless that file holds it already.
 
-    Any other token in the file is replaced, because requests with the token `local` count as this machine's
-    users.
+    Any other token in the file is replaced, because requests with this token count as this machine's users.
     """
     token = data.admin.token()
     known = None if token is None else directory.current.admin_tokens_by_hash.get(hash_key(token, pepper))
-    if known is not None and known.name == LOCAL_TOKEN_NAME and known.role is Role.ADMIN:
+    if known is not None and known.name == name and known.role is Role.ADMIN:
         return
     digest = hash_key(data.admin.make_token(), pepper)
-    await directory.change(lambda store: store.put_local_token(digest))
+    await directory.change(lambda store: store.put_local_token(digest, name))
 
 
 def write_endpoint(config: HubConfig, data: DataDir, certificate: Path) -> None:

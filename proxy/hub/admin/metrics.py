@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from proxy.hub.calls.database_watch import DatabaseWatch
 from proxy.hub.calls.trail_watch import TrailWatch
+from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Directory
@@ -89,10 +90,11 @@ class MemoryCollector(Collector):
 
 
 class ReplayCollector(Collector):
-    """Counts the uses of one-time tokens that a restart would forget."""
+    """Counts the one-time tokens and codes whose use could not be written."""
 
-    def __init__(self, store: ReplayStore) -> None:
+    def __init__(self, store: ReplayStore, enrolment: EnrolmentEndpoint) -> None:
         self._store = store
+        self._enrolment = enrolment
 
     def describe(self) -> Iterator[Metric]:
         """Name the metrics without reading anything, so that registering does not collect."""
@@ -100,8 +102,9 @@ class ReplayCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read the counter."""
-        text = "Uses of one-time tokens that could not be written to seen.db."
-        yield CounterMetricFamily("hawse_seen_unwritten", text, self._store.unwritten)
+        text = "One-time tokens and enrolment codes whose use could not be written."
+        unwritten = self._store.unwritten + self._enrolment.unwritten
+        yield CounterMetricFamily("hawse_seen_unwritten", text, unwritten)
 
 
 class ConnectionsCollector(Collector):

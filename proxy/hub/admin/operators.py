@@ -17,7 +17,7 @@ from proxy.hub.admin.actions.answers import time_text
 from proxy.hub.admin.actions.verb import Endpoint
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import AdminToken
-from proxy.hub.store.local_user import LOCAL_TOKEN_NAME, USER_HEADER, is_user, local_actor
+from proxy.hub.store.local_user import USER_HEADER, is_user, local_actor
 from proxy.hub.store.roles import listed
 
 # In the scope's state: a function, called with the id of a request's valid token, or with None.
@@ -45,6 +45,8 @@ class Operators:
     directory: Directory
     pepper: bytes = attrs.field(repr=False)
     clock: Callable[[], float]
+    local_token: str
+    """The name of this machine's token."""
 
     def admit(self, request: Request, endpoint: Endpoint) -> Actor:
         """Return the operator as the trail names it; raises RefusedError."""
@@ -70,7 +72,7 @@ class Operators:
                 f"{endpoint.resource}: that takes the role {listed(endpoint.role.holders)}"
             )
             raise RefusedError(403, "forbidden", message, actor)
-        if token.name == LOCAL_TOKEN_NAME:
+        if token.name == self.local_token:
             return _with_user(actor, request.headers.getlist(USER_HEADER))
         return actor
 

@@ -17,6 +17,7 @@ import attrs
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.hub.home.hosts import ClusterHosts
+from proxy.hub.home.seal_file import fault_of_seal_file
 from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_postgres_url
 from proxy.hub.store.lease.snapshot_age import STALE_S, STALE_STREAMS_S
 from proxy.listener.balancers import Balancers
@@ -83,6 +84,8 @@ class DatabaseConfig:
     """How long the hub begins calls by what the database has last confirmed. For SQLite too."""
     stale_streams_s: int = STALE_STREAMS_S
     """The same for calls that run."""
+    seal_file: Path | None = None
+    """The keys that the secrets in PostgreSQL are sealed with; None: `seal.key` in the data folder."""
 
     @property
     def address(self) -> PostgresAddress | None:
@@ -226,6 +229,11 @@ class HubConfig:
         return host
 
     @property
+    def seal_file(self) -> Path:
+        """The file of the sealing keys, for a directory in PostgreSQL."""
+        return self.database.seal_file or self.data_dir / "seal.key"
+
+    @property
     def hosts(self) -> ClusterHosts | None:
         """The hosts of the clusters, if they have any."""
         return None if self.cluster_hosts is None else ClusterHosts.of(self.cluster_hosts)
@@ -342,13 +350,23 @@ def _check_staleness(database: DatabaseConfig) -> list[str]:
 def _check_database(database: DatabaseConfig) -> list[str]:
     file = database.password_file
     if database.url is None:
-        stated = {"password_file": file is not None, "accept_rollback": database.accept_rollback}
+        stated = {
+            "password_file": file is not None,
+            "accept_rollback": database.accept_rollback,
+            "seal_file": database.seal_file is not None,
+        }
         return [f"database.{name}: goes with database.url only" for name, given in stated.items() if given]
     fault = fault_of_postgres_url(database.url)
     if fault is not None:
         return [f"database.url: {fault}"]
+    faults = []
     fault = None if file is None else _fault_of_file(file)
-    return [] if fault is None else [f"database.password_file: {fault}"]
+    if fault is not None:
+        faults.append(f"database.password_file: {fault}")
+    fault = None if database.seal_file is None else fault_of_seal_file(database.seal_file)
+    if fault is not None:
+        faults.append(f"database.seal_file: {fault}")
+    return faults
 
 
 def _check_agents(agents: Mapping[str, AgentLimitsConfig]) -> list[str]:

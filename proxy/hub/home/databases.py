@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 
-from audit.store import TrailMark
 from proxy.hub.home.datadir import RESTORING, DataDir
 from proxy.hub.home.private_files import DataDirError, is_there, read_private, write_private
 from proxy.hub.store.engines.postgres_address import PostgresAddress
@@ -20,11 +20,32 @@ DATABASE_BYTES_MIN = 512
 _MISSING = "missing"
 
 
+@attrs.frozen
+class Move:
+    """When the databases of a folder were copied into PostgreSQL, and where to."""
+
+    day: str
+    address: PostgresAddress
+
+
+def move_file(data: DataDir) -> Path:
+    """Return the file that says that the folder was moved."""
+    return data.path / "moved"
+
+
 def note_address(data: DataDir, address: PostgresAddress) -> None:
     """Write where the directory is, for the commands that work on this folder."""
+    write_private(data.address_file, json.dumps(_noted(address)).encode() + b"\n")
+
+
+def note_move(data: DataDir, move: Move) -> None:
+    """Write that the folder's own databases are no longer in use."""
+    write_private(move_file(data), json.dumps({"day": move.day, **_noted(move.address)}).encode() + b"\n")
+
+
+def _noted(address: PostgresAddress) -> dict[str, str | None]:
     file = address.password_file
-    noted = {"url": address.url, "password_file": None if file is None else str(file.absolute())}
-    write_private(data.address_file, json.dumps(noted).encode() + b"\n")
+    return {"url": address.url, "password_file": None if file is None else str(file.absolute())}
 
 
 def noted_address(data: DataDir) -> PostgresAddress | None:
@@ -32,11 +53,31 @@ def noted_address(data: DataDir) -> PostgresAddress | None:
     if not is_there(data.address_file):
         return None
     try:
-        noted = read_json(read_private(data.address_file))
-        file = noted["password_file"]
-        return PostgresAddress(str(noted["url"]), None if file is None else Path(file))
+        return _address_in(read_json(read_private(data.address_file)))
     except (ValueError, KeyError, TypeError) as error:
         raise DataDirError(f"{data.address_file}: damaged; start the hub again") from error
+
+
+def noted_move(data: DataDir) -> Move | None:
+    """Return when and where to the folder was moved; None if its own databases are in use.
+
+    Raises DataDirError.
+    """
+    file = move_file(data)
+    if not is_there(file):
+        return None
+    try:
+        noted = read_json(read_private(file))
+        return Move(str(noted["day"]), _address_in(noted))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataDirError(
+            f"{file}: damaged; remove it to start on {data.store_file}, as it was before the move"
+        ) from error
+
+
+def _address_in(noted: Any) -> PostgresAddress:
+    file = noted["password_file"]
+    return PostgresAddress(str(noted["url"]), None if file is None else Path(file))
 
 
 def note_applied(data: DataDir, version: Version) -> None:
@@ -58,16 +99,13 @@ def noted_applied(data: DataDir) -> Version | None:
         ) from error
 
 
-def check_directory(data: DataDir, trail: TrailMark | None) -> None:
-    """Raise DataDirError if the directory in PostgreSQL, which names `trail`, is not this folder's."""
-    if not is_there(data.address_file):
-        if trail is not None:
-            raise DataDirError(
-                "a hub with another data folder has run on the database of database.url: stop it, and "
-                f"copy keys/, pepper, tls/ and {data.address_file.name} of that folder to {data.path}"
-            )
-    elif trail is None and is_there(data.admin.endpoint_file):
-        # The hub accepts a trail before it writes that file.
+def check_directory(data: DataDir, *, new: bool) -> None:
+    """Raise DataDirError if the directory in PostgreSQL is `new`, and this folder's hub has run on another.
+
+    A directory of another hub does not open with this one's sealing key (proxy/hub/home/sealed_secrets.py).
+    """
+    if new and is_there(data.address_file) and is_there(data.admin.endpoint_file):
+        # The hub has its secrets before it writes that file.
         raise DataDirError(
             "no hub has run on the database of database.url, though this one has run before: correct "
             "database.url, restore a backup of the database, "
@@ -87,10 +125,17 @@ def faults_of_databases(data: DataDir, *, in_postgres: bool = False) -> Iterator
     `in_postgres`: the configuration names a database of PostgreSQL. A missing trail is not reported here:
     only the store knows whether one must exist.
     """
-    if in_postgres and is_there(data.store_file):
+    moved = noted_move(data)
+    if in_postgres and moved is None and is_there(data.store_file):
         yield (
             f"{data.store_file} has this hub's teams, agents and clusters, but database.url names "
             "another database: leave that out, or move the file away to begin with none of them"
+        )
+    elif not in_postgres and moved is not None:
+        yield (
+            f"this hub was moved to PostgreSQL on {moved.day}: set database.url to "
+            f"{json.dumps(moved.address.url)}; to go back to {data.store_file}, without what has changed "
+            f"since, remove {move_file(data)} and {data.address_file}"
         )
     elif not in_postgres and is_there(data.address_file):
         yield (

@@ -1,16 +1,20 @@
 """The hub's data folder: signing keys, pepper, certificates, the first admin token and both databases.
 
 The folder is 0700 and each file 0600, made so from its first byte. Losing the signing keys or the pepper
-loses every agent and relay; `hawse admin backup` copies all of it.
+loses every agent and relay; `hawse admin backup` copies all of it. A hub on PostgreSQL has the directory, the
+trail, the signing keys and the pepper there, and `seal.key` in the folder.
 
     hub.lock            held by the hub that listens; another hub starts only by replacing it
     hub.sock            the restart socket, for the handover to a replacing hub
     boots/              a locked file for each running hub, draining ones included
     hub.db              teams, agents, clusters, keys            audit.db   the audit trail
-    database            instead of hub.db: where these are in PostgreSQL
+    database            with PostgreSQL: where that is
+    moved               hub.db and audit.db were copied into PostgreSQL, and are no longer in use
     applied             the version of the directory in PostgreSQL that the hub has applied
+    seal.key            with PostgreSQL: the keys that open its secrets (proxy/hub/home/seal_file.py)
+    hub-id              with PostgreSQL: the name of this folder's hub among others
     reserve             space for revocations while the disk is full (proxy/hub/home/reserve.py)
-    seen.db             the one-time tokens that were used (proxy/hub/identity/replay_store.py)
+    seen.db             the one-time tokens that were used (proxy/hub/identity/replay_sqlite.py)
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
     keys/succession     the rotation statements, oldest first (auth/key_rotation.py)
     pepper              32 bytes that key the stored hashes
@@ -30,6 +34,7 @@ from pathlib import Path
 
 import attrs
 
+from auth.apikey import PEPPER_BYTES
 from proxy.hub.home.folder_lock import FolderLock, take_lock
 from proxy.hub.home.local_admin import LocalAdmin
 from proxy.hub.home.private_files import (
@@ -42,8 +47,8 @@ from proxy.hub.home.private_files import (
     write_private,
 )
 from proxy.hub.home.signing_keys import KeyFolder
+from proxy.hub.store.local_user import HUB_ID
 
-PEPPER_BYTES = 32
 # Prefix of the folder in which a restore unpacks. An interrupted restore leaves it behind.
 RESTORING = ".restore-"
 
@@ -101,11 +106,6 @@ class DataDir:
         return self.path / "applied"
 
     @property
-    def _has_run(self) -> bool:
-        """Whether a hub has run here, so that its secrets must exist."""
-        return is_there(self.store_file) or is_there(self.address_file)
-
-    @property
     def audit_file(self) -> Path:
         return self.path / "audit.db"
 
@@ -124,7 +124,7 @@ class DataDir:
     @property
     def keys(self) -> KeyFolder:
         """The signing keys."""
-        return KeyFolder(self.keys_dir, lambda: self._has_run)
+        return KeyFolder(self.keys_dir, lambda: is_there(self.store_file))
 
     @property
     def admin(self) -> LocalAdmin:
@@ -138,6 +138,19 @@ class DataDir:
     @property
     def _pepper_file(self) -> Path:
         return self.path / "pepper"
+
+    def hub_id(self) -> str:
+        """Return the id of this folder's hub among those on one directory, making it at the first start.
+
+        Raises DataDirError.
+        """
+        file = self.path / "hub-id"
+        if not is_there(file):
+            write_private(file, secrets.token_hex(4).encode("ascii") + b"\n")
+        hub_id = read_private(file).decode("ascii", "replace").strip()
+        if HUB_ID.fullmatch(hub_id) is None:
+            raise DataDirError(f"{file}: damaged; remove it, and start the hub again for a new id")
+        return hub_id
 
     @property
     def lock_file(self) -> Path:
@@ -177,7 +190,7 @@ class DataDir:
         """Load the pepper; None before the first start has made it. Raises DataDirError."""
         file = self._pepper_file
         if not is_there(file):
-            if not self._has_run:
+            if not is_there(self.store_file):
                 return None
             raise DataDirError(
                 f"{file} is missing, though this hub has run before: restore a backup, "

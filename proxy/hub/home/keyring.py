@@ -1,54 +1,109 @@
 """The hub's signing keys while it runs: rotation, and the removal of old keys.
 
-A new key signs at once, without an interruption: before its first token, relays get a statement about it that
-the old key has signed (auth/key_rotation.py), and the hub accepts both keys. The old key is removed after
-OVERLAP_S, when all tokens that it signed have expired. Its statement stays, so that a relay enrolled under
-the old key can follow the rotations.
+A rotation has two steps. First the new key is published: all hubs that use these keys verify by it. Then it
+is active: the old key signs a statement about it (auth/key_rotation.py), relays get that before the first
+token of the new key, and all hubs accept both keys. So a token that one hub signs is known to all others. A
+crash between the steps leaves a published key, which a later start makes active.
+
+The old key is removed after OVERLAP_S, when all tokens that it signed have expired. Its statement stays, so
+that a relay enrolled under the old key can follow the rotations.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import NoReturn
+from functools import partial
+from typing import NoReturn, Protocol, TypeAlias
 
+import attrs
 import trio
 
 from auth.assertion import LIFETIME_S
 from auth.jws import TokenError
 from auth.key_rotation import ROTATIONS_MAX, KeyRotation, issue_rotation, read_rotation
-from auth.keys import KeySet, SigningKey
-from proxy.hub.home.datadir import DataDir
+from auth.keys import SigningKey
 from proxy.hub.home.private_files import DataDirError
-from proxy.hub.home.signing_keys import SigningKeys
+from proxy.hub.home.signing_keys import KeyFolder
 from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.signing_keys import KeyState, SigningKeys
 
 # Twice the lifetime of a token: the second half covers clock differences and suspended processes.
 OVERLAP_S = 2.0 * LIFETIME_S
-# How often to check for expired keys.
+# How often to check for expired keys, and for a published key that a crash has left.
 LOOK_S = 5.0
 
+Step: TypeAlias = Callable[[SigningKeys], SigningKeys]
+
 _log = logging.getLogger("hawse.hub.keys")
+
+
+class KeySource(Protocol):
+    """Where the keys of a ring are kept."""
+
+    def read(self) -> SigningKeys:
+        """Return the keys that are there; raises DataDirError."""
+        ...
+
+    async def change(self, *steps: Step) -> SigningKeys:
+        """Make each step when all hubs that use these keys have the one before, and return the result.
+
+        Raises StoreUnavailableError; the steps before may have been made. Cancelled while it waits for
+        another change, the rest is not made; a step that has begun runs to its end.
+        """
+        ...
+
+
+class FolderKeyring:
+    """The keys in a data folder, which one hub uses: all steps are one change."""
+
+    def __init__(self, folder: KeyFolder) -> None:
+        self._folder = folder
+        # One change of the folder at a time.
+        self._limiter = trio.CapacityLimiter(1)
+
+    def read(self) -> SigningKeys:
+        """Return the keys, making the first one at the first start; raises DataDirError."""
+        return self._folder.load_or_make()
+
+    async def change(self, *steps: Step) -> SigningKeys:
+        """Make the steps, and return the result; raises StoreUnavailableError."""
+        try:
+            # Not abandoned on cancellation: the folder and the keys in use must not differ.
+            return await trio.to_thread.run_sync(partial(self._change, *steps), limiter=self._limiter)
+        except DataDirError as error:
+            raise StoreUnavailableError(str(error)) from error
+
+    def _change(self, *steps: Step) -> SigningKeys:
+        keys = self._folder.load_or_make()
+        for step in steps:
+            keys = step(keys)
+        return self._folder.store(keys)
 
 
 class KeyRing:
     """The keys of one hub; `on_rotation` is called, without a checkpoint, as soon as a new key signs."""
 
     def __init__(
-        self, data: DataDir, *, issuer: str, clock: Callable[[], float], on_rotation: Callable[[], None]
+        self, source: KeySource, *, issuer: str, clock: Callable[[], float], on_rotation: Callable[[], None]
     ) -> None:
-        """Load the keys, making the first one at the first start; raises DataDirError."""
-        self._data = data
+        """Read the keys; raises DataDirError."""
+        self._source = source
         self._issuer = issuer
         self._clock = clock
         self._on_rotation = on_rotation
-        # One change of the folder at a time.
-        self._limiter = trio.CapacityLimiter(1)
-        self.current = self._committed(data.keys.load_or_make())
+        self.current = source.read()
 
     def reload(self) -> None:
         """Read the keys again, because another hub may have changed them; raises DataDirError."""
-        self.current = self._committed(self._data.keys.load_or_make())
+        self._replace(self._source.read())
+
+    def follow(self) -> None:
+        """Read the keys again after a change of the directory. Keys that do not open change nothing."""
+        try:
+            self.reload()
+        except DataDirError as error:
+            _log.error("cannot use the signing keys that another hub has changed: %s", error)
 
     def retiring(self) -> dict[str, int]:
         """The keys that only verify, each with the time of its removal (epoch seconds)."""
@@ -62,21 +117,30 @@ class KeyRing:
     async def rotate(self) -> str:
         """Sign with a new key from now on, and return the `kid` of the old one.
 
-        Raises StoreUnavailableError, and then the old key still signs. Cancelled while it waits for another
-        change, nothing has changed; once begun it runs to its end.
+        Raises StoreUnavailableError. Then, and when this is cancelled while it waits for another change, the
+        old key still signs; if the new one was published by then, `run` makes it active.
         """
-        before = await self._change(self._rotated)
-        _log.warning("the hub signs with key %s from now on", self.current.active.kid)
-        return before.active.kid
+        await self._change(self._published, self._activated)
+        # The last statement is the one of this rotation.
+        return self._statements(self.current)[-1].signer
+
+    async def activate(self) -> None:
+        """Sign with the published key, if there is one; raises StoreUnavailableError."""
+        if self.current.published is not None:
+            await self._change(self._activated)
 
     async def run(self) -> NoReturn:
-        """Drop expired keys; a folder that cannot be written is logged and tried again."""
+        """Drop expired keys, and finish rotations; a failure is logged and tried again."""
         while True:
             await trio.sleep(LOOK_S)
-            try:
-                await self.drop_retired()
-            except StoreUnavailableError as error:
-                _log.error("cannot drop an expired signing key: %s", error)
+            for finish, what in (
+                (self.activate, "sign with a published key"),
+                (self.drop_retired, "drop an expired signing key"),
+            ):
+                try:
+                    await finish()
+                except StoreUnavailableError as error:
+                    _log.error("cannot %s: %s", what, error)
 
     async def drop_retired(self) -> None:
         """Drop the keys whose tokens have all expired, from the folder too; raises StoreUnavailableError."""
@@ -85,51 +149,42 @@ class KeyRing:
             await self._change(self._pruned)
             _log.info("dropped signing key %s: all its tokens have expired", ", ".join(gone))
 
-    async def _change(self, change: Callable[[SigningKeys], SigningKeys]) -> SigningKeys:
-        """Make a change, and return the keys as they were before it."""
-        async with self._limiter:
-            keys = change(self.current)
-            try:
-                # Not abandoned on cancellation: the folder and the keys in use must not differ.
-                await trio.to_thread.run_sync(self._data.keys.store, keys)
-            except DataDirError as error:
-                raise StoreUnavailableError(str(error)) from error
-            before, self.current = self.current, keys
-            if before.active.kid != keys.active.kid:
-                self._on_rotation()
-            return before
+    async def _change(self, *steps: Step) -> None:
+        self._replace(await self._source.change(*steps))
 
-    def _rotated(self, keys: SigningKeys) -> SigningKeys:
-        now, new = self._clock(), SigningKey.generate()
+    def _replace(self, keys: SigningKeys) -> None:
+        before, self.current = self.current, keys
+        if before.active.kid != keys.active.kid:
+            _log.warning("the hub signs with key %s from now on", keys.active.kid)
+            self._on_rotation()
+
+    def _published(self, keys: SigningKeys) -> SigningKeys:
+        if keys.published is not None:
+            # A rotation that was cut short, or one of another hub, is finished instead.
+            return keys
+        new = SigningKey.generate()
+        return attrs.evolve(keys, all=(*keys.all, new), published=new)
+
+    def _activated(self, keys: SigningKeys) -> SigningKeys:
+        new, now = keys.published, self._clock()
+        if new is None:
+            # Another hub has done it.
+            return keys
         statement = issue_rotation(
             keys.active, issuer=self._issuer, successor=new.public, now=now, retires_at=now + OVERLAP_S
         )
         succession = (*keys.succession, statement)[-ROTATIONS_MAX:]
-        return SigningKeys(new, (*keys.all, new), succession)
+        return SigningKeys(new, keys.all, succession)
 
     def _pruned(self, keys: SigningKeys) -> SigningKeys:
         now = self._clock()
-        retiring = self.retiring()
+        ends = {statement.signer: statement.retires_at for statement in self._statements(keys)}
         kept = tuple(
-            key for key in keys.all if key.kid == keys.active.kid or retiring.get(key.kid, now) > now
+            key
+            for key in keys.all
+            if keys.state_of(key.kid) is not KeyState.RETIRING or ends.get(key.kid, now) > now
         )
-        return SigningKeys(keys.active, kept, keys.succession)
-
-    def _committed(self, keys: SigningKeys) -> SigningKeys:
-        """Return the keys without an unfinished rotation, which a crash may have left.
-
-        The new key of such a rotation has signed nothing. Its statement is the last one, signed by the active
-        key.
-        """
-        if not keys.succession:
-            return keys
-        try:
-            last = read_rotation(keys.succession[-1], KeySet([keys.active.public]).get)
-        except TokenError:
-            return keys
-        succession = keys.succession[:-1]
-        kept = tuple(key for key in keys.all if key.kid != last.successor)
-        return SigningKeys(keys.active, kept, succession)
+        return attrs.evolve(keys, all=kept)
 
     def _statements(self, keys: SigningKeys) -> list[KeyRotation]:
         """Return the rotation statements whose signing keys still exist."""

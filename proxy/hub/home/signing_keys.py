@@ -1,4 +1,4 @@
-"""The hub's signing keys, and the folder that keeps them."""
+"""The folder of the hub's signing keys."""
 
 from __future__ import annotations
 
@@ -8,33 +8,14 @@ from pathlib import Path
 
 import attrs
 
+from auth.jws import TokenError
+from auth.key_rotation import read_rotation
 from auth.keys import KeyFormatError, KeySet, SigningKey
 from proxy.hub.home.private_files import DataDirError, explained, is_there, read_private, write_private
+from proxy.hub.store.signing_keys import SigningKeys
 
 # A signed statement (auth/key_rotation.py).
 _STATEMENT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
-
-
-@attrs.frozen
-class SigningKeys:
-    """The hub's signing keys: one signs, and all verify, for the overlap of a rotation."""
-
-    active: SigningKey
-    all: tuple[SigningKey, ...]
-    succession: tuple[str, ...] = ()
-    """The statements that lead from older keys to the active one, oldest first."""
-    public: KeySet = attrs.field(init=False)
-    """For agents, and for the hub to verify its own tokens; the active key is the first."""
-
-    @public.default
-    def _public_of_all(self) -> KeySet:
-        others = sorted((key for key in self.all if key.kid != self.active.kid), key=lambda key: key.kid)
-        return KeySet(key.public for key in (self.active, *others))
-
-    @property
-    def pins(self) -> KeySet:
-        """The keys that a newly enrolled relay gets: none that is about to be removed."""
-        return KeySet([self.active.public])
 
 
 @attrs.frozen
@@ -55,7 +36,10 @@ class KeyFolder:
         return self.store(SigningKeys(first, (first,)))
 
     def load(self) -> SigningKeys | None:
-        """Load the signing keys; None before the first start has made them. Raises DataDirError."""
+        """Load the signing keys, without a rotation that a crash has cut short.
+
+        None before the first start has made them. Raises DataDirError.
+        """
         keys = self._keys()
         active_file = self.path / "active"
         if not keys and self.has_run():
@@ -70,7 +54,7 @@ class KeyFolder:
             raise DataDirError(
                 f"{active_file}: names no existing key; write one of {', '.join(keys)} into it"
             )
-        return SigningKeys(keys[kid], tuple(keys.values()), self._succession())
+        return _committed(SigningKeys(keys[kid], tuple(keys.values()), self._succession()))
 
     def _keys(self) -> dict[str, SigningKey]:
         keys = {}
@@ -112,6 +96,8 @@ class KeyFolder:
         A crash in between leaves keys with which the hub starts: a new key is written before `active` names
         it, and old keys are removed last.
         """
+        # A folder has one hub, so both steps of a rotation are one change.
+        assert keys.published is None
         try:
             self._write(keys)
         except OSError as error:
@@ -130,3 +116,18 @@ class KeyFolder:
         for file in self.path.glob("*.pem"):
             if file.name not in kept:
                 file.unlink(missing_ok=True)
+
+
+def _committed(keys: SigningKeys) -> SigningKeys:
+    """Return the keys without an unfinished rotation, which a crash may have left.
+
+    The new key of such a rotation has signed nothing. The active key has signed the last statement, about it.
+    """
+    if not keys.succession:
+        return keys
+    try:
+        last = read_rotation(keys.succession[-1], KeySet([keys.active.public]).get)
+    except TokenError:
+        return keys
+    kept = tuple(key for key in keys.all if key.kid != last.successor)
+    return SigningKeys(keys.active, kept, keys.succession[:-1])

@@ -75,6 +75,8 @@ class EnrolmentEndpoint:
     recorder: Recorder
     clock: Callable[[], float]
     throttle: CodeThrottle = attrs.Factory(CodeThrottle)
+    unwritten: int = attrs.field(init=False, default=0)
+    """Valid codes that were refused because their use could not be written."""
 
     async def answer(self, form: bytes, headers: Headers, client_ip: str) -> Answer:
         """Answer the request. If cancelled during the write, the key is registered, and the trail records
@@ -116,6 +118,7 @@ class EnrolmentEndpoint:
         try:
             await self.recorder.intent(event)
         except AuditUnavailable as error:
+            self.unwritten += 1
             description = f"the audit trail cannot be written, so nothing is registered: {error}"
             return answer_json(503, {"error": "temporarily_unavailable", "error_description": description})
 
@@ -133,6 +136,7 @@ class EnrolmentEndpoint:
             end(400, str(error))
             return malformed("invalid_request", str(error)).answer(self.issuer)
         except StoreUnavailableError as error:
+            self.unwritten += 1
             end(503, str(error))
             description = "the hub cannot store the key: try again"
             return answer_json(503, {"error": "temporarily_unavailable", "error_description": description})

@@ -40,7 +40,8 @@ class ReplayCache:
     async def use(self, owner: str, jti: str, expires_at: float, now: float) -> None:
         """Record the use of a token; raises ReplayedError for a used one, or at a bound.
 
-        When cancelled, the token is used up.
+        Raises ReplayStoreUnavailableError. Then, and when cancelled, the token is used up at this hub: its
+        sender has to sign another one.
         """
         kept_until = expires_at + KEPT_AFTER_EXPIRY_S
         # Memory first: a token that is refused here costs no write.

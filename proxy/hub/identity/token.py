@@ -55,7 +55,6 @@ from auth.principal import IdentityError
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
 from proxy.hub.home.config import LimitsConfig
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
 from proxy.hub.identity.federation import Federated
 from proxy.hub.identity.issuers import IssuerKeys
@@ -78,9 +77,10 @@ from proxy.hub.identity.oauth import (
     shown_in,
 )
 from proxy.hub.identity.replay import ReplayCache, ReplayedError
-from proxy.hub.identity.replay_store import ReplayStore
+from proxy.hub.identity.replay_store import ReplayStore, ReplayStoreUnavailableError
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster, Credential
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.message.head import Headers
 from proxy.process.plural import counted
 from tunnel.net.ratelimit import TokenBucket
@@ -320,6 +320,10 @@ class TokenEndpoint:
         except ReplayedError as error:
             description = f"the credential is not accepted: {error}"
             raise refuse_unauthenticated(str(error), agent, key, description=description) from error
+        except ReplayStoreUnavailableError as error:
+            raise Refusal(
+                503, "temporarily_unavailable", str(error), str(error), agent=agent, credential=key
+            ) from error
         # The key may have been revoked, or the agent locked, during the write to the replay store.
         found = self._directory.current.agent_keys_by_kid.get(claims.kid)
         if found is None or found[0].id != agent.id:

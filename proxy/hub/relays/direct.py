@@ -22,13 +22,13 @@ from auth.tokens import issue_inquiry, issue_relay
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.pool import Connections
 from proxy.exchange.upstream_port import UpstreamPort
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.guarded_dial import HTTPS_PORT, dial_checked
 from proxy.hub.relays.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.relays.pins import Pins, read_statement
 from proxy.hub.relays.relay_limit import RelayRefusedError
 from proxy.hub.store.entities import Cluster
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.kubernetes.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead

@@ -21,10 +21,9 @@ from proxy.exchange.groups import RELAY_GROUP
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.replay import ReplayCache
-from proxy.hub.identity.replay_store import ReplayStore
-from proxy.hub.relays.accept_limit import AcceptLimit
+from proxy.hub.identity.replay_store import ReplayStore, ReplayStoreUnavailableError
+from proxy.hub.relays.accept_limit import AcceptLimit, Arrival
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
 from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
@@ -35,6 +34,7 @@ from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import Cluster, Mode
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.message.head import RequestHead
 from tunnel import (
@@ -60,7 +60,7 @@ from tunnel import (
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
 from tunnel.net.waker import Waker
-from tunnel.websocket.upgrade import WebSocketRefused, accept_websocket
+from tunnel.websocket.upgrade import SESSION_HEADER, WebSocketRefused, accept_websocket
 
 # A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
 HELLOS_REMEMBERED_MAX = 100_000
@@ -84,6 +84,18 @@ GOAWAYS_AT_ONCE = 100
 GOAWAYS_PER_S = 150
 
 _log = logging.getLogger("hawse.hub.relays")
+
+
+@attrs.frozen(eq=False)
+class RelayDial:
+    """The dial of an authenticated relay."""
+
+    claims: HelloClaims
+    cluster: Cluster
+    address: str
+    arrival: Arrival
+    recorded: bool
+    """Whether the use of its token is recorded. If not, it may resume a session and begin none."""
 
 
 @attrs.define(eq=False)
@@ -128,9 +140,9 @@ class RelayEndpoint:
     def _replays_of_store(self) -> ReplayCache:
         return ReplayCache("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.replays)
 
-    async def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
-        """Return the relay's claims and cluster; raises TokenError (WrongClockError), ReplayedError or
-        TooManyDialsError.
+    async def authenticate(self, head: RequestHead, now: float, arrival: Arrival, address: str) -> RelayDial:
+        """Authenticate a relay; raises TokenError (WrongClockError), ReplayedError,
+        ReplayStoreUnavailableError or TooManyDialsError.
 
         When cancelled, the relay's token is used up.
         """
@@ -149,9 +161,23 @@ class RelayEndpoint:
         if cluster.mode is not Mode.TUNNEL:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
         # Checked before the token is written to the replay store, which costs most.
-        self.limit.admit_cluster(cluster.id, cluster.name, trio.current_time())
-        await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
-        return claims, cluster
+        self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
+        recorded = True
+        try:
+            await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
+        except ReplayStoreUnavailableError:
+            if not self._has_session(head, claims):
+                raise
+            # The session is in this process, so its memory has every token that was used with it. Streams
+            # go on for longer than most databases are away.
+            recorded = False
+        return RelayDial(claims, cluster, address, arrival, recorded)
+
+    def _has_session(self, head: RequestHead, claims: HelloClaims) -> bool:
+        """Whether the session that a relay wants to resume is here and its own."""
+        named = (head.header(SESSION_HEADER) or b"").decode("ascii", "replace")
+        relay = self.registry.find(claims.cluster_id, claims.instance, named)
+        return relay is not None and relay.kid == claims.kid
 
     async def run(self) -> NoReturn:
         """Check the statements that relays send after they have connected, until cancelled."""
@@ -202,35 +228,28 @@ class RelayEndpoint:
             say(relay.session, before)
 
     async def serve(
-        self,
-        connection: ServerConnection,
-        stream: TLSStream,
-        claims: HelloClaims,
-        cluster: Cluster,
-        address: str,
-        readiness: Readiness,
+        self, connection: ServerConnection, stream: TLSStream, dial: RelayDial, readiness: Readiness
     ) -> None:
         """Open a session on the connection, on `stream`, and register it until it ends.
 
-        `readiness` notices the agents' requests that are served without a task. When cancelled, the session
-        sends GOAWAY and its streams are reset.
+        Settles the dial's arrival when the session has begun. `readiness` notices the agents' requests that
+        are served without a task. When cancelled, the session sends GOAWAY and its streams are reset.
         """
         raw_head = connection.raw_head
         _, leftover = connection.detach()
         try:
             async with accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport:
                 greeting = await hear_hello(transport)
-                if not await self._resume(transport, greeting, claims, cluster, address):
-                    await self._begin(transport, greeting, claims, cluster, address, readiness)
+                if not await self._resume(transport, greeting, dial):
+                    await self._begin(transport, greeting, dial, readiness)
         except (WebSocketRefused, Rejected, SessionClosed, RemoteProtocolError, TransportClosed) as error:
+            cluster = dial.cluster.name
             _log.warning(
                 "a relay of cluster %s, from %s, got no session: %s",
-                cluster.name, address, error, extra={"cluster": cluster.name},
+                cluster, dial.address, error, extra={"cluster": cluster},
             )  # fmt: skip
 
-    async def _resume(
-        self, transport: Transport, greeting: bytes, claims: HelloClaims, cluster: Cluster, address: str
-    ) -> bool:
+    async def _resume(self, transport: Transport, greeting: bytes, dial: RelayDial) -> bool:
         """Resume the session that the relay names over this transport, if it belongs to the relay and can
         resume.
 
@@ -239,8 +258,8 @@ class RelayEndpoint:
         hello = read_hello(greeting)
         if hello.resume is None:
             return False
-        relay = self.registry.find(cluster.id, claims.instance, hello.resume.session_id)
-        if relay is None or relay.kid != claims.kid:
+        relay = self.registry.find(dial.cluster.id, dial.claims.instance, hello.resume.session_id)
+        if relay is None or relay.kid != dial.claims.kid:
             return False
         if relay.session.is_outdated(hello.resume):
             return False
@@ -251,38 +270,34 @@ class RelayEndpoint:
             return False
         _log.info(
             "relay %s of cluster %s has resumed its session, from %s",
-            relay.instance, cluster.name, address, extra={"cluster": cluster.name},
+            relay.instance, dial.cluster.name, dial.address, extra={"cluster": dial.cluster.name},
         )  # fmt: skip
-        relay.address = address
+        relay.address = dial.address
+        dial.arrival.settle()
         await relay.session.resume(transport, greeting)
         return True
 
     async def _begin(
-        self,
-        transport: Transport,
-        greeting: bytes,
-        claims: HelloClaims,
-        cluster: Cluster,
-        address: str,
-        readiness: Readiness,
+        self, transport: Transport, greeting: bytes, dial: RelayDial, readiness: Readiness
     ) -> None:
         """Open a session, and register it until it ends, across its transports."""
         async with open_session(
             transport,
             Role.LISTENER,
             greeting=greeting,
-            answer_hello=lambda hello: self._welcome(hello, claims, cluster),
+            answer_hello=partial(self._welcome, dial),
             settings=attrs.evolve(_OF_RELAYS, ping_s=self.config.tunnel.ping_s),
             memory=self.memory,
         ) as session:
+            dial.arrival.settle()
             session.flush_after(readiness)
-            await self._keep(session, claims, cluster, address)
+            await self._keep(session, dial.claims, dial.cluster, dial.address)
 
-    def _welcome(self, hello: Hello, claims: HelloClaims, cluster: Cluster) -> Welcome:
-        if hello.instance != claims.instance or hello.cluster != claims.cluster_id:
+    def _welcome(self, dial: RelayDial, hello: Hello) -> Welcome:
+        if hello.instance != dial.claims.instance or hello.cluster != dial.claims.cluster_id:
             raise Rejected(
                 CloseCode.FORBIDDEN,
-                f"the hello names another relay than the token for cluster {cluster.name}",
+                f"the hello names another relay than the token for cluster {dial.cluster.name}",
             )
         if hello.resume is not None:
             # Do not open a fresh session: it would supersede another session that the relay may have here.
@@ -295,6 +310,8 @@ class RelayEndpoint:
         if why := self.directory.refusal():
             # The snapshot has become too old during the dial.
             raise Rejected(CloseCode.DRAINING, why)
+        if not dial.recorded:
+            raise Rejected(CloseCode.SLOW_DOWN, "the use of the relay's token is not recorded: try again")
         resume = self.config.tunnel.resume
         return Welcome(
             features=(RESUME,) if resume else (),

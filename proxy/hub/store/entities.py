@@ -18,6 +18,7 @@ from auth.keys import PublicKey
 from auth.policy.match import Bundle
 from auth.principal import Principal
 from proxy.hub.store.roles import Role
+from proxy.hub.store.signing_keys import SealedKeys
 from proxy.hub.store.version import Version
 
 
@@ -233,6 +234,8 @@ class Snapshot:
     admin_tokens_by_hash: Mapping[str, AdminToken] = attrs.field(repr=False)
     bundle: Bundle
     """The policies in force; a new object if and only if they change."""
+    signing_keys: SealedKeys = attrs.field(factory=SealedKeys)
+    """The hub's signing keys, sealed; none where they are in the data folder."""
     credentials: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     """The valid credentials: the id that tokens name as their `sid` → the agent's id. Any other credential is
     revoked: its tokens are refused, and their calls are ended."""

@@ -11,8 +11,11 @@ import pwd
 import re
 from collections.abc import Mapping
 
-# The name of the token that a hub makes for `hawse admin` on its own machine.
+# The name of the token that a hub makes for `hawse admin` on its own machine. On PostgreSQL the id of the hub
+# follows, since hubs with one directory would replace each other's token. A hub on SQLite is alone.
 LOCAL_TOKEN_NAME = "local"  # noqa: S105 - a name
+HUB_ID = re.compile(r"[0-9a-f]{8}")
+_LOCAL_TOKEN = re.compile(rf"{LOCAL_TOKEN_NAME}(-{HUB_ID.pattern})?")
 # The header in which a command sends its user.
 USER_HEADER = "x-hawse-local-user"
 
@@ -20,6 +23,16 @@ USER_HEADER = "x-hawse-local-user"
 # separates the parts of an actor's name.
 _NAME = r"[A-Za-z0-9_.@+$\\-]{1,64}"
 _USER = re.compile(rf"{_NAME}(\(sudo:{_NAME}\))?", re.ASCII)
+
+
+def local_token_name(hub_id: str | None) -> str:
+    """Return the name of the token of a hub's machine; `hub_id` is None for a hub that is alone."""
+    return LOCAL_TOKEN_NAME if hub_id is None else f"{LOCAL_TOKEN_NAME}-{hub_id}"
+
+
+def is_local_token_name(name: str) -> bool:
+    """Return whether only a hub may give this name to a token."""
+    return _LOCAL_TOKEN.fullmatch(name) is not None
 
 
 def is_user(text: str) -> bool:

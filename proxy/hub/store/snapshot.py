@@ -25,6 +25,7 @@ from proxy.hub.store.federation import by_issuer, read_issuers, read_rules
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_labels, shown
 from proxy.hub.store.roles import Role
+from proxy.hub.store.sealed import read_signing_keys
 from proxy.hub.store.version import Version, read_version
 from proxy.process.untrusted_json import read_json
 
@@ -123,6 +124,7 @@ def _read(
         admin_tokens_by_hash=_read_admin_tokens(connection, faults),
         credentials=credentials,
         bundle=bundle,
+        signing_keys=read_signing_keys(connection),
         trail=read_trail(connection),
         faults=tuple(faults),
     )

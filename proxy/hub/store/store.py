@@ -18,15 +18,16 @@ from proxy.hub.store.database import find, new_id, refuse_taken
 from proxy.hub.store.engines.errors import ConflictError, InvalidError, StoreUnavailableError
 from proxy.hub.store.entities import Snapshot
 from proxy.hub.store.federation import Federation
-from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
+from proxy.hub.store.local_user import LOCAL_TOKEN_NAME, is_local_token_name
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_name
 from proxy.hub.store.policies import Policies
 from proxy.hub.store.roles import Role
+from proxy.hub.store.sealed import Sealed
 from proxy.hub.store.snapshot import read_snapshot
 
 
-class Store(Teams, Agents, Clusters, Relays, Federation, Policies):
+class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
     """The database of one hub. `clock` returns epoch seconds."""
 
     def snapshot(self, before: Snapshot | None = None) -> Snapshot:
@@ -131,18 +132,18 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies):
     ) -> str:
         """Add a token of the admin API and return its id; raises InvalidError, ConflictError."""
         check_name("token name", name)
-        if name == LOCAL_TOKEN_NAME:
-            raise InvalidError(f"the name {name} is reserved for the hub's own token: choose another name")
+        if is_local_token_name(name):
+            raise InvalidError(f"the name {name} is reserved for a hub's own token: choose another name")
         with self._change() as connection:
             step = f": `hawse admin token remove {name}` removes it, so that you can add a new one"
             refuse_taken(connection, t.admin_tokens, "token", name, next_step=step)
             return self._insert_admin_token(connection, name, token_hash, role, expires_at)
 
-    def put_local_token(self, token_hash: str) -> str:
-        """Replace the token of the hub's own machine, and return the new one's id."""
+    def put_local_token(self, token_hash: str, name: str = LOCAL_TOKEN_NAME) -> str:
+        """Replace the token of a hub's own machine, and return the new one's id."""
         with self._change() as connection:
-            connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == LOCAL_TOKEN_NAME))
-            return self._insert_admin_token(connection, LOCAL_TOKEN_NAME, token_hash, Role.ADMIN, None)
+            connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == name))
+            return self._insert_admin_token(connection, name, token_hash, Role.ADMIN, None)
 
     def _insert_admin_token(
         self, connection: sa.Connection, name: str, token_hash: str, role: Role, expires_at: float | None

@@ -12,6 +12,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from prometheus_client import CollectorRegistry
 from trio.testing import MockClock
 
 from audit.reader import AuditReader
@@ -24,6 +25,7 @@ from auth.principal import Principal
 from auth.tokens import issue_access, issue_hello
 from proxy.exchange.parked_connection import Begun
 from proxy.exchange.server import ServerConnection
+from proxy.hub.admin.metrics import ReplayCollector
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls.begin import begin
@@ -32,10 +34,8 @@ from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.oauth import FORM_BYTES_MAX
-from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.own_paths import plain
 from proxy.hub.relays.accept_limit import CLUSTER_BURST
@@ -44,8 +44,10 @@ from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import open_directory
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.listener.unauthenticated import PENDING_S
 from proxy.message.head import RequestHead
+from tests.fakes.replays import open_replays, unreachable
 from tests.tunnel.stream_pairs import tcp_pair
 from tunnel import Hello, Memory, Role, open_session
 from tunnel.net.connect import TLSStream, client_context, wrap_client
@@ -94,11 +96,11 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     config = HubConfig(org="acme", public_url=ISSUER)
     key = SigningKey.generate()
     keys = SigningKeys(key, (key,))
-    replays = ReplayStore(tmp_path / "seen.db")
     store, trail, registry = AuditStore(tmp_path / "audit.db"), Trail("acme"), Registry()
     async with (
         open_recorder(store, org="acme") as recorder,
         open_directory(tmp_path / "hub.db", org="acme", clock=lambda: NOW) as directory,
+        open_replays(tmp_path / "seen.db") as replays,
         trio.open_nursery() as nursery,
     ):
         calls = Calls(
@@ -157,7 +159,6 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         nursery.start_soon(front.run)
         yield Bench(front, key, nursery)
         nursery.cancel_scope.cancel()
-    replays.close()
     store.close()
 
 
@@ -268,6 +269,30 @@ async def test_a_relay_that_nobody_knows_is_told_so_and_in_the_trail(bench: Benc
     [event] = await trail(bench, tmp_path)
     assert (event["kind"], event["req"]["raw_target"]) == ("auth.failed", "/v1/tunnel")
     assert "a.b.c" not in str(event)
+
+
+async def test_a_relay_whose_token_cannot_be_recorded_is_told_to_come_again(
+    bench: Bench, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    cluster = await bench.front.calls.directory.change(
+        lambda store: store.add_cluster("prod", teams=[], relay_key=bench.key.public)
+    )
+    hello = issue_hello(bench.key, cluster_id=cluster, hub_url=ISSUER, instance="r", jti="j", now=NOW)
+    metrics = CollectorRegistry()
+    async with open_replays(unreachable(tmp_path)) as away:
+        metrics.register(ReplayCollector(away, bench.front.enrolment))
+        bench.front.relays._replays.store = away
+        client = await bench.connect()
+        upgrade = (
+            b"Connection: Upgrade\r\nUpgrade: websocket\r\nAuthorization: Bearer %s\r\n" % hello.encode()
+        )
+        await client.send_all(b"GET /v1/tunnel HTTP/1.1\r\nHost: hub.example\r\n%s\r\n" % upgrade)
+        head = await head_of(client)
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 2" in head.lower()
+        assert metrics.get_sample_value("hawse_seen_unwritten_total") == 1
+        bench.front.enrolment.unwritten = 2
+        assert metrics.get_sample_value("hawse_seen_unwritten_total") == 3
 
 
 async def test_a_client_that_leaves_within_its_form_is_watched_no_more(bench: Bench) -> None:
@@ -538,7 +563,9 @@ async def test_relays_above_the_limit_are_told_when_to_come_before_anything_is_v
     while limit.admit(trio.current_time(), resumes=False) == 0:
         pass
     verified: list[bytes] = []
-    monkeypatch.setattr(RelayEndpoint, "authenticate", lambda _, head, now: verified.append(head.target))
+    monkeypatch.setattr(
+        RelayEndpoint, "authenticate", lambda _, head, now, arrival: verified.append(head.target)
+    )
     client = await bench.connect()
     await client.send_all(UPGRADE + b"\r\n")
     head = await head_of(client)
@@ -556,7 +583,9 @@ async def test_a_cluster_that_dials_without_end_takes_nobodys_place(
     cluster = relays.directory.current.clusters_by_name["evil"]
     limit = relays.limit
     for _ in range(CLUSTER_BURST):
-        limit.admit_cluster(cluster.id, "evil", trio.current_time())
+        arrival = limit.arrive()
+        limit.admit_cluster(arrival, cluster.id, "evil", trio.current_time())
+        arrival.settle()
     token = issue_hello(
         key, cluster_id=cluster.id, hub_url=ISSUER, instance="r", jti="j", now=bench.front.clock()
     )
@@ -638,7 +667,7 @@ async def test_a_hub_that_may_decide_nothing_is_not_ready_and_takes_no_tunnel(
         assert (await head_of(client)).startswith(b"HTTP/1.1 200 ")
     verified: list[bytes] = []
 
-    async def verify(_: object, head: RequestHead, now: float) -> NoReturn:
+    async def verify(_: object, head: RequestHead, *__: object) -> NoReturn:
         verified.append(head.target)
         raise TokenError("of nobody here")
 

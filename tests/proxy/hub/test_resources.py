@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import attrs
 import psycopg
 import pytest
 from click.testing import CliRunner
@@ -16,44 +18,23 @@ from proxy.cli.admin.hub.audit import accept
 from proxy.cli.group import build_group
 from proxy.hub.admin.backup import BackupError, backup
 from proxy.hub.check import check_hub
-from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
+from proxy.hub.home.config import DatabaseConfig, HubConfig
 from proxy.hub.home.databases import noted_address
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.local_admin import AdminEndpoint
 from proxy.hub.home.private_files import DataDirError
 from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import open_home, open_records
+from proxy.hub.resources import open_home, open_records, open_replays
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
-from proxy.process.config import Address
 from tests.audit.events import call
 from tests.fakes.databases import StoreInPostgres
+from tests.proxy.hub.postgres_hub import config_of, opened, start, variables
 
 
 @pytest.fixture
 def config(tmp_path: Path, in_postgres: PostgresAddress) -> HubConfig:
-    return HubConfig(
-        data_dir=tmp_path / "hub",
-        public_url="https://hub.example",
-        listen=Address("127.0.0.1", 0),
-        admin=AdminConfig(Address("127.0.0.1", 0)),
-        database=DatabaseConfig(in_postgres.url),
-    )
-
-
-async def start(config: HubConfig, *teams: str) -> set[str]:
-    """Start a hub up to its listeners, add teams, and return all that there are."""
-    async with open_home(config, Registry(), replace=False) as home, open_records(config, home) as records:
-        for team in teams:
-            await records.directory.change(lambda store, name=team: store.add_team(name))
-        return set(records.directory.current.teams_by_name)
-
-
-def variables(config: HubConfig) -> dict[str, str]:
-    stated = {"DATA_DIR": str(config.data_dir), "PUBLIC_URL": config.public_url}
-    if config.database.url is not None:
-        stated["DATABASE_URL"] = config.database.url
-    return {f"HAWSE_HUB_{name}": value for name, value in stated.items()}
+    return config_of(tmp_path / "hub", in_postgres)
 
 
 async def test_directory_and_trail_are_in_postgresql_and_the_rest_in_the_folder(
@@ -69,15 +50,15 @@ async def test_directory_and_trail_are_in_postgresql_and_the_rest_in_the_folder(
     assert (findings.fatal, findings.seen["database"]) == ([], "PostgreSQL")
 
 
-async def test_a_folder_whose_secrets_are_lost_makes_no_new_ones(config: HubConfig) -> None:
-    await start(config)
-    data = DataDir(config.data_dir)
-    for file in (config.data_dir / "pepper", data.keys_dir / "active", *data.keys_dir.glob("*.pem")):
-        file.unlink()
-    with pytest.raises(DataDirError, match="pepper is missing, though this hub has run before"):
-        await start(config)
-    with pytest.raises(DataDirError, match="holds no signing key, though this hub has run before"):
-        data.keys.load_or_make()
+async def test_the_used_tokens_are_where_the_directory_is(config: HubConfig, tmp_path: Path) -> None:
+    in_file = attrs.evolve(config, data_dir=tmp_path / "other", database=DatabaseConfig())
+    until = time.time() + 60
+    for each, file_is_there in ((config, False), (in_file, True)):
+        async with open_home(each, replace=False) as home, open_records(each, home, Registry()):
+            for fresh in (True, False):
+                async with open_replays(each, home) as store:
+                    assert await store.enter("assertion", "a", "j", until, time.time()) is fresh
+            assert home.data.seen_file.exists() is file_is_there
 
 
 async def test_a_folder_is_of_one_directory(config: HubConfig) -> None:
@@ -93,25 +74,6 @@ async def test_a_folder_is_of_one_directory(config: HubConfig) -> None:
     data.store_file.touch()
     with pytest.raises(DataDirError, match=r"hub\.db has this hub's teams, .* database\.url names another"):
         await start(config)
-
-
-async def test_another_folder_does_not_become_the_hub_of_a_directory(
-    config: HubConfig, tmp_path: Path
-) -> None:
-    await start(config)
-    other = HubConfig(
-        data_dir=tmp_path / "other",
-        public_url=config.public_url,
-        listen=config.listen,
-        database=config.database,
-    )
-    # Its keys are elsewhere.
-    with pytest.raises(
-        DataDirError, match=r"another data folder has run on the database of database\.url"
-    ) as told:
-        await start(other)
-    _, findings = check_hub(None, variables(other))
-    assert findings.faults == [str(told.value)]
 
 
 async def test_an_empty_database_does_not_replace_that_of_a_hub_that_has_run(
@@ -142,7 +104,7 @@ def run(config: HubConfig, *command: str) -> str:
 
 async def test_a_trail_in_postgresql_is_written_by_the_hub_and_read_on_its_machine(config: HubConfig) -> None:
     event = call()
-    async with open_home(config, Registry(), replace=False) as home, open_records(config, home) as records:
+    async with opened(config) as records:
         await records.recorder.intent(event)
         records.recorder.complete(event.completed(event.ts, resp=Response(200)))
     listed = [json.loads(line) for line in run(config, "list", "--json", "--agent", "robot").splitlines()]
@@ -166,7 +128,7 @@ async def test_an_older_state_of_the_trail_in_postgresql_is_accepted_by_an_opera
     config: HubConfig,
 ) -> None:
     await start(config)
-    async with open_home(config, Registry(), replace=False) as home, open_records(config, home) as records:
+    async with opened(config) as records:
         await records.recorder.intent(call())
     address = config.database.address
     assert address is not None
@@ -182,20 +144,11 @@ async def test_an_older_state_of_the_trail_in_postgresql_is_accepted_by_an_opera
 
 async def test_a_backup_of_the_folder_alone_is_refused(config: HubConfig, tmp_path: Path) -> None:
     await start(config)
-    with pytest.raises(BackupError, match=r"are in PostgreSQL: back that up with pg_dump, and copy keys/"):
+    with pytest.raises(
+        BackupError,
+        match=r"are in PostgreSQL: back that up with pg_dump, and copy the sealing key .* and tls/",
+    ):
         backup(config.data_dir, tmp_path / "archive")
-
-
-async def test_a_hub_starts_on_what_a_backup_is_to_hold(config: HubConfig, tmp_path: Path) -> None:
-    await start(config, "sre")
-    config.data_dir.rename(tmp_path / "lost")
-    config.data_dir.mkdir(mode=0o700)
-    with pytest.raises(BackupError) as told:
-        backup(tmp_path / "lost", tmp_path / "archive")
-    for name in ("keys", "pepper", "tls", "database"):
-        assert name in str(told.value)
-        (tmp_path / "lost" / name).rename(config.data_dir / name)
-    assert await start(config) == {"sre"}
 
 
 async def test_the_folder_names_a_directory_only_once_that_was_opened(

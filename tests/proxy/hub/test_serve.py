@@ -19,13 +19,16 @@ from audit.query import Query
 from audit.reader import AuditReader
 from audit.record import Kind
 from audit.store import AuditStore
+from auth.apikey import hash as hash_key
 from proxy.hub import serve
 from proxy.hub.accept import Acceptor
-from proxy.hub.home.config import AdminConfig, HubConfig
+from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.seal_file import SealFile
 from proxy.hub.restart.handover import HandoverServer, open_restart_socket
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
 from proxy.process.config import Address
 
@@ -139,3 +142,32 @@ async def test_a_client_with_many_addresses_floods_the_trail_no_more_than_anothe
     with closing(AuditReader(DataDir(config.data_dir).audit_file)) as reader:
         failures = list(reader.query(Query(kinds=(Kind.AUTH_FAILED,))))
     assert len(failures) == FIRST + 1
+
+
+async def test_on_one_database_each_machine_has_an_admin_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_database: str
+) -> None:
+    async def stop(acceptor: Acceptor, signals: AsyncIterator[int], public_url: str) -> bool:
+        return False
+
+    monkeypatch.setattr(Acceptor, "accept_until_stopped", stop)
+    monkeypatch.setattr(serve, "settle_later", trio.sleep_forever)
+    anywhere = Address("127.0.0.1", 0)
+    folders = tmp_path / "one", tmp_path / "other"
+    for folder in (*folders, *folders):
+        config = HubConfig(
+            listen=anywhere,
+            admin=AdminConfig(listen=anywhere),
+            data_dir=folder,
+            database=DatabaseConfig(postgres_database, seal_file=tmp_path / "seal.key"),
+        )
+        with trio.fail_after(20):
+            assert await serve.run_hub(config) == 0
+    store = Store(PostgresAddress(postgres_database), org="main", clock=time.time)
+    with closing(store):
+        tokens = store.snapshot().admin_tokens_by_hash
+        pepper = store.sealed_secrets().open(SealFile(tmp_path / "seal.key").load()).pepper
+    assert {digest: token.name for digest, token in tokens.items()} == {
+        hash_key(DataDir(folder).admin.token() or "", pepper): f"local-{DataDir(folder).hub_id()}"
+        for folder in folders
+    }

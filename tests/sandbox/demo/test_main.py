@@ -12,6 +12,7 @@ from sandbox.demo.processes import DemoError
 
 def test_the_command_line() -> None:
     assert (parse([]).once, parse([]).kubeconfig, parse([]).dir) == (False, None, Path(".demo"))
+    assert parse([]).database == "sqlite"
     arguments = parse(["--once", "--kubeconfig", "admin", "--dir", "elsewhere"])
     assert (arguments.once, arguments.kubeconfig, arguments.dir) == (True, Path("admin"), Path("elsewhere"))
 
@@ -30,12 +31,13 @@ def test_neither_settings_nor_proxies_of_the_caller_reach_the_demo() -> None:
     environment = prepare_environment(
         {
             "HAWSE_HUB_LISTEN": "0.0.0.0:1",
+            "PGPORT": "1",
             "HTTPS_PROXY": "http://proxy",
             "NO_PROXY": "internal",
             "PATH": "/bin",
         }
     )
-    assert "HAWSE_HUB_LISTEN" not in environment
+    assert not {"HAWSE_HUB_LISTEN", "PGPORT"} & environment.keys()
     assert environment["NO_PROXY"] == "internal,127.0.0.1"
     assert environment["no_proxy"] == "127.0.0.1"
     assert environment["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}/bin"
@@ -52,5 +54,5 @@ def test_a_missing_kubeconfig_is_named_before_anything_is_made(
 ) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     with pytest.raises(DemoError, match="there is no file"):
-        run(tmp_path / "demo", tmp_path / "missing", 0, once=True)
+        run(parse(["--once", "--dir", str(tmp_path / "demo"), "--kubeconfig", str(tmp_path / "missing")]))
     assert not (tmp_path / "demo").exists()

@@ -23,6 +23,7 @@ from proxy.hub.home.config import RELAYS_PER_CLUSTER
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.relays.operations import Operations, Sessions
 from proxy.hub.store.directory import Directory, InMemory
+from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 
 _GROUPS: Mapping[str, type] = {
     "hub": HubActions,
@@ -43,6 +44,8 @@ class Administration:
 
     directory: Directory
     pepper: bytes = attrs.field(repr=False)
+    local_token: str
+    """The name of the admin token of this hub's machine."""
     hub: HubActions
     signing_keys: SigningKeyActions
     teams: TeamActions
@@ -67,11 +70,13 @@ class Administration:
         live_sessions: Sessions,
         clock: Callable[[], float] = time.time,
         relays_per_cluster: int = RELAYS_PER_CLUSTER,
+        local_token: str = LOCAL_TOKEN_NAME,
     ) -> Administration:
         """Build the groups of actions."""
         return cls(
             directory,
             pepper,
+            local_token,
             HubActions(directory, ring, public_url, hub_ca, version),
             SigningKeyActions(ring),
             TeamActions(directory),

@@ -8,6 +8,9 @@ from proxy.hub.admin.actions.answers import Done, Payload, time_text
 from proxy.hub.admin.actions.verb import verb
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.store.roles import Role
+from proxy.hub.store.signing_keys import KeyState
+
+_SHOWN = {KeyState.PUBLISHED: "published", KeyState.ACTIVE: "signing", KeyState.RETIRING: "retiring"}
 
 
 @attrs.frozen
@@ -33,7 +36,7 @@ class SigningKeyActions:
         listed = [
             {
                 "kid": key.kid,
-                "state": "signing" if key.kid == keys.active.kid else "retiring",
+                "state": _SHOWN[keys.state_of(key.kid)],
                 "retires_at": time_text(retiring.get(key.kid)),
             }
             for key in keys.public

@@ -16,6 +16,7 @@ import psycopg
 import sqlalchemy as sa
 
 from audit.postgres.bounded import BoundedConnection
+from audit.postgres.link import one_line
 from proxy.hub.store.engines.errors import InvalidError, StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
@@ -156,7 +157,7 @@ def _reads_of(engine: sa.Engine) -> sa.Engine:
 
 
 def new_engine(address: PostgresAddress, kind: type[BoundedConnection] = StoreConnection) -> sa.Engine:
-    """Return an engine that connects when it is used."""
+    """Return an engine that connects when it is used, with connections of a kind."""
     engine = sa.create_engine(
         "postgresql+psycopg://",
         pool_size=1,
@@ -289,7 +290,8 @@ def _refuse_without_ownership(connection: sa.Connection) -> None:
 
 
 def _refuse_without_rights(connection: sa.Connection) -> None:
-    tables = [table.name for table in t.metadata.sorted_tables]
+    known = [*t.metadata.sorted_tables, *t.only_in_postgres.sorted_tables]
+    tables = [table.name for table in known]
     for right in RIGHTS:
         name = sa.column("name", sa.Text)
         listed = sa.func.unnest(sa.cast(tables, sa.ARRAY(sa.Text))).table_valued(name)
@@ -335,8 +337,14 @@ def _next_step(error: BaseException | None) -> str:
         return "run `hawse admin database upgrade --owner OWNER` for the owner of its tables"
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return "another hub holds its tables: try again"
-    if "root certificate" in text:
+    if "server does not support SSL" in text:
+        return "turn on TLS in the server (ssl = on), or correct database.url"
+    if "does not match host name" in text:
+        return "name the host in database.url as its certificate does"
+    if "root certificate" in text or "certificate verify failed" in text:
         return "name the file of its CA by sslrootcert in database.url (sslrootcert=system: the system's CAs)"
+    if "no pg_hba.conf entry" in text:
+        return "allow this role in the server's pg_hba.conf, or correct database.url"
     if "FATAL" in text or isinstance(error, psycopg.errors.UndefinedObject):
         return "correct database.url, or create what it names"
     return "start the server, or correct database.url"
@@ -346,7 +354,7 @@ def said(error: BaseException | None) -> str:
     """Return the server's or libpq's message in one line, without its details, which may quote values."""
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         return error.diag.message_primary
-    return " ".join(str(error).split())
+    return one_line(error)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def _grant(connection: sa.Connection, role: str) -> None:
     hub, owner = quote(role), quote(str(connection.scalar(sa.text("SELECT current_user"))))
     current = quote(str(connection.scalar(sa.text("SELECT current_schema()"))))
     statements = [f"GRANT USAGE ON SCHEMA {current} TO {hub}", f"GRANT SELECT ON alembic_version TO {hub}"]
-    for table in t.metadata.sorted_tables:
+    for table in (*t.metadata.sorted_tables, *t.only_in_postgres.sorted_tables):
         name = quote(table.name)
         statements += [f"REVOKE ALL ON {name} FROM {hub}", f"GRANT {', '.join(RIGHTS)} ON {name} TO {hub}"]
     for statement in (*statements, *grants_to(hub)):

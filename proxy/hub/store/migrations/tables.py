@@ -8,6 +8,9 @@ from proxy.hub.store.migrations import CONSTRAINT_NAMES
 
 metadata = sa.MetaData(naming_convention=CONSTRAINT_NAMES)
 
+# Tables that a database of PostgreSQL has beside these. A hub on SQLite has their rows in files of their own.
+only_in_postgres = sa.MetaData(naming_convention=CONSTRAINT_NAMES)
+
 # One row. Every change updates it first, and so takes its lock (proxy/hub/store/version.py).
 directory = sa.Table(
     "directory",
@@ -214,4 +217,44 @@ audit_trail = sa.Table(
     metadata,
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("highest", sa.BigInteger, nullable=False),
+)
+
+# The hub's signing keys, in PostgreSQL. The private halves are sealed (proxy/hub/store/sealing.py).
+signing_keys = sa.Table(
+    "signing_keys",
+    metadata,
+    sa.Column("kid", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    # The public half, for operators: a hub computes it from the private one.
+    sa.Column("jwk", sa.JSON, nullable=False),
+    sa.Column("sealed", sa.Text, nullable=False),
+    sa.CheckConstraint("state IN ('published', 'active', 'retiring')", name="state"),
+)
+
+# The statements about new signing keys, oldest first (auth/key_rotation.py).
+succession = sa.Table(
+    "succession",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("statement", sa.Text, nullable=False),
+)
+
+# The pepper, sealed.
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("sealed", sa.Text, nullable=False),
+)
+
+# The used one-time tokens of all hubs (proxy/hub/identity/replay_postgres.py).
+seen = sa.Table(
+    "seen",
+    only_in_postgres,
+    # A SHA-256.
+    sa.Column("token", sa.LargeBinary, primary_key=True),
+    # Random, for each use.
+    sa.Column("attempt", sa.LargeBinary, nullable=False),
+    # Epoch seconds of the database's clock.
+    sa.Column("kept_until", sa.BigInteger, nullable=False, index=True),
 )

@@ -5,7 +5,6 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,13 +20,13 @@ from proxy.agent.hub.requests import ANSWER_BYTES_MAX, Reach, fetch_reach, fetch
 from proxy.agent.local.account import Account
 from proxy.agent.local.errors import AgentError
 from proxy.hub.home.config import LimitsConfig
-from proxy.hub.home.signing_keys import SigningKeys
-from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import open_directory
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.message.status import status_response
 from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub
+from tests.fakes.replays import open_replays
 from tests.faults.egress import Egress, open_egress
 from tests.proxy.agent.conftest import API_KEY
 
@@ -325,7 +324,7 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
         store.redeem_code("c", OWN_KEY.public)
         store.add_cluster("prod", relay_key=SigningKey.generate().public, teams=["sre"])
 
-    with closing(ReplayStore(tmp_path / "seen.db")) as replays:
+    async with open_replays(tmp_path / "seen.db") as replays:
         async with open_directory(
             tmp_path / "hub.db", org="acme", clock=lambda: 1_800_000_000.0
         ) as directory:

@@ -26,7 +26,7 @@ from proxy.hub.admin.revocations import Revocations
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.keyring import FolderKeyring, KeyRing
 from proxy.hub.home.reserve import open_reserve
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory, open_directory
@@ -105,7 +105,8 @@ class Hub:
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
     data = DataDir.open(tmp_path / "hub")
-    ring = KeyRing(data, issuer="https://hub.example", clock=time.time, on_rotation=lambda: None)
+    keys = FolderKeyring(data.keys)
+    ring = KeyRing(keys, issuer="https://hub.example", clock=time.time, on_rotation=lambda: None)
     pepper = data.pepper()
     settings = HubConfig(public_url="https://hub.example", data_dir=data.path)
     certificate = Certificate.open(settings, data, time.time)

@@ -13,7 +13,7 @@ from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.metrics import hub_metrics
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.keyring import FolderKeyring, KeyRing
 from proxy.hub.home.reserve import open_reserve
 from proxy.hub.store.directory import open_directory
 from tests.fakes.admin import PEPPER, TOKEN, Bench, Clock, FakeOperations, FakeRecorder, FakeSessions
@@ -23,7 +23,7 @@ from tests.fakes.admin import PEPPER, TOKEN, Bench, Clock, FakeOperations, FakeR
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     clock = Clock()
     ring = KeyRing(
-        DataDir.open(tmp_path / "data"),
+        FolderKeyring(DataDir.open(tmp_path / "data").keys),
         issuer="https://hub.example",
         clock=clock,
         on_rotation=lambda: None,

@@ -23,7 +23,7 @@ from proxy.hub.home.devca import ensure_certificate
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.local_admin import AdminEndpoint
 from proxy.hub.home.private_files import DataDirError, read_private
-from proxy.hub.home.signing_keys import SigningKeys
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 
 

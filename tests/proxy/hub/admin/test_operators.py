@@ -356,6 +356,13 @@ async def test_a_token_from_elsewhere_is_never_a_local_user(bench: Bench) -> Non
     assert {event.actor.name for event in bench.recorder.events} == {"a-admin", "a-viewer", ""}
 
 
+async def test_the_token_of_another_machine_is_never_a_local_user(bench: Bench) -> None:
+    digest = hash_key(TOKENS[Role.ADMIN], PEPPER)
+    await bench.directory.change(lambda store: store.put_local_token(digest, "local-0a1b2c3d"))
+    await bench.ask("POST", "/v1/teams", {"name": "sre"}, token=TOKENS[Role.ADMIN], **{USER: "root"})
+    assert last(bench).actor.name == "local-0a1b2c3d"
+
+
 async def in_folder(bench: Bench, folder: Path, before: Callable[[DataDir], Awaitable[object]]) -> str:
     data = DataDir.open(folder / "local")
     await before(data)

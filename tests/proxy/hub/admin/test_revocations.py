@@ -28,7 +28,7 @@ from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.metrics import hub_metrics
 from proxy.hub.admin.revocations import Revocation, Revocations, Where, repeat_revocations
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.keyring import FolderKeyring, KeyRing
 from proxy.hub.home.reserve import Reserve, ReserveError, open_reserve
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
@@ -126,7 +126,7 @@ def administration_of(
     directory: Directory, folder: Path, sessions: FakeSessions | None = None
 ) -> Administration:
     ring = KeyRing(
-        DataDir.open(folder / "of-its-own"),
+        FolderKeyring(DataDir.open(folder / "of-its-own").keys),
         issuer="https://hub.example",
         clock=lambda: NOW,
         on_rotation=lambda: None,

@@ -29,12 +29,12 @@ from proxy.hub.authorize.events import Trail
 from proxy.hub.calls.begin import begin
 from proxy.hub.calls.calls import Calls
 from proxy.hub.home.config import HubConfig, LimitsConfig
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.message.head import ResponseHead
 from tests.proxy.hub.calls.sessions import session_pair

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.hub.home.config import load
+from proxy.hub.home.config import default_data_dir, load
 from proxy.process.config import Address, ConfigError
 
 ENV = {"HOME": "/home/op"}
@@ -259,6 +259,19 @@ def test_a_public_url_that_no_token_could_name_is_a_fault() -> None:
         load(None, {**ENV, "HAWSE_HUB_PUBLIC_URL": "https://Hub.example"})
 
 
+def test_the_sealing_key_is_in_the_data_folder_unless_stated(tmp_path: Path) -> None:
+    assert load(None, ENV).seal_file == default_data_dir(ENV) / "seal.key"
+    [fault] = faults("database.seal_file = 'seal.key'", tmp_path)
+    assert fault == "database.seal_file: goes with database.url only"
+    url = "database.url = 'postgresql://hawse@localhost/hawse'"
+    (tmp_path / "hub.toml").write_text(f"{url}\ndatabase.seal_file = 'seal.key'")
+    assert load(tmp_path / "hub.toml", ENV).seal_file == tmp_path / "seal.key"
+    [fault] = faults(f"{url}\ndatabase.seal_file = 'none/seal.key'", tmp_path)
+    assert fault == "database.seal_file: its folder does not exist"
+    [fault] = faults(f"{url}\ndatabase.seal_file = '{'5ec4e7A0' * 8}'", tmp_path)
+    assert fault == "database.seal_file: must name a file, and not be the key itself"
+
+
 def test_each_key_has_its_variable() -> None:
     with pytest.raises(ConfigError) as caught:
         load(None, {**ENV, "HAWSE_HUB_": "1"})
@@ -267,7 +280,7 @@ def test_each_key_has_its_variable() -> None:
         "HAWSE_HUB_AUDIT_DOWN_GRACE_S, HAWSE_HUB_AUDIT_MASK, "
         "HAWSE_HUB_AUDIT_READS_WHEN_DOWN, HAWSE_HUB_AUDIT_WAIT_S, "
         "HAWSE_HUB_CLUSTER_HOSTS, HAWSE_HUB_DATABASE_ACCEPT_ROLLBACK, "
-        "HAWSE_HUB_DATABASE_PASSWORD_FILE, "
+        "HAWSE_HUB_DATABASE_PASSWORD_FILE, HAWSE_HUB_DATABASE_SEAL_FILE, "
         "HAWSE_HUB_DATABASE_STALE_S, HAWSE_HUB_DATABASE_STALE_STREAMS_S, "
         "HAWSE_HUB_DATABASE_URL, HAWSE_HUB_DATA_DIR, "
         "HAWSE_HUB_LIMITS_AUDIT_BYTES_AT_ONCE, "

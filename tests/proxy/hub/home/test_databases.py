@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from proxy.hub.home.databases import check_databases, note_address, noted_address
+from proxy.hub.home.databases import (
+    Move,
+    check_databases,
+    move_file,
+    note_address,
+    note_move,
+    noted_address,
+    noted_move,
+)
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.local_admin import AdminEndpoint
 from proxy.hub.home.private_files import DataDirError
@@ -39,6 +47,19 @@ def test_a_trail_that_is_empty_is_no_new_one(tmp_path: Path) -> None:
             check_databases(data)
     data.audit_file.write_bytes(b"x" * 512)
     check_databases(data)
+
+
+def test_a_move_that_cannot_be_read_keeps_a_hub_from_starting(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    data.store_file.write_bytes(b"x" * 512)
+    move = Move("2026-12-01", PostgresAddress("postgresql://hawse@localhost/hawse", tmp_path / "password"))
+    note_move(data, move)
+    assert noted_move(data) == move
+    for damaged in ("", "{}", '{"url": "x", "password_file": null}'):
+        move_file(data).write_text(damaged)
+        for in_postgres in (True, False):
+            with pytest.raises(DataDirError, match="moved: damaged; remove it to start on"):
+                check_databases(data, in_postgres=in_postgres)
 
 
 def test_an_address_that_cannot_be_read_is_told(tmp_path: Path) -> None:

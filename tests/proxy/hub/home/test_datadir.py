@@ -123,3 +123,11 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     write_private(tmp_path / "big", b"x" * (1024 * 1024 + 1))
     with pytest.raises(DataDirError, match="larger"):
         read_private(tmp_path / "big")
+
+
+def test_the_id_of_a_folder_is_made_once(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    assert data.hub_id() == data.hub_id()
+    write_private(tmp_path / "hub-id", b"SECRET")
+    with pytest.raises(DataDirError, match=r"/hub-id: damaged; remove it, and start the hub again for"):
+        data.hub_id()

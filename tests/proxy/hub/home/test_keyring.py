@@ -12,7 +12,7 @@ from auth.key_rotation import ROTATIONS_MAX, TrustedKeys
 from auth.keys import KeySet
 from proxy.hub.home import keyring, signing_keys
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.keyring import OVERLAP_S, KeyRing
+from proxy.hub.home.keyring import OVERLAP_S, FolderKeyring, KeyRing
 from proxy.hub.home.private_files import DataDirError
 from proxy.hub.store.engines.errors import StoreUnavailableError
 
@@ -31,7 +31,7 @@ class Bench:
 
     def ring(self) -> KeyRing:
         ring = KeyRing(
-            self.data,
+            FolderKeyring(self.data.keys),
             issuer=HUB,
             clock=self.now,
             # What a relay is told must be what the hub has settled on.

@@ -23,6 +23,7 @@ from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.store.credentials import CODE_LIFETIME_S
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from tests.proxy.hub.identity.token_bench import FORM, ISSUER, NOW, PEPPER
 
@@ -126,6 +127,37 @@ async def test_an_answer_that_was_lost_is_given_again_to_the_same_key_alone(benc
     stolen = issue_enrolment(SigningKey.generate(), hub_url=ISSUER, jti="j", now=NOW)
     assert (await bench.enrol(SigningKey.generate()))[0] == 401
     assert (await bench.enrol(key, proof=stolen))[0] == 400
+
+
+async def test_a_code_whose_commit_was_not_answered_gets_its_answer_when_it_is_sent_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, redeem = SigningKey.generate(), Store.redeem_code
+    ids = []
+
+    def lost(store: Store, digest: str, public: PublicKey) -> str:
+        ids.append(redeem(store, digest, public))
+        raise StoreUnavailableError("the connection is lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "redeem_code", lost)
+        status, body = await bench.enrol(key)
+    assert (status, body["error"], bench.endpoint.unwritten) == (503, "temporarily_unavailable", 1)
+    status, body = await bench.enrol(key)
+    assert (status, [body["key_id"]], bench.kids) == (201, ids, [key.kid])
+
+
+async def test_a_code_that_is_sent_again_to_another_hub_gets_the_same_answer(
+    bench: Bench, database: Location
+) -> None:
+    key = SigningKey.generate()
+    async with open_directory(database, org="main", clock=lambda: NOW, shared=True) as directory:
+        elsewhere = attrs.evolve(bench.endpoint, directory=directory)
+        first = await bench.enrol(key)
+        # Its snapshot still has the code, and then has the key.
+        for _ in range(2):
+            assert await attrs.evolve(bench, endpoint=elsewhere).enrol(key) == first
+            assert list(directory.current.agent_keys_by_kid) == [key.kid]
 
 
 @pytest.mark.parametrize("taken_back", ["lock", "revoke"])
@@ -303,7 +335,7 @@ async def test_nothing_is_registered_while_the_trail_cannot_be_written(bench: Be
     bench.down = True
     key = SigningKey.generate()
     status, _ = await bench.enrol(key)
-    assert (status, bench.kids) == (503, [])
+    assert (status, bench.kids, bench.endpoint.unwritten) == (503, [], 1)
     bench.down = False
     assert (await bench.enrol(key))[0] == 201
 

@@ -1,22 +1,24 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from proxy.hub.identity.replay import ReplayCache, ReplayedError
-from proxy.hub.identity.replay_store import ReplayStore
+from proxy.hub.store.engines.engine import Location
+from tests.fakes.replays import open_replays
 
-NOW = 1_800_000_000.0
+# Beyond the clocks of all databases, so that no row expires.
+NOW = 4_000_000_000.0
 
 MakeCache = Callable[..., ReplayCache]
 
 
 @pytest.fixture
-def make_cache(tmp_path: Path) -> Iterator[MakeCache]:
-    with closing(ReplayStore(tmp_path / "seen.db")) as store:
+async def make_cache(database: Location, tmp_path: Path) -> AsyncIterator[MakeCache]:
+    place = tmp_path / "seen.db" if isinstance(database, Path) else database
+    async with open_replays(place) as store:
         yield lambda tokens_max=100, owner_tokens_max=100: ReplayCache(
             "token", tokens_max, owner_tokens_max, store
         )

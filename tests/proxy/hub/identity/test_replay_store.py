@@ -1,26 +1,38 @@
+"""The store of used tokens on both engines."""
+
 from __future__ import annotations
 
-import logging
-import sqlite3
-import stat
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from prometheus_client import CollectorRegistry
 
-from proxy.hub.admin.metrics import ReplayCollector
-from proxy.hub.identity.replay_store import ReplayStore
+from proxy.hub.identity.replay_store import (
+    BATCH_USES_MAX,
+    LAST_ANSWER_S,
+    ReplayStore,
+    Use,
+    open_replay_store,
+)
+from proxy.hub.store.engines.engine import Location
+from tests.fakes.replays import HeldTable, open_replays, table_at
 
-NOW = 1_800_000_000.0
+# Beyond the clocks of all databases, so that no row expires.
+NOW = 4_000_000_000.0
 UNTIL = NOW + 70.0
 
 
-async def test_two_processes_on_one_file_take_a_token_once(tmp_path: Path) -> None:
-    """As an old hub and the one that takes its place: each has the file open."""
-    with closing(ReplayStore(tmp_path / "seen.db")) as old, closing(ReplayStore(tmp_path / "seen.db")) as new:
+@pytest.fixture
+def place(database: Location, tmp_path: Path) -> Location:
+    """Where the used tokens are, on each engine in turn."""
+    return tmp_path / "seen.db" if isinstance(database, Path) else database
+
+
+async def test_two_processes_on_one_place_take_a_token_once(place: Location) -> None:
+    """As an old hub and the one that takes its place, or two hubs on one database."""
+    async with open_replays(place) as old, open_replays(place) as new:
         first: list[bool] = []
 
         async def use(store: ReplayStore, jti: str) -> None:
@@ -33,152 +45,124 @@ async def test_two_processes_on_one_file_take_a_token_once(tmp_path: Path) -> No
         assert (first.count(True), first.count(False)) == (100, 100)
 
 
-async def test_a_file_that_another_process_makes_at_the_same_time_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "seen.db"
-    with (
-        closing(ReplayStore(path)) as store,
-        closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other,
-    ):
-        other.execute("BEGIN IMMEDIATE")
-        other.execute("CREATE TABLE made (at_once INTEGER)")
-        monkeypatch.setattr("proxy.hub.identity.replay_store.time.sleep", lambda _: other.execute("COMMIT"))
-        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
-        assert store.unwritten == 0
-        assert not other.in_transaction
+def test_every_replay_at_another_store_is_refused(place: Location) -> None:
+    here, there = table_at(place), table_at(place)
+    tokens = [number.to_bytes(32, "big") for number in range(10_000)]
+    for table, fresh in ((here, True), (there, False)):
+        found: list[bool | None] = []
+        for start in range(0, len(tokens), BATCH_USES_MAX):
+            batch = [Use(token, UNTIL, NOW) for token in tokens[start : start + BATCH_USES_MAX]]
+            table.write(batch)
+            found += [use.fresh for use in batch]
+        assert found == [fresh] * len(tokens)
+        table.close()
 
 
-async def test_a_file_that_another_process_keeps_is_not_waited_for_without_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "seen.db"
-    tries = 0
-
-    def tried_again(pause_s: float) -> None:
-        nonlocal tries
-        tries += 1
-        if tries == 1000:
-            other.execute("COMMIT")
-
-    with (
-        closing(ReplayStore(path)) as store,
-        closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other,
-    ):
-        other.execute("BEGIN IMMEDIATE")
-        other.execute("CREATE TABLE made (at_once INTEGER)")
-        monkeypatch.setattr("proxy.hub.identity.replay_store.BUSY_TIMEOUT_S", 0.0)
-        monkeypatch.setattr("proxy.hub.identity.replay_store.time.sleep", tried_again)
-        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
-        assert store.unwritten == 1
-
-
-async def test_tokens_are_distinct_by_kind_owner_and_jti(tmp_path: Path) -> None:
-    with closing(ReplayStore(tmp_path / "seen.db")) as store:
+async def test_tokens_are_distinct_by_kind_owner_and_jti(place: Location) -> None:
+    async with open_replays(place) as store:
         jtis = ["j", "k", "\ud800", "x" * 100_000]
         tokens = [("hello", "a", "j"), ("assertion", "b", "j"), *(("assertion", "a", jti) for jti in jtis)]
         assert [await store.enter(*token, UNTIL, NOW) for token in tokens] == [True] * len(tokens)
         assert [await store.enter(*token, UNTIL, NOW) for token in tokens] == [False] * len(tokens)
 
 
-async def test_what_has_expired_leaves_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "seen.db"
-    with closing(ReplayStore(path)) as store:
-        for number in range(50):
-            await store.enter("assertion", "a", str(number), UNTIL, NOW)
-        await store.enter("assertion", "a", "later", UNTIL + 70, UNTIL)
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT count(*) FROM seen").fetchone() == (1,)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+async def test_many_at_once_share_their_writes_and_none_is_taken_twice(place: Location) -> None:
+    held = HeldTable(table_at(place))
+    first: list[bool] = []
+
+    async def use(jti: str) -> None:
+        first.append(await store.enter("assertion", "a", jti, UNTIL, NOW))
+
+    async with open_replay_store(held) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(use, "first")
+        await held.reached.wait()
+        for number in range(200):
+            nursery.start_soon(use, str(number % 150))
+        await trio.testing.wait_all_tasks_blocked()
+        held.go.set()
+    assert held.batches == [1, 200]
+    assert (first.count(True), first.count(False)) == (151, 50)
 
 
-async def test_many_at_once_share_their_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches: list[int] = []
-    write = ReplayStore._write
-
-    def counted(self: ReplayStore, batch: list[object], now: float) -> str:
-        batches.append(len(batch))
-        return write(self, batch, now)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(ReplayStore, "_write", counted)
-    with closing(ReplayStore(tmp_path / "seen.db")) as store:
-        async with trio.open_nursery() as nursery:
-            for number in range(200):
-                nursery.start_soon(store.enter, "assertion", "a", str(number), UNTIL, NOW)
-    assert sum(batches) == 200
-    assert len(batches) <= 3
+async def test_a_batch_is_bounded(place: Location) -> None:
+    held = HeldTable(table_at(place))
+    async with open_replay_store(held) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(store.enter, "assertion", "a", "first", UNTIL, NOW)
+        await held.reached.wait()
+        for number in range(BATCH_USES_MAX + 1):
+            nursery.start_soon(store.enter, "assertion", "a", str(number), UNTIL, NOW)
+        await trio.testing.wait_all_tasks_blocked()
+        held.go.set()
+    assert held.batches == [1, BATCH_USES_MAX, 1]
 
 
-async def test_a_use_cancelled_during_its_write_delays_no_other(tmp_path: Path) -> None:
-    with closing(ReplayStore(tmp_path / "seen.db")) as store:
-        async with trio.open_nursery() as nursery:
-            for number in range(20):
-                nursery.start_soon(store.enter, "assertion", "a", str(number), UNTIL, NOW)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        assert await store.enter("assertion", "a", "another", UNTIL, NOW)
-        # What was under way may have been noted; nothing is taken twice all the same.
+async def test_uses_cancelled_before_their_write_cost_none(place: Location) -> None:
+    held = HeldTable(table_at(place))
+    async with open_replay_store(held) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(store.enter, "assertion", "a", "first", UNTIL, NOW)
+        await held.reached.wait()
+        with trio.move_on_after(60) as leaving:
+            async with trio.open_nursery() as others:
+                for number in range(20):
+                    others.start_soon(store.enter, "assertion", "a", str(number), UNTIL, NOW)
+                await trio.testing.wait_all_tasks_blocked()
+                leaving.cancel()
+        held.go.set()
         for number in range(20):
-            await store.enter("assertion", "a", str(number), UNTIL, NOW)
+            assert await store.enter("assertion", "a", str(number), UNTIL, NOW)
             assert not await store.enter("assertion", "a", str(number), UNTIL, NOW)
 
 
-async def test_a_use_cancelled_with_the_lock_loses_no_other_use(tmp_path: Path) -> None:
-    path = tmp_path / "seen.db"
-    first: list[bool] = []
-    leaving = trio.CancelScope()
-
-    async def leave(store: ReplayStore) -> None:
-        with leaving:
-            await store.enter("assertion", "a", "0", UNTIL, NOW)
-
-    async def use(store: ReplayStore, jti: str) -> None:
-        first.append(await store.enter("assertion", "a", jti, UNTIL, NOW))
-
-    with closing(ReplayStore(path)) as store, closing(ReplayStore(path)) as after_a_restart:
+async def test_a_use_cancelled_during_its_write_is_used_up_and_delays_no_other(place: Location) -> None:
+    held = HeldTable(table_at(place))
+    async with open_replay_store(held) as store:
         async with trio.open_nursery() as nursery:
-            async with store._lock:
-                nursery.start_soon(leave, store)
-                await trio.testing.wait_all_tasks_blocked()
-                for number in range(1, 20):
-                    nursery.start_soon(use, store, str(number))
-                await trio.testing.wait_all_tasks_blocked()
-            # It holds the lock already, and a cancelled task starts no thread.
-            leaving.cancel()
-        assert leaving.cancelled_caught
-        assert first == [True] * 19
-        for number in range(20):
-            assert not await after_a_restart.enter("assertion", "a", str(number), UNTIL, NOW)
+            nursery.start_soon(store.enter, "assertion", "a", "first", UNTIL, NOW)
+            await held.reached.wait()
+            nursery.cancel_scope.cancel()
+        held.go.set()
+        assert await store.enter("assertion", "a", "another", UNTIL, NOW)
+        assert not await store.enter("assertion", "a", "first", UNTIL, NOW)
 
 
-async def test_work_in_other_threads_holds_up_no_use(tmp_path: Path) -> None:
+async def test_work_in_other_threads_holds_up_no_use(place: Location) -> None:
     others = trio.to_thread.current_default_thread_limiter()
     others.total_tokens = 1
     await others.acquire_on_behalf_of("a look-up that hangs")
-    with closing(ReplayStore(tmp_path / "seen.db")) as store, trio.fail_after(10):
-        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
+    async with open_replays(place) as store:
+        with trio.fail_after(10):
+            assert await store.enter("assertion", "a", "j", UNTIL, NOW)
 
 
-async def test_an_unwritable_file_refuses_no_token_and_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_a_writer_that_hangs_holds_up_the_end_for_a_bounded_time(
+    place: Location, mock_clock: trio.testing.MockClock
 ) -> None:
-    path = tmp_path / "seen.db"
-    path.write_bytes(b"this is no database" * 100)
-    metrics = CollectorRegistry()
-    with closing(ReplayStore(path)) as store, caplog.at_level(logging.WARNING):
-        metrics.register(ReplayCollector(store))
-        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
-        assert "a restart forgets which tokens were used: file is not a database: remove it" in caplog.text
-        path.unlink()
-        # And goes on as soon as it can.
-        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
-        assert not await store.enter("assertion", "a", "j", UNTIL, NOW)
-    assert metrics.get_sample_value("hawse_seen_unwritten_total") == 1
+    held, leaving, ended = HeldTable(table_at(place)), trio.Event(), trio.Event()
+
+    async def serve() -> None:
+        async with open_replay_store(held) as store, trio.open_nursery() as uses:
+            uses.start_soon(store.enter, "assertion", "a", "first", UNTIL, NOW)
+            await held.reached.wait()
+            uses.cancel_scope.cancel()
+            leaving.set()
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        await leaving.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not ended.is_set()
+        mock_clock.jump(LAST_ANSWER_S)
+        await ended.wait()
+    held.go.set()
+    assert held.closed.wait(30)
 
 
-async def test_a_missing_folder_refuses_no_token_until_it_is_back(tmp_path: Path) -> None:
-    with closing(ReplayStore(tmp_path / "data" / "seen.db")) as store:
-        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
-        assert store.unwritten == 1
-        (tmp_path / "data").mkdir()
-        assert [await store.enter("assertion", "a", "j", UNTIL, NOW) for _ in range(2)] == [True, False]
+async def test_a_bug_in_the_table_ends_the_hub(place: Location) -> None:
+    class Broken(HeldTable):
+        def write(self, uses: Sequence[Use]) -> None:
+            raise ZeroDivisionError
+
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with open_replay_store(Broken(table_at(place))) as store:
+            await store.enter("assertion", "a", "j", UNTIL, NOW)

@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -22,13 +22,15 @@ from auth.hubtime import hub_time, seconds_of
 from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_access, verify_access
+from proxy.agent.https.connection import SOCKET_TIMEOUT_S
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER
 from proxy.hub.identity.replay import ReplayCache
-from proxy.hub.identity.replay_store import ReplayStore
+from proxy.hub.identity.replay_store import open_replay_store
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.store import Store
+from tests.fakes.replays import HeldTable, open_replays, table_at, unreachable
 from tests.proxy.hub.identity.token_bench import (
     AGENT_KEY,
     FORM,
@@ -164,19 +166,29 @@ async def test_a_token_is_kept_no_longer_than_it_lives(tmp_path: Path, now: floa
         verify_access(token, keys, issuer=ISSUER, org="main", cluster="prod", now=now + left - 0.01)
 
 
+@asynccontextmanager
+async def held_writes(bench: Bench, folder: Path) -> AsyncIterator[HeldTable]:
+    """Give the endpoint a store of used tokens whose first write waits for the test."""
+    held = HeldTable(table_at(folder / "held.db"))
+    async with open_replay_store(held) as store:
+        bench.endpoint._replays.store = store
+        yield held
+
+
 async def test_a_token_counts_from_when_it_is_made(tmp_path: Path) -> None:
     """And not from when it was asked for: the note of an assertion may have taken its time."""
     now = NOW
-    async with open_bench(tmp_path, lambda: now) as bench, trio.open_nursery() as nursery:
+    async with open_bench(tmp_path, lambda: now) as bench, held_writes(bench, tmp_path) as held:
         answers: list[tuple[int, dict[str, object]]] = []
 
         async def ask() -> None:
             answers.append(await bench.ask(**signed(assertion())))
 
-        async with bench.endpoint._replays.store._lock:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
-            await trio.testing.wait_all_tasks_blocked()
+            await held.reached.wait()
             now += 30
+            held.go.set()
     [(status, body)] = answers
     assert status == 200
     claims = verify_access(
@@ -511,7 +523,7 @@ async def test_an_assertion_that_was_refused_for_another_agent_is_still_good(ben
 
 async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) -> None:
     token = assertion()
-    with closing(ReplayStore(tmp_path / "seen.db")) as replays:
+    async with open_replays(tmp_path / "seen.db") as replays:
         async with open_bench(tmp_path, lambda: NOW) as bench:
             assert (await bench.ask(**signed(token)))[0] == 200
             again = TokenEndpoint(
@@ -531,6 +543,35 @@ async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) 
             )
             assert (status, body["error"]) == (401, "invalid_client")
             assert "used before" in str(body["error_description"])
+
+
+async def test_no_token_is_issued_for_an_assertion_whose_use_cannot_be_recorded(
+    bench: Bench, tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    cache = bench.endpoint._replays
+    store, token = cache.store, assertion()
+    answers: list[tuple[int, dict[str, object]]] = []
+
+    async def ask() -> None:
+        answers.append(await bench.ask(**signed(token)))
+
+    async with open_replays(unreachable(tmp_path)) as away, trio.open_nursery() as nursery:
+        cache.store = away
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        # Half of the time that an agent waits for its answer.
+        mock_clock.jump(SOCKET_TIMEOUT_S / 2)
+    cache.store = store
+    [(status, body)] = answers
+    assert (status, body["error"]) == (503, "temporarily_unavailable")
+    told = "the hub's database did not record in 5 s that the assertion is used: try again"
+    assert body["error_description"] == told
+    assert [(event.kind, event.actor.name, event.note) for event in bench.events] == [
+        (Kind.AUTH_FAILED, "sre-1", told)
+    ]
+    # It may have been recorded all the same.
+    assert (await bench.ask(**signed(token)))[0] == 401
+    assert (await bench.ask(**signed(assertion(jti="k"))))[0] == 200
 
 
 async def test_refused_assertions_look_like_refused_keys(bench: Bench) -> None:
@@ -634,21 +675,23 @@ async def test_a_revoked_key_and_a_locked_agent_buy_nothing_at_once(bench: Bench
 
 
 @pytest.mark.parametrize("taken", ["key", "agent"])
-async def test_what_is_taken_back_while_the_use_is_written_buys_nothing(bench: Bench, taken: str) -> None:
+async def test_what_is_taken_back_while_the_use_is_written_buys_nothing(
+    bench: Bench, tmp_path: Path, taken: str
+) -> None:
     [key] = [k for k in await bench.directory.read(lambda s: s.credentials("sre-1")) if "key:" in k.label[:4]]
     answers: list[tuple[int, dict[str, object]]] = []
 
     async def ask() -> None:
         answers.append(await bench.ask(**signed(assertion())))
 
-    async with trio.open_nursery() as nursery:
-        async with bench.endpoint._replays.store._lock:
-            nursery.start_soon(ask)
-            await trio.testing.wait_all_tasks_blocked()
-            if taken == "key":
-                await bench.directory.change(lambda store: store.revoke_key("sre-1", key.id))
-            else:
-                await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    async with held_writes(bench, tmp_path) as held, trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await held.reached.wait()
+        if taken == "key":
+            await bench.directory.change(lambda store: store.revoke_key("sre-1", key.id))
+        else:
+            await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+        held.go.set()
     [(status, body)] = answers
     expected = (401, "invalid_client") if taken == "key" else (403, "access_denied")
     assert (status, body["error"]) == expected

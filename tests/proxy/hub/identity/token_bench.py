@@ -16,13 +16,13 @@ from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey
 from proxy.hub.home.config import LimitsConfig
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.identity.oauth import Answer
-from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
+from tests.fakes.replays import open_replays
 
 ISSUER = "https://hub.example"
 PEPPER = b"p" * 32
@@ -90,8 +90,10 @@ async def open_bench(
     key = SigningKey.generate()
     signing = SigningKeys(key, (key,))
     events: list[Event] = []
-    replays = ReplayStore(folder / "seen.db")
-    async with open_directory(database or folder / "hub.db", org="main", clock=clock) as directory:
+    async with (
+        open_replays(database or folder / "seen.db") as replays,
+        open_directory(database or folder / "hub.db", org="main", clock=clock) as directory,
+    ):
         await directory.change(enrol)
         endpoint = TokenEndpoint(
             directory=directory,
@@ -106,7 +108,6 @@ async def open_bench(
             state_of=lambda cluster: "not tried",
         )
         yield Bench(directory, endpoint, signing, events)
-    replays.close()
 
 
 def basic(name: str, key: str) -> tuple[bytes, bytes]:

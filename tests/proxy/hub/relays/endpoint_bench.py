@@ -20,11 +20,11 @@ from auth.keys import SigningKey
 from auth.tokens import HelloClaims
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.signing_keys import SigningKeys
-from proxy.hub.identity.replay_store import ReplayStore
-from proxy.hub.relays.endpoint import RelayEndpoint
+from proxy.hub.relays.endpoint import RelayDial, RelayEndpoint
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.signing_keys import SigningKeys
+from tests.fakes.replays import open_replays
 from tunnel import Memory, Session
 
 NOW = 1_800_000_000.0
@@ -66,6 +66,11 @@ class Bench:
                     return
                 await trio.lowlevel.checkpoint()
 
+    def dial(self, hello: HelloClaims, *, recorded: bool = True) -> RelayDial:
+        """The dial of an authenticated relay of the cluster `prod`."""
+        cluster = self.directory.current.clusters_by_name["prod"]
+        return RelayDial(hello, cluster, "192.0.2.9", self.endpoint.limit.arrive(), recorded)
+
     async def trail(self) -> list[tuple[str, str]]:
         """Kind and note of each event."""
         await self.recorder.flush()
@@ -78,7 +83,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def open_bench(folder: Path) -> AsyncIterator[Bench]:
+async def open_bench(folder: Path, relay_key: SigningKey | None = None) -> AsyncIterator[Bench]:
     config = HubConfig(org="acme", public_url="https://hub.example")
     key = SigningKey.generate()
     audit_file = folder / "audit.db"
@@ -86,9 +91,12 @@ async def open_bench(folder: Path) -> AsyncIterator[Bench]:
     async with (
         open_recorder(store, org="acme") as recorder,
         open_directory(folder / "hub.db", org="acme", clock=time.time) as directory,
+        open_replays(folder / "seen.db") as replays,
     ):
         await directory.change(
-            lambda store: store.add_cluster("prod", teams=[], relay_key=SigningKey.generate().public)
+            lambda store: store.add_cluster(
+                "prod", teams=[], relay_key=(relay_key or SigningKey.generate()).public
+            )
         )
         endpoint = RelayEndpoint(
             config=config,
@@ -102,7 +110,7 @@ async def open_bench(folder: Path) -> AsyncIterator[Bench]:
             software="hawse/test",
             new_id=lambda: "id",
             pepper=b"p" * 32,
-            replays=ReplayStore(folder / "seen.db"),
+            replays=replays,
         )
         yield Bench(endpoint, directory, recorder, audit_file)
     store.close()

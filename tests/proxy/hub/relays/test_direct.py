@@ -23,7 +23,6 @@ from auth.key_rotation import issue_rotation
 from auth.keys import SigningKey
 from auth.principal import Principal
 from proxy.hub.authorize.events import Trail
-from proxy.hub.home.signing_keys import SigningKeys
 from proxy.hub.relays import direct
 from proxy.hub.relays.contexts import RENEW_AFTER_S
 from proxy.hub.relays.direct import DirectRelays
@@ -31,6 +30,7 @@ from proxy.hub.relays.pins import Pins
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.hub.store.migrations import tables
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import OutboundBroken, Processed, StreamCode

@@ -69,8 +69,9 @@ async def test_a_relay_shows_one_bearer_token_and_only_where_relays_dial(tmp_pat
             ((bearer,), "its relay does not dial"),
         ):
             lines = tuple((b"authorization", value) for value in shown)
+            head = RequestHead.of(b"GET", b"/v1/tunnel", lines)
             with pytest.raises(TokenError, match=why):
-                await bench.endpoint.authenticate(RequestHead.of(b"GET", b"/v1/tunnel", lines), NOW)
+                await bench.endpoint.authenticate(head, NOW, bench.endpoint.limit.arrive(), "192.0.2.9")
 
 
 @pytest.mark.parametrize("other", [{"instance": "relay-2"}, {"cluster": "c2"}])
@@ -78,11 +79,10 @@ async def test_a_hello_that_names_another_relay_than_its_token_is_rejected(
     tmp_path: Path, other: dict[str, str]
 ) -> None:
     async with open_bench(tmp_path) as bench:
-        cluster = bench.directory.current.clusters_by_name["prod"]
         own = Hello(cluster="c1", instance="relay-1")
-        assert bench.endpoint._welcome(own, claims("j"), cluster).session_id == "id"
+        assert bench.endpoint._welcome(bench.dial(claims("j")), own).session_id == "id"
         with pytest.raises(Rejected, match="another relay than the token") as rejected:
-            bench.endpoint._welcome(attrs.evolve(own, **other), claims("j"), cluster)
+            bench.endpoint._welcome(bench.dial(claims("j")), attrs.evolve(own, **other))
         assert rejected.value.close_code == CloseCode.FORBIDDEN
 
 
@@ -209,7 +209,7 @@ async def dialled(bench: Bench, instance: str = "relay-1") -> AsyncIterator[tupl
     hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid, instance=instance)
 
     async def listen() -> None:
-        await bench.endpoint._begin(here, await hear_hello(here), hello, cluster, "192.0.2.9", None)
+        await bench.endpoint._begin(here, await hear_hello(here), bench.dial(hello), None)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
@@ -462,10 +462,9 @@ async def test_a_store_that_is_down_costs_the_pin_and_not_the_tunnel(
 
 async def test_no_session_begins_when_the_hub_may_not_decide_any_more_after_the_dial(tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench:
-        cluster = bench.directory.current.clusters_by_name["prod"]
         hello = Hello(cluster="c1", instance="relay-1")
         bench.directory.age.withhold("the database is away")
         with pytest.raises(Rejected, match="the database is away") as rejected:
-            bench.endpoint._welcome(hello, claims("j"), cluster)
+            bench.endpoint._welcome(bench.dial(claims("j")), hello)
         # The relay dials again.
         assert rejected.value.close_code == CloseCode.DRAINING

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from auth.tokens import HelloClaims
+from auth.keys import SigningKey
+from auth.tokens import HelloClaims, issue_hello
 from proxy.hub.calls.calls import _tunnel
 from proxy.hub.home.config import TunnelConfig
+from proxy.hub.identity.replay import ReplayedError
+from proxy.hub.identity.replay_postgres import WAIT_S
+from proxy.hub.identity.replay_store import ReplayStoreUnavailableError
 from proxy.hub.relays.registry import Registry
+from proxy.message.head import RequestHead
+from tests.fakes.replays import open_replays, unreachable
 from tests.proxy.hub.calls.sessions import session_pair
-from tests.proxy.hub.relays.endpoint_bench import Bench, open_bench
+from tests.proxy.hub.relays.endpoint_bench import NOW, Bench, open_bench
 from tests.proxy.hub.relays.live_relays import live
 from tunnel import (
     RESUME,
@@ -32,6 +40,7 @@ from tunnel import (
     open_session,
 )
 from tunnel.protocol import frames
+from tunnel.websocket.upgrade import SESSION_HEADER
 
 
 @asynccontextmanager
@@ -51,7 +60,9 @@ async def detached_relay(bench: Bench) -> AsyncIterator[tuple[Session, HelloClai
 
         nursery.start_soon(dial)
         async with open_session(
-            here, Role.LISTENER, answer_hello=lambda hello: bench.endpoint._welcome(hello, claims, cluster)
+            here,
+            Role.LISTENER,
+            answer_hello=partial(bench.endpoint._welcome, bench.dial(claims)),
         ) as hub:
             await bench.keep(hub, nursery)
             await wait_all_tasks_blocked()
@@ -62,12 +73,11 @@ async def detached_relay(bench: Bench) -> AsyncIterator[tuple[Session, HelloClai
 
 
 async def come_back(bench: Bench, claims: HelloClaims, hello: Hello) -> bool:
-    cluster = bench.directory.current.clusters_by_name["prod"]
     here, there = memory_transport_pair()
     # It carries the session until it is lost; a refusal comes at once.
     resumed = True
     with trio.move_on_after(0.1):
-        resumed = await bench.endpoint._resume(here, frames.hello(hello), claims, cluster, "192.0.2.9")
+        resumed = await bench.endpoint._resume(here, frames.hello(hello), bench.dial(claims))
     await there.aclose()
     return resumed
 
@@ -101,8 +111,62 @@ async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_learns_that_t
         assert not await come_back(bench, claims, hello)
         assert await hub.wait_closed() == "the tunnel was lost, and a hub that is stopping resumes no session"
         with pytest.raises(Rejected, match="this hub is stopping, and resumes no session") as caught:
-            bench.endpoint._welcome(hello, claims, cluster)
+            bench.endpoint._welcome(bench.dial(claims), hello)
         assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
+
+
+async def test_a_relay_comes_back_to_its_session_while_its_token_cannot_be_recorded(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    key = SigningKey.generate()
+    async with open_bench(tmp_path, key) as bench, detached_relay(bench) as (_, claims, hello):
+        assert hello.resume is not None
+        tokens = iter(range(100))
+
+        async def dial(instance: str, session_id: str, signer: SigningKey = key) -> bool:
+            token = issue_hello(
+                signer,
+                cluster_id=claims.cluster_id,
+                hub_url="https://hub.example",
+                instance=instance,
+                jti=str(next(tokens)),
+                now=NOW,
+            )
+            lines = (b"authorization", b"Bearer " + token.encode()), (SESSION_HEADER, session_id.encode())
+            head = RequestHead.of(b"GET", b"/v1/tunnel", lines)
+            arrival = bench.endpoint.limit.arrive()
+            return (await bench.endpoint.authenticate(head, NOW, arrival, "192.0.2.9")).recorded
+
+        async def dial_while_away(instance: str, session_id: str) -> None:
+            try:
+                found.append(await dial(instance, session_id))
+            except ReplayStoreUnavailableError:
+                found.append(None)
+
+        own = "relay-1", hello.resume.session_id
+        assert await dial(*own)
+        found: list[bool | None] = []
+        async with open_replays(unreachable(tmp_path)) as away:
+            bench.endpoint._replays.store = away
+            async with trio.open_nursery() as nursery:
+                for session in (own, ("relay-2", own[1]), ("relay-1", "another")):
+                    nursery.start_soon(dial_while_away, *session)
+                await wait_all_tasks_blocked()
+                mock_clock.jump(WAIT_S)
+            assert Counter(found) == {False: 1, None: 2}
+            # A replay at this hub is known without the database.
+            tokens = iter([0])
+            with pytest.raises(ReplayedError):
+                await dial(*own)
+
+
+async def test_a_token_that_is_not_recorded_begins_no_session(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        claims = HelloClaims(cluster.id, "relay-1", "", "jti", 0, 60)
+        hello = Hello(cluster=cluster.id, instance="relay-1")
+        with pytest.raises(Rejected, match="is not recorded: try again"):
+            bench.endpoint._welcome(bench.dial(claims, recorded=False), hello)
 
 
 async def test_a_call_records_the_interruptions_of_its_tunnel(tmp_path: Path) -> None:
@@ -144,12 +208,9 @@ async def test_a_hello_that_was_held_up_on_the_way_changes_nothing(tmp_path: Pat
         assert held_up.resume is not None
         resume = held_up.resume
         later = attrs.evolve(held_up, resume=attrs.evolve(resume, attempt=resume.attempt + 1))
-        cluster = bench.directory.current.clusters_by_name["prod"]
         here, there = memory_transport_pair()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                bench.endpoint._resume, here, frames.hello(later), claims, cluster, "192.0.2.9"
-            )
+            nursery.start_soon(bench.endpoint._resume, here, frames.hello(later), bench.dial(claims))
             await wait_all_tasks_blocked()
             assert not hub.detached
             for late in (held_up, attrs.evolve(held_up, resume=attrs.evolve(resume, last_rx=10**9))):
@@ -166,7 +227,7 @@ async def test_a_session_that_is_not_here_is_refused_and_no_other_one_begun(tmp_
         hello = Hello(cluster=cluster.id, instance="relay-1", resume=Resume("gone"))
         assert not await come_back(bench, claims, hello)
         with pytest.raises(Rejected) as caught:
-            bench.endpoint._welcome(hello, claims, cluster)
+            bench.endpoint._welcome(bench.dial(claims), hello)
         assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
 
 
@@ -177,7 +238,7 @@ async def test_what_the_hub_offers_is_configured(resume: bool, tmp_path: Path) -
         cluster = bench.directory.current.clusters_by_name["prod"]
         claims = HelloClaims(cluster.id, "relay-1", "", "jti", 0, 60)
         hello = Hello(cluster=cluster.id, instance="relay-1", features=(RESUME,))
-        welcome: Welcome = bench.endpoint._welcome(hello, claims, cluster)
+        welcome: Welcome = bench.endpoint._welcome(bench.dial(claims), hello)
         assert (welcome.features, welcome.resume_ttl_s) == (((RESUME,), 60) if resume else ((), 0))
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from proxy.hub.store.local_user import is_user, local_user
+from proxy.hub.store.local_user import is_local_token_name, is_user, local_token_name, local_user
 
 
 @pytest.mark.parametrize("name", ["ada", r"CORP\ada", "ada@corp.example", "svc$", "a" * 64])
@@ -38,3 +38,9 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(pwd, "getpwuid", find)
     assert local_user({}) == f"uid-{os.getuid()}"
+
+
+def test_the_tokens_of_machines_have_names_that_no_other_token_gets() -> None:
+    assert (local_token_name(None), local_token_name("0a1b2c3d")) == ("local", "local-0a1b2c3d")
+    assert all(map(is_local_token_name, ("local", "local-0a1b2c3d")))
+    assert not any(map(is_local_token_name, ("", "locals", "local-", "local-0a1b2c3", "local-0a1b2c3d\n")))

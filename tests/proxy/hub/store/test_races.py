@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from threading import Event
 from typing import TypeVar
 
+import attrs
 import pytest
 import sqlalchemy as sa
 
@@ -21,6 +22,9 @@ from proxy.hub.store.credentials import CODES_PER_AGENT_MAX, KEYS_PER_AGENT_MAX
 from proxy.hub.store.engines.errors import ConflictError, NotFoundError, StoreError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.roles import Role
+from proxy.hub.store.sealed import HubSecrets
+from proxy.hub.store.sealing import Seal
+from proxy.hub.store.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from tests.postgres import PostgresServer
 
@@ -190,3 +194,37 @@ def test_versions_are_in_the_order_of_commits(hubs: Hubs) -> None:
     before = hubs.one.version().number
     hubs.race(lambda store: store.add_team("a"), lambda store: store.add_team("b"))
     assert hubs.other.version().number == before + 2
+
+
+def test_two_hubs_that_rotate_the_keys_publish_one_and_sign_one_statement(hubs: Hubs) -> None:
+    seal = Seal.generate()
+    hubs.one.put_secrets(HubSecrets.generate(), seal)
+
+    def keys() -> SigningKeys:
+        return hubs.other.sealed_secrets().open(seal).keys
+
+    def publish(keys: SigningKeys) -> SigningKeys:
+        new = keys.published or SigningKey.generate()
+        return attrs.evolve(keys, all=(*{*keys.all, new},), published=new)
+
+    def activate(keys: SigningKeys) -> SigningKeys:
+        if keys.published is None:
+            return keys
+        return SigningKeys(keys.published, keys.all, (*keys.succession, "a.b.c"))
+
+    for step in (publish, activate):
+        hubs.race(
+            lambda store, step=step: store.change_signing_keys(step, seal),
+            lambda store, step=step: store.change_signing_keys(step, seal),
+        )
+        assert len(keys().all) == 2
+    assert keys().succession == ("a.b.c",)
+
+
+def test_of_two_first_starts_one_makes_the_secrets(hubs: Hubs) -> None:
+    seal = Seal.generate()
+    first, second = hubs.race(
+        lambda store: store.put_secrets(HubSecrets.generate(), seal),
+        lambda store: store.put_secrets(HubSecrets.generate(), seal),
+    )
+    assert first == second == hubs.other.sealed_secrets()

@@ -497,6 +497,15 @@ def test_the_local_token_is_replaced_and_no_other_has_its_name(store: Store) -> 
     assert (digest, token.name, token.role, token.expires_at) == ("h3", "local", Role.ADMIN, None)
 
 
+def test_the_machines_of_one_directory_have_a_token_each(store: Store) -> None:
+    for name, digest in (("local-00000000", "h1"), ("local-0000000a", "h2"), ("local-00000000", "h3")):
+        store.put_local_token(digest, name)
+        with pytest.raises(InvalidError, match="reserved for a hub's own token"):
+            store.add_admin_token(name, "h4", role=Role.ADMIN)
+    assert set(store.snapshot().admin_tokens_by_hash) == {"h2", "h3"}
+    store.add_admin_token("local-laptop", "h4", role=Role.ADMIN)
+
+
 @pytest.mark.parametrize(
     ("column", "value"), [("role", "root"), ("role", ""), ("name", "local:root"), ("name", "a b")]
 )

@@ -50,6 +50,9 @@ def test_a_server_that_is_not_there_is_told_with_the_next_step(tmp_path: Path) -
     assert told.endswith(": start the server, or correct database.url")
     told = fault_of(PostgresAddress("postgresql://hawse@127.0.0.1:1/hawse"))
     assert "Connection refused" in told
+    told = fault_of(PostgresAddress("postgresql://hawse@127.0.0.1:1,127.0.0.2:1/hawse"))
+    assert told.count("Connection refused") == 2
+    assert "; host: '127.0.0.2', port: '1', hostaddr: '127.0.0.2': connection failed: " in told
 
 
 def test_a_role_or_database_that_is_not_there(postgres: PostgresServer) -> None:
