@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from proxy.hub.store.database import new_id
 from proxy.hub.store.engines.engine import Location, open_engine
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.version import begin_change
+from proxy.hub.store.versions.version import begin_change
 
 # Rows of one statement.
 _AT_ONCE = 1000

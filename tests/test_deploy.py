@@ -33,7 +33,7 @@ RELAY, HUB = (
     if "lock_subset.py --extra" in line
 }
 # What `make demo` installs.
-[DEMO] = re.findall(r"deploy/lock_subset\.py (.+) > ", (ROOT / "Makefile").read_text())
+[DEMO] = re.findall(r"deploy/lock_subset\.py (--extra hub .+) > ", (ROOT / "Makefile").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

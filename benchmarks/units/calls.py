@@ -33,7 +33,7 @@ from proxy.hub.calls.calls import _closing
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome
 from proxy.hub.store.entities import Agent, AgentState, Cluster, Mode, Snapshot
-from proxy.hub.store.version import Version
+from proxy.hub.store.versions.version import Version
 from proxy.message.head import RequestHead
 from proxy.relay.verify import Verifier
 from tunnel import Context

@@ -59,7 +59,7 @@ def hub(
     from proxy.cli.service import run_service
     from proxy.hub.check import check_hub
     from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX
-    from proxy.hub.home.private_files import DataDirError
+    from proxy.hub.home.files.private_files import DataDirError
     from proxy.hub.serve import run_hub
     from proxy.hub.store.engines.errors import StoreUnavailableError
     from proxy.process.files import FileError

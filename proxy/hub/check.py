@@ -24,20 +24,20 @@ from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX
 from proxy.hub.home.databases import check_directory, faults_of_databases, noted_applied
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import check_ca
-from proxy.hub.home.private_files import DataDirError, check_writable, explained, is_there
-from proxy.hub.home.reserve import check_reserve
-from proxy.hub.home.seal_file import SealFile
+from proxy.hub.home.files.private_files import DataDirError, check_writable, explained, is_there
+from proxy.hub.home.files.reserve import check_reserve
+from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.sealed_secrets import check_secrets
 from proxy.hub.home.trails import check_place
 from proxy.hub.restart.pidfile import PidFile
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import unusable
-from proxy.hub.store.lineage import ACCEPT, Loss
 from proxy.hub.store.migrations import MigrationError, is_older
 from proxy.hub.store.sealed import read_secrets
 from proxy.hub.store.snapshot import read_trail
-from proxy.hub.store.version import read_is_kept, read_version
+from proxy.hub.store.versions.lineage import ACCEPT, Loss
+from proxy.hub.store.versions.version import read_is_kept, read_version
 from proxy.process.certificates import remarks_on, summary_of
 from proxy.process.files import FileError, read_certificate
 from proxy.process.findings import Findings

@@ -16,7 +16,7 @@ from audit.recorder import Recorder, open_recorder
 from audit.stores import OwnTrail
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.authorize.events import Trail
-from proxy.hub.calls.database_watch import DatabaseWatch
+from proxy.hub.health.database_watch import DatabaseWatch
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.databases import (
@@ -27,10 +27,10 @@ from proxy.hub.home.databases import (
     noted_applied,
 )
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.files.reserve import open_reserve
+from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.keyring import FolderKeyring, KeyRing, KeySource
-from proxy.hub.home.reserve import open_reserve
-from proxy.hub.home.seal_file import SealFile
 from proxy.hub.home.sealed_secrets import SealedKeyring, open_secrets
 from proxy.hub.home.trails import TrailPlace, open_trail
 from proxy.hub.identity.replay_sqlite import SqliteUses
@@ -38,8 +38,8 @@ from proxy.hub.identity.replay_store import ReplayStore, UseTable, open_replay_s
 from proxy.hub.relays.registry import Registry
 from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.hub.store.directory import Directory, open_directory
-from proxy.hub.store.lineage import Lineage
 from proxy.hub.store.store import Store
+from proxy.hub.store.versions.lineage import Lineage
 from proxy.listener.unauthenticated import network_of
 
 

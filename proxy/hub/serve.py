@@ -46,6 +46,7 @@ from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
 from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.front import Front
+from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
 from proxy.hub.home.trails import open_trail
@@ -59,15 +60,14 @@ from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import Home, Records, open_home, open_records, open_replays
 from proxy.hub.restart.instance_lock import InstanceLock
-from proxy.hub.stale_watch import StaleWatch
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.engines.listener import listen
 from proxy.hub.store.local_user import local_token_name
 from proxy.hub.store.store import Store
-from proxy.hub.store.version import CHANNEL
+from proxy.hub.store.versions.version import CHANNEL
 from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
-from proxy.process.malloc_trim import trim_when_idle
+from proxy.process.memory.malloc_trim import trim_when_idle
 from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle_later
@@ -100,7 +100,9 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
         ):
             async with open_replays(config, home) as seen:
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
-                local_token = local_token_name(None if config.database.url is None else home.data.hub_id())
+                local_token = local_token_name(
+                    None if config.database.url is None else home.data.admin.hub_id()
+                )
                 pepper = records.secrets.pepper
                 await ensure_local_token(home.data, records.directory, pepper, local_token)
                 async with trio.open_nursery() as upkeep:

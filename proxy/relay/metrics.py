@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.process.memory_metrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
+from proxy.process.memory.memory_metrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
 from tunnel import Memory
 
 CONTENT_TYPE = b"text/plain; version=0.0.4"

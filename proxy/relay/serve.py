@@ -38,7 +38,7 @@ from proxy.process.config import Address
 from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
 from proxy.process.files import warn_of_expiry, watch_certificate
-from proxy.process.malloc_trim import trim_when_idle
+from proxy.process.memory.malloc_trim import trim_when_idle
 from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle_later

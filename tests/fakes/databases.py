@@ -15,7 +15,7 @@ from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.store import Store
-from proxy.hub.store.version import Version
+from proxy.hub.store.versions.version import Version
 
 
 def run(location: Location, *statements: str) -> list[tuple[object, ...]]:

@@ -34,7 +34,7 @@ SETTLED_S = 100.0
 SLACK = 16
 RESIDENT_GROWTH_MAX = 0.10
 # What is free is given back when a process comes to rest, which it looks for every 10 s: the first look after
-# the last work may still have seen some of it (proxy.process.malloc_trim).
+# the last work may still have seen some of it (proxy.process.memory.malloc_trim).
 REST_S = 22.0
 # And as much as that comes and goes all the time.
 RESTLESS_KIB = 256

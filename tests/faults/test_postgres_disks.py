@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.hub.home.reserve import ReserveError, open_reserve
+from proxy.hub.home.files.reserve import ReserveError, open_reserve
 from tests.faults.figures import note
 from tests.faults.hub_on_postgres import GRACE_S, HubOnPostgres, hub_on_postgres
 from tests.faults.traffic import Traffic, traffic

@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from proxy.cli.errors import CommandError
-from proxy.hub.home.reserve import ReserveError, open_reserve
+from proxy.hub.home.files.reserve import ReserveError, open_reserve
 from proxy.hub.store.local_user import local_user
 from sandbox.demo.processes import DemoError
 from tests.fakes.issuer import FakeIssuer, running_issuer

@@ -14,7 +14,7 @@ import pytest
 from proxy.hub.home.databases import noted_applied
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.store.engines.postgres_address import PostgresAddress
-from proxy.hub.store.version import Version
+from proxy.hub.store.versions.version import Version
 from tests.fakes.apiserver import Exchange
 from tests.fakes.databases import lose, run
 from tests.postgres import PostgresServer

@@ -221,7 +221,7 @@ def find_trail(config: Path | None, data_dir: Path | None) -> FoundTrail:
     """Find the trail of the hub on this machine. Raises CommandError."""
     from proxy.hub.home.config import load
     from proxy.hub.home.datadir import DataDir
-    from proxy.hub.home.private_files import DataDirError
+    from proxy.hub.home.files.private_files import DataDirError
     from proxy.hub.home.trails import place_of
     from proxy.process.config import ConfigError
 

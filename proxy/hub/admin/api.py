@@ -44,7 +44,7 @@ from proxy.hub.admin.actions.verb import METRICS, Endpoint
 from proxy.hub.admin.operators import Operators, RefusedError
 from proxy.hub.admin.revocations import Revocation, Revocations, Where
 from proxy.hub.authorize.events import without_bearer
-from proxy.hub.home.reserve import ReserveError
+from proxy.hub.home.files.reserve import ReserveError
 from proxy.hub.store.engines.errors import InvalidError, StoreError, StoreUnavailableError
 
 # The largest bodies are policies: one with 500 rules has 100 KB.

@@ -29,9 +29,9 @@ import attrs
 
 from audit.sqlite import explained
 from proxy.hub.home.datadir import RESTORING, DataDir
-from proxy.hub.home.folder_lock import FolderInUseError
+from proxy.hub.home.files.folder_lock import FolderInUseError
+from proxy.hub.home.files.private_files import DataDirError, is_there, read_private
 from proxy.hub.home.hub_instances import HubInstances
-from proxy.hub.home.private_files import DataDirError, is_there, read_private
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.process.untrusted_json import read_json

@@ -19,7 +19,7 @@ from proxy.hub.admin.operators import KNOWN
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.local_admin import AdminEndpoint
+from proxy.hub.home.files.local_admin import AdminEndpoint
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.relays.registry import Registry

@@ -10,15 +10,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from proxy.hub.calls.database_watch import DatabaseWatch
 from proxy.hub.calls.trail_watch import TrailWatch
+from proxy.hub.health.database_watch import DatabaseWatch
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import AgentState
 from proxy.listener.unauthenticated import UnauthenticatedLimits
-from proxy.process.memory_metrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
+from proxy.process.memory.memory_metrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
 from tunnel import Memory
 
 

@@ -43,10 +43,10 @@ from proxy.hub.home.databases import (
     noted_move,
 )
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.folder_lock import FolderInUseError
+from proxy.hub.home.files.folder_lock import FolderInUseError
+from proxy.hub.home.files.private_files import DataDirError, is_there
+from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.hub_instances import HubInstances
-from proxy.hub.home.private_files import DataDirError, is_there
-from proxy.hub.home.seal_file import SealFile
 from proxy.hub.store.engines.errors import StoreError, StoreUnavailableError
 from proxy.hub.store.engines.postgres import look_at
 from proxy.hub.store.engines.postgres_address import PostgresAddress
@@ -54,9 +54,9 @@ from proxy.hub.store.engines.postgres_bulk import open_bulk
 from proxy.hub.store.engines.sqlite import unusable
 from proxy.hub.store.migrations import HEAD, MigrationError, read_revision
 from proxy.hub.store.sealed import HubSecrets, read_secrets, write_secrets
-from proxy.hub.store.sealing import SealError
+from proxy.hub.store.secrets.sealing import SealError
 from proxy.hub.store.snapshot import read_trail
-from proxy.hub.store.version import read_version
+from proxy.hub.store.versions.version import read_version
 
 # Called with the step, the events that it has done, and the events in all.
 Progress: TypeAlias = Callable[[str, int, int], None]

@@ -17,14 +17,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from audit.store import TrailMark
-from proxy.hub.home.private_files import is_there
+from proxy.hub.home.files.private_files import is_there
 from proxy.hub.identity.replay_postgres import CLOCKS_S
 from proxy.hub.identity.replay_store import ATTEMPT_BYTES
 from proxy.hub.store.engines.errors import InvalidError, StoreUnavailableError
 from proxy.hub.store.engines.postgres import said
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.version import begin_change
+from proxy.hub.store.versions.version import begin_change
 
 # Rows of a statement.
 PAGE_ROWS = 500

@@ -24,7 +24,7 @@ from audit.record import Response as AuditResponse
 from proxy.hub.admin.actions.administration import ACTIONS, Administration
 from proxy.hub.admin.actions.answers import Done
 from proxy.hub.admin.actions.call import Call
-from proxy.hub.home.reserve import Reserve, ReserveError
+from proxy.hub.home.files.reserve import Reserve, ReserveError
 from proxy.hub.store.engines.errors import StoreError, StoreUnavailableError
 
 _log = logging.getLogger("hawse.hub.admin")

@@ -20,7 +20,7 @@ import trio
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ServerCertificate, ensure_certificate
-from proxy.hub.home.private_files import DataDirError
+from proxy.hub.home.files.private_files import DataDirError
 from proxy.process.files import WatchedFile, warn_of_expiry, watch_certificate
 
 # How late a renewed certificate may be noticed. Certificates are renewed days before they expire.

@@ -17,10 +17,10 @@ import attrs
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX, default_data_dir
+from proxy.hub.home.files.seal_file import fault_of_seal_file
 from proxy.hub.home.hosts import ClusterHosts
-from proxy.hub.home.seal_file import fault_of_seal_file
 from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_postgres_url
-from proxy.hub.store.lease.snapshot_age import STALE_S, STALE_STREAMS_S
+from proxy.hub.store.versions.snapshot_age import STALE_S, STALE_STREAMS_S
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,

@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 
 from proxy.hub.home.datadir import RESTORING, DataDir
-from proxy.hub.home.private_files import DataDirError, is_there, read_private, write_private
+from proxy.hub.home.files.private_files import DataDirError, is_there, read_private, write_private
 from proxy.hub.store.engines.postgres_address import PostgresAddress
-from proxy.hub.store.version import Version
+from proxy.hub.store.versions.version import Version
 from proxy.process.untrusted_json import read_json
 
 # SQLite's smallest page. A database has at least one page.

@@ -11,9 +11,9 @@ trail, the signing keys and the pepper there, and `seal.key` in the folder.
     database            with PostgreSQL: where that is
     moved               hub.db and audit.db were copied into PostgreSQL, and are no longer in use
     applied             the version of the directory in PostgreSQL that the hub has applied
-    seal.key            with PostgreSQL: the keys that open its secrets (proxy/hub/home/seal_file.py)
+    seal.key            with PostgreSQL: the keys that open its secrets (proxy/hub/home/files/seal_file.py)
     hub-id              with PostgreSQL: the name of this folder's hub among others
-    reserve             space for revocations while the disk is full (proxy/hub/home/reserve.py)
+    reserve             space for revocations while the disk is full (proxy/hub/home/files/reserve.py)
     seen.db             the one-time tokens that were used (proxy/hub/identity/replay_sqlite.py)
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
     keys/succession     the rotation statements, oldest first (auth/key_rotation.py)
@@ -35,9 +35,10 @@ from pathlib import Path
 import attrs
 
 from auth.apikey import PEPPER_BYTES
-from proxy.hub.home.folder_lock import FolderLock, take_lock
-from proxy.hub.home.local_admin import LocalAdmin
-from proxy.hub.home.private_files import (
+from proxy.hub.home.files.folder_lock import FolderLock, take_lock
+from proxy.hub.home.files.key_folder import KeyFolder
+from proxy.hub.home.files.local_admin import LocalAdmin
+from proxy.hub.home.files.private_files import (
     DataDirError,
     check_private,
     check_writable,
@@ -46,8 +47,6 @@ from proxy.hub.home.private_files import (
     read_private,
     write_private,
 )
-from proxy.hub.home.signing_keys import KeyFolder
-from proxy.hub.store.local_user import HUB_ID
 
 # Prefix of the folder in which a restore unpacks. An interrupted restore leaves it behind.
 RESTORING = ".restore-"
@@ -138,19 +137,6 @@ class DataDir:
     @property
     def _pepper_file(self) -> Path:
         return self.path / "pepper"
-
-    def hub_id(self) -> str:
-        """Return the id of this folder's hub among those on one directory, making it at the first start.
-
-        Raises DataDirError.
-        """
-        file = self.path / "hub-id"
-        if not is_there(file):
-            write_private(file, secrets.token_hex(4).encode("ascii") + b"\n")
-        hub_id = read_private(file).decode("ascii", "replace").strip()
-        if HUB_ID.fullmatch(hub_id) is None:
-            raise DataDirError(f"{file}: damaged; remove it, and start the hub again for a new id")
-        return hub_id
 
     @property
     def lock_file(self) -> Path:

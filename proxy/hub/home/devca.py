@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from proxy.hub.home.private_files import DataDirError, is_there, read_private, write_private
+from proxy.hub.home.files.private_files import DataDirError, is_there, read_private, write_private
 
 CA_DAYS = 3650
 # Apple's clients refuse a server certificate of more than 825 days; public CAs stop at 398 and less.

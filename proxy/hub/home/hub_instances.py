@@ -23,7 +23,7 @@ import trio
 from audit.errors import AuditUnavailable
 from audit.record import utc
 from audit.stores import OwnTrail
-from proxy.hub.home.private_files import DataDirError, explained
+from proxy.hub.home.files.private_files import DataDirError, explained
 
 # How long the trail lacks the ends of the calls of a hub that was killed while it drained.
 LOOK_EVERY_S = 2.0

@@ -23,10 +23,10 @@ from auth.assertion import LIFETIME_S
 from auth.jws import TokenError
 from auth.key_rotation import ROTATIONS_MAX, KeyRotation, issue_rotation, read_rotation
 from auth.keys import SigningKey
-from proxy.hub.home.private_files import DataDirError
-from proxy.hub.home.signing_keys import KeyFolder
+from proxy.hub.home.files.key_folder import KeyFolder
+from proxy.hub.home.files.private_files import DataDirError
 from proxy.hub.store.engines.errors import StoreUnavailableError
-from proxy.hub.store.signing_keys import KeyState, SigningKeys
+from proxy.hub.store.secrets.signing_keys import KeyState, SigningKeys
 
 # Twice the lifetime of a token: the second half covers clock differences and suspended processes.
 OVERLAP_S = 2.0 * LIFETIME_S

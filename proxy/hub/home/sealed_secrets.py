@@ -7,13 +7,13 @@ from functools import partial
 from typing import TypeVar
 
 from audit.store import TrailMark
-from proxy.hub.home.private_files import DataDirError
-from proxy.hub.home.seal_file import SealFile
+from proxy.hub.home.files.private_files import DataDirError
+from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.sealed import HubSecrets, SealedSecrets
-from proxy.hub.store.sealing import Seal, SealError, UnknownSealingKeyError
-from proxy.hub.store.signing_keys import SealedKeys, SigningKeys
+from proxy.hub.store.secrets.sealing import Seal, SealError, UnknownSealingKeyError
+from proxy.hub.store.secrets.signing_keys import SealedKeys, SigningKeys
 from proxy.hub.store.store import Store
 
 T = TypeVar("T")

@@ -80,7 +80,7 @@ from proxy.hub.identity.replay import ReplayCache, ReplayedError
 from proxy.hub.identity.replay_store import ReplayStore, ReplayStoreUnavailableError
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster, Credential
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.message.head import Headers
 from proxy.process.plural import counted
 from tunnel.net.ratelimit import TokenBucket

@@ -28,7 +28,7 @@ from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.relays.pins import Pins, read_statement
 from proxy.hub.relays.relay_limit import RelayRefusedError
 from proxy.hub.store.entities import Cluster
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.kubernetes.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead

@@ -34,7 +34,7 @@ from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import Cluster, Mode
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.message.head import RequestHead
 from tunnel import (

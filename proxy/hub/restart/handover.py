@@ -39,8 +39,8 @@ import attrs
 import trio
 
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.folder_lock import FolderLock
-from proxy.hub.home.private_files import DataDirError, explained
+from proxy.hub.home.files.folder_lock import FolderLock
+from proxy.hub.home.files.private_files import DataDirError, explained
 from proxy.process.untrusted_json import read_json
 
 VERSION: Final = 1

@@ -16,7 +16,7 @@ import trio
 
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.folder_lock import FolderInUseError, FolderLock
+from proxy.hub.home.files.folder_lock import FolderInUseError, FolderLock
 from proxy.hub.home.hub_instances import END_LOOK_S, HubInstances
 from proxy.hub.restart.handover import (
     GoneError,

@@ -19,7 +19,7 @@ from proxy.hub.store.engines.errors import ConflictError
 from proxy.hub.store.entities import AgentState
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import not_found
-from proxy.hub.store.version import Version, begin_change, begin_history, read_is_kept, read_version
+from proxy.hub.store.versions.version import Version, begin_change, begin_history, read_is_kept, read_version
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql

@@ -7,7 +7,7 @@ called after each change. Updates of the last-used times are no changes: nothing
 
 Snapshots are read on a connection of their own. A change may wait for another hub's, or for a server that
 does not answer, and changes may queue behind it. Meanwhile the poll still sees what others change, and still
-confirms the snapshot's age (proxy/hub/store/lease/snapshot_age.py).
+confirms the snapshot's age (proxy/hub/store/versions/snapshot_age.py).
 
 A revocation does not wait for a disk. If the store cannot be written, `change_in_memory` makes the change on
 a copy of the store in memory, and snapshots are read from that. The changes are queued, and written to the
@@ -33,10 +33,10 @@ from audit.store import TrailMark
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import StoreError, StoreUnavailableError
 from proxy.hub.store.entities import Agent, Credential, Snapshot
-from proxy.hub.store.lease.snapshot_age import STALE_S, STALE_STREAMS_S, SnapshotAge
-from proxy.hub.store.lineage import Lineage
 from proxy.hub.store.store import Store
-from proxy.hub.store.version import Version
+from proxy.hub.store.versions.lineage import Lineage
+from proxy.hub.store.versions.snapshot_age import STALE_S, STALE_STREAMS_S, SnapshotAge
+from proxy.hub.store.versions.version import Version
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from auth.keys import PublicKey
 from auth.policy.match import Bundle
 from auth.principal import Principal
 from proxy.hub.store.roles import Role
-from proxy.hub.store.signing_keys import SealedKeys
-from proxy.hub.store.version import Version
+from proxy.hub.store.secrets.signing_keys import SealedKeys
+from proxy.hub.store.versions.version import Version
 
 
 class AgentState(StrEnum):

@@ -17,8 +17,8 @@ from auth.keys import SigningKey
 from proxy.hub.store.database import Database
 from proxy.hub.store.engines.errors import ConflictError
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.sealing import Seal, SealError
-from proxy.hub.store.signing_keys import KeyState, SealedKey, SealedKeys, SigningKeys, row_of
+from proxy.hub.store.secrets.sealing import Seal, SealError
+from proxy.hub.store.secrets.signing_keys import KeyState, SealedKey, SealedKeys, SigningKeys, row_of
 
 _PEPPER = "pepper"
 _PEPPER_ROW = f"secrets/{_PEPPER}"

@@ -26,7 +26,7 @@ from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_labels, shown
 from proxy.hub.store.roles import Role
 from proxy.hub.store.sealed import read_signing_keys
-from proxy.hub.store.version import Version, read_version
+from proxy.hub.store.versions.version import Version, read_version
 from proxy.process.untrusted_json import read_json
 
 T = TypeVar("T")

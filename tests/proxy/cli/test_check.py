@@ -23,7 +23,7 @@ from auth.keys import KeySet, SigningKey
 from proxy.cli.hub import hub
 from proxy.cli.relay import relay
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.reserve import open_reserve
+from proxy.hub.home.files.reserve import open_reserve
 from proxy.hub.store.store import Store
 
 CA = trustme.CA()

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from proxy.cli.hub import hub
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.local_admin import AdminEndpoint
+from proxy.hub.home.files.local_admin import AdminEndpoint
 from proxy.hub.store.engines import postgres as postgres_engine
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.migrations import HEAD

@@ -44,7 +44,7 @@ from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import open_directory
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.listener.unauthenticated import PENDING_S
 from proxy.message.head import RequestHead
 from tests.fakes.replays import open_replays, unreachable

@@ -22,8 +22,8 @@ from audit.record import Kind, utc
 from proxy.cli.admin import admin
 from proxy.hub.admin.metrics import DatabaseCollector
 from proxy.hub.authorize.events import Trail
-from proxy.hub.calls.database_watch import DatabaseWatch
 from proxy.hub.check import check_hub
+from proxy.hub.health.database_watch import DatabaseWatch
 from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
 from proxy.hub.home.databases import note_applied, noted_applied
 from proxy.hub.home.datadir import DataDir
@@ -32,8 +32,8 @@ from proxy.hub.resources import Records, open_home, open_records
 from proxy.hub.store.directory import open_directory
 from proxy.hub.store.engines import postgres as engine_module
 from proxy.hub.store.engines.postgres_address import PostgresAddress
-from proxy.hub.store.lineage import Lineage
-from proxy.hub.store.version import Version
+from proxy.hub.store.versions.lineage import Lineage
+from proxy.hub.store.versions.version import Version
 from proxy.process.config import Address
 from tests.fakes.databases import lose, run
 

@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives import serialization
 
 from proxy.hub.check import check_hub
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.private_files import DataDirError, write_private
-from proxy.hub.home.seal_file import SealFile
+from proxy.hub.home.files.private_files import DataDirError, write_private
+from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.sealed import HubSecrets
-from proxy.hub.store.sealing import KEY_BYTES
+from proxy.hub.store.secrets.sealing import KEY_BYTES
 from proxy.hub.store.store import Store
 from tests.fakes.databases import run
 from tests.proxy.hub.postgres_hub import config_of, opened, start, variables

@@ -24,9 +24,9 @@ from proxy.hub import serve
 from proxy.hub.accept import Acceptor
 from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.keyring import KeyRing
-from proxy.hub.home.seal_file import SealFile
 from proxy.hub.restart.handover import HandoverServer, open_restart_socket
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
@@ -168,6 +168,6 @@ async def test_on_one_database_each_machine_has_an_admin_token(
         tokens = store.snapshot().admin_tokens_by_hash
         pepper = store.sealed_secrets().open(SealFile(tmp_path / "seal.key").load()).pepper
     assert {digest: token.name for digest, token in tokens.items()} == {
-        hash_key(DataDir(folder).admin.token() or "", pepper): f"local-{DataDir(folder).hub_id()}"
+        hash_key(DataDir(folder).admin.token() or "", pepper): f"local-{DataDir(folder).admin.hub_id()}"
         for folder in folders
     }

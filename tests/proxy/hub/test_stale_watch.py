@@ -12,8 +12,8 @@ from trio.testing import MockClock
 
 from proxy.hub.calls.live import LiveCalls
 from proxy.hub.calls.outcome import CloseReason
-from proxy.hub.stale_watch import CHECK_S, StaleWatch
-from proxy.hub.store.lease.snapshot_age import SnapshotAge
+from proxy.hub.health.stale_watch import CHECK_S, StaleWatch
+from proxy.hub.store.versions.snapshot_age import SnapshotAge
 from tests.proxy.hub.calls.fake_live_calls import exchanging_call, live_call
 
 

@@ -226,8 +226,8 @@ def _is_https(url: str) -> bool:
 
 def _local(folder: Path, token: str) -> AdminClient:
     # Not by way of DataDir, whose signing keys load cryptography.
-    from proxy.hub.home.local_admin import LocalAdmin
-    from proxy.hub.home.private_files import DataDirError
+    from proxy.hub.home.files.local_admin import LocalAdmin
+    from proxy.hub.home.files.private_files import DataDirError
 
     local = LocalAdmin(folder)
     user = "" if token else local_user(os.environ)

@@ -32,8 +32,8 @@ def accept(reach: Reach, /, yes: bool) -> None:
     from audit.store import TrailMark
     from proxy.hub.home.databases import noted_address
     from proxy.hub.home.datadir import DataDir
+    from proxy.hub.home.files.private_files import DataDirError, is_there
     from proxy.hub.home.hub_instances import HubInstances
-    from proxy.hub.home.private_files import DataDirError, is_there
     from proxy.hub.home.trails import open_trail, place_of, shown
     from proxy.hub.store.engines.errors import StoreUnavailableError
     from proxy.hub.store.store import Store

@@ -38,9 +38,9 @@ def status(reach: Reach, /, as_json: bool) -> None:
     import attrs
 
     from proxy.hub.home.databases import noted_applied
-    from proxy.hub.home.private_files import DataDirError
+    from proxy.hub.home.files.private_files import DataDirError
     from proxy.hub.store.engines.errors import StoreUnavailableError
-    from proxy.hub.store.engines.status import read_postgres_status, read_sqlite_status
+    from proxy.hub.store.versions.status import read_postgres_status, read_sqlite_status
 
     data, address = _find(reach)
     try:
@@ -197,10 +197,10 @@ def accept(reach: Reach, /, yes: bool) -> None:
     within a second.
     """
     from proxy.hub.home.databases import noted_applied
-    from proxy.hub.home.private_files import DataDirError
+    from proxy.hub.home.files.private_files import DataDirError
     from proxy.hub.store.engines.errors import StoreUnavailableError
-    from proxy.hub.store.lineage import Loss
     from proxy.hub.store.store import Store
+    from proxy.hub.store.versions.lineage import Loss
 
     data, address = _find(reach)
     if address is None:
@@ -237,7 +237,7 @@ def _find(reach: Reach) -> tuple[DataDir, PostgresAddress | None]:
     from proxy.hub.home.config import load
     from proxy.hub.home.databases import noted_address
     from proxy.hub.home.datadir import DataDir
-    from proxy.hub.home.private_files import DataDirError
+    from proxy.hub.home.files.private_files import DataDirError
     from proxy.process.config import ConfigError
 
     data = DataDir(reach.folder())

@@ -8,7 +8,7 @@ from proxy.hub.admin.actions.answers import Done, Payload, time_text
 from proxy.hub.admin.actions.verb import verb
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.store.roles import Role
-from proxy.hub.store.signing_keys import KeyState
+from proxy.hub.store.secrets.signing_keys import KeyState
 
 _SHOWN = {KeyState.PUBLISHED: "published", KeyState.ACTIVE: "signing", KeyState.RETIRING: "retiring"}
 

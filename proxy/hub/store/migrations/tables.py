@@ -11,7 +11,7 @@ metadata = sa.MetaData(naming_convention=CONSTRAINT_NAMES)
 # Tables that a database of PostgreSQL has beside these. A hub on SQLite has their rows in files of their own.
 only_in_postgres = sa.MetaData(naming_convention=CONSTRAINT_NAMES)
 
-# One row. Every change updates it first, and so takes its lock (proxy/hub/store/version.py).
+# One row. Every change updates it first, and so takes its lock (proxy/hub/store/versions/version.py).
 directory = sa.Table(
     "directory",
     metadata,
@@ -219,7 +219,7 @@ audit_trail = sa.Table(
     sa.Column("highest", sa.BigInteger, nullable=False),
 )
 
-# The hub's signing keys, in PostgreSQL. The private halves are sealed (proxy/hub/store/sealing.py).
+# The hub's signing keys, in PostgreSQL. The private halves are sealed (proxy/hub/store/secrets/sealing.py).
 signing_keys = sa.Table(
     "signing_keys",
     metadata,

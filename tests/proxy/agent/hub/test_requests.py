@@ -22,7 +22,7 @@ from proxy.agent.local.errors import AgentError
 from proxy.hub.home.config import LimitsConfig
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import open_directory
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.message.status import status_response
 from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub

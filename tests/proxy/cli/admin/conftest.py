@@ -26,8 +26,8 @@ from proxy.hub.admin.revocations import Revocations
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.files.reserve import open_reserve
 from proxy.hub.home.keyring import FolderKeyring, KeyRing
-from proxy.hub.home.reserve import open_reserve
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.process.config import Address

@@ -13,8 +13,8 @@ from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.metrics import hub_metrics
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.files.reserve import open_reserve
 from proxy.hub.home.keyring import FolderKeyring, KeyRing
-from proxy.hub.home.reserve import open_reserve
 from proxy.hub.store.directory import open_directory
 from tests.fakes.admin import PEPPER, TOKEN, Bench, Clock, FakeOperations, FakeRecorder, FakeSessions
 

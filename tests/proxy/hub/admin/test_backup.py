@@ -20,10 +20,10 @@ from proxy.hub.admin.backup import BackupError, backup, restore
 from proxy.hub.home.databases import check_databases
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
+from proxy.hub.home.files.local_admin import AdminEndpoint
+from proxy.hub.home.files.private_files import DataDirError, read_private
 from proxy.hub.home.hub_instances import HubInstances
-from proxy.hub.home.local_admin import AdminEndpoint
-from proxy.hub.home.private_files import DataDirError, read_private
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 
 

@@ -36,10 +36,10 @@ from proxy.hub.check import check_hub
 from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
 from proxy.hub.home.databases import move_file, note_applied, noted_address, noted_applied, noted_move
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.files.local_admin import AdminEndpoint
+from proxy.hub.home.files.private_files import DataDirError
+from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.hub_instances import HubInstances
-from proxy.hub.home.local_admin import AdminEndpoint
-from proxy.hub.home.private_files import DataDirError
-from proxy.hub.home.seal_file import SealFile
 from proxy.hub.home.trails import open_names
 from proxy.hub.identity.replay_postgres import PostgresUses
 from proxy.hub.identity.replay_sqlite import SqliteUses
@@ -54,9 +54,9 @@ from proxy.hub.store.entities import Mode
 from proxy.hub.store.federation import NewIssuer
 from proxy.hub.store.roles import Role
 from proxy.hub.store.sealed import write_secrets
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
-from proxy.hub.store.version import Version
+from proxy.hub.store.versions.version import Version
 from proxy.process.config import Address
 from tests.audit.events import call, failure
 from tests.audit.trails import old_file

@@ -28,8 +28,8 @@ from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.metrics import hub_metrics
 from proxy.hub.admin.revocations import Revocation, Revocations, Where, repeat_revocations
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.files.reserve import Reserve, ReserveError, open_reserve
 from proxy.hub.home.keyring import FolderKeyring, KeyRing
-from proxy.hub.home.reserve import Reserve, ReserveError, open_reserve
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.store import Store

@@ -34,7 +34,7 @@ from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory, open_directory
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.message.head import ResponseHead
 from tests.proxy.hub.calls.sessions import session_pair

@@ -19,7 +19,7 @@ from proxy.hub.home.certificate import CHECK_EVERY_S, RENEW_EVERY_S, Certificate
 from proxy.hub.home.config import HubConfig, TLSConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import CA_DAYS, CA_RENEW_BEFORE_DAYS, ensure_certificate
-from proxy.hub.home.private_files import DataDirError
+from proxy.hub.home.files.private_files import DataDirError
 from proxy.process.files import FileError, names_of
 from tunnel.net.connect import client_context
 

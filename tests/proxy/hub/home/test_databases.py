@@ -14,8 +14,8 @@ from proxy.hub.home.databases import (
     noted_move,
 )
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.local_admin import AdminEndpoint
-from proxy.hub.home.private_files import DataDirError
+from proxy.hub.home.files.local_admin import AdminEndpoint
+from proxy.hub.home.files.private_files import DataDirError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 
 

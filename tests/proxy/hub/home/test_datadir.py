@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.local_admin import AdminEndpoint
-from proxy.hub.home.private_files import DataDirError, read_private, write_private
+from proxy.hub.home.files.local_admin import AdminEndpoint
+from proxy.hub.home.files.private_files import DataDirError, read_private, write_private
 
 
 def modes(path: Path) -> set[tuple[bool, int]]:
@@ -127,7 +127,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
 
 def test_the_id_of_a_folder_is_made_once(tmp_path: Path) -> None:
     data = DataDir.open(tmp_path)
-    assert data.hub_id() == data.hub_id()
+    assert data.admin.hub_id() == data.admin.hub_id()
     write_private(tmp_path / "hub-id", b"SECRET")
     with pytest.raises(DataDirError, match=r"/hub-id: damaged; remove it, and start the hub again for"):
-        data.hub_id()
+        data.admin.hub_id()

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from auth.keys import SigningKey
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ServerCertificate, ensure_certificate
-from proxy.hub.home.private_files import DataDirError
+from proxy.hub.home.files.private_files import DataDirError
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)

@@ -25,8 +25,8 @@ from audit.reader import AuditReader
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.hub.home import hub_instances as hub_instances_module
+from proxy.hub.home.files.private_files import DataDirError
 from proxy.hub.home.hub_instances import HubInstances, close_calls_of_ended_hubs
-from proxy.hub.home.private_files import DataDirError
 from tests.audit.events import call
 
 # A hub with an open call, which ends when its stdin closes.

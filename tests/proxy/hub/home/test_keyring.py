@@ -12,8 +12,8 @@ from auth.key_rotation import ROTATIONS_MAX, TrustedKeys
 from auth.keys import KeySet
 from proxy.hub.home import keyring, signing_keys
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.files.private_files import DataDirError
 from proxy.hub.home.keyring import OVERLAP_S, FolderKeyring, KeyRing
-from proxy.hub.home.private_files import DataDirError
 from proxy.hub.store.engines.errors import StoreUnavailableError
 
 HUB = "https://hub.example"

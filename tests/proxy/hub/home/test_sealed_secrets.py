@@ -10,13 +10,13 @@ import pytest
 
 from audit.store import TrailMark
 from auth.keys import SigningKey
-from proxy.hub.home.private_files import DataDirError, write_private
-from proxy.hub.home.seal_file import SealFile
+from proxy.hub.home.files.private_files import DataDirError, write_private
+from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.sealed_secrets import check_secrets, open_secrets
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.sealed import HubSecrets
-from proxy.hub.store.sealing import KEY_BYTES
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.sealing import KEY_BYTES
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from tests.fakes.databases import run
 

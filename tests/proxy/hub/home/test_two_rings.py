@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from auth.key_rotation import TrustedKeys
 from auth.signed import open_signed, sign
 from proxy.hub.home import keyring
+from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.keyring import OVERLAP_S, KeyRing
-from proxy.hub.home.seal_file import SealFile
 from proxy.hub.home.sealed_secrets import SealedKeyring, open_secrets
 from proxy.hub.store.directory import open_directory
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.sealed import HubSecrets, read_signing_keys
-from proxy.hub.store.signing_keys import KeyState
+from proxy.hub.store.secrets.signing_keys import KeyState
 from proxy.hub.store.store import Store
-from proxy.hub.store.version import read_version
+from proxy.hub.store.versions.version import read_version
 
 T = TypeVar("T")
 HUB = "https://hub.example"

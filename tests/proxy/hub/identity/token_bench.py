@@ -20,7 +20,7 @@ from proxy.hub.identity.oauth import Answer
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.engines.engine import Location
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from tests.fakes.replays import open_replays
 

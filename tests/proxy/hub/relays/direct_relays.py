@@ -15,7 +15,7 @@ from proxy.hub.calls.direct import DirectPort
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins
 from proxy.hub.store.entities import Cluster, Mode
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.message.failure import Failure, OutboundBroken
 from tests.proxy.exchange.fake_ports import FakePort
 from tests.proxy.relay.apiserver import Connection, headers

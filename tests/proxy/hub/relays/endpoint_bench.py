@@ -23,7 +23,7 @@ from proxy.hub.home.config import HubConfig
 from proxy.hub.relays.endpoint import RelayDial, RelayEndpoint
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory, open_directory
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from tests.fakes.replays import open_replays
 from tunnel import Memory, Session
 

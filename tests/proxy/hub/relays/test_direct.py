@@ -30,7 +30,7 @@ from proxy.hub.relays.pins import Pins
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.hub.store.migrations import tables
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import OutboundBroken, Processed, StreamCode

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.folder_lock import FolderInUseError, FolderLock
+from proxy.hub.home.files.folder_lock import FolderInUseError, FolderLock
 from proxy.hub.restart import handover
 from proxy.hub.restart.handover import (
     GoneError,

@@ -22,7 +22,7 @@ from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.folder_lock import FolderInUseError
+from proxy.hub.home.files.folder_lock import FolderInUseError
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.restart import instance_lock as instance_lock_module
 from proxy.hub.restart.handover import (

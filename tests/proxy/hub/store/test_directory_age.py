@@ -18,7 +18,7 @@ from proxy.hub.store.directory import POLL_EVERY_S, POLL_GAP_S, Directory, open_
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import ConflictError, StoreUnavailableError
 from proxy.hub.store.store import Store
-from proxy.hub.store.version import Version
+from proxy.hub.store.versions.version import Version
 from tests.fakes.databases import full_disk, run
 
 STALE_S = 10.0

@@ -23,8 +23,8 @@ from proxy.hub.store.engines.errors import ConflictError, NotFoundError, StoreEr
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.roles import Role
 from proxy.hub.store.sealed import HubSecrets
-from proxy.hub.store.sealing import Seal
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.store.secrets.sealing import Seal
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from tests.postgres import PostgresServer
 

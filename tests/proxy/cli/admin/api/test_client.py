@@ -16,7 +16,7 @@ from proxy.cli.output import Object
 from proxy.hub.admin.asgi import REQUEST_BODY_BYTES_MAX
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
-from proxy.hub.home.local_admin import AdminEndpoint
+from proxy.hub.home.files.local_admin import AdminEndpoint
 from tests.fakes.hub import Asked, Reply, fake_hub
 from tests.proxy.cli.admin.conftest import Hub
 

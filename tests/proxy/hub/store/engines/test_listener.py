@@ -16,7 +16,7 @@ from proxy.hub.store.engines import listener as listener_module
 from proxy.hub.store.engines.listener import listen
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
-from proxy.hub.store.version import CHANNEL
+from proxy.hub.store.versions.version import CHANNEL
 from tests.fakes.databases import run
 from tests.postgres import PostgresServer
 

@@ -22,7 +22,7 @@ from proxy.hub.store.engines.sqlite import SqliteEngine
 from proxy.hub.store.migrations import HEAD
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
-from proxy.hub.store.version import CHANNEL
+from proxy.hub.store.versions.version import CHANNEL
 from tests.fakes.databases import run
 from tests.postgres import PostgresServer
 

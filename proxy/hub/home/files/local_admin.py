@@ -9,7 +9,8 @@ from pathlib import Path
 import attrs
 
 from auth.apikey import ApiKeyError, new_api_key, parse
-from proxy.hub.home.private_files import DataDirError, is_there, read_private, write_private
+from proxy.hub.home.files.private_files import DataDirError, is_there, read_private, write_private
+from proxy.hub.store.local_user import HUB_ID
 from proxy.process.untrusted_json import read_json
 
 
@@ -35,6 +36,19 @@ class LocalAdmin:
     def endpoint_file(self) -> Path:
         # A hub writes it last in its start, so it shows that all other files were made.
         return self.folder / "admin.json"
+
+    def hub_id(self) -> str:
+        """Return the id of this folder's hub among those on one directory, making it at the first start.
+
+        Raises DataDirError.
+        """
+        file = self.folder / "hub-id"
+        if not is_there(file):
+            write_private(file, secrets.token_hex(4).encode("ascii") + b"\n")
+        hub_id = read_private(file).decode("ascii", "replace").strip()
+        if HUB_ID.fullmatch(hub_id) is None:
+            raise DataDirError(f"{file}: damaged; remove it, and start the hub again for a new id")
+        return hub_id
 
     def token(self) -> str | None:
         """Return the token of `hawse admin` on this machine; None when there is none. Raises DataDirError."""

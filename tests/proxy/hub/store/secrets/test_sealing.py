@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.hub.store.sealing import KEY_BYTES, Seal, SealError, UnknownSealingKeyError
+from proxy.hub.store.secrets.sealing import KEY_BYTES, Seal, SealError, UnknownSealingKeyError
 
 OLD, NEW = Seal((b"o" * KEY_BYTES,)), Seal((b"n" * KEY_BYTES,))
 BOTH = Seal((*NEW.keys, *OLD.keys))

@@ -7,7 +7,7 @@ from enum import StrEnum
 import attrs
 
 from auth.keys import KeyFormatError, KeySet, SigningKey
-from proxy.hub.store.sealing import Seal, SealError
+from proxy.hub.store.secrets.sealing import Seal, SealError
 
 
 class KeyState(StrEnum):

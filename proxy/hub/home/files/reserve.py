@@ -28,7 +28,7 @@ from pathlib import Path
 
 import attrs
 
-from proxy.hub.home.private_files import DataDirError
+from proxy.hub.home.files.private_files import DataDirError
 
 MAGIC = b"hawse reserve 1\n"
 # The unit in which file systems allocate, and in which a torn write may be lost.

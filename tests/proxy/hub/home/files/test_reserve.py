@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.hub.home.reserve import BLOCK_BYTES, RESERVE_BYTES, Reserve, ReserveError, open_reserve
+from proxy.hub.home.files.reserve import BLOCK_BYTES, RESERVE_BYTES, Reserve, ReserveError, open_reserve
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from proxy.hub.home.private_files import DataDirError, explained
+from proxy.hub.home.files.private_files import DataDirError, explained
 
 
 class FolderInUseError(DataDirError):

@@ -17,7 +17,7 @@ import trio
 from proxy.hub.calls.live import Ending, LiveCalls
 from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.store.directory import Directory
-from proxy.hub.store.lease.snapshot_age import Stage
+from proxy.hub.store.versions.snapshot_age import Stage
 from proxy.process.plural import counted
 
 # How much later than at its age a stage may begin.

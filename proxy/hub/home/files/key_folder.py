@@ -11,8 +11,8 @@ import attrs
 from auth.jws import TokenError
 from auth.key_rotation import read_rotation
 from auth.keys import KeyFormatError, KeySet, SigningKey
-from proxy.hub.home.private_files import DataDirError, explained, is_there, read_private, write_private
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.home.files.private_files import DataDirError, explained, is_there, read_private, write_private
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 
 # A signed statement (auth/key_rotation.py).
 _STATEMENT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)

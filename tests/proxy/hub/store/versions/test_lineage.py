@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.hub.store.engines.engine import Location
-from proxy.hub.store.lineage import Lineage, Loss
 from proxy.hub.store.store import Store
-from proxy.hub.store.version import Version, is_kept
+from proxy.hub.store.versions.lineage import Lineage, Loss
+from proxy.hub.store.versions.version import Version, is_kept
 from tests.fakes.databases import lose, run
 
 # The database keeps 10,000.

@@ -1,4 +1,4 @@
-"""The file of the sealing keys, with which the secrets in PostgreSQL are sealed (proxy/hub/store/sealing.py).
+"""The file of the keys that seal the secrets in PostgreSQL (proxy/hub/store/secrets/sealing.py).
 
 One key a line, in hexadecimal. The first one seals, and all open, so that a key can be replaced.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import attrs
 
-from proxy.hub.home.private_files import DataDirError, is_there, read_private, write_private
-from proxy.hub.store.sealing import KEY_BYTES, KEYS_MAX, Seal
+from proxy.hub.home.files.private_files import DataDirError, is_there, read_private, write_private
+from proxy.hub.store.secrets.sealing import KEY_BYTES, KEYS_MAX, Seal
 
 _KEY = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
 

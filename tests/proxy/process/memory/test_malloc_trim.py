@@ -3,7 +3,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from proxy.process.malloc_trim import (
+from proxy.process.memory.malloc_trim import (
     CHECK_S,
     COST_FACTOR,
     FALLEN_BLOCKS,

@@ -13,7 +13,7 @@ from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import unusable
 from proxy.hub.store.migrations import HEAD, MigrationError, is_older, read_revision
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.version import Version, read_is_kept
+from proxy.hub.store.versions.version import Version, read_is_kept
 
 
 @attrs.frozen

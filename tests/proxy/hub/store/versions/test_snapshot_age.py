@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.hub.store.lease.snapshot_age import LATE_S, SnapshotAge, Stage
+from proxy.hub.store.versions.snapshot_age import LATE_S, SnapshotAge, Stage
 
 times = st.floats(0, 1e6)
 ages = st.floats(0, 200)

@@ -6,8 +6,8 @@ import pytest
 
 from auth.keys import SigningKey
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.private_files import DataDirError, write_private
-from proxy.hub.store.signing_keys import SigningKeys
+from proxy.hub.home.files.private_files import DataDirError, write_private
+from proxy.hub.store.secrets.signing_keys import SigningKeys
 
 
 def test_a_new_signing_key_signs_and_the_old_one_still_verifies(tmp_path: Path) -> None:

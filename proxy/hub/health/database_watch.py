@@ -1,9 +1,9 @@
 """Watches the database in PostgreSQL while the hub runs: lost changes, and its clock.
 
 While the database lacks a version that this hub has applied, the directory refuses everything new
-(proxy/hub/store/lineage.py). That version is kept in the data folder, so that a restart does not accept the
-loss. It is written within POLL_EVERY_S, and not with each change: a flush takes as long as the commit. So a
-loss stays unseen only if hub and database both die within that time of the change.
+(proxy/hub/store/versions/lineage.py). That version is kept in the data folder, so that a restart does not
+accept the loss. It is written within POLL_EVERY_S, and not with each change: a flush takes as long as the
+commit. So a loss stays unseen only if hub and database both die within that time of the change.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import attrs
 import trio
 
 from audit.record import Event, Kind
-from proxy.hub.home.private_files import DataDirError
+from proxy.hub.home.files.private_files import DataDirError
 from proxy.hub.store.directory import POLL_EVERY_S, Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
-from proxy.hub.store.lineage import ACCEPT, Lineage, Loss
 from proxy.hub.store.store import Store
-from proxy.hub.store.version import Version
+from proxy.hub.store.versions.lineage import ACCEPT, Lineage, Loss
+from proxy.hub.store.versions.version import Version
 
 # A clock drifts by some milliseconds a minute; a clock that was set is found within it.
 CLOCK_CHECK_S = 60.0

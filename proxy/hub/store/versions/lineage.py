@@ -1,4 +1,4 @@
-"""Whether the database still has all that this hub has applied (proxy/hub/store/version.py)."""
+"""Whether the database still has all that this hub has applied (proxy/hub/store/versions/version.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import attrs
 
-from proxy.hub.store.version import Version
+from proxy.hub.store.versions.version import Version
 
 ACCEPT: Final = "repeat the locks and revocations that were made last, then run `hawse admin database accept`"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.folder_lock import FolderInUseError, FolderLock
-from proxy.hub.home.private_files import DataDirError
+from proxy.hub.home.files.folder_lock import FolderInUseError, FolderLock
+from proxy.hub.home.files.private_files import DataDirError
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
