@@ -22,10 +22,11 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import Records, open_home, open_records
 from proxy.process.config import Address
+from sandbox.demo.processes import free_port
+from sandbox.postgres import new_folder
 from tests.audit.events import call
 from tests.faults.figures import note
 from tests.faults.postgres import FaultyPostgres, faulty_postgres
-from tests.postgres import new_folder
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
@@ -36,9 +37,21 @@ WAIT_S = 30.0
 def standby_of(primary: FaultyPostgres) -> Iterator[FaultyPostgres]:
     """A running standby, for which no commit waits."""
     folder, as_user = new_folder()
-    standby = FaultyPostgres(primary.binaries, folder, as_user)
+    standby = FaultyPostgres(primary.binaries, folder, as_user, free_port(), primary.settings)
     try:
-        copy = ["-D", folder / "data", "-h", primary.folder, "-U", "postgres", "-R", "-c", "fast"]
+        copy = [
+            "-D",
+            folder / "data",
+            "-h",
+            primary.folder,
+            "-p",
+            str(primary.port),
+            "-U",
+            "postgres",
+            "-R",
+            "-c",
+            "fast",
+        ]
         command = [*as_user, primary.binaries / "pg_basebackup", *copy]
         subprocess.run(command, check=True, capture_output=True, cwd=folder)
         standby.start()
@@ -82,7 +95,8 @@ async def recorded(records: Records) -> bool:
 
 async def test_a_lost_revocation_is_stopped_at_until_it_is_accepted(tmp_path: Path) -> None:
     with faulty_postgres() as primary, standby_of(primary) as standby:
-        url = f"postgresql://postgres@/postgres?host={primary.folder},{standby.folder}"
+        hosts = f"host={primary.folder},{standby.folder}&port={primary.port},{standby.port}"
+        url = f"postgresql://postgres@/postgres?{hosts}"
         config = HubConfig(
             data_dir=tmp_path / "hub",
             public_url="https://hub.example",
@@ -91,8 +105,8 @@ async def test_a_lost_revocation_is_stopped_at_until_it_is_accepted(tmp_path: Pa
         )
         data = DataDir(config.data_dir)
         async with (
-            open_home(config, Registry(), replace=False) as home,
-            open_records(config, home) as records,
+            open_home(config, replace=False) as home,
+            open_records(config, home, Registry()) as records,
             trio.open_nursery() as nursery,
         ):
             directory, watch = records.directory, records.watch
@@ -100,6 +114,8 @@ async def test_a_lost_revocation_is_stopped_at_until_it_is_accepted(tmp_path: Pa
             nursery.start_soon(directory.run_poll)
             nursery.start_soon(watch.run_memory)
             await directory.change(lambda store: store.add_team("sre"))
+            # As the event of a hub's start: its epoch of the trail is not lost.
+            assert await recorded(records)
             await directory.change(lambda store: store.add_agent("sre-1", owner="ada", teams=["sre"]))
             kept = f"SELECT version >= {directory.current.version.number} FROM directory"
             await until(lambda: execute(standby, kept) == [(True,)])

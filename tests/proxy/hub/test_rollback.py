@@ -52,7 +52,7 @@ def config(tmp_path: Path, in_postgres: PostgresAddress) -> HubConfig:
 @asynccontextmanager
 async def started(config: HubConfig) -> AsyncIterator[tuple[Records, DatabaseWatch]]:
     """A hub up to its listeners, with the watch over its database."""
-    async with open_home(config, Registry(), replace=False) as home, open_records(config, home) as records:
+    async with open_home(config, replace=False) as home, open_records(config, home, Registry()) as records:
         assert records.watch is not None
         yield records, records.watch
 
