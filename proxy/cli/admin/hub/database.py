@@ -37,10 +37,10 @@ def status(reach: Reach, /, as_json: bool) -> None:
     """
     import attrs
 
+    from proxy.hub.home.database_status import read_postgres_status, read_sqlite_status
     from proxy.hub.home.databases import noted_applied
     from proxy.hub.home.files.private_files import DataDirError
     from proxy.hub.store.engines.errors import StoreUnavailableError
-    from proxy.hub.store.versions.status import read_postgres_status, read_sqlite_status
 
     data, address = _find(reach)
     try:
