@@ -162,3 +162,18 @@ async def test_a_running_hub_keeps_its_keys_when_the_rows_do_not_open(
             await ring.rotate()
         assert ring.current is before
     assert re.search(r"[\w-]{60}", caplog.text) is None
+
+
+async def test_a_hub_whose_sealing_key_is_lost_goes_on_as_the_manual_says(
+    config: HubConfig, tmp_path: Path
+) -> None:
+    before = await secrets_of(config)
+    assert await start(config, "sre") == {"sre"}
+    manual = (Path(__file__).parents[3] / "docs" / "postgres.md").read_text()
+    [statements] = re.findall(r"^    (BEGIN; DELETE FROM .*; COMMIT;)$", manual, re.MULTILINE)
+    run(address_of(config), *statements.removeprefix("BEGIN; ").removesuffix(" COMMIT;").split("; "))
+    moved = attrs.evolve(config, data_dir=tmp_path / "new")
+    assert await start(moved) == {"sre"}
+    after = await secrets_of(moved)
+    assert after.pepper != before.pepper
+    assert after.keys.active.kid != before.keys.active.kid
