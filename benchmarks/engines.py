@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -164,7 +164,7 @@ def administer(hub: Enrolled) -> dict[tuple[str, float], list[float]]:
     return costs
 
 
-def add_agent(client: AdminClient, name: str, credential: str) -> dict[str, object]:
+def add_agent(client: AdminClient, name: str, credential: str) -> Mapping[str, object]:
     """Add an agent by the API that `hawse admin` uses."""
     body = {"name": name, "owner": "bench", "teams": [TEAM], "credential": credential}
     return client.post("agents", body=body)

@@ -58,7 +58,7 @@ def hub(
     from proxy.cli.check import refuse_to_start, report
     from proxy.cli.service import run_service
     from proxy.hub.check import check_hub
-    from proxy.hub.home.config import ENVIRONMENT_PREFIX
+    from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX
     from proxy.hub.home.private_files import DataDirError
     from proxy.hub.serve import run_hub
     from proxy.hub.store.engines.errors import StoreUnavailableError
