@@ -29,7 +29,7 @@ AGENTS = 10_000
 STREAMS = 200
 ROUNDS = 3
 LOCK_P99_S, LOCK_BESIDE_P99_S = 2.0, 2.5
-RELOAD_EVERY_S = 0.5
+RELOAD_EVERY_S = 1.0
 # A row of all agents: then a hub reads everything.
 TOUCH_ALL = (
     "UPDATE directory SET version = version + 1, nonce = md5(random()::text)",

@@ -98,22 +98,27 @@ def _read(
     issuers = read_issuers(connection)
     rules = read_rules(connection, issuers, agents, faults, of_agents)
     credentials = owners_of(*api_keys.values(), *agent_keys.values(), *rules)
+    agents_by_name = {agent.name: agent for agent in agents.values()}
     if touched is not None and before is not None:
-        agents = _rest(before.agents_by_id, touched.agents) | agents
-        clusters = _rest(before.clusters_by_id, touched.clusters) | clusters
-        api_keys = _rest_of(before.api_keys_by_hash, touched.agents) | api_keys
-        agent_keys = _rest_of(before.agent_keys_by_kid, touched.agents) | agent_keys
-        codes = _rest_of(before.codes_by_hash, touched.agents) | codes
+        # What is new has left nothing in the snapshot before.
+        known = touched.agents & before.agents_by_id.keys()
+        names = [before.agents_by_id[agent_id].name for agent_id in known]
+        agents = _replaced(before.agents_by_id, known, agents)
+        agents_by_name = _replaced(before.agents_by_name, names, agents_by_name)
+        clusters = _replaced(before.clusters_by_id, touched.clusters, clusters)
+        api_keys = _replaced_of(before.api_keys_by_hash, known, api_keys)
+        agent_keys = _replaced_of(before.agent_keys_by_kid, known, agent_keys)
+        codes = _replaced_of(before.codes_by_hash, known, codes)
         pairs = chain.from_iterable(before.rules_by_issuer.values())
-        rules += (pair for pair in pairs if pair[0].id not in touched.agents)
-        kept = {key: owner for key, owner in before.credentials.items() if owner not in touched.agents}
-        credentials = kept | credentials
+        rules += (pair for pair in pairs if pair[0].id not in known)
+        gone = [key for key, owner in before.credentials.items() if owner in known] if known else []
+        credentials = _replaced(before.credentials, gone, credentials)
     return Snapshot(
         org=org,
         version=read_version(connection),
         teams_by_name={team.name: team for team in teams.values()},
         agents_by_id=agents,
-        agents_by_name={agent.name: agent for agent in agents.values()},
+        agents_by_name=agents_by_name,
         clusters_by_id=clusters,
         clusters_by_name={cluster.name: cluster for cluster in clusters.values()},
         api_keys_by_hash=api_keys,
@@ -130,17 +135,24 @@ def _read(
     )
 
 
-def _rest(before: Mapping[str, T], touched: Collection[str]) -> dict[str, T]:
-    """Return the entities that were not touched."""
-    rest = dict(before)
+def _replaced(before: Mapping[str, T], touched: Collection[str], now: Mapping[str, T]) -> dict[str, T]:
+    """Return the entities of before that were not touched, and those of now.
+
+    A copy of 10,000 without the few takes a tenth of the time of a comprehension of the rest.
+    """
+    found = dict(before)
     for key in touched:
-        rest.pop(key, None)
-    return rest
+        found.pop(key, None)
+    found.update(now)
+    return found
 
 
-def _rest_of(before: Mapping[str, tuple[Agent, T]], touched: Collection[str]) -> dict[str, tuple[Agent, T]]:
-    """Return what belongs to agents that were not touched."""
-    return {key: pair for key, pair in before.items() if pair[0].id not in touched}
+def _replaced_of(
+    before: Mapping[str, tuple[Agent, T]], touched: Collection[str], now: Mapping[str, tuple[Agent, T]]
+) -> dict[str, tuple[Agent, T]]:
+    """Return the same of what belongs to agents, by the ids of these."""
+    gone = [key for key, (agent, _) in before.items() if agent.id in touched] if touched else []
+    return _replaced(before, gone, now)
 
 
 def _read_agents(
