@@ -17,7 +17,7 @@ import attrs
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX, default_data_dir
-from proxy.hub.home.files.seal_file import fault_of_seal_file
+from proxy.hub.home.files.seal_file import SEAL_FILE, fault_of_seal_file
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_postgres_url
 from proxy.hub.store.versions.snapshot_age import STALE_S, STALE_STREAMS_S
@@ -231,7 +231,7 @@ class HubConfig:
     @property
     def seal_file(self) -> Path:
         """The file of the sealing keys, for a directory in PostgreSQL."""
-        return self.database.seal_file or self.data_dir / "seal.key"
+        return self.database.seal_file or self.data_dir / SEAL_FILE
 
     @property
     def hosts(self) -> ClusterHosts | None:
