@@ -13,14 +13,14 @@ from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.process.config import Address
 
 
-def config_of(data_dir: Path, database: PostgresAddress) -> HubConfig:
-    """Return the configuration of a hub."""
+def config_of(data_dir: Path, database: PostgresAddress | None) -> HubConfig:
+    """Return the configuration of a hub, on SQLite without a database."""
     return HubConfig(
         data_dir=data_dir,
         public_url="https://hub.example",
         listen=Address("127.0.0.1", 0),
         admin=AdminConfig(Address("127.0.0.1", 0)),
-        database=DatabaseConfig(database.url),
+        database=DatabaseConfig(None if database is None else database.url),
     )
 
 
