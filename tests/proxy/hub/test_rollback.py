@@ -24,7 +24,8 @@ from proxy.hub.admin.metrics import DatabaseCollector
 from proxy.hub.authorize.events import Trail
 from proxy.hub.check import check_hub
 from proxy.hub.health.database_watch import DatabaseWatch
-from proxy.hub.home.config import DatabaseConfig, HubConfig
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.database_config import DatabaseConfig
 from proxy.hub.home.databases import note_applied, noted_applied
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.resources import Records
