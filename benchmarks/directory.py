@@ -18,7 +18,7 @@ _AT_ONCE = 1000
 
 
 def add_agents(location: Location, count: int, team: str) -> None:
-    """Add agents to a team, each with an API key that nobody has, in one change."""
+    """Add agents to a team in one change, each with the hash of an API key that does not exist."""
     engine = open_engine(location, shared=True)
     try:
         with engine.write() as connection:

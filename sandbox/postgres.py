@@ -22,7 +22,7 @@ DEBIAN = Path("/usr/lib/postgresql")
 """Debian's package has a folder there for each major version."""
 # A socket's path has at most 107 bytes, and the server's user cannot enter the folders of root.
 FOLDERS, PREFIX = Path("/tmp"), "hawse-pg-"  # noqa: S108 - mkdtemp makes the folder
-# The age from which a folder without a server is not one whose server starts.
+# A younger folder without a server may be one whose server is about to start.
 STALE_S = 3600.0
 
 

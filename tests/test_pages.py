@@ -13,6 +13,7 @@ import pytest
 
 from proxy.cli.group import build_group
 from proxy.hub.home.config import HubConfig
+from proxy.process.config import Address
 from proxy.relay.config import FileConfig
 
 ROOT = Path(__file__).parents[1]
@@ -212,11 +213,7 @@ def keys(kind: type[attrs.AttrsInstance], prefix: str = "") -> list[str]:
     """The keys of a configuration, with the tables that they are in."""
     found = []
     for field in attrs.fields(attrs.resolve_types(kind)):
-        if (
-            isinstance(field.type, type)
-            and attrs.has(field.type)
-            and field.type.__module__ == kind.__module__
-        ):
+        if isinstance(field.type, type) and attrs.has(field.type) and field.type is not Address:
             found += keys(field.type, f"{prefix}{field.name}.")
         else:
             found.append(f"{prefix}{field.name}")

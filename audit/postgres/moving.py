@@ -30,7 +30,7 @@ from audit.postgres.reader import PostgresReader, check_schema
 from audit.reader import AuditReader, TrailReader
 from audit.store import TrailMark
 
-# Called with how many events are done.
+# Called with the number of events that are done.
 Progress: TypeAlias = Callable[[int], None]
 
 # Selects ids of calls, in order, each with the number of one of its rows.
@@ -162,7 +162,7 @@ class CopiedTrail(PostgresReader):
         """Read everything that was copied; raises AuditUnavailable."""
         with self._view() as view:
             # In a table without statistics the planner expects few rows, and would sort all later events for
-            # each page: of a million, for an hour.
+            # each page. With a million events, that would take an hour.
             view.exec_driver_sql("SET LOCAL enable_sort = off")
             view.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
         events = _sum_of_events(self, progress)

@@ -9,7 +9,7 @@ Unlike a sequence of the database, these numbers are in the order of commits. So
 per epoch, and never misses an event that was committed late.
 
 A hub's role needs to insert and select events and common parts, and no other right on them. UPDATE, DELETE
-and TRUNCATE are for the owner, and `trail_prune` runs with the owner's rights. docs/configuration.md has the
+and TRUNCATE are for the owner, and `trail_prune` runs with the owner's rights. audit.postgres.rights has the
 statements. If the hub's role is the owner, nothing protects the events.
 """
 

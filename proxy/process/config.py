@@ -137,13 +137,22 @@ def read_text(name: str, path: Path, faults: list[str]) -> str | None:
     try:
         return content(path)
     except OSError as error:
-        faults.append(f"{name}: {unreadable(path, error)}")
+        faults.append(f"{name}: {_unreadable(path, error)}")
     except ValueError as error:
         faults.append(f"{name}: {path} is {error}")
     return None
 
 
-def unreadable(path: Path, error: OSError) -> str:
+def fault_of_file(path: Path) -> str | None:
+    """Return why a file that a key names cannot be read; None if it can."""
+    try:
+        with path.open("rb"):
+            return None
+    except OSError as error:
+        return _unreadable(path, error)
+
+
+def _unreadable(path: Path, error: OSError) -> str:
     """The error text for an unreadable file that a key names.
 
     The message has the path only if the file exists. Otherwise it has the folder, since the stated value may

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentRefused
 from audit.postgres import store as store_module
-from audit.postgres.link import Call, Link, Lost, Rows
+from audit.postgres.link import Link, Lost
 from audit.postgres.reader import ReaderConnection
 from audit.postgres.retention import PrunablePostgresStore
 from audit.postgres.rights import grants_to
@@ -38,6 +38,7 @@ from audit.store import TrailMark
 from tests.audit.events import NOW_S, call
 from tests.audit.eventually import eventually
 from tests.audit.trails import PostgresTrail
+from tests.fakes.lost_answers import lost_answers
 from tests.postgres import PostgresServer
 
 BOOT = "boot"
@@ -52,26 +53,6 @@ def store(postgres_trail: PostgresTrail) -> Iterator[PostgresStore]:
 def recorded(trail: PostgresTrail) -> list[tuple[object, ...]]:
     """Each event's epoch, number, id and phase, in the trail's order."""
     return trail.rows("SELECT epoch, n, eid::text, phase FROM trail_events ORDER BY written, epoch, n")
-
-
-@contextmanager
-def lost(monkeypatch: pytest.MonkeyPatch, *, arrives: bool, runs: int = 1) -> Iterator[None]:
-    """The connection is lost during the next round trips, before or after the server has committed."""
-    run, left = Link.run, runs
-
-    def broken(link: Link, calls: Sequence[Call], until_s: float) -> list[Rows]:
-        nonlocal left
-        if not left:
-            return run(link, calls, until_s)
-        left -= 1
-        if arrives:
-            run(link, calls, until_s)
-        link.close()
-        raise Lost("the connection is lost")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Link, "run", broken)
-        yield
 
 
 # -- numbers and epochs --------------------------------------------------------------------------------------
@@ -136,7 +117,7 @@ def test_a_batch_of_unknown_fate_is_written_first_and_once(
 ) -> None:
     before, begun, ended, after = call(), call(), call(), call()
     store.append([before], boot=BOOT)
-    with lost(monkeypatch, arrives=arrives):
+    with lost_answers(monkeypatch, arrives=arrives):
         with pytest.raises(CommitUnknown, match="the connection is lost"):
             store.append([begun, ended, ended.completed(ended.ts)], boot=BOOT)
         store.append([after, before.completed(before.ts)], boot=BOOT)
@@ -160,7 +141,7 @@ def test_a_batch_waits_for_a_database_that_comes_back_in_time(
     monkeypatch.setattr(store_module, "_RETRY_S", 0.001)
     batch = [call(), call()]
     with closing(PostgresStore(postgres_trail.conninfo, wait_s=60)) as store:
-        with lost(monkeypatch, arrives=arrives, runs=3):
+        with lost_answers(monkeypatch, arrives=arrives, runs=3):
             store.append(batch, boot=BOOT)
     assert [row[2] for row in recorded(postgres_trail)] == [event.eid for event in batch]
 
@@ -240,7 +221,7 @@ async def test_an_intent_of_unknown_fate_is_refused_and_ended(
     # Its epoch is open, so the next round trip is a batch.
     store.append([call(phase=Phase.COMPLETE)], boot=BOOT)
     async with open_recorder(store, boot=BOOT) as recorder:
-        with lost(monkeypatch, arrives=True):
+        with lost_answers(monkeypatch, arrives=True):
             with pytest.raises(AuditUnavailable, match="the connection is lost"):
                 await recorder.intent(event)
             await eventually(lambda: recorder.healthy)
@@ -275,7 +256,7 @@ async def test_an_intent_of_unknown_fate_that_is_withdrawn_has_one_end(
         gate.wait(5)
         if batch[0] is not event:
             return append(batch, boot=boot)
-        with lost(monkeypatch, arrives=True):
+        with lost_answers(monkeypatch, arrives=True):
             return append(batch, boot=boot)
 
     monkeypatch.setattr(store, "append", lose_the_answer)
@@ -342,7 +323,7 @@ def test_a_batch_of_unknown_fate_is_not_written_into_a_closed_epoch(
     store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.append([call()], boot=BOOT)
-    with lost(monkeypatch, arrives=False), pytest.raises(CommitUnknown):
+    with lost_answers(monkeypatch, arrives=False), pytest.raises(CommitUnknown):
         store.append([call()], boot=BOOT)
     with closing(postgres_trail.open()) as other:
         assert other.close_unknown("new", utc(NOW_S)) == 1

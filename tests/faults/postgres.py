@@ -13,6 +13,7 @@ from pathlib import Path
 
 import attrs
 import psycopg
+import trio
 
 from sandbox.demo.processes import free_port
 from sandbox.postgres import init, new_folder, server_command, url_of
@@ -114,6 +115,16 @@ class FaultyPostgres:
         # A new server waits for none of the old one's memory.
         while any(Path(f"/proc/{pid}").exists() for pid in children):
             time.sleep(0.005)
+
+
+async def kill_and_restart(server: FaultyPostgres, times: int) -> None:
+    """Kill the server and start it again, so many times."""
+    for _ in range(times):
+        await trio.sleep(0.7)
+        await trio.to_thread.run_sync(server.kill)
+        server.start()
+        await trio.to_thread.run_sync(server.wait)
+    await trio.sleep(0.5)
 
 
 @contextmanager

@@ -16,17 +16,16 @@ from click.testing import CliRunner
 
 from audit.errors import AuditUnavailable
 from proxy.cli.admin import admin
-from proxy.hub.home.config import DatabaseConfig, HubConfig
 from proxy.hub.home.databases import noted_applied
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import Records, open_home, open_records
-from proxy.process.config import Address
+from proxy.hub.resources import Records
+from proxy.hub.store.engines.postgres_address import PostgresAddress
 from sandbox.demo.processes import free_port
 from sandbox.postgres import new_folder
 from tests.audit.events import call
 from tests.faults.figures import note
 from tests.faults.postgres import FaultyPostgres, faulty_postgres
+from tests.proxy.hub.postgres_hub import config_of, opened
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
@@ -39,20 +38,9 @@ def standby_of(primary: FaultyPostgres) -> Iterator[FaultyPostgres]:
     folder, as_user = new_folder()
     standby = FaultyPostgres(primary.binaries, folder, as_user, free_port(), primary.settings)
     try:
-        copy = [
-            "-D",
-            folder / "data",
-            "-h",
-            primary.folder,
-            "-p",
-            str(primary.port),
-            "-U",
-            "postgres",
-            "-R",
-            "-c",
-            "fast",
-        ]
-        command = [*as_user, primary.binaries / "pg_basebackup", *copy]
+        source = ["-h", primary.folder, "-p", str(primary.port), "-U", "postgres"]
+        command = [*as_user, primary.binaries / "pg_basebackup", *source]
+        command += ["-D", folder / "data", "-R", "-c", "fast"]
         subprocess.run(command, check=True, capture_output=True, cwd=folder)
         standby.start()
         standby.wait()
@@ -97,16 +85,10 @@ async def test_a_lost_revocation_is_stopped_at_until_it_is_accepted(tmp_path: Pa
     with faulty_postgres() as primary, standby_of(primary) as standby:
         hosts = f"host={primary.folder},{standby.folder}&port={primary.port},{standby.port}"
         url = f"postgresql://postgres@/postgres?{hosts}"
-        config = HubConfig(
-            data_dir=tmp_path / "hub",
-            public_url="https://hub.example",
-            listen=Address("127.0.0.1", 0),
-            database=DatabaseConfig(url),
-        )
+        config = config_of(tmp_path / "hub", PostgresAddress(url))
         data = DataDir(config.data_dir)
         async with (
-            open_home(config, replace=False) as home,
-            open_records(config, home, Registry()) as records,
+            opened(config) as records,
             trio.open_nursery() as nursery,
         ):
             directory, watch = records.directory, records.watch

@@ -19,7 +19,7 @@ from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
 from tests.fakes.replays import open_replays
 from tests.faults.figures import note
-from tests.faults.postgres import FaultyPostgres, faulty_postgres
+from tests.faults.postgres import FaultyPostgres, faulty_postgres, kill_and_restart
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
@@ -88,12 +88,7 @@ async def using(server: FaultyPostgres) -> AsyncIterator[Uses]:
 
 async def test_no_token_passes_twice_while_the_server_is_killed_and_restarted(server: FaultyPostgres) -> None:
     async with using(server) as uses:
-        for _ in range(KILLS):
-            await trio.sleep(0.7)
-            await trio.to_thread.run_sync(server.kill)
-            server.start()
-            await trio.to_thread.run_sync(server.wait)
-        await trio.sleep(0.5)
+        await kill_and_restart(server, KILLS)
     note("tokens used at two hubs at once, PostgreSQL killed", f"{KILLS} kills", **uses.figures())
     # A restart takes less than a use waits.
     assert uses.refused == 0

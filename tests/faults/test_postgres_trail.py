@@ -19,7 +19,7 @@ from audit.postgres.store import PostgresStore
 from audit.recorder import Recorder, open_recorder
 from tests.audit.events import call
 from tests.faults.figures import note
-from tests.faults.postgres import FaultyPostgres, faulty_postgres
+from tests.faults.postgres import FaultyPostgres, faulty_postgres, kill_and_restart
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
@@ -95,12 +95,7 @@ def check(server: FaultyPostgres, writes: Writes) -> None:
 async def test_a_server_that_is_killed_and_restarted_loses_no_intent(server: FaultyPostgres) -> None:
     # Longer than a restart takes on the busiest machine: what comes back in time costs no write.
     async with writing(server, wait_s=30) as writes:
-        for _ in range(KILLS):
-            await trio.sleep(0.7)
-            await trio.to_thread.run_sync(server.kill)
-            server.start()
-            await trio.to_thread.run_sync(server.wait)
-        await trio.sleep(0.5)
+        await kill_and_restart(server, KILLS)
     check(server, writes)
     note("PostgreSQL killed and restarted under writes", f"{KILLS} kills", **writes.figures())
     assert len(writes.acknowledged) > KILLS * WRITES_PER_S / 4

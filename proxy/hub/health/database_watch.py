@@ -3,7 +3,7 @@
 While the database lacks a version that this hub has applied, the directory refuses everything new
 (proxy/hub/store/versions/lineage.py). That version is kept in the data folder, so that a restart does not
 accept the loss. It is written within POLL_EVERY_S, and not with each change: a flush takes as long as the
-commit. So a loss stays unseen only if hub and database both die within that time of the change.
+commit. So a loss stays unseen only if both the hub and the database die within that time after the change.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Watches the age of the hub's snapshot: logs that the database is away, and ends what runs for too long.
 
-Admission compares the age by itself, at each call. So nothing depends on this task but the log, and the calls
-that run.
+Admission compares the age itself, at each call. This task is only for the log and for the calls that run.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from proxy.hub.store.directory import Directory
 from proxy.hub.store.versions.snapshot_age import Stage
 from proxy.process.plural import counted
 
-# How much later than at its age a stage may begin.
+# A stage may begin this much later than at its age.
 CHECK_S = 0.25
 
 _log = logging.getLogger("hawse.hub")

@@ -17,21 +17,20 @@ import attrs
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX, default_data_dir
-from proxy.hub.home.files.seal_file import fault_of_seal_file
+from proxy.hub.home.database_config import DatabaseConfig, faults_of_database
+from proxy.hub.home.files.seal_file import SEAL_FILE
 from proxy.hub.home.hosts import ClusterHosts
-from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_postgres_url
-from proxy.hub.store.versions.snapshot_age import STALE_S, STALE_STREAMS_S
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,
     Address,
     ConfigError,
     add_faults,
+    fault_of_file,
     fault_of_hub_url,
     fault_of_memory,
     fault_of_ping,
     read_stated,
-    unreadable,
 )
 
 # Both on loopback: an operator must open them to other machines explicitly.
@@ -57,8 +56,6 @@ AUDIT_WAIT_S = 5
 AUDIT_WAIT_MAX_S = 60
 # The lifetime of a token: after that no agent can call.
 DOWN_GRACE_S = 60
-# A server that does not answer is given up after 2 s, so below 5 s one lost answer may refuse calls.
-STALE_MIN_S, STALE_MAX_S = 2, 3600
 # Each pattern is searched in the query of every call.
 MASKS_MAX = 100
 
@@ -69,28 +66,6 @@ class TLSConfig:
 
     certificate: Path | None = None
     key: Path | None = None
-
-
-@attrs.frozen
-class DatabaseConfig:
-    """The database of the directory; without a URL that is SQLite, in the data folder."""
-
-    url: str | None = None
-    """A database of PostgreSQL, without a password."""
-    password_file: Path | None = None
-    accept_rollback: bool = False
-    """Whether a hub goes on where the database has lost changes, without `hawse admin database accept`."""
-    stale_s: int = STALE_S
-    """How long the hub begins calls by what the database has last confirmed. For SQLite too."""
-    stale_streams_s: int = STALE_STREAMS_S
-    """The same for calls that run."""
-    seal_file: Path | None = None
-    """The keys that the secrets in PostgreSQL are sealed with; None: `seal.key` in the data folder."""
-
-    @property
-    def address(self) -> PostgresAddress | None:
-        """The database of PostgreSQL, if there is one."""
-        return None if self.url is None else PostgresAddress(self.url, self.password_file)
 
 
 @attrs.frozen
@@ -208,7 +183,7 @@ class HubConfig:
     memory_mib: int = MEMORY_MIB
     """For open calls, and the data that tunnels and calls carry."""
     tls: TLSConfig = TLSConfig()
-    database: DatabaseConfig = DatabaseConfig()
+    database: DatabaseConfig = DatabaseConfig()  # noqa: RUF009 - it is frozen
     admin: AdminConfig = AdminConfig()
     limits: LimitsConfig = LimitsConfig()
     tunnel: TunnelConfig = TunnelConfig()
@@ -231,7 +206,7 @@ class HubConfig:
     @property
     def seal_file(self) -> Path:
         """The file of the sealing keys, for a directory in PostgreSQL."""
-        return self.database.seal_file or self.data_dir / "seal.key"
+        return self.database.seal_file or self.data_dir / SEAL_FILE
 
     @property
     def hosts(self) -> ClusterHosts | None:
@@ -268,14 +243,6 @@ def read(path: Path | None, environment: Mapping[str, str], faults: list[str]) -
     return attrs.evolve(config, public_url=config.public_url.rstrip("/"))
 
 
-def _fault_of_file(file: Path) -> str | None:
-    try:
-        with file.open("rb"):
-            return None
-    except OSError as error:
-        return unreadable(file, error)
-
-
 def _check(config: HubConfig) -> list[str]:
     """Return the violations of the rules that a type cannot express."""
     faults = []
@@ -293,8 +260,7 @@ def _check(config: HubConfig) -> list[str]:
     except ValueError as error:
         faults.append(f"listen_proxy_from: {error}")
     faults.extend(_check_tls(config.tls))
-    faults.extend(_check_database(config.database))
-    faults.extend(_check_staleness(config.database))
+    faults.extend(faults_of_database(config.database))
     if config.listen == config.admin.listen and config.listen.port != 0:
         faults.append("admin.listen: the same address as listen; the admin API needs a separate listener")
     faults.extend(_check_limits("limits", config.limits))
@@ -323,41 +289,9 @@ def _check_tls(tls: TLSConfig) -> list[str]:
     if (tls.certificate is None) != (tls.key is None):
         faults.append("tls: certificate and key are given together, or neither")
     for name, file in (("certificate", tls.certificate), ("key", tls.key)):
-        fault = None if file is None else _fault_of_file(file)
+        fault = None if file is None else fault_of_file(file)
         if fault is not None:
             faults.append(f"tls.{name}: {fault}")
-    return faults
-
-
-def _check_staleness(database: DatabaseConfig) -> list[str]:
-    faults = []
-    if not STALE_MIN_S <= database.stale_s <= STALE_MAX_S:
-        faults.append(f"database.stale_s: expected {STALE_MIN_S} to {STALE_MAX_S} seconds")
-    elif not database.stale_s <= database.stale_streams_s <= STOP_GRACE_MAX_S:
-        bounds = f"{database.stale_s} (database.stale_s) to {STOP_GRACE_MAX_S} seconds"
-        faults.append(f"database.stale_streams_s: expected {bounds}")
-    return faults
-
-
-def _check_database(database: DatabaseConfig) -> list[str]:
-    file = database.password_file
-    if database.url is None:
-        stated = {
-            "password_file": file is not None,
-            "accept_rollback": database.accept_rollback,
-            "seal_file": database.seal_file is not None,
-        }
-        return [f"database.{name}: goes with database.url only" for name, given in stated.items() if given]
-    fault = fault_of_postgres_url(database.url)
-    if fault is not None:
-        return [f"database.url: {fault}"]
-    faults = []
-    fault = None if file is None else _fault_of_file(file)
-    if fault is not None:
-        faults.append(f"database.password_file: {fault}")
-    fault = None if database.seal_file is None else fault_of_seal_file(database.seal_file)
-    if fault is not None:
-        faults.append(f"database.seal_file: {fault}")
     return faults
 
 

@@ -21,8 +21,8 @@ def default_data_dir(environment: Mapping[str, str]) -> Path:
 def stated_data_dir(path: Path | None, environment: Mapping[str, str]) -> Path | None:
     """Return the data folder that the file or the environment states, or the default if neither is there.
 
-    None if only the whole configuration, once it is checked, can say it: a misspelt key must not lead to the
-    default folder, and so to another hub.
+    None if that takes the whole configuration, checked: a misspelt key must not lead to the default folder,
+    and so to another hub.
     """
     stated = peek("data_dir", ENVIRONMENT_PREFIX, path, environment)
     file = stated_file(ENVIRONMENT_PREFIX, path, environment)

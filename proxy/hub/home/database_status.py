@@ -1,4 +1,4 @@
-"""What a database of either engine says of itself, for `hawse admin database status`. Changes nothing."""
+"""Reads the status of a database of either engine, for `hawse admin database status`. Changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.hub.store.versions.version import Version, read_is_kept
 
 @attrs.frozen
 class Status:
-    """The status of a database. What a file of SQLite does not have, or tables that are older, is None."""
+    """The status of a database. None: a file of SQLite, or older tables, do not have the value."""
 
     engine: str
     tables: str
@@ -49,7 +49,7 @@ class Status:
     clock_error_s: float | None = None
     """By how much this machine's clock is ahead of the server's."""
     events: int | None = None
-    """An estimate of the server's."""
+    """Estimated by the server."""
     trail_bytes: int | None = None
     open_epochs: int | None = None
     """Hub processes whose part of the trail is open: those that run, or were killed."""
@@ -113,7 +113,7 @@ SELECT (SELECT count(*) FROM trail_epochs WHERE NOT closed AND epoch > 0) AS ope
 
 
 def _directory_status(connection: sa.Connection, status: Status, applied: Version | None) -> Status:
-    """Add what the tables of the directory say."""
+    """Add the status of the directory's tables."""
     revision = read_revision(connection)
     if revision is None:
         return status

@@ -28,7 +28,7 @@ def open_secrets(store: Store, trail: TrailMark | None, file: SealFile) -> HubSe
     found = store.sealed_secrets()
     if found.missing:
         _refuse_lost(trail)
-        # The file first: secrets whose key is lost are lost.
+        # The file is written first, since nothing opens the secrets without their key.
         seal = file.load_or_make()
         found = store.put_secrets(HubSecrets.generate(), seal)
     else:

@@ -39,7 +39,7 @@ INSERT = Statement(
     b"INSERT INTO seen (token, attempt, kept_until) "
     b"SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[]) ON CONFLICT (token) DO NOTHING",
 )
-# A statement of its own, which sees what the INSERT has waited for.
+# A separate statement, so that it sees the rows for whose commit the INSERT has waited.
 _FIND = Statement(b"find", b"SELECT encode(attempt, 'hex') FROM seen WHERE token = ANY ($1::bytea[])")
 # A row that another hub deletes is skipped, so that no hub waits for another one.
 _PRUNE = Statement(

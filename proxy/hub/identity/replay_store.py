@@ -118,7 +118,7 @@ class ReplayStore:
         use = Use(digest, kept_until, now)
         with self._lock:
             self._waiting[use] = None
-            # With more than one, the writer is at work, or pauses.
+            # With more than one, the writer is not waiting: it writes, or pauses before a retry.
             if len(self._waiting) == 1:
                 self._wake.notify()
         try:

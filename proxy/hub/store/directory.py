@@ -193,7 +193,7 @@ class Directory:
 
     def _notify(self) -> None:
         """Call the listeners if the snapshot is new, and then count it as confirmed."""
-        # Read first: another thread may replace the snapshot meanwhile.
+        # Read before the listeners are called: a thread may replace the snapshot during that.
         applied_s = self._applied_s
         if self._unnotified:
             self._unnotified = False

@@ -81,7 +81,7 @@ class Sealed(Database):
             return read_secrets(connection)
 
     def change_signing_keys(self, change: Callable[[SigningKeys], SigningKeys], seal: Seal) -> None:
-        """Change the keys, as they are when no other hub changes them; raises SealError."""
+        """Change the keys, without a change by another hub in between; raises SealError."""
         with self._change() as connection:
             before = read_signing_keys(connection)
             _write_signing_keys(connection, change(before.open(seal)), seal, before)
@@ -123,7 +123,7 @@ def write_secrets(connection: sa.Connection, made: HubSecrets, seal: Seal) -> No
 
 
 def _write_signing_keys(connection: sa.Connection, keys: SigningKeys, seal: Seal, before: SealedKeys) -> None:
-    """Make the tables, which hold `before`, hold exactly these keys."""
+    """Change the tables from `before` to exactly these keys."""
     table, known = t.signing_keys, {row.kid: row.state for row in before.keys}
     for kid in known.keys() - {key.kid for key in keys.all}:
         connection.execute(sa.delete(table).where(table.c.kid == kid))

@@ -6,21 +6,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
+from proxy.hub.home.config import AdminConfig, HubConfig
+from proxy.hub.home.database_config import DatabaseConfig
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import Records, open_home, open_records
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.process.config import Address
 
 
-def config_of(data_dir: Path, database: PostgresAddress) -> HubConfig:
-    """Return the configuration of a hub."""
+def config_of(data_dir: Path, database: PostgresAddress | None) -> HubConfig:
+    """Return the configuration of a hub, on SQLite without a database."""
     return HubConfig(
         data_dir=data_dir,
         public_url="https://hub.example",
         listen=Address("127.0.0.1", 0),
         admin=AdminConfig(Address("127.0.0.1", 0)),
-        database=DatabaseConfig(database.url),
+        database=DatabaseConfig(None if database is None else database.url),
     )
 
 

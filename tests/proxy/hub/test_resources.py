@@ -18,7 +18,8 @@ from proxy.cli.admin.hub.audit import accept
 from proxy.cli.group import build_group
 from proxy.hub.admin.backup import BackupError, backup
 from proxy.hub.check import check_hub
-from proxy.hub.home.config import DatabaseConfig, HubConfig
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.database_config import DatabaseConfig
 from proxy.hub.home.databases import noted_address
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.local_admin import AdminEndpoint

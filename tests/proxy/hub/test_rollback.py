@@ -24,41 +24,35 @@ from proxy.hub.admin.metrics import DatabaseCollector
 from proxy.hub.authorize.events import Trail
 from proxy.hub.check import check_hub
 from proxy.hub.health.database_watch import DatabaseWatch
-from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.database_config import DatabaseConfig
 from proxy.hub.home.databases import note_applied, noted_applied
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import Records, open_home, open_records
+from proxy.hub.resources import Records
 from proxy.hub.store.directory import open_directory
 from proxy.hub.store.engines import postgres as engine_module
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.versions.lineage import Lineage
 from proxy.hub.store.versions.version import Version
-from proxy.process.config import Address
 from tests.fakes.databases import lose, run
+from tests.proxy.hub.postgres_hub import config_of, opened, variables
 
 
 @pytest.fixture
 def config(tmp_path: Path, in_postgres: PostgresAddress) -> HubConfig:
-    return HubConfig(
-        data_dir=tmp_path / "hub",
-        public_url="https://hub.example",
-        listen=Address("127.0.0.1", 0),
-        admin=AdminConfig(Address("127.0.0.1", 0)),
-        database=DatabaseConfig(in_postgres.url),
-    )
+    return config_of(tmp_path / "hub", in_postgres)
 
 
 @asynccontextmanager
 async def started(config: HubConfig) -> AsyncIterator[tuple[Records, DatabaseWatch]]:
     """A hub up to its listeners, with the watch over its database."""
-    async with open_home(config, replace=False) as home, open_records(config, home, Registry()) as records:
+    async with opened(config) as records:
         assert records.watch is not None
         yield records, records.watch
 
 
 async def poll(records: Records) -> None:
-    """Look for changes, as the hub does every half second."""
+    """Poll once, as the hub does every half second."""
     await trio.to_thread.run_sync(records.directory._refresh)
     records.directory._notify()
 
@@ -99,7 +93,7 @@ async def test_a_running_hub_refuses_what_is_new_until_the_loss_is_accepted(
         lose(in_postgres, back_to=before)
         run(in_postgres, "delete from teams where name = 'applied'")
         await poll(records)
-        # Read anew, whatever was touched.
+        # All rows are read, and not only those that were touched since.
         assert set(directory.current.teams_by_name) == {"kept"}
         assert "has lost changes" in directory.refusal()
         # What an operator repeats does not end it, also where the lost number is given again.
@@ -121,8 +115,8 @@ async def test_a_running_hub_refuses_what_is_new_until_the_loss_is_accepted(
         assert directory.refusal() == ""
         assert directory.current.version.number == applied.number + 2
         assert set(directory.current.teams_by_name) == {"kept", "again", "more"}
-    [told] = events()
-    assert told.startswith(f"the database has lost changes: this hub has applied version {applied.number}")
+    [note] = events()
+    assert note.startswith(f"the database has lost changes: this hub has applied version {applied.number}")
 
 
 async def test_no_call_is_decided_by_what_a_database_has_after_a_loss(
@@ -149,22 +143,17 @@ async def test_a_restart_does_not_accept_a_loss(
     async with started(config) as (records, _):
         assert records.directory.refusal() == ""
     lose(in_postgres, back_to=before)
-    environment = {
-        "HAWSE_HUB_DATA_DIR": str(config.data_dir),
-        "HAWSE_HUB_PUBLIC_URL": config.public_url,
-        "HAWSE_HUB_DATABASE_URL": in_postgres.url,
-    }
     for _ in range(2):
         async with started(config) as (records, watch):
             assert records.directory.refusal()
             assert watch.lineage.loss is not None
-        _, findings = check_hub(None, environment)
+        _, findings = check_hub(None, variables(config))
         assert findings.fatal == []
         assert "then run `hawse admin database accept`" in findings.refused[0]
     accept(config)
     async with started(config) as (records, _):
         assert records.directory.refusal() == ""
-    _, findings = check_hub(None, environment)
+    _, findings = check_hub(None, variables(config))
     assert findings.refused == []
     assert len(events()) == 2
 
@@ -183,7 +172,7 @@ async def test_a_loss_is_accepted_by_the_configuration(
         await poll(records)
         assert directory.refusal() == ""
         assert directory.current.version.number == applied.number + 1
-    assert [told.endswith("; accepted") for told in events()] == [True]
+    assert [note.endswith("; accepted") for note in events()] == [True]
 
 
 async def test_a_copy_in_memory_is_no_loss(config: HubConfig) -> None:
@@ -271,6 +260,5 @@ async def test_a_clock_that_is_off_is_logged_once_an_hour(
         for _ in range(12):
             watch.note_clock(-31.0)
             await trio.sleep(600)
-        told = [record.getMessage() for record in caplog.records]
-        assert len(told) == 2
-        assert told[0].startswith("the clock of this machine is 31 s behind that of the PostgreSQL database")
+        [first, _] = [record.getMessage() for record in caplog.records]
+        assert first.startswith("the clock of this machine is 31 s behind that of the PostgreSQL database")

@@ -22,7 +22,8 @@ from audit.store import AuditStore
 from auth.apikey import hash as hash_key
 from proxy.hub import serve
 from proxy.hub.accept import Acceptor
-from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
+from proxy.hub.home.config import AdminConfig, HubConfig
+from proxy.hub.home.database_config import DatabaseConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.hub_instances import HubInstances

@@ -1,6 +1,6 @@
 """`hawse admin database`: on the hub's machine, directly with the database.
 
-None of it needs a hub that runs: the hub may be unable to start, and what an operator accepts is in the
+No command needs a running hub: the hub may be unable to start, and all that the commands change is in the
 database and the data folder.
 """
 

@@ -71,7 +71,7 @@ def migrate(
     from proxy.hub.admin.migrate import MigrateError, Target, look
     from proxy.hub.admin.migrate import migrate as move
     from proxy.hub.home.datadir import DataDir
-    from proxy.hub.home.files.seal_file import SealFile
+    from proxy.hub.home.files.seal_file import SEAL_FILE, SealFile
     from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_postgres_url
 
     fault = fault_of_postgres_url(url)
@@ -84,7 +84,7 @@ def migrate(
     data = DataDir(reach.folder())
     target = Target(
         PostgresAddress(url, stated.get("password_file")),
-        SealFile(stated.get("seal_file") or data.path / "seal.key"),
+        SealFile(stated.get("seal_file") or data.path / SEAL_FILE),
     )
     began_s = time.monotonic()
     try:

@@ -14,6 +14,8 @@ import attrs
 from proxy.hub.home.files.private_files import DataDirError, is_there, read_private, write_private
 from proxy.hub.store.secrets.sealing import KEY_BYTES, KEYS_MAX, Seal
 
+# The name of the file in the data folder.
+SEAL_FILE = "seal.key"
 _KEY = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
 
 

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 async def listen(address: PostgresAddress, channel: str, heard: Callable[[], None]) -> NoReturn:
-    """Call `heard` for each notification, and when the connection stands again, until cancelled.
+    """Call `heard` for notifications, and whenever a connection is made, until cancelled.
 
     A connection attempt is made in a thread. Cancelled during one, it ends first, within its bounds.
     """
@@ -42,10 +42,10 @@ async def listen(address: PostgresAddress, channel: str, heard: Callable[[], Non
         else:
             wait_s = RECONNECT_S
             with closing(connection):
-                # What was announced meanwhile is lost.
+                # What was announced while there was no connection is lost.
                 heard()
                 await _hear(connection.pgconn, heard)
-            _log.info("lost the connection that hears of changes of the store; polls find them")
+            _log.info("lost the connection that listens for changes of the store; polls find them")
         await trio.sleep(wait_s)
         wait_s = min(2 * wait_s, RECONNECT_MAX_S)
 

@@ -186,7 +186,7 @@ def conninfo_of(address: PostgresAddress) -> str:
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "hawse-hub",
         "target_session_attrs": "read-write",
-        # A server that is gone without a word is noticed within a minute by a connection that only listens.
+        # A connection that only listens notices within a minute that its server is gone.
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,

@@ -13,7 +13,7 @@ from proxy.hub.store.engines.postgres_address import PostgresAddress
 
 # A checkpoint or a standby may hold the writer up, and the index of 65,536 events takes a second.
 ANSWER_S = 120.0
-# The server would end such a transaction after these, where an administrator has set them.
+# Timeouts of the server that would end such a transaction, if an administrator has set them.
 _TIMEOUTS = "statement_timeout", "transaction_timeout", "idle_in_transaction_session_timeout"
 
 
@@ -27,8 +27,8 @@ class BulkConnection(BoundedConnection):
 def open_bulk(address: PostgresAddress) -> Iterator[sa.Connection]:
     """Open a transaction, make or migrate the tables in it, and commit it at the end of the block.
 
-    Raises StoreUnavailableError. No hub can start on an empty database meanwhile. `look_at` checks the rights
-    on tables that exist.
+    Raises StoreUnavailableError. During the transaction no hub can start on an empty database. `look_at`
+    checks the rights on tables that exist.
     """
     engine = new_engine(address, BulkConnection)
     try:

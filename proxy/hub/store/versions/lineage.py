@@ -12,7 +12,7 @@ ACCEPT: Final = "repeat the locks and revocations that were made last, then run 
 
 
 class Kept(Protocol):
-    """The part of a store that is asked."""
+    """The part of a store that a lineage uses."""
 
     def keeps(self, applied: Version) -> bool:
         """Return whether the database still has what it had at this version."""
@@ -55,7 +55,8 @@ class Lineage:
     def follow(self, store: Kept, found: Version) -> None:
         """Judge a version that was read; raises StoreUnavailableError.
 
-        `store` is asked after the version was read. Otherwise a failover between both could stay unseen.
+        It queries `store`, after the version was read. In the other order, a failover between the two could
+        stay unseen.
         """
         if self.applied is None or self.applied == found or store.keeps(self.applied):
             self.applied, self.loss = found, None

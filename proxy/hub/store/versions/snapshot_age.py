@@ -19,7 +19,7 @@ import attrs
 STALE_S = 10
 # The lifetime of a token: after that no agent could call anyway.
 STALE_STREAMS_S = 60
-# Before an operator has to know.
+# An operator should know of an outage that lasts longer.
 LATE_S = 5.0
 
 

@@ -33,7 +33,6 @@ from proxy.cli.admin.hub.migrate import migrate as command
 from proxy.hub.admin import migrate as module
 from proxy.hub.admin.migrate import Contents, MigrateError, Target, look, migrate
 from proxy.hub.check import check_hub
-from proxy.hub.home.config import AdminConfig, DatabaseConfig, HubConfig
 from proxy.hub.home.databases import move_file, note_applied, noted_address, noted_applied, noted_move
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.local_admin import AdminEndpoint
@@ -44,8 +43,6 @@ from proxy.hub.home.trails import open_names
 from proxy.hub.identity.replay_postgres import PostgresUses
 from proxy.hub.identity.replay_sqlite import SqliteUses
 from proxy.hub.identity.replay_store import open_replay_store
-from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import open_home, open_records
 from proxy.hub.store import migrations
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.engines.postgres_address import PostgresAddress
@@ -57,12 +54,12 @@ from proxy.hub.store.sealed import write_secrets
 from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import Version
-from proxy.process.config import Address
 from tests.audit.events import call, failure
 from tests.audit.trails import old_file
 from tests.auth.policies import policy
 from tests.fakes.databases import run
 from tests.postgres import PostgresServer
+from tests.proxy.hub.postgres_hub import config_of, start, variables
 
 # What a database has of its own.
 OWN = "version", "trail", "admin_tokens_by_hash", "bundle", "signing_keys"
@@ -152,25 +149,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def config_of(data: DataDir, address: PostgresAddress | None) -> HubConfig:
-    return HubConfig(
-        data_dir=data.path,
-        public_url="https://hub.example",
-        listen=Address("127.0.0.1", 0),
-        admin=AdminConfig(Address("127.0.0.1", 0)),
-        database=DatabaseConfig(None if address is None else address.url),
-    )
-
-
-async def start(config: HubConfig) -> set[str]:
-    """Start a hub up to its listeners, and return its teams."""
-    async with (
-        open_home(config, replace=False) as home,
-        open_records(config, home, Registry()) as records,
-    ):
-        return set(records.directory.current.teams_by_name)
-
-
 def described(location: Path | PostgresAddress) -> dict[str, object]:
     """A snapshot, without what each database has of its own, and the times of last use."""
     with closing(opened(location)) as store:
@@ -214,22 +192,21 @@ async def test_a_hub_starts_on_the_copy_and_no_longer_on_the_files(
     data: DataDir, address: PostgresAddress
 ) -> None:
     move(data, address)
-    assert await start(config_of(data, address)) == {"sre"}
-    assert await start(config_of(data, address)) == {"sre"}
+    assert await start(config_of(data.path, address)) == {"sre"}
+    assert await start(config_of(data.path, address)) == {"sre"}
     told = (
         r"this hub was moved to PostgreSQL on \d{4}-\d\d-\d\d: set database\.url to "
         rf'"{re.escape(address.url)}"; to go back to {data.store_file}'
     )
     with pytest.raises(DataDirError, match=told) as caught:
-        await start(config_of(data, None))
-    variables = {"HAWSE_HUB_DATA_DIR": str(data.path), "HAWSE_HUB_PUBLIC_URL": "https://hub.example"}
-    assert check_hub(None, variables)[1].faults == [str(caught.value)]
+        await start(config_of(data.path, None))
+    assert check_hub(None, variables(config_of(data.path, None)))[1].faults == [str(caught.value)]
     with pytest.raises(MigrateError, match="was moved to PostgreSQL on"):
         move(data, address)
     # The way back that the message names.
     for file in (move_file(data), data.address_file):
         file.unlink()
-    assert await start(config_of(data, None)) == {"sre"}
+    assert await start(config_of(data.path, None)) == {"sre"}
 
 
 @pytest.mark.parametrize(
@@ -457,9 +434,9 @@ async def test_a_folder_of_the_first_version_is_moved_after_one_start(
         connection.execute(sa.text("INSERT INTO teams VALUES ('1', 'first', 1.0)"))
     data.store_file.chmod(0o600)
     assert "hub.db is of another version: start a hub of this version on it once" in refused(data, address)
-    assert await start(config_of(data, None)) == {"first"}
+    assert await start(config_of(data.path, None)) == {"first"}
     assert move(data, address).events == 1
-    assert await start(config_of(data, address)) == {"first"}
+    assert await start(config_of(data.path, address)) == {"first"}
 
 
 def test_a_folder_that_is_no_hubs_or_lacks_a_part_is_refused(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from proxy.hub.home import keyring
 from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.keyring import OVERLAP_S, KeyRing
 from proxy.hub.home.sealed_secrets import SealedKeyring, open_secrets
-from proxy.hub.store.directory import open_directory
+from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.migrations import tables as t
@@ -49,6 +49,18 @@ def is_known(token: str, ring: KeyRing) -> bool:
     return True
 
 
+@asynccontextmanager
+async def opened(database: Location, file: SealFile) -> AsyncIterator[tuple[Directory, HubSecrets]]:
+    """The directory of a hub, and its secrets as its start opens them."""
+    async with open_directory(database, org="main", clock=lambda: START) as directory:
+        yield directory, await directory.change(lambda store: open_secrets(store, None, file))
+
+
+def ring_on(directory: Directory, file: SealFile, on_rotation: Callable[[], None] = lambda: None) -> KeyRing:
+    source = SealedKeyring(directory, file)
+    return KeyRing(source, issuer=HUB, clock=lambda: START, on_rotation=on_rotation)
+
+
 async def publish(ring: KeyRing) -> None:
     """Make the first step of a rotation alone."""
     await ring._change(ring._published)
@@ -57,24 +69,14 @@ async def publish(ring: KeyRing) -> None:
 async def test_a_hub_verifies_what_the_other_signs_at_each_step(database: Location, tmp_path: Path) -> None:
     file = SealFile(tmp_path / "seal.key")
     announced: list[str] = []
-    async with (
-        open_directory(database, org="main", clock=lambda: START) as one,
-        open_directory(database, org="main", clock=lambda: START) as other,
-    ):
+    async with opened(database, file) as (one, _), opened(database, file) as (other, _):
 
-        def ring_on(directory: Any, name: str) -> KeyRing:
-            ring = KeyRing(
-                SealedKeyring(directory, file),
-                issuer=HUB,
-                clock=lambda: START,
-                on_rotation=lambda: announced.append(f"{name} {ring.current.active.kid}"),
-            )
+        def following(directory: Directory, name: str) -> KeyRing:
+            ring = ring_on(directory, file, lambda: announced.append(f"{name} {ring.current.active.kid}"))
             directory.on_change(ring.follow)
             return ring
 
-        await one.change(lambda store: open_secrets(store, None, file))
-        await other.change(lambda store: open_secrets(store, None, file))
-        first, second = ring_on(one, "first"), ring_on(other, "second")
+        first, second = following(one, "first"), following(other, "second")
         old = first.current.active.kid
         assert second.current.active.kid == old
 
@@ -104,10 +106,8 @@ async def test_a_hub_verifies_what_the_other_signs_at_each_step(database: Locati
 
 async def test_a_rotation_is_two_changes_of_the_directory(database: Location, tmp_path: Path) -> None:
     file = SealFile(tmp_path / "seal.key")
-    async with open_directory(database, org="main", clock=lambda: START) as directory:
-        await directory.change(lambda store: open_secrets(store, None, file))
-        keys = SealedKeyring(directory, file)
-        ring = KeyRing(keys, issuer=HUB, clock=lambda: START, on_rotation=lambda: None)
+    async with opened(database, file) as (directory, _):
+        ring = ring_on(directory, file)
         seen: list[tuple[list[KeyState], int]] = []
 
         def see() -> None:
@@ -123,16 +123,14 @@ async def test_a_rotation_that_meets_a_published_key_finishes_that_one(
     database: Location, tmp_path: Path
 ) -> None:
     file = SealFile(tmp_path / "seal.key")
-    async with open_directory(database, org="main", clock=lambda: START) as directory:
-        await directory.change(lambda store: open_secrets(store, None, file))
-        keys = SealedKeyring(directory, file)
-        ring = KeyRing(keys, issuer=HUB, clock=lambda: START, on_rotation=lambda: None)
+    async with opened(database, file) as (directory, _):
+        ring = ring_on(directory, file)
         old = ring.current.active.kid
         await publish(ring)
         published = ring.current.published
         assert published is not None
         # As the hub that starts after a crash.
-        again = KeyRing(keys, issuer=HUB, clock=lambda: START, on_rotation=lambda: None)
+        again = ring_on(directory, file)
         assert await again.rotate() == old
         assert again.current.active.kid == published.kid
         assert len(again.current.all) == 2
@@ -143,17 +141,12 @@ async def test_a_published_key_that_a_crash_has_left_signs_after_the_next_start(
 ) -> None:
     monkeypatch.setattr(keyring, "LOOK_S", 0.0)
     file = SealFile(tmp_path / "seal.key")
-    async with open_directory(database, org="main", clock=lambda: START) as directory:
-        await directory.change(lambda store: open_secrets(store, None, file))
-        await publish(
-            KeyRing(SealedKeyring(directory, file), issuer=HUB, clock=lambda: START, on_rotation=lambda: None)
-        )
+    async with opened(database, file) as (directory, _):
+        await publish(ring_on(directory, file))
     announced = trio.Event()
-    async with open_directory(database, org="main", clock=lambda: START) as directory:
-        secrets = await directory.change(lambda store: open_secrets(store, None, file))
+    async with opened(database, file) as (directory, secrets):
         assert secrets.keys.published is not None
-        keys = SealedKeyring(directory, file)
-        ring = KeyRing(keys, issuer=HUB, clock=lambda: START, on_rotation=announced.set)
+        ring = ring_on(directory, file, announced.set)
         assert ring.current.active.kid == secrets.keys.active.kid
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,7 +16,6 @@ import sqlalchemy as sa
 import trio
 import trio.testing
 
-from audit.postgres.link import Call, Link, Lost, Rows
 from proxy.hub.identity import replay_postgres
 from proxy.hub.identity.replay_postgres import (
     CLOCKS_S,
@@ -35,6 +34,7 @@ from proxy.hub.identity.replay_store import (
 )
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from tests.fakes.databases import run
+from tests.fakes.lost_answers import lost_answers
 from tests.fakes.replays import unreachable
 from tests.postgres import PostgresServer
 
@@ -129,37 +129,13 @@ def test_a_row_is_kept_until_clocks_that_are_behind_refuse_its_token(
 # -- answers that are lost -----------------------------------------------------------------------------------
 
 
-@contextmanager
-def lost(monkeypatch: pytest.MonkeyPatch, *, arrives: bool) -> Iterator[list[list[bytes]]]:
-    """The connection is lost during the next round trip, before or after the server has committed.
-
-    Yields the names of the statements in each round trip.
-    """
-    run, sent = Link.run, list[list[bytes]]()
-
-    def broken(link: Link, calls: Sequence[Call], until_s: float) -> list[Rows]:
-        if not calls[0][0].name:
-            return run(link, calls, until_s)
-        sent.append([statement.name for statement, _ in calls])
-        if len(sent) > 1:
-            return run(link, calls, until_s)
-        if arrives:
-            run(link, calls, until_s)
-        link.close()
-        raise Lost("the connection is lost")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Link, "run", broken)
-        yield sent
-
-
 @pytest.mark.parametrize("arrives", [True, False])
 async def test_a_use_whose_answer_was_lost_is_sent_again_and_is_no_replay(
     table: PostgresUses, other: PostgresUses, monkeypatch: pytest.MonkeyPatch, arrives: bool
 ) -> None:
     monkeypatch.setattr("proxy.hub.identity.replay_store.RETRY_S", 0.0)
     async with open_replay_store(table) as store, open_replay_store(other) as elsewhere:
-        with lost(monkeypatch, arrives=arrives) as sent:
+        with lost_answers(monkeypatch, arrives=arrives, set_up=False) as sent:
             assert await store.enter("assertion", "a", "j", UNTIL, NOW)
         # The second commit has a transaction id, so that it waits for a standby too.
         assert sent == [[b"insert", b"find", b"prune"], [b"real", b"insert", b"find", b"prune"]]
@@ -173,7 +149,7 @@ async def test_a_replay_whose_answer_was_lost_is_still_one(
     monkeypatch.setattr("proxy.hub.identity.replay_store.RETRY_S", 0.0)
     async with open_replay_store(table) as store, open_replay_store(other) as elsewhere:
         assert await elsewhere.enter("assertion", "a", "j", UNTIL, NOW)
-        with lost(monkeypatch, arrives=True):
+        with lost_answers(monkeypatch, arrives=True, set_up=False):
             assert not await store.enter("assertion", "a", "j", UNTIL, NOW)
 
 

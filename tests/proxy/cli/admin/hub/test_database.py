@@ -17,6 +17,7 @@ from proxy.hub.home.databases import note_address, note_applied, noted_applied
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.trails import open_trail
 from proxy.hub.store.engines import postgres as engine_module
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.migrations import HEAD
 from proxy.hub.store.store import Store
@@ -118,7 +119,7 @@ def test_one_command_of_the_owner_makes_the_tables_for_a_role_that_cannot_delete
     assert status(tmp_path, owned)["deletes_events"] is None
     run(owner, f'REVOKE INSERT ON agents FROM "{HUB}"')
     with pytest.raises(
-        Exception, match=rf"{HUB} may not INSERT in table agents: run `.* upgrade --owner {OWNER}`"
+        StoreUnavailableError, match=rf"{HUB} may not INSERT in table agents: run `.* {OWNER}`"
     ):
         Store(address, org="main", clock=lambda: 1000.0)
 
