@@ -84,7 +84,7 @@ def test_what_is_mistyped_is_told_with_what_is_near(typed: str, told: str) -> No
     ("args", "module", "package"),
     [
         (["audit", "list"], "audit.names", "msgspec"),
-        (["hub"], "proxy.hub.home.config", "sqlalchemy"),
+        (["hub"], "proxy.hub.serve", "sqlalchemy"),
         (["admin", "backup", "FILE"], "proxy.hub.admin.backup", "sqlalchemy"),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_command_that_the_relays_image_leaves_out_says_so(part: str, args: lis
 def test_a_module_of_ours_that_is_missing_is_not_blamed_on_the_installation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "proxy.hub.home.config", None)
+    monkeypatch.setitem(sys.modules, "proxy.hub.serve", None)
     result = CliRunner().invoke(build_group(), ["hub"])
     assert isinstance(result.exception, ModuleNotFoundError)
 
