@@ -126,6 +126,34 @@ async def test_a_poll_whose_reading_fails_confirms_nothing(
     assert directory.current is not before
 
 
+async def test_a_database_without_its_version_confirms_nothing_and_takes_no_change(
+    directory: Directory, database: Location, monotonic: Clock
+) -> None:
+    # As in the middle of a pg_restore.
+    version = directory.current.version
+    run(database, "create table kept as select * from directory", "delete from directory")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(directory.run_poll)
+        with trio.fail_after(5):
+            while not directory.fault:  # noqa: ASYNC110 - a thread decides it
+                await trio.sleep(0.01)
+        assert "finish the restore" in directory.fault
+        for change in (
+            lambda store: store.add_team("web"),
+            lambda store: store.accept_loss(version),
+        ):
+            with pytest.raises(StoreUnavailableError, match="finish the restore"):
+                await directory.change(change)
+        monotonic.now_s += STALE_S
+        assert directory.refusal() != ""
+        assert run(database, "select name from teams") == [("sre",)]
+        run(database, "insert into directory select * from kept", "drop table kept")
+        await poll(directory)
+        assert directory.refusal() == ""
+        await directory.change(lambda store: store.add_team("web"))
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_reading_that_hangs_confirms_nothing_until_it_is_applied(
     directory: Directory, database: Location, monotonic: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
