@@ -311,31 +311,41 @@ class Front:
         """Authenticate a relay whose dial was accepted, and serve it; returns as `_tunnel` does."""
         try:
             dial = await self.relays.authenticate(head, self.clock(), arrival, address)
-        except TooManyDialsError as error:
-            self.relays.limit.refund()
-            self._turned_away.warning(f"refused a relay: {error}", trio.current_time())
-            await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
-            return False
-        except ReplayStoreUnavailableError as error:
-            # Logged by the store.
-            self.relays.limit.refund()
-            await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
-            return False
-        except (TokenError, ReplayedError) as error:
-            self.relays.limit.refund()
-            self.recorder.complete(
-                self.trail.unauthenticated(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
-            )
-            # Relays of an earlier version correct their clock by the Date header.
-            headers = [(b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))]
-            if isinstance(error, WrongClockError):
-                self._wrong_clocks.warning(f"{address}: {error.advice}", trio.current_time())
-                headers.append((HUB_TIME_HEADER, error.hub_time.encode("ascii")))
-            await connection.answer(*status_response(401, "", str(error), headers=tuple(headers)))
+        except (TooManyDialsError, ReplayStoreUnavailableError, TokenError, ReplayedError) as error:
+            # Before the answer, which may wait for a client that reads nothing.
+            arrival.refuse()
+            await self._refuse_relay(connection, head, address, error)
             return False
         known()
         await self.relays.serve(connection, tls, dial, self._readiness)
         return True
+
+    async def _refuse_relay(
+        self,
+        connection: ServerConnection,
+        head: RequestHead,
+        address: str,
+        error: TooManyDialsError | ReplayStoreUnavailableError | TokenError | ReplayedError,
+    ) -> None:
+        """Answer a relay that is not authenticated."""
+        match error:
+            case TooManyDialsError():
+                self._turned_away.warning(f"refused a relay: {error}", trio.current_time())
+                await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
+                return
+            case ReplayStoreUnavailableError():
+                # Logged by the store.
+                await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
+                return
+        self.recorder.complete(
+            self.trail.unauthenticated(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
+        )
+        # Relays of an earlier version correct their clock by the Date header.
+        headers = [(b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))]
+        if isinstance(error, WrongClockError):
+            self._wrong_clocks.warning(f"{address}: {error.advice}", trio.current_time())
+            headers.append((HUB_TIME_HEADER, error.hub_time.encode("ascii")))
+        await connection.answer(*status_response(401, "", str(error), headers=tuple(headers)))
 
     async def _answer_no_cluster(self, connection: ServerConnection, hosts: ClusterHosts) -> None:
         message = f"no cluster of this hub has that host: they are {hosts.pattern}, by the cluster's name"

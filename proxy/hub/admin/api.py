@@ -208,7 +208,9 @@ class _Endpoints:
         self._end(event, status, done.note, revoked)
         if revoked is None:
             return _json(status, done.body)
-        if not revoked.kept:
+        if revoked.kept:
+            _log.warning("%s %s is kept in the reserve: %s", action.verb, action.resource, revoked.why)
+        else:
             name = call.path.get("name", "")
             _log.error(
                 "%s %s %s by %s: %s",
@@ -237,7 +239,6 @@ class _Endpoints:
             await trio.to_thread.run_sync(self._revocations.keep, revocation, limiter=self._reserve_thread)
         except ReserveError as error:
             return _Revoked(event.eid, f"{why}; {error}", recorded, kept=False)
-        _log.warning("%s %s is kept in the reserve: %s", action.verb, action.resource, why)
         return _Revoked(event.eid, why, recorded, kept=True)
 
     async def _settle_store(self, revoked: _Revoked | None) -> None:

@@ -13,7 +13,7 @@ from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import unusable
 from proxy.hub.store.migrations import HEAD, MigrationError, is_older, read_revision
 from proxy.hub.store.migrations import tables as t
-from proxy.hub.store.versions.version import Version, read_is_kept
+from proxy.hub.store.versions.version import Version, read_is_kept, read_version
 
 
 @attrs.frozen
@@ -113,7 +113,7 @@ SELECT (SELECT count(*) FROM trail_epochs WHERE NOT closed AND epoch > 0) AS ope
 
 
 def _directory_status(connection: sa.Connection, status: Status, applied: Version | None) -> Status:
-    """Add the status of the directory's tables."""
+    """Add the status of the directory's tables; raises StoreUnavailableError."""
     revision = read_revision(connection)
     if revision is None:
         return status
@@ -123,12 +123,12 @@ def _directory_status(connection: sa.Connection, status: Status, applied: Versio
         return attrs.evolve(status, tables="too new", revision=revision)
     if older:
         return attrs.evolve(status, tables="older", revision=revision)
-    oldest, version = connection.execute(sa.select(t.directory.c.oldest, t.directory.c.version)).one()
+    version = read_version(connection).number
     return attrs.evolve(
         status,
         tables="current" if revision == HEAD else "newer",
         revision=revision,
-        oldest=oldest,
+        oldest=connection.scalar(sa.select(t.directory.c.oldest)),
         version=version,
         applied=None if applied is None else applied.number,
         lost=None if applied is None else not read_is_kept(connection, applied),

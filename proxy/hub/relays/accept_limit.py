@@ -56,6 +56,11 @@ class Arrival:
             if self._cluster_id is not None:
                 self._limit.arrivals_of[self._cluster_id] -= 1
 
+    def refuse(self) -> None:
+        """Stop counting a dial that failed to authenticate, which costs other relays nothing."""
+        self.settle()
+        self._limit.refund()
+
     def authenticated(self, cluster_id: str) -> None:
         """Count the dial for its cluster too."""
         self._cluster_id = cluster_id
@@ -99,7 +104,7 @@ class AcceptLimit:
         return Arrival(self)
 
     def refund(self) -> None:
-        """Return the token of a dial that failed to authenticate, so that failures cost relays nothing."""
+        """Return the token of an accepted dial."""
         self._accepts.take(-1)
 
     def admit_cluster(self, arrival: Arrival, cluster_id: str, name: str, now: float) -> None:

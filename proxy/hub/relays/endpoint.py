@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
 from proxy.hub.identity.replay import ReplayCache
-from proxy.hub.identity.replay_store import ReplayStore, ReplayStoreUnavailableError
+from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.relays.accept_limit import AcceptLimit, Arrival
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
@@ -66,6 +67,10 @@ from tunnel.websocket.upgrade import SESSION_HEADER, WebSocketRefused, accept_we
 HELLOS_REMEMBERED_MAX = 100_000
 # Above the rate of sixteen relays that each dial ten times a second.
 HELLOS_OF_A_CLUSTER_MAX = 10_000
+
+# How long a relay that resumes a session waits for the record of its token: it gives up a dial after 5 s
+# (tunnel.dialer.RESUME_DIAL_S).
+RESUME_RECORD_S = 2.0
 
 # A relay opens no streams and sends few contexts, so the hub keeps no memory for them. WELCOME cannot
 # announce a limit of zero streams. A few contexts are allowed for the sake of later relay versions.
@@ -162,16 +167,21 @@ class RelayEndpoint:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
         # Checked before the token is written to the replay store, which costs most.
         self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
-        recorded = True
-        try:
-            await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
-        except ReplayStoreUnavailableError:
-            if not self._has_session(head, claims):
-                raise
-            # The session is in this process, so its memory has every token that was used with it. Streams
-            # go on for longer than most databases are away.
-            recorded = False
+        recorded = await self._record(head, claims, now)
         return RelayDial(claims, cluster, address, arrival, recorded)
+
+    async def _record(self, head: RequestHead, claims: HelloClaims, now: float) -> bool:
+        """Record the use of a relay's token; False if that took too long, and the relay may resume a session.
+
+        Raises as `authenticate`.
+        """
+        resumes = self._has_session(head, claims)
+        with trio.move_on_after(RESUME_RECORD_S if resumes else math.inf):
+            await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
+            return True
+        # The session is in this process, so its memory has every token that was used with it. Streams go on
+        # for longer than most databases are away.
+        return False
 
     def _has_session(self, head: RequestHead, claims: HelloClaims) -> bool:
         """Whether the session that a relay wants to resume is here and its own."""

@@ -99,8 +99,7 @@ class Directory:
         self._store = store
         self._copy: Store | None = None
         self._pending: deque[tuple[Callable[[Store], object], Callable[[], None]]] = deque()
-        # Guarded by the lock, as is any replacement of the snapshot. A thread holds it for some answers of
-        # the database, each of which has a bound.
+        # Guarded by the lock, as is any replacement of the snapshot. A thread holds it for some answers.
         self._reading = threading.Lock()
         self._reader = reader
         self._lineage = lineage
@@ -224,18 +223,20 @@ class Directory:
 
     def _replace(self, store: Store) -> None:
         snapshot = store.snapshot(self.current)
-        if store is self._reader:
-            self._follow(snapshot.version)
+        if store is self._reader and self._lineage is not None:
+            self._lineage.follow(store, snapshot.version)
+        # A snapshot after a loss decides nothing, and the one before its acceptance does not serve again.
+        refusal = "" if self._lineage is None else self._lineage.refusal
+        if refusal:
+            self._withhold(refusal)
         before, self.current = self.current, snapshot
+        self._withhold(refusal)
         self._unnotified = True
         _log_faults(self.current, known=before.faults)
 
-    def _follow(self, version: Version) -> None:
-        """Withhold a snapshot of a database that has lost changes, before it decides anything."""
-        if self._lineage is not None:
-            self._lineage.follow(self._reader, version)
-            if self._lineage.refusal != self.age.withheld:
-                trio.from_thread.run_sync(self.age.withhold, self._lineage.refusal)
+    def _withhold(self, reason: str) -> None:
+        if reason != self.age.withheld:
+            trio.from_thread.run_sync(self.age.withhold, reason)
 
     def poll_soon(self) -> None:
         """Poll at once: another process has announced a change."""

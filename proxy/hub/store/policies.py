@@ -44,7 +44,7 @@ class BundleRow:
 class Policies(Database):
     """The store's policies."""
 
-    _compiled: tuple[int, Bundle, tuple[str, ...]] | None = None
+    _compiled: tuple[BundleRow, Bundle, tuple[str, ...]] | None = None
 
     def apply_policies(self, sources: Sequence[Source], *, only: bool = False) -> Bundle:
         """Replace the documents of the same names, or with `only` all of them; return the bundle in force.
@@ -115,14 +115,15 @@ class Policies(Database):
     def _read_bundle(self, connection: sa.Connection, faults: list[str]) -> Bundle:
         """The bundle in force, compiled."""
         row = self._newest(connection)
-        if self._compiled is None or self._compiled[0] != row.version:
+        # Not by its number alone: after a failover that has lost it, another bundle can get that.
+        if self._compiled is None or self._compiled[0] != row:
             fault: tuple[str, ...] = ()
             try:
                 bundle = _compile([Source(text) for text in row.documents], version=row.version)
             except InvalidError as error:
                 bundle = _compile((), version=row.version)
                 fault = (f"version {row.version} of the policies allows nothing, for it is refused: {error}",)
-            self._compiled = (row.version, bundle, fault)
+            self._compiled = (row, bundle, fault)
         faults += self._compiled[2]
         return self._compiled[1]
 

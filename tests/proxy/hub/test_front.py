@@ -574,6 +574,26 @@ async def test_relays_above_the_limit_are_told_when_to_come_before_anything_is_v
     assert verified == []
 
 
+async def test_a_refused_dial_whose_client_reads_nothing_does_not_count(
+    bench: Bench, autojump_clock: MockClock
+) -> None:
+    limit = bench.front.relays.limit
+    left = limit._accepts.left(trio.current_time())
+    client, server = trio.testing.memory_stream_pair()
+    stuck = await bench.connect(client, server)
+    answers = trio.Event()
+
+    async def wait() -> None:
+        answers.set()
+        await trio.sleep_forever()
+
+    server.send_stream.send_all_hook = wait
+    await stuck.send_all(UPGRADE + b"\r\n")
+    await answers.wait()
+    assert limit.arrivals == 0
+    assert limit._accepts.left(trio.current_time()) >= left
+
+
 async def test_a_cluster_that_dials_without_end_takes_nobodys_place(
     bench: Bench, autojump_clock: MockClock
 ) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import pytest
@@ -32,6 +32,7 @@ from proxy.hub.home.files.reserve import Reserve, ReserveError, open_reserve
 from proxy.hub.home.keyring import FolderKeyring, KeyRing
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.engines.sqlite import SqliteEngine
 from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
 from tests.fakes.admin import PEPPER, TOKEN, FakeOperations, FakeSessions
@@ -403,6 +404,26 @@ async def test_what_is_refused_without_the_reserve_is_not_logged_as_in_force(
     monkeypatch.setattr(os, "pwrite", fail)
     assert (await hub.ask("POST", "/v1/agents/nobody/lock")).status == 404
     assert not any("in force" in record.message for record in caplog.records)
+
+
+async def test_a_lock_that_a_store_out_of_reach_refuses_is_neither_kept_nor_logged_as_kept(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(engine: SqliteEngine) -> NoReturn:
+        raise StoreUnavailableError("the store failed: the database does not answer")
+
+    with hub.store_down(), monkeypatch.context() as patched:
+        # It cannot be read either.
+        patched.setattr(SqliteEngine, "copy_in_memory", away)
+        reply = await hub.ask("POST", "/v1/agents/robot/lock")
+        assert (reply.status, reply.json["error"]["code"]) == (503, "store_unavailable")
+        assert hub.state() == "active"
+        assert hub.reserve.entries() == []
+        assert not any("kept in the reserve" in record.message for record in caplog.records)
+        patched.undo()
+        await hub.ok("POST", "/v1/agents/robot/lock")
+        assert len(hub.reserve.entries()) == 1
+        assert any("kept in the reserve" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize("died", ["before it acted", "after it acted", "after the trail had it"])

@@ -39,6 +39,7 @@ from tunnel import (
     memory_transport_pair,
     open_session,
 )
+from tunnel.dialer import RESUME_DIAL_S
 from tunnel.protocol import frames
 from tunnel.websocket.upgrade import SESSION_HEADER
 
@@ -152,6 +153,10 @@ async def test_a_relay_comes_back_to_its_session_while_its_token_cannot_be_recor
                 for session in (own, ("relay-2", own[1]), ("relay-1", "another")):
                     nursery.start_soon(dial_while_away, *session)
                 await wait_all_tasks_blocked()
+                # Half of the dial is left for the rest of it.
+                mock_clock.jump(RESUME_DIAL_S / 2)
+                await wait_all_tasks_blocked()
+                assert found == [False]
                 mock_clock.jump(WAIT_S)
             assert Counter(found) == {False: 1, None: 2}
             # A replay at this hub is known without the database.

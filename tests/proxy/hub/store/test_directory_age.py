@@ -18,8 +18,10 @@ from proxy.hub.store.directory import POLL_EVERY_S, POLL_GAP_S, Directory, open_
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import ConflictError, StoreUnavailableError
 from proxy.hub.store.store import Store
+from proxy.hub.store.versions.lineage import Lineage
+from proxy.hub.store.versions.snapshot_age import SnapshotAge
 from proxy.hub.store.versions.version import Version
-from tests.fakes.databases import full_disk, run
+from tests.fakes.databases import full_disk, lose, run
 
 STALE_S = 10.0
 
@@ -124,6 +126,59 @@ async def test_a_poll_whose_reading_fails_confirms_nothing(
     await poll(directory)
     assert (directory.age_s, directory.refusal()) == (0, "")
     assert directory.current is not before
+
+
+async def test_a_database_without_its_version_confirms_nothing_and_takes_no_change(
+    directory: Directory, database: Location, monotonic: Clock
+) -> None:
+    # As in the middle of a pg_restore.
+    version = directory.current.version
+    run(database, "create table kept as select * from directory", "delete from directory")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(directory.run_poll)
+        with trio.fail_after(5):
+            while not directory.fault:  # noqa: ASYNC110 - a thread decides it
+                await trio.sleep(0.01)
+        assert "finish the restore" in directory.fault
+        for change in (
+            lambda store: store.add_team("web"),
+            lambda store: store.accept_loss(version),
+        ):
+            with pytest.raises(StoreUnavailableError, match="finish the restore"):
+                await directory.change(change)
+        monotonic.now_s += STALE_S
+        assert directory.refusal() != ""
+        assert run(database, "select name from teams") == [("sre",)]
+        run(database, "insert into directory select * from kept", "drop table kept")
+        await poll(directory)
+        assert directory.refusal() == ""
+        await directory.change(lambda store: store.add_team("web"))
+        nursery.cancel_scope.cancel()
+
+
+async def test_after_an_accepted_loss_only_the_snapshot_that_has_the_acceptance_serves(
+    database: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_directory(database, org="main", clock=float, lineage=Lineage(None)) as directory:
+        before = directory.current.version
+        await directory.change(lambda store: store.add_team("lost"))
+        applied = directory.current.version
+        lose(database, back_to=before)
+        await poll(directory)
+        assert directory.refusal() != ""
+        serves: list[bool] = []
+        withhold = SnapshotAge.withhold
+
+        def look(age: SnapshotAge, reason: str) -> None:
+            withhold(age, reason)
+            serves.append(not directory.refusal() and "again" in directory.current.teams_by_name)
+
+        monkeypatch.setattr(SnapshotAge, "withhold", look)
+        # The operator repeats what was lost, and accepts, between two readings.
+        change_elsewhere(database, lambda store: store.add_team("again"))
+        change_elsewhere(database, lambda store: store.accept_loss(applied))
+        await poll(directory)
+        assert serves == [True]
 
 
 async def test_a_reading_that_hangs_confirms_nothing_until_it_is_applied(

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import attrs
@@ -56,6 +57,19 @@ def test_the_bundle_is_one_object_until_it_says_something_else(store: Store) -> 
     after = store.snapshot().bundle
     assert after is not before
     assert (after.version, len(after.policies)) == (2, 3)
+
+
+def test_a_bundle_that_was_lost_does_not_stand_for_the_next_one_with_its_number(
+    store: Store, database: Location
+) -> None:
+    lost = store.apply_policies([Source(policy(LOOK, name="look"))])
+    assert store.snapshot().bundle.id == lost.id
+    # A failover loses it, and another process writes the next one, both between two readings.
+    run(database, f"delete from policy_bundles where version = {lost.version}")
+    with closing(Store(database, org="main", clock=lambda: 1000.0)) as other:
+        written = other.apply_policies([Source(policy(LOOK.replace("read", "write"), name="look"))])
+    assert written.version == lost.version
+    assert store.snapshot().bundle.id == written.id != lost.id
 
 
 def test_another_process_sees_the_bundle_that_this_one_wrote(store: Store, database: Location) -> None:

@@ -238,6 +238,15 @@ def test_a_newer_database_is_shown_with_what_can_use_it(postgres_database: str, 
     assert "run the version that wrote it" in refused(tmp_path, postgres_database, "upgrade")
 
 
+def test_a_database_in_the_middle_of_a_restore_is_named_in_one_line(
+    postgres_database: str, tmp_path: Path
+) -> None:
+    address = PostgresAddress(postgres_database)
+    Store(address, org="main", clock=lambda: 1000.0).close()
+    run(address, "delete from directory")
+    assert "finish the restore of its backup" in refused(tmp_path, postgres_database, "status")
+
+
 def test_the_status_of_a_file(tmp_path: Path) -> None:
     data = DataDir.open(tmp_path / "hub")
     assert "No such file" in refused(data.path, None, "status")
