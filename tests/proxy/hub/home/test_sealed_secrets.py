@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.sealed_secrets import check_secrets, open_secrets
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.sealed import HubSecrets
-from proxy.hub.store.secrets.sealing import KEY_BYTES
+from proxy.hub.store.secrets.sealing import KEY_BYTES, Seal
 from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
 from tests.fakes.databases import run
@@ -101,6 +102,31 @@ def test_a_file_that_others_can_read_is_refused(
 ) -> None:
     file.path.chmod(0o640)
     assert "seal.key is open to other users: run chmod 600" in refused(store, file, in_postgres)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+@pytest.mark.usefixtures("made")
+def test_a_path_of_anything_but_a_file_is_refused(
+    store: Store, file: SealFile, in_postgres: PostgresAddress, make: Callable[[Path], None]
+) -> None:
+    file.path.unlink()
+    make(file.path)
+    assert "seal.key is not a regular file: put the file" in refused(store, file, in_postgres)
+
+
+def test_of_two_hubs_that_make_the_file_at_once_both_use_the_first_one(
+    store: Store, file: SealFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate() -> Seal:
+        # The other hub is between its look at the file and this one's.
+        monkeypatch.undo()
+        open_secrets(store, None, file)
+        return Seal((b"x" * KEY_BYTES,))
+
+    monkeypatch.setattr(Seal, "generate", generate)
+    opened = open_secrets(store, None, file)
+    assert shown(open_secrets(store, TRAIL, file)) == shown(opened)
+    assert [path.name for path in file.path.parent.iterdir()] == ["seal.key"]
 
 
 EXCHANGED = "UPDATE signing_keys AS k SET sealed = o.sealed FROM signing_keys AS o WHERE o.kid <> k.kid"
