@@ -10,11 +10,12 @@ import trio
 
 from auth.key_rotation import ROTATIONS_MAX, TrustedKeys
 from auth.keys import KeySet
-from proxy.hub.home import keyring, signing_keys
+from proxy.hub.home import keyring
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.files import key_folder
 from proxy.hub.home.files.private_files import DataDirError
 from proxy.hub.home.keyring import OVERLAP_S, FolderKeyring, KeyRing
-from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.engines.errors import ConflictError, StoreUnavailableError
 
 HUB = "https://hub.example"
 START = 1_800_000_000.0
@@ -85,6 +86,19 @@ async def test_of_two_rotations_in_a_row_each_key_has_its_own_time(bench: Bench)
     assert set(kids(ring)) == {second, third}
 
 
+async def test_the_number_of_keys_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyring, "KEYS_MAX", 2)
+    ring = bench.ring()
+    await ring.rotate()
+    before = kids(ring)
+    with pytest.raises(ConflictError, match="the hub has 2 signing keys, the limit: try in 120 s"):
+        await ring.rotate()
+    assert kids(ring) == before
+    bench.time += OVERLAP_S
+    await ring.drop_retired()
+    await ring.rotate()
+
+
 async def test_whatever_a_relay_was_given_leads_to_the_key_that_signs(bench: Bench) -> None:
     ring = bench.ring()
     pins: list[KeySet] = []
@@ -110,7 +124,7 @@ async def test_a_folder_that_cannot_be_written_changes_nothing(
     def full(file: Path, data: bytes) -> None:
         raise DataDirError(f"cannot write {file}: No space left on device")
 
-    monkeypatch.setattr(signing_keys, "write_private", full)
+    monkeypatch.setattr(key_folder, "write_private", full)
     with pytest.raises(StoreUnavailableError, match="No space left"):
         await ring.rotate()
     assert ring.current is old
@@ -154,7 +168,7 @@ async def test_a_crash_in_a_rotation_leaves_the_old_key_or_the_new_one(
     await ring.rotate()
     before = ring.current
     left = written
-    write = signing_keys.write_private
+    write = key_folder.write_private
 
     def crash(file: Path, data: bytes) -> None:
         nonlocal left
@@ -163,7 +177,7 @@ async def test_a_crash_in_a_rotation_leaves_the_old_key_or_the_new_one(
         left -= 1
         write(file, data)
 
-    monkeypatch.setattr(signing_keys, "write_private", crash)
+    monkeypatch.setattr(key_folder, "write_private", crash)
     with pytest.raises(RuntimeError) if written < 3 else nullcontext():
         await ring.rotate()
     monkeypatch.undo()
