@@ -24,7 +24,7 @@ from typing import TypeVar
 from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentRefused
 from audit.mask import Masks
 from audit.postgres import schema, statements
-from audit.postgres.batch import Batch, Place, Row, make_batch, unknown_row, whole_row
+from audit.postgres.batch import Batch, Place, Row, make_batch, slices, unknown_row, whole_row
 from audit.postgres.link import Call, Conninfo, Link, Lost, Refused, Rows, integer_of, text_of
 from audit.record import Event
 from audit.schema import moment
@@ -42,8 +42,6 @@ STATEMENT_S = 5.0
 _STATEMENT_S_MIN = 1.0
 # Between attempts to reach a database that is away.
 _RETRY_S = 0.1
-# Ends of a dead hub's calls per statement: a hub may leave 20,000, and the time of a statement is limited.
-_SLICE_ROWS = 1000
 # `append_once` looks for an event among those written from this long before it: two hubs' clocks may differ.
 _CLOCKS_US = 3_600_000_000
 
@@ -222,8 +220,9 @@ class PostgresStore:
                 if other != boot and (is_running is None or not is_running(other))
             ]
             rows = [row for epoch in dead for row in self._close_epoch(epoch, now)]
-            for start in range(0, len(rows), _SLICE_ROWS):
-                made = Batch(0, before + start, self._now_us(written), rows[start : start + _SLICE_ROWS])
+            for part in slices(rows):
+                made = Batch(0, before, self._now_us(written), part)
+                before = made.newest
                 for n, row in enumerate(made.rows, made.before + 1):
                     made.ended.add(row[0])
                     # The end is in another epoch than the first row.

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentRefused
+from audit.postgres import batch as batch_module
+from audit.postgres import statements
 from audit.postgres import store as store_module
+from audit.postgres.batch import Batch, Row, slices
 from audit.postgres.link import Call, Link, Lost, Rows
 from audit.postgres.reader import ReaderConnection
 from audit.postgres.retention import PrunablePostgresStore
@@ -380,6 +383,43 @@ def test_an_epoch_is_closed_after_the_batch_that_its_writer_is_committing(
     closer.join()
     assert closed == [2]
     assert [phase for *_, phase in recorded(postgres_trail)] == ["intent", "intent", "unknown", "unknown"]
+
+
+def test_many_open_calls_are_closed_by_several_statements(
+    store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append([call() for _ in range(3)], boot="dead")
+    store.append([call() for _ in range(4)], boot="dead too")
+    monkeypatch.setattr(batch_module, "_SLICE_ROWS_MAX", 2)
+    sizes: list[int] = []
+    written = statements.written
+
+    def watched(batch: Batch) -> list[Call]:
+        sizes.append(len(batch.rows))
+        return written(batch)
+
+    monkeypatch.setattr(statements, "written", watched)
+    assert store.close_unknown("mine", utc(NOW_S)) == 7
+    assert sizes == [2, 2, 2, 1]
+    ends = postgres_trail.read()[7:]
+    assert [row["seq"] for row in ends] == list(range(1, 8))
+    assert {row["phase"] for row in ends} == {"unknown"}
+    assert len({row["eid"] for row in ends}) == 7
+    assert store.close_unknown("mine", utc(NOW_S)) == 0
+
+
+@given(
+    sizes=st.lists(st.integers(0, 60), max_size=30), rows_max=st.integers(1, 5), bytes_max=st.integers(1, 100)
+)
+def test_slices_have_few_rows_and_few_bytes(sizes: list[int], rows_max: int, bytes_max: int) -> None:
+    rows: list[Row] = [("", "", "", 0, "", "", 0, bytes(size)) for size in sizes]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(batch_module, "_SLICE_ROWS_MAX", rows_max)
+        patched.setattr(batch_module, "_SLICE_BYTES_MAX", bytes_max)
+        parts = list(slices(rows))
+    assert [row for part in parts for row in part] == rows
+    for part in parts:
+        assert len(part) == 1 or (len(part) <= rows_max and sum(len(row[7]) for row in part) <= bytes_max)
 
 
 def test_no_epoch_can_be_opened_while_boots_are_checked(
