@@ -44,7 +44,7 @@ from audit.stores import TrailStore
 LINGER_S = 0.020
 # A larger batch saves nothing and delays the intents in it.
 BATCH_EVENTS_MAX = 256
-# PostgreSQL has 5 s for a batch, which is sent again if that is too short. Beside other load, 2 MiB take 0.5 s,
+# PostgreSQL has 5 s for a batch, which is sent again if that is too short. On busy cores, 2 MiB took 0.5 s,
 # and 34 MiB 20 s, as of 256 execs with a script of 48 KiB.
 BATCH_BYTES_MAX = 2 * 1024 * 1024
 # Maximum events that wait for the disk: some seconds of a busy hub, within its memory.
