@@ -62,8 +62,8 @@ class SealFile:
         return Seal(tuple(keys))
 
     def check(self) -> None:
-        """Raise DataDirError if there is a file that cannot be used."""
-        if is_there(self.path):
+        """Raise DataDirError if there is a file that cannot be used, or a link without one."""
+        if self.path.is_symlink() or is_there(self.path):
             self.load()
 
     def load_or_make(self) -> Seal:

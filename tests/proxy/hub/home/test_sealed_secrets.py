@@ -114,6 +114,16 @@ def test_a_path_of_anything_but_a_file_is_refused(
     assert "seal.key is not a regular file: put the file" in refused(store, file, in_postgres)
 
 
+def test_a_link_without_a_file_is_refused(store: Store, file: SealFile) -> None:
+    file.path.symlink_to("nowhere")
+    with pytest.raises(DataDirError, match=r"seal\.key is missing"):
+        open_secrets(store, None, file)
+    with pytest.raises(DataDirError, match=r"seal\.key is missing"):
+        check_secrets(store.sealed_secrets(), None, file)
+    assert file.path.is_symlink()
+    assert store.sealed_secrets().missing
+
+
 def test_of_two_hubs_that_make_the_file_at_once_both_use_the_first_one(
     store: Store, file: SealFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
