@@ -25,9 +25,7 @@ Place: TypeAlias = tuple[int, int]
 
 # A row's header and its line pointer, and its entries in two indexes.
 _INDEXED_BYTES = 28 + 28 + 12
-# The ends of a dead hub's calls per statement, whose time is limited. It may leave 20,000 calls, and each may
-# have 64 KiB of target.
-_SLICE_ROWS_MAX = 1000
+# The ends of a dead hub's calls per statement, whose time is limited: as a batch of audit.recorder.
 _SLICE_BYTES_MAX = 2 * 1024 * 1024
 _OPENING = frozenset(phase.value for phase in Phase if phase.opens)
 
@@ -155,7 +153,7 @@ def slices(rows: Sequence[Row]) -> Iterator[list[Row]]:
     size = 0
     for row in rows:
         body_bytes = len(row[7])
-        if part and (len(part) == _SLICE_ROWS_MAX or size + body_bytes > _SLICE_BYTES_MAX):
+        if part and size + body_bytes > _SLICE_BYTES_MAX:
             yield part
             part, size = [], 0
         part.append(row)
