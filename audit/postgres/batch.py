@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TypeAlias
 
@@ -25,6 +25,8 @@ Place: TypeAlias = tuple[int, int]
 
 # A row's header and its line pointer, and its entries in two indexes.
 _INDEXED_BYTES = 28 + 28 + 12
+# The ends of a dead hub's calls per statement, whose time is limited: as a batch of audit.recorder.
+_SLICE_BYTES_MAX = 2 * 1024 * 1024
 _OPENING = frozenset(phase.value for phase in Phase if phase.opens)
 
 
@@ -143,6 +145,21 @@ def unknown_row(opened: Sequence[bytes | None], now: datetime) -> Row:
     names = text_of(agent), text_of(cluster)
     unknown = Phase.UNKNOWN.value, text_of(kind), microseconds(now)
     return text_of(eid), *unknown, *names, 0, as_unknown(event, now)
+
+
+def slices(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Split rows into parts for one statement each."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        body_bytes = len(row[7])
+        if part and size + body_bytes > _SLICE_BYTES_MAX:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += body_bytes
+    if part:
+        yield part
 
 
 def stored_bytes(row_bytes: int) -> int:

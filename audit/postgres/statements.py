@@ -8,6 +8,9 @@ from audit.postgres.batch import Batch
 from audit.postgres.link import Call, Statement
 from audit.postgres.schema import LOCK_CLASS
 
+# A dead hub may leave 20,000 open calls. A row of one with 64 KiB of target has 260 KiB, with its digits.
+LEFT_ROWS_MAX = 100
+
 
 def _statement(name: str, sql: str) -> Statement:
     return Statement(name.encode(), sql.encode())
@@ -82,11 +85,12 @@ _CLOSE = _statement("close", "UPDATE trail_epochs SET closed = true WHERE epoch 
 _LEFT = _statement(
     "left",
     "SELECT e.eid, e.kind, e.agent, e.cluster, e.phase, e.ts_us, encode(e.body, 'hex'), "
-    "e.common, encode(p.body, 'hex') FROM trail_open o "
+    "e.common, encode(p.body, 'hex') "
+    "FROM (SELECT * FROM trail_open WHERE epoch = $1 ORDER BY n LIMIT $2) o "
     "CROSS JOIN LATERAL (SELECT * FROM trail_events e WHERE e.epoch = o.epoch AND e.n = o.n LIMIT 1) e "
     "LEFT JOIN LATERAL "
     "(SELECT body FROM trail_parts p WHERE p.epoch = e.epoch AND p.number = e.common LIMIT 1) p ON true "
-    "WHERE o.epoch = $1 ORDER BY e.n",
+    "ORDER BY o.n",
 )
 _PRESENT = _statement(
     "present", "SELECT eid, phase FROM trail_events WHERE written >= $1 AND eid = ANY ($2::uuid[])"
@@ -117,8 +121,8 @@ def close(epoch: int) -> Call:
 
 
 def left(epoch: int) -> Call:
-    """Select the rows of an epoch's open intents."""
-    return _LEFT, (arrays.int4(epoch),)
+    """Select the rows of an epoch's first open intents."""
+    return _LEFT, (arrays.int4(epoch), arrays.int8(LEFT_ROWS_MAX))
 
 
 def index_rest(epoch: int, newest: int) -> Call:

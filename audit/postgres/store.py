@@ -24,7 +24,7 @@ from typing import TypeVar
 from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentRefused
 from audit.mask import Masks
 from audit.postgres import schema, statements
-from audit.postgres.batch import Batch, Place, Row, make_batch, unknown_row, whole_row
+from audit.postgres.batch import Batch, Place, Row, make_batch, slices, unknown_row, whole_row
 from audit.postgres.link import Call, Conninfo, Link, Lost, Refused, Rows, integer_of, text_of
 from audit.record import Event
 from audit.schema import moment
@@ -42,8 +42,6 @@ STATEMENT_S = 5.0
 _STATEMENT_S_MIN = 1.0
 # Between attempts to reach a database that is away.
 _RETRY_S = 0.1
-# Ends of a dead hub's calls per statement: a hub may leave 20,000, and the time of a statement is limited.
-_SLICE_ROWS = 1000
 # `append_once` looks for an event among those written from this long before it: two hubs' clocks may differ.
 _CLOCKS_US = 3_600_000_000
 
@@ -221,16 +219,19 @@ class PostgresStore:
                 for epoch, other in found
                 if other != boot and (is_running is None or not is_running(other))
             ]
-            rows = [row for epoch in dead for row in self._close_epoch(epoch, now)]
-            for start in range(0, len(rows), _SLICE_ROWS):
-                made = Batch(0, before + start, self._now_us(written), rows[start : start + _SLICE_ROWS])
-                for n, row in enumerate(made.rows, made.before + 1):
-                    made.ended.add(row[0])
-                    # The end is in another epoch than the first row.
-                    made.late[row[0]] = n
-                self._run(statements.written(made))
+            ended: list[str] = []
+            for epoch in dead:
+                for part in self._close_epoch(epoch, now):
+                    made = Batch(0, before, self._now_us(written), part)
+                    for n, row in enumerate(made.rows, before + 1):
+                        made.ended.add(row[0])
+                        # The end is in another epoch than the first row.
+                        made.late[row[0]] = n
+                    self._run(statements.written(made))
+                    before = made.newest
+                    ended += [row[0] for row in part]
             self._run([statements.COMMIT])
-            return [row[0] for row in rows]
+            return ended
 
         with self._translated():
             closed = self._retrying(attempt)
@@ -238,17 +239,16 @@ class PostgresStore:
             self._open_intents.pop(eid, None)
         return len(closed)
 
-    def _close_epoch(self, epoch: int, now: datetime) -> list[Row]:
-        """Close an epoch in the open transaction; returns the ends of its open calls."""
+    def _close_epoch(self, epoch: int, now: datetime) -> Iterator[list[Row]]:
+        """Close an epoch in the open transaction; yields the ends of its open calls, to be written."""
         # Its lock first: a batch that the writer has just sent is either seen here, or fails.
         first = [statements.lock(epoch)] if epoch else []
-        answers = self._run(
-            [*first, statements.close(epoch), statements.numbers(epoch), statements.left(epoch)]
-        )
-        newest = integer_of(answers[-2][0][0])
+        answers = self._run([*first, statements.close(epoch), statements.numbers(epoch)])
         if epoch:
-            self._run([statements.index_rest(epoch, newest)])
-        return [unknown_row(row, now) for row in answers[-1]]
+            self._run([statements.index_rest(epoch, integer_of(answers[-1][0][0]))])
+        # An end takes its call from the list.
+        while opened := self._run([statements.left(epoch)])[0]:
+            yield from slices([unknown_row(row, now) for row in opened])
 
     def _take_epoch(self, boot: str) -> None:
         """Find or open the epoch of this boot."""

@@ -14,11 +14,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentRefused
+from audit.ids import new_eid
+from audit.postgres import batch as batch_module
+from audit.postgres import statements
 from audit.postgres import store as store_module
-from audit.postgres.link import Link, Lost
+from audit.postgres.batch import Batch, Row, slices
+from audit.postgres.link import Call, Link, Lost
 from audit.postgres.reader import ReaderConnection
 from audit.postgres.retention import PrunablePostgresStore
 from audit.postgres.rights import grants_to
+from audit.postgres.statements import LEFT_ROWS_MAX
 from audit.postgres.store import PostgresStore
 from audit.record import (
     Actor,
@@ -361,6 +366,41 @@ def test_an_epoch_is_closed_after_the_batch_that_its_writer_is_committing(
     closer.join()
     assert closed == [2]
     assert [phase for *_, phase in recorded(postgres_trail)] == ["intent", "intent", "unknown", "unknown"]
+
+
+def test_many_open_calls_are_closed_by_several_statements(
+    store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append([call() for _ in range(LEFT_ROWS_MAX + 2)], boot="dead")
+    large = replace(call(), req=Request("POST", "x" * 60_000, "create"))
+    store.append([replace(large, eid=new_eid()) for _ in range(2)], boot="dead too")
+    monkeypatch.setattr(batch_module, "_SLICE_BYTES_MAX", 100_000)
+    sizes: list[int] = []
+    written = statements.written
+
+    def watched(batch: Batch) -> list[Call]:
+        sizes.append(len(batch.rows))
+        return written(batch)
+
+    monkeypatch.setattr(statements, "written", watched)
+    calls = LEFT_ROWS_MAX + 4
+    assert store.close_unknown("mine", utc(NOW_S)) == calls
+    assert sizes == [LEFT_ROWS_MAX, 2, 1, 1]
+    ends = postgres_trail.read()[calls:]
+    assert [row["seq"] for row in ends] == list(range(1, calls + 1))
+    assert {row["phase"] for row in ends} == {"unknown"}
+    assert len({row["eid"] for row in ends}) == calls
+    assert store.close_unknown("mine", utc(NOW_S)) == 0
+
+
+@given(sizes=st.lists(st.integers(0, 60), max_size=30), bytes_max=st.integers(1, 100))
+def test_slices_have_few_bytes(sizes: list[int], bytes_max: int) -> None:
+    rows: list[Row] = [("", "", "", 0, "", "", 0, bytes(size)) for size in sizes]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(batch_module, "_SLICE_BYTES_MAX", bytes_max)
+        parts = list(slices(rows))
+    assert [row for part in parts for row in part] == rows
+    assert all(len(part) == 1 or sum(len(row[7]) for row in part) <= bytes_max for part in parts)
 
 
 def test_no_epoch_can_be_opened_while_boots_are_checked(

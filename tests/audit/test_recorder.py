@@ -19,7 +19,7 @@ from trio.testing import wait_all_tasks_blocked
 from audit import recorder as recorder_module
 from audit.errors import AuditUnavailable
 from audit.record import Decision, Event, Kind, Phase
-from audit.recorder import BATCH_EVENTS_MAX, Recorder, open_recorder
+from audit.recorder import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Recorder, open_recorder
 from audit.shares import Agent
 from audit.store import AuditStore
 from tests.audit.events import call, failure
@@ -118,6 +118,17 @@ async def test_a_full_batch_does_not_linger(
         for _ in range(BATCH_EVENTS_MAX - 1):
             recorder.complete(call(phase=Phase.COMPLETE))
         await eventually(lambda: len(trail.read()) == BATCH_EVENTS_MAX)
+
+
+async def test_a_batch_is_bounded_in_bytes(store: WatchedStore, trail: Trail) -> None:
+    event = replace(call(phase=Phase.COMPLETE), note="x" * 64 * 1024)
+    full = BATCH_BYTES_MAX // event.weight_bytes + 1
+    async with open_recorder(store) as recorder:
+        for _ in range(full + 1):
+            recorder.complete(event)
+        await eventually(lambda: len(trail.read()) == full + 1)
+        assert recorder._queue_bytes == 0
+    assert store.batches == [full, 1]
 
 
 async def test_an_intent_takes_lingering_completions_with_it(

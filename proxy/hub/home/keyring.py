@@ -22,10 +22,10 @@ import trio
 from auth.assertion import LIFETIME_S
 from auth.jws import TokenError
 from auth.key_rotation import ROTATIONS_MAX, KeyRotation, issue_rotation, read_rotation
-from auth.keys import SigningKey
+from auth.keys import KEYS_MAX, SigningKey
 from proxy.hub.home.files.key_folder import KeyFolder
 from proxy.hub.home.files.private_files import DataDirError
-from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.engines.errors import ConflictError, StoreUnavailableError
 from proxy.hub.store.secrets.signing_keys import KeyState, SigningKeys
 
 # Twice the lifetime of a token: the second half covers clock differences and suspended processes.
@@ -117,8 +117,9 @@ class KeyRing:
     async def rotate(self) -> str:
         """Sign with a new key from now on, and return the `kid` of the old one.
 
-        Raises StoreUnavailableError. Then, and when this is cancelled while it waits for another change, the
-        old key still signs; if the new one was published by then, `run` makes it active.
+        Raises ConflictError at the limit of keys, and StoreUnavailableError. Then, and when this is cancelled
+        while it waits for another change, the old key still signs; if the new one was published by then,
+        `run` makes it active.
         """
         await self._change(self._published, self._activated)
         # The last statement is the one of this rotation.
@@ -162,6 +163,8 @@ class KeyRing:
         if keys.published is not None:
             # A rotation that was cut short, or one of another hub, is finished instead.
             return keys
+        if len(keys.all) >= KEYS_MAX:
+            raise ConflictError(f"the hub has {KEYS_MAX} signing keys, the limit: try in {OVERLAP_S:.0f} s")
         new = SigningKey.generate()
         return attrs.evolve(keys, all=(*keys.all, new), published=new)
 

@@ -35,7 +35,7 @@ def open_secrets(store: Store, trail: TrailMark | None, file: SealFile) -> HubSe
         seal = file.load()
     opened = _opened(found.open, seal, file)
     if not found.is_current(seal):
-        store.reseal(seal)
+        _opened(store.reseal, seal, file)
     return opened
 
 

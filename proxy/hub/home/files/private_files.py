@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 # Keys, tokens and certificates have a few kilobytes; a hub writes no larger file.
@@ -60,10 +61,11 @@ def read_private(file: Path) -> bytes:
     return data
 
 
-def write_private(file: Path, data: bytes) -> None:
-    """Replace a file atomically, readable by its owner alone from the first byte; raises DataDirError.
+def write_private(file: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a file atomically, readable by its owner alone from the first byte; raises DataDirError.
 
-    A crash leaves the old file or the new one, never a part: half a pepper would be a lost pepper.
+    A crash leaves the old file or the new one, never a part: half a pepper would be a lost pepper. Without
+    `replace`, a file that another process has made meanwhile stays.
     """
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.new")
     try:
@@ -73,7 +75,12 @@ def write_private(file: Path, data: bytes) -> None:
                 opened.write(data)
                 opened.flush()
                 os.fsync(opened.fileno())
-            temporary.replace(file)
+            if replace:
+                temporary.replace(file)
+            else:
+                with suppress(FileExistsError):
+                    file.hardlink_to(temporary)
+                temporary.unlink()
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

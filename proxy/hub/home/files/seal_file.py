@@ -40,6 +40,9 @@ class SealFile:
                 f"{self.path} is missing, with the key that opens the signing keys in the database: copy it "
                 "from the hub that has run on this database, or from a backup"
             )
+        # A running hub reads the file too, and a pipe would make it wait for a writer.
+        if not self.path.is_file():
+            raise DataDirError(f"{self.path} is not a regular file: put the file with the key there")
         keys = []
         for number, line in enumerate(read_private(self.path).splitlines(), 1):
             if not line.strip():
@@ -61,13 +64,14 @@ class SealFile:
         return Seal(tuple(keys))
 
     def check(self) -> None:
-        """Raise DataDirError if there is a file that cannot be used."""
-        if is_there(self.path):
+        """Raise DataDirError if there is a file that cannot be used, or a link without one."""
+        if self.path.is_symlink() or is_there(self.path):
             self.load()
 
     def load_or_make(self) -> Seal:
         """Load the keys, making one if the file is missing; raises DataDirError."""
         if not is_there(self.path):
             made = Seal.generate()
-            write_private(self.path, made.keys[0].hex().encode("ascii") + b"\n")
+            # Another hub with this file may have made it, and sealed by it, meanwhile.
+            write_private(self.path, made.keys[0].hex().encode("ascii") + b"\n", replace=False)
         return self.load()

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import attrs
 
-from auth.keys import KeyFormatError, KeySet, SigningKey
+from auth.keys import KEYS_MAX, KeyFormatError, KeySet, SigningKey
 from proxy.hub.store.secrets.sealing import Seal, SealError
 
 
@@ -82,6 +82,8 @@ class SealedKeys:
         published = [keys[row.kid] for row in self.keys if row.state is KeyState.PUBLISHED]
         if len(active) != 1 or len(published) > 1:
             raise SealError(f"signing_keys has {len(active)} active and {len(published)} published keys")
+        if len(keys) > KEYS_MAX:
+            raise SealError(f"signing_keys has {len(keys)} keys, more than {KEYS_MAX}")
         return SigningKeys(active[0], tuple(keys.values()), self.succession, next(iter(published), None))
 
 

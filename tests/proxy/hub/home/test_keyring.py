@@ -15,7 +15,7 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files import key_folder
 from proxy.hub.home.files.private_files import DataDirError
 from proxy.hub.home.keyring import OVERLAP_S, FolderKeyring, KeyRing
-from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.engines.errors import ConflictError, StoreUnavailableError
 
 HUB = "https://hub.example"
 START = 1_800_000_000.0
@@ -84,6 +84,19 @@ async def test_of_two_rotations_in_a_row_each_key_has_its_own_time(bench: Bench)
     bench.time += OVERLAP_S / 2
     await ring.drop_retired()
     assert set(kids(ring)) == {second, third}
+
+
+async def test_the_number_of_keys_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyring, "KEYS_MAX", 2)
+    ring = bench.ring()
+    await ring.rotate()
+    before = kids(ring)
+    with pytest.raises(ConflictError, match="the hub has 2 signing keys, the limit: try in 120 s"):
+        await ring.rotate()
+    assert kids(ring) == before
+    bench.time += OVERLAP_S
+    await ring.drop_retired()
+    await ring.rotate()
 
 
 async def test_whatever_a_relay_was_given_leads_to_the_key_that_signs(bench: Bench) -> None:

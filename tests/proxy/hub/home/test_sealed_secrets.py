@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from audit.store import TrailMark
-from auth.keys import SigningKey
+from auth.keys import KEYS_MAX, SigningKey
 from proxy.hub.home.files.private_files import DataDirError, write_private
 from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.sealed_secrets import check_secrets, open_secrets
 from proxy.hub.store.engines.postgres_address import PostgresAddress
-from proxy.hub.store.sealed import HubSecrets
-from proxy.hub.store.secrets.sealing import KEY_BYTES
-from proxy.hub.store.secrets.signing_keys import SigningKeys
+from proxy.hub.store.sealed import HubSecrets, SealedSecrets
+from proxy.hub.store.secrets.sealing import KEY_BYTES, Seal
+from proxy.hub.store.secrets.signing_keys import SigningKeys, row_of
 from proxy.hub.store.store import Store
 from tests.fakes.databases import run
 
@@ -103,6 +104,41 @@ def test_a_file_that_others_can_read_is_refused(
     assert "seal.key is open to other users: run chmod 600" in refused(store, file, in_postgres)
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+@pytest.mark.usefixtures("made")
+def test_a_path_of_anything_but_a_file_is_refused(
+    store: Store, file: SealFile, in_postgres: PostgresAddress, make: Callable[[Path], None]
+) -> None:
+    file.path.unlink()
+    make(file.path)
+    assert "seal.key is not a regular file: put the file" in refused(store, file, in_postgres)
+
+
+def test_a_link_without_a_file_is_refused(store: Store, file: SealFile) -> None:
+    file.path.symlink_to("nowhere")
+    with pytest.raises(DataDirError, match=r"seal\.key is missing"):
+        open_secrets(store, None, file)
+    with pytest.raises(DataDirError, match=r"seal\.key is missing"):
+        check_secrets(store.sealed_secrets(), None, file)
+    assert file.path.is_symlink()
+    assert store.sealed_secrets().missing
+
+
+def test_of_two_hubs_that_make_the_file_at_once_both_use_the_first_one(
+    store: Store, file: SealFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate() -> Seal:
+        # The other hub is between its look at the file and this one's.
+        monkeypatch.undo()
+        open_secrets(store, None, file)
+        return Seal((b"x" * KEY_BYTES,))
+
+    monkeypatch.setattr(Seal, "generate", generate)
+    opened = open_secrets(store, None, file)
+    assert shown(open_secrets(store, TRAIL, file)) == shown(opened)
+    assert [path.name for path in file.path.parent.iterdir()] == ["seal.key"]
+
+
 EXCHANGED = "UPDATE signing_keys AS k SET sealed = o.sealed FROM signing_keys AS o WHERE o.kid <> k.kid"
 
 
@@ -130,6 +166,29 @@ def test_rows_that_no_hub_has_written_are_refused(
     told = refused(store, file, in_postgres)
     assert why in told
     assert told.endswith("restore a backup")
+
+
+def test_more_keys_than_a_hub_uses_are_refused(
+    store: Store, file: SealFile, in_postgres: PostgresAddress
+) -> None:
+    keys = [SigningKey.generate() for _ in range(KEYS_MAX)]
+    store.put_secrets(HubSecrets(b"p" * 32, SigningKeys(keys[0], tuple(keys))), file.load_or_make())
+    more = SigningKey.generate()
+    sealed = file.load().seal(more.to_pem(), row_of(more.kid))
+    run(in_postgres, f"INSERT INTO signing_keys VALUES ('{more.kid}', 'retiring', '{{}}', '{sealed}')")
+    assert "signing_keys has 65 keys, more than 64: restore a backup" in refused(store, file, in_postgres)
+
+
+def test_secrets_that_another_hub_seals_by_its_own_key_meanwhile_are_refused(
+    store: Store, file: SealFile, made: HubSecrets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_current(found: SealedSecrets, seal: Seal) -> bool:
+        store.reseal(Seal((b"x" * KEY_BYTES, *seal.keys)))
+        return False
+
+    monkeypatch.setattr(SealedSecrets, "is_current", is_current)
+    with pytest.raises(DataDirError, match=r"seal\.key does not open the secrets in the database"):
+        open_secrets(store, TRAIL, file)
 
 
 def test_a_new_key_on_the_first_line_seals_all_at_the_next_start(
