@@ -169,12 +169,19 @@ def upgrade(reach: Reach, /, owner: str | None, owner_password_file: Path | None
     hubs_role = role_of(address)
     if owner is not None:
         if owner == hubs_role:
-            raise CommandError(f"--owner names the role of database.url, {owner}: name another one in either")
+            raise CommandError(
+                f"--owner names the role of database.url, {owner}: "
+                "leave it out, or name another role in either"
+            )
         address = attrs.evolve(address, role=owner, password_file=owner_password_file)
     try:
         done = bring(address, None if owner is None else hubs_role)
     except StoreUnavailableError as error:
-        raise CommandError(str(error)) from error
+        message = str(error)
+        if owner is not None:
+            # The owner's password does not belong into the hub's file.
+            message = message.replace("database.password_file", "--owner-password-file")
+        raise CommandError(message) from error
     match done.before:
         case None:
             say(f"made the tables, at revision {done.after}")
