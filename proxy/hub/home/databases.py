@@ -128,8 +128,9 @@ def faults_of_databases(data: DataDir, *, in_postgres: bool = False) -> Iterator
     moved = noted_move(data)
     if in_postgres and moved is None and is_there(data.store_file):
         yield (
-            f"{data.store_file} has this hub's teams, agents and clusters, but database.url names "
-            "another database: leave that out, or move the file away to begin with none of them"
+            f"{data.store_file} has this hub's teams, agents and clusters, but database.url names another "
+            "database: leave that out, and move them by `hawse admin migrate`, or move the file away to "
+            "begin with none of them"
         )
     elif not in_postgres and moved is not None:
         yield (

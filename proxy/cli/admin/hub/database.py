@@ -16,6 +16,7 @@ from proxy.cli.admin.api.client import Reach
 from proxy.cli.audit.local_events import record_local
 from proxy.cli.errors import CommandError, ConfigurationFaults
 from proxy.cli.output import Object, confirm, json_option, print_fields, say, text, yes_option
+from proxy.process.plural import counted
 
 if TYPE_CHECKING:
     from proxy.hub.home.datadir import DataDir
@@ -92,7 +93,10 @@ def _size(row: Object) -> str:
     size = _megabytes(row, "size_bytes")
     if row["agents"] is None:
         return size
-    return f"{text(row, 'agents')} agents, {text(row, 'clusters')} clusters, {size}"
+    agents, clusters = row["agents"], row["clusters"]
+    assert isinstance(agents, int)
+    assert isinstance(clusters, int)
+    return f"{counted(agents, 'agent')}, {counted(clusters, 'cluster')}, {size}"
 
 
 def _trail(row: Object) -> str:

@@ -248,11 +248,14 @@ def test_the_status_of_a_file(tmp_path: Path) -> None:
     with closing(Store(data.store_file, org="main", clock=lambda: 1000.0)) as store:
         store.add_team("sre")
         found = status(data.path, None)
+        store.add_agent("robot", owner="ada", teams=["sre"])
     assert (found["engine"], found["tables"], found["version"], found["server"]) == (
         "SQLite",
         "current",
         2,
         None,
     )
-    assert f"tables     revision {HEAD} (usable from" in ok(data.path, None, "status").stdout
+    shown = ok(data.path, None, "status").stdout
+    assert f"tables     revision {HEAD} (usable from" in shown
+    assert "size       1 agent, 0 clusters, " in shown
     assert "loses no changes" in refused(data.path, None, "accept")
