@@ -36,12 +36,37 @@ WHERE rolname = :role AND datname = current_database() AND nspname = current_sch
 """
 
 
+# A right on a column is enough where that is granted. DELETE has no columns.
+_MISSING_RIGHT = """
+SELECT wanted.right_to || ' in table ' || wanted.name
+FROM unnest(CAST(:tables AS text[]), CAST(:rights AS text[])) AS wanted (name, right_to)
+WHERE NOT CASE right_to
+    WHEN 'DELETE' THEN has_table_privilege(to_regclass(wanted.name), right_to)
+    ELSE has_any_column_privilege(to_regclass(wanted.name), right_to)
+    END
+LIMIT 1
+"""
+
+
 def grants_to(role: str) -> list[str]:
     """Return the statements that give a role, named as SQL writes it, the rights of a hub and no others."""
     statements = []
     for table, rights in RIGHTS.items():
         statements += [f"REVOKE ALL ON {table} FROM {role}", f"GRANT {rights} ON {table} TO {role}"]
     return [*statements, f"GRANT EXECUTE ON FUNCTION trail_prune TO {role}"]
+
+
+def missing_right(connection: sa.Connection) -> str | None:
+    """Return a right that a hub needs and the connection's role lacks, as in `INSERT in table trail_events`.
+
+    None if it has them all, or there are no tables yet.
+    """
+    wanted = [(table, right.split()[0]) for table, rights in RIGHTS.items() for right in rights.split(", ")]
+    tables, rights = zip(*wanted, strict=True)
+    missing: str | None = connection.scalar(
+        sa.text(_MISSING_RIGHT), {"tables": list(tables), "rights": list(rights)}
+    )
+    return missing
 
 
 def why_deletable(connection: sa.Connection, role: str) -> str | None:

@@ -21,6 +21,7 @@ from audit.store import TrailMark
 from proxy.hub.calls.trail_watch import disk_of, fullness
 from proxy.hub.home.config import HubConfig, read
 from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX
+from proxy.hub.home.database_status import read_postgres_status
 from proxy.hub.home.databases import check_directory, faults_of_databases, noted_applied
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import check_ca
@@ -172,6 +173,7 @@ def _look_at_postgres(
     file = SealFile(config.seal_file)
     with look_at(address) as connection:
         if connection is None:
+            check_directory(data, new=read_postgres_status(address, None).tables == "missing")
             file.check()
             return None
         found, trail, version = read_secrets(connection), read_trail(connection), read_version(connection)

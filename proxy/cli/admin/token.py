@@ -154,7 +154,7 @@ def remove_token(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
     gone = reach.client().delete("tokens", name)
     print_change(gone, f"removed token {name}: it no longer works", as_json=as_json)
     if is_local_token_name(name):
-        say("it was a machine's own token; the hub makes a new one when it starts: hawse hub --replace")
+        say("it was a machine's own token; a hub there makes a new one when it starts: hawse hub --replace")
 
 
 def _expires(row: Object) -> str:

@@ -47,6 +47,7 @@ from proxy.hub.home.files.folder_lock import FolderInUseError
 from proxy.hub.home.files.private_files import DataDirError, is_there
 from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.hub_instances import HubInstances
+from proxy.hub.home.sealed_secrets import check_secrets
 from proxy.hub.store.engines.errors import StoreError, StoreUnavailableError
 from proxy.hub.store.engines.postgres import look_at
 from proxy.hub.store.engines.postgres_address import PostgresAddress
@@ -104,8 +105,12 @@ def look(data: DataDir, to: Target) -> Contents:
         rows, trail = _look_at_store(data.store_file)
         events = _look_at_trail(data.audit_file, trail)
         with look_at(to.address) as target:
-            if target is not None and not _is_empty(target) and sum_rows(target) != rows:
-                raise _not_empty(data)
+            if target is not None and not _is_empty(target):
+                secrets = read_secrets(target)
+                if secrets.missing or sum_rows(target) != rows:
+                    raise _not_empty(data)
+                # Before a missing file is made: another key would not open this copy.
+                check_secrets(secrets, trail, to.seal_file)
         return _contents(rows, events)
 
 

@@ -52,7 +52,7 @@ class Status:
     """Estimated by the server."""
     trail_bytes: int | None = None
     open_epochs: int | None = None
-    """Hub processes whose part of the trail is open: those that run, or were killed."""
+    """Hub processes that run, or have ended since the last start of a hub, which closes their epochs."""
 
 
 def read_sqlite_status(file: Path) -> Status:

@@ -11,7 +11,7 @@ import attrs
 
 from proxy.hub.home.datadir import RESTORING, DataDir
 from proxy.hub.home.files.private_files import DataDirError, is_there, read_private, write_private
-from proxy.hub.store.engines.postgres_address import PostgresAddress
+from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_driver
 from proxy.hub.store.versions.version import Version
 from proxy.process.untrusted_json import read_json
 
@@ -53,9 +53,13 @@ def noted_address(data: DataDir) -> PostgresAddress | None:
     if not is_there(data.address_file):
         return None
     try:
-        return _address_in(read_json(read_private(data.address_file)))
+        address = _address_in(read_json(read_private(data.address_file)))
     except (ValueError, KeyError, TypeError) as error:
         raise DataDirError(f"{data.address_file}: damaged; start the hub again") from error
+    fault = fault_of_driver()
+    if fault is not None:
+        raise DataDirError(f"the database of PostgreSQL in {data.address_file} {fault}")
+    return address
 
 
 def noted_move(data: DataDir) -> Move | None:
@@ -128,8 +132,9 @@ def faults_of_databases(data: DataDir, *, in_postgres: bool = False) -> Iterator
     moved = noted_move(data)
     if in_postgres and moved is None and is_there(data.store_file):
         yield (
-            f"{data.store_file} has this hub's teams, agents and clusters, but database.url names "
-            "another database: leave that out, or move the file away to begin with none of them"
+            f"{data.store_file} has this hub's teams, agents and clusters, but database.url names another "
+            "database: leave that out, and move them by `hawse admin migrate`, or move the file away to "
+            "begin with none of them"
         )
     elif not in_postgres and moved is not None:
         yield (

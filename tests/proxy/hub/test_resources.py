@@ -78,7 +78,7 @@ async def test_a_folder_is_of_one_directory(config: HubConfig) -> None:
 
 
 async def test_an_empty_database_does_not_replace_that_of_a_hub_that_has_run(
-    config: HubConfig, tables_in_postgres: StoreInPostgres
+    config: HubConfig, tables_in_postgres: StoreInPostgres, postgres_database: str
 ) -> None:
     await start(config, "sre")
     admin = DataDir(config.data_dir).admin
@@ -91,6 +91,9 @@ async def test_an_empty_database_does_not_replace_that_of_a_hub_that_has_run(
     ) as told:
         await start(config)
     _, findings = check_hub(None, variables(config))
+    assert findings.faults == [str(told.value)]
+    # Without tables too.
+    _, findings = check_hub(None, variables(config_of(config.data_dir, PostgresAddress(postgres_database))))
     assert findings.faults == [str(told.value)]
     admin.endpoint_file.unlink()
     assert await start(config) == set()

@@ -16,6 +16,7 @@ from proxy.cli.admin.api.client import Reach
 from proxy.cli.audit.local_events import record_local
 from proxy.cli.errors import CommandError, ConfigurationFaults
 from proxy.cli.output import Object, confirm, json_option, print_fields, say, text, yes_option
+from proxy.process.plural import counted
 
 if TYPE_CHECKING:
     from proxy.hub.home.datadir import DataDir
@@ -92,7 +93,10 @@ def _size(row: Object) -> str:
     size = _megabytes(row, "size_bytes")
     if row["agents"] is None:
         return size
-    return f"{text(row, 'agents')} agents, {text(row, 'clusters')} clusters, {size}"
+    agents, clusters = row["agents"], row["clusters"]
+    assert isinstance(agents, int)
+    assert isinstance(clusters, int)
+    return f"{counted(agents, 'agent')}, {counted(clusters, 'cluster')}, {size}"
 
 
 def _trail(row: Object) -> str:
@@ -169,12 +173,19 @@ def upgrade(reach: Reach, /, owner: str | None, owner_password_file: Path | None
     hubs_role = role_of(address)
     if owner is not None:
         if owner == hubs_role:
-            raise CommandError(f"--owner names the role of database.url, {owner}: name another one in either")
+            raise CommandError(
+                f"--owner names the role of database.url, {owner}: "
+                "leave it out, or name another role in either"
+            )
         address = attrs.evolve(address, role=owner, password_file=owner_password_file)
     try:
         done = bring(address, None if owner is None else hubs_role)
     except StoreUnavailableError as error:
-        raise CommandError(str(error)) from error
+        message = str(error)
+        if owner is not None:
+            # The owner's password does not belong into the hub's file.
+            message = message.replace("database.password_file", "--owner-password-file")
+        raise CommandError(message) from error
     match done.before:
         case None:
             say(f"made the tables, at revision {done.after}")

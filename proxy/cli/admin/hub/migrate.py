@@ -68,15 +68,17 @@ def migrate(
 
     The data folder keeps its files, but no hub starts on them any more.
     """
+    from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_postgres_url
+
+    # Before the modules that need the driver.
+    fault = fault_of_postgres_url(url)
+    if fault is not None:
+        raise CommandError(_with_options(f"--to {fault}"))
     from proxy.hub.admin.migrate import MigrateError, Target, look
     from proxy.hub.admin.migrate import migrate as move
     from proxy.hub.home.datadir import DataDir
     from proxy.hub.home.files.seal_file import SEAL_FILE, SealFile
-    from proxy.hub.store.engines.postgres_address import PostgresAddress, fault_of_postgres_url
 
-    fault = fault_of_postgres_url(url)
-    if fault is not None:
-        raise CommandError(_with_options(f"--to {fault}"))
     # Absolute, since a hub starts in another working directory.
     files = {"password_file": password_file, "seal_file": seal_file}
     stated = {key: file.absolute() for key, file in files.items() if file is not None}

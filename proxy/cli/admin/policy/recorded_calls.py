@@ -78,6 +78,7 @@ def recorded_calls(folder: Path, filters: Mapping[str, str | None]) -> Iterator[
     """Open a data folder's trail, and record this read in it. Raises CommandError, also during the block."""
     from audit.errors import AuditUnavailable
     from proxy.hub.home.datadir import DataDir
+    from proxy.hub.home.files.private_files import DataDirError
     from proxy.hub.home.trails import open_names, place_of
 
     try:
@@ -92,6 +93,8 @@ def recorded_calls(folder: Path, filters: Mapping[str, str | None]) -> Iterator[
         raise CommandError(
             f"{error}: run simulate on the hub's machine, as the user that runs the hub"
         ) from error
+    except DataDirError as error:
+        raise CommandError(str(error)) from error
 
 
 def _event(stored: StoredEvent) -> Event | None:

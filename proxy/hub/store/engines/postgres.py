@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from audit.postgres.bounded import BoundedConnection
 from audit.postgres.link import one_line
+from audit.postgres.rights import missing_right
 from proxy.hub.store.engines.errors import InvalidError, StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
@@ -40,6 +41,8 @@ PASSWORD_BYTES_MAX = 1024
 CLOCK_ERROR_MAX_S = 30.0
 wall_clock = time.time
 RIGHTS = "SELECT", "INSERT", "UPDATE", "DELETE"
+# How the server refuses a connection above a limit: of the server, a role or a database.
+_TOO_MANY = "too many clients", "too many connections", "remaining connection slots"
 
 
 class StoreConnection(BoundedConnection):
@@ -299,6 +302,10 @@ def _refuse_without_rights(connection: sa.Connection) -> None:
         refused = connection.scalars(may_not).first()
         if refused is not None:
             raise _role_may_not(connection, f"{right} in table {refused}")
+    # Without one of these, a hub would start and then refuse all calls.
+    missing = missing_right(connection)
+    if missing is not None:
+        raise _role_may_not(connection, missing)
 
 
 def _role_may_not(connection: sa.Connection, what: str) -> StoreUnavailableError:
@@ -345,6 +352,12 @@ def _next_step(error: BaseException | None) -> str:
         return "name the file of its CA by sslrootcert in database.url (sslrootcert=system: the system's CAs)"
     if "no pg_hba.conf entry" in text:
         return "allow this role in the server's pg_hba.conf, or correct database.url"
+    if "read-only" in text or "hot standby" in text:
+        return "name the server that takes writes in database.url, and let the role write"
+    if "permission denied for database" in text or "not permitted to log in" in text:
+        return "give the role LOGIN, and CONNECT on the database, or correct database.url"
+    if any(each in text for each in _TOO_MANY):
+        return "raise max_connections in the server, or the limit of the role or database"
     if "FATAL" in text or isinstance(error, psycopg.errors.UndefinedObject):
         return "correct database.url, or create what it names"
     return "start the server, or correct database.url"

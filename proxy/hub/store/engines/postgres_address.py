@@ -27,12 +27,23 @@ class PostgresAddress:
     """Another role than the URL's."""
 
 
+def fault_of_driver() -> str | None:
+    """Return the next step where the driver is missing, which is an extra; else None."""
+    try:
+        import psycopg  # noqa: F401 - this is the check
+    except ImportError:
+        # Not `hawse[postgres]`: that name is in no registry, so another package could take it.
+        return "needs the package psycopg: pip install 'psycopg[binary]'"
+    return None
+
+
 def fault_of_postgres_url(url: str) -> str | None:
     """Return what is wrong with a URL, or None. Repeats nothing of it, since it may hold a password."""
-    try:
-        from psycopg import ProgrammingError, conninfo
-    except ImportError:
-        return "needs the package psycopg: pip install 'hawse[postgres]'"
+    fault = fault_of_driver()
+    if fault is not None:
+        return fault
+    from psycopg import ProgrammingError, conninfo
+
     if not url.startswith(("postgresql://", "postgres://")) or not url.isprintable():
         return EXPECTED
     try:

@@ -34,6 +34,9 @@ def upgrade(address: PostgresAddress, grant_to: str | None) -> Upgrade:
     engine = new_engine(address)
     try:
         with unusable(), engine.begin() as connection:
+            if grant_to is not None and _owner_of_tables(connection) == grant_to:
+                # Before the owner's rights are checked, which may lack all on these tables.
+                raise _could_delete(connection, grant_to, "owns the tables")
             look(connection)
             before = read_revision(connection)
             migrate_alone(connection)
@@ -50,9 +53,16 @@ def role_of(address: PostgresAddress) -> str:
     return address.role or str(conninfo.conninfo_to_dict(address.url)["user"])
 
 
+def _owner_of_tables(connection: sa.Connection) -> str | None:
+    """Return the role that has made the tables; None before there are any."""
+    query = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass('alembic_version')"
+    owner: str | None = connection.scalar(sa.text(query))
+    return owner
+
+
 def _grant(connection: sa.Connection, role: str) -> None:
     quote = connection.dialect.identifier_preparer.quote_identifier
-    hub, owner = quote(role), quote(str(connection.scalar(sa.text("SELECT current_user"))))
+    hub = quote(role)
     current = quote(str(connection.scalar(sa.text("SELECT current_schema()"))))
     statements = [f"GRANT USAGE ON SCHEMA {current} TO {hub}", f"GRANT SELECT ON alembic_version TO {hub}"]
     for table in (*t.metadata.sorted_tables, *t.only_in_postgres.sorted_tables):
@@ -62,7 +72,13 @@ def _grant(connection: sa.Connection, role: str) -> None:
         connection.execute(sa.text(statement))
     why = why_deletable(connection, role)
     if why is not None:
-        raise StoreUnavailableError(
-            f"the PostgreSQL role {role} could delete events, since it {why}: as a superuser in this "
-            f"database, run REASSIGN OWNED BY {hub} TO {owner}, or name another role in database.url"
-        )
+        raise _could_delete(connection, role, why)
+
+
+def _could_delete(connection: sa.Connection, role: str, why: str) -> StoreUnavailableError:
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    owner = str(connection.scalar(sa.text("SELECT current_user")))
+    return StoreUnavailableError(
+        f"the PostgreSQL role {role} could delete events, since it {why}: as a superuser in this database, "
+        f"run REASSIGN OWNED BY {quote(role)} TO {quote(owner)}, or name another role in database.url"
+    )

@@ -29,3 +29,10 @@ def test_a_command_loads_neither_the_whole_configuration_nor_other_commands(comm
     assert "proxy.cli.admin.api.client" in loaded
     assert "no hub has run" in done.stderr
     assert loaded & HEAVY == set()
+
+
+def test_a_migration_without_the_driver_is_one_line() -> None:
+    argv = "admin", "migrate", "--to", "postgresql://hawse@localhost/hawse"
+    without = f"import sys; sys.modules['psycopg'] = None\n{RUN}"
+    done = subprocess.run([sys.executable, "-c", without, *argv], capture_output=True, text=True)
+    assert done.stderr == "hawse: --to needs the package psycopg: pip install 'psycopg[binary]'\n"

@@ -254,6 +254,30 @@ def test_a_migration_that_is_cut_is_repeated(
     assert noted_move(data) is not None
 
 
+def test_a_copy_whose_sealing_key_is_lost_gets_no_other_key(
+    data: DataDir, address: PostgresAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "note_address", cut)
+        with pytest.raises(KeyboardInterrupt):
+            move(data, address)
+    file = data.path / "seal.key"
+    kept = file.rename(data.path.parent / "seal.key")
+    for why in ("is missing, with the key that opens", "does not open the secrets in the database"):
+        told = refused(data, address)
+        assert why in told
+        assert told.endswith("from the hub that has run on this database, or from a backup")
+        with pytest.raises(MigrateError, match=why):
+            look(data, to(data, address))
+        if not file.exists():
+            SealFile(file).load_or_make()
+    kept.replace(file)
+    assert move(data, address).events == 4
+
+
 async def test_a_used_token_stays_used(data: DataDir, address: PostgresAddress) -> None:
     now = time.time()
     async with open_replay_store(SqliteUses(data.seen_file)) as store:

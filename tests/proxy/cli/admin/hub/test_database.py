@@ -131,6 +131,9 @@ def test_a_role_that_owns_the_tables_is_not_said_to_be_harmless(
     postgres.execute(f'ALTER DATABASE {name} OWNER TO "{HUB}"')
     assert ok(tmp_path, owned, "upgrade").stderr == f"made the tables, at revision {HEAD}\n"
     assert status(tmp_path, owned)["deletes_events"] == "owns the tables"
+    # A role without any right on these tables gets the same next step.
+    told = refused(tmp_path, owned, "upgrade", "--owner", OWNER)
+    assert f'run REASSIGN OWNED BY "{HUB}" TO "{OWNER}", or name another role in database.url' in told
     told = refused(tmp_path, owned, "upgrade", "--owner", "postgres")
     assert (
         f"{HUB} could delete events, since it owns the tables: as a superuser in this database, run REASSIGN"
@@ -182,6 +185,8 @@ def test_the_password_of_the_owner_is_in_a_file(owned: str, postgres: PostgresSe
             file.write_text(content)
             said = refused(tmp_path, owned, "upgrade", "--owner", OWNER, "--owner-password-file", str(file))
             assert told in said
+            assert "--owner-password-file" in said
+            assert "database.password_file" not in said
             assert "wrong" not in said
         file.write_text("right\n")
         ok(tmp_path, owned, "upgrade", "--owner", OWNER, "--owner-password-file", str(file))
@@ -253,11 +258,14 @@ def test_the_status_of_a_file(tmp_path: Path) -> None:
     with closing(Store(data.store_file, org="main", clock=lambda: 1000.0)) as store:
         store.add_team("sre")
         found = status(data.path, None)
+        store.add_agent("robot", owner="ada", teams=["sre"])
     assert (found["engine"], found["tables"], found["version"], found["server"]) == (
         "SQLite",
         "current",
         2,
         None,
     )
-    assert f"tables     revision {HEAD} (usable from" in ok(data.path, None, "status").stdout
+    shown = ok(data.path, None, "status").stdout
+    assert f"tables     revision {HEAD} (usable from" in shown
+    assert "size       1 agent, 0 clusters, " in shown
     assert "loses no changes" in refused(data.path, None, "accept")

@@ -91,6 +91,26 @@ def test_the_password_comes_from_its_file_alone(
         postgres.execute("drop role careful")
 
 
+@pytest.mark.parametrize(
+    ("setting", "step"),
+    [
+        pytest.param("connection limit 0", "raise max_connections in the server, or the limit", id="limit"),
+        pytest.param("nologin", "give the role LOGIN, and CONNECT on the database", id="no login"),
+        pytest.param("set default_transaction_read_only = on", "name the server that takes", id="reads"),
+    ],
+)
+def test_a_role_that_is_refused_a_connection_is_told_the_next_step(
+    postgres: PostgresServer, in_postgres: PostgresAddress, setting: str, step: str
+) -> None:
+    postgres.execute("create role limited login")
+    try:
+        postgres.execute(f"alter role limited {setting}")
+        told = fault_of(PostgresAddress(in_postgres.url.replace("postgres@", "limited@")))
+        assert told.rpartition(": ")[2].startswith(step)
+    finally:
+        postgres.execute("drop role limited")
+
+
 def test_a_role_without_rights_is_told_which_it_lacks_and_nothing_changes(
     postgres: PostgresServer, postgres_database: str, in_postgres: PostgresAddress
 ) -> None:
@@ -127,6 +147,16 @@ def test_a_role_without_rights_is_told_which_it_lacks_and_nothing_changes(
         assert "may not make or change the tables: run `hawse" in fault_of(of_another)
         run(in_postgres, f"update alembic_version set version_num = '{HEAD}'")
         assert upgrade(in_postgres, "poor").before == HEAD
+        opened(of_another).close()
+        # A hub without a right on the trail would start, and then refuse all calls.
+        lacking = ("INSERT", "trail_events"), ("UPDATE", "trail_epochs"), ("DELETE", "trail_open")
+        for right, table in lacking:
+            run(in_postgres, f"revoke {right} on {table} from poor")
+            assert fault_of(of_another) == (
+                f"the PostgreSQL role poor may not {right} in table {table}: "
+                "run `hawse admin database upgrade --owner postgres`"
+            )
+            assert upgrade(in_postgres, "poor").before == HEAD
         opened(of_another).close()
     finally:
         for each in (in_postgres, empty):

@@ -60,5 +60,5 @@ def test_what_is_wrong_with_a_url_is_told_without_it(url: str, told: str) -> Non
 
 def test_without_the_driver_the_fault_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    told = "needs the package psycopg: pip install 'hawse[postgres]'"
+    told = "needs the package psycopg: pip install 'psycopg[binary]'"
     assert fault_of_postgres_url("postgresql://hawse@localhost/hawse") == told
