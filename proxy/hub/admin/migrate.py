@@ -1,4 +1,4 @@
-"""Moves a stopped hub from SQLite into PostgreSQL: teams, agents, clusters, policies and the audit trail.
+"""Moves a stopped hub from SQLite into PostgreSQL: directory, secrets, used tokens and the audit trail.
 
 One transaction copies everything, reads both sides and compares them. So the database has nothing of a
 migration that was cut, or all of it. Until the commit, the data folder is as it was. Then it gets the file

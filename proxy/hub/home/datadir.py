@@ -2,7 +2,7 @@
 
 The folder is 0700 and each file 0600, made so from its first byte. Losing the signing keys or the pepper
 loses every agent and relay; `hawse admin backup` copies all of it. A hub on PostgreSQL has the directory, the
-trail, the signing keys and the pepper there, and `seal.key` in the folder.
+trail, the used tokens, the signing keys and the pepper there, and `seal.key` in the folder.
 
     hub.lock            held by the hub that listens; another hub starts only by replacing it
     hub.sock            the restart socket, for the handover to a replacing hub

@@ -168,7 +168,7 @@ def upgrade(reach: Reach, /, owner: str | None, owner_password_file: Path | None
     import attrs
 
     from proxy.hub.store.engines.postgres_upgrade import role_of
-    from proxy.hub.store.engines.postgres_upgrade import upgrade as bring
+    from proxy.hub.store.engines.postgres_upgrade import upgrade as upgrade_tables
 
     hubs_role = role_of(address)
     if owner is not None:
@@ -179,7 +179,7 @@ def upgrade(reach: Reach, /, owner: str | None, owner_password_file: Path | None
             )
         address = attrs.evolve(address, role=owner, password_file=owner_password_file)
     try:
-        done = bring(address, None if owner is None else hubs_role)
+        done = upgrade_tables(address, None if owner is None else hubs_role)
     except StoreUnavailableError as error:
         message = str(error)
         if owner is not None:
