@@ -5,6 +5,9 @@ Here, below the store, because the engines raise some of them.
 
 from __future__ import annotations
 
+# As in the middle of a pg_restore, and in a database from which a row was deleted by hand.
+LACKS_ROW = "the store lacks a row that it must have: finish the restore of its backup, or restore one"
+
 
 class StoreError(Exception):
     """A refused change; the message is for the operator who requested it."""

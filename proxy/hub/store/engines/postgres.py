@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from audit.postgres.bounded import BoundedConnection
 from audit.postgres.link import one_line
 from audit.postgres.rights import missing_right
-from proxy.hub.store.engines.errors import InvalidError, StoreUnavailableError
+from proxy.hub.store.engines.errors import LACKS_ROW, InvalidError, StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
 from proxy.hub.store.migrations import MigrationError, is_older, migrate
@@ -329,6 +329,8 @@ def unusable() -> Iterator[None]:
         raise StoreUnavailableError(
             f"cannot use the PostgreSQL database: {error}; run the version that wrote it, or restore a backup"
         ) from error
+    except sa.exc.NoResultFound as error:
+        raise StoreUnavailableError(LACKS_ROW) from error
     except sa.exc.DBAPIError as error:
         raise StoreUnavailableError(
             f"cannot use the PostgreSQL database: {said(error.orig)}: {_next_step(error.orig)}"
@@ -377,5 +379,7 @@ def _translated() -> Iterator[None]:
     except sa.exc.DataError as error:
         # A zero byte, or a text that is too long: SQLite would store it.
         raise InvalidError(f"the store cannot hold this: {said(error.orig)}") from error
+    except sa.exc.NoResultFound as error:
+        raise StoreUnavailableError(LACKS_ROW) from error
     except sa.exc.DBAPIError as error:
         raise StoreUnavailableError(f"the store failed: {said(error.orig)}") from error

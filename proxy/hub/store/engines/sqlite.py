@@ -13,7 +13,7 @@ import attrs
 import sqlalchemy as sa
 
 from audit.sqlite import explained, is_damaged
-from proxy.hub.store.engines.errors import StoreUnavailableError
+from proxy.hub.store.engines.errors import LACKS_ROW, StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, MigrationNeededError, migrate
 
 BUSY_TIMEOUT_MS = 5000
@@ -120,6 +120,8 @@ def unusable(
 def _translated() -> Iterator[None]:
     try:
         yield
+    except sa.exc.NoResultFound as error:
+        raise StoreUnavailableError(LACKS_ROW) from error
     except sa.exc.DBAPIError as error:
         # Only the driver's message: the statement's parameters may contain hashes.
         raise StoreUnavailableError(f"the store failed: {error.orig}") from error

@@ -17,7 +17,6 @@ import secrets
 import attrs
 import sqlalchemy as sa
 
-from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.migrations import tables as t
 
 CHANNEL = "hawse"
@@ -38,11 +37,9 @@ class Version:
 
 
 def read_version(connection: sa.Connection) -> Version:
-    """Read the version in the connection's transaction; raises StoreUnavailableError if there is none."""
-    row = connection.execute(sa.select(t.directory.c.version, t.directory.c.nonce)).first()
-    if row is None:
-        raise _missing()
-    return Version(row.version, row.nonce)
+    """Read the version in the connection's transaction; raises NoResultFound if there is none."""
+    number, nonce = connection.execute(sa.select(t.directory.c.version, t.directory.c.nonce)).one()
+    return Version(number, nonce)
 
 
 def read_is_kept(connection: sa.Connection, applied: Version) -> bool:
@@ -64,7 +61,7 @@ def is_kept(applied: Version, first: int | None, nonce: str | None) -> bool:
 def begin_change(connection: sa.Connection) -> None:
     """Count a change, and wait for the ones of other hubs that are not committed.
 
-    Raises StoreUnavailableError if there is no version: nothing would order the change.
+    Raises NoResultFound if there is no version: nothing would order the change.
     """
     _count(connection, t.directory.c.version + 1)
 
@@ -85,10 +82,4 @@ def _count(connection: sa.Connection, number: sa.ColumnElement[int]) -> None:
         # Sent at the commit.
         counted = counted.returning(sa.func.pg_notify(CHANNEL, sa.cast(row.version, sa.Text)))
     if connection.execute(counted).rowcount != 1:
-        raise _missing()
-
-
-def _missing() -> StoreUnavailableError:
-    return StoreUnavailableError(
-        "the store's table directory is empty: finish the restore of its backup, or restore one"
-    )
+        raise sa.exc.NoResultFound("the directory has no version")

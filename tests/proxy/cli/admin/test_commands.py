@@ -340,7 +340,7 @@ async def test_tokens(hub: Hub) -> None:
     assert "last one" in await hub.fails("token", "remove", "local")
     assert (await hub.json("token", "add", "two", "--role", "admin"))["token"].startswith("hws_")
     removed = await hub.ok("token", "remove", "local")
-    assert "the hub makes a new one when it starts: hawse hub --replace" in removed.stderr
+    assert "makes a new one when it starts: hawse hub --replace" in removed.stderr
 
 
 @pytest.mark.parametrize(
