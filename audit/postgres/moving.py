@@ -182,7 +182,11 @@ def _translated() -> Iterator[None]:
         yield
     except (psycopg.Error, sa.exc.DBAPIError) as error:
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        raise AuditUnavailable(f"the audit trail cannot be copied: {one_line(cause or error)}") from error
+        # The transaction is the caller's, and not committed.
+        said = one_line(cause or error)
+        raise AuditUnavailable(
+            f"the audit trail cannot be copied: {said}: nothing was changed; run this again"
+        ) from error
 
 
 def _driver_of(connection: sa.Connection) -> psycopg.Connection[Any]:

@@ -373,9 +373,9 @@ def test_a_database_that_goes_away_has_nothing_of_the_copy(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_secrets", end)
-        assert "cannot be copied: terminating connection due to administrator command" in refused(
-            data, address
-        )
+        told = refused(data, address)
+        assert "cannot be copied: terminating connection due to administrator command: nothing was" in told
+        assert told.endswith("run this again")
         patch.setattr(module, "copy_used_tokens", end)
         patch.setattr(module, "write_secrets", write_secrets)
         told = refused(data, address)
