@@ -49,20 +49,20 @@ class Members:
         return [condition for condition in found if condition is not None]
 
 
-class _instr(FunctionElement[int]):  # noqa: N801 - the name of SQLite's function
+class _Position(FunctionElement[int]):
     """Where bytes begin in others, from 1 on; 0 if they are not in them."""
 
     type = sa.Integer()
     inherit_cache = True
 
 
-@compiles(_instr)
-def _in_sqlite(element: _instr, compiler: SQLCompiler, **options: object) -> str:
+@compiles(_Position)
+def _in_sqlite(element: _Position, compiler: SQLCompiler, **options: object) -> str:
     return f"instr({compiler.process(element.clauses, **options)})"
 
 
-@compiles(_instr, "postgresql")
-def _in_postgresql(element: _instr, compiler: SQLCompiler, **options: object) -> str:
+@compiles(_Position, "postgresql")
+def _in_postgresql(element: _Position, compiler: SQLCompiler, **options: object) -> str:
     column, piece = (compiler.process(clause, **options) for clause in element.clauses)
     return f"position({piece} IN {column})"
 
@@ -72,7 +72,7 @@ def _any(values: Collection[str], condition: Callable[[str], Condition]) -> Cond
 
 
 def _has(column: _Column, piece: bytes) -> Condition:
-    return _instr(column, _bytes(piece)) > 0
+    return _Position(column, _bytes(piece)) > 0
 
 
 def _bytes(piece: bytes) -> sa.BindParameter[bytes]:
@@ -110,8 +110,8 @@ def _of_team(name: str, events: sa.Table, common_parts: sa.Table) -> Condition:
 
 def _has_team(column: _Column, name: str) -> Condition:
     """Whether the name is in the list of the actor's teams, not just elsewhere."""
-    teams = sa.func.substr(column, _instr(column, _bytes(_TEAMS)), type_=sa.LargeBinary)
-    names = sa.func.substr(teams, 1, _instr(teams, _bytes(b"]")), type_=sa.LargeBinary)
+    teams = sa.func.substr(column, _Position(column, _bytes(_TEAMS)), type_=sa.LargeBinary)
+    names = sa.func.substr(teams, 1, _Position(teams, _bytes(b"]")), type_=sa.LargeBinary)
     return sa.and_(_has(column, _TEAMS), _has(names, msgspec.json.encode(name)))
 
 

@@ -25,8 +25,8 @@ def report(layout: Layout, words: Mapping[str, English], journeys: Mapping[str, 
                 for p in layout.packages
             ),
         ),
-        'Vague pronouns are "whoever", "nobody" and "somebody" in comments and docstrings. The last column '
-        "counts the sentences that have one, per 1,000 words.",
+        "The last column counts vague pronouns in comments and docstrings, per 1,000 words: whoever, nobody, "
+        "somebody.",
         _table(
             ("folder", "files", "children", "edges", "floors", "in cycles"),
             (
