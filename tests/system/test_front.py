@@ -28,6 +28,10 @@ pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 STRANGER = "127.0.0.2"
 # proxy.listener.unauthenticated's, which stand in no configuration.
 PER_ADDRESS_MAX = 3072
+# Below the backlog of any machine, and a divisor of the limit.
+ACCEPTED_TOGETHER = 128
+# ip(7); Python 3.11's socket module does not name it.
+IP_BIND_ADDRESS_NO_PORT = 24
 # Below every deadline that a stranger can play for, with room for a machine that runs other tests.
 SERVED_WITHIN_S = 8.0
 
@@ -56,7 +60,13 @@ def open_files(pid: int) -> int:
 
 def stranger(chain: Chain, address: str = STRANGER) -> socket.socket:
     """A plain TCP connection of an unknown client."""
-    return socket.create_connection(("127.0.0.1", chain.world.hub_port), DEADLINE_S, (address, 0))
+    stranger = socket.socket()
+    stranger.settimeout(DEADLINE_S)
+    # Otherwise the kernel looks for a port that is free to all peers: 5 ms each beside thousands of others.
+    stranger.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    stranger.bind((address, 0))
+    stranger.connect(("127.0.0.1", chain.world.hub_port))
+    return stranger
 
 
 def greeted(chain: Chain, address: str = STRANGER) -> ssl.SSLSocket:
@@ -78,18 +88,20 @@ def assert_served(chain: Chain) -> None:
 
 
 def test_idle_connections_of_one_address_are_bounded_and_others_served(chain: Chain) -> None:
-    hub = chain.world.hub
-    assert hub is not None
-    before = open_files(hub.process.pid)
+    honest = chain.client("tunnel")
     with ExitStack() as stack:
-        idle = [stack.enter_context(stranger(chain)) for _ in range(PER_ADDRESS_MAX)]
-        # A client is connected before the hub has accepted. On a full backlog the kernel drops the last
-        # packet of a TCP handshake, and the connection waits a second or more for the next one.
-        wait_until(lambda: open_files(hub.process.pid) >= before + PER_ADDRESS_MAX)
+        idle: list[socket.socket] = []
+        while len(idle) < PER_ADDRESS_MAX:
+            idle += [stack.enter_context(stranger(chain)) for _ in range(ACCEPTED_TOGETHER)]
+            # A client is connected before the hub has accepted. The hub accepts in order, so an answer to a
+            # later connection shows that it has accepted all of these. Few at a time stay below the backlog:
+            # above it, the kernel may drop a connection that its client holds for good.
+            assert honest.get("/version").status == 200
         assert_served(chain)
-        # The oldest of those without a hello makes room.
+        # One of the oldest makes room. The hub may accept two that came together in either order.
         assert can_enter(chain)
-        assert [ended(each) for each in idle[:2] + idle[-2:]] == [True, False, False, False]
+        assert any(ended(each) for each in idle[:ACCEPTED_TOGETHER])
+        assert not any(ended(each) for each in idle[-ACCEPTED_TOGETHER:])
         # Another address is another matter.
         with greeted(chain, "127.0.0.3") as other:
             other.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
