@@ -45,7 +45,7 @@ class RawClient:
     """The world's own agent's, unless it is another's."""
 
     def context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.world.folder / "hub" / "tls" / "ca.pem"))
+        return ssl.create_default_context(cafile=str(self.world.ca))
 
     def token(self) -> str:
         """A fresh access token for the cluster."""
