@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -22,10 +21,9 @@ import attrs
 from proxy.cli.admin.api.client import AdminClient, Reach
 from sandbox.balancer.backends import Policy
 from sandbox.balancer.control import BalancerControl
-from sandbox.balancer.starting import start_balancer
-from sandbox.certificates import issue
 from sandbox.connections import client_ports
-from sandbox.demo.processes import Daemon, Daemons, free_port
+from sandbox.demo.hubs import Cluster, HubProcess, make_cluster
+from sandbox.demo.processes import Daemons
 from tests.system.world import AGENT, DEADLINE_S, ORG, TEAM, World, login, prepare_cluster
 
 CLUSTER = "tunnel"
@@ -35,59 +33,28 @@ CHECK_S = 0.2
 POLL_S = 0.05
 
 
-@attrs.define(eq=False)
-class HubProcess:
-    """One hub of several: its folder, its ports, and the process that runs on them now."""
-
-    name: str
-    folder: Path
-    """Its data folder, whose id is the hub's over restarts."""
-    port: int
-    admin_port: int
-    peer_port: int
-    config: Path
-    daemon: Daemon | None = None
-    starts: int = 0
-
-    @property
-    def pid(self) -> int:
-        assert self.daemon is not None
-        return self.daemon.process.pid
-
-    @property
-    def running(self) -> bool:
-        return self.daemon is not None and self.daemon.process.poll() is None
-
-    @property
-    def administration(self) -> AdminClient:
-        return Reach(None, self.folder).client()
-
-    @property
-    def log(self) -> str:
-        """What the process that runs now, or has run last, has logged."""
-        assert self.daemon is not None
-        return self.daemon.log.read_text(errors="replace")
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.daemon is not None
-        self.daemon.process.send_signal(number)
-
-    def wait(self, within_s: float = DEADLINE_S) -> int:
-        """Wait for its end, and return the exit code."""
-        assert self.daemon is not None
-        return self.daemon.process.wait(within_s)
+def administration_of(member: HubProcess) -> AdminClient:
+    """The admin API of this hub."""
+    return Reach(None, member.folder).client()
 
 
 @attrs.define(eq=False, kw_only=True)
 class HubsWorld(World):
     """A World with several hubs; the agent, `kubectl` and RawClient reach them by the balancer."""
 
-    members: list[HubProcess]
-    balancer: BalancerControl
+    hubs_behind: Cluster
+
+    @property
+    def members(self) -> list[HubProcess]:
+        return self.hubs_behind.hubs
+
+    @property
+    def balancer(self) -> BalancerControl:
+        return self.hubs_behind.balancer
 
     @property
     def ca(self) -> Path:
-        return self.folder / "ca.pem"
+        return self.hubs_behind.ca
 
     @property
     def operator(self) -> dict[str, str]:
@@ -95,7 +62,7 @@ class HubsWorld(World):
 
     @property
     def administration(self) -> AdminClient:
-        return self.one_running().administration
+        return administration_of(self.one_running())
 
     def one_running(self) -> HubProcess:
         """The first hub that runs: where an operator would be."""
@@ -103,11 +70,9 @@ class HubsWorld(World):
 
     # --- hubs ---
 
-    def launch(self, member: HubProcess, *, argv: tuple[str, ...] = ("hawse",)) -> None:
-        """Start a hub without waiting until it is ready; each start has a log of its own."""
-        member.starts += 1
-        command = [*argv, "hub", "--config", str(member.config), *self.flags]
-        member.daemon = self.daemons.start(f"{member.name}-{member.starts}", command)
+    def launch(self, member: HubProcess) -> None:
+        """Start a hub without waiting until it is ready."""
+        member.launch(self.daemons, *self.flags)
 
     def start(self, member: HubProcess) -> None:
         self.launch(member)
@@ -116,11 +81,7 @@ class HubsWorld(World):
     def wait_ready(self, member: HubProcess) -> None:
         assert member.daemon is not None
         member.daemon.wait_for("hub is ready")
-        self.until(lambda: member.port in self.balancer.in_service(), f"{member.name} is in service")
-
-    def kill(self, member: HubProcess) -> None:
-        member.signal(signal.SIGKILL)
-        member.wait()
+        self.until(lambda: self.hubs_behind.in_service(member), f"{member.name} is in service")
 
     def restart(self, member: HubProcess, within_s: float = 150.0) -> float:
         """Restart a hub as a supervisor does, and wait until it is in service; how long its end took."""
@@ -146,7 +107,7 @@ class HubsWorld(World):
         found = {}
         for member in self.members:
             if member.running:
-                rows = member.administration.get("relays")["relays"]
+                rows = administration_of(member).get("relays")["relays"]
                 assert isinstance(rows, list)
                 found[member.name] = [str(row["instance"]) for row in rows if row["connected"]]
         return found
@@ -192,11 +153,32 @@ def running_hubs(
         if relay_kubeconfig is None:
             argv = [sys.executable, "-m", "sandbox", "--dir", str(folder / "cluster")]
             sandbox = daemons.start("sandbox", argv)
-        world = make_hubs(folder, daemons, database_url, hubs, policy, settings, peering=peering)
-        world.relay_kubeconfig = relay_kubeconfig or folder / "cluster" / "relay.kubeconfig"
-        world.relay_environment = {"HAWSE_RELAY_HUB_CA": str(world.ca), **(relay_environment or {})}
-        world.flags, world.sandbox = flags, sandbox
-        stack.callback(kill_hubs, world)
+        (folder / "agent").mkdir()
+        behind = make_cluster(
+            folder,
+            daemons,
+            database_url,
+            org=ORG,
+            hubs=hubs,
+            policy=policy,
+            check_s=CHECK_S,
+            peering=peering,
+            settings=settings,
+        )
+        for member in behind.hubs:
+            stack.callback(member.kill)
+        world = HubsWorld(
+            folder=folder,
+            daemons=daemons,
+            hub_port=behind.port,
+            admin_port=0,
+            direct_port=0,
+            relay_kubeconfig=relay_kubeconfig or folder / "cluster" / "relay.kubeconfig",
+            flags=flags,
+            relay_environment={"HAWSE_RELAY_HUB_CA": str(behind.ca), **(relay_environment or {})},
+            sandbox=sandbox,
+            hubs_behind=behind,
+        )
         # The first one makes the tables.
         for number, member in enumerate(world.members):
             world.launch(member)
@@ -215,52 +197,9 @@ def running_hubs(
         yield world
 
 
-def make_hubs(
-    folder: Path,
-    daemons: Daemons,
-    database_url: str,
-    hubs: int,
-    policy: Policy = Policy.ROUND_ROBIN,
-    settings: str = "",
-    *,
-    peering: bool = True,
-) -> HubsWorld:
-    """Write the files of all hubs, and start the balancer in front of them; none of them runs yet."""
-    (folder / "agent").mkdir()
-    ca, certificate, key = issue("127.0.0.1", "hub").write(folder)
-    port = free_port()
-    members = []
-    for number in range(1, hubs + 1):
-        ports = (free_port(), free_port(), free_port())
-        name = f"hub-{number}"
-        member = HubProcess(name, folder / name, *ports, folder / f"{name}.toml")
-        peer = f'[peer]\nlisten = "127.0.0.1:{ports[2]}"\naddress = "127.0.0.1:{ports[2]}"\n'
-        member.config.write_text(
-            f'org = "{ORG}"\npublic_url = "https://127.0.0.1:{port}"\nlisten = "127.0.0.1:{ports[0]}"\n'
-            f'data_dir = "{member.folder}"\n'
-            f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n'
-            f'[admin]\nlisten = "127.0.0.1:{ports[1]}"\n'
-            f'[database]\nurl = "{database_url}"\nseal_file = "{folder / "seal.key"}"\n'
-            f"{peer if peering else ''}{settings}"
-        )
-        members.append(member)
-    control, _ = start_balancer(
-        daemons, port, [member.port for member in members], ca, policy=policy, check_s=CHECK_S
-    )
-    return HubsWorld(folder, daemons, port, 0, 0, folder, members=members, balancer=control)
-
-
 def enrol(world: HubsWorld) -> None:
     """Make a team, the cluster and an agent."""
     world.admin("team", "add", TEAM)
     world.admin("cluster", "add", CLUSTER, "--team", TEAM, "--output-dir", str(world.folder / "relay-tunnel"))
     agent = json.loads(world.admin("agent", "add", AGENT, "--team", TEAM, "--owner", "tests", "--json"))
     world.api_key = agent["api_key"]
-
-
-def kill_hubs(world: HubsWorld) -> None:
-    for member in world.members:
-        if member.daemon is not None:
-            with suppress(ProcessLookupError):
-                # One that is stopped ends too.
-                member.daemon.process.kill()

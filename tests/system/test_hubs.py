@@ -17,9 +17,7 @@ pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[HubsWorld]:
     with (
         postgres.new_database() as database,
-        running_hubs(
-            tmp_path_factory.mktemp("hubs"), postgres.url(database), hubs=1, peering=False
-        ) as running,
+        running_hubs(tmp_path_factory.mktemp("hubs"), postgres.url(database)) as running,
     ):
         yield running
 

@@ -1,0 +1,132 @@
+"""Several hubs of this machine behind a load balancer: their configuration, and their processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+
+from sandbox.balancer.backends import Policy
+from sandbox.balancer.control import BalancerControl
+from sandbox.balancer.starting import start_balancer
+from sandbox.certificates import issue
+from sandbox.demo.processes import Daemon, Daemons, free_port
+
+
+@attrs.define(eq=False)
+class HubProcess:
+    """One hub of several: its folder, its ports, and the process that runs on them now."""
+
+    name: str
+    folder: Path
+    """Its data folder; the hub's id is in it, and stays over restarts."""
+    config: Path
+    port: int
+    admin_port: int
+    peer_port: int
+    daemon: Daemon | None = None
+    starts: int = 0
+
+    def launch(self, daemons: Daemons, *options: str, argv: Sequence[str] = ("hawse",)) -> None:
+        """Start the hub without waiting until it is ready; each start has a log of its own."""
+        self.starts += 1
+        command = [*argv, "hub", "--config", str(self.config), *options]
+        self.daemon = daemons.start(f"{self.name}-{self.starts}", command)
+
+    @property
+    def pid(self) -> int:
+        """The process that runs, or has run last."""
+        assert self.daemon is not None
+        return self.daemon.process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self.daemon is not None and self.daemon.process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What the process that runs now, or has run last, has logged."""
+        assert self.daemon is not None
+        return self.daemon.log.read_text(errors="replace")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; one that has ended gets none."""
+        assert self.daemon is not None
+        self.daemon.process.send_signal(number)
+
+    def wait(self, within_s: float) -> int:
+        """Wait for its end, and return the exit code; raises subprocess.TimeoutExpired."""
+        assert self.daemon is not None
+        return self.daemon.process.wait(within_s)
+
+    def kill(self) -> None:
+        """End it at once, also while it is stopped; does nothing if it has not been started."""
+        if self.daemon is not None:
+            with suppress(ProcessLookupError):
+                self.daemon.process.kill()
+            self.daemon.process.wait()
+
+
+@attrs.frozen
+class Cluster:
+    """Several hubs behind one name."""
+
+    hubs: list[HubProcess]
+    balancer: BalancerControl
+    ca: Path
+    """The CA of the certificate that all of them show."""
+    port: int
+    """The balancer's."""
+
+    @property
+    def url(self) -> str:
+        """The hubs' `public_url`."""
+        return f"https://127.0.0.1:{self.port}"
+
+    def in_service(self, hub: HubProcess) -> bool:
+        """Whether the balancer gives the hub new connections."""
+        return hub.port in self.balancer.in_service()
+
+
+def make_cluster(
+    folder: Path,
+    daemons: Daemons,
+    database_url: str,
+    *,
+    org: str,
+    hubs: int,
+    port: int = 0,
+    policy: Policy = Policy.ROUND_ROBIN,
+    check_s: float,
+    peering: bool = True,
+    settings: str = "",
+) -> Cluster:
+    """Write the files of all hubs, and start the balancer in front of them; none of the hubs runs yet.
+
+    They share the database, the key that seals the secrets in it, and a certificate. `settings` are more
+    sections of their configuration.
+    """
+    ca, certificate, key = issue("127.0.0.1", "hub").write(folder)
+    port = free_port(port)
+    made = []
+    for number in range(1, hubs + 1):
+        name = f"hub-{number}"
+        hub = HubProcess(name, folder / name, folder / f"{name}.toml", free_port(), free_port(), free_port())
+        peer = f'[peer]\nlisten = "127.0.0.1:{hub.peer_port}"\naddress = "127.0.0.1:{hub.peer_port}"\n'
+        hub.config.write_text(
+            f'org = "{org}"\n'
+            f'public_url = "https://127.0.0.1:{port}"\n'
+            f'listen = "127.0.0.1:{hub.port}"\n'
+            f'data_dir = "{hub.folder}"\n'
+            f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n'
+            f'[admin]\nlisten = "127.0.0.1:{hub.admin_port}"\n'
+            f'[database]\nurl = "{database_url}"\nseal_file = "{folder / "seal.key"}"\n'
+            f"{peer if peering else ''}{settings}"
+        )
+        made.append(hub)
+    control, _ = start_balancer(daemons, port, [hub.port for hub in made], ca, policy=policy, check_s=check_s)
+    return Cluster(made, control, ca, port)
