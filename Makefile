@@ -12,7 +12,7 @@ POSTGRES_STAMP := $(VENV)/.installed-postgres
 # Its time is that of the last clean run of flake8.
 ASYNC_LINTED := $(VENV)/.linted-async
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Arguments for `make demo` (--once, --kubeconfig FILE, --database postgres) and `make bench` (`make bench` lists them).
+# Arguments for `make demo` (--once, --kubeconfig FILE, --database postgres, --hubs 3) and `make bench` (`make bench` lists them).
 ARGS ?=
 # Tests start some hundred processes, each of which would compile all modules of the checkout anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -62,7 +62,7 @@ $(POSTGRES_STAMP): $(DEMO_STAMP)
 	@$(PIP_INSTALL) --no-compile --require-hashes -r $@.lock
 	@touch $@
 
-demo: $(DEMO_STAMP) $(if $(findstring postgres,$(ARGS)),$(POSTGRES_STAMP)) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
+demo: $(DEMO_STAMP) $(if $(findstring postgres,$(ARGS))$(findstring --hubs,$(ARGS)),$(POSTGRES_STAMP)) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
 	@exec $(BIN)/python -m sandbox.demo $(ARGS)
 
 test: $(STAMP) lint ## lint and the fast tests

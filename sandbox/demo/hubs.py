@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from sandbox.balancer.backends import Policy
 from sandbox.balancer.control import BalancerControl
 from sandbox.balancer.starting import start_balancer
 from sandbox.certificates import issue
-from sandbox.demo.processes import Daemon, Daemons, free_port
+from sandbox.demo.processes import POLL_S, READY_DEADLINE_S, Daemon, Daemons, DemoError, free_port
 
 
 @attrs.define(eq=False)
@@ -72,10 +73,11 @@ class HubProcess:
 
 
 @attrs.frozen
-class Cluster:
+class Hubs:
     """Several hubs behind one name."""
 
-    hubs: list[HubProcess]
+    all: list[HubProcess]
+    daemons: Daemons
     balancer: BalancerControl
     ca: Path
     """The CA of the certificate that all of them show."""
@@ -87,12 +89,28 @@ class Cluster:
         """The hubs' `public_url`."""
         return f"https://127.0.0.1:{self.port}"
 
+    def wait_ready(self, hub: HubProcess) -> None:
+        """Wait until a hub has started, and gets connections; raises DemoError."""
+        assert hub.daemon is not None
+        hub.daemon.wait_for("hub is ready")
+        deadline = time.monotonic() + READY_DEADLINE_S
+        while not self.in_service(hub):
+            if time.monotonic() > deadline:
+                raise DemoError(f"{hub.name} is ready, and the balancer has not noticed")
+            time.sleep(POLL_S)
+
+    def stop(self) -> None:
+        """End all hubs at once, since each takes some seconds to leave in order."""
+        for hub in self.all:
+            if hub.running:
+                hub.signal(signal.SIGTERM)
+
     def in_service(self, hub: HubProcess) -> bool:
         """Whether the balancer gives the hub new connections."""
         return hub.port in self.balancer.in_service()
 
 
-def make_cluster(
+def make_hubs(
     folder: Path,
     daemons: Daemons,
     database_url: str,
@@ -104,7 +122,7 @@ def make_cluster(
     check_s: float,
     peering: bool = True,
     settings: str = "",
-) -> Cluster:
+) -> Hubs:
     """Write the files of all hubs, and start the balancer in front of them; none of the hubs runs yet.
 
     They share the database, the key that seals the secrets in it, and a certificate. `settings` are more
@@ -129,4 +147,4 @@ def make_cluster(
         )
         made.append(hub)
     control, _ = start_balancer(daemons, port, [hub.port for hub in made], ca, policy=policy, check_s=check_s)
-    return Cluster(made, control, ca, port)
+    return Hubs(made, daemons, control, ca, port)

@@ -22,7 +22,7 @@ from proxy.cli.admin.api.client import AdminClient, Reach
 from sandbox.balancer.backends import Policy
 from sandbox.balancer.control import BalancerControl
 from sandbox.connections import client_ports
-from sandbox.demo.hubs import Cluster, HubProcess, make_cluster
+from sandbox.demo.hubs import HubProcess, Hubs, make_hubs
 from sandbox.demo.processes import Daemons
 from tests.system.world import AGENT, DEADLINE_S, ORG, TEAM, World, login, prepare_cluster
 
@@ -42,19 +42,19 @@ def administration_of(member: HubProcess) -> AdminClient:
 class HubsWorld(World):
     """A World with several hubs; the agent, `kubectl` and RawClient reach them by the balancer."""
 
-    hubs_behind: Cluster
+    behind: Hubs
 
     @property
     def members(self) -> list[HubProcess]:
-        return self.hubs_behind.hubs
+        return self.behind.all
 
     @property
     def balancer(self) -> BalancerControl:
-        return self.hubs_behind.balancer
+        return self.behind.balancer
 
     @property
     def ca(self) -> Path:
-        return self.hubs_behind.ca
+        return self.behind.ca
 
     @property
     def operator(self) -> dict[str, str]:
@@ -79,9 +79,7 @@ class HubsWorld(World):
         self.wait_ready(member)
 
     def wait_ready(self, member: HubProcess) -> None:
-        assert member.daemon is not None
-        member.daemon.wait_for("hub is ready")
-        self.until(lambda: self.hubs_behind.in_service(member), f"{member.name} is in service")
+        self.behind.wait_ready(member)
 
     def restart(self, member: HubProcess, within_s: float = 150.0) -> float:
         """Restart a hub as a supervisor does, and wait until it is in service; how long its end took."""
@@ -154,7 +152,7 @@ def running_hubs(
             argv = [sys.executable, "-m", "sandbox", "--dir", str(folder / "cluster")]
             sandbox = daemons.start("sandbox", argv)
         (folder / "agent").mkdir()
-        behind = make_cluster(
+        behind = make_hubs(
             folder,
             daemons,
             database_url,
@@ -165,7 +163,7 @@ def running_hubs(
             peering=peering,
             settings=settings,
         )
-        for member in behind.hubs:
+        for member in behind.all:
             stack.callback(member.kill)
         world = HubsWorld(
             folder=folder,
@@ -177,7 +175,7 @@ def running_hubs(
             flags=flags,
             relay_environment={"HAWSE_RELAY_HUB_CA": str(behind.ca), **(relay_environment or {})},
             sandbox=sandbox,
-            hubs_behind=behind,
+            behind=behind,
         )
         # The first one makes the tables.
         for number, member in enumerate(world.members):
