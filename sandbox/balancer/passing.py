@@ -86,7 +86,10 @@ class Passing:
         """A connection to the first backend that accepts one, in the order of the policy."""
         for backend in self.backends.in_order(address):
             with trio.move_on_after(CONNECT_WITHIN_S), suppress(OSError):
-                stream = await trio.open_tcp_stream(HOST, backend.port, happy_eyeballs_delay=math.inf)
+                # From the client's own address, since a hub limits unauthenticated connections of each.
+                stream = await trio.open_tcp_stream(
+                    HOST, backend.port, happy_eyeballs_delay=math.inf, local_address=address
+                )
                 return backend, stream
             # The next check may put it into service again.
             backend.ready = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,11 +31,17 @@ class HubProcess:
     daemon: Daemon | None = None
     starts: int = 0
 
-    def launch(self, daemons: Daemons, *options: str, argv: Sequence[str] = ("hawse",)) -> None:
+    def launch(
+        self,
+        daemons: Daemons,
+        *options: str,
+        argv: Sequence[str] = ("hawse",),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Start the hub without waiting until it is ready; each start has a log of its own."""
         self.starts += 1
         command = [*argv, "hub", "--config", str(self.config), *options]
-        self.daemon = daemons.start(f"{self.name}-{self.starts}", command)
+        self.daemon = daemons.start(f"{self.name}-{self.starts}", command, environment)
 
     @property
     def pid(self) -> int:
@@ -110,23 +116,29 @@ class Hubs:
         return hub.port in self.balancer.in_service()
 
 
+def own_address(hub: HubProcess) -> str:
+    """Where the hub listens for the others."""
+    return f"127.0.0.1:{hub.peer_port}"
+
+
 def make_hubs(
     folder: Path,
     daemons: Daemons,
-    database_url: str,
+    database_of: Callable[[HubProcess], str],
     *,
     org: str,
     hubs: int,
     port: int = 0,
     policy: Policy = Policy.ROUND_ROBIN,
     check_s: float,
-    peering: bool = True,
+    address_of: Callable[[HubProcess], str] = own_address,
     settings: str = "",
 ) -> Hubs:
     """Write the files of all hubs, and start the balancer in front of them; none of the hubs runs yet.
 
-    They share the database, the key that seals the secrets in it, and a certificate. `settings` are more
-    sections of their configuration.
+    They share the database, the key that seals the secrets in it, and a certificate. `database_of` returns
+    the URL of the database for a hub, `address_of` where the others dial it. `settings` are more sections of
+    their configuration.
     """
     ca, certificate, key = issue("127.0.0.1", "hub").write(folder)
     port = free_port(port)
@@ -134,7 +146,6 @@ def make_hubs(
     for number in range(1, hubs + 1):
         name = f"hub-{number}"
         hub = HubProcess(name, folder / name, folder / f"{name}.toml", free_port(), free_port(), free_port())
-        peer = f'[peer]\nlisten = "127.0.0.1:{hub.peer_port}"\naddress = "127.0.0.1:{hub.peer_port}"\n'
         hub.config.write_text(
             f'org = "{org}"\n'
             f'public_url = "https://127.0.0.1:{port}"\n'
@@ -142,8 +153,9 @@ def make_hubs(
             f'data_dir = "{hub.folder}"\n'
             f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n'
             f'[admin]\nlisten = "127.0.0.1:{hub.admin_port}"\n'
-            f'[database]\nurl = "{database_url}"\nseal_file = "{folder / "seal.key"}"\n'
-            f"{peer if peering else ''}{settings}"
+            f'[database]\nurl = "{database_of(hub)}"\nseal_file = "{folder / "seal.key"}"\n'
+            f'[peer]\nlisten = "{own_address(hub)}"\naddress = "{address_of(hub)}"\n'
+            f"{settings}"
         )
         made.append(hub)
     control, _ = start_balancer(daemons, port, [hub.port for hub in made], ca, policy=policy, check_s=check_s)

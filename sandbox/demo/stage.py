@@ -167,7 +167,7 @@ def _start_hubs(daemons: Daemons, folder: Path, preferred: int, database_url: st
     several = make_hubs(
         folder,
         daemons,
-        database_url,
+        lambda _: database_url,
         org=ORG,
         hubs=count,
         port=preferred,

@@ -37,12 +37,13 @@ WRITE, READ = Counter({"intent": 1, "complete": 1}), Counter({"complete": 1})
 
 
 @attrs.define(eq=False)
-class HubOnPostgres:
-    """All that runs."""
+class OnPostgres:
+    """All that runs: a chain whose hub, or hubs, are on a PostgreSQL that fails."""
 
     chain: Chain
     server: FaultyPostgres
-    link: Link
+    whole: tuple[Counter[str], ...] = (WRITE, READ)
+    """The phases that a call may have in the trail."""
 
     @property
     def world(self) -> World:
@@ -71,11 +72,12 @@ class HubOnPostgres:
         assert writes <= begun
         answered = {call.name for call in traffic.calls if call.status == 200}
         assert answered <= self.moved().keys()
-        assert {eid: found for eid, found in calls.items() if found[1] not in (WRITE, READ)} == {}
+        assert {eid: found for eid, found in calls.items() if found[1] not in self.whole} == {}
         return {"moved": len(writes), "intents": len(begun)}
 
     def _recorded(self, until_s: float) -> dict[str, tuple[str, Counter[str]]]:
         """The name and the phases of each call of the traffic, by `eid`, once each has an end."""
+        ends = {"complete", "unknown"}
         while True:
             found: dict[str, tuple[str, Counter[str]]] = {}
             with closing(PostgresReader(lambda: self.server.url)) as reader:
@@ -85,9 +87,16 @@ class HubOnPostgres:
                     if event["kind"] == "call" and name.startswith(NAMED):
                         _, phases = found.setdefault(event["eid"], (name, Counter()))
                         phases[event["phase"]] += 1
-            if all(phases["complete"] for _, phases in found.values()) or time.monotonic() > until_s:
+            if all(phases.keys() & ends for _, phases in found.values()) or time.monotonic() > until_s:
                 return found
             time.sleep(0.2)
+
+
+@attrs.define(eq=False, kw_only=True)
+class HubOnPostgres(OnPostgres):
+    """One hub, and the link between it and its database."""
+
+    link: Link
 
 
 @attrs.define(eq=False)
@@ -98,7 +107,7 @@ class Streams:
     ended: list[float] = attrs.Factory(list)
     _threads: list[threading.Thread] = attrs.Factory(list)
 
-    def open(self, hub: HubOnPostgres, count: int, stack: ExitStack) -> None:
+    def open(self, hub: OnPostgres, count: int, stack: ExitStack) -> None:
         """Open so many watches, and as many execs."""
         for number in range(2 * count):
             path, mark = hub.chain.exec_path(hold) if number % 2 else hub.chain.path(_watch, "?watch=1")
@@ -139,5 +148,5 @@ def hub_on_postgres(folder: Path, *, settings: str = "", small: str = "") -> Ite
         link = proxy.link(server.port)
         url = f"postgresql://postgres@127.0.0.1:{link.port}/postgres?sslmode=disable"
         with open_chain(folder, f'[database]\nurl = "{url}"\n{LIMITS}{settings}') as chain:
-            yield HubOnPostgres(chain, server, link)
+            yield HubOnPostgres(chain, server, link=link)
             chain.check_logs()

@@ -22,7 +22,7 @@ from proxy.cli.admin.api.client import AdminClient, Reach
 from sandbox.balancer.backends import Policy
 from sandbox.balancer.control import BalancerControl
 from sandbox.connections import client_ports
-from sandbox.demo.hubs import HubProcess, Hubs, make_hubs
+from sandbox.demo.hubs import HubProcess, Hubs, make_hubs, own_address
 from sandbox.demo.processes import Daemons
 from tests.system.world import AGENT, DEADLINE_S, ORG, TEAM, World, login, prepare_cluster
 
@@ -130,20 +130,21 @@ class HubsWorld(World):
 @contextlib.contextmanager
 def running_hubs(
     folder: Path,
-    database_url: str,
+    database: str | Callable[[HubProcess], str],
     *,
     hubs: int = 3,
     relays: tuple[str, ...] = RELAYS,
     policy: Policy = Policy.ROUND_ROBIN,
     settings: str = "",
-    peering: bool = True,
+    address_of: Callable[[HubProcess], str] = own_address,
     relay_kubeconfig: Path | None = None,
     relay_environment: Mapping[str, str] | None = None,
     flags: tuple[str, ...] = (),
 ) -> Iterator[HubsWorld]:
     """Bring hubs, balancer, relays and the sandbox up, and take them down again.
 
-    `settings` are more sections of each hub's configuration. With `relay_kubeconfig` another API server
+    `database` is the URL of the database, or returns that of each hub; `address_of` is where others dial a
+    hub. `settings` are more sections of each hub's configuration. With `relay_kubeconfig`, another API server
     takes the place of the sandbox. The hubs are killed at the end, since an orderly stop takes its time.
     """
     with Daemons(folder) as daemons, contextlib.ExitStack() as stack:
@@ -155,12 +156,12 @@ def running_hubs(
         behind = make_hubs(
             folder,
             daemons,
-            database_url,
+            (lambda _: database) if isinstance(database, str) else database,
             org=ORG,
             hubs=hubs,
             policy=policy,
             check_s=CHECK_S,
-            peering=peering,
+            address_of=address_of,
             settings=settings,
         )
         for member in behind.all:
