@@ -44,6 +44,7 @@ class OnPostgres:
     server: FaultyPostgres
     whole: tuple[Counter[str], ...] = (WRITE, READ)
     """The phases that a call may have in the trail."""
+    ends_within_s: float = ENDS_WITHIN_S
 
     @property
     def world(self) -> World:
@@ -66,7 +67,7 @@ class OnPostgres:
 
         The traffic has stopped.
         """
-        calls = self._recorded(until_s=time.monotonic() + ENDS_WITHIN_S)
+        calls = self._recorded(until_s=time.monotonic() + self.ends_within_s)
         begun = {name for name, phases in calls.values() if phases["intent"]}
         writes = {name for name, exchange in self.moved().items() if exchange.method == "PUT"}
         assert writes <= begun
@@ -107,11 +108,11 @@ class Streams:
     ended: list[float] = attrs.Factory(list)
     _threads: list[threading.Thread] = attrs.Factory(list)
 
-    def open(self, hub: OnPostgres, count: int, stack: ExitStack) -> None:
-        """Open so many watches, and as many execs."""
+    def open(self, hub: OnPostgres, count: int, stack: ExitStack, client: RawClient | None = None) -> None:
+        """Open so many watches, and as many execs, by the hub or by another client."""
+        client = client or hub.client
         for number in range(2 * count):
             path, mark = hub.chain.exec_path(hold) if number % 2 else hub.chain.path(_watch, "?watch=1")
-            client = hub.client
             head = client.upgrade(path, V5) if number % 2 else client.head(path)
             talk = stack.enter_context(client.talk(head))
             assert talk.answer(body=False).status == (101 if number % 2 else 200)

@@ -8,14 +8,16 @@ The API server is scripted, and the relays are real.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import attrs
 import trustme
 
+from audit.postgres.reader import PostgresReader
 from sandbox.balancer.backends import Policy
 from sandbox.demo.hubs import HubProcess
 from tests.fakes.apiserver import running_apiserver
@@ -23,11 +25,12 @@ from tests.faults.control import Link, open_proxy
 from tests.faults.hub_on_postgres import LIMITS, READ, WRITE, OnPostgres
 from tests.faults.postgres import faulty_postgres
 from tests.system.chain import Chain, Trap
-from tests.system.hubs import RELAYS, HubsWorld, administration_of, running_hubs
+from tests.system.hubs import RELAYS, HubsWorld, rows_of, running_hubs
 from tests.system.raw import RawClient
 
 # After a hub's death another one ends its calls so.
 UNKNOWN = Counter({"intent": 1, "unknown": 1})
+UNKNOWN_WITHIN_S = 100.0
 SETTLED_S = 60.0
 
 
@@ -35,26 +38,45 @@ SETTLED_S = 60.0
 class FaultyHubs(OnPostgres):
     """Three hubs, and the links."""
 
-    hubs: HubsWorld
     peers: dict[str, Link]
     """By the name of the hub that is dialled."""
     databases: dict[str, Link]
     """By the hub's name."""
 
+    @property
+    def world(self) -> HubsWorld:
+        assert isinstance(self.chain.world, HubsWorld)
+        return self.chain.world
+
     def at(self, member: HubProcess) -> RawClient:
         """A client of one hub, past the balancer."""
-        return RawClient(self.hubs, "tunnel", at=member.port)
+        return RawClient(self.world, "tunnel", at=member.port)
+
+    def ends(self) -> dict[str, Counter[str]]:
+        """The phases of each call in the trail, and its `audit.late` events, by `eid`."""
+        found: dict[str, Counter[str]] = {}
+        with closing(PostgresReader(lambda: self.server.url)) as reader:
+            for stored in reader.events(*reader.span()):
+                event = json.loads(stored.line)
+                if event["kind"] in ("call", "session.killed", "audit.late"):
+                    phase = event["phase"] if event["kind"] != "audit.late" else "late"
+                    found.setdefault(event["eid"], Counter())[phase] += 1
+        return found
+
+    def check_ends(self) -> int:
+        """Raise unless no call has two ends; returns how many were ended as unknown."""
+        found = self.ends()
+        assert [eid for eid, phases in found.items() if phases["complete"] + phases["unknown"] > 1] == []
+        return sum(phases["unknown"] for phases in found.values())
 
     def settle(self, tunnels: int = 0, within_s: float = SETTLED_S) -> float:
         """Wait until all hubs serve and reach one another, with so many tunnels; how long that took."""
-        return self.hubs.until(lambda: settled(self.hubs, tunnels), "the hubs are settled", within_s)
+        return self.world.until(lambda: settled(self.world, tunnels), "the hubs are settled", within_s)
 
 
 def hub_rows(world: HubsWorld, member: HubProcess | None = None) -> list[dict[str, object]]:
     """What `hawse admin hub list` would say at a hub."""
-    rows = administration_of(member or world.one_running()).get("hubs")["hubs"]
-    assert isinstance(rows, list)
-    return rows
+    return rows_of(member or world.one_running(), "hubs")
 
 
 def settled(world: HubsWorld, tunnels: int = 0) -> bool:
@@ -102,9 +124,8 @@ def faulty_hubs(
             flags=("--verbose",),
         ) as world:
             chain = Chain(world, api, Trap(0), trustme.CA())
-            hubs = FaultyHubs(
-                chain, server, (WRITE, READ, UNKNOWN), hubs=world, peers=peers, databases=databases
-            )
+            phases = (WRITE, READ, UNKNOWN)
+            hubs = FaultyHubs(chain, server, phases, UNKNOWN_WITHIN_S, peers=peers, databases=databases)
             hubs.settle(len(relays))
             yield hubs
             chain.check_logs()

@@ -38,6 +38,13 @@ def administration_of(member: HubProcess) -> AdminClient:
     return Reach(None, member.folder).client()
 
 
+def rows_of(member: HubProcess, what: str, **chosen: str) -> list[dict[str, object]]:
+    """What this hub would list: `hubs`, `relays` or `sessions`."""
+    rows = administration_of(member).get(what, **chosen)[what]
+    assert isinstance(rows, list)
+    return rows  # type: ignore[return-value]
+
+
 @attrs.define(eq=False, kw_only=True)
 class HubsWorld(World):
     """A World with several hubs; the agent, `kubectl` and RawClient reach them by the balancer."""
@@ -105,8 +112,7 @@ class HubsWorld(World):
         found = {}
         for member in self.members:
             if member.running:
-                rows = administration_of(member).get("relays")["relays"]
-                assert isinstance(rows, list)
+                rows = rows_of(member, "relays")
                 found[member.name] = [str(row["instance"]) for row in rows if row["connected"]]
         return found
 
