@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import attrs
 import msgspec
 import trio
 
+from proxy.hub.admin.actions.hub import Hubs
 from proxy.hub.admin.live_calls import CallsPage
-from proxy.hub.peers.link import AskFailed, LinkDown
+from proxy.hub.peers.link import AskFailed, LinkDown, PeerLink
 from proxy.hub.relays.operations import CallsElsewhere, SessionInfo
 
 # An operator waits for all hubs. One that answers does so within milliseconds.
@@ -23,7 +24,6 @@ ANSWER_WITHIN_S = 2.0
 SESSIONS, KILL = "sessions", "kill"
 
 Ask = Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, object]]]
-T = TypeVar("T")
 
 _log = logging.getLogger("hawse.hub.admin")
 
@@ -132,6 +132,38 @@ class OtherHubsCalls:
             for peer in self.peers():
                 nursery.start_soon(ask_one, peer)
         return CallsElsewhere(found, sorted(silent))
+
+
+class Links(Protocol):
+    """The part of the mesh that this module uses (proxy.hub.peers.mesh)."""
+
+    answers: dict[str, Callable[[PeerLink, dict[str, object]], Awaitable[dict[str, object]]]]
+
+    def link_to(self, boot: str) -> PeerLink | None:
+        """Return the link to a hub process that is up, or None."""
+        ...
+
+
+def peers_of(hubs: Hubs, links: Links | None) -> list[Peer]:
+    """Return the other hub processes; without links, which need `peer.listen`, none of them can be asked."""
+    here, peers = hubs.me.hub, []
+    for member in hubs.others():
+        name = f"{member.hub} (replaced)" if member.hub == here else member.hub
+        link = None if links is None else links.link_to(member.boot)
+        peers.append(Peer(name, None if link is None else link.ask))
+    return peers
+
+
+def answer_others(links: Links, own: OwnCalls) -> None:
+    """Answer what other hubs ask about the calls of this one."""
+
+    async def sessions(_: PeerLink, question: Mapping[str, object]) -> dict[str, object]:
+        return await answer_sessions(own, question)
+
+    async def kill(_: PeerLink, question: Mapping[str, object]) -> dict[str, object]:
+        return await answer_kill(own, question)
+
+    links.answers |= {SESSIONS: sessions, KILL: kill}
 
 
 async def answer_sessions(own: OwnCalls, question: Mapping[str, object]) -> dict[str, object]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -9,10 +10,20 @@ import trio
 from trio.testing import MockClock
 
 from proxy.hub.admin.live_calls import CallsPage
-from proxy.hub.admin.other_hubs import Ask, OtherHubsCalls, Peer, answer_kill, answer_sessions
-from proxy.hub.peers.link import AskFailed, LinkDown
+from proxy.hub.admin.other_hubs import (
+    Ask,
+    OtherHubsCalls,
+    Peer,
+    answer_kill,
+    answer_others,
+    answer_sessions,
+    peers_of,
+)
+from proxy.hub.membership.member import MemberState
+from proxy.hub.peers.link import AskFailed, LinkDown, PeerLink
 from proxy.hub.relays.operations import SessionInfo
 from tests.fakes.admin import WATCH
+from tests.fakes.hubs import HUB, FakeHubs
 
 
 @attrs.define
@@ -150,3 +161,39 @@ async def test_unknown_keys_of_a_newer_hub_are_ignored() -> None:
         return {**answer, "calls": [{**call, "new": 1}], "new": 1}
 
     assert (await others(Peer("a", newer)).sessions()).calls == calls("aa", 1)
+
+
+@attrs.define
+class Link:
+    ask: Ask
+
+
+@attrs.define
+class Links:
+    by_boot: dict[str, Link]
+    answers: Any = attrs.Factory(dict)
+
+    def link_to(self, boot: str) -> PeerLink | None:
+        return cast(PeerLink | None, self.by_boot.get(boot))
+
+
+async def test_each_process_is_asked_over_its_own_link() -> None:
+    other = attrs.evolve(HUB, hub="8c21d004", boot="b2")
+    replaced = attrs.evolve(HUB, boot="b0", state=MemberState.LEAVING)
+    hub = Hub(calls("aa", 1))
+    hubs = FakeHubs(beside=[other, replaced])
+    peers = peers_of(hubs, Links({"b2": Link(hub.asked())}))
+    assert [peer.name for peer in peers] == ["8c21d004", "1f0c3a9e (replaced)"]
+    found = await others(*peers).sessions()
+    assert (found.calls, found.silent) == (calls("aa", 1), ["1f0c3a9e (replaced)"])
+    # A hub without `peer.listen` has no links.
+    assert (await others(*peers_of(hubs, None)).sessions()).silent == ["1f0c3a9e (replaced)", "8c21d004"]
+
+
+async def test_a_hub_answers_the_questions_of_others() -> None:
+    links, hub = Links({}), Hub(calls("aa", 1))
+    answer_others(links, hub)
+    link = cast(PeerLink, None)
+    assert [each["id"] for each in (await links.answers["sessions"](link, {}))["calls"]] == ["aa-0"]
+    await links.answers["kill"](link, {"id": "aa-0", "reason": "x"})
+    assert hub.live == []
