@@ -67,7 +67,7 @@ class ReplayCache:
 
     def __init__(self, kind: str, tokens_max: int, owner_tokens_max: int, store: ReplayStore) -> None:
         self._memory = ReplayMemory(kind, tokens_max, owner_tokens_max)
-        self._store = store
+        self.store = store
 
     async def use(self, owner: str, jti: str, expires_at: float, now: float) -> None:
         """Record the use of a token; raises ReplayedError for a used one, or at a bound.
@@ -78,5 +78,5 @@ class ReplayCache:
         kept_until = expires_at + KEPT_AFTER_EXPIRY_S
         # Memory first: a token that is refused here costs no write.
         self._memory.use(owner, jti, kept_until, now)
-        if not await self._store.enter(self._memory.kind, owner, jti, kept_until, now):
+        if not await self.store.enter(self._memory.kind, owner, jti, kept_until, now):
             raise ReplayedError(f"the {self._memory.kind} was used before")
