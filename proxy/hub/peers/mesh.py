@@ -21,7 +21,7 @@ from proxy.exchange.groups import HUB_GROUP
 from proxy.hub.membership.member import ENDED, Member
 from proxy.hub.peers.asks import Answer, Answerer, refuse
 from proxy.hub.peers.link import ASK, ROUTES, PeerLink
-from proxy.hub.peers.linking import PAUSE_S, Linking
+from proxy.hub.peers.linking import Linking
 from proxy.hub.peers.routes import Announcer, BadRoutesError, LocalRoutes, RouteFactory, RouteTable
 from tunnel import (
     RESUME,
@@ -45,6 +45,8 @@ from tunnel.net.readiness import Readiness
 UNREACHABLE_S: Final = 5.0
 # What the streams of a link get whose ids run out, as those of a relay's session do.
 REPLACED_S: Final = 900.0
+# How long its routes are told beside those of the next link, which is dialled at once.
+TAKEOVER_S: Final = 5.0
 
 _log = logging.getLogger("hawse.hub.peers")
 
@@ -299,17 +301,14 @@ class Mesh:
                 call(link)
 
     async def _end_when_replaced(self, link: PeerLink) -> None:
-        """End a link that was asked to open no more, once it is quiet and the next one has taken its place."""
-        session, boot = link.session, link.member.boot
+        """End a link that was asked to open no more, once the next one has its place and it is quiet."""
+        session = link.session
         if await session.wait_going_away() is None or session.closed:
             return
         # The side that dials may have said it, and learns by this that the next link is up to it.
         session.go_away(reason="the next link takes over")
         with trio.move_on_after(REPLACED_S):
-            while self.link_to(boot) is None:
-                await trio.sleep(PAUSE_S)
-            # The routes come over the next link before they end here.
-            await trio.sleep(PAUSE_S)
+            await trio.sleep(TAKEOVER_S)
             self._announcer.detach(link)
             await session.wait_quiet()
         session.end(CloseCode.NORMAL, "the next link has taken over")

@@ -55,7 +55,7 @@ class Route:
     streams: int
     """Streams open on the session, at most a second old."""
     leaving: bool
-    """It drains: the last choice for a new call. So are the routes of a hub that leaves (PeerLink.leaving)."""
+    """It drains: the last choice for a new call. So are all routes of a hub that leaves, by its link."""
     away: bool
     """It is silent, has lost its connection, or its API server does not answer: see LiveRelay.doubtful."""
 
@@ -112,6 +112,7 @@ class Announcer:
     leaving: bool = False
     """This hub leaves."""
     _tellings: dict[PeerLink, _Telling] = attrs.Factory(dict)
+    _changed: bool = False
     _waker: Waker = attrs.Factory(lambda: Waker("one task tells of routes"))
 
     def attach(self, link: PeerLink) -> None:
@@ -126,6 +127,7 @@ class Announcer:
 
     def changed(self) -> None:
         """Tell soon what has changed."""
+        self._changed = True
         self._waker.unpark()
 
     def leave(self) -> None:
@@ -137,10 +139,12 @@ class Announcer:
     async def run(self) -> NoReturn:
         """Tell, until cancelled."""
         while True:
+            self._changed = False
             self._tell_all()
             await trio.sleep(ROUND_S)
-            with trio.move_on_after(TELL_EVERY_S - ROUND_S):
-                await self._waker.park()
+            if not self._changed:
+                with trio.move_on_after(TELL_EVERY_S - ROUND_S):
+                    await self._waker.park()
 
     def _tell_all(self) -> None:
         now = {route.session: route for route in self.local()}
