@@ -17,7 +17,6 @@ import trio
 
 from proxy.hub.peers.link import ROUTES, LinkDown, PeerLink, read_object
 from proxy.hub.peers.streams import PeerStream
-from proxy.hub.relays.registry import LiveRelay
 from tunnel import Stream, StreamReset
 from tunnel.net.waker import Waker
 
@@ -79,26 +78,6 @@ LocalRoutes = Callable[[], Iterable[Route]]
 
 class BadRoutesError(ValueError):
     """The other hub sent lines that are none."""
-
-
-def routes_of(relays: Iterable[LiveRelay]) -> Iterator[Route]:
-    """Return the routes of this hub's own relays."""
-    for relay in relays:
-        session = relay.session
-        if not session.closed:
-            yield Route(
-                session.session_id,
-                relay.cluster_id,
-                relay.instance,
-                relay.boot,
-                relay.version,
-                relay.kid,
-                relay.address,
-                relay.connected_at,
-                session.stream_count,
-                relay.leaving,
-                relay.doubtful,
-            )
 
 
 # --- what this hub tells ---
