@@ -42,8 +42,9 @@ from proxy.hub.relays.relay_auth import WrongClockError
 from proxy.listener.balancers import Balancers
 from proxy.listener.client_address import Admitter, address_of
 from proxy.listener.unauthenticated import PENDING_S, MeteredStream, PendingConnection, UnauthenticatedLimits
+from proxy.message.failure import Processed
 from proxy.message.head import RequestHead, ResponseHead
-from proxy.message.status import status_response
+from proxy.message.status import status_response, with_processed
 from proxy.message.strict import BadRequest
 from tunnel.net.connect import close_forcefully, wrap_server
 from tunnel.net.fairness import UnknownPeer
@@ -53,8 +54,9 @@ from tunnel.net.tls import TLSStream
 from tunnel.websocket.upgrade import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
 
 HANDSHAKE_S = 10.0
-# A relay dials again after this, and the hub polls its database twice a second.
-UNCONFIRMED_RETRY_AFTER_S = 1
+# The next dial or call may find another hub, and this one polls its database twice a second.
+LATER_RETRY_AFTER_S = 1
+_LEAVING = "this hub stops, and others serve: ask again"
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
 
 _FAILED = "a client's connection failed by a fault of ours"
@@ -79,6 +81,10 @@ class Front:
     clock: Callable[[], float]
     ready: bool = False
     """False while the hub starts or stops; /readyz answers with it."""
+    leaving: bool = False
+    """Other hubs serve in this one's place: it takes no new tunnel, and sessions resume."""
+    refuses_calls: bool = False
+    """It has left: a call on a new connection is for another hub."""
     unauthenticated: UnauthenticatedLimits = attrs.Factory(UnauthenticatedLimits)
     deadlines: Deadlines = attrs.Factory(Deadlines)
     connections: AgentConnections = attrs.field(init=False)
@@ -197,6 +203,13 @@ class Front:
                     return
                 head = placed
             if head.target.startswith(PREFIX):
+                if first and self.refuses_calls:
+                    with trio.move_on_after(PENDING_S):
+                        # Its connection ends with the answer.
+                        await connection.answer(
+                            *_retry_later(with_processed(_LEAVING, Processed.NO), LATER_RETRY_AFTER_S)
+                        )
+                    continue
                 # No timeout here: a call may be a watch of any length.
                 await self.calls.handle(
                     connection,
@@ -230,7 +243,8 @@ class Front:
     ) -> Begun | None:
         """Begin the first request of a connection without its task, if it is an agent's."""
         known = partial(self._known, connection, tls, pending, address)
-        begun = begin(self.calls, address, connection, head, known)
+        # A hub that has left refuses the request in its task.
+        begun = None if self.refuses_calls else begin(self.calls, address, connection, head, known)
         if begun is None and connection.parked is not None:
             # The task verifies this request again. The next ones of a stranger are verified only there.
             connection.parked.leave_to_task()
@@ -283,8 +297,8 @@ class Front:
             return False
         resumes = head.header(SESSION_HEADER) is not None
         # A session that resumes was admitted before. Its calls end when the snapshot is too old for them.
-        if not resumes and (why := self.calls.directory.refusal()):
-            await connection.answer(*_retry_later(why, UNCONFIRMED_RETRY_AFTER_S))
+        if not resumes and (why := _LEAVING if self.leaving else self.calls.directory.refusal()):
+            await connection.answer(*_retry_later(why, LATER_RETRY_AFTER_S))
             return False
         wait_s = self.relays.limit.admit(trio.current_time(), resumes=resumes)
         if wait_s:

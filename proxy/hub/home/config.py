@@ -50,6 +50,10 @@ MEMORY_MIB = 1024
 # A stopping hub serves no new calls, and the next hub usually waits for its end.
 STOP_GRACE_S = 10
 REPLACED_GRACE_S = 900
+# With other hubs the end of one is not urgent, and client-go ends a watch by itself after 5 to 10 minutes.
+PEERS_GRACE_S = 900
+# A balancer that asks /readyz each 5 s, and believes the third answer.
+STOP_LB_S = 15
 STOP_GRACE_MAX_S = 86_400
 # A failover takes 0.2 to 5 s where promotion is quick.
 AUDIT_WAIT_S = 5
@@ -159,10 +163,21 @@ class AuditConfig:
 class StopConfig:
     """How the hub stops."""
 
-    grace_s: int = STOP_GRACE_S
-    """How long open calls may continue after SIGTERM; a supervisor's SIGKILL must come later."""
+    grace_s: int | None = None
+    """How long open calls may continue after SIGTERM; a supervisor's SIGKILL must come later.
+
+    None: STOP_GRACE_S, and PEERS_GRACE_S where other hubs serve.
+    """
     replaced_grace_s: int = REPLACED_GRACE_S
     """The same for a hub that another one has replaced, whose end delays nothing."""
+    lb_s: int = STOP_LB_S
+    """How long a hub that leaves the others takes new calls, while its load balancer finds out."""
+
+    def grace(self, *, peers: bool) -> int:
+        """The grace of a hub that is stopped, and that has `peers` or has not."""
+        if self.grace_s is not None:
+            return self.grace_s
+        return PEERS_GRACE_S if peers else STOP_GRACE_S
 
 
 @attrs.frozen
@@ -270,8 +285,8 @@ def _check(config: HubConfig) -> list[str]:
     fault = fault_of_memory(config.memory_mib)
     if fault is not None:
         faults.append(f"memory_mib: {fault}")
-    for name, grace_s in attrs.asdict(config.stop).items():
-        if not 0 <= grace_s <= STOP_GRACE_MAX_S:
+    for name, seconds in attrs.asdict(config.stop).items():
+        if seconds is not None and not 0 <= seconds <= STOP_GRACE_MAX_S:
             faults.append(f"stop.{name}: expected 0 to {STOP_GRACE_MAX_S} seconds")
     if not 0 <= config.audit.wait_s <= AUDIT_WAIT_MAX_S:
         faults.append(f"audit.wait_s: expected 0 to {AUDIT_WAIT_MAX_S} seconds")

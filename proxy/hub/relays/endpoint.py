@@ -123,6 +123,8 @@ class RelayEndpoint:
     _farewell: Callable[[Session, int], None] | None = None
     """Sends GOAWAY to a session once the hub leaves; the number is of sessions that got theirs before."""
     _replaced: bool = False
+    _resumes: bool = True
+    """Whether dials lead here, so that a session may wait for its relay."""
     clock: TokenClock = attrs.Factory(TokenClock)
     """The clock that dates relay tokens."""
     limit: AcceptLimit = attrs.Factory(AcceptLimit)
@@ -214,24 +216,26 @@ class RelayEndpoint:
             ):
                 self._refuse(relay, refusal)
 
-    def leave(self, grace_s: float, *, replaced: bool) -> None:
+    def leave(self, grace_s: float, *, replaced: bool = False, resumes: bool = False) -> None:
         """Send GOAWAY to every relay, now and as others connect.
 
         The relays dial again at once. If another hub takes over (`replaced`), it records their connections,
-        and this hub records none. Large fleets are sent GOAWAY below the rate that the next hub accepts. A
-        session that loses its connection ends: no dial leads here any more, so it cannot be resumed.
+        and this hub records none. Large fleets dial below the rate that the next hub accepts. Unless dials
+        still lead here (`resumes`), a session that loses its connection ends: it cannot be resumed.
         """
         self._replaced = replaced
+        self._resumes = resumes
 
         def say(session: Session, before: int) -> None:
-            late = max(0, before - GOAWAYS_AT_ONCE) if replaced else 0
+            late = max(0, before - GOAWAYS_AT_ONCE) if replaced or resumes else 0
             session.go_away(
                 code=CloseCode.DRAINING,
                 drain_ms=int(grace_s * 1000),
                 retry_after_ms=late * 1000 // GOAWAYS_PER_S,
                 reason="another hub takes over" if replaced else "the hub stops",
             )
-            session.forgo_resumption(_NO_WAY_BACK)
+            if not resumes:
+                session.forgo_resumption(_NO_WAY_BACK)
 
         self._farewell = say
         for before, relay in enumerate(self.registry.relays()):
@@ -275,7 +279,7 @@ class RelayEndpoint:
             return False
         if not relay.session.may_resume(hello.resume):
             relay.session.abandon(
-                "the relay's state does not match this hub's" if self._farewell is None else _NO_WAY_BACK
+                "the relay's state does not match this hub's" if self._resumes else _NO_WAY_BACK
             )
             return False
         _log.info(
@@ -314,7 +318,7 @@ class RelayEndpoint:
             raise Rejected(
                 CloseCode.RESUME_UNKNOWN,
                 "this hub does not have that session, or no longer has it"
-                if self._farewell is None
+                if self._resumes
                 else "this hub is stopping, and resumes no session",
             )
         if why := self.directory.refusal():

@@ -99,6 +99,17 @@ async def test_a_hub_that_goes_does_not_wait_for_a_relay_that_dials_another_one(
         assert not await come_back(bench, claims, hello)
 
 
+async def test_a_relay_comes_back_to_a_hub_that_leaves_its_peers(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, hello):
+        bench.endpoint.leave(900, resumes=True)
+        assert not hub.closed
+        assert hub.draining
+        assert await come_back(bench, claims, hello)
+        hello = attrs.evolve(hello, resume=Resume("another", 0, 0, 0, 1))
+        with pytest.raises(Rejected, match="this hub does not have that session"):
+            bench.endpoint._welcome(bench.dial(claims), hello)
+
+
 async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_learns_that_the_hub_stops(
     tmp_path: Path,
 ) -> None:
