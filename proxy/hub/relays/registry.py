@@ -9,7 +9,7 @@ going away: the relay dialled the new one for that reason, and the old one stays
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 
 import attrs
@@ -103,6 +103,11 @@ class Registry:
         self.relay_wait = RelayWait()
         self._leaving: list[LiveRelay] = []
         """Draining sessions that a newer session of the instance has replaced."""
+        self._watchers: list[Callable[[], None]] = []
+
+    def on_change(self, watcher: Callable[[], None]) -> None:
+        """Call `watcher` when a relay has come or gone; it must neither wait nor raise."""
+        self._watchers.append(watcher)
 
     def session(self, cluster_id: str) -> LiveRelay | None:
         """Return the cluster's usable relay with the least load; None when the cluster is offline.
@@ -176,6 +181,7 @@ class Registry:
         instances[relay.instance] = relay
         superseded = self._displace(replaced) if replaced is not None else None
         self.relay_wait.arrived(relay.cluster_id)
+        self._changed()
         try:
             yield superseded
         finally:
@@ -185,6 +191,11 @@ class Registry:
                 del instances[relay.instance]
             if not instances and self._clusters.get(relay.cluster_id) is instances:
                 del self._clusters[relay.cluster_id]
+            self._changed()
+
+    def _changed(self) -> None:
+        for watcher in self._watchers:
+            watcher()
 
     def _displace(self, replaced: LiveRelay) -> LiveRelay | None:
         """Keep the replaced relay if it drains; otherwise return it for the caller to end."""
