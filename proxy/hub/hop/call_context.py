@@ -55,7 +55,7 @@ class CallContext:
 
     @classmethod
     def decode(cls, payload: bytes) -> CallContext:
-        """Read a payload; raises BadContextError. Unknown keys are ignored, since a later hub may send some."""
+        """Read a payload; raises BadContextError. Unknown keys are ignored: a later hub may send some."""
         try:
             stated = read_json(payload)
         except ValueError as error:

@@ -94,7 +94,7 @@ class PeerRelay:
     contexts: PeerContexts
     recorded: RecordedRelay
     _registry: Registry
-    statement: Statement = Statement()
+    statement: Statement = attrs.Factory(Statement)
     """Not told by the other hub; its `away` has whether the API server answers."""
 
     @property
