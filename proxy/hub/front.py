@@ -55,6 +55,8 @@ from tunnel.websocket.upgrade import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PAT
 HANDSHAKE_S = 10.0
 # A relay dials again after this, and the hub polls its database twice a second.
 UNCONFIRMED_RETRY_AFTER_S = 1
+# A relay that dials for one more tunnel and comes to a hub that it has: the next dial may reach another one.
+ELSEWHERE_RETRY_AFTER_S = 1
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
 
 _FAILED = "a client's connection failed by a fault of ours"
@@ -281,6 +283,11 @@ class Front:
         if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
             await connection.answer(*status_response(400, "", f"{TUNNEL_PATH} is a WebSocket for relays"))
             return False
+        if self.relays.has_tunnel_of(head):
+            # Before the verification: each of a fleet's relays may come here several times.
+            why = "this relay has a tunnel to this hub, and wants one to another hub"
+            await connection.answer(*_retry_later(why, ELSEWHERE_RETRY_AFTER_S, self.relays.signature))
+            return False
         resumes = head.header(SESSION_HEADER) is not None
         # A session that resumes was admitted before. Its calls end when the snapshot is too old for them.
         if not resumes and (why := self.calls.directory.refusal()):
@@ -379,5 +386,7 @@ class _Handshake:
 def _do_nothing(*_: Principal) -> None: ...
 
 
-def _retry_later(message: str, wait_s: int) -> tuple[ResponseHead, bytes]:
-    return status_response(503, "", message, headers=((b"retry-after", b"%d" % wait_s),))
+def _retry_later(
+    message: str, wait_s: int, headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> tuple[ResponseHead, bytes]:
+    return status_response(503, "", message, headers=((b"retry-after", b"%d" % wait_s), *headers))
