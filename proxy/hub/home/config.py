@@ -205,6 +205,11 @@ class HubConfig:
         return f"https://localhost:{self.listen.port}"
 
     @property
+    def tunnels_per_relay(self) -> int:
+        """How many tunnels a relay is asked for: one where no hub forwards calls to another."""
+        return 1 if self.peer.listen is None else self.limits.tunnels_per_relay
+
+    @property
     def public_host(self) -> str:
         """The host of `public_url`, in the form that a certificate uses."""
         host = urlsplit(self.public_url).hostname

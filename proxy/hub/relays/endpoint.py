@@ -127,8 +127,6 @@ class RelayEndpoint:
     replays: ReplayStore
     hub: str = ""
     """This hub's id among those of its directory; "" for a hub that is alone."""
-    tunnels: int = 1
-    """How many tunnels a relay is to keep, each to another hub."""
     relay_limit: RelayLimit = attrs.field(init=False)
     _farewell: Callable[[Session, int], None] | None = None
     """Sends GOAWAY to a session once the hub leaves; the number is of sessions that got theirs before."""
@@ -352,7 +350,7 @@ class RelayEndpoint:
             resume_ttl_s=int(RESUME_TTL_S) if resume else 0,
             session_id=self.new_id(),
             replica=self.hub,
-            tunnels=self.tunnels,
+            tunnels=self.config.tunnels_per_relay,
             boot_id=self.boot,
             software=self.software,
             server_time_ms=int(time.time() * 1000),
