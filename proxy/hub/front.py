@@ -295,6 +295,11 @@ class Front:
         if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
             await connection.answer(*status_response(400, "", f"{TUNNEL_PATH} is a WebSocket for relays"))
             return False
+        if self.relays.has_tunnel_of(head):
+            # Before the verification: each of a fleet's relays may come here several times.
+            why = "this relay has a tunnel to this hub, and wants one to another hub"
+            await connection.answer(*_retry_later(why, LATER_RETRY_AFTER_S, self.relays.signature))
+            return False
         resumes = head.header(SESSION_HEADER) is not None
         # A session that resumes was admitted before. Its calls end when the snapshot is too old for them.
         if not resumes and (why := _LEAVING if self.leaving else self.calls.directory.refusal()):
@@ -393,5 +398,7 @@ class _Handshake:
 def _do_nothing(*_: Principal) -> None: ...
 
 
-def _retry_later(message: str, wait_s: int) -> tuple[ResponseHead, bytes]:
-    return status_response(503, "", message, headers=((b"retry-after", b"%d" % wait_s),))
+def _retry_later(
+    message: str, wait_s: int, headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> tuple[ResponseHead, bytes]:
+    return status_response(503, "", message, headers=((b"retry-after", b"%d" % wait_s), *headers))

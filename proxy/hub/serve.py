@@ -96,13 +96,12 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
         ):
             async with open_replays(config, home) as seen:
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
-                local_token = local_token_name(
-                    None if config.database.url is None else home.data.admin.hub_id()
-                )
+                hub_id = None if config.database.url is None else home.data.admin.hub_id()
+                local_token = local_token_name(hub_id)
                 pepper = records.secrets.pepper
                 await ensure_local_token(home.data, records.directory, pepper, local_token)
                 async with trio.open_nursery() as upkeep:
-                    hub = _Hub(config, home, records, seen, registry, upkeep, local_token)
+                    hub = _Hub(config, home, records, seen, registry, upkeep, local_token, hub_id or "")
                     front, admin, administration = _start(hub)
                     upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
@@ -126,6 +125,8 @@ class _Hub:
     """Runs the parts' background tasks until the hub has stopped."""
     local_token: str
     """The name of this machine's admin token."""
+    hub_id: str
+    """This hub's id among those of its database; "" for a hub on SQLite."""
 
 
 def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
@@ -232,6 +233,7 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
         new_id=new_eid,
         pepper=hub.records.secrets.pepper,
         replays=hub.seen,
+        hub=hub.hub_id,
     )
     directory.on_change(relays.end_revoked)
     hub.upkeep.start_soon(relays.run)

@@ -20,6 +20,7 @@ from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX, default_data_dir
 from proxy.hub.home.database_config import DatabaseConfig, faults_of_database
 from proxy.hub.home.files.seal_file import SEAL_FILE
 from proxy.hub.home.hosts import ClusterHosts
+from proxy.hub.home.peer_config import PeerConfig, faults_of_peer
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,
@@ -44,6 +45,10 @@ AUDIT_BYTES_AT_ONCE_MIN = 1_000_000
 RELAYS_PER_CLUSTER = 2
 # Twice as many, counting relays that are going away, still fit the registry's limit for a cluster.
 RELAYS_PER_CLUSTER_MAX = 8
+# With two, no cluster is offline when a hub dies. Each one more saves hops between hubs, and costs every hub
+# its share of the tunnels: 84 KB and 24 µs/s for each.
+TUNNELS_PER_RELAY = 2
+TUNNELS_PER_RELAY_MAX = 8
 # 26,000 open calls in tunnel mode, 13,000 in direct mode. From three quarters of that on, agents with more
 # than 64 open calls get no new one.
 MEMORY_MIB = 1024
@@ -124,6 +129,8 @@ class LimitsConfig:
     """The burst of `audit_bytes_per_second`: some 400,000 reads."""
     relays_per_cluster: int = RELAYS_PER_CLUSTER
     """Relays of one cluster in tunnel mode, not counting those that are going away; one more is refused."""
+    tunnels_per_relay: int = TUNNELS_PER_RELAY
+    """Tunnels of one relay, each to another hub; a hub without `peer` asks for one."""
     agents: Mapping[str, AgentLimitsConfig] = attrs.field(factory=dict)
     """Other limits for single agents, by name."""
 
@@ -199,6 +206,7 @@ class HubConfig:
     """For open calls, and the data that tunnels and calls carry."""
     tls: TLSConfig = TLSConfig()
     database: DatabaseConfig = DatabaseConfig()  # noqa: RUF009 - it is frozen
+    peer: PeerConfig = PeerConfig()  # noqa: RUF009 - it is frozen
     admin: AdminConfig = AdminConfig()
     limits: LimitsConfig = LimitsConfig()
     tunnel: TunnelConfig = TunnelConfig()
@@ -210,6 +218,11 @@ class HubConfig:
     @public_url.default
     def _public_url_beside_listen(self) -> str:
         return f"https://localhost:{self.listen.port}"
+
+    @property
+    def tunnels_per_relay(self) -> int:
+        """How many tunnels a relay is asked for: one where no hub forwards calls to another."""
+        return 1 if self.peer.listen is None else self.limits.tunnels_per_relay
 
     @property
     def public_host(self) -> str:
@@ -276,12 +289,18 @@ def _check(config: HubConfig) -> list[str]:
         faults.append(f"listen_proxy_from: {error}")
     faults.extend(_check_tls(config.tls))
     faults.extend(faults_of_database(config.database))
+    faults.extend(faults_of_peer(config.peer, in_postgres=config.database.url is not None))
+    for name, other in (("listen", config.listen), ("admin.listen", config.admin.listen)):
+        if config.peer.listen == other and other.port != 0:
+            faults.append(f"peer.listen: the same address as {name}; the links need a separate listener")
     if config.listen == config.admin.listen and config.listen.port != 0:
         faults.append("admin.listen: the same address as listen; the admin API needs a separate listener")
     faults.extend(_check_limits("limits", config.limits))
     faults.extend(_check_agents(config.limits.agents))
     if not 1 <= config.limits.relays_per_cluster <= RELAYS_PER_CLUSTER_MAX:
         faults.append(f"limits.relays_per_cluster: expected 1 to {RELAYS_PER_CLUSTER_MAX}")
+    if not 1 <= config.limits.tunnels_per_relay <= TUNNELS_PER_RELAY_MAX:
+        faults.append(f"limits.tunnels_per_relay: expected 1 to {TUNNELS_PER_RELAY_MAX}")
     fault = fault_of_memory(config.memory_mib)
     if fault is not None:
         faults.append(f"memory_mib: {fault}")

@@ -61,7 +61,13 @@ from tunnel import (
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
 from tunnel.net.waker import Waker
-from tunnel.websocket.upgrade import SESSION_HEADER, WebSocketRefused, accept_websocket
+from tunnel.websocket.upgrade import (
+    AT_HEADER,
+    ELSEWHERE_HEADER,
+    SESSION_HEADER,
+    WebSocketRefused,
+    accept_websocket,
+)
 
 # A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
 HELLOS_REMEMBERED_MAX = 100_000
@@ -119,6 +125,8 @@ class RelayEndpoint:
     new_id: Callable[[], str]
     pepper: bytes = attrs.field(repr=False)
     replays: ReplayStore
+    hub: str = ""
+    """This hub's id among those of its directory; "" for a hub that is alone."""
     relay_limit: RelayLimit = attrs.field(init=False)
     _farewell: Callable[[Session, int], None] | None = None
     """Sends GOAWAY to a session once the hub leaves; the number is of sessions that got theirs before."""
@@ -191,6 +199,18 @@ class RelayEndpoint:
         relay = self.registry.find(claims.cluster_id, claims.instance, named)
         return relay is not None and relay.kid == claims.kid
 
+    @property
+    def signature(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The header by which a relay knows which of several hubs has answered it."""
+        return ((AT_HEADER, self.hub.encode("ascii")),) if self.hub else ()
+
+    def has_tunnel_of(self, head: RequestHead) -> bool:
+        """Whether a relay that dials for one more tunnel says that it has one to this hub."""
+        listed = head.header(ELSEWHERE_HEADER)
+        if not listed or not self.hub:
+            return False
+        return self.hub.encode("ascii") in (each.strip() for each in listed.split(b","))
+
     async def run(self) -> NoReturn:
         """Check the statements that relays send after they have connected, until cancelled."""
         while True:
@@ -252,7 +272,9 @@ class RelayEndpoint:
         raw_head = connection.raw_head
         _, leftover = connection.detach()
         try:
-            async with accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport:
+            async with accept_websocket(
+                stream, request_head=raw_head, leftover=leftover, headers=self.signature
+            ) as transport:
                 greeting = await hear_hello(transport)
                 if not await self._resume(transport, greeting, dial):
                     await self._begin(transport, greeting, dial, readiness)
@@ -331,6 +353,8 @@ class RelayEndpoint:
             features=(RESUME,) if resume else (),
             resume_ttl_s=int(RESUME_TTL_S) if resume else 0,
             session_id=self.new_id(),
+            replica=self.hub,
+            tunnels=self.config.tunnels_per_relay,
             boot_id=self.boot,
             software=self.software,
             server_time_ms=int(time.time() * 1000),
