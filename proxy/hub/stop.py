@@ -56,6 +56,7 @@ class Stop:
     peers: Peers | None = None
     forwarded: Drained | None = None
     """The calls that this hub forwards for its peers."""
+    _left: bool = False
 
     async def leave(self) -> None:
         """Leave the other hubs, if there are any, while connections are still accepted.
@@ -68,7 +69,7 @@ class Stop:
         began = trio.current_time()
         self.peers.leave()
         front = self.front
-        front.leaving = front.deadlines.ending = True
+        self._left = front.dials.leaving = front.deadlines.ending = True
         front.relays.leave(grace_s, resumes=True)
         _log.info("other hubs serve: this one accepts for another %d s (stop.lb_s)", self.config.lb_s)
         async with trio.open_nursery() as nursery:
@@ -81,7 +82,7 @@ class Stop:
     async def finish(self, *, replaced: bool) -> None:
         """Wait for the open calls of a hub that accepts no more; returns at once after `leave`."""
         front = self.front
-        if front.leaving:
+        if self._left:
             return
         front.deadlines.ending = True
         grace_s = self.config.replaced_grace_s if replaced else self.config.grace(peers=False)

@@ -59,7 +59,6 @@ from tunnel import (
     read_hello,
 )
 from tunnel.net.readiness import Readiness
-from tunnel.net.tls import TLSStream
 from tunnel.net.waker import Waker
 from tunnel.websocket.upgrade import (
     AT_HEADER,
@@ -262,7 +261,7 @@ class RelayEndpoint:
             say(relay.session, before)
 
     async def serve(
-        self, connection: ServerConnection, stream: TLSStream, dial: RelayDial, readiness: Readiness
+        self, connection: ServerConnection, stream: trio.abc.Stream, dial: RelayDial, readiness: Readiness
     ) -> None:
         """Open a session on the connection, on `stream`, and register it until it ends.
 

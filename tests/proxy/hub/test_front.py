@@ -706,7 +706,7 @@ async def test_a_hub_that_may_decide_nothing_is_not_ready_and_takes_no_tunnel(
 
 
 async def test_a_hub_that_leaves_takes_no_tunnel_and_still_resumes_sessions(bench: Bench) -> None:
-    bench.front.leaving = True
+    bench.front.dials.leaving = True
     client = await bench.connect()
     await client.send_all(UPGRADE + b"\r\n")
     head = await head_of(client)
@@ -730,7 +730,7 @@ async def test_a_hub_that_has_left_refuses_calls_on_new_connections_only(
     early, client, probe = [await connect() for _ in range(3)]
     await early.send_all(request)
     assert (await head_of(early)).startswith(b"HTTP/1.1 403 ")
-    front.leaving = front.refuses_calls = front.deadlines.ending = True
+    front.refuses_calls = front.deadlines.ending = True
     await client.send_all(request)
     head = await head_of(client)
     assert head.startswith(b"HTTP/1.1 503 ")

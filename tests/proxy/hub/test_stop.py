@@ -75,6 +75,10 @@ class Hub:
         return self
 
     @property
+    def dials(self) -> Hub:
+        return self
+
+    @property
     def relays(self) -> Relays:
         return Relays(self)
 
