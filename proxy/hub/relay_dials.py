@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from email.utils import formatdate
+from typing import Protocol
 
 import attrs
 import trio
@@ -24,13 +25,47 @@ from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.status import status_response
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
-from tunnel.websocket.upgrade import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
+from tunnel.websocket.upgrade import AT_HEADER, HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
 
 # The next dial or call may find another hub, and this one polls its database twice a second.
 LATER_RETRY_AFTER_S = 1
 LEAVING = "this hub stops, and others serve: ask again"
 
 _log = logging.getLogger("hawse.hub")
+
+
+@attrs.frozen
+class Wanted:
+    """A session that a relay wants to resume, by the claims of its token."""
+
+    session: str
+    cluster: str
+    """The cluster's id."""
+    address: str
+    """The relay's, for the log and `relay list`."""
+
+
+class SessionAwayError(Exception):
+    """A hub that may have the session cannot be asked now; the message is for the relay's log."""
+
+
+class Found(Protocol):
+    """A session at another hub, and a stream to that."""
+
+    async def carry(self, connection: trio.abc.Stream, received: bytes) -> None:
+        """Carry a relay's connection to that hub until it ends, beginning with what was `received`."""
+        ...
+
+
+class Carrier(Protocol):
+    """Finds the sessions of other hubs (proxy.hub.carried_resumes)."""
+
+    async def find(self, hub: str, wanted: Wanted) -> Found | None:
+        """Return a session at another hub; None if no hub has it. `hub` is the one that the relay names.
+
+        Raises SessionAwayError.
+        """
+        ...
 
 
 @attrs.define(eq=False)
@@ -46,6 +81,8 @@ class RelayDials:
     turned_away: LogLimit
     leaving: bool = False
     """Other hubs serve in this one's place: it takes no new tunnel, and sessions resume."""
+    carrier: Carrier | None = None
+    """None for a hub without links to others."""
     # Only a token signed by a relay's key, possibly an old one, causes such a line. A cluster's relays, eight
     # at most, connect together.
     _wrong_clocks: LogLimit = attrs.Factory(lambda: LogLimit(_log, at_once=8))
@@ -57,8 +94,13 @@ class RelayDials:
         head: RequestHead,
         known: Callable[[], None],
         address: str,
+        *,
+        carried: bool = False,
     ) -> bool:
-        """Serve a relay's WebSocket; returns whether the connection has ended."""
+        """Serve a relay's WebSocket; returns whether the connection has ended.
+
+        One that another hub has `carried` here resumes a session of this hub.
+        """
         if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
             await connection.answer(*status_response(400, "", f"{TUNNEL_PATH} is a WebSocket for relays"))
             return False
@@ -81,7 +123,7 @@ class RelayDials:
             return False
         arrival = self.relays.limit.arrive()
         try:
-            return await self._accepted(connection, stream, head, known, address, arrival)
+            return await self._accepted(connection, stream, head, known, address, arrival, carried=carried)
         finally:
             arrival.settle()
 
@@ -93,18 +135,50 @@ class RelayDials:
         known: Callable[[], None],
         address: str,
         arrival: Arrival,
+        *,
+        carried: bool,
     ) -> bool:
         """Authenticate a relay whose dial was accepted, and serve it; returns as `answer` does."""
         try:
+            if not carried and (found := await self._find_elsewhere(head, address)) is not None:
+                arrival.settle()
+                known()
+                raw_head = connection.raw_head
+                _, leftover = connection.detach()
+                await found.carry(stream, raw_head + leftover)
+                return True
             dial = await self.relays.authenticate(head, self.clock(), arrival, address)
+        except SessionAwayError as error:
+            arrival.refuse()
+            await connection.answer(*retry_later(str(error), LATER_RETRY_AFTER_S))
+            return False
         except (TooManyDialsError, ReplayStoreUnavailableError, TokenError, ReplayedError) as error:
             # Before the answer, which may wait for a client that reads nothing.
             arrival.refuse()
             await self._refuse_relay(connection, head, address, error)
             return False
         known()
-        await self.relays.serve(connection, stream, dial, self.readiness)
+        await self.relays.serve(connection, stream, attrs.evolve(dial, carried=carried), self.readiness)
         return True
+
+    async def _find_elsewhere(self, head: RequestHead, address: str) -> Found | None:
+        """Return the session that a relay wants to resume, if another hub has it.
+
+        Raises TokenError and SessionAwayError. The token is verified before any hub is asked, and its use is
+        recorded by the session's hub.
+        """
+        named = head.header(SESSION_HEADER)
+        if self.carrier is None or named is None:
+            return None
+        claims = self.relays.verify(head, self.clock())
+        if self.relays.has_session(head, claims):
+            return None
+        wanted = Wanted(named.decode("ascii", "replace"), claims.cluster_id, address)
+        hub = (head.header(AT_HEADER) or b"").decode("ascii", "replace")
+        found = await self.carrier.find(hub, wanted)
+        if found is not None:
+            _log.info("the session %s of a relay at %s is carried to its hub", wanted.session, address)
+        return found
 
     async def _refuse_relay(
         self,

@@ -106,6 +106,8 @@ class RelayDial:
     arrival: Arrival
     recorded: bool
     """Whether the use of its token is recorded. If not, it may resume a session and begin none."""
+    carried: bool = False
+    """Another hub carries its connection: it may resume a session and begin none."""
 
 
 @attrs.define(eq=False)
@@ -160,6 +162,15 @@ class RelayEndpoint:
 
         When cancelled, the relay's token is used up.
         """
+        claims = self.verify(head, now)
+        cluster = self.directory.current.clusters_by_id[claims.cluster_id]
+        # Checked before the token is written to the replay store, which costs most.
+        self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
+        recorded = await self._record(head, claims, now)
+        return RelayDial(claims, cluster, address, arrival, recorded)
+
+    def verify(self, head: RequestHead, now: float) -> HelloClaims:
+        """Verify a relay's token, whose use is not recorded yet; raises TokenError (WrongClockError)."""
         scheme, _, token = (head.header(b"authorization") or b"").partition(b" ")
         if scheme.lower() != b"bearer" or len(head.header_values(b"authorization")) != 1:
             raise TokenError("a relay authenticates by one bearer token")
@@ -174,17 +185,14 @@ class RelayEndpoint:
         cluster = snapshot.clusters_by_id[claims.cluster_id]
         if cluster.mode is not Mode.TUNNEL:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
-        # Checked before the token is written to the replay store, which costs most.
-        self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
-        recorded = await self._record(head, claims, now)
-        return RelayDial(claims, cluster, address, arrival, recorded)
+        return claims
 
     async def _record(self, head: RequestHead, claims: HelloClaims, now: float) -> bool:
         """Record the use of a relay's token; False if that took too long, and the relay may resume a session.
 
         Raises as `authenticate`.
         """
-        resumes = self._has_session(head, claims)
+        resumes = self.has_session(head, claims)
         with trio.move_on_after(RESUME_RECORD_S if resumes else math.inf):
             await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
             return True
@@ -192,7 +200,7 @@ class RelayEndpoint:
         # for longer than most databases are away.
         return False
 
-    def _has_session(self, head: RequestHead, claims: HelloClaims) -> bool:
+    def has_session(self, head: RequestHead, claims: HelloClaims) -> bool:
         """Whether the session that a relay wants to resume is here and its own."""
         named = (head.header(SESSION_HEADER) or b"").decode("ascii", "replace")
         relay = self.registry.find(claims.cluster_id, claims.instance, named)
@@ -345,6 +353,10 @@ class RelayEndpoint:
         if why := self.directory.refusal():
             # The snapshot has become too old during the dial.
             raise Rejected(CloseCode.DRAINING, why)
+        if dial.carried:
+            raise Rejected(
+                CloseCode.RESUME_UNKNOWN, "a connection carried from another hub begins no session"
+            )
         if not dial.recorded:
             raise Rejected(CloseCode.SLOW_DOWN, "the use of the relay's token is not recorded: try again")
         resume = self.config.tunnel.resume
