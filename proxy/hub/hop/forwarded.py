@@ -154,11 +154,14 @@ class ForwardedCalls(Drained):
         self._changed = True
         self._judging.unpark()
 
-    def end_all(self, reason: str) -> int:
-        """End every call because this hub may not serve any; return their number."""
-        ended = list(self._calls)
+    async def end_all(self, reason: str) -> int:
+        """End every call because this hub may not serve any now; return their number."""
+        failure = Failure(StreamCode.DRAINING, Processed.MAYBE, reason)
+        ended, chunk = list(self._calls), Chunks()
         for call in ended:
-            call.exchange.end(Failure(StreamCode.REVOKED, Processed.MAYBE, reason))
+            if chunk.over:
+                await chunk.next()
+            call.exchange.end(failure)
         return len(ended)
 
     async def run(self) -> NoReturn:

@@ -43,20 +43,20 @@ class LinkContexts:
     def __init__(self, session: Session, version: Callable[[], int]) -> None:
         self.session = session
         self._version = version
-        self._entries: OrderedDict[tuple[str, str], AgentContext] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str, str], AgentContext] = OrderedDict()
 
     def context_for(self, cluster_id: str, session_id: str, principal: Principal, now: float) -> AgentContext:
         """Return the context for streams of an agent to a session. Raises SessionClosed.
 
         Plain and synchronous, like TokenContexts. An agent whose teams have changed gets another one.
         """
-        entries, key = self._entries, (session_id, principal.agent_id)
+        entries, key = self._entries, (cluster_id, session_id, principal.agent_id)
         entry = entries.get(key)
         if entry is not None:
             if entry.principal is principal or entry.principal == principal:
                 entries.move_to_end(key)
                 return entry
-            self.retire(session_id, principal.agent_id)
+            self.retire(*key)
         elif len(entries) >= CONTEXTS_PER_LINK_MAX:
             self.session.retire_context(entries.popitem(last=False)[1].index)
         stated = CallContext(session_id, cluster_id, principal, self._version())
@@ -64,9 +64,9 @@ class LinkContexts:
         entry = entries[key] = AgentContext(index, now, principal, impersonated(principal, session_id))
         return entry
 
-    def retire(self, session_id: str, agent_id: str) -> None:
+    def retire(self, cluster_id: str, session_id: str, agent_id: str) -> None:
         """Retire an agent's context for a session, if there is one."""
-        entry = self._entries.pop((session_id, agent_id), None)
+        entry = self._entries.pop((cluster_id, session_id, agent_id), None)
         if entry is not None:
             self.session.retire_context(entry.index)
 
@@ -94,7 +94,7 @@ class PeerContexts:
     def retire(self) -> None:
         """Retire all contexts of the relay: its session has ended."""
         for agent_id in self._agents:
-            self._link.retire(self._session_id, agent_id)
+            self._link.retire(self._cluster_id, self._session_id, agent_id)
 
 
 @attrs.define(eq=False)
