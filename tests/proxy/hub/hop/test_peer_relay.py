@@ -196,7 +196,8 @@ def test_no_table_makes_a_hub_forward_a_call_twice(
         registry, directory = Registry(), FakeDirectory()
         directory.current = snapshot(1, agent(), cluster_of(), cluster_of(cluster_id="c2"))
         forwarded = ForwardedCalls(registry, cast(Directory, directory), trio.current_time)
-        links = [FakeSession(""), FakeSession("")]
+        # A link's session has an id too.
+        links = [FakeSession("s1"), FakeSession("s2")]
         peers = PeerRelays(registry, lambda: 1)
         for session_id, cluster_id, leaving, second in routes:
             told = route(session_id, cluster_id, leaving=leaving)
