@@ -20,6 +20,7 @@ from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX, default_data_dir
 from proxy.hub.home.database_config import DatabaseConfig, faults_of_database
 from proxy.hub.home.files.seal_file import SEAL_FILE
 from proxy.hub.home.hosts import ClusterHosts
+from proxy.hub.home.peer_config import PeerConfig, faults_of_peer
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,
@@ -184,6 +185,7 @@ class HubConfig:
     """For open calls, and the data that tunnels and calls carry."""
     tls: TLSConfig = TLSConfig()
     database: DatabaseConfig = DatabaseConfig()  # noqa: RUF009 - it is frozen
+    peer: PeerConfig = PeerConfig()  # noqa: RUF009 - it is frozen
     admin: AdminConfig = AdminConfig()
     limits: LimitsConfig = LimitsConfig()
     tunnel: TunnelConfig = TunnelConfig()
@@ -261,6 +263,10 @@ def _check(config: HubConfig) -> list[str]:
         faults.append(f"listen_proxy_from: {error}")
     faults.extend(_check_tls(config.tls))
     faults.extend(faults_of_database(config.database))
+    faults.extend(faults_of_peer(config.peer, in_postgres=config.database.url is not None))
+    for name, other in (("listen", config.listen), ("admin.listen", config.admin.listen)):
+        if config.peer.listen == other and other.port != 0:
+            faults.append(f"peer.listen: the same address as {name}; the links need a separate listener")
     if config.listen == config.admin.listen and config.listen.port != 0:
         faults.append("admin.listen: the same address as listen; the admin API needs a separate listener")
     faults.extend(_check_limits("limits", config.limits))
