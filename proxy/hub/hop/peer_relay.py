@@ -43,26 +43,32 @@ class LinkContexts:
     def __init__(self, session: Session, version: Callable[[], int]) -> None:
         self.session = session
         self._version = version
-        self._entries: OrderedDict[tuple[str, str], AgentContext] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str, str], AgentContext] = OrderedDict()
 
     def context_for(self, cluster_id: str, session_id: str, principal: Principal, now: float) -> AgentContext:
         """Return the context for streams of an agent to a session. Raises SessionClosed.
 
         Plain and synchronous, like TokenContexts. An agent whose teams have changed gets another one.
         """
-        entries, key = self._entries, (session_id, principal.agent_id)
+        entries, key = self._entries, (cluster_id, session_id, principal.agent_id)
         entry = entries.get(key)
         if entry is not None:
             if entry.principal is principal or entry.principal == principal:
                 entries.move_to_end(key)
                 return entry
-            self.session.retire_context(entries.pop(key).index)
+            self.retire(*key)
         elif len(entries) >= CONTEXTS_PER_LINK_MAX:
             self.session.retire_context(entries.popitem(last=False)[1].index)
         stated = CallContext(session_id, cluster_id, principal, self._version())
         index = self.session.add_context(group_of(principal.agent_id), stated.encode())
         entry = entries[key] = AgentContext(index, now, principal, impersonated(principal, session_id))
         return entry
+
+    def retire(self, cluster_id: str, session_id: str, agent_id: str) -> None:
+        """Retire an agent's context for a session, if there is one."""
+        entry = self._entries.pop((cluster_id, session_id, agent_id), None)
+        if entry is not None:
+            self.session.retire_context(entry.index)
 
 
 @attrs.define(eq=False)
@@ -74,14 +80,21 @@ class PeerContexts:
     _session_id: str
     opened: int = 0
     """Streams opened since the other hub has stated their number."""
+    _agents: set[str] = attrs.Factory(set)
 
     def context_for(self, principal: Principal, now: float) -> AgentContext:
         """See AgentContexts."""
         self.opened += 1
+        self._agents.add(principal.agent_id)
         return self._link.context_for(self._cluster_id, self._session_id, principal, now)
 
     # The other hub has the token. It renews it by itself before it passes the relay's refusal on.
     renew = context_for
+
+    def retire(self) -> None:
+        """Retire all contexts of the relay: its session has ended."""
+        for agent_id in self._agents:
+            self._link.retire(self._cluster_id, self._session_id, agent_id)
 
 
 @attrs.define(eq=False)
@@ -128,7 +141,8 @@ class PeerRelay:
         self.contexts.opened = 0
 
     def end(self) -> None:
-        """See RouteHandle. Open streams go on, or end with the link."""
+        """See RouteHandle. Streams that are open end by themselves."""
+        self.contexts.retire()
         self._registry.remove_elsewhere(self.route.session, self)
         if self.session.closed and self._registry.session(self.cluster_id) is None:
             # Its hub has died, or cannot be reached. The relay dials another hub within a second.
