@@ -251,7 +251,7 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
         new_id=new_eid,
         pepper=hub.records.secrets.pepper,
         replays=hub.seen,
-        hub=hub.hub_id,
+        hub=hub.hub_id or "",
     )
     directory.on_change(relays.end_revoked)
     hub.upkeep.start_soon(relays.run)

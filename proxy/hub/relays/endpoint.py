@@ -126,8 +126,8 @@ class RelayEndpoint:
     new_id: Callable[[], str]
     pepper: bytes = attrs.field(repr=False)
     replays: ReplayStore
-    hub: str | None = None
-    """This hub's id among those on its database; None on SQLite."""
+    hub: str = ""
+    """This hub's id among those of its directory; "" for a hub that is alone."""
     relay_limit: RelayLimit = attrs.field(init=False)
     _farewell: Callable[[Session, int], None] | None = None
     """Sends GOAWAY to a session once the hub leaves; the number is of sessions that got theirs before."""
@@ -364,7 +364,7 @@ class RelayEndpoint:
             features=(RESUME,) if resume else (),
             resume_ttl_s=int(RESUME_TTL_S) if resume else 0,
             session_id=self.new_id(),
-            replica=self.hub or "",
+            replica=self.hub,
             tunnels=self.config.tunnels_per_relay,
             boot_id=self.boot,
             software=self.software,
@@ -395,7 +395,9 @@ class RelayEndpoint:
             self._restated.pop(relay, None)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await self._note(
-                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot, self.hub)
+                    lambda store: store.relay_disconnected(
+                        cluster.id, relay.instance, relay.boot, self.hub or None
+                    )
                 )
 
     def _live_relay(
@@ -457,7 +459,7 @@ class RelayEndpoint:
         reason = "ended by the hub"
         try:
             contact = RelayContact(
-                relay.cluster_id, relay.instance, relay.boot, relay.version, relay.address, self.hub
+                relay.cluster_id, relay.instance, relay.boot, relay.version, relay.address, self.hub or None
             )
             if news := await self._note(lambda store: store.relay_connected(contact)):
                 _log.info(
