@@ -53,7 +53,7 @@ class StaleWatch:
                 await trio.sleep(CHECK_S)
 
     def _log_change(self, now_s: float, before: Stage) -> None:
-        age = self.directory.age
+        age, directory = self.directory.age, self.directory
         if self._stage is Stage.CONFIRMED:
             away_s = age.confirmed_s - self._confirmed_s
             _log.warning("the database has confirmed the hub's state again, after %.0f s", away_s)
@@ -64,7 +64,7 @@ class StaleWatch:
             _log.warning(
                 "the database has not confirmed the hub's state for %.0f s (%s); after %.0f s all calls are "
                 "refused (database.stale_s)",
-                age.age_s(now_s), self.directory.fault or "no answer", age.stale_s,
+                age.age_s(now_s), directory.fault or directory.renewal_fault or "no answer", age.stale_s,
             )  # fmt: skip
         elif before in (Stage.CONFIRMED, Stage.LATE):
             _log.error("all calls are refused: %s", age.refusal(now_s))

@@ -119,6 +119,8 @@ class RelayEndpoint:
     new_id: Callable[[], str]
     pepper: bytes = attrs.field(repr=False)
     replays: ReplayStore
+    hub: str | None = None
+    """The id of this hub among those on a database; None on SQLite."""
     relay_limit: RelayLimit = attrs.field(init=False)
     _farewell: Callable[[Session, int], None] | None = None
     """Sends GOAWAY to a session once the hub leaves; the number is of sessions that got theirs before."""
@@ -356,7 +358,7 @@ class RelayEndpoint:
             self._restated.pop(relay, None)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await self._note(
-                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
+                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot, self.hub)
                 )
 
     def _live_relay(
@@ -417,7 +419,9 @@ class RelayEndpoint:
         # The reason if this task is cancelled, or fails.
         reason = "ended by the hub"
         try:
-            contact = RelayContact(relay.cluster_id, relay.instance, relay.boot, relay.version, relay.address)
+            contact = RelayContact(
+                relay.cluster_id, relay.instance, relay.boot, relay.version, relay.address, self.hub
+            )
             if news := await self._note(lambda store: store.relay_connected(contact)):
                 _log.info(
                     "relay %s of cluster %s: %s",
