@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import attrs
 import trio
@@ -28,6 +28,8 @@ class Acceptor:
     front: Front
     admin: AdminFront
     handlers: trio.Nursery
+    leave: Callable[[], Awaitable[None]]
+    """Called once a signal has stopped this hub, while it still accepts."""
     _accepting: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _paused: trio.Event = attrs.Factory(trio.Event)
     _resumed: trio.Event = attrs.Factory(trio.Event)
@@ -37,32 +39,36 @@ class Acceptor:
     async def accept_until_stopped(self, signals: AsyncIterator[int], public_url: str) -> bool:
         """Accept until a signal arrives or a new hub takes over; returns whether a new hub has."""
         replaced = False
-        async with trio.open_nursery() as nursery:
-
-            async def wait_for_signal() -> None:
-                async for _ in signals:
-                    break
-                nursery.cancel_scope.cancel()
-
-            async def wait_for_successor() -> None:
-                nonlocal replaced
-                await self.instance.handover_server(self.pause, self.resume).hand_over()
-                replaced = True
-                nursery.cancel_scope.cancel()
-
-            await nursery.start(self._accept)
+        async with trio.open_nursery() as accepting:
+            await accepting.start(self._accept)
             await self.instance.confirm()
             _log.info("the hub is ready at %s (listens on %s)", public_url, self.instance.front[0])
-            nursery.start_soon(wait_for_signal)
-            nursery.start_soon(wait_for_successor)
-        self.front.ready = False
+            async with trio.open_nursery() as nursery:
+
+                async def wait_for_signal() -> None:
+                    async for _ in signals:
+                        break
+                    nursery.cancel_scope.cancel()
+
+                async def wait_for_successor() -> None:
+                    nonlocal replaced
+                    await self.instance.handover_server(self.pause, self.resume).hand_over()
+                    replaced = True
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(wait_for_signal)
+                nursery.start_soon(wait_for_successor)
+            self.front.ready = False
+            if not replaced:
+                self.instance.close_restart_socket()
+                _log.info("stopping")
+                await self.leave()
+            accepting.cancel_scope.cancel()
         if replaced:
             self.instance.mark_handed_over()
             _log.info("another hub has taken over")
         else:
-            self.instance.close_restart_socket()
             self.instance.stop_listening()
-            _log.info("stopping")
         return replaced
 
     async def pause(self) -> None:

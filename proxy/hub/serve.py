@@ -12,7 +12,6 @@ longer: its successor serves already, so its end is not urgent.
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
@@ -60,15 +59,14 @@ from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import Home, Records, open_home, open_records, open_replays
+from proxy.hub.stop import Stop
 from proxy.hub.store.engines.listener import listen
 from proxy.hub.store.last_used import USE_WRITTEN_EVERY_S
 from proxy.hub.store.local_user import local_token_name
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import CHANNEL
-from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
 from proxy.process.memory.malloc_trim import trim_when_idle
-from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle_later
 from proxy.process.version import VERSION
@@ -78,8 +76,6 @@ from proxy.process.version import VERSION
 SEEN_RECENTLY_S = 600.0
 # The exit status of a hub that others have taken for dead. Its supervisor starts it again.
 LOST_LEASE = 4
-# How often to check whether the agents' connections have closed.
-IDLE_LOOK_S = 0.25
 
 _log = logging.getLogger("hawse.hub")
 
@@ -255,7 +251,7 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
         new_id=new_eid,
         pepper=hub.records.secrets.pepper,
         replays=hub.seen,
-        hub=hub.hub_id,
+        hub=hub.hub_id or "",
     )
     directory.on_change(relays.end_revoked)
     hub.upkeep.start_soon(relays.run)
@@ -334,20 +330,13 @@ async def _serve(
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
     config = hub.config
     async with trio.open_nursery() as handlers:
-        acceptor = Acceptor(hub.home.instance, front, admin, handlers)
+        stop = Stop(config.stop, front, signals)
+        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
-        front.deadlines.ending = True
-        if hub.records.members is not None:
-            hub.records.members.leave()
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.
             keeping.cancel()
-        grace_s = config.stop.replaced_grace_s if replaced else config.stop.grace_s
-        front.relays.leave(grace_s, replaced=replaced)
-        async with trio.open_nursery() as finishing:
-            finishing.start_soon(_hurry, signals, front, finishing.cancel_scope)
-            await _finish(front, grace_s, replaced=replaced)
-            finishing.cancel_scope.cancel()
+        await stop.finish(replaced=replaced)
         handlers.cancel_scope.cancel()
 
 
@@ -357,31 +346,3 @@ async def _keep(keeping: trio.CancelScope, *tasks: Callable[[], Awaitable[None]]
         async with trio.open_nursery() as nursery:
             for run in tasks:
                 nursery.start_soon(run)
-
-
-async def _hurry(signals: AsyncIterator[int], front: Front, finishing: trio.CancelScope) -> None:
-    async for number in signals:
-        name, cut = signal.Signals(number).name, counted(front.calls.live.count, "call")
-        _log.warning("%s again: cutting %s", name, cut)
-        finishing.cancel()
-
-
-async def _finish(front: Front, grace_s: float, *, replaced: bool) -> None:
-    """Wait until the open calls have ended, for `grace_s` at most.
-
-    Agents keep idle connections open. A close may cross the next call, which then fails. So a replaced hub
-    answers one more call on each connection, as its last, and closes the connections that are still idle
-    after a minute.
-    """
-    underway = front.calls.live
-    _log.info(
-        "draining %s, %d of them streams, for up to %.0f s (%.0f s for those that are no streams); "
-        "another signal cuts all",
-        counted(underway.count, "call"), underway.long, grace_s, min(PLAIN_S, grace_s),
-    )  # fmt: skip
-    idle_until = trio.current_time() + (PLAIN_S if replaced else 0.0)
-    with trio.move_on_after(grace_s):
-        while await underway.wait_drained(grace_s):
-            if not front.deadlines.watched or trio.current_time() >= idle_until:
-                break
-            await trio.sleep(IDLE_LOOK_S)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 import trio
 
 from proxy.exchange.groups import HUB_GROUP
+from proxy.hub.membership.member import Member
 from proxy.hub.peers.streams import PeerStream
 from proxy.process.untrusted_json import read_json
 from tunnel import Detached, Draining, Session, SessionClosed, Stream, StreamReset, TooManyStreams
-
-if TYPE_CHECKING:
-    from proxy.hub.membership.member import Member
 
 # The kinds of the streams of group 0: the heads that open them.
 ROUTES: Final = b"routes"
