@@ -333,6 +333,8 @@ async def _serve(
         stop = Stop(config.stop, front, signals)
         acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
+        if hub.records.members is not None:
+            hub.records.members.leave()
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.
             keeping.cancel()
