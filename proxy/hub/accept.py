@@ -1,4 +1,6 @@
-"""Accepts the connections of agents and relays on the public listener, of operators on the admin listener."""
+"""Accepts the connections of agents and relays on the public listener, of operators on the admin listener,
+and of other hubs on the listener for links.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import trio
 
 from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
+from proxy.hub.peers.listener import PeerListener
 from proxy.hub.restart.instance_lock import InstanceLock
 from proxy.listener.accept import listen_on, serve_connections
 
@@ -18,10 +21,10 @@ _log = logging.getLogger("hawse.hub")
 
 @attrs.define(eq=False)
 class Acceptor:
-    """Accepts connections of agents, relays and operators, with pauses for a handover.
+    """Accepts connections of agents, relays, operators and other hubs, with pauses for a handover.
 
-    The handlers of agents and relays run in `handlers` and continue after the accepting has ended. Operators
-    change the store, so their handlers end with the accepting.
+    The handlers of agents, relays and hubs run in `handlers` and continue after the accepting has ended.
+    Operators change the store, so their handlers end with the accepting.
     """
 
     instance: InstanceLock
@@ -30,6 +33,8 @@ class Acceptor:
     handlers: trio.Nursery
     leave: Callable[[], Awaitable[None]]
     """Called once a signal has stopped this hub, while it still accepts."""
+    peers: PeerListener | None = None
+    """Serves other hubs, where the instance listens for them."""
     _accepting: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _paused: trio.Event = attrs.Factory(trio.Event)
     _resumed: trio.Event = attrs.Factory(trio.Event)
@@ -99,6 +104,10 @@ class Acceptor:
                         handle, manage = self.front.handle_client, self.admin.handle_client
                         await operators.start(serve_connections, handle, agents, self.handlers)
                         await operators.start(serve_connections, manage, others, operators)
+                        if self.peers is not None and self.instance.peer is not None:
+                            hubs = [listen_on(each) for each in self.instance.peer[1]]
+                            link = self.peers.handle_client
+                            await operators.start(serve_connections, link, hubs, self.handlers)
                         self.front.ready = True
                         if first:
                             first = False

@@ -52,7 +52,8 @@ from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
-from proxy.hub.membership.members import Figures, LostLeaseError
+from proxy.hub.membership.members import LostLeaseError
+from proxy.hub.peering import Links, Peering
 from proxy.hub.relays.cluster_state import cluster_state
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
@@ -113,11 +114,11 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
                     hub = _Hub(config, home, records, seen, registry, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
-                    front, admin, administration = _start(hub)
+                    front, admin, administration, peering = _start(hub)
                     upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(hub, signals, front, admin, keeping)
+                    await _serve(hub, signals, front, admin, peering, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
@@ -147,7 +148,7 @@ class _Hub:
         return None if members is None else members.me.hub
 
 
-def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
+def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None]:
     """Build all parts and start their background tasks. The listeners do not accept yet."""
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
@@ -183,10 +184,26 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
     app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread)
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
-    if (members := hub.records.members) is not None:
-        members.figures = lambda: Figures(sum(1 for _ in hub.registry.relays()), calls.live.count)
-        metrics.register(LeaseCollector(members, directory))
-    return front, admin, administration
+    peering = _start_peering(hub, front)
+    if peering is not None:
+        metrics.register(LeaseCollector(peering.members, directory))
+    forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
+    start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
+    return front, admin, administration, peering
+
+
+def _start_peering(hub: _Hub, front: Front) -> Peering | None:
+    """Build what a hub has where others serve beside it; None for a file of SQLite."""
+    members, identity = hub.records.members, hub.records.joined.identity
+    if members is None:
+        return None
+    directory = hub.records.directory
+    links = None
+    if identity is not None:
+        links = Links.start(members, identity, hub.registry, directory, front, hub.upkeep)
+    peering = Peering(members, links)
+    peering.tell_figures(hub.registry, front)
+    return peering
 
 
 def _start_direct(hub: _Hub) -> DirectRelays:
@@ -221,7 +238,6 @@ def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) ->
     directory.on_change(calls.live.reconsider)
     start(calls.live.run)
     start(calls.live.run_timed, lambda: directory.current.bundle.timed)
-    start(StaleWatch(directory, calls.live).run)
     start(calls.limits.run, calls.live)
     watch = TrailWatch(
         records.store, directory, records.recorder, calls.live, config.audit.down_grace_s, records.trail.hub,
@@ -325,13 +341,20 @@ def _software() -> str:
 
 
 async def _serve(
-    hub: _Hub, signals: AsyncIterator[int], front: Front, admin: AdminFront, keeping: trio.CancelScope
+    hub: _Hub,
+    signals: AsyncIterator[int],
+    front: Front,
+    admin: AdminFront,
+    peering: Peering | None,
+    keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
     config = hub.config
     async with trio.open_nursery() as handlers:
-        stop = Stop(config.stop, front, signals)
-        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave)
+        links = None if peering is None else peering.links
+        stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
+        listener = None if links is None else links.listener
+        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         if hub.records.members is not None:
             hub.records.members.leave()

@@ -40,8 +40,8 @@ class Peers(Protocol):
         """Whether another hub serves, and does not leave itself."""
         ...
 
-    def leave(self) -> None:
-        """Tell them that this hub leaves."""
+    def leave(self, *, replaced: bool = False) -> None:
+        """Tell them that this hub leaves; another process has its listeners if it was `replaced`."""
         ...
 
 
@@ -84,6 +84,8 @@ class Stop:
         front = self.front
         if self._left:
             return
+        if self.peers is not None:
+            self.peers.leave(replaced=replaced)
         front.deadlines.ending = True
         grace_s = self.config.replaced_grace_s if replaced else self.config.grace(peers=False)
         front.relays.leave(grace_s, replaced=replaced)

@@ -91,10 +91,10 @@ class Hub:
         self._refuses_calls = value
         self.did.append((self.now, "refuses calls"))
 
-    def leave(self) -> None:
+    def leave(self, *, replaced: bool = False) -> None:
         """As the peers."""
         assert not self.deadlines.ending
-        self.did.append((self.now, "peers"))
+        self.did.append((self.now, "peers replaced" if replaced else "peers"))
 
 
 @attrs.frozen
@@ -148,15 +148,15 @@ async def test_a_hub_without_others_that_serve_stops_as_one_alone(
     assert hub.did == []
     assert not hub.leaving
     await stop.finish(replaced=False)
-    assert hub.did == [(0, f"relays {STOP_GRACE_S}")]
+    assert hub.did == [(0, "peers")] * peers + [(0, f"relays {STOP_GRACE_S}")]
     assert hub.now == 0
 
 
-async def test_a_hub_that_another_process_replaces_leaves_no_peers(
+async def test_a_hub_that_another_process_replaces_tells_its_peers_that(
     hub: Hub, autojump_clock: MockClock
 ) -> None:
     await stop_of(hub).finish(replaced=True)
-    assert hub.did == [(0, "relays 900 replaced")]
+    assert hub.did == [(0, "peers replaced"), (0, "relays 900 replaced")]
 
 
 async def test_calls_that_are_forwarded_for_peers_are_waited_for(hub: Hub, autojump_clock: MockClock) -> None:
