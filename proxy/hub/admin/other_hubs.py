@@ -16,6 +16,7 @@ import trio
 
 from proxy.hub.admin.actions.hub import Hubs
 from proxy.hub.admin.live_calls import CallsPage
+from proxy.hub.peers.asks import Answer
 from proxy.hub.peers.link import AskFailed, LinkDown, PeerLink
 from proxy.hub.relays.operations import CallsElsewhere, SessionInfo
 
@@ -137,7 +138,10 @@ class OtherHubsCalls:
 class Links(Protocol):
     """The part of the mesh that this module uses (proxy.hub.peers.mesh)."""
 
-    answers: dict[str, Callable[[PeerLink, dict[str, object]], Awaitable[dict[str, object]]]]
+    @property
+    def answers(self) -> dict[str, Answer]:
+        """Handlers of the others' questions, by name."""
+        ...
 
     def link_to(self, boot: str) -> PeerLink | None:
         """Return the link to a hub process that is up, or None."""
@@ -163,7 +167,7 @@ def answer_others(links: Links, own: OwnCalls) -> None:
     async def kill(_: PeerLink, question: Mapping[str, object]) -> dict[str, object]:
         return await answer_kill(own, question)
 
-    links.answers |= {SESSIONS: sessions, KILL: kill}
+    links.answers.update({SESSIONS: sessions, KILL: kill})
 
 
 async def answer_sessions(own: OwnCalls, question: Mapping[str, object]) -> dict[str, object]:
