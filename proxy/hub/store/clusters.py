@@ -31,6 +31,8 @@ class RelayContact:
     boot: str
     version: str
     address: str
+    hub: str | None = None
+    """The id of this hub; None on SQLite, where it is alone."""
 
 
 class Clusters(Database):
@@ -257,13 +259,17 @@ class Relays(Database):
                 news.append(f"an address that was not seen before (known: {known_from})")
             return "; ".join(news)
 
-    def relay_disconnected(self, cluster_id: str, instance: str, boot: str) -> None:
-        """Store that a relay instance disconnected; a later boot of the same instance is not changed."""
+    def relay_disconnected(self, cluster_id: str, instance: str, boot: str, hub: str | None = None) -> None:
+        """Store that a relay instance disconnected from this hub.
+
+        A later boot of the same instance is not changed, and no instance that was connected to another hub
+        since.
+        """
         now = self._clock()
         with self._note() as connection:
             connection.execute(
                 relay_instance(cluster_id, instance)
-                .where(t.relay_instances.c.boot == boot)
+                .where(t.relay_instances.c.boot == boot, t.relay_instances.c.hub.is_not_distinct_from(hub))
                 .values(last_seen_at=now, disconnected_at=now)
             )
 
@@ -273,14 +279,19 @@ class Relays(Database):
         with self._read() as connection:
             return set(connection.scalars(sa.select(seen.cluster_id).where(seen.last_seen_at > since)))
 
-    def close_relays(self) -> None:
-        """Mark all relays as disconnected: at a hub's start none is connected yet."""
+    def close_relays(self, hub: str | None = None) -> None:
+        """Mark relays as disconnected: at a hub's start none is connected to it yet.
+
+        On PostgreSQL these are the relays of this hub, and of hubs that do not run any more.
+        """
+        instances = t.relay_instances.c
+        closed = sa.update(t.relay_instances).where(instances.disconnected_at.is_(None))
+        if hub is not None:
+            running = sa.select(t.hubs.c.hub).where(t.hubs.c.state.in_(("serving", "leaving")))
+            ours = sa.or_(instances.hub.is_(None), instances.hub == hub, instances.hub.not_in(running))
+            closed = closed.where(ours)
         with self._note() as connection:
-            connection.execute(
-                sa.update(t.relay_instances)
-                .where(t.relay_instances.c.disconnected_at.is_(None))
-                .values(disconnected_at=t.relay_instances.c.last_seen_at)
-            )
+            connection.execute(closed.values(disconnected_at=instances.last_seen_at))
 
 
 def _pair(connection: sa.Connection, cluster: str, team: str) -> tuple[str, str]:

@@ -184,6 +184,8 @@ relay_instances = sa.Table(
     sa.Column("connected_at", sa.Float, nullable=False),
     sa.Column("last_seen_at", sa.Float, nullable=False),
     sa.Column("disconnected_at", sa.Float),
+    # The id of the hub that it was connected to last; NULL for a hub on SQLite, which is alone.
+    sa.Column("hub", sa.String(8)),
 )
 
 admin_tokens = sa.Table(
@@ -257,4 +259,40 @@ seen = sa.Table(
     sa.Column("attempt", sa.LargeBinary, nullable=False),
     # Epoch seconds of the database's clock.
     sa.Column("kept_until", sa.BigInteger, nullable=False, index=True),
+)
+
+# The hub processes of this directory, each with its lease (proxy/hub/membership/lease.py). Ended ones are
+# deleted after some minutes.
+hubs = sa.Table(
+    "hubs",
+    only_in_postgres,
+    sa.Column("boot", sa.String(36), primary_key=True),
+    # The id of the data folder's hub, which stays over restarts. A replaced hub and its successor share it.
+    sa.Column("hub", sa.String(8), nullable=False),
+    # The epoch of this boot in the trail.
+    sa.Column("epoch", sa.Integer, nullable=False),
+    # Where other hubs dial it, and the certificate that they find there; "" without `peer`.
+    sa.Column("address", sa.String(256), nullable=False),
+    sa.Column("certificate", sa.Text, nullable=False),
+    sa.Column("software", sa.String(64), nullable=False),
+    # The newest revision of these tables that the software knows.
+    sa.Column("revision", sa.String(32), nullable=False),
+    # The version of the links' protocol.
+    sa.Column("links", sa.Integer, nullable=False),
+    # A digest of the machine and the data folder, by which a copy of the folder differs.
+    sa.Column("place", sa.String(64), nullable=False),
+    # The hub's own settings, which the other hubs judge it by.
+    sa.Column("stale_s", sa.Float, nullable=False),
+    sa.Column("stale_streams_s", sa.Float, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    # The version of the directory by which it decides.
+    sa.Column("applied", sa.BigInteger, nullable=False),
+    sa.Column("tunnels", sa.Integer, nullable=False),
+    sa.Column("calls", sa.Integer, nullable=False),
+    # The ids of the hubs that it cannot link to, separated by commas.
+    sa.Column("unreachable", sa.Text, nullable=False),
+    # Epoch seconds of the database's clock.
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("renewed_at", sa.Float, nullable=False),
+    sa.CheckConstraint("state IN ('serving', 'leaving', 'gone', 'dead')", name="state"),
 )
