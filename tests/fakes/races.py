@@ -33,8 +33,9 @@ class Race(Generic[S]):
         self._postgres = postgres
         self._database = sa.make_url(address.url).database
 
-    def race(self, first: Callable[[S], object], second: Callable[[S], T]) -> tuple[object, T | StoreError]:
-        """Run the first change up to its commit, begin the second one, and let both end."""
+    @contextmanager
+    def stopped(self, first: Callable[[S], T]) -> Iterator[Future[T]]:
+        """Run a change up to its commit, and let it go on after the block."""
         reached, go = Event(), Event()
 
         def stop(_: sa.Connection) -> None:
@@ -43,19 +44,26 @@ class Race(Generic[S]):
 
         sa.event.listen(self._engine, "commit", stop)
         try:
-            with ThreadPoolExecutor(2) as threads:
-                begun = threads.submit(first, self.one)
+            with ThreadPoolExecutor(1) as thread:
+                begun = thread.submit(first, self.one)
                 assert reached.wait(30)
-                met = threads.submit(second, self.other)
-                self.wait_until_blocked(met)
-                go.set()
-                error = met.exception()
-                if error is not None and not isinstance(error, StoreError):
-                    raise error
-                return begun.result(), error if error is not None else met.result()
+                try:
+                    yield begun
+                finally:
+                    go.set()
         finally:
-            go.set()
             sa.event.remove(self._engine, "commit", stop)
+
+    def race(self, first: Callable[[S], object], second: Callable[[S], T]) -> tuple[object, T | StoreError]:
+        """Run the first change up to its commit, begin the second one, and let both end."""
+        with ThreadPoolExecutor(1) as thread:
+            with self.stopped(first) as begun:
+                met = thread.submit(second, self.other)
+                self.wait_until_blocked(met)
+            error = met.exception()
+            if error is not None and not isinstance(error, StoreError):
+                raise error
+            return begun.result(), error if error is not None else met.result()
 
     def wait_until_blocked(self, *met: Future[T]) -> None:
         """Wait until each of these changes waits for a lock."""

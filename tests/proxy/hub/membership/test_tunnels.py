@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from auth.keys import SigningKey
 from proxy.hub.membership.tunnels import Admission, Dial, Standing, Tunnel, Tunnels, decide
 from proxy.hub.store.clusters import RelayContact
+from proxy.hub.store.engines import postgres as postgres_engine
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
 from tests.fakes.databases import run
@@ -24,6 +26,7 @@ from tests.postgres import PostgresServer
 
 LIMIT = 2
 NOW = 1000.0
+NEWS = "an instance that was not seen before; an address that was not seen before (known: none)"
 
 
 def tunnel(
@@ -111,11 +114,12 @@ def test_no_decision_makes_it_worse(
 Hubs: TypeAlias = Race[Tunnels]
 
 
+def opened(address: PostgresAddress) -> Tunnels:
+    return Tunnels(address, org="main", clock=lambda: NOW)
+
+
 @pytest.fixture
 def hubs(in_postgres: PostgresAddress, postgres: PostgresServer) -> Iterator[Hubs]:
-    def opened(address: PostgresAddress) -> Tunnels:
-        return Tunnels(address, org="main", clock=lambda: NOW)
-
     add_hub(in_postgres, "hub-1")
     add_hub(in_postgres, "hub-2")
     with racing(opened, in_postgres, postgres) as hubs:
@@ -157,9 +161,6 @@ def test_of_two_third_relays_one_is_refused(hubs: Hubs, cluster: str) -> None:
     assert taken(hubs.other) == {"s1": False, "s2": False}
 
 
-NEWS = "an instance that was not seen before; an address that was not seen before (known: none)"
-
-
 def test_of_two_processes_of_an_instance_the_first_stays(hubs: Hubs, cluster: str) -> None:
     _, second = hubs.race(
         dial(tunnel("s1", "a", "b1", cluster=cluster)),
@@ -195,6 +196,19 @@ def test_hubs_that_dial_several_clusters_at_once_do_not_deadlock(
         found = [each.result() for each in met]
     assert not any(admission.conflicts for batch in found for admission in batch)
     assert len(taken(hubs.one)) == 6
+
+
+def test_a_hub_that_is_stopped_amid_a_dial_does_not_keep_its_locks(
+    in_postgres: PostgresAddress, postgres: PostgresServer, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_engine, "IDLE_TIMEOUT_MS", 100)
+    add_hub(in_postgres, "hub-1")
+    with racing(opened, in_postgres, postgres) as hubs:
+        with hubs.stopped(dial(tunnel("s1", cluster=cluster))) as begun:
+            assert dial(tunnel("s2", cluster=cluster))(hubs.other) == [Admission(news=NEWS)]
+        with pytest.raises(StoreUnavailableError, match="idle-in-transaction"):
+            begun.result()
+        assert taken(hubs.one) == {"s2": False}
 
 
 def test_a_batch_decides_about_one_dial_after_the_other(hubs: Hubs, cluster: str) -> None:
