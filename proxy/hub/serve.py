@@ -35,6 +35,7 @@ from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.admin.metrics import (
     ConnectionsCollector,
     DatabaseCollector,
+    LeaseCollector,
     MemoryCollector,
     ReplayCollector,
     TrailCollector,
@@ -49,19 +50,19 @@ from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
-from proxy.hub.home.trails import open_trail
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
+from proxy.hub.membership.members import Figures, LostLeaseError
 from proxy.hub.relays.cluster_state import cluster_state
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import Home, Records, open_home, open_records, open_replays
-from proxy.hub.restart.instance_lock import InstanceLock
-from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
+from proxy.hub.relays.shared_limit import SharedRelayLimit
+from proxy.hub.resources import Home, Records, open_home, open_limit, open_records, open_replays
 from proxy.hub.store.engines.listener import listen
+from proxy.hub.store.last_used import USE_WRITTEN_EVERY_S
 from proxy.hub.store.local_user import local_token_name
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import CHANNEL
@@ -76,6 +77,8 @@ from proxy.process.version import VERSION
 # Relays that were connected this long before the start are expected to reconnect. An operator may take some
 # minutes between the old hub's end and the new one's start.
 SEEN_RECENTLY_S = 600.0
+# The exit status of a hub that others have taken for dead. Its supervisor starts it again.
+LOST_LEASE = 4
 # How often to check whether the agents' connections have closed.
 IDLE_LOOK_S = 0.25
 
@@ -85,11 +88,22 @@ _log = logging.getLogger("hawse.hub")
 async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
     """Run the hub until SIGTERM or SIGINT, or until another hub has replaced it; returns the exit status.
 
+    Also until it has lost its lease: the status is LOST_LEASE then.
+
     With `replace` it takes over from the hub that runs on the same data folder, if one does. Raises, some
     from within exception groups, DataDirError, FileError, StoreUnavailableError and AuditUnavailable, and
     OSError when it cannot listen; the hub that was to be replaced then continues.
     """
     raise_file_limit()
+    try:
+        return await _run(config, replace=replace)
+    except* LostLeaseError:
+        # The lease has logged why.
+        pass
+    return LOST_LEASE
+
+
+async def _run(config: HubConfig, *, replace: bool) -> int:
     registry = Registry()
     # A signal during the start kills the process. Once it serves, signals are caught until everything is
     # written and closed.
@@ -98,20 +112,17 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
             open_home(config, replace=replace) as home,
             open_records(config, home, registry) as records,
         ):
-            async with open_replays(config, home) as seen:
+            async with open_replays(config, home) as seen, open_limit(config, records) as shared_limit:
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
-                local_token = local_token_name(
-                    None if config.database.url is None else home.data.admin.hub_id()
-                )
-                pepper = records.secrets.pepper
-                await ensure_local_token(home.data, records.directory, pepper, local_token)
                 async with trio.open_nursery() as upkeep:
-                    hub = _Hub(config, home, records, seen, registry, upkeep, local_token)
+                    hub = _Hub(config, home, records, seen, shared_limit, registry, upkeep)
+                    pepper = records.secrets.pepper
+                    await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
                     front, admin, administration = _start(hub)
                     upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(config, signals, home.instance, front, admin, keeping)
+                    await _serve(hub, signals, front, admin, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
@@ -125,11 +136,21 @@ class _Hub:
     home: Home
     records: Records
     seen: ReplayStore
+    shared_limit: SharedRelayLimit | None
     registry: Registry
     upkeep: trio.Nursery
     """Runs the parts' background tasks until the hub has stopped."""
-    local_token: str
-    """The name of this machine's admin token."""
+
+    @property
+    def local_token(self) -> str:
+        """The name of this machine's admin token."""
+        return local_token_name(self.hub_id)
+
+    @property
+    def hub_id(self) -> str | None:
+        """The id of this hub among those on its database; None on SQLite."""
+        members = self.records.members
+        return None if members is None else members.me.hub
 
 
 def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
@@ -137,11 +158,7 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
     start(directory.run_use_writer)
-    start(
-        close_calls_of_ended_hubs,
-        home.instances, home.boot,
-        partial(open_trail, hub.records.place, hub.records.masks, make=False), time.time,
-    )  # fmt: skip
+    start(close_calls_of_ended_hubs, home.instances, home.boot, hub.records.joined.close_calls)
     start(directory.run_poll)
     if (address := hub.config.database.address) is not None:
         start(listen, address, CHANNEL, directory.poll_soon)
@@ -168,9 +185,13 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
         live_sessions=LiveSessions(calls.live, home.instances, home.boot),
         relays_per_cluster=hub.config.limits.relays_per_cluster,
     )
-    app = admin_app(administration, hub.records.recorder, metrics, time.time, home.revocations)
+    recorder, spread = hub.records.recorder, hub.records.spread
+    app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread)
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
+    if (members := hub.records.members) is not None:
+        members.figures = lambda: Figures(sum(1 for _ in hub.registry.relays()), calls.live.count)
+        metrics.register(LeaseCollector(members, directory))
     return front, admin, administration
 
 
@@ -236,6 +257,8 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
         new_id=new_eid,
         pepper=hub.records.secrets.pepper,
         replays=hub.seen,
+        shared_limit=hub.shared_limit,
+        hub=hub.hub_id or "",
     )
     directory.on_change(relays.end_revoked)
     hub.upkeep.start_soon(relays.run)
@@ -299,7 +322,8 @@ async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelSc
     # Read after the pause: the old hub's relays reconnect to this one.
     recent = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
     hub.registry.relay_wait.expect(recent)
-    await directory.change(Store.close_relays)
+    if hub.shared_limit is None:
+        await directory.change(Store.close_relays)
     write_admin_endpoint()
     return keeping
 
@@ -309,18 +333,16 @@ def _software() -> str:
 
 
 async def _serve(
-    config: HubConfig,
-    signals: AsyncIterator[int],
-    instance: InstanceLock,
-    front: Front,
-    admin: AdminFront,
-    keeping: trio.CancelScope,
+    hub: _Hub, signals: AsyncIterator[int], front: Front, admin: AdminFront, keeping: trio.CancelScope
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
+    config = hub.config
     async with trio.open_nursery() as handlers:
-        acceptor = Acceptor(instance, front, admin, handlers)
+        acceptor = Acceptor(hub.home.instance, front, admin, handlers)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         front.deadlines.ending = True
+        if hub.records.members is not None:
+            hub.records.members.leave()
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.
             keeping.cancel()

@@ -183,6 +183,38 @@ class Tunnels(Relays):
                 .values(last_seen_at=now, disconnected_at=now)
             )
 
+    def close_ended(self) -> None:
+        """Delete the tunnels of hubs that have ended, and note the relays that have none.
+
+        No decision needs it, since such tunnels take no slot. Raises StoreUnavailableError.
+        """
+        tunnels, instances = t.tunnels.c, t.relay_instances.c
+        # Another hub may do the same now.
+        ended = (
+            sa.select(tunnels.session)
+            .join(t.hubs, t.hubs.c.boot == tunnels.hub_boot)
+            .where(t.hubs.c.state.in_(ENDED))
+            .with_for_update(of=t.tunnels, skip_locked=True)
+        )
+        key = sa.tuple_(instances.cluster_id, instances.instance)
+        here = sa.exists().where(
+            tunnels.cluster_id == instances.cluster_id, tunnels.instance == instances.instance
+        )
+        left = (
+            sa.select(instances.cluster_id, instances.instance)
+            .where(instances.disconnected_at.is_(None), ~here)
+            # In the order of all who write them.
+            .order_by(instances.cluster_id, instances.instance)
+            .with_for_update()
+        )
+        with self._note() as connection:
+            connection.execute(sa.delete(t.tunnels).where(tunnels.session.in_(ended)))
+            connection.execute(
+                sa.update(t.relay_instances)
+                .where(key.in_(left))
+                .values(disconnected_at=instances.last_seen_at)
+            )
+
     def tunnels_of(self, hub_boot: str) -> dict[str, Tunnel]:
         """The tunnels of a hub process, by session; raises StoreUnavailableError."""
         with self._read() as connection:

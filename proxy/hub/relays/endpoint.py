@@ -121,6 +121,8 @@ class RelayEndpoint:
     replays: ReplayStore
     shared_limit: SharedRelayLimit | None = None
     """The limit of relays over all hubs; None for a hub that is alone."""
+    hub: str = ""
+    """This hub's id among those of its directory; "" for a hub that is alone."""
     relay_limit: RelayLimit = attrs.field(init=False)
     _farewell: Callable[[Session, int], None] | None = None
     """Sends GOAWAY to a session once the hub leaves; the number is of sessions that got theirs before."""

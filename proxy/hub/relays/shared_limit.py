@@ -249,7 +249,7 @@ class SharedRelayLimit:
     async def _compare(self, nursery: trio.Nursery) -> None:
         """Correct what differs between the table and the sessions."""
         admitted = [held for held in self._held.values() if held.admitted]
-        rows = await trio.to_thread.run_sync(self._tunnels.tunnels_of, self._hub_boot, limiter=self._thread)
+        rows = await trio.to_thread.run_sync(self._read_and_close, limiter=self._thread)
         for session, row in rows.items():
             if session not in self._held:
                 self._ended[session] = row
@@ -266,6 +266,10 @@ class SharedRelayLimit:
             elif found.leaving:
                 held.relay.end_with(DISPLACED)
         self._wanted.set()
+
+    def _read_and_close(self) -> dict[str, Tunnel]:
+        self._tunnels.close_ended()
+        return self._tunnels.tunnels_of(self._hub_boot)
 
     async def _record_again(self, held: _Held) -> None:
         """Record a session whose row is gone, as after a failover that has lost it."""
@@ -287,6 +291,8 @@ async def open_shared_limit(
     """
     opened = partial(Tunnels, address, org=org, clock=time.time)
     with closing(await trio.to_thread.run_sync(opened)) as tunnels:
+        # Those of this hub's earlier processes.
+        await trio.to_thread.run_sync(tunnels.close_ended)
         limit = SharedRelayLimit(tunnels, hub_boot, relays_per_cluster)
         try:
             async with trio.open_nursery() as nursery:

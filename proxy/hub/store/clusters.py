@@ -278,7 +278,7 @@ class Relays(Database):
             return set(connection.scalars(sa.select(seen.cluster_id).where(seen.last_seen_at > since)))
 
     def close_relays(self) -> None:
-        """Mark all relays as disconnected: at a hub's start none is connected yet."""
+        """Mark all relays as disconnected: at the start of a hub that is alone, none is connected yet."""
         with self._note() as connection:
             connection.execute(
                 sa.update(t.relay_instances)

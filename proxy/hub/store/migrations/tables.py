@@ -184,8 +184,6 @@ relay_instances = sa.Table(
     sa.Column("connected_at", sa.Float, nullable=False),
     sa.Column("last_seen_at", sa.Float, nullable=False),
     sa.Column("disconnected_at", sa.Float),
-    # The id of the hub that it was connected to last; NULL for a hub on SQLite, which is alone.
-    sa.Column("hub", sa.String(8)),
 )
 
 admin_tokens = sa.Table(

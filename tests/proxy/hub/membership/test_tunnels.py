@@ -199,16 +199,18 @@ def test_hubs_that_dial_several_clusters_at_once_do_not_deadlock(
 
 
 def test_a_hub_that_is_stopped_amid_a_dial_does_not_keep_its_locks(
-    in_postgres: PostgresAddress, postgres: PostgresServer, cluster: str, monkeypatch: pytest.MonkeyPatch
+    hubs: Hubs, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_engine, "IDLE_TIMEOUT_MS", 100)
-    add_hub(in_postgres, "hub-1")
-    with racing(opened, in_postgres, postgres) as hubs:
-        with hubs.stopped(dial(tunnel("s1", cluster=cluster))) as begun:
-            assert dial(tunnel("s2", cluster=cluster))(hubs.other) == [Admission(news=NEWS)]
-        with pytest.raises(StoreUnavailableError, match="idle-in-transaction"):
-            begun.result()
-        assert taken(hubs.one) == {"s2": False}
+    with monkeypatch.context() as patched:
+        patched.setattr(postgres_engine, "IDLE_TIMEOUT_MS", 100)
+        # It opens its connection again.
+        hubs.one.close()
+        hubs.one.tunnels()
+    with hubs.stopped(dial(tunnel("s1", cluster=cluster))) as begun:
+        assert dial(tunnel("s2", cluster=cluster))(hubs.other) == [Admission(news=NEWS)]
+    with pytest.raises(StoreUnavailableError, match="idle-in-transaction"):
+        begun.result()
+    assert taken(hubs.one) == {"s2": False}
 
 
 def test_a_batch_decides_about_one_dial_after_the_other(hubs: Hubs, cluster: str) -> None:
@@ -262,6 +264,21 @@ def test_a_relay_is_disconnected_once_its_last_tunnel_ends(hubs: Hubs, cluster: 
     assert [each.disconnected_at for each in hubs.one.relay_instances()] == [None]
     hubs.other.change_tunnels(ended=both[1:], relays_per_cluster=LIMIT)
     assert [each.disconnected_at for each in hubs.one.relay_instances()] == [NOW]
+
+
+def test_the_tunnels_of_ended_hubs_are_deleted(
+    hubs: Hubs, cluster: str, in_postgres: PostgresAddress
+) -> None:
+    dial(
+        tunnel("s1", "a", cluster=cluster),
+        tunnel("s2", "a", hub="hub-2", cluster=cluster),
+        tunnel("s3", "b", cluster=cluster),
+    )(hubs.one)
+    run(in_postgres, "update hubs set state = 'dead' where boot = 'hub-1'")
+    hubs.other.close_ended()
+    assert taken(hubs.one) == {"s2": False}
+    found = {each.instance: each.disconnected_at for each in hubs.one.relay_instances()}
+    assert found == {"a": None, "b": NOW}
 
 
 def test_a_dial_that_meets_the_removal_of_its_cluster_leaves_nothing(

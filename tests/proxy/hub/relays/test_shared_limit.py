@@ -170,7 +170,7 @@ async def test_a_relay_that_drains_gives_up_its_slot_at_another_hub(address: Pos
         await hubs.come("hub-2", "b")
         hubs.pairs[first].dialer.go_away(code=StreamCode.DRAINING, drain_ms=1000, reason="rollout")
         with trio.fail_after(5):
-            while first.stays:  # noqa: ASYNC110 - the session tells of no such change
+            while first.stays:
                 await trio.lowlevel.checkpoint()
         await hubs.come("hub-2", "c")
         # What is open there goes on.
