@@ -29,18 +29,24 @@ from proxy.hub.home.databases import (
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.reserve import open_reserve
 from proxy.hub.home.files.seal_file import SealFile
-from proxy.hub.home.hub_instances import HubInstances
+from proxy.hub.home.hub_instances import HubInstances, close_unknown
 from proxy.hub.home.keyring import FolderKeyring, KeyRing, KeySource
 from proxy.hub.home.sealed_secrets import SealedKeyring, open_secrets
 from proxy.hub.home.trails import TrailPlace, open_trail
 from proxy.hub.identity.replay_sqlite import SqliteUses
 from proxy.hub.identity.replay_store import ReplayStore, UseTable, open_replay_store
+from proxy.hub.membership.member import Member
+from proxy.hub.membership.members import Members
+from proxy.hub.membership.spread import Spread
+from proxy.hub.peers.identity import LinkIdentity
 from proxy.hub.relays.registry import Registry
+from proxy.hub.relays.shared_limit import SharedRelayLimit, open_shared_limit
 from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.lineage import Lineage
 from proxy.listener.unauthenticated import network_of
+from proxy.process.version import VERSION
 
 
 @attrs.frozen
@@ -79,24 +85,49 @@ class Secrets:
 
 
 @attrs.frozen
+class Joined:
+    """What a hub knows of the others."""
+
+    members: Members | None
+    identity: LinkIdentity | None
+    """What this hub proves itself by to the others; None without `[peer]`."""
+    is_running: Callable[[str], bool]
+    """Whether the process of a boot may still write events; for any thread."""
+    close_calls: Callable[[], int]
+    """Closes the calls of ended hubs in the trail, and returns how many; for any thread.
+
+    Raises AuditUnavailable.
+    """
+
+
+@attrs.frozen
 class Records:
     """The hub's store with its secrets, and its audit trail."""
 
     directory: Directory
     secrets: Secrets
-    masks: Masks
     place: TrailPlace
     store: OwnTrail
     """The trail's database."""
+    joined: Joined
     recorder: Recorder
     trail: Trail
     watch: DatabaseWatch | None
     """None for a file of SQLite, which loses no changes while a hub runs."""
+    spread: Spread
+
+    @property
+    def members(self) -> Members | None:
+        """The hubs on the database; None for a file of SQLite, which has one."""
+        return self.joined.members
 
 
 @asynccontextmanager
 async def open_records(config: HubConfig, home: Home, registry: Registry) -> AsyncIterator[Records]:
-    """Open the secrets, the store and the trail for the block; the registry announces new signing keys."""
+    """Open the secrets, the store and the trail for the block; the registry announces new signing keys.
+
+    On PostgreSQL the hub has joined the others meanwhile.
+    """
     masks = Masks(config.audit.mask)
     data, address = home.data, config.database.address
     ring = partial(KeyRing, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys)
@@ -116,7 +147,8 @@ async def open_records(config: HubConfig, home: Home, registry: Registry) -> Asy
         stale_streams_s=config.database.stale_streams_s,
         lineage=lineage,
     ) as directory:
-        secrets = in_folder or await _open_sealed(config, data, directory, ring)
+        spread = Spread(directory)
+        secrets = in_folder or await _open_sealed(config, data, directory, spread, ring)
         if address is not None:
             note_address(data, address)
         expected = directory.current.trail
@@ -124,13 +156,18 @@ async def open_records(config: HubConfig, home: Home, registry: Registry) -> Asy
         open_store = partial(open_trail, place, masks, expected=expected, wait_s=config.audit.wait_s)
         with closing(await trio.to_thread.run_sync(open_store)) as store:
             try:
-                async with open_recorder(
-                    store,
-                    org=config.org,
-                    boot=home.boot,
-                    is_running=home.instances.is_running,
-                    source_of=network_of,
-                ) as recorder:
+                async with (
+                    _join(config, home, directory, partial(open_trail, place, masks, make=False)) as joined,
+                    # Left before the hub is gone, since its writer writes the last events.
+                    open_recorder(
+                        store,
+                        org=config.org,
+                        boot=home.boot,
+                        is_running=joined.is_running,
+                        source_of=network_of,
+                    ) as recorder,
+                ):
+                    spread.members = joined.members
                     if expected is None:
                         await directory.change(partial(Store.accept_trail, trail=store.mark))
                     trail, watch = Trail(config.org), None
@@ -139,21 +176,68 @@ async def open_records(config: HubConfig, home: Home, registry: Registry) -> Asy
                         watch = DatabaseWatch(directory, lineage, trail.hub, recorder.complete, remember)
                         watch.report()
                         directory.on_change(watch.report)
-                    yield Records(directory, secrets, masks, place, store, recorder, trail, watch)
+                    yield Records(directory, secrets, place, store, joined, recorder, trail, watch, spread)
             finally:
                 # After the recorder's last write, and before the directory's.
                 directory.used.note_trail(store.mark)
 
 
+@asynccontextmanager
+async def _join(
+    config: HubConfig, home: Home, directory: Directory, open_store: Callable[[], OwnTrail]
+) -> AsyncIterator[Joined]:
+    """Join the other hubs on the database for the block; a hub on SQLite has none."""
+    runs_here = home.instances.is_running
+    address = config.database.address
+    if address is None:
+        yield Joined(None, None, runs_here, partial(close_unknown, open_store, home.boot, runs_here))
+        return
+    # Their driver is an extra, which a hub on SQLite need not have.
+    from proxy.hub.membership.lease import Joining, open_members, place_of
+    from proxy.hub.membership.running import RunningHubs
+    from proxy.hub.store.engines.postgres import conninfo_of
+
+    conninfo = partial(conninfo_of, address)
+    hub = home.data.admin.hub_id()
+    is_running = RunningHubs(conninfo, hub, runs_here).is_running
+    close_calls = partial(close_unknown, open_store, home.boot, is_running)
+    # Before its row, which states the certificate.
+    identity = None if config.peer.listen is None else LinkIdentity.make(home.boot)
+    me = Member(
+        hub=hub,
+        boot=home.boot,
+        address="" if config.peer.address is None else str(config.peer.address),
+        certificate="" if identity is None else identity.certificate,
+        software=f"hawse/{VERSION}",
+        applied=directory.applied.number,
+        stale_s=config.database.stale_s,
+        stale_streams_s=config.database.stale_streams_s,
+    )
+    joining = Joining(
+        conninfo=conninfo,
+        directory=directory,
+        me=me,
+        place=place_of(home.data.path),
+        running=home.instances.running,
+        close_calls=close_calls,
+    )
+    async with open_members(joining) as members:
+        yield Joined(members, identity, is_running, close_calls)
+
+
 async def _open_sealed(
-    config: HubConfig, data: DataDir, directory: Directory, ring_of: Callable[[KeySource], KeyRing]
+    config: HubConfig,
+    data: DataDir,
+    directory: Directory,
+    spread: Spread,
+    ring_of: Callable[[KeySource], KeyRing],
 ) -> Secrets:
     """Open the secrets in PostgreSQL; raises DataDirError, StoreUnavailableError."""
     file = SealFile(config.seal_file)
     found = directory.current
     check_directory(data, new=found.trail is None and not found.signing_keys.keys)
     opened = await directory.change(partial(open_secrets, trail=found.trail, file=file))
-    ring = ring_of(SealedKeyring(directory, file))
+    ring = ring_of(SealedKeyring(directory, file, spread.demand))
     directory.on_change(ring.follow)
     return Secrets(opened.pepper, ring)
 
@@ -171,3 +255,16 @@ def open_replays(config: HubConfig, home: Home) -> AbstractAsyncContextManager[R
 
         table = PostgresUses(partial(conninfo_of, address))
     return open_replay_store(table)
+
+
+@asynccontextmanager
+async def open_limit(config: HubConfig, records: Records) -> AsyncIterator[SharedRelayLimit | None]:
+    """Take part in the limit of relays over all hubs; None on SQLite, where the hub is alone."""
+    address, members = config.database.address, records.members
+    if address is None or members is None:
+        yield None
+        return
+    limit = config.limits.relays_per_cluster
+    opened = open_shared_limit(address, org=config.org, hub_boot=members.me.boot, relays_per_cluster=limit)
+    async with opened as shared:
+        yield shared

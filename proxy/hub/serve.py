@@ -12,7 +12,6 @@ longer: its successor serves already, so its end is not urgent.
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
@@ -35,6 +34,7 @@ from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.admin.metrics import (
     ConnectionsCollector,
     DatabaseCollector,
+    LeaseCollector,
     MemoryCollector,
     ReplayCollector,
     TrailCollector,
@@ -49,26 +49,26 @@ from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
-from proxy.hub.home.trails import open_trail
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
+from proxy.hub.membership.members import LostLeaseError
+from proxy.hub.peering import Links, Peering
 from proxy.hub.relays.cluster_state import cluster_state
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import Home, Records, open_home, open_records, open_replays
-from proxy.hub.restart.instance_lock import InstanceLock
-from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
+from proxy.hub.relays.shared_limit import SharedRelayLimit
+from proxy.hub.resources import Home, Records, open_home, open_limit, open_records, open_replays
+from proxy.hub.stop import Stop
 from proxy.hub.store.engines.listener import listen
+from proxy.hub.store.last_used import USE_WRITTEN_EVERY_S
 from proxy.hub.store.local_user import local_token_name
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import CHANNEL
-from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
 from proxy.process.memory.malloc_trim import trim_when_idle
-from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle_later
 from proxy.process.version import VERSION
@@ -76,8 +76,8 @@ from proxy.process.version import VERSION
 # Relays that were connected this long before the start are expected to reconnect. An operator may take some
 # minutes between the old hub's end and the new one's start.
 SEEN_RECENTLY_S = 600.0
-# How often to check whether the agents' connections have closed.
-IDLE_LOOK_S = 0.25
+# The exit status of a hub that others have taken for dead. Its supervisor starts it again.
+LOST_LEASE = 4
 
 _log = logging.getLogger("hawse.hub")
 
@@ -85,11 +85,22 @@ _log = logging.getLogger("hawse.hub")
 async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
     """Run the hub until SIGTERM or SIGINT, or until another hub has replaced it; returns the exit status.
 
+    Also until it has lost its lease: the status is LOST_LEASE then.
+
     With `replace` it takes over from the hub that runs on the same data folder, if one does. Raises, some
     from within exception groups, DataDirError, FileError, StoreUnavailableError and AuditUnavailable, and
     OSError when it cannot listen; the hub that was to be replaced then continues.
     """
     raise_file_limit()
+    try:
+        return await _run(config, replace=replace)
+    except* LostLeaseError:
+        # The lease has logged why.
+        pass
+    return LOST_LEASE
+
+
+async def _run(config: HubConfig, *, replace: bool) -> int:
     registry = Registry()
     # A signal during the start kills the process. Once it serves, signals are caught until everything is
     # written and closed.
@@ -98,19 +109,17 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
             open_home(config, replace=replace) as home,
             open_records(config, home, registry) as records,
         ):
-            async with open_replays(config, home) as seen:
+            async with open_replays(config, home) as seen, open_limit(config, records) as shared_limit:
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
-                hub_id = None if config.database.url is None else home.data.admin.hub_id()
-                local_token = local_token_name(hub_id)
-                pepper = records.secrets.pepper
-                await ensure_local_token(home.data, records.directory, pepper, local_token)
                 async with trio.open_nursery() as upkeep:
-                    hub = _Hub(config, home, records, seen, registry, upkeep, local_token, hub_id or "")
-                    front, admin, administration = _start(hub)
+                    hub = _Hub(config, home, records, seen, shared_limit, registry, upkeep)
+                    pepper = records.secrets.pepper
+                    await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
+                    front, admin, administration, peering = _start(hub)
                     upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(config, signals, home.instance, front, admin, keeping)
+                    await _serve(hub, signals, front, admin, peering, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
@@ -124,25 +133,29 @@ class _Hub:
     home: Home
     records: Records
     seen: ReplayStore
+    shared_limit: SharedRelayLimit | None
     registry: Registry
     upkeep: trio.Nursery
     """Runs the parts' background tasks until the hub has stopped."""
-    local_token: str
-    """The name of this machine's admin token."""
-    hub_id: str
-    """This hub's id among those of its database; "" for a hub on SQLite."""
+
+    @property
+    def local_token(self) -> str:
+        """The name of this machine's admin token."""
+        return local_token_name(self.hub_id)
+
+    @property
+    def hub_id(self) -> str | None:
+        """The id of this hub among those on its database; None on SQLite."""
+        members = self.records.members
+        return None if members is None else members.me.hub
 
 
-def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
+def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None]:
     """Build all parts and start their background tasks. The listeners do not accept yet."""
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
     start(directory.run_use_writer)
-    start(
-        close_calls_of_ended_hubs,
-        home.instances, home.boot,
-        partial(open_trail, hub.records.place, hub.records.masks, make=False), time.time,
-    )  # fmt: skip
+    start(close_calls_of_ended_hubs, home.instances, home.boot, hub.records.joined.close_calls)
     start(directory.run_poll)
     if (address := hub.config.database.address) is not None:
         start(listen, address, CHANNEL, directory.poll_soon)
@@ -169,10 +182,30 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
         live_sessions=LiveSessions(calls.live, home.instances, home.boot),
         relays_per_cluster=hub.config.limits.relays_per_cluster,
     )
-    app = admin_app(administration, hub.records.recorder, metrics, time.time, home.revocations)
+    recorder, spread = hub.records.recorder, hub.records.spread
+    app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread)
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
-    return front, admin, administration
+    peering = _start_peering(hub, front)
+    if peering is not None:
+        metrics.register(LeaseCollector(peering.members, directory))
+    forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
+    start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
+    return front, admin, administration, peering
+
+
+def _start_peering(hub: _Hub, front: Front) -> Peering | None:
+    """Build what a hub has where others serve beside it; None for a file of SQLite."""
+    members, identity = hub.records.members, hub.records.joined.identity
+    if members is None:
+        return None
+    directory = hub.records.directory
+    links = None
+    if identity is not None:
+        links = Links.start(members, identity, hub.registry, directory, front, hub.upkeep)
+    peering = Peering(members, links)
+    peering.tell_figures(hub.registry, front)
+    return peering
 
 
 def _start_direct(hub: _Hub) -> DirectRelays:
@@ -207,7 +240,6 @@ def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) ->
     directory.on_change(calls.live.reconsider)
     start(calls.live.run)
     start(calls.live.run_timed, lambda: directory.current.bundle.timed)
-    start(StaleWatch(directory, calls.live).run)
     start(calls.limits.run, calls.live)
     watch = TrailWatch(
         records.store, directory, records.recorder, calls.live, config.audit.down_grace_s, records.trail.hub,
@@ -237,7 +269,8 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
         new_id=new_eid,
         pepper=hub.records.secrets.pepper,
         replays=hub.seen,
-        hub=hub.hub_id,
+        shared_limit=hub.shared_limit,
+        hub=hub.hub_id or "",
     )
     directory.on_change(relays.end_revoked)
     hub.upkeep.start_soon(relays.run)
@@ -301,7 +334,8 @@ async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelSc
     # Read after the pause: the old hub's relays reconnect to this one.
     recent = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
     hub.registry.relay_wait.expect(recent)
-    await directory.change(Store.close_relays)
+    if hub.shared_limit is None:
+        await directory.change(Store.close_relays)
     write_admin_endpoint()
     return keeping
 
@@ -311,27 +345,27 @@ def _software() -> str:
 
 
 async def _serve(
-    config: HubConfig,
+    hub: _Hub,
     signals: AsyncIterator[int],
-    instance: InstanceLock,
     front: Front,
     admin: AdminFront,
+    peering: Peering | None,
     keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
+    config = hub.config
     async with trio.open_nursery() as handlers:
-        acceptor = Acceptor(instance, front, admin, handlers)
+        links = None if peering is None else peering.links
+        stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
+        listener = None if links is None else links.listener
+        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
-        front.deadlines.ending = True
+        if hub.records.members is not None:
+            hub.records.members.leave()
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.
             keeping.cancel()
-        grace_s = config.stop.replaced_grace_s if replaced else config.stop.grace_s
-        front.relays.leave(grace_s, replaced=replaced)
-        async with trio.open_nursery() as finishing:
-            finishing.start_soon(_hurry, signals, front, finishing.cancel_scope)
-            await _finish(front, grace_s, replaced=replaced)
-            finishing.cancel_scope.cancel()
+        await stop.finish(replaced=replaced)
         handlers.cancel_scope.cancel()
 
 
@@ -341,31 +375,3 @@ async def _keep(keeping: trio.CancelScope, *tasks: Callable[[], Awaitable[None]]
         async with trio.open_nursery() as nursery:
             for run in tasks:
                 nursery.start_soon(run)
-
-
-async def _hurry(signals: AsyncIterator[int], front: Front, finishing: trio.CancelScope) -> None:
-    async for number in signals:
-        name, cut = signal.Signals(number).name, counted(front.calls.live.count, "call")
-        _log.warning("%s again: cutting %s", name, cut)
-        finishing.cancel()
-
-
-async def _finish(front: Front, grace_s: float, *, replaced: bool) -> None:
-    """Wait until the open calls have ended, for `grace_s` at most.
-
-    Agents keep idle connections open. A close may cross the next call, which then fails. So a replaced hub
-    answers one more call on each connection, as its last, and closes the connections that are still idle
-    after a minute.
-    """
-    underway = front.calls.live
-    _log.info(
-        "draining %s, %d of them streams, for up to %.0f s (%.0f s for those that are no streams); "
-        "another signal cuts all",
-        counted(underway.count, "call"), underway.long, grace_s, min(PLAIN_S, grace_s),
-    )  # fmt: skip
-    idle_until = trio.current_time() + (PLAIN_S if replaced else 0.0)
-    with trio.move_on_after(grace_s):
-        while await underway.wait_drained(grace_s):
-            if not front.deadlines.watched or trio.current_time() >= idle_until:
-                break
-            await trio.sleep(IDLE_LOOK_S)

@@ -45,6 +45,7 @@ from proxy.hub.admin.operators import Operators, RefusedError
 from proxy.hub.admin.revocations import Revocation, Revocations, Where
 from proxy.hub.authorize.events import without_bearer
 from proxy.hub.home.files.reserve import ReserveError
+from proxy.hub.membership.spread import Spread, notice_of
 from proxy.hub.store.engines.errors import InvalidError, StoreError, StoreUnavailableError
 
 # The largest bodies are policies: one with 500 rules has 100 KB.
@@ -76,9 +77,12 @@ def admin_app(
     metrics: CollectorRegistry,
     clock: Callable[[], float],
     revocations: Revocations,
+    spread: Spread | None = None,
 ) -> Starlette:
-    """Build the ASGI application; it needs no lifespan."""
+    """Build the ASGI application; it needs no lifespan. Without `spread` there are no other hubs."""
     endpoints = _Endpoints(administration, recorder, metrics, clock, revocations)
+    if spread is not None:
+        endpoints.spread = spread
     app = Starlette(
         routes=[
             Route("/healthz", endpoints.healthz, methods=["GET"]),
@@ -108,6 +112,7 @@ class _Endpoints:
         self._recorder = recorder
         self._metrics = metrics
         self._clock = clock
+        self.spread = Spread(administration.directory)
         self._operators = Operators(
             administration.directory, administration.pepper, clock, administration.local_token
         )
@@ -180,6 +185,7 @@ class _Endpoints:
     async def _carry_out(
         self, action: Action, call: Call, event: Event, revoked: _Revoked | None
     ) -> Response:
+        before = self._admin.directory.applied
         try:
             try:
                 done = await self._run(self._admin, action, call)
@@ -206,8 +212,14 @@ class _Endpoints:
         if done.cluster is not None:
             event = replace(event, cluster=AuditCluster(done.cluster.id, done.cluster.name))
         self._end(event, status, done.note, revoked)
+        # Not before the end: an operator who leaves meanwhile has made the change.
+        elsewhere = ""
+        if revoked is not None and revoked.in_memory:
+            elsewhere = notice_of(self.spread.others)
+        elif action.changes and self._admin.directory.applied != before:
+            elsewhere = notice_of(await self.spread.wait())
         if revoked is None:
-            return _json(status, done.body)
+            return _json(status, {**done.body, "notice": elsewhere} if elsewhere else done.body)
         if revoked.kept:
             _log.warning("%s %s is kept in the reserve: %s", action.verb, action.resource, revoked.why)
         else:
@@ -220,7 +232,7 @@ class _Endpoints:
                 call.operator,
                 revoked.explanation,
             )
-        return revoked.answer(status, done)
+        return revoked.answer(status, done, elsewhere)
 
     async def _run(self, administration: Administration, action: Action, call: Call) -> Done:
         running = action.run(administration, call)
@@ -299,8 +311,8 @@ class _Revoked:
         until = "in force until the hub restarts" if self.in_memory else "in force"
         return f"{until}, not {'stored' if self.recorded else 'recorded'}: {self.why}"
 
-    def answer(self, status: int, done: Done) -> Response:
-        """Build the answer to a revocation that was made."""
+    def answer(self, status: int, done: Done, elsewhere: str) -> Response:
+        """Build the answer to a revocation that was made; `elsewhere` names hubs that lack it."""
         if not self.kept:
             return _error(507, "not_recorded", self.explanation)
         lacks = (
@@ -311,6 +323,8 @@ class _Revoked:
             else "trail"
         )
         notice = f"in force, and kept in the hub's reserve until the {lacks} can take it: {self.why}"
+        if elsewhere:
+            notice = f"{notice}; {elsewhere}"
         return _json(status, {**done.body, "notice": notice})
 
 

@@ -14,6 +14,7 @@ from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.health.database_watch import DatabaseWatch
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
+from proxy.hub.membership.members import Members
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import AgentState
@@ -168,6 +169,36 @@ class DatabaseCollector(Collector):
         yield GaugeMetricFamily("hawse_directory_rolled_back", text, self._watch.lineage.loss is not None)
         text = "By how much the clock of this machine is ahead of the database's."
         yield GaugeMetricFamily("hawse_database_clock_error_seconds", text, self._watch.clock_error_s)
+
+
+class LeaseCollector(Collector):
+    """The lease of this hub, and the states of the hubs on its database."""
+
+    def __init__(self, members: Members, directory: Directory) -> None:
+        self._members = members
+        self._directory = directory
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gauges."""
+        text = "Whether the last renewal of this hub's lease in the database has succeeded."
+        yield GaugeMetricFamily("hawse_lease_up", text, not self._members.fault)
+        text = (
+            "Hubs on the database, this one included, by state: serving, leaving, or silent, "
+            "which is one whose lease is not renewed."
+        )
+        hubs = GaugeMetricFamily("hawse_hubs", text, labels=["state"])
+        running = [self._members.me, *self._members.others()]
+        states = Counter(each.state.value if each.living else "silent" for each in running)
+        for state in ("serving", "leaving", "silent"):
+            hubs.add_metric([state], states[state])
+        yield hubs
+        text = "Hubs on the database that have not applied all changes which this hub has applied."
+        behind = sum(each.applied < self._directory.applied.number for each in self._members.others())
+        yield GaugeMetricFamily("hawse_hubs_behind", text, behind)
 
 
 def hub_metrics(directory: Directory, operations: Operations) -> CollectorRegistry:

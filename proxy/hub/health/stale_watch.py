@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 import attrs
@@ -33,6 +33,8 @@ class StaleWatch:
     live: LiveCalls
     monotonic: Callable[[], float] = time.monotonic
     """The directory's clock."""
+    end_forwarded: Callable[[str], Awaitable[int]] | None = None
+    """Ends the calls that other hubs forward to this one, for a reason, and returns their number."""
     _stage: Stage = Stage.CONFIRMED
     _confirmed_s: float = 0.0
     """When the snapshot was confirmed last, before it became too old."""
@@ -53,7 +55,7 @@ class StaleWatch:
                 await trio.sleep(CHECK_S)
 
     def _log_change(self, now_s: float, before: Stage) -> None:
-        age = self.directory.age
+        age, directory = self.directory.age, self.directory
         if self._stage is Stage.CONFIRMED:
             away_s = age.confirmed_s - self._confirmed_s
             _log.warning("the database has confirmed the hub's state again, after %.0f s", away_s)
@@ -64,7 +66,7 @@ class StaleWatch:
             _log.warning(
                 "the database has not confirmed the hub's state for %.0f s (%s); after %.0f s all calls are "
                 "refused (database.stale_s)",
-                age.age_s(now_s), self.directory.fault or "no answer", age.stale_s,
+                age.age_s(now_s), directory.fault or directory.renewal_fault or "no answer", age.stale_s,
             )  # fmt: skip
         elif before in (Stage.CONFIRMED, Stage.LATE):
             _log.error("all calls are refused: %s", age.refusal(now_s))
@@ -78,3 +80,5 @@ class StaleWatch:
         ending = Ending(CloseReason.REVOKED, why, unavailable=True)
         if ended := await self.live.end([(each, ending) for each in self.live]):
             _log.error("%s: ended %s", why, counted(len(ended), "call"))
+        if self.end_forwarded is not None and (number := await self.end_forwarded(why)):
+            _log.error("%s: ended %s of other hubs", why, counted(number, "call"))

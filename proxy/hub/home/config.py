@@ -20,7 +20,7 @@ from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX, default_data_dir
 from proxy.hub.home.database_config import DatabaseConfig, faults_of_database
 from proxy.hub.home.files.seal_file import SEAL_FILE
 from proxy.hub.home.hosts import ClusterHosts
-from proxy.hub.home.peer_config import PeerConfig, faults_of_peer
+from proxy.hub.home.peer_config import PeerConfig, faults_of_peer, misleading_address
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,
@@ -55,6 +55,10 @@ MEMORY_MIB = 1024
 # A stopping hub serves no new calls, and the next hub usually waits for its end.
 STOP_GRACE_S = 10
 REPLACED_GRACE_S = 900
+# With other hubs the end of one is not urgent, and client-go ends a watch by itself after 5 to 10 minutes.
+PEERS_GRACE_S = 900
+# A balancer that asks /readyz each 5 s, and believes the third answer.
+STOP_LB_S = 15
 STOP_GRACE_MAX_S = 86_400
 # A failover takes 0.2 to 5 s where promotion is quick.
 AUDIT_WAIT_S = 5
@@ -166,10 +170,21 @@ class AuditConfig:
 class StopConfig:
     """How the hub stops."""
 
-    grace_s: int = STOP_GRACE_S
-    """How long open calls may continue after SIGTERM; a supervisor's SIGKILL must come later."""
+    grace_s: int | None = None
+    """How long open calls may continue after SIGTERM; a supervisor's SIGKILL must come later.
+
+    None: STOP_GRACE_S, and PEERS_GRACE_S where other hubs serve.
+    """
     replaced_grace_s: int = REPLACED_GRACE_S
     """The same for a hub that another one has replaced, whose end delays nothing."""
+    lb_s: int = STOP_LB_S
+    """How long a hub that leaves the others takes new calls, while its load balancer finds out."""
+
+    def grace(self, *, peers: bool) -> int:
+        """The grace of a hub that is stopped, and that has `peers` or has not."""
+        if self.grace_s is not None:
+            return self.grace_s
+        return PEERS_GRACE_S if peers else STOP_GRACE_S
 
 
 @attrs.frozen
@@ -227,14 +242,15 @@ class HubConfig:
         return None if self.cluster_hosts is None else ClusterHosts.of(self.cluster_hosts)
 
     @property
-    def misleading(self) -> str | None:
-        """The warning for a localhost `public_url` on a listener that other machines can reach."""
-        if self.public_host != "localhost" or self.listen.is_loopback:
-            return None
-        return (
-            f"it listens on {self.listen} for other machines, but its public_url is {self.public_url}: "
-            "set public_url"
-        )
+    def misleading(self) -> list[str]:
+        """The warnings for addresses of this machine alone on listeners that other machines can reach."""
+        found = [] if (fault := misleading_address(self.peer)) is None else [fault]
+        if self.public_host == "localhost" and not self.listen.is_loopback:
+            found.append(
+                f"it listens on {self.listen} for other machines, but its public_url is {self.public_url}: "
+                "set public_url"
+            )
+        return found
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> HubConfig:
@@ -289,8 +305,8 @@ def _check(config: HubConfig) -> list[str]:
     fault = fault_of_memory(config.memory_mib)
     if fault is not None:
         faults.append(f"memory_mib: {fault}")
-    for name, grace_s in attrs.asdict(config.stop).items():
-        if not 0 <= grace_s <= STOP_GRACE_MAX_S:
+    for name, seconds in attrs.asdict(config.stop).items():
+        if seconds is not None and not 0 <= seconds <= STOP_GRACE_MAX_S:
             faults.append(f"stop.{name}: expected 0 to {STOP_GRACE_MAX_S} seconds")
     if not 0 <= config.audit.wait_s <= AUDIT_WAIT_MAX_S:
         faults.append(f"audit.wait_s: expected 0 to {AUDIT_WAIT_MAX_S} seconds")

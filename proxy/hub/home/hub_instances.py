@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -119,13 +120,12 @@ class HubInstances:
         return found
 
 
-async def close_calls_of_ended_hubs(
-    instances: HubInstances, boot: str, open_store: Callable[[], OwnTrail], clock: Callable[[], float]
-) -> None:
-    """Close the calls of ended hubs in the trail, and return once no other hub runs.
+async def close_calls_of_ended_hubs(instances: HubInstances, boot: str, close: Callable[[], int]) -> None:
+    """Close the calls of ended hubs of this folder in the trail, and return once no other one runs.
 
-    A hub that ends in order closes its own calls. A killed hub's calls are closed as `unknown`. Cancelled, a
-    transaction that has begun is still committed.
+    `close` does that in a thread (`close_unknown`), and returns how many calls there were. A hub that ends in
+    order closes its own calls. A killed hub's calls are closed as `unknown`. Cancelled, a transaction that
+    has begun is still committed.
     """
     # None until the first round: a hub may have ended since the trail was opened.
     closed_beside: set[str] | None = None
@@ -134,7 +134,7 @@ async def close_calls_of_ended_hubs(
         running.discard(boot)
         if running != closed_beside:
             try:
-                closed = await trio.to_thread.run_sync(_close_unknown, instances, boot, open_store, clock)
+                closed = await trio.to_thread.run_sync(close)
             except AuditUnavailable as error:
                 # `closed_beside` is unchanged, so the next round tries again.
                 _log.warning("cannot close the calls of a hub that has ended: %s", error)
@@ -147,12 +147,19 @@ async def close_calls_of_ended_hubs(
         await trio.sleep(LOOK_EVERY_S)
 
 
-def _close_unknown(
-    instances: HubInstances, boot: str, open_store: Callable[[], OwnTrail], clock: Callable[[], float]
+def close_unknown(
+    open_store: Callable[[], OwnTrail],
+    boot: str,
+    is_running: Callable[[str], bool],
+    clock: Callable[[], float] = time.time,
 ) -> int:
+    """Close the calls of all hubs but `boot` that do not run any more; returns how many there were.
+
+    Raises AuditUnavailable.
+    """
     # A separate connection: the recorder's is used by the recorder's thread only.
     store = open_store()
     try:
-        return store.close_unknown(boot, utc(clock()), is_running=instances.is_running)
+        return store.close_unknown(boot, utc(clock()), is_running=is_running)
     finally:
         store.close()

@@ -53,6 +53,10 @@ class KeySource(Protocol):
         """
         ...
 
+    async def spread(self) -> None:
+        """Return when all hubs have the keys that are there; raises StoreUnavailableError."""
+        ...
+
 
 class FolderKeyring:
     """The keys in a data folder, which one hub uses: all steps are one change."""
@@ -73,6 +77,9 @@ class FolderKeyring:
             return await trio.to_thread.run_sync(partial(self._change, *steps), limiter=self._limiter)
         except DataDirError as error:
             raise StoreUnavailableError(str(error)) from error
+
+    async def spread(self) -> None:
+        """Return: there is no other hub."""
 
     def _change(self, *steps: Step) -> SigningKeys:
         keys = self._folder.load_or_make()
@@ -128,6 +135,7 @@ class KeyRing:
     async def activate(self) -> None:
         """Sign with the published key, if there is one; raises StoreUnavailableError."""
         if self.current.published is not None:
+            await self._source.spread()
             await self._change(self._activated)
 
     async def run(self) -> NoReturn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
@@ -58,9 +58,11 @@ def _refuse_lost(trail: TrailMark | None) -> None:
 class SealedKeyring:
     """The signing keys in the database, as the directory's snapshot has them."""
 
-    def __init__(self, directory: Changes, file: SealFile) -> None:
+    def __init__(self, directory: Changes, file: SealFile, spread: Callable[[], Awaitable[None]]) -> None:
+        """`spread` returns when all hubs have this hub's snapshot; raises StoreUnavailableError."""
         self._directory = directory
         self._file = file
+        self._spread = spread
         self._last: tuple[SealedKeys, SigningKeys] | None = None
 
     def read(self) -> SigningKeys:
@@ -71,17 +73,22 @@ class SealedKeyring:
         return self._last[1]
 
     async def change(self, *steps: Callable[[SigningKeys], SigningKeys]) -> SigningKeys:
-        """Make each step when this hub's snapshot has the one before.
+        """Make each step when the snapshots of all hubs have the one before.
 
         Raises StoreUnavailableError; the steps before may have been made.
         """
         try:
-            for step in steps:
-                # One hub runs on a database, so there is no other one whose snapshot must have it too.
+            for number, step in enumerate(steps):
+                if number:
+                    await self.spread()
                 await self._directory.change(partial(self._change, step))
             return self.read()
         except DataDirError as error:
             raise StoreUnavailableError(str(error)) from error
+
+    async def spread(self) -> None:
+        """Return when the snapshots of all hubs have the keys; raises StoreUnavailableError."""
+        await self._spread()
 
     def _change(self, step: Callable[[SigningKeys], SigningKeys], store: Store) -> None:
         _opened(partial(store.change_signing_keys, step), self._file.load(), self._file)

@@ -38,7 +38,7 @@ class Member:
     """The id of its data folder's hub: 8 hexadecimal digits, which stay over restarts."""
     boot: str
     """The id of the process."""
-    epoch: int
+    epoch: int = 0
     """The epoch of this boot in the audit trail. A later boot has a higher one."""
     address: str = ""
     """Where other hubs dial it (`peer.address`); "" without `peer`."""
@@ -48,16 +48,16 @@ class Member:
     """As in `hawse/0.1.0`."""
     links: int = LINKS
     """The version of the links' protocol that it speaks."""
-    state: MemberState
+    state: MemberState = MemberState.SERVING
     applied: int
     """The number of the directory's version by which it decides."""
     tunnels: int = 0
     calls: int = 0
     unreachable: tuple[str, ...] = ()
     """The ids of the hubs that it cannot link to."""
-    started_at: float
+    started_at: float = 0.0
     """Epoch seconds of the database's clock."""
-    age_s: float
+    age_s: float = 0.0
     """The time since its lease was renewed, by the database's clock, at the last reading."""
     stale_s: float
     """Its setting `database.stale_s`."""

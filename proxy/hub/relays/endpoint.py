@@ -29,9 +29,9 @@ from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
 from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.relays.relay_auth import check_hello
-from proxy.hub.relays.relay_limit import RelayLimit, RelayRefusedError
+from proxy.hub.relays.relay_limit import LocalRelayLimit, RelayLimit, RelayRefusedError
+from proxy.hub.relays.shared_limit import SharedRelayLimit, SlotUnavailableError
 from proxy.hub.relays.token_clock import TokenClock
-from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import Cluster, Mode
@@ -59,7 +59,6 @@ from tunnel import (
     read_hello,
 )
 from tunnel.net.readiness import Readiness
-from tunnel.net.tls import TLSStream
 from tunnel.net.waker import Waker
 from tunnel.websocket.upgrade import (
     AT_HEADER,
@@ -107,6 +106,8 @@ class RelayDial:
     arrival: Arrival
     recorded: bool
     """Whether the use of its token is recorded. If not, it may resume a session and begin none."""
+    carried: bool = False
+    """Another hub carries its connection: it may resume a session and begin none."""
 
 
 @attrs.define(eq=False)
@@ -125,12 +126,16 @@ class RelayEndpoint:
     new_id: Callable[[], str]
     pepper: bytes = attrs.field(repr=False)
     replays: ReplayStore
+    shared_limit: SharedRelayLimit | None = None
+    """The limit of relays over all hubs; None for a hub that is alone."""
     hub: str = ""
     """This hub's id among those of its directory; "" for a hub that is alone."""
     relay_limit: RelayLimit = attrs.field(init=False)
     _farewell: Callable[[Session, int], None] | None = None
     """Sends GOAWAY to a session once the hub leaves; the number is of sessions that got theirs before."""
     _replaced: bool = False
+    _resumes: bool = True
+    """Whether dials lead here, so that a session may wait for its relay."""
     clock: TokenClock = attrs.Factory(TokenClock)
     """The clock that dates relay tokens."""
     limit: AcceptLimit = attrs.Factory(AcceptLimit)
@@ -143,7 +148,8 @@ class RelayEndpoint:
 
     @relay_limit.default
     def _relay_limit_of_config(self) -> RelayLimit:
-        return RelayLimit(self.registry, self.config.limits.relays_per_cluster)
+        limit = self.config.limits.relays_per_cluster
+        return self.shared_limit or LocalRelayLimit(self.registry, limit, self._note)
 
     @_pins.default
     def _pins_of_directory(self) -> Pins:
@@ -159,6 +165,15 @@ class RelayEndpoint:
 
         When cancelled, the relay's token is used up.
         """
+        claims = self.verify(head, now)
+        cluster = self.directory.current.clusters_by_id[claims.cluster_id]
+        # Checked before the token is written to the replay store, which costs most.
+        self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
+        recorded = await self._record(head, claims, now)
+        return RelayDial(claims, cluster, address, arrival, recorded)
+
+    def verify(self, head: RequestHead, now: float) -> HelloClaims:
+        """Verify a relay's token, whose use is not recorded yet; raises TokenError (WrongClockError)."""
         scheme, _, token = (head.header(b"authorization") or b"").partition(b" ")
         if scheme.lower() != b"bearer" or len(head.header_values(b"authorization")) != 1:
             raise TokenError("a relay authenticates by one bearer token")
@@ -173,17 +188,14 @@ class RelayEndpoint:
         cluster = snapshot.clusters_by_id[claims.cluster_id]
         if cluster.mode is not Mode.TUNNEL:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
-        # Checked before the token is written to the replay store, which costs most.
-        self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
-        recorded = await self._record(head, claims, now)
-        return RelayDial(claims, cluster, address, arrival, recorded)
+        return claims
 
     async def _record(self, head: RequestHead, claims: HelloClaims, now: float) -> bool:
         """Record the use of a relay's token; False if that took too long, and the relay may resume a session.
 
         Raises as `authenticate`.
         """
-        resumes = self._has_session(head, claims)
+        resumes = self.has_session(head, claims)
         with trio.move_on_after(RESUME_RECORD_S if resumes else math.inf):
             await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
             return True
@@ -191,7 +203,7 @@ class RelayEndpoint:
         # for longer than most databases are away.
         return False
 
-    def _has_session(self, head: RequestHead, claims: HelloClaims) -> bool:
+    def has_session(self, head: RequestHead, claims: HelloClaims) -> bool:
         """Whether the session that a relay wants to resume is here and its own."""
         named = (head.header(SESSION_HEADER) or b"").decode("ascii", "replace")
         relay = self.registry.find(claims.cluster_id, claims.instance, named)
@@ -234,31 +246,33 @@ class RelayEndpoint:
             ):
                 self._refuse(relay, refusal)
 
-    def leave(self, grace_s: float, *, replaced: bool) -> None:
+    def leave(self, grace_s: float, *, replaced: bool = False, resumes: bool = False) -> None:
         """Send GOAWAY to every relay, now and as others connect.
 
         The relays dial again at once. If another hub takes over (`replaced`), it records their connections,
-        and this hub records none. Large fleets are sent GOAWAY below the rate that the next hub accepts. A
-        session that loses its connection ends: no dial leads here any more, so it cannot be resumed.
+        and this hub records none. Large fleets dial below the rate that the next hub accepts. Unless dials
+        still lead here (`resumes`), a session that loses its connection ends: it cannot be resumed.
         """
         self._replaced = replaced
+        self._resumes = resumes
 
         def say(session: Session, before: int) -> None:
-            late = max(0, before - GOAWAYS_AT_ONCE) if replaced else 0
+            late = max(0, before - GOAWAYS_AT_ONCE) if replaced or resumes else 0
             session.go_away(
                 code=CloseCode.DRAINING,
                 drain_ms=int(grace_s * 1000),
                 retry_after_ms=late * 1000 // GOAWAYS_PER_S,
                 reason="another hub takes over" if replaced else "the hub stops",
             )
-            session.forgo_resumption(_NO_WAY_BACK)
+            if not resumes:
+                session.forgo_resumption(_NO_WAY_BACK)
 
         self._farewell = say
         for before, relay in enumerate(self.registry.relays()):
             say(relay.session, before)
 
     async def serve(
-        self, connection: ServerConnection, stream: TLSStream, dial: RelayDial, readiness: Readiness
+        self, connection: ServerConnection, stream: trio.abc.Stream, dial: RelayDial, readiness: Readiness
     ) -> None:
         """Open a session on the connection, on `stream`, and register it until it ends.
 
@@ -297,7 +311,7 @@ class RelayEndpoint:
             return False
         if not relay.session.may_resume(hello.resume):
             relay.session.abandon(
-                "the relay's state does not match this hub's" if self._farewell is None else _NO_WAY_BACK
+                "the relay's state does not match this hub's" if self._resumes else _NO_WAY_BACK
             )
             return False
         _log.info(
@@ -336,12 +350,16 @@ class RelayEndpoint:
             raise Rejected(
                 CloseCode.RESUME_UNKNOWN,
                 "this hub does not have that session, or no longer has it"
-                if self._farewell is None
+                if self._resumes
                 else "this hub is stopping, and resumes no session",
             )
         if why := self.directory.refusal():
             # The snapshot has become too old during the dial.
             raise Rejected(CloseCode.DRAINING, why)
+        if dial.carried:
+            raise Rejected(
+                CloseCode.RESUME_UNKNOWN, "a connection carried from another hub begins no session"
+            )
         if not dial.recorded:
             raise Rejected(CloseCode.SLOW_DOWN, "the use of the relay's token is not recorded: try again")
         resume = self.config.tunnel.resume
@@ -368,20 +386,17 @@ class RelayEndpoint:
             session.on_context(partial(self._update_statement, relay))
             # Before the relay can displace another one.
             await self._pins.check(relay, relay.statement)
-            await self.relay_limit.probe_conflicting(relay)
-            self.relay_limit.check(relay)
-            with self.registry.registered(relay) as superseded:
-                if superseded is not None:
-                    superseded.end_with("superseded by a newer connection of the same relay")
-                await self._stay(relay)
+            async with self.relay_limit.admitted(relay):
+                with self.registry.registered(relay) as superseded:
+                    if superseded is not None:
+                        superseded.end_with("superseded by a newer connection of the same relay")
+                    await self._stay(relay)
         except (TooManyInstancesError, RelayRefusedError) as error:
             self._refuse(relay, error)
+        except SlotUnavailableError as error:
+            relay.end_with(str(error), CloseCode.SLOW_DOWN)
         finally:
             self._restated.pop(relay, None)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await self._note(
-                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
-                )
 
     def _live_relay(
         self, session: Session, hello: Hello, claims: HelloClaims, cluster: Cluster, address: str
@@ -441,8 +456,7 @@ class RelayEndpoint:
         # The reason if this task is cancelled, or fails.
         reason = "ended by the hub"
         try:
-            contact = RelayContact(relay.cluster_id, relay.instance, relay.boot, relay.version, relay.address)
-            if news := await self._note(lambda store: store.relay_connected(contact)):
+            if news := await self.relay_limit.connected(relay):
                 _log.info(
                     "relay %s of cluster %s: %s",
                     relay.instance, relay.cluster_name, news, extra={"cluster": relay.cluster_name},

@@ -109,14 +109,16 @@ def run(config: HubConfig, *command: str) -> str:
 async def test_a_trail_in_postgresql_is_written_by_the_hub_and_read_on_its_machine(config: HubConfig) -> None:
     event = call()
     async with opened(config) as records:
+        assert records.members is not None
+        epoch = records.members.me.epoch
         await records.recorder.intent(event)
         records.recorder.complete(event.completed(event.ts, resp=Response(200)))
     listed = [json.loads(line) for line in run(config, "list", "--json", "--agent", "robot").splitlines()]
     assert [(row["eid"], row["phase"], row["epoch"], row["seq"]) for row in listed] == [
-        (event.eid, "intent", 1, 1),
-        (event.eid, "complete", 1, 2),
+        (event.eid, "intent", epoch, 1),
+        (event.eid, "complete", epoch, 2),
     ]
-    assert "rows      1.1 (intent) and 1.2 (complete)" in run(config, "show", "1.2")
+    assert f"rows      {epoch}.1 (intent) and {epoch}.2 (complete)" in run(config, "show", f"{epoch}.2")
     assert event.eid in run(config, "show", event.eid)
     assert run(config, "prune", "--keep", "90d", "--yes") == "no event is that old\n"
     # The reads by operators are in the epoch that all of them share.

@@ -23,8 +23,14 @@ class World:
     def __init__(self, nursery: trio.Nursery, stale_s: float = 10) -> None:
         self.directory = SimpleNamespace(age=SnapshotAge(trio.current_time(), stale_s, 60), fault="")
         self.live = LiveCalls(lambda live: None)
-        watch = StaleWatch(self.directory, self.live, trio.current_time)  # type: ignore[arg-type]
+        self.forwarded: list[str] = []
+        """Why the calls of other hubs were ended."""
+        watch = StaleWatch(self.directory, self.live, trio.current_time, self.end_forwarded)  # type: ignore[arg-type]
         nursery.start_soon(watch.run)
+
+    async def end_forwarded(self, reason: str) -> int:
+        self.forwarded.append(reason)
+        return 0
 
     def confirm(self) -> None:
         self.directory.age.confirm(trio.current_time())
@@ -39,6 +45,7 @@ async def test_what_runs_ends_at_its_age_and_not_before(autojump_clock: MockCloc
         world.live.enter(waiting)
         await trio.sleep(59.9)
         assert begun.ended is waiting.ended is None
+        assert not world.forwarded
         await trio.sleep(0.1 + CHECK_S)
         for live in (begun, waiting):
             assert live.ended is not None
@@ -47,6 +54,7 @@ async def test_what_runs_ends_at_its_age_and_not_before(autojump_clock: MockCloc
             assert "60 s (database.stale_streams_s)" in live.ended.reason
         assert relay.cuts
         assert client.cuts
+        assert "60 s (database.stale_streams_s)" in world.forwarded[0]
         # What enters now is to be refused by admission; it is ended all the same.
         late = live_call(3)
         world.live.enter(late)

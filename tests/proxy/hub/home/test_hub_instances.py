@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,7 +25,7 @@ from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.hub.home import hub_instances as hub_instances_module
 from proxy.hub.home.files.private_files import DataDirError
-from proxy.hub.home.hub_instances import HubInstances, close_calls_of_ended_hubs
+from proxy.hub.home.hub_instances import HubInstances, close_calls_of_ended_hubs, close_unknown
 from tests.audit.events import call
 
 # A hub with an open call, which ends when its stdin closes.
@@ -72,8 +71,8 @@ class Counted(HubInstances):
         return HubInstances.running(self)
 
 
-def opened(file: Path) -> Callable[[], AuditStore]:
-    return partial(AuditStore, file, make=False)
+def closing_in(file: Path, instances: HubInstances) -> Callable[[], int]:
+    return partial(close_unknown, partial(AuditStore, file, make=False), "new", instances.is_running)
 
 
 def phases(path: Path, eid: str) -> list[str]:
@@ -218,7 +217,7 @@ async def test_a_running_hub_closes_the_calls_of_a_killed_one(
             ours = call()
             await recorder.intent(ours)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(close_calls_of_ended_hubs, instances, "new", opened(file), time.time)
+                nursery.start_soon(close_calls_of_ended_hubs, instances, "new", closing_in(file, instances))
                 await wait_for(lambda: instances.looks > 2)
                 assert phases(file, theirs) == ["intent"]
                 kill(child)
@@ -235,7 +234,7 @@ async def test_a_hub_that_was_killed_before_the_first_round_is_closed_too(tmp_pa
     with instances.registered("new"), other_hub(tmp_path, "old") as (child, theirs):
         kill(child)
         with trio.fail_after(10):
-            await close_calls_of_ended_hubs(instances, "new", opened(file), time.time)
+            await close_calls_of_ended_hubs(instances, "new", closing_in(file, instances))
     assert phases(file, theirs) == ["intent", "unknown"]
 
 
@@ -244,7 +243,7 @@ async def test_a_trail_that_cannot_be_written_is_tried_again(tmp_path: Path) -> 
     instances, file = Counted(tmp_path / "boots"), tmp_path / "audit.db"
     with instances.registered("new"), other_hub(tmp_path, "old") as (child, theirs):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(close_calls_of_ended_hubs, instances, "new", opened(file), time.time)
+            nursery.start_soon(close_calls_of_ended_hubs, instances, "new", closing_in(file, instances))
             await wait_for(lambda: instances.looks > 1)
             away = tmp_path / "away"
             away.mkdir()

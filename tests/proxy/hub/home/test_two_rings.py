@@ -56,8 +56,12 @@ async def opened(database: Location, file: SealFile) -> AsyncIterator[tuple[Dire
         yield directory, await directory.change(lambda store: open_secrets(store, None, file))
 
 
+async def alone() -> None:
+    """No other hub has to have this one's snapshot."""
+
+
 def ring_on(directory: Directory, file: SealFile, on_rotation: Callable[[], None] = lambda: None) -> KeyRing:
-    source = SealedKeyring(directory, file)
+    source = SealedKeyring(directory, file, alone)
     return KeyRing(source, issuer=HUB, clock=lambda: START, on_rotation=on_rotation)
 
 
@@ -173,7 +177,7 @@ class Hub:
     def start(self) -> None:
         self.read_database()
         self.ring = KeyRing(
-            SealedKeyring(self, self.file),  # type: ignore[arg-type]
+            SealedKeyring(self, self.file, alone),  # type: ignore[arg-type]
             issuer=HUB,
             clock=self.now,
             on_rotation=lambda: None,
