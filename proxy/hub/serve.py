@@ -360,8 +360,6 @@ async def _serve(
         listener = None if links is None else links.listener
         acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
-        if hub.records.members is not None:
-            hub.records.members.leave()
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.
             keeping.cancel()
