@@ -18,7 +18,8 @@ import attrs
 import trio
 
 from tunnel.backoff import Backoff
-from tunnel.dial import DialerConfig, DialFailed, open_tunnel
+from tunnel.dial import DialerConfig, open_tunnel
+from tunnel.dial_failure import DialFailed
 from tunnel.protocol.errors import CloseCode
 from tunnel.protocol.events import GoAway
 from tunnel.refusals import SessionClosed

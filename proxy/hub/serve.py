@@ -30,6 +30,7 @@ from proxy.hub.admin.actions.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.call_metrics import CallMetrics
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
+from proxy.hub.admin.link_metrics import LinkCollector
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.admin.metrics import (
     ConnectionsCollector,
@@ -59,7 +60,8 @@ from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import Home, Records, open_home, open_records, open_replays
+from proxy.hub.relays.shared_limit import SharedRelayLimit
+from proxy.hub.resources import Home, Records, open_home, open_limit, open_records, open_replays
 from proxy.hub.stop import Stop
 from proxy.hub.store.engines.listener import listen
 from proxy.hub.store.last_used import USE_WRITTEN_EVERY_S
@@ -108,10 +110,10 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
             open_home(config, replace=replace) as home,
             open_records(config, home, registry) as records,
         ):
-            async with open_replays(config, home) as seen:
+            async with open_replays(config, home) as seen, open_limit(config, records) as shared_limit:
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
                 async with trio.open_nursery() as upkeep:
-                    hub = _Hub(config, home, records, seen, registry, upkeep)
+                    hub = _Hub(config, home, records, seen, shared_limit, registry, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
                     front, admin, administration, peering = _start(hub)
@@ -132,6 +134,7 @@ class _Hub:
     home: Home
     records: Records
     seen: ReplayStore
+    shared_limit: SharedRelayLimit | None
     registry: Registry
     upkeep: trio.Nursery
     """Runs the parts' background tasks until the hub has stopped."""
@@ -168,6 +171,8 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     metrics.register(ReplayCollector(hub.seen, front.enrolment))
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
+    peering = _start_peering(hub, front)
+    sessions = LiveSessions(calls.live, home.instances, home.boot, hub.hub_id or "")
     administration = Administration.of(
         directory=directory,
         ring=hub.records.secrets.ring,
@@ -177,16 +182,19 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         hub_ca=lambda: home.certificate.ca_pem,
         version=VERSION,
         operations=live_relays,
-        live_sessions=LiveSessions(calls.live, home.instances, home.boot),
+        live_sessions=sessions,
         relays_per_cluster=hub.config.limits.relays_per_cluster,
+        hubs=None if peering is None else peering.members,
+        other_hubs=None if peering is None else peering.calls_elsewhere(sessions),
     )
     recorder, spread = hub.records.recorder, hub.records.spread
     app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread)
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
-    peering = _start_peering(hub, front)
     if peering is not None:
         metrics.register(LeaseCollector(peering.members, directory))
+        if (links := peering.links) is not None:
+            metrics.register(LinkCollector(peering.members, links.mesh, links.forwarded))
     forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
     start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
     return front, admin, administration, peering
@@ -267,6 +275,7 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
         new_id=new_eid,
         pepper=hub.records.secrets.pepper,
         replays=hub.seen,
+        shared_limit=hub.shared_limit,
         hub=hub.hub_id or "",
     )
     directory.on_change(relays.end_revoked)
@@ -331,7 +340,8 @@ async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelSc
     # Read after the pause: the old hub's relays reconnect to this one.
     recent = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
     hub.registry.relay_wait.expect(recent)
-    await directory.change(partial(Store.close_relays, hub=hub.hub_id))
+    if hub.shared_limit is None:
+        await directory.change(Store.close_relays)
     write_admin_endpoint()
     return keeping
 
@@ -356,8 +366,6 @@ async def _serve(
         listener = None if links is None else links.listener
         acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
-        if hub.records.members is not None:
-            hub.records.members.leave()
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.
             keeping.cancel()

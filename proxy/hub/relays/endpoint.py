@@ -29,9 +29,9 @@ from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
 from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.relays.relay_auth import check_hello
-from proxy.hub.relays.relay_limit import RelayLimit, RelayRefusedError
+from proxy.hub.relays.relay_limit import LocalRelayLimit, RelayLimit, RelayRefusedError
+from proxy.hub.relays.shared_limit import SharedRelayLimit, SlotUnavailableError
 from proxy.hub.relays.token_clock import TokenClock
-from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import Cluster, Mode
@@ -106,8 +106,10 @@ class RelayDial:
     arrival: Arrival
     recorded: bool
     """Whether the use of its token is recorded. If not, it may resume a session and begin none."""
-    carried: bool = False
-    """Another hub carries its connection: it may resume a session and begin none."""
+    only_resumes: bool = False
+    """It may resume a session and begin none: another hub carries its connection, or `answers_for`."""
+    answers_for: str = ""
+    """The id of a hub that has ended, and that the relay names: it is told so in that hub's name."""
 
 
 @attrs.define(eq=False)
@@ -126,6 +128,8 @@ class RelayEndpoint:
     new_id: Callable[[], str]
     pepper: bytes = attrs.field(repr=False)
     replays: ReplayStore
+    shared_limit: SharedRelayLimit | None = None
+    """The limit of relays over all hubs; None for a hub that is alone."""
     hub: str = ""
     """This hub's id among those of its directory; "" for a hub that is alone."""
     relay_limit: RelayLimit = attrs.field(init=False)
@@ -146,7 +150,8 @@ class RelayEndpoint:
 
     @relay_limit.default
     def _relay_limit_of_config(self) -> RelayLimit:
-        return RelayLimit(self.registry, self.config.limits.relays_per_cluster)
+        limit = self.config.limits.relays_per_cluster
+        return self.shared_limit or LocalRelayLimit(self.registry, limit, self._note)
 
     @_pins.default
     def _pins_of_directory(self) -> Pins:
@@ -209,7 +214,7 @@ class RelayEndpoint:
     @property
     def signature(self) -> tuple[tuple[bytes, bytes], ...]:
         """The header by which a relay knows which of several hubs has answered it."""
-        return ((AT_HEADER, self.hub.encode("ascii")),) if self.hub else ()
+        return signature_of(self.hub)
 
     def has_tunnel_of(self, head: RequestHead) -> bool:
         """Whether a relay that dials for one more tunnel says that it has one to this hub."""
@@ -280,7 +285,10 @@ class RelayEndpoint:
         _, leftover = connection.detach()
         try:
             async with accept_websocket(
-                stream, request_head=raw_head, leftover=leftover, headers=self.signature
+                stream,
+                request_head=raw_head,
+                leftover=leftover,
+                headers=signature_of(dial.answers_for or self.hub),
             ) as transport:
                 greeting = await hear_hello(transport)
                 if not await self._resume(transport, greeting, dial):
@@ -353,10 +361,8 @@ class RelayEndpoint:
         if why := self.directory.refusal():
             # The snapshot has become too old during the dial.
             raise Rejected(CloseCode.DRAINING, why)
-        if dial.carried:
-            raise Rejected(
-                CloseCode.RESUME_UNKNOWN, "a connection carried from another hub begins no session"
-            )
+        if dial.only_resumes:
+            raise Rejected(CloseCode.RESUME_UNKNOWN, "this dial resumes a session, and begins none")
         if not dial.recorded:
             raise Rejected(CloseCode.SLOW_DOWN, "the use of the relay's token is not recorded: try again")
         resume = self.config.tunnel.resume
@@ -383,22 +389,17 @@ class RelayEndpoint:
             session.on_context(partial(self._update_statement, relay))
             # Before the relay can displace another one.
             await self._pins.check(relay, relay.statement)
-            await self.relay_limit.probe_conflicting(relay)
-            self.relay_limit.check(relay)
-            with self.registry.registered(relay) as superseded:
-                if superseded is not None:
-                    superseded.end_with("superseded by a newer connection of the same relay")
-                await self._stay(relay)
+            async with self.relay_limit.admitted(relay):
+                with self.registry.registered(relay) as superseded:
+                    if superseded is not None:
+                        superseded.end_with("superseded by a newer connection of the same relay")
+                    await self._stay(relay)
         except (TooManyInstancesError, RelayRefusedError) as error:
             self._refuse(relay, error)
+        except SlotUnavailableError as error:
+            relay.end_with(str(error), CloseCode.SLOW_DOWN)
         finally:
             self._restated.pop(relay, None)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await self._note(
-                    lambda store: store.relay_disconnected(
-                        cluster.id, relay.instance, relay.boot, self.hub or None
-                    )
-                )
 
     def _live_relay(
         self, session: Session, hello: Hello, claims: HelloClaims, cluster: Cluster, address: str
@@ -458,10 +459,7 @@ class RelayEndpoint:
         # The reason if this task is cancelled, or fails.
         reason = "ended by the hub"
         try:
-            contact = RelayContact(
-                relay.cluster_id, relay.instance, relay.boot, relay.version, relay.address, self.hub or None
-            )
-            if news := await self._note(lambda store: store.relay_connected(contact)):
+            if news := await self.relay_limit.connected(relay):
                 _log.info(
                     "relay %s of cluster %s: %s",
                     relay.instance, relay.cluster_name, news, extra={"cluster": relay.cluster_name},
@@ -503,3 +501,8 @@ class RelayEndpoint:
         except StoreUnavailableError as error:
             _log.warning("cannot record that a relay connected or disconnected: %s", error)
             return None
+
+
+def signature_of(hub: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the header that names a hub; none for a hub that is alone ("")."""
+    return ((AT_HEADER, hub.encode("ascii")),) if hub else ()
