@@ -59,6 +59,17 @@ async def make_hub(hub: str, boot: str = "") -> Dialled:
 
 
 @asynccontextmanager
+async def listening(*hubs: Dialled) -> AsyncIterator[tuple[Dialled, ...]]:
+    """Close the hubs' listeners after the block."""
+    try:
+        yield hubs
+    finally:
+        for hub in hubs:
+            for each in hub.sockets:
+                await each.aclose()
+
+
+@asynccontextmanager
 async def serving(*hubs: Dialled) -> AsyncIterator[trio.Nursery]:
     """Run hubs, which know only what `members.read` has told them."""
     async with trio.open_nursery() as nursery:

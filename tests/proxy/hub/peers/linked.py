@@ -142,6 +142,8 @@ class Wires:
     """By boot. One that is not here is not reached."""
     split: bool = False
     """No dial gets through."""
+    swallows: bool = False
+    """Dials get through, and are not answered."""
     dials: list[tuple[str, str]] = attrs.Factory(list)
     """The boots of both sides."""
     _pairs: list[MemoryTransport] = attrs.Factory(list)
@@ -167,7 +169,8 @@ class Wires:
             raise LinkFailed("cannot connect: split")
         here, there = memory_transport_pair()
         self._pairs.append(here)
-        self.nursery.start_soon(_accept, other.mesh, me, there)
+        if not self.swallows:
+            self.nursery.start_soon(_accept, other.mesh, me, there)
         try:
             yield here
         finally:
