@@ -159,12 +159,11 @@ class Mesh:
                 if link.session.role is Role.LISTENER:
                     link.session.forgo_resumption("no dial leads to a hub that was replaced")
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+    async def run(self) -> NoReturn:
         """Keep the links until cancelled; then each ends with a GOAWAY."""
         async with trio.open_nursery() as self._nursery:
             self.members.on_change(self._follow)
             self._follow()
-            task_status.started()
             await self._announcer.run()
         raise AssertionError("the announcer never returns")
 

@@ -170,7 +170,7 @@ class Wires:
         here, there = memory_transport_pair()
         self._pairs.append(here)
         if not self.swallows:
-            self.nursery.start_soon(_accept, other.mesh, me, there)
+            self.nursery.start_soon(_accept, other.mesh, me, there)  # noqa: ASYNC113 - it answers later
         try:
             yield here
         finally:
@@ -210,7 +210,7 @@ async def open_hubs(*rows: Member) -> AsyncIterator[tuple[Wires, list[Linked]]]:
         hubs = [wires.add(row) for row in rows]
         for hub in hubs:
             hub.members.read(*rows)
-            await nursery.start(hub.mesh.run)
+            nursery.start_soon(hub.mesh.run)
         yield wires, hubs
         nursery.cancel_scope.cancel()
 

@@ -156,7 +156,7 @@ async def test_a_hub_that_does_not_answer_a_dial_does_not_hold_up_the_next(
     async with open_hubs() as (wires, _):
         wires.swallows = True
         first, second = wires.add(member("aaaaaaaa")), wires.add(member("bbbbbbbb"))
-        await wires.nursery.start(first.mesh.run)
+        wires.nursery.start_soon(first.mesh.run)
         first.members.read(first.members.me, second.members.me)
         await trio.sleep(DIAL_S - 0.1)
         assert len(wires.dials) == 1
@@ -266,7 +266,7 @@ async def test_the_links_of_a_hub_that_stops_end_and_are_not_dialled_again_but_f
         second = wires.add(rows[1])
         second.members.read(*rows)
         async with trio.open_nursery() as nursery:
-            await nursery.start(second.mesh.run)
+            nursery.start_soon(second.mesh.run)
             first.members.read(*rows)
             await trio.sleep(0.1)
             link = first.link
