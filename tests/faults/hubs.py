@@ -69,6 +69,15 @@ class FaultyHubs(OnPostgres):
         assert [eid for eid, phases in found.items() if phases["complete"] + phases["unknown"] > 1] == []
         return sum(phases["unknown"] for phases in found.values())
 
+    def wait_for_two(self) -> None:
+        """Wait until the hubs are settled, and two of them have a tunnel: none of them is the only one."""
+        self.settle()
+        self.world.until(
+            lambda: sum(bool(names) for names in self.world.tunnels().values()) >= 2,
+            "two hubs have a tunnel",
+            SETTLED_S,
+        )
+
     def settle(self, tunnels: int = 0, within_s: float = SETTLED_S) -> float:
         """Wait until all hubs serve and reach one another, with so many tunnels; how long that took."""
         return self.world.until(lambda: settled(self.world, tunnels), "the hubs are settled", within_s)
