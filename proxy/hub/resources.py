@@ -202,7 +202,7 @@ async def _join(
         boot=home.boot,
         address="" if config.peer.address is None else str(config.peer.address),
         software=f"hawse/{VERSION}",
-        applied=directory.applied.number,
+        applied=directory.applied.version.number,
         stale_s=config.database.stale_s,
         stale_streams_s=config.database.stale_streams_s,
     )
