@@ -171,7 +171,7 @@ class Linking:
                 self._failed(error)
                 wait_s = PAUSE_S
                 if error.forgotten:
-                    session.abandon(f"hub {self.member.name} is gone: {error}")
+                    session.abandon(str(error))
 
     def _failed(self, error: LinkFailed) -> None:
         now, reason = trio.current_time(), str(error)

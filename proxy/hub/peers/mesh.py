@@ -159,17 +159,12 @@ class Mesh:
                 if link.session.role is Role.LISTENER:
                     link.session.forgo_resumption("no dial leads to a hub that was replaced")
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+    async def run(self) -> NoReturn:
         """Keep the links until cancelled; then each ends with a GOAWAY."""
         async with trio.open_nursery() as self._nursery:
             self.members.on_change(self._follow)
             self._follow()
-            task_status.started()
-            try:
-                await self._announcer.run()
-            finally:
-                for link in list(self.links):
-                    link.session.end(CloseCode.NORMAL, "the hub stops")
+            await self._announcer.run()
         raise AssertionError("the announcer never returns")
 
     # --- who dials ---
@@ -279,7 +274,7 @@ class Mesh:
             session.flush_after(self.readiness)
         self.links.append(link)
         self._table.attach(link)
-        reason = "ended by this hub"
+        reason = "this hub stops"
         _log.info("linked to hub %s at %s", name, session.peer_name)
         try:
             for call in self._on_link:
@@ -293,6 +288,7 @@ class Mesh:
                 reason = await session.wait_closed()
                 nursery.cancel_scope.cancel()
         finally:
+            session.end(CloseCode.NORMAL, reason)
             _log.info("the link to hub %s has ended: %s", name, reason)
             self.links.remove(link)
             self._announcer.detach(link)
