@@ -40,6 +40,7 @@ from proxy.hub.membership.members import Members
 from proxy.hub.membership.spread import Spread
 from proxy.hub.peers.identity import LinkIdentity
 from proxy.hub.relays.registry import Registry
+from proxy.hub.relays.shared_limit import SharedRelayLimit, open_shared_limit
 from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.store import Store
@@ -254,3 +255,16 @@ def open_replays(config: HubConfig, home: Home) -> AbstractAsyncContextManager[R
 
         table = PostgresUses(partial(conninfo_of, address))
     return open_replay_store(table)
+
+
+@asynccontextmanager
+async def open_limit(config: HubConfig, records: Records) -> AsyncIterator[SharedRelayLimit | None]:
+    """Take part in the limit of relays over all hubs; None on SQLite, where the hub is alone."""
+    address, members = config.database.address, records.members
+    if address is None or members is None:
+        yield None
+        return
+    limit = config.limits.relays_per_cluster
+    opened = open_shared_limit(address, org=config.org, hub_boot=members.me.boot, relays_per_cluster=limit)
+    async with opened as shared:
+        yield shared

@@ -59,7 +59,8 @@ from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import Home, Records, open_home, open_records, open_replays
+from proxy.hub.relays.shared_limit import SharedRelayLimit
+from proxy.hub.resources import Home, Records, open_home, open_limit, open_records, open_replays
 from proxy.hub.stop import Stop
 from proxy.hub.store.engines.listener import listen
 from proxy.hub.store.last_used import USE_WRITTEN_EVERY_S
@@ -108,10 +109,10 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
             open_home(config, replace=replace) as home,
             open_records(config, home, registry) as records,
         ):
-            async with open_replays(config, home) as seen:
+            async with open_replays(config, home) as seen, open_limit(config, records) as shared_limit:
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
                 async with trio.open_nursery() as upkeep:
-                    hub = _Hub(config, home, records, seen, registry, upkeep)
+                    hub = _Hub(config, home, records, seen, shared_limit, registry, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
                     front, admin, administration, peering = _start(hub)
@@ -132,6 +133,7 @@ class _Hub:
     home: Home
     records: Records
     seen: ReplayStore
+    shared_limit: SharedRelayLimit | None
     registry: Registry
     upkeep: trio.Nursery
     """Runs the parts' background tasks until the hub has stopped."""
@@ -267,6 +269,7 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
         new_id=new_eid,
         pepper=hub.records.secrets.pepper,
         replays=hub.seen,
+        shared_limit=hub.shared_limit,
         hub=hub.hub_id or "",
     )
     directory.on_change(relays.end_revoked)
@@ -331,7 +334,8 @@ async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelSc
     # Read after the pause: the old hub's relays reconnect to this one.
     recent = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
     hub.registry.relay_wait.expect(recent)
-    await directory.change(partial(Store.close_relays, hub=hub.hub_id))
+    if hub.shared_limit is None:
+        await directory.change(Store.close_relays)
     write_admin_endpoint()
     return keeping
 
@@ -356,6 +360,8 @@ async def _serve(
         listener = None if links is None else links.listener
         acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
+        if hub.records.members is not None:
+            hub.records.members.leave()
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.
             keeping.cancel()

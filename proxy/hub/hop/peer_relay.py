@@ -147,8 +147,9 @@ class PeerRelay:
         """See RouteHandle. Streams that are open end by themselves."""
         self.contexts.retire()
         self._registry.remove_elsewhere(self.route.session, self)
-        if self.session.closed and self._registry.session(self.cluster_id) is None:
-            # Its hub has died, or cannot be reached. The relay dials another hub within a second.
+        moves = self.session.closed or self.route.leaving
+        if moves and self._registry.session(self.cluster_id) is None:
+            # Its hub has died, cannot be reached, or leaves. The relay dials another hub within a second.
             self._registry.relay_wait.expect([self.cluster_id])
 
 

@@ -29,9 +29,9 @@ from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
 from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.relays.relay_auth import check_hello
-from proxy.hub.relays.relay_limit import RelayLimit, RelayRefusedError
+from proxy.hub.relays.relay_limit import LocalRelayLimit, RelayLimit, RelayRefusedError
+from proxy.hub.relays.shared_limit import SharedRelayLimit, SlotUnavailableError
 from proxy.hub.relays.token_clock import TokenClock
-from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import Cluster, Mode
@@ -74,7 +74,7 @@ HELLOS_REMEMBERED_MAX = 100_000
 HELLOS_OF_A_CLUSTER_MAX = 10_000
 
 # How long a relay that resumes a session waits for the record of its token: it gives up a dial after 5 s
-# (tunnel.dialer.RESUME_DIAL_S).
+# (tunnel.resumption.RESUME_DIAL_S).
 RESUME_RECORD_S = 2.0
 
 # A relay opens no streams and sends few contexts, so the hub keeps no memory for them. WELCOME cannot
@@ -126,6 +126,8 @@ class RelayEndpoint:
     new_id: Callable[[], str]
     pepper: bytes = attrs.field(repr=False)
     replays: ReplayStore
+    shared_limit: SharedRelayLimit | None = None
+    """The limit of relays over all hubs; None for a hub that is alone."""
     hub: str = ""
     """This hub's id among those of its directory; "" for a hub that is alone."""
     relay_limit: RelayLimit = attrs.field(init=False)
@@ -146,7 +148,8 @@ class RelayEndpoint:
 
     @relay_limit.default
     def _relay_limit_of_config(self) -> RelayLimit:
-        return RelayLimit(self.registry, self.config.limits.relays_per_cluster)
+        limit = self.config.limits.relays_per_cluster
+        return self.shared_limit or LocalRelayLimit(self.registry, limit, self._note)
 
     @_pins.default
     def _pins_of_directory(self) -> Pins:
@@ -383,22 +386,17 @@ class RelayEndpoint:
             session.on_context(partial(self._update_statement, relay))
             # Before the relay can displace another one.
             await self._pins.check(relay, relay.statement)
-            await self.relay_limit.probe_conflicting(relay)
-            self.relay_limit.check(relay)
-            with self.registry.registered(relay) as superseded:
-                if superseded is not None:
-                    superseded.end_with("superseded by a newer connection of the same relay")
-                await self._stay(relay)
+            async with self.relay_limit.admitted(relay):
+                with self.registry.registered(relay) as superseded:
+                    if superseded is not None:
+                        superseded.end_with("superseded by a newer connection of the same relay")
+                    await self._stay(relay)
         except (TooManyInstancesError, RelayRefusedError) as error:
             self._refuse(relay, error)
+        except SlotUnavailableError as error:
+            relay.end_with(str(error), CloseCode.SLOW_DOWN)
         finally:
             self._restated.pop(relay, None)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await self._note(
-                    lambda store: store.relay_disconnected(
-                        cluster.id, relay.instance, relay.boot, self.hub or None
-                    )
-                )
 
     def _live_relay(
         self, session: Session, hello: Hello, claims: HelloClaims, cluster: Cluster, address: str
@@ -458,10 +456,7 @@ class RelayEndpoint:
         # The reason if this task is cancelled, or fails.
         reason = "ended by the hub"
         try:
-            contact = RelayContact(
-                relay.cluster_id, relay.instance, relay.boot, relay.version, relay.address, self.hub or None
-            )
-            if news := await self._note(lambda store: store.relay_connected(contact)):
+            if news := await self.relay_limit.connected(relay):
                 _log.info(
                     "relay %s of cluster %s: %s",
                     relay.instance, relay.cluster_name, news, extra={"cluster": relay.cluster_name},

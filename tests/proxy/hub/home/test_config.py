@@ -43,7 +43,7 @@ def test_a_url_that_leads_others_to_themselves_misleads(
 ) -> None:
     stated = {} if public_url is None else {"HAWSE_HUB_PUBLIC_URL": public_url}
     told = load(None, {**ENV, "HAWSE_HUB_LISTEN": listen, **stated}).misleading
-    assert (told is not None) is misleads
+    assert bool(told) is misleads
 
 
 def test_the_data_home_follows_xdg_only_when_absolute() -> None:

@@ -118,16 +118,20 @@ async def test_a_newer_route_to_a_session_outlives_the_older_one() -> None:
         assert registry.session("c1") is None
 
 
-async def test_a_call_waits_for_the_relays_of_a_hub_that_has_died(autojump_clock: object) -> None:
+@pytest.mark.parametrize("died", [True, False])
+async def test_a_call_waits_for_the_relays_of_a_hub_that_has_died_or_leaves(
+    autojump_clock: object, died: bool
+) -> None:
     registry = Registry()
     async with open_pair() as link, open_pair() as other:
         peers = PeerRelays(registry, lambda: 1)
-        lost = peers(link_of(link.listener), route("s1"))
+        lost = peers(link_of(link.listener), route("s1", leaving=not died))
         ended = peers(link_of(other.listener), route("s2", cluster_id="c2"))
         # The relay itself has gone.
         ended.end()
         assert not await registry.relay_wait.wait_for("c2")
-        link.listener.end(None, "its hub has died")
+        if died:
+            link.listener.end(None, "its hub has died")
         lost.end()
         async with trio.open_nursery() as nursery:
             came: list[bool] = []
