@@ -43,6 +43,8 @@ from tunnel.net.readiness import Readiness
 
 # A dial fails for a moment at each restart, and that is no news.
 UNREACHABLE_S: Final = 5.0
+# Of one process: the current link, one that it replaces, and some that this hub has not lost yet.
+LINKS_OF_A_HUB_MAX: Final = 8
 # What the streams of a link get whose ids run out, as those of a relay's session do.
 REPLACED_S: Final = 900.0
 # How long its routes are told beside those of the next link, which is dialled at once.
@@ -224,9 +226,11 @@ class Mesh:
             Hello(features=(RESUME,), instance=me.hub, boot_id=me.boot, software=me.software)
         )
 
-    def _welcome(self, hello: Hello) -> Welcome:
+    def _welcome(self, member: Member, hello: Hello) -> Welcome:
         if hello.resume is not None:
             raise Rejected(CloseCode.RESUME_UNKNOWN, "this hub does not have that link, or no longer has it")
+        if sum(link.member.boot == member.boot for link in self.links) >= LINKS_OF_A_HUB_MAX:
+            raise Rejected(CloseCode.LIMITS, f"it has {LINKS_OF_A_HUB_MAX} links to this hub, the limit")
         me = self.members.me
         return Welcome(
             session_id=new_eid(),
@@ -261,11 +265,18 @@ class Mesh:
             transport,
             Role.LISTENER,
             greeting=greeting,
-            answer_hello=self._welcome,
+            answer_hello=partial(self._welcome, member),
             settings=self.settings,
             memory=self.memory,
         ) as session:
+            self._give_up_lost(member)
             await self._keep(PeerLink(member, session))
+
+    def _give_up_lost(self, member: Member) -> None:
+        """End the links that a hub has given up: it has begun another one, and they wait for its dial."""
+        for link in list(self.links):
+            if link.member.boot == member.boot and link.session.detached and not link.session.draining:
+                link.session.abandon("the other hub has begun another link")
 
     async def _keep(self, link: PeerLink) -> None:
         """Serve a link until it has ended."""
