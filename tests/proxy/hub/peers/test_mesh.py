@@ -11,9 +11,11 @@ from trio.testing import MockClock
 
 from proxy.exchange.groups import group_of
 from proxy.hub.membership.member import Member, MemberState
+from proxy.hub.peers.accepting import LINKS_OF_A_HUB_MAX
+from proxy.hub.peers.dialling import UNREACHABLE_S
 from proxy.hub.peers.link import LinkDown, PeerLink
 from proxy.hub.peers.linking import DIAL_S, PAUSE_S
-from proxy.hub.peers.mesh import LINKS_OF_A_HUB_MAX, TAKEOVER_S, UNREACHABLE_S, Mesh
+from proxy.hub.peers.mesh import TAKEOVER_S, Mesh
 from proxy.hub.peers.streams import PeerStream
 from tests.proxy.hub.peers.linked import FakeMembers, Linked, member, open_hubs, open_linked_hubs, route
 from tunnel import RESUME_TTL_S, CloseCode, Rejected, Role, Stream, open_session
@@ -76,7 +78,7 @@ def test_of_any_two_processes_at_most_one_dials_and_one_does_if_one_can_be_diall
         for other in table:
             if one is not other:
                 dialable = [row for row in (one, other) if row.address and row.epoch == newest[row.hub]]
-                dials = mesh_of(one).dials(other), mesh_of(other).dials(one)
+                dials = mesh_of(one)._dialling.dials(other), mesh_of(other)._dialling.dials(one)
                 assert sum(dials) == bool(dialable)
 
 
