@@ -182,9 +182,11 @@ class _Dialer:
             self._note_met(failed)
             return
         wait_s = 0.0 if failed.hub_time else self._wait_after_failure_s(failed)
-        log.warning(
-            "no tunnel to %s: %s; the next attempt is in %.0f s",
-            self.config.endpoint.name, failed, wait_s,
+        level, what = (logging.INFO, "no other tunnel") if self.tunnels.up else (logging.WARNING, "no tunnel")
+        log.log(
+            level,
+            "%s to %s: %s; the next attempt is in %.0f s",
+            what, self.config.endpoint.name, failed, wait_s,
         )  # fmt: skip
         self.awaits_drain = self._hub_drains and not failed.refused
         self._dial_in(wait_s)

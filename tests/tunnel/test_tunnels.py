@@ -134,7 +134,10 @@ async def test_a_hub_that_is_killed_is_replaced_within_a_second_also_without_str
         assert balancer.dialled_at[2:] == pytest.approx([31], abs=0.1)
 
 
-async def test_a_hub_that_goes_is_replaced_at_once_beside_its_streams(autojump_clock: MockClock) -> None:
+async def test_a_hub_that_goes_is_replaced_at_once_beside_its_streams(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     hubs = three()
     async with dialling(hubs, by(*"abac")) as (balancer, _relay):
         await trio.sleep(30)
@@ -148,6 +151,8 @@ async def test_a_hub_that_goes_is_replaced_at_once_beside_its_streams(autojump_c
         assert not going.closed
         # Not the hub that leaves: its successor may have its id.
         assert header(hubs[2].heads[0], ELSEWHERE_HEADER) == "b"
+    assert any(line.startswith("no other tunnel to hub.test:443: ") for line in lines(caplog))
+    assert not any(record.levelno >= logging.WARNING for record in caplog.records)
 
 
 async def test_a_restarted_hub_is_dialled_under_its_id_beside_its_old_process(
