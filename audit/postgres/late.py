@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 import attrs
 from msgspec.structs import replace
 
+from audit.errors import ContentRefused
 from audit.ids import new_eid
 from audit.postgres.batch import Row, whole_row
 from audit.record import Event, Kind, Phase
@@ -22,23 +23,27 @@ class LateBatch:
     """Events for the shared epoch."""
 
     rows: list[Row]
-    refused: list[str]
-    """The ids of events that begin a call: it has to be refused."""
+    _refused: Mapping[str, str]
     _late: Mapping[str, Row]
 
     @classmethod
-    def of(cls, events: Sequence[Event]) -> LateBatch:
-        """Sort a batch whose epoch was closed before it was written."""
+    def of(cls, events: Sequence[Event], why: str) -> LateBatch:
+        """Sort a batch whose epoch was closed before it was written, as `why` says."""
         ends = [event for event in events if not event.phase.opens]
         return cls(
             [whole_row(event) for event in ends],
-            [event.eid for event in events if event.phase.opens],
+            {event.eid: why for event in events if event.phase.opens},
             {event.eid: whole_row(_late(event)) for event in ends},
         )
 
     def pick(self, row: Row, present: Collection[tuple[str, str]]) -> Row:
         """Return what to write for a row, by the ids and phases that the trail has."""
         return self._late[row[0]] if (row[0], Phase.UNKNOWN.value) in present else row
+
+    def check(self) -> None:
+        """Raise ContentRefused if an event begins a call, which has to be refused."""
+        if self._refused:
+            raise ContentRefused(self._refused, {})
 
 
 def _late(event: Event) -> Event:

@@ -160,7 +160,11 @@ class PostgresStore:
             except _Closed as error:
                 # What is unsure was committed before the epoch was closed, or never is.
                 self._unsure = None
-                return self._append_late(events, str(error))
+                late = LateBatch.of(events, str(error))
+                if late.rows:
+                    self._append_shared(late.rows, late.pick)
+                late.check()
+                return {}
         if written.refused:
             raise ContentRefused(written.refused, written.shares)
         return written.shares
@@ -169,15 +173,6 @@ class PostgresStore:
         """Write the events that the trail does not have yet, by `eid` and phase, into the shared epoch."""
         rows = [whole_row(self._masks.apply(event)) for event in batch]
         self._append_shared(rows, lambda row, present: None if row[:2] in present else row)
-
-    def _append_late(self, events: Sequence[Event], why: str) -> dict[Agent, int]:
-        """Write events of a closed epoch into the shared one; raises ContentRefused if any begin a call."""
-        late = LateBatch.of(events)
-        if late.rows:
-            self._append_shared(late.rows, late.pick)
-        if late.refused:
-            raise ContentRefused(dict.fromkeys(late.refused, why), {})
-        return {}
 
     def _append_shared(self, rows: list[Row], pick: Pick | None) -> dict[Agent, int]:
         """Write rows into the shared epoch; `pick` chooses them by what the trail has."""

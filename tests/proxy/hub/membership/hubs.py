@@ -44,7 +44,7 @@ async def joined(
     async with open_directory(database, org="main", clock=time.time) as directory:
         open_store = partial(open_trail, database, Masks())
         with closing(await trio.to_thread.run_sync(open_store)):
-            me = member(boot, applied=directory.applied.number, **stated)
+            me = member(boot, applied=directory.applied.version.number, **stated)
             is_running = RunningHubs(partial(conninfo_of, database), me.hub, running.__contains__).is_running
             joining = Joining(
                 conninfo=partial(conninfo_of, database),
