@@ -31,6 +31,9 @@ from tests.system.raw import RawClient
 # After a hub's death another one ends its calls so.
 UNKNOWN = Counter({"intent": 1, "unknown": 1})
 UNKNOWN_WITHIN_S = 100.0
+# A read that takes seconds is in the trail before its end.
+LONG_READ = Counter({"start": 1, "complete": 1})
+UNKNOWN_READ = Counter({"start": 1, "unknown": 1})
 SETTLED_S = 60.0
 
 
@@ -133,7 +136,7 @@ def faulty_hubs(
             flags=("--verbose",),
         ) as world:
             chain = Chain(world, api, Trap(0), trustme.CA())
-            phases = (WRITE, READ, UNKNOWN)
+            phases = (WRITE, READ, LONG_READ, UNKNOWN, UNKNOWN_READ)
             hubs = FaultyHubs(chain, server, phases, UNKNOWN_WITHIN_S, peers=peers, databases=databases)
             hubs.settle(len(relays))
             yield hubs
