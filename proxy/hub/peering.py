@@ -101,6 +101,11 @@ class Peering:
         """See stop.Peers."""
         return any(each.living and each.state is MemberState.SERVING for each in self.members.others())
 
+    @property
+    def carry(self) -> bool:
+        """See stop.Peers."""
+        return self.links is not None
+
     def leave(self, *, replaced: bool = False) -> None:
         """See stop.Peers."""
         self.members.leave()

@@ -63,8 +63,8 @@ from proxy.hub.relays.registry import Registry
 from proxy.hub.relays.shared_limit import SharedRelayLimit
 from proxy.hub.resources import Home, Records, open_home, open_limit, open_records, open_replays
 from proxy.hub.stop import Stop
+from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.engines.listener import listen
-from proxy.hub.store.last_used import USE_WRITTEN_EVERY_S
 from proxy.hub.store.local_user import local_token_name
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import CHANNEL
@@ -366,8 +366,6 @@ async def _serve(
         listener = None if links is None else links.listener
         acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
-        if hub.records.members is not None:
-            hub.records.members.leave()
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.
             keeping.cancel()
