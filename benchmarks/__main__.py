@@ -16,7 +16,7 @@ from benchmarks.profile import profile_all, spy_program
 from benchmarks.report import Report
 from benchmarks.result import group
 from benchmarks.runner import Outcome, open_bench, run_all
-from benchmarks.system import Missing
+from benchmarks.system import Missing, OpenSystem
 from benchmarks.systems import ALWAYS, EXTRA, PEERS
 from benchmarks.workload import Options
 from benchmarks.workloads import BY_NAME, WORKLOADS
@@ -72,13 +72,20 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     prepare_process()
-    openers = {**ALWAYS, **(PEERS if arguments.peers else {})}
+    every_day = [name for name, parts in WORKLOADS.items() if not parts[0].opens]
+    names = every_day if "all" in arguments.workloads else arguments.workloads
+    # Each once, also where a group and one of its own are named.
+    workloads = list(dict.fromkeys(workload for name in names for workload in BY_NAME[name]))
+    openers: dict[str, OpenSystem] = {}
+    if not all(workload.opens for workload in workloads):
+        openers = {**ALWAYS, **(PEERS if arguments.peers else {})}
+    openers |= {name: EXTRA[name] for workload in workloads for name in workload.opens}
     if arguments.systems is not None:
         every = {**ALWAYS, **PEERS, **EXTRA}
-        names = arguments.systems.split(",")
-        if unknown := [name for name in names if name not in every]:
+        chosen = arguments.systems.split(",")
+        if unknown := [name for name in chosen if name not in every]:
             sys.exit(f"unknown systems: {', '.join(unknown)}; there are {', '.join(every)}")
-        openers = {name: every[name] for name in names}
+        openers = {name: every[name] for name in chosen}
     for file in (arguments.json, arguments.results):
         # Before the minutes that the runs take, not after.
         if file is not None and not file.parent.is_dir():
@@ -88,9 +95,6 @@ def main() -> None:
         seconds=0.2 if arguments.quick else arguments.seconds,
         quick=arguments.quick,
     )
-    names = list(WORKLOADS) if "all" in arguments.workloads else arguments.workloads
-    # Each once, also where a group and one of its own are named.
-    workloads = list(dict.fromkeys(workload for name in names for workload in BY_NAME[name]))
     outcome, bench = Outcome(), None
     try:
         spy = spy_program() if arguments.profile is not None else None

@@ -42,6 +42,8 @@ class Workload:
     """One short run. Raises RunFailed when the system did not do what was asked."""
     systems: frozenset[str] | None = None
     """The systems it makes sense for; all of them when None."""
+    opens: tuple[str, ...] = ()
+    """The systems of EXTRA that it runs over without being told; those that run always do not run for it."""
     runs: int | None = None
     """Rounds, where the number of the command line makes no sense."""
     open: OpenRuns | None = None

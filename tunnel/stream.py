@@ -24,11 +24,13 @@ RECEIVE_BYTES = 128 * 1024
 class StreamReset(trio.BrokenResourceError):
     """The stream was RESET: by the peer, by us, or with its session."""
 
-    def __init__(self, code: StreamCode, processed: Processed, reason: str) -> None:
+    def __init__(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool = False) -> None:
         super().__init__(f"{code.name}, processed: {processed.name}: {reason}")
         self.code = code
         self.processed = processed
         self.reason = reason
+        self.in_line = in_line
+        """What was received before it could still be taken."""
 
 
 class Stream:
@@ -101,6 +103,14 @@ class Stream:
         return self._failure is not None
 
     @property
+    def failure(self) -> StreamReset | None:
+        """How it was broken; None if it was not."""
+        return None if self._failure is None else self._error(self._failure)
+
+    def _error(self, failure: tuple[StreamCode, Processed, str]) -> StreamReset:
+        return StreamReset(*failure, in_line=self._failed_in_line)
+
+    @property
     def evicted(self) -> bool:
         """Whether it was RESET to make room in memory, here or at the peer's."""
         return self._failure is not None and self._failure[0] is StreamCode.OVERLOADED
@@ -132,14 +142,14 @@ class Stream:
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed")
         if self._failure is not None and not self._failed_in_line:
-            raise StreamReset(*self._failure)
+            raise self._error(self._failure)
         head = state.answer_head
         if head is not None:
             return head
         if state.partial_head is None and state.receiving in (FLOWING, ENDED):
             raise StreamReset(StreamCode.PROTOCOL, Processed.MAYBE, "the answer has no head")
         if self._failure is not None:
-            raise StreamReset(*self._failure)
+            raise self._error(self._failure)
         return None
 
     def when_input(self, tell: Callable[[], None], tell_doubt: Callable[[], object] | None = None) -> None:
@@ -186,11 +196,11 @@ class Stream:
             return self._driver.take(state, max_bytes)
         # A RESET that was not in line may have dropped bytes, so even a half that ended is not whole.
         if self._failure is not None and not self._failed_in_line:
-            raise StreamReset(*self._failure)
+            raise self._error(self._failure)
         if state.receiving is ENDED:
             return b""
         if self._failure is not None:
-            raise StreamReset(*self._failure)
+            raise self._error(self._failure)
         return None
 
     @property
@@ -241,7 +251,7 @@ class Stream:
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed")
         if self._failure is not None:
-            raise StreamReset(*self._failure)
+            raise self._error(self._failure)
         if self._state.sending is ENDED:
             raise trio.ClosedResourceError("the end of this stream was sent already")
 

@@ -7,12 +7,15 @@ from benchmarks.systems.chisel import open_chisel
 from benchmarks.systems.direct import open_direct
 from benchmarks.systems.frp import open_frp
 from benchmarks.systems.hawse import open_hawse, open_seeded, open_without_wheels
+from benchmarks.systems.hop import NAME as HOP
+from benchmarks.systems.hop import open_hop
 from benchmarks.systems.konnectivity import open_konnectivity
 from benchmarks.systems.leg import OpenTunnel
 from benchmarks.systems.mplex import open_mplex
 from benchmarks.systems.nginx import open_nginx
 from benchmarks.systems.plain import open_plain
-from benchmarks.systems.postgres import NAME, open_on_postgres
+from benchmarks.systems.postgres import NAME as ON_POSTGRES
+from benchmarks.systems.postgres import open_on_postgres
 from benchmarks.systems.remotedialer import open_remotedialer, open_remotedialer_http
 from benchmarks.systems.snitun import open_snitun
 from benchmarks.systems.ssh import open_ssh
@@ -38,7 +41,8 @@ PEERS: dict[str, OpenTunnel] = {
 }
 # What runs when it is named.
 EXTRA: dict[str, OpenSystem] = {
-    NAME: open_on_postgres,
+    ON_POSTGRES: open_on_postgres,
+    HOP: open_hop,
     "hawse-nowheel": open_without_wheels,
     "hawse-dearer": open_seeded("dearer"),
     "hawse-uncached": open_seeded("uncached"),

@@ -52,6 +52,10 @@ class Installation:
     public_port: int
     """The port that its relay dials: the same, or a detour to it."""
     environment: Mapping[str, str]
+    settings: str = ""
+    """More sections of the hub's configuration."""
+    authority: Path | None = None
+    """The CA of the hub's certificate, where the hub has not made it."""
 
     @property
     def url(self) -> str:
@@ -59,7 +63,7 @@ class Installation:
 
     @property
     def ca(self) -> Path:
-        return self.folder / "hub" / "tls" / "ca.pem"
+        return self.authority or self.folder / "hub" / "tls" / "ca.pem"
 
     def run(self, *args: str) -> str:
         return self.run_as({"HAWSE_HUB_CONFIG": str(self.folder / "hub.toml")}, *args)
@@ -77,7 +81,7 @@ class Installation:
             raise HawseError(f"hawse {' '.join(args)}: {done.stderr.strip()}")
         return done.stdout
 
-    def start_hub(self) -> Daemon:
+    def start_hub(self, name: str = "hub") -> Daemon:
         config = self.folder / "hub.toml"
         config.write_text(
             f'org = "acme"\npublic_url = "{self.url}"\nlisten = "127.0.0.1:{self.port}"\n'
@@ -86,8 +90,9 @@ class Installation:
             f"[limits]\nstreams_per_agent = {STREAMS_PER_AGENT}\n"
             # One agent makes all requests. Its limits are not what is measured.
             "requests_per_second = 0\ncancels_per_second = 0\nbytes_per_minute = 0\nidle_connections = 0\n"
+            f"{self.settings}"
         )
-        hub = self.daemons.start("hub", [self.program, "hub", "--config", str(config)], self.environment)
+        hub = self.daemons.start(name, [self.program, "hub", "--config", str(config)], self.environment)
         hub.wait_for("hub is ready")
         return hub
 

@@ -67,8 +67,8 @@ class TunnelPort:
         try:
             room = self.stream.send_answer_nowait(head.passes or self._encode(head), data, eof=end)
         except StreamReset:
-            # The reset has arrived, but `_is_gone` has not run yet.
-            self.exchange.broken(self, GONE)
+            # The reset has arrived, but the scheduled `_break` has not run yet.
+            self._break()
             return False
         if end:
             self.exchange.flushed(self)
@@ -80,7 +80,7 @@ class TunnelPort:
         try:
             room = self.stream.write(data, eof=end)
         except StreamReset:
-            self.exchange.broken(self, GONE)
+            self._break()
             return False
         return self._sent(room, end)
 
@@ -115,14 +115,14 @@ class TunnelPort:
         self._passes.soon(self.stream.peer, self._has_room)
 
     def _on_reset(self) -> None:
-        self._passes.soon(self.stream.peer, self._is_gone)
+        self._passes.soon(self.stream.peer, self._break)
 
     # -- the scheduled reactions
 
     def _has_room(self) -> None:
         self.exchange.room(self)
 
-    def _is_gone(self) -> None:
+    def _break(self) -> None:
         self.exchange.broken(self, GONE)
 
     def _deliver(self) -> None:
@@ -133,7 +133,7 @@ class TunnelPort:
         try:
             self._deliver_share()
         except StreamReset:
-            self.exchange.broken(self, GONE)
+            self._break()
         except Exception as error:
             self.exchange.crash(error)
         finally:

@@ -12,7 +12,6 @@ longer: its successor serves already, so its end is not urgent.
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
@@ -31,6 +30,7 @@ from proxy.hub.admin.actions.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.call_metrics import CallMetrics
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
+from proxy.hub.admin.link_metrics import LinkCollector
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.admin.metrics import (
     ConnectionsCollector,
@@ -53,22 +53,23 @@ from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
-from proxy.hub.membership.members import Figures, LostLeaseError
+from proxy.hub.membership.members import LostLeaseError
+from proxy.hub.peering import Links, Peering
 from proxy.hub.relays.cluster_state import cluster_state
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import Home, Records, open_home, open_records, open_replays
+from proxy.hub.relays.shared_limit import SharedRelayLimit
+from proxy.hub.resources import Home, Records, open_home, open_limit, open_records, open_replays
+from proxy.hub.stop import Stop
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.engines.listener import listen
 from proxy.hub.store.local_user import local_token_name
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import CHANNEL
-from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
 from proxy.process.memory.malloc_trim import trim_when_idle
-from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle_later
 from proxy.process.version import VERSION
@@ -78,8 +79,6 @@ from proxy.process.version import VERSION
 SEEN_RECENTLY_S = 600.0
 # The exit status of a hub that others have taken for dead. Its supervisor starts it again.
 LOST_LEASE = 4
-# How often to check whether the agents' connections have closed.
-IDLE_LOOK_S = 0.25
 
 _log = logging.getLogger("hawse.hub")
 
@@ -111,17 +110,17 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
             open_home(config, replace=replace) as home,
             open_records(config, home, registry) as records,
         ):
-            async with open_replays(config, home) as seen:
+            async with open_replays(config, home) as seen, open_limit(config, records) as shared_limit:
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
                 async with trio.open_nursery() as upkeep:
-                    hub = _Hub(config, home, records, seen, registry, upkeep)
+                    hub = _Hub(config, home, records, seen, shared_limit, registry, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
-                    front, admin, administration = _start(hub)
+                    front, admin, administration, peering = _start(hub)
                     upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(hub, signals, front, admin, keeping)
+                    await _serve(hub, signals, front, admin, peering, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
@@ -135,6 +134,7 @@ class _Hub:
     home: Home
     records: Records
     seen: ReplayStore
+    shared_limit: SharedRelayLimit | None
     registry: Registry
     upkeep: trio.Nursery
     """Runs the parts' background tasks until the hub has stopped."""
@@ -151,7 +151,7 @@ class _Hub:
         return None if members is None else members.me.hub
 
 
-def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
+def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None]:
     """Build all parts and start their background tasks. The listeners do not accept yet."""
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
@@ -171,6 +171,8 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
     metrics.register(ReplayCollector(hub.seen, front.enrolment))
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
+    peering = _start_peering(hub, front)
+    sessions = LiveSessions(calls.live, home.instances, home.boot, hub.hub_id or "")
     administration = Administration.of(
         directory=directory,
         ring=hub.records.secrets.ring,
@@ -180,17 +182,36 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
         hub_ca=lambda: home.certificate.ca_pem,
         version=VERSION,
         operations=live_relays,
-        live_sessions=LiveSessions(calls.live, home.instances, home.boot),
+        live_sessions=sessions,
         relays_per_cluster=hub.config.limits.relays_per_cluster,
+        hubs=None if peering is None else peering.members,
+        other_hubs=None if peering is None else peering.calls_elsewhere(sessions),
     )
     recorder, spread = hub.records.recorder, hub.records.spread
     app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread)
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
-    if (members := hub.records.members) is not None:
-        members.figures = lambda: Figures(sum(1 for _ in hub.registry.relays()), calls.live.count)
-        metrics.register(LeaseCollector(members, directory))
-    return front, admin, administration
+    if peering is not None:
+        metrics.register(LeaseCollector(peering.members, directory))
+        if (links := peering.links) is not None:
+            metrics.register(LinkCollector(peering.members, links.mesh, links.forwarded))
+    forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
+    start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
+    return front, admin, administration, peering
+
+
+def _start_peering(hub: _Hub, front: Front) -> Peering | None:
+    """Build what a hub has where others serve beside it; None for a file of SQLite."""
+    members, identity = hub.records.members, hub.records.joined.identity
+    if members is None:
+        return None
+    directory = hub.records.directory
+    links = None
+    if identity is not None:
+        links = Links.start(members, identity, hub.registry, directory, front, hub.upkeep)
+    peering = Peering(members, links)
+    peering.tell_figures(hub.registry, front)
+    return peering
 
 
 def _start_direct(hub: _Hub) -> DirectRelays:
@@ -225,7 +246,6 @@ def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) ->
     directory.on_change(calls.live.reconsider)
     start(calls.live.run)
     start(calls.live.run_timed, lambda: directory.current.bundle.timed)
-    start(StaleWatch(directory, calls.live).run)
     start(calls.limits.run, calls.live)
     watch = TrailWatch(
         records.store, directory, records.recorder, calls.live, config.audit.down_grace_s, records.trail.hub,
@@ -255,7 +275,8 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
         new_id=new_eid,
         pepper=hub.records.secrets.pepper,
         replays=hub.seen,
-        hub=hub.hub_id,
+        shared_limit=hub.shared_limit,
+        hub=hub.hub_id or "",
     )
     directory.on_change(relays.end_revoked)
     hub.upkeep.start_soon(relays.run)
@@ -319,7 +340,8 @@ async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelSc
     # Read after the pause: the old hub's relays reconnect to this one.
     recent = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
     hub.registry.relay_wait.expect(recent)
-    await directory.change(partial(Store.close_relays, hub=hub.hub_id))
+    if hub.shared_limit is None:
+        await directory.change(Store.close_relays)
     write_admin_endpoint()
     return keeping
 
@@ -329,25 +351,25 @@ def _software() -> str:
 
 
 async def _serve(
-    hub: _Hub, signals: AsyncIterator[int], front: Front, admin: AdminFront, keeping: trio.CancelScope
+    hub: _Hub,
+    signals: AsyncIterator[int],
+    front: Front,
+    admin: AdminFront,
+    peering: Peering | None,
+    keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
     config = hub.config
     async with trio.open_nursery() as handlers:
-        acceptor = Acceptor(hub.home.instance, front, admin, handlers)
+        links = None if peering is None else peering.links
+        stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
+        listener = None if links is None else links.listener
+        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
-        front.deadlines.ending = True
-        if hub.records.members is not None:
-            hub.records.members.leave()
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.
             keeping.cancel()
-        grace_s = config.stop.replaced_grace_s if replaced else config.stop.grace_s
-        front.relays.leave(grace_s, replaced=replaced)
-        async with trio.open_nursery() as finishing:
-            finishing.start_soon(_hurry, signals, front, finishing.cancel_scope)
-            await _finish(front, grace_s, replaced=replaced)
-            finishing.cancel_scope.cancel()
+        await stop.finish(replaced=replaced)
         handlers.cancel_scope.cancel()
 
 
@@ -357,31 +379,3 @@ async def _keep(keeping: trio.CancelScope, *tasks: Callable[[], Awaitable[None]]
         async with trio.open_nursery() as nursery:
             for run in tasks:
                 nursery.start_soon(run)
-
-
-async def _hurry(signals: AsyncIterator[int], front: Front, finishing: trio.CancelScope) -> None:
-    async for number in signals:
-        name, cut = signal.Signals(number).name, counted(front.calls.live.count, "call")
-        _log.warning("%s again: cutting %s", name, cut)
-        finishing.cancel()
-
-
-async def _finish(front: Front, grace_s: float, *, replaced: bool) -> None:
-    """Wait until the open calls have ended, for `grace_s` at most.
-
-    Agents keep idle connections open. A close may cross the next call, which then fails. So a replaced hub
-    answers one more call on each connection, as its last, and closes the connections that are still idle
-    after a minute.
-    """
-    underway = front.calls.live
-    _log.info(
-        "draining %s, %d of them streams, for up to %.0f s (%.0f s for those that are no streams); "
-        "another signal cuts all",
-        counted(underway.count, "call"), underway.long, grace_s, min(PLAIN_S, grace_s),
-    )  # fmt: skip
-    idle_until = trio.current_time() + (PLAIN_S if replaced else 0.0)
-    with trio.move_on_after(grace_s):
-        while await underway.wait_drained(grace_s):
-            if not front.deadlines.watched or trio.current_time() >= idle_until:
-                break
-            await trio.sleep(IDLE_LOOK_S)

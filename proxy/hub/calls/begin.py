@@ -29,7 +29,7 @@ from proxy.hub.calls.forwarding import ClusterOffline, OpenedStream, pass_head
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome, failed
 from proxy.hub.calls.relay_port import RelayPort
-from proxy.hub.relays.registry import LiveRelay
+from proxy.hub.relays.reachable import ReachableRelay
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from tunnel.net.waker import Waker
@@ -132,7 +132,7 @@ class BegunCall(LiveCall):
         calls: Calls,
         connection: ServerConnection,
         call: Call,
-        relay: LiveRelay,
+        relay: ReachableRelay,
         began_at: float,
         began_s: float,
     ) -> None:
@@ -145,7 +145,7 @@ class BegunCall(LiveCall):
         self._relay = relay
 
     @property
-    def relay_of_first(self) -> LiveRelay:
+    def relay_of_first(self) -> ReachableRelay:
         """See FirstAttempt."""
         return self._relay
 

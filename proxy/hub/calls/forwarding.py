@@ -20,7 +20,8 @@ from proxy.hub.calls.outcome import CloseReason, Outcome, failed
 from proxy.hub.calls.relay_port import RelayPort
 from proxy.hub.calls.retry import ATTEMPTS_MAX, Attempt, Tried, Where, next_attempt
 from proxy.hub.relays.direct import DirectRelays
-from proxy.hub.relays.registry import LiveRelay, Registry
+from proxy.hub.relays.reachable import ReachableRelay
+from proxy.hub.relays.registry import Registry
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import SAFE_METHODS, HeadError, HeadTooLarge, ResponseHead, request_line
@@ -41,7 +42,7 @@ class OpenedStream:
     """A stream to a relay under an agent's identity."""
 
     stream: Stream
-    relay: LiveRelay
+    relay: ReachableRelay
     impersonated: Impersonated
     """The identity in the relay's token."""
     before: Interruptions
@@ -57,7 +58,7 @@ class FirstAttempt(Protocol):
     """The first attempt of a call, made without a task, which has failed."""
 
     @property
-    def relay_of_first(self) -> LiveRelay:
+    def relay_of_first(self) -> ReachableRelay:
         """The relay that it was sent to."""
         ...
 
@@ -75,9 +76,9 @@ class _Route:
 
     registry: Registry
     live: LiveCall
-    relay: LiveRelay | None = None
+    relay: ReachableRelay | None = None
     """None if the registry picks one, and in direct mode."""
-    tried: list[LiveRelay] = attrs.Factory(list)
+    tried: list[ReachableRelay] = attrs.Factory(list)
 
     def leads(self, where: Where) -> bool:
         """Note the relay of the next attempt; return whether there is one."""
@@ -238,7 +239,7 @@ class Forwarding:
         return arrived
 
     def open_stream(
-        self, call: Call, audit_id: str, relay: LiveRelay | None, now: float, *, renew: bool = False
+        self, call: Call, audit_id: str, relay: ReachableRelay | None, now: float, *, renew: bool = False
     ) -> OpenedStream:
         """Open a stream to a relay of the cluster; raises ClusterOffline, also when there is none.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 import attrs
@@ -33,6 +33,8 @@ class StaleWatch:
     live: LiveCalls
     monotonic: Callable[[], float] = time.monotonic
     """The directory's clock."""
+    end_forwarded: Callable[[str], Awaitable[int]] | None = None
+    """Ends the calls that other hubs forward to this one, for a reason, and returns their number."""
     _stage: Stage = Stage.CONFIRMED
     _confirmed_s: float = 0.0
     """When the snapshot was confirmed last, before it became too old."""
@@ -80,3 +82,5 @@ class StaleWatch:
         ending = Ending(CloseReason.REVOKED, why, unavailable=True)
         if ended := await self.live.end([(each, ending) for each in self.live]):
             _log.error("%s: ended %s", why, counted(len(ended), "call"))
+        if self.end_forwarded is not None and (number := await self.end_forwarded(why)):
+            _log.error("%s: ended %s of other hubs", why, counted(number, "call"))

@@ -18,11 +18,11 @@ class ReplayedError(Exception):
 
 
 @attrs.define
-class ReplayCache:
-    """Remembers each token's `jti` until the token has expired, in memory and in the store for later hubs.
+class ReplayMemory:
+    """Remembers each token's `jti` in this process: enough for tokens that no other process accepts.
 
-    Each owner (a cluster, an agent) has a bound of its own, below the bound that all owners share. So a
-    flooding owner is refused alone.
+    Each owner (a cluster, an agent, a hub) has a bound of its own, below the bound that all owners share. So
+    a flooding owner is refused alone.
     """
 
     kind: str
@@ -31,25 +31,13 @@ class ReplayCache:
     """Unexpired tokens of all owners."""
     owner_tokens_max: int
     """Unexpired tokens of one owner."""
-    store: ReplayStore
     _used: set[tuple[str, str]] = attrs.Factory(set)
     # A heap, since expiries may be out of order: a token from a fast clock expires after later ones.
     _expiries: list[tuple[float, tuple[str, str]]] = attrs.Factory(list)
     _owners: Counter[str] = attrs.Factory(Counter)
 
-    async def use(self, owner: str, jti: str, expires_at: float, now: float) -> None:
-        """Record the use of a token; raises ReplayedError for a used one, or at a bound.
-
-        Raises ReplayStoreUnavailableError. Then, and when cancelled, the token is used up at this hub: its
-        sender has to sign another one.
-        """
-        kept_until = expires_at + KEPT_AFTER_EXPIRY_S
-        # Memory first: a token that is refused here costs no write.
-        self._use_here(owner, jti, kept_until, now)
-        if not await self.store.enter(self.kind, owner, jti, kept_until, now):
-            raise ReplayedError(f"the {self.kind} was used before")
-
-    def _use_here(self, owner: str, jti: str, kept_until: float, now: float) -> None:
+    def use(self, owner: str, jti: str, kept_until: float, now: float) -> None:
+        """Record the use of a token; raises ReplayedError for a used one, or at a bound."""
         while self._expiries and self._expiries[0][0] <= now:
             _, over = heapq.heappop(self._expiries)
             self._forget(over)
@@ -72,3 +60,23 @@ class ReplayCache:
         self._owners[owner] -= 1
         if not self._owners[owner]:
             del self._owners[owner]
+
+
+class ReplayCache:
+    """Remembers each token's `jti` until the token has expired, in memory and in the store for other hubs."""
+
+    def __init__(self, kind: str, tokens_max: int, owner_tokens_max: int, store: ReplayStore) -> None:
+        self._memory = ReplayMemory(kind, tokens_max, owner_tokens_max)
+        self.store = store
+
+    async def use(self, owner: str, jti: str, expires_at: float, now: float) -> None:
+        """Record the use of a token; raises ReplayedError for a used one, or at a bound.
+
+        Raises ReplayStoreUnavailableError. Then, and when cancelled, the token is used up at this hub: its
+        sender has to sign another one.
+        """
+        kept_until = expires_at + KEPT_AFTER_EXPIRY_S
+        # Memory first: a token that is refused here costs no write.
+        self._memory.use(owner, jti, kept_until, now)
+        if not await self.store.enter(self._memory.kind, owner, jti, kept_until, now):
+            raise ReplayedError(f"the {self._memory.kind} was used before")

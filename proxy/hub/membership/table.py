@@ -72,14 +72,6 @@ _MARK_DEAD = _statement(
     f"UPDATE hubs SET state = 'dead', certificate = '' WHERE boot = $1::text AND {_RUNNING} "  # noqa: S608
     "AND renewed_at = $2::float8 RETURNING boot",
 )
-_LEAVE_RELAYS: Call = (
-    _statement(
-        "leave_relays",
-        "UPDATE relay_instances SET disconnected_at = last_seen_at WHERE disconnected_at IS NULL "  # noqa: S608
-        f"AND hub NOT IN (SELECT hub FROM hubs WHERE {_RUNNING})",
-    ),
-    (),
-)
 _GO = _statement(
     "go",
     f"UPDATE hubs SET state = 'gone', certificate = '', renewed_at = {_NOW} "  # noqa: S608
@@ -176,8 +168,7 @@ class MembersTable:
         calls: list[Call] = [
             (_MARK_DEAD, (row.member.boot.encode(), _float8(float(row.renewed_at)))) for row in overdue
         ]
-        answers = self._run([*calls, _LEAVE_RELAYS])
-        return [text_of(boot) for rows in answers[:-1] for (boot,) in rows]
+        return [text_of(boot) for rows in self._run(calls) for (boot,) in rows]
 
     def forget(self) -> None:
         """Delete the rows of hubs that have ended long ago."""

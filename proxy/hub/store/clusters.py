@@ -31,8 +31,6 @@ class RelayContact:
     boot: str
     version: str
     address: str
-    hub: str | None = None
-    """The id of this hub; None on SQLite, where it is alone."""
 
 
 class Clusters(Database):
@@ -224,6 +222,15 @@ class Relays(Database):
         Empty when the cluster had this instance and this address before. A cluster that was just removed is
         no error.
         """
+        with self._note() as connection:
+            known = sa.select(t.clusters.c.id).where(t.clusters.c.id == contact.cluster_id)
+            # Locked, so that of two hubs the later one sees the instances of the other.
+            if connection.execute(known.with_for_update(key_share=True)).first() is None:
+                return ""
+            return self._note_connected(connection, contact)
+
+    def _note_connected(self, connection: sa.Connection, contact: RelayContact) -> str:
+        """Store a relay instance of a cluster whose row is locked; returns what is new about it."""
         now = self._clock()
         row = {**attrs.asdict(contact), "connected_at": now, "last_seen_at": now, "disconnected_at": None}
         instances = t.relay_instances.c
@@ -233,43 +240,34 @@ class Relays(Database):
             .order_by(instances.disconnected_at.is_(None).desc(), instances.last_seen_at.desc())
             .limit(RELAY_INSTANCES_KEPT)
         )
-        with self._note() as connection:
-            known = sa.select(t.clusters.c.id).where(t.clusters.c.id == contact.cluster_id)
-            # Locked, so that of two hubs the later one sees the instances of the other.
-            if connection.execute(known.with_for_update(key_share=True)).first() is None:
-                return ""
-            before = connection.execute(
-                sa.select(t.relay_instances).where(instances.cluster_id == contact.cluster_id)
-            ).all()
-            statement = insert_into(connection, t.relay_instances).values(row)
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=["cluster_id", "instance"], set_=row)
+        before = connection.execute(
+            sa.select(t.relay_instances).where(instances.cluster_id == contact.cluster_id)
+        ).all()
+        statement = insert_into(connection, t.relay_instances).values(row)
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=["cluster_id", "instance"], set_=row)
+        )
+        connection.execute(
+            sa.delete(t.relay_instances).where(
+                instances.cluster_id == contact.cluster_id, instances.instance.not_in(kept)
             )
-            connection.execute(
-                sa.delete(t.relay_instances).where(
-                    instances.cluster_id == contact.cluster_id, instances.instance.not_in(kept)
-                )
-            )
-            news = []
-            if contact.instance not in {row.instance for row in before}:
-                news.append("an instance that was not seen before")
-            # By network: an IPv6 machine changes its address within its network daily (RFC 8981).
-            if network_of(contact.address) not in {network_of(row.address) for row in before}:
-                known_from = ", ".join(sorted({row.address for row in before})[:5]) or "none"
-                news.append(f"an address that was not seen before (known: {known_from})")
-            return "; ".join(news)
+        )
+        news = []
+        if contact.instance not in {row.instance for row in before}:
+            news.append("an instance that was not seen before")
+        # By network: an IPv6 machine changes its address within its network daily (RFC 8981).
+        if network_of(contact.address) not in {network_of(row.address) for row in before}:
+            known_from = ", ".join(sorted({row.address for row in before})[:5]) or "none"
+            news.append(f"an address that was not seen before (known: {known_from})")
+        return "; ".join(news)
 
-    def relay_disconnected(self, cluster_id: str, instance: str, boot: str, hub: str | None = None) -> None:
-        """Store that a relay instance disconnected from this hub.
-
-        A later boot of the same instance is not changed, and no instance that was connected to another hub
-        since.
-        """
+    def relay_disconnected(self, cluster_id: str, instance: str, boot: str) -> None:
+        """Store that a relay instance disconnected; a later boot of the same instance is not changed."""
         now = self._clock()
         with self._note() as connection:
             connection.execute(
                 relay_instance(cluster_id, instance)
-                .where(t.relay_instances.c.boot == boot, t.relay_instances.c.hub.is_not_distinct_from(hub))
+                .where(t.relay_instances.c.boot == boot)
                 .values(last_seen_at=now, disconnected_at=now)
             )
 
@@ -279,19 +277,14 @@ class Relays(Database):
         with self._read() as connection:
             return set(connection.scalars(sa.select(seen.cluster_id).where(seen.last_seen_at > since)))
 
-    def close_relays(self, hub: str | None = None) -> None:
-        """Mark relays as disconnected: at a hub's start none is connected to it yet.
-
-        On PostgreSQL these are the relays of this hub, and of hubs that do not run any more.
-        """
-        instances = t.relay_instances.c
-        closed = sa.update(t.relay_instances).where(instances.disconnected_at.is_(None))
-        if hub is not None:
-            running = sa.select(t.hubs.c.hub).where(t.hubs.c.state.in_(("serving", "leaving")))
-            ours = sa.or_(instances.hub.is_(None), instances.hub == hub, instances.hub.not_in(running))
-            closed = closed.where(ours)
+    def close_relays(self) -> None:
+        """Mark all relays as disconnected: at the start of a hub that is alone, none is connected yet."""
         with self._note() as connection:
-            connection.execute(closed.values(disconnected_at=instances.last_seen_at))
+            connection.execute(
+                sa.update(t.relay_instances)
+                .where(t.relay_instances.c.disconnected_at.is_(None))
+                .values(disconnected_at=t.relay_instances.c.last_seen_at)
+            )
 
 
 def _pair(connection: sa.Connection, cluster: str, team: str) -> tuple[str, str]:

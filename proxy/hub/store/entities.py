@@ -205,8 +205,6 @@ class RelayInstance:
     connected_at: float
     last_seen_at: float
     disconnected_at: float | None
-    hub: str | None = None
-    """The id of the hub that it was connected to last; None on SQLite."""
 
 
 @attrs.frozen

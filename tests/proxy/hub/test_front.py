@@ -51,7 +51,7 @@ from tests.fakes.replays import open_replays, unreachable
 from tests.tunnel.stream_pairs import tcp_pair
 from tunnel import Hello, Memory, Role, open_session
 from tunnel.net.connect import TLSStream, client_context, wrap_client
-from tunnel.websocket.upgrade import dial_websocket
+from tunnel.websocket.upgrade import AT_HEADER, dial_websocket
 
 NOW = 1_800_000_000.0
 HOST = "hub.example"
@@ -574,6 +574,34 @@ async def test_relays_above_the_limit_are_told_when_to_come_before_anything_is_v
     assert verified == []
 
 
+@pytest.mark.parametrize(
+    ("hub", "listed", "status"),
+    [
+        ("0a1b2c3d", b"0a1b2c3d", 503),
+        ("0a1b2c3d", b"ffffffff, 0a1b2c3d", 503),
+        ("0a1b2c3d", b"ffffffff,0a1b2c3", 401),
+        ("0a1b2c3d", b"", 401),
+        # On SQLite a hub has no id.
+        ("", b",", 401),
+    ],
+)
+async def test_a_relay_that_has_a_tunnel_here_is_refused_before_anything_is_verified(
+    bench: Bench, hub: str, listed: bytes, status: int
+) -> None:
+    limit = bench.front.relays.limit
+    # Nor does it wait behind others: it is answered at once when too many dial.
+    while status == 503 and limit.admit(trio.current_time(), resumes=False) == 0:
+        pass
+    bench.front.relays.hub = hub
+    client = await bench.connect()
+    await client.send_all(UPGRADE + b"Hawse-Elsewhere: %s\r\n\r\n" % listed)
+    head = await head_of(client)
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"\r\nhawse-at: 0a1b2c3d" in head) is (status == 503)
+    assert (b"\r\nretry-after: 1\r\n" in head) is (status == 503)
+    assert limit.arrivals == 0
+
+
 async def test_a_refused_dial_whose_client_reads_nothing_does_not_count(
     bench: Bench, autojump_clock: MockClock
 ) -> None:
@@ -629,10 +657,12 @@ async def test_a_relay_is_no_stranger_and_stays_for_longer_than_one_may(
     client = await bench.connect()
     headers = [(b"authorization", b"Bearer " + token.encode())]
     hello = Hello(cluster=cluster_id, instance="r")
+    relays.hub = "0a1b2c3d"
     async with (
         dial_websocket(client, host=HOST, target="/v1/tunnel", headers=headers) as transport,
         open_session(transport, Role.DIALER, hello=hello) as session,
     ):
+        assert (AT_HEADER, b"0a1b2c3d") in transport.answer_headers
         assert bench.front.unauthenticated.connections == 0
         # Not before: a thread has written down what the relay has shown.
         mock_clock.autojump_threshold = 0
@@ -703,3 +733,15 @@ async def test_a_hub_that_may_decide_nothing_is_not_ready_and_takes_no_tunnel(
     await client.send_all(UPGRADE + b"Hawse-Session: s1\r\n\r\n")
     assert (await head_of(client)).startswith(b"HTTP/1.1 401 ")
     assert verified == [b"/v1/tunnel"]
+
+
+async def test_a_hub_that_leaves_takes_no_tunnel_and_still_resumes_sessions(bench: Bench) -> None:
+    bench.front.dials.leaving = True
+    client = await bench.connect()
+    await client.send_all(UPGRADE + b"\r\n")
+    head = await head_of(client)
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 1" in head
+    assert b"this hub stops, and others serve" in head
+    await client.send_all(UPGRADE + b"Hawse-Session: s1\r\n\r\n")
+    assert (await head_of(client)).startswith(b"HTTP/1.1 401 ")

@@ -26,8 +26,14 @@ class World:
         age = SnapshotAge(trio.current_time(), stale_s, 60)
         self.directory = SimpleNamespace(age=age, fault="", applied=Applied(age, Version(1, "a")))
         self.live = LiveCalls(lambda live: None)
-        watch = StaleWatch(self.directory, self.live, trio.current_time)  # type: ignore[arg-type]
+        self.forwarded: list[str] = []
+        """Why the calls of other hubs were ended."""
+        watch = StaleWatch(self.directory, self.live, trio.current_time, self.end_forwarded)  # type: ignore[arg-type]
         nursery.start_soon(watch.run)
+
+    async def end_forwarded(self, reason: str) -> int:
+        self.forwarded.append(reason)
+        return 0
 
     def confirm(self) -> None:
         self.directory.age.confirm(trio.current_time())
@@ -42,6 +48,7 @@ async def test_what_runs_ends_at_its_age_and_not_before(autojump_clock: MockCloc
         world.live.enter(waiting)
         await trio.sleep(59.9)
         assert begun.ended is waiting.ended is None
+        assert not world.forwarded
         await trio.sleep(0.1 + CHECK_S)
         for live in (begun, waiting):
             assert live.ended is not None
@@ -50,6 +57,7 @@ async def test_what_runs_ends_at_its_age_and_not_before(autojump_clock: MockCloc
             assert "60 s (database.stale_streams_s)" in live.ended.reason
         assert relay.cuts
         assert client.cuts
+        assert "60 s (database.stale_streams_s)" in world.forwarded[0]
         # What enters now is to be refused by admission; it is ended all the same.
         late = live_call(3)
         world.live.enter(late)

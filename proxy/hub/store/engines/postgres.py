@@ -27,6 +27,9 @@ from proxy.hub.store.migrations import tables as t
 CONNECT_TIMEOUT_S = 2
 # How long a change waits for that of another hub, as in SQLite.
 LOCK_TIMEOUT_MS = 5000
+# A hub that is stopped (SIGSTOP, a frozen machine) amid a transaction keeps its locks no longer than this.
+# Below LOCK_TIMEOUT_MS, so that another hub gets them in time.
+IDLE_TIMEOUT_MS = 4000
 # How long an answer may take. Longer than LOCK_TIMEOUT_MS, so that the server reports a lock itself.
 ANSWER_TIMEOUT_S = 6.0
 # The same for the poll and its readings, which wait for no lock. With another connection attempt it still is
@@ -206,6 +209,7 @@ def conninfo_of(address: PostgresAddress) -> str:
 
 def _configure(connection: psycopg.Connection[object], _: object) -> None:
     connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS:d}")
+    connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS:d}")
     # A locked agent must still be locked after a power failure.
     connection.execute(
         "SELECT set_config('synchronous_commit', 'on', false) "

@@ -184,8 +184,6 @@ relay_instances = sa.Table(
     sa.Column("connected_at", sa.Float, nullable=False),
     sa.Column("last_seen_at", sa.Float, nullable=False),
     sa.Column("disconnected_at", sa.Float),
-    # The id of the hub that it was connected to last; NULL for a hub on SQLite, which is alone.
-    sa.Column("hub", sa.String(8)),
 )
 
 admin_tokens = sa.Table(
@@ -295,4 +293,24 @@ hubs = sa.Table(
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("renewed_at", sa.Float, nullable=False),
     sa.CheckConstraint("state IN ('serving', 'leaving', 'gone', 'dead')", name="state"),
+)
+
+# The relays' tunnels at all hubs (proxy/hub/membership/tunnels.py).
+tunnels = sa.Table(
+    "tunnels",
+    only_in_postgres,
+    sa.Column("session", sa.String(256), primary_key=True),
+    sa.Column("cluster_id", sa.ForeignKey(clusters.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("instance", sa.String(256), nullable=False),
+    # The relay's.
+    sa.Column("boot", sa.String(256), nullable=False),
+    sa.Column("version", sa.String(256), nullable=False),
+    sa.Column("address", sa.String(256), nullable=False),
+    # The id of the relay key that it authenticated with.
+    sa.Column("kid", sa.String(128), nullable=False),
+    sa.Column("hub_boot", sa.ForeignKey(hubs.c.boot, ondelete="CASCADE"), nullable=False, index=True),
+    # Epoch seconds of the hub's clock.
+    sa.Column("connected_at", sa.Float, nullable=False),
+    # It takes no slot: the relay drains, or another one has taken its slot.
+    sa.Column("leaving", sa.Boolean, nullable=False),
 )

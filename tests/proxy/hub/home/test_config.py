@@ -43,7 +43,7 @@ def test_a_url_that_leads_others_to_themselves_misleads(
 ) -> None:
     stated = {} if public_url is None else {"HAWSE_HUB_PUBLIC_URL": public_url}
     told = load(None, {**ENV, "HAWSE_HUB_LISTEN": listen, **stated}).misleading
-    assert (told is not None) is misleads
+    assert bool(told) is misleads
 
 
 def test_the_data_home_follows_xdg_only_when_absolute() -> None:
@@ -290,11 +290,13 @@ def test_each_key_has_its_variable() -> None:
         "HAWSE_HUB_LIMITS_STREAMS_PER_AGENT, "
         "HAWSE_HUB_LIMITS_STREAM_AGE_S, HAWSE_HUB_LIMITS_STREAM_IDLE_IN_S, "
         "HAWSE_HUB_LIMITS_STREAM_IDLE_OUT_S, HAWSE_HUB_LIMITS_TOKENS_PER_MINUTE, "
+        "HAWSE_HUB_LIMITS_TUNNELS_PER_RELAY, "
         "HAWSE_HUB_LISTEN, HAWSE_HUB_LISTEN_PROXY_FROM, HAWSE_HUB_LOG_FORMAT, "
         "HAWSE_HUB_MEMORY_MIB, HAWSE_HUB_ORG, "
-        "HAWSE_HUB_PEER_ADDRESS, HAWSE_HUB_PEER_LISTEN, HAWSE_HUB_PID_FILE, HAWSE_HUB_PUBLIC_URL, "
-        "HAWSE_HUB_STOP_GRACE_S, "
-        "HAWSE_HUB_STOP_REPLACED_GRACE_S, HAWSE_HUB_TLS_CERTIFICATE, HAWSE_HUB_TLS_KEY, "
+        "HAWSE_HUB_PEER_ADDRESS, HAWSE_HUB_PEER_LISTEN, "
+        "HAWSE_HUB_PID_FILE, HAWSE_HUB_PUBLIC_URL, HAWSE_HUB_STOP_GRACE_S, "
+        "HAWSE_HUB_STOP_LB_S, HAWSE_HUB_STOP_REPLACED_GRACE_S, "
+        "HAWSE_HUB_TLS_CERTIFICATE, HAWSE_HUB_TLS_KEY, "
         "HAWSE_HUB_TUNNEL_PING_S, HAWSE_HUB_TUNNEL_RESUME"
     ]
 

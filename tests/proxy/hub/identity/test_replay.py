@@ -49,8 +49,8 @@ async def test_a_token_is_remembered_until_its_leeway_is_over_and_then_forgotten
     with pytest.raises(ReplayedError):
         await tokens.use("c1", "a", NOW + 60, NOW + 65)
     await tokens.use("c1", "b", NOW + 200, NOW + 80)
-    assert len(tokens._used) == len(tokens._expiries) == 1
-    assert tokens._owners == {"c1": 1}
+    assert len(tokens._memory._used) == len(tokens._memory._expiries) == 1
+    assert tokens._memory._owners == {"c1": 1}
 
 
 async def test_the_memory_is_bounded_and_fails_closed(make_cache: MakeCache) -> None:
@@ -78,7 +78,7 @@ async def test_what_was_used_while_the_clock_was_ahead_keeps_nothing_else(make_c
     for number in range(10):
         now = NOW + 80 * number
         await tokens.use("c1", str(number), now + 60, now)
-    assert tokens._owners == {"c1": 2}
+    assert tokens._memory._owners == {"c1": 2}
     # It is good again a day later, and was used.
     with pytest.raises(ReplayedError, match="used before"):
         await tokens.use("c1", "ahead", ahead + 60, ahead)
@@ -91,4 +91,4 @@ async def test_an_owner_fills_its_own_share_and_no_other(make_cache: MakeCache) 
     with pytest.raises(ReplayedError, match="2 uses of a token"):
         await tokens.use("greedy", "c", NOW + 60, NOW)
     await tokens.use("modest", "c", NOW + 60, NOW)
-    assert "nobody" not in tokens._owners
+    assert "nobody" not in tokens._memory._owners

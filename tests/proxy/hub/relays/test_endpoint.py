@@ -191,6 +191,9 @@ async def test_a_relay_above_the_limit_gets_the_reason_and_is_recorded(tmp_path:
                 reason = await refused.wait_closed()
             assert "cluster prod has 2 relays here (a, b), the limit is 2" in reason
             assert {relay.instance for relay in bench.endpoint.registry.relays()} == {"a", "b"}
+            # Behind what the two have noted.
+            await bench.directory.read(lambda store: store.clusters_seen(0))
+            await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         trail = await bench.trail()
         (note,) = [note for kind, note in trail if kind == "relay.refused"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
@@ -12,9 +12,14 @@ from trio.testing import MockClock
 
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.registry import LiveRelay, Registry
-from proxy.hub.relays.relay_limit import ANSWER_S, RelayLimit, RelayRefusedError
+from proxy.hub.relays.relay_limit import ANSWER_S, LocalRelayLimit, RelayRefusedError
+from proxy.hub.store.store import Store
 from tests.tunnel.pairs import Pair, open_pair
 from tunnel import StreamCode
+
+
+async def note_nothing(write: Callable[[Store], str | None]) -> str | None:
+    return None
 
 
 @attrs.define(eq=False)
@@ -22,7 +27,7 @@ class Cluster:
     """Relays of one cluster, over transports that can fall silent."""
 
     stack: AsyncExitStack
-    relay_limit: RelayLimit = attrs.Factory(lambda: RelayLimit(Registry(), 2))
+    relay_limit: LocalRelayLimit = attrs.Factory(lambda: LocalRelayLimit(Registry(), 2, note_nothing))
     pairs: dict[LiveRelay, Pair] = attrs.Factory(dict)
 
     async def relay(self, instance: str, boot: str = "boot", cluster: str = "c1") -> LiveRelay:
@@ -37,8 +42,7 @@ class Cluster:
     async def come(self, instance: str, boot: str = "boot", cluster: str = "c1") -> LiveRelay:
         """One that has come in; raises RelayRefusedError."""
         live = await self.relay(instance, boot, cluster)
-        await self.relay_limit.probe_conflicting(live)
-        self.relay_limit.check(live)
+        await self.stack.enter_async_context(self.relay_limit.admitted(live))
         self.stack.enter_context(self.relay_limit.registry.registered(live))
         return live
 
@@ -97,11 +101,10 @@ async def test_the_same_process_takes_its_old_connections_place_at_once(autojump
         cluster.pairs[old].wire.unplugged = True
         began = trio.current_time()
         again = await cluster.relay("a")
-        await cluster.relay_limit.probe_conflicting(again)
-        cluster.relay_limit.check(again)
-        assert trio.current_time() - began < 1
-        with cluster.relay_limit.registry.registered(again) as superseded:
-            assert superseded is old
+        async with cluster.relay_limit.admitted(again):
+            assert trio.current_time() - began < 1
+            with cluster.relay_limit.registry.registered(again) as superseded:
+                assert superseded is old
         cluster.pairs[old].wire.unplugged = False
 
 
@@ -118,10 +121,8 @@ async def test_another_process_of_the_same_name_waits_while_the_first_answers(
         assert not first.session.closed
         # Its machine is gone without a word: the next one is let in.
         cluster.pairs[first].wire.unplugged = True
-        second = await cluster.relay("a", "boot-2")
-        await cluster.relay_limit.probe_conflicting(second)
-        cluster.relay_limit.check(second)
-        assert first.session.closed
+        async with cluster.relay_limit.admitted(await cluster.relay("a", "boot-2")):
+            assert first.session.closed
         cluster.pairs[first].wire.unplugged = False
 
 
@@ -132,9 +133,8 @@ async def test_two_that_come_together_do_not_both_get_the_last_place(autojump_cl
 
         async def come(live: LiveRelay) -> None:
             nonlocal refused
-            await cluster.relay_limit.probe_conflicting(live)
             try:
-                cluster.relay_limit.check(live)
+                await cluster.stack.enter_async_context(cluster.relay_limit.admitted(live))
             except RelayRefusedError:
                 refused += 1
             else:

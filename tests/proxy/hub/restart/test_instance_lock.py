@@ -24,6 +24,8 @@ from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.folder_lock import FolderInUseError
 from proxy.hub.home.hub_instances import HubInstances
+from proxy.hub.home.peer_config import PeerConfig
+from proxy.hub.peers.listener import PeerListener
 from proxy.hub.restart import instance_lock as instance_lock_module
 from proxy.hub.restart.handover import (
     HandoverError,
@@ -44,6 +46,7 @@ from pathlib import Path
 import trio
 from proxy.process.config import Address
 from proxy.hub.home.hub_instances import HubInstances
+from proxy.hub.home.peer_config import PeerConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.restart.handover import HandoverServer, open_restart_socket
 from proxy.listener.accept import open_sockets
@@ -74,6 +77,14 @@ class Handler:
     ready: bool = False
     holds: trio.Event = attrs.Factory(trio.Event)
     may_go: trio.Event = attrs.Factory(trio.Event)
+    leaves: trio.Event = attrs.Factory(trio.Event)
+    has_peers: bool = False
+
+    async def leave(self) -> None:
+        """As a hub without peers, or as one with them, which drains until `may_go`."""
+        self.leaves.set()
+        if self.has_peers:
+            await self.may_go.wait()
 
     async def handle_client(self, stream: trio.abc.Stream) -> None:
         self.holds.set()
@@ -105,7 +116,14 @@ async def instance_lock_of(
 
 
 def acceptor_of(instance: InstanceLock, handler: Handler, handlers: trio.Nursery) -> Acceptor:
-    return Acceptor(instance, cast("Front", handler), cast("AdminFront", handler), handlers)
+    return Acceptor(
+        instance,
+        cast("Front", handler),
+        cast("AdminFront", handler),
+        handlers,
+        handler.leave,
+        cast("PeerListener", handler),
+    )
 
 
 @attrs.define(eq=False)
@@ -419,3 +437,33 @@ async def test_an_unwritable_pid_file_is_reported_before_the_handover(data: Data
         async with instance_lock_of(data, pid_file=tmp_path / "none" / "hub.pid"):
             pass
     data.lock().release()
+
+
+async def test_a_hub_that_leaves_its_peers_accepts_until_it_has_left_and_links_for_longer(
+    data: DataDir,
+) -> None:
+    handler = Handler(has_peers=True)
+    anywhere = Address("127.0.0.1", 0)
+    config = attrs.evolve(configured(data), peer=PeerConfig(anywhere, anywhere))
+    async with open_instance_lock(config, data, "new", replace=False) as instance:
+        assert instance.peer is not None
+        address, links = (each[1][0].getsockname() for each in (instance.front, instance.peer))
+        async with accepting(instance, handler) as hub:
+            await hub.signals.send(signal.SIGTERM)
+            await handler.leaves.wait()
+            assert not handler.ready
+            assert await request_handover(data) is None
+            client = await trio.open_tcp_stream(*address)
+            await handler.holds.wait()
+            assert not hub.ended.is_set()
+            handler.may_go.set()
+            await hub.ended.wait()
+            assert hub.replaced is False
+            with pytest.raises(OSError, match="all attempts to connect"):
+                await trio.open_tcp_stream(*address)
+            handler.holds = trio.Event()
+            link = await trio.open_tcp_stream(*links)
+            await handler.holds.wait()
+            await client.aclose()
+            await link.aclose()
+            hub.acceptor.handlers.cancel_scope.cancel()

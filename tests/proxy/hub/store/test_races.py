@@ -1,91 +1,35 @@
-"""Two hubs on one database, whose changes meet in a chosen order.
-
-One change is stopped right before its commit. The other one then either waits for it or sees none of it, and
-after the commit it has to decide by what is there.
-"""
+"""Two hubs on one database, whose changes meet in a chosen order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from threading import Event
-from typing import TypeVar
+from typing import TypeAlias
 
 import attrs
 import pytest
-import sqlalchemy as sa
 
 from auth.keys import PublicKey, SigningKey
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.credentials import CODES_PER_AGENT_MAX, KEYS_PER_AGENT_MAX
-from proxy.hub.store.engines.errors import ConflictError, NotFoundError, StoreError
+from proxy.hub.store.engines.errors import ConflictError, NotFoundError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.roles import Role
 from proxy.hub.store.sealed import HubSecrets
 from proxy.hub.store.secrets.sealing import Seal
 from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
+from tests.fakes.races import Race, racing
 from tests.postgres import PostgresServer
 
-T = TypeVar("T")
-WAITING = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = '{}'"
-
-
-class Hubs:
-    """Two stores on one database."""
-
-    def __init__(self, address: PostgresAddress, postgres: PostgresServer) -> None:
-        self.one, self.other = (Store(address, org="main", clock=lambda: 1000.0) for _ in range(2))
-        self._postgres = postgres
-        self._database = sa.make_url(address.url).database
-
-    def race(
-        self, first: Callable[[Store], object], second: Callable[[Store], T]
-    ) -> tuple[object, T | StoreError]:
-        """Run the first change up to its commit, begin the second one, and let both end."""
-        reached, go = Event(), Event()
-
-        def stop(_: sa.Connection) -> None:
-            reached.set()
-            assert go.wait(30)
-
-        engine = self.one._engine._engine  # type: ignore[attr-defined]
-        sa.event.listen(engine, "commit", stop)
-        try:
-            with ThreadPoolExecutor(2) as threads:
-                begun = threads.submit(first, self.one)
-                assert reached.wait(30)
-                met = threads.submit(second, self.other)
-                self._wait_until_blocked(met)
-                go.set()
-                error = met.exception()
-                if error is not None and not isinstance(error, StoreError):
-                    raise error
-                return begun.result(), error if error is not None else met.result()
-        finally:
-            go.set()
-            sa.event.remove(engine, "commit", stop)
-
-    def _wait_until_blocked(self, met: Future[T]) -> None:
-        while self._postgres.execute(WAITING.format(self._database)) != [(1,)]:
-            assert not met.done(), "the second change did not wait for the first one"
-
-    def close(self) -> None:
-        self.one.close()
-        self.other.close()
-
-
-@contextmanager
-def hubs_on(address: PostgresAddress, postgres: PostgresServer) -> Iterator[Hubs]:
-    hubs = Hubs(address, postgres)
-    yield hubs
-    hubs.close()
+Hubs: TypeAlias = Race[Store]
 
 
 @pytest.fixture
 def hubs(in_postgres: PostgresAddress, postgres: PostgresServer) -> Iterator[Hubs]:
-    with hubs_on(in_postgres, postgres) as hubs:
+    def opened(address: PostgresAddress) -> Store:
+        return Store(address, org="main", clock=lambda: 1000.0)
+
+    with racing(opened, in_postgres, postgres) as hubs:
         hubs.one.add_team("sre")
         hubs.one.add_agent("sre-1", owner="ada", teams=["sre"])
         yield hubs

@@ -1,4 +1,4 @@
-"""The hubs of one directory, on PostgreSQL alone, and the hub that a relay was connected to last."""
+"""The hubs of one directory, on PostgreSQL alone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table on PostgreSQL, and the column on both."""
-    op.add_column("relay_instances", sa.Column("hub", sa.String(8), nullable=True))
+    """Make the table on PostgreSQL."""
     if op.get_bind().dialect.name != "postgresql":
         return
     op.create_table(
