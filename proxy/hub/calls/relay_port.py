@@ -174,7 +174,7 @@ class RelayPort:
             if self._answered or self._deliver_head():
                 self._deliver_share()
         except StreamReset as reset:
-            self._broken_by(Failure(reset.code, reset.processed, reset.reason))
+            self.exchange.broken(self, Failure(reset.code, reset.processed, reset.reason))
         except HeadError as error:
             self._refuse(f"the relay's head is refused: {error}")
         except OutboundBroken as broken:
@@ -274,10 +274,6 @@ class RelayPort:
             self._paused |= end
             self.bytes_passed += len(data)
             self.exchange.data(self, data, end)
-
-    def _broken_by(self, failure: Failure) -> None:
-        """Handle the RESET of the stream."""
-        self.exchange.broken(self, failure)
 
     def _refuse(self, reason: str) -> None:
         self.exchange.broken(self, Failure(StreamCode.PROTOCOL, Processed.MAYBE, reason))

@@ -76,19 +76,16 @@ class SplicedPort(RelayPort):
 
     def _take(self) -> tuple[bytes | None, bool]:
         """See RelayPort. The length of a body is not checked."""
+        reset = self.stream.failure
+        if reset is not None and not reset.in_line:
+            # In line, the client would get what waits for it first.
+            self.exchange.end(failure_of(reset))
+            return None, False
         data = self.stream.receive_nowait()
         if data is None:
             self.stream.when_input(self._deliver)
             return None, False
         return data, not data or self.stream.at_end
-
-    def _broken_by(self, failure: Failure) -> None:
-        # In line, the client gets what came before, and then the RESET. Otherwise both at once.
-        reset = self.stream.failure
-        if reset is None or reset.in_line:
-            self.exchange.broken(self, failure)
-        else:
-            self.exchange.end(failure)
 
     def _on_reset(self) -> None:
         self._passes.soon(self.stream.peer, self._is_reset)

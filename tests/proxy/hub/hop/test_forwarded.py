@@ -108,7 +108,9 @@ async def test_the_relays_reset_passes_with_all_that_it_says(answered: bool, in_
             await answer_of(opened)
         reset = caught.value
         assert (reset.code, reset.processed, reset.reason) == (StreamCode.TIMEOUT, Processed.YES, "too slow")
-        assert reset.in_line is (in_line or not answered)
+        failure = opened.raw.failure
+        assert failure is not None
+        assert failure.in_line is (in_line or not answered)
         assert hubs.forwarded.count == 0
 
 
