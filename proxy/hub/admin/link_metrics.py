@@ -54,7 +54,7 @@ class LinkCollector(Collector):
         up = GaugeMetricFamily("hawse_link_up", text, labels=["hub"])
         text = "Round trip on the link to another hub."
         rtt = GaugeMetricFamily("hawse_link_rtt_seconds", text, labels=["hub"])
-        text = "Streams open on the link to another hub: calls that one of the two forwards, and questions."
+        text = "Streams open on the link to another hub: two for routes, forwarded calls, and questions."
         streams = GaugeMetricFamily("hawse_link_streams", text, labels=["hub"])
         me = self._hubs.me.hub
         # A replaced process of this hub, or of another one, has its successor's id, and ends soon.

@@ -121,6 +121,8 @@ class ForwardedCalls(Drained):
         self._registry = registry
         self._directory = directory
         self._monotonic = monotonic
+        self.begun = 0
+        """Calls that were passed on to a relay, since the start."""
         self._calls: set[ForwardedCall] = set()
         self._waiting: dict[Stream, None] = {}
         self._changed = False
@@ -223,6 +225,7 @@ class ForwardedCalls(Drained):
             return
         call = ForwardedCall(self, target, reach, context, stream, outgoing, whole)
         self._calls.add(call)
+        self.begun += 1
         call.exchange.start()
 
     # -- waiting for a version --

@@ -128,6 +128,8 @@ class Announcer:
                     await self._waker.park()
 
     def _tell_all(self) -> None:
+        if not self._tellings:
+            return
         now = {route.session: route for route in self.local()}
         if self._leaving:
             now = {session: attrs.evolve(route, leaving=True) for session, route in now.items()}

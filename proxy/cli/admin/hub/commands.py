@@ -94,7 +94,7 @@ def list_hubs(reach: Reach, /, settled: int | None, as_json: bool) -> None:
         ],
         as_json=as_json,
         empty="this hub runs alone, on SQLite: several hubs need a database of PostgreSQL",
-        spare=("ADDRESS", "STARTED", "LEASE", "VERSION", "APPLIED"),
+        spare=("STARTED", "VERSION", "LEASE", "APPLIED", "ADDRESS"),
     )
     if settled is not None and (faults := [*_unsettled(rows, settled, newest)]):
         raise AnswerIsNo("\n".join(faults))
