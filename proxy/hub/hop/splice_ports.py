@@ -58,7 +58,7 @@ class SplicedPort(RelayPort):
         stream.when_input(self._deliver)
 
     def _deliver_head(self) -> bool:
-        """Pass on the answer's head, whatever it says, and received bytes behind it."""
+        """Pass on the answer's head unread, and received bytes behind it."""
         stream = self.stream
         encoded = stream.receive_head_nowait()
         if encoded is None:
