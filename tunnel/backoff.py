@@ -25,6 +25,10 @@ REDIAL_SPREAD: Final = 0.25
 REDIALS_MAX: Final = 20
 REDIAL_REFILL_S: Final = 10.0
 
+# One of several hubs that asks for no more than this is followed by a redial, which may reach another one. It
+# is the shortest of the waits above.
+BUSY_MAX_S: Final = DELAYS_S[0] / 2
+
 # A hub may ask for patience, but it cannot send its relays away for a day.
 RETRY_AFTER_MAX_S: Final = 300.0
 
@@ -59,7 +63,8 @@ class Backoff:
         return self._next_wait_s(retry_after_s)
 
     def wait_after_tunnel_s(self, now_s: float, *, hub_is_here: bool = False) -> float:
-        """Return how long to wait when a tunnel that was up has ended, and not by a refusal.
+        """Return how long to wait when a tunnel that was up has ended, and not by a refusal, or when a hub
+        asks for one more.
 
         `hub_is_here`: it has just answered a dial, at a time that was drawn, and takes a new session.
         """
@@ -68,11 +73,14 @@ class Backoff:
             return 0.0 if hub_is_here else REDIAL_S * self._chance()
         return self._next_wait_s()
 
-    def wait_after_dial_s(self, now_s: float) -> float:
-        """Return how long to wait when a dial has failed without an answer of the hub."""
-        if self._takes_redial(now_s):
-            return REDIAL_S * (1 - REDIAL_SPREAD + 2 * REDIAL_SPREAD * self._chance())
-        return self._next_wait_s()
+    def wait_after_dial_s(self, now_s: float, retry_after_s: float = 0.0) -> float:
+        """Return how long to wait when a dial has failed without an answer of the hub, or when one of several
+        hubs has refused it for `retry_after_s`.
+        """
+        if retry_after_s <= BUSY_MAX_S and self._takes_redial(now_s):
+            least_s = retry_after_s or REDIAL_S * (1 - REDIAL_SPREAD)
+            return least_s + REDIAL_S * 2 * REDIAL_SPREAD * self._chance()
+        return self._next_wait_s(retry_after_s)
 
     def wait_while_draining_s(self) -> float:
         """Return the same while the hub that said GOAWAY still serves its old sessions.

@@ -15,7 +15,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -37,6 +37,8 @@ from tunnel.session import Session, open_session
 from tunnel.settings import Settings
 from tunnel.websocket.transport import Transport, TransportClosed
 from tunnel.websocket.upgrade import (
+    AT_HEADER,
+    ELSEWHERE_HEADER,
     HUB_TIME_HEADER,
     SESSION_HEADER,
     TUNNEL_PATH,
@@ -74,12 +76,18 @@ class DialFailed(Exception):
         *,
         refused: bool = False,
         retry_after_s: float = 0.0,
+        busy: bool = False,
         forgotten: bool = False,
         hub_time: str = "",
+        hub: str = "",
     ) -> None:
         super().__init__(reason)
         self.refused = refused or retry_after_s > 0
         """The hub has answered, and wants no session now."""
+        self.busy = busy
+        """It is refused for a reason of this hub's, and another hub of the same name may want a session."""
+        self.hub = hub
+        """The id of the hub that has answered, if its answer says so."""
         self.retry_after_s = retry_after_s
         self.hub_time = hub_time
         """A token dated by our clock was refused for that, and one dated by this is to be tried at once."""
@@ -158,15 +166,19 @@ class DialerConfig:
 
 
 @asynccontextmanager
-async def open_tunnel(config: DialerConfig, hub_time: str = "") -> AsyncIterator[Session]:
+async def open_tunnel(
+    config: DialerConfig, hub_time: str = "", elsewhere: Sequence[str] = ()
+) -> AsyncIterator[Session]:
     """Dial the hub once; the session is closed when the block is left.
 
-    With `hub_time`, that of a DialFailed of a moment ago, the token is dated by it. Raises DialFailed before
-    the block begins.
+    With `hub_time`, that of a DialFailed of a moment ago, the token is dated by it. `elsewhere` are the ids
+    of the hubs that are to refuse it, as there is a session to each. Raises DialFailed before the block
+    begins.
     """
     hello = (config.settings or Settings()).stated_in(config.hello())
+    headers = [(ELSEWHERE_HEADER, ",".join(elsewhere).encode("ascii"))] if elsewhere else []
     async with (
-        dial(config, hello, DIAL_S, hub_time) as attempt,
+        dial(config, hello, DIAL_S, hub_time, headers) as attempt,
         open_session(
             attempt.transport,
             Role.DIALER,
@@ -182,15 +194,20 @@ async def open_tunnel(config: DialerConfig, hub_time: str = "") -> AsyncIterator
 
 @asynccontextmanager
 async def dial(
-    config: DialerConfig, hello: Hello, dial_s: float, hub_time: str = ""
+    config: DialerConfig,
+    hello: Hello,
+    dial_s: float,
+    hub_time: str = "",
+    headers: Iterable[tuple[bytes, bytes]] = (),
 ) -> AsyncIterator[Attempt]:
     """Dial the hub and hear its answer to `hello`; the connection is closed when the block is left.
 
+    `headers` go with the upgrade, beside those that every dial has.
     Raises DialFailed, also for what happens in the block before `Attempt.succeeded`. It has a `hub_time` only
     where none was handed in: there is one further attempt, and not a row of them.
     """
     attempt = Attempt(config, dial_s, hub_time)
-    headers = [(b"authorization", _bearer(config.authorization(hub_time)))]
+    headers = [(b"authorization", _bearer(config.authorization(hub_time))), *headers]
     if hello.resume is not None:
         headers.append((SESSION_HEADER, hello.resume.session_id.encode("ascii")))
     attempt.deadline.deadline = trio.current_time() + dial_s
@@ -308,7 +325,9 @@ class Attempt:
                     f"the hub turns this relay away: {exc}",
                     refused=not forgotten,
                     retry_after_s=exc.retry_after_ms / 1000,
+                    busy=exc.close_code in (CloseCode.DRAINING, CloseCode.SLOW_DOWN),
                     forgotten=forgotten,
+                    hub=_hub_in(self.transport.answer_headers),
                 )
             case _:
                 return DialFailed(f"{self.phase}: {exc}")
@@ -335,7 +354,18 @@ class Attempt:
             "" if refused.status == 401 and why else _advice(refused.status, headers.get(b"location", ""))
         )
         by_hub = refused.status is not None and refused.status not in _HUB_IS_AWAY
-        return DialFailed(f"{reason}{advice}", refused=by_hub, retry_after_s=retry_after_s)
+        return DialFailed(
+            f"{reason}{advice}",
+            refused=by_hub,
+            retry_after_s=retry_after_s,
+            busy=refused.status in _HUB_IS_AWAY,
+            hub=_hub_in(refused.headers),
+        )
+
+
+def _hub_in(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the id of the hub that an answer is from, as it says."""
+    return next((value.decode("latin-1") for name, value in headers if name.lower() == AT_HEADER), "")
 
 
 def _bearer(token: str) -> bytes:

@@ -1,15 +1,18 @@
-"""Accepts the connections of agents and relays on the public listener, of operators on the admin listener."""
+"""Accepts the connections of agents and relays on the public listener, of operators on the admin listener,
+and of other hubs on the listener for links.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import attrs
 import trio
 
 from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
+from proxy.hub.peers.listener import PeerListener
 from proxy.hub.restart.instance_lock import InstanceLock
 from proxy.listener.accept import listen_on, serve_connections
 
@@ -18,16 +21,20 @@ _log = logging.getLogger("hawse.hub")
 
 @attrs.define(eq=False)
 class Acceptor:
-    """Accepts connections of agents, relays and operators, with pauses for a handover.
+    """Accepts connections of agents, relays, operators and other hubs, with pauses for a handover.
 
-    The handlers of agents and relays run in `handlers` and continue after the accepting has ended. Operators
-    change the store, so their handlers end with the accepting.
+    The handlers of agents, relays and hubs run in `handlers` and continue after the accepting has ended.
+    Operators change the store, so their handlers end with the accepting.
     """
 
     instance: InstanceLock
     front: Front
     admin: AdminFront
     handlers: trio.Nursery
+    leave: Callable[[], Awaitable[None]]
+    """Called once a signal has stopped this hub, while it still accepts."""
+    peers: PeerListener | None = None
+    """Serves other hubs, where the instance listens for them."""
     _accepting: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _paused: trio.Event = attrs.Factory(trio.Event)
     _resumed: trio.Event = attrs.Factory(trio.Event)
@@ -37,32 +44,36 @@ class Acceptor:
     async def accept_until_stopped(self, signals: AsyncIterator[int], public_url: str) -> bool:
         """Accept until a signal arrives or a new hub takes over; returns whether a new hub has."""
         replaced = False
-        async with trio.open_nursery() as nursery:
-
-            async def wait_for_signal() -> None:
-                async for _ in signals:
-                    break
-                nursery.cancel_scope.cancel()
-
-            async def wait_for_successor() -> None:
-                nonlocal replaced
-                await self.instance.handover_server(self.pause, self.resume).hand_over()
-                replaced = True
-                nursery.cancel_scope.cancel()
-
-            await nursery.start(self._accept)
+        async with trio.open_nursery() as accepting:
+            await accepting.start(self._accept)
             await self.instance.confirm()
             _log.info("the hub is ready at %s (listens on %s)", public_url, self.instance.front[0])
-            nursery.start_soon(wait_for_signal)
-            nursery.start_soon(wait_for_successor)
-        self.front.ready = False
+            async with trio.open_nursery() as nursery:
+
+                async def wait_for_signal() -> None:
+                    async for _ in signals:
+                        break
+                    nursery.cancel_scope.cancel()
+
+                async def wait_for_successor() -> None:
+                    nonlocal replaced
+                    await self.instance.handover_server(self.pause, self.resume).hand_over()
+                    replaced = True
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(wait_for_signal)
+                nursery.start_soon(wait_for_successor)
+            self.front.ready = False
+            if not replaced:
+                self.instance.close_restart_socket()
+                _log.info("stopping")
+                await self.leave()
+            accepting.cancel_scope.cancel()
         if replaced:
             self.instance.mark_handed_over()
             _log.info("another hub has taken over")
         else:
-            self.instance.close_restart_socket()
             self.instance.stop_listening()
-            _log.info("stopping")
         return replaced
 
     async def pause(self) -> None:
@@ -93,6 +104,10 @@ class Acceptor:
                         handle, manage = self.front.handle_client, self.admin.handle_client
                         await operators.start(serve_connections, handle, agents, self.handlers)
                         await operators.start(serve_connections, manage, others, operators)
+                        if self.peers is not None and self.instance.peer is not None:
+                            hubs = [listen_on(each) for each in self.instance.peer[1]]
+                            link = self.peers.handle_client
+                            await operators.start(serve_connections, link, hubs, self.handlers)
                         self.front.ready = True
                         if first:
                             first = False

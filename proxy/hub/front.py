@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from email.utils import formatdate
 from functools import partial
 
 import attrs
@@ -18,7 +17,6 @@ import trio
 
 from audit.record import Kind
 from audit.recorder import Recorder
-from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.next_pass import NextPass
@@ -32,29 +30,25 @@ from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.identity.connections import AgentConnections
 from proxy.hub.identity.enrol import EnrolmentEndpoint
-from proxy.hub.identity.replay import ReplayedError
-from proxy.hub.identity.replay_store import ReplayStoreUnavailableError
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.own_paths import OwnPaths
-from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, Arrival, TooManyDialsError
+from proxy.hub.relay_dials import LATER_RETRY_AFTER_S, LEAVING, RelayDials, retry_later
 from proxy.hub.relays.endpoint import RelayEndpoint
-from proxy.hub.relays.relay_auth import WrongClockError
 from proxy.listener.balancers import Balancers
 from proxy.listener.client_address import Admitter, address_of
 from proxy.listener.unauthenticated import PENDING_S, MeteredStream, PendingConnection, UnauthenticatedLimits
-from proxy.message.head import RequestHead, ResponseHead
-from proxy.message.status import status_response
+from proxy.message.failure import Processed
+from proxy.message.head import RequestHead
+from proxy.message.status import status_response, with_processed
 from proxy.message.strict import BadRequest
 from tunnel.net.connect import close_forcefully, wrap_server
 from tunnel.net.fairness import UnknownPeer
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
-from tunnel.websocket.upgrade import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
+from tunnel.websocket.upgrade import TUNNEL_PATH
 
 HANDSHAKE_S = 10.0
-# A relay dials again after this, and the hub polls its database twice a second.
-UNCONFIRMED_RETRY_AFTER_S = 1
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
 
 _FAILED = "a client's connection failed by a fault of ours"
@@ -79,6 +73,8 @@ class Front:
     clock: Callable[[], float]
     ready: bool = False
     """False while the hub starts or stops; /readyz answers with it."""
+    refuses_calls: bool = False
+    """It has left its peers: a call on a new connection is for another hub."""
     unauthenticated: UnauthenticatedLimits = attrs.Factory(UnauthenticatedLimits)
     deadlines: Deadlines = attrs.Factory(Deadlines)
     connections: AgentConnections = attrs.field(init=False)
@@ -87,9 +83,7 @@ class Front:
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
     admitter: Admitter = attrs.field(init=False)
     _own_paths: OwnPaths = attrs.field(init=False)
-    # Only a token signed by a relay's key, possibly an old one, causes such a line. A cluster's relays, eight
-    # at most, connect together.
-    _wrong_clocks: LogLimit = attrs.Factory(lambda: LogLimit(_log, at_once=8))
+    dials: RelayDials = attrs.field(init=False)
 
     @connections.default
     def _connections_of_agents(self) -> AgentConnections:
@@ -106,6 +100,13 @@ class Front:
         return OwnPaths(
             self.tokens, self.enrolment, self.recorder, self.trail, self.calls.hosts, self._why_unready
         )
+
+    @dials.default
+    def _dials_of_relays(self) -> RelayDials:
+        return RelayDials(
+            self.relays, self.calls.directory, self.recorder, self.trail, self.clock,
+            self._readiness, self._turned_away,
+        )  # fmt: skip
 
     def _why_unready(self) -> str:
         return self.calls.directory.refusal() if self.ready else "the hub starts or stops"
@@ -197,6 +198,13 @@ class Front:
                     return
                 head = placed
             if head.target.startswith(PREFIX):
+                if first and self.refuses_calls:
+                    with trio.move_on_after(PENDING_S):
+                        # Its connection ends with the answer.
+                        await connection.answer(
+                            *retry_later(with_processed(LEAVING, Processed.NO), LATER_RETRY_AFTER_S)
+                        )
+                    continue
                 # No timeout here: a call may be a watch of any length.
                 await self.calls.handle(
                     connection,
@@ -230,7 +238,8 @@ class Front:
     ) -> Begun | None:
         """Begin the first request of a connection without its task, if it is an agent's."""
         known = partial(self._known, connection, tls, pending, address)
-        begun = begin(self.calls, address, connection, head, known)
+        # A hub that has left refuses the request in its task.
+        begun = None if self.refuses_calls else begin(self.calls, address, connection, head, known)
         if begun is None and connection.parked is not None:
             # The task verifies this request again. The next ones of a stranger are verified only there.
             connection.parked.leave_to_task()
@@ -264,88 +273,10 @@ class Front:
         """
         path = head.target.partition(b"?")[0]
         if path == _TUNNEL_PATH:
-            return await self._tunnel(connection, tls, head, known, address)
+            return await self.dials.answer(connection, tls, head, known, address)
         with trio.move_on_after(PENDING_S) as scope:
             await self._own_paths.answer(connection, head, path, address)
         return scope.cancelled_caught
-
-    async def _tunnel(
-        self,
-        connection: ServerConnection,
-        tls: TLSStream,
-        head: RequestHead,
-        known: Callable[[], None],
-        address: str,
-    ) -> bool:
-        """Serve a relay's WebSocket; returns whether the connection has ended."""
-        if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
-            await connection.answer(*status_response(400, "", f"{TUNNEL_PATH} is a WebSocket for relays"))
-            return False
-        resumes = head.header(SESSION_HEADER) is not None
-        # A session that resumes was admitted before. Its calls end when the snapshot is too old for them.
-        if not resumes and (why := self.calls.directory.refusal()):
-            await connection.answer(*_retry_later(why, UNCONFIRMED_RETRY_AFTER_S))
-            return False
-        wait_s = self.relays.limit.admit(trio.current_time(), resumes=resumes)
-        if wait_s:
-            # Before the verification, which is the expensive part.
-            self._turned_away.warning("refused relays: too many connect at once", trio.current_time())
-            message = f"too many relays connect at once: retry in {wait_s} s"
-            await connection.answer(*_retry_later(message, wait_s))
-            return False
-        arrival = self.relays.limit.arrive()
-        try:
-            return await self._accepted(connection, tls, head, known, address, arrival)
-        finally:
-            arrival.settle()
-
-    async def _accepted(
-        self,
-        connection: ServerConnection,
-        tls: TLSStream,
-        head: RequestHead,
-        known: Callable[[], None],
-        address: str,
-        arrival: Arrival,
-    ) -> bool:
-        """Authenticate a relay whose dial was accepted, and serve it; returns as `_tunnel` does."""
-        try:
-            dial = await self.relays.authenticate(head, self.clock(), arrival, address)
-        except (TooManyDialsError, ReplayStoreUnavailableError, TokenError, ReplayedError) as error:
-            # Before the answer, which may wait for a client that reads nothing.
-            arrival.refuse()
-            await self._refuse_relay(connection, head, address, error)
-            return False
-        known()
-        await self.relays.serve(connection, tls, dial, self._readiness)
-        return True
-
-    async def _refuse_relay(
-        self,
-        connection: ServerConnection,
-        head: RequestHead,
-        address: str,
-        error: TooManyDialsError | ReplayStoreUnavailableError | TokenError | ReplayedError,
-    ) -> None:
-        """Answer a relay that is not authenticated."""
-        match error:
-            case TooManyDialsError():
-                self._turned_away.warning(f"refused a relay: {error}", trio.current_time())
-                await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
-                return
-            case ReplayStoreUnavailableError():
-                # Logged by the store.
-                await connection.answer(*_retry_later(str(error), CLUSTER_RETRY_AFTER_S))
-                return
-        self.recorder.complete(
-            self.trail.unauthenticated(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
-        )
-        # Relays of an earlier version correct their clock by the Date header.
-        headers = [(b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))]
-        if isinstance(error, WrongClockError):
-            self._wrong_clocks.warning(f"{address}: {error.advice}", trio.current_time())
-            headers.append((HUB_TIME_HEADER, error.hub_time.encode("ascii")))
-        await connection.answer(*status_response(401, "", str(error), headers=tuple(headers)))
 
     async def _answer_no_cluster(self, connection: ServerConnection, hosts: ClusterHosts) -> None:
         message = f"no cluster of this hub has that host: they are {hosts.pattern}, by the cluster's name"
@@ -377,7 +308,3 @@ class _Handshake:
 
 
 def _do_nothing(*_: Principal) -> None: ...
-
-
-def _retry_later(message: str, wait_s: int) -> tuple[ResponseHead, bytes]:
-    return status_response(503, "", message, headers=((b"retry-after", b"%d" % wait_s),))

@@ -38,6 +38,7 @@ from proxy.hub.identity.replay_store import ReplayStore, UseTable, open_replay_s
 from proxy.hub.membership.member import Member
 from proxy.hub.membership.members import Members
 from proxy.hub.membership.spread import Spread
+from proxy.hub.peers.identity import LinkIdentity
 from proxy.hub.relays.registry import Registry
 from proxy.hub.relays.shared_limit import SharedRelayLimit, open_shared_limit
 from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
@@ -88,6 +89,8 @@ class Joined:
     """What a hub knows of the others."""
 
     members: Members | None
+    identity: LinkIdentity | None
+    """What this hub proves itself by to the others; None without `[peer]`."""
     is_running: Callable[[str], bool]
     """Whether the process of a boot may still write events; for any thread."""
     close_calls: Callable[[], int]
@@ -187,7 +190,7 @@ async def _join(
     runs_here = home.instances.is_running
     address = config.database.address
     if address is None:
-        yield Joined(None, runs_here, partial(close_unknown, open_store, home.boot, runs_here))
+        yield Joined(None, None, runs_here, partial(close_unknown, open_store, home.boot, runs_here))
         return
     # Their driver is an extra, which a hub on SQLite need not have.
     from proxy.hub.membership.lease import Joining, open_members, place_of
@@ -198,10 +201,13 @@ async def _join(
     hub = home.data.admin.hub_id()
     is_running = RunningHubs(conninfo, hub, runs_here).is_running
     close_calls = partial(close_unknown, open_store, home.boot, is_running)
+    # Before its row, which states the certificate.
+    identity = None if config.peer.listen is None else LinkIdentity.make(home.boot)
     me = Member(
         hub=hub,
         boot=home.boot,
         address="" if config.peer.address is None else str(config.peer.address),
+        certificate="" if identity is None else identity.certificate,
         software=f"hawse/{VERSION}",
         applied=directory.applied.number,
         stale_s=config.database.stale_s,
@@ -216,7 +222,7 @@ async def _join(
         close_calls=close_calls,
     )
     async with open_members(joining) as members:
-        yield Joined(members, is_running, close_calls)
+        yield Joined(members, identity, is_running, close_calls)
 
 
 async def _open_sealed(

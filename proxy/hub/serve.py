@@ -12,7 +12,6 @@ longer: its successor serves already, so its end is not urgent.
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
@@ -53,7 +52,8 @@ from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
-from proxy.hub.membership.members import Figures, LostLeaseError
+from proxy.hub.membership.members import LostLeaseError
+from proxy.hub.peering import Links, Peering
 from proxy.hub.relays.cluster_state import cluster_state
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
@@ -61,15 +61,14 @@ from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
 from proxy.hub.relays.shared_limit import SharedRelayLimit
 from proxy.hub.resources import Home, Records, open_home, open_limit, open_records, open_replays
+from proxy.hub.stop import Stop
 from proxy.hub.store.engines.listener import listen
 from proxy.hub.store.last_used import USE_WRITTEN_EVERY_S
 from proxy.hub.store.local_user import local_token_name
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import CHANNEL
-from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit
 from proxy.process.memory.malloc_trim import trim_when_idle
-from proxy.process.plural import counted
 from proxy.process.signals import stop_signals
 from proxy.process.startup import settle_later
 from proxy.process.version import VERSION
@@ -79,8 +78,6 @@ from proxy.process.version import VERSION
 SEEN_RECENTLY_S = 600.0
 # The exit status of a hub that others have taken for dead. Its supervisor starts it again.
 LOST_LEASE = 4
-# How often to check whether the agents' connections have closed.
-IDLE_LOOK_S = 0.25
 
 _log = logging.getLogger("hawse.hub")
 
@@ -118,11 +115,11 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
                     hub = _Hub(config, home, records, seen, shared_limit, registry, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
-                    front, admin, administration = _start(hub)
+                    front, admin, administration, peering = _start(hub)
                     upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(hub, signals, front, admin, keeping)
+                    await _serve(hub, signals, front, admin, peering, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
@@ -153,7 +150,7 @@ class _Hub:
         return None if members is None else members.me.hub
 
 
-def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
+def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None]:
     """Build all parts and start their background tasks. The listeners do not accept yet."""
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
@@ -189,10 +186,26 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration]:
     app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread)
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
-    if (members := hub.records.members) is not None:
-        members.figures = lambda: Figures(sum(1 for _ in hub.registry.relays()), calls.live.count)
-        metrics.register(LeaseCollector(members, directory))
-    return front, admin, administration
+    peering = _start_peering(hub, front)
+    if peering is not None:
+        metrics.register(LeaseCollector(peering.members, directory))
+    forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
+    start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
+    return front, admin, administration, peering
+
+
+def _start_peering(hub: _Hub, front: Front) -> Peering | None:
+    """Build what a hub has where others serve beside it; None for a file of SQLite."""
+    members, identity, limit = hub.records.members, hub.records.joined.identity, hub.shared_limit
+    if members is None or limit is None:
+        return None
+    directory = hub.records.directory
+    links = None
+    if identity is not None:
+        links = Links.start(members, identity, hub.registry, directory, front, limit, hub.upkeep)
+    peering = Peering(members, links)
+    peering.tell_figures(hub.registry, front)
+    return peering
 
 
 def _start_direct(hub: _Hub) -> DirectRelays:
@@ -227,7 +240,6 @@ def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) ->
     directory.on_change(calls.live.reconsider)
     start(calls.live.run)
     start(calls.live.run_timed, lambda: directory.current.bundle.timed)
-    start(StaleWatch(directory, calls.live).run)
     start(calls.limits.run, calls.live)
     watch = TrailWatch(
         records.store, directory, records.recorder, calls.live, config.audit.down_grace_s, records.trail.hub,
@@ -333,25 +345,25 @@ def _software() -> str:
 
 
 async def _serve(
-    hub: _Hub, signals: AsyncIterator[int], front: Front, admin: AdminFront, keeping: trio.CancelScope
+    hub: _Hub,
+    signals: AsyncIterator[int],
+    front: Front,
+    admin: AdminFront,
+    peering: Peering | None,
+    keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
     config = hub.config
     async with trio.open_nursery() as handlers:
-        acceptor = Acceptor(hub.home.instance, front, admin, handlers)
+        links = None if peering is None else peering.links
+        stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
+        listener = None if links is None else links.listener
+        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
-        front.deadlines.ending = True
-        if hub.records.members is not None:
-            hub.records.members.leave()
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.
             keeping.cancel()
-        grace_s = config.stop.replaced_grace_s if replaced else config.stop.grace_s
-        front.relays.leave(grace_s, replaced=replaced)
-        async with trio.open_nursery() as finishing:
-            finishing.start_soon(_hurry, signals, front, finishing.cancel_scope)
-            await _finish(front, grace_s, replaced=replaced)
-            finishing.cancel_scope.cancel()
+        await stop.finish(replaced=replaced)
         handlers.cancel_scope.cancel()
 
 
@@ -361,31 +373,3 @@ async def _keep(keeping: trio.CancelScope, *tasks: Callable[[], Awaitable[None]]
         async with trio.open_nursery() as nursery:
             for run in tasks:
                 nursery.start_soon(run)
-
-
-async def _hurry(signals: AsyncIterator[int], front: Front, finishing: trio.CancelScope) -> None:
-    async for number in signals:
-        name, cut = signal.Signals(number).name, counted(front.calls.live.count, "call")
-        _log.warning("%s again: cutting %s", name, cut)
-        finishing.cancel()
-
-
-async def _finish(front: Front, grace_s: float, *, replaced: bool) -> None:
-    """Wait until the open calls have ended, for `grace_s` at most.
-
-    Agents keep idle connections open. A close may cross the next call, which then fails. So a replaced hub
-    answers one more call on each connection, as its last, and closes the connections that are still idle
-    after a minute.
-    """
-    underway = front.calls.live
-    _log.info(
-        "draining %s, %d of them streams, for up to %.0f s (%.0f s for those that are no streams); "
-        "another signal cuts all",
-        counted(underway.count, "call"), underway.long, grace_s, min(PLAIN_S, grace_s),
-    )  # fmt: skip
-    idle_until = trio.current_time() + (PLAIN_S if replaced else 0.0)
-    with trio.move_on_after(grace_s):
-        while await underway.wait_drained(grace_s):
-            if not front.deadlines.watched or trio.current_time() >= idle_until:
-                break
-            await trio.sleep(IDLE_LOOK_S)

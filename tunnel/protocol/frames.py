@@ -285,6 +285,9 @@ class Welcome:
     max_streams: int = STREAMS_MAX
     features: tuple[str, ...] = ()
     replica: str = ""
+    """The listener's name among several behind one address; "" for one that is alone."""
+    tunnels: int = 1
+    """How many sessions the dialer is to keep at once, each to another replica."""
     boot_id: str = ""
     software: str = ""
     server_time_ms: int = 0
@@ -329,6 +332,7 @@ def welcome(value: Welcome) -> bytes:
         "max_streams": value.max_streams,
         "features": value.features,
         "replica": value.replica,
+        "tunnels": value.tunnels,
         "boot_id": value.boot_id,
         "software": value.software,
         "server_time_ms": value.server_time_ms,
@@ -377,6 +381,7 @@ def decode_welcome(payload: bytes) -> Welcome:
         max_streams=fields.number("max_streams", STREAMS_MAX, 1, 2**31),
         features=fields.texts("features"),
         replica=fields.text("replica"),
+        tunnels=fields.number("tunnels", 1, least=1),
         boot_id=fields.text("boot_id"),
         software=fields.text("software"),
         server_time_ms=fields.number("server_time_ms", 0),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Sequence
 
 import trio
 
@@ -47,6 +48,9 @@ class Transport(abc.ABC):
     A large message on a slow link takes long to become whole, and is a sign of life all the while. What a
     transport says beside its messages is none: something between may say it for a peer that is gone.
     """
+
+    answer_headers: Sequence[tuple[bytes, bytes]] = ()
+    """At the end that dialled: what the answer to the upgrade had beside the WebSocket's own headers."""
 
     _begun: bytes | None = None
     """A message of `send_nowait` of which nothing has been sent."""

@@ -48,6 +48,8 @@ from tunnel.websocket.frames import FrameReader, encode_binary
 from tunnel.websocket.transport import Transport, TransportClosed
 
 __all__ = [
+    "AT_HEADER",
+    "ELSEWHERE_HEADER",
     "HUB_TIME_HEADER",
     "SESSION_HEADER",
     "SUBPROTOCOL",
@@ -65,6 +67,13 @@ TUNNEL_PATH: Final = "/v1/tunnel"
 # Names the session that a relay comes back to, so that a hub that limits how many it accepts can let these in
 # first.
 SESSION_HEADER: Final = b"hawse-session"
+
+# In a dial that resumes a session: the id of the session's hub. In a hub's answer: the id of the hub that the
+# answer is from.
+AT_HEADER: Final = b"hawse-at"
+
+# In a dial for one more tunnel: the ids of the hubs, separated by commas, to which the relay has one.
+ELSEWHERE_HEADER: Final = b"hawse-elsewhere"
 
 # The hub's time as it tells it to a relay whose clock is wrong, in the refusal of its upgrade.
 HUB_TIME_HEADER: Final = b"hawse-hub-time"
@@ -113,10 +122,11 @@ async def dial_websocket(
     async with stream:
         tune(stream)
         try:
-            connection, leftover = await _ask(stream, host, target, headers)
+            connection, leftover, answer_headers = await _ask(stream, host, target, headers)
         except (ProtocolError, h11.ProtocolError, UnicodeError) as exc:
             raise WebSocketRefused(f"no WebSocket handshake: {exc}") from exc
         transport = _WebSocketTransport(connection, stream, leftover)
+        transport.answer_headers = answer_headers
         try:
             yield transport
         finally:
@@ -126,17 +136,18 @@ async def dial_websocket(
 
 @asynccontextmanager
 async def accept_websocket(
-    stream: trio.abc.Stream, *, request_head: bytes, leftover: bytes = b""
+    stream: trio.abc.Stream, *, request_head: bytes, leftover: bytes = b"", headers: _Headers = ()
 ) -> AsyncIterator[Transport]:
     """Make a WebSocket server of `stream`, and close it at the end.
 
     The upgrade request has been read already: `request_head` is its head with the empty line, `leftover` what
-    came behind it. Raises WebSocketRefused, after answering with 400, when it is no handshake for us.
+    came behind it. `headers` go with the 101. Raises WebSocketRefused, after answering with 400, when it is
+    no handshake for us.
     """
     async with stream:
         tune(stream)
         try:
-            connection = await _answer(stream, request_head)
+            connection = await _answer(stream, request_head, headers)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise WebSocketRefused("the client left before the answer to its upgrade") from None
         # A client must wait for the 101. If one does not, its frames count all the same.
@@ -150,8 +161,8 @@ async def accept_websocket(
 
 async def _ask(
     stream: trio.abc.Stream, host: str, target: str, headers: _Headers
-) -> tuple[Connection, bytes]:
-    """Send the client's handshake and read the server's; returns what came behind it as well."""
+) -> tuple[Connection, bytes, _Headers]:
+    """Send the client's handshake and read the server's; returns what came behind it and its headers, too."""
     upgrade = WSConnection(ConnectionType.CLIENT)
     request = Request(host=host, target=target, subprotocols=[SUBPROTOCOL], extra_headers=list(headers))
     received = b""
@@ -177,7 +188,7 @@ async def _ask(
                 reason = f"the answer to the upgrade lacks the subprotocol {SUBPROTOCOL}"
                 raise WebSocketRefused(reason, status=101)
             assert upgrade.connection is not None
-            return upgrade.connection, received[head_bytes:]
+            return upgrade.connection, received[head_bytes:], tuple(event.extra_headers)
         if isinstance(event, RejectConnection):
             # The status and the headers say enough; the body has no bound.
             reason = f"the answer to the upgrade is {event.status_code} instead of 101"
@@ -185,7 +196,7 @@ async def _ask(
     raise WebSocketRefused("the connection ended before an answer to the upgrade")
 
 
-async def _answer(stream: trio.abc.Stream, request_head: bytes) -> Connection:
+async def _answer(stream: trio.abc.Stream, request_head: bytes, headers: _Headers) -> Connection:
     """Answer the client's handshake."""
     upgrade = WSConnection(ConnectionType.SERVER)
     fault: Exception | None = None
@@ -206,7 +217,8 @@ async def _answer(stream: trio.abc.Stream, request_head: bytes) -> Connection:
         answer = RejectConnection(400, [(b"content-type", b"text/plain"), length], has_body=True)
         await stream.send_all(upgrade.send(answer) + upgrade.send(RejectData(body)))
         raise WebSocketRefused(text, status=400)
-    await stream.send_all(upgrade.send(AcceptConnection(subprotocol=SUBPROTOCOL)))
+    accepted = AcceptConnection(subprotocol=SUBPROTOCOL, extra_headers=list(headers))
+    await stream.send_all(upgrade.send(accepted))
     assert upgrade.connection is not None
     return upgrade.connection
 

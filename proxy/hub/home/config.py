@@ -45,12 +45,20 @@ AUDIT_BYTES_AT_ONCE_MIN = 1_000_000
 RELAYS_PER_CLUSTER = 2
 # Twice as many, counting relays that are going away, still fit the registry's limit for a cluster.
 RELAYS_PER_CLUSTER_MAX = 8
+# With two, no cluster is offline when a hub dies. Each one more saves hops between hubs, and costs every hub
+# its share of the tunnels: 84 KB and 24 µs/s for each.
+TUNNELS_PER_RELAY = 2
+TUNNELS_PER_RELAY_MAX = 8
 # 26,000 open calls in tunnel mode, 13,000 in direct mode. From three quarters of that on, agents with more
 # than 64 open calls get no new one.
 MEMORY_MIB = 1024
 # A stopping hub serves no new calls, and the next hub usually waits for its end.
 STOP_GRACE_S = 10
 REPLACED_GRACE_S = 900
+# With other hubs the end of one is not urgent, and client-go ends a watch by itself after 5 to 10 minutes.
+PEERS_GRACE_S = 900
+# A balancer that asks /readyz each 5 s, and believes the third answer.
+STOP_LB_S = 15
 STOP_GRACE_MAX_S = 86_400
 # A failover takes 0.2 to 5 s where promotion is quick.
 AUDIT_WAIT_S = 5
@@ -121,6 +129,8 @@ class LimitsConfig:
     """The burst of `audit_bytes_per_second`: some 400,000 reads."""
     relays_per_cluster: int = RELAYS_PER_CLUSTER
     """Relays of one cluster in tunnel mode, not counting those that are going away; one more is refused."""
+    tunnels_per_relay: int = TUNNELS_PER_RELAY
+    """Tunnels of one relay, each to another hub; a hub without `peer` asks for one."""
     agents: Mapping[str, AgentLimitsConfig] = attrs.field(factory=dict)
     """Other limits for single agents, by name."""
 
@@ -160,10 +170,21 @@ class AuditConfig:
 class StopConfig:
     """How the hub stops."""
 
-    grace_s: int = STOP_GRACE_S
-    """How long open calls may continue after SIGTERM; a supervisor's SIGKILL must come later."""
+    grace_s: int | None = None
+    """How long open calls may continue after SIGTERM; a supervisor's SIGKILL must come later.
+
+    None: STOP_GRACE_S, and PEERS_GRACE_S where other hubs serve.
+    """
     replaced_grace_s: int = REPLACED_GRACE_S
     """The same for a hub that another one has replaced, whose end delays nothing."""
+    lb_s: int = STOP_LB_S
+    """How long a hub that leaves the others takes new calls, while its load balancer finds out."""
+
+    def grace(self, *, peers: bool) -> int:
+        """The grace of a hub that is stopped, and that has `peers` or has not."""
+        if self.grace_s is not None:
+            return self.grace_s
+        return PEERS_GRACE_S if peers else STOP_GRACE_S
 
 
 @attrs.frozen
@@ -197,6 +218,11 @@ class HubConfig:
     @public_url.default
     def _public_url_beside_listen(self) -> str:
         return f"https://localhost:{self.listen.port}"
+
+    @property
+    def tunnels_per_relay(self) -> int:
+        """How many tunnels a relay is asked for: one where no hub forwards calls to another."""
+        return 1 if self.peer.listen is None else self.limits.tunnels_per_relay
 
     @property
     def public_host(self) -> str:
@@ -273,11 +299,13 @@ def _check(config: HubConfig) -> list[str]:
     faults.extend(_check_agents(config.limits.agents))
     if not 1 <= config.limits.relays_per_cluster <= RELAYS_PER_CLUSTER_MAX:
         faults.append(f"limits.relays_per_cluster: expected 1 to {RELAYS_PER_CLUSTER_MAX}")
+    if not 1 <= config.limits.tunnels_per_relay <= TUNNELS_PER_RELAY_MAX:
+        faults.append(f"limits.tunnels_per_relay: expected 1 to {TUNNELS_PER_RELAY_MAX}")
     fault = fault_of_memory(config.memory_mib)
     if fault is not None:
         faults.append(f"memory_mib: {fault}")
-    for name, grace_s in attrs.asdict(config.stop).items():
-        if not 0 <= grace_s <= STOP_GRACE_MAX_S:
+    for name, seconds in attrs.asdict(config.stop).items():
+        if seconds is not None and not 0 <= seconds <= STOP_GRACE_MAX_S:
             faults.append(f"stop.{name}: expected 0 to {STOP_GRACE_MAX_S} seconds")
     if not 0 <= config.audit.wait_s <= AUDIT_WAIT_MAX_S:
         faults.append(f"audit.wait_s: expected 0 to {AUDIT_WAIT_MAX_S} seconds")

@@ -41,8 +41,6 @@ class PeerLink:
     member: Member
     """The other hub, as read when the link began; `Members.by_boot` has its newest row."""
     session: Session
-    leaving: bool = False
-    """The other hub has said over this link that it leaves: it is the last choice for a new call."""
     _context: int = attrs.field(init=False)
 
     @_context.default

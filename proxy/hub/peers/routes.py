@@ -1,9 +1,8 @@
 """Routes: what relays a hub has, as it tells them to each other hub over their link.
 
 Each side opens one stream of the kind `routes` and sends lines of JSON on it: `here` for a session that it
-has, also when something of it has changed, `gone` for one that has ended, and `leaving` when it leaves
-itself. All that it has come first, then what changes. A hub tells of its own sessions only, never of those
-that others have told it of.
+has, also when something of it has changed, and `gone` for one that has ended. All that it has come first,
+then what changes. A hub tells of its own sessions only, never of those that others have told it of.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class Route:
     streams: int
     """Streams open on the session, at most a second old."""
     leaving: bool
-    """It drains: the last choice for a new call. So are all routes of a hub that leaves, by its link."""
+    """It drains, or its hub leaves: the last choice for a new call."""
     away: bool
     """It is silent, has lost its connection, or its API server does not answer: see LiveRelay.doubtful."""
 
@@ -88,8 +87,8 @@ class Announcer:
     """Tells each linked hub of this hub's sessions."""
 
     local: LocalRoutes
-    leaving: bool = False
-    """This hub leaves."""
+    _leaving: bool = False
+    """This hub leaves, and so do all its routes."""
     _tellings: dict[PeerLink, _Telling] = attrs.Factory(dict)
     _changed: bool = False
     _waker: Waker = attrs.Factory(lambda: Waker("one task tells of routes"))
@@ -111,7 +110,7 @@ class Announcer:
 
     def leave(self) -> None:
         """Tell that this hub leaves."""
-        self.leaving = True
+        self._leaving = True
         # In this pass: the relays learn of it next, and their calls come back through the others.
         self._tell_all()
 
@@ -127,8 +126,10 @@ class Announcer:
 
     def _tell_all(self) -> None:
         now = {route.session: route for route in self.local()}
+        if self._leaving:
+            now = {session: attrs.evolve(route, leaving=True) for session, route in now.items()}
         for telling in self._tellings.values():
-            telling.tell(now, leaving=self.leaving)
+            telling.tell(now)
 
 
 @attrs.define(eq=False)
@@ -140,10 +141,9 @@ class _Telling:
     _stream: Stream | None = None
     _clogged: bool = False
     """The other hub reads slowly: what changes meanwhile is told later, by its state at that time."""
-    _said_leaving: bool = False
     _said: dict[str, Route] = attrs.Factory(dict)
 
-    def tell(self, now: dict[str, Route], *, leaving: bool) -> None:
+    def tell(self, now: dict[str, Route]) -> None:
         """Tell what has changed, as far as there is room."""
         stream = self._stream
         if stream is not None and stream.broken:
@@ -153,10 +153,10 @@ class _Telling:
         try:
             if stream is None:
                 stream = self._stream = self.link.open(ROUTES)
-                self._clogged = self._said_leaving = False
+                self._clogged = False
                 self._said.clear()
             if not self._clogged:
-                self._send(stream, self._lines(now, leaving=leaving))
+                self._send(stream, self._lines(now))
         except (LinkDown, StreamReset):
             # The next round finds the stream broken, or the link gone.
             return
@@ -188,12 +188,9 @@ class _Telling:
         self._clogged = False
         self.has_room()
 
-    def _lines(self, now: dict[str, Route], *, leaving: bool) -> Iterator[bytes]:
+    def _lines(self, now: dict[str, Route]) -> Iterator[bytes]:
         """Yield what is to be said; each line counts as said when the next one is asked for."""
         said = self._said
-        if leaving and not self._said_leaving:
-            self._said_leaving = True
-            yield _line({"is": "leaving"})
         for session in [each for each in said if each not in now]:
             del said[session]
             yield _line({"is": "gone", "session": session})
@@ -260,8 +257,6 @@ class RouteTable:
                 self._here(link, _route_in(fields))
             case "gone":
                 self._gone(link, _field(fields, "session", str))
-            case "leaving":
-                link.leaving = True
 
     def _here(self, link: PeerLink, route: Route) -> None:
         handles = self._links.get(link)

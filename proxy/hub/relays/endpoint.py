@@ -59,9 +59,14 @@ from tunnel import (
     read_hello,
 )
 from tunnel.net.readiness import Readiness
-from tunnel.net.tls import TLSStream
 from tunnel.net.waker import Waker
-from tunnel.websocket.upgrade import SESSION_HEADER, WebSocketRefused, accept_websocket
+from tunnel.websocket.upgrade import (
+    AT_HEADER,
+    ELSEWHERE_HEADER,
+    SESSION_HEADER,
+    WebSocketRefused,
+    accept_websocket,
+)
 
 # A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
 HELLOS_REMEMBERED_MAX = 100_000
@@ -101,6 +106,8 @@ class RelayDial:
     arrival: Arrival
     recorded: bool
     """Whether the use of its token is recorded. If not, it may resume a session and begin none."""
+    carried: bool = False
+    """Another hub carries its connection: it may resume a session and begin none."""
 
 
 @attrs.define(eq=False)
@@ -127,6 +134,8 @@ class RelayEndpoint:
     _farewell: Callable[[Session, int], None] | None = None
     """Sends GOAWAY to a session once the hub leaves; the number is of sessions that got theirs before."""
     _replaced: bool = False
+    _resumes: bool = True
+    """Whether dials lead here, so that a session may wait for its relay."""
     clock: TokenClock = attrs.Factory(TokenClock)
     """The clock that dates relay tokens."""
     limit: AcceptLimit = attrs.Factory(AcceptLimit)
@@ -156,6 +165,15 @@ class RelayEndpoint:
 
         When cancelled, the relay's token is used up.
         """
+        claims = self.verify(head, now)
+        cluster = self.directory.current.clusters_by_id[claims.cluster_id]
+        # Checked before the token is written to the replay store, which costs most.
+        self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
+        recorded = await self._record(head, claims, now)
+        return RelayDial(claims, cluster, address, arrival, recorded)
+
+    def verify(self, head: RequestHead, now: float) -> HelloClaims:
+        """Verify a relay's token, whose use is not recorded yet; raises TokenError (WrongClockError)."""
         scheme, _, token = (head.header(b"authorization") or b"").partition(b" ")
         if scheme.lower() != b"bearer" or len(head.header_values(b"authorization")) != 1:
             raise TokenError("a relay authenticates by one bearer token")
@@ -170,17 +188,14 @@ class RelayEndpoint:
         cluster = snapshot.clusters_by_id[claims.cluster_id]
         if cluster.mode is not Mode.TUNNEL:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
-        # Checked before the token is written to the replay store, which costs most.
-        self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
-        recorded = await self._record(head, claims, now)
-        return RelayDial(claims, cluster, address, arrival, recorded)
+        return claims
 
     async def _record(self, head: RequestHead, claims: HelloClaims, now: float) -> bool:
         """Record the use of a relay's token; False if that took too long, and the relay may resume a session.
 
         Raises as `authenticate`.
         """
-        resumes = self._has_session(head, claims)
+        resumes = self.has_session(head, claims)
         with trio.move_on_after(RESUME_RECORD_S if resumes else math.inf):
             await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
             return True
@@ -188,11 +203,23 @@ class RelayEndpoint:
         # for longer than most databases are away.
         return False
 
-    def _has_session(self, head: RequestHead, claims: HelloClaims) -> bool:
+    def has_session(self, head: RequestHead, claims: HelloClaims) -> bool:
         """Whether the session that a relay wants to resume is here and its own."""
         named = (head.header(SESSION_HEADER) or b"").decode("ascii", "replace")
         relay = self.registry.find(claims.cluster_id, claims.instance, named)
         return relay is not None and relay.kid == claims.kid
+
+    @property
+    def signature(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The header by which a relay knows which of several hubs has answered it."""
+        return ((AT_HEADER, self.hub.encode("ascii")),) if self.hub else ()
+
+    def has_tunnel_of(self, head: RequestHead) -> bool:
+        """Whether a relay that dials for one more tunnel says that it has one to this hub."""
+        listed = head.header(ELSEWHERE_HEADER)
+        if not listed or not self.hub:
+            return False
+        return self.hub.encode("ascii") in (each.strip() for each in listed.split(b","))
 
     async def run(self) -> NoReturn:
         """Check the statements that relays send after they have connected, until cancelled."""
@@ -219,31 +246,33 @@ class RelayEndpoint:
             ):
                 self._refuse(relay, refusal)
 
-    def leave(self, grace_s: float, *, replaced: bool) -> None:
+    def leave(self, grace_s: float, *, replaced: bool = False, resumes: bool = False) -> None:
         """Send GOAWAY to every relay, now and as others connect.
 
         The relays dial again at once. If another hub takes over (`replaced`), it records their connections,
-        and this hub records none. Large fleets are sent GOAWAY below the rate that the next hub accepts. A
-        session that loses its connection ends: no dial leads here any more, so it cannot be resumed.
+        and this hub records none. Large fleets dial below the rate that the next hub accepts. Unless dials
+        still lead here (`resumes`), a session that loses its connection ends: it cannot be resumed.
         """
         self._replaced = replaced
+        self._resumes = resumes
 
         def say(session: Session, before: int) -> None:
-            late = max(0, before - GOAWAYS_AT_ONCE) if replaced else 0
+            late = max(0, before - GOAWAYS_AT_ONCE) if replaced or resumes else 0
             session.go_away(
                 code=CloseCode.DRAINING,
                 drain_ms=int(grace_s * 1000),
                 retry_after_ms=late * 1000 // GOAWAYS_PER_S,
                 reason="another hub takes over" if replaced else "the hub stops",
             )
-            session.forgo_resumption(_NO_WAY_BACK)
+            if not resumes:
+                session.forgo_resumption(_NO_WAY_BACK)
 
         self._farewell = say
         for before, relay in enumerate(self.registry.relays()):
             say(relay.session, before)
 
     async def serve(
-        self, connection: ServerConnection, stream: TLSStream, dial: RelayDial, readiness: Readiness
+        self, connection: ServerConnection, stream: trio.abc.Stream, dial: RelayDial, readiness: Readiness
     ) -> None:
         """Open a session on the connection, on `stream`, and register it until it ends.
 
@@ -253,7 +282,9 @@ class RelayEndpoint:
         raw_head = connection.raw_head
         _, leftover = connection.detach()
         try:
-            async with accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport:
+            async with accept_websocket(
+                stream, request_head=raw_head, leftover=leftover, headers=self.signature
+            ) as transport:
                 greeting = await hear_hello(transport)
                 if not await self._resume(transport, greeting, dial):
                     await self._begin(transport, greeting, dial, readiness)
@@ -280,7 +311,7 @@ class RelayEndpoint:
             return False
         if not relay.session.may_resume(hello.resume):
             relay.session.abandon(
-                "the relay's state does not match this hub's" if self._farewell is None else _NO_WAY_BACK
+                "the relay's state does not match this hub's" if self._resumes else _NO_WAY_BACK
             )
             return False
         _log.info(
@@ -319,12 +350,16 @@ class RelayEndpoint:
             raise Rejected(
                 CloseCode.RESUME_UNKNOWN,
                 "this hub does not have that session, or no longer has it"
-                if self._farewell is None
+                if self._resumes
                 else "this hub is stopping, and resumes no session",
             )
         if why := self.directory.refusal():
             # The snapshot has become too old during the dial.
             raise Rejected(CloseCode.DRAINING, why)
+        if dial.carried:
+            raise Rejected(
+                CloseCode.RESUME_UNKNOWN, "a connection carried from another hub begins no session"
+            )
         if not dial.recorded:
             raise Rejected(CloseCode.SLOW_DOWN, "the use of the relay's token is not recorded: try again")
         resume = self.config.tunnel.resume
@@ -332,6 +367,8 @@ class RelayEndpoint:
             features=(RESUME,) if resume else (),
             resume_ttl_s=int(RESUME_TTL_S) if resume else 0,
             session_id=self.new_id(),
+            replica=self.hub,
+            tunnels=self.config.tunnels_per_relay,
             boot_id=self.boot,
             software=self.software,
             server_time_ms=int(time.time() * 1000),

@@ -49,6 +49,8 @@ class InstanceLock:
     front: tuple[Address, list[socket.socket]]
     """The configured address, and the sockets that listen on it."""
     admin: tuple[Address, list[socket.socket]]
+    peer: tuple[Address, list[socket.socket]] | None
+    """For other hubs; None without `peer.listen`."""
     predecessor: HandoverClient | None
     """The old hub, until it has handed over or ended."""
     pid_file: PidFile | None = None
@@ -108,15 +110,17 @@ class InstanceLock:
             data=self.data,
             lock=self.lock,
             restart_socket=self.restart_socket,
-            listeners={
-                name: (str(address), sockets)
-                for name, (address, sockets) in (("front", self.front), ("admin", self.admin))
-            },
+            listeners={name: (str(address), sockets) for name, _, (address, sockets) in self.listeners()},
             boot=self.boot,
             pause=pause,
             resume=resume,
             log=_log.warning,
         )
+
+    def listeners(self) -> list[tuple[str, str, tuple[Address, list[socket.socket]]]]:
+        """Return each listener: its name in a handover, its key in the configuration, address and sockets."""
+        found = [("front", "listen", self.front), ("admin", "admin.listen", self.admin)]
+        return found if self.peer is None else [*found, ("peer", "peer.listen", self.peer)]
 
     def close_restart_socket(self) -> None:
         """Take no more handover requests: a new hub waits for this hub's end instead."""
@@ -133,7 +137,7 @@ class InstanceLock:
 
         Open sockets would keep new connections in their backlogs until this process ends, unanswered.
         """
-        for _, sockets in (self.front, self.admin):
+        for _, _, (_, sockets) in self.listeners():
             for each in sockets:
                 each.close()
 
@@ -168,15 +172,12 @@ async def open_instance_lock(
     client, lock, restart_socket = (
         await _wait_for_instance_lock(data) if replace else (None, *_lock_free_folder(data))
     )
-    instance = InstanceLock(
-        data, boot, lock, restart_socket, (config.listen, []), (config.admin.listen, []), client, pid_file
-    )
+    peer = None if config.peer.listen is None else (config.peer.listen, list[socket.socket]())
+    front, admin = (config.listen, list[socket.socket]()), (config.admin.listen, list[socket.socket]())
+    instance = InstanceLock(data, boot, lock, restart_socket, front, admin, peer, client, pid_file)
     try:
         held = client.ports() if client is not None else {}
-        for name, stated, (address, sockets) in (
-            ("front", "listen", instance.front),
-            ("admin", "admin.listen", instance.admin),
-        ):
+        for name, stated, (address, sockets) in instance.listeners():
             found = client.take_listeners(name, str(address)) if client is not None else []
             sockets.extend(found or await _open_listeners(address, stated, held))
         yield instance

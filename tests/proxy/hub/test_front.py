@@ -703,3 +703,47 @@ async def test_a_hub_that_may_decide_nothing_is_not_ready_and_takes_no_tunnel(
     await client.send_all(UPGRADE + b"Hawse-Session: s1\r\n\r\n")
     assert (await head_of(client)).startswith(b"HTTP/1.1 401 ")
     assert verified == [b"/v1/tunnel"]
+
+
+async def test_a_hub_that_leaves_takes_no_tunnel_and_still_resumes_sessions(bench: Bench) -> None:
+    bench.front.dials.leaving = True
+    client = await bench.connect()
+    await client.send_all(UPGRADE + b"\r\n")
+    head = await head_of(client)
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 1" in head
+    assert b"this hub stops, and others serve" in head
+    await client.send_all(UPGRADE + b"Hawse-Session: s1\r\n\r\n")
+    assert (await head_of(client)).startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("over_a_socket", [False, True])
+async def test_a_hub_that_has_left_refuses_calls_on_new_connections_only(
+    bench: Bench, over_a_socket: bool
+) -> None:
+    _, request = await agents_request(bench)
+    front = bench.front
+
+    async def connect() -> TLSStream:
+        return await bench.connect(*(await tcp_pair() if over_a_socket else ()))
+
+    early, client, probe = [await connect() for _ in range(3)]
+    await early.send_all(request)
+    assert (await head_of(early)).startswith(b"HTTP/1.1 403 ")
+    front.refuses_calls = front.deadlines.ending = True
+    await client.send_all(request)
+    head = await head_of(client)
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 1" in head
+    assert b"\r\nConnection: close" in head
+    assert b"the API server has not seen this request" in head
+    # The last call of an earlier connection is answered.
+    await early.send_all(request)
+    head = await head_of(early)
+    assert head.startswith(b"HTTP/1.1 403 ")
+    assert b"\r\nConnection: close" in head
+    # A supervisor's probe goes on.
+    await probe.send_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert (await head_of(probe)).startswith(b"HTTP/1.1 200 ")
+    for each in (early, client, probe):
+        await trio.aclose_forcefully(each)

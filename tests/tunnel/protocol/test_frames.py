@@ -172,6 +172,7 @@ welcomes = st.builds(
     max_streams=st.integers(1, 2**31),
     features=st.lists(names, max_size=3).map(tuple),
     replica=names,
+    tunnels=st.integers(1, 2**63),
     boot_id=names,
     software=names,
     server_time_ms=st.integers(0, 2**50),
@@ -225,6 +226,14 @@ def test_a_welcome_has_a_value_of_its_kind_or_none(key: str) -> None:
     for wrong in (int(right) + 2, -1, "1", None):
         with pytest.raises(RemoteProtocolError, match=f"greeting's {key} is n"):
             frames.decode_welcome(json.dumps({key: wrong}).encode())
+
+
+def test_a_dialer_is_asked_for_one_session_or_more() -> None:
+    for value in (1, 2**63):
+        assert frames.decode_welcome(json.dumps({"tunnels": value}).encode()).tunnels == value
+    for wrong in (0, 2**63 + 1, True, 2.0, "2", None):
+        with pytest.raises(RemoteProtocolError, match="greeting's tunnels is not"):
+            frames.decode_welcome(json.dumps({"tunnels": wrong}).encode())
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,6 @@ async def open_hubs(*rows: Member) -> AsyncIterator[tuple[Wires, list[Linked]]]:
 async def open_linked_hubs() -> AsyncIterator[tuple[Linked, Linked, Wires]]:
     """Two linked hubs: the first has dialled."""
     async with open_hubs(member("aaaaaaaa"), member("bbbbbbbb")) as (wires, (first, second)):
-        while not (first.mesh.links and second.mesh.links):
+        while not (first.mesh.links and second.mesh.links):  # noqa: ASYNC110 - on virtual time
             await trio.sleep(0.01)
         yield first, second, wires

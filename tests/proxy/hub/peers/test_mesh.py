@@ -22,7 +22,7 @@ async def test_of_two_hubs_the_one_with_the_smaller_id_dials(autojump_clock: Moc
 
 
 async def test_routes(autojump_clock: MockClock) -> None:
-    async with open_linked_hubs() as (first, second, wires):
+    async with open_linked_hubs() as (first, second, _):
         first.tell(route("s1"), route("s2"))
         await trio.sleep(0.1)
         assert {each.route.session for each in second.relays} == {"s1", "s2"}

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -25,7 +26,7 @@ from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.secrets.signing_keys import SigningKeys
 from tests.fakes.replays import open_replays
-from tunnel import Memory, Session
+from tunnel import RESUME, Hello, Memory, Role, Session, memory_transport_pair, open_session
 
 NOW = 1_800_000_000.0
 
@@ -114,3 +115,30 @@ async def open_bench(folder: Path, relay_key: SigningKey | None = None) -> Async
         )
         yield Bench(endpoint, directory, recorder, audit_file)
     store.close()
+
+
+@asynccontextmanager
+async def lost_relay(bench: Bench) -> AsyncIterator[tuple[Session, HelloClaims, Session]]:
+    """A relay's session that has lost its connection: the hub's end, its token, and the relay's end."""
+    cluster = bench.directory.current.clusters_by_name["prod"]
+    token = claims("jti", cluster=cluster.id, kid=cluster.relay_keys[0].kid)
+    here, there = memory_transport_pair()
+    hello = Hello(cluster=cluster.id, instance="relay-1", features=(RESUME,))
+    async with trio.open_nursery() as nursery:
+        relays: list[Session] = []
+
+        async def dial() -> None:
+            async with open_session(there, Role.DIALER, hello=hello) as relay:
+                relays.append(relay)
+                await relay.wait_closed()
+
+        nursery.start_soon(dial)
+        async with open_session(
+            here, Role.LISTENER, answer_hello=partial(bench.endpoint._welcome, bench.dial(token))
+        ) as hub:
+            await bench.keep(hub, nursery)
+            await trio.testing.wait_all_tasks_blocked()
+            here.cut()
+            await trio.testing.wait_all_tasks_blocked()
+            yield hub, token, relays[0]
+        nursery.cancel_scope.cancel()

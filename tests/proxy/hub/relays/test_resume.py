@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -24,7 +23,7 @@ from proxy.hub.relays.registry import Registry
 from proxy.message.head import RequestHead
 from tests.fakes.replays import open_replays, unreachable
 from tests.proxy.hub.calls.sessions import session_pair
-from tests.proxy.hub.relays.endpoint_bench import NOW, Bench, open_bench
+from tests.proxy.hub.relays.endpoint_bench import NOW, Bench, lost_relay, open_bench
 from tests.proxy.hub.relays.live_relays import live
 from tunnel import (
     RESUME,
@@ -33,44 +32,20 @@ from tunnel import (
     Interruptions,
     Rejected,
     Resume,
-    Role,
     Session,
     Welcome,
     memory_transport_pair,
-    open_session,
 )
-from tunnel.dialer import RESUME_DIAL_S
 from tunnel.protocol import frames
+from tunnel.resumption import RESUME_DIAL_S
 from tunnel.websocket.upgrade import SESSION_HEADER
 
 
 @asynccontextmanager
 async def detached_relay(bench: Bench) -> AsyncIterator[tuple[Session, HelloClaims, Hello]]:
     """A relay's session that has lost its connection: the hub's end, and what the relay comes back with."""
-    cluster = bench.directory.current.clusters_by_name["prod"]
-    claims = HelloClaims(cluster.id, "relay-1", cluster.relay_keys[0].kid, "jti", 0, 60)
-    here, there = memory_transport_pair()
-    hello = Hello(cluster=cluster.id, instance="relay-1", features=(RESUME,))
-    async with trio.open_nursery() as nursery:
-        relays: list[Session] = []
-
-        async def dial() -> None:
-            async with open_session(there, Role.DIALER, hello=hello) as relay:
-                relays.append(relay)
-                await relay.wait_closed()
-
-        nursery.start_soon(dial)
-        async with open_session(
-            here,
-            Role.LISTENER,
-            answer_hello=partial(bench.endpoint._welcome, bench.dial(claims)),
-        ) as hub:
-            await bench.keep(hub, nursery)
-            await wait_all_tasks_blocked()
-            here.cut()
-            await wait_all_tasks_blocked()
-            yield hub, claims, relays[0].hello_again()
-        nursery.cancel_scope.cancel()
+    async with lost_relay(bench) as (hub, claims, relay):
+        yield hub, claims, relay.hello_again()
 
 
 async def come_back(bench: Bench, claims: HelloClaims, hello: Hello) -> bool:
@@ -97,6 +72,17 @@ async def test_a_hub_that_goes_does_not_wait_for_a_relay_that_dials_another_one(
         bench.endpoint.leave(900, replaced=replaced)
         assert hub.closed
         assert not await come_back(bench, claims, hello)
+
+
+async def test_a_relay_comes_back_to_a_hub_that_leaves_its_peers(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, hello):
+        bench.endpoint.leave(900, resumes=True)
+        assert not hub.closed
+        assert hub.draining
+        assert await come_back(bench, claims, hello)
+        hello = attrs.evolve(hello, resume=Resume("another", 0, 0, 0, 1))
+        with pytest.raises(Rejected, match="this hub does not have that session"):
+            bench.endpoint._welcome(bench.dial(claims), hello)
 
 
 async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_learns_that_the_hub_stops(

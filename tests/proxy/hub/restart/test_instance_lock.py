@@ -74,6 +74,14 @@ class Handler:
     ready: bool = False
     holds: trio.Event = attrs.Factory(trio.Event)
     may_go: trio.Event = attrs.Factory(trio.Event)
+    leaves: trio.Event = attrs.Factory(trio.Event)
+    has_peers: bool = False
+
+    async def leave(self) -> None:
+        """As a hub without peers, or as one with them, which drains until `may_go`."""
+        self.leaves.set()
+        if self.has_peers:
+            await self.may_go.wait()
 
     async def handle_client(self, stream: trio.abc.Stream) -> None:
         self.holds.set()
@@ -105,7 +113,7 @@ async def instance_lock_of(
 
 
 def acceptor_of(instance: InstanceLock, handler: Handler, handlers: trio.Nursery) -> Acceptor:
-    return Acceptor(instance, cast("Front", handler), cast("AdminFront", handler), handlers)
+    return Acceptor(instance, cast("Front", handler), cast("AdminFront", handler), handlers, handler.leave)
 
 
 @attrs.define(eq=False)
@@ -419,3 +427,23 @@ async def test_an_unwritable_pid_file_is_reported_before_the_handover(data: Data
         async with instance_lock_of(data, pid_file=tmp_path / "none" / "hub.pid"):
             pass
     data.lock().release()
+
+
+async def test_a_hub_that_leaves_its_peers_accepts_until_it_has_left(data: DataDir) -> None:
+    handler = Handler(has_peers=True)
+    async with instance_lock_of(data) as instance:
+        address = instance.front[1][0].getsockname()
+        async with accepting(instance, handler) as hub:
+            await hub.signals.send(signal.SIGTERM)
+            await handler.leaves.wait()
+            assert not handler.ready
+            assert await request_handover(data) is None
+            client = await trio.open_tcp_stream(*address)
+            await handler.holds.wait()
+            assert not hub.ended.is_set()
+            handler.may_go.set()
+            await hub.ended.wait()
+            assert hub.replaced is False
+            with pytest.raises(OSError, match="all attempts to connect"):
+                await trio.open_tcp_stream(*address)
+            await client.aclose()
