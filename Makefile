@@ -12,7 +12,7 @@ POSTGRES_STAMP := $(VENV)/.installed-postgres
 # Its time is that of the last clean run of flake8.
 ASYNC_LINTED := $(VENV)/.linted-async
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Arguments for `make demo` (--once, --kubeconfig FILE, --database postgres) and `make bench` (`make bench` lists them).
+# Arguments for `make demo` (--once, --kubeconfig FILE, --database postgres, --hubs 3) and `make bench` (`make bench` lists them).
 ARGS ?=
 # Tests start some hundred processes, each of which would compile all modules of the checkout anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -28,11 +28,12 @@ GO_LIBRARIES := $(addsuffix -dev,$(addprefix golang-github-,hashicorp-yamux gori
 # to pass. Neighbours stay with one of them (worksteal), so that what a module starts for its tests is started once.
 JOBS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 FAULTS_POSTGRES = $(wildcard tests/faults/test_postgres_*.py)
-FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES))
+FAULTS_HUBS = $(wildcard tests/faults/test_hubs_*.py)
+FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-tls test-long faults faults-postgres e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test test-tls test-long faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,7 +63,7 @@ $(POSTGRES_STAMP): $(DEMO_STAMP)
 	@$(PIP_INSTALL) --no-compile --require-hashes -r $@.lock
 	@touch $@
 
-demo: $(DEMO_STAMP) $(if $(findstring postgres,$(ARGS)),$(POSTGRES_STAMP)) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
+demo: $(DEMO_STAMP) $(if $(findstring postgres,$(ARGS))$(findstring --hubs,$(ARGS)),$(POSTGRES_STAMP)) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
 	@exec $(BIN)/python -m sandbox.demo $(ARGS)
 
 test: $(STAMP) lint ## lint and the fast tests
@@ -86,6 +87,12 @@ faults-postgres: $(STAMP) ## a PostgreSQL that is killed, stopped, cut off and f
 	@rm -f $(VENV)/faults-postgres.jsonl
 	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults-postgres.jsonl $(BIN)/python -m pytest $(FAULTS_POSTGRES)
 	$(BIN)/python -m tests.faults.figures $(VENV)/faults-postgres.jsonl faults-postgres benchmarks/postgres/RESULTS.md
+
+faults-hubs: $(STAMP) ## hubs that are killed, stopped, cut off and restarted; figures in benchmarks/hubs/RESULTS.md (75 minutes)
+	@rm -f $(VENV)/faults-hubs.jsonl
+	@mkdir -p benchmarks/hubs
+	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults-hubs.jsonl $(BIN)/python -m pytest $(FAULTS_HUBS)
+	$(BIN)/python -m tests.faults.figures $(VENV)/faults-hubs.jsonl faults-hubs benchmarks/hubs/RESULTS.md
 
 e2e: $(STAMP) ## against a disposable cluster: HAWSE_E2E_KUBECONFIG=admin.kubeconfig make e2e
 	@test -n "$$HAWSE_E2E_KUBECONFIG" || { echo "set HAWSE_E2E_KUBECONFIG to an administrator's kubeconfig of a disposable cluster"; exit 2; }

@@ -92,6 +92,8 @@ class Kind(StrEnum):
     """The oldest events were removed; the note has their numbers and checksum."""
     AUDIT_GAP = "audit.gap"
     """The store was down; `dur_ms` says how long, and `count` how many events have no row."""
+    AUDIT_LATE = "audit.late"
+    """The end of a call that another hub had closed as `unknown`; the note has the call's id."""
     AUDIT_DISK = "audit.disk"
     """The disk of the trail is nearly full; the note says how full."""
     DIRECTORY_ROLLED_BACK = "directory.rolled_back"

@@ -17,8 +17,9 @@ import ssl
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -71,7 +72,9 @@ def measure(found: Enrolled, source: Endpoint, mode: str, streams: int, rounds: 
     ended: list[float] = []
     for _ in range(rounds):
         with ExitStack() as stack:
-            live = open_live(found, MODES[mode], streams, stack)
+            cluster = MODES[mode]
+            token = partial(found.installation.token, found.api_key, cluster)
+            live = open_live(found.system.endpoint, cluster, token, streams, stack)
             emit(source, EVENTS_PER_S)
             listen(live, SETTLE_S)
             ended += lock_and_wait(administration, live)
@@ -79,14 +82,15 @@ def measure(found: Enrolled, source: Endpoint, mode: str, streams: int, rounds: 
     return Figures(mode, tuple(sorted(ended)))
 
 
-def open_live(found: Enrolled, cluster: str, streams: int, stack: ExitStack) -> list[ssl.SSLSocket]:
+def open_live(
+    endpoint: Endpoint, cluster: str, token_of: Callable[[], str], streams: int, stack: ExitStack
+) -> list[ssl.SSLSocket]:
     """So many streams, each answered."""
-    endpoint = found.system.endpoint
     context = ssl.create_default_context(cafile=str(endpoint.ca))
     live = []
     for number in range(streams):
         if number % SLICE == 0:
-            token = found.installation.token(found.api_key, cluster)
+            token = token_of()
         upgrade = number % EXEC_EVERY == 0
         request = (
             f"GET /clusters/{cluster}{EXEC_PATH if upgrade else WATCH_PATH} HTTP/1.1\r\n"

@@ -1,4 +1,6 @@
-"""The sandbox's own certificate authority and its server certificate, generated at each start."""
+"""A certificate authority and a server certificate of it, generated at each start: the sandbox's own, and one
+for several hubs behind one name.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,8 +22,39 @@ LIFETIME = timedelta(days=30)
 SKEW = timedelta(minutes=5)
 
 
+@attrs.frozen
+class Issued:
+    """A server's certificate and key, and the CA that has signed it, as PEM."""
+
+    ca: bytes
+    certificate: bytes
+    key: bytes = attrs.field(repr=False)
+
+    def write(self, folder: Path) -> tuple[Path, Path, Path]:
+        """Write the files ca.pem, server.pem and server.key, and return their paths."""
+        paths = (folder / "ca.pem", folder / "server.pem", folder / "server.key")
+        for path, pem in zip(paths, (self.ca, self.certificate, self.key), strict=True):
+            path.touch(mode=0o600)
+            path.write_bytes(pem)
+        return paths
+
+
 def make(host: str) -> tuple[bytes, ssl.SSLContext]:
     """Return the CA certificate as PEM, and a server context with a certificate for `host` signed by it."""
+    issued = issue(host, "kube-apiserver")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    # ssl loads a chain only from files; this one is deleted at once.
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
+        file.write(issued.key + issued.certificate)
+        file.flush()
+        context.load_cert_chain(Path(file.name))
+    return issued.ca, context
+
+
+def issue(host: str, name: str) -> Issued:
+    """Make a CA, and a certificate for `host` with this common name; the CA's key is not kept."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = _name("sandbox-ca")
     ca = (
@@ -32,7 +66,7 @@ def make(host: str) -> tuple[bytes, ssl.SSLContext]:
     )
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
-        _builder(_name("kube-apiserver"), ca_name, key.public_key())
+        _builder(_name(name), ca_name, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -42,16 +76,11 @@ def make(host: str) -> tuple[bytes, ssl.SSLContext]:
         )
         .sign(ca_key, hashes.SHA256())
     )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    # ssl loads a chain only from files; this one is deleted at once.
-    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-        file.write(pem + certificate.public_bytes(Encoding.PEM))
-        file.flush()
-        context.load_cert_chain(Path(file.name))
-    return ca.public_bytes(Encoding.PEM), context
+    return Issued(
+        ca.public_bytes(Encoding.PEM),
+        certificate.public_bytes(Encoding.PEM),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
 
 
 def _name(common_name: str) -> x509.Name:

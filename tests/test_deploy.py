@@ -13,9 +13,12 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+import kubernetes_validate
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
+from proxy.hub.home.config import StopConfig, load
 from tests.packaging.installed import build, relay_source
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +100,7 @@ def test_the_relays_image_holds_nothing_of_the_hub_or_of_the_tests(lock_subset: 
     relay = set(names(lock_subset, *RELAY))
     hub = set(names(lock_subset, *HUB))
     assert {"trio", "h11", "cryptography"} <= relay
-    hubs_own = {"sqlalchemy", "alembic", "starlette", "prometheus-client", "msgspec", "google-re2"}
+    hubs_own = {"sqlalchemy", "alembic", "starlette", "prometheus-client", "msgspec", "google-re2", "psycopg"}
     assert hubs_own <= hub
     assert relay.isdisjoint(hubs_own)
     assert "pytest" not in hub | relay
@@ -139,3 +142,34 @@ def test_the_images_hold_every_package_and_run_as_nobody() -> None:
     assert "sandbox" not in CONTAINERFILE
     assert "USER 65532:65532\n" in CONTAINERFILE
     assert re.search(r"^ARG BASE=", CONTAINERFILE, re.MULTILINE)
+
+
+def test_the_manifests_of_several_hubs_are_strictly_valid_and_name_each_other() -> None:
+    objects = list(yaml.safe_load_all((ROOT / "deploy" / "hubs.example.yaml").read_text()))
+    for item in objects:
+        for version in ("1.33", kubernetes_validate.latest_version()):
+            kubernetes_validate.validate(item, version, strict=True)
+    by_kind = {item["kind"]: item for item in objects}
+    pod = by_kind["StatefulSet"]["spec"]["template"]["spec"]
+    volumes = {each["name"] for each in pod["volumes"]}
+    volumes |= {each["metadata"]["name"] for each in by_kind["StatefulSet"]["spec"]["volumeClaimTemplates"]}
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    # A hub that drains until its own bound is not killed.
+    grace_s = StopConfig().replaced_grace_s
+    assert pod["terminationGracePeriodSeconds"] >= grace_s + 30
+    unit = (ROOT / "deploy" / "hawse-hub.service").read_text()
+    assert f"TimeoutStopSec={pod['terminationGracePeriodSeconds']}\n" in unit
+
+
+def test_the_configuration_in_the_manifests_of_several_hubs_is_a_hubs(tmp_path: Path) -> None:
+    objects = list(yaml.safe_load_all((ROOT / "deploy" / "hubs.example.yaml").read_text()))
+    [files] = [item["stringData"] for item in objects if item["kind"] == "Secret"]
+    [stated] = [item["data"]["hub.toml"] for item in objects if item["kind"] == "ConfigMap"]
+    for folder in ("/etc/hawse/files", "/run/hawse"):
+        stated = stated.replace(folder, str(tmp_path))
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "hub.toml").write_text(stated)
+    config = load(tmp_path / "hub.toml", {"HAWSE_HUB_PEER_ADDRESS": "10.0.3.7:8445"})
+    assert str(config.peer.address) == "10.0.3.7:8445"

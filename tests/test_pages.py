@@ -31,6 +31,7 @@ QUOTING = [
     ("docs/operations.md", "The trail was replaced or lost"),
     ("docs/agents.md", "What a refusal means"),
     ("docs/postgres.md", "What an error means"),
+    ("docs/several-hubs.md", "What a message means"),
 ]
 # Names, numbers and words that stand for others in a quoted message; and the ends of its parts, which the
 # program may join from several strings.
@@ -148,6 +149,7 @@ SHOWN = {
         "for a standby of",
     ],
     "docs/security.md": ["in force until the hub restarts"],
+    "docs/several-hubs.md": ["CANNOT REACH", "silent"],
 }
 
 

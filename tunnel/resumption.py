@@ -9,7 +9,8 @@ from typing import Final
 
 import trio
 
-from tunnel.dial import DialerConfig, DialFailed, dial
+from tunnel.dial import DialerConfig, dial
+from tunnel.dial_failure import DialFailed
 from tunnel.protocol.errors import RemoteProtocolError
 from tunnel.refusals import SessionClosed
 from tunnel.tunnels import Tunnel

@@ -31,6 +31,7 @@ KEPT_HOURS_MIN = 24
 # SQLSTATEs of the functions below; no class of PostgreSQL begins with H, except HV for foreign data.
 EPOCH_CLOSED = "HW001"
 NOT_PRUNABLE = "HW002"
+EPOCH_LOST = "HW003"
 
 _metadata = sa.MetaData()
 _eid = UUID(as_uuid=False)
@@ -157,7 +158,7 @@ BEGIN
     SELECT closed INTO ended FROM trail_epochs WHERE epoch = writer;
     IF ended IS NULL THEN
         RAISE EXCEPTION 'the database has lost epoch % of the audit trail', writer
-            USING ERRCODE = '{EPOCH_CLOSED}';
+            USING ERRCODE = '{EPOCH_LOST}';
     END IF;
     IF ended THEN
         RAISE EXCEPTION 'epoch % of the audit trail is closed: another process took this hub for dead', writer

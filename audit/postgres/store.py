@@ -6,7 +6,8 @@ lost, the same batch is sent again, and a row that is there already stays as it 
 
 A hub writes in an epoch of its own (audit.postgres.schema). Each of its transactions holds a shared lock on
 the epoch, and fails if the epoch is closed. `close_unknown` closes the epochs of dead hubs under the
-exclusive lock. So a hub that was taken for dead never writes an end beside the `unknown` of another process.
+exclusive lock. So a hub that was taken for dead never writes an end beside the `unknown` of another process
+(audit.postgres.late).
 
 If the database is away, `append` waits for it, and with it all intents behind this batch, for at most
 `wait_s`. After that it tries once per call, until a batch is written.
@@ -16,15 +17,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from audit.errors import AnotherTrail, AuditUnavailable, CommitUnknown, ContentRefused
 from audit.mask import Masks
 from audit.postgres import schema, statements
 from audit.postgres.batch import Batch, Place, Row, make_batch, slices, unknown_row, whole_row
+from audit.postgres.late import LateBatch
 from audit.postgres.link import Call, Conninfo, Link, Lost, Refused, Rows, integer_of, text_of
 from audit.record import Event
 from audit.schema import moment
@@ -33,6 +35,8 @@ from audit.shares import Agent
 from audit.store import TrailMark
 
 T = TypeVar("T")
+# Returns the row to write for a row, or None, by the ids and phases that the trail has.
+Pick: TypeAlias = Callable[[Row, Collection[tuple[str, str]]], Row | None]
 
 # How long an intent waits for a database that is away (`audit.wait_s`).
 WAIT_S = 5.0
@@ -46,6 +50,10 @@ _RETRY_S = 0.1
 _CLOCKS_US = 3_600_000_000
 
 _log = logging.getLogger("hawse.audit")
+
+
+class _Closed(AuditUnavailable):
+    """Another process has closed the epoch of this one."""
 
 
 class PostgresStore:
@@ -118,7 +126,7 @@ class PostgresStore:
         if not batch:
             return {}
         if not boot:
-            return self._append_shared(batch, once=False)
+            return self._append_shared([whole_row(self._masks.apply(event)) for event in batch], None)
         events = [self._masks.apply(event) for event in batch]
         made: Batch | None = None
 
@@ -149,30 +157,40 @@ class PostgresStore:
                 if made is not None and self._unsure is made:
                     raise CommitUnknown(_unavailable(error)) from error
                 raise
+            except _Closed as error:
+                # What is unsure was committed before the epoch was closed, or never is.
+                self._unsure = None
+                late = LateBatch.of(events, str(error))
+                if late.rows:
+                    self._append_shared(late.rows, late.pick)
+                late.check()
+                return {}
         if written.refused:
             raise ContentRefused(written.refused, written.shares)
         return written.shares
 
     def append_once(self, batch: Sequence[Event]) -> None:
         """Write the events that the trail does not have yet, by `eid` and phase, into the shared epoch."""
-        self._append_shared(batch, once=True)
-
-    def _append_shared(self, batch: Sequence[Event], *, once: bool) -> dict[Agent, int]:
         rows = [whole_row(self._masks.apply(event)) for event in batch]
+        self._append_shared(rows, lambda row, present: None if row[:2] in present else row)
+
+    def _append_shared(self, rows: list[Row], pick: Pick | None) -> dict[Agent, int]:
+        """Write rows into the shared epoch; `pick` chooses them by what the trail has."""
         replaced: dict[str, str] = {}
 
         def attempt() -> Batch:
             made = Batch(0, 0, 0, list(rows))
             calls = [statements.BEGIN, statements.lock(0), statements.numbers(0)]
-            if once:
+            if pick is not None:
                 since_us = min(row[3] for row in rows) - _CLOCKS_US
                 calls.append(statements.present([row[0] for row in rows], since_us))
             answers = self._run(calls)
             made.before, written, _ = map(integer_of, answers[2][0])
             made.written = self._now_us(written)
-            if once:
+            if pick is not None:
                 present = {(text_of(eid), text_of(phase)) for eid, phase in answers[3]}
-                made.rows = [row for row in made.rows if (row[0], row[1]) not in present]
+                picked = (pick(row, present) for row in made.rows)
+                made.rows = [row for row in picked if row is not None]
             if not made.rows:
                 self._run([statements.COMMIT])
                 return made
@@ -278,8 +296,9 @@ class PostgresStore:
                 self._run(statements.in_epoch(batch, again=True))
         except Refused as error:
             self._common.forget()
-            if error.state == schema.EPOCH_CLOSED:
-                raise AuditUnavailable(f"{error}; restart the hub") from error
+            if error.state in (schema.EPOCH_CLOSED, schema.EPOCH_LOST):
+                kind = _Closed if error.state == schema.EPOCH_CLOSED else AuditUnavailable
+                raise kind(f"{error}; restart the hub") from error
             raise
         except Lost:
             self._common.forget()

@@ -75,8 +75,9 @@ def hub(
     if check:
         report("hub", findings, as_json=as_json)
         return
-    if config is not None and not findings.configuration and config.misleading is not None:
-        logging.getLogger("hawse.hub").warning("%s", config.misleading)
+    if config is not None and not findings.configuration:
+        for misleading in config.misleading:
+            logging.getLogger("hawse.hub").warning("%s", misleading)
     refuse_to_start("hub", findings)
     assert config is not None, "an unreadable configuration has faults"
     known = DataDirError, FileError, StoreUnavailableError, AuditUnavailable, OSError

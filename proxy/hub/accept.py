@@ -36,6 +36,7 @@ class Acceptor:
     peers: PeerListener | None = None
     """Serves other hubs, where the instance listens for them."""
     _accepting: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    _linking: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _paused: trio.Event = attrs.Factory(trio.Event)
     _resumed: trio.Event = attrs.Factory(trio.Event)
     _over: bool = False
@@ -104,14 +105,12 @@ class Acceptor:
                         handle, manage = self.front.handle_client, self.admin.handle_client
                         await operators.start(serve_connections, handle, agents, self.handlers)
                         await operators.start(serve_connections, manage, others, operators)
-                        if self.peers is not None and self.instance.peer is not None:
-                            hubs = [listen_on(each) for each in self.instance.peer[1]]
-                            link = self.peers.handle_client
-                            await operators.start(serve_connections, link, hubs, self.handlers)
+                        await self.handlers.start(self._accept_links)
                         self.front.ready = True
                         if first:
                             first = False
                             task_status.started()
+                self._linking.cancel()
                 self.front.ready = False
                 self._paused.set()
                 await self._resumed.wait()
@@ -119,3 +118,16 @@ class Acceptor:
             # `pause` is called in a shielded scope: it must return now that nothing accepts.
             self._over = True
             self._paused.set()
+
+    async def _accept_links(self, task_status: trio.TaskStatus[None]) -> None:
+        """Accept connections of other hubs until a pause, or until the hub has drained.
+
+        Calls, questions and resumes have to reach a hub that drains, also over a link whose connection was
+        lost meanwhile.
+        """
+        if self.peers is None or self.instance.peer is None:
+            task_status.started()
+            return
+        hubs = [listen_on(each) for each in self.instance.peer[1]]
+        with trio.CancelScope() as self._linking:
+            await serve_connections(self.peers.handle_client, hubs, self.handlers, task_status=task_status)

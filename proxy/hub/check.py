@@ -64,8 +64,9 @@ def check_hub(path: Path | None, environment: Mapping[str, str]) -> tuple[HubCon
     if not findings.has_fault_of("listen", "admin", "public_url"):
         listens = f"{config.listen}, the admin API on {config.admin.listen}; neither was opened"
         findings.seen["listens on"] = listens
-        if config.misleading is not None:
-            findings.warnings.append(config.misleading)
+        if config.peer.listen is not None and not findings.has_fault_of("peer"):
+            findings.seen["other hubs"] = f"dial {config.peer.address}; {config.peer.listen} was not opened"
+        findings.warnings.extend(config.misleading)
     return config, findings
 
 

@@ -32,14 +32,13 @@ from proxy.hub.identity.connections import AgentConnections
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.own_paths import OwnPaths
-from proxy.hub.relay_dials import LATER_RETRY_AFTER_S, LEAVING, RelayDials, retry_later
+from proxy.hub.relay_dials import RelayDials
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.listener.balancers import Balancers
 from proxy.listener.client_address import Admitter, address_of
 from proxy.listener.unauthenticated import PENDING_S, MeteredStream, PendingConnection, UnauthenticatedLimits
-from proxy.message.failure import Processed
 from proxy.message.head import RequestHead
-from proxy.message.status import status_response, with_processed
+from proxy.message.status import status_response
 from proxy.message.strict import BadRequest
 from tunnel.net.connect import close_forcefully, wrap_server
 from tunnel.net.fairness import UnknownPeer
@@ -73,8 +72,6 @@ class Front:
     clock: Callable[[], float]
     ready: bool = False
     """False while the hub starts or stops; /readyz answers with it."""
-    refuses_calls: bool = False
-    """It has left its peers: a call on a new connection is for another hub."""
     unauthenticated: UnauthenticatedLimits = attrs.Factory(UnauthenticatedLimits)
     deadlines: Deadlines = attrs.Factory(Deadlines)
     connections: AgentConnections = attrs.field(init=False)
@@ -198,13 +195,6 @@ class Front:
                     return
                 head = placed
             if head.target.startswith(PREFIX):
-                if first and self.refuses_calls:
-                    with trio.move_on_after(PENDING_S):
-                        # Its connection ends with the answer.
-                        await connection.answer(
-                            *retry_later(with_processed(LEAVING, Processed.NO), LATER_RETRY_AFTER_S)
-                        )
-                    continue
                 # No timeout here: a call may be a watch of any length.
                 await self.calls.handle(
                     connection,
@@ -238,8 +228,7 @@ class Front:
     ) -> Begun | None:
         """Begin the first request of a connection without its task, if it is an agent's."""
         known = partial(self._known, connection, tls, pending, address)
-        # A hub that has left refuses the request in its task.
-        begun = None if self.refuses_calls else begin(self.calls, address, connection, head, known)
+        begun = begin(self.calls, address, connection, head, known)
         if begun is None and connection.parked is not None:
             # The task verifies this request again. The next ones of a stranger are verified only there.
             connection.parked.leave_to_task()

@@ -13,6 +13,8 @@ from typing import Self
 import attrs
 import trio
 
+from proxy.hub.admin.live_calls import LiveSessions
+from proxy.hub.admin.other_hubs import OtherHubsCalls, answer_others, peers_of
 from proxy.hub.carried_resumes import CarriedResumes, ResumeCarrier
 from proxy.hub.front import Front
 from proxy.hub.hop.forwarded import ForwardedCalls
@@ -93,10 +95,22 @@ class Peering:
 
         self.members.figures = figures
 
+    def calls_elsewhere(self, sessions: LiveSessions) -> OtherHubsCalls:
+        """Answer the other hubs about this one's calls, and return what asks them about theirs."""
+        mesh = None if self.links is None else self.links.mesh
+        if mesh is not None:
+            answer_others(mesh, sessions)
+        return OtherHubsCalls(partial(peers_of, self.members, mesh))
+
     @property
     def serve(self) -> bool:
         """See stop.Peers."""
         return any(each.living and each.state is MemberState.SERVING for each in self.members.others())
+
+    @property
+    def carry(self) -> bool:
+        """See stop.Peers."""
+        return self.links is not None
 
     def leave(self, *, replaced: bool = False) -> None:
         """See stop.Peers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol
@@ -30,6 +31,9 @@ from tunnel.websocket.upgrade import AT_HEADER, HUB_TIME_HEADER, SESSION_HEADER,
 # The next dial or call may find another hub, and this one polls its database twice a second.
 LATER_RETRY_AFTER_S = 1
 LEAVING = "this hub stops, and others serve: ask again"
+
+# PROTOCOL.md, "Several hubs".
+_HUB_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 _log = logging.getLogger("hawse.hub")
 
@@ -139,8 +143,9 @@ class RelayDials:
         carried: bool,
     ) -> bool:
         """Authenticate a relay whose dial was accepted, and serve it; returns as `answer` does."""
+        named = "" if carried else _named_hub(head)
         try:
-            if not carried and (found := await self._find_elsewhere(head, address)) is not None:
+            if not carried and (found := await self._find_elsewhere(head, named, address)) is not None:
                 arrival.settle()
                 known()
                 raw_head = connection.raw_head
@@ -158,23 +163,27 @@ class RelayDials:
             await self._refuse_relay(connection, head, address, error)
             return False
         known()
-        await self.relays.serve(connection, stream, attrs.evolve(dial, carried=carried), self.readiness)
+        if carried:
+            dial = attrs.evolve(dial, only_resumes=True)
+        elif self.carrier is not None and named not in ("", self.relays.hub):
+            # No hub of that id has the session. Of another one, a relay would not believe it.
+            dial = attrs.evolve(dial, only_resumes=True, answers_for=named)
+        await self.relays.serve(connection, stream, dial, self.readiness)
         return True
 
-    async def _find_elsewhere(self, head: RequestHead, address: str) -> Found | None:
+    async def _find_elsewhere(self, head: RequestHead, hub: str, address: str) -> Found | None:
         """Return the session that a relay wants to resume, if another hub has it.
 
         Raises TokenError and SessionAwayError. The token is verified before any hub is asked, and its use is
         recorded by the session's hub.
         """
-        named = head.header(SESSION_HEADER)
-        if self.carrier is None or named is None:
+        session = head.header(SESSION_HEADER)
+        if self.carrier is None or session is None:
             return None
         claims = self.relays.verify(head, self.clock())
         if self.relays.has_session(head, claims):
             return None
-        wanted = Wanted(named.decode("ascii", "replace"), claims.cluster_id, address)
-        hub = (head.header(AT_HEADER) or b"").decode("ascii", "replace")
+        wanted = Wanted(session.decode("ascii", "replace"), claims.cluster_id, address)
         found = await self.carrier.find(hub, wanted)
         if found is not None:
             _log.info("the session %s of a relay at %s is carried to its hub", wanted.session, address)
@@ -206,6 +215,14 @@ class RelayDials:
             self._wrong_clocks.warning(f"{address}: {error.advice}", trio.current_time())
             headers.append((HUB_TIME_HEADER, error.hub_time.encode("ascii")))
         await connection.answer(*status_response(401, "", str(error), headers=tuple(headers)))
+
+
+def _named_hub(head: RequestHead) -> str:
+    """Return the hub that a relay names as that of its session; "" if it names none."""
+    named = head.header(AT_HEADER)
+    if head.header(SESSION_HEADER) is None or named is None or _HUB_ID.fullmatch(named) is None:
+        return ""
+    return named.decode("ascii")
 
 
 def retry_later(

@@ -209,7 +209,7 @@ async def _join(
         address="" if config.peer.address is None else str(config.peer.address),
         certificate="" if identity is None else identity.certificate,
         software=f"hawse/{VERSION}",
-        applied=directory.applied.number,
+        applied=directory.applied.version.number,
         stale_s=config.database.stale_s,
         stale_streams_s=config.database.stale_streams_s,
     )

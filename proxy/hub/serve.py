@@ -30,6 +30,7 @@ from proxy.hub.admin.actions.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.call_metrics import CallMetrics
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
+from proxy.hub.admin.link_metrics import LinkCollector
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.admin.metrics import (
     ConnectionsCollector,
@@ -62,8 +63,8 @@ from proxy.hub.relays.registry import Registry
 from proxy.hub.relays.shared_limit import SharedRelayLimit
 from proxy.hub.resources import Home, Records, open_home, open_limit, open_records, open_replays
 from proxy.hub.stop import Stop
+from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.engines.listener import listen
-from proxy.hub.store.last_used import USE_WRITTEN_EVERY_S
 from proxy.hub.store.local_user import local_token_name
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import CHANNEL
@@ -170,6 +171,8 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     metrics.register(ReplayCollector(hub.seen, front.enrolment))
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
+    peering = _start_peering(hub, front)
+    sessions = LiveSessions(calls.live, home.instances, home.boot, hub.hub_id or "")
     administration = Administration.of(
         directory=directory,
         ring=hub.records.secrets.ring,
@@ -179,16 +182,19 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         hub_ca=lambda: home.certificate.ca_pem,
         version=VERSION,
         operations=live_relays,
-        live_sessions=LiveSessions(calls.live, home.instances, home.boot),
+        live_sessions=sessions,
         relays_per_cluster=hub.config.limits.relays_per_cluster,
+        hubs=None if peering is None else peering.members,
+        other_hubs=None if peering is None else peering.calls_elsewhere(sessions),
     )
     recorder, spread = hub.records.recorder, hub.records.spread
     app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread)
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
-    peering = _start_peering(hub, front)
     if peering is not None:
         metrics.register(LeaseCollector(peering.members, directory))
+        if (links := peering.links) is not None:
+            metrics.register(LinkCollector(peering.members, links.mesh, links.forwarded))
     forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
     start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
     return front, admin, administration, peering

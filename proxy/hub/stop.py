@@ -1,14 +1,13 @@
 """How a hub stops: what it tells, in which order, and how long it waits for its open calls.
 
-Alone, or replaced by a new process on its sockets, a hub stops accepting first. Where other hubs serve, it
-goes on accepting until it exits:
+Alone, or replaced by a new process on its sockets, a hub stops accepting first. Where other hubs serve:
 
 1. The other hubs hear that it leaves, before its relays do: a route that leaves is their last choice.
 2. `/readyz` is 503 from now on, each answer is the last on its connection, and new tunnels are refused.
 3. Its relays get GOAWAY, and dial other hubs.
 4. For `stop.lb_s` new connections are served as before: a load balancer takes that long to find out.
-5. After that a call on a new connection is refused; the client asks again, at another hub. Relays still
-   resume their sessions here, until the last call has ended.
+5. Then it accepts no more, and drains. Only the listener for links goes on until it exits: by a link come
+   calls for its relays, and the resumes of relays that lose their connections meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import attrs
@@ -40,6 +40,11 @@ class Peers(Protocol):
         """Whether another hub serves, and does not leave itself."""
         ...
 
+    @property
+    def carry(self) -> bool:
+        """Whether a resume that reaches another hub, or the process that replaces this one, comes here."""
+        ...
+
     def leave(self, *, replaced: bool = False) -> None:
         """Tell them that this hub leaves; another process has its listeners if it was `replaced`."""
         ...
@@ -57,41 +62,50 @@ class Stop:
     forwarded: Drained | None = None
     """The calls that this hub forwards for its peers."""
     _left: bool = False
+    """It has peers, which serve in its place."""
+    _hurried: bool = False
+    """A second signal has come."""
+    _began: float = 0.0
+    """When the stop has begun, and when its grace ends, on trio's clock."""
+    _ends_at: float = 0.0
 
     async def leave(self) -> None:
-        """Leave the other hubs, if there are any, while connections are still accepted.
-
-        Returns at once if there are none; otherwise when nothing is open any more, or the grace is over.
-        """
+        """Leave the other hubs, if there are any, while connections are still accepted: for `stop.lb_s`."""
         if self.peers is None or not self.peers.serve:
             return
-        grace_s = self.config.grace(peers=True)
-        began = trio.current_time()
-        self.peers.leave()
-        front = self.front
-        self._left = front.dials.leaving = front.deadlines.ending = True
-        front.relays.leave(grace_s, resumes=True)
+        self._left = True
+        self.front.dials.leaving = True
+        self._tell(self.config.grace(peers=True), resumes=self.peers.carry)
         _log.info("other hubs serve: this one accepts for another %d s (stop.lb_s)", self.config.lb_s)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._hurry, nursery.cancel_scope)
+        async with self._until_hurried():
             await trio.sleep(self.config.lb_s)
-            front.refuses_calls = True
-            await self._drain(max(0.0, began + grace_s - trio.current_time()), idle_until=began + PLAIN_S)
-            nursery.cancel_scope.cancel()
 
     async def finish(self, *, replaced: bool) -> None:
-        """Wait for the open calls of a hub that accepts no more; returns at once after `leave`."""
-        front = self.front
-        if self._left:
-            return
+        """Wait for the open calls of a hub that accepts no more."""
+        if not self._left:
+            grace_s = self.config.replaced_grace_s if replaced else self.config.grace(peers=False)
+            # No dial leads to a hub that has stopped alone.
+            resumes = replaced and self.peers is not None and self.peers.carry
+            self._tell(grace_s, replaced=replaced, resumes=resumes)
+        if not self._hurried:
+            async with self._until_hurried():
+                await self._drain(idle_s=PLAIN_S if self._left or replaced else 0.0)
+
+    def _tell(self, grace_s: float, *, replaced: bool = False, resumes: bool = False) -> None:
+        """Tell the other hubs, the agents and the relays, in this order. The grace begins."""
+        self._began = trio.current_time()
+        self._ends_at = self._began + grace_s
         if self.peers is not None:
             self.peers.leave(replaced=replaced)
-        front.deadlines.ending = True
-        grace_s = self.config.replaced_grace_s if replaced else self.config.grace(peers=False)
-        front.relays.leave(grace_s, replaced=replaced)
+        self.front.deadlines.ending = True
+        self.front.relays.leave(grace_s, replaced=replaced, resumes=resumes)
+
+    @asynccontextmanager
+    async def _until_hurried(self) -> AsyncIterator[None]:
+        """Run the block until it ends, or until the next signal."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hurry, nursery.cancel_scope)
-            await self._drain(grace_s, idle_until=trio.current_time() + (PLAIN_S if replaced else 0.0))
+            yield
             nursery.cancel_scope.cancel()
 
     async def _hurry(self, cut: trio.CancelScope) -> None:
@@ -99,6 +113,7 @@ class Stop:
         async for number in self.signals:
             name, calls = signal.Signals(number).name, counted(self._count, "call")
             _log.warning("%s again: cutting %s", name, calls)
+            self._hurried = True
             cut.cancel()
 
     @property
@@ -110,13 +125,14 @@ class Stop:
     def _count(self) -> int:
         return sum(each.count for each in self._drained)
 
-    async def _drain(self, grace_s: float, *, idle_until: float) -> None:
-        """Wait until the open calls have ended, for `grace_s` at most.
+    async def _drain(self, *, idle_s: float) -> None:
+        """Wait until the open calls have ended, or the grace is over.
 
         Agents keep idle connections open. A close may cross the next call, which then fails. So a hub with a
         successor, or with peers, answers one more call on each connection, as its last, and closes the
-        connections that are still idle at `idle_until`.
+        connections that are still idle `idle_s` after the stop has begun.
         """
+        grace_s = max(0.0, self._ends_at - trio.current_time())
         _log.info(
             "draining %s, %d of them streams, for up to %.0f s (%.0f s for those that are no streams); "
             "another signal cuts all",
@@ -126,7 +142,7 @@ class Stop:
         deadlines = self.front.deadlines
         with trio.move_on_after(grace_s):
             while await self._wait_drained(grace_s):
-                if not deadlines.watched or trio.current_time() >= idle_until:
+                if not deadlines.watched or trio.current_time() >= self._began + idle_s:
                     break
                 await trio.sleep(IDLE_LOOK_S)
 

@@ -78,7 +78,7 @@ class State:
 
     probe: Probe
     sessions: list[Session] = attrs.Factory(list)
-    """The current session, and the draining ones after the hub's GOAWAY."""
+    """The current sessions, each with another hub, and the draining ones after a GOAWAY."""
     trusted: dict[Session, ClockFault] = attrs.Factory(dict)
     """The sessions in which the hub's time is known. No request is served in the others."""
     dialing: trio.CancelScope = attrs.Factory(trio.CancelScope)
@@ -87,6 +87,15 @@ class State:
     """Direct mode: cancel it, and the listener accepts no more connections."""
     server: DirectServer | None = None
     stopping: bool = False
+
+    @property
+    def tunnels(self) -> dict[str, int]:
+        """The number of tunnels by state."""
+        numbers = {"up": 0, "away": 0, "leaving": 0}
+        for session in self.sessions:
+            if not session.closed:
+                numbers["leaving" if session.draining else "away" if session.detached else "up"] += 1
+        return numbers
 
     @property
     def unready(self) -> str:
@@ -127,8 +136,10 @@ async def run_relay(config: RelayConfig) -> int:
             outermost.start_soon(trim_when_idle)
             outermost.start_soon(settle_later)
             if config.health_listen is not None:
+                tunnelled = isinstance(config.way, TunnelDial)
                 health = HealthServer(
-                    lambda: state.unready, lambda: metrics_text(memory, state.probe.answers)
+                    lambda: state.unready,
+                    lambda: metrics_text(memory, state.probe.answers, state.tunnels if tunnelled else {}),
                 )
                 await _listen_for_probes(config.health_listen, health, outermost)
             async with open_pool(access) as pool:

@@ -1,5 +1,5 @@
-"""Run the demo: `python -m sandbox.demo [--once] [--kubeconfig FILE] [--database postgres]`, or `make demo
-ARGS=…`.
+"""Run the demo: `python -m sandbox.demo [--once] [--kubeconfig FILE] [--database postgres] [--hubs 3]`, or
+`make demo ARGS=…`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from types import FrameType
 from sandbox.demo.cluster import NAMESPACE
 from sandbox.demo.folder import own_folder
 from sandbox.demo.processes import ENDING_SIGNALS, DemoError, say
-from sandbox.demo.script import STEPS, run_script
+from sandbox.demo.script import MORE_STEPS, STEPS, run_script
 from sandbox.demo.stage import Stage, running
 
 POLL_S = 0.5
 PORT_MAX = 65_535
+# With two, the one that is left while the other restarts has all calls.
+SEVERAL = range(2, 6)
 # The exit code that a shell reports for a program ended by Ctrl-C.
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -48,6 +50,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="sqlite",
         help="the hub's database: a file, or a PostgreSQL that ends with the demo (the system's; where there "
         "is none, one from PyPI)",
+    )
+    parser.add_argument(
+        "--hubs",
+        type=int,
+        choices=(1, *SEVERAL),
+        default=1,
+        metavar="N",
+        help=f"{SEVERAL[0]} to {SEVERAL[-1]} hubs on a PostgreSQL behind a load balancer, and more steps: "
+        "one is killed, relays are cut off, all are restarted",
     )
     parser.add_argument(
         "--dir", type=Path, default=Path(".demo"), metavar="DIR", help="where state and logs go"
@@ -123,13 +134,15 @@ def run(arguments: argparse.Namespace) -> int:
     if kubeconfig is not None and not kubeconfig.is_file():
         raise DemoError(f"there is no file {kubeconfig}: name a disposable cluster's admin kubeconfig")
     cluster = None if kubeconfig is None else kubeconfig.resolve()
-    postgres = arguments.database == "postgres"
-    with own_folder(folder), running(folder, cluster, arguments.port, postgres=postgres) as stage:
-        failed = run_script(STEPS, stage.scene)
+    hubs = arguments.hubs
+    postgres = arguments.database == "postgres" or hubs > 1
+    steps = (*STEPS, *MORE_STEPS) if hubs > 1 else STEPS
+    with own_folder(folder), running(folder, cluster, arguments.port, postgres=postgres, hubs=hubs) as stage:
+        failed = run_script(steps, stage.scene)
         if failed:
-            say(f"\nmake demo: {len(failed)} of {len(STEPS)} steps failed: {', '.join(failed)}")
+            say(f"\nmake demo: {len(failed)} of {len(steps)} steps failed: {', '.join(failed)}")
         else:
-            say(f"\nall {len(STEPS)} steps did what they say")
+            say(f"\nall {len(steps)} steps did what they say")
         if not arguments.once:
             stay(stage)
         elif postgres:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import attrs
 
-from sandbox.demo.processes import DemoError
+from sandbox.demo.hubs import Hubs
+from sandbox.demo.processes import Daemon, DemoError
 from sandbox.demo.program import Program
 
 # Prints lines of a terminal: `$ COMMAND`, or a command's output.
@@ -31,6 +32,9 @@ class Scene:
     pod_port: int
     # For files that a step writes.
     folder: Path
+    relays: list[Daemon] = attrs.field(factory=list)
+    # The hubs of `--hubs`; None for a single one.
+    several: Hubs | None = None
 
     @property
     def agent_user(self) -> str:

@@ -21,6 +21,7 @@ from sandbox.demo.cluster import (
     prepared,
 )
 from sandbox.demo.database import new_postgres
+from sandbox.demo.hubs import Hubs, make_hubs
 from sandbox.demo.processes import Daemon, Daemons, DemoError, free_port, say
 from sandbox.demo.program import Program
 from sandbox.demo.scene import Scene
@@ -29,6 +30,11 @@ AGENT = "robot"
 TEAM = "demo"
 CLUSTER = "sandbox"
 ORG = "acme"
+# Of the cluster, with several hubs: as many as the printed manifests have.
+RELAYS = 2
+# Production settings are 15 s for the balancer to notice, and checks every few seconds.
+BALANCER_CHECKS_S = 0.2
+HUB_SETTINGS = "[stop]\nlb_s = 1\n"
 RELAY_DEADLINE_S = 30.0
 POLL_S = 0.1
 
@@ -41,11 +47,24 @@ class Stage:
     scene: Scene
 
 
+@attrs.frozen
+class Front:
+    """What relays, agents and the operator need of the hub, or of several hubs."""
+
+    url: str
+    ca: Path
+    # The configuration of the hub on whose machine the operator is.
+    config: Path
+    several: Hubs | None = None
+
+
 @contextlib.contextmanager
-def running(folder: Path, cluster: Path | None, port: int, *, postgres: bool = False) -> Iterator[Stage]:
+def running(
+    folder: Path, cluster: Path | None, port: int, *, postgres: bool = False, hubs: int = 1
+) -> Iterator[Stage]:
     """Start everything in `folder`, on the sandbox or the cluster of a kubeconfig, and stop it on leaving.
 
-    `postgres`: the hub's database is a PostgreSQL that runs beside it.
+    `postgres`: the hub's database is a PostgreSQL that runs beside it, which several hubs need.
     """
     for part in ("agent", "relay"):
         (folder / part).mkdir(mode=0o700)
@@ -71,9 +90,16 @@ def running(folder: Path, cluster: Path | None, port: int, *, postgres: bool = F
         if database is not None:
             say("starting PostgreSQL ...")
             database_url = database.start(daemons)
-        say("starting the hub ...")
-        hub_url, config = _start_hub(daemons, folder, port, database_url)
-        operator = Program(("hawse",), {"HAWSE_HUB_CONFIG": str(config)})
+        if hubs > 1:
+            assert database_url is not None
+            say(f"starting {hubs} hubs, and a load balancer in front of them ...")
+            front = _start_hubs(daemons, folder, port, database_url, hubs)
+            assert front.several is not None
+            stack.callback(front.several.stop)
+        else:
+            say("starting the hub ...")
+            front = _start_hub(daemons, folder, port, database_url)
+        operator = Program(("hawse",), {"HAWSE_HUB_CONFIG": str(front.config)})
 
         say("enrolling a team, a cluster and an agent ...")
         operator.run("admin", "team", "add", TEAM)
@@ -89,17 +115,23 @@ def running(folder: Path, cluster: Path | None, port: int, *, postgres: bool = F
         say("preparing the cluster as its administrator, and waiting for a pod ...")
         pod_port = free_port()
         home = folder / "agent"
-        scene = Scene(_kubectl(home), operator, AGENT, TEAM, ORG, pod_port, folder)
+        relays: list[Daemon] = []
+        scene = Scene(_kubectl(home), operator, AGENT, TEAM, ORG, pod_port, folder, relays, front.several)
         objects = manifests(scene.agent_user, scene.agent_group, pod_port)
         stack.enter_context(prepared(administrator, namespace=NAMESPACE, rbac=rbac, objects=objects))
         # Runs before the cleanup of `prepared`, which takes a while on a real cluster.
         stack.callback(say, "removing what was made in the cluster ...")
 
-        say("starting the relay: it dials the hub, nothing dials it ...")
-        _wait_for_relay(_start_relay(daemons, folder, administrator), operator)
+        if front.several is None:
+            say("starting the relay: it dials the hub, nothing dials it ...")
+        else:
+            say(f"starting {RELAYS} relays: they dial the hubs by their name, nothing dials them ...")
+        for number in range(RELAYS if front.several is not None else 1):
+            relays.append(_start_relay(daemons, folder, administrator, front, number))
+        _wait_for_relay(relays[0], operator)
 
         say("logging the agent in ...")
-        _log_in(scene.kubectl, hub_url, folder / "hub" / "tls" / "ca.pem", json.loads(agent)["api_key"])
+        _log_in(scene.kubectl, front, json.loads(agent)["api_key"])
         yield Stage(daemons, scene)
 
 
@@ -116,31 +148,58 @@ def _kubectl(home: Path) -> Program:
     )
 
 
-def _start_hub(daemons: Daemons, folder: Path, preferred: int, database_url: str | None) -> tuple[str, Path]:
+def _start_hub(daemons: Daemons, folder: Path, preferred: int, database_url: str | None) -> Front:
     port, admin_port = free_port(preferred), free_port(preferred and preferred + 1)
-    config = folder / "hub.toml"
+    config, url = folder / "hub.toml", f"https://127.0.0.1:{port}"
     config.write_text(
         f'org = "{ORG}"\n'
-        f'public_url = "https://127.0.0.1:{port}"\n'
+        f'public_url = "{url}"\n'
         f'listen = "127.0.0.1:{port}"\n'
         f'data_dir = "{folder / "hub"}"\n'
         f'[admin]\nlisten = "127.0.0.1:{admin_port}"\n'
         + (f'[database]\nurl = "{database_url}"\n' if database_url is not None else "")
     )
     daemons.start("hub", ["hawse", "hub", "--config", str(config)]).wait_for("hub is ready")
-    return f"https://127.0.0.1:{port}", config
+    return Front(url, folder / "hub" / "tls" / "ca.pem", config)
 
 
-def _start_relay(daemons: Daemons, folder: Path, administrator: Administrator) -> Daemon:
+def _start_hubs(daemons: Daemons, folder: Path, preferred: int, database_url: str, count: int) -> Front:
+    several = make_hubs(
+        folder,
+        daemons,
+        lambda _: database_url,
+        org=ORG,
+        hubs=count,
+        port=preferred,
+        check_s=BALANCER_CHECKS_S,
+        settings=HUB_SETTINGS,
+    )
+    for number, hub in enumerate(several.all):
+        hub.launch(daemons)
+        if number == 0:
+            # It makes the tables.
+            several.wait_ready(hub)
+    for hub in several.all:
+        several.wait_ready(hub)
+    return Front(several.url, several.ca, several.all[0].config, several)
+
+
+def _start_relay(
+    daemons: Daemons, folder: Path, administrator: Administrator, front: Front, number: int
+) -> Daemon:
     kubeconfig = folder / "relay" / "kubeconfig"
     kubeconfig.touch(mode=0o600)
     kubeconfig.write_text(administrator.relay_kubeconfig())
     environment = {
+        "HAWSE_RELAY_INSTANCE": f"relay-{number}",
         "HAWSE_RELAY_KUBECONFIG": str(kubeconfig),
         "HAWSE_RELAY_HEALTH_LISTEN": f"127.0.0.1:{free_port()}",
     }
+    if front.several is not None:
+        # The hubs do not know the CA of the certificate that they were given.
+        environment["HAWSE_RELAY_HUB_CA"] = str(front.ca)
     argv = ["hawse", "relay", "--config", str(folder / "relay" / "relay.toml")]
-    return daemons.start("relay", argv, environment)
+    return daemons.start(f"relay-{number}" if front.several is not None else "relay", argv, environment)
 
 
 def _wait_for_relay(relay: Daemon, operator: Program) -> None:
@@ -152,7 +211,7 @@ def _wait_for_relay(relay: Daemon, operator: Program) -> None:
         time.sleep(POLL_S)
 
 
-def _log_in(kubectl: Program, hub_url: str, ca: Path, api_key: str) -> None:
+def _log_in(kubectl: Program, front: Front, api_key: str) -> None:
     agent = Program(("hawse",), {**kubectl.environment, "HAWSE_API_KEY": api_key})
-    agent.run("login", "--hub", hub_url, "--ca", str(ca))
+    agent.run("login", "--hub", front.url, "--ca", str(front.ca))
     agent.run("kubeconfig", "--output", kubectl.environment["KUBECONFIG"])

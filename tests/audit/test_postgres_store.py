@@ -298,17 +298,24 @@ async def test_an_intent_of_unknown_fate_that_is_withdrawn_has_one_end(
 def test_a_hub_that_was_taken_for_dead_writes_no_second_end(
     store: PostgresStore, postgres_trail: PostgresTrail
 ) -> None:
-    event = call()
+    event, read, begun = call(), call(), call()
     store.append([event], boot="alive after all")
     with closing(postgres_trail.open()) as other:
         assert other.close_unknown("new", utc(NOW_S)) == 1
-    for _ in range(2):
-        with pytest.raises(AuditUnavailable, match="is closed: another process took this hub for"):
-            store.append([event.completed(event.ts)], boot="alive after all")
-    assert [(row["eid"], row["phase"]) for row in postgres_trail.read()] == [
+    ends = [event.completed(event.ts, note="late"), read.completed(read.ts)]
+    with pytest.raises(ContentRefused, match="is closed: another process took this hub for") as told:
+        store.append([begun, *ends], boot="alive after all")
+    assert list(told.value.refused) == [begun.eid]
+    rows = postgres_trail.read()
+    # The read has no row before, so this is its only end.
+    assert [(row["eid"], row["phase"]) for row in rows if row["kind"] == "call"] == [
         (event.eid, "intent"),
         (event.eid, "unknown"),
+        (read.eid, "complete"),
     ]
+    (late,) = (row for row in rows if row["kind"] == "audit.late")
+    assert late["note"] == f"the end of {event.eid}, which was closed as unknown: late"
+    assert late["actor"] == rows[0]["actor"]
 
 
 def test_an_epoch_that_a_restored_backup_lacks_gets_no_event(

@@ -15,7 +15,7 @@ from audit.record import Event, Phase
 from auth.apikey import new_api_key
 from proxy.hub.admin.actions.verb import Endpoint
 from proxy.hub.home.keyring import KeyRing
-from proxy.hub.relays.operations import RelayInfo, SessionInfo
+from proxy.hub.relays.operations import CallsElsewhere, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory
 from tests.fakes.asgi import Reply, call
 
@@ -78,6 +78,27 @@ class FakeSessions:
         self.killed.append({"id": session_id, "agent": agent, "cluster": cluster, "reason": reason})
         fitting = await self.sessions(agent=agent, cluster=cluster)
         return [one for one in fitting if session_id in (None, one.id)]
+
+
+class FakeOtherHubs:
+    """The other hubs: calls there, and hubs that do not answer."""
+
+    def __init__(self) -> None:
+        self.live: list[SessionInfo] = []
+        self.silent: list[str] = []
+        self.killed: list[dict[str, str | None]] = []
+
+    async def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> CallsElsewhere:
+        await trio.lowlevel.checkpoint()
+        fitting = [one for one in self.live if agent in (None, one.agent) and cluster in (None, one.cluster)]
+        return CallsElsewhere(fitting, self.silent)
+
+    async def kill(
+        self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
+    ) -> CallsElsewhere:
+        self.killed.append({"id": session_id, "agent": agent, "cluster": cluster, "reason": reason})
+        fitting = (await self.sessions(agent=agent, cluster=cluster)).calls
+        return CallsElsewhere([one for one in fitting if session_id in (None, one.id)], self.silent)
 
 
 WATCH = SessionInfo(

@@ -20,6 +20,7 @@ FILE = "HAWSE_FAULTS_FIGURES"
 RUNS = {
     "faults": "tests/faults and tests/system/test_planned_restarts.py",
     "faults-postgres": "tests/faults/test_postgres_*.py",
+    "faults-hubs": "tests/faults/test_hubs_*.py",
 }
 
 

@@ -37,12 +37,14 @@ WRITE, READ = Counter({"intent": 1, "complete": 1}), Counter({"complete": 1})
 
 
 @attrs.define(eq=False)
-class HubOnPostgres:
-    """All that runs."""
+class OnPostgres:
+    """All that runs: a chain whose hub, or hubs, are on a PostgreSQL that fails."""
 
     chain: Chain
     server: FaultyPostgres
-    link: Link
+    whole: tuple[Counter[str], ...] = (WRITE, READ)
+    """The phases that a call may have in the trail."""
+    ends_within_s: float = ENDS_WITHIN_S
 
     @property
     def world(self) -> World:
@@ -65,17 +67,18 @@ class HubOnPostgres:
 
         The traffic has stopped.
         """
-        calls = self._recorded(until_s=time.monotonic() + ENDS_WITHIN_S)
+        calls = self._recorded(until_s=time.monotonic() + self.ends_within_s)
         begun = {name for name, phases in calls.values() if phases["intent"]}
         writes = {name for name, exchange in self.moved().items() if exchange.method == "PUT"}
         assert writes <= begun
         answered = {call.name for call in traffic.calls if call.status == 200}
         assert answered <= self.moved().keys()
-        assert {eid: found for eid, found in calls.items() if found[1] not in (WRITE, READ)} == {}
+        assert {eid: found for eid, found in calls.items() if found[1] not in self.whole} == {}
         return {"moved": len(writes), "intents": len(begun)}
 
     def _recorded(self, until_s: float) -> dict[str, tuple[str, Counter[str]]]:
         """The name and the phases of each call of the traffic, by `eid`, once each has an end."""
+        ends = {"complete", "unknown"}
         while True:
             found: dict[str, tuple[str, Counter[str]]] = {}
             with closing(PostgresReader(lambda: self.server.url)) as reader:
@@ -85,9 +88,16 @@ class HubOnPostgres:
                     if event["kind"] == "call" and name.startswith(NAMED):
                         _, phases = found.setdefault(event["eid"], (name, Counter()))
                         phases[event["phase"]] += 1
-            if all(phases["complete"] for _, phases in found.values()) or time.monotonic() > until_s:
+            if all(phases.keys() & ends for _, phases in found.values()) or time.monotonic() > until_s:
                 return found
             time.sleep(0.2)
+
+
+@attrs.define(eq=False, kw_only=True)
+class HubOnPostgres(OnPostgres):
+    """One hub, and the link between it and its database."""
+
+    link: Link
 
 
 @attrs.define(eq=False)
@@ -98,11 +108,11 @@ class Streams:
     ended: list[float] = attrs.Factory(list)
     _threads: list[threading.Thread] = attrs.Factory(list)
 
-    def open(self, hub: HubOnPostgres, count: int, stack: ExitStack) -> None:
-        """Open so many watches, and as many execs."""
+    def open(self, hub: OnPostgres, count: int, stack: ExitStack, client: RawClient | None = None) -> None:
+        """Open so many watches, and as many execs, by the hub or by another client."""
+        client = client or hub.client
         for number in range(2 * count):
             path, mark = hub.chain.exec_path(hold) if number % 2 else hub.chain.path(_watch, "?watch=1")
-            client = hub.client
             head = client.upgrade(path, V5) if number % 2 else client.head(path)
             talk = stack.enter_context(client.talk(head))
             assert talk.answer(body=False).status == (101 if number % 2 else 200)
@@ -139,5 +149,5 @@ def hub_on_postgres(folder: Path, *, settings: str = "", small: str = "") -> Ite
         link = proxy.link(server.port)
         url = f"postgresql://postgres@127.0.0.1:{link.port}/postgres?sslmode=disable"
         with open_chain(folder, f'[database]\nurl = "{url}"\n{LIMITS}{settings}') as chain:
-            yield HubOnPostgres(chain, server, link)
+            yield HubOnPostgres(chain, server, link=link)
             chain.check_logs()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import cycle
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store
 from tests.faults.figures import note
 from tests.faults.postgres import FaultyPostgres, faulty_postgres
+from tests.faults.reloading import RELOAD_EVERY_S, reloading
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -29,13 +29,6 @@ AGENTS = 10_000
 STREAMS = 200
 ROUNDS = 3
 LOCK_P99_S, LOCK_BESIDE_P99_S = 2.0, 2.5
-RELOAD_EVERY_S = 1.0
-# A row of all agents: then a hub reads everything.
-TOUCH_ALL = (
-    "UPDATE directory SET version = version + 1, nonce = md5(random()::text)",
-    "UPDATE teams SET created_at = created_at",
-    "SELECT pg_notify('hawse', version::text) FROM directory",
-)
 READINGS = 10
 READING_S_MIN = 0.1
 CHANGES = 20
@@ -68,24 +61,6 @@ def hub(
 def crowded_hub(server: FaultyPostgres, hub: Enrolled) -> Enrolled:
     add_agents(PostgresAddress(server.url), AGENTS, TEAM)
     return hub
-
-
-@contextmanager
-def reloading(server: FaultyPostgres) -> Iterator[None]:
-    """Make the hub read the whole directory again and again, for the block."""
-    stopping = threading.Event()
-
-    def touch() -> None:
-        while not stopping.wait(RELOAD_EVERY_S):
-            server.execute(*TOUCH_ALL)
-
-    thread = threading.Thread(target=touch)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        thread.join()
 
 
 def lock(hub: Enrolled, source: OtherUpstream, variant: str) -> Figures:

@@ -115,7 +115,7 @@ class Traffic:
             self._renew()
 
     def _call(self, method: str, every_s: float) -> None:
-        port, context = self.client.world.hub_port, self.client.context()
+        port, context = self.client.port, self.client.context()
         connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=TIMEOUT_S, context=context)
         due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):

@@ -50,9 +50,7 @@ class Caller:
     def _connection(self) -> http.client.HTTPSConnection:
         # It connects again by itself where the last answer said that it was the last one.
         context: ssl.SSLContext = self.client.context()
-        return http.client.HTTPSConnection(
-            "127.0.0.1", self.client.world.hub_port, timeout=DEADLINE_S, context=context
-        )
+        return http.client.HTTPSConnection("127.0.0.1", self.client.port, timeout=DEADLINE_S, context=context)
 
     def _call(self, connection: http.client.HTTPSConnection, token: str) -> None:
         """A read, and then a write that has no effect."""

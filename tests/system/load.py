@@ -29,7 +29,7 @@ def parallel(count: int, call: Callable[[int], T]) -> list[T]:
 def get(client: RawClient, token: str, path: str) -> tuple[int, bytes]:
     """One GET on a connection of its own."""
     connection = http.client.HTTPSConnection(
-        "127.0.0.1", client.world.hub_port, timeout=DEADLINE_S, context=client.context()
+        "127.0.0.1", client.port, timeout=DEADLINE_S, context=client.context()
     )
     try:
         connection.request(
@@ -45,7 +45,7 @@ def get(client: RawClient, token: str, path: str) -> tuple[int, bytes]:
 def streaming(client: RawClient, token: str, path: str) -> Iterator[http.client.HTTPResponse]:
     """A GET whose answer is read as it comes."""
     connection = http.client.HTTPSConnection(
-        "127.0.0.1", client.world.hub_port, timeout=DEADLINE_S, context=client.context()
+        "127.0.0.1", client.port, timeout=DEADLINE_S, context=client.context()
     )
     try:
         connection.request(
@@ -63,7 +63,7 @@ def execute(client: RawClient, token: str, *command: str) -> tuple[bytes, dict[s
     out = b""
     status: dict[str, object] = {}
     with websocket_client.connect(
-        f"wss://127.0.0.1:{client.world.hub_port}{path}",
+        f"wss://127.0.0.1:{client.port}{path}",
         ssl=client.context(),
         subprotocols=["v5.channel.k8s.io"],  # type: ignore[list-item]
         additional_headers={"Authorization": f"Bearer {token}"},

@@ -43,22 +43,28 @@ class RawClient:
     way: str
     api_key: str = ""
     """The world's own agent's, unless it is another's."""
+    at: int = 0
+    """Another port than the world's, as that of one hub of several."""
+
+    @property
+    def port(self) -> int:
+        return self.at or self.world.hub_port
 
     def context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.world.folder / "hub" / "tls" / "ca.pem"))
+        return ssl.create_default_context(cafile=str(self.world.ca))
 
     def token(self) -> str:
         """A fresh access token for the cluster."""
         key = self.api_key or self.world.api_key
         form = urlencode({"grant_type": "client_credentials", "audience": self.way, "client_secret": key})
-        url = f"https://127.0.0.1:{self.world.hub_port}/oauth/token"
+        url = f"https://127.0.0.1:{self.port}/oauth/token"
         with urllib.request.urlopen(url, form.encode(), DEADLINE_S, context=self.context()) as answer:
             token: str = json.load(answer)["access_token"]
         return token
 
     def post(self, path: str, form: Mapping[str, str]) -> tuple[int, dict[str, object]]:
         """What the hub itself answers to a form."""
-        url = f"https://127.0.0.1:{self.world.hub_port}{path}"
+        url = f"https://127.0.0.1:{self.port}{path}"
         try:
             with urllib.request.urlopen(
                 url, urlencode(form).encode(), DEADLINE_S, context=self.context()
@@ -68,7 +74,7 @@ class RawClient:
             return error.code, json.load(error)
 
     def connect(self) -> ssl.SSLSocket:
-        plain = socket.create_connection(("127.0.0.1", self.world.hub_port), DEADLINE_S)
+        plain = socket.create_connection(("127.0.0.1", self.port), DEADLINE_S)
         return self.context().wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
 
     @contextmanager
@@ -95,7 +101,7 @@ class RawClient:
         """A well-formed head under the cluster's prefix, with `headers` added, that closes afterwards."""
         lines = [
             f"{method} /clusters/{self.way}{path} HTTP/1.1",
-            f"Host: 127.0.0.1:{self.world.hub_port}",
+            f"Host: 127.0.0.1:{self.port}",
             f"Authorization: Bearer {self.token()}",
             f"Connection: {connection}",
             *headers,

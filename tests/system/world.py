@@ -78,6 +78,11 @@ class World:
         return {"HAWSE_HUB_CONFIG": str(self.folder / "hub.toml")}
 
     @property
+    def ca(self) -> Path:
+        """The CA of the hub's certificate."""
+        return self.folder / "hub" / "tls" / "ca.pem"
+
+    @property
     def agent(self) -> dict[str, str]:
         home = self.folder / "agent"
         return {
@@ -347,7 +352,7 @@ def login(world: World) -> None:
 
 def log_in(world: World, environment: Mapping[str, str], api_key: str) -> None:
     """Log an agent in and write its kubeconfig, by the commands, in this process."""
-    ca = str(world.folder / "hub" / "tls" / "ca.pem")
+    ca = str(world.ca)
     hub = f"https://127.0.0.1:{world.hub_port}"
     invoke(login_command, "--hub", hub, "--ca", ca, environment={**environment, "HAWSE_API_KEY": api_key})
     invoke(kubeconfig, "--output", environment["KUBECONFIG"], environment=environment)

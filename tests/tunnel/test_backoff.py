@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.backoff import (
+    BUSY_MAX_S,
     REDIAL_REFILL_S,
     REDIAL_S,
     REDIAL_SPREAD,
@@ -15,9 +16,11 @@ from tunnel.backoff import (
 )
 
 CHANCES = st.floats(0, 1, exclude_max=True)
-# What happens before a wait, and what a session lived for. `down` has no answer, `refused` has one.
+# What happens before a wait, and what a session lived for. `down` has no answer, `refused` has one, and
+# `busy` that of one of several hubs.
 STEPS = st.tuples(
-    st.sampled_from(["goaway", "lost", "down", "down", "down", "draining", "refused"]), st.floats(0, 100)
+    st.sampled_from(["goaway", "lost", "down", "down", "down", "busy", "draining", "refused"]),
+    st.floats(0, 100),
 )
 
 
@@ -29,6 +32,8 @@ def wait_s(backoff: Backoff, what: str, now_s: float) -> float:
             return backoff.wait_after_tunnel_s(now_s)
         case "down":
             return backoff.wait_after_dial_s(now_s)
+        case "busy":
+            return backoff.wait_after_dial_s(now_s, 1.0)
         case "draining":
             return backoff.wait_while_draining_s()
         case _:
@@ -85,7 +90,7 @@ def test_within_any_time_no_more_dials_follow_at_once_than_the_budget_has(
         waits_s = wait_s(backoff, what, now_s)
         assert waits_s <= 60
         if waits_s < 5:
-            assert waits_s <= REDIAL_S * (1 + REDIAL_SPREAD)
+            assert waits_s <= REDIAL_S * (1 + 2 * REDIAL_SPREAD)
             quick_at.append(now_s)
         now_s += waits_s
     for first, began_s in enumerate(quick_at):
@@ -106,6 +111,22 @@ def test_after_a_refusal_no_wait_is_below_5_s_until_a_tunnel_was_up_again(
         assert waits_s >= 5
         now_s += waits_s
     assert wait_s(backoff, "lost", now_s + REDIAL_REFILL_S) <= REDIAL_S
+
+
+@pytest.mark.parametrize(("chance", "spread_s"), [(0.0, 0), (1.0, 0.5)])
+def test_one_of_several_hubs_that_is_busy_is_obeyed_and_another_one_dialled_soon(
+    chance: float, spread_s: float
+) -> None:
+    backoff = Backoff(lambda: chance)
+    # No tunnel was up.
+    assert backoff.wait_after_dial_s(0.0, 1.0) == 5 * (1 + chance)
+    backoff.wait_after_tunnel_s(0.0)
+    for asked_s in (1.0, BUSY_MAX_S):
+        assert backoff.wait_after_dial_s(0.0, asked_s) == asked_s + spread_s
+    # A longer wait is not one between redials, and takes none from the budget.
+    assert backoff.wait_after_dial_s(0.0, 60.0) == 60 + RETRY_AFTER_SPREAD_S * chance
+    assert [backoff.wait_after_dial_s(0.0, 1.0) for _ in range(17)] == [1 + spread_s] * 17
+    assert backoff.wait_after_dial_s(0.0, 1.0) >= 5
 
 
 def test_while_a_hub_drains_no_redial_is_spent() -> None:

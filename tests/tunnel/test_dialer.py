@@ -58,7 +58,8 @@ from tunnel import (
     dialer,
     open_session,
 )
-from tunnel.dial import DIAL_S, DialerConfig, DialFailed, open_tunnel
+from tunnel.dial import DIAL_S, DialerConfig, open_tunnel
+from tunnel.dial_failure import DialFailed
 from tunnel.dialer import run_dialer
 from tunnel.net.connect import client_context
 from tunnel.net.egress import ProxySettings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from proxy.cli.admin.api.client import Reach
+from proxy.cli.errors import AnswerIsNo
 from proxy.cli.output import (
     Object,
     confirm,
@@ -16,8 +17,11 @@ from proxy.cli.output import (
     say,
     since,
     text,
+    texts,
     yes_option,
 )
+
+_GO_ON = "its calls may go on, and locking their agents ends them there too"
 
 
 @click.group()
@@ -31,7 +35,10 @@ def session() -> None:
 @json_option
 @click.pass_obj
 def list_sessions(reach: Reach, /, agent: str | None, cluster: str | None, as_json: bool) -> None:
-    """List the open calls, oldest first."""
+    """List the open calls at all hubs, oldest first.
+
+    Exits 3 if a hub did not answer within 2 s: its calls are then missing.
+    """
     chosen = {key: name for key, name in (("agent", agent), ("cluster", cluster)) if name is not None}
     columns = [
         ("ID", field("id")),
@@ -45,14 +52,19 @@ def list_sessions(reach: Reach, /, agent: str | None, cluster: str | None, as_js
         ("FROM", field("client")),
     ]
     found = reach.client().get("sessions", **chosen)
+    rows = objects(found, "sessions")
+    spare = ["FROM", "IN", "OUT", "KIND", "SINCE"]
+    if any(row.get("hub") for row in rows):
+        columns.append(("HUB", field("hub")))
+        spare.insert(0, "HUB")
     print_table(
-        objects(found, "sessions"),
+        rows,
         columns,
         as_json=as_json,
         empty="no open calls",
-        spare=("FROM", "IN", "OUT", "KIND", "SINCE"),
+        spare=spare,
     )
-    _note_other_hubs(found)
+    _note_other_hubs(found, "its calls are not in this list")
 
 
 @session.command("kill")
@@ -79,6 +91,8 @@ def kill_sessions(
 
     The call is cut, and kubectl exits with an error. The agent may call again: to prevent that, lock it with
     `hawse admin agent lock`, which also ends its open calls.
+
+    Exits 3 if a hub did not answer within 2 s: its calls may then go on.
     """
     if (session_id is None) == (agent is None and cluster is None):
         raise click.UsageError("give the id of one session, or --agent NAME, --cluster NAME or both")
@@ -92,21 +106,29 @@ def kill_sessions(
     killed = reach.client().post("sessions", "kill", body=body)
     if as_json:
         print_json(killed)
+        _note_other_hubs(killed, _GO_ON)
         return
     gone = objects(killed, "killed")
     for row in gone:
         say(f"killed {text(row, 'id')}: agent:{text(row, 'agent')} on {text(row, 'cluster')}, {_what(row)}")
     if not gone:
         say("no open call matches")
-    _note_other_hubs(killed)
+    _note_other_hubs(killed, _GO_ON)
 
 
-def _note_other_hubs(answer: Object) -> None:
+def _note_other_hubs(answer: Object, silence: str) -> None:
+    """Name the hubs whose calls an answer lacks; `silence` says what that means. Raises AnswerIsNo."""
     if answer.get("hubs_beside"):
         say(
             "a replaced hub is still finishing its own calls, which are not in this list: to end them, lock "
             "their agents, or send that hub SIGTERM"
         )
+    lines = [
+        f"hub {hub} did not answer within 2 s: {silence}; see hawse admin hub list"
+        for hub in texts(answer, "silent_hubs")
+    ]
+    if lines:
+        raise AnswerIsNo("\n".join(lines))
 
 
 def _what(row: Object) -> str:

@@ -185,7 +185,7 @@ class _Endpoints:
     async def _carry_out(
         self, action: Action, call: Call, event: Event, revoked: _Revoked | None
     ) -> Response:
-        before = self._admin.directory.applied
+        before = self._admin.directory.applied.version
         try:
             try:
                 done = await self._run(self._admin, action, call)
@@ -216,7 +216,7 @@ class _Endpoints:
         elsewhere = ""
         if revoked is not None and revoked.in_memory:
             elsewhere = notice_of(self.spread.others)
-        elif action.changes and self._admin.directory.applied != before:
+        elif action.changes and self._admin.directory.applied.version != before:
             elsewhere = notice_of(await self.spread.wait())
         if revoked is None:
             return _json(status, {**done.body, "notice": elsewhere} if elsewhere else done.body)

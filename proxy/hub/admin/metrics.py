@@ -197,7 +197,7 @@ class LeaseCollector(Collector):
             hubs.add_metric([state], states[state])
         yield hubs
         text = "Hubs on the database that have not applied all changes which this hub has applied."
-        behind = sum(each.applied < self._directory.applied.number for each in self._members.others())
+        behind = sum(each.applied < self._directory.applied.version.number for each in self._members.others())
         yield GaugeMetricFamily("hawse_hubs_behind", text, behind)
 
 

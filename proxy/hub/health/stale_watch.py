@@ -66,7 +66,9 @@ class StaleWatch:
             _log.warning(
                 "the database has not confirmed the hub's state for %.0f s (%s); after %.0f s all calls are "
                 "refused (database.stale_s)",
-                age.age_s(now_s), directory.fault or directory.renewal_fault or "no answer", age.stale_s,
+                age.age_s(now_s),
+                directory.fault or directory.applied.renewal_fault or "no answer",
+                age.stale_s,
             )  # fmt: skip
         elif before in (Stage.CONFIRMED, Stage.LATE):
             _log.error("all calls are refused: %s", age.refusal(now_s))

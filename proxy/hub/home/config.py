@@ -20,7 +20,7 @@ from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX, default_data_dir
 from proxy.hub.home.database_config import DatabaseConfig, faults_of_database
 from proxy.hub.home.files.seal_file import SEAL_FILE
 from proxy.hub.home.hosts import ClusterHosts
-from proxy.hub.home.peer_config import PeerConfig, faults_of_peer
+from proxy.hub.home.peer_config import PeerConfig, faults_of_peer, misleading_address
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,
@@ -242,14 +242,15 @@ class HubConfig:
         return None if self.cluster_hosts is None else ClusterHosts.of(self.cluster_hosts)
 
     @property
-    def misleading(self) -> str | None:
-        """The warning for a localhost `public_url` on a listener that other machines can reach."""
-        if self.public_host != "localhost" or self.listen.is_loopback:
-            return None
-        return (
-            f"it listens on {self.listen} for other machines, but its public_url is {self.public_url}: "
-            "set public_url"
-        )
+    def misleading(self) -> list[str]:
+        """The warnings for addresses of this machine alone on listeners that other machines can reach."""
+        found = [] if (fault := misleading_address(self.peer)) is None else [fault]
+        if self.public_host == "localhost" and not self.listen.is_loopback:
+            found.append(
+                f"it listens on {self.listen} for other machines, but its public_url is {self.public_url}: "
+                "set public_url"
+            )
+        return found
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> HubConfig:

@@ -32,3 +32,13 @@ def faults_of_peer(peer: PeerConfig, *, in_postgres: bool) -> list[str]:
     if peer.address.host in ("0.0.0.0", "::"):  # noqa: S104 - the other hubs must not be sent there
         faults.append("peer.address: no hub can dial every address: name the one of this machine")
     return faults
+
+
+def misleading_address(peer: PeerConfig) -> str | None:
+    """Return the warning for an address that the hubs of other machines cannot dial."""
+    if peer.listen is None or peer.address is None or peer.listen.is_loopback or not peer.address.is_loopback:
+        return None
+    return (
+        f"peer.listen is {peer.listen}, for other machines, but peer.address is {peer.address}, which only "
+        "hubs of this machine can dial: set peer.address"
+    )

@@ -7,7 +7,8 @@ sessions (`Registry.find_session`), whatever any table says.
 It trusts the first hub's decision, but not its freshness. A call is served by no older snapshot than the
 first hub decided by, and by none that is too old at all. The agent must be active here, and reach the cluster
 by one of its teams; the token has no team that this hub's snapshot does not have. This is judged again after
-each change, so a revocation ends a call at both hubs, and at one of them if the other hangs.
+each change, so a revocation ends a call also if the first hub hangs. That hub has JUDGED_LATER_S to end it by
+itself, since its record has the reason then.
 
 A refusal of this hub's own has `processed` NO, and the first hub may try another relay. Where this hub's
 snapshot is newer, the first hub would decide otherwise by it: the code is then REVOKED, and none is tried.
@@ -41,7 +42,10 @@ from tunnel.net.waker import Waker
 # How long a call waits for the version of the directory that the first hub decided by. A change is applied
 # within milliseconds, or by the next poll.
 VERSION_WAIT_S = 1.0
-# Calls that wait for it; further ones are refused at once. Each holds a stream and its request's head.
+# The first hub applies a change within milliseconds of this one, or by its next poll. A revocation takes
+# effect within two seconds at both.
+JUDGED_LATER_S = 0.5
+# Calls that wait for a version; further ones are refused at once. Each holds a stream and its request's head.
 WAITING_MAX = 2000
 
 _log = logging.getLogger("hawse.hub.hop")
@@ -117,6 +121,8 @@ class ForwardedCalls(Drained):
         self._registry = registry
         self._directory = directory
         self._monotonic = monotonic
+        self.begun = 0
+        """Calls that were passed on to a relay, since the start."""
         self._calls: set[ForwardedCall] = set()
         self._waiting: dict[Stream, None] = {}
         self._changed = False
@@ -153,6 +159,8 @@ class ForwardedCalls(Drained):
         """Judge every call again, in the task of `run`; a listener of the directory."""
         self._changed = True
         self._judging.unpark()
+        if self._waiting:
+            self.passes.soon(self, self._serve_waiting)
 
     async def end_all(self, reason: str) -> int:
         """End every call because this hub may not serve any now; return their number."""
@@ -172,7 +180,7 @@ class ForwardedCalls(Drained):
                 if not self._changed:
                     await self._judging.park()
                 self._changed = False
-                self._serve_waiting()
+                await trio.sleep(JUDGED_LATER_S)
                 await self._judge_all()
 
     def leave(self, call: ForwardedCall) -> None:
@@ -217,6 +225,7 @@ class ForwardedCalls(Drained):
             return
         call = ForwardedCall(self, target, reach, context, stream, outgoing, whole)
         self._calls.add(call)
+        self.begun += 1
         call.exchange.start()
 
     # -- waiting for a version --

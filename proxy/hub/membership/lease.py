@@ -1,9 +1,9 @@
 """The lease of this hub: a row in the table `hubs`, which it renews every RENEW_EVERY_S.
 
-The hub confirms its snapshot by its renewals (proxy/hub/store/directory.py): it decides by a state only as
-long as the database takes its commits. Without a renewal it refuses everything new after `stale_s`, and ends
-its calls after `stale_streams_s`. After 15 s more, another hub marks it as dead and closes its epoch of the
-trail, and with it its calls.
+The hub confirms its snapshot by its renewals (proxy/hub/store/versions/applied.py): it decides by a state
+only as long as the database takes its commits. Without a renewal it refuses everything new after `stale_s`,
+and ends its calls after `stale_streams_s`. After 15 s more, another hub marks it as dead and closes its epoch
+of the trail, and with it its calls.
 
 A hub that finds its row dead or missing, or its epoch closed, may have been stopped for a while. The others
 have given its calls an end. So it ends them at once, and the process ends: `open_members` raises
@@ -157,16 +157,18 @@ class _Lease:
             try:
                 await self.renew()
             except StoreUnavailableError as error:
-                self.members.fault = self.joining.directory.renewal_fault = str(error)
+                self._note_fault(str(error))
 
     async def renew(self) -> None:
         """Renew once; raises StoreUnavailableError, LostLeaseError."""
-        row = attrs.evolve(self.members.begin(), applied=self.joining.directory.applied.number)
+        directory = self.joining.directory
+        row = attrs.evolve(self.members.begin(), applied=directory.applied.version.number)
         reading = await trio.to_thread.run_sync(self.table.renew, row, limiter=self.thread)
-        self.members.fault = self.joining.directory.renewal_fault = ""
+        self._note_fault("")
         self._refuse_lost(reading)
         assert reading.version is not None, "there is a row"
-        self.joining.directory.confirm(reading.sent_s, reading.version)
+        if directory.applied.renew(reading.version, reading.sent_s):
+            directory.poll_soon()
         self.members.note([each.member for each in reading.rows])
         if overdue := self._deaths.overdue(reading):
             await self._mark_dead(overdue)
@@ -174,6 +176,9 @@ class _Lease:
             self._unsettled.set()
         if any(each.is_old for each in reading.rows):
             await trio.to_thread.run_sync(self.table.forget, limiter=self.thread)
+
+    def _note_fault(self, fault: str) -> None:
+        self.members.fault = self.joining.directory.applied.renewal_fault = fault
 
     def go(self) -> None:
         """Say that this hub has ended in order."""

@@ -37,7 +37,7 @@ class Spread:
         """
         if self.members is None:
             return ()
-        number = self.directory.applied.number
+        number = self.directory.applied.version.number
         with trio.move_on_after(SPREAD_WAIT_S):
             # At least one reading: a hub may have joined since the last one.
             while True:

@@ -74,7 +74,7 @@ HELLOS_REMEMBERED_MAX = 100_000
 HELLOS_OF_A_CLUSTER_MAX = 10_000
 
 # How long a relay that resumes a session waits for the record of its token: it gives up a dial after 5 s
-# (tunnel.dialer.RESUME_DIAL_S).
+# (tunnel.resumption.RESUME_DIAL_S).
 RESUME_RECORD_S = 2.0
 
 # A relay opens no streams and sends few contexts, so the hub keeps no memory for them. WELCOME cannot
@@ -106,8 +106,10 @@ class RelayDial:
     arrival: Arrival
     recorded: bool
     """Whether the use of its token is recorded. If not, it may resume a session and begin none."""
-    carried: bool = False
-    """Another hub carries its connection: it may resume a session and begin none."""
+    only_resumes: bool = False
+    """It may resume a session and begin none: another hub carries its connection, or `answers_for`."""
+    answers_for: str = ""
+    """The id of a hub that has ended, and that the relay names: it is told so in that hub's name."""
 
 
 @attrs.define(eq=False)
@@ -212,7 +214,7 @@ class RelayEndpoint:
     @property
     def signature(self) -> tuple[tuple[bytes, bytes], ...]:
         """The header by which a relay knows which of several hubs has answered it."""
-        return ((AT_HEADER, self.hub.encode("ascii")),) if self.hub else ()
+        return signature_of(self.hub)
 
     def has_tunnel_of(self, head: RequestHead) -> bool:
         """Whether a relay that dials for one more tunnel says that it has one to this hub."""
@@ -283,7 +285,10 @@ class RelayEndpoint:
         _, leftover = connection.detach()
         try:
             async with accept_websocket(
-                stream, request_head=raw_head, leftover=leftover, headers=self.signature
+                stream,
+                request_head=raw_head,
+                leftover=leftover,
+                headers=signature_of(dial.answers_for or self.hub),
             ) as transport:
                 greeting = await hear_hello(transport)
                 if not await self._resume(transport, greeting, dial):
@@ -356,10 +361,8 @@ class RelayEndpoint:
         if why := self.directory.refusal():
             # The snapshot has become too old during the dial.
             raise Rejected(CloseCode.DRAINING, why)
-        if dial.carried:
-            raise Rejected(
-                CloseCode.RESUME_UNKNOWN, "a connection carried from another hub begins no session"
-            )
+        if dial.only_resumes:
+            raise Rejected(CloseCode.RESUME_UNKNOWN, "this dial resumes a session, and begins none")
         if not dial.recorded:
             raise Rejected(CloseCode.SLOW_DOWN, "the use of the relay's token is not recorded: try again")
         resume = self.config.tunnel.resume
@@ -498,3 +501,8 @@ class RelayEndpoint:
         except StoreUnavailableError as error:
             _log.warning("cannot record that a relay connected or disconnected: %s", error)
             return None
+
+
+def signature_of(hub: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the header that names a hub; none for a hub that is alone ("")."""
+    return ((AT_HEADER, hub.encode("ascii")),) if hub else ()

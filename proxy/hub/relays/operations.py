@@ -51,6 +51,8 @@ class SessionInfo:
     bytes_in: int
     """Bytes from the client."""
     bytes_out: int
+    hub: str = ""
+    """The id of the hub that the agent is connected to; empty for a hub that runs alone, on SQLite."""
 
 
 class Sessions(Protocol):
@@ -70,6 +72,29 @@ class Sessions(Protocol):
         self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
     ) -> Sequence[SessionInfo]:
         """End the calls that match all given criteria, and return them."""
+        ...
+
+
+@attrs.frozen
+class CallsElsewhere:
+    """Calls at other hubs, and the hubs whose calls are not known."""
+
+    calls: Sequence[SessionInfo] = ()
+    silent: Sequence[str] = ()
+    """The ids of the hubs that did not answer in time."""
+
+
+class OtherHubs(Protocol):
+    """The other hubs on the same directory, for administration."""
+
+    async def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> CallsElsewhere:
+        """Return their calls that match all given criteria."""
+        ...
+
+    async def kill(
+        self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
+    ) -> CallsElsewhere:
+        """End their calls that match all given criteria, and return them."""
         ...
 
 

@@ -7,8 +7,7 @@ called after each change. Updates of the last-used times are no changes: nothing
 
 Snapshots are read on a connection of their own. A change may wait for another hub's, or for a server that
 does not answer, and changes may queue behind it. Meanwhile the poll still sees what others change, and still
-confirms the snapshot's age (proxy/hub/store/versions/snapshot_age.py). For a hub that has a lease, a renewal
-of it does that (`confirm`): a poll would also be answered by a server that takes no commits any more.
+confirms the snapshot's age (proxy/hub/store/versions/applied.py).
 
 A revocation does not wait for a disk. If the store cannot be written, `change_in_memory` makes the change on
 a copy of the store in memory, and snapshots are read from that. The changes are queued, and written to the
@@ -30,17 +29,21 @@ from typing import NoReturn, Protocol, TypeVar
 import attrs
 import trio
 
+from audit.store import TrailMark
 from proxy.hub.store.engines.engine import Location
 from proxy.hub.store.engines.errors import StoreError, StoreUnavailableError
-from proxy.hub.store.entities import Snapshot
-from proxy.hub.store.last_used import USE_WRITTEN_EVERY_S, LastUsed
+from proxy.hub.store.entities import Agent, Credential, Snapshot
 from proxy.hub.store.store import Store
+from proxy.hub.store.versions.applied import Applied
 from proxy.hub.store.versions.lineage import Lineage
 from proxy.hub.store.versions.snapshot_age import STALE_S, STALE_STREAMS_S, SnapshotAge
 from proxy.hub.store.versions.version import Version
 
 T = TypeVar("T")
 
+# "Last used" helps an operator find unused credentials; half a minute is exact enough for that, and a write
+# per call would be a disk flush per call.
+USE_WRITTEN_EVERY_S = 30.0
 # Half of the second within which another process's change must be seen. A poll takes 300 µs of CPU, 600 in
 # PostgreSQL.
 POLL_EVERY_S = 0.5
@@ -88,10 +91,7 @@ class Directory:
         """The age of `current`, on the clock `monotonic`."""
         self.fault = ""
         """Why the last poll has failed; "" if it has not, or is under way."""
-        self.renewal_fault = ""
-        """The same for the last renewal of the hub's lease."""
-        self.applied = current.version
-        """The newest version that was read and that all listeners know, without changes in memory."""
+        self.applied = Applied(age, current.version)
         self._monotonic = monotonic
         _log_faults(current, known=())
         self._listeners: list[Callable[[], None]] = []
@@ -107,11 +107,8 @@ class Directory:
         self._lineage = lineage
         self._copied: Version | None = None
         # What a thread has done and the loop has not: the listeners are to be called, and then the version
-        # that was read is applied, with the time that confirms. Set in this order.
+        # in `applied.found` is applied. Set in this order.
         self._unnotified = False
-        self._found = current.version, age.confirmed_s
-        # The version that the last renewal of the lease has read, and when it was sent.
-        self._renewal: tuple[Version, float] | None = None
         self._poll_thread = trio.CapacityLimiter(1)
         self.used = LastUsed(current.trail)
         """What was used, to be written later."""
@@ -197,24 +194,12 @@ class Directory:
     def _notify(self) -> None:
         """Call the listeners if the snapshot is new, and then count it as confirmed."""
         # Read before the listeners are called: a thread may replace the snapshot during that.
-        applied, applied_s = self._found
+        found = self.applied.found
         if self._unnotified:
             self._unnotified = False
             for listener in self._listeners:
                 listener()
-        self.applied = applied
-        self.age.confirm(applied_s)
-
-    def confirm(self, sent_s: float, version: Version) -> None:
-        """Note a renewal of the hub's lease, which was sent then and has read this version.
-
-        From the first one on, only renewals whose version is applied confirm the snapshot.
-        """
-        self._renewal = version, sent_s
-        if version == self.applied:
-            self.age.confirm(sent_s)
-        else:
-            self.poll_soon()
+        self.applied.apply(found)
 
     def _change(self, mutation: Callable[[Store], T]) -> T:
         # On the thread, so that no cancellation separates the commit from the new snapshot.
@@ -235,16 +220,7 @@ class Directory:
             elif version != self._copied:
                 # The copy lacks what others have changed.
                 return
-            self._found = version, self._confirmed_s(version, sent_s)
-
-    def _confirmed_s(self, version: Version, sent_s: float) -> float:
-        """Return when the statement was sent that confirms a version which was read; it queries the store."""
-        if self._renewal is None:
-            return sent_s
-        renewed, renewed_s = self._renewal
-        # A change may have followed the renewal. But a server that was left behind has other changes.
-        follows = renewed.number < version.number and self._reader.keeps(renewed)
-        return renewed_s if renewed == version or follows else self.age.confirmed_s
+            self.applied.find(version, sent_s, self._reader.keeps)
 
     def _replace(self, store: Store) -> None:
         snapshot = store.snapshot(self.current)
@@ -301,7 +277,7 @@ class Directory:
 
         Raises StoreUnavailableError, and then these times are lost.
         """
-        await self.used.write(self.change)
+        await self.used.write(self)
 
     async def run_use_writer(self) -> NoReturn:
         """Write the last-used times regularly; a failing store is logged and tried again."""
@@ -311,6 +287,56 @@ class Directory:
                 await self.write_use()
             except StoreUnavailableError as error:
                 log.warning("cannot write the last-used times: %s", error)
+
+
+class LastUsed:
+    """The last-used times that are not written yet. No snapshot has them."""
+
+    def __init__(self, trail: TrailMark | None) -> None:
+        self._trail_written = trail
+        self._trail: TrailMark | None = None
+        self._forget()
+
+    def note_agent(self, agent: Agent, credential: Credential, now: float) -> None:
+        """Note that an agent has authenticated."""
+        self._agents[agent.id] = now
+        self._credentials[credential.id] = now
+
+    def note_admin_token(self, token_id: str, now: float) -> None:
+        """Note that an operator's token was used."""
+        self._admin_tokens[token_id] = now
+
+    def note_relay(self, cluster_id: str, instance: str, now: float) -> None:
+        """Note when a connected relay was last heard from."""
+        self._relays[cluster_id, instance] = now
+
+    def note_trail(self, mark: TrailMark) -> None:
+        """Note the audit trail's highest number."""
+        self._trail = mark
+
+    def _forget(self) -> None:
+        # Bounded by the existing agents, keys, tokens and connected relays.
+        self._agents: dict[str, float] = {}
+        self._credentials: dict[str, float] = {}
+        self._admin_tokens: dict[str, float] = {}
+        self._relays: dict[tuple[str, str], float] = {}
+
+    async def write(self, changes: Changes) -> None:
+        """Write what is noted; raises StoreUnavailableError, and then these times are lost."""
+        note = partial(
+            Store.note_use,
+            agents=self._agents,
+            credentials=self._credentials,
+            admin_tokens=self._admin_tokens,
+            relays=self._relays,
+            trail=self._trail,
+        )
+        trail = self._trail
+        grown = trail is not None and trail != self._trail_written
+        if grown or self._agents or self._credentials or self._admin_tokens or self._relays:
+            self._forget()
+            await changes.change(note)
+            self._trail_written = trail
 
 
 @attrs.frozen

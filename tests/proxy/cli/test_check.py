@@ -100,6 +100,22 @@ def test_a_hub_that_has_run_can_start(tmp_path: Path) -> None:
     assert told["seen"]["certificate"].startswith(f"{tmp_path / 'hub.pem'}: hub.example, until ")
 
 
+def test_the_check_names_the_address_that_other_hubs_dial(tmp_path: Path) -> None:
+    # Nothing listens there, which is the one fault.
+    settings = {"DATABASE_URL": "postgresql://hawse@127.0.0.1:1/hawse", "PEER_LISTEN": "[::]:8445"}
+    result = run_hub(tmp_path, "--check", "--json", PEER_ADDRESS="10.0.3.7:8445", **settings)
+    told = json.loads(result.stdout)
+    assert told["seen"]["other hubs"] == "dial 10.0.3.7:8445; [::]:8445 was not opened"
+    assert told["warnings"] == []
+    result = run_hub(tmp_path, "--check", "--json", PEER_ADDRESS="127.0.0.1:8445", **settings)
+    [warning] = json.loads(result.stdout)["warnings"]
+    assert "peer.address is 127.0.0.1:8445, which only hubs of this machine can dial" in warning
+    result = run_hub(tmp_path, "--check", "--json", **settings)
+    told = json.loads(result.stdout)
+    assert "peer: peer.listen and peer.address are given together, or neither" in told["faults"]
+    assert "other hubs" not in told["seen"]
+
+
 def test_all_faults_are_told_at_once_by_the_check_and_by_the_start(tmp_path: Path) -> None:
     data = data_of_a_hub(tmp_path / "hub")
     (data.path / "pepper").write_text("00")

@@ -157,7 +157,7 @@ async def hubs(tmp_path: Path) -> AsyncIterator[Hubs]:
         trio.open_nursery() as nursery,
     ):
         owner = bench.endpoint
-        first = attrs.evolve(owner, registry=Registry(), boot="boot-a")
+        first = attrs.evolve(owner, registry=Registry(), boot="boot-a", hub=OTHER)
 
         def dials_of(relays: RelayEndpoint) -> RelayDials:
             return RelayDials(
@@ -205,7 +205,9 @@ async def test_a_relay_resumes_its_session_again_and_again_by_another_hub(hubs: 
 
 @pytest.mark.parametrize(("session", "at"), [("another", OWNER), ("another", ""), ("", "00000000")])
 async def test_a_session_that_no_hub_has_is_unknown(hubs: Hubs, session: str, at: str) -> None:
+    """A relay believes that of the hub alone that it has named, so the other one answers in its name."""
     async with hubs.dial(session, at) as transport:
+        assert dict(transport.answer_headers)[AT_HEADER].decode() == (at or OTHER)
         with pytest.raises(Rejected) as caught:
             await say_hello(transport, hubs.relay.hello_again())
     assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
@@ -268,7 +270,7 @@ async def test_a_relay_with_an_invalid_token_reaches_no_other_hub(hubs: Hubs) ->
 
 async def test_a_connection_that_is_carried_begins_no_session(hubs: Hubs) -> None:
     async with hubs.dial() as transport:
-        with pytest.raises(Rejected, match="a connection carried from another hub begins no session"):
+        with pytest.raises(Rejected, match="this dial resumes a session, and begins none"):
             await say_hello(transport, Hello(cluster=hubs.claims.cluster_id, instance=hubs.claims.instance))
     assert hubs.session.detached
 

@@ -51,7 +51,7 @@ from tests.fakes.replays import open_replays, unreachable
 from tests.tunnel.stream_pairs import tcp_pair
 from tunnel import Hello, Memory, Role, open_session
 from tunnel.net.connect import TLSStream, client_context, wrap_client
-from tunnel.websocket.upgrade import dial_websocket
+from tunnel.websocket.upgrade import AT_HEADER, dial_websocket
 
 NOW = 1_800_000_000.0
 HOST = "hub.example"
@@ -574,6 +574,34 @@ async def test_relays_above_the_limit_are_told_when_to_come_before_anything_is_v
     assert verified == []
 
 
+@pytest.mark.parametrize(
+    ("hub", "listed", "status"),
+    [
+        ("0a1b2c3d", b"0a1b2c3d", 503),
+        ("0a1b2c3d", b"ffffffff, 0a1b2c3d", 503),
+        ("0a1b2c3d", b"ffffffff,0a1b2c3", 401),
+        ("0a1b2c3d", b"", 401),
+        # On SQLite a hub has no id.
+        ("", b",", 401),
+    ],
+)
+async def test_a_relay_that_has_a_tunnel_here_is_refused_before_anything_is_verified(
+    bench: Bench, hub: str, listed: bytes, status: int
+) -> None:
+    limit = bench.front.relays.limit
+    # Nor does it wait behind others: it is answered at once when too many dial.
+    while status == 503 and limit.admit(trio.current_time(), resumes=False) == 0:
+        pass
+    bench.front.relays.hub = hub
+    client = await bench.connect()
+    await client.send_all(UPGRADE + b"Hawse-Elsewhere: %s\r\n\r\n" % listed)
+    head = await head_of(client)
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"\r\nhawse-at: 0a1b2c3d" in head) is (status == 503)
+    assert (b"\r\nretry-after: 1\r\n" in head) is (status == 503)
+    assert limit.arrivals == 0
+
+
 async def test_a_refused_dial_whose_client_reads_nothing_does_not_count(
     bench: Bench, autojump_clock: MockClock
 ) -> None:
@@ -629,10 +657,12 @@ async def test_a_relay_is_no_stranger_and_stays_for_longer_than_one_may(
     client = await bench.connect()
     headers = [(b"authorization", b"Bearer " + token.encode())]
     hello = Hello(cluster=cluster_id, instance="r")
+    relays.hub = "0a1b2c3d"
     async with (
         dial_websocket(client, host=HOST, target="/v1/tunnel", headers=headers) as transport,
         open_session(transport, Role.DIALER, hello=hello) as session,
     ):
+        assert (AT_HEADER, b"0a1b2c3d") in transport.answer_headers
         assert bench.front.unauthenticated.connections == 0
         # Not before: a thread has written down what the relay has shown.
         mock_clock.autojump_threshold = 0
@@ -715,35 +745,3 @@ async def test_a_hub_that_leaves_takes_no_tunnel_and_still_resumes_sessions(benc
     assert b"this hub stops, and others serve" in head
     await client.send_all(UPGRADE + b"Hawse-Session: s1\r\n\r\n")
     assert (await head_of(client)).startswith(b"HTTP/1.1 401 ")
-
-
-@pytest.mark.parametrize("over_a_socket", [False, True])
-async def test_a_hub_that_has_left_refuses_calls_on_new_connections_only(
-    bench: Bench, over_a_socket: bool
-) -> None:
-    _, request = await agents_request(bench)
-    front = bench.front
-
-    async def connect() -> TLSStream:
-        return await bench.connect(*(await tcp_pair() if over_a_socket else ()))
-
-    early, client, probe = [await connect() for _ in range(3)]
-    await early.send_all(request)
-    assert (await head_of(early)).startswith(b"HTTP/1.1 403 ")
-    front.refuses_calls = front.deadlines.ending = True
-    await client.send_all(request)
-    head = await head_of(client)
-    assert head.startswith(b"HTTP/1.1 503 ")
-    assert b"\r\nretry-after: 1" in head
-    assert b"\r\nConnection: close" in head
-    assert b"the API server has not seen this request" in head
-    # The last call of an earlier connection is answered.
-    await early.send_all(request)
-    head = await head_of(early)
-    assert head.startswith(b"HTTP/1.1 403 ")
-    assert b"\r\nConnection: close" in head
-    # A supervisor's probe goes on.
-    await probe.send_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert (await head_of(probe)).startswith(b"HTTP/1.1 200 ")
-    for each in (early, client, probe):
-        await trio.aclose_forcefully(each)

@@ -13,7 +13,9 @@ from trio.testing import MockClock
 from proxy.hub.calls.live import LiveCalls
 from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.health.stale_watch import CHECK_S, StaleWatch
+from proxy.hub.store.versions.applied import Applied
 from proxy.hub.store.versions.snapshot_age import SnapshotAge
+from proxy.hub.store.versions.version import Version
 from tests.proxy.hub.calls.fake_live_calls import exchanging_call, live_call
 
 
@@ -21,7 +23,8 @@ class World:
     """A directory that is confirmed only by the test, and its watch."""
 
     def __init__(self, nursery: trio.Nursery, stale_s: float = 10) -> None:
-        self.directory = SimpleNamespace(age=SnapshotAge(trio.current_time(), stale_s, 60), fault="")
+        age = SnapshotAge(trio.current_time(), stale_s, 60)
+        self.directory = SimpleNamespace(age=age, fault="", applied=Applied(age, Version(1, "a")))
         self.live = LiveCalls(lambda live: None)
         self.forwarded: list[str] = []
         """Why the calls of other hubs were ended."""

@@ -6,8 +6,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,7 +54,7 @@ from tests.tunnel.trio_stream import TrioStream
 from tunnel import Hello, Role, Session, Welcome, open_session
 from tunnel.net.connect import server_context, wrap_server
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
-from tunnel.websocket.upgrade import HUB_TIME_HEADER, accept_websocket
+from tunnel.websocket.upgrade import ELSEWHERE_HEADER, HUB_TIME_HEADER, accept_websocket
 
 RELAY_KEY = SigningKey.generate()
 PEPPER = b"p" * 32
@@ -78,6 +79,9 @@ class Hub:
     clock: Callable[[], float] = time.time
     tells: bool = True
     """Whether it signs its time at once."""
+    welcomes: Iterator[Welcome] = attrs.field(factory=lambda: repeat(Welcome(session_id="s")))
+    elsewhere: list[bytes] = attrs.field(factory=list)
+    """The hubs that each dial lists."""
     refusals: list[str] = attrs.field(factory=list)
     hellos: list[tokens.HelloClaims] = attrs.field(factory=list)
 
@@ -106,11 +110,12 @@ async def running_hub(folder: Path) -> AsyncIterator[Hub]:
                 told = (HUB_TIME_HEADER, hub_time(PEPPER, hub.clock()).encode())
                 await connection.answer(*status_response(401, "", error.reason, headers=(told,)))
                 return
+            hub.elsewhere.append(request.header(ELSEWHERE_HEADER) or b"")
             raw = connection.raw_head
             stream, leftover = connection.detach()
             async with accept_websocket(stream, request_head=raw, leftover=leftover) as transport:
                 async with open_session(
-                    transport, Role.LISTENER, answer_hello=lambda _: Welcome(session_id="s")
+                    transport, Role.LISTENER, answer_hello=lambda _: next(hub.welcomes)
                 ) as session:
                     if hub.tells:
                         tell_time(session, issuer=hub.url)
@@ -427,6 +432,59 @@ async def test_a_hub_that_goes_away_is_dialled_again_while_the_old_tunnel_carrie
                 await old.wait_quiet()
                 os.kill(os.getpid(), signal.SIGTERM)
                 await new.wait_closed()
+
+
+async def test_a_relay_serves_the_tunnels_of_two_hubs_and_drains_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.backoff.REDIAL_S", 0.0)
+    begun, release = trio.Semaphore(0), trio.Event()
+
+    async def script(connection: Connection) -> None:
+        while head := await connection.request():
+            if b"slow" in head:
+                begun.release()
+                await release.wait()
+            await connection.send(OK)
+
+    async with running(probed(script), tmp_path) as server, running_hub(tmp_path) as hub:
+        in_pod(server, tmp_path, monkeypatch)
+        hub.welcomes = (Welcome(session_id=name, replica=name, tunnels=2) for name in ("a", "b", "c"))
+        health = free_port()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                way = TunnelDial(RELAY_KEY, hub.ca_pem)
+                nursery.start_soon(run_relay, config(way, hub.url, health=health))
+                first, second = [await hub.sessions.receive() for _ in range(2)]
+                assert hub.elsewhere == [b"", b"a"]
+                # Two sessions of one process, each with a nonce of its own.
+                peers = [session.peer for session in (first, second)]
+                assert len({getattr(peer, "boot_id", "") for peer in peers}) == 1
+                assert len({getattr(peer, "nonce", "") for peer in peers}) == 2
+                for session in (first, second):
+                    answer = await TunnelWay(session).ask(inner(), token=relay_token(hub, session))
+                    assert answer.body == b"ok"
+                assert b'hawse_relay_tunnels{state="up"} 2' in await probe(health, "/metrics")
+                # With one tunnel it is ready, and has another one soon.
+                first.end(1000, "the hub dies")
+                assert await ready(health)
+                third = await hub.sessions.receive()
+                assert hub.elsewhere[2:] == [b"b"]
+
+                async def ask_slowly(session: Session) -> None:
+                    slow = inner(target=b"/api/v1/namespaces/slow/pods")
+                    answer = await TunnelWay(session).ask(slow, token=relay_token(hub, session))
+                    assert answer.body == b"ok"
+
+                for session in (second, third):
+                    nursery.start_soon(ask_slowly, session)
+                    await begun.acquire()
+                os.kill(os.getpid(), signal.SIGTERM)
+                for session in (second, third):
+                    assert await session.wait_going_away() is not None
+                    assert not session.closed
+                assert b'hawse_relay_tunnels{state="leaving"} 2' in await probe(health, "/metrics")
+                release.set()
 
 
 async def test_a_relay_with_a_wrong_clock_learns_the_hubs_from_its_refusal(

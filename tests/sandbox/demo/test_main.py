@@ -12,7 +12,7 @@ from sandbox.demo.processes import DemoError
 
 def test_the_command_line() -> None:
     assert (parse([]).once, parse([]).kubeconfig, parse([]).dir) == (False, None, Path(".demo"))
-    assert parse([]).database == "sqlite"
+    assert (parse([]).database, parse([]).hubs, parse(["--hubs", "3"]).hubs) == ("sqlite", 1, 3)
     arguments = parse(["--once", "--kubeconfig", "admin", "--dir", "elsewhere"])
     assert (arguments.once, arguments.kubeconfig, arguments.dir) == (True, Path("admin"), Path("elsewhere"))
 

@@ -12,7 +12,7 @@ from proxy.hub.admin.actions.answers import Done
 from proxy.hub.admin.actions.call import Call
 from proxy.hub.admin.actions.clusters import ClusterActions
 from proxy.hub.admin.actions.federation import FederationActions
-from proxy.hub.admin.actions.hub import HubActions
+from proxy.hub.admin.actions.hub import HubActions, Hubs
 from proxy.hub.admin.actions.policies import PolicyActions
 from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
@@ -21,7 +21,7 @@ from proxy.hub.admin.actions.tokens import TokenActions
 from proxy.hub.admin.actions.verb import Verb, declared_by
 from proxy.hub.home.config import RELAYS_PER_CLUSTER
 from proxy.hub.home.keyring import KeyRing
-from proxy.hub.relays.operations import Operations, Sessions
+from proxy.hub.relays.operations import Operations, OtherHubs, Sessions
 from proxy.hub.store.directory import Directory, InMemory
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 
@@ -71,19 +71,21 @@ class Administration:
         clock: Callable[[], float] = time.time,
         relays_per_cluster: int = RELAYS_PER_CLUSTER,
         local_token: str = LOCAL_TOKEN_NAME,
+        hubs: Hubs | None = None,
+        other_hubs: OtherHubs | None = None,
     ) -> Administration:
         """Build the groups of actions."""
         return cls(
             directory,
             pepper,
             local_token,
-            HubActions(directory, ring, public_url, hub_ca, version),
+            HubActions(directory, ring, public_url, hub_ca, version, hubs),
             SigningKeyActions(ring),
             TeamActions(directory),
             AgentActions(directory, pepper, clock),
             FederationActions(directory, public_url),
             ClusterActions(directory, ring, public_url, hub_ca, operations, relays_per_cluster),
-            SessionActions(directory, operations, live_sessions),
+            SessionActions(directory, operations, live_sessions, other_hubs),
             PolicyActions(directory, clock),
             TokenActions(directory, pepper, clock),
         )

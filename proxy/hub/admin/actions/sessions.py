@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 import msgspec
 
 from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
 from proxy.hub.admin.actions.call import Call
 from proxy.hub.admin.actions.verb import verb
-from proxy.hub.relays.operations import Operations, SessionInfo, Sessions
+from proxy.hub.relays.operations import CallsElsewhere, Operations, OtherHubs, SessionInfo, Sessions
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import InvalidError, NotFoundError
 from proxy.hub.store.entities import Snapshot
@@ -36,6 +38,8 @@ class SessionActions:
     directory: Changes
     operations: Operations
     live: Sessions
+    others: OtherHubs | None = None
+    """None for a hub that runs alone."""
 
     @property
     def _now(self) -> Snapshot:
@@ -85,12 +89,15 @@ class SessionActions:
 
     @verb("GET", "/v1/sessions", "list", "sessions", Role.OPERATOR, with_call=True)
     async def list_all(self, call: Call) -> Done:
-        """List the live calls."""
+        """List the live calls at all hubs, and name the hubs that did not answer in time."""
         agent, cluster = call.query.get("agent"), call.query.get("cluster")
         await self._check_names(agent, cluster)
-        listed = await self.live.sessions(agent=agent, cluster=cluster)
-        beside = await self.live.hubs_beside()
-        return Done({"sessions": await in_chunks(_session, listed), "hubs_beside": beside})
+        elsewhere = CallsElsewhere()
+        if self.others is not None:
+            elsewhere = await self.others.sessions(agent=agent, cluster=cluster)
+        listed = [*await self.live.sessions(agent=agent, cluster=cluster), *elsewhere.calls]
+        listed.sort(key=lambda session: session.started_at)
+        return Done({"sessions": await in_chunks(_session, listed), **await self._missing(elsewhere)})
 
     @verb(
         "POST",
@@ -103,7 +110,7 @@ class SessionActions:
         revokes=True,
     )
     async def kill(self, kill: Kill, call: Call) -> Done:
-        """End one call, or all calls of an agent, of a cluster, or of an agent on a cluster."""
+        """End one call, or all calls of an agent, of a cluster, or of an agent on a cluster, at all hubs."""
         if (kill.id is None) == (kill.agent is None and kill.cluster is None):
             raise InvalidError("name one session by its id, or an agent, a cluster or both")
         reason = kill.reason.strip()
@@ -112,23 +119,34 @@ class SessionActions:
         await self._check_names(kill.agent, kill.cluster)
         # The agent reads the reason, so it contains only the token's name. This kill's event names the user.
         token_name = call.operator.partition(":")[0]
-        killed = await self.live.kill(
-            session_id=kill.id,
-            agent=kill.agent,
-            cluster=kill.cluster,
-            reason=f"killed by the operator {token_name}: {reason}",
-        )
-        if kill.id is not None and not killed:
+        killed, elsewhere = await self._kill(kill, f"killed by the operator {token_name}: {reason}")
+        # A hub that did not answer may have the call.
+        if kill.id is not None and not killed and not elsewhere.silent:
             raise NotFoundError(f"no session {shown(kill.id)} is under way: see hawse admin session list")
         named = {"id": kill.id, "agent": kill.agent, "cluster": kill.cluster}
         which = " ".join(f"{key}={value}" for key, value in named.items() if value is not None)
+        unanswered = f" unanswered={','.join(elsewhere.silent)}" if elsewhere.silent else ""
         return Done(
-            {
-                "killed": await in_chunks(_session, killed),
-                "hubs_beside": await self.live.hubs_beside(),
-            },
-            note=f"{which} killed={len(killed)} reason={reason}",
+            {"killed": await in_chunks(_session, killed), **await self._missing(elsewhere)},
+            note=f"{which} killed={len(killed)}{unanswered} reason={reason}",
         )
+
+    async def _kill(self, kill: Kill, reason: str) -> tuple[Sequence[SessionInfo], CallsElsewhere]:
+        """End the calls here and at the other hubs; return all of them, and those hubs' answers."""
+        here = await self.live.kill(session_id=kill.id, agent=kill.agent, cluster=kill.cluster, reason=reason)
+        # An id is that of one call.
+        if self.others is None or (kill.id is not None and here):
+            return here, CallsElsewhere()
+        elsewhere = await self.others.kill(
+            session_id=kill.id, agent=kill.agent, cluster=kill.cluster, reason=reason
+        )
+        return [*here, *elsewhere.calls], elsewhere
+
+    async def _missing(self, elsewhere: CallsElsewhere) -> Payload:
+        """Return which hubs' calls an answer lacks."""
+        # Among several hubs, one that was replaced is asked like any other.
+        beside = 0 if self.others is not None else await self.live.hubs_beside()
+        return {"hubs_beside": beside, "silent_hubs": [*elsewhere.silent]}
 
     async def _check_names(self, agent: str | None, cluster: str | None) -> None:
         if agent is not None:

@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.cli.admin import admin
 from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.actions.hub import Hubs
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, ensure_local_token, write_endpoint
 from proxy.hub.admin.metrics import hub_metrics
@@ -28,7 +30,7 @@ from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.reserve import open_reserve
 from proxy.hub.home.keyring import FolderKeyring, KeyRing
-from proxy.hub.relays.operations import RelayInfo, SessionInfo
+from proxy.hub.relays.operations import OtherHubs, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.process.config import Address
 
@@ -104,6 +106,14 @@ class Hub:
 
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
+    async with run_hub(tmp_path) as running:
+        yield running
+
+
+@asynccontextmanager
+async def run_hub(
+    tmp_path: Path, *, hubs: Hubs | None = None, other_hubs: OtherHubs | None = None
+) -> AsyncIterator[Hub]:
     data = DataDir.open(tmp_path / "hub")
     keys = FolderKeyring(data.keys)
     ring = KeyRing(keys, issuer="https://hub.example", clock=time.time, on_rotation=lambda: None)
@@ -127,6 +137,8 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
                     version="0.1.0",
                     operations=live,
                     live_sessions=live,
+                    hubs=hubs,
+                    other_hubs=other_hubs,
                 )
                 app = admin_app(
                     administration, recorder, hub_metrics(directory, live), time.time, revocations

@@ -68,6 +68,7 @@ def test_each_role_may_do_exactly_this() -> None:
     metrics = {("get", "metrics")}
     viewer = metrics | {
         ("get", "hub"),
+        ("list", "hubs"),
         ("list", "keys"),
         ("list", "teams"),
         ("get", "teams"),

@@ -20,7 +20,8 @@ from audit.recorder import Recorder, Settled
 from proxy.exchange import inflight_memory
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.exchange.wire import CONNECTION_BYTES
-from proxy.hub.admin.live_calls import LiveSessions
+from proxy.hub.admin import live_calls
+from proxy.hub.admin.live_calls import CallsPage, LiveSessions
 from proxy.hub.calls.live import (
     END_S,
     ENDED_PER_PASS,
@@ -34,7 +35,7 @@ from proxy.hub.calls.outcome import CloseReason
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
-from tests.proxy.hub.calls.bench import Bench, Change, relay_of
+from tests.proxy.hub.calls.bench import Bench, Change, open_bench, relay_of
 from tests.proxy.hub.calls.fake_live_calls import REVOKED, exchanging_call, live_call
 from tests.proxy.hub.calls.talk import CHUNKED, SWITCHING, exec_request, expect_reset, talk
 from tests.tunnel.passes import counted_passes
@@ -571,6 +572,44 @@ async def test_an_operator_lists_live_calls_and_ends_one(bench: Bench, tmp_path:
     assert closing["kind"] == "session.killed"
     assert closing["stream"]["close_reason"] == "killed"  # type: ignore[index]
     assert closing["eid"] == seen.id
+
+
+async def test_another_hub_gets_the_live_calls_in_bounded_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"agent": "ann", "cluster": None}
+    async with (
+        open_bench(tmp_path, with_task=False, streams=3) as bench,
+        relay_of(bench) as relay,
+        trio.open_nursery() as nursery,
+    ):
+        sessions = LiveSessions(bench.calls.live, HubInstances(tmp_path / "boots"), "new", "1f0c3a9e")
+        streams = []
+        for _ in range(3):
+            await talk(bench, nursery, exec_request(bench))
+            streams.append(await accept(relay))
+            await streams[-1].send_head(SWITCHING)
+        await wait_all_tasks_blocked(0.01)
+        whole = await sessions.page(**chosen, after="")
+        assert [each.hub for each in whole.calls] == ["1f0c3a9e"] * 3
+        assert not whole.more
+        ids = [each.id for each in whole.calls]
+        assert ids == sorted(ids)
+        two = sum(len(json.dumps(attrs.asdict(each), separators=(",", ":"))) for each in whole.calls[:2])
+        monkeypatch.setattr(live_calls, "PAGE_BYTES_MAX", two + 10)
+        first = await sessions.page(**chosen, after="")
+        assert ([each.id for each in first.calls], first.more) == (ids[:2], True)
+        rest = await sessions.page(**chosen, after=ids[1])
+        assert ([each.id for each in rest.calls], rest.more) == (ids[2:], False)
+        # A call that does not fit comes by itself.
+        monkeypatch.setattr(live_calls, "PAGE_BYTES_MAX", 1)
+        for number in range(3):
+            killed = await sessions.kill_page(session_id=None, **chosen, reason="enough")
+            assert ([each.id for each in killed.calls], killed.more) == ([ids[number]], number < 2)
+        assert await sessions.kill_page(session_id=ids[0], **chosen, reason="x") == CallsPage([], more=False)
+        for stream in streams:
+            assert (await expect_reset(stream)).reason == "enough"
+            await stream.aclose()
 
 
 async def test_a_client_that_leaves_counts_as_a_cancel(bench: Bench) -> None:

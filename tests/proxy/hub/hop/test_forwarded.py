@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from auth.principal import Principal
-from proxy.hub.hop.forwarded import VERSION_WAIT_S, WAITING_MAX
+from proxy.hub.hop.forwarded import JUDGED_LATER_S, VERSION_WAIT_S, WAITING_MAX
 from proxy.hub.store.entities import AgentState
 from tests.proxy.hub.hop.bench import AGENT, agent, cluster, open_hubs
 from tests.tunnel.trio_stream import TrioStream, accept, accept_nowait
@@ -47,7 +47,7 @@ async def test_a_read_passes_with_its_answer_whole() -> None:
         assert await opened.receive_head() == HEAD
         assert await all_of(opened) == b"body"
         await wait_all_tasks_blocked()
-        assert hubs.forwarded.count == 0
+        assert (hubs.forwarded.count, hubs.forwarded.begun) == (0, 1)
         assert hubs.relay.session.stream_count == 0
         opened.close_nowait()
         await wait_all_tasks_blocked()
@@ -197,29 +197,34 @@ async def test_a_call_to_a_session_that_has_left_is_refused_unprocessed() -> Non
         ((agent(), cluster(("ops",))), 'cluster "prod" is not granted'),
     ],
 )
-async def test_a_change_here_ends_a_call_and_refuses_others(entities: tuple[object, ...], why: str) -> None:
+async def test_a_change_here_refuses_calls_and_ends_those_that_the_first_hub_has_not_ended(
+    entities: tuple[object, ...], why: str, autojump_clock: MockClock
+) -> None:
     async with open_hubs() as hubs:
         opened, served = await hubs.streams()
         await served.send_head(HEAD)
         await opened.receive_head()
         hubs.change(*entities)  # type: ignore[arg-type]
+        began = trio.current_time()
+        reset = await refusal_of(hubs.open())
+        assert (reset.code, reset.processed) == (StreamCode.REVOKED, Processed.NO)
+        assert reset.reason.startswith(why)
+        assert not opened.broken
         with pytest.raises(StreamReset) as caught:
             await opened.receive_some()
         assert caught.value.code is StreamCode.REVOKED
         assert caught.value.reason.startswith(why)
+        assert trio.current_time() - began <= JUDGED_LATER_S + 0.01
         with pytest.raises(StreamReset):
             await served.receive_some()
-        reset = await refusal_of(hubs.open())
-        assert (reset.code, reset.processed) == (StreamCode.REVOKED, Processed.NO)
-        assert reset.reason.startswith(why)
         assert accept_nowait(hubs.there) is None
 
 
-async def test_another_change_ends_no_call() -> None:
+async def test_another_change_ends_no_call(autojump_clock: MockClock) -> None:
     async with open_hubs() as hubs:
         opened, served = await hubs.streams()
         hubs.change(agent(teams=("dev", "ops")), cluster())
-        await wait_all_tasks_blocked()
+        await trio.sleep(2 * JUDGED_LATER_S)
         await served.send_head(HEAD, eof=True)
         assert await opened.receive_head() == HEAD
         # The first hub has not applied the change, and records the token's teams.

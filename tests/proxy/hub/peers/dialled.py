@@ -59,11 +59,22 @@ async def make_hub(hub: str, boot: str = "") -> Dialled:
 
 
 @asynccontextmanager
+async def listening(*hubs: Dialled) -> AsyncIterator[tuple[Dialled, ...]]:
+    """Close the hubs' listeners after the block."""
+    try:
+        yield hubs
+    finally:
+        for hub in hubs:
+            for each in hub.sockets:
+                await each.aclose()
+
+
+@asynccontextmanager
 async def serving(*hubs: Dialled) -> AsyncIterator[trio.Nursery]:
     """Run hubs, which know only what `members.read` has told them."""
     async with trio.open_nursery() as nursery:
         for hub in hubs:
-            await nursery.start(hub.mesh.run)
+            nursery.start_soon(hub.mesh.run)
             await nursery.start(serve_connections, hub.listener.handle_client, hub.sockets, nursery)
         yield nursery
         nursery.cancel_scope.cancel()

@@ -15,12 +15,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from auth.keys import SigningKey
 from auth.tokens import HelloClaims, issue_hello
 from proxy.hub.calls.calls import _tunnel
-from proxy.hub.home.config import TunnelConfig
+from proxy.hub.home.config import LimitsConfig, TunnelConfig
+from proxy.hub.home.peer_config import PeerConfig
 from proxy.hub.identity.replay import ReplayedError
 from proxy.hub.identity.replay_postgres import WAIT_S
 from proxy.hub.identity.replay_store import ReplayStoreUnavailableError
 from proxy.hub.relays.registry import Registry
 from proxy.message.head import RequestHead
+from proxy.process.config import Address
 from tests.fakes.replays import open_replays, unreachable
 from tests.proxy.hub.calls.sessions import session_pair
 from tests.proxy.hub.relays.endpoint_bench import NOW, Bench, lost_relay, open_bench
@@ -231,6 +233,25 @@ async def test_what_the_hub_offers_is_configured(resume: bool, tmp_path: Path) -
         hello = Hello(cluster=cluster.id, instance="relay-1", features=(RESUME,))
         welcome: Welcome = bench.endpoint._welcome(bench.dial(claims), hello)
         assert (welcome.features, welcome.resume_ttl_s) == (((RESUME,), 60) if resume else ((), 0))
+
+
+@pytest.mark.parametrize(("linked", "tunnels"), [(True, 3), (False, 1)])
+async def test_a_relay_is_asked_for_more_tunnels_by_hubs_that_are_linked(
+    linked: bool, tunnels: int, tmp_path: Path
+) -> None:
+    async with open_bench(tmp_path) as bench:
+        address = Address("192.0.2.1", 8445) if linked else None
+        bench.endpoint.hub = "0a1b2c3d"
+        bench.endpoint.config = attrs.evolve(
+            bench.endpoint.config,
+            peer=PeerConfig(address, address),
+            limits=LimitsConfig(tunnels_per_relay=3),
+        )
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        claims = HelloClaims(cluster.id, "relay-1", "", "jti", 0, 60)
+        hello = Hello(cluster=cluster.id, instance="relay-1")
+        welcome: Welcome = bench.endpoint._welcome(bench.dial(claims), hello)
+        assert (welcome.replica, welcome.tunnels) == ("0a1b2c3d", tunnels)
 
 
 async def test_a_relay_that_is_away_is_asked_only_when_no_other_one_is_here(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""A hub is killed: its clusters are served by their other tunnels, and its relays come to the other hubs."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from benchmarks.upstream.apiserver import open_apiserver
+from tests.faults.figures import note
+from tests.faults.fleets import open_relays
+from tests.faults.hubs import faulty_hubs
+from tests.faults.postgres import faulty_postgres
+from tests.faults.traffic import traffic
+from tests.system.hubs import running_hubs
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+KILLS = 10
+GOOD_WITHIN_S = 1.0
+# A call that was under way, from its begin to the kill.
+UNDER_WAY_S = 5.0
+READS_PER_S, WRITES_PER_S = 50, 25
+FLEET = 1000
+BACK_WITHIN_S = 10.0
+
+
+def test_after_a_kill_the_next_good_call_comes_within_a_second(tmp_path: Path) -> None:
+    """Of a cluster with two relays, each of which has tunnels to two hubs."""
+    killed_at: list[float] = []
+    waits_s: list[float] = []
+    with faulty_hubs(tmp_path) as hubs:
+        hubs.settle(tunnels=3)
+        with traffic(hubs.client, reads_per_s=READS_PER_S, writes_per_s=WRITES_PER_S) as calls:
+            for number in range(KILLS):
+                victim = hubs.world.members[number % len(hubs.world.members)]
+                time.sleep(1)
+                victim.kill()
+                killed_at.append(time.monotonic())
+                waits_s.append(calls.until_good(killed_at[-1], 30.0))
+                hubs.world.start(victim)
+                hubs.settle(tunnels=3)
+        failed = calls.failed()
+        hubs.check_trail(calls)
+    # Those that went through it, and none that began later than that.
+    for call in failed:
+        assert any(-UNDER_WAY_S < call.began - killed < GOOD_WITHIN_S for killed in killed_at), call
+    note(
+        "a hub of three is killed: the next good read and write",
+        f"{KILLS} kills",
+        calls=len(calls.calls),
+        lost=len(failed),
+        median_s=round(sorted(waits_s)[KILLS // 2], 2),
+        longest_s=round(max(waits_s), 2),
+    )
+    assert max(waits_s) < GOOD_WITHIN_S
+
+
+@pytest.mark.parametrize(
+    ("tunnels", "share"),
+    # With two, a relay that meets the hub that it has four times in a row is content for five minutes.
+    [(1, 1.0), (2, 0.85)],
+)
+def test_the_relays_of_a_killed_hub_are_back_at_the_others(
+    tmp_path: Path, tunnels: int, share: float
+) -> None:
+    with ExitStack() as stack:
+        upstream = stack.enter_context(open_apiserver(tmp_path))
+        server = stack.enter_context(faulty_postgres())
+        settings = f"[limits]\ntunnels_per_relay = {tunnels}\n"
+        world = stack.enter_context(
+            running_hubs(
+                tmp_path, server.url, relays=(), relay_kubeconfig=tmp_path / "none", settings=settings
+            )
+        )
+        fleet = stack.enter_context(open_relays(world, upstream, tmp_path, FLEET))
+        fleet.start()
+        before = fleet.wait_steady()
+        assert before >= FLEET
+        victim = world.members[1]
+        lost = fleet.at(victim)
+        victim.kill()
+        back_s = fleet.wait_for(before - round(lost * (1 - share)))
+    note(
+        "a hub of three is killed: its relays are back at the others",
+        f"{FLEET} relays, {tunnels} tunnels each",
+        tunnels=before,
+        lost=lost,
+        back=f"{share:.0%}",
+        back_s=round(back_s, 1),
+    )
+    assert lost > FLEET // 5
+    assert back_s < BACK_WITHIN_S
