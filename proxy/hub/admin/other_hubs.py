@@ -23,8 +23,8 @@ from proxy.hub.relays.operations import CallsElsewhere, SessionInfo
 
 # An operator waits for all hubs. One that answers does so within milliseconds.
 ANSWER_WITHIN_S = 2.0
-# For all pages of one hub. 26,000 calls, which fill its memory, are 34 pages, and take 1.5 s of CPU in all. The
-# operator's command waits for 30 s.
+# For all pages of one hub. 26,000 calls, which fill its memory, are 34 pages, and take 1.5 s of CPU in all.
+# The operator's command waits for 30 s.
 ALL_PAGES_WITHIN_S = 20.0
 SESSIONS, KILL = "sessions", "kill"
 
