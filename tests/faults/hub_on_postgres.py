@@ -116,13 +116,17 @@ class Streams:
             path, mark = hub.chain.exec_path(hold) if number % 2 else hub.chain.path(_watch, "?watch=1")
             head = client.upgrade(path, V5) if number % 2 else client.head(path)
             talk = stack.enter_context(client.talk(head))
-            # Or a reader would wait on, after the block.
-            stack.callback(talk.hang_up)
             assert talk.answer(body=False).status == (101 if number % 2 else 200)
             self.exchanges += hub.chain.server.seen(mark)
             thread = threading.Thread(target=self._read, args=(talk,), daemon=True)
             thread.start()
             self._threads.append(thread)
+            stack.callback(self._leave, talk, thread)
+
+    def _leave(self, talk: Talk, thread: threading.Thread) -> None:
+        """End a stream before its file descriptor is closed, which OpenSSL would go on reading."""
+        talk.hang_up()
+        thread.join()
 
     def _read(self, talk: Talk) -> None:
         talk.rest(HELD_S)
