@@ -87,7 +87,8 @@ def explain_answer(
             hub_time=hub_time,
         )
     # A hub that says why it refuses a relay says what to do, too.
-    advice = "" if refused.status == 401 and why else _advice(refused.status, headers.get(b"location", ""))
+    knows = bool(why) and refused.status in (401, 503)
+    advice = "" if knows else _advice(refused.status, headers.get(b"location", ""))
     by_hub = refused.status is not None and refused.status not in _HUB_IS_AWAY
     return DialFailed(
         f"{reason}{advice}",

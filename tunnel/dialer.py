@@ -92,7 +92,7 @@ class _Dialer:
     hub_time: str = ""
     """What the next dial is dated by; see DialFailed."""
     met: int = 0
-    """Dials in a row that have come to hubs which have a tunnel."""
+    """Dials that have come to hubs which have a tunnel, since a tunnel came up or was lost."""
     draining: Tunnel | None = None
     """The newest tunnel whose hub said GOAWAY, until another tunnel is up."""
     awaits_drain: bool = False
@@ -182,9 +182,11 @@ class _Dialer:
             self._note_met(failed)
             return
         wait_s = 0.0 if failed.hub_time else self._wait_after_failure_s(failed)
-        log.warning(
-            "no tunnel to %s: %s; the next attempt is in %.0f s",
-            self.config.endpoint.name, failed, wait_s,
+        level, what = (logging.INFO, "no other tunnel") if self.tunnels.up else (logging.WARNING, "no tunnel")
+        log.log(
+            level,
+            "%s to %s: %s; the next attempt is in %.0f s",
+            what, self.config.endpoint.name, failed, wait_s,
         )  # fmt: skip
         self.awaits_drain = self._hub_drains and not failed.refused
         self._dial_in(wait_s)
@@ -199,7 +201,7 @@ class _Dialer:
         self.met = 0
         wait_s = CONTENT_S * (1 + CONTENT_SPREAD * self.config.chance())
         log.info(
-            "%d dials of %s in a row came to hubs that have a tunnel: it stays at %d of %d, and the next "
+            "%d dials of %s came to hubs that have a tunnel: there are %d of %d tunnels, and the next "
             "attempt is in %.0f s",
             ELSEWHERE_MAX, self.config.endpoint.name, tunnels.up, tunnels.wanted, wait_s,
         )  # fmt: skip
@@ -244,6 +246,7 @@ class _Dialer:
 
     def _replace(self, wait_s: Callable[[Tunnel], float], tunnel: Tunnel) -> str:
         """Have a tunnel replaced `wait_s` from now, if it is missing; returns for the log what follows."""
+        self.met = 0
         if not self.tunnels.missing:
             return f"there are {self.tunnels.up} others"
         next_s = wait_s(tunnel)
@@ -259,6 +262,7 @@ class _Dialer:
             self._let_go(tunnel, going.drain_ms / 1000)
             self.draining = tunnel
             self.nursery.start_soon(self._wait_for_drain, tunnel)
+        self.met = 0
         wait_s = self.backoff.wait_after_goaway_s(trio.current_time(), going.retry_after_ms / 1000)
         log.info(
             "the hub at %s goes away (%s): dialling again in %.1f s, streams that go on there: %d",

@@ -73,7 +73,8 @@ class OnPostgres:
         assert writes <= begun
         answered = {call.name for call in traffic.calls if call.status == 200}
         assert answered <= self.moved().keys()
-        assert {eid: found for eid, found in calls.items() if found[1] not in self.whole} == {}
+        strange = {eid: found for eid, found in calls.items() if found[1] not in self.whole}
+        assert not strange, strange
         return {"moved": len(writes), "intents": len(begun)}
 
     def _recorded(self, until_s: float) -> dict[str, tuple[str, Counter[str]]]:
@@ -115,6 +116,8 @@ class Streams:
             path, mark = hub.chain.exec_path(hold) if number % 2 else hub.chain.path(_watch, "?watch=1")
             head = client.upgrade(path, V5) if number % 2 else client.head(path)
             talk = stack.enter_context(client.talk(head))
+            # Or a reader would wait on, after the block.
+            stack.callback(talk.hang_up)
             assert talk.answer(body=False).status == (101 if number % 2 else 200)
             self.exchanges += hub.chain.server.seen(mark)
             thread = threading.Thread(target=self._read, args=(talk,), daemon=True)

@@ -88,7 +88,7 @@ async def test_a_relay_that_meets_one_hub_four_times_is_content_for_five_minutes
     async with dialling(three(), by("a")) as (balancer, relay):
         await trio.sleep(300)
         assert balancer.dialled_at == pytest.approx([0, 0.5, 1.75, 3, 4.25], abs=0.1)
-        assert "in a row came to hubs that have a tunnel: it stays at 1 of 2" in lines(caplog)[-1]
+        assert "came to hubs that have a tunnel: there are 1 of 2 tunnels, and the" in lines(caplog)[-1]
         await trio.sleep(50)
         assert balancer.dialled_at[5:] == pytest.approx([334.25, 335.5, 336.75, 338], abs=0.1)
         assert len(relay.sessions) == 1
@@ -102,6 +102,22 @@ async def test_the_loss_of_a_hub_ends_the_contentment(autojump_clock: MockClock)
         await trio.sleep(2)
         assert [len(hub.current) for hub in hubs] == [0, 1, 0]
         assert balancer.dialled_at[5] - 30 < 1.1
+
+
+@pytest.mark.parametrize("goes", [False, True])
+async def test_the_dials_before_a_loss_do_not_count(goes: bool, autojump_clock: MockClock) -> None:
+    hubs = three(tunnels=3)
+    async with dialling(hubs, by(*"abaab", *"acc")) as (balancer, _):
+        # The third dial for a third tunnel comes after 3.5 s, and the fourth would come after 4.75.
+        await trio.sleep(4)
+        assert len(balancer.dialled_at) == 5
+        if goes:
+            hubs[1].leave()
+        else:
+            hubs[1].current[0].end(CloseCode.NORMAL, "closed")
+        await trio.sleep(3)
+        assert balancer.chosen[5:7] == ["a", "c"]
+        assert len(hubs[2].current) == 1
 
 
 async def test_a_hub_that_is_killed_is_replaced_within_a_second_also_without_streams(
@@ -118,7 +134,10 @@ async def test_a_hub_that_is_killed_is_replaced_within_a_second_also_without_str
         assert balancer.dialled_at[2:] == pytest.approx([31], abs=0.1)
 
 
-async def test_a_hub_that_goes_is_replaced_at_once_beside_its_streams(autojump_clock: MockClock) -> None:
+async def test_a_hub_that_goes_is_replaced_at_once_beside_its_streams(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     hubs = three()
     async with dialling(hubs, by(*"abac")) as (balancer, _relay):
         await trio.sleep(30)
@@ -132,6 +151,8 @@ async def test_a_hub_that_goes_is_replaced_at_once_beside_its_streams(autojump_c
         assert not going.closed
         # Not the hub that leaves: its successor may have its id.
         assert header(hubs[2].heads[0], ELSEWHERE_HEADER) == "b"
+    assert any(line.startswith("no other tunnel to hub.test:443: ") for line in lines(caplog))
+    assert not any(record.levelno >= logging.WARNING for record in caplog.records)
 
 
 async def test_a_restarted_hub_is_dialled_under_its_id_beside_its_old_process(

@@ -24,5 +24,6 @@ def local_routes(registry: Registry) -> Iterator[Route]:
                 connected_at=relay.connected_at,
                 streams=session.stream_count,
                 leaving=session.draining,
-                away=relay.doubtful,
+                away=session.away,
+                api_server=relay.statement.api_server,
             )

@@ -107,8 +107,6 @@ class PeerRelay:
     contexts: PeerContexts
     recorded: RecordedRelay
     _registry: Registry
-    statement: Statement = attrs.Factory(Statement)
-    """Not told by the other hub; its `away` has whether the API server answers."""
 
     @property
     def cluster_id(self) -> str:
@@ -121,6 +119,11 @@ class PeerRelay:
         return self.route.instance
 
     @property
+    def statement(self) -> Statement:
+        """See ReachableRelay. The other hub has checked the cluster's UID."""
+        return Statement(api_server=self.route.api_server)
+
+    @property
     def usable(self) -> bool:
         """See ReachableRelay."""
         return self.session.may_open
@@ -128,7 +131,7 @@ class PeerRelay:
     @property
     def doubtful(self) -> bool:
         """See ReachableRelay."""
-        return self.route.away or self.session.away
+        return self.route.away or self.session.away or self.route.api_server is False
 
     @property
     def rank(self) -> tuple[bool, bool, bool, int]:

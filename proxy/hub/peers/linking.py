@@ -106,9 +106,10 @@ class Linking:
                 memory=self.memory,
             ) as session,
         ):
+            # Before the dial is done: it raises SessionClosed for a session that has ended with its greeting.
+            link = PeerLink(self.member, session)
             dialled.succeeded()
             self.failing_since = math.inf
-            link = PeerLink(self.member, session)
             task_status.started(link)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._bring_back, session)

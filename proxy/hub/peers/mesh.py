@@ -1,75 +1,42 @@
 """The mesh: this hub's links to all others.
 
-Of two hubs one dials (`dials`), and tries again each second until there is a link or the other one is not
-living any more. A link outlives its connection as a relay's session does: the side that has dialled it dials
-again. When ids run out, or another session is asked for, the next link begins beside the old one.
+Of two hubs one dials (proxy/hub/peers/dialling.py). A link outlives its connection as a relay's session does:
+the side that has dialled it dials again. When ids run out, the next link begins beside the old one.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 import attrs
 import trio
 
-from audit.ids import new_eid
 from proxy.exchange.groups import HUB_GROUP
 from proxy.hub.membership.member import ENDED, Member
+from proxy.hub.peers.accepting import Accepting
 from proxy.hub.peers.asks import Answer, Answerer, refuse
+from proxy.hub.peers.dialling import Connect, Dialling, Membership
 from proxy.hub.peers.link import ASK, ROUTES, PeerLink
-from proxy.hub.peers.linking import Linking
 from proxy.hub.peers.routes import Announcer, BadRoutesError, LocalRoutes, RouteFactory, RouteTable
 from tunnel import (
-    RESUME,
-    RESUME_TTL_S,
     CloseCode,
-    Hello,
     Memory,
-    Rejected,
     Role,
     Settings,
     Stream,
     Transport,
-    Welcome,
-    hear_hello,
-    open_session,
-    read_hello,
 )
 from tunnel.net.readiness import Readiness
 
-# A dial fails for a moment at each restart, and that is no news.
-UNREACHABLE_S: Final = 5.0
 # What the streams of a link get whose ids run out, as those of a relay's session do.
 REPLACED_S: Final = 900.0
 # How long its routes are told beside those of the next link, which is dialled at once.
 TAKEOVER_S: Final = 5.0
 
 _log = logging.getLogger("hawse.hub.peers")
-
-
-class Membership(Protocol):
-    """What the mesh needs of `membership.Members`; a test has one of its own."""
-
-    @property
-    def me(self) -> Member:
-        """This hub."""
-
-    def others(self) -> list[Member]:
-        """The other hubs: neither gone nor dead, and not this boot."""
-
-    def by_boot(self, boot: str) -> Member | None:
-        """The hub of this boot in any state."""
-
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """Call after each reading that differs."""
-
-
-Connect = Callable[[Member, str], AbstractAsyncContextManager[Transport]]
-"""Connects to a hub, for the session of this id or a new one (""); raises LinkFailed. See PeerDialer."""
 
 
 @attrs.define(eq=False)
@@ -98,12 +65,20 @@ class Mesh:
     _on_link: list[Callable[[PeerLink], None]] = attrs.field(init=False, factory=list)
     _on_loss: list[Callable[[PeerLink], None]] = attrs.field(init=False, factory=list)
     _nursery: trio.Nursery = attrs.field(init=False)
-    _linkings: dict[str, Linking] = attrs.field(init=False, factory=dict)
-    """By boot, of the hubs that this one dials."""
+    _dialling: Dialling = attrs.field(init=False)
+    _accepting: Accepting = attrs.field(init=False)
 
     @streams.default
     def _own_streams(self) -> dict[bytes, Callable[[PeerLink, Stream], None]]:
         return {ROUTES: self._on_routes, ASK: self._on_ask}
+
+    @_dialling.default
+    def _dialling_of_members(self) -> Dialling:
+        return Dialling(self.members, self.connect, self.settings, self.memory, self._keep)
+
+    @_accepting.default
+    def _accepting_of_links(self) -> Accepting:
+        return Accepting(self.members, self.links, self.settings, self.memory, self._keep)
 
     @_announcer.default
     def _announcer_of_routes(self) -> Announcer:
@@ -122,10 +97,7 @@ class Mesh:
     @property
     def unreachable(self) -> tuple[str, ...]:
         """Ids of living hubs that this one has to dial, and could not for UNREACHABLE_S."""
-        until = trio.current_time() - UNREACHABLE_S
-        return tuple(
-            sorted({each.member.hub for each in self._linkings.values() if each.failing_since < until})
-        )
+        return self._dialling.unreachable
 
     def link_to(self, boot: str) -> PeerLink | None:
         """Return the newest link to this boot of a hub that is up, or None."""
@@ -167,32 +139,6 @@ class Mesh:
             await self._announcer.run()
         raise AssertionError("the announcer never returns")
 
-    # --- who dials ---
-
-    def dials(self, member: Member) -> bool:
-        """Whether this hub has to dial the other one, by the rows of both: each side finds the same.
-
-        One that has no address, or whose listener a newer process of the same hub has, dials the others. Of
-        two that can be dialled, the one with the smaller id dials.
-        """
-        here, there = self._is_dialable(self.members.me), self._is_dialable(member)
-        if here and there:
-            return self.members.me.hub < member.hub
-        return there
-
-    def _is_dialable(self, member: Member) -> bool:
-        rows = (self.members.me, *self.members.others())
-        return bool(member.address) and not any(
-            each.hub == member.hub and each.epoch > member.epoch for each in rows
-        )
-
-    def _wanted(self, boot: str) -> Member | None:
-        """The row of a boot, while this hub has to dial it."""
-        for member in self.members.others():
-            if member.boot == boot:
-                return member if member.living and self.dials(member) else None
-        return None
-
     def _follow(self) -> None:
         """Act on the rows that have changed."""
         for link in list(self.links):
@@ -201,71 +147,16 @@ class Mesh:
                 link.session.end(CloseCode.FORBIDDEN, f"hub {link.member.hub} has ended, by its row")
             elif link.session.detached and not row.living:
                 link.session.abandon(f"hub {link.member.hub} has not renewed its lease for {row.age_s:.0f} s")
-        for member in self.members.others():
-            if member.boot not in self._linkings and self._wanted(member.boot) is not None:
-                self._nursery.start_soon(self._keep_linked, member)
-
-    async def _keep_linked(self, member: Member) -> None:
-        linking = self._linkings[member.boot] = Linking(
-            member, self.connect, self._hello(), self.settings, self.memory, self._keep
-        )
-        try:
-            await linking.run(partial(self._wanted, member.boot))
-        finally:
-            del self._linkings[member.boot]
-        # It may be wanted again, while its last link ended.
-        self._follow()
+        self._dialling.follow(self._nursery)
 
     # --- links ---
-
-    def _hello(self) -> Hello:
-        me = self.members.me
-        return self.settings.stated_in(
-            Hello(features=(RESUME,), instance=me.hub, boot_id=me.boot, software=me.software)
-        )
-
-    def _welcome(self, hello: Hello) -> Welcome:
-        if hello.resume is not None:
-            raise Rejected(CloseCode.RESUME_UNKNOWN, "this hub does not have that link, or no longer has it")
-        me = self.members.me
-        return Welcome(
-            session_id=new_eid(),
-            features=(RESUME,),
-            resume_ttl_s=int(RESUME_TTL_S),
-            replica=me.hub,
-            boot_id=me.boot,
-            software=me.software,
-        )
 
     async def accept(self, member: Member, transport: Transport) -> None:
         """Serve the connection of a hub that has proved itself, until it is lost or its link has ended.
 
         Raises Rejected, SessionClosed, RemoteProtocolError.
         """
-        greeting = await hear_hello(transport)
-        resume = read_hello(greeting).resume
-        for link in self.links:
-            session = link.session
-            if (
-                resume is not None
-                and (link.member.boot, session.session_id) == (member.boot, resume.session_id)
-                and session.role is Role.LISTENER
-                and not session.is_outdated(resume)
-            ):
-                if session.may_resume(resume):
-                    await session.resume(transport, greeting)
-                    return
-                session.abandon("the other hub's state does not match this one's")
-                break
-        async with open_session(
-            transport,
-            Role.LISTENER,
-            greeting=greeting,
-            answer_hello=self._welcome,
-            settings=self.settings,
-            memory=self.memory,
-        ) as session:
-            await self._keep(PeerLink(member, session))
+        await self._accepting.accept(member, transport)
 
     async def _keep(self, link: PeerLink) -> None:
         """Serve a link until it has ended."""

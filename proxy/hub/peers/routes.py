@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from types import NoneType
 from typing import Final, NoReturn, Protocol, TypeVar
 
 import attrs
@@ -55,7 +56,9 @@ class Route:
     leaving: bool
     """It drains, or its hub leaves: the last choice for a new call."""
     away: bool
-    """It is silent, has lost its connection, or its API server does not answer: see LiveRelay.doubtful."""
+    """It is silent, or has lost its connection."""
+    api_server: bool | None = None
+    """Whether its API server answered its last probe; None if the relay does not say."""
 
 
 class RouteHandle(Protocol):
@@ -125,6 +128,8 @@ class Announcer:
                     await self._waker.park()
 
     def _tell_all(self) -> None:
+        if not self._tellings:
+            return
         now = {route.session: route for route in self.local()}
         if self._leaving:
             now = {session: attrs.evolve(route, leaving=True) for session, route in now.items()}
@@ -300,6 +305,7 @@ def _route_in(fields: dict[str, object]) -> Route:
         _field(fields, "streams", int),
         _field(fields, "leaving", bool),
         _field(fields, "away", bool),
+        _field(fields, "api_server", (bool, NoneType)),
     )
 
 

@@ -337,3 +337,17 @@ def test_the_age_of_what_the_hub_decides_by_has_bounds(tmp_path: Path) -> None:
     # A bound above the default of the other one.
     told = faults("[database]\nstale_s = 61\n", tmp_path)
     assert told == ["database.stale_streams_s: expected 61 (database.stale_s) to 86400 seconds"]
+
+
+def test_a_relay_has_one_to_eight_tunnels(tmp_path: Path) -> None:
+    for number in (0, 9):
+        [fault] = faults(f"limits.tunnels_per_relay = {number}", tmp_path)
+        assert fault == "limits.tunnels_per_relay: expected 1 to 8"
+    # Where no hub is linked to another, one.
+    assert load(None, {**ENV, "HAWSE_HUB_LIMITS_TUNNELS_PER_RELAY": "8"}).tunnels_per_relay == 1
+    linked = (
+        "database.url = 'postgresql://hawse@localhost/hawse'\n"
+        "limits.tunnels_per_relay = 8\npeer.listen = '[::]:8445'\npeer.address = '10.0.3.7:8445'\n"
+    )
+    (tmp_path / "hub.toml").write_text(linked)
+    assert load(tmp_path / "hub.toml", ENV).tunnels_per_relay == 8

@@ -16,7 +16,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from auth.principal import Principal
 from proxy.hub.hop.forwarded import ForwardedCalls
+from proxy.hub.hop.local_routes import local_routes
 from proxy.hub.hop.peer_relay import CONTEXTS_PER_LINK_MAX, PeerRelays
+from proxy.hub.relays.cluster_state import API_SERVER_DOWN, cluster_state
+from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory
 from proxy.kubernetes.statement import Statement
@@ -45,17 +48,39 @@ async def test_a_relay_of_this_hub_comes_before_one_of_another_hub() -> None:
             # Its API server does not answer.
             local.statement = Statement(api_server=False)
             assert registry.session("c1") is elsewhere
-            elsewhere.update(attrs.evolve(elsewhere.route, away=True))
-            assert registry.session("c1") is local
+            for unfit in (route("s2", away=True), route("s2", api_server=False)):
+                elsewhere.update(unfit)
+                assert registry.session("c1") is local
             local.statement = Statement()
             # This hub leaves, and the other one does not.
-            elsewhere.update(attrs.evolve(elsewhere.route, away=False))
+            elsewhere.update(route("s2"))
             busy.go_away()
             assert registry.session("c1") is elsewhere
-            elsewhere.update(attrs.evolve(elsewhere.route, leaving=True))
+            elsewhere.update(route("s2", leaving=True))
             assert registry.session("c1") is local
         elsewhere.end()
         assert registry.session("c1") is None
+
+
+async def test_a_hub_tells_the_others_what_it_knows_of_its_relays() -> None:
+    registry = Registry()
+    async with session_pair(session_id="s1") as (here, _):
+        relay = live(here)
+        relay.statement = Statement("uid", api_server=False)
+        with registry.registered(relay):
+            here.open_stream(b"head", context=here.add_context(1, b"token"))
+            [told] = local_routes(registry)
+            assert told == route("s1", kid="", streams=1, api_server=False)
+            here.go_away()
+            [told] = local_routes(registry)
+            assert told.leaving
+            async with open_pair() as link:
+                other = Registry()
+                PeerRelays(other, lambda: 1)(link_of(link.listener), told)
+                # What `hawse clusters` says is the same at every hub.
+                assert cluster_state(cluster_of(), other, cast(DirectRelays, None)) == API_SERVER_DOWN
+            here.end(None, "lost")
+            assert list(local_routes(registry)) == []
 
 
 async def test_of_other_hubs_the_one_with_the_fewest_streams_is_chosen_and_last_one_that_leaves() -> None:

@@ -11,12 +11,14 @@ from trio.testing import MockClock
 
 from proxy.exchange.groups import group_of
 from proxy.hub.membership.member import Member, MemberState
+from proxy.hub.peers.accepting import LINKS_OF_A_HUB_MAX
+from proxy.hub.peers.dialling import UNREACHABLE_S
 from proxy.hub.peers.link import LinkDown, PeerLink
 from proxy.hub.peers.linking import DIAL_S, PAUSE_S
-from proxy.hub.peers.mesh import TAKEOVER_S, UNREACHABLE_S, Mesh
+from proxy.hub.peers.mesh import TAKEOVER_S, Mesh
 from proxy.hub.peers.streams import PeerStream
 from tests.proxy.hub.peers.linked import FakeMembers, Linked, member, open_hubs, open_linked_hubs, route
-from tunnel import RESUME_TTL_S, CloseCode, Stream
+from tunnel import RESUME_TTL_S, CloseCode, Rejected, Role, Stream, open_session
 from tunnel.protocol.connection.stream_feed import IDS_LEFT_AT_GOAWAY
 
 LAST_ID = 2**31 - 1
@@ -76,7 +78,7 @@ def test_of_any_two_processes_at_most_one_dials_and_one_does_if_one_can_be_diall
         for other in table:
             if one is not other:
                 dialable = [row for row in (one, other) if row.address and row.epoch == newest[row.hub]]
-                dials = mesh_of(one).dials(other), mesh_of(other).dials(one)
+                dials = mesh_of(one)._dialling.dials(other), mesh_of(other)._dialling.dials(one)
                 assert sum(dials) == bool(dialable)
 
 
@@ -235,6 +237,40 @@ async def test_the_next_link_begins_beside_one_whose_ids_run_out(autojump_clock:
         assert other.session.closed
         assert (len(first.mesh.links), len(second.mesh.links)) == (1, 1)
         assert len(first.relays) == len(second.relays) == 1
+
+
+async def test_a_link_that_the_other_hub_has_given_up_does_not_wait(autojump_clock: MockClock) -> None:
+    async with open_linked_hubs() as (first, second, wires):
+        old = second.link
+        wires.split = True
+        wires.cut()
+        # Its farewell does not get through.
+        first.mesh.links[0].session.abandon("as memory that is short")
+        await trio.sleep(0.1)
+        assert old.session.detached
+        wires.split = False
+        await trio.sleep(PAUSE_S + 0.1)
+        assert old.session.closed
+        assert second.mesh.links == [second.link]
+
+
+async def test_a_hub_has_a_bound_on_the_links_of_another_one(autojump_clock: MockClock) -> None:
+    async with open_linked_hubs() as (first, second, wires):
+        async with trio.open_nursery() as nursery:
+
+            async def dial(task_status: trio.TaskStatus[None]) -> None:
+                async with wires.connect(lambda: first.members.me, second.members.me, "") as transport:
+                    async with open_session(transport, Role.DIALER):
+                        task_status.started()
+                        await trio.sleep_forever()
+
+            for _ in range(LINKS_OF_A_HUB_MAX - 1):
+                await nursery.start(dial)
+            with pytest.raises(Rejected, match=f"it has {LINKS_OF_A_HUB_MAX} links"):
+                await nursery.start(dial)
+            nursery.cancel_scope.cancel()
+        await trio.sleep(0.1)
+        assert second.mesh.links == [second.link]
 
 
 async def test_streams_go_to_the_handler_of_their_kind(autojump_clock: MockClock) -> None:

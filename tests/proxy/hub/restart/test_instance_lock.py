@@ -116,14 +116,8 @@ async def instance_lock_of(
 
 
 def acceptor_of(instance: InstanceLock, handler: Handler, handlers: trio.Nursery) -> Acceptor:
-    return Acceptor(
-        instance,
-        cast("Front", handler),
-        cast("AdminFront", handler),
-        handlers,
-        handler.leave,
-        cast("PeerListener", handler),
-    )
+    front, admin, peers = cast("Front", handler), cast("AdminFront", handler), cast("PeerListener", handler)
+    return Acceptor(instance, front, admin, handlers, handler.leave, peers)
 
 
 @attrs.define(eq=False)
@@ -189,6 +183,37 @@ async def test_a_hub_accepts_again_after_an_aborted_handover(data: DataDir) -> N
         await agent.aclose()
 
 
+async def test_the_listener_for_other_hubs_is_handed_on_with_the_others(data: DataDir) -> None:
+    anywhere = Address("127.0.0.1", 0)
+    config = attrs.evolve(configured(data), peer=PeerConfig(anywhere, Address("127.0.0.1", 1)))
+    handler = Handler()
+    async with (
+        open_instance_lock(config, data, "old", replace=False) as old,
+        accepting(old, handler) as hub,
+    ):
+        assert old.peer is not None
+        address = old.peer[1][0].getsockname()
+        other_hub = await trio.open_tcp_stream(*address)
+        await handler.holds.wait()
+        async with open_instance_lock(config, data, "new", replace=True) as new:
+            handler.may_go.set()
+            assert await new.pause_old_hub()
+            handler.holds = trio.Event()
+            waiting = await trio.open_tcp_stream(*address)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not handler.holds.is_set()
+            await new.confirm()
+            await hub.ended.wait()
+            assert hub.replaced
+            assert new.peer is not None
+            assert new.peer[1][0].getsockname() == address
+            successor = Handler()
+            async with accepting(new, successor):
+                await successor.holds.wait()
+                await waiting.aclose()
+                await other_hub.aclose()
+
+
 async def test_a_pause_returns_at_once_when_the_accepting_has_ended(data: DataDir) -> None:
     handler = Handler()
     async with instance_lock_of(data) as instance, accepting(instance, handler) as hub:
@@ -202,7 +227,7 @@ async def test_a_pause_returns_at_once_when_the_accepting_has_ended(data: DataDi
 async def test_a_stopping_hub_refuses_new_connections_at_once(data: DataDir) -> None:
     handler = Handler()
     async with instance_lock_of(data) as instance, accepting(instance, handler) as hub:
-        addresses = [sockets[0].getsockname() for _, sockets in (instance.front, instance.admin)]
+        addresses = [sockets[0].getsockname() for _, _, (_, sockets) in instance.listeners()]
         await hub.signals.send(signal.SIGTERM)
         await hub.ended.wait()
         for address in addresses:
