@@ -27,7 +27,9 @@ from proxy.hub.peers.identity import LinkIdentity
 from proxy.hub.peers.link import RESUME
 from proxy.hub.peers.listener import PeerListener
 from proxy.hub.peers.mesh import Mesh
+from proxy.hub.peers.slots import SlotQuestions
 from proxy.hub.relays.registry import Registry
+from proxy.hub.relays.shared_limit import SharedRelayLimit
 from proxy.hub.store.directory import Directory
 
 
@@ -47,6 +49,7 @@ class Links:
         registry: Registry,
         directory: Directory,
         front: Front,
+        limit: SharedRelayLimit,
         nursery: trio.Nursery,
     ) -> Self:
         """Build the links, and start their background tasks in `nursery`."""
@@ -63,6 +66,9 @@ class Links:
         mesh.on_call = forwarded.serve
         mesh.streams[RESUME] = CarriedResumes(registry, front.dials, nursery).accept
         front.dials.carrier = ResumeCarrier(members, mesh)
+        slots = SlotQuestions(mesh)
+        limit.ask = slots.ask
+        slots.answer_by(limit)
         registry.on_change(mesh.routes_changed)
         directory.on_change(forwarded.reconsider)
         nursery.start_soon(mesh.run)

@@ -202,13 +202,13 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
 
 def _start_peering(hub: _Hub, front: Front) -> Peering | None:
     """Build what a hub has where others serve beside it; None for a file of SQLite."""
-    members, identity = hub.records.members, hub.records.joined.identity
-    if members is None:
+    members, identity, limit = hub.records.members, hub.records.joined.identity, hub.shared_limit
+    if members is None or limit is None:
         return None
     directory = hub.records.directory
     links = None
     if identity is not None:
-        links = Links.start(members, identity, hub.registry, directory, front, hub.upkeep)
+        links = Links.start(members, identity, hub.registry, directory, front, limit, hub.upkeep)
     peering = Peering(members, links)
     peering.tell_figures(hub.registry, front)
     return peering

@@ -70,7 +70,8 @@ class Deadlines:
 
     def too_late_to_open(self, now: float) -> bool:
         """Whether the transport is away for so long already that an OPEN would not wait for it."""
-        return now - self.status.detached_at >= OPEN_WAITS_S
+        # As in `next`: a difference may round to less, and then the timer would be due again at once.
+        return now >= self.status.detached_at + OPEN_WAITS_S
 
     def ping(self, now: float) -> None:
         number = self.round_trips.next()
