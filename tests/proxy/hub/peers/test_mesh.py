@@ -227,9 +227,11 @@ async def test_the_next_link_begins_beside_one_whose_ids_run_out(autojump_clock:
         with pytest.raises(LinkDown):
             other.open(b"resume")
         for hub, other_hub, session in ((first, second, "s1"), (second, first, "s2")):
-            # Told over both links, and the later one's count.
+            # Told over both links, of which the later one counts.
+            before = list(other_hub.relays)
             hub.tell(route(session, streams=5))
             await trio.sleep(0.2)
+            assert other_hub.relays == before
             (relay,) = other_hub.relays
             assert (relay.route, relay.link) == (route(session, streams=5), other_hub.link)
         await trio.sleep(TAKEOVER_S + 1)
