@@ -30,7 +30,7 @@ class StreamReset(trio.BrokenResourceError):
         self.processed = processed
         self.reason = reason
         self.in_line = in_line
-        """What was received before it could still be taken."""
+        """What was received before it could still be taken; as `Stream.failure` has it."""
 
 
 class Stream:
@@ -105,15 +105,7 @@ class Stream:
     @property
     def failure(self) -> StreamReset | None:
         """How it was broken; None if it was not."""
-        return None if self._failure is None else self._error(self._failure)
-
-    def _error(self, failure: tuple[StreamCode, Processed, str]) -> StreamReset:
-        return StreamReset(*failure, in_line=self._failed_in_line)
-
-    @property
-    def evicted(self) -> bool:
-        """Whether it was RESET to make room in memory, here or at the peer's."""
-        return self._failure is not None and self._failure[0] is StreamCode.OVERLOADED
+        return None if self._failure is None else StreamReset(*self._failure, in_line=self._failed_in_line)
 
     # --- heads ---
 
@@ -142,14 +134,14 @@ class Stream:
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed")
         if self._failure is not None and not self._failed_in_line:
-            raise self._error(self._failure)
+            raise StreamReset(*self._failure)
         head = state.answer_head
         if head is not None:
             return head
         if state.partial_head is None and state.receiving in (FLOWING, ENDED):
             raise StreamReset(StreamCode.PROTOCOL, Processed.MAYBE, "the answer has no head")
         if self._failure is not None:
-            raise self._error(self._failure)
+            raise StreamReset(*self._failure)
         return None
 
     def when_input(self, tell: Callable[[], None], tell_doubt: Callable[[], object] | None = None) -> None:
@@ -196,11 +188,11 @@ class Stream:
             return self._driver.take(state, max_bytes)
         # A RESET that was not in line may have dropped bytes, so even a half that ended is not whole.
         if self._failure is not None and not self._failed_in_line:
-            raise self._error(self._failure)
+            raise StreamReset(*self._failure)
         if state.receiving is ENDED:
             return b""
         if self._failure is not None:
-            raise self._error(self._failure)
+            raise StreamReset(*self._failure)
         return None
 
     @property
@@ -251,7 +243,7 @@ class Stream:
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed")
         if self._failure is not None:
-            raise self._error(self._failure)
+            raise StreamReset(*self._failure)
         if self._state.sending is ENDED:
             raise trio.ClosedResourceError("the end of this stream was sent already")
 

@@ -145,7 +145,8 @@ class RelayDials:
         """Authenticate a relay whose dial was accepted, and serve it; returns as `answer` does."""
         named = "" if carried else _named_hub(head)
         try:
-            if not carried and (found := await self._find_elsewhere(head, named, address)) is not None:
+            found = None if carried else await self._find_elsewhere(head, named, address, arrival)
+            if found is not None:
                 arrival.settle()
                 known()
                 raw_head = connection.raw_head
@@ -171,16 +172,18 @@ class RelayDials:
         await self.relays.serve(connection, stream, dial, self.readiness)
         return True
 
-    async def _find_elsewhere(self, head: RequestHead, hub: str, address: str) -> Found | None:
+    async def _find_elsewhere(
+        self, head: RequestHead, hub: str, address: str, arrival: Arrival
+    ) -> Found | None:
         """Return the session that a relay wants to resume, if another hub has it.
 
-        Raises TokenError and SessionAwayError. The token is verified before any hub is asked, and its use is
-        recorded by the session's hub.
+        Raises TokenError, TooManyDialsError and SessionAwayError. The token is verified before any hub is
+        asked, and its use is recorded by the session's hub.
         """
         session = head.header(SESSION_HEADER)
         if self.carrier is None or session is None:
             return None
-        claims = self.relays.verify(head, self.clock())
+        claims, _ = self.relays.admit(head, self.clock(), arrival)
         if self.relays.has_session(head, claims):
             return None
         wanted = Wanted(session.decode("ascii", "replace"), claims.cluster_id, address)

@@ -73,7 +73,8 @@ class OnPostgres:
         assert writes <= begun
         answered = {call.name for call in traffic.calls if call.status == 200}
         assert answered <= self.moved().keys()
-        assert {eid: found for eid, found in calls.items() if found[1] not in self.whole} == {}
+        strange = {eid: found for eid, found in calls.items() if found[1] not in self.whole}
+        assert not strange, strange
         return {"moved": len(writes), "intents": len(begun)}
 
     def _recorded(self, until_s: float) -> dict[str, tuple[str, Counter[str]]]:
@@ -120,6 +121,12 @@ class Streams:
             thread = threading.Thread(target=self._read, args=(talk,), daemon=True)
             thread.start()
             self._threads.append(thread)
+            stack.callback(self._leave, talk, thread)
+
+    def _leave(self, talk: Talk, thread: threading.Thread) -> None:
+        """End a stream before its file descriptor is closed, which OpenSSL would go on reading."""
+        talk.hang_up()
+        thread.join()
 
     def _read(self, talk: Talk) -> None:
         talk.rest(HELD_S)

@@ -31,6 +31,9 @@ from tests.system.raw import RawClient
 # After a hub's death another one ends its calls so.
 UNKNOWN = Counter({"intent": 1, "unknown": 1})
 UNKNOWN_WITHIN_S = 100.0
+# A read that takes seconds is in the trail before its end.
+LONG_READ = Counter({"start": 1, "complete": 1})
+UNKNOWN_READ = Counter({"start": 1, "unknown": 1})
 SETTLED_S = 60.0
 
 
@@ -68,6 +71,15 @@ class FaultyHubs(OnPostgres):
         found = self.ends()
         assert [eid for eid, phases in found.items() if phases["complete"] + phases["unknown"] > 1] == []
         return sum(phases["unknown"] for phases in found.values())
+
+    def wait_for_two(self) -> None:
+        """Wait until the hubs are settled, and two of them have a tunnel: none of them is the only one."""
+        self.settle()
+        self.world.until(
+            lambda: sum(bool(names) for names in self.world.tunnels().values()) >= 2,
+            "two hubs have a tunnel",
+            SETTLED_S,
+        )
 
     def settle(self, tunnels: int = 0, within_s: float = SETTLED_S) -> float:
         """Wait until all hubs serve and reach one another, with so many tunnels; how long that took."""
@@ -124,7 +136,7 @@ def faulty_hubs(
             flags=("--verbose",),
         ) as world:
             chain = Chain(world, api, Trap(0), trustme.CA())
-            phases = (WRITE, READ, UNKNOWN)
+            phases = (WRITE, READ, LONG_READ, UNKNOWN, UNKNOWN_READ)
             hubs = FaultyHubs(chain, server, phases, UNKNOWN_WITHIN_S, peers=peers, databases=databases)
             hubs.settle(len(relays))
             yield hubs

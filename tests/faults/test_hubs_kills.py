@@ -32,7 +32,7 @@ def test_after_a_kill_the_next_good_call_comes_within_a_second(tmp_path: Path) -
     killed_at: list[float] = []
     waits_s: list[float] = []
     with faulty_hubs(tmp_path) as hubs:
-        hubs.settle(tunnels=3)
+        hubs.wait_for_two()
         with traffic(hubs.client, reads_per_s=READS_PER_S, writes_per_s=WRITES_PER_S) as calls:
             for number in range(KILLS):
                 victim = hubs.world.members[number % len(hubs.world.members)]
@@ -41,7 +41,7 @@ def test_after_a_kill_the_next_good_call_comes_within_a_second(tmp_path: Path) -
                 killed_at.append(time.monotonic())
                 waits_s.append(calls.until_good(killed_at[-1], 30.0))
                 hubs.world.start(victim)
-                hubs.settle(tunnels=3)
+                hubs.wait_for_two()
         failed = calls.failed()
         hubs.check_trail(calls)
     # Those that went through it, and none that began later than that.

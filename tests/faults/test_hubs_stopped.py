@@ -57,6 +57,7 @@ def test_a_hub_that_stops_and_goes_on(tmp_path: Path, stopped_s: int) -> None:
             time.sleep(5)
             assert not mine.ended
             assert victim.running
+        ended = len(mine.ended)
         back_s = hubs.settle(within_s=30.0)
         assert not theirs.ended
         calls.stop()
@@ -70,7 +71,7 @@ def test_a_hub_that_stops_and_goes_on(tmp_path: Path, stopped_s: int) -> None:
         calls_of_others=len(calls.calls),
         failed=0,
         its_streams=len(mine.exchanges),
-        ended=len(mine.ended),
+        ended=ended,
         last_end_s=round(last_end_s, 2),
         buffered_calls_served=served,
         ended_as_unknown=unknown,

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlencode
 
 import attrs
@@ -134,6 +134,11 @@ class Talk:
 
     def send(self, data: bytes) -> None:
         self.connection.sendall(data)
+
+    def hang_up(self) -> None:
+        """End the connection, also for a thread that waits for more of it."""
+        with suppress(OSError):
+            socket.socket.shutdown(self.connection, socket.SHUT_RDWR)
 
     def more(self, within_s: float = DEADLINE_S) -> bool:
         """Receive what comes next; False once the connection has ended. Raises TimeoutError."""

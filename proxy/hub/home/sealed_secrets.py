@@ -88,7 +88,12 @@ class SealedKeyring:
 
     async def spread(self) -> None:
         """Return when the snapshots of all hubs have the keys; raises StoreUnavailableError."""
-        await self._spread()
+        try:
+            await self._spread()
+        except StoreUnavailableError as error:
+            raise StoreUnavailableError(
+                f"the new key is published, and signs by itself once every hub verifies by it: {error}"
+            ) from error
 
     def _change(self, step: Callable[[SigningKeys], SigningKeys], store: Store) -> None:
         _opened(partial(store.change_signing_keys, step), self._file.load(), self._file)

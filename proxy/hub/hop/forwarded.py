@@ -2,7 +2,7 @@
 
 The first hub has authenticated, decided and recorded a call. This hub splices it to the relay's session that
 the context names, and mints the relay's token. It never forwards a call again: it looks only among its own
-sessions (`Registry.find_session`), whatever any table says.
+sessions (`Registry.find_session`), and no table or route leads it to a link.
 
 It trusts the first hub's decision, but not its freshness. A call is served by no older snapshot than the
 first hub decided by, and by none that is too old at all. The agent must be active here, and reach the cluster

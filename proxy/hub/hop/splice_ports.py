@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from proxy.exchange.engine import OVER
 from proxy.exchange.next_pass import NextPass
-from proxy.exchange.opened_port import OpenedPort
 from proxy.exchange.tunnel_port import TunnelPort
+from proxy.hub.calls.relay_port import RelayPort
 from proxy.message.failure import Failure
 from proxy.message.head import ResponseHead
 from tunnel.driver import QUEUE_HIGH_BYTES
@@ -40,11 +40,12 @@ class PeerPort(TunnelPort):
         self.exchange.broken(self, failure_of(reset))
 
 
-class SplicedPort(OpenedPort):
+class SplicedPort(RelayPort):
     """A stream that this hub has opened to a relay of its own (a Port)."""
 
     __slots__ = ()
 
+    # The attributes of a RelayPort, but those that are about heads.
     def __init__(self, stream: Stream, passes: NextPass) -> None:
         self.exchange = OVER
         self.bytes_passed = self.bytes_dropped = 0
@@ -52,11 +53,12 @@ class SplicedPort(OpenedPort):
         self._passes = passes
         self._paused = self._awaits_head = True
         self._busy = self._answered = False
+        self._held = None
         stream.on_reset(self._on_reset)
         stream.when_input(self._deliver)
 
     def _deliver_head(self) -> bool:
-        """See OpenedPort."""
+        """Pass on the answer's head unread, and received bytes behind it."""
         stream = self.stream
         encoded = stream.receive_head_nowait()
         if encoded is None:
@@ -73,19 +75,17 @@ class SplicedPort(OpenedPort):
         return data is not None and not end
 
     def _take(self) -> tuple[bytes | None, bool]:
-        """See OpenedPort."""
+        """See RelayPort. The length of a body is not checked."""
+        reset = self.stream.failure
+        if reset is not None and not reset.in_line:
+            # In line, the client would get what waits for it first.
+            self.exchange.end(failure_of(reset))
+            return None, False
         data = self.stream.receive_nowait()
         if data is None:
             self.stream.when_input(self._deliver)
             return None, False
         return data, not data or self.stream.at_end
-
-    def _broken_by(self, reset: StreamReset) -> None:
-        # In line, the client gets what came before, and then the RESET. Otherwise both at once.
-        if reset.in_line:
-            self.exchange.broken(self, failure_of(reset))
-        else:
-            self.exchange.end(failure_of(reset))
 
     def _on_reset(self) -> None:
         self._passes.soon(self.stream.peer, self._is_reset)

@@ -61,6 +61,11 @@ class Arrival:
         self.settle()
         self._limit.refund()
 
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether the dial counts for a cluster."""
+        return self._cluster_id is not None
+
     def authenticated(self, cluster_id: str) -> None:
         """Count the dial for its cluster too."""
         self._cluster_id = cluster_id
@@ -108,7 +113,9 @@ class AcceptLimit:
         self._accepts.take(-1)
 
     def admit_cluster(self, arrival: Arrival, cluster_id: str, name: str, now: float) -> None:
-        """Accept an authenticated relay of this cluster; raises TooManyDialsError."""
+        """Accept an authenticated relay of this cluster, once for a dial; raises TooManyDialsError."""
+        if arrival.is_authenticated:
+            return
         if self.arrivals_of[cluster_id] >= CLUSTER_ARRIVALS_MAX:
             raise TooManyDialsError(
                 f"{CLUSTER_ARRIVALS_MAX} relays of cluster {name} have dialled and have no session yet, the "

@@ -167,15 +167,15 @@ class RelayEndpoint:
 
         When cancelled, the relay's token is used up.
         """
-        claims = self.verify(head, now)
-        cluster = self.directory.current.clusters_by_id[claims.cluster_id]
-        # Checked before the token is written to the replay store, which costs most.
-        self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
+        claims, cluster = self.admit(head, now, arrival)
         recorded = await self._record(head, claims, now)
         return RelayDial(claims, cluster, address, arrival, recorded)
 
-    def verify(self, head: RequestHead, now: float) -> HelloClaims:
-        """Verify a relay's token, whose use is not recorded yet; raises TokenError (WrongClockError)."""
+    def admit(self, head: RequestHead, now: float, arrival: Arrival) -> tuple[HelloClaims, Cluster]:
+        """Verify a relay's token, whose use is not recorded yet.
+
+        Raises TokenError (WrongClockError) and TooManyDialsError.
+        """
         scheme, _, token = (head.header(b"authorization") or b"").partition(b" ")
         if scheme.lower() != b"bearer" or len(head.header_values(b"authorization")) != 1:
             raise TokenError("a relay authenticates by one bearer token")
@@ -190,7 +190,9 @@ class RelayEndpoint:
         cluster = snapshot.clusters_by_id[claims.cluster_id]
         if cluster.mode is not Mode.TUNNEL:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
-        return claims
+        # Checked before the token is written to the replay store, which costs most.
+        self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
+        return claims, cluster
 
     async def _record(self, head: RequestHead, claims: HelloClaims, now: float) -> bool:
         """Record the use of a relay's token; False if that took too long, and the relay may resume a session.

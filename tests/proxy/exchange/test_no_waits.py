@@ -10,8 +10,10 @@ FOLDER = Path(__file__).parents[3] / "proxy"
 PORTS: dict[str, set[str]] = {
     "ClientPort": set(),
     "DirectPort": {"open"},
+    "PeerPort": set(),
     "Port": set(),
     "RelayPort": set(),
+    "SplicedPort": set(),
     "TunnelPort": set(),
     "UpstreamPort": {"dial"},
 }

@@ -22,6 +22,7 @@ from proxy.hub.carried_resumes import CarriedResumes, ResumeCarrier
 from proxy.hub.membership.member import Member, MemberState
 from proxy.hub.peers.link import RESUME, PeerLink
 from proxy.hub.relay_dials import LATER_RETRY_AFTER_S, Found, RelayDials, Wanted
+from proxy.hub.relays.accept_limit import CLUSTER_ARRIVALS_MAX, AcceptLimit
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.registry import Registry
 from tests.proxy.hub.calls.sessions import session_pair
@@ -157,7 +158,7 @@ async def hubs(tmp_path: Path) -> AsyncIterator[Hubs]:
         trio.open_nursery() as nursery,
     ):
         owner = bench.endpoint
-        first = attrs.evolve(owner, registry=Registry(), boot="boot-a", hub=OTHER)
+        first = attrs.evolve(owner, registry=Registry(), boot="boot-a", hub=OTHER, limit=AcceptLimit())
 
         def dials_of(relays: RelayEndpoint) -> RelayDials:
             return RelayDials(
@@ -266,6 +267,22 @@ async def test_a_relay_with_an_invalid_token_reaches_no_other_hub(hubs: Hubs) ->
     answer = await refused(hubs)
     assert answer.status == 401
     assert asks.hubs == []
+
+
+async def test_a_cluster_that_resumes_without_end_reaches_no_other_hub(hubs: Hubs) -> None:
+    hubs.dials.carrier = asks = Asks()
+    limit, cluster = hubs.dials.relays.limit, hubs.claims.cluster_id
+    for _ in range(CLUSTER_ARRIVALS_MAX):
+        limit.admit_cluster(limit.arrive(), cluster, "prod", trio.current_time())
+    answer = await refused(hubs)
+    assert answer.status == 503
+    assert asks.hubs == []
+    assert limit.arrivals_of[cluster] == CLUSTER_ARRIVALS_MAX
+
+
+async def test_a_dial_counts_for_its_cluster_once(hubs: Hubs) -> None:
+    async with hubs.dial("another"):
+        assert hubs.dials.relays.limit.arrivals_of[hubs.claims.cluster_id] == 1
 
 
 async def test_a_connection_that_is_carried_begins_no_session(hubs: Hubs) -> None:

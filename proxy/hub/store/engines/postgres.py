@@ -21,7 +21,7 @@ from audit.postgres.rights import missing_right
 from proxy.hub.store.engines.errors import LACKS_ROW, InvalidError, StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.engines.sqlite import SqliteEngine
-from proxy.hub.store.migrations import MigrationError, is_older, migrate
+from proxy.hub.store.migrations import MigrationError, OlderHubError, is_older, migrate
 from proxy.hub.store.migrations import tables as t
 
 CONNECT_TIMEOUT_S = 2
@@ -333,6 +333,8 @@ def unusable() -> Iterator[None]:
         raise StoreUnavailableError(
             f"cannot use the PostgreSQL database: {error}; run the version that wrote it, or restore a backup"
         ) from error
+    except OlderHubError as error:
+        raise StoreUnavailableError(f"cannot migrate the PostgreSQL database: {error}") from error
     except sa.exc.NoResultFound as error:
         raise StoreUnavailableError(LACKS_ROW) from error
     except sa.exc.DBAPIError as error:

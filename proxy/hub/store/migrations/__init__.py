@@ -36,6 +36,10 @@ class MigrationError(Exception):
     """The database was written by a newer version, or by something else."""
 
 
+class OlderHubError(Exception):
+    """A hub runs that could not use the tables any more."""
+
+
 class MigrationNeededError(Exception):
     """The database has an older shape, and another process is at work in that shape."""
 
@@ -43,8 +47,8 @@ class MigrationNeededError(Exception):
 def migrate(connection: sa.Connection, *, shared: bool = False) -> None:
     """Run what is missing, in the connection's transaction: all of it or nothing.
 
-    Raises MigrationError, and MigrationNeededError if something is missing in a database that is `shared`
-    with another process.
+    Raises MigrationError, OlderHubError, and MigrationNeededError if something is missing in a database that
+    is `shared` with another process.
     """
     if not _is_up_to_date(connection):
         _upgrade(connection, shared=shared)
@@ -124,3 +128,22 @@ def _upgrade(connection: sa.Connection, *, shared: bool) -> None:
         if found.revision is None and connection.dialect.name == "postgresql":
             command.stamp(found.config, BEFORE_POSTGRESQL)
         command.upgrade(found.config, "head")
+        refuse_older_hubs(connection)
+
+
+def refuse_older_hubs(connection: sa.Connection) -> None:
+    """Raise OlderHubError if a hub runs that is older than the tables' `oldest`."""
+    if connection.dialect.name != "postgresql":
+        return
+    older = connection.execute(sa.text(_OLDER_HUBS)).first()
+    if older is not None:
+        raise OlderHubError(
+            f"hub {older.hub} ({older.software}) runs on it and knows revision {older.revision}, but from "
+            f"now on {older.oldest} is needed: replace that hub by a newer version first"
+        )
+
+
+_OLDER_HUBS = (
+    "SELECT hub, software, revision, oldest FROM hubs, directory "
+    "WHERE state IN ('serving', 'leaving') AND revision < oldest"
+)

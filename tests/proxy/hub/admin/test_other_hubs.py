@@ -36,6 +36,7 @@ class Hub:
     async def page(self, *, agent: str | None, cluster: str | None, after: str) -> CallsPage:
         await trio.lowlevel.checkpoint()
         fitting = [each for each in self.chosen(None, agent, cluster) if each.id > after]
+        fitting.sort(key=lambda each: each.id)
         return CallsPage(fitting[:2], len(fitting) > 2)
 
     async def kill_page(
@@ -98,8 +99,8 @@ async def test_all_pages_of_all_hubs_are_ended() -> None:
 
 
 async def never(question: str, body: Mapping[str, object]) -> Mapping[str, object]:
-    await trio.sleep_forever()
-    raise AssertionError
+    await trio.sleep(2)
+    raise AskFailed("hub x has not answered within 2 s")
 
 
 async def down(question: str, body: Mapping[str, object]) -> Mapping[str, object]:
@@ -129,6 +130,22 @@ async def test_a_hub_that_does_not_answer_is_named_within_two_seconds(
     found = await asked.kill(session_id=None, agent="sre-1", cluster=None, reason="x")
     assert (found.calls, found.silent) == (calls("aa", 1), ["b", "x"])
     assert trio.current_time() - began <= 2 * 2.0
+
+
+async def test_a_hub_with_very_many_calls_may_take_longer_for_all_its_pages(
+    autojump_clock: MockClock,
+) -> None:
+    hub = Hub(calls("aa", 20))
+
+    async def slow(question: str, body: Mapping[str, object]) -> Mapping[str, object]:
+        await trio.sleep(1.5)
+        return await hub.asked()(question, body)
+
+    found = await others(Peer("a", slow)).sessions()
+    assert (len(found.calls), found.silent) == (20, [])
+    hub.live += calls("bb", 20)
+    found = await others(Peer("a", slow)).sessions()
+    assert (len(found.calls), found.silent) == (26, ["a"])
 
 
 async def test_what_a_hub_has_ended_before_it_fell_silent_is_told(autojump_clock: MockClock) -> None:
@@ -165,7 +182,11 @@ async def test_unknown_keys_of_a_newer_hub_are_ignored() -> None:
 
 @attrs.define
 class Link:
-    ask: Ask
+    answer: Ask
+
+    async def ask(self, question: str, body: Mapping[str, object], within_s: float) -> Mapping[str, object]:
+        assert within_s == 2
+        return await self.answer(question, body)
 
 
 @attrs.define

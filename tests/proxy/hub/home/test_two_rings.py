@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from proxy.hub.home.keyring import OVERLAP_S, KeyRing
 from proxy.hub.home.sealed_secrets import SealedKeyring, open_secrets
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.engines.engine import Location
+from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.sealed import HubSecrets, read_signing_keys
@@ -60,8 +61,13 @@ async def alone() -> None:
     """No other hub has to have this one's snapshot."""
 
 
-def ring_on(directory: Directory, file: SealFile, on_rotation: Callable[[], None] = lambda: None) -> KeyRing:
-    source = SealedKeyring(directory, file, alone)
+def ring_on(
+    directory: Directory,
+    file: SealFile,
+    on_rotation: Callable[[], None] = lambda: None,
+    spread: Callable[[], Awaitable[None]] = alone,
+) -> KeyRing:
+    source = SealedKeyring(directory, file, spread)
     return KeyRing(source, issuer=HUB, clock=lambda: START, on_rotation=on_rotation)
 
 
@@ -121,6 +127,30 @@ async def test_a_rotation_is_two_changes_of_the_directory(database: Location, tm
         directory.on_change(see)
         await ring.rotate()
         assert seen == [([KeyState.ACTIVE, KeyState.PUBLISHED], 0), ([KeyState.ACTIVE, KeyState.RETIRING], 1)]
+
+
+async def test_a_new_key_signs_only_when_all_hubs_verify_by_it(database: Location, tmp_path: Path) -> None:
+    file = SealFile(tmp_path / "seal.key")
+    behind = ["0000000b"]
+
+    async def spread() -> None:
+        if behind:
+            raise StoreUnavailableError(f"not yet in force at every hub; missing: {behind[0]}")
+
+    async with opened(database, file) as (directory, _):
+        ring = ring_on(directory, file, spread=spread)
+        directory.on_change(ring.follow)
+        old = ring.current.active.kid
+        for attempt in (ring.rotate, ring.activate):
+            with pytest.raises(StoreUnavailableError, match=r"signs by itself once .* missing: 0000000b"):
+                await attempt()
+            assert ring.current.active.kid == old
+            assert ring.current.published is not None
+        published = ring.current.published.kid
+        behind.clear()
+        # As `run` does.
+        await ring.activate()
+        assert (ring.current.active.kid, ring.current.published) == (published, None)
 
 
 async def test_a_rotation_that_meets_a_published_key_finishes_that_one(

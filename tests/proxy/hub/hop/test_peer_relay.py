@@ -219,7 +219,7 @@ def test_no_table_makes_a_hub_forward_a_call_twice(
     relays: list[tuple[str, str, bool]],
     calls: list[tuple[str, str]],
 ) -> None:
-    """Whatever routes and relays a hub has, a forwarded call leaves it only in the session that it names."""
+    """With any routes and relays, a forwarded call leaves it only in the session that it names."""
 
     async def play() -> None:
         registry, directory = Registry(), FakeDirectory()

@@ -133,6 +133,7 @@ async def test_a_link_that_cannot_be_dialled_again_ends_and_is_reported(autojump
         assert first.relays == []
         assert len(lost) == 2
         assert first.mesh.links == second.mesh.links == []
+        assert first.mesh._table._links == second.mesh._table._links == {}
         assert first.mesh.unreachable == ("bbbbbbbb",)
         wires.split = False
         await trio.sleep(PAUSE_S + 0.1)
@@ -225,6 +226,12 @@ async def test_the_next_link_begins_beside_one_whose_ids_run_out(autojump_clock:
         assert len(wires.dials) == 2
         with pytest.raises(LinkDown):
             other.open(b"resume")
+        for hub, other_hub, session in ((first, second, "s1"), (second, first, "s2")):
+            # Told over both links, and the later one's count.
+            hub.tell(route(session, streams=5))
+            await trio.sleep(0.2)
+            (relay,) = other_hub.relays
+            assert (relay.route, relay.link) == (route(session, streams=5), other_hub.link)
         await trio.sleep(TAKEOVER_S + 1)
         # Its routes have come over to the next link, and an open stream keeps it.
         assert [(each.route.session, each.link) for each in second.relays] == [("s1", second.link)]
@@ -237,6 +244,21 @@ async def test_the_next_link_begins_beside_one_whose_ids_run_out(autojump_clock:
         assert other.session.closed
         assert (len(first.mesh.links), len(second.mesh.links)) == (1, 1)
         assert len(first.relays) == len(second.relays) == 1
+
+
+async def test_a_link_whose_ids_run_out_goes_on_after_a_cut(autojump_clock: MockClock) -> None:
+    async with open_linked_hubs() as (first, second, wires):
+        seen: list[Stream] = []
+        first.mesh.on_call = lambda _, stream: seen.append(stream)
+        old = second.link.session
+        old._connection.table.next_id = LAST_ID - IDS_LEFT_AT_GOAWAY + 1
+        going_on = old.open_stream(b"exec", context=old.add_context(group_of("agent"), b"agent"))
+        await trio.sleep(0.005)
+        assert old.draining
+        wires.cut()
+        await trio.sleep(3)
+        assert (len(wires.dials), len(second.mesh.links)) == (3, 2)
+        assert [old.detached, old.closed, going_on.broken, seen[0].broken] == [False] * 4
 
 
 async def test_a_link_that_the_other_hub_has_given_up_does_not_wait(autojump_clock: MockClock) -> None:

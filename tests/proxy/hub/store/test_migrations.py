@@ -113,6 +113,27 @@ def test_a_database_of_a_newer_version_is_used_if_that_allows_it(new_database: L
         opened(new_database)
 
 
+def test_tables_that_a_running_hub_cannot_use_are_not_made(postgres_database: str) -> None:
+    address = PostgresAddress(postgres_database)
+    opened(address).close()
+    # An earlier hub closes the calls of each one that it does not know.
+    assert run(address, "select oldest from directory") == [("0015",)]
+    run(
+        address,
+        "insert into hubs values ('boot', '0000000a', 1, '', '', 'hawse/0.1.0', '0015', 1, '', 10, 60, "
+        "'serving', 1, 0, 0, '', 0, 0)",
+    )
+    with connected(address) as connection:
+        migrations.refuse_older_hubs(connection)
+    run(address, "update directory set oldest = '0017'")
+    told = r"hub 0000000a \(hawse/0\.1\.0\) runs on it and knows revision 0015, but from now on 0017 is"
+    with connected(address) as connection, pytest.raises(migrations.OlderHubError, match=told):
+        migrations.refuse_older_hubs(connection)
+    run(address, "update hubs set state = 'gone'")
+    with connected(address) as connection:
+        migrations.refuse_older_hubs(connection)
+
+
 def test_a_database_at_several_revisions_is_left_alone(new_database: Location) -> None:
     opened(new_database).close()
     run(new_database, "insert into alembic_version values ('0003')")
