@@ -161,7 +161,10 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     if (address := hub.config.database.address) is not None:
         start(listen, address, CHANNEL, directory.poll_soon)
     direct = _start_direct(hub)
-    live_relays = LiveRelays(hub.registry, time.time, direct)
+    live_relays = LiveRelays(
+        hub.registry, time.time, direct, lambda: directory.current.clusters_by_id, hub.hub_id or "",
+        hub.shared_limit,
+    )  # fmt: skip
     metrics = hub_metrics(directory, live_relays)
     if (watch := hub.records.watch) is not None:
         metrics.register(DatabaseCollector(watch))

@@ -49,11 +49,19 @@ class FakeRecorder:
 class FakeOperations:
     def __init__(self) -> None:
         self.live: list[RelayInfo] = []
+        self.others: list[RelayInfo] = []
         self.asked = 0
 
     def relays(self) -> Sequence[RelayInfo]:
         self.asked += 1
         return self.live
+
+    async def elsewhere(self) -> Sequence[RelayInfo]:
+        await trio.lowlevel.checkpoint()
+        return self.others
+
+    def instances(self) -> set[tuple[str, str]]:
+        return {(relay.cluster, relay.instance) for relay in [*self.relays(), *self.others]}
 
 
 class FakeSessions:

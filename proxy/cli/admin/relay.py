@@ -10,6 +10,7 @@ from proxy.cli.output import (
     Object,
     field,
     json_option,
+    listed,
     objects,
     print_fields,
     print_table,
@@ -34,11 +35,18 @@ def relay() -> None:
 @json_option
 @click.pass_obj
 def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
-    """List the relays, connected or not."""
+    """List the relays, connected or not: a line for each tunnel.
+
+    Where several hubs serve, HUB names the one that has the tunnel. Only that hub knows the tunnel's streams,
+    its round-trip time and the state of its API server.
+    """
     relays = _relays(reach, cluster)
+    # On SQLite a hub is alone.
+    of_several = any(row.get("hub") for row in relays)
     columns = [
         ("CLUSTER", field("cluster")),
         ("INSTANCE", field("instance")),
+        *([("HUB", _hub)] if of_several else []),
         ("STATE", _state),
         ("API SERVER", field("api_server")),
         ("KUBERNETES", _pinned),
@@ -76,13 +84,15 @@ def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: boo
         raise CommandError(
             f"no relay {instance!a}{whose} has connected{near}; for the names: hawse admin relay list"
         )
-    if len(found) > 1:
-        raise CommandError(f"{len(found)} clusters have a relay {instance!a}: name one with --cluster")
+    if (clusters := len({text(row, "cluster") for row in found})) > 1:
+        raise CommandError(f"{clusters} clusters have a relay {instance!a}: name one with --cluster")
+    # The hub's own tunnel, of which it knows most, is the first.
     print_fields(
-        found[0],
+        {**found[0], "hubs": [_hub(row) for row in found]},
         [
             ("instance", field("instance")),
             ("cluster", field("cluster")),
+            ("hubs", listed("hubs")),
             ("state", _state),
             ("api server", field("api_server")),
             ("kubernetes", _pinned),
@@ -112,12 +122,18 @@ def _relays(reach: Reach, cluster: str | None) -> list[Object]:
 
 
 def _state(row: Object) -> str:
-    return "connected" if row.get("connected") else "away"
+    if not row.get("connected"):
+        return "away"
+    return "leaving" if row.get("leaving") else "connected"
+
+
+def _hub(row: Object) -> str:
+    return text(row, "hub") or "-"
 
 
 def _pinned(row: Object) -> str:
     """Whether the relay has stated the UID of its cluster, which is then enforced."""
-    if not row.get("connected"):
+    if not row.get("connected") or row.get("pinned") is None:
         return "-"
     return "pinned" if row.get("pinned") else "not pinned"
 

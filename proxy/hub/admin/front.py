@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,10 +20,13 @@ from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.local_admin import AdminEndpoint
+from proxy.hub.membership.tunnels import Standing
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.relays.registry import Registry
+from proxy.hub.relays.shared_limit import SharedRelayLimit
 from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Cluster
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.roles import Role
 from proxy.listener.connection_limit import ConnectionLimit, ConnectionLimitError, CountedConnection
@@ -46,9 +49,15 @@ class LiveRelays:
     registry: Registry
     clock: Callable[[], float]
     direct: DirectRelays
+    clusters: Callable[[], Mapping[str, Cluster]]
+    """By id."""
+    hub: str = ""
+    """The id of this hub among those of its database; "" on SQLite."""
+    limit: SharedRelayLimit | None = None
+    """Knows the tunnels of all hubs; None on SQLite."""
 
     def relays(self) -> list[RelayInfo]:
-        """Every connected relay instance, by cluster and instance."""
+        """Every relay instance that is connected to this hub, by cluster and instance."""
         now, monotonic = self.clock(), trio.current_time()
         tunnels = (
             RelayInfo(
@@ -62,11 +71,51 @@ class LiveRelays:
                 relay.session.stream_count,
                 relay.kid,
                 relay.statement,
+                relay.leaving,
+                self.hub,
             )
             for relay in self.registry.relays()
             if not relay.session.detached
         )
         return sorted([*tunnels, *self.direct.here()], key=lambda info: (info.cluster, info.instance))
+
+    async def elsewhere(self) -> list[RelayInfo]:
+        """The tunnels at the other hubs whose leases hold; raises StoreUnavailableError."""
+        if self.limit is None:
+            return []
+        clusters, now = self.clusters(), self.clock()
+        return [
+            _info(each, clusters[each.tunnel.contact.cluster_id].name, now)
+            for each in await self.limit.elsewhere()
+            if each.living and each.tunnel.contact.cluster_id in clusters
+        ]
+
+    def instances(self) -> set[tuple[str, str]]:
+        """The cluster's name and the instance of each relay that is connected to any hub."""
+        clusters = self.clusters()
+        here = {(relay.cluster, relay.instance) for relay in self.relays()}
+        return here | {
+            (clusters[relay.cluster_id].name, relay.instance)
+            for relay in self.registry.elsewhere()
+            if relay.cluster_id in clusters
+        }
+
+
+def _info(standing: Standing, cluster: str, now: float) -> RelayInfo:
+    tunnel, contact = standing.tunnel, standing.tunnel.contact
+    return RelayInfo(
+        cluster,
+        contact.instance,
+        contact.version,
+        contact.address,
+        tunnel.connected_at,
+        now,
+        None,
+        None,
+        tunnel.kid,
+        leaving=tunnel.leaving,
+        hub=standing.hub,
+    )
 
 
 async def ensure_local_token(

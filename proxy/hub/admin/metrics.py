@@ -64,7 +64,7 @@ class HubCollector(Collector):
             # A cluster without a connected relay is a 0, not a missing line, so that alerts can match it.
             mine = live.get(name, ())
             relays.add_metric([name], len(mine))
-            streams.add_metric([name], sum(relay.streams for relay in mine))
+            streams.add_metric([name], sum(relay.streams or 0 for relay in mine))
             down.add_metric([name], sum(relay.statement.api_server is False for relay in mine))
             if mine:
                 seen.add_metric([name], max(relay.last_seen for relay in mine))

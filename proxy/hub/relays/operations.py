@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import attrs
@@ -21,11 +21,16 @@ class RelayInfo:
     connected_at: float
     last_seen: float
     rtt_ms: float | None
-    streams: int
+    streams: int | None
+    """None for a tunnel at another hub."""
     kid: str = ""
     """The id of the relay key it authenticated with."""
     statement: Statement = attrs.Factory(Statement)
-    """Its statement about its cluster and its API server."""
+    """Its statement about its cluster and its API server; empty for a tunnel at another hub."""
+    leaving: bool = False
+    """It drains."""
+    hub: str = ""
+    """The id of the hub that has the tunnel; "" for a hub that is alone."""
 
 
 @attrs.frozen
@@ -99,8 +104,16 @@ class OtherHubs(Protocol):
 
 
 class Operations(Protocol):
-    """The running hub's state, for administration; nothing here waits."""
+    """The running hub's state, for administration."""
 
     def relays(self) -> Sequence[RelayInfo]:
-        """Every connected relay instance."""
+        """Every relay instance that is connected to this hub."""
+        ...
+
+    async def elsewhere(self) -> Sequence[RelayInfo]:
+        """The tunnels at the other hubs; raises StoreUnavailableError."""
+        ...
+
+    def instances(self) -> Collection[tuple[str, str]]:
+        """The cluster's name and the instance of each relay that is connected to any hub."""
         ...

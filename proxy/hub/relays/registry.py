@@ -180,6 +180,11 @@ class Registry:
             yield from list(instances.values())
         yield from list(self._leaving)
 
+    def elsewhere(self) -> Iterator[ReachableRelay]:
+        """Every session at another hub that this one has a route to."""
+        for sessions in list(self._elsewhere.values()):
+            yield from list(sessions.values())
+
     def announce_keys(self) -> None:
         """Announce the hub's new key to every relay."""
         for relay in self.relays():

@@ -138,9 +138,10 @@ class SharedRelayLimit:
         await end_unless_it_answers(held.relay, instance)
         return held.relay.stays
 
-    async def tunnels(self) -> list[Standing]:
-        """The tunnels of all hubs; raises StoreUnavailableError."""
-        return await trio.to_thread.run_sync(self._tunnels.tunnels, limiter=self._thread)
+    async def elsewhere(self) -> list[Standing]:
+        """The tunnels of the other hub processes; raises StoreUnavailableError."""
+        found = await trio.to_thread.run_sync(self._tunnels.tunnels, limiter=self._thread)
+        return [each for each in found if each.tunnel.hub_boot != self._hub_boot]
 
     async def run(self) -> NoReturn:
         """Write the batches, and compare the table with the sessions, until cancelled."""

@@ -232,7 +232,7 @@ class ClusterActions:
 
     def _live(self) -> Counter[str]:
         """Count the connected relays by cluster name."""
-        return Counter(relay.cluster for relay in self.operations.relays())
+        return Counter(cluster for cluster, _ in self.operations.instances())
 
     def _shown(self, cluster: Cluster, live: Counter[str] | None = None) -> Payload:
         live = self._live() if live is None else live

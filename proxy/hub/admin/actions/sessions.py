@@ -10,7 +10,14 @@ import msgspec
 from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
 from proxy.hub.admin.actions.call import Call
 from proxy.hub.admin.actions.verb import verb
-from proxy.hub.relays.operations import CallsElsewhere, Operations, OtherHubs, SessionInfo, Sessions
+from proxy.hub.relays.operations import (
+    CallsElsewhere,
+    Operations,
+    OtherHubs,
+    RelayInfo,
+    SessionInfo,
+    Sessions,
+)
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import InvalidError, NotFoundError
 from proxy.hub.store.entities import Snapshot
@@ -47,30 +54,20 @@ class SessionActions:
 
     @verb("GET", "/v1/relays", "list", "relays", Role.VIEWER)
     async def relays(self) -> Done:
-        """List the relays: connected ones with the round-trip time, others with the time of last contact."""
-        live = {(relay.cluster, relay.instance): relay for relay in self.operations.relays()}
-        listed: list[Payload] = [
-            {
-                "cluster": relay.cluster,
-                "instance": relay.instance,
-                "connected": True,
-                "version": relay.version,
-                "address": relay.address,
-                "connected_at": time_text(relay.connected_at),
-                "last_seen_at": time_text(relay.last_seen),
-                "rtt_ms": relay.rtt_ms,
-                "streams": relay.streams,
-                "key": relay.kid,
-                "api_server": _api_server(relay.statement),
-                "pinned": bool(relay.statement.cluster_uid),
-            }
-            for relay in live.values()
-        ]
+        """List the tunnels of relays at all hubs, and the last contact of relays that have none.
+
+        Only the hub of a tunnel knows its round-trip time, its streams and the relay's statement.
+        """
+        tunnels = [*self.operations.relays(), *await self.operations.elsewhere()]
+        listed = [_tunnel(relay) for relay in tunnels]
+        connected = {(relay.cluster, relay.instance) for relay in tunnels}
         listed += [
             {
                 "cluster": relay.cluster,
                 "instance": relay.instance,
                 "connected": False,
+                "leaving": False,
+                "hub": "",
                 "version": relay.version,
                 "address": relay.address,
                 "connected_at": time_text(relay.connected_at),
@@ -82,7 +79,7 @@ class SessionActions:
                 "pinned": False,
             }
             for relay in await self.directory.read(Store.relay_instances)
-            if (relay.cluster, relay.instance) not in live
+            if (relay.cluster, relay.instance) not in connected
         ]
         listed.sort(key=lambda relay: (str(relay["cluster"]), not relay["connected"], str(relay["instance"])))
         return Done({"relays": listed})
@@ -154,6 +151,26 @@ class SessionActions:
         # A removed cluster may still have calls that are ending.
         if cluster is not None and not await self.live.sessions(cluster=cluster):
             known(self._now.clusters_by_name, "cluster", cluster)
+
+
+def _tunnel(relay: RelayInfo) -> Payload:
+    return {
+        "cluster": relay.cluster,
+        "instance": relay.instance,
+        "connected": True,
+        "leaving": relay.leaving,
+        "hub": relay.hub,
+        "version": relay.version,
+        "address": relay.address,
+        "connected_at": time_text(relay.connected_at),
+        "last_seen_at": time_text(relay.last_seen),
+        "rtt_ms": relay.rtt_ms,
+        "streams": relay.streams,
+        "key": relay.kid,
+        "api_server": _api_server(relay.statement),
+        # Unknown for a tunnel at another hub.
+        "pinned": None if relay.streams is None else bool(relay.statement.cluster_uid),
+    }
 
 
 def _api_server(statement: Statement) -> str | None:

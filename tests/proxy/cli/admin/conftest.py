@@ -38,12 +38,20 @@ from proxy.process.config import Address
 @attrs.define
 class Live:
     relays_here: list[RelayInfo] = attrs.Factory(list)
+    others: list[RelayInfo] = attrs.Factory(list)
 
     sessions_here: list[SessionInfo] = attrs.Factory(list)
     beside: int = 0
 
     def relays(self) -> Sequence[RelayInfo]:
         return self.relays_here
+
+    async def elsewhere(self) -> Sequence[RelayInfo]:
+        await trio.lowlevel.checkpoint()
+        return self.others
+
+    def instances(self) -> set[tuple[str, str]]:
+        return {(relay.cluster, relay.instance) for relay in [*self.relays(), *self.others]}
 
     async def sessions(
         self, *, agent: str | None = None, cluster: str | None = None

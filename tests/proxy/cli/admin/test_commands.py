@@ -238,6 +238,19 @@ async def test_everything_can_be_shown(hub: Hub) -> None:
     assert (await hub.json("hub", "show"))["public_url"] == "https://hub.example"
 
 
+async def test_the_tunnels_of_a_relay_are_listed_by_hub(hub: Hub) -> None:
+    now = time.time()
+    here = RelayInfo("prod", "pod-a", "1", "192.0.2.7", now, now, 12.5, 3, hub="aaaaaaaa")
+    hub.live.relays_here.append(here)
+    hub.live.others.append(attrs.evolve(here, rtt_ms=None, streams=None, hub="bbbbbbbb", leaving=True))
+    lines = (await hub.ok("relay", "list")).stdout.splitlines()
+    assert "HUB" in lines[0].split()
+    assert [line.split()[2:4] for line in lines[1:]] == [["aaaaaaaa", "connected"], ["bbbbbbbb", "leaving"]]
+    shown = (await hub.ok("relay", "show", "pod-a")).stdout
+    assert "aaaaaaaa, bbbbbbbb" in shown
+    assert "12.5 ms" in shown
+
+
 async def test_relays_are_listed_with_last_seen_rtt_and_version(hub: Hub) -> None:
     await enrol(hub)
     cluster_id = hub.directory.current.clusters_by_name["prod"].id

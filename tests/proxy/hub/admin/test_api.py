@@ -154,6 +154,26 @@ async def test_relays_that_are_here_and_relays_that_left(bench: Bench) -> None:
     assert (row["api_server"], row["pinned"]) == ("down", True)
 
 
+async def test_relays_are_listed_for_each_tunnel_at_each_hub(bench: Bench) -> None:
+    await enrol(bench)
+    here = RelayInfo(
+        "prod", "pod-a", "0.1.0", "192.0.2.7", 1_800_000_000.0, 1_800_000_009.0, 12.5, 3, hub="aaaaaaaa"
+    )
+    bench.operations.live.append(here)
+    bench.operations.others += [
+        attrs.evolve(here, rtt_ms=None, streams=None, hub="bbbbbbbb"),
+        attrs.evolve(here, instance="pod-b", rtt_ms=None, streams=None, hub="bbbbbbbb", leaving=True),
+    ]
+    relays = (await bench.ok("GET", "/v1/relays"))["relays"]
+    assert [(r["instance"], r["hub"], r["streams"], r["leaving"], r["pinned"]) for r in relays] == [
+        ("pod-a", "aaaaaaaa", 3, False, False),
+        ("pod-a", "bbbbbbbb", None, False, None),
+        ("pod-b", "bbbbbbbb", None, True, None),
+    ]
+    # By instance, whatever the number of their tunnels.
+    assert (await bench.ok("GET", "/v1/clusters"))["clusters"][0]["relays"] == 2
+
+
 async def test_a_list_of_many_clusters_asks_for_the_relays_once(bench: Bench) -> None:
     names = [f"cluster-{number}" for number in range(5)]
     for name in names:

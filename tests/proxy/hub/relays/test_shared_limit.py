@@ -92,7 +92,7 @@ class Hubs:
             while any(each._dials or each._left or each._ended for each in self.limits.values()):  # noqa: ASYNC110
                 await trio.sleep(0.01)
         found: dict[str, list[tuple[str, bool]]] = {}
-        for each in await self.limits["hub-1"].tunnels():
+        for each in self.limits["hub-1"]._tunnels.tunnels():
             key = each.tunnel.contact.instance
             found.setdefault(key, []).append((each.tunnel.hub_boot, each.tunnel.leaving))
         return {key: sorted(rows) for key, rows in found.items()}
@@ -233,7 +233,9 @@ async def test_a_row_without_a_session_is_deleted(address: PostgresAddress) -> N
         run(address, "update tunnels set session = 'gone'")
         await hubs.compare("hub-1")
         assert await hubs.rows() == {"a": [("hub-1", False)]}
-        assert "gone" not in [each.tunnel.session for each in await hubs.limits["hub-1"].tunnels()]
+        assert await hubs.limits["hub-1"].elsewhere() == []
+        (found,) = await hubs.limits["hub-2"].elsewhere()
+        assert (found.hub, found.living, found.tunnel.session != "gone") == ("hub-1", True, True)
 
 
 async def test_a_dial_that_the_database_does_not_decide_leaves_nothing(
