@@ -10,11 +10,12 @@ import pytest
 import tunnel
 from proxy.message.body import BODY_BYTES_MAX
 from proxy.process import config
-from tunnel import backoff, dial, dialer
+from tunnel.dialing import backoff, dial
+from tunnel.dialing import resumption as redial
 from tunnel.driver import QUEUE_HIGH_BYTES
 from tunnel.net import tcp
 from tunnel.protocol import congestion, frames, ledger, liveness, memory, schedule, window
-from tunnel.protocol.connection import deadlines, drain, resumption, stream_feed
+from tunnel.protocol.connection import deadlines, drain, stream_feed
 from tunnel.protocol.control import CONTROL_RESETS_MAX, PINGS_ANSWERED_MAX, peer_resets_max
 from tunnel.protocol.errors import CloseCode, StreamCode
 from tunnel.protocol.session import contexts, table
@@ -143,7 +144,7 @@ PROSE = {
         ("a PING at once on a transport, every 30 s", liveness.PING_IDLE_S == config.PING_S == 30),
         (
             "(`tunnel.ping_s`, 5 s to 60 s)",
-            (config.PING_S_MIN, config.PING_S_MAX) == (liveness.PING_BUSY_S, resumption.RESUME_TTL_S),
+            (config.PING_S_MIN, config.PING_S_MAX) == (liveness.PING_BUSY_S, redial.RESUME_TTL_S),
         ),
         ("every 5 s while a stream is open", liveness.PING_BUSY_S == 5),
         ("dead 10 s after", liveness.DEAD_AFTER_S == 10),
@@ -155,7 +156,7 @@ PROSE = {
         ("40 s without", liveness.PING_IDLE_S + liveness.DEAD_AFTER_S == 40),
         (
             "comes 41 s after the loss",
-            liveness.PING_IDLE_S + liveness.DEAD_AFTER_S + dialer.RESUME_FIRST_S == 41,
+            liveness.PING_IDLE_S + liveness.DEAD_AFTER_S + redial.RESUME_FIRST_S == 41,
         ),
         (
             "three in a row are more than 0.1 s above",
@@ -178,13 +179,13 @@ PROSE = {
         ),
     ],
     "Resumption": [
-        ("(60 s at most, even if it says more)", resumption.RESUME_TTL_S == 60),
+        ("(60 s at most, even if it says more)", redial.RESUME_TTL_S == 60),
         ("until 2 s after the detach", deadlines.OPEN_WAITS_S == 2),
         (
             "dials within 1 s after the loss, then 1 s to 2 s",
-            (dialer.RESUME_FIRST_S, dialer.RESUME_PAUSE_S) == (1, 1),
+            (redial.RESUME_FIRST_S, redial.RESUME_PAUSE_S) == (1, 1),
         ),
-        ("none takes longer than 5 s", dialer.RESUME_DIAL_S == 5),
+        ("none takes longer than 5 s", redial.RESUME_DIAL_S == 5),
     ],
 }
 
