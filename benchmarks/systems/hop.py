@@ -42,7 +42,8 @@ def open_hop(folder: Path, upstream: Upstream) -> Iterator[System]:
             peer = f"127.0.0.1:{free_port()}"
             settings = (
                 # Of the section before: the relay has one tunnel, to the second hub.
-                f'tunnels_per_relay = 1\n[tls]\ncertificate = "{folder / "server.pem"}"\nkey = "{folder / "server.key"}"\n'
+                "tunnels_per_relay = 1\n"
+                f'[tls]\ncertificate = "{folder / "server.pem"}"\nkey = "{folder / "server.key"}"\n'
                 f'[database]\nurl = "{database.url}"\nseal_file = "{folder / "seal.key"}"\n'
                 f'[peer]\nlisten = "{peer}"\naddress = "{peer}"\n'
             )

@@ -25,6 +25,17 @@ def test_a_hub_that_has_ended_is_not_judged() -> None:
         assert watch.overdue(reading(float(second), *ended)) == []
 
 
+def test_no_hub_is_dead_within_75_s_of_a_new_connection() -> None:
+    """As after a start of the server, or a promotion."""
+    watch = DeathWatch()
+    found = [
+        second
+        for second in range(0, 200, 5)
+        if watch.overdue(reading(float(second), row("b", 0.0), connection=1 + (second >= 60)))
+    ]
+    assert found[0] == 60 + 75
+
+
 def test_a_hub_is_judged_by_its_own_settings() -> None:
     watch = DeathWatch()
     patient = row("b", 0.0, stale_streams_s=600.0)

@@ -227,9 +227,11 @@ async def test_the_next_link_begins_beside_one_whose_ids_run_out(autojump_clock:
         with pytest.raises(LinkDown):
             other.open(b"resume")
         for hub, other_hub, session in ((first, second, "s1"), (second, first, "s2")):
-            # Told over both links, and the later one's count.
+            # Told over both links, of which the later one counts.
+            before = list(other_hub.relays)
             hub.tell(route(session, streams=5))
             await trio.sleep(0.2)
+            assert other_hub.relays == before
             (relay,) = other_hub.relays
             assert (relay.route, relay.link) == (route(session, streams=5), other_hub.link)
         await trio.sleep(TAKEOVER_S + 1)
@@ -280,16 +282,16 @@ async def test_a_hub_has_a_bound_on_the_links_of_another_one(autojump_clock: Moc
     async with open_linked_hubs() as (first, second, wires):
         async with trio.open_nursery() as nursery:
 
-            async def dial(task_status: trio.TaskStatus[None]) -> None:
+            async def _hold(task_status: trio.TaskStatus[None]) -> None:
                 async with wires.connect(lambda: first.members.me, second.members.me, "") as transport:
                     async with open_session(transport, Role.DIALER):
                         task_status.started()
                         await trio.sleep_forever()
 
             for _ in range(LINKS_OF_A_HUB_MAX - 1):
-                await nursery.start(dial)
+                await nursery.start(_hold)
             with pytest.raises(Rejected, match=f"it has {LINKS_OF_A_HUB_MAX} links"):
-                await nursery.start(dial)
+                await nursery.start(_hold)
             nursery.cancel_scope.cancel()
         await trio.sleep(0.1)
         assert second.mesh.links == [second.link]
