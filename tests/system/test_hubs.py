@@ -28,7 +28,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) ->
 def test_kubectl_works_through_the_balancer(world: HubsWorld) -> None:
     done = world.kubectl("tunnel", "get", "pods")
     assert (done.code, POD.encode() in done.out) == (0, True)
-    assert world.cut_relays() == 2
+    world.wait_for_tunnels(4)
+    assert world.cut_relays() == 4
 
 
 def test_a_third_relay_is_refused_whichever_hub_it_dials(world: HubsWorld) -> None:
