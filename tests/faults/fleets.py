@@ -42,7 +42,9 @@ class RelayFleet:
 
     def at(self, member: HubProcess) -> int:
         """How many relays are connected at a hub."""
-        return sum(bool(row["connected"]) for row in rows_of(member, "relays"))
+        # Only the hub of a tunnel knows its streams.
+        rows = rows_of(member, "relays")
+        return sum(bool(row["connected"]) and row["streams"] is not None for row in rows)
 
     def wait_for(self, count: int) -> float:
         """Wait until so many sessions are up; how long that took."""

@@ -113,7 +113,9 @@ class HubsWorld(World):
         for member in self.members:
             if member.running:
                 rows = rows_of(member, "relays")
-                found[member.name] = [str(row["instance"]) for row in rows if row["connected"]]
+                # Only the hub of a tunnel knows its streams.
+                own = [row for row in rows if row["connected"] and row["streams"] is not None]
+                found[member.name] = [str(row["instance"]) for row in own]
         return found
 
     def wait_for_tunnels(self, count: int, deadline_s: float = DEADLINE_S) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.postgres import PostgresServer
-from tests.system.hubs import CLUSTER, HubsWorld, administration_of, rows_of, running_hubs
+from tests.system.hubs import CLUSTER, RELAYS, HubsWorld, administration_of, rows_of, running_hubs
 from tests.system.raw import RawClient
 from tests.system.world import AGENT, NAMESPACE, POD
 
@@ -28,7 +28,22 @@ def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) ->
 def test_kubectl_works_through_the_balancer(world: HubsWorld) -> None:
     done = world.kubectl("tunnel", "get", "pods")
     assert (done.code, POD.encode() in done.out) == (0, True)
-    assert world.cut_relays() == 2
+    world.wait_for_tunnels(4)
+    assert world.cut_relays() == 4
+
+
+def test_a_third_relay_is_refused_whichever_hub_it_dials(world: HubsWorld) -> None:
+    world.wait_for_tunnels(4)
+    for member in world.members:
+        tunnels = [row for row in rows_of(member, "relays") if row["connected"] and not row["leaving"]]
+        # Two tunnels each, to two hubs, whichever hub is asked.
+        assert len(tunnels) >= 4
+        assert {str(row["instance"]) for row in tunnels} == set(RELAYS)
+    world.start_relay(CLUSTER, "third")
+    third = world.relays.pop(f"{CLUSTER}-third")
+    third.wait_for("has 2 relays here")
+    third.stop()
+    assert all("third" not in names for names in world.tunnels().values())
 
 
 def test_the_calls_of_all_hubs_are_listed_and_ended_at_any_of_them(world: HubsWorld) -> None:
