@@ -15,7 +15,7 @@ from tunnel.dialing import resumption as redial
 from tunnel.driver import QUEUE_HIGH_BYTES
 from tunnel.net import tcp
 from tunnel.protocol import congestion, frames, ledger, liveness, memory, schedule, window
-from tunnel.protocol.connection import deadlines, drain, stream_feed
+from tunnel.protocol.connection import deadlines, drain, resumption, stream_feed
 from tunnel.protocol.control import CONTROL_RESETS_MAX, PINGS_ANSWERED_MAX, peer_resets_max
 from tunnel.protocol.errors import CloseCode, StreamCode
 from tunnel.protocol.session import contexts, table
@@ -144,7 +144,7 @@ PROSE = {
         ("a PING at once on a transport, every 30 s", liveness.PING_IDLE_S == config.PING_S == 30),
         (
             "(`tunnel.ping_s`, 5 s to 60 s)",
-            (config.PING_S_MIN, config.PING_S_MAX) == (liveness.PING_BUSY_S, redial.RESUME_TTL_S),
+            (config.PING_S_MIN, config.PING_S_MAX) == (liveness.PING_BUSY_S, resumption.RESUME_TTL_S),
         ),
         ("every 5 s while a stream is open", liveness.PING_BUSY_S == 5),
         ("dead 10 s after", liveness.DEAD_AFTER_S == 10),
@@ -179,7 +179,7 @@ PROSE = {
         ),
     ],
     "Resumption": [
-        ("(60 s at most, even if it says more)", redial.RESUME_TTL_S == 60),
+        ("(60 s at most, even if it says more)", resumption.RESUME_TTL_S == 60),
         ("until 2 s after the detach", deadlines.OPEN_WAITS_S == 2),
         (
             "dials within 1 s after the loss, then 1 s to 2 s",
