@@ -34,7 +34,8 @@ TIME_TYPE = "hub-time+jwt"
 # Oscillators are accurate to 100 ppm, so two differ by up to 200 ppm. A hub whose clock was set back loses
 # HUB_DRIFT on top (proxy/hub/relays/token_clock.py). The rest is margin.
 DRIFT = 500e-6
-# The hubs of eight tunnels (tunnel.tunnels.TUNNELS_MAX), and as many predecessors while their streams last.
+# The hubs of eight tunnels (tunnel.dialing.tunnels.TUNNELS_MAX), and as many predecessors while their
+# streams last.
 HUBS_MAX = 16
 # A session's end reason has at most 200 bytes.
 UNTRUSTED_HUB = (

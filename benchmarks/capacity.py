@@ -14,7 +14,7 @@ from benchmarks.figures import Found, brief
 from benchmarks.report import render
 from benchmarks.result import Series
 from benchmarks.workloads.scale import FEW, TUNNELS
-from tunnel.backoff import DELAYS_S, REDIAL_S, REDIAL_SPREAD
+from tunnel.dialing.backoff import DELAYS_S, REDIAL_S, REDIAL_SPREAD
 
 HUB = "hub"
 CORE_SHARE = 0.7

@@ -35,8 +35,8 @@ from proxy.relay.pool import open_pool
 from proxy.relay.service_account import from_kubeconfig
 from proxy.relay.tunnelled import serve_session
 from tunnel import NONCE_BYTES, Hello, Memory, Session
-from tunnel.dial import DialerConfig
-from tunnel.dialer import run_dialer
+from tunnel.dialing.dial import DialerConfig
+from tunnel.dialing.dialer import run_dialer
 from tunnel.net.connect import client_context, tune
 
 MEMORY_BYTES_MAX = 128 * 1024 * 1024

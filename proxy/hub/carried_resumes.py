@@ -38,8 +38,8 @@ from tunnel.websocket.upgrade import SESSION_HEADER
 
 HERE: Final = b"here"
 UNKNOWN: Final = b"unknown"
-# A relay gives a dial up after 5 s (tunnel.resumption.RESUME_DIAL_S), and the session's hub may take 2 s to
-# record its token.
+# A relay gives a dial up after 5 s (tunnel.dialing.resumption.RESUME_DIAL_S), and the session's hub may take
+# 2 s to record its token.
 ANSWER_S: Final = 2.0
 # Connections that one link carries at once: a fleet of 1,500 relays behind three hubs, when the load balancer
 # has cut all connections. Each has the window of one stream in each direction.

@@ -53,8 +53,8 @@ from proxy.relay.service_account import from_kubeconfig, in_cluster
 from proxy.relay.tunnelled import ClockFault, Stated, serve_session
 from proxy.relay.verify import Verifier
 from tunnel import NONCE_BYTES, RESUME, CloseCode, Hello, Memory, Session, Settings
-from tunnel.dial import DialerConfig
-from tunnel.dialer import run_dialer
+from tunnel.dialing.dial import DialerConfig
+from tunnel.dialing.dialer import run_dialer
 from tunnel.net.connect import client_context
 from tunnel.net.tcp import TCPStream
 

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from trio.testing import MockClock
 
+from tests.fuzz import peer
 from tests.fuzz.__main__ import run
 from tests.fuzz.mutation import ANSWERS, CALLS, CANONICAL, CHUNKS, REQUESTS, RESPONSES
 
@@ -14,6 +16,11 @@ from tests.fuzz.mutation import ANSWERS, CALLS, CANONICAL, CHUNKS, REQUESTS, RES
 def test_mutated_heads_and_bodies_are_read_as_h11_and_the_rules_want_it():
     done = run(4000, seed=int.from_bytes(os.urandom(4)))
     assert sum(done.values()) == 4000
+
+
+async def test_a_hub_goes_on_whatever_another_one_sends(autojump_clock: MockClock) -> None:
+    done = await peer.run(200, seed=int.from_bytes(os.urandom(4)))
+    assert sum(done.values()) == 400
 
 
 @pytest.mark.long

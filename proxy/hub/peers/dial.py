@@ -11,8 +11,8 @@ from typing import Final
 import attrs
 
 from audit.ids import new_eid
-from auth.hub_hello import hub_party, issue_hub_hello
 from proxy.hub.membership.member import Member
+from proxy.hub.peers.hello import hub_party, issue_hub_hello
 from proxy.hub.peers.identity import LinkIdentity, server_name, trust_in
 from proxy.process.config import Address
 from tunnel import Transport

@@ -13,13 +13,13 @@ from typing import Final
 import attrs
 import trio
 
-from auth.hub_hello import HubHelloClaims, hub_party, verify_hub_hello
 from auth.jws import TokenError
 from auth.keys import PublicKey
 from proxy.exchange.server import ServerConnection
 from proxy.hub.identity.replay import ReplayedError, ReplayMemory
 from proxy.hub.membership.member import Member
 from proxy.hub.peers.dial import PEER_PATH
+from proxy.hub.peers.hello import HubHelloClaims, hub_party, verify_hub_hello
 from proxy.hub.peers.identity import LinkIdentity, key_in
 from proxy.hub.peers.mesh import Mesh
 from proxy.listener.client_address import Admitter, address_of

@@ -74,7 +74,7 @@ HELLOS_REMEMBERED_MAX = 100_000
 HELLOS_OF_A_CLUSTER_MAX = 10_000
 
 # How long a relay that resumes a session waits for the record of its token: it gives up a dial after 5 s
-# (tunnel.resumption.RESUME_DIAL_S).
+# (tunnel.dialing.resumption.RESUME_DIAL_S).
 RESUME_RECORD_S = 2.0
 
 # A relay opens no streams and sends few contexts, so the hub keeps no memory for them. WELCOME cannot

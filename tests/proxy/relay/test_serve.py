@@ -437,7 +437,7 @@ async def test_a_hub_that_goes_away_is_dialled_again_while_the_old_tunnel_carrie
 async def test_a_relay_serves_the_tunnels_of_two_hubs_and_drains_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnel.backoff.REDIAL_S", 0.0)
+    monkeypatch.setattr("tunnel.dialing.backoff.REDIAL_S", 0.0)
     begun, release = trio.Semaphore(0), trio.Event()
 
     async def script(connection: Connection) -> None:

@@ -46,7 +46,7 @@ from tunnel import (
     memory_transport_pair,
     open_session,
 )
-from tunnel.backoff import SESSION_LIVED_S
+from tunnel.dialing.backoff import SESSION_LIVED_S
 
 
 async def answer_ok(connection: Connection) -> None:

@@ -10,7 +10,8 @@ import pytest
 import tunnel
 from proxy.message.body import BODY_BYTES_MAX
 from proxy.process import config
-from tunnel import backoff, dial, dialer
+from tunnel.dialing import backoff, dial
+from tunnel.dialing import resumption as redial
 from tunnel.driver import QUEUE_HIGH_BYTES
 from tunnel.net import tcp
 from tunnel.protocol import congestion, frames, ledger, liveness, memory, schedule, window
@@ -155,7 +156,7 @@ PROSE = {
         ("40 s without", liveness.PING_IDLE_S + liveness.DEAD_AFTER_S == 40),
         (
             "comes 41 s after the loss",
-            liveness.PING_IDLE_S + liveness.DEAD_AFTER_S + dialer.RESUME_FIRST_S == 41,
+            liveness.PING_IDLE_S + liveness.DEAD_AFTER_S + redial.RESUME_FIRST_S == 41,
         ),
         (
             "three in a row are more than 0.1 s above",
@@ -182,9 +183,9 @@ PROSE = {
         ("until 2 s after the detach", deadlines.OPEN_WAITS_S == 2),
         (
             "dials within 1 s after the loss, then 1 s to 2 s",
-            (dialer.RESUME_FIRST_S, dialer.RESUME_PAUSE_S) == (1, 1),
+            (redial.RESUME_FIRST_S, redial.RESUME_PAUSE_S) == (1, 1),
         ),
-        ("none takes longer than 5 s", dialer.RESUME_DIAL_S == 5),
+        ("none takes longer than 5 s", redial.RESUME_DIAL_S == 5),
     ],
 }
 

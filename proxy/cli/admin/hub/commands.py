@@ -25,7 +25,7 @@ from proxy.process.plural import counted
 
 @click.group()
 def hub() -> None:
-    """Show the hub's identity and its CA, and the hubs on one directory."""
+    """Show the hub, its CA, and the hubs beside it."""
 
 
 @hub.command("show")

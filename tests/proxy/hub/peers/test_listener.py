@@ -11,10 +11,10 @@ import attrs
 import pytest
 import trio
 
-from auth.hub_hello import hub_party, issue_hub_hello
 from auth.keys import SigningKey
 from proxy.hub.membership.member import Member, MemberState
 from proxy.hub.peers.dial import PEER_PATH, LinkFailed
+from proxy.hub.peers.hello import hub_party, issue_hub_hello
 from proxy.hub.peers.identity import LinkIdentity, key_in, server_name, trust_in
 from proxy.hub.peers.link import PeerLink
 from proxy.listener.unauthenticated import UnauthenticatedLimits

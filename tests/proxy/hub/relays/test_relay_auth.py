@@ -15,7 +15,7 @@ from auth.tokens import HelloClaims, issue_hello
 from proxy.hub.relays.relay_auth import WrongClockError, check_hello
 from proxy.hub.store.directory import open_directory
 from proxy.hub.store.entities import Snapshot
-from tunnel.dial_failure import WARNING_CHARACTERS_MAX
+from tunnel.dialing.failure import WARNING_CHARACTERS_MAX
 
 NOW = 1_800_000_000
 URL = "https://hub.example"

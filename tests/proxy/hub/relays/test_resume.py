@@ -38,8 +38,8 @@ from tunnel import (
     Welcome,
     memory_transport_pair,
 )
+from tunnel.dialing.resumption import RESUME_DIAL_S
 from tunnel.protocol import frames
-from tunnel.resumption import RESUME_DIAL_S
 from tunnel.websocket.upgrade import SESSION_HEADER
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from proxy.hub.store.engines.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.entities import AgentState, Mode
 from proxy.hub.store.federation import JWKS_LENGTH_MAX, NewIssuer
 from proxy.hub.store.names import PEM_LENGTH_MAX, check_name
@@ -426,27 +424,6 @@ def test_relays_are_remembered(store: Store, clock: Clock) -> None:
     assert store.relay_instances()[0].disconnected_at is None
     store.close_relays()
     assert store.relay_instances()[0].disconnected_at == 1100.0
-
-
-def test_a_start_marks_the_relays_of_its_hub_and_of_ended_ones(in_postgres: PostgresAddress) -> None:
-    ours, theirs, ended, hub_less = "0000000a", "0000000b", "0000000c", None
-    with closing(Store(in_postgres, org="main", clock=lambda: 1000.0)) as store:
-        cluster_id = store.add_cluster("prod", relay_key=relay_key())
-        for hub in (ours, theirs, ended, hub_less):
-            store.relay_connected(RelayContact(cluster_id, f"at {hub}", "b", "1", "a", hub))
-        for hub, state in ((theirs, "leaving"), (ended, "dead")):
-            run(
-                in_postgres,
-                f"insert into hubs values ('{hub}', '{hub}', 1, '', '', '', '', 1, '', 10, 60, '{state}', "
-                "1, 0, 0, '', 0, 0)",
-            )
-        # Its own relays are not this hub's to mark.
-        store.relay_disconnected(cluster_id, f"at {theirs}", "b", ours)
-        store.close_relays(ours)
-        found = {row.instance: row.disconnected_at for row in store.relay_instances()}
-    assert found == {
-        f"at {hub}": None if hub == theirs else 1000.0 for hub in (ours, theirs, ended, hub_less)
-    }
 
 
 def test_old_relay_instances_are_forgotten_and_connected_ones_never(store: Store, clock: Clock) -> None:

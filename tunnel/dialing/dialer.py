@@ -1,9 +1,8 @@
 """Keeps a relay connected to its hubs: dials, serves the sessions, waits, and dials again.
 
-This module decides when to dial, and what goes on meanwhile; `tunnel.dial` makes one dial, and
-`tunnel.resumption` brings back a session that has lost its connection. One loop dials, whenever a tunnel is
-missing and a dial is due. A task for each tunnel watches it, and says when the next dial is due once it ends
-or its hub goes away.
+This module decides when to dial, and what goes on meanwhile; `dial` makes one dial, and `resumption` brings
+back a session that has lost its connection. One loop dials, whenever a tunnel is missing and a dial is due. A
+task for each tunnel watches it, and says when the next dial is due once it ends or its hub goes away.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from typing import Final, NoReturn
 import attrs
 import trio
 
-from tunnel.backoff import Backoff
-from tunnel.dial import DialerConfig, open_tunnel
-from tunnel.dial_failure import DialFailed
+from tunnel.dialing.backoff import Backoff
+from tunnel.dialing.dial import DialerConfig, open_tunnel
+from tunnel.dialing.failure import DialFailed
+from tunnel.dialing.resumption import AWAY_S, bring_back
+from tunnel.dialing.tunnels import Tunnel, Tunnels
 from tunnel.protocol.errors import CloseCode
 from tunnel.protocol.events import GoAway
 from tunnel.refusals import SessionClosed
-from tunnel.resumption import AWAY_S, bring_back
 from tunnel.session import Session
-from tunnel.tunnels import Tunnel, Tunnels
 
 __all__ = ["run_dialer"]
 

@@ -9,11 +9,11 @@ from typing import Final
 
 import trio
 
-from tunnel.dial import DialerConfig, dial
-from tunnel.dial_failure import DialFailed
+from tunnel.dialing.dial import DialerConfig, dial
+from tunnel.dialing.failure import DialFailed
+from tunnel.dialing.tunnels import Tunnel
 from tunnel.protocol.errors import RemoteProtocolError
 from tunnel.refusals import SessionClosed
-from tunnel.tunnels import Tunnel
 from tunnel.websocket.upgrade import AT_HEADER
 
 __all__ = ["bring_back"]

@@ -21,7 +21,7 @@ from tunnel import (
     Welcome,
     open_session,
 )
-from tunnel.dial import DialerConfig
+from tunnel.dialing.dial import DialerConfig
 from tunnel.net.connect import wrap_server
 from tunnel.net.egress import ProxySettings
 from tunnel.websocket.upgrade import accept_websocket

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from auth.assertion import LIFETIME_S, sign_for_a_minute
-from auth.hub_hello import CLOCKS_APART_S, HUB_HELLO_TYPE, hub_party, issue_hub_hello, verify_hub_hello
 from auth.jws import AudienceError, TokenError, UnknownKeyError
 from auth.keys import PublicKey, SigningKey
 from auth.tokens import issue_hello
+from proxy.hub.peers.hello import CLOCKS_APART_S, HUB_HELLO_TYPE, hub_party, issue_hub_hello, verify_hub_hello
 
 NOW = 1_800_000_000.5
 KEY = SigningKey.generate()

@@ -11,7 +11,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from tests.tunnel.certificates import contexts
-from tests.tunnel.dialer_bench import TOKEN, read_head
+from tests.tunnel.dialing.dialer_bench import TOKEN, read_head
 from tunnel import (
     CloseCode,
     Hello,
@@ -27,7 +27,7 @@ from tunnel import (
     open_session,
     read_hello,
 )
-from tunnel.dial import DialerConfig
+from tunnel.dialing.dial import DialerConfig
 from tunnel.net.egress import ProxySettings
 from tunnel.websocket.upgrade import AT_HEADER, ELSEWHERE_HEADER, accept_websocket
 

@@ -9,9 +9,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.tunnel.hubs_bench import Balancer, Hub, Relay, header, plain
-from tunnel import Hello, Welcome, dial, hear_hello, read_hello
-from tunnel.dialer import run_dialer
+from tests.tunnel.dialing.hubs_bench import Balancer, Hub, Relay, header, plain
+from tunnel import Hello, Welcome, hear_hello, read_hello
+from tunnel.dialing import dial
+from tunnel.dialing.dialer import run_dialer
 from tunnel.handshake import read_welcome
 from tunnel.protocol import frames
 from tunnel.protocol.frames import Resume

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.backoff import (
+from tunnel.dialing.backoff import (
     BUSY_MAX_S,
     REDIAL_REFILL_S,
     REDIAL_S,

@@ -25,7 +25,7 @@ from tests.tunnel.certificates import (
     contexts,
     odd_context,
 )
-from tests.tunnel.dialer_bench import (
+from tests.tunnel.dialing.dialer_bench import (
     DATED_TOKENS,
     NOW,
     TOKEN,
@@ -54,13 +54,12 @@ from tunnel import (
     Session,
     SessionClosed,
     Welcome,
-    dial,
-    dialer,
     open_session,
 )
-from tunnel.dial import DIAL_S, DialerConfig, open_tunnel
-from tunnel.dial_failure import DialFailed
-from tunnel.dialer import run_dialer
+from tunnel.dialing import dial, dialer
+from tunnel.dialing.dial import DIAL_S, DialerConfig, open_tunnel
+from tunnel.dialing.dialer import run_dialer
+from tunnel.dialing.failure import DialFailed
 from tunnel.net.connect import client_context
 from tunnel.net.egress import ProxySettings
 from tunnel.websocket.upgrade import accept_websocket

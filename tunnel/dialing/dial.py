@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import attrs
 import trio
 
-from tunnel.dial_failure import DialFailed, explain_answer, explain_rejection, tls_advice
+from tunnel.dialing.failure import DialFailed, explain_answer, explain_rejection, tls_advice
 from tunnel.handshake import say_hello
 from tunnel.net.connect import HandshakeFailed, open_tcp, os_reason, wrap_client
 from tunnel.net.egress import Proxy, ProxyRefused, ProxySettings, connect_through, join_host_port

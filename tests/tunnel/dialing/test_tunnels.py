@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.tunnel.hubs_bench import Balancer, Hub, Relay, header, plain
+from tests.tunnel.dialing.hubs_bench import Balancer, Hub, Relay, header, plain
 from tests.tunnel.trio_stream import accept
-from tunnel import CloseCode, dial
-from tunnel.backoff import REDIAL_REFILL_S, REDIALS_MAX
-from tunnel.dialer import CONTENT_S, CONTENT_SPREAD, run_dialer
+from tunnel import CloseCode
+from tunnel.dialing import dial
+from tunnel.dialing.backoff import REDIAL_REFILL_S, REDIALS_MAX
+from tunnel.dialing.dialer import CONTENT_S, CONTENT_SPREAD, run_dialer
 from tunnel.websocket.upgrade import AT_HEADER, ELSEWHERE_HEADER
 
 

@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 import trio
 
-from tunnel.dial_failure import DialFailed
+from tunnel.dialing.failure import DialFailed
 from tunnel.protocol.frames import Welcome
 from tunnel.session import Session
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MemorySendStream, MockClock, wait_all_tasks_blocked
 
-from tests.tunnel.dialer_bench import (
+from tests.tunnel.dialing.dialer_bench import (
     DATED_TOKENS,
     TOKEN_BY_OUR_CLOCK,
     Network,
@@ -37,7 +37,7 @@ from tunnel import (
     open_session,
     read_hello,
 )
-from tunnel.dialer import run_dialer
+from tunnel.dialing.dialer import run_dialer
 from tunnel.websocket.upgrade import accept_websocket
 
 RESUMING = ("resume",)
