@@ -308,8 +308,12 @@ async def test_a_connection_is_carried_once_only(hubs: Hubs) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"{}\n", b"[]\n", b"{\n", b'{"session":1,"cluster":"c","address":"a"}\n', b"x" * 2000]
-)
+    "line",
+    [
+        b"", b"{}\n", b"[]\n", b"{\n", b'{"session":1,"cluster":"c","address":"a"}\n', b"x" * 2000,
+        b'{"session":"s","cluster":"c","address":"\\ud800"}\n',
+    ],
+)  # fmt: skip
 async def test_a_line_that_names_no_session_is_refused(hubs: Hubs, line: bytes) -> None:
     async with TrioStream(hubs.link.open(RESUME)) as stream:
         await stream.send_all(line)
@@ -317,6 +321,20 @@ async def test_a_line_that_names_no_session_is_refused(hubs: Hubs, line: bytes) 
             await stream.send_eof()
         with pytest.raises(trio.BrokenResourceError, match="no line names a session"):
             await stream.receive_head()
+
+
+async def test_a_fault_of_ours_ends_one_carried_connection_alone(
+    hubs: Hubs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CarriedResumes, "_serve_stream", fail)
+        assert (await refused(hubs)).status == 503
+    assert "a bug" in caplog.text
+    hubs.nursery.start_soon(hubs.resume)
+    await hubs.wait_resumed()
 
 
 async def test_when_the_link_ends_the_relay_has_lost_its_connection(hubs: Hubs) -> None:
