@@ -8,7 +8,7 @@ from auth.keys import PublicKey
 from auth.tokens import HelloClaims, verify_hello
 from proxy.hub.store.entities import Snapshot
 
-# A relay's log shows 200 characters of a refusal (tunnel.dialing.dial.WARNING_CHARACTERS_MAX).
+# A relay's log shows 200 characters of a refusal (tunnel.dialing.failure.WARNING_CHARACTERS_MAX).
 UNKNOWN_KEY = (
     "the hub does not know this relay's key: replaced, removed, or newer than a restored backup; apply what "
     "`hawse admin cluster key NAME` prints, or `cluster add NAME` if it is gone"
