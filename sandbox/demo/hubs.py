@@ -39,6 +39,8 @@ class HubProcess:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start the hub without waiting until it is ready; each start has a log of its own."""
+        if self.daemon is not None:
+            daemons.replaced(self.daemon)
         self.starts += 1
         command = [*argv, "hub", "--config", str(self.config), *options]
         self.daemon = daemons.start(f"{self.name}-{self.starts}", command, environment)

@@ -30,23 +30,36 @@ class Shell:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         began = time.monotonic()
-        self.process.stdin.write(f"{line}\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(f"{line}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise DemoError(f"the exec was cut: {self._last_error()}") from None
         if not select.select([self.process.stdout], [], [], COMMAND_DEADLINE_S)[0]:
             raise DemoError(f"the exec has not answered in {COMMAND_DEADLINE_S:.0f} s")
         answer = self.process.stdout.readline()
         if answer != f"got {line}\n":
-            _, err = self.process.communicate(timeout=COMMAND_DEADLINE_S)
-            raise DemoError(f"the exec was cut: {last_line(err)}")
+            raise DemoError(f"the exec was cut: {self._last_error()}")
         return time.monotonic() - began
 
     def leave(self) -> None:
         """End its input, and so the exec; raises DemoError unless it ends with exit code 0."""
-        out, err = self.process.communicate(timeout=COMMAND_DEADLINE_S)
+        out, err = self._end()
         if self.process.returncode != 0 or out:
             raise DemoError(
                 f"the exec ended with exit code {self.process.returncode}: {last_line(err or out)}"
             )
+
+    def _last_error(self) -> str:
+        _, err = self._end()
+        return last_line(err)
+
+    def _end(self) -> tuple[str, str]:
+        """Close its input, and wait for its end; returns stdout and stderr. Raises DemoError."""
+        try:
+            return self.process.communicate(timeout=COMMAND_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            raise DemoError(f"the exec has not ended in {COMMAND_DEADLINE_S:.0f} s") from None
 
 
 @contextlib.contextmanager

@@ -136,6 +136,11 @@ class Daemons:
             self._running.append(daemon)
         return daemon
 
+    def replaced(self, daemon: Daemon) -> None:
+        """Another process runs in place of this one, whose end `check` no longer reports."""
+        if daemon.process.poll() is not None:
+            self._running.remove(daemon)
+
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[set[int]]:

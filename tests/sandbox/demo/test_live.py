@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.demo import live
 from sandbox.demo.live import Load, Shell
 from sandbox.demo.processes import DemoError
 from sandbox.demo.program import Program
@@ -31,6 +32,20 @@ def test_a_shell_answers_and_leaves() -> None:
 def test_a_shell_that_is_cut_or_answers_something_else_is_an_error(script: str) -> None:
     with SH.started(script, stdin=subprocess.PIPE) as process, pytest.raises(DemoError, match="was cut"):
         Shell(process).say("one")
+
+
+def test_a_shell_that_was_cut_before_a_line_is_an_error() -> None:
+    with SH.started("exec <&-; echo no such stream >&2", stdin=subprocess.PIPE) as process:
+        process.wait(10)
+        with pytest.raises(DemoError, match="was cut: no such stream"):
+            Shell(process).say("one")
+
+
+def test_a_shell_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "COMMAND_DEADLINE_S", 0.01)
+    with SH.started("exec sleep 60", stdin=subprocess.PIPE) as process:
+        with pytest.raises(DemoError, match="has not ended"):
+            Shell(process).leave()
 
 
 def test_a_shell_that_ends_with_an_error_is_one() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.demo import processes
+from sandbox.demo.hubs import HubProcess
 from sandbox.demo.processes import Daemon, Daemons, DemoError, free_port, undisturbed
 
 WAITS = "import time; print('it is up', flush=True); time.sleep(600)"
@@ -28,6 +29,20 @@ def test_one_that_ends_early_is_told_by_its_last_line(tmp_path: Path) -> None:
         with pytest.raises(DemoError, match="one ended with exit code 3: why"):
             daemon.wait_for("is up")
         with pytest.raises(DemoError, match="one ended with exit code 3"):
+            daemons.check()
+
+
+def test_the_end_of_a_hub_that_was_started_again_is_no_error(tmp_path: Path) -> None:
+    hub = HubProcess("hub-1", tmp_path / "hub-1", tmp_path / "hub-1.toml", 1, 2, 3)
+    with Daemons(tmp_path) as daemons:
+        hub.launch(daemons, argv=[sys.executable, "-c", WAITS])
+        hub.kill()
+        with pytest.raises(DemoError, match="hub-1-1 ended"):
+            daemons.check()
+        hub.launch(daemons, argv=[sys.executable, "-c", WAITS])
+        daemons.check()
+        hub.kill()
+        with pytest.raises(DemoError, match="hub-1-2 ended"):
             daemons.check()
 
 
