@@ -19,9 +19,8 @@ from proxy.hub.authorize.events import Trail
 from proxy.hub.identity.replay import ReplayedError
 from proxy.hub.identity.replay_store import ReplayStoreUnavailableError
 from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, Arrival, TooManyDialsError
-from proxy.hub.relays.dial_auth import DialAuth
+from proxy.hub.relays.dial_auth import DialAuth, WrongClockError
 from proxy.hub.relays.endpoint import RelayEndpoint, signature_of
-from proxy.hub.relays.relay_auth import WrongClockError
 from proxy.hub.store.directory import Directory
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.status import status_response
