@@ -15,8 +15,8 @@ from audit.record import Event, Phase
 from auth.apikey import new_api_key
 from proxy.hub.admin.actions.verb import Endpoint
 from proxy.hub.home.keyring import KeyRing
-from proxy.hub.relays.operations import CallsElsewhere, RelayInfo, SessionInfo
 from proxy.hub.membership.spread import Spread
+from proxy.hub.relays.operations import CallsElsewhere, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory
 from tests.fakes.asgi import Reply, call
 
