@@ -15,6 +15,7 @@ from audit.record import Event, Phase
 from auth.apikey import new_api_key
 from proxy.hub.admin.actions.verb import Endpoint
 from proxy.hub.home.keyring import KeyRing
+from proxy.hub.membership.spread import Spread
 from proxy.hub.relays.operations import CallsElsewhere, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory
 from tests.fakes.asgi import Reply, call
@@ -144,6 +145,7 @@ class Bench:
     ring: KeyRing
     sessions: FakeSessions
     clock: Clock
+    spread: Spread
 
     async def ask(
         self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str

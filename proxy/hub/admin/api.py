@@ -203,7 +203,11 @@ class _Endpoints:
         except StoreError as error:
             await self._settle_store(revoked)
             self._end(event, error.status, str(error), revoked)
-            return _error(error.status, error.code, str(error))
+            message = str(error)
+            # "is locked already": it may be a repeated command, and other hubs may still lack the lock.
+            if self._revokes(action, call) and (elsewhere := notice_of(await self.spread.wait())):
+                message = f"{message}; {elsewhere}"
+            return _error(error.status, error.code, message)
         except BaseException as error:
             # A bug or a cancellation: only the store shows whether the change was made.
             self._end(event, 500, f"ended by {type(error).__name__}", revoked)

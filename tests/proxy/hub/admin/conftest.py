@@ -15,6 +15,7 @@ from proxy.hub.admin.revocations import Revocations
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.reserve import open_reserve
 from proxy.hub.home.keyring import FolderKeyring, KeyRing
+from proxy.hub.membership.spread import Spread
 from proxy.hub.store.directory import open_directory
 from tests.fakes.admin import PEPPER, TOKEN, Bench, Clock, FakeOperations, FakeRecorder, FakeSessions
 
@@ -44,6 +45,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             live_sessions=sessions,
             clock=clock,
         )
-        app = admin_app(administration, recorder, hub_metrics(directory, operations), clock, revocations)
-        yield Bench(app, directory, recorder, operations, ring, sessions, clock)
+        metrics, spread = hub_metrics(directory, operations), Spread(directory)
+        app = admin_app(administration, recorder, metrics, clock, revocations, spread)
+        yield Bench(app, directory, recorder, operations, ring, sessions, clock, spread)
     reserve.close()

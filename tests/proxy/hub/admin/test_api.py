@@ -13,12 +13,14 @@ from auth.apikey import hash as hash_key
 from auth.keys import SigningKey
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
+from proxy.hub.membership.members import Members
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
 from tests.fakes.admin import PEPPER, TOKEN, WATCH, Bench, enrol
 from tests.fakes.asgi import call
+from tests.fakes.hubs import HUB
 
 CA = """-----BEGIN CERTIFICATE-----
 MIIBczCCARqgAwIBAgIUKUSTdlLXGEWFwrlcpxT0CwgjFgswCgYIKoZIzj0EAwIw
@@ -476,3 +478,22 @@ async def test_no_more_relays_are_printed_than_the_hub_takes(bench: Bench) -> No
     # Nobody counts them where the hub dials an address.
     direct = {"mode": "direct", "relay_url": "https://relay.example"}
     await bench.ok("POST", "/v1/clusters", {**body, **direct})
+
+
+async def test_a_command_names_the_hubs_that_do_not_decide_by_it_yet(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enrol(bench)
+    monkeypatch.setattr("proxy.hub.membership.spread.SPREAD_WAIT_S", 0.01)
+    bench.spread.members = members = Members(HUB)
+    behind = attrs.evolve(HUB, hub="0000000b", boot="b", applied=1)
+    members.note([HUB, behind])
+    told = "not yet in force at every hub; missing: 0000000b (boot b), whose lease ends in 74 s at the latest"
+    assert (await bench.ok("POST", "/v1/agents/sre-1/lock"))["notice"] == told
+    # An operator who repeats it must not take it for done.
+    again = await bench.ask("POST", "/v1/agents/sre-1/lock")
+    assert (again.status, again.json["error"]["message"]) == (409, f"agent sre-1 is locked already; {told}")
+    assert "in force" not in str((await bench.ask("POST", "/v1/agents/none/unlock")).json)
+    members.note([HUB, attrs.evolve(behind, applied=100)])
+    again = await bench.ask("POST", "/v1/agents/sre-1/lock")
+    assert again.json["error"]["message"] == "agent sre-1 is locked already"
