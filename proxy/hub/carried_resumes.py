@@ -67,6 +67,10 @@ class Membership(Protocol):
         """Those of one hub id, this one included, newest first."""
         ...
 
+    async def read(self) -> None:
+        """Return once all hubs have been read again."""
+        ...
+
 
 class Links(Protocol):
     """What is needed of `peers.Mesh`."""
@@ -89,8 +93,8 @@ class ResumeCarrier:
         `hub` is the id that the relay names; a relay of an earlier version names none (""), and all hubs are
         asked. Raises SessionAwayError if a hub that may have the session cannot be asked now.
         """
-        unasked = False
-        for member in self._candidates(hub):
+        unasked, candidates = False, self._candidates(hub)
+        for member in candidates:
             link = self.links.link_to(member.boot)
             if link is not None:
                 with suppress(LinkDown, StreamReset, trio.TooSlowError):
@@ -99,9 +103,20 @@ class ResumeCarrier:
                         return FoundSession(stream)
                     continue
             unasked = True
-        if unasked:
+        if unasked or await self._others_began(hub, candidates):
             raise SessionAwayError("the hub of this session cannot be reached now: ask again")
         return None
+
+    async def _others_began(self, hub: str, before: Sequence[Member]) -> bool:
+        """Whether a hub that may have the session has begun since the last reading; True if none can be read.
+
+        A hub is in the table before it has a session. So after this reading, the relay's session is over.
+        """
+        known = {member.boot for member in before}
+        with trio.move_on_after(ANSWER_S):
+            await self.members.read()
+            return any(member.boot not in known for member in self._candidates(hub))
+        return True
 
     def _candidates(self, hub: str) -> Sequence[Member]:
         """Return the boots that may have the session. A hub that was replaced has two."""

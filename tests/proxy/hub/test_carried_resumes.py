@@ -69,17 +69,27 @@ class Hubs:
     key: SigningKey
     nursery: trio.Nursery
     linked: bool = True
+    read_yet: bool = True
+    """Whether the first hub knows the owner, or will with the next reading."""
+    away: bool = False
+    """The database does not answer."""
     me: Member = attrs.Factory(lambda: member(OTHER, "boot-a"))
     jtis: itertools.count[int] = attrs.Factory(itertools.count)
     connections: list[trio.abc.Stream] = attrs.Factory(list)
 
     def others(self) -> list[Member]:
         """See Membership."""
-        return [self.link.member]
+        return [self.link.member] if self.read_yet else []
 
     def of_hub(self, hub: str) -> list[Member]:
         """See Membership."""
-        return [each for each in (self.me, self.link.member) if each.hub == hub]
+        return [each for each in (self.me, *self.others()) if each.hub == hub]
+
+    async def read(self) -> None:
+        """See Membership."""
+        if self.away:
+            await trio.sleep_forever()
+        self.read_yet = True
 
     def link_to(self, boot: str) -> PeerLink | None:
         """See Links."""
@@ -215,9 +225,9 @@ async def test_a_session_that_no_hub_has_is_unknown(hubs: Hubs, session: str, at
     assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
 
 
-async def refused(hubs: Hubs, session: str = "", jti: str = "") -> WebSocketRefused:
+async def refused(hubs: Hubs, session: str = "", at: str = OWNER, jti: str = "") -> WebSocketRefused:
     with pytest.raises(WebSocketRefused) as caught:
-        async with hubs.dial(session, jti=jti):
+        async with hubs.dial(session, at, jti):
             pass
     return caught.value
 
@@ -240,6 +250,21 @@ async def test_a_relay_asks_again_while_the_hub_of_its_session_cannot_be_asked(
     assert answer.status == 503
     assert (b"retry-after", b"%d" % LATER_RETRY_AFTER_S) in answer.headers
     assert hubs.session.detached
+
+
+@pytest.mark.parametrize("at", [OWNER, ""])
+async def test_a_session_of_a_hub_that_has_just_begun_is_not_over(
+    hubs: Hubs, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first hub reads the table of hubs every two seconds, and not at all while the database is away."""
+    hubs.read_yet, hubs.away = False, True
+    with monkeypatch.context() as patched:
+        patched.setattr(carried_resumes, "ANSWER_S", 0.01)
+        assert (await refused(hubs, at=at)).status == 503
+    hubs.away = False
+    assert (await refused(hubs, at=at)).status == 503
+    hubs.nursery.start_soon(hubs.resume, at)
+    await hubs.wait_resumed()
 
 
 async def test_the_owner_records_the_use_of_the_token_and_its_refusal_arrives(hubs: Hubs) -> None:
