@@ -52,6 +52,8 @@ class Batch:
     shares: dict[Agent, int] = attrs.Factory(dict)
     refused: dict[str, str] = attrs.Factory(dict)
     """The ids of events that PostgreSQL has refused for their content, and why."""
+    events: Sequence[Event] = ()
+    """What the rows were made from, for a batch that may be written into another epoch."""
 
     @property
     def newest(self) -> int:
@@ -118,7 +120,7 @@ def make_batch(
         )
         for event, body in zip(events, own, strict=True)
     ]
-    batch = Batch(epoch, before, written, rows, common.unwritten)
+    batch = Batch(epoch, before, written, rows, common.unwritten, events=events)
     batch.shares = shares(events, own, [row[6] for row in rows], batch.parts, stored_bytes)
     return batch
 

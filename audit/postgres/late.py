@@ -2,7 +2,8 @@
 
 Such a hub was stopped, or cut off from the database, for longer than its lease. Its calls were closed as
 `unknown`. If it goes on, its last events are written into the shared epoch: a call that has an end gets an
-event of its own, and never a second end.
+event of its own, and never a second end. An end that was committed before its epoch was closed, without an
+answer, is not written again.
 """
 
 from __future__ import annotations
@@ -27,17 +28,22 @@ class LateBatch:
     _late: Mapping[str, Row]
 
     @classmethod
-    def of(cls, events: Sequence[Event], why: str) -> LateBatch:
-        """Sort a batch whose epoch was closed before it was written, as `why` says."""
-        ends = [event for event in events if not event.phase.opens]
+    def of(cls, events: Sequence[Event], why: str, *, before: Sequence[Event] = ()) -> LateBatch:
+        """Sort a batch whose epoch was closed before it was written, as `why` says.
+
+        `before` is the batch before it, of unknown fate: its intents are refused already.
+        """
+        ends = [event for event in (*before, *events) if not event.phase.opens]
         return cls(
             [whole_row(event) for event in ends],
             {event.eid: why for event in events if event.phase.opens},
             {event.eid: whole_row(_late(event)) for event in ends},
         )
 
-    def pick(self, row: Row, present: Collection[tuple[str, str]]) -> Row:
+    def pick(self, row: Row, present: Collection[tuple[str, str]]) -> Row | None:
         """Return what to write for a row, by the ids and phases that the trail has."""
+        if row[:2] in present:
+            return None
         return self._late[row[0]] if (row[0], Phase.UNKNOWN.value) in present else row
 
     def check(self) -> None:

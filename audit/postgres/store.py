@@ -159,10 +159,12 @@ class PostgresStore:
                 raise
             except _Closed as error:
                 # What is unsure was committed before the epoch was closed, or never is.
-                self._unsure = None
-                late = LateBatch.of(events, str(error))
+                unsure = self._unsure
+                before = () if unsure is None or unsure is made else unsure.events
+                late = LateBatch.of(events, str(error), before=before)
                 if late.rows:
                     self._append_shared(late.rows, late.pick)
+                self._unsure = None
                 late.check()
                 return {}
         if written.refused:

@@ -13,6 +13,7 @@ connection once more, and resumes by the next one.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -24,14 +25,14 @@ import attrs
 import trio
 
 from proxy.exchange.server import ServerConnection
+from proxy.hub.calls.calls import CLIENT_LEFT
 from proxy.hub.membership.member import Member
-from proxy.hub.peers.link import RESUME, LinkDown, PeerLink
+from proxy.hub.peers.link import RESUME, LinkDown, PeerLink, read_object
 from proxy.hub.peers.streams import PeerStream
 from proxy.hub.relay_dials import RelayDials, SessionAwayError, Wanted
 from proxy.hub.relays.registry import Registry
 from proxy.listener.unauthenticated import PENDING_S, network_of
 from proxy.message.strict import BadRequest
-from proxy.process.untrusted_json import read_json
 from tunnel import Processed, Stream, StreamCode, StreamReset
 from tunnel.net.fairness import UnknownPeer
 from tunnel.websocket.upgrade import SESSION_HEADER
@@ -46,6 +47,8 @@ ANSWER_S: Final = 2.0
 CARRIED_PER_LINK_MAX: Final = 1000
 # Of the line that names the session: three names and an address.
 LINE_BYTES_MAX: Final = 1024
+
+_log = logging.getLogger("hawse.hub.relays")
 
 
 class Membership(Protocol):
@@ -178,10 +181,13 @@ class CarriedResumes:
         self.handlers.start_soon(self._serve, link, raw)
 
     async def _serve(self, link: PeerLink, raw: Stream) -> None:
+        """Serve one connection to its end. A fault in it is logged and affects nothing else of the hub."""
         try:
             async with CarriedStream(raw) as stream:
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                with suppress(*CLIENT_LEFT):
                     await self._serve_stream(stream)
+        except Exception:
+            _log.exception("a connection that hub %s carries failed by a fault of ours", link.member.hub)
         finally:
             self._carried[link] -= 1
             if not self._carried[link]:
@@ -218,11 +224,11 @@ async def _receive_wanted(stream: PeerStream) -> Wanted | None:
         if not data or len(received) > LINE_BYTES_MAX:
             return None
     try:
-        stated = read_json(received)
+        stated = read_object(received)
     except ValueError:
         return None
     names = [field.name for field in attrs.fields(Wanted)]
-    if not isinstance(stated, dict) or not all(isinstance(stated.get(name), str) for name in names):
+    if not all(isinstance(stated.get(name), str) for name in names):
         return None
     # Unknown keys are ignored: a later hub may send some.
-    return Wanted(**{name: stated[name] for name in names})
+    return Wanted(**{name: str(stated[name]) for name in names})

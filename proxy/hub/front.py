@@ -33,6 +33,7 @@ from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.own_paths import OwnPaths
 from proxy.hub.relay_dials import RelayDials
+from proxy.hub.relays.dial_auth import DialAuth
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.listener.balancers import Balancers
 from proxy.listener.client_address import Admitter, address_of
@@ -65,6 +66,7 @@ class Front:
     certificate: Certificate
     calls: Calls
     relays: RelayEndpoint
+    dial_auth: DialAuth
     tokens: TokenEndpoint
     enrolment: EnrolmentEndpoint
     recorder: Recorder
@@ -101,7 +103,7 @@ class Front:
     @dials.default
     def _dials_of_relays(self) -> RelayDials:
         return RelayDials(
-            self.relays, self.calls.directory, self.recorder, self.trail, self.clock,
+            self.dial_auth, self.relays, self.calls.directory, self.recorder, self.trail, self.clock,
             self._readiness, self._turned_away,
         )  # fmt: skip
 

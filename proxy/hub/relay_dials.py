@@ -19,14 +19,14 @@ from proxy.hub.authorize.events import Trail
 from proxy.hub.identity.replay import ReplayedError
 from proxy.hub.identity.replay_store import ReplayStoreUnavailableError
 from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, Arrival, TooManyDialsError
-from proxy.hub.relays.endpoint import RelayEndpoint
-from proxy.hub.relays.relay_auth import WrongClockError
+from proxy.hub.relays.dial_auth import DialAuth, WrongClockError
+from proxy.hub.relays.endpoint import RelayEndpoint, signature_of
 from proxy.hub.store.directory import Directory
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.status import status_response
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
-from tunnel.websocket.upgrade import AT_HEADER, HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
+from tunnel.websocket.upgrade import AT_HEADER, ELSEWHERE_HEADER, HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
 
 # The next dial or call may find another hub, and this one polls its database twice a second.
 LATER_RETRY_AFTER_S = 1
@@ -76,6 +76,7 @@ class Carrier(Protocol):
 class RelayDials:
     """Answers the requests for a tunnel."""
 
+    auth: DialAuth
     relays: RelayEndpoint
     directory: Directory
     recorder: Recorder
@@ -108,24 +109,24 @@ class RelayDials:
         if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
             await connection.answer(*status_response(400, "", f"{TUNNEL_PATH} is a WebSocket for relays"))
             return False
-        if self.relays.has_tunnel_of(head):
+        if _lists(head, self.relays.hub):
             # Before the verification: each of a fleet's relays may come here several times.
             why = "this relay has a tunnel to this hub, and wants one to another hub"
-            await connection.answer(*retry_later(why, LATER_RETRY_AFTER_S, self.relays.signature))
+            await connection.answer(*retry_later(why, LATER_RETRY_AFTER_S, signature_of(self.relays.hub)))
             return False
         resumes = head.header(SESSION_HEADER) is not None
         # A session that resumes was admitted before. Its calls end when the snapshot is too old for them.
         if not resumes and (why := LEAVING if self.leaving else self.directory.refusal()):
             await connection.answer(*retry_later(why, LATER_RETRY_AFTER_S))
             return False
-        wait_s = self.relays.limit.admit(trio.current_time(), resumes=resumes)
+        wait_s = self.auth.limit.admit(trio.current_time(), resumes=resumes)
         if wait_s:
             # Before the verification, which is the expensive part.
             self.turned_away.warning("refused relays: too many connect at once", trio.current_time())
             message = f"too many relays connect at once: retry in {wait_s} s"
             await connection.answer(*retry_later(message, wait_s))
             return False
-        arrival = self.relays.limit.arrive()
+        arrival = self.auth.limit.arrive()
         try:
             return await self._accepted(connection, stream, head, known, address, arrival, carried=carried)
         finally:
@@ -153,7 +154,7 @@ class RelayDials:
                 _, leftover = connection.detach()
                 await found.carry(stream, raw_head + leftover)
                 return True
-            dial = await self.relays.authenticate(head, self.clock(), arrival, address)
+            dial = await self.auth.authenticate(head, self.clock(), arrival, address)
         except SessionAwayError as error:
             arrival.refuse()
             await connection.answer(*retry_later(str(error), LATER_RETRY_AFTER_S))
@@ -183,8 +184,8 @@ class RelayDials:
         session = head.header(SESSION_HEADER)
         if self.carrier is None or session is None:
             return None
-        claims, _ = self.relays.admit(head, self.clock(), arrival)
-        if self.relays.has_session(head, claims):
+        claims, _ = self.auth.admit(head, self.clock(), arrival)
+        if self.auth.has_session(head, claims):
             return None
         wanted = Wanted(session.decode("ascii", "replace"), claims.cluster_id, address)
         found = await self.carrier.find(hub, wanted)
@@ -218,6 +219,14 @@ class RelayDials:
             self._wrong_clocks.warning(f"{address}: {error.advice}", trio.current_time())
             headers.append((HUB_TIME_HEADER, error.hub_time.encode("ascii")))
         await connection.answer(*status_response(401, "", str(error), headers=tuple(headers)))
+
+
+def _lists(head: RequestHead, hub: str) -> bool:
+    """Whether a relay that dials for one more tunnel says that it has one to this hub."""
+    listed = head.header(ELSEWHERE_HEADER)
+    if not listed or not hub:
+        return False
+    return hub.encode("ascii") in (each.strip() for each in listed.split(b","))
 
 
 def _named_hub(head: RequestHead) -> str:

@@ -56,6 +56,7 @@ from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.membership.members import LostLeaseError
 from proxy.hub.peering import Links, Peering
 from proxy.hub.relays.cluster_state import cluster_state
+from proxy.hub.relays.dial_auth import DialAuth
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
@@ -276,8 +277,6 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
         boot=hub.home.boot,
         software=_software(),
         new_id=new_eid,
-        pepper=hub.records.secrets.pepper,
-        replays=hub.seen,
         shared_limit=hub.shared_limit,
         hub=hub.hub_id or "",
     )
@@ -294,6 +293,7 @@ def _start_front(hub: _Hub, direct: DirectRelays, calls: Calls, relays: RelayEnd
         certificate=hub.home.certificate,
         calls=calls,
         relays=relays,
+        dial_auth=DialAuth(directory, hub.registry, config.public_url, secrets.pepper, hub.seen),
         tokens=TokenEndpoint(
             directory=directory,
             keys=lambda: secrets.ring.current,

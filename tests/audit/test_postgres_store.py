@@ -318,6 +318,46 @@ def test_a_hub_that_was_taken_for_dead_writes_no_second_end(
     assert late["actor"] == rows[0]["actor"]
 
 
+def test_ends_that_were_committed_before_their_epoch_was_closed_are_not_written_again(
+    postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event, read = call(), call()
+
+    def close_between_the_attempts(_: float) -> None:
+        with closing(postgres_trail.open()) as other:
+            assert other.close_unknown("new", utc(NOW_S)) == 0
+
+    monkeypatch.setattr(store_module.time, "sleep", close_between_the_attempts)
+    with closing(PostgresStore(postgres_trail.conninfo, wait_s=60)) as store:
+        store.append([event], boot="alive after all")
+        with lost_answers(monkeypatch, arrives=True):
+            store.append([event.completed(event.ts), read.completed(read.ts)], boot="alive after all")
+    assert [(row["eid"], row["phase"]) for row in postgres_trail.read()] == [
+        (event.eid, "intent"),
+        (event.eid, "complete"),
+        (read.eid, "complete"),
+    ]
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_the_ends_of_a_batch_of_unknown_fate_are_kept_when_the_epoch_is_closed(
+    store: PostgresStore, postgres_trail: PostgresTrail, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    event, read, refused, last = call(), call(), call(), call()
+    store.append([event], boot="alive after all")
+    ends = [event.completed(event.ts), read.completed(read.ts)]
+    with lost_answers(monkeypatch, arrives=arrives), pytest.raises(CommitUnknown):
+        store.append([refused, *ends], boot="alive after all")
+    with closing(postgres_trail.open()) as other:
+        other.close_unknown("new", utc(NOW_S))
+    store.append([refused.completed(refused.ts), last.completed(last.ts)], boot="alive after all")
+    rows = postgres_trail.read()
+    ended = [row["eid"] for row in rows if row["kind"] == "call" and row["phase"] != "intent"]
+    assert sorted(ended) == sorted([event.eid, read.eid, refused.eid, last.eid])
+    late = [str(row["note"]).split()[3].rstrip(",") for row in rows if row["kind"] == "audit.late"]
+    assert late == ([refused.eid] if arrives else [event.eid])
+
+
 def test_an_epoch_that_a_restored_backup_lacks_gets_no_event(
     store: PostgresStore, postgres_trail: PostgresTrail
 ) -> None:

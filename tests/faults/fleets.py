@@ -16,12 +16,11 @@ from benchmarks.system import Upstream
 from benchmarks.systems.hawse import kubeconfig
 from benchmarks.watching import slices
 from sandbox.demo.hubs import HubProcess
-from tests.system.hubs import HubsWorld, rows_of
+from tests.system.hubs import HubsWorld, relays_at
 
 # Of one cluster.
 INSTANCES = 2
-DEADLINE_S = 120.0
-POLL_S = 0.05
+STEADY_S = 3.0
 
 
 @attrs.define(eq=False)
@@ -42,19 +41,13 @@ class RelayFleet:
 
     def at(self, member: HubProcess) -> int:
         """How many relays are connected at a hub."""
-        # Only the hub of a tunnel knows its streams.
-        rows = rows_of(member, "relays")
-        return sum(bool(row["connected"]) and row["streams"] is not None for row in rows)
-
-    def wait_for(self, count: int) -> float:
-        """Wait until so many sessions are up; how long that took."""
-        return self.world.until(lambda: self.live() >= count, f"{count} sessions are up", DEADLINE_S)
+        return len(relays_at(member))
 
     def wait_steady(self) -> int:
         """Wait until no more sessions come up, and return how many there are."""
         while True:
             before = self.live()
-            time.sleep(3)
+            time.sleep(STEADY_S)
             if self.live() == before:
                 return before
 

@@ -12,6 +12,7 @@ from tests.faults.figures import note
 from tests.faults.hub_on_postgres import GRACE_S, Streams
 from tests.faults.hubs import faulty_hubs, hub_rows
 from tests.faults.traffic import traffic
+from tests.system.hubs import hub_id
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -31,7 +32,7 @@ def test_a_hub_that_is_cut_off_from_its_database_ends_by_itself_and_the_others_g
         hubs = stack.enter_context(faulty_hubs(tmp_path, settings=DIRECTORY_ALONE))
         hubs.world.until(lambda: all(hubs.world.tunnels().values()), "each hub has a tunnel", 60.0)
         victim, other = hubs.world.members[1:]
-        [hub_id] = {str(row["hub"]) for row in hub_rows(hubs.world, victim) if row["this"]}
+        victims_id = hub_id(victim)
         mine, theirs = Streams(), Streams()
         mine.open(hubs, STREAMS // 2, stack, hubs.at(victim))
         theirs.open(hubs, STREAMS // 2, stack, hubs.at(other))
@@ -45,7 +46,7 @@ def test_a_hub_that_is_cut_off_from_its_database_ends_by_itself_and_the_others_g
         assert not mine.ended
         last_end_s = mine.last_end(away + STALE_STREAMS_S) - away
         hubs.world.until(
-            lambda: hub_id not in {row["hub"] for row in hub_rows(hubs.world, other)}, "it is dead", 60.0
+            lambda: victims_id not in {row["hub"] for row in hub_rows(hubs.world, other)}, "it is dead", 60.0
         )
         dead_s = time.monotonic() - away
         hubs.databases[victim.name].flow()

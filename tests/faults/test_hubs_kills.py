@@ -24,7 +24,10 @@ GOOD_WITHIN_S = 1.0
 UNDER_WAY_S = 5.0
 READS_PER_S, WRITES_PER_S = 50, 25
 FLEET = 1000
-BACK_WITHIN_S = 10.0
+BACK_WITHIN_S, BACK_MAX_S = 10.0, 60.0
+# A relay that meets the hub that it has four times in a row is content with one tunnel for five minutes. That
+# happens to one in 16 with two hubs, and each of the others may have lost the tunnel that it would not miss.
+SHARE = 0.85
 
 
 def test_after_a_kill_the_next_good_call_comes_within_a_second(tmp_path: Path) -> None:
@@ -58,37 +61,32 @@ def test_after_a_kill_the_next_good_call_comes_within_a_second(tmp_path: Path) -
     assert max(waits_s) < GOOD_WITHIN_S
 
 
-@pytest.mark.parametrize(
-    ("tunnels", "share"),
-    # With two, a relay that meets the hub that it has four times in a row is content for five minutes.
-    [(1, 1.0), (2, 0.85)],
-)
-def test_the_relays_of_a_killed_hub_are_back_at_the_others(
-    tmp_path: Path, tunnels: int, share: float
-) -> None:
+@pytest.mark.alone
+def test_the_relays_of_a_killed_hub_are_back_at_the_others(tmp_path: Path) -> None:
     with ExitStack() as stack:
         upstream = stack.enter_context(open_apiserver(tmp_path))
         server = stack.enter_context(faulty_postgres())
-        settings = f"[limits]\ntunnels_per_relay = {tunnels}\n"
         world = stack.enter_context(
-            running_hubs(
-                tmp_path, server.url, relays=(), relay_kubeconfig=tmp_path / "none", settings=settings
-            )
+            running_hubs(tmp_path, server.url, relays=(), relay_kubeconfig=tmp_path / "none")
         )
         fleet = stack.enter_context(open_relays(world, upstream, tmp_path, FLEET))
+        first, victim, last = world.members
+        left = (first, last)
         fleet.start()
-        before = fleet.wait_steady()
+        fleet.wait_steady()
+        at = {member.name: fleet.at(member) for member in world.members}
+        before, lost = sum(at.values()), at[victim.name]
         assert before >= FLEET
-        victim = world.members[1]
-        lost = fleet.at(victim)
         victim.kill()
-        back_s = fleet.wait_for(before - round(lost * (1 - share)))
+        wanted = before - round(lost * (1 - SHARE))
+        # By what the hubs know: a relay goes on for seconds with a session that has lost its connection.
+        back_s = world.until(lambda: sum(map(fleet.at, left)) >= wanted, f"{wanted} tunnels", BACK_MAX_S)
     note(
         "a hub of three is killed: its relays are back at the others",
-        f"{FLEET} relays, {tunnels} tunnels each",
+        f"{FLEET} relays",
         tunnels=before,
         lost=lost,
-        back=f"{share:.0%}",
+        back=f"{SHARE:.0%}",
         back_s=round(back_s, 1),
     )
     assert lost > FLEET // 5

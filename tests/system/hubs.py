@@ -45,6 +45,18 @@ def rows_of(member: HubProcess, what: str, **chosen: str) -> list[dict[str, obje
     return rows  # type: ignore[return-value]
 
 
+def hub_id(member: HubProcess) -> str:
+    """The id by which other hubs know this one."""
+    [row] = [row for row in rows_of(member, "hubs") if row["this"]]
+    return str(row["hub"])
+
+
+def relays_at(member: HubProcess) -> list[str]:
+    """The relay instances that have a tunnel to this hub; those at other hubs are listed too."""
+    here, rows = hub_id(member), rows_of(member, "relays")
+    return [str(row["instance"]) for row in rows if row["connected"] and row["hub"] == here]
+
+
 @attrs.define(eq=False, kw_only=True)
 class HubsWorld(World):
     """A World with several hubs; the agent, `kubectl` and RawClient reach them by the balancer."""
@@ -112,10 +124,7 @@ class HubsWorld(World):
         found = {}
         for member in self.members:
             if member.running:
-                rows = rows_of(member, "relays")
-                # Only the hub of a tunnel knows its streams.
-                own = [row for row in rows if row["connected"] and row["streams"] is not None]
-                found[member.name] = [str(row["instance"]) for row in own]
+                found[member.name] = relays_at(member)
         return found
 
     def wait_for_tunnels(self, count: int, deadline_s: float = DEADLINE_S) -> None:

@@ -171,6 +171,9 @@ class _Dialer:
                 "this relay keeps one tunnel until it restarts",
                 tunnel.hub, self.config.endpoint.name,
             )  # fmt: skip
+        if self.tunnels.surplus:
+            # Another one came back during the dial, and may have streams.
+            self._end_surplus(tunnel)
         if self.tunnels.missing:
             self._dial_in(self.backoff.wait_after_tunnel_s(trio.current_time()))
 
@@ -302,9 +305,15 @@ class _Dialer:
     def _note_back(self, tunnel: Tunnel) -> None:
         """Keep a tunnel that is back, or let it go if it was replaced meanwhile."""
         tunnel.away = False
-        if tunnel not in self.tunnels.current or self.tunnels.up <= self.tunnels.wanted:
-            return
-        log.info("session %s was replaced, and ends with its streams", tunnel.session.session_id)
+        if tunnel in self.tunnels.current and self.tunnels.surplus:
+            self._end_surplus(tunnel)
+
+    def _end_surplus(self, tunnel: Tunnel) -> None:
+        """End a tunnel with its streams, as others are enough."""
+        log.info(
+            "session %s ends with its streams: there are %d other tunnels",
+            tunnel.session.session_id, self.tunnels.up - 1,
+        )  # fmt: skip
         tunnel.session.go_away(
             code=CloseCode.DRAINING,
             drain_ms=int(LEAVING_S * 1000),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
+import attrs
 import trio
 
-from tunnel.dialing.dial import DialerConfig, dial
+from tunnel.dialing.dial import Attempt, DialerConfig, dial
 from tunnel.dialing.failure import DialFailed
+from tunnel.dialing.redial import Redial
 from tunnel.dialing.tunnels import Tunnel
-from tunnel.protocol.errors import RemoteProtocolError
-from tunnel.refusals import SessionClosed
+from tunnel.protocol.frames import Hello
 from tunnel.websocket.upgrade import AT_HEADER
 
 __all__ = ["bring_back"]
@@ -39,11 +40,13 @@ async def bring_back(
 
     Calls `away` when a connection was lost AWAY_S ago, and `back` whenever there is another one.
     """
+    resumption = _Resumption(config, tunnel, back)
+    redial = Redial(
+        tunnel.session, resumption.dial, resumption.first_wait_s, resumption.back, resumption.failed
+    )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_dial_whenever_lost, config, tunnel, back, nursery)
         nursery.start_soon(_note_away, tunnel, away)
-        # It can expire in the middle of a dial.
-        await tunnel.session.wait_closed()
+        await redial.run()
         nursery.cancel_scope.cancel()
 
 
@@ -56,49 +59,41 @@ async def _note_away(tunnel: Tunnel, away: Callable[[Tunnel], None]) -> None:
             away(tunnel)
 
 
-async def _dial_whenever_lost(
-    config: DialerConfig, tunnel: Tunnel, back: Callable[[Tunnel], None], nursery: trio.Nursery
-) -> None:
-    # While this dials, the previous connection may still be closing, for a second.
-    while await tunnel.session.wait_detached():
-        await nursery.start(_dial_again, config, tunnel, back)
+@attrs.define(eq=False)
+class _Resumption:
+    """A relay's dials for one session."""
 
+    config: DialerConfig
+    tunnel: Tunnel
+    note_back: Callable[[Tunnel], None]
+    hub_time: str = ""
+    """That of the last refusal, which dates the next dial's token."""
 
-async def _dial_again(
-    config: DialerConfig,
-    tunnel: Tunnel,
-    back: Callable[[Tunnel], None],
-    task_status: trio.TaskStatus[None],
-) -> None:
-    """Dial until the session goes on, which is when this is started, and carry it while it does."""
-    session, name = tunnel.session, config.endpoint.name
-    headers = [(AT_HEADER, tunnel.hub.encode("ascii"))] if tunnel.hub else []
-    wait_s, hub_time = RESUME_FIRST_S * config.chance(), ""
-    while True:
-        await trio.sleep(wait_s)
-        if session.closed:
-            # It was closed in this loop pass; the task that waits for that cancels us in the next one.
-            task_status.started()
-            return
-        try:
-            async with dial(config, session.hello_again(), RESUME_DIAL_S, hub_time, headers) as attempt:
-                attempt.succeeded()
-                tunnel.failed = None
-                log.info("the tunnel to %s is back, session %s goes on", name, session.session_id)
-                back(tunnel)
-                task_status.started()
-                with suppress(SessionClosed, RemoteProtocolError):
-                    await session.resume(attempt.transport, attempt.greeting)
-            return
-        except DialFailed as exc:
-            log.info("session %s cannot go on yet: no tunnel to %s: %s", session.session_id, name, exc)
-            wait_s = max(RESUME_PAUSE_S * (1 + config.chance()), exc.retry_after_s)
-            hub_time = exc.hub_time
-            tunnel.failed = exc
-            if hub_time:
-                wait_s = 0.0
-            elif exc.forgotten and tunnel.believes(exc.hub):
-                session.abandon("the hub does not know this session any more")
-            elif not session.stream_count:
-                # No stream waits for it. The dials for a new session back off, and these do not.
-                session.abandon(f"tunnel lost: {exc}")
+    def first_wait_s(self) -> float:
+        self.hub_time = ""
+        return RESUME_FIRST_S * self.config.chance()
+
+    def dial(self, hello: Hello) -> AbstractAsyncContextManager[Attempt]:
+        hub = self.tunnel.hub
+        headers = [(AT_HEADER, hub.encode("ascii"))] if hub else []
+        return dial(self.config, hello, RESUME_DIAL_S, self.hub_time, headers)
+
+    def back(self) -> None:
+        self.tunnel.failed = None
+        name, session_id = self.config.endpoint.name, self.tunnel.session.session_id
+        log.info("the tunnel to %s is back, session %s goes on", name, session_id)
+        self.note_back(self.tunnel)
+
+    def failed(self, error: DialFailed) -> float:
+        tunnel, session, name = self.tunnel, self.tunnel.session, self.config.endpoint.name
+        log.info("session %s cannot go on yet: no tunnel to %s: %s", session.session_id, name, error)
+        self.hub_time = error.hub_time
+        tunnel.failed = error
+        if error.hub_time:
+            return 0.0
+        if error.forgotten and tunnel.believes(error.hub):
+            session.abandon("the hub does not know this session any more")
+        elif not session.stream_count:
+            # No stream waits for it. The dials for a new session back off, and these do not.
+            session.abandon(f"tunnel lost: {error}")
+        return max(RESUME_PAUSE_S * (1 + self.config.chance()), error.retry_after_s)

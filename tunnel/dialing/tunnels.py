@@ -114,7 +114,16 @@ class Tunnels:
         # A hub without an id cannot be listed.
         if not self.heeded or not all(tunnel.hub for tunnel in self.current):
             return 1
+        return self._asked
+
+    @property
+    def _asked(self) -> int:
         return max((tunnel.asked for tunnel in self.current), default=1)
+
+    @property
+    def surplus(self) -> bool:
+        """Whether there are more than the hubs ask for."""
+        return self.up > self._asked
 
     @property
     def missing(self) -> bool:

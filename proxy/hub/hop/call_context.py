@@ -1,7 +1,7 @@
 """What the hub that has decided a call says of it to the hub that has the relay's session.
 
-It is a context of the link, in the group of the agent, once for each agent and session. Each OPEN under it is
-a call: its head is for the relay, and the second hub does not read it.
+It is a context of the link, in the group of the agent, once for each agent, session and version of the
+directory. Each OPEN under it is a call: its head is for the relay, and the second hub does not read it.
 
 The principal is stated whole. The second hub mints the relay's token, and must not give an agent more than
 the first hub decided by, nor more than its own snapshot has. With the teams' names it can check both, also
@@ -15,7 +15,7 @@ import json
 import attrs
 
 from auth.principal import IdentityError, Principal
-from proxy.process.untrusted_json import read_json
+from proxy.hub.peers.link import read_object
 
 # Of a version of the directory: PostgreSQL's bigint.
 VERSION_MAX = 2**63 - 1
@@ -57,11 +57,9 @@ class CallContext:
     def decode(cls, payload: bytes) -> CallContext:
         """Read a payload; raises BadContextError. Unknown keys are ignored: a later hub may send some."""
         try:
-            stated = read_json(payload)
+            stated = read_object(payload)
         except ValueError as error:
-            raise BadContextError(f"it is no JSON: {error}") from error
-        if not isinstance(stated, dict):
-            raise BadContextError("it is no JSON object")
+            raise BadContextError(f"it cannot be read: {error}") from error
         texts = [stated.get(key) for key in ("session", "cluster", "agent", "name", "org")]
         teams, version = stated.get("teams"), stated.get("version")
         if (

@@ -43,32 +43,37 @@ class LinkContexts:
     def __init__(self, session: Session, version: Callable[[], int]) -> None:
         self.session = session
         self._version = version
-        self._entries: OrderedDict[tuple[str, str, str], AgentContext] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str, str], tuple[int, AgentContext]] = OrderedDict()
+        """With the version that each one states."""
 
     def context_for(self, cluster_id: str, session_id: str, principal: Principal, now: float) -> AgentContext:
         """Return the context for streams of an agent to a session. Raises SessionClosed.
 
-        Plain and synchronous, like TokenContexts. An agent whose teams have changed gets another one.
+        Plain and synchronous, like TokenContexts. An agent gets another one after each change of the
+        directory: the other hub has to know by which version this one decides. The number may also go back,
+        in a database that has lost commits.
         """
-        entries, key = self._entries, (cluster_id, session_id, principal.agent_id)
+        entries, key, version = self._entries, (cluster_id, session_id, principal.agent_id), self._version()
         entry = entries.get(key)
         if entry is not None:
-            if entry.principal is principal or entry.principal == principal:
+            stated_version, context = entry
+            if stated_version == version and context.principal == principal:
                 entries.move_to_end(key)
-                return entry
+                return context
             self.retire(*key)
         elif len(entries) >= CONTEXTS_PER_LINK_MAX:
-            self.session.retire_context(entries.popitem(last=False)[1].index)
-        stated = CallContext(session_id, cluster_id, principal, self._version())
+            self.session.retire_context(entries.popitem(last=False)[1][1].index)
+        stated = CallContext(session_id, cluster_id, principal, version)
         index = self.session.add_context(group_of(principal.agent_id), stated.encode())
-        entry = entries[key] = AgentContext(index, now, principal, impersonated(principal, session_id))
-        return entry
+        context = AgentContext(index, now, principal, impersonated(principal, session_id))
+        entries[key] = version, context
+        return context
 
     def retire(self, cluster_id: str, session_id: str, agent_id: str) -> None:
         """Retire an agent's context for a session, if there is one."""
         entry = self._entries.pop((cluster_id, session_id, agent_id), None)
         if entry is not None:
-            self.session.retire_context(entry.index)
+            self.session.retire_context(entry[1].index)
 
 
 @attrs.define(eq=False)
@@ -106,12 +111,9 @@ class PeerRelay:
     """The link's."""
     contexts: PeerContexts
     recorded: RecordedRelay
+    cluster_id: str
+    """The cluster's id. No update changes it: the registry has the relay under this one."""
     _registry: Registry
-
-    @property
-    def cluster_id(self) -> str:
-        """The cluster's id."""
-        return self.route.cluster
 
     @property
     def instance(self) -> str:
@@ -174,6 +176,7 @@ class PeerRelays:
             link.session,
             PeerContexts(contexts, route.cluster, route.session),
             RecordedRelay(route.instance, route.version),
+            route.cluster,
             self.registry,
         )
         self.registry.add_elsewhere(route.session, relay)

@@ -16,21 +16,11 @@ from proxy.hub.peers.hello import hub_party, issue_hub_hello
 from proxy.hub.peers.identity import LinkIdentity, server_name, trust_in
 from proxy.process.config import Address
 from tunnel import Transport
+from tunnel.dialing.failure import DialFailed
 from tunnel.net.connect import HandshakeFailed, open_tcp, os_reason, wrap_client
 from tunnel.websocket.upgrade import SESSION_HEADER, WebSocketRefused, dial_websocket
 
 PEER_PATH: Final = "/v1/peer"
-
-
-class LinkFailed(Exception):
-    """There is no link this time; the text is one line for the log.
-
-    `forgotten`: the link that was to go on cannot, as another process answers or the same one has ended it.
-    """
-
-    def __init__(self, reason: str, *, forgotten: bool = False) -> None:
-        super().__init__(reason)
-        self.forgotten = forgotten
 
 
 @attrs.frozen
@@ -44,7 +34,7 @@ class PeerDialer:
 
     @asynccontextmanager
     async def connect(self, member: Member, session: str) -> AsyncIterator[Transport]:
-        """Connect to a hub, with the id of the session that is to go on there, or ""; raises LinkFailed.
+        """Connect to a hub, with the id of the session that is to go on there, or ""; raises DialFailed.
 
         The caller sets the deadline.
         """
@@ -52,27 +42,27 @@ class PeerDialer:
             address = Address.parse(member.address)
             context = trust_in(member.certificate)
         except ValueError as error:
-            raise LinkFailed(f"its row cannot be used: {error}") from error
+            raise DialFailed(f"its row cannot be used: {error}") from error
         headers = [(b"authorization", b"Bearer " + self._hello_to(member).encode("ascii"))]
         if session:
             headers.append((SESSION_HEADER, session.encode("ascii")))
         try:
             tcp = await open_tcp(address.host, address.port)
         except OSError as error:
-            raise LinkFailed(f"cannot connect to {address}: {os_reason(error)}") from error
+            raise DialFailed(f"cannot connect to {address}: {os_reason(error)}") from error
         try:
             tls = await wrap_client(tcp, context, server_hostname=server_name(member.boot))
         except HandshakeFailed as error:
             if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-                raise LinkFailed(
+                raise DialFailed(
                     f"at {address} answers another process than the one in its row", forgotten=True
                 ) from error
-            raise LinkFailed(f"no TLS with {address}: {error}") from error
+            raise DialFailed(f"no TLS with {address}: {error}") from error
         try:
             async with dial_websocket(tls, host=str(address), target=PEER_PATH, headers=headers) as transport:
                 yield transport
         except WebSocketRefused as error:
-            raise LinkFailed(f"{address} refuses the link: {_reason_in(error)}") from error
+            raise DialFailed(f"{address} refuses the link: {_reason_in(error)}") from error
 
     def _hello_to(self, member: Member) -> str:
         return issue_hub_hello(

@@ -39,7 +39,7 @@ class Membership(Protocol):
 
 
 Connect = Callable[[Member, str], AbstractAsyncContextManager[Transport]]
-"""Connects to a hub, for the session of this id or a new one (""); raises LinkFailed. See PeerDialer."""
+"""Connects to a hub, for the session of this id or a new one (""); raises DialFailed. See PeerDialer."""
 
 
 @attrs.define(eq=False)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Final
 
 import attrs
 import trio
 
 from proxy.hub.membership.member import Member
-from proxy.hub.peers.dial import LinkFailed
 from proxy.hub.peers.link import PeerLink
 from tunnel import (
     CloseCode,
@@ -28,6 +28,8 @@ from tunnel import (
     TransportClosed,
     open_session,
 )
+from tunnel.dialing.failure import DialFailed
+from tunnel.dialing.redial import Redial
 from tunnel.handshake import say_hello
 
 # From the address to the WELCOME. Hubs are near one another.
@@ -52,7 +54,7 @@ class _Dialled:
     done: bool = False
 
     def succeeded(self) -> None:
-        """Take the dial for done: what fails from now on is the session's; raises LinkFailed."""
+        """Take the dial for done: what fails from now on is the session's; raises DialFailed."""
         if self.scope.cancel_called:
             # A cancellation is under way that cannot be called back, and would end the session.
             raise _too_late()
@@ -60,8 +62,8 @@ class _Dialled:
         self.scope.deadline = math.inf
 
 
-def _too_late() -> LinkFailed:
-    return LinkFailed(f"no answer within {DIAL_S:.0f} s")
+def _too_late() -> DialFailed:
+    return DialFailed(f"no answer within {DIAL_S:.0f} s")
 
 
 @attrs.define(eq=False)
@@ -86,7 +88,7 @@ class Linking:
                 self.member = member
                 try:
                     link: PeerLink = await nursery.start(self._hold)
-                except LinkFailed as error:
+                except DialFailed as error:
                     self._failed(error)
                     await trio.sleep(PAUSE_S)
                 else:
@@ -94,7 +96,7 @@ class Linking:
                     await trio.sleep(PAUSE_S if going is None else FIRST_S)
 
     async def _hold(self, task_status: trio.TaskStatus[PeerLink]) -> None:
-        """Open a link and serve it to its end; raises LinkFailed if there is none."""
+        """Open a link and serve it to its end; raises DialFailed if there is none."""
         async with (
             self._dial(self.hello) as dialled,
             open_session(
@@ -112,7 +114,8 @@ class Linking:
             self.failing_since = math.inf
             task_status.started(link)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._bring_back, session)
+                lost = partial(self._not_back, session)
+                nursery.start_soon(Redial(session, self._dial, lambda: FIRST_S, self._back, lost).run)
                 await self.keep(link)
                 nursery.cancel_scope.cancel()
 
@@ -120,7 +123,7 @@ class Linking:
     async def _dial(self, hello: Hello) -> AsyncIterator[_Dialled]:
         """Dial the hub and hear its answer; the connection is closed when the block is left.
 
-        Raises LinkFailed, also for what happens in the block before `succeeded`.
+        Raises DialFailed, also for what happens in the block before `succeeded`.
         """
         resume = "" if hello.resume is None else hello.resume.session_id
         dialled: _Dialled | None = None
@@ -133,48 +136,21 @@ class Linking:
                 if dialled is not None and dialled.done:
                     raise
                 forgotten = isinstance(error, Rejected) and error.close_code == CloseCode.RESUME_UNKNOWN
-                raise LinkFailed(f"it does not greet: {error}", forgotten=forgotten) from error
+                raise DialFailed(f"it does not greet: {error}", forgotten=forgotten) from error
         if scope.cancelled_caught:
             raise _too_late()
 
-    async def _bring_back(self, session: Session) -> None:
-        """Dial another connection for the link whenever it has lost one, until it ends."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._dial_whenever_lost, session, nursery)
-            # It can expire in the middle of a dial.
-            await session.wait_closed()
-            nursery.cancel_scope.cancel()
+    def _back(self) -> None:
+        self.failing_since = math.inf
+        _log.info("the link to hub %s goes on over another connection", self.member.name)
 
-    async def _dial_whenever_lost(self, session: Session, nursery: trio.Nursery) -> None:
-        # While this dials, the previous connection may still be closing, for a second.
-        while await session.wait_detached():
-            await nursery.start(self._dial_again, session)
+    def _not_back(self, session: Session, error: DialFailed) -> float:
+        self._failed(error)
+        if error.forgotten:
+            session.abandon(str(error))
+        return PAUSE_S
 
-    async def _dial_again(self, session: Session, task_status: trio.TaskStatus[None]) -> None:
-        """Dial until the link goes on, which is when this is started, and carry it while it does."""
-        wait_s = FIRST_S
-        while True:
-            await trio.sleep(wait_s)
-            if session.closed:
-                # It was closed in this loop pass; the task that waits for that cancels us in the next one.
-                task_status.started()
-                return
-            try:
-                async with self._dial(session.hello_again()) as dialled:
-                    dialled.succeeded()
-                    self.failing_since = math.inf
-                    _log.info("the link to hub %s goes on over another connection", self.member.name)
-                    task_status.started()
-                    with suppress(SessionClosed, RemoteProtocolError):
-                        await session.resume(dialled.transport, dialled.greeting)
-                return
-            except LinkFailed as error:
-                self._failed(error)
-                wait_s = PAUSE_S
-                if error.forgotten:
-                    session.abandon(str(error))
-
-    def _failed(self, error: LinkFailed) -> None:
+    def _failed(self, error: DialFailed) -> None:
         now, reason = trio.current_time(), str(error)
         self.failing_since = min(self.failing_since, now)
         logged, at = self._logged

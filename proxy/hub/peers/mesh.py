@@ -62,8 +62,6 @@ class Mesh:
     _answerer: Answerer = attrs.field(init=False, factory=Answerer)
     _announcer: Announcer = attrs.field(init=False)
     _table: RouteTable = attrs.field(init=False)
-    _on_link: list[Callable[[PeerLink], None]] = attrs.field(init=False, factory=list)
-    _on_loss: list[Callable[[PeerLink], None]] = attrs.field(init=False, factory=list)
     _nursery: trio.Nursery = attrs.field(init=False)
     _dialling: Dialling = attrs.field(init=False)
     _accepting: Accepting = attrs.field(init=False)
@@ -105,14 +103,6 @@ class Mesh:
             if link.member.boot == boot and link.up:
                 return link
         return None
-
-    def on_link(self, callback: Callable[[PeerLink], None]) -> None:
-        """Call for each link that begins, before the other side's first stream."""
-        self._on_link.append(callback)
-
-    def on_loss(self, callback: Callable[[PeerLink], None]) -> None:
-        """Call for each link that has ended. A link that is only detached has not."""
-        self._on_loss.append(callback)
 
     def routes_changed(self) -> None:
         """Tell the others at once that a session has come or gone."""
@@ -168,8 +158,6 @@ class Mesh:
         reason = "this hub stops"
         _log.info("linked to hub %s at %s", name, session.peer_name)
         try:
-            for call in self._on_link:
-                call(link)
             session.on_stream(partial(self._dispatch, link))
             self._announcer.attach(link)
             # The row may have changed during the dial.
@@ -184,8 +172,6 @@ class Mesh:
             self.links.remove(link)
             self._announcer.detach(link)
             self._table.lose(link)
-            for call in self._on_loss:
-                call(link)
 
     async def _end_when_replaced(self, link: PeerLink) -> None:
         """End a link that was asked to open no more, once the next one has its place and it is quiet."""

@@ -302,12 +302,19 @@ def _route_in(fields: dict[str, object]) -> Route:
         _field(fields, "version", str),
         _field(fields, "kid", str),
         _field(fields, "address", str),
-        float(_field(fields, "connected_at", (int, float))),
+        _time(_field(fields, "connected_at", (int, float))),
         _field(fields, "streams", int),
         _field(fields, "leaving", bool),
         _field(fields, "away", bool),
         _field(fields, "api_server", (bool, NoneType)),
     )
+
+
+def _time(stated: float) -> float:
+    try:
+        return float(stated)
+    except OverflowError as error:
+        raise BadRoutesError("a time that is none") from error
 
 
 def _field(fields: dict[str, object], name: str, kind: type[_Value] | tuple[type[_Value], ...]) -> _Value:

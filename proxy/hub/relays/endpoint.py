@@ -1,9 +1,8 @@
-"""`/v1/tunnel`: authenticates a relay, opens its session and registers it until the session ends."""
+"""`/v1/tunnel`: opens the session of an authenticated relay, and registers it until the session ends."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,29 +14,24 @@ import trio
 from audit.record import Kind
 from audit.recorder import Recorder
 from auth.hubclock import issue_time
-from auth.jws import TokenError
 from auth.principal import Principal
 from auth.tokens import HelloClaims, issue_relay
 from proxy.exchange.groups import RELAY_GROUP
 from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
-from proxy.hub.identity.replay import ReplayCache
-from proxy.hub.identity.replay_store import ReplayStore
-from proxy.hub.relays.accept_limit import AcceptLimit, Arrival
 from proxy.hub.relays.contexts import TokenContexts
+from proxy.hub.relays.dial_auth import RelayDial
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
 from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
-from proxy.hub.relays.relay_auth import check_hello
 from proxy.hub.relays.relay_limit import LocalRelayLimit, RelayLimit, RelayRefusedError
 from proxy.hub.relays.shared_limit import SharedRelayLimit, SlotUnavailableError
 from proxy.hub.relays.token_clock import TokenClock
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
-from proxy.hub.store.entities import Cluster, Mode
+from proxy.hub.store.entities import Cluster
 from proxy.hub.store.secrets.signing_keys import SigningKeys
 from proxy.hub.store.store import Store
-from proxy.message.head import RequestHead
 from tunnel import (
     RESUME,
     RESUME_TTL_S,
@@ -60,22 +54,7 @@ from tunnel import (
 )
 from tunnel.net.readiness import Readiness
 from tunnel.net.waker import Waker
-from tunnel.websocket.upgrade import (
-    AT_HEADER,
-    ELSEWHERE_HEADER,
-    SESSION_HEADER,
-    WebSocketRefused,
-    accept_websocket,
-)
-
-# A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
-HELLOS_REMEMBERED_MAX = 100_000
-# Above the rate of sixteen relays that each dial ten times a second.
-HELLOS_OF_A_CLUSTER_MAX = 10_000
-
-# How long a relay that resumes a session waits for the record of its token: it gives up a dial after 5 s
-# (tunnel.dialing.resumption.RESUME_DIAL_S).
-RESUME_RECORD_S = 2.0
+from tunnel.websocket.upgrade import AT_HEADER, WebSocketRefused, accept_websocket
 
 # A relay opens no streams and sends few contexts, so the hub keeps no memory for them. WELCOME cannot
 # announce a limit of zero streams. A few contexts are allowed for the sake of later relay versions.
@@ -96,22 +75,6 @@ GOAWAYS_PER_S = 150
 _log = logging.getLogger("hawse.hub.relays")
 
 
-@attrs.frozen(eq=False)
-class RelayDial:
-    """The dial of an authenticated relay."""
-
-    claims: HelloClaims
-    cluster: Cluster
-    address: str
-    arrival: Arrival
-    recorded: bool
-    """Whether the use of its token is recorded. If not, it may resume a session and begin none."""
-    only_resumes: bool = False
-    """It may resume a session and begin none: another hub carries its connection, or `answers_for`."""
-    answers_for: str = ""
-    """The id of a hub that has ended, and that the relay names: the refusal names that hub."""
-
-
 @attrs.define(eq=False)
 class RelayEndpoint:
     """Serves the relays' WebSockets."""
@@ -126,8 +89,6 @@ class RelayEndpoint:
     boot: str
     software: str
     new_id: Callable[[], str]
-    pepper: bytes = attrs.field(repr=False)
-    replays: ReplayStore
     shared_limit: SharedRelayLimit | None = None
     """The limit of relays over all hubs; None for a hub that is alone."""
     hub: str = ""
@@ -140,13 +101,10 @@ class RelayEndpoint:
     """Whether dials lead here, so that a session may wait for its relay."""
     clock: TokenClock = attrs.Factory(TokenClock)
     """The clock that dates relay tokens."""
-    limit: AcceptLimit = attrs.Factory(AcceptLimit)
-    """Checked before a relay is authenticated."""
     _pins: Pins = attrs.field(init=False)
     _restated: dict[LiveRelay, None] = attrs.Factory(dict)
     """Relays that stated another cluster after they connected; `run` checks them."""
     _runner: Waker = attrs.Factory(lambda: Waker("one task pins what relays state"))
-    _replays: ReplayCache = attrs.field(init=False)
 
     @relay_limit.default
     def _relay_limit_of_config(self) -> RelayLimit:
@@ -156,74 +114,6 @@ class RelayEndpoint:
     @_pins.default
     def _pins_of_directory(self) -> Pins:
         return Pins(self.directory, self.recorder, self.trail)
-
-    @_replays.default
-    def _replays_of_store(self) -> ReplayCache:
-        return ReplayCache("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.replays)
-
-    async def authenticate(self, head: RequestHead, now: float, arrival: Arrival, address: str) -> RelayDial:
-        """Authenticate a relay; raises TokenError (WrongClockError), ReplayedError,
-        ReplayStoreUnavailableError or TooManyDialsError.
-
-        When cancelled, the relay's token is used up.
-        """
-        claims, cluster = self.admit(head, now, arrival)
-        recorded = await self._record(head, claims, now)
-        return RelayDial(claims, cluster, address, arrival, recorded)
-
-    def admit(self, head: RequestHead, now: float, arrival: Arrival) -> tuple[HelloClaims, Cluster]:
-        """Verify a relay's token, whose use is not recorded yet.
-
-        Raises TokenError (WrongClockError) and TooManyDialsError.
-        """
-        scheme, _, token = (head.header(b"authorization") or b"").partition(b" ")
-        if scheme.lower() != b"bearer" or len(head.header_values(b"authorization")) != 1:
-            raise TokenError("a relay authenticates by one bearer token")
-        snapshot = self.directory.current
-        claims = check_hello(
-            token.decode("ascii", "replace"),
-            snapshot,
-            hub_url=self.config.public_url,
-            pepper=self.pepper,
-            now=now,
-        )
-        cluster = snapshot.clusters_by_id[claims.cluster_id]
-        if cluster.mode is not Mode.TUNNEL:
-            raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
-        # Checked before the token is written to the replay store, which costs most.
-        self.limit.admit_cluster(arrival, cluster.id, cluster.name, trio.current_time())
-        return claims, cluster
-
-    async def _record(self, head: RequestHead, claims: HelloClaims, now: float) -> bool:
-        """Record the use of a relay's token; False if that took too long, and the relay may resume a session.
-
-        Raises as `authenticate`.
-        """
-        resumes = self.has_session(head, claims)
-        with trio.move_on_after(RESUME_RECORD_S if resumes else math.inf):
-            await self._replays.use(claims.cluster_id, claims.jti, claims.expires_at, now)
-            return True
-        # The session is in this process, so its memory has every token that was used with it. Streams go on
-        # for longer than most databases are away.
-        return False
-
-    def has_session(self, head: RequestHead, claims: HelloClaims) -> bool:
-        """Whether the session that a relay wants to resume is here and its own."""
-        named = (head.header(SESSION_HEADER) or b"").decode("ascii", "replace")
-        relay = self.registry.find(claims.cluster_id, claims.instance, named)
-        return relay is not None and relay.kid == claims.kid
-
-    @property
-    def signature(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The header by which a relay knows which of several hubs has answered it."""
-        return signature_of(self.hub)
-
-    def has_tunnel_of(self, head: RequestHead) -> bool:
-        """Whether a relay that dials for one more tunnel says that it has one to this hub."""
-        listed = head.header(ELSEWHERE_HEADER)
-        if not listed or not self.hub:
-            return False
-        return self.hub.encode("ascii") in (each.strip() for each in listed.split(b","))
 
     async def run(self) -> NoReturn:
         """Check the statements that relays send after they have connected, until cancelled."""

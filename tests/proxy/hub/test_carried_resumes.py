@@ -158,11 +158,12 @@ async def hubs(tmp_path: Path) -> AsyncIterator[Hubs]:
         trio.open_nursery() as nursery,
     ):
         owner = bench.endpoint
-        first = attrs.evolve(owner, registry=Registry(), boot="boot-a", hub=OTHER, limit=AcceptLimit())
+        first = attrs.evolve(owner, registry=Registry(), boot="boot-a", hub=OTHER)
 
         def dials_of(relays: RelayEndpoint) -> RelayDials:
+            auth = attrs.evolve(bench.auth, registry=relays.registry, limit=AcceptLimit())
             return RelayDials(
-                relays, bench.directory, bench.recorder, Trail("acme"), lambda: NOW, Readiness(),
+                auth, relays, bench.directory, bench.recorder, Trail("acme"), lambda: NOW, Readiness(),
                 LogLimit(logging.getLogger("hawse.test")),
             )  # fmt: skip
 
@@ -271,7 +272,7 @@ async def test_a_relay_with_an_invalid_token_reaches_no_other_hub(hubs: Hubs) ->
 
 async def test_a_cluster_that_resumes_without_end_reaches_no_other_hub(hubs: Hubs) -> None:
     hubs.dials.carrier = asks = Asks()
-    limit, cluster = hubs.dials.relays.limit, hubs.claims.cluster_id
+    limit, cluster = hubs.dials.auth.limit, hubs.claims.cluster_id
     for _ in range(CLUSTER_ARRIVALS_MAX):
         limit.admit_cluster(limit.arrive(), cluster, "prod", trio.current_time())
     answer = await refused(hubs)
@@ -282,7 +283,7 @@ async def test_a_cluster_that_resumes_without_end_reaches_no_other_hub(hubs: Hub
 
 async def test_a_dial_counts_for_its_cluster_once(hubs: Hubs) -> None:
     async with hubs.dial("another"):
-        assert hubs.dials.relays.limit.arrivals_of[hubs.claims.cluster_id] == 1
+        assert hubs.dials.auth.limit.arrivals_of[hubs.claims.cluster_id] == 1
 
 
 async def test_a_connection_that_is_carried_begins_no_session(hubs: Hubs) -> None:
@@ -308,8 +309,12 @@ async def test_a_connection_is_carried_once_only(hubs: Hubs) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"{}\n", b"[]\n", b"{\n", b'{"session":1,"cluster":"c","address":"a"}\n', b"x" * 2000]
-)
+    "line",
+    [
+        b"", b"{}\n", b"[]\n", b"{\n", b'{"session":1,"cluster":"c","address":"a"}\n', b"x" * 2000,
+        b'{"session":"s","cluster":"c","address":"\\ud800"}\n',
+    ],
+)  # fmt: skip
 async def test_a_line_that_names_no_session_is_refused(hubs: Hubs, line: bytes) -> None:
     async with TrioStream(hubs.link.open(RESUME)) as stream:
         await stream.send_all(line)
@@ -317,6 +322,20 @@ async def test_a_line_that_names_no_session_is_refused(hubs: Hubs, line: bytes) 
             await stream.send_eof()
         with pytest.raises(trio.BrokenResourceError, match="no line names a session"):
             await stream.receive_head()
+
+
+async def test_a_fault_of_ours_ends_one_carried_connection_alone(
+    hubs: Hubs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CarriedResumes, "_serve_stream", fail)
+        assert (await refused(hubs)).status == 503
+    assert "a bug" in caplog.text
+    hubs.nursery.start_soon(hubs.resume)
+    await hubs.wait_resumed()
 
 
 async def test_when_the_link_ends_the_relay_has_lost_its_connection(hubs: Hubs) -> None:

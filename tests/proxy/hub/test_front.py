@@ -39,6 +39,7 @@ from proxy.hub.identity.oauth import FORM_BYTES_MAX
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.own_paths import plain
 from proxy.hub.relays.accept_limit import CLUSTER_BURST
+from proxy.hub.relays.dial_auth import DialAuth
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
@@ -131,8 +132,6 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             boot="boot",
             software="hawse/test",
             new_id=lambda: "id",
-            pepper=b"p" * 32,
-            replays=replays,
         )
         tokens = TokenEndpoint(
             directory=directory,
@@ -150,6 +149,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             certificate=Certificate.open(config, DataDir.open(tmp_path / "data"), time.time),
             calls=calls,
             relays=relays,
+            dial_auth=DialAuth(directory, registry, ISSUER, b"p" * 32, replays),
             tokens=tokens,
             enrolment=EnrolmentEndpoint(directory, b"p" * 32, ISSUER, recorder, lambda: NOW),
             recorder=recorder,
@@ -281,7 +281,7 @@ async def test_a_relay_whose_token_cannot_be_recorded_is_told_to_come_again(
     metrics = CollectorRegistry()
     async with open_replays(unreachable(tmp_path)) as away:
         metrics.register(ReplayCollector(away, bench.front.enrolment))
-        bench.front.relays._replays.store = away
+        bench.front.dial_auth._replays.store = away
         client = await bench.connect()
         upgrade = (
             b"Connection: Upgrade\r\nUpgrade: websocket\r\nAuthorization: Bearer %s\r\n" % hello.encode()
@@ -559,13 +559,11 @@ UPGRADE = (
 async def test_relays_above_the_limit_are_told_when_to_come_before_anything_is_verified(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    limit = bench.front.relays.limit
+    limit = bench.front.dial_auth.limit
     while limit.admit(trio.current_time(), resumes=False) == 0:
         pass
     verified: list[bytes] = []
-    monkeypatch.setattr(
-        RelayEndpoint, "authenticate", lambda _, head, now, arrival: verified.append(head.target)
-    )
+    monkeypatch.setattr(DialAuth, "authenticate", lambda _, head, now, arrival: verified.append(head.target))
     client = await bench.connect()
     await client.send_all(UPGRADE + b"\r\n")
     head = await head_of(client)
@@ -588,7 +586,7 @@ async def test_relays_above_the_limit_are_told_when_to_come_before_anything_is_v
 async def test_a_relay_that_has_a_tunnel_here_is_refused_before_anything_is_verified(
     bench: Bench, hub: str, listed: bytes, status: int
 ) -> None:
-    limit = bench.front.relays.limit
+    limit = bench.front.dial_auth.limit
     # Nor does it wait behind others: it is answered at once when too many dial.
     while status == 503 and limit.admit(trio.current_time(), resumes=False) == 0:
         pass
@@ -605,7 +603,7 @@ async def test_a_relay_that_has_a_tunnel_here_is_refused_before_anything_is_veri
 async def test_a_refused_dial_whose_client_reads_nothing_does_not_count(
     bench: Bench, autojump_clock: MockClock
 ) -> None:
-    limit = bench.front.relays.limit
+    limit = bench.front.dial_auth.limit
     left = limit._accepts.left(trio.current_time())
     client, server = trio.testing.memory_stream_pair()
     stuck = await bench.connect(client, server)
@@ -629,7 +627,7 @@ async def test_a_cluster_that_dials_without_end_takes_nobodys_place(
     relays = bench.front.relays
     await relays.directory.change(lambda store: store.add_cluster("evil", teams=[], relay_key=key.public))
     cluster = relays.directory.current.clusters_by_name["evil"]
-    limit = relays.limit
+    limit = bench.front.dial_auth.limit
     for _ in range(CLUSTER_BURST):
         arrival = limit.arrive()
         limit.admit_cluster(arrival, cluster.id, "evil", trio.current_time())
@@ -691,7 +689,7 @@ async def test_a_relay_whose_clock_is_off_is_told_the_time_with_its_refusal_and_
 
 
 async def test_a_relay_that_resumes_goes_first_and_a_stranger_takes_nobodys_place(bench: Bench) -> None:
-    limit = bench.front.relays.limit
+    limit = bench.front.dial_auth.limit
     while limit.admit(trio.current_time(), resumes=False) == 0:
         pass
     for _ in range(3):
@@ -721,7 +719,7 @@ async def test_a_hub_that_may_decide_nothing_is_not_ready_and_takes_no_tunnel(
         verified.append(head.target)
         raise TokenError("of nobody here")
 
-    monkeypatch.setattr(RelayEndpoint, "authenticate", verify)
+    monkeypatch.setattr(DialAuth, "authenticate", verify)
     client = await bench.connect()
     await client.send_all(UPGRADE + b"\r\n")
     head = await head_of(client)

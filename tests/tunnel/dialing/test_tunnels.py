@@ -135,6 +135,34 @@ async def test_a_hub_that_is_killed_is_replaced_within_a_second_also_without_str
         assert balancer.dialled_at[2:] == pytest.approx([31], abs=0.1)
 
 
+async def test_a_tunnel_that_is_back_while_its_replacement_is_dialled_leaves_no_third_one(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = Hub.serve
+
+    async def serve_late(hub: Hub, stream: trio.abc.Stream, head: bytes, others: list[Hub]) -> None:
+        await trio.sleep(4 * (hub.name == "c"))
+        await serve(hub, stream, head, others)
+
+    monkeypatch.setattr(Hub, "serve", serve_late)
+    hubs = three()
+    async with dialling(hubs, by(*"abaaca")) as (balancer, relay):
+        await trio.sleep(30)
+        kept = hubs[0].sessions[0]
+        kept.open_stream(b"head", context=kept.add_context(1, b"x"))
+        await trio.sleep(1)
+        hubs[0].up = False
+        await hubs[0].cut()
+        # The third dial for it comes back by the time that hub c answers.
+        await trio.sleep(3.55)
+        assert balancer.chosen[4:] == ["c", "a"]
+        hubs[0].up = True
+        await trio.sleep(30)
+        assert hubs[0].current == [kept]
+        assert [len(hub.sessions) for hub in hubs] == [1, 1, 0]
+        assert len(relay.sessions) == 3
+
+
 async def test_a_hub_that_goes_is_replaced_at_once_beside_its_streams(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,7 +258,7 @@ async def test_a_session_that_is_away_is_replaced_and_let_go_when_it_is_back(
         await trio.sleep(1)
         assert session.closed
         assert len(relay.up) == 2
-    assert any("was replaced, and ends with its streams" in line for line in lines(caplog))
+    assert any("ends with its streams: there are 2 other" in line for line in lines(caplog))
 
 
 async def test_what_drops_the_list_of_hubs_costs_one_session_and_not_one_after_the_other(

@@ -258,6 +258,32 @@ async def test_a_call_waits_for_the_version_that_the_first_hub_decided_by(autoju
         assert await opened.receive_head() == HEAD
 
 
+async def test_a_later_call_of_an_agent_waits_for_the_version_of_its_own_decision(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_hubs() as hubs:
+        await hubs.streams(eof=True)
+        # No change of the agent: the relay's key may have been revoked.
+        hubs.version[0] = 2
+        hubs.open(eof=True)
+        await wait_all_tasks_blocked()
+        assert accept_nowait(hubs.there) is None
+        hubs.change(agent(), cluster())
+        await accept(hubs.there)
+
+
+async def test_after_lost_commits_calls_do_not_wait_for_what_is_gone(autojump_clock: MockClock) -> None:
+    async with open_hubs() as hubs:
+        hubs.version[0] = 5
+        hubs.change(agent(), cluster(), number=5)
+        await hubs.streams(eof=True)
+        hubs.version[0] = 3
+        hubs.change(agent(), cluster(), number=3)
+        hubs.open(eof=True)
+        await wait_all_tasks_blocked()
+        assert accept_nowait(hubs.there) is not None
+
+
 async def test_a_call_does_not_wait_longer_than_that(autojump_clock: MockClock) -> None:
     async with open_hubs() as hubs:
         hubs.version[0] = 3

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from auth.principal import Principal
+from proxy.hub.hop.call_context import CallContext
 from proxy.hub.hop.forwarded import ForwardedCalls
 from proxy.hub.hop.local_routes import local_routes
 from proxy.hub.hop.peer_relay import CONTEXTS_PER_LINK_MAX, PeerRelays
@@ -145,6 +146,16 @@ async def test_a_call_waits_for_the_relays_of_a_hub_that_has_died_or_leaves(
         assert came == [True]
 
 
+async def test_an_update_moves_no_relay_to_another_cluster() -> None:
+    registry = Registry()
+    async with open_pair() as link:
+        relay = PeerRelays(registry, lambda: 1)(link_of(link.listener), route("s1"))
+        relay.update(route("s1", "c2"))
+        assert (registry.session("c1"), registry.session("c2")) == (relay, None)
+        relay.end()
+        assert list(registry.elsewhere()) == []
+
+
 async def test_an_agent_has_one_context_for_each_session_and_another_after_a_change() -> None:
     async with open_hubs() as hubs:
         contexts = hubs.route.contexts
@@ -161,6 +172,20 @@ async def test_an_agent_has_one_context_for_each_session_and_another_after_a_cha
         hubs.route.end()
         await wait_all_tasks_blocked()
         assert changed.index not in peers
+
+
+@pytest.mark.parametrize("version", [2, 0])
+async def test_each_version_of_the_directory_has_a_context_of_its_own(version: int) -> None:
+    """A database that has lost commits goes back to an earlier number."""
+    async with open_hubs() as hubs:
+        contexts = hubs.route.contexts
+        first = contexts.context_for(AGENT, 0.0)
+        hubs.version[0] = version
+        second = contexts.context_for(AGENT, 1.0)
+        await wait_all_tasks_blocked()
+        peers = hubs.link.dialer._connection.contexts.peers
+        assert first.index not in peers
+        assert CallContext.decode(peers[second.index].payload).version == version
 
 
 async def test_a_link_has_so_many_contexts_at_most_and_the_least_used_makes_room() -> None:

@@ -9,7 +9,6 @@ import attrs
 import trio
 
 from proxy.hub.membership.member import ENDED, Member, MemberState
-from proxy.hub.peers.dial import LinkFailed
 from proxy.hub.peers.link import PeerLink
 from proxy.hub.peers.mesh import Mesh
 from proxy.hub.peers.routes import Route
@@ -21,6 +20,7 @@ from tunnel import (
     TransportClosed,
     memory_transport_pair,
 )
+from tunnel.dialing.failure import DialFailed
 from tunnel.websocket.transport import MemoryTransport
 
 
@@ -164,9 +164,9 @@ class Wires:
         self.dials.append((me.boot, to.boot))
         other = self.hubs.get(to.boot)
         if self.forgets:
-            raise LinkFailed("another process answers", forgotten=True)
+            raise DialFailed("another process answers", forgotten=True)
         if self.split or other is None:
-            raise LinkFailed("cannot connect: split")
+            raise DialFailed("cannot connect: split")
         here, there = memory_transport_pair()
         self._pairs.append(here)
         if not self.swallows:

@@ -13,7 +13,7 @@ import trio
 
 from auth.keys import SigningKey
 from proxy.hub.membership.member import Member, MemberState
-from proxy.hub.peers.dial import PEER_PATH, LinkFailed
+from proxy.hub.peers.dial import PEER_PATH
 from proxy.hub.peers.hello import hub_party, issue_hub_hello
 from proxy.hub.peers.identity import LinkIdentity, key_in, server_name, trust_in
 from proxy.hub.peers.link import PeerLink
@@ -21,6 +21,7 @@ from proxy.listener.unauthenticated import UnauthenticatedLimits
 from tests.proxy.hub.peers.dialled import Dialled, linked, listening, make_hub, serving
 from tests.proxy.hub.peers.linked import member
 from tunnel import Hello, Transport, TransportClosed
+from tunnel.dialing.failure import DialFailed
 from tunnel.handshake import say_hello
 from tunnel.net.connect import HandshakeFailed, TLSStream, open_tcp, wrap_client
 from tunnel.protocol import frames
@@ -132,7 +133,7 @@ async def test_a_stale_or_wrong_row_leads_to_no_link(
 ) -> None:
     first, second = pair
     async with serving(first, second, third):
-        with pytest.raises(LinkFailed, match=reason) as caught:
+        with pytest.raises(DialFailed, match=reason) as caught:
             async with first.dialer.connect(row(second.me, third.me), ""):
                 pass
         assert caught.value.forgotten is forgotten

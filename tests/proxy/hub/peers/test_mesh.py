@@ -86,8 +86,6 @@ async def test_a_link_goes_on_over_another_connection(autojump_clock: MockClock)
     async with open_linked_hubs() as (first, second, wires):
         streams: list[tuple[PeerLink, Stream]] = []
         second.mesh.streams[b"resume"] = lambda link, stream: streams.append((link, stream))
-        lost: list[PeerLink] = []
-        first.mesh.on_loss(lost.append)
         first.tell(route("s1"))
         await trio.sleep(0.1)
         opened = PeerStream(first.link.open(b"resume"))
@@ -109,7 +107,7 @@ async def test_a_link_goes_on_over_another_connection(autojump_clock: MockClock)
             received += data
         assert received == b"before, between, after"
         assert [each.route.session for each in second.relays] == ["s1"]
-        assert lost == []
+        assert second.mesh.links == [link]
         assert len(wires.dials) == 3
 
 
@@ -118,9 +116,7 @@ async def test_a_link_that_cannot_be_dialled_again_ends_and_is_reported(autojump
         second.tell(route("s1"))
         await trio.sleep(0.1)
         assert len(first.relays) == 1
-        lost: list[PeerLink] = []
-        for hub in (first, second):
-            hub.mesh.on_loss(lost.append)
+        links = first.mesh.links + second.mesh.links
         wires.split = True
         wires.cut()
         await trio.sleep(UNREACHABLE_S - 1)
@@ -128,10 +124,9 @@ async def test_a_link_that_cannot_be_dialled_again_ends_and_is_reported(autojump
         await trio.sleep(2)
         assert first.mesh.unreachable == ("bbbbbbbb",)
         assert second.mesh.unreachable == ()
-        assert (len(first.relays), lost) == (1, [])
+        assert (len(first.relays), first.mesh.links + second.mesh.links) == (1, links)
         await trio.sleep(RESUME_TTL_S)
         assert first.relays == []
-        assert len(lost) == 2
         assert first.mesh.links == second.mesh.links == []
         assert first.mesh._table._links == second.mesh._table._links == {}
         assert first.mesh.unreachable == ("bbbbbbbb",)

@@ -139,6 +139,8 @@ GOOD = {"is": "here", **attrs.asdict(route("s1"))}
         json.dumps({**GOOD, "streams": "5"}).encode(),
         json.dumps({**GOOD, "leaving": 1}).encode(),
         json.dumps({**GOOD, "connected_at": None}).encode(),
+        json.dumps({**GOOD, "connected_at": 10**400}).encode(),
+        json.dumps({**GOOD, "version": "\ud800"}).encode(),
         json.dumps({"is": "gone"}).encode(),
         b"x" * (LINE_BYTES_MAX + 1),
     ],

@@ -21,7 +21,8 @@ from auth.keys import SigningKey
 from auth.tokens import HelloClaims
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
-from proxy.hub.relays.endpoint import RelayDial, RelayEndpoint
+from proxy.hub.relays.dial_auth import DialAuth, RelayDial
+from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.secrets.signing_keys import SigningKeys
@@ -45,6 +46,7 @@ def claims(
 @attrs.define(eq=False)
 class Bench:
     endpoint: RelayEndpoint
+    auth: DialAuth
     directory: Directory
     recorder: Recorder
     audit_file: Path
@@ -70,7 +72,7 @@ class Bench:
     def dial(self, hello: HelloClaims, *, recorded: bool = True) -> RelayDial:
         """The dial of an authenticated relay of the cluster `prod`."""
         cluster = self.directory.current.clusters_by_name["prod"]
-        return RelayDial(hello, cluster, "192.0.2.9", self.endpoint.limit.arrive(), recorded)
+        return RelayDial(hello, cluster, "192.0.2.9", self.auth.limit.arrive(), recorded)
 
     async def trail(self) -> list[tuple[str, str]]:
         """Kind and note of each event."""
@@ -110,10 +112,9 @@ async def open_bench(folder: Path, relay_key: SigningKey | None = None) -> Async
             boot="boot",
             software="hawse/test",
             new_id=lambda: "id",
-            pepper=b"p" * 32,
-            replays=replays,
         )
-        yield Bench(endpoint, directory, recorder, audit_file)
+        auth = DialAuth(directory, endpoint.registry, config.public_url, b"p" * 32, replays)
+        yield Bench(endpoint, auth, directory, recorder, audit_file)
     store.close()
 
 

@@ -71,7 +71,7 @@ async def test_a_relay_shows_one_bearer_token_and_only_where_relays_dial(tmp_pat
             lines = tuple((b"authorization", value) for value in shown)
             head = RequestHead.of(b"GET", b"/v1/tunnel", lines)
             with pytest.raises(TokenError, match=why):
-                await bench.endpoint.authenticate(head, NOW, bench.endpoint.limit.arrive(), "192.0.2.9")
+                await bench.auth.authenticate(head, NOW, bench.auth.limit.arrive(), "192.0.2.9")
 
 
 @pytest.mark.parametrize("other", [{"instance": "relay-2"}, {"cluster": "c2"}])

@@ -123,8 +123,8 @@ async def test_a_relay_comes_back_to_its_session_while_its_token_cannot_be_recor
             )
             lines = (b"authorization", b"Bearer " + token.encode()), (SESSION_HEADER, session_id.encode())
             head = RequestHead.of(b"GET", b"/v1/tunnel", lines)
-            arrival = bench.endpoint.limit.arrive()
-            return (await bench.endpoint.authenticate(head, NOW, arrival, "192.0.2.9")).recorded
+            arrival = bench.auth.limit.arrive()
+            return (await bench.auth.authenticate(head, NOW, arrival, "192.0.2.9")).recorded
 
         async def dial_while_away(instance: str, session_id: str) -> None:
             try:
@@ -136,7 +136,7 @@ async def test_a_relay_comes_back_to_its_session_while_its_token_cannot_be_recor
         assert await dial(*own)
         found: list[bool | None] = []
         async with open_replays(unreachable(tmp_path)) as away:
-            bench.endpoint._replays.store = away
+            bench.auth._replays.store = away
             async with trio.open_nursery() as nursery:
                 for session in (own, ("relay-2", own[1]), ("relay-1", "another")):
                     nursery.start_soon(dial_while_away, *session)

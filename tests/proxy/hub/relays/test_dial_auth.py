@@ -12,7 +12,7 @@ from auth.hubtime import hub_time, seconds_of
 from auth.jws import TokenError
 from auth.keys import SigningKey
 from auth.tokens import HelloClaims, issue_hello
-from proxy.hub.relays.relay_auth import WrongClockError, check_hello
+from proxy.hub.relays.dial_auth import WrongClockError, check_hello
 from proxy.hub.store.directory import open_directory
 from proxy.hub.store.entities import Snapshot
 from tunnel.dialing.failure import WARNING_CHARACTERS_MAX
