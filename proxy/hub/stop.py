@@ -1,4 +1,4 @@
-"""How a hub stops: what it tells, in which order, and how long it waits for its open calls.
+"""How a hub stops: what it announces, in which order, and how long it waits for its open calls.
 
 Alone, or replaced by a new process on its sockets, a hub stops accepting first. Where other hubs serve:
 

@@ -222,7 +222,7 @@ def test_an_upload_over_a_link_that_is_cut_arrives_byte_for_byte(site: Site) -> 
 
 
 def test_an_upload_to_a_hub_that_is_killed_never_ends_cleanly(site: Site) -> None:
-    """The last test of this world: its second hub begins anew."""
+    """The last test of this world, whose second hub it restarts."""
     uploads = Uploads(site)
     chosen = random.Random(3)
     for number in range(5):

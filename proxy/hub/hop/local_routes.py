@@ -1,4 +1,4 @@
-"""The routes that this hub tells the others: those of its own sessions."""
+"""The routes that this hub announces to the others: those of its own sessions."""
 
 from __future__ import annotations
 

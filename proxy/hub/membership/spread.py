@@ -12,7 +12,7 @@ from proxy.hub.membership.members import Members
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
 
-# A hub hears of a change within some milliseconds, and at the next poll otherwise.
+# A hub learns of a change within some milliseconds, and at the next poll otherwise.
 SPREAD_WAIT_S = 2.0
 # Between two readings: other hubs renew once they have applied a change.
 LOOK_S = 0.1

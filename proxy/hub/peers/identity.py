@@ -1,8 +1,8 @@
 """The identity of one boot of a hub towards the other hubs: an Ed25519 key, and a certificate that it signs.
 
 The certificate stands in the hub's row (`Member.certificate`), which only hubs can write. A hub that dials
-trusts that very certificate and no CA. The one that is dialled verifies the dialler's hello by the key in the
-dialler's certificate. So there is no shared secret and no PKI, and nothing to renew.
+trusts that very certificate and no CA. The one that is dialled verifies the dialer's hello by the key in the
+dialer's certificate. So there is no shared secret and no PKI, and nothing to renew.
 """
 
 from __future__ import annotations

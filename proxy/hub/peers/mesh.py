@@ -33,7 +33,7 @@ from tunnel.net.readiness import Readiness
 
 # What the streams of a link get whose ids run out, as those of a relay's session do.
 REPLACED_S: Final = 900.0
-# How long its routes are told beside those of the next link, which is dialled at once.
+# How long its routes are announced beside those of the next link, which is dialled at once.
 TAKEOVER_S: Final = 5.0
 
 _log = logging.getLogger("hawse.hub.peers")

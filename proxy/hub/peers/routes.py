@@ -1,8 +1,8 @@
-"""Routes: what relays a hub has, as it tells them to each other hub over their link.
+"""Routes: which relays a hub has, as it announces them to each other hub over their link.
 
 Each side opens one stream of the kind `routes` and sends lines of JSON on it: `here` for a session that it
 has, also when something of it has changed, and `gone` for one that has ended. All that it has come first,
-then what changes. A hub tells of its own sessions only, never of those that others have told it of.
+then what changes. A hub announces its own sessions only, never those of other hubs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.hub.peers.streams import PeerStream
 from tunnel import Stream, StreamReset
 from tunnel.net.waker import Waker
 
-# How often the streams' counts are told, and what else changes without a call of `changed`. A round in which
+# How often streams' counts are announced, and other changes without a call of `changed`. A round in which
 # nothing has changed takes 3 ms of CPU with 1,000 sessions and two links.
 TELL_EVERY_S: Final = 1.0
 # Between two rounds. At a hub's start a thousand relays come within seconds, and each round looks at all.
@@ -63,7 +63,7 @@ class Route:
 
 
 class RouteHandle(Protocol):
-    """What stands here for a route that another hub has told: hop's PeerRelay in the Registry."""
+    """What stands here for a route of another hub: hop's PeerRelay in the Registry."""
 
     def update(self, route: Route) -> None:
         """Take what has changed of the route; its session is the same."""
@@ -83,43 +83,43 @@ class BadRoutesError(ValueError):
     """The other hub sent lines that are none."""
 
 
-# --- what this hub tells ---
+# --- this hub's routes ---
 
 
 @attrs.define(eq=False)
 class Announcer:
-    """Tells each linked hub of this hub's sessions."""
+    """Announces this hub's sessions to each linked hub."""
 
     local: LocalRoutes
     _leaving: bool = False
     """This hub leaves, and so do all its routes."""
     _tellings: dict[PeerLink, _Telling] = attrs.Factory(dict)
     _changed: bool = False
-    _waker: Waker = attrs.Factory(lambda: Waker("one task tells of routes"))
+    _waker: Waker = attrs.Factory(lambda: Waker("one task announces routes"))
 
     def attach(self, link: PeerLink) -> None:
-        """Begin to tell a linked hub."""
+        """Begin to announce to a linked hub."""
         self._tellings[link] = _Telling(link, self.changed)
         self.changed()
 
     def detach(self, link: PeerLink) -> None:
-        """Tell it no more over this link."""
+        """Announce nothing more over this link."""
         if (telling := self._tellings.pop(link, None)) is not None:
             telling.end()
 
     def changed(self) -> None:
-        """Tell soon what has changed."""
+        """Announce soon what has changed."""
         self._changed = True
         self._waker.unpark()
 
     def leave(self) -> None:
-        """Tell that this hub leaves."""
+        """Announce that this hub leaves."""
         self._leaving = True
         # In this pass: the relays learn of it next, and their calls come back through the others.
         self._tell_all()
 
     async def run(self) -> NoReturn:
-        """Tell, until cancelled."""
+        """Announce, until cancelled."""
         while True:
             self._changed = False
             self._tell_all()
@@ -140,20 +140,20 @@ class Announcer:
 
 @attrs.define(eq=False)
 class _Telling:
-    """What one linked hub was told."""
+    """The routes that were announced to one linked hub."""
 
     link: PeerLink
     has_room: Callable[[], None]
     _stream: Stream | None = None
     _clogged: bool = False
-    """The other hub reads slowly: what changes meanwhile is told later, by its state at that time."""
+    """The other hub reads slowly: changes wait, and are announced by the state at that time."""
     _said: dict[str, Route] = attrs.Factory(dict)
 
     def tell(self, now: dict[str, Route]) -> None:
-        """Tell what has changed, as far as there is room."""
+        """Announce what has changed, as far as there is room."""
         stream = self._stream
         if stream is not None and stream.broken:
-            # Evicted for lack of memory. The other hub has dropped the routes, and hears all of them again.
+            # Evicted for lack of memory. The other hub has dropped the routes, and gets all of them again.
             stream.close_nowait()
             stream = self._stream = None
         try:
@@ -210,12 +210,12 @@ def _line(fields: dict[str, object]) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-# --- what the others tell ---
+# --- the other hubs' routes ---
 
 
 @attrs.define(eq=False)
 class RouteTable:
-    """The routes that the other hubs have told, by the link that they came over."""
+    """The other hubs' routes, by the link that they came over."""
 
     make: RouteFactory
     _links: dict[PeerLink, dict[str, RouteHandle]] = attrs.Factory(dict)
@@ -231,7 +231,7 @@ class RouteTable:
         self._links.pop(link, None)
 
     def forget(self, link: PeerLink) -> None:
-        """Drop all routes of a link, whose hub begins to tell them again."""
+        """Drop all routes of a link, whose hub announces them again from the first."""
         handles = self._links.get(link, {})
         while handles:
             handles.popitem()[1].end()

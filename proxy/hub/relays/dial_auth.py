@@ -64,7 +64,7 @@ class RelayDial:
     only_resumes: bool = False
     """It may resume a session and begin none: another hub carries its connection, or `answers_for`."""
     answers_for: str = ""
-    """The id of a hub that has ended, and that the relay names: it is told so in that hub's name."""
+    """The id of a hub that has ended, and that the relay names: the refusal names that hub."""
 
 
 @attrs.define(eq=False)

@@ -172,7 +172,7 @@ async def test_relays_are_listed_for_each_tunnel_at_each_hub(bench: Bench) -> No
         ("pod-a", "bbbbbbbb", None, False, None),
         ("pod-b", "bbbbbbbb", None, True, None),
     ]
-    # By instance, whatever the number of their tunnels.
+    # By instance: a relay with two tunnels counts once.
     assert (await bench.ok("GET", "/v1/clusters"))["clusters"][0]["relays"] == 2
 
 

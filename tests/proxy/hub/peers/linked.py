@@ -93,7 +93,7 @@ def route(session: str, **more: object) -> Route:
 
 @attrs.define(eq=False)
 class FakeRelay:
-    """What stands for a told route (RouteHandle)."""
+    """What stands for a route of another hub (RouteHandle)."""
 
     link: PeerLink
     route: Route
@@ -119,7 +119,7 @@ class Linked:
     routes: dict[str, Route] = attrs.Factory(dict)
     """Its own sessions, which a test sets."""
     relays: list[FakeRelay] = attrs.Factory(list)
-    """Those that the others have told of, and that have not ended."""
+    """Those that the others have announced, and that have not ended."""
 
     @property
     def link(self) -> PeerLink:
@@ -195,9 +195,9 @@ class Wires:
         return hub
 
 
-async def _accept(mesh: Mesh, dialler: Member, transport: Transport) -> None:
+async def _accept(mesh: Mesh, dialer: Member, transport: Transport) -> None:
     with suppress(Rejected, SessionClosed, RemoteProtocolError, TransportClosed):
-        await mesh.accept(dialler, transport)
+        await mesh.accept(dialer, transport)
     with trio.CancelScope(shield=True):
         await transport.aclose()
 

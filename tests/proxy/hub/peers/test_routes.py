@@ -1,4 +1,4 @@
-"""Routes on virtual time: what is told, when, and what a hub does with what it cannot read."""
+"""Routes on virtual time: what is announced, when, and what a hub does with what it cannot read."""
 
 from __future__ import annotations
 
