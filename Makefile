@@ -14,6 +14,8 @@ ASYNC_LINTED := $(VENV)/.linted-async
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Arguments for `make demo` (--once, --kubeconfig FILE, --database postgres, --hubs 3) and `make bench` (`make bench` lists them).
 ARGS ?=
+# Rolling restarts of `make faults-hubs`, of three minutes each.
+ROLLS ?= 10
 # Tests start some hundred processes, each of which would compile all modules of the checkout anew.
 unexport PYTHONDONTWRITEBYTECODE
 # Tests start hawse and kubectl by name.
@@ -91,7 +93,8 @@ faults-postgres: $(STAMP) ## a PostgreSQL that is killed, stopped, cut off and f
 faults-hubs: $(STAMP) ## hubs that are killed, stopped, cut off and restarted; figures in benchmarks/hubs/RESULTS.md (75 minutes)
 	@rm -f $(VENV)/faults-hubs.jsonl
 	@mkdir -p benchmarks/hubs
-	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults-hubs.jsonl $(BIN)/python -m pytest $(FAULTS_HUBS)
+	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults-hubs.jsonl $(BIN)/python -m pytest $(FAULTS_HUBS) -m alone
+	HAWSE_FAULTS_ROLLS=$(ROLLS) HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults-hubs.jsonl $(BIN)/python -m pytest -n 4 --dist worksteal $(FAULTS_HUBS) -m "not alone"
 	$(BIN)/python -m tests.faults.figures $(VENV)/faults-hubs.jsonl faults-hubs benchmarks/hubs/RESULTS.md
 
 e2e: $(STAMP) ## against a disposable cluster: HAWSE_E2E_KUBECONFIG=admin.kubeconfig make e2e

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -122,8 +123,11 @@ def listen(live: Sequence[ssl.SSLSocket], seconds: float) -> None:
 def lock_and_wait(administration: AdminClient, live: Sequence[ssl.SSLSocket]) -> list[float]:
     """How long each stream lived after the request for the lock. Raises Failed when one does not end."""
     began = time.monotonic()
-    administration.post("agents", AGENT, "lock")
-    ended = [at - began for at in _ends(live, began + DEADLINE_S)]
+    # Its answer waits until all hubs have applied the lock, and streams end meanwhile.
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(administration.post, "agents", AGENT, "lock")
+        ended = [at - began for at in _ends(live, began + DEADLINE_S)]
+        answer.result()
     if len(ended) < len(live):
         raise Failed(f"{len(live) - len(ended)} streams are open {DEADLINE_S:.0f} s after the lock")
     return ended

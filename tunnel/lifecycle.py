@@ -87,6 +87,8 @@ class Lifecycle:
         self.ending: tuple[int | None, str] | None = None
         self.ended = trio.Event()
         self.lost = trio.Event()
+        self.found = trio.Event()
+        """The session has a transport again, or is over; another event for each loss."""
         self.detaches = 0
         """How often the session went on without a transport."""
         self._detached_at = 0.0
@@ -167,6 +169,7 @@ class Lifecycle:
         self._detached_at = self.driver.now()
         connection.resumption.detach(self._detached_at)
         self.detaches += 1
+        self.found = trio.Event()
         self.lost.set()
         self.keepalive.hurry()
 
@@ -198,6 +201,7 @@ class Lifecycle:
         self.driver.link = link = Link(self.driver, self, self.keepalive, transport)
         self._away_s += now - self._detached_at
         self.lost = trio.Event()
+        self.found.set()
         self.driver.run_due()
         self.keepalive.hurry()
         await link.carry()
@@ -250,6 +254,13 @@ class Lifecycle:
         await trio.lowlevel.checkpoint()
         return self.ending is None
 
+    async def wait_attached(self) -> bool:
+        """Wait until the session has a transport; False when it ends instead."""
+        while self.detached:
+            await self.found.wait()
+        await trio.lowlevel.checkpoint()
+        return self.ending is None
+
     async def wait_closed(self) -> str:
         """Wait for the end of the session; returns why."""
         await self.ended.wait()
@@ -294,6 +305,7 @@ class Lifecycle:
             self.ended.set()
             self.leaving.set()
             self.lost.set()
+            self.found.set()
             self.keepalive.end()
             self._goaways.end(logging.INFO, self.transport.peer_name)
             if driver.link is not None:

@@ -118,6 +118,7 @@ class Session:
         self.wait_quiet: Final = life.wait_quiet
         self.wait_going_away: Final = life.wait_going_away
         self.wait_detached: Final = life.wait_detached
+        self.wait_attached: Final = life.wait_attached
         self.wait_closed: Final = life.wait_closed
         self.abandon: Final = life.abandon
         self.forgo_resumption: Final = life.forgo_resumption

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,12 +17,24 @@ from benchmarks.fleet import RELAYS_A_PROCESS, Relays, enrol
 from benchmarks.system import Upstream
 from benchmarks.systems.hawse import kubeconfig
 from benchmarks.watching import slices
-from sandbox.demo.hubs import HubProcess
-from tests.system.hubs import HubsWorld, relays_at
+from tests.system.hubs import HubsWorld, rows_of
 
 # Of one cluster.
 INSTANCES = 2
-STEADY_S = 3.0
+# Each listing of two thousand tunnels costs its hub 0.1 s.
+POLL_S = 0.5
+# Each waits for two commits, and for a reading of the directory.
+ENROLLED_AT_ONCE = 8
+
+
+@attrs.frozen
+class Standing:
+    """What relays have at some hubs."""
+
+    relays: int
+    """With a tunnel."""
+    two: int
+    """With two of them, or more."""
 
 
 @attrs.define(eq=False)
@@ -35,21 +49,21 @@ class RelayFleet:
         for process in self.processes:
             process.start(process.size)
 
-    def live(self) -> int:
-        """How many sessions are up, by what the relays know."""
-        return sum(process.live() for process in self.processes)
+    def standing(self, hubs: Collection[str]) -> Standing:
+        """What the relays have at the hubs with these ids, as one of the hubs lists it."""
+        tunnels = Counter(
+            (row["cluster"], row["instance"])
+            for row in rows_of(self.world.one_running(), "relays")
+            if row["connected"] and row["hub"] in hubs
+        )
+        return Standing(len(tunnels), sum(count >= 2 for count in tunnels.values()))
 
-    def at(self, member: HubProcess) -> int:
-        """How many relays are connected at a hub."""
-        return len(relays_at(member))
-
-    def wait_steady(self) -> int:
-        """Wait until no more sessions come up, and return how many there are."""
-        while True:
-            before = self.live()
-            time.sleep(STEADY_S)
-            if self.live() == before:
-                return before
+    def until(self, hubs: Collection[str], met: Callable[[Standing], bool], within_s: float) -> Standing:
+        """Wait until the relays have that, or the time is over; returns what they have."""
+        deadline = time.monotonic() + within_s
+        while not met(found := self.standing(hubs)) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return found
 
 
 @contextmanager
@@ -57,7 +71,10 @@ def open_relays(world: HubsWorld, upstream: Upstream, folder: Path, size: int) -
     """Enrol so many relays, two to a cluster; they do not dial yet."""
     clusters = [f"cluster-{number:04}" for number in range(size // INSTANCES)]
     ca = world.ca.read_text()
-    enrolled = [{**relay, "hub_ca_pem": ca} for relay in enrol(world.administration, clusters)]
+    client = world.administration
+    with ThreadPoolExecutor(ENROLLED_AT_ONCE) as pool:
+        parts = pool.map(lambda name: enrol(client, [name]), clusters)
+        enrolled = [{**relay, "hub_ca_pem": ca} for part in parts for relay in part]
     relays = [{**relay, "instance": f"relay-{number}"} for relay in enrolled for number in range(INSTANCES)]
     access = folder / "kubeconfig"
     access.write_text(yaml.safe_dump(kubeconfig(upstream.endpoint)))

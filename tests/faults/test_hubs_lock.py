@@ -25,7 +25,7 @@ from tests.system.hubs import CLUSTER, HubsWorld, running_hubs
 from tests.system.raw import RawClient
 from tests.system.world import AGENT, TEAM
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.alone, pytest.mark.timeout(300)]
 
 STREAMS = 201
 ROUNDS = 3

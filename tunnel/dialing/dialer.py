@@ -45,8 +45,9 @@ LEAVING_MAX: Final = 8
 CROSSING_S: Final = 1.0
 
 # Dials for one more tunnel that come to hubs which have one. A balancer that chooses at random among three
-# hubs, of which one is dead, sends one relay in 16 to the wrong one each time.
-ELSEWHERE_MAX: Final = 4
+# hubs, of which one is dead, sends one relay in 256 to the wrong one each time. With half as many dials it is
+# one in 16.
+ELSEWHERE_MAX: Final = 8
 # How long a relay is content with the tunnels that it has after that: a balancer may send it to one hub only.
 # Up to a fifth more, by chance.
 CONTENT_S: Final = 300.0

@@ -145,6 +145,14 @@ class PeerRelay:
         self.route = route
         self.contexts.opened = 0
 
+    def away(self) -> None:
+        """See RouteHandle. A stream waits for the first redial, and its call for further ones."""
+        self._registry.relay_wait.expect([self.cluster_id])
+
+    def back(self) -> None:
+        """See RouteHandle."""
+        self._registry.relay_wait.arrived(self.cluster_id)
+
     def end(self) -> None:
         """See RouteHandle. Streams that are open end by themselves."""
         self.contexts.retire()

@@ -164,6 +164,7 @@ class Mesh:
             self._follow()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_when_replaced, link)
+                nursery.start_soon(self._note_losses, link)
                 reason = await session.wait_closed()
                 nursery.cancel_scope.cancel()
         finally:
@@ -172,6 +173,13 @@ class Mesh:
             self.links.remove(link)
             self._announcer.detach(link)
             self._table.lose(link)
+
+    async def _note_losses(self, link: PeerLink) -> None:
+        """Tell the routes of a link when it has lost its connection, and when it has another one."""
+        while await link.session.wait_detached():
+            self._table.away(link)
+            if await link.session.wait_attached():
+                self._table.back(link)
 
     async def _end_when_replaced(self, link: PeerLink) -> None:
         """End a link that was asked to open no more, once the next one has its place and it is quiet."""

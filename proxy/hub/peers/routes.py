@@ -68,6 +68,12 @@ class RouteHandle(Protocol):
     def update(self, route: Route) -> None:
         """Take what has changed of the route; its session is the same."""
 
+    def away(self) -> None:
+        """The link has lost its connection, and is dialled again."""
+
+    def back(self) -> None:
+        """The link has another connection."""
+
     def end(self) -> None:
         """The session has ended, or its hub cannot be reached: remove the relay from the Registry."""
 
@@ -229,6 +235,16 @@ class RouteTable:
         """The link has ended: so have its routes."""
         self.forget(link)
         self._links.pop(link, None)
+
+    def away(self, link: PeerLink) -> None:
+        """The link has lost its connection."""
+        for handle in self._links.get(link, {}).values():
+            handle.away()
+
+    def back(self, link: PeerLink) -> None:
+        """The link has another connection."""
+        for handle in self._links.get(link, {}).values():
+            handle.back()
 
     def forget(self, link: PeerLink) -> None:
         """Drop all routes of a link, whose hub announces them again from the first."""

@@ -1,6 +1,7 @@
-"""Holds calls for clusters whose relays are expected to reconnect after the hub's start.
+"""Holds calls for clusters whose relays are expected.
 
-Such a call waits a little instead of failing with "offline": the relay dials again within seconds.
+They are after the hub's start and another hub's death, and while the link to their hub is dialled again. Such
+a call waits a little instead of failing with "offline": the relay, or the hub, dials again within seconds.
 """
 
 from __future__ import annotations

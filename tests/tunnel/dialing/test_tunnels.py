@@ -82,42 +82,44 @@ async def test_a_relay_keeps_as_many_tunnels_as_the_hub_asks_for_each_to_another
     ]
 
 
-async def test_a_relay_that_meets_one_hub_four_times_is_content_for_five_minutes(
+async def test_a_relay_that_meets_one_hub_eight_times_is_content_for_five_minutes(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     async with dialling(three(), by("a")) as (balancer, relay):
         await trio.sleep(300)
-        assert balancer.dialled_at == pytest.approx([0, 0.5, 1.75, 3, 4.25], abs=0.1)
+        met_at = [0.5, 1.75, 3, 4.25, 5.5, 6.75, 8, 9.25]
+        assert balancer.dialled_at == pytest.approx([0, *met_at], abs=0.1)
         assert "came to hubs that have a tunnel: there are 1 of 2 tunnels, and the" in lines(caplog)[-1]
         await trio.sleep(50)
-        assert balancer.dialled_at[5:] == pytest.approx([334.25, 335.5, 336.75, 338], abs=0.1)
+        again_at = [339.25, 340.5, 341.75, 343, 344.25, 345.5, 346.75, 348]
+        assert balancer.dialled_at[9:] == pytest.approx(again_at, abs=0.1)
         assert len(relay.sessions) == 1
 
 
 async def test_the_loss_of_a_hub_ends_the_contentment(autojump_clock: MockClock) -> None:
     hubs = three()
-    async with dialling(hubs, by(*"aaaaa", "b")) as (balancer, _relay):
+    async with dialling(hubs, by(*"aaaaaaaaa", "b")) as (balancer, _relay):
         await trio.sleep(30)
         await hubs[0].kill()
         await trio.sleep(2)
         assert [len(hub.current) for hub in hubs] == [0, 1, 0]
-        assert balancer.dialled_at[5] - 30 < 1.1
+        assert balancer.dialled_at[9] - 30 < 1.1
 
 
 @pytest.mark.parametrize("goes", [False, True])
 async def test_the_dials_before_a_loss_do_not_count(goes: bool, autojump_clock: MockClock) -> None:
     hubs = three(tunnels=3)
-    async with dialling(hubs, by(*"abaab", *"acc")) as (balancer, _):
-        # The third dial for a third tunnel comes after 3.5 s, and the fourth would come after 4.75.
-        await trio.sleep(4)
-        assert len(balancer.dialled_at) == 5
+    async with dialling(hubs, by(*"abaabaaba", *"acc")) as (balancer, _):
+        # The seventh dial for a third tunnel comes after 8.5 s, and the eighth would come after 9.75.
+        await trio.sleep(9)
+        assert len(balancer.dialled_at) == 9
         if goes:
             hubs[1].leave()
         else:
             hubs[1].current[0].end(CloseCode.NORMAL, "closed")
         await trio.sleep(3)
-        assert balancer.chosen[5:7] == ["a", "c"]
+        assert balancer.chosen[9:11] == ["a", "c"]
         assert len(hubs[2].current) == 1
 
 
@@ -390,7 +392,7 @@ def test_no_history_gives_a_hub_two_sessions_or_makes_the_dials_loop(
             for hub in hubs:
                 hub.start()
                 hub.busy = False
-            # Four dials out of any row meet each hub.
+            # Eight dials out of any row meet each hub.
             balancer.choose = in_rotation()
             await trio.sleep(CONTENT_S * (1 + CONTENT_SPREAD) + 70)
             histories.check()

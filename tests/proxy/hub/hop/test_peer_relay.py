@@ -22,6 +22,7 @@ from proxy.hub.hop.peer_relay import CONTEXTS_PER_LINK_MAX, PeerRelays
 from proxy.hub.relays.cluster_state import API_SERVER_DOWN, cluster_state
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.registry import Registry
+from proxy.hub.relays.relay_wait import PARK_S
 from proxy.hub.store.directory import Directory
 from proxy.kubernetes.statement import Statement
 from tests.proxy.hub.calls.sessions import session_pair
@@ -154,6 +155,28 @@ async def test_an_update_moves_no_relay_to_another_cluster() -> None:
         assert (registry.session("c1"), registry.session("c2")) == (relay, None)
         relay.end()
         assert list(registry.elsewhere()) == []
+
+
+async def test_a_call_waits_while_the_link_to_its_relay_is_dialled_again(autojump_clock: object) -> None:
+    registry = Registry()
+    async with open_pair() as link, trio.open_nursery() as nursery:
+        relay = PeerRelays(registry, lambda: 1)(link_of(link.listener), route("s1"))
+        assert not await registry.relay_wait.wait_for("c1")
+        came: list[bool] = []
+
+        async def call() -> None:
+            came.append(await registry.relay_wait.wait_for("c1"))
+
+        relay.away()
+        # The first one gives up after a while, and the second one does not.
+        nursery.start_soon(call)
+        await trio.sleep(PARK_S + 1)
+        nursery.start_soon(call)
+        await wait_all_tasks_blocked()
+        relay.back()
+        await wait_all_tasks_blocked()
+        assert came == [False, True]
+        assert not await registry.relay_wait.wait_for("c1")
 
 
 async def test_an_agent_has_one_context_for_each_session_and_another_after_a_change() -> None:

@@ -99,11 +99,20 @@ class FakeRelay:
     route: Route
     relays: list[FakeRelay] = attrs.field(repr=False)
     updates: int = 0
+    is_away: bool = False
 
     def update(self, route: Route) -> None:
         """See RouteHandle."""
         self.route = route
         self.updates += 1
+
+    def away(self) -> None:
+        """See RouteHandle."""
+        self.is_away = True
+
+    def back(self) -> None:
+        """See RouteHandle."""
+        self.is_away = False
 
     def end(self) -> None:
         """See RouteHandle."""

@@ -97,9 +97,11 @@ async def test_a_link_goes_on_over_another_connection(autojump_clock: MockClock)
             wires.cut()
             await trio.sleep(0.01)
             assert link.session.detached
+            assert [each.is_away for each in second.relays] == [True]
             await opened.send_all(cut)
             await trio.sleep(1)
             assert not link.session.detached
+            assert [each.is_away for each in second.relays] == [False]
         await opened.send_eof()
         received = b""
         accepted = PeerStream(stream)
