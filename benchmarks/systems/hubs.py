@@ -21,6 +21,7 @@ from benchmarks.system import Endpoint, System, Upstream
 from benchmarks.systems.hawse import AGENT, CLUSTER, DEADLINE_S, POLL_S, TEAM, HawseError, Installation
 from benchmarks.systems.postgres import open_database
 from benchmarks.upstream.apiserver import POD_PATH
+from proxy.cli.admin.api.client import AdminClient, Reach
 from sandbox.balancer.starting import start_balancer
 
 # The processes of the hubs, in their order.
@@ -32,6 +33,7 @@ class Hubs:
     """The running hubs, and what stands around them."""
 
     installations: Sequence[Installation]
+    clients: Sequence[AdminClient]
     system: System
     """Its endpoint is the first hub."""
 
@@ -91,7 +93,7 @@ def open_hubs(
             versions={"hawse": version("hawse")},
             authorize=lambda: (("Authorization", f"Bearer {first.token(api_key)}"),),
         )
-        yield Hubs(hubs, system)
+        yield Hubs(hubs, [Reach(each.folder / "hub.toml", None).client() for each in hubs], system)
 
 
 def _wait_for_tunnel(hub: Installation, relay: Daemon) -> None:
