@@ -254,13 +254,6 @@ class Lifecycle:
         await trio.lowlevel.checkpoint()
         return self.ending is None
 
-    async def wait_attached(self) -> bool:
-        """Wait until the session has a transport; False when it ends instead."""
-        while self.detached:
-            await self.found.wait()
-        await trio.lowlevel.checkpoint()
-        return self.ending is None
-
     async def wait_closed(self) -> str:
         """Wait for the end of the session; returns why."""
         await self.ended.wait()
@@ -310,3 +303,11 @@ class Lifecycle:
             self._goaways.end(logging.INFO, self.transport.peer_name)
             if driver.link is not None:
                 driver.link.end(lost=lost)
+
+
+async def wait_attached(life: Lifecycle) -> bool:
+    """Wait until the session has a transport; False when it ends instead."""
+    while life.detached:
+        await life.found.wait()
+    await trio.lowlevel.checkpoint()
+    return life.ending is None

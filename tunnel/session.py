@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
 
 from tunnel.handshake import greet
 from tunnel.interruptions import UNINTERRUPTED, Interruptions
-from tunnel.lifecycle import Lifecycle
+from tunnel.lifecycle import Lifecycle, wait_attached
 from tunnel.net.readiness import Readiness
 from tunnel.protocol.connection import Role
 from tunnel.protocol.errors import CloseCode, LocalProtocolError
@@ -118,7 +119,7 @@ class Session:
         self.wait_quiet: Final = life.wait_quiet
         self.wait_going_away: Final = life.wait_going_away
         self.wait_detached: Final = life.wait_detached
-        self.wait_attached: Final = life.wait_attached
+        self.wait_attached: Final = partial(wait_attached, life)
         self.wait_closed: Final = life.wait_closed
         self.abandon: Final = life.abandon
         self.forgo_resumption: Final = life.forgo_resumption
