@@ -128,15 +128,24 @@ class KeyRing:
         while it waits for another change, the old key still signs; if the new one was published by then,
         `run` makes it active.
         """
-        await self._change(self._published, self._activated)
+        published = ""
+
+        def publish(keys: SigningKeys) -> SigningKeys:
+            nonlocal published
+            keys = self._published(keys)
+            assert keys.published is not None
+            published = keys.published.kid
+            return keys
+
+        await self._change(publish, lambda keys: self._activated(published, keys))
         # The last statement is the one of this rotation.
         return self._statements(self.current)[-1].signer
 
     async def activate(self) -> None:
         """Sign with the published key, if there is one; raises StoreUnavailableError."""
-        if self.current.published is not None:
+        if (published := self.current.published) is not None:
             await self._source.spread()
-            await self._change(self._activated)
+            await self._change(partial(self._activated, published.kid))
 
     async def run(self) -> NoReturn:
         """Drop expired keys, and finish rotations; a failure is logged and tried again."""
@@ -176,10 +185,10 @@ class KeyRing:
         new = SigningKey.generate()
         return attrs.evolve(keys, all=(*keys.all, new), published=new)
 
-    def _activated(self, keys: SigningKeys) -> SigningKeys:
+    def _activated(self, published: str, keys: SigningKeys) -> SigningKeys:
         new, now = keys.published, self._clock()
-        if new is None:
-            # Another hub has done it.
+        if new is None or new.kid != published:
+            # Another hub has done it. If it has published the next key, some hub may not know that one yet.
             return keys
         statement = issue_rotation(
             keys.active, issuer=self._issuer, successor=new.public, now=now, retires_at=now + OVERLAP_S

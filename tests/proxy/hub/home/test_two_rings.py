@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -153,6 +154,33 @@ async def test_a_new_key_signs_only_when_all_hubs_verify_by_it(database: Locatio
         assert (ring.current.active.kid, ring.current.published) == (published, None)
 
 
+@pytest.mark.parametrize("rotates", [True, False])
+async def test_a_hub_makes_no_key_active_for_which_it_has_not_waited(
+    database: Location, tmp_path: Path, rotates: bool
+) -> None:
+    file = SealFile(tmp_path / "seal.key")
+    async with opened(database, file) as (directory, _):
+        other = ring_on(directory, file)
+        later: list[str] = []
+
+        async def spread() -> None:
+            # Meanwhile another hub finishes this rotation, and begins the next one.
+            other.follow()
+            await other.activate()
+            await publish(other)
+            assert other.current.published is not None
+            later.append(other.current.published.kid)
+
+        ring = ring_on(directory, file, spread=spread)
+        if rotates:
+            await ring.rotate()
+        else:
+            await publish(ring)
+            await ring.activate()
+        assert ring.current.published is not None
+        assert [ring.current.published.kid] == later
+
+
 async def test_a_rotation_that_meets_a_published_key_finishes_that_one(
     database: Location, tmp_path: Path
 ) -> None:
@@ -295,7 +323,8 @@ def test_no_token_is_unknown_to_a_hub_that_has_the_published_key(
                 hub.store.change_signing_keys(ring._published, seal)
                 hub.start()
             case "crash after activating":
-                hub.store.change_signing_keys(ring._activated, seal)
+                known = "" if ring.current.published is None else ring.current.published.kid
+                hub.store.change_signing_keys(partial(ring._activated, known), seal)
                 hub.start()
             case "apply":
                 hub.apply()
