@@ -67,6 +67,10 @@ class Membership(Protocol):
         """Those of one hub id, this one included, newest first."""
         ...
 
+    async def read(self) -> None:
+        """Read all hubs; it waits while the database is away."""
+        ...
+
 
 class Links(Protocol):
     """What is needed of `peers.Mesh`."""
@@ -89,24 +93,37 @@ class ResumeCarrier:
         `hub` is the id that the relay names; a relay of an earlier version names none (""), and all hubs are
         asked. Raises SessionAwayError if a hub that may have the session cannot be asked now.
         """
+        asked: set[str] = set()
+        found = await self._ask_all(hub, wanted, asked)
+        if found is None:
+            # The relay takes None for final, and a hub may have started since the last reading.
+            with trio.move_on_after(ANSWER_S):
+                await self.members.read()
+                return await self._ask_all(hub, wanted, asked)
+            raise SessionAwayError("the other hubs cannot be read now: ask again")
+        return found
+
+    async def _ask_all(self, hub: str, wanted: Wanted, asked: set[str]) -> FoundSession | None:
+        """Ask the hubs that were not `asked` before, which is by boot."""
         unasked = False
-        for member in self._candidates(hub):
+        for member in self._candidates(hub, asked):
             link = self.links.link_to(member.boot)
             if link is not None:
                 with suppress(LinkDown, StreamReset, trio.TooSlowError):
                     stream = await _ask_for(link, wanted)
                     if stream is not None:
                         return FoundSession(stream)
+                    asked.add(member.boot)
                     continue
             unasked = True
         if unasked:
             raise SessionAwayError("the hub of this session cannot be reached now: ask again")
         return None
 
-    def _candidates(self, hub: str) -> Sequence[Member]:
+    def _candidates(self, hub: str, asked: set[str]) -> Sequence[Member]:
         """Return the boots that may have the session. A hub that was replaced has two."""
         found = self.members.of_hub(hub) if hub else self.members.others()
-        return [member for member in found if member.boot != self.members.me.boot]
+        return [each for each in found if each.boot != self.members.me.boot and each.boot not in asked]
 
 
 async def _ask_for(link: PeerLink, wanted: Wanted) -> PeerStream | None:

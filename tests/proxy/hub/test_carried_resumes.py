@@ -69,17 +69,27 @@ class Hubs:
     key: SigningKey
     nursery: trio.Nursery
     linked: bool = True
+    known: bool = True
+    """Whether the hub that the relay reaches has read the row of the other one."""
+    database: bool = True
+    """Whether the rows can be read now."""
     me: Member = attrs.Factory(lambda: member(OTHER, "boot-a"))
     jtis: itertools.count[int] = attrs.Factory(itertools.count)
     connections: list[trio.abc.Stream] = attrs.Factory(list)
 
     def others(self) -> list[Member]:
         """See Membership."""
-        return [self.link.member]
+        return [self.link.member] if self.known else []
 
     def of_hub(self, hub: str) -> list[Member]:
         """See Membership."""
-        return [each for each in (self.me, self.link.member) if each.hub == hub]
+        return [each for each in (self.me, *self.others()) if each.hub == hub]
+
+    async def read(self) -> None:
+        """See Membership."""
+        if not self.database:
+            await trio.sleep_forever()
+        self.known = True
 
     def link_to(self, boot: str) -> PeerLink | None:
         """See Links."""
@@ -215,6 +225,13 @@ async def test_a_session_that_no_hub_has_is_unknown(hubs: Hubs, session: str, at
     assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
 
 
+@pytest.mark.parametrize("at", [OWNER, ""])
+async def test_a_session_of_a_hub_that_has_just_started_is_carried_to_it(hubs: Hubs, at: str) -> None:
+    hubs.known = False
+    hubs.nursery.start_soon(hubs.resume, at)
+    await hubs.wait_resumed()
+
+
 async def refused(hubs: Hubs, session: str = "", jti: str = "") -> WebSocketRefused:
     with pytest.raises(WebSocketRefused) as caught:
         async with hubs.dial(session, jti=jti):
@@ -222,7 +239,7 @@ async def refused(hubs: Hubs, session: str = "", jti: str = "") -> WebSocketRefu
     return caught.value
 
 
-@pytest.mark.parametrize("why", ["no link", "the link is lost", "full", "no answer"])
+@pytest.mark.parametrize("why", ["no link", "the link is lost", "full", "no answer", "no database"])
 async def test_a_relay_asks_again_while_the_hub_of_its_session_cannot_be_asked(
     hubs: Hubs, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +248,9 @@ async def test_a_relay_asks_again_while_the_hub_of_its_session_cannot_be_asked(
             hubs.linked = False
         case "the link is lost":
             hubs.link.session.end(None, "lost")
+        case "no database":
+            monkeypatch.setattr(carried_resumes, "ANSWER_S", 0.01)
+            hubs.known = hubs.database = False
         case "full":
             monkeypatch.setattr(carried_resumes, "CARRIED_PER_LINK_MAX", 0)
         case "no answer":
