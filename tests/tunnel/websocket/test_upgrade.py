@@ -37,13 +37,12 @@ from tunnel.net.tls import TLSStream
 from tunnel.websocket.frames import Control, FrameReader, encode_binary
 from tunnel.websocket.transport import MESSAGE_BYTES_MAX, Transport, TransportClosed
 from tunnel.websocket.upgrade import (
-    CLOSE_S,
-    EVENTS_PER_TURN,
     SUBPROTOCOL,
     WebSocketRefused,
     accept_websocket,
     dial_websocket,
 )
+from tunnel.websocket.websocket_transport import CLOSE_S, EVENTS_PER_TURN
 
 
 @pytest.mark.parametrize("reverse", [False, True])
