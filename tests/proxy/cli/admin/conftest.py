@@ -159,7 +159,7 @@ async def run_hub(
                     port = sock.getsockname()[1]
                     config = attrs.evolve(settings, admin=AdminConfig(Address("127.0.0.1", port)))
                     write_endpoint(config, data, certificate.chain)
-                    nursery.start_soon(trio.serve_listeners, front.handle_client, listeners)
+                    await nursery.start(trio.serve_listeners, front.handle_client, listeners)
                     yield Hub(data, directory, live, data.tls_dir / "ca.pem", f"https://127.0.0.1:{port}")
                     nursery.cancel_scope.cancel()
     finally:

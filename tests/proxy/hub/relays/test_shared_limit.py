@@ -170,8 +170,7 @@ async def test_a_relay_that_drains_gives_up_its_slot_at_another_hub(address: Pos
         await hubs.come("hub-2", "b")
         hubs.pairs[first].dialer.go_away(code=StreamCode.DRAINING, drain_ms=1000, reason="rollout")
         with trio.fail_after(5):
-            while first.stays:
-                await trio.lowlevel.checkpoint()
+            await first.session.wait_going_away()
         await hubs.come("hub-2", "c")
         # What is open there goes on.
         assert not first.session.closed
