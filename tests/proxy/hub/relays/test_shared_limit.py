@@ -30,7 +30,7 @@ from proxy.hub.store.store import Store
 from tests.fakes.databases import run
 from tests.fakes.hub_rows import add_hub
 from tests.tunnel.pairs import Pair, open_pair
-from tunnel import StreamCode
+from tunnel import CloseCode
 
 HUBS = "hub-1", "hub-2"
 SOON_S = 0.1
@@ -168,7 +168,7 @@ async def test_a_relay_that_drains_gives_up_its_slot_at_another_hub(address: Pos
     async with open_hubs(address) as hubs:
         first = await hubs.come("hub-1", "a")
         await hubs.come("hub-2", "b")
-        hubs.pairs[first].dialer.go_away(code=StreamCode.DRAINING, drain_ms=1000, reason="rollout")
+        hubs.pairs[first].dialer.go_away(code=CloseCode.DRAINING, drain_ms=1000, reason="rollout")
         with trio.fail_after(5):
             await first.session.wait_going_away()
         await hubs.come("hub-2", "c")
@@ -207,7 +207,7 @@ async def test_a_hub_that_does_not_answer_a_question_loses_the_slot(address: Pos
 async def test_a_relay_that_drains_is_noted_by_its_hub(address: PostgresAddress) -> None:
     async with open_hubs(address) as hubs:
         first = await hubs.come("hub-1", "a")
-        first.session.go_away(code=StreamCode.DRAINING, drain_ms=1000, reason="the hub stops")
+        first.session.go_away(code=CloseCode.DRAINING, drain_ms=1000, reason="the hub stops")
         await hubs.compare("hub-1")
         assert await hubs.rows() == {"a": [("hub-1", True)]}
 
