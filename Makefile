@@ -90,7 +90,7 @@ faults-postgres: $(STAMP) ## a PostgreSQL that is killed, stopped, cut off and f
 	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults-postgres.jsonl $(BIN)/python -m pytest $(FAULTS_POSTGRES)
 	$(BIN)/python -m tests.faults.figures $(VENV)/faults-postgres.jsonl faults-postgres benchmarks/postgres/RESULTS.md
 
-faults-hubs: $(STAMP) ## hubs that are killed, stopped, cut off and restarted; figures in benchmarks/hubs/RESULTS.md (75 minutes)
+faults-hubs: $(STAMP) ## hubs that are killed, stopped, cut off and restarted; figures in benchmarks/hubs/RESULTS.md (25 minutes)
 	@rm -f $(VENV)/faults-hubs.jsonl
 	@mkdir -p benchmarks/hubs
 	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults-hubs.jsonl $(BIN)/python -m pytest $(FAULTS_HUBS) -m alone

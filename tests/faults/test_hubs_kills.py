@@ -16,13 +16,15 @@ from tests.faults.postgres import faulty_postgres
 from tests.faults.traffic import traffic
 from tests.system.hubs import hub_id, running_hubs
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.alone, pytest.mark.timeout(900)]
 
 KILLS = 10
 GOOD_WITHIN_S = 1.0
 # A call that was under way, from its begin to the kill.
 UNDER_WAY_S = 5.0
-READS_PER_S, WRITES_PER_S = 50, 25
+# Three connections each: a call that is under way over the link of the dead hub holds its own until the hub's
+# lease is over, 12 s later, and is not the next call.
+READS_PER_S, WRITES_PER_S = 75, 75
 FLEET = 1000
 UP_MAX_S = 240.0
 BACK_WITHIN_S, TWO_MAX_S = 10.0, 60.0
@@ -57,11 +59,11 @@ def test_after_a_kill_the_next_good_call_comes_within_a_second(tmp_path: Path) -
         lost=len(failed),
         median_s=round(sorted(waits_s)[KILLS // 2], 2),
         longest_s=round(max(waits_s), 2),
+        longest_call_s=round(calls.longest_s(), 2),
     )
     assert max(waits_s) < GOOD_WITHIN_S
 
 
-@pytest.mark.alone
 def test_the_relays_of_a_killed_hub_are_back_at_the_others(tmp_path: Path) -> None:
     with ExitStack() as stack:
         upstream = stack.enter_context(open_apiserver(tmp_path))
