@@ -25,8 +25,7 @@ def report(layout: Layout, words: Mapping[str, English], journeys: Mapping[str, 
                 for p in layout.packages
             ),
         ),
-        "The last column counts sentences with a vague pronoun (whoever, nobody, somebody) per 1,000 words "
-        "of comments and docstrings.",
+        "Vague pronouns: sentences with one, in 1,000 words of comments and docstrings.",
         _table(
             ("folder", "files", "children", "edges", "floors", "in cycles"),
             (
