@@ -52,7 +52,7 @@ _log = logging.getLogger("hawse.hub.relays")
 
 
 class Membership(Protocol):
-    """What is needed of `membership.Members`."""
+    """The part of `membership.Members` that carried resumes use."""
 
     @property
     def me(self) -> Member:
@@ -73,7 +73,7 @@ class Membership(Protocol):
 
 
 class Links(Protocol):
-    """What is needed of `peers.Mesh`."""
+    """The part of `peers.Mesh` that carried resumes use."""
 
     def link_to(self, boot: str) -> PeerLink | None:
         """The link to a boot that is up, or None."""

@@ -60,12 +60,12 @@ def server_name(boot: str) -> str:
 
 
 def trust_in(certificate: str) -> ClientContext:
-    """Return a context that trusts one hub's certificate alone; raises ValueError for what is none."""
+    """Return a context that trusts one hub's certificate alone; raises ValueError if it is malformed."""
     return client_context(certificate)
 
 
 def key_in(certificate: str) -> PublicKey:
-    """Return the key that a hub's certificate states; raises ValueError for what is none of a hub's."""
+    """Return the key in a hub's certificate; raises ValueError if it is malformed."""
     try:
         key = x509.load_pem_x509_certificate(certificate.encode("ascii", "replace")).public_key()
     except UnsupportedAlgorithm as error:

@@ -201,7 +201,7 @@ class _Telling:
         self.has_room()
 
     def _lines(self, now: dict[str, Route]) -> Iterator[bytes]:
-        """Yield what is to be said; each line counts as said when the next one is asked for."""
+        """Yield the lines that are due. A line counts as sent once the next one is requested."""
         said = self._said
         for session in [each for each in said if each not in now]:
             del said[session]

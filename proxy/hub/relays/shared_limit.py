@@ -99,7 +99,7 @@ class SharedRelayLimit:
     _dials: dict[_Waiting, None] = attrs.Factory(dict)
     _left: dict[str, Tunnel] = attrs.Factory(dict)
     _ended: dict[str, Tunnel] = attrs.Factory(dict)
-    """Bounded, as `_left`, by the sessions that the hub had; what is not written stays."""
+    """Bounded, as `_left`, by the sessions that the hub had. An entry stays until it is written."""
     _wanted: trio.Event = attrs.Factory(trio.Event)
     _thread: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(1))
     _failed: LogLimit = attrs.Factory(lambda: LogLimit(_log))
