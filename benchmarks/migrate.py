@@ -16,7 +16,7 @@ from pathlib import Path
 
 from audit.store import AuditStore
 from benchmarks.audit_search import made
-from proxy.hub.admin.migrate import Target, migrate
+from proxy.hub.admin.data.migrate import Target, migrate
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.store.engines.postgres_address import PostgresAddress

@@ -26,13 +26,12 @@ from audit.ids import new_eid
 from audit.record import Kind
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.hub.accept import Acceptor
-from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
-from proxy.hub.admin.call_metrics import CallMetrics
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
-from proxy.hub.admin.link_metrics import LinkCollector
 from proxy.hub.admin.live_calls import LiveSessions
-from proxy.hub.admin.metrics import (
+from proxy.hub.admin.metrics.calls import CallMetrics
+from proxy.hub.admin.metrics.hub import (
     ConnectionsCollector,
     DatabaseCollector,
     LeaseCollector,
@@ -41,6 +40,7 @@ from proxy.hub.admin.metrics import (
     TrailCollector,
     hub_metrics,
 )
+from proxy.hub.admin.metrics.links import LinkCollector
 from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls

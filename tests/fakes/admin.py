@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from audit.errors import AuditUnavailable
 from audit.record import Event, Phase
 from auth.apikey import new_api_key
-from proxy.hub.admin.actions.verb import Endpoint
+from proxy.hub.admin.verbs.verb import Endpoint
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.membership.spread import Spread
 from proxy.hub.relays.operations import CallsElsewhere, RelayInfo, SessionInfo

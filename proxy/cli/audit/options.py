@@ -117,7 +117,7 @@ def to_verbs(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     verbs = _listed(ctx, param, value)
     if unknown := [verb for verb in verbs if verb not in _VERBS]:
         # Imported only for these verbs: it takes a quarter of a second.
-        from proxy.hub.admin.actions.administration import ACTIONS
+        from proxy.hub.admin.administration import ACTIONS
 
         others = sorted({*_LOCAL_VERBS, *(action.verb for action in ACTIONS)} - {*_VERBS})
         for verb in unknown:

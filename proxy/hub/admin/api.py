@@ -1,7 +1,7 @@
 """The admin API: authenticates the operator, runs the action, and records an audit event for each.
 
 JSON over HTTP on a separate listener. Every path but /healthz needs the operator's bearer token: /metrics,
-and the actions of proxy.hub.admin.actions.verb. Each needs a role of the token (proxy.hub.admin.operators).
+and the actions of proxy.hub.admin.verbs.verb. Each needs a role of the token (proxy.hub.admin.operators).
 
 A refusal is {"error": {"code", "message"}}. The intent of a change is on the disk before the change is made.
 So while the trail cannot be written, only revocations are made, as declared in the table of actions.
@@ -37,12 +37,12 @@ from audit.record import EXCERPT_CHARACTERS_MAX, Actor, Client, Decision, Event,
 from audit.record import Cluster as AuditCluster
 from audit.record import Request as AuditRequest
 from audit.record import Response as AuditResponse
-from proxy.hub.admin.actions.administration import ACTIONS, Action, Administration
-from proxy.hub.admin.actions.answers import Done
-from proxy.hub.admin.actions.call import Call
-from proxy.hub.admin.actions.verb import METRICS, Endpoint
+from proxy.hub.admin.administration import ACTIONS, Action, Administration
 from proxy.hub.admin.operators import Operators, RefusedError
 from proxy.hub.admin.revocations import Revocation, Revocations, Where
+from proxy.hub.admin.verbs.answers import Done
+from proxy.hub.admin.verbs.call import Call
+from proxy.hub.admin.verbs.verb import METRICS, Endpoint
 from proxy.hub.authorize.events import without_bearer
 from proxy.hub.home.files.reserve import ReserveError
 from proxy.hub.membership.spread import Spread, notice_of

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from audit.record import Actor, ActorType
 from auth.apikey import ApiKeyError, parse
 from auth.apikey import hash as hash_key
-from proxy.hub.admin.actions.answers import time_text
-from proxy.hub.admin.actions.verb import Endpoint
+from proxy.hub.admin.verbs.answers import time_text
+from proxy.hub.admin.verbs.verb import Endpoint
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import AdminToken
 from proxy.hub.store.local_user import USER_HEADER, is_user, local_actor

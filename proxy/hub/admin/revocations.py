@@ -21,9 +21,9 @@ import msgspec
 
 from audit.record import Event, utc
 from audit.record import Response as AuditResponse
-from proxy.hub.admin.actions.administration import ACTIONS, Administration
-from proxy.hub.admin.actions.answers import Done
-from proxy.hub.admin.actions.call import Call
+from proxy.hub.admin.administration import ACTIONS, Administration
+from proxy.hub.admin.verbs.answers import Done
+from proxy.hub.admin.verbs.call import Call
 from proxy.hub.home.files.reserve import Reserve, ReserveError
 from proxy.hub.store.engines.errors import StoreError, StoreUnavailableError
 

@@ -85,7 +85,7 @@ def test_what_is_mistyped_is_told_with_what_is_near(typed: str, told: str) -> No
     [
         (["audit", "list"], "audit.names", "msgspec"),
         (["hub"], "proxy.hub.serve", "sqlalchemy"),
-        (["admin", "backup", "FILE"], "proxy.hub.admin.backup", "sqlalchemy"),
+        (["admin", "backup", "FILE"], "proxy.hub.admin.data.backup", "sqlalchemy"),
     ],
 )
 def test_a_package_of_the_hub_that_is_missing_is_told_in_one_line(

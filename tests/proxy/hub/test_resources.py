@@ -16,7 +16,7 @@ from audit.record import Response
 from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.hub.audit import accept
 from proxy.cli.group import build_group
-from proxy.hub.admin.backup import BackupError, backup
+from proxy.hub.admin.data.backup import BackupError, backup
 from proxy.hub.check import check_hub
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.database_config import DatabaseConfig

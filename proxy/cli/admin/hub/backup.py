@@ -22,8 +22,8 @@ def backup(reach: Reach, /, file: Path) -> None:
     The secrets are its signing keys, pepper and certificates: protect FILE (mode 0600) like the data folder.
     The hub may keep running. The audit trail is not included.
     """
-    from proxy.hub.admin.backup import BackupError
-    from proxy.hub.admin.backup import backup as write
+    from proxy.hub.admin.data.backup import BackupError
+    from proxy.hub.admin.data.backup import backup as write
 
     folder = reach.folder()
     try:
@@ -43,8 +43,8 @@ def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
 
     The whole backup is verified first; a damaged one changes nothing.
     """
-    from proxy.hub.admin.backup import BackupError
-    from proxy.hub.admin.backup import restore as put
+    from proxy.hub.admin.data.backup import BackupError
+    from proxy.hub.admin.data.backup import restore as put
 
     folder = reach.folder()
     try:

@@ -17,7 +17,7 @@ from proxy.cli.progress import progress
 from proxy.process.plural import counted
 
 if TYPE_CHECKING:
-    from proxy.hub.admin.migrate import Contents
+    from proxy.hub.admin.data.migrate import Contents
 
 # The messages of a hub's start name the keys of its configuration.
 _OPTIONS = {"database.url": "--to", "database.password_file": "--password-file"}
@@ -74,8 +74,8 @@ def migrate(
     fault = fault_of_postgres_url(url)
     if fault is not None:
         raise CommandError(_with_options(f"--to {fault}"))
-    from proxy.hub.admin.migrate import MigrateError, Target, look
-    from proxy.hub.admin.migrate import migrate as move
+    from proxy.hub.admin.data.migrate import MigrateError, Target, look
+    from proxy.hub.admin.data.migrate import migrate as move
     from proxy.hub.home.datadir import DataDir
     from proxy.hub.home.files.seal_file import SEAL_FILE, SealFile
 

@@ -12,9 +12,9 @@ import msgspec
 
 from auth.apikey import CODE_BYTES, new_api_key, new_code
 from auth.apikey import hash as hash_key
-from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
-from proxy.hub.admin.actions.call import Call
-from proxy.hub.admin.actions.verb import verb
+from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
+from proxy.hub.admin.verbs.call import Call
+from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Agent, AgentKey, AgentState, ApiKey, Code, Snapshot
 from proxy.hub.store.roles import Role

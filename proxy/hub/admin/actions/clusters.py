@@ -11,9 +11,9 @@ import attrs
 import msgspec
 
 from auth.keys import SigningKey
-from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
 from proxy.hub.admin.actions.certificates import check_certificates
-from proxy.hub.admin.actions.verb import verb
+from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
+from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Changes

@@ -5,9 +5,9 @@ from __future__ import annotations
 import attrs
 import msgspec
 
-from proxy.hub.admin.actions.answers import Done, Payload, time_text
 from proxy.hub.admin.actions.certificates import check_certificates
-from proxy.hub.admin.actions.verb import verb
+from proxy.hub.admin.verbs.answers import Done, Payload, time_text
+from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Agent, FederationRule, Snapshot
 from proxy.hub.store.federation import NewIssuer

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import attrs
 
-from proxy.hub.admin.actions.answers import Done, Payload, time_text
-from proxy.hub.admin.actions.verb import verb
+from proxy.hub.admin.verbs.answers import Done, Payload, time_text
+from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.membership.member import Member
 from proxy.hub.store.directory import Changes

@@ -12,8 +12,8 @@ from auth.policy.match import Bundle
 from auth.policy.rules import Policy, missing
 from auth.policy.text import Source, split
 from auth.requestinfo import BadTarget, parse
-from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
-from proxy.hub.admin.actions.verb import verb
+from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
+from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.authorize.decisions import denial, judge
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import InvalidError, NotFoundError

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import attrs
 import msgspec
 
-from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
-from proxy.hub.admin.actions.call import Call
-from proxy.hub.admin.actions.verb import verb
+from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
+from proxy.hub.admin.verbs.call import Call
+from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.relays.operations import (
     CallsElsewhere,
     Operations,

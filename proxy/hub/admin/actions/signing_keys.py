@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from proxy.hub.admin.actions.answers import Done, Payload, time_text
-from proxy.hub.admin.actions.verb import verb
+from proxy.hub.admin.verbs.answers import Done, Payload, time_text
+from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.store.roles import Role
 from proxy.hub.store.secrets.signing_keys import KeyState

@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 import msgspec
 
-from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
-from proxy.hub.admin.actions.verb import verb
+from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
+from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Snapshot, Team
 from proxy.hub.store.roles import Role

@@ -10,9 +10,9 @@ import msgspec
 
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
-from proxy.hub.admin.actions.answers import Done, Payload, time_text
-from proxy.hub.admin.actions.call import Call
-from proxy.hub.admin.actions.verb import verb
+from proxy.hub.admin.verbs.answers import Done, Payload, time_text
+from proxy.hub.admin.verbs.call import Call
+from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import InvalidError
 from proxy.hub.store.entities import AdminToken, Snapshot

@@ -19,11 +19,11 @@ from audit.mask import Masks
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.cli.admin import admin
-from proxy.hub.admin.actions.administration import Administration
 from proxy.hub.admin.actions.hub import Hubs
+from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, ensure_local_token, write_endpoint
-from proxy.hub.admin.metrics import hub_metrics
+from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import AdminConfig, HubConfig

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from auth.apikey import hash as hash_key
-from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
-from proxy.hub.admin.metrics import hub_metrics
+from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.reserve import open_reserve

@@ -14,9 +14,9 @@ from audit.mask import Masks
 from audit.record import EXCERPT_CHARACTERS_MAX, ActorType, Event, Kind, Phase
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
-from proxy.hub.admin.actions.administration import ACTIONS
-from proxy.hub.admin.actions.verb import METRICS, Endpoint, verb
+from proxy.hub.admin.administration import ACTIONS
 from proxy.hub.admin.front import ensure_local_token
+from proxy.hub.admin.verbs.verb import METRICS, Endpoint, verb
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.store.roles import MEANINGS, Role
 from tests.fakes.admin import PEPPER, TOKEN, WATCH, Bench, enrol, path_of

@@ -22,11 +22,11 @@ from audit.record import Actor, ActorType, Event, Kind, Phase, utc
 from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
 from auth.apikey import hash as hash_key
-from proxy.hub.admin.actions.administration import ACTIONS, Action, Administration
-from proxy.hub.admin.actions.call import Call
+from proxy.hub.admin.administration import ACTIONS, Action, Administration
 from proxy.hub.admin.api import admin_app
-from proxy.hub.admin.metrics import hub_metrics
+from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocation, Revocations, Where, repeat_revocations
+from proxy.hub.admin.verbs.call import Call
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.reserve import Reserve, ReserveError, open_reserve
 from proxy.hub.home.keyring import FolderKeyring, KeyRing

@@ -25,7 +25,7 @@ from audit.look import check_trail
 from audit.postgres.moving import CopiedTrail, MovableTrail, TrailSum, count_events, is_movable
 from audit.sqlite import explained
 from audit.store import TrailMark
-from proxy.hub.admin.migrate_rows import (
+from proxy.hub.admin.data.migrate_rows import (
     DirectorySum,
     copy_rows,
     copy_used_tokens,

@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import attrs
 
 from proxy.hub.admin.actions.agents import AgentActions
-from proxy.hub.admin.actions.answers import Done
-from proxy.hub.admin.actions.call import Call
 from proxy.hub.admin.actions.clusters import ClusterActions
 from proxy.hub.admin.actions.federation import FederationActions
 from proxy.hub.admin.actions.hub import HubActions, Hubs
@@ -18,7 +16,9 @@ from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
-from proxy.hub.admin.actions.verb import Verb, declared_by
+from proxy.hub.admin.verbs.answers import Done
+from proxy.hub.admin.verbs.call import Call
+from proxy.hub.admin.verbs.verb import Verb, declared_by
 from proxy.hub.home.config import RELAYS_PER_CLUSTER
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.relays.operations import Operations, OtherHubs, Sessions

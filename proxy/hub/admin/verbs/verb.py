@@ -2,7 +2,7 @@
 
 `verb` decorates a method of a group of actions. The declaration has everything else that the API needs: the
 path, the name in the audit trail, the role that an admin token needs, the type of the body, and whether it
-only revokes. `proxy.hub.admin.actions.administration` collects all declarations.
+only revokes. `proxy.hub.admin.administration` collects all declarations.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import attrs
 
-from proxy.hub.admin.actions.answers import Done
-from proxy.hub.admin.actions.call import Call
+from proxy.hub.admin.verbs.answers import Done
+from proxy.hub.admin.verbs.call import Call
 from proxy.hub.store.roles import Role
 
 # An action that only reads the snapshot is not async.

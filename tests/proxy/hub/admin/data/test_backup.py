@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from auth.keys import SigningKey
-from proxy.hub.admin.backup import BackupError, backup, restore
+from proxy.hub.admin.data.backup import BackupError, backup, restore
 from proxy.hub.home.databases import check_databases
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
@@ -130,7 +130,7 @@ def test_a_backup_is_whole_though_the_keys_are_rotated_meanwhile(
             rotate(hub)
         return read_private(file)
 
-    monkeypatch.setattr("proxy.hub.admin.backup.read_private", read)
+    monkeypatch.setattr("proxy.hub.admin.data.backup.read_private", read)
     backup(hub.path, tmp_path / "hub.tar")
     restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
     assert DataDir(tmp_path / "other").keys.load_or_make().active.kid == hub.keys.load_or_make().active.kid
@@ -143,7 +143,7 @@ def test_a_folder_that_never_rests_is_not_backed_up(
         rotate(hub)
         return read_private(file)
 
-    monkeypatch.setattr("proxy.hub.admin.backup.read_private", read)
+    monkeypatch.setattr("proxy.hub.admin.data.backup.read_private", read)
     with pytest.raises(BackupError, match="keeps changing: try later"):
         backup(hub.path, tmp_path / "hub.tar")
 

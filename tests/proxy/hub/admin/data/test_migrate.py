@@ -30,8 +30,8 @@ from auth.keys import SigningKey
 from auth.policy.text import Source
 from proxy.cli.admin.api.client import Reach
 from proxy.cli.admin.hub.migrate import migrate as command
-from proxy.hub.admin import migrate as module
-from proxy.hub.admin.migrate import Contents, MigrateError, Target, look, migrate
+from proxy.hub.admin.data import migrate as module
+from proxy.hub.admin.data.migrate import Contents, MigrateError, Target, look, migrate
 from proxy.hub.check import check_hub
 from proxy.hub.home.databases import move_file, note_applied, noted_address, noted_applied, noted_move
 from proxy.hub.home.datadir import DataDir
