@@ -28,6 +28,9 @@ from tests.fakes.databases import run
 from tests.postgres import PostgresServer
 
 
+pytestmark = pytest.mark.alembic
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     """A database without a table."""
