@@ -27,7 +27,6 @@ from proxy.hub.store.store import Store
 from tests.fakes.databases import run
 from tests.postgres import PostgresServer
 
-
 pytestmark = pytest.mark.alembic
 
 
