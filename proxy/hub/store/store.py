@@ -215,12 +215,19 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
             sessions.insert_code(connection, code_hash, code)
 
     def redeem_console_code(
-        self, code_hash: str, session_hash: str, *, ip: str, user_agent: str
+        self, code_hash: str, session_hash: str, *, session_id: str, ip: str, user_agent: str
     ) -> ConsoleSession:
         """Begin a session with a code, which is used up; raises NotFoundError."""
+        now = self._clock()
         with self._change() as connection:
             return sessions.redeem_code(
-                connection, code_hash, session_hash, now=self._clock(), ip=ip, user_agent=user_agent
+                connection,
+                code_hash,
+                session_hash,
+                session_id=session_id,
+                now=now,
+                ip=ip,
+                user_agent=user_agent,
             )
 
     def end_console_session(self, session_id: str) -> str:

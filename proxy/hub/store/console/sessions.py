@@ -5,7 +5,6 @@ Both belong to the admin token that asked for the code, and are deleted with it.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 
 import attrs
@@ -64,7 +63,14 @@ def insert_code(connection: sa.Connection, code_hash: str, code: ConsoleCode) ->
 
 
 def redeem_code(
-    connection: sa.Connection, code_hash: str, session_hash: str, *, now: float, ip: str, user_agent: str
+    connection: sa.Connection,
+    code_hash: str,
+    session_hash: str,
+    *,
+    session_id: str,
+    now: float,
+    ip: str,
+    user_agent: str,
 ) -> ConsoleSession:
     """Replace a code by a session; raises NotFoundError for a code that was used, or has expired."""
     codes, sessions = t.console_codes, t.console_sessions
@@ -73,7 +79,7 @@ def redeem_code(
         raise NotFoundError("the code was used, or has expired")
     connection.execute(sa.delete(codes).where(codes.c.hash == code_hash))
     session = ConsoleSession(
-        id=str(uuid.uuid4()),
+        id=session_id,
         token_id=code.token_id,
         operator=code.operator,
         created_at=now,
