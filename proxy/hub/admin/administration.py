@@ -9,6 +9,7 @@ import attrs
 
 from proxy.hub.admin.actions.agents import AgentActions
 from proxy.hub.admin.actions.clusters import ClusterActions
+from proxy.hub.admin.actions.console import ConsoleActions
 from proxy.hub.admin.actions.federation import FederationActions
 from proxy.hub.admin.actions.hub import HubActions, Hubs
 from proxy.hub.admin.actions.policies import PolicyActions
@@ -35,6 +36,7 @@ _GROUPS: Mapping[str, type] = {
     "sessions": SessionActions,
     "policies": PolicyActions,
     "tokens": TokenActions,
+    "console": ConsoleActions,
 }
 
 
@@ -55,6 +57,7 @@ class Administration:
     sessions: SessionActions
     policies: PolicyActions
     tokens: TokenActions
+    console: ConsoleActions
 
     @classmethod
     def of(
@@ -73,6 +76,7 @@ class Administration:
         local_token: str = LOCAL_TOKEN_NAME,
         hubs: Hubs | None = None,
         other_hubs: OtherHubs | None = None,
+        console_url: str = "",
     ) -> Administration:
         """Build the groups of actions."""
         return cls(
@@ -88,6 +92,7 @@ class Administration:
             SessionActions(directory, operations, live_sessions, other_hubs),
             PolicyActions(directory, clock),
             TokenActions(directory, pepper, clock),
+            ConsoleActions(directory, pepper, clock, console_url, hub_ca),
         )
 
     def in_memory(self, settled: Callable[[], None]) -> Administration:
@@ -100,6 +105,7 @@ class Administration:
             clusters=attrs.evolve(self.clusters, directory=directory),
             policies=attrs.evolve(self.policies, directory=directory),
             tokens=attrs.evolve(self.tokens, directory=directory),
+            console=attrs.evolve(self.console, directory=directory),
         )
 
 

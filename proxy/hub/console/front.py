@@ -195,4 +195,3 @@ class ConsoleFront:
             await self.app(asked, receive, send)
 
         return app
-

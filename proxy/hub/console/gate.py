@@ -1,4 +1,4 @@
-"""The checks in front of the console's pages and of /v1 at the console's listener, and the headers of all answers.
+"""The checks before the console's pages and before /v1 at its listener, and the headers of all answers.
 
 A request is for the console's own host. A person's cookie reads /v1, and never changes anything there: a
 change is a form of a page. An admin token counts at /v1 only if it was made with --remote.

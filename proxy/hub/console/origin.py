@@ -66,11 +66,8 @@ class Origin:
     def cross_site(self, headers: Headers) -> str:
         """Return why a change may come from another site; "" if it comes from a page of this origin."""
         sites = _values(headers, b"sec-fetch-site")
-        if sites:
-            same = sites == [b"same-origin"]
-        else:
-            # A browser that does not send it, as on a page without a secure context.
-            same = _values(headers, b"origin") == [self.url]
+        # Some browsers do not send it, as Safari before 16.4.
+        same = sites == [b"same-origin"] if sites else _values(headers, b"origin") == [self.url]
         return "" if same else "the request does not come from a page of this console"
 
     def is_read_by_another_site(self, headers: Headers) -> bool:

@@ -62,13 +62,6 @@ class People:
     _used: dict[str, float] = attrs.Factory(dict)
     _unwritten: dict[str, float] = attrs.Factory(dict)
 
-    @property
-    def count(self) -> int:
-        """The number of sessions that have not ended, for the metrics."""
-        now = self.clock()
-        found = self.directory.current.console_sessions.values()
-        return sum(not self._ended(token, session, now) for token, session in found)
-
     async def look_up(self, cookie: str) -> Person | None:
         """Return whose session a cookie is, and note the use; None if it has ended."""
         digest = hash_key(cookie, self.pepper)

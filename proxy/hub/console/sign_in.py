@@ -121,7 +121,9 @@ class ConsoleSignIn:
         try:
             await self.recorder.intent(event)
         except AuditUnavailable as error:
-            raise SignInError(503, f"the audit trail cannot be written, so nobody can sign in: {error}") from error
+            raise SignInError(
+                503, f"the audit trail cannot be written, so nobody can sign in: {error}"
+            ) from error
         begin = partial(
             Store.redeem_console_code,
             code_hash=digest,
