@@ -9,6 +9,7 @@ import attrs
 
 from proxy.hub.admin.actions.agents import AgentActions
 from proxy.hub.admin.actions.clusters import ClusterActions
+from proxy.hub.admin.actions.console import ConsoleActions
 from proxy.hub.admin.actions.federation import FederationActions
 from proxy.hub.admin.actions.hub import HubActions, Hubs
 from proxy.hub.admin.actions.overview import Denials, FactsElsewhere, OverviewActions
@@ -39,6 +40,7 @@ _GROUPS: Mapping[str, type] = {
     "sessions": SessionActions,
     "policies": PolicyActions,
     "tokens": TokenActions,
+    "console": ConsoleActions,
 }
 
 
@@ -60,6 +62,7 @@ class Administration:
     sessions: SessionActions
     policies: PolicyActions
     tokens: TokenActions
+    console: ConsoleActions
 
     @classmethod
     def of(
@@ -82,6 +85,7 @@ class Administration:
         facts_elsewhere: FactsElsewhere | None = None,
         denials: Denials | None = None,
         watched: Watched | None = None,
+        console_url: str = "",
     ) -> Administration:
         """Build the groups of actions."""
         overview = OverviewActions.of(
@@ -110,6 +114,7 @@ class Administration:
             SessionActions(directory, operations, live_sessions, other_hubs),
             PolicyActions(directory, clock),
             TokenActions(directory, pepper, clock),
+            ConsoleActions(directory, pepper, clock, console_url, hub_ca),
         )
 
     def in_memory(self, settled: Callable[[], None]) -> Administration:
@@ -122,6 +127,7 @@ class Administration:
             clusters=attrs.evolve(self.clusters, directory=directory),
             policies=attrs.evolve(self.policies, directory=directory),
             tokens=attrs.evolve(self.tokens, directory=directory),
+            console=attrs.evolve(self.console, directory=directory),
         )
 
 
