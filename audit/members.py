@@ -40,6 +40,8 @@ class Members:
     """A status, a class such as `4xx`, or NO_ANSWER."""
     actors: Collection[str] = ()
     """An actor's name, of any type; TYPE:NAME, such as `operator:ada`; or `hub`."""
+    tokens: Collection[str] = ()
+    """The ids of the actor's tokens."""
 
     def conditions(self, events: sa.Table, common_parts: sa.Table) -> list[Condition]:
         """The filter as SQL conditions on an event."""
@@ -51,6 +53,10 @@ class Members:
             _any(self.statuses, lambda status: _has(own, _status(status))),
             _any(self.teams, lambda name: _in_common(events, common_parts, partial(_has_team, name=name))),
             _any(self.actors, lambda name: _in_common(events, common_parts, partial(_has_actor, name=name))),
+            _any(
+                self.tokens,
+                lambda token: _in_common(events, common_parts, partial(_has, piece=_member("jti", token))),
+            ),
         ]
         return [condition for condition in found if condition is not None]
 
@@ -133,6 +139,10 @@ def _has_actor(column: _Column, name: str) -> Condition:
     if name == ActorType.HUB:
         pieces.append(b'"actor":{"type":"hub"')
     return sa.or_(*(_has(column, piece) for piece in pieces))
+
+
+def _has_token(column: _Column, jti: str) -> Condition:
+    return _has(column, _member("jti", jti))
 
 
 def actors_of(name: str) -> list[tuple[str, str]]:

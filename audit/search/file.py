@@ -39,7 +39,7 @@ class FileSearch(CallReader, NameReader, SearchReader):
             if read > last:
                 raise BadCursor("the cursor is of another trail")
             found = self.find(
-                connection, query, read + 1, last, text=text, text_events=last, limit=limit, until_s=until_s
+                connection, query, read + 1, last, text=text, text_events=None, limit=limit, until_s=until_s
             )
             reached = last if found.reached is None else found.reached
             return Next(found.rows, _mark(reached), reached < last)

@@ -98,7 +98,7 @@ class PostgresSearch(PostgresCallReader, PostgresNameReader, SearchReader):
                 begin,
                 self._last(connection),
                 text=text,
-                text_events=sum(last - first + 1 for _, first, last in new),
+                text_events=None,
                 limit=limit,
                 until_s=until_s,
                 more=[sa.or_(*(numbered(*each) for each in new))],

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import attrs
 import sqlalchemy as sa
 
+from audit.calls import NUMBER, FoundCall
 from audit.query import EVERYTHING, Query
 from audit.reader import StoredEvent, TrailReader
 from audit.schema import moment
@@ -109,15 +110,54 @@ class SearchReader(TrailReader):
                 None if oldest is None else oldest[1],
             )
 
-    def beside(self, query: Query, position: int, *, limit: int, until_s: float) -> tuple[Found, Found]:
-        """Find the matches next to a position: those before it, the newest first, and those after it."""
+    def oldest(
+        self,
+        query: Query = EVERYTHING,
+        *,
+        text: Text | None = None,
+        after: int,
+        last: int,
+        limit: int,
+        until_s: float = math.inf,
+    ) -> Found:
+        """Find the oldest matches after a position, up to another one. The text is searched in all events."""
         with self._view() as connection:
-            last = self._last(connection)
-            before = self.find(
-                connection, query, 1, position - 1, limit=limit, until_s=until_s, newest_first=True
+            last = min(last, self._last(connection))
+            return self.find(
+                connection,
+                query,
+                after + 1,
+                last,
+                text=text,
+                text_events=None,
+                limit=limit,
+                until_s=until_s,
             )
-            after = self.find(connection, query, position + 1, last, limit=limit, until_s=until_s)
+
+    def beside(
+        self, query: Query, first: int, last: int, *, limit: int, until_s: float
+    ) -> tuple[Found, Found]:
+        """Find the matches before a position, the newest first, and those after another one."""
+        with self._view() as connection:
+            end = self._last(connection)
+            before = self.find(
+                connection, query, 1, first - 1, limit=limit, until_s=until_s, newest_first=True
+            )
+            after = self.find(connection, query, last + 1, end, limit=limit, until_s=until_s)
         return before, after
+
+    def lookup(self, event: str) -> FoundCall:
+        """The call with this id, with the only id that begins so, or of the row with this number.
+
+        Raises NoSuchCall, and ValueError for a text that is none of these.
+        """
+        return self.by_number(event) if NUMBER.fullmatch(event) else self.by_id(event)
+
+    @abstractmethod
+    def by_number(self, number: str) -> FoundCall: ...
+
+    @abstractmethod
+    def by_id(self, prefix: str) -> FoundCall: ...
 
     def now(self) -> Mark:
         """The mark of a follower that has read all events."""
@@ -144,21 +184,25 @@ class SearchReader(TrailReader):
         last: int,
         *,
         text: Text | None = None,
-        text_events: int = TEXT_EVENTS_MAX,
+        text_events: int | None = TEXT_EVENTS_MAX,
         limit: int,
         until_s: float,
         newest_first: bool = False,
         more: Conditions = (),
     ) -> Found:
-        """Find matches between two positions, in order. The text is searched in `text_events` events."""
+        """Find matches between two positions, in order.
+
+        The text is searched in `text_events` events; None is all.
+        """
         rows: list[StoredEvent] = []
         for piece in self._pieces(connection, query, first, last, newest_first=newest_first):
             conditions = [*piece.conditions, *more]
             beyond = None
-            if text is not None:
+            if text is not None and text_events is not None:
                 text_events, beyond = self._count(connection, conditions, text_events, newest_first)
                 if beyond is not None:
                     conditions.append(self._beside(beyond, newest_first=not newest_first))
+            if text is not None:
                 conditions += text.conditions(*self._bodies())
             for number, row in enumerate(self._read(connection, conditions, newest_first=newest_first), 1):
                 stored = self._stored_event(row)

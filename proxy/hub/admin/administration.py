@@ -16,6 +16,8 @@ from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
+from proxy.hub.admin.actions.trail import TrailActions
+from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import Verb, declared_by
@@ -35,6 +37,7 @@ _GROUPS: Mapping[str, type] = {
     "sessions": SessionActions,
     "policies": PolicyActions,
     "tokens": TokenActions,
+    "trail": TrailActions,
 }
 
 
@@ -55,6 +58,7 @@ class Administration:
     sessions: SessionActions
     policies: PolicyActions
     tokens: TokenActions
+    trail: TrailActions
 
     @classmethod
     def of(
@@ -71,6 +75,7 @@ class Administration:
         clock: Callable[[], float] = time.time,
         relays_per_cluster: int = RELAYS_PER_CLUSTER,
         local_token: str = LOCAL_TOKEN_NAME,
+        trail: TrailService | None = None,
         hubs: Hubs | None = None,
         other_hubs: OtherHubs | None = None,
     ) -> Administration:
@@ -88,6 +93,7 @@ class Administration:
             SessionActions(directory, operations, live_sessions, other_hubs),
             PolicyActions(directory, clock),
             TokenActions(directory, pepper, clock),
+            TrailActions(directory, trail or TrailService.without_trail()),
         )
 
     def in_memory(self, settled: Callable[[], None]) -> Administration:
