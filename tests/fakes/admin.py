@@ -176,4 +176,4 @@ async def enrol(bench: Bench) -> dict[str, Any]:
 
 def path_of(endpoint: Endpoint) -> str:
     """Return the path of an endpoint with names that the bench does not know."""
-    return endpoint.path.format(name="x", team="y", id="z")
+    return endpoint.path.format(name="x", team="y", id="z", other="v")

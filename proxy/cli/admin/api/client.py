@@ -52,9 +52,9 @@ class AdminClient:
         """Read an object or a list."""
         return self._call("GET", path, None, query)
 
-    def post(self, *path: str, body: Mapping[str, object] | None = None) -> Object:
+    def post(self, *path: str, body: Mapping[str, object] | None = None, **query: str) -> Object:
         """Create an object, or start an action."""
-        return self._call("POST", path, body, {})
+        return self._call("POST", path, body, query)
 
     def put(self, *path: str, body: Mapping[str, object] | None = None) -> Object:
         """Set a value."""

@@ -83,6 +83,7 @@ def test_each_role_may_do_exactly_this() -> None:
         ("get", "policies"),
         ("list", "policyversions"),
         ("get", "policyversions"),
+        ("diff", "policyversions"),
         ("get", "decision"),
     }
     assert may(Role.METRICS) == metrics
