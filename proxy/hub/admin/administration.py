@@ -16,7 +16,7 @@ from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
-from proxy.hub.admin.verbs.answers import Done
+from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import Verb, declared_by
 from proxy.hub.home.config import RELAYS_PER_CLUSTER
@@ -114,9 +114,9 @@ class Action(Verb):
     def changes(self) -> bool:
         return self.method != "GET"
 
-    def run(self, administration: Administration, call: Call) -> Done | Awaitable[Done]:
+    def run(self, administration: Administration, call: Call) -> Answer | Awaitable[Answer]:
         """Carry it out. Raises StoreError; InvalidError for a body or query of another shape."""
-        function: Callable[..., Done | Awaitable[Done]]
+        function: Callable[..., Answer | Awaitable[Answer]]
         function = getattr(getattr(administration, self.group), self.function)
         return function(*self.arguments(call))
 

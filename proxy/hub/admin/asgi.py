@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 import trio
 
 from proxy.exchange.server import ServerConnection
+from proxy.hub.admin.streams.cut import CutError
 from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import HeadError, RequestHead, ResponseHead, check_framing
 from proxy.message.strict import BadRequest
@@ -89,6 +90,8 @@ async def serve_request(
         await app(_scope(request, scheme, client, server), call.receive, call.send)
         if not call.ended:
             raise ApplicationError("the application returned before its answer was complete")
+    except CutError:
+        await call.give_up(500, "the answer was cut")
     except Exception:
         # The only wrapper around an application: its fault ends this request and nothing else. A client's
         # fault arrives here too; the application may have wrapped it in a group or another exception.
