@@ -14,8 +14,10 @@ from proxy.hub.admin.actions.hub import HubActions, Hubs
 from proxy.hub.admin.actions.policies import PolicyActions
 from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
+from proxy.hub.admin.actions.simulations import SimulationActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
+from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import Verb, declared_by
@@ -34,6 +36,7 @@ _GROUPS: Mapping[str, type] = {
     "clusters": ClusterActions,
     "sessions": SessionActions,
     "policies": PolicyActions,
+    "simulations": SimulationActions,
     "tokens": TokenActions,
 }
 
@@ -54,6 +57,7 @@ class Administration:
     clusters: ClusterActions
     sessions: SessionActions
     policies: PolicyActions
+    simulations: SimulationActions
     tokens: TokenActions
 
     @classmethod
@@ -68,6 +72,7 @@ class Administration:
         version: str,
         operations: Operations,
         live_sessions: Sessions,
+        simulations: Simulations,
         clock: Callable[[], float] = time.time,
         relays_per_cluster: int = RELAYS_PER_CLUSTER,
         local_token: str = LOCAL_TOKEN_NAME,
@@ -87,6 +92,7 @@ class Administration:
             ClusterActions(directory, ring, public_url, hub_ca, operations, relays_per_cluster),
             SessionActions(directory, operations, live_sessions, other_hubs),
             PolicyActions(directory, clock),
+            SimulationActions(directory, simulations),
             TokenActions(directory, pepper, clock),
         )
 
@@ -109,10 +115,6 @@ class Action(Verb):
 
     group: str
     function: str
-
-    @property
-    def changes(self) -> bool:
-        return self.method != "GET"
 
     def run(self, administration: Administration, call: Call) -> Answer | Awaitable[Answer]:
         """Carry it out. Raises StoreError; InvalidError for a body or query of another shape."""

@@ -88,7 +88,13 @@ def test_each_role_may_do_exactly_this() -> None:
     }
     assert may(Role.METRICS) == metrics
     assert may(Role.VIEWER) == viewer
-    assert may(Role.AUDITOR) == viewer | {("list", "tokens")}
+    assert may(Role.AUDITOR) == viewer | {
+        ("list", "tokens"),
+        ("create", "policysimulations"),
+        ("list", "policysimulations"),
+        ("get", "policysimulations"),
+        ("cancel", "policysimulations"),
+    }
     assert may(Role.OPERATOR) == viewer | {
         ("list", "sessions"),
         ("kill", "sessions"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -242,11 +241,7 @@ def record(
     store.close()
 
 
-async def test_recorded_calls_are_simulated(hub: Hub, look: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[tuple[str, int, int]] = []
-    monkeypatch.setattr(
-        "proxy.cli.admin.policy.simulation.progress", lambda: nullcontext(lambda *told: heard.append(told))
-    )
+async def test_recorded_calls_are_simulated(hub: Hub, look: str) -> None:
     await enrol(hub)
     await hub.ok("policy", "enable", "guard", "secrets")
     record(hub, *["DELETE /api/v1/namespaces/a/pods/b"] * 3, "GET /api/v1/pods", "GET /metrics", "GET /api")
@@ -260,9 +255,6 @@ async def test_recorded_calls_are_simulated(hub: Hub, look: str, monkeypatch: py
     everything = LOOK.replace("'!secrets'", "secrets").replace("name: look", "name: granted")
     done = await hub.run("policy", "simulate", "-", "--only", "--json", stdin=everything)
     assert done.exit_code == 0, done.stderr
-    # Each call has two events. The call of three days ago has none in the span.
-    assert len(heard) == 2 * 12
-    assert all(what == "events read" and 0 < read <= total for what, read, total in heard)
     body = json.loads(done.stdout)
     assert (body["calls"], body["newly_denied"], body["newly_allowed"]) == (10, 5, 1)
     assert (body["unknown"], body["unreadable"]) == (1, 1)
