@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -93,7 +93,7 @@ class Hub:
     ca: Path
     url: str
 
-    async def run(self, *args: str, stdin: str = "", env: dict[str, str] | None = None) -> Result:
+    async def run(self, *args: str, stdin: str = "", env: Mapping[str, str | None] | None = None) -> Result:
         """Run `hawse admin ARGS` on a thread, as a separate process would."""
         clean: dict[str, str | None] = dict.fromkeys(
             ("HAWSE_ADMIN_URL", "HAWSE_ADMIN_TOKEN", "HAWSE_ADMIN_CA", "HAWSE_HUB_CONFIG")
@@ -102,7 +102,7 @@ class Hub:
         clean.update(env or {})
         return await trio.to_thread.run_sync(lambda: CliRunner().invoke(admin, args, input=stdin, env=clean))
 
-    async def ok(self, *args: str, env: dict[str, str] | None = None) -> Result:
+    async def ok(self, *args: str, env: Mapping[str, str | None] | None = None) -> Result:
         result = await self.run(*args, env=env)
         assert result.exit_code == 0, result.output
         return result
@@ -110,7 +110,7 @@ class Hub:
     async def json(self, *args: str) -> Any:
         return json.loads((await self.ok(*args, "--json")).stdout)
 
-    async def fails(self, *args: str, env: dict[str, str] | None = None, code: int = 1) -> str:
+    async def fails(self, *args: str, env: Mapping[str, str | None] | None = None, code: int = 1) -> str:
         """Return the one line that a failing command prints."""
         result = await self.run(*args, env=env)
         assert result.exit_code == code, result.output
