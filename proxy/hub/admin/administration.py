@@ -17,7 +17,9 @@ from proxy.hub.admin.actions.signing_keys import SigningKeyActions
 from proxy.hub.admin.actions.simulations import SimulationActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
+from proxy.hub.admin.actions.trail import TrailActions
 from proxy.hub.admin.simulation.simulations import Simulations
+from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import Verb, declared_by
@@ -38,6 +40,7 @@ _GROUPS: Mapping[str, type] = {
     "policies": PolicyActions,
     "simulations": SimulationActions,
     "tokens": TokenActions,
+    "trail": TrailActions,
 }
 
 
@@ -59,6 +62,7 @@ class Administration:
     policies: PolicyActions
     simulations: SimulationActions
     tokens: TokenActions
+    trail: TrailActions
 
     @classmethod
     def of(
@@ -76,6 +80,7 @@ class Administration:
         clock: Callable[[], float] = time.time,
         relays_per_cluster: int = RELAYS_PER_CLUSTER,
         local_token: str = LOCAL_TOKEN_NAME,
+        trail: TrailService | None = None,
         hubs: Hubs | None = None,
         other_hubs: OtherHubs | None = None,
     ) -> Administration:
@@ -94,6 +99,7 @@ class Administration:
             PolicyActions(directory, clock),
             SimulationActions(directory, simulations),
             TokenActions(directory, pepper, clock),
+            TrailActions(directory, trail or TrailService.without_trail()),
         )
 
     def in_memory(self, settled: Callable[[], None]) -> Administration:
