@@ -11,12 +11,22 @@ from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocations
+from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.reserve import open_reserve
 from proxy.hub.home.keyring import FolderKeyring, KeyRing
 from proxy.hub.membership.spread import Spread
 from proxy.hub.store.directory import open_directory
-from tests.fakes.admin import PEPPER, TOKEN, Bench, Clock, FakeOperations, FakeRecorder, FakeSessions
+from tests.fakes.admin import (
+    PEPPER,
+    TOKEN,
+    Bench,
+    Clock,
+    FakeOperations,
+    FakeRecorder,
+    FakeSessions,
+    FakeWork,
+)
 
 CONSOLE_URL = "https://console.example"
 
@@ -35,6 +45,8 @@ async def open_bench(tmp_path: Path) -> AsyncIterator[Bench]:
     reserve = open_reserve(tmp_path / "reserve")
     revocations = Revocations(reserve)
     async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        work = FakeWork()
+        simulations = Simulations(work.run, clock)
         await directory.change(lambda store: store.put_local_token(hash_key(TOKEN, PEPPER)))
         administration = Administration.of(
             directory=directory,
@@ -45,10 +57,11 @@ async def open_bench(tmp_path: Path) -> AsyncIterator[Bench]:
             version="0.1.0",
             operations=operations,
             live_sessions=sessions,
+            simulations=simulations,
             clock=clock,
             console_url=CONSOLE_URL,
         )
         metrics, spread = hub_metrics(directory, operations), Spread(directory)
         app = admin_app(administration, recorder, metrics, clock, revocations, spread)
-        yield Bench(app, directory, recorder, operations, ring, sessions, clock, spread)
+        yield Bench(app, directory, recorder, operations, ring, sessions, clock, spread, simulations, work)
     reserve.close()
