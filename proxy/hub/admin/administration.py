@@ -17,6 +17,8 @@ from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
+from proxy.hub.admin.actions.trail import TrailActions
+from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import Verb, declared_by
@@ -37,6 +39,7 @@ _GROUPS: Mapping[str, type] = {
     "policies": PolicyActions,
     "tokens": TokenActions,
     "console": ConsoleActions,
+    "trail": TrailActions,
 }
 
 
@@ -58,6 +61,7 @@ class Administration:
     policies: PolicyActions
     tokens: TokenActions
     console: ConsoleActions
+    trail: TrailActions
 
     @classmethod
     def of(
@@ -74,6 +78,7 @@ class Administration:
         clock: Callable[[], float] = time.time,
         relays_per_cluster: int = RELAYS_PER_CLUSTER,
         local_token: str = LOCAL_TOKEN_NAME,
+        trail: TrailService | None = None,
         hubs: Hubs | None = None,
         other_hubs: OtherHubs | None = None,
         console_url: str = "",
@@ -93,6 +98,7 @@ class Administration:
             PolicyActions(directory, clock),
             TokenActions(directory, pepper, clock),
             ConsoleActions(directory, pepper, clock, console_url, hub_ca),
+            TrailActions(directory, trail or TrailService.without_trail()),
         )
 
     def in_memory(self, settled: Callable[[], None]) -> Administration:
