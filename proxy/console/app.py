@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from proxy.console import notices
 from proxy.console.api import Api, ApiError
-from proxy.console.pages import audit, calls, decision, event, locks, overview
+from proxy.console.pages import agents, audit, calls, clusters, decision, event, locks, overview, teams
 from proxy.console.routes import SECTIONS, Ask, Page, Redirect, Route
 from proxy.console.sessions import Person, SignIn, SignInError
 from proxy.console.templating import Asset, environment, read_assets
@@ -33,6 +33,9 @@ ROUTES: Sequence[Route] = (
     *audit.ROUTES,
     *event.ROUTES,
     *decision.ROUTES,
+    *agents.ROUTES,
+    *clusters.ROUTES,
+    *teams.ROUTES,
     *locks.ROUTES,
 )
 
