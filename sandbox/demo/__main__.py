@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from sandbox.demo.cluster import NAMESPACE
+from sandbox.demo.fleet import working_fleet
 from sandbox.demo.folder import own_folder
 from sandbox.demo.processes import ENDING_SIGNALS, DemoError, say
 from sandbox.demo.script import MORE_STEPS, STEPS, run_script
@@ -168,17 +169,19 @@ def stay(stage: Stage) -> None:
     )
     programs = Path(sys.executable).parent
     try:
-        say(
-            "\nEverything stays up until Ctrl-C. Try it by hand in another terminal:\n\n"
-            f"  export PATH={programs}:$PATH\n"
-            f"{settings}\n"
-            f"  kubectl get pods -n {NAMESPACE}\n\n"
-            "and watch the trail in a third:\n\n"
-            f"  {audit_list(stage)} --follow\n"
-        )
-        while True:
-            time.sleep(POLL_S)
-            stage.daemons.check()
+        say("\nenrolling more agents, which work until you end this ...")
+        with working_fleet(stage):
+            say(
+                "\nEverything stays up until Ctrl-C. Try it by hand in another terminal:\n\n"
+                f"  export PATH={programs}:$PATH\n"
+                f"{settings}\n"
+                f"  kubectl get pods -n {NAMESPACE}\n\n"
+                "and watch the trail in a third:\n\n"
+                f"  {audit_list(stage)} --follow\n"
+            )
+            while True:
+                time.sleep(POLL_S)
+                stage.daemons.check()
     except KeyboardInterrupt:
         say("\nstopping ...")
 
