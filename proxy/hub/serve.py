@@ -46,6 +46,8 @@ from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
 from proxy.hub.calls.trail_watch import TrailWatch
+from proxy.hub.console.front import ConsoleFront
+from proxy.hub.console.start import start_console
 from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
@@ -117,11 +119,11 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
                     hub = _Hub(config, home, records, seen, shared_limit, registry, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
-                    front, admin, administration, peering = _start(hub)
+                    front, admin, administration, peering, console = _start(hub)
                     upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(hub, signals, front, admin, peering, keeping)
+                    await _serve(hub, signals, front, admin, peering, console, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
@@ -152,7 +154,7 @@ class _Hub:
         return None if members is None else members.me.hub
 
 
-def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None]:
+def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None, ConsoleFront | None]:
     """Build all parts and start their background tasks. The listeners do not accept yet."""
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
@@ -190,18 +192,23 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         relays_per_cluster=hub.config.limits.relays_per_cluster,
         hubs=None if peering is None else peering.members,
         other_hubs=None if peering is None else peering.calls_elsewhere(sessions),
+        console_url=hub.config.console.public_url,
     )
     recorder, spread = hub.records.recorder, hub.records.spread
     app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread)
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
+    console = start_console(
+        hub.config, certificate=home.certificate, api=app, pepper=hub.records.secrets.pepper, spread=spread,
+        recorder=recorder, metrics=metrics, upkeep=hub.upkeep,
+    )  # fmt: skip
     if peering is not None:
         metrics.register(LeaseCollector(peering.members, directory))
         if (links := peering.links) is not None:
             metrics.register(LinkCollector(peering.members, links.mesh, links.forwarded))
     forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
     start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
-    return front, admin, administration, peering
+    return front, admin, administration, peering, console
 
 
 def _start_peering(hub: _Hub, front: Front) -> Peering | None:
@@ -359,6 +366,7 @@ async def _serve(
     front: Front,
     admin: AdminFront,
     peering: Peering | None,
+    console: ConsoleFront | None,
     keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
@@ -367,7 +375,7 @@ async def _serve(
         links = None if peering is None else peering.links
         stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
         listener = None if links is None else links.listener
-        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener)
+        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener, console)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.

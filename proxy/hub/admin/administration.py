@@ -9,6 +9,7 @@ import attrs
 
 from proxy.hub.admin.actions.agents import AgentActions
 from proxy.hub.admin.actions.clusters import ClusterActions
+from proxy.hub.admin.actions.console import ConsoleActions
 from proxy.hub.admin.actions.federation import FederationActions
 from proxy.hub.admin.actions.hub import HubActions, Hubs
 from proxy.hub.admin.actions.policies import PolicyActions
@@ -16,7 +17,7 @@ from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
-from proxy.hub.admin.verbs.answers import Done
+from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import Verb, declared_by
 from proxy.hub.home.config import RELAYS_PER_CLUSTER
@@ -35,6 +36,7 @@ _GROUPS: Mapping[str, type] = {
     "sessions": SessionActions,
     "policies": PolicyActions,
     "tokens": TokenActions,
+    "console": ConsoleActions,
 }
 
 
@@ -55,6 +57,7 @@ class Administration:
     sessions: SessionActions
     policies: PolicyActions
     tokens: TokenActions
+    console: ConsoleActions
 
     @classmethod
     def of(
@@ -73,6 +76,7 @@ class Administration:
         local_token: str = LOCAL_TOKEN_NAME,
         hubs: Hubs | None = None,
         other_hubs: OtherHubs | None = None,
+        console_url: str = "",
     ) -> Administration:
         """Build the groups of actions."""
         return cls(
@@ -88,6 +92,7 @@ class Administration:
             SessionActions(directory, operations, live_sessions, other_hubs),
             PolicyActions(directory, clock),
             TokenActions(directory, pepper, clock),
+            ConsoleActions(directory, pepper, clock, console_url, hub_ca),
         )
 
     def in_memory(self, settled: Callable[[], None]) -> Administration:
@@ -100,6 +105,7 @@ class Administration:
             clusters=attrs.evolve(self.clusters, directory=directory),
             policies=attrs.evolve(self.policies, directory=directory),
             tokens=attrs.evolve(self.tokens, directory=directory),
+            console=attrs.evolve(self.console, directory=directory),
         )
 
 
@@ -114,9 +120,9 @@ class Action(Verb):
     def changes(self) -> bool:
         return self.method != "GET"
 
-    def run(self, administration: Administration, call: Call) -> Done | Awaitable[Done]:
+    def run(self, administration: Administration, call: Call) -> Answer | Awaitable[Answer]:
         """Carry it out. Raises StoreError; InvalidError for a body or query of another shape."""
-        function: Callable[..., Done | Awaitable[Done]]
+        function: Callable[..., Answer | Awaitable[Answer]]
         function = getattr(getattr(administration, self.group), self.function)
         return function(*self.arguments(call))
 

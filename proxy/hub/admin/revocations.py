@@ -22,7 +22,7 @@ import msgspec
 from audit.record import Event, utc
 from audit.record import Response as AuditResponse
 from proxy.hub.admin.administration import ACTIONS, Administration
-from proxy.hub.admin.verbs.answers import Done
+from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.home.files.reserve import Reserve, ReserveError
 from proxy.hub.store.engines.errors import StoreError, StoreUnavailableError
@@ -140,12 +140,12 @@ async def repeat_revocations(
         try:
             try:
                 running = action.run(administration, call)
-                done = running if isinstance(running, Done) else await running
+                done = running if isinstance(running, Answer) else await running
                 in_store()
             except StoreUnavailableError as error:
                 _log.error("%s; the revocation is in force in memory", error)
                 running = action.run(administration.in_memory(in_store), call)
-                done = running if isinstance(running, Done) else await running
+                done = running if isinstance(running, Answer) else await running
             note = done.note
         except StoreUnavailableError:
             raise

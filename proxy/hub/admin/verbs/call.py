@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from proxy.hub.store.engines.errors import InvalidError
+from proxy.hub.store.roles import Role
 
 T = TypeVar("T")
 
@@ -21,6 +22,12 @@ class Call(msgspec.Struct, frozen=True):
     """The operator's name in the trail."""
     at: float = 0.0
     """When it was complete, in epoch seconds; 0 in an entry of the reserve from an older version."""
+    role: Role = Role.METRICS
+    """The operator's role. An answer leaves out the parts that need another one."""
+    last_event_id: str = ""
+    """The cursor after which a stream goes on, from the header `Last-Event-ID`."""
+    token: str = ""
+    """The id of the operator's admin token."""
 
     def __repr__(self) -> str:
         """Leave the body out: it may hold a secret."""

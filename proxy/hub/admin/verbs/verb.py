@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import attrs
 
-from proxy.hub.admin.verbs.answers import Done
+from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.store.roles import Role
 
 # An action that only reads the snapshot is not async.
-Method = TypeVar("Method", bound=Callable[..., Done | Awaitable[Done]])
+Method = TypeVar("Method", bound=Callable[..., Answer | Awaitable[Answer]])
 Revokes = bool | Callable[..., bool]
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _DECLARATION = "admin_verb"
@@ -47,6 +47,8 @@ class Verb(Endpoint):
     query: type | None = None
     with_call: bool = False
     revokes: Revokes = False
+    etag: bool = False
+    answer: type | None = None
 
     def arguments(self, call: Call) -> list[object]:
         """Return the method's arguments: those in the path, the body, the query, the call itself.
@@ -74,6 +76,8 @@ def verb(
     query: type | None = None,
     with_call: bool = False,
     revokes: Revokes = False,
+    etag: bool = False,
+    answer: type | None = None,
 ) -> Callable[[Method], Method]:
     """Declare a method of a group of actions as a verb of the admin API.
 
@@ -81,11 +85,24 @@ def verb(
     then the call if `with_call` is set. `revokes` declares that a request only revokes rights: such a request
     works while the trail or the store cannot be written. If it is a function, it gets the group and the same
     arguments.
+
+    With `etag`, a read whose answer the client has already is a 304. `answer` is the shape of the answer's
+    body, for the API's description; an answer is not checked against it outside the tests.
     """
 
     def declare(function: Method) -> Method:
         declared = Verb(
-            method, path, name, resource, role, body=body, query=query, with_call=with_call, revokes=revokes
+            method,
+            path,
+            name,
+            resource,
+            role,
+            body=body,
+            query=query,
+            with_call=with_call,
+            revokes=revokes,
+            etag=etag,
+            answer=answer,
         )
         setattr(function, _DECLARATION, declared)
         return function

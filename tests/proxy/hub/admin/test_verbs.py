@@ -9,7 +9,7 @@ import pytest
 from audit.record import ActorType, Event, Kind, Phase, encode
 from auth.apikey import new_api_key
 from proxy.hub.admin.administration import ACTIONS, Action
-from proxy.hub.admin.api import BODY_BYTES_MAX
+from proxy.hub.admin.perform import BODY_BYTES_MAX
 from proxy.hub.admin.verbs.verb import METRICS, Endpoint
 from tests.fakes.admin import TOKEN, WATCH, Bench, enrol, path_of
 from tests.fakes.asgi import call
