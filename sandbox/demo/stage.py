@@ -152,7 +152,7 @@ def kubectl_of(home: Path) -> Program:
 
 
 def _start_hub(daemons: Daemons, folder: Path, preferred: int, database_url: str | None) -> Front:
-    port, admin_port = free_port(preferred), free_port(preferred and preferred + 1)
+    port, admin_port, console_port = (free_port(preferred and preferred + step) for step in range(3))
     config, url = folder / "hub.toml", f"https://127.0.0.1:{port}"
     config.write_text(
         f'org = "{ORG}"\n'
@@ -160,6 +160,7 @@ def _start_hub(daemons: Daemons, folder: Path, preferred: int, database_url: str
         f'listen = "127.0.0.1:{port}"\n'
         f'data_dir = "{folder / "hub"}"\n'
         f'[admin]\nlisten = "127.0.0.1:{admin_port}"\n'
+        f'[console]\nlisten = "127.0.0.1:{console_port}"\n'
         + (f'[database]\nurl = "{database_url}"\n' if database_url is not None else "")
     )
     daemons.start("hub", ["hawse", "hub", "--config", str(config)]).wait_for("hub is ready")
@@ -176,6 +177,7 @@ def _start_hubs(daemons: Daemons, folder: Path, preferred: int, database_url: st
         port=preferred,
         check_s=BALANCER_CHECKS_S,
         settings=HUB_SETTINGS,
+        console=True,
     )
     for number, hub in enumerate(several.all):
         hub.launch(daemons)
