@@ -18,7 +18,7 @@ import trio
 from audit.record import Actor, ActorType
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.verbs.callers import Caller, RefusedError
-from proxy.hub.store.console.sessions import ConsoleSession
+from proxy.hub.store.console.sessions import IDLE_S, ConsoleSession
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import AdminToken
@@ -95,6 +95,12 @@ class People:
             return RefusedError(403, "forbidden", message, person.actor)
         return None
 
+    @property
+    def recent(self) -> int:
+        """The number of sessions with a request to this hub within IDLE_S, for the metrics."""
+        since = self.clock() - IDLE_S
+        return sum(used_at > since for used_at in self._used.values())
+
     def living(self) -> set[str]:
         """Return the ids of the sessions that have not ended."""
         now = self.clock()
@@ -133,7 +139,7 @@ class People:
     async def _is_used_elsewhere(self, session: ConsoleSession) -> bool:
         """Whether another hub has written a later use of a session that seems idle here."""
         try:
-            used_at = await self.directory.read(partial(Store.console_session_used_at, session_id=session.id))
+            uses = await self.directory.read(Store.console_uses)
         except StoreUnavailableError:
             return False
-        return not session.ended(self.clock(), used_at)
+        return not session.ended(self.clock(), uses.get(session.id, 0.0))

@@ -25,6 +25,7 @@ from audit.record import Request as AuditRequest
 from audit.record import Response as AuditResponse
 from auth.apikey import ApiKeyError, parse_console_code
 from auth.apikey import hash as hash_key
+from proxy.console import sessions
 from proxy.console.sessions import Offer, SignInError
 from proxy.hub.admin.verbs.callers import CALLER, Caller
 from proxy.hub.console.origin import COOKIE_BYTES, Origin
@@ -86,15 +87,16 @@ class ConsoleSignIn:
         person: Person | None = scope["state"].get(PERSON)
         return person
 
-    def caller(self, person: Person) -> Caller:
+    def caller(self, person: sessions.Person) -> Caller:
         """Return what the admin API knows a person by."""
+        assert isinstance(person, Person), "looked up by the gate"
         return self.people.caller(person)
 
     def holders(self, role: str) -> Sequence[str]:
         """Return the roles that include the rights of `role`, the least first."""
         return Role(role).holders
 
-    def refusal(self, scope: Scope, person: Person | None, token: str) -> str:
+    def refusal(self, scope: Scope, person: sessions.Person | None, token: str) -> str:
         """Return why a change may not be made, or nothing."""
         if scope["method"] != "POST":
             return "a change is a POST"
@@ -151,7 +153,7 @@ class ConsoleSignIn:
         await self.spread.wait()
         return self.origin.set_cookie(cookie)
 
-    async def sign_out(self, person: Person) -> str:
+    async def sign_out(self, person: sessions.Person) -> str:
         """End a session, and return the value of `Set-Cookie` that removes its cookie.
 
         The admin API does it: it records the end, and it can end a session while the trail or the store
