@@ -19,9 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.console.app import console_app
 from proxy.hub.admin.asgi import serve_connection
+from proxy.hub.admin.verbs.callers import CALLER
 from proxy.hub.store.roles import Role
 from tests.console.fakes import FakePerson, FakeSignIn
-from tests.console.world import World, open_world
+from tests.console.world import open_world
+from tests.fakes.admin import Bench
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -29,7 +31,7 @@ CSP = (
 )
 
 
-def dev_app(world: World, sign_in: FakeSignIn, hub: str = "hub.example") -> ASGIApp:
+def dev_app(bench: Bench, sign_in: FakeSignIn, hub: str = "hub.example") -> ASGIApp:
     """Return the console with its /v1, and the headers that the hub's listener adds."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,12 +43,12 @@ def dev_app(world: World, sign_in: FakeSignIn, hub: str = "hub.example") -> ASGI
 
         if scope["path"] == "/v1/stream":
             await _stream(receive, with_headers)
-        elif scope["path"].startswith("/v1/"):
-            scope.setdefault("state", {})["caller"] = sign_in.who
-            await world.api(scope, receive, with_headers)
+        elif scope["path"].startswith("/v1/") and sign_in.who is not None:
+            scope.setdefault("state", {})[CALLER] = sign_in.caller(sign_in.who)
+            await bench.app(scope, receive, with_headers)
         else:
             # A new application, so that changed templates and assets are seen.
-            await console_app(world.api, sign_in, hub, world.clock)(scope, receive, with_headers)
+            await console_app(bench.app, sign_in, hub, bench.clock)(scope, receive, with_headers)
 
     return serve
 
@@ -56,27 +58,25 @@ async def _stream(receive: Receive, send: Callable[[dict[str, object]], object])
     headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})  # type: ignore[misc]
     while True:
-        body = b"event: sessions\ndata: {}\n\n"
+        body = b'event: changed\ndata: {"topics": ["sessions"]}\n\n'
         await send({"type": "http.response.body", "body": body, "more_body": True})  # type: ignore[misc]
         await trio.sleep(2)
 
 
-async def _move(world: World) -> None:
+async def _move(bench: Bench) -> None:
     """Let time pass: bytes rise, and requests come and go."""
-    offset, number = world.clock.now - time.time(), 0
+    offset, number = bench.clock.now - time.time(), 0
     while True:
         await trio.sleep(1)
         number += 1
-        world.clock.now = time.time() + offset
-        sessions = world.bench.sessions
+        bench.clock.now = time.time() + offset
+        sessions = bench.sessions
         sessions.live = [
             attrs.evolve(call, bytes_out=call.bytes_out + 17_311) if call.status == 200 else call
             for call in sessions.live
         ]
-        now = world.clock.now
-        world.bench.operations.live = [
-            attrs.evolve(one, last_seen=now) for one in world.bench.operations.live
-        ]
+        now = bench.clock.now
+        bench.operations.live = [attrs.evolve(one, last_seen=now) for one in bench.operations.live]
 
 
 async def main() -> None:
@@ -98,12 +98,12 @@ async def main() -> None:
                 agents=given.agents,
                 calls=given.calls,
                 hostile=given.hostile,
-            ) as world,
+            ) as bench,
             trio.open_nursery() as nursery,
         ):
             sign_in = FakeSignIn(None if given.anonymous else FakePerson(given.role))
-            nursery.start_soon(_move, world)
-            serve = partial(serve_connection, dev_app(world, sign_in), scheme="http")
+            nursery.start_soon(_move, bench)
+            serve = partial(serve_connection, dev_app(bench, sign_in), scheme="http")
             print(f"http://127.0.0.1:{given.port}/", flush=True)
             await trio.serve_tcp(serve, given.port, host="127.0.0.1")
 

@@ -1,8 +1,8 @@
 // The console's one module. It keeps pages current, shows confirmations as dialogs, and copies. A page without it
 // still shows and acts. Elements ask by attributes, so no template has a script of its own:
 //
-//   data-live="topics"   an element with an id that is read again when one of these topics changes: sessions,
-//                        relays, policies, agents, clusters, trail; data-every="5" reads it each 5 s too
+//   data-live="topics"   an element with an id that is read again when one of these topics of /v1/stream changes;
+//                        data-every="5" reads it each 5 s too
 //   data-modal           a link to a confirmation, which opens as a dialog; data-close closes it
 //   data-dialog="id"     a button that opens the <dialog> of that id
 //   data-copy="text"     a button that copies the text
@@ -131,8 +131,8 @@ function listen() {
     } catch { state("lost", "Hub unreachable"); }
     setTimeout(listen, Math.min(500 * 2 ** lost, 10_000) * (0.7 + 0.6 * Math.random()));
   };
-  for (const topic of ["sessions", "relays", "policies", "agents", "clusters", "trail"])
-    stream.addEventListener(topic, () => read([topic]));
+  stream.addEventListener("changed", (event) => read(JSON.parse(event.data).topics));
+  stream.addEventListener("end", (event) => { if (JSON.parse(event.data).code !== "draining") location.reload(); });
   stream.addEventListener("gap", listen);
 }
 
