@@ -21,12 +21,12 @@ from starlette.types import ASGIApp
 
 from proxy.console import notices
 from proxy.console.api import Api, ApiError
-from proxy.console.pages import calls, overview
+from proxy.console.pages import audit, calls, decision, event, overview
 from proxy.console.routes import SECTIONS, Ask, Page, Redirect, Route
 from proxy.console.sessions import Person, SignIn, SignInError
 from proxy.console.templating import Asset, environment, read_assets
 
-ROUTES: Sequence[Route] = (*overview.ROUTES, *calls.ROUTES)
+ROUTES: Sequence[Route] = (*overview.ROUTES, *calls.ROUTES, *audit.ROUTES, *event.ROUTES, *decision.ROUTES)
 
 # The largest form has a pasted policy; the API takes no larger body.
 FORM_BYTES_MAX = 256 * 1024
