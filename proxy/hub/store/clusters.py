@@ -206,13 +206,15 @@ class Clusters(Database):
 class Relays(Database):
     """Relay instances: which connected, from where and when."""
 
-    def relay_instances(self) -> list[RelayInstance]:
-        """All stored relay instances, by cluster and the time they were last seen."""
+    def relay_instances(self, cluster_id: str | None = None) -> list[RelayInstance]:
+        """The stored relay instances of a cluster or of all, by cluster and the time they were last seen."""
         query = (
             sa.select(t.relay_instances, t.clusters.c.name.label("cluster"))
             .join(t.clusters)
             .order_by(t.clusters.c.name, t.relay_instances.c.last_seen_at.desc())
         )
+        if cluster_id is not None:
+            query = query.where(t.relay_instances.c.cluster_id == cluster_id)
         with self._read() as connection:
             return [RelayInstance(**row._mapping) for row in connection.execute(query)]
 
