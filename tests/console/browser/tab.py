@@ -15,6 +15,8 @@ AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 # The widths of a desk and of a phone, each in both colour schemes.
 LOOKS = tuple((width, scheme) for width in (1280, 390) for scheme in ("light", "dark"))
 HEIGHT = 900
+# For what takes a tenth of a second on an idle machine.
+PATIENCE_S = 20
 # The rules that fail, and where. A rule that axe cannot decide is not among them.
 VIOLATIONS = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations.map(
     rule => `${rule.id}: ${rule.nodes.map(node => node.target + " " + node.failureSummary).join("; ")}`)"""
@@ -52,16 +54,21 @@ class Tab:
         found: list[str] = self.page.evaluate(VIOLATIONS)
         return found
 
+    def look(self, width: int, scheme: str) -> None:
+        """Show the page on a screen of this width, in a colour scheme."""
+        self.page.set_viewport_size({"width": width, "height": HEIGHT})
+        self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # a str of LOOKS
+
     def inspect(self, looks: Sequence[tuple[int, str]] = LOOKS) -> None:
         """Raise AssertionError if axe finds a violation in one of the looks, or the page scrolls sideways."""
         found = []
         for width, scheme in looks:
-            self.page.set_viewport_size({"width": width, "height": HEIGHT})
-            self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # a str of LOOKS
+            self.look(width, scheme)
             found += [f"{width} {scheme}: {violation}" for violation in self.violations()]
             whole, seen = self.page.evaluate(WIDTHS)
             if whole > seen:
                 found.append(f"{width} {scheme}: the page is {whole} px wide")
+        self.look(*LOOKS[0])
         assert not found, "\n".join(found)
 
     def _on_console(self, message: ConsoleMessage) -> None:
@@ -95,6 +102,7 @@ def new_tab(browser: Browser, origin: str) -> Iterator[Tab]:
     )
     try:
         page = context.new_page()
+        page.set_default_timeout(1000 * PATIENCE_S)
         tab = Tab(page, origin)
         tab._watch()
         yield tab
