@@ -122,9 +122,10 @@ class _Pages:
         return await route.handler(Ask(request, person, api, self.clock(), form))
 
     async def show_sign_in(self, request: Request) -> Response:
-        """Show the form for a code. The code is in the fragment, which no server and no log sees."""
-        if self.sign_in.person(request.scope) is not None:
-            return _redirected(Redirect("/"), None)
+        """Show the form for a code. The code is in the fragment, which no server and no log sees.
+
+        Also to a person who is signed in: the code may be another role's, and the session another person's.
+        """
         return self._rendered(Page("signin.html", "Sign in", {"fault": ""}), request, None)
 
     async def offer(self, request: Request) -> Response:
