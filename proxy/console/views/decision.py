@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import attrs
 
 from auth.kinds import CLUSTER_SCOPED, NAMESPACED
-from proxy.console.api import at
+from proxy.console.base.api import at
 from proxy.kubernetes.described import METHODS, request_for
 
 NAMES = ("agent", "cluster", "verb", "resource", "name", "namespace", "upgrade")
