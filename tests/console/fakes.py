@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from proxy.console.sessions import Offer, Person, SignInError
+from audit.record import Actor, ActorType
+from proxy.console.base.sessions import Offer, Person, SignInError
+from proxy.hub.admin.verbs.callers import Caller
 from proxy.hub.store.roles import Role
 
 CSRF = "c" * 43
@@ -35,8 +37,15 @@ class FakeSignIn:
     def person(self, scope: Scope) -> Person | None:
         return self.who
 
-    def caller(self, person: Person) -> object:
-        return person
+    def caller(self, person: Person) -> Caller:
+        actor = Actor(ActorType.OPERATOR, person.name, "token-1", credential=f"console:{person.session}")
+        return Caller(
+            actor=actor,
+            role=Role(person.role),
+            mode="console",
+            person=person.session,
+            still_valid=lambda: None,
+        )
 
     def refusal(self, scope: Scope, person: Person | None, token: str) -> str:
         return "" if person is None or token == person.csrf else "The form has no token of this session."
@@ -56,16 +65,3 @@ class FakeSignIn:
 
     def holders(self, role: str) -> Sequence[str]:
         return Role(role).holders
-
-
-def with_token(app: ASGIApp, tokens: dict[Role, str]) -> ASGIApp:
-    """Give the API the admin token of the caller's role, in place of the caller."""
-
-    async def asked(scope: Scope, receive: Receive, send: Send) -> None:
-        person = scope.get("state", {}).pop("caller", None)
-        if person is not None:
-            header = (b"authorization", f"Bearer {tokens[person.role]}".encode())
-            scope = {**scope, "headers": [*scope["headers"], header]}
-        await app(scope, receive, send)
-
-    return asked

@@ -19,31 +19,31 @@ async def post(app: ASGIApp, target: str, **fields: str) -> Reply:
 
 
 async def test_a_call_is_ended_with_its_reason(tmp_path: Path) -> None:
-    async with open_world(tmp_path) as world:
-        app = console_app(world.api, FakeSignIn(), "hub.example", world.clock)
-        one = world.bench.sessions.live[0]
+    async with open_world(tmp_path) as bench:
+        app = console_app(bench.app, FakeSignIn(), "hub.example", bench.clock)
+        one = bench.sessions.live[0]
         asked = await call(app, "GET", f"/calls/end?id={one.id}")
         assert one.agent.encode() in asked.body
         ended = await post(app, "/calls/end", id=one.id, reason="too long", csrf=CSRF)
         assert ended.status == 303
         assert b"Ended 1 call." in (await call(app, "GET", ended.headers["location"])).body
-        [killed] = world.bench.sessions.killed
-        assert (killed["id"], killed["reason"]) == (one.id, "killed by the operator admin: too long")
+        [killed] = bench.sessions.killed
+        assert (killed["id"], killed["reason"]) == (one.id, "killed by the operator ops: too long")
 
 
 async def test_nothing_is_ended_without_the_token_of_the_session(tmp_path: Path) -> None:
-    async with open_world(tmp_path) as world:
-        app = console_app(world.api, FakeSignIn(), "hub.example", world.clock)
-        one = world.bench.sessions.live[0]
+    async with open_world(tmp_path) as bench:
+        app = console_app(bench.app, FakeSignIn(), "hub.example", bench.clock)
+        one = bench.sessions.live[0]
         refused = await post(app, "/calls/end", id=one.id, reason="too long", csrf="another")
         assert refused.status == 403
-        assert world.bench.sessions.killed == []
+        assert bench.sessions.killed == []
 
 
 async def test_a_page_that_the_role_may_not_see_names_the_roles_that_may(tmp_path: Path) -> None:
-    async with open_world(tmp_path) as world:
+    async with open_world(tmp_path) as bench:
         sign_in = FakeSignIn(FakePerson(Role.VIEWER))
-        app = console_app(world.api, sign_in, "hub.example", world.clock)
+        app = console_app(bench.app, sign_in, "hub.example", bench.clock)
         refused = await call(app, "GET", "/calls")
         assert refused.status == 403
         assert b"<strong>operator</strong> or <strong>admin</strong>" in refused.body

@@ -7,28 +7,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
-import attrs
-from starlette.types import ASGIApp
-
 from audit.ids import uuid7
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey
-from proxy.hub.admin.administration import Administration
-from proxy.hub.admin.api import admin_app
-from proxy.hub.admin.metrics.hub import hub_metrics
-from proxy.hub.admin.revocations import Revocations
-from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.files.reserve import open_reserve
-from proxy.hub.home.keyring import FolderKeyring, KeyRing
-from proxy.hub.membership.spread import Spread
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
-from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Mode
-from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
-from tests.console.fakes import with_token
-from tests.fakes.admin import PEPPER, Bench, Clock, FakeOperations, FakeRecorder, FakeSessions
+from tests.fakes.admin import PEPPER, Bench
+from tests.fakes.admin_bench import open_bench
 
 TEAMS = ("platform", "payments", "search", "data", "incident-response")
 CLUSTERS = ("prod-eu-1", "prod-us-1", "staging", "dev", "edge-lisbon")
@@ -55,59 +43,22 @@ HOSTILE = (
 )
 
 
-@attrs.define
-class World:
-    """The API, and the parts behind it that a test changes."""
-
-    api: ASGIApp
-    bench: Bench
-    clock: Clock
-    tokens: dict[Role, str]
-
-
 @asynccontextmanager
 async def open_world(
     folder: Path, *, clusters: int = 5, agents: int = 7, calls: int = 9, hostile: bool = False
-) -> AsyncIterator[World]:
+) -> AsyncIterator[Bench]:
     """Open a hub with so many of each, the same each time."""
-    clock = Clock()
-    ring = KeyRing(
-        FolderKeyring(DataDir.open(folder / "data").keys),
-        issuer="https://hub.example",
-        clock=clock,
-        on_rotation=lambda: None,
-    )
-    recorder, operations, sessions = FakeRecorder(), FakeOperations(), FakeSessions()
-    sessions.beside = 0
-    tokens = {role: new_api_key(role.value.encode().ljust(32, b"t")) for role in Role}
-    with_reserve = open_reserve(folder / "reserve")
-    async with open_directory(folder / "hub.db", org="main", clock=clock) as directory:
-        await directory.change(lambda store: _fill(store, tokens, clusters, agents))
-        administration = Administration.of(
-            directory=directory,
-            ring=ring,
-            pepper=PEPPER,
-            public_url="https://hub.example",
-            hub_ca=lambda: None,
-            version="0.1.0",
-            operations=operations,
-            live_sessions=sessions,
-            clock=clock,
-        )
-        spread = Spread(directory)
-        metrics = hub_metrics(directory, operations)
-        app = admin_app(administration, recorder, metrics, clock, Revocations(with_reserve), spread)
-        operations.live = _relays(directory, clock.now)
-        sessions.live = _calls(directory, clock.now, calls, hostile=hostile)
-        bench = Bench(app, directory, recorder, operations, ring, sessions, clock, spread)
-        yield World(with_token(app, tokens), bench, clock, tokens)
-    with_reserve.close()
+    async with open_bench(folder) as bench:
+        await bench.directory.change(lambda store: _fill(store, clusters, agents))
+        now = bench.clock.now
+        bench.operations.live = _relays(bench.directory, now)
+        bench.sessions.live = _calls(bench.directory, now, calls, hostile=hostile)
+        bench.sessions.beside = 0
+        yield bench
 
 
-def _fill(store: Store, tokens: dict[Role, str], clusters: int, agents: int) -> None:
+def _fill(store: Store, clusters: int, agents: int) -> None:
     """Write the rows of a fleet."""
-    for role, token in tokens.items():
-        store.add_admin_token(role.value, hash_key(token, PEPPER), role=role)
     if not clusters:
         return
     for name in TEAMS:

@@ -29,7 +29,7 @@ _log = logging.getLogger("hawse.hub.console")
 
 @attrs.frozen
 class Person:
-    """A person with a session (proxy.console.sessions.Person)."""
+    """A person with a session (proxy.console.base.sessions.Person)."""
 
     session: str
     name: str
