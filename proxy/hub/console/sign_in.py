@@ -32,10 +32,9 @@ from proxy.hub.console.origin import COOKIE_BYTES, Origin
 from proxy.hub.console.people import People, Person
 from proxy.hub.identity.code_throttle import FORGIVEN_AFTER_S, CodeThrottle
 from proxy.hub.membership.spread import Spread
-from proxy.hub.store.console.sessions import ConsoleCode
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import NotFoundError, StoreUnavailableError
-from proxy.hub.store.entities import AdminToken
+from proxy.hub.store.entities import AdminToken, ConsoleCode
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 
