@@ -23,6 +23,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from audit.ids import new_eid
+from audit.mask import Masks
 from audit.record import Kind
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.hub.accept import Acceptor
@@ -42,6 +43,7 @@ from proxy.hub.admin.metrics.hub import (
 )
 from proxy.hub.admin.metrics.links import LinkCollector
 from proxy.hub.admin.revocations import repeat_revocations
+from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
@@ -50,6 +52,7 @@ from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
+from proxy.hub.home.trails import open_search
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
@@ -176,6 +179,8 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
     peering = _start_peering(hub, front)
+    trail = TrailService.of(partial(open_search, hub.records.place), Masks(hub.config.audit.mask))
+    start(trail.run)
     sessions = LiveSessions(calls.live, home.instances, home.boot, hub.hub_id or "")
     administration = Administration.of(
         directory=directory,
@@ -188,6 +193,7 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         operations=live_relays,
         live_sessions=sessions,
         relays_per_cluster=hub.config.limits.relays_per_cluster,
+        trail=trail,
         hubs=None if peering is None else peering.members,
         other_hubs=None if peering is None else peering.calls_elsewhere(sessions),
     )

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from audit.errors import AuditUnavailable
 from audit.record import Event, Phase
 from auth.apikey import new_api_key
+from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.verb import Endpoint
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.membership.spread import Spread
@@ -146,6 +147,7 @@ class Bench:
     sessions: FakeSessions
     clock: Clock
     spread: Spread
+    trail: TrailService = attrs.Factory(TrailService.without_trail)
 
     async def ask(
         self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str

@@ -28,6 +28,13 @@ class TrailService:
         searches = TrailSearches(open_reader)
         return cls(searches, TrailPoll(searches), masks)
 
+    async def run(self) -> None:
+        """Look for new events until cancelled, and close the trail then."""
+        try:
+            await self.poll.run()
+        finally:
+            self.searches.close()
+
     @classmethod
     def without_trail(cls) -> TrailService:
         """Build a service whose searches say that there is no trail, as for the tests of other actions."""
