@@ -43,6 +43,7 @@ from proxy.hub.admin.metrics.hub import (
 )
 from proxy.hub.admin.metrics.links import LinkCollector
 from proxy.hub.admin.revocations import repeat_revocations
+from proxy.hub.admin.trail.reads import MergedReads
 from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
@@ -198,7 +199,9 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         other_hubs=None if peering is None else peering.calls_elsewhere(sessions),
     )
     recorder, spread = hub.records.recorder, hub.records.spread
-    app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread)
+    reads = MergedReads(recorder.complete, time.time)
+    start(reads.run)
+    app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread, reads=reads)
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
     if peering is not None:

@@ -87,7 +87,13 @@ def test_each_role_may_do_exactly_this() -> None:
     }
     assert may(Role.METRICS) == metrics
     assert may(Role.VIEWER) == viewer
-    assert may(Role.AUDITOR) == viewer | {("list", "tokens")}
+    assert may(Role.AUDITOR) == viewer | {
+        ("list", "tokens"),
+        ("list", "audit"),
+        ("get", "audit"),
+        ("watch", "audit"),
+        ("export", "audit"),
+    }
     assert may(Role.OPERATOR) == viewer | {
         ("list", "sessions"),
         ("kill", "sessions"),
