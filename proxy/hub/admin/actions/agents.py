@@ -13,7 +13,6 @@ import msgspec
 from auth.apikey import CODE_BYTES, new_api_key, new_code
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
-from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Agent, AgentKey, AgentState, ApiKey, Code, Snapshot
@@ -30,6 +29,11 @@ class NewAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     teams: tuple[str, ...]
     credential: Literal["api-key", "code", "none"] = "api-key"
     """The agent's first credential."""
+
+
+class AgentsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    retired: bool = False
+    """Whether to include the agents that were removed."""
 
 
 class TeamChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,13 +53,14 @@ class AgentActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
-    @verb("GET", "/v1/agents", "list", "agents", Role.VIEWER, with_call=True)
-    async def list_all(self, call: Call) -> Done:
+    @verb("GET", "/v1/agents", "list", "agents", Role.VIEWER, query=AgentsQuery)
+    async def list_all(self, query: AgentsQuery) -> Done:
         """List the agents; the query `retired=true` includes those that were removed."""
         used = await self.directory.read(Store.last_used)
-        retired = call.flag("retired")
         listed = [
-            a for _, a in sorted(self._now.agents_by_name.items()) if retired or a.state != AgentState.RETIRED
+            a
+            for _, a in sorted(self._now.agents_by_name.items())
+            if query.retired or a.state != AgentState.RETIRED
         ]
         return Done({"agents": [self._shown(agent, used) for agent in listed]})
 
