@@ -87,6 +87,8 @@ class Kind(StrEnum):
     """A cluster was pinned to the Kubernetes cluster that its relay states; the note has the UID."""
     SESSION_KILLED = "session.killed"
     ADMIN = "admin.action"
+    CONSOLE_OPENED = "console.opened"
+    """A person signed in to the console with a one-time code."""
     AUDIT_READ = "audit.read"
     AUDIT_PRUNED = "audit.pruned"
     """The oldest events were removed; the note has their numbers and checksum."""

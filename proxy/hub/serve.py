@@ -29,6 +29,7 @@ from proxy.hub.accept import Acceptor
 from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
+from proxy.hub.admin.hub_facts import RunningHub, watched_of
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.admin.metrics.calls import CallMetrics
 from proxy.hub.admin.metrics.hub import (
@@ -41,13 +42,17 @@ from proxy.hub.admin.metrics.hub import (
     hub_metrics,
 )
 from proxy.hub.admin.metrics.links import LinkCollector
+from proxy.hub.admin.overview.health import OwnFacts
 from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.admin.simulation.process import run_in_process
 from proxy.hub.admin.simulation.simulations import Simulations
+from proxy.hub.admin.streams.sse import EventStreams
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
 from proxy.hub.calls.trail_watch import TrailWatch
+from proxy.hub.console.front import ConsoleFront
+from proxy.hub.console.start import start_console
 from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
@@ -119,11 +124,11 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
                     hub = _Hub(config, home, records, seen, shared_limit, registry, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
-                    front, admin, administration, peering = _start(hub)
+                    front, admin, administration, peering, console = _start(hub)
                     upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(hub, signals, front, admin, peering, keeping)
+                    await _serve(hub, signals, front, admin, peering, console, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
@@ -154,7 +159,7 @@ class _Hub:
         return None if members is None else members.me.hub
 
 
-def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None]:
+def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None, ConsoleFront | None]:
     """Build all parts and start their background tasks. The listeners do not accept yet."""
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
@@ -172,7 +177,7 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     if (watch := hub.records.watch) is not None:
         metrics.register(DatabaseCollector(watch))
         start(watch.run_clock)
-    calls = _start_calls(hub, direct, metrics)
+    calls, trail_watch = _start_calls(hub, direct, metrics)
     front = _start_front(hub, direct, calls, _start_relays(hub, calls))
     metrics.register(ReplayCollector(hub.seen, front.enrolment))
     metrics.register(ConnectionsCollector(front.unauthenticated))
@@ -181,6 +186,8 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     simulations = Simulations(partial(run_in_process, home.data.path), time.time, hub.hub_id or "")
     start(simulations.run)
     sessions = LiveSessions(calls.live, home.instances, home.boot, hub.hub_id or "")
+    running = RunningHub(calls, live_relays, directory, trail_watch, hub.hub_id or "")
+    facts = OwnFacts(running, hub.config.tls.certificate)
     administration = Administration.of(
         directory=directory,
         ring=hub.records.secrets.ring,
@@ -195,18 +202,29 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         relays_per_cluster=hub.config.limits.relays_per_cluster,
         hubs=None if peering is None else peering.members,
         other_hubs=None if peering is None else peering.calls_elsewhere(sessions),
+        facts=facts,
+        facts_elsewhere=None if peering is None else peering.facts_elsewhere(facts),
+        watched=watched_of(calls, hub.registry, hub.records.store, hub.records.members),
+        console_url=hub.config.console.public_url,
     )
     recorder, spread = hub.records.recorder, hub.records.spread
-    app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread)
+    streams = EventStreams(lambda: front.deadlines.ending)
+    app = admin_app(
+        administration, recorder, metrics, time.time, home.revocations, spread, streams=streams
+    )  # fmt: skip
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
+    console = start_console(
+        hub.config, certificate=home.certificate, api=app, pepper=hub.records.secrets.pepper, spread=spread,
+        recorder=recorder, metrics=metrics, upkeep=hub.upkeep,
+    )  # fmt: skip
     if peering is not None:
         metrics.register(LeaseCollector(peering.members, directory))
         if (links := peering.links) is not None:
             metrics.register(LinkCollector(peering.members, links.mesh, links.forwarded))
     forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
     start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
-    return front, admin, administration, peering
+    return front, admin, administration, peering, console
 
 
 def _start_peering(hub: _Hub, front: Front) -> Peering | None:
@@ -236,7 +254,7 @@ def _start_direct(hub: _Hub) -> DirectRelays:
     )
 
 
-def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) -> Calls:
+def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) -> tuple[Calls, TrailWatch]:
     """Build the calls, with their limits and the watch over the trail."""
     config, ring, records = hub.config, hub.records.secrets.ring, hub.records
     directory, start = records.directory, hub.upkeep.start_soon
@@ -265,7 +283,7 @@ def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) ->
     start(watch.run_grace)
     start(watch.run_disk)
     start(Starts(calls).run)
-    return calls
+    return calls, watch
 
 
 def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
@@ -364,6 +382,7 @@ async def _serve(
     front: Front,
     admin: AdminFront,
     peering: Peering | None,
+    console: ConsoleFront | None,
     keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
@@ -372,7 +391,7 @@ async def _serve(
         links = None if peering is None else peering.links
         stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
         listener = None if links is None else links.listener
-        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener)
+        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener, console)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.

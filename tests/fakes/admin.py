@@ -15,6 +15,7 @@ from audit.record import Event, Phase
 from auth.apikey import new_api_key
 from proxy.hub.admin.simulation.job import Job, Outcome, Progress
 from proxy.hub.admin.simulation.simulations import Simulations
+from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.verb import Endpoint
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.membership.spread import Spread
@@ -171,6 +172,7 @@ class Bench:
     spread: Spread
     simulations: Simulations
     work: FakeWork
+    trail: TrailService = attrs.Factory(TrailService.without_trail)
 
     async def ask(
         self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str

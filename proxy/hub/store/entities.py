@@ -17,6 +17,7 @@ from auth.federation import Rule
 from auth.keys import PublicKey
 from auth.policy.match import Bundle
 from auth.principal import Principal
+from proxy.hub.store.console.sessions import ConsoleCode, ConsoleSession
 from proxy.hub.store.roles import Role
 from proxy.hub.store.secrets.signing_keys import SealedKeys
 from proxy.hub.store.versions.version import Version
@@ -186,6 +187,8 @@ class AdminToken:
     """False for a token that is older than roles and became `admin` by the migration."""
     created_at: float
     expires_at: float | None = None
+    remote: bool = False
+    """Whether it counts at the console's listener."""
 
     def expired(self, now: float) -> bool:
         """Return whether the token has expired."""
@@ -234,6 +237,10 @@ class Snapshot:
     admin_tokens_by_hash: Mapping[str, AdminToken] = attrs.field(repr=False)
     bundle: Bundle
     """The policies in force; a new object if and only if they change."""
+    console_codes: Mapping[str, tuple[AdminToken, ConsoleCode]] = attrs.field(factory=dict, repr=False)
+    """By hash, expired ones included: a reader checks `expires_at`."""
+    console_sessions: Mapping[str, tuple[AdminToken, ConsoleSession]] = attrs.field(factory=dict, repr=False)
+    """By the hash of the cookie, ended ones included: a reader asks `ended`."""
     signing_keys: SealedKeys = attrs.field(factory=SealedKeys)
     """The hub's signing keys, sealed; none where they are in the data folder."""
     credentials: Mapping[str, str] = attrs.field(factory=dict, repr=False)

@@ -17,6 +17,8 @@ from audit.store import TrailMark
 from auth.keys import KeyFormatError, PublicKey
 from auth.policy.match import Bundle
 from auth.principal import IdentityError, Principal, slug
+from proxy.hub.store.console.sessions import ConsoleCode, ConsoleSession, read_sessions
+from proxy.hub.store.console.sessions import read_codes as read_console_codes
 from proxy.hub.store.credentials import owners_of, read_codes, read_keys
 from proxy.hub.store.database import among, select_as_text
 from proxy.hub.store.engines.errors import InvalidError
@@ -30,6 +32,7 @@ from proxy.hub.store.versions.version import Version, read_version
 from proxy.process.untrusted_json import read_json
 
 T = TypeVar("T")
+H = TypeVar("H", ConsoleCode, ConsoleSession)
 Connection = sa.Connection
 
 _AGENT = t.agents.c["id", "name", "owner", "state", "created_at"]
@@ -98,6 +101,7 @@ def _read(
     issuers = read_issuers(connection)
     rules = read_rules(connection, issuers, agents, faults, of_agents)
     credentials = owners_of(*api_keys.values(), *agent_keys.values(), *rules)
+    admin_tokens = _read_admin_tokens(connection, faults)
     agents_by_name = {agent.name: agent for agent in agents.values()}
     if touched is not None and before is not None:
         # A new agent has nothing in the snapshot before.
@@ -126,7 +130,9 @@ def _read(
         codes_by_hash=codes,
         issuers_by_url={issuer.url: issuer for issuer in issuers.values()},
         rules_by_issuer=by_issuer(rules),
-        admin_tokens_by_hash=_read_admin_tokens(connection, faults),
+        admin_tokens_by_hash=admin_tokens,
+        console_codes=_of_tokens(admin_tokens, read_console_codes(connection)),
+        console_sessions=_of_tokens(admin_tokens, read_sessions(connection)),
         credentials=credentials,
         bundle=bundle,
         signing_keys=read_signing_keys(connection),
@@ -283,8 +289,15 @@ def _read_admin_tokens(connection: Connection, faults: list[str]) -> Mapping[str
             role_chosen=row.role_chosen,
             created_at=row.created_at,
             expires_at=row.expires_at,
+            remote=row.remote,
         )
     return tokens
+
+
+def _of_tokens(tokens: Mapping[str, AdminToken], held: Mapping[str, H]) -> dict[str, tuple[AdminToken, H]]:
+    """Add the token of each code or session; leave out those of an invalid one."""
+    by_id = {token.id: token for token in tokens.values()}
+    return {key: (by_id[each.token_id], each) for key, each in held.items() if each.token_id in by_id}
 
 
 def read_trail(connection: Connection) -> TrailMark | None:

@@ -14,8 +14,15 @@ import sqlalchemy as sa
 from audit.store import TrailMark
 from proxy.hub.store.agents import Agents, Teams
 from proxy.hub.store.clusters import Clusters, Relays, relay_instance
+from proxy.hub.store.console import sessions
+from proxy.hub.store.console.sessions import ConsoleCode, ConsoleSession
 from proxy.hub.store.database import find, new_id, refuse_taken
-from proxy.hub.store.engines.errors import ConflictError, InvalidError, StoreUnavailableError
+from proxy.hub.store.engines.errors import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    StoreUnavailableError,
+)
 from proxy.hub.store.entities import Snapshot
 from proxy.hub.store.federation import Federation
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME, is_local_token_name
@@ -128,7 +135,13 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
     # -- admin tokens
 
     def add_admin_token(
-        self, name: str, token_hash: str, *, role: Role, expires_at: float | None = None
+        self,
+        name: str,
+        token_hash: str,
+        *,
+        role: Role,
+        expires_at: float | None = None,
+        remote: bool = False,
     ) -> str:
         """Add a token of the admin API and return its id; raises InvalidError, ConflictError."""
         check_name("token name", name)
@@ -137,16 +150,23 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
         with self._change() as connection:
             step = f": `hawse admin token remove {name}` removes it, so that you can add a new one"
             refuse_taken(connection, t.admin_tokens, "token", name, next_step=step)
-            return self._insert_admin_token(connection, name, token_hash, role, expires_at)
+            return self._insert_admin_token(connection, name, token_hash, role, expires_at, remote=remote)
 
     def put_local_token(self, token_hash: str, name: str = LOCAL_TOKEN_NAME) -> str:
         """Replace the token of a hub's own machine, and return the new one's id."""
         with self._change() as connection:
             connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == name))
-            return self._insert_admin_token(connection, name, token_hash, Role.ADMIN, None)
+            return self._insert_admin_token(connection, name, token_hash, Role.ADMIN, None, remote=False)
 
     def _insert_admin_token(
-        self, connection: sa.Connection, name: str, token_hash: str, role: Role, expires_at: float | None
+        self,
+        connection: sa.Connection,
+        name: str,
+        token_hash: str,
+        role: Role,
+        expires_at: float | None,
+        *,
+        remote: bool,
     ) -> str:
         token_id = new_id()
         connection.execute(
@@ -158,6 +178,7 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
                 role_chosen=True,
                 created_at=self._clock(),
                 expires_at=expires_at,
+                remote=remote,
             )
         )
         return token_id
@@ -181,3 +202,44 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
                 )
             connection.execute(sa.delete(t.admin_tokens).where(tokens.id == token.id))
             return str(token.id)
+
+    # -- the console
+
+    def add_console_code(self, code_hash: str, *, token_id: str, operator: str, expires_at: float) -> None:
+        """Add a one-time code of a token; raises NotFoundError if the token was removed meanwhile."""
+        with self._change() as connection:
+            tokens = t.admin_tokens.c
+            if connection.scalar(sa.select(tokens.id).where(tokens.id == token_id)) is None:
+                raise NotFoundError("the admin token was removed")
+            code = ConsoleCode(token_id, operator, self._clock(), expires_at)
+            sessions.insert_code(connection, code_hash, code)
+
+    def redeem_console_code(
+        self, code_hash: str, session_hash: str, *, session_id: str, ip: str, user_agent: str
+    ) -> ConsoleSession:
+        """Begin a session with a code, which is used up; raises NotFoundError."""
+        now = self._clock()
+        with self._change() as connection:
+            return sessions.redeem_code(
+                connection,
+                code_hash,
+                session_hash,
+                session_id=session_id,
+                now=now,
+                ip=ip,
+                user_agent=user_agent,
+            )
+
+    def end_console_session(self, session_id: str) -> str:
+        """End a session, and return the operator's name; raises NotFoundError."""
+        with self._change() as connection:
+            return sessions.delete_session(connection, session_id)
+
+    def console_uses(self) -> dict[str, float]:
+        """When each session was last used, by id, as far as hubs have written it."""
+        with self._read() as connection:
+            return sessions.read_uses(connection)
+
+    def note_console_uses(self, used: Mapping[str, float]) -> None:
+        """Store when sessions were last used, by id; like `note_use` no change."""
+        self._note_each(*sessions.note_uses(used))

@@ -276,7 +276,7 @@ def explain(
     app-1. RESOURCE may be a path, with an HTTP method as VERB: explain sre-1 prod get /metrics. Exit status:
     3 if it is denied, 1 if that is unknown.
     """
-    from proxy.cli.admin.policy.tests import request_for
+    from proxy.kubernetes.described import request_for
 
     try:
         method, target = request_for(verb, resource, name, namespace, group)

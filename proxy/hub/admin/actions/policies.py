@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated
 
 import attrs
 import msgspec
 
 from auth.policy.bundled import GUARD
 from auth.policy.diff import diff
-from auth.policy.document import name_of
+from auth.policy.document import name_of, policy_of
 from auth.policy.match import Bundle
 from auth.policy.rules import Policy, missing
-from auth.policy.text import PolicyError, Source, split
+from auth.policy.text import PolicyError, Source, read, split
 from auth.requestinfo import BadTarget, parse
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
 from proxy.hub.admin.verbs.verb import verb
+from proxy.hub.authorize.binding import Binding
 from proxy.hub.authorize.decisions import denial, judge
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.entities import AgentState
 from proxy.hub.store.policies import BundleRow, PolicyFaultsError, Proposal
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
+from tunnel.net.fairness import in_chunks
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +60,11 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upgrade: bool = False
 
 
+class OneVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """A stored version; by default the one in force."""
+
+
 @attrs.frozen
 class PolicyActions:
     """The policies."""
@@ -75,11 +84,23 @@ class PolicyActions:
         listed = [_policy(policy) for policy in bundle.policies]
         return Done({**_version(bundle), "applied_at": time_text(row.created_at), "policies": listed})
 
-    @verb("GET", "/v1/policies/{name}", "get", "policies", Role.VIEWER)
-    def get(self, name: str) -> Done:
-        """Show one policy."""
-        by_name = {policy.name: policy for policy in self._bundle.policies}
-        return Done({**_version(self._bundle), **_policy(known(by_name, "policy", name))})
+    @verb("GET", "/v1/policies/{name}", "get", "policies", Role.VIEWER, query=OneVersion)
+    async def get(self, name: str, which: OneVersion) -> Done:
+        """Show one policy, of the version in force or of a stored one.
+
+        For the version in force, count the agents that it binds, and the clusters that it selects.
+        """
+        now = self.directory.current
+        if which.version is not None and which.version != now.bundle.version:
+            number = which.version
+            row, policy = await self.directory.read(lambda store: _stored(store.bundle(number), name))
+            bundle = f"{row.version}-{row.hash}"
+            return Done({"version": row.version, "hash": row.hash, "bundle": bundle, **_policy(policy)})
+        by_name = {policy.name: policy for policy in now.bundle.policies}
+        binding = Binding.of(known(by_name, "policy", name), now)
+        agents = [agent for agent in now.agents_by_id.values() if agent.state is not AgentState.RETIRED]
+        binds = {"agents": sum(await in_chunks(binding.binds, agents)), "clusters": binding.clusters}
+        return Done({**_version(now.bundle), **_policy(binding.policy), "binds": binds})
 
     @verb("GET", "/v1/policy-versions", "list", "policyversions", Role.VIEWER)
     async def versions(self) -> Done:
@@ -274,17 +295,32 @@ def _policy(policy: Policy) -> dict[str, object]:
         "contact": policy.contact,
         "teams": list(policy.teams.patterns) if policy.teams is not None else [],
         "agents": list(policy.agents.patterns) if policy.agents is not None else [],
+        "clusters": [
+            *(policy.clusters.names.patterns if policy.clusters.names is not None else ()),
+            *map(str, policy.clusters.terms),
+        ],
         "rules": [
             {
                 "id": rule.id,
                 "effect": "allow" if rule.allows else "deny",
                 "enabled": rule.enabled,
                 "reason": rule.reason,
+                "line": rule.line,
             }
             for rule in policy.rules
         ],
         "document": policy.source.text,
     }
+
+
+def _stored(row: BundleRow, name: str) -> tuple[BundleRow, Policy]:
+    """Read one policy of a stored bundle; raises NotFoundError, InvalidError."""
+    sources = {name_of(source): source for source in map(Source, row.documents)}
+    source = known(sources, "policy", name)
+    try:
+        return row, policy_of(read(source), source, check_condition=lambda _: "")
+    except PolicyError as error:
+        raise InvalidError(f"version {row.version} of the policy {name} is refused now: {error}") from error
 
 
 def _changed(before: Bundle, after: Bundle) -> Done:

@@ -24,7 +24,7 @@ from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.folder_lock import FolderInUseError
 from proxy.hub.home.hub_instances import HubInstances
-from proxy.hub.home.peer_config import PeerConfig
+from proxy.hub.home.sections.peer import PeerConfig
 from proxy.hub.peers.listener import PeerListener
 from proxy.hub.restart import instance_lock as instance_lock_module
 from proxy.hub.restart.handover import (
@@ -46,7 +46,7 @@ from pathlib import Path
 import trio
 from proxy.process.config import Address
 from proxy.hub.home.hub_instances import HubInstances
-from proxy.hub.home.peer_config import PeerConfig
+from proxy.hub.home.sections.peer import PeerConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.restart.handover import HandoverServer, open_restart_socket
 from proxy.listener.accept import open_sockets
