@@ -189,14 +189,8 @@ def list_events(
         list_remote(reach.client(), filters, begin, limit, follow=follow, as_json=as_json)
         return
     found = find_trail(config, data_dir)
-    query = Query(
-        agent,
-        cluster,
-        kinds,
-        begin,
-        end,
-        Members(verbs, namespaces, resources, teams, statuses, () if actor is None else (actor,)),
-    )
+    members = Members(verbs, namespaces, resources, teams, statuses, [actor] if actor is not None else ())
+    query = Query(agent, cluster, kinds, begin, end, members)
     # The search text may be a secret, and this read is recorded in the trail: mask it.
     masked = None if text is None else Masks(found.mask).values([text])[0]
 

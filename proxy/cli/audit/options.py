@@ -212,7 +212,7 @@ def trail_options(command: Callable[P, R]) -> Callable[P, R]:
     hub = click.option(
         "--hub",
         metavar="NAME",
-        help="Read the trail of a hub that `hawse admin login` has named. Needs a token with the role auditor.",
+        help="Read the trail of a hub that `hawse admin login` has named, with a token of the role auditor.",
     )
     return hub(data_folder_options(command))
 

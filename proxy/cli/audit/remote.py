@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from audit.calls import FoundCall
+from audit.escape import escape, escape_lines
 from audit.reader import StoredEvent
 from proxy.cli.admin.api.client import AdminClient, UnreachableError
 from proxy.cli.audit.printing import (
@@ -20,7 +21,7 @@ from proxy.cli.audit.printing import (
     print_notes,
     print_text_bound,
 )
-from proxy.cli.audit.server_sent import ServerSent, server_sent
+from proxy.cli.audit.server_sent import MalformedStreamError, ServerSent, server_sent
 from proxy.cli.errors import CommandError
 from proxy.cli.output import Object, objects, text, texts
 from proxy.process.untrusted_json import read_json
@@ -32,10 +33,6 @@ RECONNECT_MIN_S = 1.0
 RECONNECT_MAX_S = 10.0
 # The ends of a stream after which the hub, or another one, may serve the follower.
 _GOES_ON = frozenset({"draining"})
-
-
-class _StreamEndedError(CommandError):
-    """The hub has ended a stream and says why; the follower may not go on."""
 
 
 def list_remote(
@@ -53,7 +50,7 @@ def list_remote(
     pages = _pages(client, asked, newest)
     first = next(pages)
     notes = texts(first, "notes")
-    print_notes(*notes)
+    print_notes(*map(escape, notes))
     last = first
     events: Iterator[StoredEvent]
     if newest is None and not follow and first.get("older"):
@@ -99,44 +96,45 @@ def _pages(client: AdminClient, asked: Mapping[str, str], newest: int | None) ->
 
 
 def _export(client: AdminClient, asked: Mapping[str, str]) -> Iterator[StoredEvent]:
-    with client.stream("GET", "audit", "export", **asked, format="jsonl") as pieces:
+    with client.stream("GET", "audit", "export", query={**asked, "format": "jsonl"}) as pieces:
         for line in _lines(pieces):
-            yield _stored(read_json(line))
+            yield _stored(_json(line))
 
 
 def _follow(client: AdminClient, asked: Mapping[str, str], cursor: str) -> Iterator[StoredEvent]:
     """Yield new events; never ends. After a cut it goes on where it was, as soon as a hub answers."""
-    delay_s = 0.0
+    delay_s, begun, lost = RECONNECT_MIN_S, False, False
     while True:
         try:
-            with client.stream(
-                "GET", "audit", "stream", **asked, headers={"last-event-id": cursor}
-            ) as pieces:
-                if delay_s > RECONNECT_MIN_S:
+            stream = client.stream("GET", "audit", "stream", query=asked, headers={"last-event-id": cursor})
+            with stream as pieces:
+                if lost:
                     print_notes("connected again")
-                delay_s = RECONNECT_MIN_S
+                delay_s, begun, lost = RECONNECT_MIN_S, True, False
                 for message in server_sent(pieces):
                     cursor = message.id or cursor
                     yield from _events_of(message)
+        except MalformedStreamError as error:
+            raise CommandError(f"the hub's answer is no stream of events: {error}") from error
         except UnreachableError as error:
-            if not delay_s:
-                # The first connection: nothing was followed yet.
+            if not begun:
                 raise
-            if delay_s == RECONNECT_MIN_S:
+            if not lost:
                 print_notes(f"{error.message}; trying again")
+            lost = True
         time.sleep(delay_s)
         delay_s = min(2 * delay_s, RECONNECT_MAX_S)
 
 
 def _events_of(message: ServerSent) -> Iterator[StoredEvent]:
-    document = read_json(message.data)
+    document = _json(message.data)
     if message.event == "events":
         for row in objects(document, "events"):
             yield _stored(row["event"])
     elif message.event == "gap":
-        print_notes(f"events are missing here: {text(document, 'message')}")
+        print_notes(f"events are missing here: {escape(text(document, 'message'))}")
     elif message.event == "end" and text(document, "code") not in _GOES_ON:
-        raise _StreamEndedError(text(document, "message"))
+        raise CommandError(escape_lines(text(document, "message")))
 
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -146,6 +144,16 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield from lines
     if rest:
         raise CommandError("the hub's answer ends within an event: ask again")
+
+
+def _json(data: bytes) -> Object:
+    try:
+        document = read_json(data)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise CommandError("the hub's answer is not JSON: does it run the same version?")
+    return document
 
 
 def _stored(event: object) -> StoredEvent:

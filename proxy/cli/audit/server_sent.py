@@ -10,7 +10,7 @@ import attrs
 LINE_BYTES_MAX = 16 * 1024 * 1024
 
 
-class MalformedStream(Exception):
+class MalformedStreamError(Exception):
     """The peer does not send server-sent events."""
 
 
@@ -26,14 +26,14 @@ class ServerSent:
 def server_sent(pieces: Iterable[bytes]) -> Iterator[ServerSent]:
     """Yield the messages in a body that arrives in pieces; comments, and a message without data, are skipped.
 
-    A message that the end cuts is dropped, as the specification requires. Raises MalformedStream.
+    A message that the end cuts is dropped, as the specification requires. Raises MalformedStreamError.
     """
     fields: dict[str, list[bytes]] = {}
     rest = b""
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
         if len(rest) > LINE_BYTES_MAX:
-            raise MalformedStream(f"a line has more than {LINE_BYTES_MAX} bytes")
+            raise MalformedStreamError(f"a line has more than {LINE_BYTES_MAX} bytes")
         for line in lines:
             if line:
                 name, _, value = line.partition(b":")

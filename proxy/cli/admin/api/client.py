@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -40,6 +41,9 @@ TIMEOUT_S = 30.0
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 # A system's bundle of public CAs has 220 KB.
 CA_BYTES_MAX = 1024 * 1024
+# Statuses of a hub that may answer later: it is busy, or its trail or its balancer is away.
+_AGAIN = frozenset({429, 502, 503, 504})
+NONE: Mapping[str, str] = MappingProxyType({})
 # Of a refusal's body, each 64 KiB at most.
 ERROR_PIECES_MAX = 16
 # Of an answer in plain text, shown in one line.
@@ -47,7 +51,7 @@ WORDS_BYTES_MAX = 300
 
 
 class UnreachableError(CommandError):
-    """The hub was not reached, or the connection was cut."""
+    """The hub was not reached, or cannot answer now, or the connection was cut."""
 
 
 @attrs.frozen
@@ -84,17 +88,18 @@ class AdminClient:
 
     @contextmanager
     def stream(
-        self, method: str, *path: str, headers: Mapping[str, str] | None = None, **query: str
+        self, method: str, *path: str, query: Mapping[str, str] = NONE, headers: Mapping[str, str] = NONE
     ) -> Iterator[Iterator[bytes]]:
         """Read an answer in pieces, as they arrive; raises UnreachableError also if it is cut."""
         target = _target(path, query)
         with closing(self._connection()) as connection:
             with self._translated(method, connection):
-                status, pieces = connection.stream(method, target, {**self._headers(), **(headers or {})})
+                status, pieces = connection.stream(method, target, {**self._headers(), **headers})
             arriving = self._arriving(pieces, method, connection)
             if status >= 400:
                 answer = b"".join(itertools.islice(arriving, ERROR_PIECES_MAX))
-                raise CommandError(self._refusal(status, answer))
+                kind = UnreachableError if status in _AGAIN else CommandError
+                raise kind(self._refusal(status, answer))
             yield arriving
 
     def _arriving(self, pieces: Iterator[bytes], method: str, connection: HTTPSConnection) -> Iterator[bytes]:
