@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.administration import Administration
@@ -22,8 +23,8 @@ CONSOLE_URL = "https://console.example"
 
 
 @asynccontextmanager
-async def open_bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    """Open it, with files in a folder of the caller's."""
+async def open_bench(tmp_path: Path, **more: Any) -> AsyncIterator[Bench]:
+    """Open it, with files in a folder of the caller's; `more` is for Administration.of."""
     clock = Clock()
     ring = KeyRing(
         FolderKeyring(DataDir.open(tmp_path / "data").keys),
@@ -47,6 +48,7 @@ async def open_bench(tmp_path: Path) -> AsyncIterator[Bench]:
             live_sessions=sessions,
             clock=clock,
             console_url=CONSOLE_URL,
+            **more,
         )
         metrics, spread = hub_metrics(directory, operations), Spread(directory)
         app = admin_app(administration, recorder, metrics, clock, revocations, spread)
