@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,9 +40,7 @@ def dev_app(bench: Bench, sign_in: FakeSignIn, hub: str = "hub.example") -> ASGI
                 message = {**message, "headers": [*headers, (b"content-security-policy", CSP.encode())]}
             await send(message)
 
-        if scope["path"] == "/v1/stream":
-            await _stream(receive, with_headers)
-        elif scope["path"].startswith("/v1/") and sign_in.who is not None:
+        if scope["path"].startswith("/v1/") and sign_in.who is not None:
             scope.setdefault("state", {})[CALLER] = sign_in.caller(sign_in.who)
             await bench.app(scope, receive, with_headers)
         else:
@@ -51,16 +48,6 @@ def dev_app(bench: Bench, sign_in: FakeSignIn, hub: str = "hub.example") -> ASGI
             await console_app(bench.app, sign_in, hub, bench.clock)(scope, receive, with_headers)
 
     return serve
-
-
-async def _stream(receive: Receive, send: Callable[[dict[str, object]], object]) -> None:
-    """Say every other second that calls have changed."""
-    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})  # type: ignore[misc]
-    while True:
-        body = b'event: changed\ndata: {"topics": ["sessions"]}\n\n'
-        await send({"type": "http.response.body", "body": body, "more_body": True})  # type: ignore[misc]
-        await trio.sleep(2)
 
 
 async def _move(bench: Bench) -> None:

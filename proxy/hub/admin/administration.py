@@ -12,11 +12,14 @@ from proxy.hub.admin.actions.clusters import ClusterActions
 from proxy.hub.admin.actions.console import ConsoleActions
 from proxy.hub.admin.actions.federation import FederationActions
 from proxy.hub.admin.actions.hub import HubActions, Hubs
+from proxy.hub.admin.actions.overview import Denials, FactsElsewhere, OverviewActions
 from proxy.hub.admin.actions.policies import PolicyActions
 from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
+from proxy.hub.admin.overview.health import Facts, NoFacts
+from proxy.hub.admin.streams.changes import Watched
 from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import Verb, declared_by
@@ -27,6 +30,7 @@ from proxy.hub.store.directory import Directory, InMemory
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 
 _GROUPS: Mapping[str, type] = {
+    "overview": OverviewActions,
     "hub": HubActions,
     "signing_keys": SigningKeyActions,
     "teams": TeamActions,
@@ -48,6 +52,7 @@ class Administration:
     pepper: bytes = attrs.field(repr=False)
     local_token: str
     """The name of the admin token of this hub's machine."""
+    overview: OverviewActions
     hub: HubActions
     signing_keys: SigningKeyActions
     teams: TeamActions
@@ -77,12 +82,29 @@ class Administration:
         hubs: Hubs | None = None,
         other_hubs: OtherHubs | None = None,
         console_url: str = "",
+        facts: Facts | None = None,
+        facts_elsewhere: FactsElsewhere | None = None,
+        denials: Denials | None = None,
+        watched: Watched | None = None,
     ) -> Administration:
         """Build the groups of actions."""
+        overview = OverviewActions.of(
+            directory=directory,
+            operations=operations,
+            clock=clock,
+            public_url=public_url,
+            version=version,
+            hubs=hubs,
+            facts=facts or NoFacts(),
+            elsewhere=facts_elsewhere,
+            denials=denials,
+            watched=watched or {},
+        )
         return cls(
             directory,
             pepper,
             local_token,
+            overview,
             HubActions(directory, ring, public_url, hub_ca, version, hubs),
             SigningKeyActions(ring),
             TeamActions(directory),

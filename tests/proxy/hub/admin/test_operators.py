@@ -67,6 +67,8 @@ def test_each_role_may_do_exactly_this() -> None:
 
     metrics = {("get", "metrics")}
     viewer = metrics | {
+        ("get", "overview"),
+        ("follow", "changes"),
         ("get", "hub"),
         ("list", "hubs"),
         ("list", "keys"),
