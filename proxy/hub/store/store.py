@@ -235,11 +235,11 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
         with self._change() as connection:
             return sessions.delete_session(connection, session_id)
 
-    def console_session_used_at(self, session_id: str) -> float:
-        """When any hub has last written a use of a session; 0 for one that is gone."""
+    def console_uses(self) -> dict[str, float]:
+        """When each session was last used, by id, as far as hubs have written it."""
         with self._read() as connection:
-            return sessions.last_use(connection, session_id)
+            return sessions.read_uses(connection)
 
     def note_console_uses(self, used: Mapping[str, float]) -> None:
         """Store when sessions were last used, by id; like `note_use` no change."""
-        self._note_each(*sessions.uses(used))
+        self._note_each(*sessions.note_uses(used))

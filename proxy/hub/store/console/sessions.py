@@ -130,17 +130,19 @@ def read_sessions(connection: sa.Connection) -> dict[str, ConsoleSession]:
     found = {}
     for row in connection.execute(sa.select(t.console_sessions)).mappings():
         fields = dict(row)
-        found[fields.pop("hash")] = ConsoleSession(**fields)
+        key = fields.pop("hash")
+        found[key] = ConsoleSession(**fields)
     return found
 
 
-def last_use(connection: sa.Connection, session_id: str) -> float:
-    """When a session was last used, as far as hubs have written it; 0 for one that is gone."""
-    sessions = t.console_sessions
-    return connection.scalar(sa.select(sessions.c.used_at).where(sessions.c.id == session_id)) or 0.0
+def read_uses(connection: sa.Connection) -> dict[str, float]:
+    """When each session was last used, by id, as far as hubs have written it."""
+    sessions = t.console_sessions.c
+    rows = connection.execute(sa.select(sessions.id, sessions.used_at))
+    return {row.id: row.used_at for row in rows}
 
 
-def uses(used: Mapping[str, float]) -> tuple[sa.Update, list[dict[str, object]]]:
+def note_uses(used: Mapping[str, float]) -> tuple[sa.Update, list[dict[str, object]]]:
     """Return the statement that notes the uses of sessions, by id, and its parameters."""
     sessions = t.console_sessions
     later = (
