@@ -63,6 +63,12 @@ async def _move(bench: Bench) -> None:
             for call in sessions.live
         ]
         now = bench.clock.now
+        if number % 4 == 0 and sessions.live:
+            # A request that is gone again after some seconds.
+            one = attrs.evolve(sessions.live[0], id=str(number), kind="request", verb="list", resource="pods")
+            sessions.live.append(attrs.evolve(one, name="", started_at=now, bytes_out=0))
+        elif number % 4 == 2:
+            sessions.live = [call for call in sessions.live if not call.id.isdigit()]
         bench.operations.live = [attrs.evolve(one, last_seen=now) for one in bench.operations.live]
 
 
