@@ -50,13 +50,15 @@ function renew(here, there, fresh = false) {
   const [old, now] = [[...here.children], [...there.children]];
   if (here.matches("[data-live]") && now.length && now.every((child) => child.id)) {
     const kept = new Map(old.map((child) => [child.id, child]));
+    // First what is gone, so that no other row moves: an element that moves loses the focus.
+    const ids = new Set(now.map((child) => child.id));
+    old.filter((child) => !ids.has(child.id)).forEach((child) => child.remove());
     now.forEach((child, index) => {
       const before = kept.get(child.id);
       const row = before ? renew(before, child) : child;
       if (!before) child.classList.add("came");
       if (here.children[index] !== row) here.insertBefore(row, here.children[index] ?? null);
     });
-    [...here.children].slice(now.length).forEach((child) => child.remove());
     here.dataset.every = there.dataset.every ?? "";
   } else if (here.id && old.length && old.length === now.length && here.tagName === "TR") {
     old.forEach((cell, index) => renew(cell, now[index]));
