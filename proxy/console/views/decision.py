@@ -11,11 +11,10 @@ import attrs
 
 from auth.kinds import CLUSTER_SCOPED, NAMESPACED
 from proxy.console.api import at
+from proxy.console.views.given import given
 from proxy.kubernetes.described import METHODS, request_for
 
 NAMES = ("agent", "cluster", "verb", "resource", "name", "namespace", "upgrade")
-# Names have at most 253 characters, and a path some hundred.
-VALUE_CHARACTERS_MAX = 1024
 # The verbs that the form offers, in kubectl's order; further ones are typed as the method of a path.
 VERBS = (*METHODS, "head", "post", "put", "options")
 
@@ -44,8 +43,7 @@ class Question:
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Question:
         """Read it from an address."""
-        given = {name: query.get(name, "").strip()[:VALUE_CHARACTERS_MAX] for name in NAMES}
-        return cls(**{name: value for name, value in given.items() if value})
+        return cls(**given(query, NAMES))
 
     @property
     def complete(self) -> bool:
@@ -55,8 +53,8 @@ class Question:
     @property
     def path(self) -> str:
         """The address of the page that asks this."""
-        given = {name: value for name in NAMES if (value := getattr(self, name))}
-        return f"/decision?{urlencode(given)}"
+        asked = {name: value for name in NAMES if (value := getattr(self, name))}
+        return f"/decision?{urlencode(asked)}"
 
     @property
     def command(self) -> str:
