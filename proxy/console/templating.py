@@ -103,7 +103,10 @@ def _line(line: str) -> Markup:
 
 
 def copied(text: str) -> str:
-    """Return what a button copies: the text as `lines` shows it. A terminal obeys controls that are pasted."""
+    """Return what a button copies: the text as `lines` shows it.
+
+    A terminal obeys controls that are pasted.
+    """
     return "".join(one if one in "\\\n" else escape(one) for one in text)
 
 

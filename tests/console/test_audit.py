@@ -65,7 +65,7 @@ async def test_a_fault_of_a_filter_is_shown_with_the_form(tmp_path: Path) -> Non
     async with open_world(tmp_path, events=5) as bench:
         app = console(bench)
         bad = await call(app, "GET", "/audit?status=9&agent=triage")
-        assert bad.status in {400, 422}
+        assert bad.status == 422
         assert "9" in text_of(bad.body)
         assert b'name="agent" value="triage"' in bad.body
         unknown = await call(app, "GET", "/audit?agent=triag")
