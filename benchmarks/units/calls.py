@@ -24,7 +24,7 @@ from auth.requestinfo import parse
 from auth.tokens import issue_access, issue_relay
 from benchmarks.units.timing import measure
 from proxy.exchange.server import ServerConnection
-from proxy.hub.admin.metrics.hub.calls import CallMetrics
+from proxy.hub.admin.metrics.calls import CallMetrics
 from proxy.hub.authorize.access import AccessTokens, bearer, decide
 from proxy.hub.authorize.admission import Call, Caller, parse_request
 from proxy.hub.authorize.decisions import Verdict, judge

@@ -32,8 +32,8 @@ from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.hub_facts import RunningHub, watched_of
 from proxy.hub.admin.live_calls import LiveSessions
-from proxy.hub.admin.metrics.hub.hub.hub.calls import CallMetrics
-from proxy.hub.admin.metrics.hub.hub.hub.hub import (
+from proxy.hub.admin.metrics.calls import CallMetrics
+from proxy.hub.admin.metrics.hub import (
     ConnectionsCollector,
     DatabaseCollector,
     LeaseCollector,
@@ -42,7 +42,7 @@ from proxy.hub.admin.metrics.hub.hub.hub.hub import (
     TrailCollector,
     hub_metrics,
 )
-from proxy.hub.admin.metrics.hub.hub.hub.links import LinkCollector
+from proxy.hub.admin.metrics.links import LinkCollector
 from proxy.hub.admin.overview.health import OwnFacts
 from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.admin.simulation.process import run_in_process

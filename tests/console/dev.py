@@ -23,7 +23,7 @@ from proxy.hub.admin.asgi import serve_connection
 from proxy.hub.admin.verbs.callers import CALLER
 from proxy.hub.store.roles import Role
 from tests.console.fakes import FakePerson, FakeSignIn
-from tests.console.trail_events import made_up_events, write_trail
+from tests.console.trail_events import made_up_events
 from tests.console.world import open_world
 from tests.fakes.admin import Bench
 
@@ -107,13 +107,13 @@ async def main() -> None:
                 clusters=given.clusters,
                 agents=given.agents,
                 calls=given.calls,
+                events=given.events,
                 hostile=given.hostile,
             ) as bench,
             trio.open_nursery() as nursery,
         ):
             sign_in = FakeSignIn(None if given.anonymous else FakePerson(given.role))
             nursery.start_soon(_move, bench)
-            write_trail(Path(folder), made_up_events(bench.clock.now, given.events, hostile=given.hostile))
             nursery.start_soon(bench.trail.poll.run)
             nursery.start_soon(partial(_record, Path(folder), bench, given.rate, hostile=given.hostile))
             serve = partial(serve_connection, dev_app(bench, sign_in), scheme="http")

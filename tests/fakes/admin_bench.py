@@ -12,7 +12,7 @@ from audit.mask import Masks
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
-from proxy.hub.admin.metrics.hub.hub import hub_metrics
+from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.trail.service import TrailService

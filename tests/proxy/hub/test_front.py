@@ -25,7 +25,7 @@ from auth.principal import Principal
 from auth.tokens import issue_access, issue_hello
 from proxy.exchange.parked_connection import Begun
 from proxy.exchange.server import ServerConnection
-from proxy.hub.admin.metrics.hub.hub import ReplayCollector
+from proxy.hub.admin.metrics.hub import ReplayCollector
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls.begin import begin

@@ -20,7 +20,7 @@ from audit.postgres.reader import PostgresReader
 from audit.query import Query
 from audit.record import Kind, utc
 from proxy.cli.admin import admin
-from proxy.hub.admin.metrics.hub.hub import DatabaseCollector
+from proxy.hub.admin.metrics.hub import DatabaseCollector
 from proxy.hub.authorize.events import Trail
 from proxy.hub.check import check_hub
 from proxy.hub.health.database_watch import DatabaseWatch

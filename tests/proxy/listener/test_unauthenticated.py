@@ -9,7 +9,7 @@ import trio
 from prometheus_client import CollectorRegistry
 from trio.testing import memory_stream_pair
 
-from proxy.hub.admin.metrics.hub.hub import ConnectionsCollector
+from proxy.hub.admin.metrics.hub import ConnectionsCollector
 from proxy.listener.unauthenticated import (
     PENDING_BYTES_FREE,
     MeteredStream,

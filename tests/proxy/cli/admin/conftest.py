@@ -24,7 +24,7 @@ from proxy.hub.admin.actions.hub import Hubs
 from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, ensure_local_token, write_endpoint
-from proxy.hub.admin.metrics.hub.hub import hub_metrics
+from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.admin.simulation.job import Job, Outcome, Progress
 from proxy.hub.admin.simulation.simulations import Simulations

@@ -24,7 +24,7 @@ from audit.store import AuditStore
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.administration import ACTIONS, Action, Administration
 from proxy.hub.admin.api import admin_app
-from proxy.hub.admin.metrics.hub.hub import hub_metrics
+from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocation, Revocations, Where, repeat_revocations
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.home.datadir import DataDir

@@ -3,7 +3,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.hub.admin.metrics.hub.hub import MemoryCollector
+from proxy.hub.admin.metrics.hub import MemoryCollector
 from proxy.relay.metrics import metrics_text
 from tunnel import Memory
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from audit.record import Actor, ActorType, Cluster, Event, Kind, Phase, Response, Stream
-from proxy.hub.admin.metrics.hub.calls import _BUCKETS_S, CallMetrics
+from proxy.hub.admin.metrics.calls import _BUCKETS_S, CallMetrics
 
 
 def ended(

@@ -7,7 +7,7 @@ import attrs
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from proxy.hub.admin.metrics.hub.hub import LeaseCollector
+from proxy.hub.admin.metrics.hub import LeaseCollector
 from proxy.hub.membership.member import MemberState
 from proxy.hub.membership.members import Members
 from proxy.hub.store.directory import Directory

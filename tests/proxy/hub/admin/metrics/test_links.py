@@ -6,7 +6,7 @@ import attrs
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from proxy.hub.admin.metrics.hub.links import LinkCollector
+from proxy.hub.admin.metrics.links import LinkCollector
 from proxy.hub.membership.member import Member, MemberState
 from proxy.hub.peers.link import PeerLink
 from tests.fakes.hubs import HUB, FakeHubs
