@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.console.api import ApiError
-from proxy.console.routes import Ask, Page, Route
+from proxy.console.base.api import ApiError
+from proxy.console.base.routes import Ask, Page, Route
 from proxy.console.views.decision import RESOURCES, VERBS, Answer, Question, answer_of
 
 # The question has a fault, and the form shows it.

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import attrs
 
-from proxy.console.api import at
+from proxy.console.base.api import at
 from proxy.console.views.given import given
 
 NAMES = ("agent", "cluster", "verb", "resource", "name", "namespace", "upgrade")

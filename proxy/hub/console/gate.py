@@ -20,7 +20,6 @@ from proxy.hub.console.sign_in import PERSON
 
 _API = "/v1/"
 _READS = "GET", "HEAD"
-_PUBLIC = "/signin", "/static/"
 
 # Called with the person of an authenticated request.
 Known = Callable[[Person], None]

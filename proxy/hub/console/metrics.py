@@ -15,7 +15,7 @@ from proxy.hub.console.sign_in import ConsoleSignIn
 
 @attrs.frozen
 class ConsoleCollector(Collector):
-    """Sessions, connections and sign-ins. Sessions are those of all hubs on the database."""
+    """Sessions, connections and sign-ins, of this hub."""
 
     front: ConsoleFront
     sign_in: ConsoleSignIn
@@ -26,8 +26,8 @@ class ConsoleCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read the gauges and the counter."""
-        text = "Sessions of people in the console, at all hubs."
-        yield GaugeMetricFamily("hawse_console_sessions", text, len(self.sign_in.people.living()))
+        text = "Sessions of people with a request to this hub in the last 30 minutes."
+        yield GaugeMetricFamily("hawse_console_sessions", text, self.sign_in.people.recent)
         connections = GaugeMetricFamily(
             "hawse_console_connections", "Open connections of the console's listener.", labels=["state"]
         )

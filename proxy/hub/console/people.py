@@ -18,10 +18,9 @@ import trio
 from audit.record import Actor, ActorType
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.verbs.callers import Caller, RefusedError
-from proxy.hub.store.console.sessions import ConsoleSession
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
-from proxy.hub.store.entities import AdminToken
+from proxy.hub.store.entities import IDLE_S, AdminToken, ConsoleSession
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 
@@ -30,7 +29,7 @@ _log = logging.getLogger("hawse.hub.console")
 
 @attrs.frozen
 class Person:
-    """A person with a session (proxy.console.sessions.Person)."""
+    """A person with a session (proxy.console.base.sessions.Person)."""
 
     session: str
     name: str
@@ -95,6 +94,12 @@ class People:
             return RefusedError(403, "forbidden", message, person.actor)
         return None
 
+    @property
+    def recent(self) -> int:
+        """The number of sessions with a request to this hub within IDLE_S, for the metrics."""
+        since = self.clock() - IDLE_S
+        return sum(used_at > since for used_at in self._used.values())
+
     def living(self) -> set[str]:
         """Return the ids of the sessions that have not ended."""
         now = self.clock()
@@ -105,15 +110,18 @@ class People:
         """Write the uses of sessions regularly; a failing store is logged, and these times are lost."""
         while True:
             await trio.sleep(USE_WRITTEN_EVERY_S)
-            known = {session.id for _, session in self.directory.current.console_sessions.values()}
-            self._used = {key: at for key, at in self._used.items() if key in known}
-            used, self._unwritten = self._unwritten, {}
-            if not used:
-                continue
             try:
-                await self.directory.change(partial(Store.note_console_uses, used=used))
+                await self.write_uses()
             except StoreUnavailableError as error:
                 _log.warning("cannot write the uses of the console's sessions: %s", error)
+
+    async def write_uses(self) -> None:
+        """Write the uses since the last write; raises StoreUnavailableError, and then they are lost."""
+        known = {session.id for _, session in self.directory.current.console_sessions.values()}
+        self._used = {key: at for key, at in self._used.items() if key in known}
+        used, self._unwritten = self._unwritten, {}
+        if used:
+            await self.directory.change(partial(Store.note_console_uses, used=used))
 
     def _person(self, digest: str, token: AdminToken, session: ConsoleSession) -> Person:
         return Person(
@@ -133,7 +141,7 @@ class People:
     async def _is_used_elsewhere(self, session: ConsoleSession) -> bool:
         """Whether another hub has written a later use of a session that seems idle here."""
         try:
-            used_at = await self.directory.read(partial(Store.console_session_used_at, session_id=session.id))
+            uses = await self.directory.read(Store.console_uses)
         except StoreUnavailableError:
             return False
-        return not session.ended(self.clock(), used_at)
+        return not session.ended(self.clock(), uses.get(session.id, 0.0))

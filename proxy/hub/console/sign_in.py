@@ -1,4 +1,4 @@
-"""Signs people in and out at the console: proxy.console.sessions.SignIn on the hub's store.
+"""Signs people in and out at the console: proxy.console.base.sessions.SignIn on the hub's store.
 
 A one-time code begins a session. It is good once, at any hub, for the time that the operator asked for. An
 unknown, used or expired code gets one answer, and an address with many wrong ones is refused for a while.
@@ -25,16 +25,16 @@ from audit.record import Request as AuditRequest
 from audit.record import Response as AuditResponse
 from auth.apikey import ApiKeyError, parse_console_code
 from auth.apikey import hash as hash_key
-from proxy.console.sessions import Offer, SignInError
+from proxy.console.base import sessions
+from proxy.console.base.sessions import Offer, SignInError
 from proxy.hub.admin.verbs.callers import CALLER, Caller
 from proxy.hub.console.origin import COOKIE_BYTES, Origin
 from proxy.hub.console.people import People, Person
 from proxy.hub.identity.code_throttle import FORGIVEN_AFTER_S, CodeThrottle
 from proxy.hub.membership.spread import Spread
-from proxy.hub.store.console.sessions import ConsoleCode
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import NotFoundError, StoreUnavailableError
-from proxy.hub.store.entities import AdminToken
+from proxy.hub.store.entities import AdminToken, ConsoleCode
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 
@@ -42,7 +42,10 @@ from proxy.hub.store.store import Store
 PERSON = "person"
 _MODE = "console"
 _SIGN_IN = AuditRequest("POST", "/signin", verb="create", resource="console sessions")
-_NOT_ACCEPTED = "the code is not accepted: it is good once and for a short time; hawse admin console open"
+_NOT_ACCEPTED = (
+    "This code is not valid, or was used already. It works once and for a short time: run "
+    "`hawse admin console open` for another."
+)
 
 
 class Recorder(Protocol):
@@ -86,23 +89,24 @@ class ConsoleSignIn:
         person: Person | None = scope["state"].get(PERSON)
         return person
 
-    def caller(self, person: Person) -> Caller:
+    def caller(self, person: sessions.Person) -> Caller:
         """Return what the admin API knows a person by."""
+        assert isinstance(person, Person), "looked up by the gate"
         return self.people.caller(person)
 
     def holders(self, role: str) -> Sequence[str]:
         """Return the roles that include the rights of `role`, the least first."""
         return Role(role).holders
 
-    def refusal(self, scope: Scope, person: Person | None, token: str) -> str:
+    def refusal(self, scope: Scope, person: sessions.Person | None, token: str) -> str:
         """Return why a change may not be made, or nothing."""
         if scope["method"] != "POST":
-            return "a change is a POST"
+            return "A change is a POST."
         if fault := self.origin.cross_site(scope["headers"]):
             return fault
         if person is None or hmac.compare_digest(token.encode(), person.csrf.encode()):
             return ""
-        return "the page is of another session: load it again"
+        return "The page is of another session: load it again."
 
     async def offer(self, code: str, ip: str) -> Offer:
         """Return what a code would give, without using it up; raises SignInError."""
@@ -122,7 +126,7 @@ class ConsoleSignIn:
             await self.recorder.intent(event)
         except AuditUnavailable as error:
             raise SignInError(
-                503, f"the audit trail cannot be written, so nobody can sign in: {error}"
+                503, f"The audit trail cannot be written, so no session begins: {error}."
             ) from error
         begin = partial(
             Store.redeem_console_code,
@@ -140,7 +144,7 @@ class ConsoleSignIn:
             raise self._not_accepted(ip) from error
         except StoreUnavailableError as error:
             self._end(event, 503, str(error))
-            raise SignInError(503, "the hub cannot store the session: try again") from error
+            raise SignInError(503, "The hub cannot store the session: try again.") from error
         except BaseException as error:
             # Only the store shows whether the session has begun.
             self._end(event, 500, f"ended by {type(error).__name__}")
@@ -151,7 +155,7 @@ class ConsoleSignIn:
         await self.spread.wait()
         return self.origin.set_cookie(cookie)
 
-    async def sign_out(self, person: Person) -> str:
+    async def sign_out(self, person: sessions.Person) -> str:
         """End a session, and return the value of `Set-Cookie` that removes its cookie.
 
         The admin API does it: it records the end, and it can end a session while the trail or the store
@@ -187,9 +191,11 @@ class ConsoleSignIn:
     def _accepted(self, code: str, ip: str, user_agent: str) -> tuple[str, AdminToken, ConsoleCode]:
         """Return a good code's digest, its token and what it gives; raises SignInError."""
         if why := self._directory.refusal():
-            raise SignInError(503, why)
+            raise SignInError(503, f"{why[:1].upper()}{why[1:]}.")
         if self.throttle.refuses(ip, trio.current_time()):
-            why = f"this address has sent too many wrong codes: wait {FORGIVEN_AFTER_S:.0f} s, then try again"
+            why = (
+                f"This address has sent too many wrong codes: wait {FORGIVEN_AFTER_S:.0f} s, then try again."
+            )
             self._refused(429, why, ip, user_agent)
             raise SignInError(429, why)
         now = self._clock()

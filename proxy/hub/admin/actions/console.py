@@ -14,10 +14,9 @@ from auth.apikey import hash as hash_key
 from proxy.hub.admin.verbs.answers import Done, Payload, time_text
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import verb
-from proxy.hub.store.console.sessions import ConsoleSession
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError
-from proxy.hub.store.entities import AdminToken
+from proxy.hub.store.entities import AdminToken, ConsoleSession
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 
@@ -75,16 +74,18 @@ class ConsoleActions:
         )
 
     @verb("GET", "/v1/console/sessions", "list", "console sessions", Role.VIEWER, with_call=True)
-    def list_all(self, call: Call) -> Done:
+    async def list_all(self, call: Call) -> Done:
         """List the sessions of the token that asks; for an auditor those of all tokens."""
-        now, current = self.clock(), self.directory.current
+        uses = await self.directory.read(Store.console_uses)
+        now = self.clock()
         found = [
-            (token, session)
-            for token, session in current.console_sessions.values()
-            if _may_see(token, call) and not token.expired(now) and not session.ended(now)
+            (token, attrs.evolve(session, used_at=uses.get(session.id, session.used_at)))
+            for token, session in self.directory.current.console_sessions.values()
+            if (token.id == call.token or call.role.may(Role.AUDITOR)) and not token.expired(now)
         ]
         found.sort(key=lambda pair: pair[1].created_at)
-        return Done({"sessions": [_session(token, session) for token, session in found]})
+        living = [_session(*each) for each in found if not each[1].ended(now)]
+        return Done({"sessions": living})
 
     @verb(
         "DELETE",
@@ -106,10 +107,6 @@ class ConsoleActions:
             )
         operator = await self.directory.change(partial(Store.end_console_session, session_id=session_id))
         return Done({"ended": session_id, "name": operator}, note=f"name={operator}")
-
-
-def _may_see(token: AdminToken, call: Call) -> bool:
-    return token.id == call.token or call.role.may(Role.AUDITOR)
 
 
 def _session(token: AdminToken, session: ConsoleSession) -> Payload:

@@ -19,9 +19,9 @@ from markupsafe import Markup
 from markupsafe import escape as escape_html
 
 from audit.escape import escape
-from proxy.console.api import at
+from proxy.console.base.api import at
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parent.parent
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 # Enough that a changed file gets another name.
 _HASH_CHARACTERS = 12

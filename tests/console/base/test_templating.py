@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.escape import escape
-from proxy.console import notices
-from proxy.console.templating import ago, copied, environment, lasting, lines, read_assets, size
+from proxy.console.base import notices
+from proxy.console.base.templating import ago, copied, environment, lasting, lines, read_assets, size
 from tests.console.world import HOSTILE
 
 TEMPLATES = environment(read_assets())
