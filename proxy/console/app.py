@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from proxy.console import notices
 from proxy.console.api import Api, ApiError
-from proxy.console.pages import agents, calls, clusters, locks, overview, teams
+from proxy.console.pages import agents, calls, clusters, locks, overview, policies, simulations, teams
 from proxy.console.routes import SECTIONS, Ask, Page, Redirect, Route
 from proxy.console.sessions import Person, SignIn, SignInError
 from proxy.console.templating import Asset, environment, read_assets
@@ -34,6 +34,8 @@ ROUTES: Sequence[Route] = (
     *agents.ROUTES,
     *clusters.ROUTES,
     *teams.ROUTES,
+    *policies.ROUTES,
+    *simulations.ROUTES,
 )
 
 # The largest form has a pasted policy; the API takes no larger body.
