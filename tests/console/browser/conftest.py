@@ -12,7 +12,6 @@ from tests.console.browser.chromium import MISSING, Chromium, find_chromium, run
 from tests.console.browser.world import ConsoleWorld, running_console
 from tests.postgres import CI_VARIABLES
 
-
 # The first test of a process starts the browser, and some start a hub.
 TIMEOUT_S = 180
 
