@@ -8,6 +8,7 @@ The hub's listener adds the security headers, and serves /v1 (proxy.hub.console)
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from urllib.parse import parse_qsl
 
 import attrs
@@ -21,12 +22,22 @@ from starlette.types import ASGIApp
 
 from proxy.console import notices
 from proxy.console.api import Api, ApiError
-from proxy.console.pages import audit, calls, decision, event, overview
+from proxy.console.pages import agents, audit, calls, clusters, decision, event, locks, overview, teams
 from proxy.console.routes import SECTIONS, Ask, Page, Redirect, Route
 from proxy.console.sessions import Person, SignIn, SignInError
 from proxy.console.templating import Asset, environment, read_assets
 
-ROUTES: Sequence[Route] = (*overview.ROUTES, *calls.ROUTES, *audit.ROUTES, *event.ROUTES, *decision.ROUTES)
+ROUTES: Sequence[Route] = (
+    *overview.ROUTES,
+    *calls.ROUTES,
+    *audit.ROUTES,
+    *event.ROUTES,
+    *decision.ROUTES,
+    *agents.ROUTES,
+    *clusters.ROUTES,
+    *teams.ROUTES,
+    *locks.ROUTES,
+)
 
 # The largest form has a pasted policy; the API takes no larger body.
 FORM_BYTES_MAX = 256 * 1024
@@ -35,10 +46,18 @@ TOKEN_FIELD = "csrf"  # noqa: S105 - the name of a field
 NOTICE = "notice"
 # An asset's name changes with its content.
 _FOREVER = "public, max-age=31536000, immutable"
+_ADVICE = {
+    400: "The form was not sent as the page has it.",
+    404: "The address may be old, or mistyped.",
+    405: "This address takes another kind of request.",
+    413: f"A form is at most {FORM_BYTES_MAX // 1024} KiB.",
+}
 _TITLES = {
     400: "The request is not valid",
     403: "Your role may not see this",
     404: "There is no such page",
+    405: "There is no such page",
+    413: "The form is too large",
     409: "This was changed meanwhile",
     422: "The request is not valid",
     503: "The hub cannot answer now",
@@ -156,7 +175,7 @@ class _Pages:
         person = self.sign_in.person(request.scope)
         if person is None:
             return self._to_sign_in(request)
-        page = _error(error.status_code, "The address may be old, or mistyped.")
+        page = _error(error.status_code, _ADVICE.get(error.status_code, ""))
         answer = self._rendered(page, request, person)
         answer.headers.update(error.headers or {})
         return answer
@@ -242,10 +261,11 @@ def _local(path: str) -> str:
 async def _form(request: Request) -> dict[str, str]:
     """Read the fields of a form; raises HTTPException for a body that is none."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > FORM_BYTES_MAX:
-            raise HTTPException(413)
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > FORM_BYTES_MAX:
+                raise HTTPException(413)
     try:
         return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=100))
     except ValueError as error:

@@ -13,8 +13,10 @@ from typing import Self
 import attrs
 import trio
 
+from proxy.hub.admin.hub_facts import OtherHubsFacts, answer_facts
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.admin.other_hubs import OtherHubsCalls, answer_others, peers_of
+from proxy.hub.admin.overview.health import Facts
 from proxy.hub.carried_resumes import CarriedResumes, ResumeCarrier
 from proxy.hub.front import Front
 from proxy.hub.hop.forwarded import ForwardedCalls
@@ -101,6 +103,13 @@ class Peering:
         if mesh is not None:
             answer_others(mesh, sessions)
         return OtherHubsCalls(partial(peers_of, self.members, mesh))
+
+    def facts_elsewhere(self, facts: Facts) -> OtherHubsFacts:
+        """Answer the other hubs what this one has, and return what asks them."""
+        mesh = None if self.links is None else self.links.mesh
+        if mesh is not None:
+            answer_facts(mesh, facts)
+        return OtherHubsFacts(partial(peers_of, self.members, mesh))
 
     @property
     def serve(self) -> bool:

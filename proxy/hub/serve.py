@@ -29,6 +29,7 @@ from proxy.hub.accept import Acceptor
 from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
+from proxy.hub.admin.hub_facts import RunningHub, watched_of
 from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.admin.metrics.calls import CallMetrics
 from proxy.hub.admin.metrics.hub import (
@@ -41,7 +42,11 @@ from proxy.hub.admin.metrics.hub import (
     hub_metrics,
 )
 from proxy.hub.admin.metrics.links import LinkCollector
+from proxy.hub.admin.overview.health import OwnFacts
 from proxy.hub.admin.revocations import repeat_revocations
+from proxy.hub.admin.simulation.process import run_in_process
+from proxy.hub.admin.simulation.simulations import Simulations
+from proxy.hub.admin.streams.sse import EventStreams
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
@@ -172,13 +177,17 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     if (watch := hub.records.watch) is not None:
         metrics.register(DatabaseCollector(watch))
         start(watch.run_clock)
-    calls = _start_calls(hub, direct, metrics)
+    calls, trail_watch = _start_calls(hub, direct, metrics)
     front = _start_front(hub, direct, calls, _start_relays(hub, calls))
     metrics.register(ReplayCollector(hub.seen, front.enrolment))
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
     peering = _start_peering(hub, front)
+    simulations = Simulations(partial(run_in_process, home.data.path), time.time, hub.hub_id or "")
+    start(simulations.run)
     sessions = LiveSessions(calls.live, home.instances, home.boot, hub.hub_id or "")
+    running = RunningHub(calls, live_relays, directory, trail_watch, hub.hub_id or "")
+    facts = OwnFacts(running, hub.config.tls.certificate)
     administration = Administration.of(
         directory=directory,
         ring=hub.records.secrets.ring,
@@ -189,13 +198,20 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         version=VERSION,
         operations=live_relays,
         live_sessions=sessions,
+        simulations=simulations,
         relays_per_cluster=hub.config.limits.relays_per_cluster,
         hubs=None if peering is None else peering.members,
         other_hubs=None if peering is None else peering.calls_elsewhere(sessions),
+        facts=facts,
+        facts_elsewhere=None if peering is None else peering.facts_elsewhere(facts),
+        watched=watched_of(calls, hub.registry, hub.records.store, hub.records.members),
         console_url=hub.config.console.public_url,
     )
     recorder, spread = hub.records.recorder, hub.records.spread
-    app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread)
+    streams = EventStreams(lambda: front.deadlines.ending)
+    app = admin_app(
+        administration, recorder, metrics, time.time, home.revocations, spread, streams=streams
+    )  # fmt: skip
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
     console = start_console(
@@ -238,7 +254,7 @@ def _start_direct(hub: _Hub) -> DirectRelays:
     )
 
 
-def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) -> Calls:
+def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) -> tuple[Calls, TrailWatch]:
     """Build the calls, with their limits and the watch over the trail."""
     config, ring, records = hub.config, hub.records.secrets.ring, hub.records
     directory, start = records.directory, hub.upkeep.start_soon
@@ -267,7 +283,7 @@ def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) ->
     start(watch.run_grace)
     start(watch.run_disk)
     start(Starts(calls).run)
-    return calls
+    return calls, watch
 
 
 def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:

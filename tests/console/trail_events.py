@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from random import Random
 
 import attrs
+import msgspec
 
 from audit.ids import uuid7
 from audit.record import (
@@ -26,28 +29,14 @@ from audit.record import (
     Tunnel,
     utc,
 )
+from audit.store import AuditStore
+from tests.console.world import AGENTS, CLUSTERS, HOSTILE
 
-AGENTS = (
-    "deploy-bot",
-    "oncall-helper",
-    "rightsizer",
-    "cost-reporter",
-    "db-migrator",
-    "search-indexer",
-    "triage",
-)
-CLUSTERS = ("prod-eu-1", "prod-us-1", "staging", "dev", "edge-lisbon")
 BUNDLE = "3-0cb4271b433ad5bf"
 KUBECTL = "kubectl/v1.37.0 (linux/amd64) kubernetes/4f2a1c9"
-# What agents and clients choose, so that every page meets it.
-HOSTILE = (
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "\x1b]0;owned\x07\x1b[2J",
-    "safe\u202egnp.exe",
-    "'; background:url(//evil.example/x)",
-    "{{ 7*7 }}{% raw %}",
-    "javascript:alert(1)",
+# Texts of clients that only the trail has.
+HOSTILE_TEXTS = (
+    *HOSTILE,
     "</textarea></template></script>",
     "a" * 3000,
     "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u05e2\u05d1\u05e8\u05d9\u05ea",
@@ -127,10 +116,12 @@ _CALLS: Sequence[_Asked] = (
 )  # fmt: skip
 
 
-def made_up_events(now: float, count: int = 300, *, hostile: bool = False, seed: int = 7) -> list[Event]:
+def made_up_events(
+    now: float, count: int = 300, *, hostile: bool = False, seed: int = 7, within_s: float = 30_000
+) -> list[Event]:
     """Return so many events up to now, the oldest first."""
     random = Random(seed)
-    ages = sorted((random.random() ** 2 * 30_000 + 2 for _ in range(count)), reverse=True)
+    ages = sorted((random.random() ** 2 * within_s for _ in range(count)), reverse=True)
     events: list[Event] = []
     for number, age in enumerate(ages):
         if number % 12 == 7:
@@ -140,6 +131,12 @@ def made_up_events(now: float, count: int = 300, *, hostile: bool = False, seed:
     return sorted(events[-count:], key=lambda event: event.ts)
 
 
+def write_trail(folder: Path, events: Sequence[Event]) -> None:
+    """Append events to the trail of the bench in this folder."""
+    with closing(AuditStore(folder / "audit.db")) as store:
+        store.append(events)
+
+
 def _eid(random: Random, at: float) -> str:
     return uuid7(int(at * 1000), random.randbytes(10))
 
@@ -147,11 +144,11 @@ def _eid(random: Random, at: float) -> str:
 def _call(random: Random, number: int, at: float, *, hostile: bool) -> list[Event]:
     asked = _CALLS[number * 5 % len(_CALLS)]
     agent, cluster = AGENTS[number * 3 % len(AGENTS)], CLUSTERS[number * 2 % len(CLUSTERS)]
-    text = HOSTILE[number % len(HOSTILE)] if hostile else ""
+    text = HOSTILE_TEXTS[number % len(HOSTILE_TEXTS)] if hostile else ""
     if hostile:
         asked = attrs.evolve(asked, name=text, namespace=text if number % 3 else asked.namespace)
         if asked.stream is not None and asked.stream.command:
-            asked = attrs.evolve(asked, stream=Stream("v5.channel.k8s.io", (*HOSTILE,), text, True, 1, 2))
+            asked = attrs.evolve(asked, stream=Stream("v5.channel.k8s.io", HOSTILE_TEXTS, text, True, 1, 2))
     denied = asked.policy in {"guard", "sre-prod"} and asked.status == 403
     agent_id = f"a-{number * 3 % len(AGENTS):04d}"
     begun = Event(
@@ -193,8 +190,6 @@ def _call(random: Random, number: int, at: float, *, hostile: bool) -> list[Even
 
 
 def _unknown(begun: Event) -> Event:
-    import msgspec
-
     return msgspec.structs.replace(begun, phase=Phase.UNKNOWN, ts=begun.ts + timedelta(seconds=40))
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
 import trio
 from starlette.types import ASGIApp
+
+from proxy.hub.admin.streams.cut import CutError
 
 
 @attrs.frozen
@@ -72,7 +75,9 @@ async def call(
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    await app(scope_of(method, target, headers, state), receive, send)
+    # A stream ends when its client leaves, which is after the request here.
+    with suppress(CutError):
+        await app(scope_of(method, target, headers, state), receive, send)
     start, *rest = sent
     return Reply(
         start["status"],

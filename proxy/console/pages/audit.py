@@ -81,5 +81,5 @@ def _with(offered: Sequence[tuple[str, str]], current: str) -> Sequence[tuple[st
 
 ROUTES = (
     Route("GET", "/audit", "auditor", show, "audit"),
-    Route("GET", "/audit/stream", "auditor", stream),
+    Route("GET", "/audit/stream", "auditor", stream, stream=True),
 )

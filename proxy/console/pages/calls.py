@@ -14,6 +14,10 @@ from proxy.console.templating import plural
 REASON_HINT = "The agent reads it, and the trail keeps it."
 
 
+# What an agent types into, or tunnels through: it stands out.
+_INTERACTIVE = frozenset({"exec", "attach", "portforward"})
+
+
 @attrs.frozen
 class Row:
     """A call as the table shows it."""
@@ -22,39 +26,44 @@ class Row:
     agent: str
     owner: str
     cluster: str
-    kind: str
+    verb: str
+    protocol: str
     what: str
     where: str
     relay: str
     hub: str
     client: str
     started_at: str
-    status: int
     bytes_in: int
     bytes_out: int
 
     @property
     def tone(self) -> str:
-        """The colour of its kind: what an agent types into stands out."""
-        return {"exec": "warn", "attach": "warn", "portforward": "warn"}.get(self.kind.partition("/")[0], "")
+        """The colour of the verb."""
+        return "warn" if self.verb in _INTERACTIVE else ""
 
 
-def row_of(session: Mapping[str, Any], owners: Mapping[str, str]) -> Row:
-    """Make a row of a call of the API."""
-    name = f" {session['name']}" if session["name"] else ""
+def row_of(session: Mapping[str, Any]) -> Row:
+    """Make a row of a call of the API: its kind is `watch`, `exec/websocket`, or `request`."""
+    kind, _, protocol = session["kind"].partition("/")
+    resource, _, subresource = session["resource"].partition("/")
+    verb = session["verb"] if kind == "request" else kind
+    # `exec pods/web` has the subresource in its verb.
+    if subresource and subresource != verb:
+        resource = session["resource"]
     return Row(
         id=session["id"],
         agent=session["agent"],
-        owner=owners.get(session["agent"], ""),
+        owner=session["owner"],
         cluster=session["cluster"],
-        kind=session["kind"],
-        what=f"{session['verb']} {session['resource']}{name}".strip(),
+        verb=verb,
+        protocol=protocol,
+        what=f"{resource}/{session['name']}" if session["name"] else resource,
         where=session["namespace"],
         relay=session["relay"],
-        hub=session.get("hub", ""),
+        hub=session["hub"],
         client=session["client"],
         started_at=session["started_at"],
-        status=session["status"],
         bytes_in=session["bytes_in"],
         bytes_out=session["bytes_out"],
     )
@@ -64,14 +73,13 @@ async def show(ask: Ask) -> Page:
     """Show the calls, of an agent or on a cluster if the query says so."""
     agent, cluster = ask.query("agent"), ask.query("cluster")
     answer = await ask.api.get("/v1/sessions", agent=agent, cluster=cluster)
-    rows = [row_of(session, {}) for session in answer["sessions"]]
+    rows = [row_of(session) for session in answer["sessions"]]
     rows.reverse()
     shown = {
         "rows": rows,
         "agent": agent,
         "cluster": cluster,
         "missing": missing(answer),
-        "several_hubs": len({row.hub for row in rows}) > 1,
     }
     return Page("calls.html", "Live calls", shown)
 
@@ -95,8 +103,8 @@ async def ask_end(ask: Ask) -> Page:
         return Page("gone.html", "Already ended", {"back": "/calls"})
     facts = {"Calls": str(len(chosen))}
     if not agent:
-        row = row_of(chosen[0], {})
-        facts = {"Agent": row.agent, "Cluster": row.cluster, "Call": row.what}
+        row = row_of(chosen[0])
+        facts = {"Agent": row.agent, "Cluster": row.cluster, "Call": f"{row.verb} {row.what}"}
         if row.where:
             facts["Namespace"] = row.where
     shown = {
@@ -105,7 +113,7 @@ async def ask_end(ask: Ask) -> Page:
         "text": "",
         "facts": facts,
         "reason": REASON_HINT,
-        "button": f"End {plural(len(chosen), 'call')}",
+        "button": f"End {plural(len(chosen), 'call')}" if agent else "End call",
         "tone": "danger",
         "back": "/calls",
     }

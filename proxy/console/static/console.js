@@ -211,7 +211,7 @@ async function offer() {
   if (fault) { said.className = "fault"; said.textContent = fault; return; }
   $("#signin-code").hidden = true;
   $("#code-hint").hidden = true;
-  write($("strong", said), `${name}, role ${role}`);
+  [name, role].forEach((text, index) => write(all("strong", said)[index], text));
   $("button", form).focus();
 }
 

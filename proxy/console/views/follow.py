@@ -7,7 +7,7 @@ whole event, with a target of up to 64 KiB. The page gets the beginnings of the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 from starlette.responses import Response
@@ -76,12 +76,12 @@ class FollowedResponse(Response):
 
 def cells(row: Row, filters: Filters) -> dict[str, str]:
     """A row's texts and links, by the names of the cells in templates/events.html."""
-    moment = datetime.fromisoformat(row.time).astimezone(UTC)
+    moment = datetime.fromisoformat(row.time) if row.time else None
     return {
         "key": row.key,
         "time": row.time,
-        "day": f"{moment:%d %b}",
-        "clock": f"{moment:%H:%M:%S}",
+        "day": f"{moment:%d %b}" if moment is not None else "",
+        "clock": f"{moment:%H:%M:%S}" if moment is not None else "",
         "actor": row.actor,
         "actor_href": filters.path(agent=row.agent) if row.agent else "",
         "cluster": row.cluster,

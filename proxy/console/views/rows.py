@@ -7,6 +7,7 @@ has up to 64 KiB: a row holds the beginning of a text, and the event's own page 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -26,7 +27,7 @@ class Row:
     eid: str
     number: str
     time: str
-    """In RFC 3339, UTC."""
+    """In RFC 3339, UTC; empty if it is unknown."""
     actor: str
     agent: str
     """The agent's name; empty if the actor is none."""
@@ -59,16 +60,18 @@ def event_path(eid: str) -> str:
 def row_of(listed: Mapping[str, Any]) -> Row:
     """Make the row of an event as the API lists it."""
     event = listed["event"]
+    eid, time = listed["eid"], listed["time"]
     if not listed["kind"]:
         # A newer hub wrote the event in a form that this one can't put into words.
         what, why, result, tone = msgspec.json.encode(event).decode("utf-8"), "", "", ""
+        eid, time = str(event.get("eid", "")), _time(event.get("ts"))
     else:
         what, why = _texts(listed)
         result, tone = _result(listed, event)
     return Row(
-        eid=listed["eid"],
+        eid=eid,
         number=listed["number"],
-        time=listed["time"],
+        time=time,
         # Most actors are agents, and `local:USER` is always an operator: the type would only repeat itself.
         actor=cut(listed["agent"] or listed["actor"].replace("operator:local:", "local:")),
         agent=listed["agent"],
@@ -80,6 +83,14 @@ def row_of(listed: Mapping[str, Any]) -> Row:
         tone=tone,
         took="" if listed["took"] == "-" else listed["took"],
     )
+
+
+def _time(text: object) -> str:
+    """A time of an event in another form; empty if it is none."""
+    try:
+        return datetime.fromisoformat(str(text)).astimezone(UTC).isoformat().replace("+00:00", "Z")
+    except ValueError:
+        return ""
 
 
 def _texts(listed: Mapping[str, Any]) -> tuple[str, str]:

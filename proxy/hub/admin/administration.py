@@ -12,11 +12,18 @@ from proxy.hub.admin.actions.clusters import ClusterActions
 from proxy.hub.admin.actions.console import ConsoleActions
 from proxy.hub.admin.actions.federation import FederationActions
 from proxy.hub.admin.actions.hub import HubActions, Hubs
+from proxy.hub.admin.actions.overview import Denials, FactsElsewhere, OverviewActions
 from proxy.hub.admin.actions.policies import PolicyActions
 from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
+from proxy.hub.admin.actions.simulations import SimulationActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
+from proxy.hub.admin.actions.trail import TrailActions
+from proxy.hub.admin.overview.health import Facts, NoFacts
+from proxy.hub.admin.simulation.simulations import Simulations
+from proxy.hub.admin.streams.changes import Watched
+from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import Verb, declared_by
@@ -27,6 +34,7 @@ from proxy.hub.store.directory import Directory, InMemory
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 
 _GROUPS: Mapping[str, type] = {
+    "overview": OverviewActions,
     "hub": HubActions,
     "signing_keys": SigningKeyActions,
     "teams": TeamActions,
@@ -35,8 +43,10 @@ _GROUPS: Mapping[str, type] = {
     "clusters": ClusterActions,
     "sessions": SessionActions,
     "policies": PolicyActions,
+    "simulations": SimulationActions,
     "tokens": TokenActions,
     "console": ConsoleActions,
+    "trail": TrailActions,
 }
 
 
@@ -48,6 +58,7 @@ class Administration:
     pepper: bytes = attrs.field(repr=False)
     local_token: str
     """The name of the admin token of this hub's machine."""
+    overview: OverviewActions
     hub: HubActions
     signing_keys: SigningKeyActions
     teams: TeamActions
@@ -56,8 +67,10 @@ class Administration:
     clusters: ClusterActions
     sessions: SessionActions
     policies: PolicyActions
+    simulations: SimulationActions
     tokens: TokenActions
     console: ConsoleActions
+    trail: TrailActions
 
     @classmethod
     def of(
@@ -71,18 +84,37 @@ class Administration:
         version: str,
         operations: Operations,
         live_sessions: Sessions,
+        simulations: Simulations,
         clock: Callable[[], float] = time.time,
         relays_per_cluster: int = RELAYS_PER_CLUSTER,
         local_token: str = LOCAL_TOKEN_NAME,
+        trail: TrailService | None = None,
         hubs: Hubs | None = None,
         other_hubs: OtherHubs | None = None,
+        facts: Facts | None = None,
+        facts_elsewhere: FactsElsewhere | None = None,
+        denials: Denials | None = None,
+        watched: Watched | None = None,
         console_url: str = "",
     ) -> Administration:
         """Build the groups of actions."""
+        overview = OverviewActions.of(
+            directory=directory,
+            operations=operations,
+            clock=clock,
+            public_url=public_url,
+            version=version,
+            hubs=hubs,
+            facts=facts or NoFacts(),
+            elsewhere=facts_elsewhere,
+            denials=denials,
+            watched=watched or {},
+        )
         return cls(
             directory,
             pepper,
             local_token,
+            overview,
             HubActions(directory, ring, public_url, hub_ca, version, hubs),
             SigningKeyActions(ring),
             TeamActions(directory),
@@ -91,8 +123,10 @@ class Administration:
             ClusterActions(directory, ring, public_url, hub_ca, operations, relays_per_cluster),
             SessionActions(directory, operations, live_sessions, other_hubs),
             PolicyActions(directory, clock),
+            SimulationActions(directory, simulations),
             TokenActions(directory, pepper, clock),
             ConsoleActions(directory, pepper, clock, console_url, hub_ca),
+            TrailActions(directory, trail or TrailService.without_trail()),
         )
 
     def in_memory(self, settled: Callable[[], None]) -> Administration:
@@ -115,10 +149,6 @@ class Action(Verb):
 
     group: str
     function: str
-
-    @property
-    def changes(self) -> bool:
-        return self.method != "GET"
 
     def run(self, administration: Administration, call: Call) -> Answer | Awaitable[Answer]:
         """Carry it out. Raises StoreError; InvalidError for a body or query of another shape."""

@@ -230,6 +230,11 @@ class LiveCalls(Drained):
         return len(self._calls)
 
     @property
+    def mark(self) -> tuple[int, str]:
+        """Differs after a call has begun or ended, unless all that began since have ended."""
+        return len(self._calls), next(reversed(self._calls), "")
+
+    @property
     def long(self) -> int:
         """How many of them are watches, followed logs or upgrades."""
         return sum(live.call.long for live in self._calls.values())

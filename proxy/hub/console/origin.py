@@ -68,7 +68,7 @@ class Origin:
         sites = _values(headers, b"sec-fetch-site")
         # Some browsers do not send it, as Safari before 16.4.
         same = sites == [b"same-origin"] if sites else _values(headers, b"origin") == [self.url]
-        return "" if same else "the request does not come from a page of this console"
+        return "" if same else "The request does not come from a page of this console."
 
     def is_read_by_another_site(self, headers: Headers) -> bool:
         """Return whether a page of another site asks for data; an address that was typed is no page."""

@@ -111,15 +111,18 @@ class People:
         """Write the uses of sessions regularly; a failing store is logged, and these times are lost."""
         while True:
             await trio.sleep(USE_WRITTEN_EVERY_S)
-            known = {session.id for _, session in self.directory.current.console_sessions.values()}
-            self._used = {key: at for key, at in self._used.items() if key in known}
-            used, self._unwritten = self._unwritten, {}
-            if not used:
-                continue
             try:
-                await self.directory.change(partial(Store.note_console_uses, used=used))
+                await self.write_uses()
             except StoreUnavailableError as error:
                 _log.warning("cannot write the uses of the console's sessions: %s", error)
+
+    async def write_uses(self) -> None:
+        """Write the uses since the last write; raises StoreUnavailableError, and then they are lost."""
+        known = {session.id for _, session in self.directory.current.console_sessions.values()}
+        self._used = {key: at for key, at in self._used.items() if key in known}
+        used, self._unwritten = self._unwritten, {}
+        if used:
+            await self.directory.change(partial(Store.note_console_uses, used=used))
 
     def _person(self, digest: str, token: AdminToken, session: ConsoleSession) -> Person:
         return Person(

@@ -43,7 +43,10 @@ from proxy.hub.store.store import Store
 PERSON = "person"
 _MODE = "console"
 _SIGN_IN = AuditRequest("POST", "/signin", verb="create", resource="console sessions")
-_NOT_ACCEPTED = "the code is not accepted: it is good once and for a short time; hawse admin console open"
+_NOT_ACCEPTED = (
+    "This code is not valid, or was used already. It works once and for a short time: run "
+    "`hawse admin console open` for another."
+)
 
 
 class Recorder(Protocol):
@@ -99,12 +102,12 @@ class ConsoleSignIn:
     def refusal(self, scope: Scope, person: sessions.Person | None, token: str) -> str:
         """Return why a change may not be made, or nothing."""
         if scope["method"] != "POST":
-            return "a change is a POST"
+            return "A change is a POST."
         if fault := self.origin.cross_site(scope["headers"]):
             return fault
         if person is None or hmac.compare_digest(token.encode(), person.csrf.encode()):
             return ""
-        return "the page is of another session: load it again"
+        return "The page is of another session: load it again."
 
     async def offer(self, code: str, ip: str) -> Offer:
         """Return what a code would give, without using it up; raises SignInError."""
@@ -124,7 +127,7 @@ class ConsoleSignIn:
             await self.recorder.intent(event)
         except AuditUnavailable as error:
             raise SignInError(
-                503, f"the audit trail cannot be written, so nobody can sign in: {error}"
+                503, f"The audit trail cannot be written, so no session begins: {error}."
             ) from error
         begin = partial(
             Store.redeem_console_code,
@@ -142,7 +145,7 @@ class ConsoleSignIn:
             raise self._not_accepted(ip) from error
         except StoreUnavailableError as error:
             self._end(event, 503, str(error))
-            raise SignInError(503, "the hub cannot store the session: try again") from error
+            raise SignInError(503, "The hub cannot store the session: try again.") from error
         except BaseException as error:
             # Only the store shows whether the session has begun.
             self._end(event, 500, f"ended by {type(error).__name__}")
@@ -189,9 +192,11 @@ class ConsoleSignIn:
     def _accepted(self, code: str, ip: str, user_agent: str) -> tuple[str, AdminToken, ConsoleCode]:
         """Return a good code's digest, its token and what it gives; raises SignInError."""
         if why := self._directory.refusal():
-            raise SignInError(503, why)
+            raise SignInError(503, f"{why[:1].upper()}{why[1:]}.")
         if self.throttle.refuses(ip, trio.current_time()):
-            why = f"this address has sent too many wrong codes: wait {FORGIVEN_AFTER_S:.0f} s, then try again"
+            why = (
+                f"This address has sent too many wrong codes: wait {FORGIVEN_AFTER_S:.0f} s, then try again."
+            )
             self._refused(429, why, ip, user_agent)
             raise SignInError(429, why)
         now = self._clock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 import sqlalchemy as sa
@@ -217,6 +217,17 @@ class Relays(Database):
             query = query.where(t.relay_instances.c.cluster_id == cluster_id)
         with self._read() as connection:
             return [RelayInstance(**row._mapping) for row in connection.execute(query)]
+
+    def relays_last_seen(self, cluster_ids: Collection[str] | None = None) -> dict[str, float]:
+        """When a relay of these clusters, or of all, was last seen; by the cluster's id."""
+        seen = t.relay_instances.c
+        query = sa.select(seen.cluster_id, sa.func.max(seen.last_seen_at).label("at")).group_by(
+            seen.cluster_id
+        )
+        if cluster_ids is not None:
+            query = query.where(seen.cluster_id.in_(cluster_ids))
+        with self._read() as connection:
+            return {row.cluster_id: row.at for row in connection.execute(query)}
 
     def relay_connected(self, contact: RelayContact) -> str:
         """Store that a relay instance connected, and return a description of what is new about it.

@@ -84,13 +84,27 @@ class ClusterActions:
         return self.directory.current
 
     @verb("GET", "/v1/clusters", "list", "clusters", Role.VIEWER, query=ClusterListing)
-    def list_all(self, listing: ClusterListing) -> Done:
-        """List the clusters that match, with the numbers of their connected relays."""
+    async def list_all(self, listing: ClusterListing) -> Done:
+        """List the clusters that match, with their connected relays and when one was last seen."""
         matching = self._matching(listing)
+        rows = listing.page(matching)
+        ids = None if listing.limit is None else [cluster.id for cluster in rows]
+        seen = await self.directory.read(lambda store: store.relays_last_seen(ids))
         # Counted once: a count for each of thousands of clusters would block the loop for seconds.
-        live = self._live()
-        rows = [self._shown(cluster, live) for cluster in listing.page(matching)]
-        return Done({"clusters": rows, "total": len(matching)})
+        live, now = self._live(), {relay.cluster: relay.last_seen for relay in self.operations.relays()}
+        return Done(
+            {
+                "clusters": [
+                    {
+                        **self._shown(cluster, live),
+                        # A connected relay's row is written once in a while.
+                        "last_seen_at": time_text(now.get(cluster.name, seen.get(cluster.id))),
+                    }
+                    for cluster in rows
+                ],
+                "total": len(matching),
+            }
+        )
 
     def _matching(self, listing: ClusterListing) -> list[Cluster]:
         """Return the clusters that match, by name."""

@@ -104,7 +104,7 @@ class SessionActions:
             elsewhere = await self.others.sessions(agent=agent, cluster=cluster)
         listed = [*await self.live.sessions(agent=agent, cluster=cluster), *elsewhere.calls]
         listed.sort(key=lambda session: session.started_at)
-        return Done({"sessions": await in_chunks(_session, listed), **await self._missing(elsewhere)})
+        return Done({"sessions": await in_chunks(self._listed, listed), **await self._missing(elsewhere)})
 
     @verb(
         "POST",
@@ -148,6 +148,10 @@ class SessionActions:
             session_id=kill.id, agent=kill.agent, cluster=kill.cluster, reason=reason
         )
         return [*here, *elsewhere.calls], elsewhere
+
+    def _listed(self, session: SessionInfo) -> Payload:
+        agent = self._now.agents_by_name.get(session.agent)
+        return {**_session(session), "owner": agent.owner if agent is not None else ""}
 
     async def _missing(self, elsewhere: CallsElsewhere) -> Payload:
         """Return which hubs' calls an answer lacks."""

@@ -8,6 +8,7 @@ import pytest
 
 from auth.policy.match import binds
 from proxy.hub.authorize.binding import Binding, bound_where
+from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.store import Store
 from tests.fakes.admin import Bench
@@ -190,3 +191,13 @@ async def test_rules_and_relays_are_listed_by_what_they_belong_to(bench: Bench) 
     await bench.directory.change(contacts)
     relays = (await bench.ok("GET", "/v1/relays?cluster=main"))["relays"]
     assert [relay["instance"] for relay in relays] == ["pod-main"]
+    bench.operations.live.append(
+        RelayInfo("main", "pod-2", "0.1.0", "192.0.2.8", 0.0, bench.clock.now + 9, 1.0, 0)
+    )
+    for query in ("", "?limit=3"):
+        listed = (await bench.ok("GET", f"/v1/clusters{query}"))["clusters"]
+        assert [(each["name"], each["relays"], each["last_seen_at"]) for each in listed] == [
+            ("edge-1", 0, "2027-01-15T08:00:00Z"),
+            ("edge-2", 0, None),
+            ("main", 1, "2027-01-15T08:00:09Z"),
+        ]

@@ -4,21 +4,14 @@ import pytest
 
 from auth.policy.text import PolicyError, Source, split
 from proxy.cli.admin.policy.tests import (
-    CHANGES_MAX,
-    Agent,
-    Cluster,
-    Recorded,
     compiled,
-    merged,
     read_cases,
     run_cases,
-    simulate,
     sorted_out,
 )
 from tests.auth.policies import policy
 
 LOOK = policy("- {id: look, effect: allow, verbs: [read], resources: ['*']}", name="look")
-NONE = policy("- {id: none, effect: deny, verbs: ['*']}", name="none")
 CASES = """\
 kind: PolicyTest
 agents: {sre-1: {teams: [sre], owner: Ada}}
@@ -72,25 +65,3 @@ def test_a_case_may_be_an_upgrade(upgrade: bool) -> None:
     cases = read_cases(Source(CASES.replace("GET /api/v1/pods,", asked)))
     [result] = run_cases(compiled([Source(LOOK.replace("'*'", "'*/*'"))]), cases, 0.0)
     assert result.passed is not upgrade
-
-
-def test_what_is_proposed_takes_the_place_of_its_name_and_some_may_go() -> None:
-    again = Source(LOOK.replace("[read]", "[get]"))
-    assert merged([LOOK, NONE], [again], only=False) == [Source(NONE), again]
-    assert merged([LOOK, NONE], [again], only=True) == [again]
-    assert merged([LOOK, NONE], [], only=False, without=["none"]) == [Source(LOOK)]
-
-
-def test_a_simulation_is_bounded_and_counts_all_the_same() -> None:
-    agents = {"a": Agent("a", ("sre",))}
-    clusters = {"c": Cluster("c", teams=("sre",)), "other": Cluster("other", teams=("web",))}
-    calls = [
-        Recorded("a", "c", "GET", f"/api/v1/namespaces/n{number}/pods", 0.0)
-        for number in range(CHANGES_MAX + 5)
-    ]
-    calls.append(Recorded("a", "other", "GET", "/api/v1/pods", 0.0))
-    found = simulate(
-        calls, agents, clusters, compiled([Source(LOOK)]), compiled([Source(LOOK), Source(NONE)])
-    )
-    assert (found.calls, found.newly_denied, found.unknown) == (CHANGES_MAX + 5, CHANGES_MAX + 5, 1)
-    assert len(found.changes) == CHANGES_MAX
