@@ -34,6 +34,10 @@ PREFIX_CHARACTERS_MIN = 8
 # Maximum candidates to list for an ambiguous prefix.
 CANDIDATES_MAX = 5
 
+# The number of a row. Ids begin with a zero until the year 2527, and numbers do not. Far below 2^63, SQLite's
+# limit. In PostgreSQL a hub's rows have the number of its epoch before their own.
+NUMBER = re.compile(r"(?:[1-9][0-9]{0,8}\.)?[1-9][0-9]{0,17}")
+
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 

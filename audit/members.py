@@ -1,4 +1,4 @@
-"""Filters events by members of their JSON: verb, resource, namespace, status, team.
+"""Filters events by members of their JSON: verb, resource, namespace, status, team, actor.
 
 SQLite searches for the bytes, at 0.3 µs per event; decoding would take some ten times as long. The search is
 exact: `audit.record.encode` writes no blanks, and escapes quotes inside a text, so a text that a client chose
@@ -8,6 +8,7 @@ cannot look like a member.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 
 import attrs
 import msgspec
@@ -15,6 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+
+from audit.record import ActorType
 
 Condition = sa.ColumnElement[bool]
 _Column = sa.ColumnElement[bytes]
@@ -35,6 +38,10 @@ class Members:
     """Matches if the agent was in one of these."""
     statuses: Collection[str] = ()
     """A status, a class such as `4xx`, or NO_ANSWER."""
+    actors: Collection[str] = ()
+    """An actor's name, of any type; TYPE:NAME, such as `operator:ada`; or `hub`."""
+    tokens: Collection[str] = ()
+    """The ids of the actor's tokens."""
 
     def conditions(self, events: sa.Table, common_parts: sa.Table) -> list[Condition]:
         """The filter as SQL conditions on an event."""
@@ -44,25 +51,30 @@ class Members:
             _any(self.namespaces, lambda name: _has(own, _member("namespace", name))),
             _any(self.resources, lambda name: _is_resource(own, name)),
             _any(self.statuses, lambda status: _has(own, _status(status))),
-            _any(self.teams, lambda name: _of_team(name, events, common_parts)),
+            _any(self.teams, lambda name: _in_common(events, common_parts, partial(_has_team, name=name))),
+            _any(self.actors, lambda name: _in_common(events, common_parts, partial(_has_actor, name=name))),
+            _any(
+                self.tokens,
+                lambda token: _in_common(events, common_parts, partial(_has, piece=_member("jti", token))),
+            ),
         ]
         return [condition for condition in found if condition is not None]
 
 
-class _Position(FunctionElement[int]):
+class Position(FunctionElement[int]):
     """Where bytes begin in others, from 1 on; 0 if they are not in them."""
 
     type = sa.Integer()
     inherit_cache = True
 
 
-@compiles(_Position)
-def _in_sqlite(element: _Position, compiler: SQLCompiler, **options: object) -> str:
+@compiles(Position)
+def _in_sqlite(element: Position, compiler: SQLCompiler, **options: object) -> str:
     return f"instr({compiler.process(element.clauses, **options)})"
 
 
-@compiles(_Position, "postgresql")
-def _in_postgresql(element: _Position, compiler: SQLCompiler, **options: object) -> str:
+@compiles(Position, "postgresql")
+def _in_postgresql(element: Position, compiler: SQLCompiler, **options: object) -> str:
     column, piece = (compiler.process(clause, **options) for clause in element.clauses)
     return f"position({piece} IN {column})"
 
@@ -72,7 +84,7 @@ def _any(values: Collection[str], condition: Callable[[str], Condition]) -> Cond
 
 
 def _has(column: _Column, piece: bytes) -> Condition:
-    return _Position(column, _bytes(piece)) > 0
+    return Position(column, _bytes(piece)) > 0
 
 
 def _bytes(piece: bytes) -> sa.BindParameter[bytes]:
@@ -98,21 +110,47 @@ def _is_resource(column: _Column, name: str) -> Condition:
     return sa.or_(whole, sa.and_(*parts))
 
 
-def _of_team(name: str, events: sa.Table, common_parts: sa.Table) -> Condition:
-    part = common_parts.alias("of_team")
+def _in_common(
+    events: sa.Table, common_parts: sa.Table, condition: Callable[[_Column], Condition]
+) -> Condition:
+    """A condition on the part that an event shares with others, or on an event that is whole."""
+    part = common_parts.alias()
     same = part.c.number == events.c.common
     if "epoch" in part.c:
         # In PostgreSQL each epoch has its own numbers.
         same &= part.c.epoch == events.c.epoch
-    in_common = sa.exists().where(same, _has_team(part.c.body, name))
-    return sa.or_(in_common, sa.and_(events.c.common.is_(None), _has_team(events.c.body, name)))
+    in_common = sa.exists().where(same, condition(part.c.body))
+    return sa.or_(in_common, sa.and_(events.c.common.is_(None), condition(events.c.body)))
 
 
 def _has_team(column: _Column, name: str) -> Condition:
     """Whether the name is in the list of the actor's teams, not just elsewhere."""
-    teams = sa.func.substr(column, _Position(column, _bytes(_TEAMS)), type_=sa.LargeBinary)
-    names = sa.func.substr(teams, 1, _Position(teams, _bytes(b"]")), type_=sa.LargeBinary)
+    teams = sa.func.substr(column, Position(column, _bytes(_TEAMS)), type_=sa.LargeBinary)
+    names = sa.func.substr(teams, 1, Position(teams, _bytes(b"]")), type_=sa.LargeBinary)
     return sa.and_(_has(column, _TEAMS), _has(names, msgspec.json.encode(name)))
+
+
+def _has_actor(column: _Column, name: str) -> Condition:
+    # `encode` writes an actor's type first and the name after it.
+    pieces = [
+        b'"actor":{"type":"%b","name":%b' % (kind.encode(), msgspec.json.encode(rest))
+        for kind, rest in actors_of(name)
+    ]
+    if name == ActorType.HUB:
+        pieces.append(b'"actor":{"type":"hub"')
+    return sa.or_(*(_has(column, piece) for piece in pieces))
+
+
+def _has_token(column: _Column, jti: str) -> Condition:
+    return _has(column, _member("jti", jti))
+
+
+def actors_of(name: str) -> list[tuple[str, str]]:
+    """The types and names of the actors that a filter means."""
+    kind, colon, rest = name.partition(":")
+    found = [(str(each), name) for each in ActorType]
+    # A name may have a colon too, as that of an operator has.
+    return [*found, (kind, rest)] if colon and kind in {*ActorType} else found
 
 
 _TEAMS = b'"teams":['

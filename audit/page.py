@@ -22,8 +22,26 @@ def page_lines(call: FoundCall) -> list[str]:
     if len(known) < len(events):
         # A newer version wrote an event that this one cannot parse, so the page shows the raw rows.
         return [escape(json_line(row)) for row in call.rows]
-    found = zip((row.number for row in call.rows), known, strict=True)
-    return [f"{name:<{_WIDTH}}{escape(text)}".rstrip() for name, text in _fields([*found], is_open=call.open)]
+    fields = _fields(_numbered(call, known), is_open=call.open)
+    return [f"{name:<{_WIDTH}}{escape(text)}".rstrip() for name, text in fields]
+
+
+def page_fields(call: FoundCall) -> list[tuple[str, list[str]]]:
+    """The page's names, each with its texts, which are not escaped; nothing for rows of a newer version."""
+    events = [event for row in call.rows if (event := decoded(row)) is not None]
+    if len(events) < len(call.rows):
+        return []
+    fields: list[tuple[str, list[str]]] = []
+    for name, text in _fields(_numbered(call, events), is_open=call.open):
+        if name:
+            fields.append((name, [text]))
+        else:
+            fields[-1][1].append(text)
+    return fields
+
+
+def _numbered(call: FoundCall, events: Sequence[Event]) -> list[tuple[str, Event]]:
+    return [(row.number, event) for row, event in zip(call.rows, events, strict=True)]
 
 
 def _fields(rows: Sequence[tuple[str, Event]], *, is_open: bool) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Free-text search in events: the path, the arguments and the reasons.
 
-Each event must be decoded, so a search reads a bounded number of events.
+Each event that may match must be decoded, so a search reads a bounded number of events.
 """
 
 from __future__ import annotations
@@ -8,6 +8,14 @@ from __future__ import annotations
 from urllib.parse import unquote
 
 import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from audit.members import Position
+
+_Column = sa.ColumnElement[bytes]
 
 # Maximum events searched: one second of work. The other filters select the newest events for the search.
 TEXT_EVENTS_MAX = 100_000
@@ -53,6 +61,21 @@ class Text:
     def __init__(self, text: str) -> None:
         self._text = text.casefold()
 
+    def conditions(self, own: _Column, common: _Column) -> list[sa.ColumnElement[bool]]:
+        """SQL conditions that every event with the text meets; some others meet them too.
+
+        They leave out most events without the text, in a tenth of the time that decoding takes.
+        """
+        text = self._text
+        if not text.isascii() or not text.isprintable() or '"' in text or "\\" in text:
+            # JSON may have another form of it.
+            return []
+        # Some letters beyond ASCII become ASCII if case is ignored, such as the Kelvin sign.
+        found = [_has(own, text), _has(common, text), _beyond_ascii(own), _beyond_ascii(common)]
+        # In a query a character may be escaped, and a blank is a plus. Between arguments it is a comma.
+        marks = ["%", "+", '"command":'] if " " in text else ["%"]
+        return [sa.or_(*found, *(_has(own, mark) for mark in marks))]
+
     def is_in(self, body: bytes) -> bool:
         """Whether the event with this JSON contains the text."""
         searched = _decode(body)
@@ -70,3 +93,29 @@ class Text:
             ),
         ]
         return any(self._text in text.casefold() for text in texts)
+
+
+class _Lower(FunctionElement[str]):
+    """The text of JSON in lower case."""
+
+    type = sa.String()
+    inherit_cache = True
+
+
+@compiles(_Lower)
+def _in_sqlite(element: _Lower, compiler: SQLCompiler, **options: object) -> str:
+    return f"lower(CAST({compiler.process(element.clauses, **options)} AS TEXT))"
+
+
+@compiles(_Lower, "postgresql")
+def _in_postgresql(element: _Lower, compiler: SQLCompiler, **options: object) -> str:
+    return f"lower(convert_from({compiler.process(element.clauses, **options)}, 'UTF8'))"
+
+
+def _has(column: _Column, text: str) -> sa.ColumnElement[bool]:
+    return Position(_Lower(column), sa.literal(text)) > 0
+
+
+def _beyond_ascii(column: _Column) -> sa.ColumnElement[bool]:
+    """Whether some character has more than one byte."""
+    return sa.func.length(_Lower(column)) < sa.func.length(column)

@@ -2,8 +2,8 @@
 
 Each is a prefix, a secret in base 62, and a checksum of 6 characters. An API key is `hws_` and a secret of 43
 characters. A code is `hwc_` and a secret of 27 characters; it enrols one key and is then worthless. A code
-that signs a browser in to the console is `hwo_` and as long. The prefix lets secret scanners find a leaked credential. The checksum tells it from a look-alike without a store
-lookup.
+that signs a browser in to the console is `hwo_` and as long. The prefix lets secret scanners find a leaked
+credential. The checksum tells it from a look-alike without a store lookup.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def parse_code(text: str) -> str:
 
 
 def new_console_code(random: bytes) -> str:
-    """Make a code for the console from 20 random bytes, which the caller takes from the system's generator."""
+    """Make a code for the console from 20 random bytes of the system's generator."""
     return _CONSOLE_CODE.write(random)
 
 

@@ -60,9 +60,10 @@ TOKEN_S = 60
 class Fleet:
     """Agents that work: the events they bring about, in the order in which a hub would write them."""
 
-    def __init__(self) -> None:
+    def __init__(self, agents: int = AGENTS, per_second: float = PER_SECOND) -> None:
         self.random = random.Random(1)
         self.now_s = BEGAN_S
+        self._agents, self._per_second = agents, per_second
         self._open: list[tuple[float, str, Event]] = []
         self._sections: dict[int, tuple[float, Event]] = {}
         self.watches: list[str] = []
@@ -71,7 +72,7 @@ class Fleet:
 
     def events(self) -> Iterator[Event]:
         while True:
-            self.now_s += 1 / PER_SECOND
+            self.now_s += 1 / self._per_second
             while self._open and self._open[0][0] <= self.now_s:
                 ends_s, _, event = heapq.heappop(self._open)
                 yield event.completed(utc(ends_s), resp=Response(200, "", 5000, 12.5, "yes"))
@@ -79,7 +80,7 @@ class Fleet:
 
     def _next(self) -> Event:
         chance = self.random.random()
-        event = self._base(self.random.randrange(AGENTS))
+        event = self._base(self.random.randrange(self._agents))
         namespace = f"app-{self.random.randrange(50)}"
         pods = f"/api/v1/namespaces/{namespace}/pods"
         if chance < 0.001:

@@ -59,12 +59,15 @@ class PostgresReader(TrailReader):
     """The trail in the database of `conninfo`."""
 
     def __init__(self, conninfo: Conninfo) -> None:
+        self._engine = self._make_engine(conninfo)
+        with self._view():
+            pass
+
+    def _make_engine(self, conninfo: Conninfo) -> sa.Engine:
         def connect() -> ReaderConnection:
             return ReaderConnection.connect(conninfo(), connect_timeout=CONNECT_S, client_encoding="UTF8")
 
-        self._engine = sa.create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
-        with self._view():
-            pass
+        return sa.create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -77,7 +80,7 @@ class PostgresReader(TrailReader):
         """
         with self._view() as connection:
             newest: int = connection.scalar(sa.select(sa.func.max(epochs.c.epoch))) or 0
-            heads = _heads(connection, sa.not_(epochs.c.closed))
+            heads = heads_of(connection, sa.not_(epochs.c.closed))
         # A closed epoch gets no more events, and a new one a higher number.
         known = [events.c.epoch <= newest]
         known += [sa.or_(events.c.epoch != epoch, events.c.n <= n) for epoch, n in heads.items()]
@@ -85,14 +88,14 @@ class PostgresReader(TrailReader):
         while True:
             with self._view() as connection:
                 open_now = {*connection.scalars(sa.select(epochs.c.epoch).where(sa.not_(epochs.c.closed)))}
-                found = _heads(
+                found = heads_of(
                     connection, epochs.c.epoch.in_({*open_now, *heads}) | (epochs.c.epoch > newest)
                 )
                 new = [(epoch, heads.get(epoch, 0) + 1, n) for epoch, n in found.items()]
                 new = [each for each in new if each[1] <= each[2]]
-                first = _first_position(connection, new) if new else 0
+                first = first_position(connection, new) if new else 0
             if new:
-                yield from self._events(query, first, [sa.or_(*(_numbered(*each) for each in new))])
+                yield from self._events(query, first, [sa.or_(*(numbered(*each) for each in new))])
             heads = {epoch: n for epoch, n in found.items() if epoch in open_now}
             newest = max(newest, *found)
             if not new:
@@ -129,7 +132,7 @@ class PostgresReader(TrailReader):
         with self._view() as connection:
             end = self._last(connection) if last is None else last
             for window in windows(connection, query, after + 1, end):
-                found = STORED.where(*_within(window, after + 1, end), *conditions)
+                found = STORED.where(*within(window, after + 1, end), *conditions)
                 rows = connection.execute(ordered(found).limit(limit - len(page)))
                 page += [stored(row) for row in rows]
                 if len(page) == limit:
@@ -153,7 +156,7 @@ class PostgresReader(TrailReader):
     ) -> Iterator[sa.Select[tuple[Any, ...]]]:
         conditions = query.event_conditions(events, common_parts)
         for window in windows(connection, query, first, last, newest_first=newest_first):
-            found = _PLACES.where(*_within(window, first, last), *conditions)
+            found = _PLACES.where(*within(window, first, last), *conditions)
             yield ordered(found, newest_first=newest_first)
 
     def _position(self, place: sa.Row[tuple[Any, ...]]) -> int:
@@ -210,28 +213,28 @@ def ordered(found: sa.Select[tuple[Any, ...]], *, newest_first: bool = False) ->
     return found.order_by(*(column.desc() for column in order) if newest_first else order)
 
 
-def _within(window: Window, first: int, last: int) -> list[sa.ColumnElement[bool]]:
+def within(window: Window, first: int, last: int) -> list[sa.ColumnElement[bool]]:
     """Conditions on an event: in a window, and between two positions."""
     place = sa.tuple_(events.c.written, events.c.epoch, events.c.n)
     begin, end = (sa.tuple_(*map(sa.literal, parts_of(where))) for where in (first, last))
     return [events.c.written.between(*window), place >= begin, place <= end]
 
 
-def _numbered(epoch: int, first: int, last: int) -> sa.ColumnElement[bool]:
+def numbered(epoch: int, first: int, last: int) -> sa.ColumnElement[bool]:
     return sa.and_(events.c.epoch == epoch, events.c.n.between(first, last))
 
 
-def _heads(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Heads:
+def heads_of(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Heads:
     """The last number in each of some epochs; 0 for an epoch without events."""
     last = sa.select(events.c.n).where(events.c.epoch == epochs.c.epoch).order_by(events.c.n.desc()).limit(1)
     found = sa.select(epochs.c.epoch, sa.func.coalesce(last.scalar_subquery(), 0)).where(condition)
     return {row[0]: row[1] for row in connection.execute(found)}
 
 
-def _first_position(connection: sa.Connection, new: Sequence[tuple[int, int, int]]) -> int:
+def first_position(connection: sa.Connection, new: Sequence[tuple[int, int, int]]) -> int:
     """A position before all of these events: without it, a search would begin with the oldest event."""
     found = sa.select(sa.func.min(events.c.written)).where(
-        sa.or_(*(_numbered(epoch, first, first) for epoch, first, _ in new))
+        sa.or_(*(numbered(epoch, first, first) for epoch, first, _ in new))
     )
     return position(connection.scalar(found) or 0, 0, 0)
 
@@ -241,21 +244,24 @@ def windows(
 ) -> Iterator[Window]:
     """The times between two positions at which matching events may have been written, in order."""
     begin, end = parts_of(first)[0], parts_of(last)[0]
-    names = query.names()
-    conditions = [blocks.c[column].overlap(some) for column, some in names.items()]
+    if not query.names() and query.only_time() == EVERYTHING:
+        yield begin, end
+        return
+    for low, high in _merged(block_ranges(connection, query, begin, end), newest_first=newest_first):
+        if low <= end and high >= begin:
+            yield max(low, begin), min(high, end)
+
+
+def block_ranges(connection: sa.Connection, query: Query, begin: int, end: int) -> list[Window]:
+    """The times of the blocks, and of the events without one, that may match between two times."""
+    conditions = [blocks.c[column].overlap(some) for column, some in query.names().items()]
     if query.since is not None:
         conditions.append(blocks.c.last_us >= microseconds(query.since))
     if query.until is not None:
         conditions.append(blocks.c.first_us < microseconds(query.until))
-    if not conditions:
-        yield begin, end
-        return
     conditions += [blocks.c.last_written >= begin, blocks.c.first_written <= end]
     known = connection.execute(sa.select(blocks.c.first_written, blocks.c.last_written).where(*conditions))
-    ranges = [(low, high) for low, high in known] + unindexed(connection)
-    for low, high in _merged(ranges, newest_first=newest_first):
-        if low <= end and high >= begin:
-            yield max(low, begin), min(high, end)
+    return [(low, high) for low, high in known] + unindexed(connection)
 
 
 def unindexed(connection: sa.Connection) -> list[Window]:

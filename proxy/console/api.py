@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlencode
 import attrs
 import msgspec
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # In the scope's state, where the API finds who asks instead of a bearer token.
 CALLER = "caller"
@@ -56,6 +56,15 @@ class Api:
     async def delete(self, path: str) -> Answer:
         """Remove something; raises ApiError."""
         return await self._ask("DELETE", path, "", b"")
+
+    async def stream(self, path: str, receive: Receive, send: Send, **query: object) -> None:
+        """Answer the browser with a stream of the API; `send` may rewrite it."""
+        given = {name: str(value) for name, value in query.items() if value not in (None, "")}
+        scope = self._scope("GET", path, urlencode(given))
+        # A browser that reconnects says where it was.
+        ids = self.request.headers.getlist("last-event-id")
+        scope["headers"] += [(b"last-event-id", value.encode("latin-1")) for value in ids]
+        await self.app(scope, receive, send)
 
     async def _ask(self, method: str, path: str, query: str, body: bytes) -> Answer:
         sent: list[Message] = []

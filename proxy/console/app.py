@@ -22,12 +22,22 @@ from starlette.types import ASGIApp
 
 from proxy.console import notices
 from proxy.console.api import Api, ApiError
-from proxy.console.pages import calls, locks, overview
+from proxy.console.pages import agents, audit, calls, clusters, decision, event, locks, overview, teams
 from proxy.console.routes import SECTIONS, Ask, Page, Redirect, Route
 from proxy.console.sessions import Person, SignIn, SignInError
 from proxy.console.templating import Asset, environment, read_assets
 
-ROUTES: Sequence[Route] = (*overview.ROUTES, *calls.ROUTES, *locks.ROUTES)
+ROUTES: Sequence[Route] = (
+    *overview.ROUTES,
+    *calls.ROUTES,
+    *audit.ROUTES,
+    *event.ROUTES,
+    *decision.ROUTES,
+    *agents.ROUTES,
+    *clusters.ROUTES,
+    *teams.ROUTES,
+    *locks.ROUTES,
+)
 
 # The largest form has a pasted policy; the API takes no larger body.
 FORM_BYTES_MAX = 256 * 1024
@@ -112,9 +122,10 @@ class _Pages:
         return await route.handler(Ask(request, person, api, self.clock(), form))
 
     async def show_sign_in(self, request: Request) -> Response:
-        """Show the form for a code. The code is in the fragment, which no server and no log sees."""
-        if self.sign_in.person(request.scope) is not None:
-            return _redirected(Redirect("/"), None)
+        """Show the form for a code. The code is in the fragment, which no server and no log sees.
+
+        Also to a person who is signed in: the code may be another role's, and the session another person's.
+        """
         return self._rendered(Page("signin.html", "Sign in", {"fault": ""}), request, None)
 
     async def offer(self, request: Request) -> Response:

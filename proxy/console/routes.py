@@ -73,6 +73,8 @@ class Route:
     handler: Handler
     section: str = ""
     """The entry of the navigation that is marked."""
+    stream: bool = False
+    """Whether its answer is no page, and goes on until the browser leaves."""
 
 
 @attrs.frozen

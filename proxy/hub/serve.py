@@ -44,6 +44,8 @@ from proxy.hub.admin.metrics.hub import (
 from proxy.hub.admin.metrics.links import LinkCollector
 from proxy.hub.admin.overview.health import OwnFacts
 from proxy.hub.admin.revocations import repeat_revocations
+from proxy.hub.admin.simulation.process import run_in_process
+from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.streams.sse import EventStreams
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
@@ -181,6 +183,8 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
     peering = _start_peering(hub, front)
+    simulations = Simulations(partial(run_in_process, home.data.path), time.time, hub.hub_id or "")
+    start(simulations.run)
     sessions = LiveSessions(calls.live, home.instances, home.boot, hub.hub_id or "")
     running = RunningHub(calls, live_relays, directory, trail_watch, hub.hub_id or "")
     facts = OwnFacts(running, hub.config.tls.certificate)
@@ -194,13 +198,14 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         version=VERSION,
         operations=live_relays,
         live_sessions=sessions,
+        simulations=simulations,
         relays_per_cluster=hub.config.limits.relays_per_cluster,
         hubs=None if peering is None else peering.members,
         other_hubs=None if peering is None else peering.calls_elsewhere(sessions),
-        console_url=hub.config.console.public_url,
         facts=facts,
         facts_elsewhere=None if peering is None else peering.facts_elsewhere(facts),
         watched=watched_of(calls, hub.registry, hub.records.store, hub.records.members),
+        console_url=hub.config.console.public_url,
     )
     recorder, spread = hub.records.recorder, hub.records.spread
     streams = EventStreams(lambda: front.deadlines.ending)

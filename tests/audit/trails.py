@@ -23,6 +23,8 @@ from audit.reader import AuditReader, TrailReader
 from audit.record import Event, encode
 from audit.retention import PrunableStore
 from audit.schema import microseconds
+from audit.search.file import FileSearch
+from audit.search.postgres import PostgresSearch
 from audit.store import AuditStore
 
 Store = AuditStore | PostgresStore
@@ -40,6 +42,9 @@ class Trail(ABC):
 
     @abstractmethod
     def reader(self) -> TrailReader: ...
+
+    @abstractmethod
+    def search(self) -> FileSearch | PostgresSearch: ...
 
     @abstractmethod
     def calls(self) -> CallReader | PostgresCallReader: ...
@@ -68,6 +73,9 @@ class FileTrail(Trail):
     def reader(self) -> AuditReader:
         return AuditReader(self.path)
 
+    def search(self) -> FileSearch:
+        return FileSearch(self.path)
+
     def calls(self) -> CallReader:
         return CallReader(self.path)
 
@@ -87,6 +95,9 @@ class PostgresTrail(Trail):
 
     def reader(self) -> PostgresReader:
         return PostgresReader(self.conninfo)
+
+    def search(self) -> PostgresSearch:
+        return PostgresSearch(self.conninfo)
 
     def calls(self) -> PostgresCallReader:
         return PostgresCallReader(self.conninfo)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,11 +17,13 @@ import attrs
 import trio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from audit.store import AuditStore
 from proxy.console.app import console_app
 from proxy.hub.admin.asgi import serve_connection
 from proxy.hub.admin.verbs.callers import CALLER
 from proxy.hub.store.roles import Role
 from tests.console.fakes import FakePerson, FakeSignIn
+from tests.console.trail_events import made_up_events
 from tests.console.world import open_world
 from tests.fakes.admin import Bench
 
@@ -72,6 +75,18 @@ async def _move(bench: Bench) -> None:
         bench.operations.live = [attrs.evolve(one, last_seen=now) for one in bench.operations.live]
 
 
+async def _record(folder: Path, bench: Bench, rate: float, *, hostile: bool) -> None:
+    """Append so many events a second to the trail."""
+    number = 0
+    with closing(AuditStore(folder / "audit.db")) as store:
+        while rate:
+            number += 1
+            await trio.sleep(max(0.2, 1 / rate))
+            count = max(1, round(rate / 5))
+            events = made_up_events(bench.clock.now, count, hostile=hostile, seed=number, within_s=0.2)
+            await trio.to_thread.run_sync(store.append, events)
+
+
 async def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -80,6 +95,8 @@ async def main() -> None:
     parser.add_argument("--clusters", type=int, default=5)
     parser.add_argument("--agents", type=int, default=7)
     parser.add_argument("--calls", type=int, default=9)
+    parser.add_argument("--events", type=int, default=300)
+    parser.add_argument("--rate", type=float, default=0.5, help="events a second")
     parser.add_argument("--hostile", action="store_true", help="hostile names and texts")
     parser.add_argument("--anonymous", action="store_true", help="not signed in; the code is hwo_good")
     given = parser.parse_args()
@@ -90,12 +107,15 @@ async def main() -> None:
                 clusters=given.clusters,
                 agents=given.agents,
                 calls=given.calls,
+                events=given.events,
                 hostile=given.hostile,
             ) as bench,
             trio.open_nursery() as nursery,
         ):
             sign_in = FakeSignIn(None if given.anonymous else FakePerson(given.role))
             nursery.start_soon(_move, bench)
+            nursery.start_soon(bench.trail.poll.run)
+            nursery.start_soon(partial(_record, Path(folder), bench, given.rate, hostile=given.hostile))
             serve = partial(serve_connection, dev_app(bench, sign_in), scheme="http")
             print(f"http://127.0.0.1:{given.port}/", flush=True)
             await trio.serve_tcp(serve, given.port, host="127.0.0.1")

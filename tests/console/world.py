@@ -23,43 +23,28 @@ from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
+from tests.console.names import AGENTS, CLUSTERS, HOSTILE, OWNERS, TEAMS
+from tests.console.trail_events import made_up_events, write_trail
 from tests.fakes.admin import PEPPER, Bench
 from tests.fakes.admin_bench import open_bench
-
-TEAMS = ("platform", "payments", "search", "data", "incident-response")
-CLUSTERS = ("prod-eu-1", "prod-us-1", "staging", "dev", "edge-lisbon")
-AGENTS = (
-    "deploy-bot",
-    "oncall-helper",
-    "rightsizer",
-    "cost-reporter",
-    "db-migrator",
-    "search-indexer",
-    "triage",
-)
-OWNERS = ("ada@example.com", "grace@example.com", "linus@example.com")
-# What agents, relays and clients choose, so that every page meets it.
-HOSTILE = (
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "\x1b]0;owned\x07\x1b[2J",
-    "safe\u202egnp.exe",
-    "'; background:url(//evil.example/x)",
-    "{{ 7*7 }}{% raw %}",
-    "javascript:alert(1)",
-    "a" * 300,
-)
 
 
 @asynccontextmanager
 async def open_world(
-    folder: Path, *, clusters: int = 5, agents: int = 7, calls: int = 9, hostile: bool = False
+    folder: Path,
+    *,
+    clusters: int = 5,
+    agents: int = 7,
+    calls: int = 9,
+    events: int = 60,
+    hostile: bool = False,
 ) -> AsyncIterator[Bench]:
     """Open a hub with so many of each, the same each time."""
     made = _Made()
     async with open_bench(folder, facts=made.facts, denials=made, watched={"sessions": made.calls}) as bench:
         made.bench, made.text = bench, HOSTILE if hostile else ()
         now = bench.clock.now
+        write_trail(folder, made_up_events(now, events, hostile=hostile))
         # The relay of the offline cluster was last heard some hours ago.
         bench.clock.now = now - 3 * 3600
         await bench.directory.change(lambda store: _fill(store, clusters, agents))

@@ -145,6 +145,7 @@ function listen() {
   };
   stream.addEventListener("changed", (event) => read(JSON.parse(event.data).topics));
   stream.addEventListener("end", (event) => { if (JSON.parse(event.data).code !== "draining") location.reload(); });
+  if (events) for (const name of ["start", "events", "position", "gap"]) stream.addEventListener(name, follow);
   stream.addEventListener("gap", listen);
 }
 
@@ -224,6 +225,85 @@ async function offer() {
   $("#code-hint").hidden = true;
   [name, role].forEach((text, index) => write(all("strong", said)[index], text));
   $("button", form).focus();
+}
+
+// --- The followed trail. The hub sends rows as texts, some 200 at most five times a second; here they fill copies of
+// the page's template. A frame of the screen shows what came since the last one, and the table keeps the newest.
+
+const events = $("[data-follow]");
+const EVENTS_MAX = 300;
+const changes = document.body.dataset.stream;
+let coming = [], came = 0, told = 0, unseen = false, hiddenAt = 0;
+
+function filled(cells) {
+  const row = $("#event-row").content.firstElementChild.cloneNode(true);
+  row.id = `event-${cells.key}`;
+  for (const cell of all("[data-cell]", row)) {
+    const name = cell.dataset.cell, link = cells[`${name}_href`];
+    (cell.firstElementChild ?? cell).textContent = cells[name];
+    cell.hidden = !cells[name];
+    if (cell.tagName === "A") link ? cell.setAttribute("href", link) : cell.removeAttribute("href");
+  }
+  Object.assign($("time", row), { dateTime: cells.time, title: `${cells.time} UTC` });
+  $(".result .badge", row).className = `badge ${cells.tone}`;
+  return row;
+}
+
+function showEvents() {
+  const rows = coming;
+  coming = [];
+  // The end of a call takes the place of its beginning.
+  for (const { key } of rows) document.getElementById(`event-${key}`)?.remove();
+  events.prepend(...rows.map(filled));
+  for (const row of [...events.rows].slice(EVENTS_MAX)) row.remove();
+  $("#events-none")?.remove();
+}
+
+function follow({ type, data, lastEventId }) {
+  // A new stream goes on from here; an EventSource that reconnects by itself says so in a header.
+  const address = new URL(document.body.dataset.stream, location);
+  address.searchParams.set("after", lastEventId);
+  document.body.dataset.stream = address.pathname + address.search;
+  if (type === "gap") unseen = true;
+  if (type !== "events") return;
+  const { rows } = JSON.parse(data);
+  came += rows.length;
+  if (!coming.length) requestAnimationFrame(showEvents);
+  unseen ||= coming.length + rows.length > EVENTS_MAX;
+  coming = [...rows, ...coming].slice(0, EVENTS_MAX);
+}
+
+function tellFollowed() {
+  const rate = Math.round((came - told) / 2);
+  told = came;
+  write($("#followed span:last-child"), `Following: ${came.toLocaleString("en")} new${rate > 1 ? `, ${rate} a second` : ""}${unseen ? ", some not shown" : ""}`);
+}
+
+function stopFollowing(link) {
+  document.body.dataset.stream = changes;
+  listen();
+  clearInterval(telling);
+  history.replaceState(null, "", link.href);
+  write($("#followed span:last-child"), `Stopped after ${came.toLocaleString("en")} new`);
+  $("#followed").dataset.state = "off";
+  link.removeAttribute("data-stop");
+  link.href = `${link.href}${link.search ? "&" : "?"}follow=1`;
+  link.textContent = "Follow";
+}
+
+let telling;
+if (events) {
+  document.body.dataset.stream = events.dataset.follow;
+  telling = setInterval(tellFollowed, 2000);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("[data-stop]");
+    if (link) { event.preventDefault(); stopFollowing(link); }
+  });
+  // After a while in the background the newest events are of interest, and not all that came meanwhile.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) hiddenAt = Date.now();
+    else if ($("[data-stop]") && Date.now() - hiddenAt > 30_000) location.reload();
+  });
 }
 
 if (location.search.includes("notice=")) {

@@ -16,10 +16,14 @@ from proxy.hub.admin.actions.overview import Denials, FactsElsewhere, OverviewAc
 from proxy.hub.admin.actions.policies import PolicyActions
 from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
+from proxy.hub.admin.actions.simulations import SimulationActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
+from proxy.hub.admin.actions.trail import TrailActions
 from proxy.hub.admin.overview.health import Facts, NoFacts
+from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.streams.changes import Watched
+from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import Verb, declared_by
@@ -39,8 +43,10 @@ _GROUPS: Mapping[str, type] = {
     "clusters": ClusterActions,
     "sessions": SessionActions,
     "policies": PolicyActions,
+    "simulations": SimulationActions,
     "tokens": TokenActions,
     "console": ConsoleActions,
+    "trail": TrailActions,
 }
 
 
@@ -61,8 +67,10 @@ class Administration:
     clusters: ClusterActions
     sessions: SessionActions
     policies: PolicyActions
+    simulations: SimulationActions
     tokens: TokenActions
     console: ConsoleActions
+    trail: TrailActions
 
     @classmethod
     def of(
@@ -76,16 +84,18 @@ class Administration:
         version: str,
         operations: Operations,
         live_sessions: Sessions,
+        simulations: Simulations,
         clock: Callable[[], float] = time.time,
         relays_per_cluster: int = RELAYS_PER_CLUSTER,
         local_token: str = LOCAL_TOKEN_NAME,
+        trail: TrailService | None = None,
         hubs: Hubs | None = None,
         other_hubs: OtherHubs | None = None,
-        console_url: str = "",
         facts: Facts | None = None,
         facts_elsewhere: FactsElsewhere | None = None,
         denials: Denials | None = None,
         watched: Watched | None = None,
+        console_url: str = "",
     ) -> Administration:
         """Build the groups of actions."""
         overview = OverviewActions.of(
@@ -113,8 +123,10 @@ class Administration:
             ClusterActions(directory, ring, public_url, hub_ca, operations, relays_per_cluster),
             SessionActions(directory, operations, live_sessions, other_hubs),
             PolicyActions(directory, clock),
+            SimulationActions(directory, simulations),
             TokenActions(directory, pepper, clock),
             ConsoleActions(directory, pepper, clock, console_url, hub_ca),
+            TrailActions(directory, trail or TrailService.without_trail()),
         )
 
     def in_memory(self, settled: Callable[[], None]) -> Administration:
@@ -137,10 +149,6 @@ class Action(Verb):
 
     group: str
     function: str
-
-    @property
-    def changes(self) -> bool:
-        return self.method != "GET"
 
     def run(self, administration: Administration, call: Call) -> Answer | Awaitable[Answer]:
         """Carry it out. Raises StoreError; InvalidError for a body or query of another shape."""

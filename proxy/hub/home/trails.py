@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from audit.postgres.retention import PrunablePostgresStore
     from audit.postgres.store import PostgresStore
     from audit.retention import PrunableStore
+    from audit.search.file import FileSearch
+    from audit.search.postgres import PostgresSearch
 
 TrailPlace: TypeAlias = Path | PostgresAddress
 
@@ -91,6 +93,17 @@ def open_calls(place: TrailPlace) -> CallReader | PostgresCallReader:
     from audit.postgres.calls import PostgresCallReader
 
     return PostgresCallReader(_conninfo(place))
+
+
+def open_search(place: TrailPlace) -> FileSearch | PostgresSearch:
+    """Open the trail for searching and following; raises AuditUnavailable."""
+    if isinstance(place, Path):
+        from audit.search.file import FileSearch
+
+        return FileSearch(place)
+    from audit.search.postgres import PostgresSearch
+
+    return PostgresSearch(_conninfo(place))
 
 
 def check_place(address: PostgresAddress, expected: TrailMark | None) -> None:

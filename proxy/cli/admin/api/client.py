@@ -10,6 +10,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
@@ -23,6 +24,9 @@ from proxy.cli.output import Object
 from proxy.hub.store.local_user import USER_HEADER, local_user
 from proxy.process.certificates import fault_of_ca
 from proxy.process.untrusted_json import read_json
+
+if TYPE_CHECKING:
+    from proxy.cli.admin.api.logins import AdminLogin
 
 URL_VARIABLE = "HAWSE_ADMIN_URL"
 TOKEN_VARIABLE = "HAWSE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
@@ -47,14 +51,16 @@ class AdminClient:
     context: ssl.SSLContext = attrs.field(repr=False)
     user: str = ""
     """The user of this machine. Sent only to a hub on this machine."""
+    ca_option: str = CA_VARIABLE
+    """What names the CA file, for the error of an untrusted certificate."""
 
     def get(self, *path: str, **query: str) -> Object:
         """Read an object or a list."""
         return self._call("GET", path, None, query)
 
-    def post(self, *path: str, body: Mapping[str, object] | None = None) -> Object:
+    def post(self, *path: str, body: Mapping[str, object] | None = None, **query: str) -> Object:
         """Create an object, or start an action."""
-        return self._call("POST", path, body, {})
+        return self._call("POST", path, body, query)
 
     def put(self, *path: str, body: Mapping[str, object] | None = None) -> Object:
         """Set a value."""
@@ -115,7 +121,7 @@ class AdminClient:
         except ssl.SSLCertVerificationError as error:
             raise CommandError(
                 f"the certificate at {self.url} is not trusted ({error.verify_message}): "
-                f"{next_step(error, f'set {CA_VARIABLE} to its CA file')}"
+                f"{next_step(error, f'name its CA file by {self.ca_option}')}"
             ) from error
         except ConnectionRefusedError as error:
             raise CommandError(f"nothing listens at {self.url}: start the hub with `hawse hub`") from error
@@ -160,6 +166,8 @@ class Reach:
 
     config_file: Path | None
     data_dir: Path | None
+    hub: str | None = None
+    """The name of a login."""
 
     def folder(self) -> Path:
         """The hub's data folder; raises CommandError."""
@@ -167,7 +175,12 @@ class Reach:
 
         if self.data_dir is not None:
             return self.data_dir
-        if os.environ.get(URL_VARIABLE) and self.config_file is None and FOLDER_VARIABLE not in os.environ:
+        if self.hub is not None:
+            raise CommandError(
+                "this command needs a data folder on this machine, but --hub names a remote hub: "
+                "run it on the hub's machine"
+            )
+        if self._by_variable and FOLDER_VARIABLE not in os.environ:
             # The URL names another hub, so a data folder on this machine is not what the user means.
             raise CommandError(
                 f"this command needs a data folder on this machine, but {URL_VARIABLE} names a remote hub: "
@@ -184,38 +197,61 @@ class Reach:
         except ConfigError as error:
             raise ConfigurationFaults("hub", error.faults) from error
 
+    @property
+    def _by_variable(self) -> bool:
+        return bool(os.environ.get(URL_VARIABLE)) and self.config_file is None
+
+    @property
+    def remote(self) -> bool:
+        """Whether the hub is named by --hub or HAWSE_ADMIN_URL, and not by a folder of this machine."""
+        return self.hub is not None or (self._by_variable and self.data_dir is None)
+
     def client(self) -> AdminClient:
         """Find the hub; raises CommandError."""
+        if self.hub is not None:
+            from proxy.cli.admin.api.logins import find_login
+
+            return client_of(find_login(os.environ, self.hub), f"hawse admin login {self.hub} --ca")
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
-        if not (token.isascii() and token.isprintable()):
-            # It would be an invalid header, and the error for that would print it.
-            raise CommandError(f"{TOKEN_VARIABLE} is not an admin token: it must be one line of ASCII")
+        check_token(token, TOKEN_VARIABLE)
         if url := os.environ.get(URL_VARIABLE):
             return _remote(url.rstrip("/"), token, os.environ.get(CA_VARIABLE))
         return _local(self.folder(), token)
 
 
+def check_token(token: str, source: str) -> None:
+    """Raise CommandError for a text that no header can have. The error for that would print it."""
+    if not (token.isascii() and token.isprintable()):
+        raise CommandError(f"{source} is not an admin token: it must be one line of ASCII")
+
+
+def client_of(login: AdminLogin, ca_option: str) -> AdminClient:
+    """Return the client of a login; `ca_option` is the option that names another CA."""
+    return AdminClient(login.url, login.token, trusting(login.ca_pem), ca_option=ca_option)
+
+
 def _remote(url: str, token: str, ca: str | None) -> AdminClient:
-    if not _is_https(url):
+    if not is_https(url):
         raise CommandError(f"{URL_VARIABLE} must be https://host:port")
     if not token:
         raise CommandError(f"{URL_VARIABLE} is set, but {TOKEN_VARIABLE} is not: set it to an admin token")
-    return AdminClient(url, token, trusting(_certificates(ca) if ca else None))
+    return AdminClient(url, token, trusting(certificates(Path(ca), CA_VARIABLE) if ca else None))
 
 
-def _certificates(ca: str) -> str:
-    """Read the file that HAWSE_ADMIN_CA names; raises CommandError."""
-    pem = read_file(Path(ca), CA_VARIABLE, CA_BYTES_MAX)
+def certificates(ca: Path, option: str) -> str:
+    """Read the file of CA certificates that an option names; raises CommandError."""
+    pem = read_file(ca, option, CA_BYTES_MAX)
     assert pem is not None
     # System bundles describe their certificates in any language.
     pem = pem.encode("ascii", "ignore").decode("ascii")
     fault = fault_of_ca(pem)
     if fault is not None:
-        raise CommandError(f"{CA_VARIABLE}: {ca} {fault}: name the CA file of the hub's certificate")
+        raise CommandError(f"{option}: {ca} {fault}: name the CA file of the hub's certificate")
     return pem
 
 
-def _is_https(url: str) -> bool:
+def is_https(url: str) -> bool:
+    """Whether this is https://host or https://host:port."""
     try:
         parts = urlsplit(url)
         return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0

@@ -85,11 +85,18 @@ def test_each_role_may_do_exactly_this() -> None:
         ("get", "policies"),
         ("list", "policyversions"),
         ("get", "policyversions"),
+        ("diff", "policyversions"),
         ("get", "decision"),
     }
     assert may(Role.METRICS) == metrics
     assert may(Role.VIEWER) == viewer
-    assert may(Role.AUDITOR) == viewer | {("list", "tokens")}
+    assert may(Role.AUDITOR) == viewer | {
+        ("list", "tokens"),
+        ("create", "policysimulations"),
+        ("list", "policysimulations"),
+        ("get", "policysimulations"),
+        ("cancel", "policysimulations"),
+    }
     assert may(Role.OPERATOR) == viewer | {
         ("list", "sessions"),
         ("kill", "sessions"),
