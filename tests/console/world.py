@@ -36,14 +36,15 @@ async def open_world(
     clusters: int = 5,
     agents: int = 7,
     calls: int = 9,
-    events: int | None = None,
+    events: int = 60,
     hostile: bool = False,
 ) -> AsyncIterator[Bench]:
-    """Open a hub with so many of each, the same each time; without `events` it has no trail."""
+    """Open a hub with so many of each, the same each time."""
     made = _Made()
     async with open_bench(folder, facts=made.facts, denials=made, watched={"sessions": made.calls}) as bench:
         made.bench, made.text = bench, HOSTILE if hostile else ()
         now = bench.clock.now
+        write_trail(folder, made_up_events(now, events, hostile=hostile))
         # The relay of the offline cluster was last heard some hours ago.
         bench.clock.now = now - 3 * 3600
         await bench.directory.change(lambda store: _fill(store, clusters, agents))
