@@ -22,7 +22,7 @@ MASK = "***"
 
 # Credentials by their form (our keys and codes, JWTs, kubectl's bearer subprotocol), or by a tell-tale name.
 _SECRETS = (
-    r"hw[sc]_[A-Za-z0-9_-]{8,}",
+    r"hw[sco]_[A-Za-z0-9_-]{8,}",
     # Matched once from the beginning of a token, not from each `eyJ`: otherwise a target made of these
     # characters would take seconds.
     r"(?<![A-Za-z0-9_-])(?=[A-Za-z0-9_-]++\.[A-Za-z0-9_-])"
@@ -38,7 +38,7 @@ _SECRETS = (
 
 _SECRET_PATTERN = re.compile("|".join(_SECRETS), re.MULTILINE)
 # Every match of the pattern above contains one of these, ignoring case.
-_MARKS = ("hws_", "hwc_", "eyj", "bearer", "_token=", "client_secret=", "client_assertion=")
+_MARKS = ("hws_", "hwc_", "hwo_", "eyj", "bearer", "_token=", "client_secret=", "client_assertion=")
 
 
 # A malformed request's method or an invented name can contain a token just as the target can.

@@ -87,6 +87,8 @@ class Kind(StrEnum):
     """A cluster was pinned to the Kubernetes cluster that its relay states; the note has the UID."""
     SESSION_KILLED = "session.killed"
     ADMIN = "admin.action"
+    CONSOLE_OPENED = "console.opened"
+    """A person signed in to the console with a one-time code."""
     AUDIT_READ = "audit.read"
     CONSOLE_READ = "console.read"
     """A session of the console read anything but the trail; `count` says how often."""

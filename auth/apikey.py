@@ -1,9 +1,9 @@
 """API keys and one-time codes: the first credential of an agent or an operator.
 
 Each is a prefix, a secret in base 62, and a checksum of 6 characters. An API key is `hws_` and a secret of 43
-characters. A code is `hwc_` and a secret of 27 characters; it enrols one key and is then worthless. The
-prefix lets secret scanners find a leaked credential. The checksum tells it from a look-alike without a store
-lookup.
+characters. A code is `hwc_` and a secret of 27 characters; it enrols one key and is then worthless. A code
+that signs a browser in to the console is `hwo_` and as long. The prefix lets secret scanners find a leaked
+credential. The checksum tells it from a look-alike without a store lookup.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import attrs
 PREFIX = "hws_"
 SECRET_BYTES = 32
 CODE_PREFIX = "hwc_"
+CONSOLE_CODE_PREFIX = "hwo_"
 # Cannot be guessed, and is short enough to type once.
 CODE_BYTES = 20
 # Of the hub's secret that keys the hashes of all of them.
@@ -59,6 +60,7 @@ class _Form:
 
 _KEY = _Form("an API key", PREFIX, SECRET_BYTES, 43)  # 62 ** 43 > 2 ** 256
 _CODE = _Form("an enrolment code", CODE_PREFIX, CODE_BYTES, 27)  # 62 ** 27 > 2 ** 160
+_CONSOLE_CODE = _Form("a sign-in code", CONSOLE_CODE_PREFIX, CODE_BYTES, 27)
 
 
 def new_api_key(random: bytes) -> str:
@@ -83,6 +85,16 @@ def new_code(random: bytes) -> str:
 def parse_code(text: str) -> str:
     """Return the code if it is complete and its checksum fits; raises ApiKeyError otherwise."""
     return _CODE.read(text)
+
+
+def new_console_code(random: bytes) -> str:
+    """Make a code for the console from 20 random bytes of the system's generator."""
+    return _CONSOLE_CODE.write(random)
+
+
+def parse_console_code(text: str) -> str:
+    """Return the code for the console if it is complete and its checksum fits; raises ApiKeyError."""
+    return _CONSOLE_CODE.read(text)
 
 
 def hash(key: str, pepper: bytes) -> str:

@@ -11,6 +11,8 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+from proxy.hub.store import migrations
+from tests import new_stores
 from tests.postgres import postgres, postgres_database
 
 # Fixtures of every test.
@@ -28,6 +30,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 # A shell that runs the tests in the background has them ignore SIGINT, which whatever they start inherits.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def stores_without_alembic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("alembic") is None:
+        monkeypatch.setattr(migrations, "_upgrade", new_stores.upgrade)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

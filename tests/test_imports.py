@@ -8,34 +8,22 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from benchmarks.structure.imports import Graph, cycles, import_graph
+from benchmarks.structure.sources import read_sources
 from tests.modules import PACKAGES, ROOT, modules, run
 
 HUBS_OWN = ("sqlalchemy", "alembic", "starlette", "prometheus_client", "msgspec", "re2")
 # kubectl waits for the plugin at each start; each of these would cost it a multiple of all the rest.
 SLOW_TO_LOAD = ("click", "trio", "cryptography", "ssl")
 
-# Imports what all of them share once, and forks for each module: none finds another of ours loaded already,
-# so that a circle between two modules shows from both its ends.
-IMPORT_EACH = """
-import importlib, os, sys, traceback
-for shared in ("alembic.command", "click", "cryptography.x509", "h11", "jwt", "sqlalchemy",
-               "starlette.routing", "trio", "trio_websocket", "yaml"):
-    importlib.import_module(shared)
-failed = 0
+IMPORT_ALL = """
+import importlib, sys
 for name in sys.argv[1:]:
-    pid = os.fork()
-    if not pid:
-        try:
-            importlib.import_module(name)
-        except BaseException:
-            print(name, traceback.format_exc(), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    failed += os.waitpid(pid, 0)[1] != 0
-sys.exit(failed != 0)
+    importlib.import_module(name)
 """
 
 BLOCK_AND_IMPORT = """
@@ -48,12 +36,43 @@ for name in names:
 """
 
 
-# A dozen seconds of a core, which it may have to share.
-@pytest.mark.timeout(240)
+def graph_with_packages(root: Path) -> Graph:
+    """What an import of each file loads: the imported modules, and the packages that these are in."""
+    sources = read_sources(root, PACKAGES)
+    plain = import_graph(sources)
+    return {
+        path: targets.union(*(_packages(each, path, plain) for each in targets))
+        for path, targets in plain.items()
+    }
+
+
+def _packages(imported: str, importer: str, known: Graph) -> set[str]:
+    """The packages of an imported file that are not the importer's own, which run before it."""
+    packages = {(folder / "__init__.py").as_posix() for folder in Path(imported).parents}
+    own = {(folder / "__init__.py").as_posix() for folder in Path(importer).parents}
+    return (packages - own) & known.keys()
+
+
 def test_each_module_can_be_the_first() -> None:
+    """Without a cycle, the order of imports is of no account. An import in a function counts as one."""
     names = modules()
     assert {"tunnel", "auth.tokens", "audit.store", "proxy.hub.serve", "sandbox.__main__"} <= set(names)
-    run(IMPORT_EACH, *names)
+    run(IMPORT_ALL, *names)
+    assert cycles(graph_with_packages(ROOT)) == []
+
+
+def test_a_cycle_by_way_of_a_package_is_found(tmp_path: Path) -> None:
+    files = {
+        "auth/__init__.py": "from proxy.other import y",
+        "auth/tokens.py": "",
+        "proxy/__init__.py": "",
+        "proxy/other.py": "from proxy.first import x",
+        "proxy/first.py": "from auth.tokens import z",
+    }
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert cycles(graph_with_packages(tmp_path)) == [("auth/__init__.py", "proxy/first.py", "proxy/other.py")]
 
 
 def test_the_relay_and_the_credential_command_need_nothing_of_the_hub() -> None:

@@ -310,10 +310,9 @@ def hash_of(policies: Iterable[Policy]) -> str:
 
 def binds(policy: Policy, agent: Agent, cluster: Cluster) -> bool:
     """Whether a policy binds this agent on this cluster."""
-    bound = (policy.agents is not None and agent.name in policy.agents) or (
-        policy.teams is not None and any(team in policy.teams for team in agent.teams)
+    return policy.binds_agent(agent.name, agent.teams) and policy.clusters.matches(
+        cluster.name, cluster.labels
     )
-    return bound and policy.clusters.matches(cluster.name, cluster.labels)
 
 
 def mismatch(rule: Rule, kind: RequestKind) -> str:

@@ -38,6 +38,12 @@ class LabelTerm:
             case _:
                 return present is None
 
+    def __str__(self) -> str:
+        """The term as `kubectl get -l` writes it."""
+        if self.operator in {"In", "NotIn"}:
+            return f"{self.key} {self.operator.lower()} ({', '.join(sorted(self.values))})"
+        return self.key if self.operator == "Exists" else f"!{self.key}"
+
 
 @attrs.frozen
 class ClusterSelector:
@@ -98,6 +104,12 @@ class Policy:
     source: Source = attrs.field(default=Source(""), eq=False, repr=False)
     data: Data = attrs.field(default=None, eq=False, repr=False)
     """The document's data, without layout and comments: the input of the bundle's hash."""
+
+    def binds_agent(self, name: str, teams: Iterable[str]) -> bool:
+        """Whether it binds an agent of these teams, on the clusters that it selects."""
+        return (self.agents is not None and name in self.agents) or (
+            self.teams is not None and any(team in self.teams for team in teams)
+        )
 
     @property
     def ask(self) -> str:

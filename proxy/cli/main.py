@@ -39,6 +39,12 @@ def _run(arguments: list[str]) -> None:
             _run_plugin(server)
         case ["credential", "--hub", hub]:
             _run_plugin(hub=hub)
+        case ["simulation-worker", data_dir]:
+            # For the hub alone (proxy.hub.admin.simulation.process), so it is no command.
+            from proxy.hub.admin.simulation.worker import run_worker
+
+            run_worker(data_dir)
+            return
     gc.set_threshold(GC_THRESHOLD)
     from proxy.cli.group import build_group
 

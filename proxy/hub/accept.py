@@ -1,5 +1,5 @@
-"""Accepts the connections of agents and relays on the public listener, of operators on the admin listener,
-and of other hubs on the listener for links.
+"""Accepts the connections of agents and relays on the public listener, of operators on the admin listener, of
+browsers on the console's, and of other hubs on the listener for links.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from proxy.hub.admin.front import AdminFront
+from proxy.hub.console.front import ConsoleFront
 from proxy.hub.front import Front
 from proxy.hub.peers.listener import PeerListener
 from proxy.hub.restart.instance_lock import InstanceLock
@@ -24,7 +25,7 @@ class Acceptor:
     """Accepts connections of agents, relays, operators and other hubs, with pauses for a handover.
 
     The handlers of agents, relays and hubs run in `handlers` and continue after the accepting has ended.
-    Operators change the store, so their handlers end with the accepting.
+    Operators and browsers change the store, so their handlers end with the accepting.
     """
 
     instance: InstanceLock
@@ -35,6 +36,8 @@ class Acceptor:
     """Called once a signal has stopped this hub, while it still accepts."""
     peers: PeerListener | None = None
     """Serves other hubs, where the instance listens for them."""
+    console: ConsoleFront | None = None
+    """Serves browsers, where the instance listens for them."""
     _accepting: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _linking: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _paused: trio.Event = attrs.Factory(trio.Event)
@@ -105,6 +108,10 @@ class Acceptor:
                         handle, manage = self.front.handle_client, self.admin.handle_client
                         await operators.start(serve_connections, handle, agents, self.handlers)
                         await operators.start(serve_connections, manage, others, operators)
+                        if self.console is not None and self.instance.console is not None:
+                            browsers = [listen_on(each) for each in self.instance.console[1]]
+                            show = self.console.handle_client
+                            await operators.start(serve_connections, show, browsers, operators)
                         await self.handlers.start(self._accept_links)
                         self.front.ready = True
                         if first:

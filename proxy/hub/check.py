@@ -39,7 +39,7 @@ from proxy.hub.store.sealed import read_secrets
 from proxy.hub.store.snapshot import read_trail
 from proxy.hub.store.versions.lineage import ACCEPT, Loss
 from proxy.hub.store.versions.version import read_is_kept, read_version
-from proxy.process.certificates import remarks_on, summary_of
+from proxy.process.certificates import first_of, names_host, remarks_on, summary_of
 from proxy.process.files import FileError, read_certificate
 from proxy.process.findings import Findings
 from proxy.process.plural import counted
@@ -66,6 +66,9 @@ def check_hub(path: Path | None, environment: Mapping[str, str]) -> tuple[HubCon
         findings.seen["listens on"] = listens
         if config.peer.listen is not None and not findings.has_fault_of("peer"):
             findings.seen["other hubs"] = f"dial {config.peer.address}; {config.peer.listen} was not opened"
+        if config.console.listen is not None and not findings.has_fault_of("console"):
+            url, address = config.console.public_url, config.console.listen
+            findings.seen["console"] = f"{url}; {address} was not opened"
         findings.warnings.extend(config.misleading)
     return config, findings
 
@@ -228,4 +231,11 @@ def _look_at_certificate(config: HubConfig, findings: Findings) -> None:
     for remark in remarks_on(pem, datetime.now(UTC), config.public_host):
         target = findings.refused if remark.refused else findings.warnings
         target.append(f"tls.certificate: {tls.certificate}: {remark.text}")
+    host = config.console.tls_host
+    shown = first_of(pem)
+    if host not in (None, config.public_host) and shown is not None and not names_host(shown, str(host)):
+        findings.refused.append(
+            f"tls.certificate: {tls.certificate}: the certificate is not for {host}, the host of "
+            "console.public_url, so browsers refuse it: get one that names both"
+        )
     findings.seen["certificate"] = f"{tls.certificate}: {summary_of(pem)}"

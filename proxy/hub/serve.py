@@ -45,6 +45,8 @@ from proxy.hub.admin.metrics.hub import (
 from proxy.hub.admin.metrics.links import LinkCollector
 from proxy.hub.admin.overview.health import OwnFacts
 from proxy.hub.admin.revocations import repeat_revocations
+from proxy.hub.admin.simulation.process import run_in_process
+from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.streams.sse import EventStreams
 from proxy.hub.admin.trail.reads import MergedReads
 from proxy.hub.admin.trail.service import TrailService
@@ -52,6 +54,8 @@ from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
 from proxy.hub.calls.trail_watch import TrailWatch
+from proxy.hub.console.front import ConsoleFront
+from proxy.hub.console.start import start_console
 from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
@@ -124,11 +128,11 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
                     hub = _Hub(config, home, records, seen, shared_limit, registry, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
-                    front, admin, administration, peering = _start(hub)
+                    front, admin, administration, peering, console = _start(hub)
                     upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(hub, signals, front, admin, peering, keeping)
+                    await _serve(hub, signals, front, admin, peering, console, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
@@ -159,7 +163,7 @@ class _Hub:
         return None if members is None else members.me.hub
 
 
-def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None]:
+def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None, ConsoleFront | None]:
     """Build all parts and start their background tasks. The listeners do not accept yet."""
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
@@ -183,6 +187,8 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
     peering = _start_peering(hub, front)
+    simulations = Simulations(partial(run_in_process, home.data.path), time.time, hub.hub_id or "")
+    start(simulations.run)
     trail = TrailService.of(partial(open_search, hub.records.place), Masks(hub.config.audit.mask))
     start(trail.run)
     sessions = LiveSessions(calls.live, home.instances, home.boot, hub.hub_id or "")
@@ -198,6 +204,7 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         version=VERSION,
         operations=live_relays,
         live_sessions=sessions,
+        simulations=simulations,
         relays_per_cluster=hub.config.limits.relays_per_cluster,
         trail=trail,
         denials=trail.denials,
@@ -206,6 +213,7 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         facts=facts,
         facts_elsewhere=None if peering is None else peering.facts_elsewhere(facts),
         watched=watched_of(calls, hub.registry, hub.records.store, hub.records.members),
+        console_url=hub.config.console.public_url,
     )
     recorder, spread = hub.records.recorder, hub.records.spread
     streams, reads = EventStreams(lambda: front.deadlines.ending), MergedReads(recorder.complete, time.time)
@@ -215,13 +223,17 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     )  # fmt: skip
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
+    console = start_console(
+        hub.config, certificate=home.certificate, api=app, pepper=hub.records.secrets.pepper, spread=spread,
+        recorder=recorder, metrics=metrics, upkeep=hub.upkeep,
+    )  # fmt: skip
     if peering is not None:
         metrics.register(LeaseCollector(peering.members, directory))
         if (links := peering.links) is not None:
             metrics.register(LinkCollector(peering.members, links.mesh, links.forwarded))
     forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
     start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
-    return front, admin, administration, peering
+    return front, admin, administration, peering, console
 
 
 def _start_peering(hub: _Hub, front: Front) -> Peering | None:
@@ -379,6 +391,7 @@ async def _serve(
     front: Front,
     admin: AdminFront,
     peering: Peering | None,
+    console: ConsoleFront | None,
     keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
@@ -387,7 +400,7 @@ async def _serve(
         links = None if peering is None else peering.links
         stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
         listener = None if links is None else links.listener
-        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener)
+        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener, console)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.

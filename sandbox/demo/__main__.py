@@ -15,15 +15,19 @@ from pathlib import Path
 from types import FrameType
 
 from sandbox.demo.cluster import NAMESPACE
+from sandbox.demo.fleet import working_fleet
 from sandbox.demo.folder import own_folder
 from sandbox.demo.processes import ENDING_SIGNALS, DemoError, say
 from sandbox.demo.script import MORE_STEPS, STEPS, run_script
 from sandbox.demo.stage import Stage, running
 
 POLL_S = 0.5
-PORT_MAX = 65_535
+# The hub takes the next two as well.
+PORT_MAX = 65_533
 # With two, the one that is left while the other restarts has all calls.
 SEVERAL = range(2, 6)
+# Of the console's URL; the longest there is.
+CODE_LIFETIME = "10m"
 # The exit code that a shell reports for a program ended by Ctrl-C.
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -67,15 +71,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--port",
         type=port_number,
         default=8443,
-        help="the hub's port, and the next one for its admin API; others are taken when these are in use",
+        help="the hub's port, and the next two for its admin API and console; others if these are in use",
     )
     return parser.parse_args(arguments)
 
 
 def port_number(text: str) -> int:
-    """Parse a port that has a successor, or 0 for any free port. Raises ArgumentTypeError."""
-    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or int(text) >= PORT_MAX:
-        raise argparse.ArgumentTypeError(f"{text!a} is no port from 0 to {PORT_MAX - 1}")
+    """Parse a port that has two successors, or 0 for any free port. Raises ArgumentTypeError."""
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or int(text) > PORT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!a} is no port from 0 to {PORT_MAX}")
     return int(text)
 
 
@@ -158,6 +162,12 @@ def audit_list(stage: Stage) -> str:
     return f"{settings} {Path(sys.executable).parent}/hawse audit list"
 
 
+def console_url(stage: Stage) -> str:
+    """A URL that signs a browser in to the console, as the operator of the hub."""
+    url, _ = stage.scene.hawse.run("admin", "console", "open", "--expires", CODE_LIFETIME)
+    return url.strip()
+
+
 def stay(stage: Stage) -> None:
     """Explain how to try it by hand, and return at Ctrl-C. Raises DemoError if a process ends by itself."""
     # All settings but HOME, which is your own.
@@ -168,17 +178,21 @@ def stay(stage: Stage) -> None:
     )
     programs = Path(sys.executable).parent
     try:
-        say(
-            "\nEverything stays up until Ctrl-C. Try it by hand in another terminal:\n\n"
-            f"  export PATH={programs}:$PATH\n"
-            f"{settings}\n"
-            f"  kubectl get pods -n {NAMESPACE}\n\n"
-            "and watch the trail in a third:\n\n"
-            f"  {audit_list(stage)} --follow\n"
-        )
-        while True:
-            time.sleep(POLL_S)
-            stage.daemons.check()
+        say("\nenrolling more agents, which work until you end this ...")
+        with working_fleet(stage):
+            say(
+                "\nEverything stays up until Ctrl-C. Try it by hand in another terminal:\n\n"
+                f"  export PATH={programs}:$PATH\n"
+                f"{settings}\n"
+                f"  kubectl get pods -n {NAMESPACE}\n\n"
+                "watch the trail in a third:\n\n"
+                f"  {audit_list(stage)} --follow\n\n"
+                f"and see all of it in the console: open this in a browser within {CODE_LIFETIME}\n\n"
+                f"  {console_url(stage)}\n"
+            )
+            while True:
+                time.sleep(POLL_S)
+                stage.daemons.check()
     except KeyboardInterrupt:
         say("\nstopping ...")
 

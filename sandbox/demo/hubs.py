@@ -135,12 +135,13 @@ def make_hubs(
     check_s: float,
     address_of: Callable[[HubProcess], str] = own_address,
     settings: str = "",
+    console: bool = False,
 ) -> Hubs:
     """Write the files of all hubs, and start the balancer in front of them; none of the hubs runs yet.
 
     They share the database, the key that seals the secrets in it, and a certificate. `database_of` returns
     the URL of the database for a hub, `address_of` where the others dial it. `settings` are more sections of
-    their configuration.
+    their configuration. With `console`, each has one on loopback.
     """
     ca, certificate, key = issue("127.0.0.1", "hub").write(folder)
     port = free_port(port)
@@ -157,7 +158,8 @@ def make_hubs(
             f'[admin]\nlisten = "127.0.0.1:{hub.admin_port}"\n'
             f'[database]\nurl = "{database_of(hub)}"\nseal_file = "{folder / "seal.key"}"\n'
             f'[peer]\nlisten = "{own_address(hub)}"\naddress = "{address_of(hub)}"\n'
-            f"{settings}"
+            + (f'[console]\nlisten = "127.0.0.1:{free_port()}"\n' if console else "")
+            + settings
         )
         made.append(hub)
     control, _ = start_balancer(daemons, port, [hub.port for hub in made], ca, policy=policy, check_s=check_s)

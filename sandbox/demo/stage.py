@@ -45,6 +45,8 @@ class Stage:
 
     daemons: Daemons
     scene: Scene
+    front: Front
+    administrator: Administrator
 
 
 @attrs.frozen
@@ -116,7 +118,7 @@ def running(
         pod_port = free_port()
         home = folder / "agent"
         relays: list[Daemon] = []
-        scene = Scene(_kubectl(home), operator, AGENT, TEAM, ORG, pod_port, folder, relays, front.several)
+        scene = Scene(kubectl_of(home), operator, AGENT, TEAM, ORG, pod_port, folder, relays, front.several)
         objects = manifests(scene.agent_user, scene.agent_group, pod_port)
         stack.enter_context(prepared(administrator, namespace=NAMESPACE, rbac=rbac, objects=objects))
         # Runs before the cleanup of `prepared`, which takes a while on a real cluster.
@@ -127,16 +129,17 @@ def running(
         else:
             say(f"starting {RELAYS} relays: they dial the hubs by their name, nothing dials them ...")
         for number in range(RELAYS if front.several is not None else 1):
-            relays.append(_start_relay(daemons, folder, administrator, front, number))
-        _wait_for_relay(relays[0], operator)
+            name = f"relay-{number}"
+            relays.append(start_relay(daemons, name, folder / "relay", administrator, front))
+        wait_for_relay(relays[0], operator, CLUSTER)
 
         say("logging the agent in ...")
-        _log_in(scene.kubectl, front, json.loads(agent)["api_key"])
-        yield Stage(daemons, scene)
+        log_in(scene.kubectl, front, json.loads(agent)["api_key"])
+        yield Stage(daemons, scene, front, administrator)
 
 
-def _kubectl(home: Path) -> Program:
-    """The agent's kubectl, in the demo's namespace."""
+def kubectl_of(home: Path) -> Program:
+    """An agent's kubectl, in the demo's namespace."""
     return Program(
         ("kubectl", f"--namespace={NAMESPACE}"),
         {
@@ -149,7 +152,7 @@ def _kubectl(home: Path) -> Program:
 
 
 def _start_hub(daemons: Daemons, folder: Path, preferred: int, database_url: str | None) -> Front:
-    port, admin_port = free_port(preferred), free_port(preferred and preferred + 1)
+    port, admin_port, console_port = (free_port(preferred and preferred + step) for step in range(3))
     config, url = folder / "hub.toml", f"https://127.0.0.1:{port}"
     config.write_text(
         f'org = "{ORG}"\n'
@@ -157,6 +160,7 @@ def _start_hub(daemons: Daemons, folder: Path, preferred: int, database_url: str
         f'listen = "127.0.0.1:{port}"\n'
         f'data_dir = "{folder / "hub"}"\n'
         f'[admin]\nlisten = "127.0.0.1:{admin_port}"\n'
+        f'[console]\nlisten = "127.0.0.1:{console_port}"\n'
         + (f'[database]\nurl = "{database_url}"\n' if database_url is not None else "")
     )
     daemons.start("hub", ["hawse", "hub", "--config", str(config)]).wait_for("hub is ready")
@@ -173,6 +177,7 @@ def _start_hubs(daemons: Daemons, folder: Path, preferred: int, database_url: st
         port=preferred,
         check_s=BALANCER_CHECKS_S,
         settings=HUB_SETTINGS,
+        console=True,
     )
     for number, hub in enumerate(several.all):
         hub.launch(daemons)
@@ -184,34 +189,36 @@ def _start_hubs(daemons: Daemons, folder: Path, preferred: int, database_url: st
     return Front(several.url, several.ca, several.all[0].config, several)
 
 
-def _start_relay(
-    daemons: Daemons, folder: Path, administrator: Administrator, front: Front, number: int
+def start_relay(
+    daemons: Daemons, name: str, folder: Path, administrator: Administrator, front: Front
 ) -> Daemon:
-    kubeconfig = folder / "relay" / "kubeconfig"
+    """Start a relay with the files of `folder`; it has not reached the hub yet."""
+    kubeconfig = folder / "kubeconfig"
     kubeconfig.touch(mode=0o600)
     kubeconfig.write_text(administrator.relay_kubeconfig())
     environment = {
-        "HAWSE_RELAY_INSTANCE": f"relay-{number}",
+        "HAWSE_RELAY_INSTANCE": name,
         "HAWSE_RELAY_KUBECONFIG": str(kubeconfig),
         "HAWSE_RELAY_HEALTH_LISTEN": f"127.0.0.1:{free_port()}",
     }
     if front.several is not None:
         # The hubs do not know the CA of the certificate that they were given.
         environment["HAWSE_RELAY_HUB_CA"] = str(front.ca)
-    argv = ["hawse", "relay", "--config", str(folder / "relay" / "relay.toml")]
-    return daemons.start(f"relay-{number}" if front.several is not None else "relay", argv, environment)
+    return daemons.start(name, ["hawse", "relay", "--config", str(folder / "relay.toml")], environment)
 
 
-def _wait_for_relay(relay: Daemon, operator: Program) -> None:
+def wait_for_relay(relay: Daemon, operator: Program, cluster: str) -> None:
+    """Wait until a relay of the cluster has reached the hub; raises DemoError."""
     deadline = time.monotonic() + RELAY_DEADLINE_S
-    while not json.loads(operator.run("admin", "relay", "list", "--json")[0]):
+    while not json.loads(operator.run("admin", "relay", "list", "--cluster", cluster, "--json")[0]):
         relay.check()
         if time.monotonic() > deadline:
             raise DemoError(f"the relay did not reach the hub: see {relay.log}")
         time.sleep(POLL_S)
 
 
-def _log_in(kubectl: Program, front: Front, api_key: str) -> None:
+def log_in(kubectl: Program, front: Front, api_key: str) -> None:
+    """Log an agent in by its API key, and write the kubeconfig of its kubectl."""
     agent = Program(("hawse",), {**kubectl.environment, "HAWSE_API_KEY": api_key})
     agent.run("login", "--hub", front.url, "--ca", str(front.ca))
     agent.run("kubeconfig", "--output", kubectl.environment["KUBECONFIG"])

@@ -18,6 +18,7 @@ from tests.audit.events import call
 JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZ2VudDpyb2JvdCJ9.c2lnbmF0dXJlLXNpZ25hdHVyZQ"
 API_KEY = "hws_8qk3ZP0aT4mWc1v9N2"
 CODE = "hwc_8qk3ZP0aT4mWc1v9N2"
+CONSOLE_CODE = "hwo_8qk3ZP0aT4mWc1v9N2"
 # Patterns that mean the same to every engine.
 PATTERNS = ["a+", "a", r"a\sb", "^b$", "ab|b", "ä", "[^a]b", "a.*b", r"€\S*=", "(?i)Ä|🙂.", "s{2,3}"]
 
@@ -26,7 +27,7 @@ def exec_target(*argv: str) -> str:
     return "/api/v1/namespaces/a/pods/b/exec?" + "&".join(f"command={arg}" for arg in argv)
 
 
-@pytest.mark.parametrize("secret", [JWT, API_KEY, CODE, JWT[:40]])
+@pytest.mark.parametrize("secret", [JWT, API_KEY, CODE, CONSOLE_CODE, JWT[:40]])
 def test_a_token_is_in_no_field(secret: str) -> None:
     event = replace(
         call(),

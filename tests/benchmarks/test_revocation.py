@@ -15,6 +15,7 @@ def test_a_share_of_the_streams_has_ended_within_its_time() -> None:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.long
 def test_200_live_streams_end_within_two_seconds_of_the_lock_in_both_modes() -> None:
     measured = run(STREAMS, 1, tuple(MODES))
     assert [each.mode for each in measured] == ["tunnel", "direct"]

@@ -13,6 +13,8 @@ from starlette.applications import Starlette
 from audit.errors import AuditUnavailable
 from audit.record import Event, Phase
 from auth.apikey import new_api_key
+from proxy.hub.admin.simulation.job import Job, Outcome, Progress
+from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.verb import Endpoint
 from proxy.hub.home.keyring import KeyRing
@@ -111,6 +113,27 @@ class FakeOtherHubs:
         return CallsElsewhere([one for one in fitting if session_id in (None, one.id)], self.silent)
 
 
+class FakeWork:
+    """Runs simulations as long as a test wants: each waits for `go`, unless there is none."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.cancelled = 0
+        self.go: trio.Event | None = None
+        self.outcome = Outcome({"calls": 0})
+
+    async def run(self, job: Job, tell: Callable[[Progress], None]) -> Outcome:
+        self.jobs.append(job)
+        tell(Progress(1, 2))
+        try:
+            if self.go is not None:
+                await self.go.wait()
+        except trio.Cancelled:
+            self.cancelled += 1
+            raise
+        return self.outcome
+
+
 WATCH = SessionInfo(
     id="0199a1b2-0000-7cc3-98c4-dc0c0c07398f",
     agent="sre-1",
@@ -147,6 +170,8 @@ class Bench:
     sessions: FakeSessions
     clock: Clock
     spread: Spread
+    simulations: Simulations
+    work: FakeWork
     trail: TrailService = attrs.Factory(TrailService.without_trail)
 
     async def ask(
@@ -163,7 +188,7 @@ class Bench:
 
     async def ok(self, method: str, target: str, body: object = None) -> Any:
         reply = await self.ask(method, target, body)
-        assert reply.status in {200, 201}, reply.body
+        assert reply.status in {200, 201, 202}, reply.body
         return reply.json
 
 
@@ -178,4 +203,4 @@ async def enrol(bench: Bench) -> dict[str, Any]:
 
 def path_of(endpoint: Endpoint) -> str:
     """Return the path of an endpoint with names that the bench does not know."""
-    return endpoint.path.format(name="x", team="y", id="z")
+    return endpoint.path.format(name="x", team="y", id="z", other="v")

@@ -50,7 +50,7 @@ def test_it_puts_one_folder_into_site_packages(wheel: Path) -> None:
     } <= set(names)
 
 
-@pytest.mark.parametrize("first", ["hawse", "neighbour"])
+@pytest.mark.parametrize("first", ["hawse", pytest.param("neighbour", marks=pytest.mark.long)])
 def test_it_runs_hub_and_agent_beside_foreign_packages_of_the_same_names(
     wheel: Path, packages: list[str], tmp_path: Path, first: str
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_hub_is_replaced_under_many_live_execs(own_world: World) -> None:
     replace_the_hub(own_world, MANY)
 
 
+@pytest.mark.long
 def test_a_hub_is_replaced_again_and_again_under_live_execs_and_calls(lasting_world: World) -> None:
     """Faster than a session lives that counts as a good one: the relays come at once each time."""
     world = lasting_world
@@ -227,6 +228,7 @@ def test_the_calls_of_a_hub_that_is_killed_while_it_finishes_are_closed_by_the_l
     world.hub.check()
 
 
+@pytest.mark.long
 def test_a_hub_that_replaces_none_starts_as_usual_and_another_replaces_it_twice(lasting_world: World) -> None:
     world = lasting_world
     assert world.hub is not None

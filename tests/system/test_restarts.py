@@ -116,7 +116,7 @@ def test_a_terminated_hub_ends_with_exit_code_zero(lasting_world: World) -> None
 @pytest.mark.parametrize(
     ("relays", "execs"),
     [
-        pytest.param(1, 0, id="one relay, no streams"),
+        pytest.param(1, 0, id="one relay, no streams", marks=pytest.mark.long),
         pytest.param(2, 0, id="two relays, no streams", marks=pytest.mark.long),
         pytest.param(1, 1, id="one relay, an exec", marks=pytest.mark.long),
         pytest.param(2, 2, id="two relays, execs"),

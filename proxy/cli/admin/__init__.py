@@ -1,4 +1,4 @@
-"""`hawse admin`: manage teams, agents, clusters, policies, relays, sessions, keys and backups."""
+"""`hawse admin`: manage teams, agents, clusters, policies, relays, sessions, console, keys and backups."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ _MODULES = {
     "relay": "relay",
     "session": "session",
     "token": "token",
+    "console": "console",
+    "login": "login",
+    "logins": "login",
+    "logout": "login",
     "hub": "hub.commands",
     "keys": "hub.keys",
     "audit": "hub.audit",
@@ -60,12 +64,17 @@ class _Commands(Mapping[str, click.Command]):
     metavar="DIR",
     help="The hub's data folder. Overrides the configuration.",
 )
+@click.option("--hub", metavar="NAME", help="A hub that `hawse admin login` has named.")
 @click.pass_context
-def admin(ctx: click.Context, config_file: Path | None, data_dir: Path | None) -> None:
-    """Manage teams, agents, clusters, policies, relays, sessions, keys and backups.
+def admin(ctx: click.Context, config_file: Path | None, data_dir: Path | None, hub: str | None) -> None:
+    """Manage teams, agents, clusters, policies, relays, sessions, console, keys and backups.
 
-    On the hub's machine, as the user that runs the hub, no settings are needed. From another machine, set
-    HAWSE_ADMIN_URL and HAWSE_ADMIN_TOKEN, and HAWSE_ADMIN_CA (a file) unless the hub's certificate is from a
-    public CA.
+    On the hub's machine, as the user that runs the hub, no settings are needed. From another machine, run
+    `hawse admin login NAME` once and name the hub by --hub. Or set HAWSE_ADMIN_URL and HAWSE_ADMIN_TOKEN, and
+    HAWSE_ADMIN_CA (a file) unless the hub's certificate is from a public CA.
     """
-    ctx.obj = Reach(config_file, data_dir)
+    # HAWSE_HUB_CONFIG is no contradiction: --hub is the more specific of the two.
+    stated = ctx.get_parameter_source("config_file") is click.core.ParameterSource.COMMANDLINE
+    if hub is not None and (data_dir is not None or stated):
+        raise click.UsageError("--hub names a remote hub: leave out --data-dir and --config")
+    ctx.obj = Reach(None if hub is not None else config_file, data_dir, hub)

@@ -7,6 +7,7 @@ import shlex
 import click
 
 from proxy.cli.admin.api.client import AdminClient, Reach
+from proxy.cli.errors import CommandError
 from proxy.cli.output import (
     Object,
     confirm,
@@ -32,12 +33,31 @@ def agent() -> None:
 
 
 @agent.command("list")
+@click.option("--team", metavar="NAME", help="Only agents of this team.")
+@click.option("--cluster", metavar="NAME", help="Only agents that may reach this cluster.")
+@click.option("--policy", metavar="NAME", help="Only agents that this policy binds.")
 @click.option("--retired", is_flag=True, help="Include removed agents.")
 @json_option
 @click.pass_obj
-def list_agents(reach: Reach, /, retired: bool, as_json: bool) -> None:
+def list_agents(
+    reach: Reach,
+    /,
+    team: str | None,
+    cluster: str | None,
+    policy: str | None,
+    retired: bool,
+    as_json: bool,
+) -> None:
     """List the agents."""
-    agents = objects(reach.client().get("agents", retired=str(retired).lower()), "agents")
+    chosen = {"team": team, "cluster": cluster, "policy": policy}
+    query = {name: value for name, value in chosen.items() if value is not None}
+    found = reach.client().get("agents", retired=str(retired).lower(), **query)
+    if query and "total" not in found:
+        # A hub of an earlier version ignores them, and lists all agents.
+        raise CommandError(
+            "the hub does not know --team, --cluster or --policy: does it run the same version?"
+        )
+    agents = objects(found, "agents")
     columns = [
         ("AGENT", field("name")),
         ("STATE", field("state")),
@@ -50,7 +70,9 @@ def list_agents(reach: Reach, /, retired: bool, as_json: bool) -> None:
         agents,
         columns,
         as_json=as_json,
-        empty="no agents yet: hawse admin agent add NAME --owner WHO --team TEAM",
+        empty="no agent matches"
+        if query
+        else "no agents yet: hawse admin agent add NAME --owner WHO --team TEAM",
         spare=("OWNER", "LAST USED", "CLUSTERS"),
     )
 
@@ -108,6 +130,10 @@ def show_agent(reach: Reach, /, name: str, as_json: bool) -> None:
             ("clusters", listed("clusters")),
             ("created", since("created_at")),
             ("last used", since("last_used_at")),
+            (
+                "policies",
+                lambda row: ", ".join(text(each, "name") for each in objects(row, "policies")) or "-",
+            ),
             ("open codes", lambda row: str(len(objects(row, "codes")) or "-")),
         ],
         as_json=as_json,
@@ -258,6 +284,10 @@ def _say_login(client: AdminClient, option: str, secret: str) -> None:
     say(f"on the agent's machine, run this and paste {secret}:")
     # It is pasted into a shell on another machine.
     say(f"  hawse login --hub {shlex.quote(text(hub, 'public_url'))}{option}")
+
+
+def _policies(row: Object) -> str:
+    return ", ".join(text(policy, "name") for policy in objects(row, "policies")) or "-"
 
 
 def _print_keys(keys: list[Object], *, as_json: bool) -> None:

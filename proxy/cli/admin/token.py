@@ -102,11 +102,16 @@ Example, for Prometheus:
     callback=to_lifetime,
     help="The token's lifetime (12h, 90d). Default: unlimited.",
 )
+@click.option("--remote", is_flag=True, help="Accept it at the console's listener too, for programs.")
 @json_option
 @click.pass_obj
-def add_token(reach: Reach, /, name: str, role: Role, expires_s: int | None, as_json: bool) -> None:
+def add_token(
+    reach: Reach, /, name: str, role: Role, expires_s: int | None, remote: bool, as_json: bool
+) -> None:
     """Add a token, and print it. It is shown only once."""
-    made = reach.client().post("tokens", body={"name": name, "role": role, "expires_s": expires_s})
+    # Sent only if set: older hubs don't know it.
+    body = {"name": name, "role": role, "expires_s": expires_s, **({"remote": True} if remote else {})}
+    made = reach.client().post("tokens", body=body)
     if as_json:
         print_json(made)
         return
@@ -134,6 +139,7 @@ def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
             ("token", field("name")),
             ("id", field("id")),
             ("role", field("role")),
+            ("accepted at", lambda row: f"admin.listen{' and console.listen' if row.get('remote') else ''}"),
             ("expires", lambda row: text(row, "expires_at") or "never"),
             ("created", since("created_at")),
             ("last used", since("last_used_at")),

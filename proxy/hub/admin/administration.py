@@ -9,16 +9,19 @@ import attrs
 
 from proxy.hub.admin.actions.agents import AgentActions
 from proxy.hub.admin.actions.clusters import ClusterActions
+from proxy.hub.admin.actions.console import ConsoleActions
 from proxy.hub.admin.actions.federation import FederationActions
 from proxy.hub.admin.actions.hub import HubActions, Hubs
 from proxy.hub.admin.actions.overview import Denials, FactsElsewhere, OverviewActions
 from proxy.hub.admin.actions.policies import PolicyActions
 from proxy.hub.admin.actions.sessions import SessionActions
 from proxy.hub.admin.actions.signing_keys import SigningKeyActions
+from proxy.hub.admin.actions.simulations import SimulationActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
 from proxy.hub.admin.actions.trail import TrailActions
 from proxy.hub.admin.overview.health import Facts, NoFacts
+from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.streams.changes import Watched
 from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.answers import Answer
@@ -40,7 +43,9 @@ _GROUPS: Mapping[str, type] = {
     "clusters": ClusterActions,
     "sessions": SessionActions,
     "policies": PolicyActions,
+    "simulations": SimulationActions,
     "tokens": TokenActions,
+    "console": ConsoleActions,
     "trail": TrailActions,
 }
 
@@ -62,7 +67,9 @@ class Administration:
     clusters: ClusterActions
     sessions: SessionActions
     policies: PolicyActions
+    simulations: SimulationActions
     tokens: TokenActions
+    console: ConsoleActions
     trail: TrailActions
 
     @classmethod
@@ -77,6 +84,7 @@ class Administration:
         version: str,
         operations: Operations,
         live_sessions: Sessions,
+        simulations: Simulations,
         clock: Callable[[], float] = time.time,
         relays_per_cluster: int = RELAYS_PER_CLUSTER,
         local_token: str = LOCAL_TOKEN_NAME,
@@ -87,6 +95,7 @@ class Administration:
         facts_elsewhere: FactsElsewhere | None = None,
         denials: Denials | None = None,
         watched: Watched | None = None,
+        console_url: str = "",
     ) -> Administration:
         """Build the groups of actions."""
         overview = OverviewActions.of(
@@ -114,7 +123,9 @@ class Administration:
             ClusterActions(directory, ring, public_url, hub_ca, operations, relays_per_cluster),
             SessionActions(directory, operations, live_sessions, other_hubs),
             PolicyActions(directory, clock),
+            SimulationActions(directory, simulations),
             TokenActions(directory, pepper, clock),
+            ConsoleActions(directory, pepper, clock, console_url, hub_ca),
             TrailActions(directory, trail or TrailService.without_trail()),
         )
 
@@ -128,6 +139,7 @@ class Administration:
             clusters=attrs.evolve(self.clusters, directory=directory),
             policies=attrs.evolve(self.policies, directory=directory),
             tokens=attrs.evolve(self.tokens, directory=directory),
+            console=attrs.evolve(self.console, directory=directory),
         )
 
 
@@ -137,10 +149,6 @@ class Action(Verb):
 
     group: str
     function: str
-
-    @property
-    def changes(self) -> bool:
-        return self.method != "GET"
 
     def run(self, administration: Administration, call: Call) -> Answer | Awaitable[Answer]:
         """Carry it out. Raises StoreError; InvalidError for a body or query of another shape."""

@@ -19,7 +19,7 @@ import trio
 from proxy.exchange.server import ServerConnection
 from proxy.hub.admin.streams.cut import CutError
 from proxy.message.failure import InboundBroken, StreamCode
-from proxy.message.head import HeadError, RequestHead, ResponseHead, check_framing
+from proxy.message.head import HeadError, Headers, RequestHead, ResponseHead, check_framing
 from proxy.message.strict import BadRequest
 
 # The types in the ASGI specification.
@@ -55,7 +55,7 @@ async def serve_connection(
             try:
                 request = await connection.next_request()
             except BadRequest as exc:
-                await _refuse(connection, exc.status, exc.message)
+                await refuse(connection, exc.status, exc.message)
                 continue
             if request is None:
                 return
@@ -74,18 +74,22 @@ async def serve_request(
     scheme: str = "https",
     client: Address | None = None,
     server: Address | None = None,
+    headers: Headers = (),
 ) -> None:
-    """Let the application answer one request; raises InboundBroken when the client is gone."""
+    """Let the application answer one request; raises InboundBroken when the client is gone.
+
+    An answer that the application does not make gets `headers` too.
+    """
     if request.upgrade is not None:
-        await _refuse(
-            connection, 426 if request.upgrade.lower() == b"websocket" else 400, "no upgrade is served"
-        )
+        status = 426 if request.upgrade.lower() == b"websocket" else 400
+        await refuse(connection, status, "no upgrade is served", headers)
         return
     length = request.body_length
     if length is not None and length > REQUEST_BODY_BYTES_MAX:
-        await _refuse(connection, 413, f"the request's body is larger than {REQUEST_BODY_BYTES_MAX} bytes")
+        message = f"the request's body is larger than {REQUEST_BODY_BYTES_MAX} bytes"
+        await refuse(connection, 413, message, headers)
         return
-    call = _Call(connection, request)
+    call = _Call(connection, request, headers)
     try:
         await app(_scope(request, scheme, client, server), call.receive, call.send)
         if not call.ended:
@@ -105,8 +109,9 @@ async def serve_request(
 class _Call:
     """The two callables of one ASGI call."""
 
-    def __init__(self, connection: ServerConnection, request: RequestHead) -> None:
+    def __init__(self, connection: ServerConnection, request: RequestHead, headers: Headers) -> None:
         self._connection = connection
+        self._headers = headers
         self._request = request
         self._received = 0
         self._body_ended = False
@@ -174,16 +179,17 @@ class _Call:
             await self._connection.cut()
             return
         self._begun = self.ended = True
-        await _refuse(self._connection, status, message)
+        await refuse(self._connection, status, message, self._headers)
 
 
-async def _refuse(connection: ServerConnection, status: int, message: str) -> None:
+async def refuse(connection: ServerConnection, status: int, message: str, headers: Headers = ()) -> None:
+    """Answer a request with a text, without an application."""
     body = message.encode("utf-8") + b"\n"
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    own = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
     if status == 426:
-        headers.append((b"connection", b"close"))
+        own.append((b"connection", b"close"))
     phrase = http.HTTPStatus(status).phrase.encode("ascii")
-    await connection.answer(ResponseHead.of(status, phrase, tuple(headers)), body)
+    await connection.answer(ResponseHead.of(status, phrase, (*own, *headers)), body)
 
 
 def _scope(request: RequestHead, scheme: str, client: Address | None, server: Address | None) -> Scope:

@@ -24,6 +24,8 @@ from proxy.hub.store.roles import Role, listed
 
 # In the scope's state: a function, called with the id of a request's valid token, or with None.
 KNOWN = "known"
+# In the scope's state: True at the console's listener, where only tokens count that were made for it.
+REMOTE = "remote"
 
 _ANONYMOUS = Actor(ActorType.ANONYMOUS)
 
@@ -68,9 +70,11 @@ class Operators:
         """Return the valid token of a request, and its actor; raises RefusedError."""
         token = self._token(request)
         now = self.clock()
-        known = request.scope.get("state", {}).get(KNOWN)
+        state = request.scope.get("state", {})
+        here = token is not None and (token.remote or not state.get(REMOTE, False))
+        known = state.get(KNOWN)
         if known is not None:
-            known(None if token is None or token.expired(now) else token.id)
+            known(None if token is None or not here or token.expired(now) else token.id)
         if token is None:
             message = "an admin token is needed: Authorization: Bearer hws_…"
             raise RefusedError(401, "unauthenticated", message, _ANONYMOUS, "no valid admin token")
@@ -81,6 +85,12 @@ class Operators:
                 "hawse admin token add NAME --role ROLE makes another"
             )
             raise RefusedError(401, "expired", message, actor)
+        if not here:
+            message = (
+                f"the admin token {token.name} counts at the hub's admin listener alone: "
+                "hawse admin token add NAME --role ROLE --remote makes one that counts here"
+            )
+            raise RefusedError(403, "not_remote", message, actor)
         self.directory.used.note_admin_token(token.id, now)
         return token, actor
 

@@ -345,8 +345,16 @@ async def _read(request: Request, caller: Caller, clock: Callable[[], float]) ->
     last = request.headers.get("last-event-id", "")
     if len(last) > LAST_EVENT_ID_CHARACTERS_MAX:
         raise InvalidError(f"Last-Event-ID exceeds {LAST_EVENT_ID_CHARACTERS_MAX} characters")
-    query = dict(request.query_params)
-    return Call(request.path_params, query, bytes(body), caller.actor.name, clock(), caller.role, last)
+    return Call(
+        path=request.path_params,
+        query=dict(request.query_params),
+        body=bytes(body),
+        operator=caller.actor.name,
+        at=clock(),
+        role=caller.role,
+        last_event_id=last,
+        token=caller.actor.id,
+    )
 
 
 def _mode(request: Request) -> str:

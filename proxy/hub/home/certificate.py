@@ -61,7 +61,8 @@ class Certificate:
             )
             return cls(config.tls.certificate, None, watched.current(), watched, None)
 
-        names = (config.public_host, *([] if config.cluster_hosts is None else [config.cluster_hosts]))
+        others = (config.cluster_hosts, config.console.tls_host)
+        names = (config.public_host, *(name for name in others if name is not None))
 
         def ensure() -> ServerCertificate:
             now = datetime.datetime.fromtimestamp(clock(), datetime.UTC)

@@ -17,10 +17,11 @@ import attrs
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.hub.home.data_folder import ENVIRONMENT_PREFIX, default_data_dir
-from proxy.hub.home.database_config import DatabaseConfig, faults_of_database
 from proxy.hub.home.files.seal_file import SEAL_FILE
 from proxy.hub.home.hosts import ClusterHosts
-from proxy.hub.home.peer_config import PeerConfig, faults_of_peer, misleading_address
+from proxy.hub.home.sections.console import ConsoleConfig, faults_of_console
+from proxy.hub.home.sections.database import DatabaseConfig, faults_of_database
+from proxy.hub.home.sections.peer import PeerConfig, faults_of_peer, misleading_address
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,
@@ -208,6 +209,7 @@ class HubConfig:
     database: DatabaseConfig = DatabaseConfig()  # noqa: RUF009 - it is frozen
     peer: PeerConfig = PeerConfig()  # noqa: RUF009 - it is frozen
     admin: AdminConfig = AdminConfig()
+    console: ConsoleConfig = ConsoleConfig()  # noqa: RUF009 - it is frozen
     limits: LimitsConfig = LimitsConfig()
     tunnel: TunnelConfig = TunnelConfig()
     audit: AuditConfig = AuditConfig()
@@ -269,7 +271,8 @@ def read(path: Path | None, environment: Mapping[str, str], faults: list[str]) -
     if config is None:
         return None
     add_faults(faults, _check(config))
-    return attrs.evolve(config, public_url=config.public_url.rstrip("/"))
+    console = attrs.evolve(config.console, public_url=config.console.public_url.rstrip("/"))
+    return attrs.evolve(config, public_url=config.public_url.rstrip("/"), console=console)
 
 
 def _check(config: HubConfig) -> list[str]:
@@ -291,11 +294,8 @@ def _check(config: HubConfig) -> list[str]:
     faults.extend(_check_tls(config.tls))
     faults.extend(faults_of_database(config.database))
     faults.extend(faults_of_peer(config.peer, in_postgres=config.database.url is not None))
-    for name, other in (("listen", config.listen), ("admin.listen", config.admin.listen)):
-        if config.peer.listen == other and other.port != 0:
-            faults.append(f"peer.listen: the same address as {name}; the links need a separate listener")
-    if config.listen == config.admin.listen and config.listen.port != 0:
-        faults.append("admin.listen: the same address as listen; the admin API needs a separate listener")
+    faults.extend(faults_of_console(config.console))
+    faults.extend(_check_listeners(config))
     faults.extend(_check_limits("limits", config.limits))
     faults.extend(_check_agents(config.limits.agents))
     if not 1 <= config.limits.relays_per_cluster <= RELAYS_PER_CLUSTER_MAX:
@@ -317,6 +317,22 @@ def _check(config: HubConfig) -> list[str]:
         faults.append(f"tunnel.ping_s: {fault}")
     faults.extend(f"audit.mask: {fault}" for fault in _check_mask(config.audit.mask))
     return faults
+
+
+def _check_listeners(config: HubConfig) -> list[str]:
+    """Return the listeners that are stated to be another one as well."""
+    listeners = (
+        ("listen", config.listen, "agents and relays need"),
+        ("admin.listen", config.admin.listen, "the admin API needs"),
+        ("peer.listen", config.peer.listen, "the links need"),
+        ("console.listen", config.console.listen, "the console needs"),
+    )
+    return [
+        f"{name}: the same address as {other}; {need} a separate listener"
+        for number, (name, address, need) in enumerate(listeners)
+        for other, taken, _ in listeners[:number]
+        if address is not None and address == taken and address.port != 0
+    ]
 
 
 def _check_tls(tls: TLSConfig) -> list[str]:

@@ -51,6 +51,8 @@ class InstanceLock:
     admin: tuple[Address, list[socket.socket]]
     peer: tuple[Address, list[socket.socket]] | None
     """For other hubs; None without `peer.listen`."""
+    console: tuple[Address, list[socket.socket]] | None
+    """For browsers; None without `console.listen`."""
     predecessor: HandoverClient | None
     """The old hub, until it has handed over or ended."""
     pid_file: PidFile | None = None
@@ -120,7 +122,11 @@ class InstanceLock:
     def listeners(self) -> list[tuple[str, str, tuple[Address, list[socket.socket]]]]:
         """Return each listener: its name in a handover, its key in the configuration, address and sockets."""
         found = [("front", "listen", self.front), ("admin", "admin.listen", self.admin)]
-        return found if self.peer is None else [*found, ("peer", "peer.listen", self.peer)]
+        if self.peer is not None:
+            found.append(("peer", "peer.listen", self.peer))
+        if self.console is not None:
+            found.append(("console", "console.listen", self.console))
+        return found
 
     def close_restart_socket(self) -> None:
         """Take no more handover requests: a new hub waits for this hub's end instead."""
@@ -172,9 +178,18 @@ async def open_instance_lock(
     client, lock, restart_socket = (
         await _wait_for_instance_lock(data) if replace else (None, *_lock_free_folder(data))
     )
-    peer = None if config.peer.listen is None else (config.peer.listen, list[socket.socket]())
-    front, admin = (config.listen, list[socket.socket]()), (config.admin.listen, list[socket.socket]())
-    instance = InstanceLock(data, boot, lock, restart_socket, front, admin, peer, client, pid_file)
+    instance = InstanceLock(
+        data=data,
+        boot=boot,
+        lock=lock,
+        restart_socket=restart_socket,
+        front=(config.listen, []),
+        admin=(config.admin.listen, []),
+        peer=None if config.peer.listen is None else (config.peer.listen, []),
+        console=None if config.console.listen is None else (config.console.listen, []),
+        predecessor=client,
+        pid_file=pid_file,
+    )
     try:
         held = client.ports() if client is not None else {}
         for name, stated, (address, sockets) in instance.listeners():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 import sqlalchemy as sa
@@ -206,15 +206,28 @@ class Clusters(Database):
 class Relays(Database):
     """Relay instances: which connected, from where and when."""
 
-    def relay_instances(self) -> list[RelayInstance]:
-        """All stored relay instances, by cluster and the time they were last seen."""
+    def relay_instances(self, cluster_id: str | None = None) -> list[RelayInstance]:
+        """The stored relay instances of a cluster or of all, by cluster and the time they were last seen."""
         query = (
             sa.select(t.relay_instances, t.clusters.c.name.label("cluster"))
             .join(t.clusters)
             .order_by(t.clusters.c.name, t.relay_instances.c.last_seen_at.desc())
         )
+        if cluster_id is not None:
+            query = query.where(t.relay_instances.c.cluster_id == cluster_id)
         with self._read() as connection:
             return [RelayInstance(**row._mapping) for row in connection.execute(query)]
+
+    def relays_last_seen(self, cluster_ids: Collection[str] | None = None) -> dict[str, float]:
+        """When a relay of these clusters, or of all, was last seen; by the cluster's id."""
+        seen = t.relay_instances.c
+        query = sa.select(seen.cluster_id, sa.func.max(seen.last_seen_at).label("at")).group_by(
+            seen.cluster_id
+        )
+        if cluster_ids is not None:
+            query = query.where(seen.cluster_id.in_(cluster_ids))
+        with self._read() as connection:
+            return {row.cluster_id: row.at for row in connection.execute(query)}
 
     def relay_connected(self, contact: RelayContact) -> str:
         """Store that a relay instance connected, and return a description of what is new about it.

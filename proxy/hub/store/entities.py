@@ -21,6 +21,10 @@ from proxy.hub.store.roles import Role
 from proxy.hub.store.secrets.signing_keys import SealedKeys
 from proxy.hub.store.versions.version import Version
 
+# A session of the console without a request ends after this time, and any session after the second one.
+IDLE_S = 30 * 60.0
+SESSION_S = 12 * 3600.0
+
 
 class AgentState(StrEnum):
     """Whether an agent may make requests."""
@@ -186,10 +190,43 @@ class AdminToken:
     """False for a token that is older than roles and became `admin` by the migration."""
     created_at: float
     expires_at: float | None = None
+    remote: bool = False
+    """Whether it counts at the console's listener."""
 
     def expired(self, now: float) -> bool:
         """Return whether the token has expired."""
         return self.expires_at is not None and now >= self.expires_at
+
+
+@attrs.frozen
+class ConsoleCode:
+    """A one-time code that signs a browser in; the code was shown once and is not stored."""
+
+    token_id: str
+    operator: str
+    """Who asked for it, as the trail names them."""
+    created_at: float
+    expires_at: float
+
+
+@attrs.frozen
+class ConsoleSession:
+    """A person's session in the console; its cookie is not stored."""
+
+    id: str
+    token_id: str
+    operator: str
+    """Who asked for its code, as the trail names them."""
+    created_at: float
+    used_at: float
+    """As of the reading of the row. Hubs write uses with a delay."""
+    expires_at: float
+    ip: str
+    user_agent: str
+
+    def ended(self, now: float, used_at: float = 0.0) -> bool:
+        """Return whether it has ended, if it was last used then or as the row says."""
+        return now >= self.expires_at or now >= max(used_at, self.used_at) + IDLE_S
 
 
 @attrs.frozen
@@ -234,6 +271,10 @@ class Snapshot:
     admin_tokens_by_hash: Mapping[str, AdminToken] = attrs.field(repr=False)
     bundle: Bundle
     """The policies in force; a new object if and only if they change."""
+    console_codes: Mapping[str, tuple[AdminToken, ConsoleCode]] = attrs.field(factory=dict, repr=False)
+    """By hash, expired ones included: a reader checks `expires_at`."""
+    console_sessions: Mapping[str, tuple[AdminToken, ConsoleSession]] = attrs.field(factory=dict, repr=False)
+    """By the hash of the cookie, ended ones included: a reader asks `ended`."""
     signing_keys: SealedKeys = attrs.field(factory=SealedKeys)
     """The hub's signing keys, sealed; none where they are in the data folder."""
     credentials: Mapping[str, str] = attrs.field(factory=dict, repr=False)

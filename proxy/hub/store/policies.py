@@ -31,6 +31,26 @@ Change = Callable[[dict[str, Source]], None]
 """Changes the documents, keyed by the names of their policies; raises InvalidError, NotFoundError."""
 
 
+class PolicyFaultsError(InvalidError):
+    """Documents that are refused; the message has a line for each fault."""
+
+    def __init__(self, error: PolicyError) -> None:
+        super().__init__(str(error))
+        self.faults = error.faults
+
+
+@attrs.frozen
+class Proposal:
+    """The bundle that a change would make, and what is in force until then."""
+
+    before: Bundle
+    after: Bundle
+    documents: tuple[str, ...]
+    """Those of `before`."""
+    proposed: tuple[str, ...]
+    """Those of `after`."""
+
+
 @attrs.frozen
 class BundleRow:
     """A stored bundle."""
@@ -52,17 +72,15 @@ class Policies(Database):
         Raises InvalidError with all errors, and then nothing has changed. Documents that change nothing make
         no new version, because a pipeline may apply the same documents again and again.
         """
-        if not sources:
-            raise InvalidError("the input contains no policy")
+        return self._change_policies(_replace(sources, only=only))
 
-        def change(documents: dict[str, Source]) -> None:
-            # Compiled alone first, so that errors have their positions in the given files.
-            _compile(sources)
-            if only:
-                documents.clear()
-            documents.update({name_of(source): source for source in sources})
-
-        return self._change_policies(change)
+    def propose_policies(self, sources: Sequence[Source], *, only: bool = False) -> Proposal:
+        """Return what `apply_policies` would make, and change nothing; raises PolicyFaultsError."""
+        with self._read() as connection:
+            before = self._read_bundle(connection, [])
+            row = self._newest(connection)
+            bundle, texts = _changed(row, _replace(sources, only=only))
+        return Proposal(before, bundle, row.documents, tuple(texts))
 
     def remove_policy(self, name: str) -> Bundle:
         """Remove a policy and return the new bundle; raises NotFoundError."""
@@ -130,10 +148,7 @@ class Policies(Database):
     def _change_policies(self, change: Change) -> Bundle:
         with self._change() as connection:
             row = self._newest(connection)
-            documents = {name_of(source): source for source in map(Source, row.documents)}
-            change(documents)
-            texts = [source.text.strip("\n") + "\n" for _, source in sorted(documents.items())]
-            bundle = _compile([Source(text) for text in texts], version=row.version + 1)
+            bundle, texts = _changed(row, change)
             if texts == list(row.documents):
                 return self._read_bundle(connection, [])
             self._write_bundle(connection, bundle, texts)
@@ -159,12 +174,35 @@ class Policies(Database):
         )
 
 
+def _replace(sources: Sequence[Source], *, only: bool) -> Change:
+    """Return the change that replaces documents of the same names, or all; raises InvalidError."""
+    if not sources:
+        raise InvalidError("the input contains no policy")
+
+    def change(documents: dict[str, Source]) -> None:
+        # Compiled alone first, so that errors have their positions in the given files.
+        _compile(sources)
+        if only:
+            documents.clear()
+        documents.update({name_of(source): source for source in sources})
+
+    return change
+
+
+def _changed(row: BundleRow, change: Change) -> tuple[Bundle, list[str]]:
+    """Return the bundle that a change makes of a stored one, and its documents."""
+    documents = {name_of(source): source for source in map(Source, row.documents)}
+    change(documents)
+    texts = [source.text.strip("\n") + "\n" for _, source in sorted(documents.items())]
+    return _compile([Source(text) for text in texts], version=row.version + 1), texts
+
+
 def _compile(sources: Iterable[Source], *, version: int = 0) -> Bundle:
-    """Compile documents; raises InvalidError with all errors, one on each line."""
+    """Compile documents; raises PolicyFaultsError."""
     try:
         return compile_bundle(sources, CelConditions(time.thread_time), version=version)
     except PolicyError as error:
-        raise InvalidError(str(error)) from error
+        raise PolicyFaultsError(error) from error
 
 
 def _row(row: sa.Row[tuple[object, ...]]) -> BundleRow:

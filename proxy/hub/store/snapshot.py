@@ -20,7 +20,17 @@ from auth.principal import IdentityError, Principal, slug
 from proxy.hub.store.credentials import owners_of, read_codes, read_keys
 from proxy.hub.store.database import among, select_as_text
 from proxy.hub.store.engines.errors import InvalidError
-from proxy.hub.store.entities import AdminToken, Agent, AgentState, Cluster, Mode, Snapshot, Team
+from proxy.hub.store.entities import (
+    AdminToken,
+    Agent,
+    AgentState,
+    Cluster,
+    ConsoleCode,
+    ConsoleSession,
+    Mode,
+    Snapshot,
+    Team,
+)
 from proxy.hub.store.federation import by_issuer, read_issuers, read_rules
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_labels, shown
@@ -30,6 +40,7 @@ from proxy.hub.store.versions.version import Version, read_version
 from proxy.process.untrusted_json import read_json
 
 T = TypeVar("T")
+H = TypeVar("H", ConsoleCode, ConsoleSession)
 Connection = sa.Connection
 
 _AGENT = t.agents.c["id", "name", "owner", "state", "created_at"]
@@ -98,6 +109,7 @@ def _read(
     issuers = read_issuers(connection)
     rules = read_rules(connection, issuers, agents, faults, of_agents)
     credentials = owners_of(*api_keys.values(), *agent_keys.values(), *rules)
+    admin_tokens = _read_admin_tokens(connection, faults)
     agents_by_name = {agent.name: agent for agent in agents.values()}
     if touched is not None and before is not None:
         # A new agent has nothing in the snapshot before.
@@ -126,7 +138,9 @@ def _read(
         codes_by_hash=codes,
         issuers_by_url={issuer.url: issuer for issuer in issuers.values()},
         rules_by_issuer=by_issuer(rules),
-        admin_tokens_by_hash=_read_admin_tokens(connection, faults),
+        admin_tokens_by_hash=admin_tokens,
+        console_codes=_of_tokens(admin_tokens, _read_console_codes(connection)),
+        console_sessions=_of_tokens(admin_tokens, _read_console_sessions(connection)),
         credentials=credentials,
         bundle=bundle,
         signing_keys=read_signing_keys(connection),
@@ -283,8 +297,30 @@ def _read_admin_tokens(connection: Connection, faults: list[str]) -> Mapping[str
             role_chosen=row.role_chosen,
             created_at=row.created_at,
             expires_at=row.expires_at,
+            remote=row.remote,
         )
     return tokens
+
+
+def _read_console_codes(connection: Connection) -> dict[str, ConsoleCode]:
+    return {
+        row.hash: ConsoleCode(row.token_id, row.operator, row.created_at, row.expires_at)
+        for row in connection.execute(sa.select(t.console_codes))
+    }
+
+
+def _read_console_sessions(connection: Connection) -> dict[str, ConsoleSession]:
+    columns = [column for column in t.console_sessions.c if column.name != "hash"]
+    return {
+        row.hash: ConsoleSession(**{column.name: getattr(row, column.name) for column in columns})
+        for row in connection.execute(sa.select(t.console_sessions))
+    }
+
+
+def _of_tokens(tokens: Mapping[str, AdminToken], held: Mapping[str, H]) -> dict[str, tuple[AdminToken, H]]:
+    """Add the token of each code or session; leave out those of an invalid one."""
+    by_id = {token.id: token for token in tokens.values()}
+    return {key: (by_id[each.token_id], each) for key, each in held.items() if each.token_id in by_id}
 
 
 def read_trail(connection: Connection) -> TrailMark | None:

@@ -15,8 +15,13 @@ from audit.store import TrailMark
 from proxy.hub.store.agents import Agents, Teams
 from proxy.hub.store.clusters import Clusters, Relays, relay_instance
 from proxy.hub.store.database import find, new_id, refuse_taken
-from proxy.hub.store.engines.errors import ConflictError, InvalidError, StoreUnavailableError
-from proxy.hub.store.entities import Snapshot
+from proxy.hub.store.engines.errors import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    StoreUnavailableError,
+)
+from proxy.hub.store.entities import IDLE_S, SESSION_S, Snapshot
 from proxy.hub.store.federation import Federation
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME, is_local_token_name
 from proxy.hub.store.migrations import tables as t
@@ -25,6 +30,12 @@ from proxy.hub.store.policies import Policies
 from proxy.hub.store.roles import Role
 from proxy.hub.store.sealed import Sealed
 from proxy.hub.store.snapshot import read_snapshot
+
+# Of one token. Many people of a machine may share its token. The oldest one is ended for a new one.
+SESSIONS_PER_TOKEN_MAX = 64
+CODES_PER_TOKEN_MAX = 16
+# What a browser calls itself takes some 150 characters.
+USER_AGENT_CHARACTERS_MAX = 256
 
 
 class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
@@ -128,7 +139,13 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
     # -- admin tokens
 
     def add_admin_token(
-        self, name: str, token_hash: str, *, role: Role, expires_at: float | None = None
+        self,
+        name: str,
+        token_hash: str,
+        *,
+        role: Role,
+        expires_at: float | None = None,
+        remote: bool = False,
     ) -> str:
         """Add a token of the admin API and return its id; raises InvalidError, ConflictError."""
         check_name("token name", name)
@@ -137,16 +154,23 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
         with self._change() as connection:
             step = f": `hawse admin token remove {name}` removes it, so that you can add a new one"
             refuse_taken(connection, t.admin_tokens, "token", name, next_step=step)
-            return self._insert_admin_token(connection, name, token_hash, role, expires_at)
+            return self._insert_admin_token(connection, name, token_hash, role, expires_at, remote=remote)
 
     def put_local_token(self, token_hash: str, name: str = LOCAL_TOKEN_NAME) -> str:
         """Replace the token of a hub's own machine, and return the new one's id."""
         with self._change() as connection:
             connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == name))
-            return self._insert_admin_token(connection, name, token_hash, Role.ADMIN, None)
+            return self._insert_admin_token(connection, name, token_hash, Role.ADMIN, None, remote=False)
 
     def _insert_admin_token(
-        self, connection: sa.Connection, name: str, token_hash: str, role: Role, expires_at: float | None
+        self,
+        connection: sa.Connection,
+        name: str,
+        token_hash: str,
+        role: Role,
+        expires_at: float | None,
+        *,
+        remote: bool,
     ) -> str:
         token_id = new_id()
         connection.execute(
@@ -158,6 +182,7 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
                 role_chosen=True,
                 created_at=self._clock(),
                 expires_at=expires_at,
+                remote=remote,
             )
         )
         return token_id
@@ -181,3 +206,89 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
                 )
             connection.execute(sa.delete(t.admin_tokens).where(tokens.id == token.id))
             return str(token.id)
+
+    # -- the console
+
+    def add_console_code(self, code_hash: str, *, token_id: str, operator: str, expires_at: float) -> None:
+        """Add a one-time code of a token; raises NotFoundError if the token was removed meanwhile."""
+        codes, now = t.console_codes, self._clock()
+        with self._change() as connection:
+            token = sa.select(t.admin_tokens.c.id).where(t.admin_tokens.c.id == token_id)
+            if connection.scalar(token) is None:
+                raise NotFoundError("the admin token was removed")
+            connection.execute(sa.delete(codes).where(codes.c.expires_at <= now))
+            _drop_oldest(connection, codes, token_id, codes.c.created_at, CODES_PER_TOKEN_MAX)
+            connection.execute(
+                sa.insert(codes).values(
+                    hash=code_hash,
+                    token_id=token_id,
+                    operator=operator,
+                    created_at=now,
+                    expires_at=expires_at,
+                )
+            )
+
+    def redeem_console_code(
+        self, code_hash: str, session_hash: str, *, session_id: str, ip: str, user_agent: str
+    ) -> None:
+        """Begin a session with a code, which is used up; raises NotFoundError if it was, or has expired."""
+        codes, sessions, now = t.console_codes, t.console_sessions, self._clock()
+        with self._change() as connection:
+            code = connection.execute(sa.select(codes).where(codes.c.hash == code_hash)).first()
+            if code is None or code.expires_at <= now:
+                raise NotFoundError("the code was used, or has expired")
+            connection.execute(sa.delete(codes).where(codes.c.hash == code_hash))
+            # Hubs write uses with a delay, far below the time that an ended session is kept.
+            ended = sa.or_(sessions.c.expires_at <= now, sessions.c.used_at <= now - 2 * IDLE_S)
+            connection.execute(sa.delete(sessions).where(ended))
+            _drop_oldest(connection, sessions, code.token_id, sessions.c.used_at, SESSIONS_PER_TOKEN_MAX)
+            connection.execute(
+                sa.insert(sessions).values(
+                    hash=session_hash,
+                    id=session_id,
+                    token_id=code.token_id,
+                    operator=code.operator,
+                    created_at=now,
+                    used_at=now,
+                    expires_at=now + SESSION_S,
+                    ip=ip,
+                    user_agent=user_agent[:USER_AGENT_CHARACTERS_MAX],
+                )
+            )
+
+    def end_console_session(self, session_id: str) -> str:
+        """End a session, and return the operator's name; raises NotFoundError."""
+        sessions = t.console_sessions
+        with self._change() as connection:
+            operator = connection.scalar(sa.select(sessions.c.operator).where(sessions.c.id == session_id))
+            if operator is None:
+                raise NotFoundError("there is no such session: it has ended, or it never began")
+            connection.execute(sa.delete(sessions).where(sessions.c.id == session_id))
+            return str(operator)
+
+    def console_uses(self) -> dict[str, float]:
+        """When each session was last used, by id, as far as hubs have written it."""
+        sessions = t.console_sessions.c
+        with self._read() as connection:
+            rows = connection.execute(sa.select(sessions.id, sessions.used_at))
+            return {row.id: row.used_at for row in rows}
+
+    def note_console_uses(self, used: Mapping[str, float]) -> None:
+        """Store when sessions were last used, by id; like `note_use` no change."""
+        sessions = t.console_sessions
+        later = (
+            sa.update(sessions)
+            .where(sessions.c.id == sa.bindparam("row_id"), sessions.c.used_at < sa.bindparam("at"))
+            .values(used_at=sa.bindparam("at"))
+        )
+        self._note_each(later, [{"row_id": row_id, "at": at} for row_id, at in sorted(used.items())])
+
+
+def _drop_oldest(
+    connection: sa.Connection, table: sa.Table, token_id: str, age: sa.Column[float], rows_max: int
+) -> None:
+    """Delete the oldest rows of a token, so that one more is within the limit."""
+    of_token = table.c.token_id == token_id
+    kept = sa.select(table.c.hash).where(of_token).order_by(age.desc()).limit(rows_max - 1)
+    hashes = connection.scalars(kept).all()
+    connection.execute(sa.delete(table).where(of_token, table.c.hash.not_in(hashes)))

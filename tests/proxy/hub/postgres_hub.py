@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from proxy.hub.home.config import AdminConfig, HubConfig
-from proxy.hub.home.database_config import DatabaseConfig
+from proxy.hub.home.sections.database import DatabaseConfig
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import Records, open_home, open_records
 from proxy.hub.store.engines.postgres_address import PostgresAddress

@@ -19,11 +19,11 @@ from proxy.cli.group import build_group
 from proxy.hub.admin.data.backup import BackupError, backup
 from proxy.hub.check import check_hub
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.database_config import DatabaseConfig
 from proxy.hub.home.databases import noted_address
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.local_admin import AdminEndpoint
 from proxy.hub.home.files.private_files import DataDirError
+from proxy.hub.home.sections.database import DatabaseConfig
 from proxy.hub.relays.registry import Registry
 from proxy.hub.resources import open_home, open_records, open_replays
 from proxy.hub.store.engines.postgres_address import PostgresAddress

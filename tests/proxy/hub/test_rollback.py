@@ -25,9 +25,9 @@ from proxy.hub.authorize.events import Trail
 from proxy.hub.check import check_hub
 from proxy.hub.health.database_watch import DatabaseWatch
 from proxy.hub.home.config import HubConfig
-from proxy.hub.home.database_config import DatabaseConfig
 from proxy.hub.home.databases import note_applied, noted_applied
 from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.sections.database import DatabaseConfig
 from proxy.hub.resources import Records
 from proxy.hub.store.directory import open_directory
 from proxy.hub.store.engines import postgres as engine_module

@@ -23,11 +23,11 @@ from auth.apikey import hash as hash_key
 from proxy.hub import serve
 from proxy.hub.accept import Acceptor
 from proxy.hub.home.config import AdminConfig, HubConfig
-from proxy.hub.home.database_config import DatabaseConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.seal_file import SealFile
 from proxy.hub.home.hub_instances import HubInstances
 from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.sections.database import DatabaseConfig
 from proxy.hub.restart.handover import HandoverServer, open_restart_socket
 from proxy.hub.store.engines.postgres_address import PostgresAddress
 from proxy.hub.store.store import Store

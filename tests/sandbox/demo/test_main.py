@@ -17,13 +17,13 @@ def test_the_command_line() -> None:
     assert (arguments.once, arguments.kubeconfig, arguments.dir) == (True, Path("admin"), Path("elsewhere"))
 
 
-@pytest.mark.parametrize("port", ["99999", "65535", "-1", "http"])
+@pytest.mark.parametrize("port", ["99999", "65534", "-1", "http"])
 def test_a_port_that_is_none_is_refused_before_anything_starts(
     port: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         parse([f"--port={port}"])
-    assert f"argument --port: '{port}' is no port from 0 to 65534" in capsys.readouterr().err
+    assert f"argument --port: '{port}' is no port from 0 to 65533" in capsys.readouterr().err
     assert parse(["--port", "0"]).port == 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import click
 
 from audit.escape import escape
 from proxy.cli.admin.api.client import Reach
+from proxy.cli.admin.policy.differences import as_written, fault_line, print_differences
 from proxy.cli.admin.policy.files import files_argument, padded, read_files, say_missing
 from proxy.cli.admin.policy.simulation import simulate_policies
 from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
@@ -99,14 +99,9 @@ def show_policy(reach: Reach, /, name: str | None, number: int | None, as_json: 
         print_json(found)
         return
     click.echo(
-        "---\n".join("".join(f"{_as_written(line)}\n" for line in each.splitlines()) for each in documents),
+        "---\n".join("".join(f"{as_written(line)}\n" for line in each.splitlines()) for each in documents),
         nl=False,
     )
-
-
-def _as_written(line: str) -> str:
-    """Escape a line of a policy for a terminal. Applied again, it is the same policy."""
-    return re.sub(r"[^\\\t]+", lambda part: escape(part[0]), line)
 
 
 @policy.command("versions")
@@ -119,13 +114,37 @@ def list_versions(reach: Reach, /, as_json: bool) -> None:
     print_table(found, columns, as_json=as_json, empty="no versions")
 
 
+@policy.command("diff")
+@click.argument("before", metavar="VERSION")
+@click.argument("after", metavar="[VERSION]", required=False)
+@json_option
+@click.pass_obj
+def diff_versions(reach: Reach, /, before: str, after: str | None, as_json: bool) -> None:
+    """Show what changed between two versions of the policies, by rule.
+
+    Without a second VERSION, compare with the policies in force. `hawse admin policy versions` lists them.
+    Layout and comments alone are no difference of a rule.
+    """
+    client = reach.client()
+    if after is None:
+        after = text(client.get("policies"), "version")
+    found = client.get("policy-versions", before, "diff", after)
+    if as_json:
+        print_json(found)
+    else:
+        print_differences(objects(found, "diff"))
+
+
 @policy.command("apply")
 @files_argument
 @click.option("--only", is_flag=True, help="Remove all policies that are not in these files.")
+@click.option("--dry-run", is_flag=True, help="Change nothing. Print the difference, by rule.")
 @yes_option
 @json_option
 @click.pass_obj
-def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bool, as_json: bool) -> None:
+def apply_policies(
+    reach: Reach, /, files: tuple[Path, ...], only: bool, dry_run: bool, yes: bool, as_json: bool
+) -> None:
     """Apply policies, replacing those of the same names.
 
     A FILE may hold several policies, separated by ---; a dash reads standard input. If any file has a fault,
@@ -139,9 +158,14 @@ def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bo
     policies, tests = sorted_out(sources)
     if tests:
         _run_tests(policies, tests, as_json=False, quiet=True)
+    body = {"files": [{"name": source.file, "text": padded(source)} for source in policies], "only": only}
+    if dry_run:
+        # In the body too: an older hub refuses it there, and would ignore the query and apply.
+        done = reach.client().post("policies", body={**body, "dry_run": True}, dry_run="true")
+        _print_dry_run(done, as_json=as_json)
+        return
     if only:
         confirm("Remove every policy that is not in these files?", yes=yes)
-    body = {"files": [{"name": source.file, "text": padded(source)} for source in policies], "only": only}
     done = reach.client().post("policies", body=body)
     _print_change(done, as_json=as_json)
     # Older hubs don't report missing names.
@@ -198,6 +222,18 @@ def _switch(reach: Reach, name: str, rules: tuple[str, ...], *, enabled: bool, a
     _print_change(reach.client().put("policies", name, "rules", body=body), as_json=as_json)
 
 
+def _print_dry_run(done: Object, *, as_json: bool) -> None:
+    if as_json:
+        print_json(done)
+    if faults := objects(done, "faults"):
+        raise CommandError("\n".join(map(fault_line, faults)))
+    if not as_json:
+        print_differences(objects(done, "diff"))
+    for warning in texts(done, "warnings"):
+        say(f"warning: {warning}")
+    say(f"nothing is changed: bundle {text(done, 'bundle')} stays in force")
+
+
 def _print_change(done: Object, *, as_json: bool) -> None:
     if as_json:
         print_json(done)
@@ -240,7 +276,7 @@ def explain(
     app-1. RESOURCE may be a path, with an HTTP method as VERB: explain sre-1 prod get /metrics. Exit status:
     3 if it is denied, 1 if that is unknown.
     """
-    from proxy.cli.admin.policy.tests import request_for
+    from proxy.kubernetes.described import request_for
 
     try:
         method, target = request_for(verb, resource, name, namespace, group)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+import itertools
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.admin.api.client import Reach
-from proxy.cli.admin.policy.files import files_argument, read_files, say_missing
-from proxy.cli.admin.policy.recorded_calls import recorded_calls
+from audit.escape import escape_lines
+from proxy.cli.admin.api.client import AdminClient, Reach
+from proxy.cli.admin.policy.files import files_argument, padded, read_files, say_missing
 from proxy.cli.audit.options import to_moment
 from proxy.cli.errors import CommandError
-from proxy.cli.output import Object, field, json_option, objects, print_json, print_table, say, text, texts
+from proxy.cli.output import Object, child, field, json_option, objects, print_json, print_table, say, text
 from proxy.cli.progress import progress
 from proxy.process.plural import counted
-from proxy.process.suggestions import did_you_mean
 
-if TYPE_CHECKING:
-    from auth.policy.match import Bundle
-    from auth.policy.text import Source
-    from proxy.cli.admin.policy.tests import Agent, Cluster, Simulation
+# How long each request waits for the end. Each is an event of the trail, so they get longer; at most what the
+# hub grants.
+_WAITS_S = (1, 2, 4, 8, 16, 20)
 
 
 @click.command("simulate", short_help="Show which recorded calls would be newly denied or allowed.")
@@ -56,115 +53,64 @@ def simulate_policies(
 ) -> None:
     """Show which recorded calls these policies would newly deny or allow.
 
-    It reads the audit trail in the hub's data folder, so run it on the hub's machine. Each call is decided by
-    the policies in force and by the proposed ones, with today's teams and cluster labels. --agent and
-    --cluster also accept removed ones, if the trail has calls of them.
+    The hub decides each call of its trail by the policies in force and by the proposed ones, with today's
+    teams and cluster labels. --agent and --cluster also accept removed ones, if the trail has calls of them.
     """
-    from auth.policy.document import name_of
-    from auth.policy.rules import missing
-    from proxy.cli.admin.policy.tests import simulate, sorted_out
+    from proxy.cli.admin.policy.tests import sorted_out
 
     client = reach.client()
     policies, _ = sorted_out(read_files(files))
-    in_force = objects(client.get("policies"), "policies")
-    current, proposed = _bundles(in_force, policies, only=only, without=without)
-    # Including removed agents: their names are valid here, and their calls count as calls of removed agents.
-    enrolled = objects(client.get("agents", retired="true"), "agents")
-    agents = _agents([row for row in enrolled if row.get("state") != "retired"])
-    clusters = _clusters(objects(client.get("clusters"), "clusters"))
-    filters = {"agent": agent, "cluster": cluster, "since": since.isoformat()}
-    with recorded_calls(reach.folder(), filters) as recorded:
-        known = {text(row, "name") for row in enrolled}
-        if agent is not None and agent not in known and not recorded.any_of(agent=agent):
-            raise _unknown("agent", agent, known, "hawse admin agent list --retired")
-        if cluster is not None and cluster not in clusters and not recorded.any_of(cluster=cluster):
-            raise _unknown("cluster", cluster, clusters, "hawse admin cluster list")
-        begin = recorded.begin()
-        with progress() as show:
-            found = simulate(recorded.since(since, agent, cluster, show), agents, clusters, current, proposed)
-    teams = {text(row, "name") for row in objects(client.get("teams"), "teams")}
-    given = {name_of(source) for source in policies}
-    new = (policy for policy in proposed.policies if policy.name in given)
-    unmet = missing(new, {"team": teams, "agent": agents, "cluster": clusters})
+    body = {
+        "files": [{"name": source.file, "text": padded(source)} for source in policies],
+        "only": only,
+        "without": without,
+        "since": since.isoformat(),
+        "agent": agent or "",
+        "cluster": cluster or "",
+    }
+    found = _result_of(client, client.post("policy-simulations", body=body))
+    unmet = objects(found, "missing")
     if as_json:
-        print_json(
-            {
-                "since": _time_text(since),
-                "trail_begins": None if begin is None else _time_text(begin),
-                **_as_json(found),
-                "missing": [{**row} for row in unmet],
-            }
-        )
+        print_json({key: value for key, value in found.items() if key != "diff"})
     else:
         _print(found)
-        if begin is not None and begin > since:
+        begin = text(found, "trail_begins")
+        if begin > text(found, "since"):
             say(
-                f"the trail begins at {_time_text(begin)}, so calls between {_time_text(since)} and then are "
+                f"the trail begins at {begin}, so calls between {text(found, 'since')} and then are "
                 "not covered"
             )
     say_missing(unmet)
 
 
-def _bundles(
-    in_force: Sequence[Object], policies: Sequence[Source], *, only: bool, without: tuple[str, ...]
-) -> tuple[Bundle, Bundle]:
-    """Return the current and the proposed bundle; raises CommandError."""
-    from auth.policy.text import PolicyError
-    from proxy.cli.admin.policy.tests import compiled, merged
-
-    documents = [text(row, "document") for row in in_force]
-    names = {text(row, "name") for row in in_force}
-    for name in without:
-        if name not in names:
-            # A typo would otherwise look like a removal that changes nothing.
-            existing = f"; the policies are: {', '.join(sorted(names))}" if names else ", and no other"
-            raise CommandError(f"there is no policy {name!a}{existing}")
+def _result_of(client: AdminClient, started: Object) -> Object:
+    """Wait for a simulation, and return its result; raises CommandError. Ctrl-C cancels it."""
+    simulation_id, found = text(started, "id"), started
+    waits = itertools.chain(_WAITS_S, itertools.repeat(_WAITS_S[-1]))
     try:
-        current = compiled(merged(documents, [], only=False))
-        return current, compiled(merged(documents, policies, only=only, without=without))
-    except PolicyError as error:
-        raise CommandError(str(error)) from error
+        with progress() as show:
+            while not found.get("ended_at"):
+                found = client.get("policy-simulations", simulation_id, wait_s=str(next(waits)))
+                if (
+                    isinstance(of := found.get("of"), int)
+                    and isinstance(read := found.get("read"), int)
+                    and of
+                ):
+                    show("events read", read, of)
+    except KeyboardInterrupt:
+        client.delete("policy-simulations", simulation_id)
+        raise
+    state = text(found, "state")
+    if state == "cancelled":
+        raise CommandError("the simulation was cancelled by another operator")
+    if state != "done":
+        raise CommandError(escape_lines(text(found, "message")))
+    return child(found, "result")
 
 
-def _unknown(kind: str, name: str, names: Iterable[str], listing: str) -> CommandError:
-    near = did_you_mean(name, names)
-    return CommandError(
-        f"there is no {kind} {name!a}{near}, and the trail has no call of one: for the names run `{listing}`"
-    )
-
-
-def _changes(found: Simulation) -> list[Object]:
-    """Return the changes, denials first, and within each kind the most frequent first."""
-    return [
-        {
-            "change": "newly allowed" if change.allowed else "newly denied",
-            "count": count,
-            "agent": change.agent,
-            "cluster": change.cluster,
-            "verb": change.verb,
-            "resource": change.resource,
-            "namespace": change.namespace,
-            "rule_before": change.before,
-            "rule_after": change.after,
-        }
-        for change, count in sorted(found.changes.items(), key=lambda each: (each[0].allowed, -each[1]))
-    ]
-
-
-def _as_json(found: Simulation) -> Object:
-    return {
-        "calls": found.calls,
-        "newly_denied": found.newly_denied,
-        "newly_allowed": found.newly_allowed,
-        "unknown": found.unknown,
-        "unreadable": found.unreadable,
-        "changes": [*_changes(found)],
-    }
-
-
-def _print(found: Simulation) -> None:
+def _print(found: Object) -> None:
     """Print the changes, and totals to compare with."""
-    changes = _changes(found)
+    changes = objects(found, "changes")
     columns = [
         ("CHANGE", field("change")),
         ("CALLS", field("count")),
@@ -177,42 +123,23 @@ def _print(found: Simulation) -> None:
     ]
     if changes:
         print_table(changes, columns, as_json=False, empty="", spare=("CLUSTER", "AGENT"))
-    if found.calls:
-        calls = counted(found.calls, "call")
-        say(f"{calls}: {found.newly_denied} newly denied, {found.newly_allowed} newly allowed")
+    calls, denied, allowed, unknown, unreadable = (
+        _number(found, key) for key in ("calls", "newly_denied", "newly_allowed", "unknown", "unreadable")
+    )
+    if calls:
+        say(f"{counted(calls, 'call')}: {denied} newly denied, {allowed} newly allowed")
     else:
         say("no recorded call to decide, so this says nothing about these policies: use a longer --since")
-    shown = sum(found.changes.values())
-    if shown < found.newly_denied + found.newly_allowed:
-        rest = found.newly_denied + found.newly_allowed - shown
-        say(f"changes not in these {len(changes)} rows: {rest}")
-    if found.unknown:
-        removed = counted(found.unknown, "call")
+    shown = sum(_number(change, "count") for change in changes)
+    if shown < denied + allowed:
+        say(f"changes not in these {len(changes)} rows: {denied + allowed - shown}")
+    if unknown:
+        removed = counted(unknown, "call")
         say(f"not decided: {removed} of removed agents or clusters, or without a grant now")
-    if found.unreadable:
-        say(f"not decided: {counted(found.unreadable, 'call')} that can't be read again")
+    if unreadable:
+        say(f"not decided: {counted(unreadable, 'call')} that can't be read again")
 
 
-def _agents(rows: list[Object]) -> Mapping[str, Agent]:
-    from proxy.cli.admin.policy.tests import Agent
-
-    return {
-        text(row, "name"): Agent(text(row, "name"), tuple(texts(row, "teams")), text(row, "owner"))
-        for row in rows
-    }
-
-
-def _clusters(rows: list[Object]) -> Mapping[str, Cluster]:
-    from proxy.cli.admin.policy.tests import Cluster
-
-    found = {}
-    for row in rows:
-        labels = row.get("labels")
-        plain = {key: str(value) for key, value in labels.items()} if isinstance(labels, dict) else {}
-        found[text(row, "name")] = Cluster(text(row, "name"), plain, tuple(texts(row, "teams")))
-    return found
-
-
-def _time_text(when: datetime) -> str:
-    """Format a time as the admin API does."""
-    return when.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _number(document: Object, key: str) -> int:
+    value = document.get(key)
+    return value if isinstance(value, int) else 0

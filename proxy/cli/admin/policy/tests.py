@@ -1,4 +1,4 @@
-"""Tests policies without a hub: runs test cases from a file, and decides recorded calls again.
+"""Tests policies without a hub: runs test cases from a file.
 
 Pure: the commands read the input and print the results.
 """
@@ -10,49 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from auth.kinds import CLUSTER_SCOPED, NAMESPACED
 from auth.policy.checker import Checker
 from auth.policy.conditions import CelConditions
-from auth.policy.document import kind_of, name_of
+from auth.policy.document import kind_of
 from auth.policy.match import Bundle, compile_bundle
+from auth.policy.simulation import Agent, Cluster
 from auth.policy.text import Item, PolicyError, Source, read
-from auth.request_kind import request_kind_of
 from auth.requestinfo import BadTarget, RequestInfo, parse
-from proxy.process.suggestions import did_you_mean
 
 TEST_KIND = "PolicyTest"
 CASES_MAX = 10_000
-# Kinds of changed calls with a count of their own in a simulation. Further kinds share one count.
-CHANGES_MAX = 1000
-_METHODS = {
-    "get": "GET",
-    "list": "GET",
-    "watch": "GET",
-    "create": "POST",
-    "update": "PUT",
-    "patch": "PATCH",
-    "delete": "DELETE",
-    "deletecollection": "DELETE",
-}
-
-
-@attrs.frozen
-class Agent:
-    """An agent, with the facts that policies use."""
-
-    name: str
-    teams: tuple[str, ...] = ()
-    owner: str = ""
-
-
-@attrs.frozen
-class Cluster:
-    """A cluster, with the facts that policies use."""
-
-    name: str
-    labels: Mapping[str, str] = attrs.Factory(dict)
-    teams: tuple[str, ...] = ()
-    """The teams that the cluster is granted to."""
 
 
 def compiled(sources: Iterable[Source], *, version: int = 0) -> Bundle:
@@ -71,77 +38,6 @@ def sorted_out(sources: Iterable[Source]) -> tuple[list[Source], list[Source]]:
             is_test = False
         (tests if is_test else policies).append(source)
     return policies, tests
-
-
-def merged(
-    current: Iterable[str], proposed: Sequence[Source], *, only: bool, without: Iterable[str] = ()
-) -> list[Source]:
-    """Return the documents in force after applying `proposed` to `current`, without the removed ones."""
-    names = {*without, *(name_of(source) for source in proposed)}
-    kept = [] if only else [source for source in map(Source, current) if name_of(source) not in names]
-    return [*kept, *proposed]
-
-
-def request_for(
-    verb: str, resource: str, name: str = "", namespace: str = "", group: str = ""
-) -> tuple[str, str]:
-    """Return method and target of a request that is described as for `kubectl auth can-i`.
-
-    `resource` is `pods`, `pods/log`, `deployments.apps`, or a non-resource path. Raises ValueError, also for
-    a request that no API server supports: a decision about it would mislead.
-    """
-    if resource.startswith("/"):
-        return ("GET" if verb == "get" else verb.upper()), resource
-    if verb not in _METHODS:
-        raise ValueError(f"{verb} is no verb: one of {', '.join(_METHODS)}")
-    kind, _, subresource = resource.partition("/")
-    kind, _, suffix = kind.partition(".")
-    group = group or suffix
-    if verb not in {"list", "create", "deletecollection", "watch"} and not name:
-        of_all = {"get": ": for all of them say list", "delete": ": for all of them say deletecollection"}
-        raise ValueError(f"{verb} needs the name of an object{of_all.get(verb, '')}")
-    if subresource and not name:
-        raise ValueError(f"{resource} needs the name of an object")
-    if subresource and verb in {"list", "watch", "deletecollection"}:
-        raise ValueError(f"{resource} has no {verb}: say get, update, patch or create")
-    if fault := _fault_of_place(group, kind, verb, namespace):
-        raise ValueError(fault)
-    path = f"/apis/{group}/v1" if group else "/api/v1"
-    if namespace:
-        path += f"/namespaces/{namespace}"
-    path += f"/{kind}"
-    if name and (verb != "create" or subresource) and verb not in {"list", "watch", "deletecollection"}:
-        path += f"/{name}"
-    if subresource:
-        path += f"/{subresource}"
-    selector = f"fieldSelector=metadata.name%3D{name}" if name and verb in {"list", "watch"} else ""
-    query = "&".join(part for part in (("watch=true" if verb == "watch" else ""), selector) if part)
-    return _METHODS[verb], f"{path}?{query}" if query else path
-
-
-def _fault_of_place(group: str, kind: str, verb: str, namespace: str) -> str:
-    """Return why a request is impossible for a built-in kind; empty if it is possible or unknown."""
-    written = f"{kind}.{group}" if group else kind
-    built_in = [(of, name) for of, name in sorted(NAMESPACED | CLUSTER_SCOPED) if of == group]
-    # Groups without a dot in their name belong to Kubernetes, so all their kinds are known.
-    if built_in and "." not in group and (group, kind) not in built_in:
-        return _fault_of_kind(group, kind, [name for _, name in built_in])
-    if (group, kind) in NAMESPACED and not namespace and verb not in {"list", "watch"}:
-        return f"{written} lie in namespaces: name one by -n NAMESPACE"
-    if (group, kind) in CLUSTER_SCOPED and namespace:
-        return f"{written} lie in no namespace: leave out -n {namespace}"
-    return ""
-
-
-def _fault_of_kind(group: str, kind: str, there: Sequence[str]) -> str:
-    """Return the error for a kind that its group does not have, with a suggestion."""
-    if group:
-        return f"the API group {group} has no {kind}{did_you_mean(kind, there)}"
-    elsewhere = [f"{name}.{of}" for of, name in sorted(NAMESPACED | CLUSTER_SCOPED) if name == kind]
-    if elsewhere:
-        return f"the core API group has no {kind}: write {' or '.join(elsewhere)}"
-    near = did_you_mean(kind, there)
-    return f"the core API group has no {kind}{near}: for another group write RESOURCE.GROUP"
 
 
 # -- test cases ----------------------------------------------------------------------------------------------
@@ -259,95 +155,3 @@ def run_cases(bundle: Bundle, cases: Iterable[Case], now: float) -> list[Result]
         rule = f"{decision.policy}/{decision.rule}" if decision.policy else decision.rule
         results.append(Result(case, decision.allowed, rule))
     return results
-
-
-# -- simulation ----------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class Recorded:
-    """A call as recorded in the trail."""
-
-    agent: str
-    cluster: str
-    method: str
-    target: str
-    at: float
-    """Epoch seconds."""
-    upgrade: bool = False
-
-
-@attrs.frozen
-class Change:
-    """Calls of one kind that would be decided differently."""
-
-    allowed: bool
-    """The new decision."""
-    agent: str
-    cluster: str
-    verb: str
-    resource: str
-    namespace: str
-    before: str
-    after: str
-
-
-@attrs.define
-class Simulation:
-    """The decisions for recorded calls under other policies."""
-
-    calls: int = 0
-    changes: dict[Change, int] = attrs.Factory(dict)
-    newly_denied: int = 0
-    newly_allowed: int = 0
-    unknown: int = 0
-    """Calls of removed agents or clusters, or without a grant now."""
-    unreadable: int = 0
-    """Calls whose target can't be parsed: it was refused then, or is masked."""
-
-
-def simulate(
-    recorded: Iterable[Recorded],
-    agents: Mapping[str, Agent],
-    clusters: Mapping[str, Cluster],
-    current: Bundle,
-    proposed: Bundle,
-) -> Simulation:
-    """Decide recorded calls by current and by proposed policies, with today's agents and clusters."""
-    found = Simulation()
-    for call in recorded:
-        agent, cluster = agents.get(call.agent), clusters.get(call.cluster)
-        if agent is None or cluster is None or not set(agent.teams) & set(cluster.teams):
-            found.unknown += 1
-            continue
-        try:
-            info = parse(call.method.encode("utf-8"), call.target.encode("utf-8"))
-        except BadTarget:
-            found.unreadable += 1
-            continue
-        if call.upgrade:
-            info = info.upgraded()
-        found.calls += 1
-        before = current.decide(agent, cluster, info, call.at)
-        after = proposed.decide(agent, cluster, info, call.at)
-        if before.allowed is after.allowed:
-            continue
-        if after.allowed:
-            found.newly_allowed += 1
-        else:
-            found.newly_denied += 1
-        kind = request_kind_of(info)
-        resource = f"{kind.resource}/{kind.subresource}" if kind.subresource else kind.resource
-        change = Change(
-            after.allowed,
-            agent.name,
-            cluster.name,
-            kind.verb,
-            kind.path or (f"{resource}.{kind.group}" if kind.group else resource),
-            kind.namespace,
-            f"{before.policy}/{before.rule}" if before.policy else before.rule,
-            f"{after.policy}/{after.rule}" if after.policy else after.rule,
-        )
-        if change in found.changes or len(found.changes) < CHANGES_MAX:
-            found.changes[change] = found.changes.get(change, 0) + 1
-    return found

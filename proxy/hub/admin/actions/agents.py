@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -13,14 +14,30 @@ import msgspec
 from auth.apikey import CODE_BYTES, new_api_key, new_code
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
+from proxy.hub.admin.verbs.listing import Listing
 from proxy.hub.admin.verbs.verb import verb
+from proxy.hub.authorize.binding import Binding, bound_where
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Agent, AgentKey, AgentState, ApiKey, Code, Snapshot
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
+from tunnel.net.fairness import in_chunks
 
 # Enough characters to recognise a key, too few to help an attacker: 4 of the prefix, 6 of 43.
 HINT_CHARACTERS = 10
+
+
+class AgentListing(Listing, frozen=True):
+    """`q` is in the name or the owner."""
+
+    team: str | None = None
+    cluster: str | None = None
+    """Only agents that may reach it."""
+    policy: str | None = None
+    """Only agents that it binds."""
+    state: AgentState | None = None
+    retired: bool = False
+    """Whether agents that were removed are included."""
 
 
 class NewAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,11 +46,6 @@ class NewAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     teams: tuple[str, ...]
     credential: Literal["api-key", "code", "none"] = "api-key"
     """The agent's first credential."""
-
-
-class AgentsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    retired: bool = False
-    """Whether to include the agents that were removed."""
 
 
 class TeamChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,20 +65,50 @@ class AgentActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
-    @verb("GET", "/v1/agents", "list", "agents", Role.VIEWER, query=AgentsQuery)
-    async def list_all(self, query: AgentsQuery) -> Done:
-        """List the agents; the query `retired=true` includes those that were removed."""
-        used = await self.directory.read(Store.last_used)
-        listed = [
-            a
-            for _, a in sorted(self._now.agents_by_name.items())
-            if query.retired or a.state != AgentState.RETIRED
-        ]
-        return Done({"agents": [self._shown(agent, used) for agent in listed]})
+    @verb("GET", "/v1/agents", "list", "agents", Role.VIEWER, query=AgentListing)
+    async def list_all(self, listing: AgentListing) -> Done:
+        """List the agents that match, and count all of them by state."""
+        matching = self._matching(listing)
+        states = Counter(agent.state for agent in matching)
+        if listing.state is not None:
+            matching = [agent for agent in matching if agent.state is listing.state]
+        rows = listing.page(matching)
+        ids = None if listing.limit is None else [agent.id for agent in rows]
+        used = await self.directory.read(lambda store: store.last_used(ids))
+        # By team, once: a search of all clusters for each of 10,000 agents would take seconds.
+        granted: dict[str, list[str]] = {}
+        for name, cluster in self._now.clusters_by_name.items():
+            for team_id in cluster.team_ids:
+                granted.setdefault(team_id, []).append(name)
+        return Done(
+            {
+                "agents": await in_chunks(partial(self._shown, used=used, granted=granted), rows),
+                "total": len(matching),
+                "states": {str(state): states[state] for state in AgentState},
+            }
+        )
+
+    def _matching(self, listing: AgentListing) -> list[Agent]:
+        """Return the agents that match all but the state, by name."""
+        now = self._now
+        agents = [agent for _, agent in sorted(now.agents_by_name.items())]
+        if not listing.retired and listing.state is not AgentState.RETIRED:
+            agents = [agent for agent in agents if agent.state is not AgentState.RETIRED]
+        if listing.team is not None:
+            team = known(now.teams_by_name, "team", listing.team)
+            agents = [agent for agent in agents if team.id in agent.team_ids]
+        if listing.cluster is not None:
+            cluster = known(now.clusters_by_name, "cluster", listing.cluster)
+            agents = [agent for agent in agents if now.may_reach(agent, cluster)]
+        if listing.policy is not None:
+            policies = {policy.name: policy for policy in now.bundle.policies}
+            binding = Binding.of(known(policies, "policy", listing.policy), now)
+            agents = [agent for agent in agents if binding.binds(agent)]
+        return [agent for agent in agents if listing.contains(agent.name, agent.owner)]
 
     @verb("GET", "/v1/agents/{name}", "get", "agents", Role.VIEWER)
     async def get(self, name: str) -> Done:
-        """Show one agent with the hints of its keys, and its unused codes."""
+        """Show one agent with the hints of its keys, its unused codes, and the policies that bind it."""
         agent = known(self._now.agents_by_name, "agent", name)
         keys, used = await self.directory.read(partial(_keys_and_use, name=name, agent_id=agent.id))
         codes = [code for owner, code in self._now.codes_by_hash.values() if owner.id == agent.id]
@@ -76,6 +118,10 @@ class AgentActions:
                 **self._shown(agent, used),
                 "keys": [_key(key, used.get(key.id)) for key in keys],
                 "codes": [{"expires_at": time_text(at)} for at in open_codes],
+                "policies": [
+                    {"name": policy.name, "clusters": clusters}
+                    for policy, clusters in bound_where(agent, self._now)
+                ],
             }
         )
 
@@ -207,14 +253,23 @@ class AgentActions:
         ids = [] if agent is None else [agent.id]
         return await self.directory.read(lambda store: store.last_used(ids))
 
-    def _shown(self, agent: Agent, used: Mapping[str, float]) -> Payload:
+    def _shown(
+        self,
+        agent: Agent,
+        used: Mapping[str, float],
+        granted: Mapping[str, Sequence[str]] | None = None,
+    ) -> Payload:
+        if granted is None:
+            clusters = [cluster.name for cluster in self._now.clusters_of(agent)]
+        else:
+            clusters = sorted({name for team_id in agent.team_ids for name in granted.get(team_id, ())})
         return {
             "name": agent.name,
             "id": agent.id,
             "owner": agent.owner,
             "state": str(agent.state),
             "teams": list(agent.teams),
-            "clusters": [cluster.name for cluster in self._now.clusters_of(agent)],
+            "clusters": clusters,
             "created_at": time_text(agent.created_at),
             "last_used_at": time_text(used.get(agent.id)),
         }

@@ -13,7 +13,9 @@ import msgspec
 from auth.keys import SigningKey
 from proxy.hub.admin.actions.certificates import check_certificates
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
+from proxy.hub.admin.verbs.listing import Listing
 from proxy.hub.admin.verbs.verb import verb
+from proxy.hub.authorize.binding import Binding
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Changes
@@ -27,6 +29,15 @@ from proxy.kubernetes.manifests import (
     RelayManifest,
 )
 from proxy.process.plural import counted
+
+
+class ClusterListing(Listing, frozen=True):
+    """`q` is in the name or a label."""
+
+    team: str | None = None
+    """Only clusters that were granted to it."""
+    policy: str | None = None
+    """Only clusters that it selects."""
 
 
 class ManifestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,12 +83,45 @@ class ClusterActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
-    @verb("GET", "/v1/clusters", "list", "clusters", Role.VIEWER)
-    def list_all(self) -> Done:
-        """List the clusters with the numbers of their connected relays."""
+    @verb("GET", "/v1/clusters", "list", "clusters", Role.VIEWER, query=ClusterListing)
+    async def list_all(self, listing: ClusterListing) -> Done:
+        """List the clusters that match, with their connected relays and when one was last seen."""
+        matching = self._matching(listing)
+        rows = listing.page(matching)
+        ids = None if listing.limit is None else [cluster.id for cluster in rows]
+        seen = await self.directory.read(lambda store: store.relays_last_seen(ids))
         # Counted once: a count for each of thousands of clusters would block the loop for seconds.
-        live = self._live()
-        return Done({"clusters": [self._shown(cluster, live) for cluster in self._clusters()]})
+        live, now = self._live(), {relay.cluster: relay.last_seen for relay in self.operations.relays()}
+        return Done(
+            {
+                "clusters": [
+                    {
+                        **self._shown(cluster, live),
+                        # A connected relay's row is written once in a while.
+                        "last_seen_at": time_text(now.get(cluster.name, seen.get(cluster.id))),
+                    }
+                    for cluster in rows
+                ],
+                "total": len(matching),
+            }
+        )
+
+    def _matching(self, listing: ClusterListing) -> list[Cluster]:
+        """Return the clusters that match, by name."""
+        now = self._now
+        clusters = [cluster for _, cluster in sorted(now.clusters_by_name.items())]
+        if listing.team is not None:
+            team = known(now.teams_by_name, "team", listing.team)
+            clusters = [cluster for cluster in clusters if team.id in cluster.team_ids]
+        if listing.policy is not None:
+            policies = {policy.name: policy for policy in now.bundle.policies}
+            binding = Binding.of(known(policies, "policy", listing.policy), now)
+            clusters = [cluster for cluster in clusters if binding.selects(cluster)]
+        return [
+            cluster
+            for cluster in clusters
+            if listing.contains(cluster.name, *(f"{key}={value}" for key, value in cluster.labels.items()))
+        ]
 
     @verb("GET", "/v1/clusters/{name}", "get", "clusters", Role.VIEWER)
     def get(self, name: str) -> Done:
@@ -226,9 +270,6 @@ class ClusterActions:
         }
         groups |= {f"{self._now.org}/{team}" for team in cluster.teams}
         return {"agents": sorted(agent.name for agent in agents), "groups": sorted(groups)}
-
-    def _clusters(self) -> list[Cluster]:
-        return [cluster for _, cluster in sorted(self._now.clusters_by_name.items())]
 
     def _live(self) -> Counter[str]:
         """Count the connected relays by cluster name."""

@@ -6,13 +6,17 @@ import attrs
 import msgspec
 
 from proxy.hub.admin.actions.certificates import check_certificates
-from proxy.hub.admin.verbs.answers import Done, Payload, time_text
+from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
 from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Agent, FederationRule, Snapshot
 from proxy.hub.store.federation import NewIssuer
 from proxy.hub.store.roles import Role
-from proxy.hub.store.store import Store
+
+
+class RuleListing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    agent: str | None = None
+    """Only rules for this agent."""
 
 
 class NewFederation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,11 +43,16 @@ class FederationActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
-    @verb("GET", "/v1/federation", "list", "federation", Role.VIEWER)
-    async def list_all(self) -> Done:
+    @verb("GET", "/v1/federation", "list", "federation", Role.VIEWER, query=RuleListing)
+    async def list_all(self, listing: RuleListing) -> Done:
         """List the rules that map other issuers' tokens to agents."""
-        used = await self.directory.read(Store.last_used)
         rules = [pair for pairs in self._now.rules_by_issuer.values() for pair in pairs]
+        ids = None
+        if listing.agent is not None:
+            agent = known(self._now.agents_by_name, "agent", listing.agent)
+            rules = [pair for pair in rules if pair[0].id == agent.id]
+            ids = [rule.id for _, rule in rules]
+        used = await self.directory.read(lambda store: store.last_used(ids))
         rules.sort(key=lambda pair: (pair[0].name, pair[1].created_at))
         return Done({"rules": [_rule(agent, rule, used.get(rule.id)) for agent, rule in rules]})
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated
 
 import attrs
 import msgspec
 
-from auth.policy.document import name_of
+from auth.policy.bundled import GUARD
+from auth.policy.diff import diff
+from auth.policy.document import name_of, policy_of
 from auth.policy.match import Bundle
 from auth.policy.rules import Policy, missing
-from auth.policy.text import Source, split
+from auth.policy.text import PolicyError, Source, read, split
 from auth.requestinfo import BadTarget, parse
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
 from proxy.hub.admin.verbs.verb import verb
+from proxy.hub.authorize.binding import Binding
 from proxy.hub.authorize.decisions import denial, judge
 from proxy.hub.store.directory import Changes
-from proxy.hub.store.engines.errors import InvalidError, NotFoundError
-from proxy.hub.store.policies import BundleRow
+from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.entities import AgentState
+from proxy.hub.store.policies import BundleRow, PolicyFaultsError, Proposal
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
+from proxy.kubernetes.described import request_for
+from tunnel.net.fairness import in_chunks
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,6 +39,13 @@ class NewPolicies(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[File, ...]
     only: bool = False
     """Whether to remove all other policies."""
+    dry_run: bool = False
+    """As in the query. An older hub refuses it here, while it would ignore the query and apply."""
+
+
+class ApplyOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    dry_run: bool = False
+    """Whether to change nothing, and to return what would change."""
 
 
 class RuleSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,11 +54,34 @@ class RuleSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request as a client sends it (`method` and `target`), or in the words of `kubectl auth can-i`."""
+
     agent: str
     cluster: str
-    target: str
+    target: str = ""
     method: str = "GET"
     upgrade: bool = False
+    verb: str = ""
+    resource: str = ""
+    """Such as pods, pods/log, deployments.apps, or a path."""
+    name: str = ""
+    namespace: str = ""
+
+    def line(self) -> tuple[str, str]:
+        """Return its method and its target; raises InvalidError."""
+        if bool(self.target) == bool(self.verb and self.resource):
+            raise InvalidError("name a target, or a verb and a resource")
+        if self.target:
+            return self.method, self.target
+        try:
+            return request_for(self.verb, self.resource, self.name, self.namespace)
+        except ValueError as error:
+            raise InvalidError(str(error)) from error
+
+
+class OneVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """A stored version; by default the one in force."""
 
 
 @attrs.frozen
@@ -66,11 +103,23 @@ class PolicyActions:
         listed = [_policy(policy) for policy in bundle.policies]
         return Done({**_version(bundle), "applied_at": time_text(row.created_at), "policies": listed})
 
-    @verb("GET", "/v1/policies/{name}", "get", "policies", Role.VIEWER)
-    def get(self, name: str) -> Done:
-        """Show one policy."""
-        by_name = {policy.name: policy for policy in self._bundle.policies}
-        return Done({**_version(self._bundle), **_policy(known(by_name, "policy", name))})
+    @verb("GET", "/v1/policies/{name}", "get", "policies", Role.VIEWER, query=OneVersion)
+    async def get(self, name: str, which: OneVersion) -> Done:
+        """Show one policy, of the version in force or of a stored one.
+
+        For the version in force, count the agents that it binds, and the clusters that it selects.
+        """
+        now = self.directory.current
+        if which.version is not None and which.version != now.bundle.version:
+            number = which.version
+            row, policy = await self.directory.read(lambda store: _stored(store.bundle(number), name))
+            bundle = f"{row.version}-{row.hash}"
+            return Done({"version": row.version, "hash": row.hash, "bundle": bundle, **_policy(policy)})
+        by_name = {policy.name: policy for policy in now.bundle.policies}
+        binding = Binding.of(known(by_name, "policy", name), now)
+        agents = [agent for agent in now.agents_by_id.values() if agent.state is not AgentState.RETIRED]
+        binds = {"agents": sum(await in_chunks(binding.binds, agents)), "clusters": binding.clusters}
+        return Done({**_version(now.bundle), **_policy(binding.policy), "binds": binds})
 
     @verb("GET", "/v1/policy-versions", "list", "policyversions", Role.VIEWER)
     async def versions(self) -> Done:
@@ -81,20 +130,67 @@ class PolicyActions:
     @verb("GET", "/v1/policy-versions/{name}", "get", "policyversions", Role.VIEWER)
     async def version(self, number: str) -> Done:
         """Show a stored bundle with its documents."""
-        if not number.isascii() or not number.isdigit() or len(number) > 9:
-            raise NotFoundError(f"there is no version {number[:20]!r} of the policies")
-        row = await self.directory.read(lambda store: store.bundle(int(number)))
+        version = _number(number)
+        row = await self.directory.read(lambda store: store.bundle(version))
         return Done({**_row(row), "documents": list(row.documents)})
 
-    @verb("POST", "/v1/policies", "apply", "policies", Role.ADMIN, body=NewPolicies)
-    async def apply(self, new: NewPolicies) -> Done:
-        """Replace the policies of the same names."""
+    @verb("GET", "/v1/policy-versions/{name}/diff/{other}", "diff", "policyversions", Role.VIEWER)
+    async def compare(self, number: str, other: str) -> Done:
+        """Compare two stored bundles, by rule."""
+        versions = _number(number), _number(other)
+
+        def compare(store: Store) -> Payload:
+            before, after = (store.bundle(version) for version in versions)
+            changes = differences(before.documents, after.documents)
+            return {"before": _row(before), "after": _row(after), "diff": changes}
+
+        try:
+            return Done(await self.directory.read(compare))
+        except PolicyError as error:
+            raise ConflictError(f"this version of hawse cannot read a stored policy: {error}") from error
+
+    @verb("POST", "/v1/policies", "apply", "policies", Role.ADMIN, body=NewPolicies, query=ApplyOptions)
+    async def apply(self, new: NewPolicies, options: ApplyOptions) -> Done:
+        """Replace the policies of the same names; with `dry_run` check them, and show the difference."""
         sources: list[Source] = [source for file in new.files for source in split(file.text, file.name)]
+        if new.dry_run or options.dry_run:
+            return await self._check(sources, only=new.only)
         done = await self._change(lambda store: store.apply_policies(sources, only=new.only))
+        return attrs.evolve(done, body={**done.body, "missing": self._missing(self._bundle, sources)})
+
+    async def _check(self, sources: list[Source], *, only: bool) -> Done:
+        """Return what applying the documents would change, or their faults."""
+        body: dict[str, object] = {
+            "dry_run": True,
+            **_version(self._bundle),
+            **dict.fromkeys(("faults", "warnings", "missing", "added", "edited", "removed", "diff"), ()),
+        }
+        note = "dry run, nothing is changed"
+
+        def propose(store: Store) -> tuple[Proposal, list[Payload]]:
+            proposal = store.propose_policies(sources, only=only)
+            return proposal, differences(proposal.documents, proposal.proposed)
+
+        try:
+            proposal, changes = await self.directory.read(propose)
+        except PolicyFaultsError as error:
+            faults = [attrs.asdict(fault) for fault in error.faults]
+            return Done({**body, "faults": faults}, note=f"{note}; faults: {len(faults)}")
+        unmet = self._missing(proposal.after, sources)
+        body |= {
+            **_version(proposal.before),
+            **_changes(proposal.before, proposal.after),
+            "diff": changes,
+            "missing": unmet,
+            "warnings": _warnings(proposal, unmet),
+        }
+        return Done(body, note=note)
+
+    def _missing(self, bundle: Bundle, sources: list[Source]) -> list[dict[str, str]]:
+        """Return the names in these documents that do not exist."""
         given, now = {name_of(source) for source in sources}, self.directory.current
         there = {"team": now.teams_by_name, "agent": now.agents_by_name, "cluster": now.clusters_by_name}
-        unmet = missing((policy for policy in self._bundle.policies if policy.name in given), there)
-        return attrs.evolve(done, body={**done.body, "missing": unmet})
+        return missing((policy for policy in bundle.policies if policy.name in given), there)
 
     @verb("DELETE", "/v1/policies/{name}", "delete", "policies", Role.ADMIN)
     async def remove(self, name: str) -> Done:
@@ -140,8 +236,9 @@ class PolicyActions:
         now = self.directory.current
         agent = known(now.agents_by_name, "agent", question.agent)
         cluster = known(now.clusters_by_name, "cluster", question.cluster)
+        method, target = question.line()
         try:
-            info = parse(question.method.encode("utf-8"), question.target.encode("utf-8"))
+            info = parse(method.encode("utf-8"), target.encode("utf-8"))
         except BadTarget as error:
             raise InvalidError(f"the request is malformed: {error.reason}") from error
         if question.upgrade:
@@ -174,6 +271,35 @@ class PolicyActions:
         return Done(body, cluster=cluster)
 
 
+def differences(before: Iterable[str], after: Iterable[str]) -> list[Payload]:
+    """Return the difference of two bundles' documents, for an answer; raises PolicyError."""
+    found = diff(map(Source, before), map(Source, after))
+    return [attrs.asdict(change) for change in found]
+
+
+def _warnings(proposal: Proposal, unmet: Iterable[Mapping[str, str]]) -> list[str]:
+    """Return what is valid, and probably not what the author wants."""
+    warnings = [
+        f"policy {row['policy']} names {row['kind']} {row['name']}, which does not exist" for row in unmet
+    ]
+    if not any(rule.allows and rule.enabled for policy in proposal.after.policies for rule in policy.rules):
+        warnings.append("no rule allows anything: every call but discovery is denied")
+    if GUARD in _names(proposal.before) - _names(proposal.after):
+        warnings.append("the guard policy is removed: agents may then use ways around RBAC")
+    return warnings
+
+
+def _names(bundle: Bundle) -> set[str]:
+    return {policy.name for policy in bundle.policies}
+
+
+def _number(text: str) -> int:
+    """Read the number of a stored bundle; raises NotFoundError."""
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise NotFoundError(f"there is no version {text[:20]!r} of the policies")
+    return int(text)
+
+
 def _version(bundle: Bundle) -> dict[str, object]:
     return {"version": bundle.version, "hash": bundle.hash, "bundle": bundle.id}
 
@@ -189,12 +315,17 @@ def _policy(policy: Policy) -> dict[str, object]:
         "contact": policy.contact,
         "teams": list(policy.teams.patterns) if policy.teams is not None else [],
         "agents": list(policy.agents.patterns) if policy.agents is not None else [],
+        "clusters": [
+            *(policy.clusters.names.patterns if policy.clusters.names is not None else ()),
+            *map(str, policy.clusters.terms),
+        ],
         "rules": [
             {
                 "id": rule.id,
                 "effect": "allow" if rule.allows else "deny",
                 "enabled": rule.enabled,
                 "reason": rule.reason,
+                "line": rule.line,
             }
             for rule in policy.rules
         ],
@@ -202,15 +333,30 @@ def _policy(policy: Policy) -> dict[str, object]:
     }
 
 
+def _stored(row: BundleRow, name: str) -> tuple[BundleRow, Policy]:
+    """Read one policy of a stored bundle; raises NotFoundError, InvalidError."""
+    sources = {name_of(source): source for source in map(Source, row.documents)}
+    source = known(sources, "policy", name)
+    try:
+        return row, policy_of(read(source), source, check_condition=lambda _: "")
+    except PolicyError as error:
+        raise InvalidError(f"version {row.version} of the policy {name} is refused now: {error}") from error
+
+
 def _changed(before: Bundle, after: Bundle) -> Done:
+    """Return the answer to a change."""
+    changed = _changes(before, after)
+    parts = [f"bundle={after.id}", *(f"{what} {','.join(names)}" for what, names in changed.items() if names)]
+    return Done({**_version(after), **changed}, note="; ".join(parts))
+
+
+def _changes(before: Bundle, after: Bundle) -> dict[str, list[str]]:
     """Return the differences of two bundles, by the names of their policies."""
     old = {policy.name: policy for policy in before.policies}
     new = {policy.name: policy for policy in after.policies}
     both = old.keys() & new.keys()
-    changed = {
+    return {
         "added": sorted(new.keys() - old.keys()),
         "edited": sorted(name for name in both if new[name].data != old[name].data),
         "removed": sorted(old.keys() - new.keys()),
     }
-    parts = [f"bundle={after.id}", *(f"{what} {','.join(names)}" for what, names in changed.items() if names)]
-    return Done({**_version(after), **changed}, note="; ".join(parts))

@@ -23,12 +23,16 @@ from proxy.hub.store.engines.errors import InvalidError, NotFoundError
 from proxy.hub.store.entities import Snapshot
 from proxy.hub.store.names import shown
 from proxy.hub.store.roles import Role
-from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
 from tunnel.net.fairness import in_chunks
 
 # The operator's text in the reason of a kill. A relay receives at most 200 bytes of it.
 REASON_LENGTH_MAX = 200
+
+
+class RelayListing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    cluster: str | None = None
+    """Only relays of this cluster."""
 
 
 class SessionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,13 +61,19 @@ class SessionActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
-    @verb("GET", "/v1/relays", "list", "relays", Role.VIEWER)
-    async def relays(self) -> Done:
+    @verb("GET", "/v1/relays", "list", "relays", Role.VIEWER, query=RelayListing)
+    async def relays(self, listing: RelayListing) -> Done:
         """List the tunnels of relays at all hubs, and the last contact of relays that have none.
 
         Only the hub of a tunnel knows its round-trip time, its streams and the relay's statement.
         """
-        tunnels = [*self.operations.relays(), *await self.operations.elsewhere()]
+        cluster = listing.cluster
+        cluster_id = None if cluster is None else known(self._now.clusters_by_name, "cluster", cluster).id
+        tunnels = [
+            relay
+            for relay in [*self.operations.relays(), *await self.operations.elsewhere()]
+            if cluster in (None, relay.cluster)
+        ]
         listed = [_tunnel(relay) for relay in tunnels]
         connected = {(relay.cluster, relay.instance) for relay in tunnels}
         listed += [
@@ -83,7 +93,7 @@ class SessionActions:
                 "api_server": None,
                 "pinned": False,
             }
-            for relay in await self.directory.read(Store.relay_instances)
+            for relay in await self.directory.read(lambda store: store.relay_instances(cluster_id))
             if (relay.cluster, relay.instance) not in connected
         ]
         listed.sort(key=lambda relay: (str(relay["cluster"]), not relay["connected"], str(relay["instance"])))
@@ -99,7 +109,7 @@ class SessionActions:
             elsewhere = await self.others.sessions(agent=agent, cluster=cluster)
         listed = [*await self.live.sessions(agent=agent, cluster=cluster), *elsewhere.calls]
         listed.sort(key=lambda session: session.started_at)
-        return Done({"sessions": await in_chunks(_session, listed), **await self._missing(elsewhere)})
+        return Done({"sessions": await in_chunks(self._listed, listed), **await self._missing(elsewhere)})
 
     @verb(
         "POST",
@@ -143,6 +153,10 @@ class SessionActions:
             session_id=kill.id, agent=kill.agent, cluster=kill.cluster, reason=reason
         )
         return [*here, *elsewhere.calls], elsewhere
+
+    def _listed(self, session: SessionInfo) -> Payload:
+        agent = self._now.agents_by_name.get(session.agent)
+        return {**_session(session), "owner": agent.owner if agent is not None else ""}
 
     async def _missing(self, elsewhere: CallsElsewhere) -> Payload:
         """Return which hubs' calls an answer lacks."""

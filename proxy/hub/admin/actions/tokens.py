@@ -35,6 +35,8 @@ class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Required; the empty default leads to an error that lists the roles."""
     expires_s: int | None = None
     """The lifetime in seconds, by the hub's clock; None for no expiry."""
+    remote: bool = False
+    """Whether it counts at the console's listener too."""
 
 
 @attrs.frozen
@@ -72,13 +74,23 @@ class TokenActions:
         token = new_api_key(secrets.token_bytes(32))
         digest = hash_key(token, self.pepper)
         token_id = await self.directory.change(
-            lambda store: store.add_admin_token(new.name, digest, role=role, expires_at=expires_at)
+            lambda store: store.add_admin_token(
+                new.name, digest, role=role, expires_at=expires_at, remote=new.remote
+            )
         )
         ends = time_text(expires_at)
         return Done(
-            {"name": new.name, "id": token_id, "role": role, "expires_at": ends, "token": token},
+            {
+                "name": new.name,
+                "id": token_id,
+                "role": role,
+                "remote": new.remote,
+                "expires_at": ends,
+                "token": token,
+            },
             created=True,
-            note=f"name={new.name} id={token_id} role={role} expires={ends or 'never'}",
+            note=f"name={new.name} id={token_id} role={role} expires={ends or 'never'}"
+            f"{' remote' if new.remote else ''}",
         )
 
     @verb("DELETE", "/v1/tokens/{name}", "delete", "tokens", Role.ADMIN, with_call=True, revokes=True)
@@ -102,6 +114,7 @@ def _token(token: AdminToken, used: Mapping[str, float], now: float) -> Payload:
         "id": token.id,
         "role": token.role,
         "role_chosen": token.role_chosen,
+        "remote": token.remote,
         "expires_at": time_text(token.expires_at),
         "created_at": time_text(token.created_at),
         "last_used_at": time_text(used.get(token.id)),

@@ -29,8 +29,11 @@ from proxy.hub.store.versions.version import begin_change
 # Rows of a statement.
 PAGE_ROWS = 500
 # A copy has a version, and a history of versions, of its own. Its trail has another mark. Beside SQLite, the
-# secrets are files.
-OWN = t.directory, t.versions, t.touched, t.audit_trail, t.signing_keys, t.succession, t.secrets
+# secrets are files. People sign in again: the token of the machine is not copied, nor are its sessions.
+OWN = (
+    *(t.directory, t.versions, t.touched, t.audit_trail, t.signing_keys, t.succession, t.secrets),
+    *(t.console_codes, t.console_sessions),
+)
 COPIED = [table for table in t.metadata.sorted_tables if table not in OWN]
 
 

@@ -26,6 +26,8 @@ class Call(msgspec.Struct, frozen=True):
     """The operator's role. An answer leaves out the parts that need another one."""
     last_event_id: str = ""
     """The cursor after which a stream goes on, from the header `Last-Event-ID`."""
+    token: str = ""
+    """The id of the operator's admin token."""
 
     def __repr__(self) -> str:
         """Leave the body out: it may hold a secret."""

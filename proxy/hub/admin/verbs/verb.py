@@ -52,6 +52,12 @@ class Verb(Endpoint):
     revokes: Revokes = False
     etag: bool = False
     answer: type | None = None
+    reads: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes something, so that its intent is recorded first."""
+        return self.method != "GET" and not self.reads
 
     def arguments(self, call: Call) -> list[object]:
         """Return the method's arguments: those in the path, the body, the query, the call itself.
@@ -81,6 +87,7 @@ def verb(
     revokes: Revokes = False,
     etag: bool = False,
     answer: type | None = None,
+    reads: bool = False,
 ) -> Callable[[Method], Method]:
     """Declare a method of a group of actions as a verb of the admin API.
 
@@ -88,6 +95,8 @@ def verb(
     then the call if `with_call` is set. `revokes` declares that a request only revokes rights: such a request
     works while the trail or the store cannot be written. If it is a function, it gets the group and the same
     arguments.
+
+    `reads` declares that a verb whose method is not GET changes nothing that lasts.
 
     With `etag`, a read whose answer the client has already is a 304. `answer` is the shape of the answer's
     body, for the API's description; an answer is not checked against it outside the tests.
@@ -106,6 +115,7 @@ def verb(
             revokes=revokes,
             etag=etag,
             answer=answer,
+            reads=reads,
         )
         setattr(function, _DECLARATION, declared)
         return function

@@ -199,6 +199,36 @@ admin_tokens = sa.Table(
     # False if a migration set the role.
     sa.Column("role_chosen", sa.Boolean, nullable=False),
     sa.Column("expires_at", sa.Float),
+    # Whether it counts at the console's listener. A hub of revision 0016 may insert beside this one.
+    sa.Column("remote", sa.Boolean, nullable=False, server_default=sa.false()),
+)
+
+# The console's one-time codes (proxy/hub/store/store.py).
+console_codes = sa.Table(
+    "console_codes",
+    metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("token_id", sa.ForeignKey("admin_tokens.id", ondelete="CASCADE"), nullable=False, index=True),
+    # Who asked for it, as the trail names them.
+    sa.Column("operator", sa.String(256), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),
+)
+
+console_sessions = sa.Table(
+    "console_sessions",
+    metadata,
+    # Of the cookie.
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("id", sa.String(36), nullable=False, unique=True),
+    sa.Column("token_id", sa.ForeignKey("admin_tokens.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("operator", sa.String(256), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    # No part of a snapshot's version: hubs write it every 30 s.
+    sa.Column("used_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),
+    sa.Column("ip", sa.String(64), nullable=False),
+    sa.Column("user_agent", sa.String(256), nullable=False),
 )
 
 policy_bundles = sa.Table(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from proxy.hub.admin.api import admin_app
 from proxy.hub.admin.front import AdminFront, ensure_local_token, write_endpoint
 from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocations
+from proxy.hub.admin.simulation.job import Job, Outcome, Progress
+from proxy.hub.admin.simulation.simulations import Simulations
+from proxy.hub.admin.simulation.worker import run_job
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
@@ -33,6 +37,11 @@ from proxy.hub.home.keyring import FolderKeyring, KeyRing
 from proxy.hub.relays.operations import OtherHubs, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.process.config import Address
+
+
+async def run_in_thread(data_dir: Path, job: Job, tell: Callable[[Progress], None]) -> Outcome:
+    """Run a simulation without a process of its own, whose imports would take most of these tests' time."""
+    return await trio.to_thread.run_sync(run_job, data_dir, job, partial(trio.from_thread.run_sync, tell))
 
 
 @attrs.define
@@ -84,7 +93,7 @@ class Hub:
     ca: Path
     url: str
 
-    async def run(self, *args: str, stdin: str = "", env: dict[str, str] | None = None) -> Result:
+    async def run(self, *args: str, stdin: str = "", env: Mapping[str, str | None] | None = None) -> Result:
         """Run `hawse admin ARGS` on a thread, as a separate process would."""
         clean: dict[str, str | None] = dict.fromkeys(
             ("HAWSE_ADMIN_URL", "HAWSE_ADMIN_TOKEN", "HAWSE_ADMIN_CA", "HAWSE_HUB_CONFIG")
@@ -93,7 +102,7 @@ class Hub:
         clean.update(env or {})
         return await trio.to_thread.run_sync(lambda: CliRunner().invoke(admin, args, input=stdin, env=clean))
 
-    async def ok(self, *args: str, env: dict[str, str] | None = None) -> Result:
+    async def ok(self, *args: str, env: Mapping[str, str | None] | None = None) -> Result:
         result = await self.run(*args, env=env)
         assert result.exit_code == 0, result.output
         return result
@@ -101,7 +110,7 @@ class Hub:
     async def json(self, *args: str) -> Any:
         return json.loads((await self.ok(*args, "--json")).stdout)
 
-    async def fails(self, *args: str, env: dict[str, str] | None = None, code: int = 1) -> str:
+    async def fails(self, *args: str, env: Mapping[str, str | None] | None = None, code: int = 1) -> str:
         """Return the one line that a failing command prints."""
         result = await self.run(*args, env=env)
         assert result.exit_code == code, result.output
@@ -136,6 +145,7 @@ async def run_hub(
         async with open_directory(data.store_file, org="main", clock=time.time) as directory:
             async with open_recorder(store, org="main") as recorder:
                 await ensure_local_token(data, directory, pepper)
+                simulations = Simulations(partial(run_in_thread, data.path), time.time)
                 administration = Administration.of(
                     directory=directory,
                     ring=ring,
@@ -145,6 +155,7 @@ async def run_hub(
                     version="0.1.0",
                     operations=live,
                     live_sessions=live,
+                    simulations=simulations,
                     hubs=hubs,
                     other_hubs=other_hubs,
                 )
@@ -153,6 +164,7 @@ async def run_hub(
                 )
                 front = AdminFront(app, certificate)
                 async with trio.open_nursery() as nursery:
+                    nursery.start_soon(simulations.run)
                     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
                     sock = listeners[0].socket
                     assert sock.family == socket.AF_INET

@@ -330,6 +330,18 @@ async def test_an_agents_life(hub: Hub) -> None:
     assert "never given to another" in refusal
 
 
+async def test_agents_are_listed_by_what_they_belong_to(hub: Hub) -> None:
+    await enrol(hub)
+    await hub.ok("team", "add", "web")
+    await hub.ok("agent", "add", "web-1", "--owner", "Bo", "--team", "web")
+    for option in (("--team", "sre"), ("--cluster", "prod"), ("--policy", "guard")):
+        assert [agent["name"] for agent in await hub.json("agent", "list", *option)] == ["sre-1"], option
+    none = await hub.ok("agent", "list", "--team", "web", "--cluster", "prod")
+    assert none.stderr == "no agent matches\n"
+    assert "there is no policy 'gaurd'" in await hub.fails("agent", "list", "--policy", "gaurd")
+    assert "policies    granted, guard\n" in (await hub.ok("agent", "show", "sre-1")).stdout
+
+
 async def test_grants_and_removals(hub: Hub) -> None:
     await enrol(hub)
     await hub.ok("team", "add", "web")

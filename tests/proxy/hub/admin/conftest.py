@@ -3,55 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from audit.mask import Masks
-from auth.apikey import hash as hash_key
-from proxy.hub.admin.administration import Administration
-from proxy.hub.admin.api import admin_app
-from proxy.hub.admin.metrics.hub import hub_metrics
-from proxy.hub.admin.revocations import Revocations
-from proxy.hub.admin.trail.service import TrailService
-from proxy.hub.home.datadir import DataDir
-from proxy.hub.home.files.reserve import open_reserve
-from proxy.hub.home.keyring import FolderKeyring, KeyRing
-from proxy.hub.home.trails import open_search
-from proxy.hub.membership.spread import Spread
-from proxy.hub.store.directory import open_directory
-from tests.fakes.admin import PEPPER, TOKEN, Bench, Clock, FakeOperations, FakeRecorder, FakeSessions
+from tests.fakes.admin import Bench
+from tests.fakes.admin_bench import open_bench
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    clock = Clock()
-    ring = KeyRing(
-        FolderKeyring(DataDir.open(tmp_path / "data").keys),
-        issuer="https://hub.example",
-        clock=clock,
-        on_rotation=lambda: None,
-    )
-    recorder, operations, sessions = FakeRecorder(), FakeOperations(), FakeSessions()
-    reserve = open_reserve(tmp_path / "reserve")
-    revocations = Revocations(reserve)
-    trail = TrailService.of(partial(open_search, tmp_path / "audit.db"), Masks(["pin-[0-9]+"]))
-    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
-        await directory.change(lambda store: store.put_local_token(hash_key(TOKEN, PEPPER)))
-        administration = Administration.of(
-            directory=directory,
-            ring=ring,
-            pepper=PEPPER,
-            public_url="https://hub.example",
-            hub_ca=lambda: None,
-            version="0.1.0",
-            operations=operations,
-            live_sessions=sessions,
-            clock=clock,
-            trail=trail,
-        )
-        metrics, spread = hub_metrics(directory, operations), Spread(directory)
-        app = admin_app(administration, recorder, metrics, clock, revocations, spread)
-        yield Bench(app, directory, recorder, operations, ring, sessions, clock, spread, trail)
-    reserve.close()
+    async with open_bench(tmp_path) as opened:
+        yield opened

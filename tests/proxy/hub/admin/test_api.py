@@ -400,7 +400,7 @@ async def test_sessions_are_listed_by_agent_and_cluster(bench: Bench) -> None:
     await enrol(bench)
     bench.sessions.live.append(WATCH)
     [listed] = (await bench.ok("GET", "/v1/sessions?agent=sre-1&cluster=prod"))["sessions"]
-    assert listed == {**attrs.asdict(WATCH), "started_at": "2027-01-15T08:00:00Z"}
+    assert listed == {**attrs.asdict(WATCH), "started_at": "2027-01-15T08:00:00Z", "owner": "ada"}
     assert (await bench.ok("GET", "/v1/sessions"))["hubs_beside"] == 1
     assert (await bench.ask("GET", "/v1/sessions?agent=none")).status == 404
     assert (await bench.ask("GET", "/v1/sessions?cluster=none")).status == 404

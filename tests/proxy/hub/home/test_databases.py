@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.admin.policy.recorded_calls import recorded_calls
-from proxy.cli.errors import CommandError
 from proxy.hub.home.databases import (
     Move,
     check_databases,
@@ -82,11 +80,3 @@ def test_without_the_driver_the_error_names_it(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(DataDirError, match=r"hub/database needs the package psycopg: pip install 'psycopg"):
         noted_address(data)
-
-
-def test_a_simulation_beside_an_address_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    data = DataDir.open(tmp_path / "hub")
-    note_address(data, PostgresAddress("postgresql://hawse@localhost/hawse"))
-    data.address_file.write_text("x")
-    with pytest.raises(CommandError, match="database: damaged"), recorded_calls(data.path, {}):
-        pass

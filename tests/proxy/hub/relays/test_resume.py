@@ -16,7 +16,7 @@ from auth.keys import SigningKey
 from auth.tokens import HelloClaims, issue_hello
 from proxy.hub.calls.calls import _tunnel
 from proxy.hub.home.config import LimitsConfig, TunnelConfig
-from proxy.hub.home.peer_config import PeerConfig
+from proxy.hub.home.sections.peer import PeerConfig
 from proxy.hub.identity.replay import ReplayedError
 from proxy.hub.identity.replay_postgres import WAIT_S
 from proxy.hub.identity.replay_store import ReplayStoreUnavailableError

@@ -27,6 +27,8 @@ from proxy.hub.store.store import Store
 from tests.fakes.databases import run
 from tests.postgres import PostgresServer
 
+pytestmark = pytest.mark.alembic
+
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:

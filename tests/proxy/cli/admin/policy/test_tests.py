@@ -3,24 +3,15 @@ from __future__ import annotations
 import pytest
 
 from auth.policy.text import PolicyError, Source, split
-from auth.requestinfo import parse
 from proxy.cli.admin.policy.tests import (
-    CHANGES_MAX,
-    Agent,
-    Cluster,
-    Recorded,
     compiled,
-    merged,
     read_cases,
-    request_for,
     run_cases,
-    simulate,
     sorted_out,
 )
 from tests.auth.policies import policy
 
 LOOK = policy("- {id: look, effect: allow, verbs: [read], resources: ['*']}", name="look")
-NONE = policy("- {id: none, effect: deny, verbs: ['*']}", name="none")
 CASES = """\
 kind: PolicyTest
 agents: {sre-1: {teams: [sre], owner: Ada}}
@@ -28,69 +19,6 @@ clusters: {prod: }
 cases:
   - {agent: sre-1, cluster: prod, request: GET /api/v1/pods, expect: allow}
 """
-
-
-@pytest.mark.parametrize(
-    ("asked", "method", "verb", "rest"),
-    [
-        (("get", "pods", "web", "app"), "GET", "get", ("", "app", "pods", "", "web")),
-        (("get", "pods/log", "web", "app"), "GET", "get", ("", "app", "pods", "log", "web")),
-        (("create", "pods/exec", "web", "app"), "POST", "create", ("", "app", "pods", "exec", "web")),
-        (("list", "pods", "", "app"), "GET", "list", ("", "app", "pods", "", "")),
-        (("list", "secrets", "a", "app"), "GET", "list", ("", "app", "secrets", "", "a")),
-        (("watch", "pods"), "GET", "watch", ("", "", "pods", "", "")),
-        (("create", "deployments.apps", "", "app"), "POST", "create", ("apps", "app", "deployments", "", "")),
-        (
-            ("create", "deployments", "", "app", "apps"),
-            "POST",
-            "create",
-            ("apps", "app", "deployments", "", ""),
-        ),
-        (("get", "widgets.example.com", "w"), "GET", "get", ("example.com", "", "widgets", "", "w")),
-        (("update", "nodes", "n"), "PUT", "update", ("", "", "nodes", "", "n")),
-        (("patch", "nodes/status", "n"), "PATCH", "patch", ("", "", "nodes", "status", "n")),
-        (("delete", "pods", "web", "app"), "DELETE", "delete", ("", "app", "pods", "", "web")),
-        (("deletecollection", "pods", "", "app"), "DELETE", "deletecollection", ("", "app", "pods", "", "")),
-    ],
-)
-def test_a_request_is_made_of_what_a_person_says(
-    asked: tuple[str, ...], method: str, verb: str, rest: tuple[str, ...]
-) -> None:
-    made, target = request_for(*asked)
-    info = parse(made.encode(), target.encode())
-    assert (made, info.verb) == (method, verb)
-    assert (info.group, info.namespace, info.resource, info.subresource, info.name) == rest
-
-
-def test_a_path_is_asked_for_by_its_method() -> None:
-    assert request_for("get", "/metrics") == ("GET", "/metrics")
-    assert request_for("post", "/reload") == ("POST", "/reload")
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        (("exec", "pods", "web"), "exec is no verb: one of get, list"),
-        (("get", "pods"), "get needs the name of an object: for all of them say list"),
-        (("delete", "pods"), "delete needs the name of an object: for all of them say deletecollection"),
-        (("update", "pods"), "update needs the name of an object$"),
-        (("create", "pods/exec"), "pods/exec needs the name of an object"),
-        # An answer about an impossible request would mislead.
-        (("get", "pdos", "web", "app"), r"the core API group has no pdos \(did you mean pods\?\): for"),
-        (("get", "pod", "web", "app"), r"has no pod \(did you mean pods\?\): .* write RESOURCE\.GROUP$"),
-        (("list", "deployment.apps"), r"^the API group apps has no deployment \(did you mean deployments"),
-        (("list", "pods/log", "web", "app"), "pods/log has no list: say get"),
-        (("list", "widgets"), r"has no widgets: for another group write RESOURCE\.GROUP$"),
-        (("delete", "deployments", "web", "app"), r"has no deployments: write deployments\.apps$"),
-        (("get", "pods", "web"), r"pods lie in namespaces: name one by -n"),
-        (("create", "deployments.apps"), r"deployments\.apps lie in namespaces: name one by -n"),
-        (("get", "nodes", "n", "app"), "nodes lie in no namespace: leave out -n app"),
-        (("get", "namespaces", "app", "app"), "namespaces lie in no namespace: leave out -n app"),
-    ],
-)
-def test_what_is_not_said_is_asked_for(asked: tuple[str, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        request_for(*asked)
 
 
 @pytest.mark.parametrize(
@@ -137,25 +65,3 @@ def test_a_case_may_be_an_upgrade(upgrade: bool) -> None:
     cases = read_cases(Source(CASES.replace("GET /api/v1/pods,", asked)))
     [result] = run_cases(compiled([Source(LOOK.replace("'*'", "'*/*'"))]), cases, 0.0)
     assert result.passed is not upgrade
-
-
-def test_what_is_proposed_takes_the_place_of_its_name_and_some_may_go() -> None:
-    again = Source(LOOK.replace("[read]", "[get]"))
-    assert merged([LOOK, NONE], [again], only=False) == [Source(NONE), again]
-    assert merged([LOOK, NONE], [again], only=True) == [again]
-    assert merged([LOOK, NONE], [], only=False, without=["none"]) == [Source(LOOK)]
-
-
-def test_a_simulation_is_bounded_and_counts_all_the_same() -> None:
-    agents = {"a": Agent("a", ("sre",))}
-    clusters = {"c": Cluster("c", teams=("sre",)), "other": Cluster("other", teams=("web",))}
-    calls = [
-        Recorded("a", "c", "GET", f"/api/v1/namespaces/n{number}/pods", 0.0)
-        for number in range(CHANGES_MAX + 5)
-    ]
-    calls.append(Recorded("a", "other", "GET", "/api/v1/pods", 0.0))
-    found = simulate(
-        calls, agents, clusters, compiled([Source(LOOK)]), compiled([Source(LOOK), Source(NONE)])
-    )
-    assert (found.calls, found.newly_denied, found.unknown) == (CHANGES_MAX + 5, CHANGES_MAX + 5, 1)
-    assert len(found.changes) == CHANGES_MAX

@@ -1,0 +1,51 @@
+"""One browser for all tests of a process; the tests here run in its thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.console.browser.chromium import MISSING, Chromium, find_chromium, running_chromium
+from tests.console.browser.world import ConsoleWorld, running_console
+from tests.postgres import CI_VARIABLES
+
+# The first test of a process starts the browser, and some start a hub.
+TIMEOUT_S = 180
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    program = find_chromium()
+    if program is None:
+        if any(os.environ.get(name) for name in CI_VARIABLES):
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
+    with running_chromium(program) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def console(chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleWorld]:
+    """A hub with a console; nothing starts without a browser."""
+    with running_console(tmp_path_factory.mktemp("console")) as running:
+        yield running
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Call a test that has a browser in the browser's thread, where alone its pages may be used."""
+    running = pyfuncitem.funcargs.get("chromium")
+    if not isinstance(running, Chromium):
+        return None
+    wanted = pyfuncitem._fixtureinfo.argnames
+    running.run(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in wanted})
+    return True

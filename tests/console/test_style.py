@@ -1,0 +1,48 @@
+"""The style sheet: contrast, from its variables."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+
+import pytest
+
+from proxy.console.base.templating import read_assets
+
+CSS = read_assets()["console.css"].body.decode()
+COLOURS = dict(re.findall(r"--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", CSS))
+# Texts on their grounds.
+PAIRS = [
+    *product(("text", "quiet", "accent", "bad"), ("ground", "surface", "raised", "hover")),
+    *((tone, f"{tone}-soft") for tone in ("ok", "warn", "bad", "info", "accent")),
+    ("on-accent", "accent"),
+    ("on-danger", "danger"),
+]  # fmt: skip
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize(("text", "ground"), PAIRS)
+def test_texts_have_the_contrast_of_wcag_aa(text: str, ground: str) -> None:
+    texts, grounds = COLOURS[text].split(", "), COLOURS[ground].split(", ")
+    for theme, one, other in zip(("light", "dark"), texts, grounds, strict=True):
+        assert contrast(one, other) >= 4.5, (theme, contrast(one, other))
+
+
+def test_the_edge_of_a_field_can_be_seen() -> None:
+    for one, other in zip(COLOURS["field"].split(", "), COLOURS["raised"].split(", "), strict=True):
+        assert contrast(one, other) >= 3
+
+
+def test_the_style_sheet_loads_nothing() -> None:
+    assert "url(" not in CSS
+    assert "@import" not in CSS
