@@ -35,13 +35,11 @@ from proxy.hub.admin.metrics.calls import CallMetrics
 from proxy.hub.admin.metrics.hub import (
     ConnectionsCollector,
     DatabaseCollector,
-    LeaseCollector,
     MemoryCollector,
     ReplayCollector,
     TrailCollector,
     hub_metrics,
 )
-from proxy.hub.admin.metrics.links import LinkCollector
 from proxy.hub.admin.overview.health import OwnFacts
 from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.admin.simulation.process import run_in_process
@@ -51,8 +49,7 @@ from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
 from proxy.hub.calls.trail_watch import TrailWatch
-from proxy.hub.console.front import ConsoleFront
-from proxy.hub.console.start import start_console
+from proxy.hub.console_start import Handle, start_console
 from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
@@ -124,11 +121,11 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
                     hub = _Hub(config, home, records, seen, shared_limit, registry, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
-                    front, admin, administration, peering, console = _start(hub)
+                    front, admin, administration, peering, show = _start(hub)
                     upkeep.start_soon(settle_later)
                     keeping = await _take_over(hub, administration)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(hub, signals, front, admin, peering, console, keeping)
+                    await _serve(hub, signals, front, admin, peering, show, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
@@ -159,7 +156,7 @@ class _Hub:
         return None if members is None else members.me.hub
 
 
-def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None, ConsoleFront | None]:
+def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None, Handle | None]:
     """Build all parts and start their background tasks. The listeners do not accept yet."""
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
@@ -209,22 +206,15 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     )
     recorder, spread = hub.records.recorder, hub.records.spread
     streams = EventStreams(lambda: front.deadlines.ending)
-    app = admin_app(
-        administration, recorder, metrics, time.time, home.revocations, spread, streams=streams
-    )  # fmt: skip
+    app = admin_app(administration, recorder, metrics, time.time, home.revocations, spread, streams=streams)
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
-    console = start_console(
-        hub.config, certificate=home.certificate, api=app, pepper=hub.records.secrets.pepper, spread=spread,
-        recorder=recorder, metrics=metrics, upkeep=hub.upkeep,
-    )  # fmt: skip
+    show = start_console(hub.config, home, hub.records, app, metrics, hub.upkeep)
     if peering is not None:
-        metrics.register(LeaseCollector(peering.members, directory))
-        if (links := peering.links) is not None:
-            metrics.register(LinkCollector(peering.members, links.mesh, links.forwarded))
+        peering.register(metrics, directory)
     forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
     start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
-    return front, admin, administration, peering, console
+    return front, admin, administration, peering, show
 
 
 def _start_peering(hub: _Hub, front: Front) -> Peering | None:
@@ -382,7 +372,7 @@ async def _serve(
     front: Front,
     admin: AdminFront,
     peering: Peering | None,
-    console: ConsoleFront | None,
+    show: Handle | None,
     keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
@@ -391,7 +381,7 @@ async def _serve(
         links = None if peering is None else peering.links
         stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
         listener = None if links is None else links.listener
-        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener, console)
+        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener, show)
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.
