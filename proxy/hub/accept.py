@@ -15,6 +15,7 @@ from proxy.hub.front import Front
 from proxy.hub.peers.listener import PeerListener
 from proxy.hub.restart.instance_lock import InstanceLock
 from proxy.listener.accept import listen_on, serve_connections
+from tunnel.net.tcp import TCPStream
 
 _log = logging.getLogger("hawse.hub")
 
@@ -35,7 +36,7 @@ class Acceptor:
     """Called once a signal has stopped this hub, while it still accepts."""
     peers: PeerListener | None = None
     """Serves other hubs, where the instance listens for them."""
-    browsers: Callable[[trio.abc.Stream], Awaitable[None]] | None = None
+    show: Callable[[TCPStream], Awaitable[None]] | None = None
     """Serves browsers, where the instance listens for them."""
     _accepting: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _linking: trio.CancelScope = attrs.Factory(trio.CancelScope)
@@ -107,9 +108,9 @@ class Acceptor:
                         handle, manage = self.front.handle_client, self.admin.handle_client
                         await operators.start(serve_connections, handle, agents, self.handlers)
                         await operators.start(serve_connections, manage, others, operators)
-                        if self.browsers is not None and self.instance.console is not None:
-                            pages = [listen_on(each) for each in self.instance.console[1]]
-                            await operators.start(serve_connections, self.browsers, pages, operators)
+                        if self.show is not None and self.instance.console is not None:
+                            browsers = [listen_on(each) for each in self.instance.console[1]]
+                            await operators.start(serve_connections, self.show, browsers, operators)
                         await self.handlers.start(self._accept_links)
                         self.front.ready = True
                         if first:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
-import trio
 from prometheus_client import CollectorRegistry
 
 from audit.mask import Masks
@@ -25,7 +23,7 @@ from proxy.hub.admin.trail.reads import MergedReads
 from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.trail_watch import TrailWatch
-from proxy.hub.console.start import start_console
+from proxy.hub.console_start import Handle, start_console
 from proxy.hub.front import Front
 from proxy.hub.home.trails import open_search
 from proxy.hub.resources import Resources
@@ -41,7 +39,7 @@ class Managed:
 
     admin: AdminFront
     administration: Administration
-    browsers: Callable[[trio.abc.Stream], Awaitable[None]] | None
+    show: Handle | None
     """Serves a connection of the console; None without one."""
 
 
@@ -92,8 +90,5 @@ def start_administration(
     )  # fmt: skip
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))
-    console = start_console(
-        hub.config, certificate=home.certificate, api=app, pepper=hub.records.secrets.pepper, spread=spread,
-        recorder=recorder, metrics=metrics, upkeep=hub.upkeep,
-    )  # fmt: skip
-    return Managed(admin, administration, None if console is None else console.handle_client)
+    show = start_console(hub.config, home, hub.records, app, metrics, hub.upkeep)
+    return Managed(admin, administration, show)

@@ -31,13 +31,11 @@ from proxy.hub.admin.metrics.calls import CallMetrics
 from proxy.hub.admin.metrics.hub import (
     ConnectionsCollector,
     DatabaseCollector,
-    LeaseCollector,
     MemoryCollector,
     ReplayCollector,
     TrailCollector,
     hub_metrics,
 )
-from proxy.hub.admin.metrics.links import LinkCollector
 from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.administering import Managed, start_administration
 from proxy.hub.authorize.access import AccessTokens
@@ -148,9 +146,7 @@ def _start(hub: Resources) -> tuple[Front, Managed, Peering | None]:
     peering = _start_peering(hub, front)
     managed = start_administration(hub, front, calls, trail_watch, live_relays, peering, metrics)
     if peering is not None:
-        metrics.register(LeaseCollector(peering.members, directory))
-        if (links := peering.links) is not None:
-            metrics.register(LinkCollector(peering.members, links.mesh, links.forwarded))
+        peering.register(metrics, directory)
     forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
     start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
     return front, managed, peering
@@ -322,7 +318,7 @@ async def _serve(
         stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
         listener = None if links is None else links.listener
         acceptor = Acceptor(
-            hub.home.instance, front, managed.admin, handlers, stop.leave, listener, managed.browsers
+            hub.home.instance, front, managed.admin, handlers, stop.leave, listener, managed.show
         )
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         if replaced:
