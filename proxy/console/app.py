@@ -20,12 +20,23 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route as Served
 from starlette.types import ASGIApp
 
-from proxy.console import notices
-from proxy.console.api import Api, ApiError
-from proxy.console.pages import agents, audit, calls, clusters, decision, event, locks, overview, teams
-from proxy.console.routes import SECTIONS, Ask, Page, Redirect, Route
-from proxy.console.sessions import Person, SignIn, SignInError
-from proxy.console.templating import Asset, environment, read_assets
+from proxy.console.base import notices
+from proxy.console.base.api import Api, ApiError
+from proxy.console.base.routes import SECTIONS, Ask, Page, Redirect, Route
+from proxy.console.base.sessions import Person, SignIn, SignInError
+from proxy.console.base.templating import Asset, environment, read_assets
+from proxy.console.pages import (
+    agents,
+    audit,
+    calls,
+    clusters,
+    decision,
+    event,
+    overview,
+    policies,
+    simulations,
+    teams,
+)
 
 ROUTES: Sequence[Route] = (
     *overview.ROUTES,
@@ -36,7 +47,8 @@ ROUTES: Sequence[Route] = (
     *agents.ROUTES,
     *clusters.ROUTES,
     *teams.ROUTES,
-    *locks.ROUTES,
+    *policies.ROUTES,
+    *simulations.ROUTES,
 )
 
 # The largest form has a pasted policy; the API takes no larger body.
