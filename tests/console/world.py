@@ -44,7 +44,6 @@ async def open_world(
     async with open_bench(folder, facts=made.facts, denials=made, watched={"sessions": made.calls}) as bench:
         made.bench, made.text = bench, HOSTILE if hostile else ()
         now = bench.clock.now
-        write_trail(folder, made_up_events(now, events, hostile=hostile))
         # The relay of the offline cluster was last heard some hours ago.
         bench.clock.now = now - 3 * 3600
         await bench.directory.change(lambda store: _fill(store, clusters, agents))
@@ -53,8 +52,7 @@ async def open_world(
         bench.operations.live = _relays(bench.directory, now)
         bench.sessions.live = _calls(bench.directory, now, calls, hostile=hostile)
         bench.sessions.beside = 0
-        if events is not None:
-            write_trail(folder, made_up_events(now, events, hostile=hostile))
+        write_trail(folder, made_up_events(now, events, hostile=hostile))
         yield bench
 
 
