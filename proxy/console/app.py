@@ -42,6 +42,7 @@ from proxy.console.templating import Asset, environment, read_assets
 ROUTES: Sequence[Route] = (
     *overview.ROUTES,
     *calls.ROUTES,
+    *locks.ROUTES,
     *audit.ROUTES,
     *event.ROUTES,
     *decision.ROUTES,

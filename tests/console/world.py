@@ -15,6 +15,7 @@ from proxy.hub.relays.operations import RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
+from tests.console.fleet_data import fill_rules, note_relays
 from tests.fakes.admin import PEPPER, Bench
 from tests.fakes.admin_bench import open_bench
 
@@ -50,6 +51,14 @@ async def open_world(
     """Open a hub with so many of each, the same each time."""
     async with open_bench(folder) as bench:
         await bench.directory.change(lambda store: _fill(store, clusters, agents))
+        if clusters and agents:
+            known = bench.directory.current
+            # The last by name has been there, and is offline.
+            offline = [known.clusters_by_name[name].id for name in sorted(known.clusters_by_name)[2::5][-1:]]
+            await bench.directory.change(
+                lambda store: fill_rules(store, _names(AGENTS, agents), hostile=hostile)
+            )
+            await bench.directory.change(lambda store: note_relays(store, offline, hostile=hostile))
         now = bench.clock.now
         bench.operations.live = _relays(bench.directory, now)
         bench.sessions.live = _calls(bench.directory, now, calls, hostile=hostile)
