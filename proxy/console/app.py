@@ -20,8 +20,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route as Served
 from starlette.types import ASGIApp
 
-from proxy.console import notices
-from proxy.console.api import Api, ApiError
+from proxy.console.base import notices
+from proxy.console.base.api import Api, ApiError
+from proxy.console.base.routes import SECTIONS, Ask, Page, Redirect, Route
+from proxy.console.base.sessions import Person, SignIn, SignInError
+from proxy.console.base.templating import Asset, environment, read_assets
 from proxy.console.pages import (
     agents,
     audit,
@@ -35,9 +38,6 @@ from proxy.console.pages import (
     simulations,
     teams,
 )
-from proxy.console.routes import SECTIONS, Ask, Page, Redirect, Route
-from proxy.console.sessions import Person, SignIn, SignInError
-from proxy.console.templating import Asset, environment, read_assets
 
 ROUTES: Sequence[Route] = (
     *overview.ROUTES,
@@ -115,7 +115,7 @@ class _Pages:
             try:
                 answer = await self._answer(route, request, person)
             except ApiError as error:
-                answer = _refused(error)
+                answer = _refused(error, changing=route.method == "POST")
             if isinstance(answer, Redirect):
                 return _redirected(answer, person)
             if isinstance(answer, Page):
@@ -257,9 +257,13 @@ def _redirected(to: Redirect, person: Person | None) -> RedirectResponse:
     return answer
 
 
-def _refused(error: ApiError) -> Page:
+def _refused(error: ApiError, *, changing: bool) -> Page:
+    """Return the page of a refusal of the API, in the API's words."""
     message = str(error)
-    return _error(error.status, f"{message[:1].upper()}{message[1:]}.")
+    title = {404: "Not found", 507: "Done, but not recorded"}.get(error.status, "")
+    if changing and error.status < 500:
+        title = "Nothing was changed"
+    return _error(error.status, f"{message[:1].upper()}{message[1:]}.", title=title)
 
 
 def _error(status: int, message: str, *, title: str = "") -> Page:

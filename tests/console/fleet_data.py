@@ -1,11 +1,10 @@
-"""Policies, versions, federation, codes and past relays for the made-up hub."""
+"""Policies, their versions, federation and a code for the made-up hub."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from auth.policy.text import Source
-from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.federation import NewIssuer
 from proxy.hub.store.store import Store
 
@@ -75,9 +74,58 @@ def fill_rules(store: Store, agents: Sequence[str], *, hostile: bool) -> None:
     store.add_code(agents[0], "h" * 64)
 
 
-def note_relays(store: Store, cluster_ids: Sequence[str], *, hostile: bool) -> None:
-    """Write relays that were here before, of these clusters."""
-    for cluster_id in cluster_ids:
-        instance = "<b>relay</b>\x1b[2J" if hostile else "hawse-relay-5c9d-old"
-        store.relay_connected(RelayContact(cluster_id, instance, "b", "0.0.9", "192.0.2.99"))
-        store.relay_disconnected(cluster_id, instance, "b")
+# The result of a simulation.
+SIMULATED: dict[str, object] = {
+    "since": "2027-01-14T08:00:00Z",
+    "trail_begins": "2027-01-14T20:00:00Z",
+    "calls": 1812,
+    "newly_denied": 41,
+    "newly_allowed": 3,
+    "unknown": 2,
+    "unreadable": 0,
+    "changes": [
+        {
+            "change": "newly denied",
+            "count": 41,
+            "agent": "deploy-bot",
+            "cluster": "prod-eu-1",
+            "verb": "get",
+            "resource": "configmaps",
+            "namespace": "shop",
+            "rule_before": "granted/all",
+            "rule_after": "payments-readers/no-secrets",
+        },
+        {
+            "change": "newly allowed",
+            "count": 3,
+            "agent": "oncall-helper",
+            "cluster": "staging",
+            "verb": "create",
+            "resource": "pods/exec",
+            "namespace": "",
+            "rule_before": "no-rule-allows",
+            "rule_after": "payments-readers/shell",
+        },
+    ],
+    "missing": [],
+    "diff": [
+        {
+            "policy": "payments-readers",
+            "change": "edited",
+            "settings": [],
+            "rules": [
+                {
+                    "rule": "no-secrets",
+                    "change": "edited",
+                    "effect": "deny",
+                    "line": 21,
+                    "lines": [
+                        " id: no-secrets",
+                        "-resources: [secrets]",
+                        "+resources: [secrets, configmaps]",
+                    ],
+                }
+            ],
+        }
+    ],
+}

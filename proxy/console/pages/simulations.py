@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from proxy.console.api import Answer, ApiError, at
-from proxy.console.routes import Ask, Page, Redirect, Route
+from proxy.console.base.api import Answer, ApiError, at
+from proxy.console.base.routes import Ask, Page, Redirect, Route
 from proxy.console.views.policies import SPANS, changes, checked, progress, state, verdict
 
 RECENT = 5
