@@ -23,6 +23,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from audit.ids import new_eid
+from audit.mask import Masks
 from audit.record import Kind
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.hub.accept import Acceptor
@@ -47,6 +48,8 @@ from proxy.hub.admin.revocations import repeat_revocations
 from proxy.hub.admin.simulation.process import run_in_process
 from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.streams.sse import EventStreams
+from proxy.hub.admin.trail.reads import MergedReads
+from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
@@ -57,6 +60,7 @@ from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
+from proxy.hub.home.trails import open_search
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
@@ -185,6 +189,8 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     peering = _start_peering(hub, front)
     simulations = Simulations(partial(run_in_process, home.data.path), time.time, hub.hub_id or "")
     start(simulations.run)
+    trail = TrailService.of(partial(open_search, hub.records.place), Masks(hub.config.audit.mask))
+    start(trail.run)
     sessions = LiveSessions(calls.live, home.instances, home.boot, hub.hub_id or "")
     running = RunningHub(calls, live_relays, directory, trail_watch, hub.hub_id or "")
     facts = OwnFacts(running, hub.config.tls.certificate)
@@ -200,6 +206,8 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         live_sessions=sessions,
         simulations=simulations,
         relays_per_cluster=hub.config.limits.relays_per_cluster,
+        trail=trail,
+        denials=trail.denials,
         hubs=None if peering is None else peering.members,
         other_hubs=None if peering is None else peering.calls_elsewhere(sessions),
         facts=facts,
@@ -208,9 +216,10 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         console_url=hub.config.console.public_url,
     )
     recorder, spread = hub.records.recorder, hub.records.spread
-    streams = EventStreams(lambda: front.deadlines.ending)
+    streams, reads = EventStreams(lambda: front.deadlines.ending), MergedReads(recorder.complete, time.time)
+    start(reads.run)
     app = admin_app(
-        administration, recorder, metrics, time.time, home.revocations, spread, streams=streams
+        administration, recorder, metrics, time.time, home.revocations, spread, reads=reads, streams=streams
     )  # fmt: skip
     admin = AdminFront(app, home.certificate)
     directory.on_change(partial(admin.demote_revoked, directory))

@@ -8,7 +8,7 @@ import attrs
 from starlette.types import Scope
 
 from audit.record import Actor, ActorType
-from proxy.console.sessions import Offer, Person, SignInError
+from proxy.console.base.sessions import Offer, Person, SignInError
 from proxy.hub.admin.verbs.callers import Caller
 from proxy.hub.store.roles import Role
 

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from proxy.console.app import FORM_BYTES_MAX, console_app
-from proxy.console.templating import read_assets
+from proxy.console.base.templating import read_assets
 from tests.console.fakes import CSRF, FakeSignIn
 from tests.console.markup import faults_of, text_of
 from tests.fakes.admin import Clock

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from proxy.console.templating import read_assets
+from proxy.console.base.templating import read_assets
 
 CSS = read_assets()["console.css"].body.decode()
 COLOURS = dict(re.findall(r"--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", CSS))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.console.api import Answer, ApiError, at
-from proxy.console.routes import Ask, Page, Redirect, Route
+from proxy.console.base.api import Answer, ApiError, at
+from proxy.console.base.routes import Ask, Page, Redirect, Route
 from proxy.console.views.fleet import state_of_agent, state_of_key
 from proxy.console.views.listing import ROWS, Few, Listing, offset_of
 

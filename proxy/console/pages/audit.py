@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from starlette.responses import Response
 
 from audit.record import Kind
-from proxy.console.api import ApiError
-from proxy.console.routes import Ask, Page, Route
+from proxy.console.base.api import ApiError
+from proxy.console.base.routes import Ask, Page, Route
 from proxy.console.views.filters import Filters
 from proxy.console.views.follow import FollowedResponse, cells
 from proxy.console.views.rows import row_of, without_begun

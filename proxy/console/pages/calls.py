@@ -7,9 +7,9 @@ from typing import Any
 
 import attrs
 
-from proxy.console.api import Answer, ApiError
-from proxy.console.routes import Ask, Page, Redirect, Route
-from proxy.console.templating import plural
+from proxy.console.base.api import Answer, ApiError
+from proxy.console.base.routes import Ask, Page, Redirect, Route
+from proxy.console.base.templating import plural
 
 REASON_HINT = "The agent reads it, and the trail keeps it."
 

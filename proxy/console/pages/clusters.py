@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.console.api import Answer, ApiError, at
-from proxy.console.routes import Ask, Page, Route
+from proxy.console.base.api import Answer, ApiError, at
+from proxy.console.base.routes import Ask, Page, Route
 from proxy.console.views.fleet import (
     Enrolment,
     enrolment_steps,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.console.api import at
-from proxy.console.routes import Ask, Page, Route
+from proxy.console.base.api import at
+from proxy.console.base.routes import Ask, Page, Route
 from proxy.console.views.event import view_of
 from proxy.console.views.filters import Filters
 from proxy.console.views.follow import cells

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.console.api import at
-from proxy.console.routes import Ask, Page, Redirect, Route
+from proxy.console.base.api import at
+from proxy.console.base.routes import Ask, Page, Redirect, Route
 
 
 async def ask_lock(ask: Ask) -> Page:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from proxy.console.routes import Ask, Page, Route
+from proxy.console.base.routes import Ask, Page, Route
 
 # More would hide the clusters, which are below, the worst first.
 ATTENTION_ROWS_MAX = 8

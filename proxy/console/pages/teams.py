@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.console.api import at
-from proxy.console.routes import Ask, Page, Route
+from proxy.console.base.api import at
+from proxy.console.base.routes import Ask, Page, Route
 from proxy.console.views.fleet import state_of_agent, state_of_cluster
 from proxy.console.views.listing import ROWS, Few, Listing, offset_of
 

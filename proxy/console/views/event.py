@@ -16,8 +16,8 @@ import msgspec
 
 from audit.record import ActorType, Event, Phase
 from audit.wording import actor_of, ending_of, resource_of, took, why_of
-from proxy.console.api import at
-from proxy.console.templating import size
+from proxy.console.base.api import at
+from proxy.console.base.templating import size
 from proxy.console.views.decision import Question, rule_path
 from proxy.console.views.rows import Row, row_of, without_begun
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from proxy.console.api import Answer
+from proxy.console.base.api import Answer
 
 # One name and one of Kubernetes' labels, as `hawse admin cluster add` takes them.
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")

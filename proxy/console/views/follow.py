@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from audit.escape import escape
-from proxy.console.api import Api
+from proxy.console.base.api import Api
 from proxy.console.views.filters import Filters
 from proxy.console.views.rows import Row, row_of, without_begun
 

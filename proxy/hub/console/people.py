@@ -18,10 +18,9 @@ import trio
 from audit.record import Actor, ActorType
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.verbs.callers import Caller, RefusedError
-from proxy.hub.store.console.sessions import IDLE_S, ConsoleSession
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, Directory
 from proxy.hub.store.engines.errors import StoreUnavailableError
-from proxy.hub.store.entities import AdminToken
+from proxy.hub.store.entities import IDLE_S, AdminToken, ConsoleSession
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 
@@ -30,7 +29,7 @@ _log = logging.getLogger("hawse.hub.console")
 
 @attrs.frozen
 class Person:
-    """A person with a session (proxy.console.sessions.Person)."""
+    """A person with a session (proxy.console.base.sessions.Person)."""
 
     session: str
     name: str

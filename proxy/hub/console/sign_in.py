@@ -1,4 +1,4 @@
-"""Signs people in and out at the console: proxy.console.sessions.SignIn on the hub's store.
+"""Signs people in and out at the console: proxy.console.base.sessions.SignIn on the hub's store.
 
 A one-time code begins a session. It is good once, at any hub, for the time that the operator asked for. An
 unknown, used or expired code gets one answer, and an address with many wrong ones is refused for a while.
@@ -25,17 +25,16 @@ from audit.record import Request as AuditRequest
 from audit.record import Response as AuditResponse
 from auth.apikey import ApiKeyError, parse_console_code
 from auth.apikey import hash as hash_key
-from proxy.console import sessions
-from proxy.console.sessions import Offer, SignInError
+from proxy.console.base import sessions
+from proxy.console.base.sessions import Offer, SignInError
 from proxy.hub.admin.verbs.callers import CALLER, Caller
 from proxy.hub.console.origin import COOKIE_BYTES, Origin
 from proxy.hub.console.people import People, Person
 from proxy.hub.identity.code_throttle import FORGIVEN_AFTER_S, CodeThrottle
 from proxy.hub.membership.spread import Spread
-from proxy.hub.store.console.sessions import ConsoleCode
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.engines.errors import NotFoundError, StoreUnavailableError
-from proxy.hub.store.entities import AdminToken
+from proxy.hub.store.entities import AdminToken, ConsoleCode
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 

@@ -17,10 +17,13 @@ from auth.federation import Rule
 from auth.keys import PublicKey
 from auth.policy.match import Bundle
 from auth.principal import Principal
-from proxy.hub.store.console.sessions import ConsoleCode, ConsoleSession
 from proxy.hub.store.roles import Role
 from proxy.hub.store.secrets.signing_keys import SealedKeys
 from proxy.hub.store.versions.version import Version
+
+# A session of the console without a request ends after this time, and any session after the second one.
+IDLE_S = 30 * 60.0
+SESSION_S = 12 * 3600.0
 
 
 class AgentState(StrEnum):
@@ -193,6 +196,37 @@ class AdminToken:
     def expired(self, now: float) -> bool:
         """Return whether the token has expired."""
         return self.expires_at is not None and now >= self.expires_at
+
+
+@attrs.frozen
+class ConsoleCode:
+    """A one-time code that signs a browser in; the code was shown once and is not stored."""
+
+    token_id: str
+    operator: str
+    """Who asked for it, as the trail names them."""
+    created_at: float
+    expires_at: float
+
+
+@attrs.frozen
+class ConsoleSession:
+    """A person's session in the console; its cookie is not stored."""
+
+    id: str
+    token_id: str
+    operator: str
+    """Who asked for its code, as the trail names them."""
+    created_at: float
+    used_at: float
+    """As of the reading of the row. Hubs write uses with a delay."""
+    expires_at: float
+    ip: str
+    user_agent: str
+
+    def ended(self, now: float, used_at: float = 0.0) -> bool:
+        """Return whether it has ended, if it was last used then or as the row says."""
+        return now >= self.expires_at or now >= max(used_at, self.used_at) + IDLE_S
 
 
 @attrs.frozen

@@ -17,12 +17,20 @@ from audit.store import TrailMark
 from auth.keys import KeyFormatError, PublicKey
 from auth.policy.match import Bundle
 from auth.principal import IdentityError, Principal, slug
-from proxy.hub.store.console.sessions import ConsoleCode, ConsoleSession, read_sessions
-from proxy.hub.store.console.sessions import read_codes as read_console_codes
 from proxy.hub.store.credentials import owners_of, read_codes, read_keys
 from proxy.hub.store.database import among, select_as_text
 from proxy.hub.store.engines.errors import InvalidError
-from proxy.hub.store.entities import AdminToken, Agent, AgentState, Cluster, Mode, Snapshot, Team
+from proxy.hub.store.entities import (
+    AdminToken,
+    Agent,
+    AgentState,
+    Cluster,
+    ConsoleCode,
+    ConsoleSession,
+    Mode,
+    Snapshot,
+    Team,
+)
 from proxy.hub.store.federation import by_issuer, read_issuers, read_rules
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.names import check_labels, shown
@@ -131,8 +139,8 @@ def _read(
         issuers_by_url={issuer.url: issuer for issuer in issuers.values()},
         rules_by_issuer=by_issuer(rules),
         admin_tokens_by_hash=admin_tokens,
-        console_codes=_of_tokens(admin_tokens, read_console_codes(connection)),
-        console_sessions=_of_tokens(admin_tokens, read_sessions(connection)),
+        console_codes=_of_tokens(admin_tokens, _read_console_codes(connection)),
+        console_sessions=_of_tokens(admin_tokens, _read_console_sessions(connection)),
         credentials=credentials,
         bundle=bundle,
         signing_keys=read_signing_keys(connection),
@@ -292,6 +300,21 @@ def _read_admin_tokens(connection: Connection, faults: list[str]) -> Mapping[str
             remote=row.remote,
         )
     return tokens
+
+
+def _read_console_codes(connection: Connection) -> dict[str, ConsoleCode]:
+    return {
+        row.hash: ConsoleCode(row.token_id, row.operator, row.created_at, row.expires_at)
+        for row in connection.execute(sa.select(t.console_codes))
+    }
+
+
+def _read_console_sessions(connection: Connection) -> dict[str, ConsoleSession]:
+    columns = [column for column in t.console_sessions.c if column.name != "hash"]
+    return {
+        row.hash: ConsoleSession(**{column.name: getattr(row, column.name) for column in columns})
+        for row in connection.execute(sa.select(t.console_sessions))
+    }
 
 
 def _of_tokens(tokens: Mapping[str, AdminToken], held: Mapping[str, H]) -> dict[str, tuple[AdminToken, H]]:

@@ -14,8 +14,6 @@ import sqlalchemy as sa
 from audit.store import TrailMark
 from proxy.hub.store.agents import Agents, Teams
 from proxy.hub.store.clusters import Clusters, Relays, relay_instance
-from proxy.hub.store.console import sessions
-from proxy.hub.store.console.sessions import ConsoleCode, ConsoleSession
 from proxy.hub.store.database import find, new_id, refuse_taken
 from proxy.hub.store.engines.errors import (
     ConflictError,
@@ -23,7 +21,7 @@ from proxy.hub.store.engines.errors import (
     NotFoundError,
     StoreUnavailableError,
 )
-from proxy.hub.store.entities import Snapshot
+from proxy.hub.store.entities import IDLE_S, SESSION_S, Snapshot
 from proxy.hub.store.federation import Federation
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME, is_local_token_name
 from proxy.hub.store.migrations import tables as t
@@ -32,6 +30,12 @@ from proxy.hub.store.policies import Policies
 from proxy.hub.store.roles import Role
 from proxy.hub.store.sealed import Sealed
 from proxy.hub.store.snapshot import read_snapshot
+
+# Of one token. Many people of a machine may share its token. The oldest one is ended for a new one.
+SESSIONS_PER_TOKEN_MAX = 64
+CODES_PER_TOKEN_MAX = 16
+# What a browser calls itself takes some 150 characters.
+USER_AGENT_CHARACTERS_MAX = 256
 
 
 class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
@@ -207,39 +211,84 @@ class Store(Teams, Agents, Clusters, Relays, Federation, Policies, Sealed):
 
     def add_console_code(self, code_hash: str, *, token_id: str, operator: str, expires_at: float) -> None:
         """Add a one-time code of a token; raises NotFoundError if the token was removed meanwhile."""
+        codes, now = t.console_codes, self._clock()
         with self._change() as connection:
-            tokens = t.admin_tokens.c
-            if connection.scalar(sa.select(tokens.id).where(tokens.id == token_id)) is None:
+            token = sa.select(t.admin_tokens.c.id).where(t.admin_tokens.c.id == token_id)
+            if connection.scalar(token) is None:
                 raise NotFoundError("the admin token was removed")
-            code = ConsoleCode(token_id, operator, self._clock(), expires_at)
-            sessions.insert_code(connection, code_hash, code)
+            connection.execute(sa.delete(codes).where(codes.c.expires_at <= now))
+            _drop_oldest(connection, codes, token_id, codes.c.created_at, CODES_PER_TOKEN_MAX)
+            connection.execute(
+                sa.insert(codes).values(
+                    hash=code_hash,
+                    token_id=token_id,
+                    operator=operator,
+                    created_at=now,
+                    expires_at=expires_at,
+                )
+            )
 
     def redeem_console_code(
         self, code_hash: str, session_hash: str, *, session_id: str, ip: str, user_agent: str
-    ) -> ConsoleSession:
-        """Begin a session with a code, which is used up; raises NotFoundError."""
-        now = self._clock()
+    ) -> None:
+        """Begin a session with a code, which is used up; raises NotFoundError if it was, or has expired."""
+        codes, sessions, now = t.console_codes, t.console_sessions, self._clock()
         with self._change() as connection:
-            return sessions.redeem_code(
-                connection,
-                code_hash,
-                session_hash,
-                session_id=session_id,
-                now=now,
-                ip=ip,
-                user_agent=user_agent,
+            code = connection.execute(sa.select(codes).where(codes.c.hash == code_hash)).first()
+            if code is None or code.expires_at <= now:
+                raise NotFoundError("the code was used, or has expired")
+            connection.execute(sa.delete(codes).where(codes.c.hash == code_hash))
+            # Hubs write uses with a delay, far below the time that an ended session is kept.
+            ended = sa.or_(sessions.c.expires_at <= now, sessions.c.used_at <= now - 2 * IDLE_S)
+            connection.execute(sa.delete(sessions).where(ended))
+            _drop_oldest(connection, sessions, code.token_id, sessions.c.used_at, SESSIONS_PER_TOKEN_MAX)
+            connection.execute(
+                sa.insert(sessions).values(
+                    hash=session_hash,
+                    id=session_id,
+                    token_id=code.token_id,
+                    operator=code.operator,
+                    created_at=now,
+                    used_at=now,
+                    expires_at=now + SESSION_S,
+                    ip=ip,
+                    user_agent=user_agent[:USER_AGENT_CHARACTERS_MAX],
+                )
             )
 
     def end_console_session(self, session_id: str) -> str:
         """End a session, and return the operator's name; raises NotFoundError."""
+        sessions = t.console_sessions
         with self._change() as connection:
-            return sessions.delete_session(connection, session_id)
+            operator = connection.scalar(sa.select(sessions.c.operator).where(sessions.c.id == session_id))
+            if operator is None:
+                raise NotFoundError("there is no such session: it has ended, or it never began")
+            connection.execute(sa.delete(sessions).where(sessions.c.id == session_id))
+            return str(operator)
 
     def console_uses(self) -> dict[str, float]:
         """When each session was last used, by id, as far as hubs have written it."""
+        sessions = t.console_sessions.c
         with self._read() as connection:
-            return sessions.read_uses(connection)
+            rows = connection.execute(sa.select(sessions.id, sessions.used_at))
+            return {row.id: row.used_at for row in rows}
 
     def note_console_uses(self, used: Mapping[str, float]) -> None:
         """Store when sessions were last used, by id; like `note_use` no change."""
-        self._note_each(*sessions.note_uses(used))
+        sessions = t.console_sessions
+        later = (
+            sa.update(sessions)
+            .where(sessions.c.id == sa.bindparam("row_id"), sessions.c.used_at < sa.bindparam("at"))
+            .values(used_at=sa.bindparam("at"))
+        )
+        self._note_each(later, [{"row_id": row_id, "at": at} for row_id, at in sorted(used.items())])
+
+
+def _drop_oldest(
+    connection: sa.Connection, table: sa.Table, token_id: str, age: sa.Column[float], rows_max: int
+) -> None:
+    """Delete the oldest rows of a token, so that one more is within the limit."""
+    of_token = table.c.token_id == token_id
+    kept = sa.select(table.c.hash).where(of_token).order_by(age.desc()).limit(rows_max - 1)
+    hashes = connection.scalars(kept).all()
+    connection.execute(sa.delete(table).where(of_token, table.c.hash.not_in(hashes)))

@@ -14,10 +14,9 @@ from auth.apikey import hash as hash_key
 from proxy.hub.admin.verbs.answers import Done, Payload, time_text
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import verb
-from proxy.hub.store.console.sessions import ConsoleSession
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.engines.errors import ConflictError, InvalidError, NotFoundError
-from proxy.hub.store.entities import AdminToken
+from proxy.hub.store.entities import AdminToken, ConsoleSession
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
 

@@ -203,7 +203,7 @@ admin_tokens = sa.Table(
     sa.Column("remote", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
-# The console's one-time codes (proxy/hub/store/console/sessions.py).
+# The console's one-time codes (proxy/hub/store/store.py).
 console_codes = sa.Table(
     "console_codes",
     metadata,

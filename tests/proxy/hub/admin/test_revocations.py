@@ -218,6 +218,7 @@ async def test_exactly_these_actions_act_without_the_trail(hub: Hub) -> None:
         ("delete", "agents", ""),
         ("delete", "agents/keys", ""),
         ("delete", "tokens", ""),
+        ("delete", "console sessions", ""),
         ("revoke", "clusters/teams", ""),
         ("delete", "clusters", ""),
         ("delete", "federation", ""),

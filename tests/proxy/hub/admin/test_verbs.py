@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from audit.record import ActorType, Event, Kind, Phase, encode
+from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from proxy.hub.admin.administration import ACTIONS, Action
 from proxy.hub.admin.perform import BODY_BYTES_MAX
 from proxy.hub.admin.verbs.verb import METRICS, Endpoint
-from tests.fakes.admin import TOKEN, WATCH, Bench, enrol, path_of
+from tests.fakes.admin import PEPPER, TOKEN, WATCH, Bench, enrol, path_of
 from tests.fakes.asgi import call
 from tests.fakes.jwks import jwk, jwks
 
@@ -66,6 +67,8 @@ CHANGES: dict[tuple[str, str], tuple[str, object]] = {
     ("switch", "policies/rules"): ("/v1/policies/readers/rules", {"rules": ["read"], "enabled": False}),
     ("create", "tokens"): ("/v1/tokens", {"name": "cd", "role": "viewer"}),
     ("delete", "tokens"): ("/v1/tokens/ci", None),
+    ("create", "console codes"): ("/v1/console/codes", None),
+    ("delete", "console sessions"): ("/v1/console/sessions/{session_id}", None),
 }
 CHANGING = [action for action in ACTIONS if action.changes]
 NO_ADMIN_TOKEN = [
@@ -102,9 +105,15 @@ async def populate(bench: Bench) -> dict[str, Any]:
     await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "viewer"})
     await bench.ok("POST", "/v1/policies", {"files": [{"text": POLICY}]})
     rule = await bench.ok("POST", "/v1/federation", ISSUER)
+    code = (await bench.ok("POST", "/v1/console/codes"))["code"]
+    await bench.directory.change(
+        lambda store: store.redeem_console_code(
+            hash_key(code, PEPPER), "cookie", session_id="session-1", ip="::1", user_agent="curl"
+        )
+    )
     bench.sessions.live.append(WATCH)
     bench.recorder.events.clear()
-    return {"api_key_id": made["agent"]["api_key_id"], "rule_id": rule["id"]}
+    return {"api_key_id": made["agent"]["api_key_id"], "rule_id": rule["id"], "session_id": "session-1"}
 
 
 def change_of(verb: Endpoint, ids: dict[str, Any]) -> tuple[str, object]:

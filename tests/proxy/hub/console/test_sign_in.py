@@ -10,9 +10,9 @@ from auth.apikey import new_api_key
 from proxy.hub.admin.actions.console import ConsoleActions, NewCode
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.identity.code_throttle import FAILURES_MAX, FORGIVEN_AFTER_S
-from proxy.hub.store.console import sessions
-from proxy.hub.store.console.sessions import IDLE_S, SESSION_S
+from proxy.hub.store import store as store_module
 from proxy.hub.store.engines.errors import ConflictError
+from proxy.hub.store.entities import IDLE_S, SESSION_S
 from proxy.hub.store.migrations import tables as t
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
@@ -248,8 +248,8 @@ async def test_people_see_and_end_the_sessions_of_their_token_alone(bench: Bench
 async def test_a_token_has_some_codes_and_sessions_and_the_oldest_end(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "CODES_PER_TOKEN_MAX", 2)
-    monkeypatch.setattr(sessions, "SESSIONS_PER_TOKEN_MAX", 2)
+    monkeypatch.setattr(store_module, "CODES_PER_TOKEN_MAX", 2)
+    monkeypatch.setattr(store_module, "SESSIONS_PER_TOKEN_MAX", 2)
     browser = Browser.at(bench)
     codes = []
     for _ in range(3):

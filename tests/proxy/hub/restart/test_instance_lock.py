@@ -19,11 +19,13 @@ import trio.testing
 
 from proxy.hub.accept import Acceptor
 from proxy.hub.admin.front import AdminFront
+from proxy.hub.console.front import ConsoleFront
 from proxy.hub.front import Front
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.folder_lock import FolderInUseError
 from proxy.hub.home.hub_instances import HubInstances
+from proxy.hub.home.sections.console import ConsoleConfig
 from proxy.hub.home.sections.peer import PeerConfig
 from proxy.hub.peers.listener import PeerListener
 from proxy.hub.restart import instance_lock as instance_lock_module
@@ -117,7 +119,8 @@ async def instance_lock_of(
 
 def acceptor_of(instance: InstanceLock, handler: Handler, handlers: trio.Nursery) -> Acceptor:
     front, admin, peers = cast("Front", handler), cast("AdminFront", handler), cast("PeerListener", handler)
-    return Acceptor(instance, front, admin, handlers, handler.leave, peers)
+    console = cast("ConsoleFront", handler)
+    return Acceptor(instance, front, admin, handlers, handler.leave, peers, console)
 
 
 @attrs.define(eq=False)
@@ -183,17 +186,27 @@ async def test_a_hub_accepts_again_after_an_aborted_handover(data: DataDir) -> N
         await agent.aclose()
 
 
-async def test_the_listener_for_other_hubs_is_handed_on_with_the_others(data: DataDir) -> None:
+def listens_at(instance: InstanceLock, name: str) -> tuple[str, int]:
+    (found,) = (sockets for each, _, (_, sockets) in instance.listeners() if each == name)
+    host, port = found[0].getsockname()
+    return host, port
+
+
+@pytest.mark.parametrize("listener", ["peer", "console"])
+async def test_the_further_listeners_are_handed_on_with_the_others(data: DataDir, listener: str) -> None:
     anywhere = Address("127.0.0.1", 0)
-    config = attrs.evolve(configured(data), peer=PeerConfig(anywhere, Address("127.0.0.1", 1)))
+    config = attrs.evolve(
+        configured(data),
+        peer=PeerConfig(anywhere, Address("127.0.0.1", 1)),
+        console=ConsoleConfig(anywhere),
+    )
     handler = Handler()
     async with (
         open_instance_lock(config, data, "old", replace=False) as old,
         accepting(old, handler) as hub,
     ):
-        assert old.peer is not None
-        address = old.peer[1][0].getsockname()
-        other_hub = await trio.open_tcp_stream(*address)
+        address = listens_at(old, listener)
+        client = await trio.open_tcp_stream(*address)
         await handler.holds.wait()
         async with open_instance_lock(config, data, "new", replace=True) as new:
             handler.may_go.set()
@@ -205,13 +218,12 @@ async def test_the_listener_for_other_hubs_is_handed_on_with_the_others(data: Da
             await new.confirm()
             await hub.ended.wait()
             assert hub.replaced
-            assert new.peer is not None
-            assert new.peer[1][0].getsockname() == address
+            assert listens_at(new, listener) == address
             successor = Handler()
             async with accepting(new, successor):
                 await successor.holds.wait()
                 await waiting.aclose()
-                await other_hub.aclose()
+                await client.aclose()
 
 
 async def test_a_pause_returns_at_once_when_the_accepting_has_ended(data: DataDir) -> None:

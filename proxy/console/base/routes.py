@@ -9,8 +9,8 @@ import attrs
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.console.api import Api
-from proxy.console.sessions import Person
+from proxy.console.base.api import Api
+from proxy.console.base.sessions import Person
 
 
 @attrs.frozen
