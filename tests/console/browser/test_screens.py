@@ -32,12 +32,18 @@ SCREENS = {
     "/add-cluster": ["/add-cluster"],
     "/teams": ["/teams"],
     "/teams/{name}": ["/teams/platform"],
+    "/policies": ["/policies"],
+    "/policies/{name}": ["/policies/guard", "/policies/none"],
+    "/policy-versions": ["/policy-versions"],
+    "/policy-diff": ["/policy-diff?old=2&new=3"],
+    "/policy-check": ["/policy-check"],
+    "/policy-simulations/{id}": ["/policy-simulations/none"],
 }
 # Not a page: the stream that a followed audit page reads.
 STREAMS = {"/audit/stream"}
 PATHS = [path for paths in SCREENS.values() for path in paths]
 # Of the same hub before anything is enrolled.
-EMPTY = ["/", "/calls", "/audit", "/decision", "/agents", "/clusters", "/teams"]
+EMPTY = ["/", "/calls", "/audit", "/decision", "/agents", "/clusters", "/teams", "/policies"]
 PHONE_IN_DARK = LOOKS[3]
 
 
