@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 import trio
 from prometheus_client import CollectorRegistry
@@ -15,45 +16,44 @@ from proxy.hub.console.gate import Gate
 from proxy.hub.console.metrics import ConsoleCollector
 from proxy.hub.console.origin import Origin
 from proxy.hub.console.people import People
-from proxy.hub.console.sign_in import ConsoleSignIn, Recorder
-from proxy.hub.home.certificate import Certificate
+from proxy.hub.console.sign_in import ConsoleSignIn
 from proxy.hub.home.config import HubConfig
-from proxy.hub.membership.spread import Spread
+from proxy.hub.resources import Home, Records
 from proxy.listener.balancers import Balancers
 from proxy.listener.client_address import Admitter
 from proxy.listener.unauthenticated import UnauthenticatedLimits
 from tunnel.net.loglimit import LogLimit
+from tunnel.net.tcp import TCPStream
+
+Handle = Callable[[TCPStream], Awaitable[None]]
 
 _log = logging.getLogger("hawse.hub.console")
 
 
 def start_console(
     config: HubConfig,
-    *,
-    certificate: Certificate,
+    home: Home,
+    records: Records,
     api: ASGIApp,
-    pepper: bytes,
-    spread: Spread,
-    recorder: Recorder,
     metrics: CollectorRegistry,
     upkeep: trio.Nursery,
-    csp_report: str = "",
-) -> ConsoleFront | None:
-    """Build it; None without `console.listen`. `csp_report` is for tests (proxy.hub.console.origin)."""
+) -> Handle | None:
+    """Build the console, and return the handler of its connections; None without `console.listen`."""
     if config.console.listen is None:
         return None
-    directory = spread.directory
+    directory = records.directory
     origin = Origin.of(config.console.public_url)
-    people = People(directory, pepper, time.time)
-    sign_in = ConsoleSignIn(people, origin, recorder, spread, api)
+    people = People(directory, records.secrets.pepper, time.time)
+    sign_in = ConsoleSignIn(people, origin, records.recorder, records.spread, api)
     pages = console_app(api, sign_in, config.public_host, time.time)
-    balancers = Balancers.of(config.console.listen_proxy_from)
-    gate = Gate(origin, people, pages, api, csp_report)
+    gate = Gate(origin, people, pages, api)
     front = ConsoleFront(
         app=gate,
         headers=tuple(gate.headers.items()),
-        certificate=certificate if config.console.tls else None,
-        admitter=Admitter(UnauthenticatedLimits(), LogLimit(_log), balancers),
+        certificate=home.certificate if config.console.tls else None,
+        admitter=Admitter(
+            UnauthenticatedLimits(), LogLimit(_log), Balancers.of(config.console.listen_proxy_from)
+        ),
     )
 
     def end_revoked() -> None:
@@ -64,4 +64,5 @@ def start_console(
     metrics.register(ConsoleCollector(front, sign_in))
     upkeep.start_soon(people.run)
     upkeep.start_soon(front.run)
-    return front
+    _log.info("the console is at %s (listens on %s)", config.console.public_url, config.console.listen)
+    return front.handle_client
