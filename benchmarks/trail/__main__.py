@@ -109,8 +109,9 @@ def _fill(store: AuditStore | PostgresStore, number: int) -> int:
     fleet = Fleet(AGENTS, number / (DAYS * 86400))
     source = fleet.events()
     began_s = fleet.now_s
-    for _ in range(BASE // BATCH + 1):
-        store.append([next(source) for _ in range(BATCH)], boot="bench")
+    # From number 1 on, to the last one of a block.
+    for left in range(BASE + BLOCK_EVENTS - 1, 0, -BATCH):
+        store.append([next(source) for _ in range(min(left, BATCH))], boot="bench")
     return int((fleet.now_s - began_s) * 1e6)
 
 
