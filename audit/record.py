@@ -90,6 +90,8 @@ class Kind(StrEnum):
     CONSOLE_OPENED = "console.opened"
     """A person signed in to the console with a one-time code."""
     AUDIT_READ = "audit.read"
+    CONSOLE_READ = "console.read"
+    """A session of the console read anything but the trail; `count` says how often."""
     AUDIT_PRUNED = "audit.pruned"
     """The oldest events were removed; the note has their numbers and checksum."""
     AUDIT_GAP = "audit.gap"
@@ -343,7 +345,7 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
     stream: Stream | None = None
     tunnel: Tunnel | None = None
     count: int = 1
-    """How many occurrences this event stands for; more than one only for an aggregated flood."""
+    """How many occurrences this event stands for; more than one for a flood, and for merged reads."""
     note: str = ""
 
     def __post_init__(self) -> None:

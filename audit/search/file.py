@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
 
 from audit.blocks import stretches
 from audit.calls import CallReader
+from audit.file import url
 from audit.names import NameReader
 from audit.query import EVERYTHING, Query
 from audit.reader import STORED, StoredEvent, body_of
@@ -24,6 +27,11 @@ _POSITION_MAX = 2**63 - 1
 
 class FileSearch(CallReader, NameReader, SearchReader):
     """Searches a trail in a file, which a hub of this version has opened for writing."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        # A connection that is kept would read on from a file that was moved away.
+        self._engine = sa.create_engine(url(path, "ro"), poolclass=NullPool)
 
     def after(
         self,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.console.app import ROUTES, console_app
+from proxy.console.views.filters import NAMES
 from proxy.hub.store.roles import Role
 from tests.console.fakes import FakePerson, FakeSignIn
 from tests.console.markup import faults_of, text_of
@@ -18,26 +20,37 @@ PLAIN = [route for route in ROUTES if route.method == "GET" and "{" not in route
 
 @pytest.mark.parametrize(
     "size",
-    [{}, {"hostile": True, "calls": 16}, {"clusters": 0, "agents": 0, "calls": 0}],
+    [
+        {"events": 60},
+        {"hostile": True, "calls": 16, "events": 60},
+        {"clusters": 0, "agents": 0, "calls": 0, "events": 0},
+    ],
     ids=["some", "hostile", "empty"],
 )
-async def test_pages_are_sound(tmp_path: Path, size: dict[str, int]) -> None:
+async def test_pages_are_sound(tmp_path: Path, size: dict[str, Any]) -> None:
     async with open_world(tmp_path, **size) as bench:
         app = console_app(bench.app, FakeSignIn(), "hub.example", bench.clock)
         agent = next(iter(bench.directory.current.agents_by_name), "none")
         calls = [f"/calls/end?id={one.id}" for one in bench.sessions.live]
         pages = [route.path for route in PLAIN] + [
             *calls, f"/calls?agent={agent}", f"/agents/{agent}/lock", f"/calls/end?agent={agent}",
+            *(f"/audit/{event['eid']}" for event in (await bench.ok("GET", "/v1/audit/events"))["events"]),
+            *(f"/audit?{name}=%3Cscript%3E%1b\"'" for name in NAMES), "/audit?status=9", "/audit/x",
+            "/audit?before=x", "/audit?follow=1", f"/audit?agent={agent}&verb=get&team=sre",
+            f"/decision?agent={agent}&cluster=prod-eu-1&verb=get&resource=pods&name=w&namespace=n",
+            f"/decision?agent={agent}&cluster=prod-eu-1&verb=delete&resource=secrets&name=w&namespace=n",
+            f"/decision?agent={agent}&cluster=x&verb=%3Cb%3E&resource=%3Cscript%3E&name=\"'%1b",
+            "/decision?agent=%3Cscript%3E&cluster=%1b&resource=/%22&verb=get", "/decision?agent=x",
             "/nothing", "/calls?agent=%3Cscript%3E", "/agents/%1b%2e/lock",
         ]  # fmt: skip
         for page in pages:
             reply = await call(app, "GET", page)
-            assert reply.status in {200, 404, 422}, (page, reply.status)
+            assert reply.status in {200, 400, 404, 422}, (page, reply.status)
             assert faults_of(reply.body) == [], page
 
 
 async def test_each_role_sees_what_its_route_declares(tmp_path: Path) -> None:
-    async with open_world(tmp_path) as bench:
+    async with open_world(tmp_path, events=5) as bench:
         for role in Role:
             app = console_app(bench.app, FakeSignIn(FakePerson(role)), "hub.example", bench.clock)
             for route in PLAIN:

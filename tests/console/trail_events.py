@@ -30,7 +30,7 @@ from audit.record import (
     utc,
 )
 from audit.store import AuditStore
-from tests.console.world import AGENTS, CLUSTERS, HOSTILE
+from tests.console.names import AGENTS, CLUSTERS, HOSTILE
 
 BUNDLE = "3-0cb4271b433ad5bf"
 KUBECTL = "kubectl/v1.37.0 (linux/amd64) kubernetes/4f2a1c9"

@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import BinaryIO
 
 # The hub's own limit of a request's head; its answers have a few hundred bytes.
 HEAD_BYTES_MAX = 64 * 1024
+# Of a body that is read as it arrives.
+PIECE_BYTES_MAX = 64 * 1024
 # A hub, and a proxy before it, sends one or none.
 INTERIM_ANSWERS_MAX = 8
 
@@ -25,12 +28,7 @@ class HTTPError(OSError):
 
 def read_answer(stream: BinaryIO, body_bytes_max: int) -> tuple[int, bytes]:
     """Return the status and at most so many bytes of the body. Raises HTTPError and the stream's OSError."""
-    for _ in range(INTERIM_ANSWERS_MAX):
-        status, length, chunked = _read_head(stream)
-        if not 100 <= status < 200:
-            break
-    else:
-        raise HTTPError("the server sent only interim answers")
+    status, length, chunked = _read_final_head(stream)
     if status in {204, 304}:
         return status, b""
     if chunked:
@@ -38,6 +36,29 @@ def read_answer(stream: BinaryIO, body_bytes_max: int) -> tuple[int, bytes]:
     if length is None:
         return status, stream.read(body_bytes_max)
     return status, _read_exactly(stream, min(length, body_bytes_max))
+
+
+def begin_answer(stream: BinaryIO) -> tuple[int, Iterator[bytes]]:
+    """Return the status, and the body's pieces as they arrive. Both raise as `read_answer`.
+
+    A body without an end of its own is refused: its cut would look like its end.
+    """
+    status, length, chunked = _read_final_head(stream)
+    if status in {204, 304}:
+        return status, iter(())
+    if chunked:
+        return status, _chunks(stream)
+    if length is None:
+        raise HTTPError("the server sent a body without a length")
+    return status, _pieces(stream, length)
+
+
+def _read_final_head(stream: BinaryIO) -> tuple[int, int | None, bool]:
+    for _ in range(INTERIM_ANSWERS_MAX):
+        head = _read_head(stream)
+        if not 100 <= head[0] < 200:
+            return head
+    raise HTTPError("the server sent only interim answers")
 
 
 def _read_head(stream: BinaryIO) -> tuple[int, int | None, bool]:
@@ -78,10 +99,7 @@ def _read_head(stream: BinaryIO) -> tuple[int, int | None, bool]:
 def _read_chunks(stream: BinaryIO, bytes_max: int) -> bytes:
     parts: list[bytes] = []
     while True:
-        size = _read_line(stream, HEAD_BYTES_MAX).partition(b";")[0].rstrip(b" \t")
-        if not 1 <= len(size) <= 12 or not _HEX_DIGITS.issuperset(size):
-            raise HTTPError("the server sent an invalid chunk")
-        wanted = min(int(size, 16), bytes_max)
+        wanted = min(_chunk_size(stream), bytes_max)
         parts.append(_read_exactly(stream, wanted))
         bytes_max -= wanted
         if not wanted or not bytes_max:
@@ -89,6 +107,27 @@ def _read_chunks(stream: BinaryIO, bytes_max: int) -> bytes:
             return b"".join(parts)
         if _read_line(stream, 2):
             raise HTTPError("the server sent an invalid chunk")
+
+
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    while size := _chunk_size(stream):
+        yield from _pieces(stream, size)
+        if _read_line(stream, 2):
+            raise HTTPError("the server sent an invalid chunk")
+
+
+def _chunk_size(stream: BinaryIO) -> int:
+    size = _read_line(stream, HEAD_BYTES_MAX).partition(b";")[0].rstrip(b" \t")
+    if not 1 <= len(size) <= 12 or not _HEX_DIGITS.issuperset(size):
+        raise HTTPError("the server sent an invalid chunk")
+    return int(size, 16)
+
+
+def _pieces(stream: BinaryIO, length: int) -> Iterator[bytes]:
+    while length:
+        piece = _read_exactly(stream, min(length, PIECE_BYTES_MAX))
+        length -= len(piece)
+        yield piece
 
 
 def _read_line(stream: BinaryIO, bytes_max: int) -> bytes:

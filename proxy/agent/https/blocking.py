@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from proxy.agent.https.answer import HTTPError, read_answer
+from proxy.agent.https.answer import HTTPError, begin_answer, read_answer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import BinaryIO
 
     from tunnel.net.egress import Proxy
@@ -125,6 +126,19 @@ class HTTPSConnection:
         self._socket.sendall(head + (body or b""))
         with self._socket.makefile("rb") as stream:
             return read_answer(cast("BinaryIO", stream), body_bytes_max)
+
+    def stream(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> tuple[int, Iterator[bytes]]:
+        """Send the request, and return the answer's status, and its body in pieces as they arrive.
+
+        The pieces raise OSError as well, also if the body is cut.
+        """
+        head = _request_head(self._authority(), method, target, headers, body)
+        self.connect()
+        assert self._socket is not None
+        self._socket.sendall(head + (body or b""))
+        return begin_answer(cast("BinaryIO", self._socket.makefile("rb")))
 
     def close(self) -> None:
         """Close the connection without TLS's farewell."""

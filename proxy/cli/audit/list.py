@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +13,8 @@ import click
 from proxy.cli.audit.local_events import record_read
 from proxy.cli.audit.names import check_names
 from proxy.cli.audit.options import (
-    data_folder_options,
     find_trail,
+    reach_of,
     to_kinds,
     to_limit,
     to_namespaces,
@@ -26,7 +24,19 @@ from proxy.cli.audit.options import (
     to_teams,
     to_text,
     to_verbs,
+    trail_options,
     unavailable,
+)
+from proxy.cli.audit.printing import (
+    LIMIT,
+    LIMIT_FOLLOWED,
+    newest_shown,
+    print_began,
+    print_events,
+    print_more,
+    print_none_found,
+    print_notes,
+    print_text_bound,
 )
 
 if TYPE_CHECKING:
@@ -39,12 +49,6 @@ if TYPE_CHECKING:
     from audit.record import Kind
     from audit.textsearch import Text
     from proxy.hub.home.datadir import DataDir
-
-# Enough for a person. A program, which asks for JSON, gets all events: it would not notice missing ones.
-LIMIT = 50
-LIMIT_FOLLOWED = 10
-
-_PLURAL = " (name resources in the plural, as the API does: pods, deployments)"
 
 
 @attrs.frozen
@@ -63,6 +67,9 @@ class _Range:
 @click.option("--follow", "-f", is_flag=True, help="Keep running, and print new events as they are written.")
 @click.option("--agent", metavar="NAME", help="Only events of this agent.")
 @click.option("--cluster", metavar="NAME", help="Only events on this cluster.")
+@click.option(
+    "--actor", metavar="[TYPE:]NAME", help="Only events of this actor, such as operator:ada or relay:prod."
+)
 @click.option(
     "--team", "teams", callback=to_teams, help="Only events of agents in these teams.", metavar="NAME[,NAME]"
 )
@@ -122,12 +129,13 @@ class _Range:
     f"past events to start with; default {LIMIT_FOLLOWED}.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print complete events, one JSON object a line.")
-@data_folder_options
+@trail_options
 def list_events(
     *,
     follow: bool,
     agent: str | None,
     cluster: str | None,
+    actor: str | None,
     teams: tuple[str, ...],
     verbs: tuple[str, ...],
     namespaces: tuple[str, ...],
@@ -141,6 +149,7 @@ def list_events(
     as_json: bool,
     config: Path | None,
     data_dir: Path | None,
+    hub: str | None,
 ) -> None:
     """Print events, newest last. Each read of the trail is recorded in the trail.
 
@@ -159,8 +168,29 @@ def list_events(
     if until is not None and follow:
         raise click.UsageError("--until does not go with --follow: use one of them")
     begin, end = to_span(since, until)
+    reach = reach_of(config, data_dir, hub)
+    if reach.remote:
+        from proxy.cli.audit.remote import list_remote
+
+        filters = {
+            "agent": agent or "",
+            "cluster": cluster or "",
+            "team": ",".join(teams),
+            "verb": ",".join(verbs),
+            "namespace": ",".join(namespaces),
+            "resource": ",".join(resources),
+            "status": ",".join(statuses),
+            "kind": ",".join(kinds),
+            "actor": actor or "",
+            "q": text or "",
+            "since": "" if begin is None else begin.isoformat(),
+            "until": "" if end is None else end.isoformat(),
+        }
+        list_remote(reach.client(), filters, begin, limit, follow=follow, as_json=as_json)
+        return
     found = find_trail(config, data_dir)
-    query = Query(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
+    members = Members(verbs, namespaces, resources, teams, statuses, [actor] if actor is not None else ())
+    query = Query(agent, cluster, kinds, begin, end, members)
     # The search text may be a secret, and this read is recorded in the trail: mask it.
     masked = None if text is None else Masks(found.mask).values([text])[0]
 
@@ -198,18 +228,18 @@ def _list(
 
     members = query.members
     search = None if text is None else Text(text)
-    newest = _newest(limit, follow=follow, as_json=as_json)
+    newest = newest_shown(limit, follow=follow, as_json=as_json)
     # Check first, so that an unreadable trail is one error, without a second one for this read.
     reader.last()
     # Find the newest events before this read adds an event of its own.
     chosen = None if newest is None else _choose(reader, query, search, newest)
     record()
     notes = check_names(reader, data, query.agent, query.cluster, members.teams)
-    _print_notes(*notes)
+    print_notes(*notes)
     chosen = chosen or _choose(reader, query, search, None)
-    shown = _print(_events(reader, query, search, chosen, follow=follow), as_json=as_json)
+    shown = print_events(_events(reader, query, search, chosen, follow=follow), as_json=as_json)
     if not shown and not notes and limit != 0:
-        _print_notes("no event matches" + (_PLURAL if members.resources else ""))
+        print_none_found(by_resource=bool(members.resources))
     _print_omissions(reader, chosen, limit, shown, query.since)
 
 
@@ -219,6 +249,7 @@ def _recorded(query: Query, text: str | None, limit: int | str | None) -> dict[s
     return {
         "agent": query.agent,
         "cluster": query.cluster,
+        "actor": ",".join(members.actors) or None,
         "team": ",".join(members.teams) or None,
         "verb": ",".join(members.verbs) or None,
         "namespace": ",".join(members.namespaces) or None,
@@ -230,15 +261,6 @@ def _recorded(query: Query, text: str | None, limit: int | str | None) -> dict[s
         "kind": ",".join(query.kinds) or None,
         "limit": str(limit) if limit is not None else None,
     }
-
-
-def _newest(limit: int | str | None, *, follow: bool, as_json: bool) -> int | None:
-    """Return how many of the newest events are shown; None is all."""
-    if isinstance(limit, int):
-        return limit
-    if limit is not None or as_json:
-        return None
-    return LIMIT_FOLLOWED if follow else LIMIT
 
 
 def _choose(reader: TrailReader, query: Query, text: Text | None, newest: int | None) -> _Range:
@@ -274,49 +296,16 @@ def _events(
             yield stored
 
 
-def _print(found: Iterator[StoredEvent], *, as_json: bool) -> int:
-    """Print events as they arrive; returns their number."""
-    from audit.display import TerminalTable, header_line, json_line, table_line
-
-    line: Callable[[StoredEvent], str]
-    if as_json:
-        line = json_line
-    elif sys.stdout.isatty():
-        table = TerminalTable(shutil.get_terminal_size().columns)
-        line = table.lines
-        click.echo(table.header())
-    else:
-        line = table_line
-        click.echo(header_line())
-    shown = 0
-    for stored in found:
-        click.echo(line(stored))
-        shown += 1
-    return shown
-
-
 def _print_omissions(
     reader: TrailReader, chosen: _Range, limit: int | str | None, shown: int, begin: datetime | None
 ) -> None:
     """Mention matching events that are not shown, the end of the text search, and pruned events."""
     from audit.display import decoded
-    from audit.textsearch import TEXT_EVENTS_MAX
 
     if chosen.more and limit is None:
-        _print_notes(f"showing the newest {shown} events: for more use --limit {10 * LIMIT} or --limit all")
+        print_more(shown)
     if chosen.searched_from is not None:
         [oldest] = reader.query(after_seq=chosen.searched_from - 1, limit=1)
         event = decoded(oldest)
-        when = f", back to {event.ts:%Y-%m-%d %H:%M:%S} UTC" if event is not None else ""
-        _print_notes(
-            f"searched the text in the newest {TEXT_EVENTS_MAX:,} events that match the other options{when}: "
-            "to search older ones, narrow with --agent or --until"
-        )
-    since = reader.began()
-    if since is not None and ((not shown and limit != 0) or (begin is not None and begin < since)):
-        _print_notes(f"the trail begins at {since:%Y-%m-%d %H:%M:%S} UTC")
-
-
-def _print_notes(*sentences: str) -> None:
-    for sentence in sentences:
-        click.echo(f"hawse: {sentence}", err=True)
+        print_text_bound(None if event is None else event.ts)
+    print_began(reader.began(), begin, shown, limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from audit.record import Kind
+    from proxy.cli.admin.api.client import Reach
     from proxy.hub.home.datadir import DataDir
     from proxy.hub.home.trails import TrailPlace
 
@@ -203,6 +205,27 @@ def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
     ):
         command = option(command)
     return command
+
+
+def trail_options(command: Callable[P, R]) -> Callable[P, R]:
+    """Add the options that locate a trail on this machine, or at a hub."""
+    hub = click.option(
+        "--hub",
+        metavar="NAME",
+        help="Read the trail of a hub that `hawse admin login` has named, with a token of the role auditor.",
+    )
+    return hub(data_folder_options(command))
+
+
+def reach_of(config: Path | None, data_dir: Path | None, hub: str | None) -> Reach:
+    """Return where the trail is; raises click.UsageError."""
+    from proxy.cli.admin.api.client import Reach
+
+    if hub is not None and (config is not None or data_dir is not None):
+        raise click.UsageError("--hub names a remote hub: leave out --data-dir and --config")
+    # `hawse admin` has the variable as the value of its option.
+    stated = os.environ.get("HAWSE_HUB_CONFIG")
+    return Reach(config or (Path(stated) if stated and hub is None else None), data_dir, hub)
 
 
 @attrs.frozen

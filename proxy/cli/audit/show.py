@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from proxy.cli.audit.local_events import record_read
-from proxy.cli.audit.options import data_folder_options, find_trail, unavailable
+from proxy.cli.audit.options import find_trail, reach_of, trail_options, unavailable
 from proxy.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from audit.calls import FoundCall
 
 # Event ids start with a zero until the year 2527; row numbers don't. Far below 2^63, SQLite's limit.
 # In PostgreSQL, a hub's rows have the number of its epoch before their own.
@@ -19,8 +23,8 @@ _NUMBER = re.compile(r"(?:[1-9][0-9]{0,8}\.)?[1-9][0-9]{0,17}")
 @click.command()
 @click.argument("event", metavar="EID")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows, one JSON object a line.")
-@data_folder_options
-def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
+@trail_options
+def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | None, hub: str | None) -> None:
     """Show one call: agent, request, cluster, deciding rule and outcome.
 
     EID is the event's id, which is also the Audit-ID in the cluster's own audit log. Its first eight
@@ -31,8 +35,22 @@ def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | Non
     hawse audit show 53211
     """
     from audit.display import json_line
-    from audit.errors import AuditUnavailable, NoSuchCall
     from audit.page import page_lines
+
+    reach = reach_of(config, data_dir, hub)
+    if reach.remote:
+        from proxy.cli.audit.remote import find_remote
+
+        found = find_remote(reach.client(), event)
+    else:
+        found = _find_local(config, data_dir, event)
+    for line in [json_line(row) for row in found.rows] if as_json else page_lines(found):
+        click.echo(line)
+
+
+def _find_local(config: Path | None, data_dir: Path | None, event: str) -> FoundCall:
+    """Find a call in the trail on this machine; raises CommandError, click.UsageError."""
+    from audit.errors import AuditUnavailable, NoSuchCall
     from proxy.hub.home.trails import open_calls
 
     found_trail = find_trail(config, data_dir)
@@ -54,5 +72,4 @@ def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | Non
         raise CommandError(str(error)) from error
     except AuditUnavailable as error:
         raise unavailable(error) from error
-    for line in [json_line(row) for row in found.rows] if as_json else page_lines(found):
-        click.echo(line)
+    return found

@@ -63,6 +63,8 @@ def environment(assets: Mapping[str, Asset]) -> Environment:
     made.filters |= {
         "value": lambda text: escape_html(str(text)),
         "lines": lines,
+        "short": short,
+        "copied": copied,
         "utc": utc,
         "clock": lambda text: utc(text)[11:19],
         "epoch": epoch,
@@ -99,6 +101,19 @@ def _line(line: str) -> Markup:
         else Markup('<span class="escaped">{}</span>').format(shown)
         for one in line
     )
+
+
+def short(text: str, characters: int = 160) -> str:
+    """Cut a text of a client for a table: a name has up to 64 KiB."""
+    return text if len(text) <= characters else f"{text[:characters]}…"
+
+
+def copied(text: str) -> str:
+    """Return what a button copies: the text as `lines` shows it.
+
+    A terminal obeys controls that are pasted.
+    """
+    return "".join(one if one in "\\\n" else escape(one) for one in text)
 
 
 def epoch(text: str | None) -> float | None:

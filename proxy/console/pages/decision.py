@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.console.base.api import ApiError
 from proxy.console.base.routes import Ask, Page, Route
-from proxy.console.views.decision import VERBS, Answer, Question, answer_of, resources_offered
+from proxy.console.views.decision import RESOURCES, VERBS, Answer, Question, answer_of
 
 # The question has a fault, and the form shows it.
 _MISTYPED = frozenset({400, 404, 409, 422})
@@ -18,8 +18,6 @@ async def show(ask: Ask) -> Page:
     if question.complete:
         try:
             answer = answer_of(await ask.api.get("/v1/decision", **question.asked()))
-        except ValueError as error:
-            fault, status = str(error), 400
         except ApiError as error:
             if error.status not in _MISTYPED:
                 raise
@@ -34,7 +32,7 @@ async def show(ask: Ask) -> Page:
             "answer": answer,
             "fault": fault,
             "verbs": VERBS,
-            "resources": resources_offered(),
+            "resources": RESOURCES,
         },
         status,
     )

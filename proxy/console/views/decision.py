@@ -9,23 +9,24 @@ from urllib.parse import urlencode
 
 import attrs
 
-from auth.kinds import CLUSTER_SCOPED, NAMESPACED
 from proxy.console.base.api import at
-from proxy.kubernetes.described import METHODS, request_for
+from proxy.console.views.given import given
 
 NAMES = ("agent", "cluster", "verb", "resource", "name", "namespace", "upgrade")
-# Names have at most 253 characters, and a path some hundred.
-VALUE_CHARACTERS_MAX = 1024
-# The verbs that the form offers, in kubectl's order; further ones are typed as the method of a path.
-VERBS = (*METHODS, "head", "post", "put", "options")
-
-
-def resources_offered() -> list[str]:
-    """Kubernetes' own resources as the form takes them, with the subresources that agents use."""
-    kinds = (f"{name}.{group}" if group else name for group, name in NAMESPACED | CLUSTER_SCOPED)
-    return sorted(
-        {*kinds, "pods/exec", "pods/log", "pods/portforward", "pods/attach", "deployments.apps/scale"}
-    )
+# Those of kubectl auth can-i, and the methods of a path.
+VERBS = (
+    *("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"),
+    *("head", "post", "put", "options"),
+)
+# What agents ask for most; the form takes any resource.
+RESOURCES = (
+    *("configmaps", "cronjobs.batch", "daemonsets.apps", "deployments.apps", "deployments.apps/scale"),
+    *("endpointslices.discovery.k8s.io", "events", "ingresses.networking.k8s.io", "jobs.batch"),
+    *("namespaces", "networkpolicies.networking.k8s.io", "nodes", "persistentvolumeclaims", "pods"),
+    *("pods/attach", "pods/exec", "pods/log", "pods/portforward", "replicasets.apps"),
+    *("rolebindings.rbac.authorization.k8s.io", "roles.rbac.authorization.k8s.io", "secrets"),
+    *("serviceaccounts", "services", "statefulsets.apps"),
+)
 
 
 @attrs.frozen
@@ -44,8 +45,7 @@ class Question:
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Question:
         """Read it from an address."""
-        given = {name: query.get(name, "").strip()[:VALUE_CHARACTERS_MAX] for name in NAMES}
-        return cls(**{name: value for name, value in given.items() if value})
+        return cls(**given(query, NAMES))
 
     @property
     def complete(self) -> bool:
@@ -55,8 +55,7 @@ class Question:
     @property
     def path(self) -> str:
         """The address of the page that asks this."""
-        given = {name: value for name in NAMES if (value := getattr(self, name))}
-        return f"/decision?{urlencode(given)}"
+        return f"/decision?{urlencode(self.asked())}"
 
     @property
     def command(self) -> str:
@@ -70,10 +69,8 @@ class Question:
         return shlex.join([*words, *rest])
 
     def asked(self) -> dict[str, str]:
-        """The question as the API takes it; raises ValueError for one that no API server supports."""
-        method, target = request_for(self.verb, self.resource, self.name, self.namespace)
-        upgrade = {"upgrade": "true"} if self.upgrade else {}
-        return {"agent": self.agent, "cluster": self.cluster, "method": method, "target": target, **upgrade}
+        """Return the question as the API takes it."""
+        return {name: value for name in NAMES if (value := getattr(self, name))}
 
 
 @attrs.frozen

@@ -11,6 +11,8 @@ from urllib.parse import urlencode
 
 import attrs
 
+from proxy.console.views.given import given
+
 # In the order of the form. `cli` is the option of `hawse audit list`.
 NAMES = (
     *("q", "agent", "cluster", "status", "since", "team", "namespace", "resource", "verb", "kind", "actor"),
@@ -20,8 +22,6 @@ NAMES = (
 IN_BAR = frozenset({"q", "agent", "cluster", "status", "kind", "since"})
 _OPTIONS = {"q": "--text"}
 _LABELS = {"q": "text"}
-# Longer values come from no form, and would come back on the page.
-VALUE_CHARACTERS_MAX = 1024
 
 
 @attrs.frozen
@@ -43,8 +43,7 @@ class Filters:
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Filters:
         """Read them from an address; the rest of it is left out."""
-        given = {name: query.get(name, "").strip()[:VALUE_CHARACTERS_MAX] for name in NAMES}
-        return cls({name: value for name, value in given.items() if value})
+        return cls(given(query, NAMES))
 
     def __getitem__(self, name: str) -> str:
         """The value of a filter; empty if it is not in force."""

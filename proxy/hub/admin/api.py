@@ -20,13 +20,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.hub.admin.administration import ACTIONS, Action, Administration
+from proxy.hub.admin.openapi import description
 from proxy.hub.admin.operators import Operators
 from proxy.hub.admin.perform import EachRead, Performer, Reads, Recorder
-from proxy.hub.admin.replies import SECURITY_HEADERS, error_reply
+from proxy.hub.admin.replies import SECURITY_HEADERS, encoded_reply, error_reply
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.admin.streams.sse import EventStreams
 from proxy.hub.admin.verbs.callers import RefusedError
-from proxy.hub.admin.verbs.verb import METRICS
+from proxy.hub.admin.verbs.verb import METRICS, OPENAPI, Endpoint
 from proxy.hub.membership.spread import Spread
 
 
@@ -61,6 +62,7 @@ def admin_app(
         routes=[
             Route("/healthz", endpoints.healthz, methods=["GET"]),
             Route(METRICS.path, endpoints.metrics_page, methods=[METRICS.method]),
+            Route(OPENAPI.path, endpoints.openapi, methods=[OPENAPI.method]),
             *(Route(action.path, endpoints.serve(action), methods=[action.method]) for action in ACTIONS),
         ],
         exception_handlers={HTTPException: _unrouted},
@@ -83,14 +85,23 @@ class _Endpoints:
         return Response(b"ok\n", media_type="text/plain", headers=SECURITY_HEADERS)
 
     async def metrics_page(self, request: Request) -> Response:
-        """Answer a scrape. It is no action, so only a refusal is recorded."""
-        try:
-            self._operators.admit(request, METRICS)
-        except RefusedError as refused:
-            return self._performer.refuse(request, METRICS, refused)
-        return Response(
+        """Answer a scrape."""
+        return self._refused(request, METRICS) or Response(
             generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST, headers=SECURITY_HEADERS
         )
+
+    async def openapi(self, request: Request) -> Response:
+        """Answer the description of this API."""
+        version = self._performer.admin.overview.version
+        return self._refused(request, OPENAPI) or encoded_reply(200, description(version))
+
+    def _refused(self, request: Request, endpoint: Endpoint) -> Response | None:
+        """Return the refusal of a request for an endpoint that is no action; None if it is admitted."""
+        try:
+            self._operators.admit(request, endpoint)
+        except RefusedError as refused:
+            return self._performer.refuse(request, endpoint, refused)
+        return None
 
     def serve(self, action: Action) -> Callable[[Request], Awaitable[Response]]:
         """Make the endpoint of one action."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from audit.escape import escape
 from proxy.console.base import notices
-from proxy.console.base.templating import ago, environment, lasting, lines, read_assets, size
-from tests.console.world import HOSTILE
+from proxy.console.base.templating import ago, copied, environment, lasting, lines, read_assets, size
+from tests.console.names import HOSTILE
 
 TEMPLATES = environment(read_assets())
 
@@ -50,6 +50,14 @@ def test_a_notice_is_that_of_its_session(text: str, secret: str) -> None:
 @given(st.text())
 def test_a_notice_that_is_made_up_shows_nothing(value: str) -> None:
     assert notices.opened(value, "secret") == ""
+
+
+@given(st.text() | st.sampled_from(HOSTILE))
+def test_what_is_copied_is_what_is_shown(text: str) -> None:
+    shown = str(lines(text)).replace('<span class="escaped">', "").replace("</span>", "")
+    assert unescape(shown) == copied(text)
+    assert all(one == "\n" or one.isprintable() for one in copied(text))
+    assert copied("printf 'a\\n' | sh\x1b[2J") == "printf 'a\\n' | sh\\x1b[2J"
 
 
 @pytest.mark.parametrize(

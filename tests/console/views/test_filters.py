@@ -4,11 +4,12 @@ import shlex
 from urllib.parse import parse_qsl, urlsplit
 
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given as with_any
 from hypothesis import strategies as st
 
 from proxy.cli.audit.list import list_events
-from proxy.console.views.filters import NAMES, VALUE_CHARACTERS_MAX, Filters
+from proxy.console.views.filters import NAMES, Filters
+from proxy.console.views.given import VALUE_CHARACTERS_MAX
 
 
 def test_an_address_is_read_and_made_again() -> None:
@@ -19,7 +20,7 @@ def test_an_address_is_read_and_made_again() -> None:
     assert Filters.of({}).path() == "/audit"
 
 
-@given(st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(codec="utf-8"), max_size=20)))
+@with_any(st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(codec="utf-8"), max_size=20)))
 def test_filters_survive_their_address(query: dict[str, str]) -> None:
     filters = Filters.of(query)
     split = urlsplit(filters.path())
@@ -46,6 +47,10 @@ def test_filters_outside_the_bar_are_shown_open() -> None:
 
 def test_a_value_has_a_bound() -> None:
     assert len(Filters.of({"q": "x" * 70_000})["q"]) == VALUE_CHARACTERS_MAX
+
+
+def test_controls_are_left_out() -> None:
+    assert Filters.of({"q": "\x1b[2Ja\u202eb\n", "agent": "\0"}).values == {"q": "[2Jab"}
 
 
 def test_the_command_is_one_that_the_command_line_takes() -> None:

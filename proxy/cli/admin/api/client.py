@@ -5,11 +5,14 @@ Synchronous, with the standard library only: a command makes one or two calls, a
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -38,8 +41,17 @@ TIMEOUT_S = 30.0
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 # A system's bundle of public CAs has 220 KB.
 CA_BYTES_MAX = 1024 * 1024
+# Statuses of a hub that may answer later: it is busy, or its trail or its balancer is away.
+_AGAIN = frozenset({429, 502, 503, 504})
+NONE: Mapping[str, str] = MappingProxyType({})
+# Of a refusal's body, each 64 KiB at most.
+ERROR_PIECES_MAX = 16
 # Of an answer in plain text, shown in one line.
 WORDS_BYTES_MAX = 300
+
+
+class UnreachableError(CommandError):
+    """The hub was not reached, or cannot answer now, or the connection was cut."""
 
 
 @attrs.frozen
@@ -74,57 +86,84 @@ class AdminClient:
         """Remove an object."""
         return self._call("DELETE", path, None, {})
 
+    @contextmanager
+    def stream(
+        self, method: str, *path: str, query: Mapping[str, str] = NONE, headers: Mapping[str, str] = NONE
+    ) -> Iterator[Iterator[bytes]]:
+        """Read an answer in pieces, as they arrive; raises UnreachableError also if it is cut."""
+        target = _target(path, query)
+        with closing(self._connection()) as connection:
+            with self._translated(method, connection):
+                status, pieces = connection.stream(method, target, {**self._headers(), **headers})
+            arriving = self._arriving(pieces, method, connection)
+            if status >= 400:
+                answer = b"".join(itertools.islice(arriving, ERROR_PIECES_MAX))
+                kind = UnreachableError if status in _AGAIN else CommandError
+                raise kind(self._refusal(status, answer))
+            yield arriving
+
+    def _arriving(self, pieces: Iterator[bytes], method: str, connection: HTTPSConnection) -> Iterator[bytes]:
+        # An error of the caller's, who writes the pieces to a file, is none of the connection.
+        while True:
+            with self._translated(method, connection):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
     def _call(
         self, method: str, path: tuple[str, ...], body: Mapping[str, object] | None, query: Mapping[str, str]
     ) -> Object:
-        try:
-            # Quoted: a name with a slash or a question mark is only a name that does not exist.
-            target = "/v1/" + "/".join(quote(part, safe="") for part in path)
-            if query:
-                target += f"?{urlencode(query)}"
-        except UnicodeEncodeError as error:
-            # Python decodes other bytes of an argument as lone surrogates.
-            raise CommandError(f"the argument {error.object!a} is not UTF-8") from error
-        headers = {"authorization": f"Bearer {self.token}", "accept": "application/json"}
-        if self.user:
-            headers[USER_HEADER] = self.user
+        target, headers = _target(path, query), self._headers()
         data = None
         if body is not None:
             data = json.dumps(body).encode("ascii")
             headers["content-type"] = "application/json"
-        status, answer = self._exchange(method, target, data, headers)
-        try:
-            document = read_json(answer)
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            raise CommandError(_plain_text_error(self.url, status, answer))
-        if status < 400:
-            if isinstance(notice := document.pop("notice", None), str):
-                click.echo(f"hawse: {escape_lines(notice)}", err=True)
-            return document
-        raise CommandError(_error_text(self.url, status, document))
+        with closing(self._connection()) as connection, self._translated(method, connection):
+            status, answer = connection.exchange(
+                method, target, headers, data, body_bytes_max=ANSWER_BYTES_MAX
+            )
+        document = _document(answer)
+        if document is None or status >= 400:
+            raise CommandError(self._refusal(status, answer))
+        if isinstance(notice := document.pop("notice", None), str):
+            click.echo(f"hawse: {escape_lines(notice)}", err=True)
+        return document
 
-    def _exchange(
-        self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]
-    ) -> tuple[int, bytes]:
+    def _headers(self) -> dict[str, str]:
+        headers = {"authorization": f"Bearer {self.token}", "accept": "application/json"}
+        return {**headers, USER_HEADER: self.user} if self.user else headers
+
+    def _refusal(self, status: int, answer: bytes) -> str:
+        document = _document(answer)
+        if document is None:
+            return _plain_text_error(self.url, status, answer)
+        return _error_text(self.url, status, document)
+
+    def _connection(self) -> HTTPSConnection:
         parts = urlsplit(self.url)
         # This connection ignores proxy variables and .netrc, so the token goes nowhere else.
-        connection = HTTPSConnection(
+        return HTTPSConnection(
             parts.hostname or "", parts.port or 443, timeout_s=TIMEOUT_S, context=self.context
         )
+
+    @contextmanager
+    def _translated(self, method: str, connection: HTTPSConnection) -> Iterator[None]:
+        """Connect, and translate errors of the connection to CommandError."""
         sent = False
         try:
             connection.connect()
             sent = True
-            return connection.exchange(method, target, headers, data, body_bytes_max=ANSWER_BYTES_MAX)
+            yield
         except ssl.SSLCertVerificationError as error:
             raise CommandError(
                 f"the certificate at {self.url} is not trusted ({error.verify_message}): "
                 f"{next_step(error, f'name its CA file by {self.ca_option}')}"
             ) from error
         except ConnectionRefusedError as error:
-            raise CommandError(f"nothing listens at {self.url}: start the hub with `hawse hub`") from error
+            raise UnreachableError(
+                f"nothing listens at {self.url}: start the hub with `hawse hub`"
+            ) from error
         except OSError as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             if isinstance(error, TimeoutError):
@@ -133,9 +172,26 @@ class AdminClient:
                 why += (
                     "; to learn whether the change was made, run `hawse audit list --kind admin.action` there"
                 )
-            raise CommandError(f"cannot reach the admin API at {self.url}: {why}") from error
-        finally:
-            connection.close()
+            raise UnreachableError(f"cannot reach the admin API at {self.url}: {why}") from error
+
+
+def _target(path: tuple[str, ...], query: Mapping[str, str]) -> str:
+    try:
+        # Quoted: a name with a slash or a question mark is only a name that does not exist.
+        target = "/v1/" + "/".join(quote(part, safe="") for part in path)
+        return f"{target}?{urlencode(query)}" if query else target
+    except UnicodeEncodeError as error:
+        # Python decodes other bytes of an argument as lone surrogates.
+        raise CommandError(f"the argument {error.object!a} is not UTF-8") from error
+
+
+def _document(answer: bytes) -> Object | None:
+    """Return the answer's object; None if it is none."""
+    try:
+        document = read_json(answer)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _error_text(url: str, status: int, document: Object) -> str:
@@ -180,7 +236,7 @@ class Reach:
                 "this command needs a data folder on this machine, but --hub names a remote hub: "
                 "run it on the hub's machine"
             )
-        if self._by_variable and FOLDER_VARIABLE not in os.environ:
+        if self.remote:
             # The URL names another hub, so a data folder on this machine is not what the user means.
             raise CommandError(
                 f"this command needs a data folder on this machine, but {URL_VARIABLE} names a remote hub: "
@@ -198,13 +254,10 @@ class Reach:
             raise ConfigurationFaults("hub", error.faults) from error
 
     @property
-    def _by_variable(self) -> bool:
-        return bool(os.environ.get(URL_VARIABLE)) and self.config_file is None
-
-    @property
     def remote(self) -> bool:
-        """Whether the hub is named by --hub or HAWSE_ADMIN_URL, and not by a folder of this machine."""
-        return self.hub is not None or (self._by_variable and self.data_dir is None)
+        """Whether --hub or HAWSE_ADMIN_URL names the hub, and no option or variable a folder here."""
+        here = self.data_dir or self.config_file or FOLDER_VARIABLE in os.environ
+        return self.hub is not None or (bool(os.environ.get(URL_VARIABLE)) and not here)
 
     def client(self) -> AdminClient:
         """Find the hub; raises CommandError."""

@@ -25,6 +25,7 @@ from proxy.hub.store.entities import AgentState
 from proxy.hub.store.policies import BundleRow, PolicyFaultsError, Proposal
 from proxy.hub.store.roles import Role
 from proxy.hub.store.store import Store
+from proxy.kubernetes.described import request_for
 from tunnel.net.fairness import in_chunks
 
 
@@ -53,11 +54,29 @@ class RuleSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request as a client sends it (`method` and `target`), or in the words of `kubectl auth can-i`."""
+
     agent: str
     cluster: str
-    target: str
+    target: str = ""
     method: str = "GET"
     upgrade: bool = False
+    verb: str = ""
+    resource: str = ""
+    """Such as pods, pods/log, deployments.apps, or a path."""
+    name: str = ""
+    namespace: str = ""
+
+    def line(self) -> tuple[str, str]:
+        """Return its method and its target; raises InvalidError."""
+        if bool(self.target) == bool(self.verb and self.resource):
+            raise InvalidError("name a target, or a verb and a resource")
+        if self.target:
+            return self.method, self.target
+        try:
+            return request_for(self.verb, self.resource, self.name, self.namespace)
+        except ValueError as error:
+            raise InvalidError(str(error)) from error
 
 
 class OneVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -217,8 +236,9 @@ class PolicyActions:
         now = self.directory.current
         agent = known(now.agents_by_name, "agent", question.agent)
         cluster = known(now.clusters_by_name, "cluster", question.cluster)
+        method, target = question.line()
         try:
-            info = parse(question.method.encode("utf-8"), question.target.encode("utf-8"))
+            info = parse(method.encode("utf-8"), target.encode("utf-8"))
         except BadTarget as error:
             raise InvalidError(f"the request is malformed: {error.reason}") from error
         if question.upgrade:

@@ -35,6 +35,11 @@ class RelayListing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Only relays of this cluster."""
 
 
+class SessionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    agent: str | None = None
+    cluster: str | None = None
+
+
 class Kill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
     id: str | None = None
@@ -94,10 +99,10 @@ class SessionActions:
         listed.sort(key=lambda relay: (str(relay["cluster"]), not relay["connected"], str(relay["instance"])))
         return Done({"relays": listed})
 
-    @verb("GET", "/v1/sessions", "list", "sessions", Role.OPERATOR, with_call=True)
-    async def list_all(self, call: Call) -> Done:
+    @verb("GET", "/v1/sessions", "list", "sessions", Role.OPERATOR, query=SessionsQuery)
+    async def list_all(self, query: SessionsQuery) -> Done:
         """List the live calls at all hubs, and name the hubs that did not answer in time."""
-        agent, cluster = call.query.get("agent"), call.query.get("cluster")
+        agent, cluster = query.agent, query.cluster
         await self._check_names(agent, cluster)
         elsewhere = CallsElsewhere()
         if self.others is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -94,7 +94,7 @@ class Overview(msgspec.Struct, frozen=True):
     teams: int
     calls: int
     """Calls under way at all hubs."""
-    denials: list[dict[str, object]] | None
+    denials: list[dict[str, Any]] | None
     """The last denied calls, the newest first; null for a role that may not read the trail."""
     denials_roles: list[str]
     """The roles that see the denials."""

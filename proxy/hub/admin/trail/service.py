@@ -9,6 +9,7 @@ import attrs
 from audit.errors import NoTrail
 from audit.mask import Masks
 from audit.search.search import SearchReader
+from proxy.hub.admin.trail.denials import LastDenials
 from proxy.hub.admin.trail.follow import TrailPoll
 from proxy.hub.admin.trail.searches import TrailSearches
 
@@ -21,12 +22,20 @@ class TrailService:
     poll: TrailPoll
     masks: Masks
     """Masks search texts, since each search is an event."""
+    denials: LastDenials
 
     @classmethod
     def of(cls, open_reader: Callable[[], SearchReader], masks: Masks) -> TrailService:
         """Build both. `open_reader` opens the trail, in any thread; it raises AuditUnavailable."""
         searches = TrailSearches(open_reader)
-        return cls(searches, TrailPoll(searches), masks)
+        return cls(searches, TrailPoll(searches), masks, LastDenials(searches))
+
+    async def run(self) -> None:
+        """Look for new events until cancelled, and close the trail then."""
+        try:
+            await self.poll.run()
+        finally:
+            self.searches.close()
 
     @classmethod
     def without_trail(cls) -> TrailService:

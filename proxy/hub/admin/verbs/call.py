@@ -48,10 +48,3 @@ class Call(msgspec.Struct, frozen=True):
             return msgspec.convert(self.query, type=shape, strict=False)
         except msgspec.ValidationError as error:
             raise InvalidError(f"the request's query: {error}") from error
-
-    def flag(self, name: str) -> bool:
-        """Read a query parameter that is true or false; raises InvalidError."""
-        value = self.query.get(name, "false")
-        if value not in {"true", "false"}:
-            raise InvalidError(f"{name} must be true or false")
-        return value == "true"

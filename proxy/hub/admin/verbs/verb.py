@@ -37,6 +37,9 @@ class Endpoint:
 
 
 METRICS = Endpoint("GET", "/metrics", "get", "metrics", Role.METRICS)
+OPENAPI = Endpoint("GET", "/v1/openapi.json", "get", "openapi", Role.VIEWER)
+# They are no actions: they read nothing that an operator made, so a request is recorded only if refused.
+ENDPOINTS = (METRICS, OPENAPI)
 
 
 @attrs.frozen

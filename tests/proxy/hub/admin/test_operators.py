@@ -100,6 +100,10 @@ def test_each_role_may_do_exactly_this() -> None:
         ("list", "policysimulations"),
         ("get", "policysimulations"),
         ("cancel", "policysimulations"),
+        ("list", "audit"),
+        ("get", "audit"),
+        ("watch", "audit"),
+        ("export", "audit"),
     }
     assert may(Role.OPERATOR) == viewer | {
         ("list", "sessions"),

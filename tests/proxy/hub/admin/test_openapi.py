@@ -1,0 +1,140 @@
+"""The description of the admin API: valid, whole, and kept by the running API."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import hypothesis
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+
+from proxy.hub.admin.administration import ACTIONS, Action
+from proxy.hub.admin.openapi import description
+from proxy.hub.admin.verbs.verb import ENDPOINTS
+from tests.fakes.admin import TOKEN, WATCH, Bench, enrol
+from tests.fakes.asgi import call
+
+# Of each operation and mode, so that all take some seconds.
+CASES = 5
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+DOCUMENT: dict[str, Any] = json.loads(description("0.1.0"))
+OPERATIONS = {
+    (method.upper(), path): operation
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+}
+
+
+def test_the_description_is_openapi_3_1() -> None:
+    assert [str(error) for error in OPENAPI_31_VALIDATOR.iter_errors(DOCUMENT)] == []
+
+
+def test_each_endpoint_is_described_with_the_roles_of_the_table() -> None:
+    table = {(each.method, each.path): each for each in (*ENDPOINTS, *ACTIONS)}
+    assert OPERATIONS.keys() == table.keys()
+    for key, operation in OPERATIONS.items():
+        assert operation["x-hawse-roles"] == [str(role) for role in table[key].role.holders]
+    ids = [operation["operationId"] for operation in OPERATIONS.values()]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda each: f"{each.verb} {each.resource}")
+def test_an_action_is_described_by_its_shapes(action: Action) -> None:
+    operation = OPERATIONS[action.method, action.path]
+    assert operation["summary"]
+    parameters = operation.get("parameters", [])
+    in_path = [each["name"] for each in parameters if each["in"] == "path"]
+    assert in_path == re.findall(r"\{(\w+)\}", action.path)
+    in_query = {each["name"] for each in parameters if each["in"] == "query"}
+    fields = set() if action.query is None else set(action.query.__struct_fields__)  # type: ignore[attr-defined]
+    assert in_query == fields
+    assert ("requestBody" in operation) == (action.body is not None)
+    assert ("304" in operation["responses"]) == action.etag
+    assert ("507" in operation["responses"]) == (action.revokes is not False)
+
+
+def test_each_reference_leads_somewhere() -> None:
+    for reference in set(re.findall(r'"(#/[^"]+)"', json.dumps(DOCUMENT))):
+        found = DOCUMENT
+        for part in reference.removeprefix("#/").split("/"):
+            found = found[part]
+
+
+async def test_the_api_describes_itself(bench: Bench) -> None:
+    reply = await bench.ask("GET", "/v1/openapi.json")
+    assert (reply.status, reply.json) == (200, DOCUMENT)
+    # As a scrape, it is no event.
+    assert bench.recorder.events == []
+
+
+def cases_of(operation: Any, mode: GenerationMode) -> list[Any]:
+    """Return the requests that schemathesis makes from one operation: valid ones, or invalid ones."""
+    cases: list[Any] = []
+
+    @hypothesis.settings(
+        max_examples=CASES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    def collect(case: Any) -> None:
+        cases.append(case)
+
+    with suppress(Unsatisfiable):
+        # An operation without parameters has no invalid request.
+        collect()
+    return cases
+
+
+async def send(bench: Bench, case: Any) -> schemathesis.Response:
+    """Send a request as an admin."""
+    kwargs = case.as_transport_kwargs(base_url="http://hub")
+    kwargs["headers"]["Authorization"] = f"Bearer {TOKEN}"
+    prepared = requests.Request(**kwargs).prepare()
+    url = urlsplit(str(prepared.url))
+    headers = {name: str(value) for name, value in prepared.headers.items()}
+    body = prepared.body or b""
+    chunks = [body.encode() if isinstance(body, str) else body]
+    target = f"{url.path}?{url.query}" if url.query else url.path
+    reply = await call(bench.app, str(prepared.method), target, headers=headers, chunks=chunks)
+    answered = {name: [value] for name, value in reply.headers.items()}
+    return schemathesis.Response(reply.status, answered, reply.body, prepared, 0.0, verify=False)
+
+
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+async def test_the_running_api_keeps_its_description(bench: Bench, mode: GenerationMode) -> None:
+    """Requests that schemathesis makes from the description, against the actions over a real store."""
+    await enrol(bench)
+    bench.sessions.live.append(WATCH)
+    asked = 0
+    for result in SCHEMA.get_all_operations():
+        for case in cases_of(result.ok(), mode):
+            response = await send(bench, case)
+            case.validate_response(response, checks=CHECKS)
+            asked += 1
+    assert asked > len(OPERATIONS)
