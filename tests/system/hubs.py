@@ -162,8 +162,9 @@ def running_hubs(
     """Bring hubs, balancer, relays and the sandbox up, and take them down again.
 
     `database` is the URL of the database, or returns that of each hub; `address_of` is where others dial a
-    hub. `settings` are more sections of each hub's configuration. With `console`, each has one of its own. With `relay_kubeconfig`, another API server
-    takes the place of the sandbox. The hubs are killed at the end, since an orderly stop takes its time.
+    hub. `settings` are more sections of each hub's configuration. With `console`, each has one of its own.
+    With `relay_kubeconfig`, another API server takes the place of the sandbox. The hubs are killed at the
+    end, since an orderly stop takes its time.
     """
     with Daemons(folder) as daemons, contextlib.ExitStack() as stack:
         sandbox = None
