@@ -25,18 +25,32 @@ from proxy.console.base.api import Api, ApiError
 from proxy.console.base.routes import SECTIONS, Ask, Page, Redirect, Route
 from proxy.console.base.sessions import Person, SignIn, SignInError
 from proxy.console.base.templating import Asset, environment, read_assets
-from proxy.console.pages import agents, audit, calls, clusters, decision, event, locks, overview, teams
+from proxy.console.pages import (
+    agents,
+    audit,
+    calls,
+    clusters,
+    decision,
+    event,
+    locks,
+    overview,
+    policies,
+    simulations,
+    teams,
+)
 
 ROUTES: Sequence[Route] = (
     *overview.ROUTES,
     *calls.ROUTES,
+    *locks.ROUTES,
     *audit.ROUTES,
     *event.ROUTES,
     *decision.ROUTES,
     *agents.ROUTES,
     *clusters.ROUTES,
     *teams.ROUTES,
-    *locks.ROUTES,
+    *policies.ROUTES,
+    *simulations.ROUTES,
 )
 
 # The largest form has a pasted policy; the API takes no larger body.
@@ -101,7 +115,7 @@ class _Pages:
             try:
                 answer = await self._answer(route, request, person)
             except ApiError as error:
-                answer = _refused(error)
+                answer = _refused(error, changing=route.method == "POST")
             if isinstance(answer, Redirect):
                 return _redirected(answer, person)
             if isinstance(answer, Page):
@@ -243,9 +257,13 @@ def _redirected(to: Redirect, person: Person | None) -> RedirectResponse:
     return answer
 
 
-def _refused(error: ApiError) -> Page:
+def _refused(error: ApiError, *, changing: bool) -> Page:
+    """Return the page of a refusal of the API, in the API's words."""
     message = str(error)
-    return _error(error.status, f"{message[:1].upper()}{message[1:]}.")
+    title = {404: "Not found", 507: "Done, but not recorded"}.get(error.status, "")
+    if changing and error.status < 500:
+        title = "Nothing was changed"
+    return _error(error.status, f"{message[:1].upper()}{message[1:]}.", title=title)
 
 
 def _error(status: int, message: str, *, title: str = "") -> Page:

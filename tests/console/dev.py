@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from audit.store import AuditStore
 from proxy.console.app import console_app
 from proxy.hub.admin.asgi import serve_connection
+from proxy.hub.admin.simulation.job import Outcome
 from proxy.hub.admin.verbs.callers import CALLER
 from proxy.hub.store.roles import Role
 from tests.console.fakes import FakePerson, FakeSignIn
+from tests.console.fleet_data import SIMULATED
 from tests.console.trail_events import made_up_events
 from tests.console.world import open_world
 from tests.fakes.admin import Bench
@@ -44,9 +45,7 @@ def dev_app(bench: Bench, sign_in: FakeSignIn, hub: str = "hub.example") -> ASGI
                 message = {**message, "headers": [*headers, (b"content-security-policy", CSP.encode())]}
             await send(message)
 
-        if scope["path"] == "/v1/stream":
-            await _stream(receive, with_headers)
-        elif scope["path"].startswith("/v1/") and sign_in.who is not None:
+        if scope["path"].startswith("/v1/") and sign_in.who is not None:
             scope.setdefault("state", {})[CALLER] = sign_in.caller(sign_in.who)
             await bench.app(scope, receive, with_headers)
         else:
@@ -54,16 +53,6 @@ def dev_app(bench: Bench, sign_in: FakeSignIn, hub: str = "hub.example") -> ASGI
             await console_app(bench.app, sign_in, hub, bench.clock)(scope, receive, with_headers)
 
     return serve
-
-
-async def _stream(receive: Receive, send: Callable[[dict[str, object]], object]) -> None:
-    """Say every other second that calls have changed."""
-    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})  # type: ignore[misc]
-    while True:
-        body = b'event: changed\ndata: {"topics": ["sessions"]}\n\n'
-        await send({"type": "http.response.body", "body": body, "more_body": True})  # type: ignore[misc]
-        await trio.sleep(2)
 
 
 async def _move(bench: Bench) -> None:
@@ -79,6 +68,12 @@ async def _move(bench: Bench) -> None:
             for call in sessions.live
         ]
         now = bench.clock.now
+        if number % 4 == 0 and sessions.live:
+            # A request that is gone again after some seconds.
+            one = attrs.evolve(sessions.live[0], id=str(number), kind="request", verb="list", resource="pods")
+            sessions.live.append(attrs.evolve(one, name="", started_at=now, bytes_out=0))
+        elif number % 4 == 2:
+            sessions.live = [call for call in sessions.live if not call.id.isdigit()]
         bench.operations.live = [attrs.evolve(one, last_seen=now) for one in bench.operations.live]
 
 
@@ -122,6 +117,8 @@ async def main() -> None:
             sign_in = FakeSignIn(None if given.anonymous else FakePerson(given.role))
             nursery.start_soon(_move, bench)
             nursery.start_soon(bench.trail.poll.run)
+            bench.work.outcome = Outcome(SIMULATED)
+            nursery.start_soon(bench.simulations.run)
             nursery.start_soon(partial(_record, Path(folder), bench, given.rate, hostile=given.hostile))
             serve = partial(serve_connection, dev_app(bench, sign_in), scheme="http")
             print(f"http://127.0.0.1:{given.port}/", flush=True)

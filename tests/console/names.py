@@ -1,4 +1,4 @@
-"""The names of the made-up hub."""
+"""The names of the made-up hub, and hostile ones."""
 
 from __future__ import annotations
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
+
+import attrs
+import trio
 
 from audit.ids import uuid7
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey
+from proxy.hub.admin.overview.shapes import Attention, HubFacts
+from proxy.hub.admin.verbs.answers import time_text
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
+from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
+from tests.console.fleet_data import fill_rules
 from tests.console.names import AGENTS, CLUSTERS, HOSTILE, OWNERS, TEAMS
-from tests.console.trail_events import made_up_events, write_trail
 from tests.fakes.admin import PEPPER, Bench
 from tests.fakes.admin_bench import open_bench
 
@@ -28,19 +36,79 @@ async def open_world(
     clusters: int = 5,
     agents: int = 7,
     calls: int = 9,
-    events: int | None = None,
+    events: int = 60,
     hostile: bool = False,
 ) -> AsyncIterator[Bench]:
-    """Open a hub with so many of each, the same each time; without `events` it has no trail."""
-    async with open_bench(folder) as bench:
-        await bench.directory.change(lambda store: _fill(store, clusters, agents))
+    """Open a hub with so many of each, the same each time."""
+    made = _Made()
+    async with open_bench(folder, facts=made.facts, denials=made, watched={"sessions": made.calls}) as bench:
+        made.bench, made.text = bench, HOSTILE if hostile else ()
         now = bench.clock.now
+        # The relay of the offline cluster was last heard some hours ago.
+        bench.clock.now = now - 3 * 3600
+        await bench.directory.change(lambda store: _fill(store, clusters, agents))
+        await bench.directory.change(partial(_lose, lost=_lost(bench.directory)))
+        bench.clock.now = now
+        if clusters and agents:
+            named = _names(AGENTS, agents)
+            await bench.directory.change(lambda store: fill_rules(store, named, hostile=hostile))
         bench.operations.live = _relays(bench.directory, now)
         bench.sessions.live = _calls(bench.directory, now, calls, hostile=hostile)
         bench.sessions.beside = 0
-        if events is not None:
-            write_trail(folder, made_up_events(now, events, hostile=hostile))
         yield bench
+
+
+@attrs.define
+class _Made:
+    """What the overview asks of a running hub and of its trail."""
+
+    bench: Bench | None = None
+    text: Sequence[str] = ()
+
+    async def facts(self) -> HubFacts:
+        await trio.lowlevel.checkpoint()
+        assert self.bench is not None
+        relays, calls = self.bench.operations.live, self.bench.sessions.live
+        troubles = [
+            Attention("certificate-ends", "warning", "hub", "", "its certificate ends in 6 days", None),
+            *(Attention("made-up", "notice", "cluster", text, text) for text in self.text),
+        ]
+        return HubFacts(
+            calls=Counter(call.cluster for call in calls),
+            rtt_ms={relay.cluster: relay.rtt_ms for relay in relays if relay.rtt_ms is not None},
+            lacks_rights={relay.cluster: self.bench.clock.now - 600 for relay in relays[:1]},
+            troubles=troubles if relays else [],
+        )
+
+    def calls(self) -> object:
+        return self.bench and len(self.bench.sessions.live)
+
+    async def denials(self, count: int) -> Sequence[Mapping[str, object]]:
+        await trio.lowlevel.checkpoint()
+        assert self.bench is not None
+        now, agents = self.bench.clock.now, sorted(self.bench.directory.current.agents_by_name)
+        return [
+            {
+                "number": str(900 - number),
+                "eid": str(uuid7(int((now - 700 * number) * 1000), bytes(10))),
+                "time": time_text(now - 40 - 700 * number),
+                "actor": f"agent:{agents[number % len(agents)]}",
+                "agent": agents[number % len(agents)],
+                "cluster": "prod-eu-1",
+                "request": self.text[number % len(self.text)] if self.text else request,
+                "result": "403",
+                "why": why,
+            }
+            for number, (request, why) in enumerate(_DENIED[:count] if agents else ())
+        ]
+
+
+_DENIED = (
+    ("delete deployments checkout -n shop", "denied by guard: no-deletes-in-prod"),
+    ("get secrets -n kube-system", "denied by base: no-secrets"),
+    ("exec payments-5c7f -n payments -- sh", "denied by guard: exec-needs-a-ticket"),
+    ("list nodes", "no rule allows it"),
+)
 
 
 def _fill(store: Store, clusters: int, agents: int) -> None:
@@ -63,6 +131,21 @@ def _fill(store: Store, clusters: int, agents: int) -> None:
         )
         if number % 7 == 4:
             store.lock_agent(name)
+
+
+def _lost(directory: Directory) -> list[RelayContact]:
+    """Return a relay for half of the clusters without one; the others still wait for their first."""
+    offline = sorted(directory.current.clusters_by_name.values(), key=lambda cluster: cluster.name)[2::5]
+    return [
+        RelayContact(cluster.id, f"hawse-relay-{cluster.name}-0", "boot", "0.1.0", "192.0.2.9")
+        for cluster in offline[: (len(offline) + 1) // 2]
+    ]
+
+
+def _lose(store: Store, lost: Sequence[RelayContact]) -> None:
+    for contact in lost:
+        store.relay_connected(contact)
+        store.relay_disconnected(contact.cluster_id, contact.instance, contact.boot)
 
 
 def _names(base: Sequence[str], count: int) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from audit.mask import Masks
 from auth.apikey import hash as hash_key
@@ -36,8 +37,8 @@ CONSOLE_URL = "https://console.example"
 
 
 @asynccontextmanager
-async def open_bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    """Open it, with files in a folder of the caller's."""
+async def open_bench(tmp_path: Path, **more: Any) -> AsyncIterator[Bench]:
+    """Open it, with files in a folder of the caller's; `more` is for Administration.of."""
     clock = Clock()
     ring = KeyRing(
         FolderKeyring(DataDir.open(tmp_path / "data").keys),
@@ -66,6 +67,7 @@ async def open_bench(tmp_path: Path) -> AsyncIterator[Bench]:
             clock=clock,
             trail=trail,
             console_url=CONSOLE_URL,
+            **more,
         )
         metrics, spread = hub_metrics(directory, operations), Spread(directory)
         app = admin_app(administration, recorder, metrics, clock, revocations, spread)

@@ -63,6 +63,7 @@ def environment(assets: Mapping[str, Asset]) -> Environment:
     made.filters |= {
         "value": lambda text: escape_html(str(text)),
         "lines": lines,
+        "short": short,
         "copied": copied,
         "utc": utc,
         "clock": lambda text: utc(text)[11:19],
@@ -100,6 +101,11 @@ def _line(line: str) -> Markup:
         else Markup('<span class="escaped">{}</span>').format(shown)
         for one in line
     )
+
+
+def short(text: str, characters: int = 160) -> str:
+    """Cut a text of a client for a table: a name has up to 64 KiB."""
+    return text if len(text) <= characters else f"{text[:characters]}…"
 
 
 def copied(text: str) -> str:

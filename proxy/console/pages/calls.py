@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from proxy.console.base.api import Answer
+from proxy.console.base.api import Answer, ApiError
 from proxy.console.base.routes import Ask, Page, Redirect, Route
 from proxy.console.base.templating import plural
 
@@ -123,7 +123,13 @@ async def ask_end(ask: Ask) -> Page:
 async def end(ask: Ask) -> Page | Redirect:
     """End them."""
     named = {name: ask.form[name] for name in ("id", "agent") if ask.form.get(name)}
-    answer = await ask.api.post("/v1/sessions/kill", {**named, "reason": ask.form.get("reason", "")})
+    try:
+        answer = await ask.api.post("/v1/sessions/kill", {**named, "reason": ask.form.get("reason", "")})
+    except ApiError as error:
+        # Another person may have ended it since the question.
+        if error.status != 404 or "id" not in named:
+            raise
+        return Redirect("/calls", "This call had ended already. Nothing was changed.")
     said = f"Ended {plural(len(answer['killed']), 'call')}."
     return Redirect("/calls", " ".join(filter(None, (said, missing(answer), answer.get("notice", "")))))
 

@@ -50,13 +50,16 @@ function renew(here, there, fresh = false) {
   const [old, now] = [[...here.children], [...there.children]];
   if (here.matches("[data-live]") && now.length && now.every((child) => child.id)) {
     const kept = new Map(old.map((child) => [child.id, child]));
+    // First what is gone, so that no other row moves: an element that moves loses the focus.
+    const ids = new Set(now.map((child) => child.id));
+    old.filter((child) => !ids.has(child.id)).forEach((child) => child.remove());
     now.forEach((child, index) => {
       const before = kept.get(child.id);
       const row = before ? renew(before, child) : child;
       if (!before) child.classList.add("came");
       if (here.children[index] !== row) here.insertBefore(row, here.children[index] ?? null);
     });
-    [...here.children].slice(now.length).forEach((child) => child.remove());
+    here.dataset.every = there.dataset.every ?? "";
   } else if (here.id && old.length && old.length === now.length && here.tagName === "TR") {
     old.forEach((cell, index) => renew(cell, now[index]));
     here.className = there.className;
@@ -68,31 +71,40 @@ function renew(here, there, fresh = false) {
   return here;
 }
 
-const parts = (topics) => all("[data-live]").filter((part) =>
-  topics.some((topic) => part.dataset.live.split(" ").includes(topic)));
-let reading = false, again = new Set();
+const topicsOf = (part) => part.dataset.live.split(" ");
+const everything = () => all("[data-live]").flatMap(topicsOf);
+const pace = 1000 * ($("main")?.dataset.pace ?? 1);
+let wanted = new Set(), readAt = Date.now(), due;
 
-export async function read(topics) {
-  topics.forEach((topic) => again.add(topic));
-  if (reading || document.hidden || !parts([...again]).length) return;
-  reading = true;
-  try {
-    while (again.size) {
-      const wanted = parts([...again]);
-      again = new Set();
-      const answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "manual" });
-      if (answer.type === "opaqueredirect") return location.reload();
-      if (answer.status === 403) return location.reload();
-      if (!answer.ok) continue;
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      for (const part of wanted) {
-        const there = page.getElementById(part.id);
-        if (there) renew(part, document.adoptNode(there));
-      }
-      tick();
-      narrow();
-    }
-  } catch { /* The hub does not answer: the stream says so, and reads again when it is back. */ } finally { reading = false; }
+// Reads the page again for the parts of these topics: at once, and then at the pace of the page, so that a busy hub
+// renders no page more often than somebody can look at it. A hidden page waits until it is shown.
+export function read(topics) {
+  topics.forEach((topic) => wanted.add(topic));
+  if (due || document.hidden || !everything().some((topic) => wanted.has(topic))) return;
+  due = setTimeout(async () => {
+    try { await readNow(); } catch { /* The hub does not answer: the stream reads again when it is back. */ }
+    readAt = Date.now();
+    due = undefined;
+    if (wanted.size) read([]);
+  }, Math.max(0, readAt + pace - Date.now()));
+}
+
+async function readNow() {
+  const parts = all("[data-live]").filter((part) => topicsOf(part).some((topic) => wanted.has(topic)));
+  wanted = new Set();
+  const answer = await fetch(location.href, { redirect: "manual" });
+  // The session has ended, or its role changed.
+  if (answer.type === "opaqueredirect" || answer.status === 403) return location.reload();
+  if (!answer.ok) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  // Another version of the hub has other assets.
+  if (page.scripts[0].src !== document.scripts[0].src && !$("dialog[open]")) return location.reload();
+  for (const part of parts) {
+    const there = page.getElementById(part.id);
+    if (there) renew(part, document.adoptNode(there));
+  }
+  tick();
+  narrow();
 }
 
 // --- The stream of what changed. One for each visible page: browsers open six connections to an origin.
@@ -115,13 +127,13 @@ function listen() {
   if (document.hidden || !document.body.dataset.stream) return;
   stream = new EventSource(document.body.dataset.stream);
   stream.onopen = () => {
-    if (lost || $("#live").dataset.state === "off" && again.size) read(all("[data-live]").flatMap((part) => part.dataset.live.split(" ")));
+    if (lost) read(everything());
     lost = 0;
     state("on", "Live");
   };
   stream.onerror = async () => {
     lost += 1;
-    if (stream.readyState !== EventSource.CLOSED && lost < 2) return;
+    if (stream.readyState !== EventSource.CLOSED && lost < 2) return state("off", "Reconnecting");
     stream.close();
     // An EventSource hides the status: a session that ended is asked for by a page, which leads to the sign-in.
     try {
@@ -194,7 +206,7 @@ document.addEventListener("keydown", (event) => {
   else if (Date.now() - went < 1500 && pages[event.key]) location.assign(pages[event.key]);
 });
 document.addEventListener("input", (event) => { if (event.target.matches("[data-rows]")) narrow(); });
-document.addEventListener("visibilitychange", () => { listen(); if (!document.hidden) read(all("[data-live]").flatMap((part) => part.dataset.live.split(" "))); });
+document.addEventListener("visibilitychange", () => { listen(); if (!document.hidden) read(everything()); });
 
 // --- The sign-in: the code comes in the fragment, which no server sees, and leaves the address at once.
 
@@ -300,8 +312,10 @@ if (location.search.includes("notice=")) {
   history.replaceState(null, "", address);
 }
 tick();
-setInterval(tick, 1000);
-for (const [index, part] of all("[data-every]").entries())
-  setInterval(() => read(part.dataset.live.split(" ")), 1000 * part.dataset.every + index);
+setInterval(() => {
+  tick();
+  for (const part of all("[data-every]"))
+    if (part.dataset.every && Date.now() - readAt > 1000 * part.dataset.every) read(topicsOf(part));
+}, 1000);
 listen();
 offer();

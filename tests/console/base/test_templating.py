@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from audit.escape import escape
 from proxy.console.base import notices
 from proxy.console.base.templating import ago, copied, environment, lasting, lines, read_assets, size
-from tests.console.world import HOSTILE
+from tests.console.names import HOSTILE
 
 TEMPLATES = environment(read_assets())
 

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import hypothesis
 import pytest
+import requests
 import schemathesis
-import trio
+from hypothesis import HealthCheck
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
+from audit.store import AuditStore
 from proxy.hub.admin.administration import ACTIONS, Action
 from proxy.hub.admin.openapi import description
 from proxy.hub.admin.verbs.verb import ENDPOINTS
+from tests.audit.events import call as audited_call
 from tests.fakes.admin import TOKEN, WATCH, Bench, enrol
 from tests.fakes.asgi import call
 
+# Of each operation and mode, so that all take some seconds.
+CASES = 3
+NAMES = {"teams": "sre", "agents": "sre-1", "clusters": "prod"}
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
 DOCUMENT: dict[str, Any] = json.loads(description("0.1.0"))
 OPERATIONS = {
     (method.upper(), path): operation
@@ -68,31 +91,68 @@ async def test_the_api_describes_itself(bench: Bench) -> None:
     assert bench.recorder.events == []
 
 
-SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
-
-
-async def test_the_running_api_keeps_its_description(bench: Bench) -> None:
-    """Requests that schemathesis makes from the description, against the actions over a real store."""
-    await enrol(bench)
-    bench.sessions.live.append(WATCH)
-    for result in SCHEMA.get_all_operations():
-        operation = result.ok()
-        await _examine(bench, operation)
-
-
-async def _examine(bench: Bench, operation: Any) -> None:
+def cases_of(operation: Any, mode: GenerationMode) -> list[Any]:
+    """Return the requests that schemathesis makes from one operation: valid ones, or invalid ones."""
     cases: list[Any] = []
+    shaped = len(operation.query) or len(operation.body)
+    if mode is GenerationMode.NEGATIVE and not shaped:
+        return cases
+    # Deletes are of random names: the others need what `enrol` has made.
+    name = (
+        None
+        if operation.method == "delete"
+        else NAMES.get(operation.path.removeprefix("/v1/").partition("/")[0])
+    )
+    known = {"path_parameters": {"name": name}} if name and operation.path.count("{") == 1 else {}
 
-    @hypothesis.settings(max_examples=6, deadline=None, database=None, derandomize=True)
-    @hypothesis.given(case=operation.as_strategy())
+    @hypothesis.settings(
+        max_examples=CASES if shaped else 1,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode, **known))
     def collect(case: Any) -> None:
         cases.append(case)
 
-    collect()
-    for case in cases:
-        await trio.lowlevel.checkpoint()
-        request = case.as_transport_kwargs(base_url="http://hub")
-        print(request)
+    with suppress(Unsatisfiable):
+        # An operation without parameters has no invalid request.
+        collect()
+    return cases
 
 
-_ = (call, TOKEN)
+async def send(bench: Bench, case: Any) -> schemathesis.Response:
+    """Send a request as an admin."""
+    kwargs = case.as_transport_kwargs(base_url="http://hub")
+    kwargs["headers"]["Authorization"] = f"Bearer {TOKEN}"
+    prepared = requests.Request(**kwargs).prepare()
+    url = urlsplit(str(prepared.url))
+    headers = {name: str(value) for name, value in prepared.headers.items()}
+    body = prepared.body or b""
+    chunks = [body.encode() if isinstance(body, str) else body]
+    target = f"{url.path}?{url.query}" if url.query else url.path
+    reply = await call(bench.app, str(prepared.method), target, headers=headers, chunks=chunks)
+    answered = {name: [value] for name, value in reply.headers.items()}
+    return schemathesis.Response(reply.status, answered, reply.body, prepared, 0.0, verify=False)
+
+
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+async def test_the_running_api_keeps_its_description(
+    bench: Bench, tmp_path: Path, mode: GenerationMode
+) -> None:
+    """Requests that schemathesis makes from the description, against the actions over a real store."""
+    with closing(AuditStore(tmp_path / "audit.db")) as trail:
+        trail.append([audited_call()])
+    await enrol(bench)
+    bench.sessions.live.append(WATCH)
+    asked = 0
+    for result in SCHEMA.get_all_operations():
+        for case in cases_of(result.ok(), mode):
+            response = await send(bench, case)
+            case.validate_response(response, checks=CHECKS)
+            asked += 1
+    assert asked > len(OPERATIONS) / 2
