@@ -9,7 +9,6 @@ from html import unescape
 from pathlib import Path
 from urllib.parse import urlencode
 
-import pytest
 import trio
 import trio.testing
 from starlette.types import ASGIApp
@@ -26,28 +25,17 @@ from tests.console.world import open_world
 from tests.fakes.admin import PEPPER, Bench
 from tests.fakes.asgi import Reply, call
 
-PAGES = [
-    "/agents/{agent}", "/agents?team={team}&policy=guard&q=bot", "/agents?offset=900&state=locked",
-    "/agents/{agent}/code", "/agents/{agent}/keys/x/revoke", "/clusters/{cluster}", "/clusters?team={team}",
-    "/teams/{team}", "/policies/guard", "/policies/payments-readers", "/policies/payments-readers?version=2",
-    "/policy-diff?before=1&after=4", "/policy-check?policy=guard",
-    "/add-cluster?name=prod-eu-1&teams={team}&labels=env%3Dprod",
-    "/add-cluster?name=%3Cscript%3E%1b&teams=%22&labels='&mode=direct&relay_url=x&image=%22%3E%3Cimg",
-]  # fmt: skip
-HOSTILE_PAGES = [
-    "/policies/odd", "/policy-diff?before=5&after=6", "/agents?q=%3Cscript%3E%1b%22'",
-    "/clusters?q=%22%3E%3Cimg", "/teams?q={{7*7}}", "/agents?team=%3Cb%3E", "/policies/%3Cscript%3E",
-    "/policy-diff?before=%3Cb%3E&after=-1", "/policies/guard?version=%22",
-    "/policy-simulations/%3Cscript%3E", "/agents?state=odd", "/agents?offset=x",
-]  # fmt: skip
-
 
 @asynccontextmanager
 async def world(
     folder: Path, role: Role = Role.ADMIN, **size: object
 ) -> AsyncIterator[tuple[Bench, ASGIApp]]:
     async with open_world(folder, **size) as bench:  # type: ignore[arg-type]  # counts and flags
-        yield bench, console_app(bench.app, FakeSignIn(FakePerson(role)), "hub.example", bench.clock)
+        yield bench, app_for(bench, FakeSignIn(FakePerson(role)))
+
+
+def app_for(bench: Bench, sign_in: FakeSignIn) -> ASGIApp:
+    return console_app(bench.app, sign_in, "hub.example", bench.clock)
 
 
 async def post(app: ASGIApp, target: str, **fields: str) -> Reply:
@@ -60,17 +48,6 @@ async def shown(app: ASGIApp, target: str) -> str:
     return text_of(reply.body)
 
 
-@pytest.mark.parametrize("hostile", [False, True], ids=["some", "hostile"])
-async def test_the_pages_are_sound(tmp_path: Path, hostile: bool) -> None:
-    async with world(tmp_path, hostile=hostile) as (_, app):
-        named = {"agent": "deploy-bot", "cluster": "prod-eu-1", "team": "platform"}
-        pages = [page.format(**named) for page in PAGES] + (HOSTILE_PAGES if hostile else [])
-        for page in pages:
-            reply = await call(app, "GET", page)
-            assert reply.status in ({200, 404, 422} if page in HOSTILE_PAGES else {200}), (page, reply.status)
-            assert faults_of(reply.body) == [], page
-
-
 async def test_an_empty_hub_says_what_comes_first(tmp_path: Path) -> None:
     async with world(tmp_path, clusters=0, agents=0, calls=0, events=0) as (_, app):
         assert "hawse admin agent add NAME" in await shown(app, "/agents")
@@ -81,22 +58,22 @@ async def test_an_empty_hub_says_what_comes_first(tmp_path: Path) -> None:
 
 
 async def test_a_page_of_many_agents_leads_to_the_others(tmp_path: Path) -> None:
-    async with world(tmp_path, agents=230, calls=0, events=0) as (_, app):
+    async with world(tmp_path, agents=103, calls=0, events=0) as (_, app):
         first = await call(app, "GET", "/agents?team=platform")
         text = text_of(first.body)
         assert re.search(r"1–\d+ of \d+|Team platform", text)
         page = unescape((await call(app, "GET", "/agents")).body.decode())
-        assert "1–100 of 230" in page
+        assert "1–100 of 103" in page
         [following] = re.findall(r'rel="next" href="([^"]+)"', page)
-        last = unescape((await call(app, "GET", "/agents?offset=200")).body.decode())
+        last = unescape((await call(app, "GET", "/agents?offset=100")).body.decode())
         assert following == "/agents?offset=100"
-        assert ("201–230 of 230" in last, 'rel="next"' in last) == (True, False)
-        assert len(re.findall(r'<a class="name"', last)) == 30
+        assert ("101–103 of 103" in last, 'rel="next"' in last) == (True, False)
+        assert len(re.findall(r'<a class="name"', last)) == 3
         # A filter in a link stays when one searches.
         assert b'<input type="hidden" name="team" value="platform">' in first.body
 
 
-async def test_a_code_is_shown_once_and_counts_for_the_agent(tmp_path: Path) -> None:
+async def test_a_code_is_shown_once_and_a_key_is_revoked(tmp_path: Path) -> None:
     async with world(tmp_path) as (bench, app):
         made = await post(app, "/agents/oncall-helper/code")
         [code] = set(re.findall(r"hwc_\w+", made.body.decode()))
@@ -109,10 +86,7 @@ async def test_a_code_is_shown_once_and_counts_for_the_agent(tmp_path: Path) -> 
         assert "1 unused code" in text_of((await call(app, "GET", "/agents/oncall-helper")).body)
         trail = [event.note for event in bench.recorder.events]
         assert not any(code in note for note in trail)
-
-
-async def test_a_key_is_revoked_once(tmp_path: Path) -> None:
-    async with world(tmp_path) as (bench, app):
+        # A key is revoked once.
         key = (await bench.ok("GET", "/v1/agents/deploy-bot"))["keys"][0]["id"]
         path = f"/agents/deploy-bot/keys/{key}/revoke"
         assert "hws_abc123" in await shown(app, path)
@@ -122,27 +96,31 @@ async def test_a_key_is_revoked_once(tmp_path: Path) -> None:
         assert (await post(app, path)).status == 409
 
 
-@pytest.mark.parametrize(
-    ("role", "parts"),
-    [
-        (Role.VIEWER, {"Lock": False, "One-time code": False, "takes the role auditor or admin": True}),
-        (Role.OPERATOR, {"Lock": True, "One-time code": False, "takes the role auditor or admin": True}),
-        (Role.AUDITOR, {"Lock": False, "One-time code": False, "takes the role auditor or admin": False}),
-        (Role.ADMIN, {"Lock": True, "One-time code": True, "takes the role auditor or admin": False}),
-    ],
-)
-async def test_an_agents_page_has_what_the_role_may(
-    tmp_path: Path, role: Role, parts: dict[str, bool]
-) -> None:
-    async with world(tmp_path, role) as (_, app):
-        page = await shown(app, "/agents/deploy-bot")
-        assert {part: part in page for part in parts} == parts
-        check = await shown(app, "/policy-check")
-        assert ("Checking takes the role admin" in check) == (role is not Role.ADMIN)
-        assert ("takes the role auditor" in check) == (role in {Role.VIEWER, Role.OPERATOR})
-        for target in ("/agents/deploy-bot/code", "/policy-check"):
+async def test_a_page_has_what_the_role_may(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as bench:
+        sign_in = FakeSignIn()
+        app = app_for(bench, sign_in)
+        for role, may in (
+            (Role.VIEWER, set[str]()),
+            (Role.OPERATOR, {"Lock"}),
+            (Role.AUDITOR, {"Audit"}),
+            (Role.ADMIN, {"Lock", "Audit", "One-time code", "Revoke"}),
+        ):
+            sign_in.who = FakePerson(role)
+            page = (await call(app, "GET", "/agents/deploy-bot")).body.decode()
+            main = page.partition("<main")[2]
+            there = {part for part in ("Lock", "Audit", "One-time code", "Revoke") if f">{part}<" in main}
+            assert there == may, role
+            assert ("takes the role auditor or admin" in main) == ("Audit" not in may)
+            check = await shown(app, "/policy-check")
+            assert ("Checking takes the role admin" in check) == (role is not Role.ADMIN)
+            assert ("takes the role auditor" in check) == ("Audit" not in may)
             if role is not Role.ADMIN:
-                assert (await post(app, target, text=READERS)).status == 403
+                assert (await post(app, "/agents/deploy-bot/code")).status == 403
+                assert (await post(app, "/policy-check", text=READERS)).status == 403
+        # The rest of the page stands while the trail cannot be searched.
+        (tmp_path / "audit.db").write_bytes(b"not a trail" * 400)
+        assert "cannot be searched now" in await shown(app, "/agents/deploy-bot")
 
 
 async def test_a_cluster_turns_green_when_its_relay_comes(tmp_path: Path) -> None:
@@ -159,8 +137,8 @@ async def test_a_cluster_turns_green_when_its_relay_comes(tmp_path: Path) -> Non
         assert (ready.count("waiting"), "The cluster is ready" in ready, "pod-1" in ready) == (0, True, True)
 
 
-async def test_a_policy_is_shown_as_it_was_with_each_rule_in_reach_of_a_link(tmp_path: Path) -> None:
-    async with world(tmp_path) as (_, app):
+async def test_a_policy_is_shown_as_it_was_and_a_text_is_checked(tmp_path: Path) -> None:
+    async with world(tmp_path) as (bench, app):
         old = await call(app, "GET", "/policies/payments-readers?version=2")
         assert b'id="rule-no-secret"' in old.body
         assert "This is version 2. Version 5 is in force" in text_of(old.body)
@@ -169,10 +147,7 @@ async def test_a_policy_is_shown_as_it_was_with_each_rule_in_reach_of_a_link(tmp
         assert "Version 5 is in force" not in text_of(now.body)
         assert "edited" in await shown(app, "/policy-diff?before=2&after=5")
         assert "Nothing differs" in await shown(app, "/policy-diff?before=2&after=2")
-
-
-async def test_a_text_is_checked_and_nothing_is_changed(tmp_path: Path) -> None:
-    async with world(tmp_path) as (bench, app):
+        # A text is checked, and nothing is changed.
         before = bench.directory.current.bundle
         # As a browser sends it.
         text = READERS.replace("\n", "\r\n")
@@ -188,7 +163,7 @@ async def test_a_text_is_checked_and_nothing_is_changed(tmp_path: Path) -> None:
         assert bench.directory.current.bundle is before
 
 
-async def test_a_simulation_is_followed_to_its_result(tmp_path: Path) -> None:
+async def test_a_simulation_is_followed_cancelled_and_refused(tmp_path: Path) -> None:
     async with world(tmp_path, Role.AUDITOR) as (bench, app):
         bench.work.go, bench.work.outcome = trio.Event(), Outcome(SIMULATED)
         async with trio.open_nursery() as nursery:
@@ -210,10 +185,7 @@ async def test_a_simulation_is_followed_to_its_result(tmp_path: Path) -> None:
             assert (b'data-live="simulation"' in done.body, faults_of(done.body)) == (False, [])
             assert page.encode() in (await call(app, "GET", "/policy-check")).body
             nursery.cancel_scope.cancel()
-
-
-async def test_a_simulation_that_is_refused_keeps_the_text(tmp_path: Path) -> None:
-    async with world(tmp_path) as (_, app):
+        # One that is refused keeps the text in the form.
         for _ in range(4):
             started = await post(app, "/policy-simulations", text=READERS)
         refused = await post(app, "/policy-simulations", text="kind: Policy # mine")
@@ -222,10 +194,3 @@ async def test_a_simulation_that_is_refused_keeps_the_text(tmp_path: Path) -> No
         cancelled = await post(app, f"{path}/cancel")
         assert "It was cancelled" in await shown(app, cancelled.headers["location"].partition("?")[0])
         assert (await post(app, f"{path}/cancel")).status == 409
-
-
-async def test_an_agents_page_stands_while_the_trail_cannot_be_searched(tmp_path: Path) -> None:
-    async with world(tmp_path) as (_, app):
-        (tmp_path / "audit.db").write_bytes(b"not a trail" * 400)
-        page = await shown(app, "/agents/deploy-bot")
-        assert ("cannot be searched now" in page, "Keys" in page) == (True, True)
