@@ -57,10 +57,10 @@ PICTURES = (
     Picture("event", "/audit?status=403", ("event", "events"), link="a[href^='/audit/']"),
     Picture(
         "decision",
-        "/decision?agent=deploy-bot&cluster=prod-eu-1&request=get+secrets+card-key+-n+shop",
+        "/decision?agent=rightsizer&cluster=staging&verb=get&resource=secrets&name=card-key&namespace=shop",
         ("decision",),
     ),
-    Picture("policy-diff", "/policy-diff", ("diff", "policy_parts"), "dark"),
+    Picture("policy-diff", "/policy-diff?before=3&after=4", ("diff", "policy_parts"), "dark"),
     Picture("clusters", "/clusters", ("clusters", "fleet")),
     Picture("agent", "/agents/deploy-bot", ("agent", "fleet")),
     Picture("overview-phone", "/", ("overview",), "light", PHONE),

@@ -20,7 +20,10 @@ SCREENS = {
     "/calls/end": ["/calls/end?agent=deploy-bot", "/calls/end?id=ended"],
     "/audit": ["/audit", "/audit?status=4xx&q=pods", "/audit?q=nothing+has+this", "/audit?since=never"],
     "/audit/{eid}": ["EVENT", "/audit/none"],
-    "/decision": ["/decision", "/decision?agent=deploy-bot&cluster=dev&request=delete+pods+web+-n+shop"],
+    "/decision": [
+        "/decision",
+        "/decision?agent=rightsizer&cluster=staging&verb=get&resource=secrets&namespace=shop",
+    ],
     "/agents": ["/agents", "/agents?q=bot"],
     "/agents/{name}": ["/agents/deploy-bot", "/agents/triage", "/agents/nobody"],
     "/agents/{name}/code": ["/agents/deploy-bot/code"],
@@ -33,9 +36,9 @@ SCREENS = {
     "/teams": ["/teams"],
     "/teams/{name}": ["/teams/platform"],
     "/policies": ["/policies"],
-    "/policies/{name}": ["/policies/guard", "/policies/none"],
+    "/policies/{name}": ["/policies/payments-readers", "/policies/none"],
     "/policy-versions": ["/policy-versions"],
-    "/policy-diff": ["/policy-diff?old=2&new=3"],
+    "/policy-diff": ["/policy-diff?before=3&after=4"],
     "/policy-check": ["/policy-check"],
     "/policy-simulations/{id}": ["/policy-simulations/none"],
 }
