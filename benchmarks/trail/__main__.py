@@ -24,10 +24,10 @@ import msgspec
 
 from audit.blocks import BLOCK_EVENTS
 from audit.members import Members
+from audit.postgres.search import PostgresSearch
 from audit.postgres.store import PostgresStore
 from audit.query import Query
 from audit.search.file import FileSearch
-from audit.search.postgres import PostgresSearch
 from audit.search.search import Newest, SearchReader
 from audit.store import AuditStore
 from audit.textsearch import Text
