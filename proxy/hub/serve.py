@@ -29,6 +29,7 @@ from proxy.exchange.inflight_memory import HeldUp
 from proxy.hub.accept import Acceptor
 from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.data.streamed import Backups
 from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.hub_facts import RunningHub, watched_of
 from proxy.hub.admin.live_calls import LiveSessions
@@ -205,6 +206,7 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
         operations=live_relays,
         live_sessions=sessions,
         simulations=simulations,
+        backups=Backups(home.data.path),
         relays_per_cluster=hub.config.limits.relays_per_cluster,
         trail=trail,
         denials=trail.denials,
