@@ -16,6 +16,7 @@ from audit.mask import Masks
 from proxy.console.app import console_app
 from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.data.streamed import Backups
 from proxy.hub.admin.front import AdminFront, LiveRelays
 from proxy.hub.admin.hub_facts import RunningHub, watched_of
 from proxy.hub.admin.live_calls import LiveSessions
@@ -90,6 +91,7 @@ def start_administration(
         operations=live_relays,
         live_sessions=sessions,
         simulations=simulations,
+        backups=Backups(home.data.path),
         relays_per_cluster=hub.config.limits.relays_per_cluster,
         trail=trail,
         denials=trail.denials,
