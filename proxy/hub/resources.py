@@ -62,31 +62,6 @@ class Home:
     revocations: Revocations
 
 
-@attrs.frozen
-class HubResources:
-    """Everything that the parts of the hub are built from."""
-
-    config: HubConfig
-    home: Home
-    records: Records
-    seen: ReplayStore
-    shared_limit: SharedRelayLimit | None
-    registry: Registry
-    upkeep: trio.Nursery
-    """Runs the parts' background tasks until the hub has stopped."""
-
-    @property
-    def local_token(self) -> str:
-        """The name of this machine's admin token."""
-        return local_token_name(self.hub_id)
-
-    @property
-    def hub_id(self) -> str | None:
-        """The id of this hub among those on its database; None on SQLite."""
-        members = self.records.members
-        return None if members is None else members.me.hub
-
-
 @asynccontextmanager
 async def open_home(config: HubConfig, *, replace: bool) -> AsyncIterator[Home]:
     """Hold the data folder for the block. With `replace` it is shared with the old hub at first."""
@@ -294,3 +269,28 @@ async def open_limit(config: HubConfig, records: Records) -> AsyncIterator[Share
     opened = open_shared_limit(address, org=config.org, hub_boot=members.me.boot, relays_per_cluster=limit)
     async with opened as shared:
         yield shared
+
+
+@attrs.frozen
+class Resources:
+    """Everything that the parts of the hub are built from."""
+
+    config: HubConfig
+    home: Home
+    records: Records
+    seen: ReplayStore
+    shared_limit: SharedRelayLimit | None
+    registry: Registry
+    upkeep: trio.Nursery
+    """Runs the parts' background tasks until the hub has stopped."""
+
+    @property
+    def local_token(self) -> str:
+        """The name of this machine's admin token."""
+        return local_token_name(self.hub_id)
+
+    @property
+    def hub_id(self) -> str | None:
+        """The id of this hub among those on its database; None on SQLite."""
+        members = self.records.members
+        return None if members is None else members.me.hub

@@ -26,7 +26,7 @@ from audit.record import Kind
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.hub.accept import Acceptor
 from proxy.hub.admin.administration import Administration
-from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
+from proxy.hub.admin.front import LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.metrics.calls import CallMetrics
 from proxy.hub.admin.metrics.hub import (
     ConnectionsCollector,
@@ -37,12 +37,11 @@ from proxy.hub.admin.metrics.hub import (
     hub_metrics,
 )
 from proxy.hub.admin.revocations import repeat_revocations
-from proxy.hub.admin_start import start_admin
+from proxy.hub.administering import Managed, start_administration
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
 from proxy.hub.calls.trail_watch import TrailWatch
-from proxy.hub.console_start import Handle
 from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
@@ -57,7 +56,7 @@ from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.resources import HubResources, open_home, open_limit, open_records, open_replays
+from proxy.hub.resources import Resources, open_home, open_limit, open_records, open_replays
 from proxy.hub.stop import Stop
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.engines.listener import listen
@@ -108,20 +107,20 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
             async with open_replays(config, home) as seen, open_limit(config, records) as shared_limit:
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
                 async with trio.open_nursery() as upkeep:
-                    hub = HubResources(config, home, records, seen, shared_limit, registry, upkeep)
+                    hub = Resources(config, home, records, seen, shared_limit, registry, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
-                    front, admin, administration, peering, show = _start(hub)
+                    front, managed, peering = _start(hub)
                     upkeep.start_soon(settle_later)
-                    keeping = await _take_over(hub, administration)
+                    keeping = await _take_over(hub, managed.administration)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(hub, signals, front, admin, peering, show, keeping)
+                    await _serve(hub, signals, front, managed, peering, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
 
 
-def _start(hub: HubResources) -> tuple[Front, AdminFront, Administration, Peering | None, Handle | None]:
+def _start(hub: Resources) -> tuple[Front, Managed, Peering | None]:
     """Build all parts and start their background tasks. The listeners do not accept yet."""
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
@@ -145,15 +144,15 @@ def _start(hub: HubResources) -> tuple[Front, AdminFront, Administration, Peerin
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
     peering = _start_peering(hub, front)
-    admin, administration, show = start_admin(hub, live_relays, front, calls, trail_watch, peering, metrics)
+    managed = start_administration(hub, front, calls, trail_watch, live_relays, peering, metrics)
     if peering is not None:
         peering.register(metrics, directory)
     forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
     start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
-    return front, admin, administration, peering, show
+    return front, managed, peering
 
 
-def _start_peering(hub: HubResources, front: Front) -> Peering | None:
+def _start_peering(hub: Resources, front: Front) -> Peering | None:
     """Build what a hub has where others serve beside it; None for a file of SQLite."""
     members, identity, limit = hub.records.members, hub.records.joined.identity, hub.shared_limit
     if members is None or limit is None:
@@ -167,7 +166,7 @@ def _start_peering(hub: HubResources, front: Front) -> Peering | None:
     return peering
 
 
-def _start_direct(hub: HubResources) -> DirectRelays:
+def _start_direct(hub: Resources) -> DirectRelays:
     """Build the relays in direct mode."""
     directory, recorder, trail = hub.records.directory, hub.records.recorder, hub.records.trail
     return DirectRelays(
@@ -181,7 +180,7 @@ def _start_direct(hub: HubResources) -> DirectRelays:
 
 
 def _start_calls(
-    hub: HubResources, direct: DirectRelays, metrics: CollectorRegistry
+    hub: Resources, direct: DirectRelays, metrics: CollectorRegistry
 ) -> tuple[Calls, TrailWatch]:
     """Build the calls, with their limits and the watch over the trail."""
     config, ring, records = hub.config, hub.records.secrets.ring, hub.records
@@ -214,7 +213,7 @@ def _start_calls(
     return calls, watch
 
 
-def _start_relays(hub: HubResources, calls: Calls) -> RelayEndpoint:
+def _start_relays(hub: Resources, calls: Calls) -> RelayEndpoint:
     """Build the endpoint of the relays' tunnels."""
     directory = hub.records.directory
     relays = RelayEndpoint(
@@ -236,7 +235,7 @@ def _start_relays(hub: HubResources, calls: Calls) -> RelayEndpoint:
     return relays
 
 
-def _start_front(hub: HubResources, direct: DirectRelays, calls: Calls, relays: RelayEndpoint) -> Front:
+def _start_front(hub: Resources, direct: DirectRelays, calls: Calls, relays: RelayEndpoint) -> Front:
     """Build the public listener's handler, with the endpoints for tokens and enrolment."""
     config, directory, recorder = hub.config, hub.records.directory, hub.records.recorder
     secrets = hub.records.secrets
@@ -268,7 +267,7 @@ def _start_front(hub: HubResources, direct: DirectRelays, calls: Calls, relays: 
     return front
 
 
-async def _take_over(hub: HubResources, administration: Administration) -> trio.CancelScope:
+async def _take_over(hub: Resources, administration: Administration) -> trio.CancelScope:
     """Stop the old hub's accepting, if there is one, and read the state that it leaves.
 
     From then on this hub maintains the data folder. Returns the scope of the tasks that do.
@@ -305,12 +304,11 @@ def _software() -> str:
 
 
 async def _serve(
-    hub: HubResources,
+    hub: Resources,
     signals: AsyncIterator[int],
     front: Front,
-    admin: AdminFront,
+    managed: Managed,
     peering: Peering | None,
-    show: Handle | None,
     keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
@@ -319,7 +317,9 @@ async def _serve(
         links = None if peering is None else peering.links
         stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
         listener = None if links is None else links.listener
-        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener, show)
+        acceptor = Acceptor(
+            hub.home.instance, front, managed.admin, handlers, stop.leave, listener, managed.show
+        )
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.

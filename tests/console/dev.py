@@ -20,9 +20,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from audit.store import AuditStore
 from proxy.console.app import console_app
 from proxy.hub.admin.asgi import serve_connection
+from proxy.hub.admin.simulation.job import Outcome
 from proxy.hub.admin.verbs.callers import CALLER
 from proxy.hub.store.roles import Role
 from tests.console.fakes import FakePerson, FakeSignIn
+from tests.console.fleet_data import SIMULATED
 from tests.console.trail_events import made_up_events
 from tests.console.world import open_world
 from tests.fakes.admin import Bench
@@ -115,6 +117,8 @@ async def main() -> None:
             sign_in = FakeSignIn(None if given.anonymous else FakePerson(given.role))
             nursery.start_soon(_move, bench)
             nursery.start_soon(bench.trail.poll.run)
+            bench.work.outcome = Outcome(SIMULATED)
+            nursery.start_soon(bench.simulations.run)
             nursery.start_soon(partial(_record, Path(folder), bench, given.rate, hostile=given.hostile))
             serve = partial(serve_connection, dev_app(bench, sign_in), scheme="http")
             print(f"http://127.0.0.1:{given.port}/", flush=True)

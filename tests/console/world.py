@@ -23,6 +23,7 @@ from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
+from tests.console.fleet_data import fill_rules
 from tests.console.names import AGENTS, CLUSTERS, HOSTILE, OWNERS, TEAMS
 from tests.console.trail_events import made_up_events, write_trail
 from tests.fakes.admin import PEPPER, Bench
@@ -50,11 +51,13 @@ async def open_world(
         await bench.directory.change(lambda store: _fill(store, clusters, agents))
         await bench.directory.change(partial(_lose, lost=_lost(bench.directory)))
         bench.clock.now = now
+        if clusters and agents:
+            named = _names(AGENTS, agents)
+            await bench.directory.change(lambda store: fill_rules(store, named, hostile=hostile))
         bench.operations.live = _relays(bench.directory, now)
         bench.sessions.live = _calls(bench.directory, now, calls, hostile=hostile)
         bench.sessions.beside = 0
-        if events is not None:
-            write_trail(folder, made_up_events(now, events, hostile=hostile))
+        write_trail(folder, made_up_events(now, events, hostile=hostile))
         yield bench
 
 

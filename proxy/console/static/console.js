@@ -231,7 +231,7 @@ async function offer() {
 // the page's template. A frame of the screen shows what came since the last one, and the table keeps the newest.
 
 const events = $("[data-follow]");
-const EVENTS_MAX = 300;
+const EVENTS_MAX = 200;
 const changes = document.body.dataset.stream;
 let coming = [], came = 0, told = 0, unseen = false, hiddenAt = 0;
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from audit.calls import CallReader
     from audit.names import NameReader
     from audit.postgres.calls import PostgresCallReader
-    from audit.postgres.names import PostgresNameReader
+    from audit.postgres.reader import PostgresNameReader
     from audit.postgres.retention import PrunablePostgresStore
+    from audit.postgres.search import PostgresSearch
     from audit.postgres.store import PostgresStore
     from audit.retention import PrunableStore
     from audit.search.file import FileSearch
-    from audit.search.postgres import PostgresSearch
 
 TrailPlace: TypeAlias = Path | PostgresAddress
 
@@ -79,7 +79,7 @@ def open_names(place: TrailPlace) -> NameReader | PostgresNameReader:
         from audit.names import NameReader
 
         return NameReader(place)
-    from audit.postgres.names import PostgresNameReader
+    from audit.postgres.reader import PostgresNameReader
 
     return PostgresNameReader(_conninfo(place))
 
@@ -101,7 +101,7 @@ def open_search(place: TrailPlace) -> FileSearch | PostgresSearch:
         from audit.search.file import FileSearch
 
         return FileSearch(place)
-    from audit.search.postgres import PostgresSearch
+    from audit.postgres.search import PostgresSearch
 
     return PostgresSearch(_conninfo(place))
 

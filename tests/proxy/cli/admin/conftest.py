@@ -29,11 +29,13 @@ from proxy.hub.admin.revocations import Revocations
 from proxy.hub.admin.simulation.job import Job, Outcome, Progress
 from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.simulation.worker import run_job
+from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.reserve import open_reserve
 from proxy.hub.home.keyring import FolderKeyring, KeyRing
+from proxy.hub.home.trails import open_search
 from proxy.hub.relays.operations import OtherHubs, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.process.config import Address
@@ -93,6 +95,15 @@ class Hub:
     ca: Path
     url: str
 
+    def elsewhere(self) -> dict[str, str | None]:
+        """The environment of an operator on another machine."""
+        return {
+            "HAWSE_HUB_DATA_DIR": None,
+            "HAWSE_ADMIN_URL": self.url.replace("127.0.0.1", "localhost"),
+            "HAWSE_ADMIN_TOKEN": self.data.admin.token() or "",
+            "HAWSE_ADMIN_CA": str(self.ca),
+        }
+
     async def run(self, *args: str, stdin: str = "", env: Mapping[str, str | None] | None = None) -> Result:
         """Run `hawse admin ARGS` on a thread, as a separate process would."""
         clean: dict[str, str | None] = dict.fromkeys(
@@ -145,6 +156,7 @@ async def run_hub(
         async with open_directory(data.store_file, org="main", clock=time.time) as directory:
             async with open_recorder(store, org="main") as recorder:
                 await ensure_local_token(data, directory, pepper)
+                trail = TrailService.of(partial(open_search, data.audit_file), Masks([]))
                 simulations = Simulations(partial(run_in_thread, data.path), time.time)
                 administration = Administration.of(
                     directory=directory,
@@ -156,6 +168,7 @@ async def run_hub(
                     operations=live,
                     live_sessions=live,
                     simulations=simulations,
+                    trail=trail,
                     hubs=hubs,
                     other_hubs=other_hubs,
                     console_url="https://console.example",
@@ -166,6 +179,7 @@ async def run_hub(
                 front = AdminFront(app, certificate)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(simulations.run)
+                    nursery.start_soon(trail.poll.run)
                     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
                     sock = listeners[0].socket
                     assert sock.family == socket.AF_INET

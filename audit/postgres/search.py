@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from audit.postgres.bounded import BoundedConnection
 from audit.postgres.calls import PostgresCallReader
 from audit.postgres.link import CONNECT_S, Conninfo
-from audit.postgres.names import PostgresNameReader
 from audit.postgres.reader import (
     STORED,
     Heads,
+    PostgresNameReader,
     Window,
     block_ranges,
     first_position,
