@@ -25,6 +25,7 @@ from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from tests.console.fleet_data import fill_rules
 from tests.console.names import AGENTS, CLUSTERS, HOSTILE, OWNERS, TEAMS
+from tests.console.trail_events import made_up_events, write_trail
 from tests.fakes.admin import PEPPER, Bench
 from tests.fakes.admin_bench import open_bench
 
@@ -44,6 +45,7 @@ async def open_world(
     async with open_bench(folder, facts=made.facts, denials=made, watched={"sessions": made.calls}) as bench:
         made.bench, made.text = bench, HOSTILE if hostile else ()
         now = bench.clock.now
+        write_trail(folder, made_up_events(now, events, hostile=hostile))
         # The relay of the offline cluster was last heard some hours ago.
         bench.clock.now = now - 3 * 3600
         await bench.directory.change(lambda store: _fill(store, clusters, agents))
