@@ -57,6 +57,7 @@ async def open_world(
         bench.operations.live = _relays(bench.directory, now)
         bench.sessions.live = _calls(bench.directory, now, calls, hostile=hostile)
         bench.sessions.beside = 0
+        write_trail(folder, made_up_events(now, events, hostile=hostile))
         yield bench
 
 

@@ -251,8 +251,9 @@ def _ask(event: Event) -> str:
 def _chain(event: Event, issued: Mapping[str, Any] | None) -> Iterable[Step]:
     """The identities, from the person or platform behind the agent to the user that the cluster saw."""
     actor = event.actor
-    credential = " ".join(filter(None, (actor.credential or ("a token" if actor.jti else ""), actor.jti)))
-    by = [Field("credential", credential)] if credential else []
+    by = [Field("credential", actor.credential)] if actor.credential else []
+    if actor.jti:
+        by = [Field(actor.credential or "token", actor.jti)]
     if actor.type is ActorType.AGENT:
         if actor.owner:
             yield Step("Owner", actor.owner, "", ())

@@ -53,7 +53,7 @@ def test_the_identities_are_a_chain_from_the_owner_to_the_cluster() -> None:
     assert shown.chain[1].href == f"/agents/{ENDED.actor.name}"
     notes = [(note.name, note.text) for note in shown.chain[1].notes]
     assert ("team", "platform") in notes
-    assert ("credential", f"access-token {ENDED.actor.jti}") in notes
+    assert ("access-token", ENDED.actor.jti) in notes
 
 
 @pytest.mark.parametrize(

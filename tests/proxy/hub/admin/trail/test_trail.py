@@ -299,8 +299,8 @@ async def test_a_trail_that_is_missing_is_said(bench: Bench) -> None:
 async def test_the_last_denials_are_searched_once_and_then_kept(bench: Bench, store: AuditStore) -> None:
     denials = bench.trail.denials
     store.append([*write(status=403), *write(), *(each for _ in range(3) for each in write(status=403))])
-    assert [row["number"] for row in await denials.denials(3)] == ["10", "8", "6"]
+    assert [row.number for row in await denials.denials(3)] == ["10", "8", "6"]
     store.append([*write(status=403), *write(), *write("get", 403)])
-    assert [row["number"] for row in await denials.denials(10)] == ["16", "12", "10", "8", "6", "2"]
+    assert [row.number for row in await denials.denials(10)] == ["16", "12", "10", "8", "6", "2"]
     store.append([event for _ in range(30) for event in write(status=403)])
-    assert [row["number"] for row in await denials.denials(10)][:2] == ["76", "74"]
+    assert [row.number for row in await denials.denials(10)][:2] == ["76", "74"]
