@@ -8,7 +8,7 @@ from datetime import datetime
 import attrs
 import sqlalchemy as sa
 
-from audit.members import NO_MEMBERS, Members
+from audit.members import INDEXED, NO_MEMBERS, Members
 from audit.record import Kind
 from audit.schema import block_names, blocks, common_parts, events, microseconds
 
@@ -49,9 +49,12 @@ class Query:
             conditions.append(blocks.c.last_us >= microseconds(self.since))
         if self.until is not None:
             conditions.append(blocks.c.first_us < microseconds(self.until))
-        for column, names in self.names().items():
-            here = (block_names.c.block == blocks.c.number, block_names.c.column == column)
-            conditions.append(sa.exists().where(*here, block_names.c.name.in_(names)))
+        conditions += [_in_block(column, names) for column, names in self.names().items()]
+        # An empty name, which nobody searches for, marks a block with the members of its events.
+        unknown = sa.not_(_in_block(INDEXED, [""]))
+        for columns in self.members.indexed():
+            named = [_in_block(column, names) for column, names in columns.items()]
+            conditions.append(sa.or_(unknown, *named))
         return conditions
 
     def names(self) -> dict[str, list[str]]:
@@ -62,6 +65,11 @@ class Query:
             "kind": [kind.value for kind in self.kinds],
         }
         return {column: some for column, some in names.items() if some}
+
+
+def _in_block(column: str, names: list[str]) -> sa.ColumnElement[bool]:
+    here = (block_names.c.block == blocks.c.number, block_names.c.column == column)
+    return sa.exists().where(*here, block_names.c.name.in_(names))
 
 
 EVERYTHING = Query()

@@ -108,6 +108,7 @@ class AuditStore:
         # The calls without an end, each with the number of its first row.
         self._open_intents: dict[str, int] = {}
         self._common = CommonParts()
+        self._filling = blocks.Filling()
         self._engine = sa.create_engine(
             # SQLite must not create a file: if a disk is not mounted, events would go to the mount point and
             # be lost to view.
@@ -154,6 +155,7 @@ class AuditStore:
         """Close the file; the next use opens it again."""
         connection, self._connection = self._connection, None
         self._common.forget()
+        self._filling.forget()
         if connection is not None:
             connection.close()
         self._engine.dispose()
@@ -195,7 +197,7 @@ class AuditStore:
             rows = [self._row(event, body) for event, body in zip(masked, own, strict=True)]
             _insert(cursor, common_parts, self._common.unwritten)
             _insert(cursor, events, rows)
-            blocks.note_full(cursor, newest, newest + len(rows))
+            blocks.note_full(cursor, newest, newest + len(rows), self._filling.add(newest, masked))
             opened: dict[str, int] = {}
             if begun:
                 cursor.execute(_INSERT_INTENTS, (boot, newest))
@@ -345,6 +347,7 @@ class AuditStore:
         # older copy.
         self._connection = None
         self._common.forget()
+        self._filling.forget()
         connection.invalidate()
         connection.close()
 

@@ -16,13 +16,15 @@ from msgspec.structs import replace
 
 from audit import blocks
 from audit.blocks import BLOCK_EVENTS, stretches
+from audit.members import NO_MEMBERS, Members
 from audit.postgres import reader as postgres_reader
 from audit.postgres import schema, statements
 from audit.postgres.store import PostgresStore
 from audit.query import EVERYTHING, Query
 from audit.reader import AuditReader, StoredEvent
-from audit.record import Event, Kind, Phase, utc
+from audit.record import Actor, ActorType, Event, Kind, Phase, Request, Response, utc
 from audit.retention import PrunableStore
+from audit.search.cursors import Mark
 from audit.store import AuditStore
 from tests.audit.events import NOW_S, call
 from tests.audit.trails import FileTrail, PostgresTrail, Trail, append_whole
@@ -118,11 +120,49 @@ def test_what_is_removed_is_forgotten(path: Path) -> None:
 
 
 AGENTS, CLUSTERS, KINDS = "abc", "xy", (Kind.CALL, Kind.ADMIN)
+VERBS, RESOURCES, NAMESPACES = ("get", "list"), ("pods", "pods/log"), ("dev", "")
+STATUSES, ACTORS = (None, 0, 200, 403), (None, ActorType.OPERATOR, ActorType.HUB)
+
+
+def event_of(
+    agent: str,
+    cluster: str,
+    kind: Kind,
+    at_s: int,
+    verb: str,
+    resource: str,
+    namespace: str,
+    status: int | None,
+    actor: ActorType | None,
+) -> Event:
+    resource, _, subresource = resource.partition("/")
+    made = replace(
+        call(agent=agent, cluster=cluster, at_s=NOW_S + at_s),
+        kind=kind,
+        req=Request("GET", "/", verb, "", "v1", resource, subresource, namespace),
+        resp=None if status is None else Response(status),
+    )
+    return made if actor is None else replace(made, actor=Actor(actor, "" if actor == "hub" else agent))
+
+
 events = st.builds(
-    lambda agent, cluster, kind, at_s: replace(
-        call(agent=agent, cluster=cluster, at_s=NOW_S + at_s), kind=kind
-    ),
+    event_of,
     *(st.sampled_from(AGENTS), st.sampled_from(CLUSTERS), st.sampled_from(KINDS), st.integers(0, 9)),
+    *map(st.sampled_from, (VERBS, RESOURCES, NAMESPACES, STATUSES, ACTORS)),
+)
+
+
+def some_of(*names: str) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.just(()) | st.sampled_from(names).map(lambda name: (name,))
+
+
+members = st.builds(
+    Members,
+    verbs=some_of(*VERBS),
+    namespaces=some_of("dev"),
+    resources=some_of(*RESOURCES),
+    statuses=some_of("none", "403", "2xx"),
+    actors=some_of("a", "operator:b", "agent:c", "hub"),
 )
 moments = st.none() | st.integers(0, 9).map(lambda second: utc(NOW_S + second))
 wanteds = st.builds(
@@ -132,16 +172,33 @@ wanteds = st.builds(
     kinds=st.sets(st.sampled_from(KINDS)).map(tuple),
     since=moments,
     until=moments,
+    members=st.just(NO_MEMBERS) | members,
 )
 
 
 def fits(event: Event, query: Query) -> bool:
     return (
-        query.agent in {None, event.agent}
+        fits_members(event, query.members)
+        and query.agent in {None, event.agent}
         and query.cluster in {None, event.cluster_name}
         and (not query.kinds or event.kind in query.kinds)
         and (query.since is None or event.ts >= query.since)
         and (query.until is None or event.ts < query.until)
+    )
+
+
+def fits_members(event: Event, members: Members) -> bool:
+    req, resp, actor = event.req, event.resp, event.actor
+    assert req is not None
+    status = "" if resp is None else str(resp.status or "none")
+    names = {actor.name, f"{actor.type}:{actor.name}", *(["hub"] if actor.type == "hub" else [])}
+    resource = f"{req.resource}/{req.subresource}" if req.subresource else req.resource
+    return (
+        (not members.verbs or req.verb in members.verbs)
+        and (not members.namespaces or req.namespace in members.namespaces)
+        and (not members.resources or resource in members.resources)
+        and (not members.statuses or {status, f"{status[:1]}xx"} & {*members.statuses} != set())
+        and (not members.actors or names & {*members.actors} != set())
     )
 
 
@@ -224,6 +281,14 @@ def check_search(trail: Trail, batches: Batches, query: Query, newest: int | Non
     def eids(rows: Iterable[StoredEvent]) -> list[str]:
         return [json.loads(row.line)["eid"] for row in rows]
 
+    with closing(trail.search()) as reader:
+        assert eids(reader.newest(query, limit=limit).rows) == found[::-1][:limit]
+        step = reader.after(Mark({0: 0}), query, limit=limit)
+        followed = eids(step.rows)
+        while step.more:
+            step = reader.after(step.mark, query, limit=limit)
+            followed += eids(step.rows)
+        assert followed == found
     with closing(trail.reader()) as reader:
         assert eids(reader.query(query, limit=limit)) == found[:limit]
         first, last = reader.span(query, newest)

@@ -18,13 +18,13 @@ from audit.mask import Masks
 from audit.postgres.calls import PostgresCallReader
 from audit.postgres.reader import PostgresReader
 from audit.postgres.retention import PrunablePostgresStore
+from audit.postgres.search import PostgresSearch
 from audit.postgres.store import PostgresStore
 from audit.reader import AuditReader, TrailReader
 from audit.record import Event, encode
 from audit.retention import PrunableStore
 from audit.schema import microseconds
 from audit.search.file import FileSearch
-from audit.search.postgres import PostgresSearch
 from audit.store import AuditStore
 
 Store = AuditStore | PostgresStore

@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from audit.calls import CallReader
     from audit.names import NameReader
     from audit.postgres.calls import PostgresCallReader
-    from audit.postgres.names import PostgresNameReader
     from audit.postgres.retention import PrunablePostgresStore
+    from audit.postgres.search import PostgresNameReader, PostgresSearch
     from audit.postgres.store import PostgresStore
     from audit.retention import PrunableStore
     from audit.search.file import FileSearch
-    from audit.search.postgres import PostgresSearch
 
 TrailPlace: TypeAlias = Path | PostgresAddress
 
@@ -79,7 +78,7 @@ def open_names(place: TrailPlace) -> NameReader | PostgresNameReader:
         from audit.names import NameReader
 
         return NameReader(place)
-    from audit.postgres.names import PostgresNameReader
+    from audit.postgres.search import PostgresNameReader
 
     return PostgresNameReader(_conninfo(place))
 
@@ -101,7 +100,7 @@ def open_search(place: TrailPlace) -> FileSearch | PostgresSearch:
         from audit.search.file import FileSearch
 
         return FileSearch(place)
-    from audit.search.postgres import PostgresSearch
+    from audit.postgres.search import PostgresSearch
 
     return PostgresSearch(_conninfo(place))
 

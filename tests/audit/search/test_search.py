@@ -54,7 +54,7 @@ def test_a_search_that_takes_too_long_keeps_what_it_has_and_goes_on_from_there(
     trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("audit.blocks._STRETCH_BLOCKS_MAX", 1)
-    monkeypatch.setattr("audit.search.postgres._BLOCKS_AT_ONCE", 1)
+    monkeypatch.setattr("audit.postgres.search._BLOCKS_AT_ONCE", 1)
     for _ in range(3):
         fill(trail, BLOCK_EVENTS)
     wanted = Query(members=Members(verbs=("none", "delete")), agent="a")
