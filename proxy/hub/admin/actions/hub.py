@@ -7,6 +7,7 @@ from typing import Protocol
 
 import attrs
 
+from proxy.hub.admin.verbs import shapes
 from proxy.hub.admin.verbs.answers import Done, Payload, time_text
 from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.home.keyring import KeyRing
@@ -41,7 +42,7 @@ class HubActions:
     hubs: Hubs | None = None
     """None on SQLite, where a hub runs alone."""
 
-    @verb("GET", "/v1/hub", "get", "hub", Role.VIEWER)
+    @verb("GET", "/v1/hub", "get", "hub", Role.VIEWER, answer=shapes.Hub)
     def show(self) -> Done:
         """Show the hub's names, its CA and its signing key."""
         return Done(
