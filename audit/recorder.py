@@ -134,6 +134,8 @@ class Recorder:
         # Intents that were refused although they may be in the trail, until their senders are called. Their
         # ends are queued already.
         self._ended: set[str] = set()
+        self.last_gap: tuple[float, float] | None = None
+        """The last gap that has ended: its end in epoch seconds, and its length in seconds."""
 
     @property
     def healthy(self) -> bool:
@@ -378,7 +380,9 @@ class Recorder:
             refused, lost = self._gap.refused - gap.refused, self._gap.lost - gap.lost
             rest = _Gap(gap.reason, self._clock(), 0.0, refused, lost) if refused or lost else None
             self._gap = rest
-        _log.warning("audit: the trail is written again after %.1f s", time.monotonic() - gap.began_s)
+        took_s = time.monotonic() - gap.began_s
+        self.last_gap = self._clock(), took_s
+        _log.warning("audit: the trail is written again after %.1f s", took_s)
 
     def _commit_unknown(self, batch: list[_Item], gap: _Gap | None, reason: str) -> None:
         """Refuse the intents of a batch that the store keeps, and queue ends of those that may be written."""

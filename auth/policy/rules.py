@@ -40,6 +40,8 @@ class LabelTerm:
 
     def __str__(self) -> str:
         """The term as `kubectl get -l` writes it."""
+        if self.operator == "In" and len(self.values) == 1:
+            return f"{self.key}={next(iter(self.values))}"
         if self.operator in {"In", "NotIn"}:
             return f"{self.key} {self.operator.lower()} ({', '.join(sorted(self.values))})"
         return self.key if self.operator == "Exists" else f"!{self.key}"

@@ -32,6 +32,7 @@ from proxy.console.pages import (
     clusters,
     decision,
     event,
+    locks,
     overview,
     policies,
     simulations,
@@ -41,6 +42,7 @@ from proxy.console.pages import (
 ROUTES: Sequence[Route] = (
     *overview.ROUTES,
     *calls.ROUTES,
+    *locks.ROUTES,
     *audit.ROUTES,
     *event.ROUTES,
     *decision.ROUTES,

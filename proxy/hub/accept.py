@@ -11,11 +11,11 @@ import attrs
 import trio
 
 from proxy.hub.admin.front import AdminFront
-from proxy.hub.console.front import ConsoleFront
 from proxy.hub.front import Front
 from proxy.hub.peers.listener import PeerListener
 from proxy.hub.restart.instance_lock import InstanceLock
 from proxy.listener.accept import listen_on, serve_connections
+from tunnel.net.tcp import TCPStream
 
 _log = logging.getLogger("hawse.hub")
 
@@ -36,7 +36,7 @@ class Acceptor:
     """Called once a signal has stopped this hub, while it still accepts."""
     peers: PeerListener | None = None
     """Serves other hubs, where the instance listens for them."""
-    console: ConsoleFront | None = None
+    show: Callable[[TCPStream], Awaitable[None]] | None = None
     """Serves browsers, where the instance listens for them."""
     _accepting: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _linking: trio.CancelScope = attrs.Factory(trio.CancelScope)
@@ -108,10 +108,9 @@ class Acceptor:
                         handle, manage = self.front.handle_client, self.admin.handle_client
                         await operators.start(serve_connections, handle, agents, self.handlers)
                         await operators.start(serve_connections, manage, others, operators)
-                        if self.console is not None and self.instance.console is not None:
+                        if self.show is not None and self.instance.console is not None:
                             browsers = [listen_on(each) for each in self.instance.console[1]]
-                            show = self.console.handle_client
-                            await operators.start(serve_connections, show, browsers, operators)
+                            await operators.start(serve_connections, self.show, browsers, operators)
                         await self.handlers.start(self._accept_links)
                         self.front.ready = True
                         if first:

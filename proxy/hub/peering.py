@@ -12,9 +12,12 @@ from typing import Self
 
 import attrs
 import trio
+from prometheus_client import CollectorRegistry
 
 from proxy.hub.admin.hub_facts import OtherHubsFacts, answer_facts
 from proxy.hub.admin.live_calls import LiveSessions
+from proxy.hub.admin.metrics.hub import LeaseCollector
+from proxy.hub.admin.metrics.links import LinkCollector
 from proxy.hub.admin.other_hubs import OtherHubsCalls, answer_others, peers_of
 from proxy.hub.admin.overview.health import Facts
 from proxy.hub.carried_resumes import CarriedResumes, ResumeCarrier
@@ -96,6 +99,12 @@ class Peering:
             return Figures(tunnels, calls + links.forwarded.count, links.mesh.unreachable)
 
         self.members.figures = figures
+
+    def register(self, metrics: CollectorRegistry, directory: Directory) -> None:
+        """Register the metrics of the lease and of the links."""
+        metrics.register(LeaseCollector(self.members, directory))
+        if (links := self.links) is not None:
+            metrics.register(LinkCollector(self.members, links.mesh, links.forwarded))
 
     def calls_elsewhere(self, sessions: LiveSessions) -> OtherHubsCalls:
         """Answer the other hubs about this one's calls, and return what asks them about theirs."""

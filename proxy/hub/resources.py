@@ -43,6 +43,7 @@ from proxy.hub.relays.registry import Registry
 from proxy.hub.relays.shared_limit import SharedRelayLimit, open_shared_limit
 from proxy.hub.restart.instance_lock import InstanceLock, open_instance_lock
 from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.local_user import local_token_name
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.lineage import Lineage
 from proxy.listener.unauthenticated import network_of
@@ -268,3 +269,28 @@ async def open_limit(config: HubConfig, records: Records) -> AsyncIterator[Share
     opened = open_shared_limit(address, org=config.org, hub_boot=members.me.boot, relays_per_cluster=limit)
     async with opened as shared:
         yield shared
+
+
+@attrs.frozen
+class Resources:
+    """Everything that the parts of the hub are built from."""
+
+    config: HubConfig
+    home: Home
+    records: Records
+    seen: ReplayStore
+    shared_limit: SharedRelayLimit | None
+    registry: Registry
+    upkeep: trio.Nursery
+    """Runs the parts' background tasks until the hub has stopped."""
+
+    @property
+    def local_token(self) -> str:
+        """The name of this machine's admin token."""
+        return local_token_name(self.hub_id)
+
+    @property
+    def hub_id(self) -> str | None:
+        """The id of this hub among those on its database; None on SQLite."""
+        members = self.records.members
+        return None if members is None else members.me.hub

@@ -18,51 +18,35 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import attrs
 import trio
 from prometheus_client import CollectorRegistry
 
 from audit.ids import new_eid
-from audit.mask import Masks
 from audit.record import Kind
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.hub.accept import Acceptor
 from proxy.hub.admin.administration import Administration
-from proxy.hub.admin.api import admin_app
-from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
-from proxy.hub.admin.hub_facts import RunningHub, watched_of
-from proxy.hub.admin.live_calls import LiveSessions
+from proxy.hub.admin.front import LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.admin.metrics.calls import CallMetrics
 from proxy.hub.admin.metrics.hub import (
     ConnectionsCollector,
     DatabaseCollector,
-    LeaseCollector,
     MemoryCollector,
     ReplayCollector,
     TrailCollector,
     hub_metrics,
 )
-from proxy.hub.admin.metrics.links import LinkCollector
-from proxy.hub.admin.overview.health import OwnFacts
 from proxy.hub.admin.revocations import repeat_revocations
-from proxy.hub.admin.simulation.process import run_in_process
-from proxy.hub.admin.simulation.simulations import Simulations
-from proxy.hub.admin.streams.sse import EventStreams
-from proxy.hub.admin.trail.reads import MergedReads
-from proxy.hub.admin.trail.service import TrailService
+from proxy.hub.administering import Managed, start_administration
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.starts import Starts
 from proxy.hub.calls.trail_watch import TrailWatch
-from proxy.hub.console.front import ConsoleFront
-from proxy.hub.console.start import start_console
 from proxy.hub.front import Front
 from proxy.hub.health.stale_watch import StaleWatch
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hub_instances import close_calls_of_ended_hubs
-from proxy.hub.home.trails import open_search
 from proxy.hub.identity.enrol import EnrolmentEndpoint
-from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.membership.members import LostLeaseError
 from proxy.hub.peering import Links, Peering
@@ -72,12 +56,10 @@ from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.relays.shared_limit import SharedRelayLimit
-from proxy.hub.resources import Home, Records, open_home, open_limit, open_records, open_replays
+from proxy.hub.resources import Resources, open_home, open_limit, open_records, open_replays
 from proxy.hub.stop import Stop
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S
 from proxy.hub.store.engines.listener import listen
-from proxy.hub.store.local_user import local_token_name
 from proxy.hub.store.store import Store
 from proxy.hub.store.versions.version import CHANNEL
 from proxy.process.filelimit import raise_file_limit
@@ -125,45 +107,20 @@ async def _run(config: HubConfig, *, replace: bool) -> int:
             async with open_replays(config, home) as seen, open_limit(config, records) as shared_limit:
                 records.recorder.complete(records.trail.hub(Kind.HUB_STARTED, _software()))
                 async with trio.open_nursery() as upkeep:
-                    hub = _Hub(config, home, records, seen, shared_limit, registry, upkeep)
+                    hub = Resources(config, home, records, seen, shared_limit, registry, upkeep)
                     pepper = records.secrets.pepper
                     await ensure_local_token(home.data, records.directory, pepper, hub.local_token)
-                    front, admin, administration, peering, console = _start(hub)
+                    front, managed, peering = _start(hub)
                     upkeep.start_soon(settle_later)
-                    keeping = await _take_over(hub, administration)
+                    keeping = await _take_over(hub, managed.administration)
                     signals = stopping.enter_context(stop_signals())
-                    await _serve(hub, signals, front, admin, peering, console, keeping)
+                    await _serve(hub, signals, front, managed, peering, keeping)
                     upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
     return signals.exit_status
 
 
-@attrs.frozen
-class _Hub:
-    """Everything that the parts of the hub are built from."""
-
-    config: HubConfig
-    home: Home
-    records: Records
-    seen: ReplayStore
-    shared_limit: SharedRelayLimit | None
-    registry: Registry
-    upkeep: trio.Nursery
-    """Runs the parts' background tasks until the hub has stopped."""
-
-    @property
-    def local_token(self) -> str:
-        """The name of this machine's admin token."""
-        return local_token_name(self.hub_id)
-
-    @property
-    def hub_id(self) -> str | None:
-        """The id of this hub among those on its database; None on SQLite."""
-        members = self.records.members
-        return None if members is None else members.me.hub
-
-
-def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None, ConsoleFront | None]:
+def _start(hub: Resources) -> tuple[Front, Managed, Peering | None]:
     """Build all parts and start their background tasks. The listeners do not accept yet."""
     home, directory = hub.home, hub.records.directory
     start = hub.upkeep.start_soon
@@ -187,56 +144,15 @@ def _start(hub: _Hub) -> tuple[Front, AdminFront, Administration, Peering | None
     metrics.register(ConnectionsCollector(front.unauthenticated))
     start(trim_when_idle)
     peering = _start_peering(hub, front)
-    simulations = Simulations(partial(run_in_process, home.data.path), time.time, hub.hub_id or "")
-    start(simulations.run)
-    trail = TrailService.of(partial(open_search, hub.records.place), Masks(hub.config.audit.mask))
-    start(trail.run)
-    sessions = LiveSessions(calls.live, home.instances, home.boot, hub.hub_id or "")
-    running = RunningHub(calls, live_relays, directory, trail_watch, hub.hub_id or "")
-    facts = OwnFacts(running, hub.config.tls.certificate)
-    administration = Administration.of(
-        directory=directory,
-        ring=hub.records.secrets.ring,
-        pepper=hub.records.secrets.pepper,
-        local_token=hub.local_token,
-        public_url=hub.config.public_url,
-        hub_ca=lambda: home.certificate.ca_pem,
-        version=VERSION,
-        operations=live_relays,
-        live_sessions=sessions,
-        simulations=simulations,
-        relays_per_cluster=hub.config.limits.relays_per_cluster,
-        trail=trail,
-        denials=trail.denials,
-        hubs=None if peering is None else peering.members,
-        other_hubs=None if peering is None else peering.calls_elsewhere(sessions),
-        facts=facts,
-        facts_elsewhere=None if peering is None else peering.facts_elsewhere(facts),
-        watched=watched_of(calls, hub.registry, hub.records.store, hub.records.members),
-        console_url=hub.config.console.public_url,
-    )
-    recorder, spread = hub.records.recorder, hub.records.spread
-    streams, reads = EventStreams(lambda: front.deadlines.ending), MergedReads(recorder.complete, time.time)
-    start(reads.run)
-    app = admin_app(
-        administration, recorder, metrics, time.time, home.revocations, spread, reads=reads, streams=streams
-    )  # fmt: skip
-    admin = AdminFront(app, home.certificate)
-    directory.on_change(partial(admin.demote_revoked, directory))
-    console = start_console(
-        hub.config, certificate=home.certificate, api=app, pepper=hub.records.secrets.pepper, spread=spread,
-        recorder=recorder, metrics=metrics, upkeep=hub.upkeep,
-    )  # fmt: skip
+    managed = start_administration(hub, front, calls, trail_watch, live_relays, peering, metrics)
     if peering is not None:
-        metrics.register(LeaseCollector(peering.members, directory))
-        if (links := peering.links) is not None:
-            metrics.register(LinkCollector(peering.members, links.mesh, links.forwarded))
+        peering.register(metrics, directory)
     forwarded = None if peering is None or peering.links is None else peering.links.forwarded.end_all
     start(StaleWatch(directory, calls.live, end_forwarded=forwarded).run)
-    return front, admin, administration, peering, console
+    return front, managed, peering
 
 
-def _start_peering(hub: _Hub, front: Front) -> Peering | None:
+def _start_peering(hub: Resources, front: Front) -> Peering | None:
     """Build what a hub has where others serve beside it; None for a file of SQLite."""
     members, identity, limit = hub.records.members, hub.records.joined.identity, hub.shared_limit
     if members is None or limit is None:
@@ -250,7 +166,7 @@ def _start_peering(hub: _Hub, front: Front) -> Peering | None:
     return peering
 
 
-def _start_direct(hub: _Hub) -> DirectRelays:
+def _start_direct(hub: Resources) -> DirectRelays:
     """Build the relays in direct mode."""
     directory, recorder, trail = hub.records.directory, hub.records.recorder, hub.records.trail
     return DirectRelays(
@@ -263,7 +179,9 @@ def _start_direct(hub: _Hub) -> DirectRelays:
     )
 
 
-def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) -> tuple[Calls, TrailWatch]:
+def _start_calls(
+    hub: Resources, direct: DirectRelays, metrics: CollectorRegistry
+) -> tuple[Calls, TrailWatch]:
     """Build the calls, with their limits and the watch over the trail."""
     config, ring, records = hub.config, hub.records.secrets.ring, hub.records
     directory, start = records.directory, hub.upkeep.start_soon
@@ -295,7 +213,7 @@ def _start_calls(hub: _Hub, direct: DirectRelays, metrics: CollectorRegistry) ->
     return calls, watch
 
 
-def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
+def _start_relays(hub: Resources, calls: Calls) -> RelayEndpoint:
     """Build the endpoint of the relays' tunnels."""
     directory = hub.records.directory
     relays = RelayEndpoint(
@@ -317,7 +235,7 @@ def _start_relays(hub: _Hub, calls: Calls) -> RelayEndpoint:
     return relays
 
 
-def _start_front(hub: _Hub, direct: DirectRelays, calls: Calls, relays: RelayEndpoint) -> Front:
+def _start_front(hub: Resources, direct: DirectRelays, calls: Calls, relays: RelayEndpoint) -> Front:
     """Build the public listener's handler, with the endpoints for tokens and enrolment."""
     config, directory, recorder = hub.config, hub.records.directory, hub.records.recorder
     secrets = hub.records.secrets
@@ -349,7 +267,7 @@ def _start_front(hub: _Hub, direct: DirectRelays, calls: Calls, relays: RelayEnd
     return front
 
 
-async def _take_over(hub: _Hub, administration: Administration) -> trio.CancelScope:
+async def _take_over(hub: Resources, administration: Administration) -> trio.CancelScope:
     """Stop the old hub's accepting, if there is one, and read the state that it leaves.
 
     From then on this hub maintains the data folder. Returns the scope of the tasks that do.
@@ -386,12 +304,11 @@ def _software() -> str:
 
 
 async def _serve(
-    hub: _Hub,
+    hub: Resources,
     signals: AsyncIterator[int],
     front: Front,
-    admin: AdminFront,
+    managed: Managed,
     peering: Peering | None,
-    console: ConsoleFront | None,
     keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a new hub ends that, and then drain."""
@@ -400,7 +317,9 @@ async def _serve(
         links = None if peering is None else peering.links
         stop = Stop(config.stop, front, signals, peering, None if links is None else links.forwarded)
         listener = None if links is None else links.listener
-        acceptor = Acceptor(hub.home.instance, front, admin, handlers, stop.leave, listener, console)
+        acceptor = Acceptor(
+            hub.home.instance, front, managed.admin, handlers, stop.leave, listener, managed.show
+        )
         replaced = await acceptor.accept_until_stopped(signals, config.public_url)
         if replaced:
             # The successor maintains the folder and the relays' rows in the store.

@@ -230,6 +230,8 @@ async def test_a_store_that_fails_refuses_writes_and_its_gap_becomes_an_event(
     gap = trail.read()[1]
     assert gap["count"] == 4
     assert gap["note"] == "writes refused: 4, events lost: 0 (database or disk is full)"
+    assert recorder.last_gap is not None
+    assert 0 < recorder.last_gap[1] < 60
     assert gap["org"] == "acme"
     # Measured by a monotonic clock.
     assert 0 < float(str(gap["dur_ms"])) < 60_000

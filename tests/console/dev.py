@@ -20,9 +20,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from audit.store import AuditStore
 from proxy.console.app import console_app
 from proxy.hub.admin.asgi import serve_connection
+from proxy.hub.admin.simulation.job import Outcome
 from proxy.hub.admin.verbs.callers import CALLER
 from proxy.hub.store.roles import Role
 from tests.console.fakes import FakePerson, FakeSignIn
+from tests.console.fleet_data import SIMULATED
 from tests.console.trail_events import made_up_events
 from tests.console.world import open_world
 from tests.fakes.admin import Bench
@@ -97,6 +99,7 @@ async def main() -> None:
     parser.add_argument("--calls", type=int, default=9)
     parser.add_argument("--events", type=int, default=300)
     parser.add_argument("--rate", type=float, default=0.5, help="events a second")
+    parser.add_argument("--still", action="store_true", help="time stands still, and nothing moves")
     parser.add_argument("--hostile", action="store_true", help="hostile names and texts")
     parser.add_argument("--anonymous", action="store_true", help="not signed in; the code is hwo_good")
     given = parser.parse_args()
@@ -113,8 +116,11 @@ async def main() -> None:
             trio.open_nursery() as nursery,
         ):
             sign_in = FakeSignIn(None if given.anonymous else FakePerson(given.role))
-            nursery.start_soon(_move, bench)
+            if not given.still:
+                nursery.start_soon(_move, bench)
             nursery.start_soon(bench.trail.poll.run)
+            bench.work.outcome = Outcome(SIMULATED)
+            nursery.start_soon(bench.simulations.run)
             nursery.start_soon(partial(_record, Path(folder), bench, given.rate, hostile=given.hostile))
             serve = partial(serve_connection, dev_app(bench, sign_in), scheme="http")
             print(f"http://127.0.0.1:{given.port}/", flush=True)

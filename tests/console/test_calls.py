@@ -40,7 +40,7 @@ async def test_a_call_that_has_ended_meanwhile_is_said_to_have(tmp_path: Path) -
         assert "Already ended" in text_of(asked.body)
         ended = await post(app, "/calls/end", id=one.id, reason="too long", csrf=CSRF)
         shown = await call(app, "GET", ended.headers["location"])
-        assert "The call had ended already." in text_of(shown.body)
+        assert "This call had ended already. Nothing was changed." in text_of(shown.body)
 
 
 async def test_all_calls_of_an_agent_are_ended(tmp_path: Path) -> None:

@@ -18,6 +18,21 @@ from tests.fakes.asgi import call
 PLAIN = [route for route in ROUTES if route.method == "GET" and "{" not in route.path and not route.stream]
 
 
+# Of agents, clusters, teams and policies; some of them name what an empty hub does not have.
+FLEET = [
+    "/agents/{agent}", "/agents?team={team}&policy=guard&q=bot", "/agents?offset=900&state=locked",
+    "/agents/{agent}/code", "/agents/{agent}/keys/x/revoke", "/clusters/{cluster}", "/clusters?team={team}",
+    "/teams/{team}", "/policies/guard", "/policies/payments-readers", "/policies/payments-readers?version=2",
+    "/policy-diff?before=1&after=4", "/policy-check?policy=guard",
+    "/add-cluster?name=prod-eu-1&teams={team}&labels=env%3Dprod",
+    "/add-cluster?name=%3Cscript%3E%1b&teams=%22&labels='&mode=direct&relay_url=x&image=%22%3E%3Cimg",
+    "/policies/odd", "/policy-diff?before=5&after=6", "/agents?q=%3Cscript%3E%1b%22'",
+    "/clusters?q=%22%3E%3Cimg", "/teams?q=%7B%7B7*7%7D%7D", "/agents?team=%3Cb%3E", "/policies/%3Cscript%3E",
+    "/policy-diff?before=%3Cb%3E&after=-1", "/policies/guard?version=%22",
+    "/policy-simulations/%3Cscript%3E", "/agents?state=odd", "/agents?offset=x",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "size",
     [
@@ -41,6 +56,7 @@ async def test_pages_are_sound(tmp_path: Path, size: dict[str, Any]) -> None:
             f"/decision?agent={agent}&cluster=prod-eu-1&verb=delete&resource=secrets&name=w&namespace=n",
             f"/decision?agent={agent}&cluster=x&verb=%3Cb%3E&resource=%3Cscript%3E&name=\"'%1b",
             "/decision?agent=%3Cscript%3E&cluster=%1b&resource=/%22&verb=get", "/decision?agent=x",
+            *(page.format(agent=agent, cluster="prod-eu-1", team="platform") for page in FLEET),
             "/nothing", "/calls?agent=%3Cscript%3E", "/agents/%1b%2e/lock",
         ]  # fmt: skip
         for page in pages:

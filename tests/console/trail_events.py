@@ -186,7 +186,25 @@ def _call(random: Random, number: int, at: float, *, hostile: bool) -> list[Even
     writes = asked.method != "GET" or asked.subresource in {"exec", "portforward"}
     if number % 53 == 52:
         return [begun, _unknown(begun)]
-    return [begun, done] if writes and not denied else [done]
+    rows = [begun, done] if writes and not denied else [done]
+    return [_issued(random, begun, at - 4), *rows] if number % 9 == 0 else rows
+
+
+def _issued(random: Random, call: Event, at: float) -> Event:
+    """Return the event of the token that a call came with."""
+    return msgspec.structs.replace(
+        call,
+        eid=_eid(random, at),
+        kind=Kind.TOKEN_ISSUED,
+        phase=Phase.COMPLETE,
+        ts=utc(at),
+        actor=msgspec.structs.replace(call.actor, credential="federation:github-deploys"),
+        req=Request("POST", "/oauth/token"),
+        impersonated=None,
+        decision=Decision("allow"),
+        resp=Response(200),
+        stream=None,
+    )
 
 
 def _unknown(begun: Event) -> Event:

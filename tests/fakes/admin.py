@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 
 from audit.errors import AuditUnavailable
 from audit.record import Event, Phase
+from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from proxy.hub.admin.simulation.job import Job, Outcome, Progress
 from proxy.hub.admin.simulation.simulations import Simulations
@@ -21,6 +22,7 @@ from proxy.hub.home.keyring import KeyRing
 from proxy.hub.membership.spread import Spread
 from proxy.hub.relays.operations import CallsElsewhere, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory
+from proxy.hub.store.roles import Role
 from tests.fakes.asgi import Reply, call
 
 PEPPER = b"p" * 32
@@ -204,3 +206,14 @@ async def enrol(bench: Bench) -> dict[str, Any]:
 def path_of(endpoint: Endpoint) -> str:
     """Return the path of an endpoint with names that the bench does not know."""
     return endpoint.path.format(name="x", team="y", id="z", other="v")
+
+
+ROLE_TOKENS = {role: new_api_key(role.encode().ljust(32, b".")) for role in Role}
+
+
+async def give_each_role_a_token(bench: Bench) -> None:
+    for role, token in ROLE_TOKENS.items():
+        digest = hash_key(token, PEPPER)
+        await bench.directory.change(
+            lambda store, role=role, digest=digest: store.add_admin_token(f"a-{role}", digest, role=role)
+        )

@@ -153,6 +153,7 @@ def running_hubs(
     relays: tuple[str, ...] = RELAYS,
     policy: Policy = Policy.ROUND_ROBIN,
     settings: str = "",
+    console: bool = False,
     address_of: Callable[[HubProcess], str] = own_address,
     relay_kubeconfig: Path | None = None,
     relay_environment: Mapping[str, str] | None = None,
@@ -161,8 +162,9 @@ def running_hubs(
     """Bring hubs, balancer, relays and the sandbox up, and take them down again.
 
     `database` is the URL of the database, or returns that of each hub; `address_of` is where others dial a
-    hub. `settings` are more sections of each hub's configuration. With `relay_kubeconfig`, another API server
-    takes the place of the sandbox. The hubs are killed at the end, since an orderly stop takes its time.
+    hub. `settings` are more sections of each hub's configuration. With `console`, each has one of its own.
+    With `relay_kubeconfig`, another API server takes the place of the sandbox. The hubs are killed at the
+    end, since an orderly stop takes its time.
     """
     with Daemons(folder) as daemons, contextlib.ExitStack() as stack:
         sandbox = None
@@ -180,6 +182,7 @@ def running_hubs(
             check_s=CHECK_S,
             address_of=address_of,
             settings=settings,
+            console=console,
         )
         for member in behind.all:
             stack.callback(member.kill)

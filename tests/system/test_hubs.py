@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
+from http.client import HTTPConnection, HTTPResponse, IncompleteRead
+from urllib.parse import urlencode
 
 import pytest
 
+from sandbox.demo.hubs import HubProcess
 from tests.postgres import PostgresServer
 from tests.system.hubs import CLUSTER, RELAYS, HubsWorld, administration_of, rows_of, running_hubs
 from tests.system.raw import RawClient
-from tests.system.world import AGENT, NAMESPACE, POD
+from tests.system.world import AGENT, DEADLINE_S, NAMESPACE, POD
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 
@@ -20,7 +26,7 @@ pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[HubsWorld]:
     with (
         postgres.new_database() as database,
-        running_hubs(tmp_path_factory.mktemp("hubs"), postgres.url(database)) as running,
+        running_hubs(tmp_path_factory.mktemp("hubs"), postgres.url(database), console=True) as running,
     ):
         yield running
 
@@ -73,3 +79,77 @@ def test_the_calls_of_all_hubs_are_listed_and_ended_at_any_of_them(world: HubsWo
         for watch in watches:
             assert b"incident 7" not in watch.rest()
         assert rows_of(third, "sessions") == []
+
+
+class Person:
+    """A browser that reaches one hub, and then another: a balancer would choose."""
+
+    def __init__(self) -> None:
+        self.cookie = ""
+
+    def ask(
+        self, member: HubProcess, target: str, form: Mapping[str, str] | None = None
+    ) -> tuple[HTTPConnection, HTTPResponse]:
+        address = tomllib.loads(member.config.read_text())["console"]["listen"]
+        # The cookie's name has the port, since each of these consoles has a URL of its own.
+        name = f"hawse-{address.rpartition(':')[2]}"
+        headers = {"Cookie": f"{name}={self.cookie}", "Sec-Fetch-Site": "same-origin"}
+        connection = HTTPConnection(address, timeout=DEADLINE_S)
+        body = None if form is None else urlencode(form)
+        connection.request("GET" if form is None else "POST", target, body, headers)
+        return connection, connection.getresponse()
+
+    def status(self, member: HubProcess, target: str) -> int:
+        connection, answer = self.ask(member, target)
+        connection.close()
+        return answer.status
+
+    def sign_in(self, member: HubProcess, code: str) -> int:
+        connection, answer = self.ask(member, "/signin", {"code": code})
+        connection.close()
+        cookie = answer.headers.get("Set-Cookie", "")
+        self.cookie = cookie.partition("=")[2].partition(";")[0] or self.cookie
+        return answer.status
+
+
+def test_a_sign_in_counts_at_every_hub_and_outlives_each_of_them(world: HubsWorld) -> None:
+    first, second, third = world.members
+    code = str(administration_of(first).post("console", "codes")["code"])
+    person, other = Person(), Person()
+    # At a hub that has not made the code, and at once at one that has not seen the sign-in.
+    assert person.sign_in(second, code) == 303
+    assert [person.status(member, "/") for member in (third, first, second)] == [200, 200, 200]
+    assert other.sign_in(third, code) == 401
+    with ExitStack() as stack:
+        for member in world.members:
+            client = RawClient(world, CLUSTER, at=member.port)
+            watch = stack.enter_context(client.talk())
+            watch.send(client.head(f"/api/v1/namespaces/{NAMESPACE}/pods?watch=1"))
+            assert watch.answer(body=False).status == 200
+        connection, answer = person.ask(second, "/v1/sessions")
+        calls = json.loads(answer.read())["sessions"]
+        connection.close()
+        assert len({call["hub"] for call in calls}) == 3
+    # A page follows the first hub, which dies; its next stream is at another one.
+    connection, stream = person.ask(first, "/v1/stream")
+    assert stream.status == 200
+    assert stream.readline()
+    first.signal(signal.SIGKILL)
+    with suppress(ConnectionError, IncompleteRead):
+        while stream.readline():
+            pass
+    connection.close()
+    connection, stream = person.ask(second, "/v1/stream")
+    assert stream.status == 200
+    assert stream.readline()
+    # It ends at a hub with the session, which another hub ends.
+    operator = administration_of(third)
+    [session] = operator.get("console", "sessions")["sessions"]
+    operator.delete("console", "sessions", session["id"])
+    began = time.monotonic()
+    with suppress(ConnectionError, IncompleteRead):
+        while stream.readline():
+            pass
+    assert time.monotonic() - began < 2
+    assert [person.status(member, "/") for member in (third, second)] == [303, 303]
+    connection.close()

@@ -14,6 +14,7 @@ from proxy.cli.audit.local_events import record_read
 from proxy.cli.audit.names import check_names
 from proxy.cli.audit.options import (
     find_trail,
+    note_source,
     reach_of,
     to_kinds,
     to_limit,
@@ -189,6 +190,7 @@ def list_events(
         list_remote(reach.client(), filters, begin, limit, follow=follow, as_json=as_json)
         return
     found = find_trail(config, data_dir)
+    note_source(found, by_option=config is not None or data_dir is not None)
     members = Members(verbs, namespaces, resources, teams, statuses, [actor] if actor is not None else ())
     query = Query(agent, cluster, kinds, begin, end, members)
     # The search text may be a secret, and this read is recorded in the trail: mask it.

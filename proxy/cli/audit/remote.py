@@ -62,7 +62,7 @@ def list_remote(
             found += [_stored(row["event"]) for row in objects(last, "events")]
         events = reversed(found[: len(found) if newest is None else newest])
     if follow:
-        events = itertools.chain(events, _follow(client, asked, text(first, "follow")))
+        events = itertools.chain(events, follow_remote(client, asked, text(first, "follow")))
     shown = print_events(events, as_json=as_json)
     if not shown and not notes and limit != 0:
         print_none_found(by_resource="resource" in asked)
@@ -101,7 +101,7 @@ def _export(client: AdminClient, asked: Mapping[str, str]) -> Iterator[StoredEve
             yield _stored(_json(line))
 
 
-def _follow(client: AdminClient, asked: Mapping[str, str], cursor: str) -> Iterator[StoredEvent]:
+def follow_remote(client: AdminClient, asked: Mapping[str, str], cursor: str) -> Iterator[StoredEvent]:
     """Yield new events; never ends. After a cut it goes on where it was, as soon as a hub answers."""
     delay_s, begun, lost = RECONNECT_MIN_S, False, False
     while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.console.base.api import Answer, ApiError, at
 from proxy.console.base.routes import Ask, Page, Redirect, Route
 from proxy.console.views.fleet import state_of_agent, state_of_key
-from proxy.console.views.listing import ROWS, Few, Listing, offset_of
+from proxy.console.views.listing import ROWS, Few, Listing, filters_of, offset_of
 
 # The names in a cell of the list, and in a list beside an agent.
 CLUSTERS_IN_A_CELL = 3
@@ -16,7 +16,7 @@ _FILTERS = ("q", "team", "cluster", "policy", "state")
 
 async def show_all(ask: Ask) -> Page:
     """Show a page of the agents that match."""
-    filters = {name: ask.query(name) for name in _FILTERS}
+    filters = filters_of(ask.request.query_params, _FILTERS)
     offset = offset_of(ask.query("offset"))
     answer = await ask.api.get("/v1/agents", **filters, offset=offset, limit=ROWS)
     listing = Listing("/agents", filters, offset, len(answer["agents"]), answer["total"])

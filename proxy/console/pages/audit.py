@@ -11,7 +11,7 @@ from proxy.console.base.api import ApiError
 from proxy.console.base.routes import Ask, Page, Route
 from proxy.console.views.filters import Filters
 from proxy.console.views.follow import FollowedResponse, cells
-from proxy.console.views.rows import row_of, without_begun
+from proxy.console.views.rows import row_of, sentence, without_begun
 
 # A screen or three; the API's own default is 200.
 PAGE_ROWS = 100
@@ -36,7 +36,7 @@ async def show(ask: Ask) -> Page:
     except ApiError as error:
         if error.status not in _ASKED_AGAIN:
             raise
-        status, fault = error.status, str(error)
+        status, fault = error.status, sentence(str(error))
     rows = [row_of(each) for each in _list(found.get("events"))]
     following = can_follow and not fault and bool(ask.query("follow"))
     older = found.get("older")

@@ -127,7 +127,7 @@ async def end(ask: Ask) -> Page | Redirect:
         answer = await ask.api.post("/v1/sessions/kill", {**named, "reason": ask.form.get("reason", "")})
     except ApiError as error:
         # Another person may have ended it since the question.
-        if error.status != 404:
+        if error.status != 404 or "id" not in named:
             raise
         return Redirect("/calls", "This call had ended already. Nothing was changed.")
     said = f"Ended {plural(len(answer['killed']), 'call')}."

@@ -11,7 +11,7 @@ from proxy.console.views.fleet import (
     relay_row,
     state_of_cluster,
 )
-from proxy.console.views.listing import ROWS, Few, Listing, offset_of
+from proxy.console.views.listing import ROWS, Few, Listing, filters_of, offset_of
 
 TEAMS_IN_A_CELL = 3
 AGENTS_BESIDE = 12
@@ -20,7 +20,7 @@ _FILTERS = ("q", "team", "policy")
 
 async def show_all(ask: Ask) -> Page:
     """Show a page of the clusters that match."""
-    filters = {name: ask.query(name) for name in _FILTERS}
+    filters = filters_of(ask.request.query_params, _FILTERS)
     offset = offset_of(ask.query("offset"))
     answer = await ask.api.get("/v1/clusters", **filters, offset=offset, limit=ROWS)
     shown = {

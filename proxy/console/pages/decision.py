@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.console.base.api import ApiError
 from proxy.console.base.routes import Ask, Page, Route
 from proxy.console.views.decision import RESOURCES, VERBS, Answer, Question, answer_of
+from proxy.console.views.rows import sentence
 
 # The question has a fault, and the form shows it.
 _MISTYPED = frozenset({400, 404, 409, 422})
@@ -21,7 +22,7 @@ async def show(ask: Ask) -> Page:
         except ApiError as error:
             if error.status not in _MISTYPED:
                 raise
-            fault, status = str(error), error.status
+            fault, status = sentence(str(error)), error.status
     elif ask.request.query_params:
         fault = "An agent, a cluster, a verb and a resource make a question."
     return Page(

@@ -12,10 +12,10 @@ ATTENTION_ROWS_MAX = 8
 
 TONES = {"critical": "bad", "warning": "warn", "notice": "info"}
 STATES = {
-    "offline": ("Offline", "bad"),
-    "degraded": ("Degraded", "warn"),
-    "new": ("Waiting", "info"),
-    "online": ("Online", "ok"),
+    "offline": ("offline", "bad"),
+    "degraded": ("degraded", "warn"),
+    "new": ("waiting", "info"),
+    "online": ("online", "ok"),
 }
 _PAGES = {"cluster": "/clusters/{}"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.console.base.api import at
 from proxy.console.base.routes import Ask, Page, Route
 from proxy.console.views.fleet import state_of_agent, state_of_cluster
-from proxy.console.views.listing import ROWS, Few, Listing, offset_of
+from proxy.console.views.listing import ROWS, Few, Listing, filters_of, offset_of
 
 CLUSTERS_IN_A_CELL = 4
 # Of each, on the page of a team; the lists have the rest.
@@ -14,7 +14,7 @@ MEMBERS_SHOWN = 20
 
 async def show_all(ask: Ask) -> Page:
     """Show a page of the teams that match."""
-    filters = {"q": ask.query("q")}
+    filters = filters_of(ask.request.query_params, ("q",))
     offset = offset_of(ask.query("offset"))
     answer = await ask.api.get("/v1/teams", **filters, offset=offset, limit=ROWS)
     shown = {

@@ -231,7 +231,7 @@ async function offer() {
 // the page's template. A frame of the screen shows what came since the last one, and the table keeps the newest.
 
 const events = $("[data-follow]");
-const EVENTS_MAX = 300;
+const EVENTS_MAX = 200;
 const changes = document.body.dataset.stream;
 let coming = [], came = 0, told = 0, unseen = false, hiddenAt = 0;
 
@@ -245,7 +245,7 @@ function filled(cells) {
     if (cell.tagName === "A") link ? cell.setAttribute("href", link) : cell.removeAttribute("href");
   }
   Object.assign($("time", row), { dateTime: cells.time, title: `${cells.time} UTC` });
-  $(".result .badge", row).className = `badge ${cells.tone}`;
+  $(".outcome .badge", row).className = `badge ${cells.tone}`;
   return row;
 }
 

@@ -120,7 +120,9 @@ def view_of(found: Mapping[str, Any]) -> View:
     row = row_of(listed[-1])
     neighbours = found["neighbours"]
     parts = (
-        _parts(first, last, is_open=found["open"]) if first is not None and last is not None else _NO_PARTS
+        _parts(first, last, found["issued"], is_open=found["open"])
+        if first is not None and last is not None
+        else _NO_PARTS
     )
     return View(
         eid=found["eid"],
@@ -169,7 +171,7 @@ def _indented(body: Mapping[str, Any]) -> str:
     return json.dumps(body, indent=2, ensure_ascii=True)
 
 
-def _parts(first: Event, last: Event, *, is_open: bool) -> _Parts:
+def _parts(first: Event, last: Event, issued: Mapping[str, Any] | None, *, is_open: bool) -> _Parts:
     why = why_of(last)
     return _Parts(
         status=_status(last, is_open=is_open),
@@ -177,7 +179,7 @@ def _parts(first: Event, last: Event, *, is_open: bool) -> _Parts:
         request=[*_request(last)],
         target=f"{last.req.method} {last.req.raw_target}".strip() if last.req is not None else "",
         decision=_decision(last),
-        chain=[*_chain(last)],
+        chain=[*_chain(last, issued)],
         timing=_timing(first, last),
         path=[*_path(last)],
         stream=[*_stream(last)],
@@ -246,14 +248,17 @@ def _ask(event: Event) -> str:
     return question.path
 
 
-def _chain(event: Event) -> Iterable[Step]:
+def _chain(event: Event, issued: Mapping[str, Any] | None) -> Iterable[Step]:
     """The identities, from the person or platform behind the agent to the user that the cluster saw."""
     actor = event.actor
-    credential = " ".join(filter(None, (actor.credential or ("a token" if actor.jti else ""), actor.jti)))
-    by = [Field("credential", credential)] if credential else []
+    by = [Field("credential", actor.credential)] if actor.credential else []
+    if actor.jti:
+        by = [Field(actor.credential or "token", actor.jti)]
     if actor.type is ActorType.AGENT:
         if actor.owner:
             yield Step("Owner", actor.owner, "", ())
+        if issued is not None:
+            yield _credential(issued)
         teams = [Field("team", team, at("/teams/{}", team)) for team in actor.teams]
         ids = [Field("id", actor.id)] if actor.id else []
         yield Step("Agent", actor.name, at("/agents/{}", actor.name), [*teams, *by, *ids])
@@ -264,6 +269,17 @@ def _chain(event: Event) -> Iterable[Step]:
         groups = [Field("group", group) for group in shown.groups]
         extra = [Field(name, ", ".join(values)) for name, values in shown.extra.items()]
         yield Step("In the cluster", shown.user, "", [*groups, *extra])
+
+
+def _credential(issued: Mapping[str, Any]) -> Step:
+    """What the agent has shown for the token of the call: an API key, its own key, or a platform's token."""
+    row, event = row_of(issued), issued["event"]
+    kind, _, name = str(event.get("actor", {}).get("credential", "")).partition(":")
+    title = {"api-key": "API key", "key": "Key", "federation": "Federation"}.get(kind, "Credential")
+    notes = [Field("token issued", row.time[:19].replace("T", " "), row.href)]
+    if address := str(event.get("client", {}).get("ip", "")):
+        notes.append(Field("to", address))
+    return Step(title, name or kind, "", notes)
 
 
 def _timing(first: Event, last: Event) -> Timing | None:

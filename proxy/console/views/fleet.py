@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from proxy.console.base.api import Answer
+from proxy.console.views.listing import filters_of
 
 # One name and one of Kubernetes' labels, as `hawse admin cluster add` takes them.
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -114,13 +115,14 @@ class Enrolment:
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Enrolment:
         """Read the form. Teams and labels are separated by commas or spaces."""
+        values = filters_of(query, ("name", "teams", "labels", "mode", "relay_url", "image"))
         return cls(
-            query.get("name", "").strip(),
-            tuple(re.split(r"[\s,]+", query.get("teams", "").strip(" ,"))) if query.get("teams") else (),
-            tuple(re.split(r"[\s,]+", query.get("labels", "").strip(" ,"))) if query.get("labels") else (),
-            "direct" if query.get("mode") == "direct" else "tunnel",
-            query.get("relay_url", "").strip(),
-            query.get("image", "").strip(),
+            values["name"],
+            tuple(re.findall(r"[^\s,]+", values["teams"])),
+            tuple(re.findall(r"[^\s,]+", values["labels"])),
+            "direct" if values["mode"] == "direct" else "tunnel",
+            values["relay_url"],
+            values["image"],
         )
 
     @property

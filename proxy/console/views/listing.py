@@ -7,9 +7,16 @@ from urllib.parse import urlencode
 
 import attrs
 
+from proxy.console.views.given import given
+
 # A hundred rows are read in a few milliseconds, and need no script on a phone.
 ROWS = 100
 OFFSET_DIGITS_MAX = 9
+
+
+def filters_of(query: Mapping[str, str], names: Sequence[str]) -> Mapping[str, str]:
+    """Read the filters in an address; a missing one is empty."""
+    return dict.fromkeys(names, "") | given(query, names)
 
 
 def offset_of(text: str) -> int:

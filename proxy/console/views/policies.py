@@ -184,7 +184,7 @@ def _signed(lines: Iterable[str]) -> list[tuple[str, str]]:
 def progress(simulation: Mapping[str, Any]) -> str:
     """Word how far a simulation is."""
     if simulation["state"] == "waiting":
-        return "It waits for another simulation."
+        return "It starts when the one before it has ended."
     if simulation["of"]:
         return f"{simulation['read']:,} of {simulation['of']:,} events of the trail"
     return f"{simulation['read']:,} events of the trail"

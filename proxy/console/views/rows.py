@@ -126,6 +126,11 @@ def without_begun(rows: Iterable[Row]) -> list[Row]:
     return [*kept.values()]
 
 
+def sentence(text: str) -> str:
+    """An error of the API, as a sentence begins."""
+    return text[:1].upper() + text[1:]
+
+
 def cut(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
     """The beginning of a text, with a mark where it was cut."""
     return text if len(text) <= characters_max else f"{text[:characters_max]}…"

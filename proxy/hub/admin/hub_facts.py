@@ -6,6 +6,7 @@ A hub that does not answer in time is named, as in proxy.hub.admin.other_hubs.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from proxy.hub.admin.other_hubs import Links, Peer
 from proxy.hub.admin.overview.health import Facts
 from proxy.hub.admin.overview.shapes import Attention, HubFacts
 from proxy.hub.admin.streams.changes import Watched
+from proxy.hub.admin.verbs.answers import time_text
 from proxy.hub.calls.calls import Calls
 from proxy.hub.calls.trail_watch import TrailWatch, fullness
 from proxy.hub.membership.member import Member
@@ -30,6 +32,8 @@ from proxy.hub.store.directory import Directory
 FACTS = "facts"
 # A page waits for all hubs, and each answers within milliseconds.
 ANSWER_WITHIN_S = 1.0
+# A gap stays in the trail. The overview shows it to the people of the next day.
+GAP_SHOWN_S = 24 * 3600.0
 
 _log = logging.getLogger("hawse.hub.admin")
 
@@ -58,13 +62,16 @@ class RunningHub:
     @property
     def lacks_rights(self) -> Mapping[str, float]:
         """See Hub."""
-        return {}
+        return self.running.forwarding.lacked.clusters
 
     def troubles(self) -> Iterator[Attention]:
         """See Hub."""
         if (down_s := self.watch.recorder.down_s) > 0:
             text = f"no event has reached the trail for {down_s:.0f} s: writes and tokens are refused"
             yield Attention("audit-gap", "critical", "trail", self.hub_id, text)
+        elif (gap := self.watch.recorder.last_gap) is not None and gap[0] > time.time() - GAP_SHOWN_S:
+            text = f"no event reached the trail for {gap[1]:.0f} s: hawse audit list --kind audit.gap"
+            yield Attention("audit-gap", "warning", "trail", self.hub_id, text, time_text(gap[0]))
         if (refusal := self.directory.refusal()) != "":
             yield Attention("database-stale", "critical", "database", self.hub_id, refusal)
         folder, disk = self.watch.folder, self.watch.disk

@@ -62,6 +62,15 @@ _ERRORS: Mapping[int, tuple[str, str]] = {
     ),
     507: ("not_recorded", "The revocation is in force, and could not be recorded."),
 }
+# The verbs that answer 201, but 202 for work that goes on after the answer.
+CREATING = frozenset({"create", "rotate"})
+ACCEPTING = frozenset({"policysimulations"})
+_TEXTS = {200: "The answer.", 201: "It was made.", 202: "It was started: ask for it later."}
+_EVENT: _Object = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "id": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 # Of an endpoint that is no action.
 _OF_EVERY = (400, 401, 403)
 
@@ -184,14 +193,14 @@ def _responses(endpoint: Endpoint, kind: type, answer: type | None) -> Iterator[
         yield "200", {"description": "Prometheus' text format.", "content": {"text/plain": {}}}
     elif kind is Followed:
         text = "Server-sent events, until the role, the token or the hub ends."
-        yield "200", {"description": text, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+        yield "200", {"description": text, "content": {"text/event-stream": {"schema": _EVENT}}}
     elif kind is Download:
         yield "200", {"description": "The file.", "content": {"*/*": {}}}
     else:
         schema = {"type": "object"} if answer is None else _ref(answer)
-        made = endpoint.verb == "create"
-        text = "It was made." if made else "The answer."
-        yield "201" if made else "200", {"description": text, "content": {_JSON: {"schema": schema}}}
+        status = 202 if endpoint.resource in ACCEPTING else 201
+        status = status if endpoint.verb in CREATING else 200
+        yield str(status), {"description": _TEXTS[status], "content": {_JSON: {"schema": schema}}}
     if isinstance(endpoint, Action) and endpoint.etag:
         yield "304", {"description": "The client has this answer."}
     for status in _ERRORS if isinstance(endpoint, Action) else _OF_EVERY:

@@ -220,7 +220,7 @@ class BegunCall(LiveCall):
         leave = None
         if self._intent is None and not call.parsed.tail:
             leave = partial(calls.forwarding.leave_doubted, self, opened, port)
-        rewrite = partial(pass_head, calls.prefix_of, self)
+        rewrite = partial(pass_head, calls.forwarding, self)
         relay = RelayPort(stream, call.head, call.cluster.name, rewrite, port.passes, leave)
         self.exchange = exchange = Exchange(
             port,

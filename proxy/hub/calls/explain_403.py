@@ -16,6 +16,7 @@ from proxy.message.status import warning
 
 # The API server's own words, in every version (staging/src/k8s.io/apiserver, impersonation filter).
 _CANNOT_IMPERSONATE = b"cannot impersonate"
+_MAY_NOT = "the relay of this cluster may not impersonate this agent yet"
 # A Status has a few hundred bytes; a longer 403 has another origin and is forwarded unread.
 STATUS_BYTES_MAX = 8 * 1024
 
@@ -30,10 +31,24 @@ def explained(head: ResponseHead, body: bytes, cluster: str) -> ResponseHead:
     if _CANNOT_IMPERSONATE not in body:
         return head
     text = (
-        "the relay of this cluster may not impersonate this agent yet, or not for this; "
+        f"{_MAY_NOT}, or not for this; "
         f"its operator sees what to apply by: hawse admin cluster check {cluster} --kubeconfig FILE"
     )
     return ResponseHead.of(head.status, head.reason, (*head.headers, (b"warning", warning(text))))
+
+
+class LackedRights:
+    """The clusters whose API server has refused an impersonation to their relay, for operators."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.clusters: dict[str, float] = {}
+        """By name: when that was last, in epoch seconds. Bounded by the enrolled clusters."""
+
+    def note(self, head: ResponseHead, cluster: str) -> None:
+        """Note the head of a 403 that is passed on, if `explained` has added the Warning."""
+        if any(name == b"warning" and _MAY_NOT.encode() in value for name, value in head.headers):
+            self.clusters[cluster] = self._clock()
 
 
 class Held403:

@@ -15,6 +15,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.hub.authorize.admission import Call
 from proxy.hub.calls.attempt import run_attempt
 from proxy.hub.calls.direct import run_direct
+from proxy.hub.calls.explain_403 import LackedRights
 from proxy.hub.calls.live import LiveCall
 from proxy.hub.calls.outcome import CloseReason, Outcome, failed
 from proxy.hub.calls.relay_port import RelayPort
@@ -106,6 +107,7 @@ class Forwarding:
     """Returns the prefix of the API server's paths, as the client of a call sees them."""
     recheck: Callable[[LiveCall], None]
     """Ends a call that has waited, if it may not be forwarded any more."""
+    lacked: LackedRights = attrs.Factory(lambda: LackedRights(time.time))
 
     async def forward(
         self, connection: ServerConnection, live: LiveCall, first: FirstAttempt | None
@@ -172,7 +174,7 @@ class Forwarding:
         With `may_leave`, a read is taken back from a tunnel in doubt, if another relay can answer it.
         """
         call = live.call
-        rewrite = partial(pass_head, self.prefix_of, live)
+        rewrite = partial(pass_head, self, live)
         if call.cluster.mode is Mode.DIRECT:
             try:
                 return await run_direct(
@@ -268,7 +270,7 @@ class Forwarding:
         return OpenedStream(stream, relay, context.impersonated, session.interruptions)
 
 
-def pass_head(prefix_of: Callable[[Call], bytes], live: LiveCall, head: ResponseHead) -> ResponseHead:
+def pass_head(forwarding: Forwarding, live: LiveCall, head: ResponseHead) -> ResponseHead:
     """Return the relay's head as the client gets it, and note that the call is answered.
 
     Raises OutboundBroken for a head that the hub cannot forward.
@@ -278,10 +280,12 @@ def pass_head(prefix_of: Callable[[Call], bytes], live: LiveCall, head: Response
     try:
         answer = head.without_hop()
         if answer is None:
-            answer = hub_response_head(head, prefix_of(call), parsed.target, call.head.header(b"host"))
+            prefix = forwarding.prefix_of(call)
+            answer = hub_response_head(head, prefix, parsed.target, call.head.header(b"host"))
             answer.encode()
         if status == 403:
             live.guardrail = guardrail_of(head)
+            forwarding.lacked.note(head, call.cluster.name)
         if parsed.tail:
             answer = sandboxed(answer)
             answer.encode()

@@ -33,13 +33,11 @@ class Gate:
     people: People
     pages: Application
     api: Application
-    csp_report: str = ""
-    """A path for reports of violations of the CSP, in tests."""
     headers: Mapping[bytes, bytes] = attrs.field(init=False)
 
     @headers.default
     def _headers_of_origin(self) -> Mapping[bytes, bytes]:
-        return self.origin.headers(self.csp_report)
+        return self.origin.headers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; the scope's state has the connection's KNOWN_PERSON and KNOWN."""

@@ -48,7 +48,7 @@ def test_a_live_exec_is_ended_and_leaves_the_table(console: ConsoleWorld, chromi
         [call] = exec_ids(console)
         ask_to_end(tab, call)
         tab.inspect()
-        tab.page.get_by_role("button", name="End 1 call").click()
+        tab.page.get_by_role("button", name="End call").click()
         tab.page.get_by_text("Ended 1 call").wait_for()
         tab.page.locator(f"#row-{call}").wait_for(state="detached")
         assert process.wait(20) != 0
@@ -78,7 +78,7 @@ def test_of_two_people_who_end_a_call_one_is_told_that_it_has_ended(
         ask_to_end(first, call)
         ask_to_end(second, call)
         for tab in (first, second):
-            tab.page.get_by_role("button", name="End 1 call").click()
+            tab.page.get_by_role("button", name="End call").click()
         first.page.get_by_text("Ended 1 call").wait_for()
         second.page.get_by_text("had ended already").wait_for()
         assert process.wait(20) != 0
@@ -121,7 +121,7 @@ def test_a_change_without_the_token_of_the_session_is_refused(
         field = tab.page.locator("#confirm input[name=csrf]")
         field.evaluate("(field, token) => { field.value = token }", token)
         tab.page.get_by_label("Reason").fill("no token")
-        tab.page.get_by_role("button", name="End 1 call").click()
+        tab.page.get_by_role("button", name="End call").click()
         tab.page.get_by_role("heading", name="Nothing was changed").wait_for()
         assert exec_ids(console) == [call]
         tab.expected.append("status of 403")

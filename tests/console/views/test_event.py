@@ -34,6 +34,7 @@ def detail(*events: Event, is_open: bool = False, **changed: Any) -> dict[str, A
         "command": f"hawse audit show {events[-1].eid}",
         "list_command": "hawse audit list",
         "neighbours": {"by": "session", "before": [], "after": []},
+        "issued": None,
         **changed,
     }
 
@@ -52,7 +53,25 @@ def test_the_identities_are_a_chain_from_the_owner_to_the_cluster() -> None:
     assert shown.chain[1].href == f"/agents/{ENDED.actor.name}"
     notes = [(note.name, note.text) for note in shown.chain[1].notes]
     assert ("team", "platform") in notes
-    assert ("credential", f"access-token {ENDED.actor.jti}") in notes
+    assert ("access-token", ENDED.actor.jti) in notes
+
+
+@pytest.mark.parametrize(
+    ("credential", "title", "name"),
+    [
+        ("federation:github", "Federation", "github"),
+        ("key:k-1", "Key", "k-1"),
+        ("api-key:a-1", "API key", "a-1"),
+        ("", "Credential", ""),
+    ],
+)
+def test_the_chain_names_what_the_agent_has_shown(credential: str, title: str, name: str) -> None:
+    body = {"actor": {"credential": credential}, "client": {"ip": "192.0.2.7"}}
+    shown = view(ENDED, issued=listed(eid="t", kind="token.issued", event=body))
+    assert [step.title for step in shown.chain] == ["Owner", title, "Agent", "In the cluster"]
+    step = shown.chain[1]
+    assert (step.name, step.notes[0].text, step.notes[0].href) == (name, "2026-12-01 15:00:00", "/audit/t")
+    assert (step.notes[1].name, step.notes[1].text) == ("to", "192.0.2.7")
 
 
 def test_a_denied_call_has_no_identity_in_the_cluster() -> None:

@@ -15,7 +15,8 @@ from proxy.hub.admin.overview.fleet import bare, cluster_rows
 from proxy.hub.admin.overview.health import Facts
 from proxy.hub.admin.overview.shapes import AgentCounts, Attention, HubFacts, HubRow, Overview
 from proxy.hub.admin.streams.changes import OF_SNAPSHOT, ChangeFeed, Watched
-from proxy.hub.admin.verbs.answers import Done, Followed, Payload, time_text
+from proxy.hub.admin.trail.rows import Row
+from proxy.hub.admin.verbs.answers import Done, Followed, time_text
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.relays.operations import Operations
@@ -41,7 +42,7 @@ class FactsElsewhere(Protocol):
 class Denials(Protocol):
     """The part of the trail's search that the overview uses."""
 
-    async def denials(self, count: int) -> Sequence[Payload]:
+    async def denials(self, count: int) -> Sequence[Row]:
         """Return the last denied calls, the newest first."""
         ...
 
@@ -108,7 +109,7 @@ class OverviewActions:
             found += ending_tokens(snapshot.admin_tokens_by_hash.values(), now)
         denials = None
         if call.role.may(Role.AUDITOR) and self.denials is not None:
-            denials = [dict(each) for each in await self.denials.denials(DENIALS_SHOWN)]
+            denials = list(await self.denials.denials(DENIALS_SHOWN))
         states = Counter(agent.state for agent in snapshot.agents_by_id.values())
         overview = Overview(
             org=snapshot.org,

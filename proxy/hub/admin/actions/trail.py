@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, Literal, TypeVar
 
@@ -16,7 +16,8 @@ from audit.display import decoded
 from audit.errors import NoSuchCall
 from audit.members import Members
 from audit.query import Query
-from audit.record import Event
+from audit.reader import StoredEvent
+from audit.record import Event, Kind
 from audit.search.cursors import BadCursor, Mark, parse_position, position_text
 from audit.search.filters import Filters
 from audit.search.search import Newest, SearchReader
@@ -38,6 +39,8 @@ T = TypeVar("T")
 # A page for people has 200 rows; a command may ask for more.
 EVENTS_MAX = 500
 EVENTS = 200
+# A token is good for a minute, and its event may be written some seconds late.
+_TOKEN_BEFORE = timedelta(minutes=2)
 # On each side of an event.
 NEIGHBOURS = 5
 
@@ -212,7 +215,7 @@ def _detail(eid: str, reader: SearchReader, until_s: float) -> Detail:
         ) from error
     except NoSuchCall as error:
         raise NotFoundError(str(error)) from error
-    return detail_of(call, _neighbours(call, reader, until_s))
+    return detail_of(call, _neighbours(call, reader, until_s), _issued(call, reader, until_s))
 
 
 def _neighbours(call: FoundCall, reader: SearchReader, until_s: float) -> Neighbours:
@@ -225,6 +228,20 @@ def _neighbours(call: FoundCall, reader: SearchReader, until_s: float) -> Neighb
         query, call.rows[0].seq, call.rows[-1].seq, limit=NEIGHBOURS, until_s=until_s
     )
     return Neighbours(by, rows_of(before.rows), rows_of(after.rows))
+
+
+def _issued(call: FoundCall, reader: SearchReader, until_s: float) -> StoredEvent | None:
+    """Find the event of a call's token."""
+    event = decoded(call.rows[0])
+    if event is None or not event.actor.jti or event.kind is Kind.TOKEN_ISSUED:
+        return None
+    began = event.ts - timedelta(milliseconds=event.dur_ms or 0)
+    query = attrs.evolve(
+        _of_session(event), kinds=[Kind.TOKEN_ISSUED], since=began - _TOKEN_BEFORE, until=event.ts
+    )
+    seq = call.rows[0].seq
+    before, _ = reader.beside(query, seq, seq, limit=1, until_s=until_s)
+    return before.rows[0] if before.rows else None
 
 
 def _of_session(event: Event) -> Query:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -11,7 +12,6 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from proxy.hub.calls.trail_watch import TrailWatch
-from proxy.hub.health.database_watch import DatabaseWatch
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import ReplayStore
 from proxy.hub.membership.members import Members
@@ -21,6 +21,9 @@ from proxy.hub.store.entities import AgentState
 from proxy.listener.unauthenticated import UnauthenticatedLimits
 from proxy.process.memory.memory_metrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
 from tunnel import Memory
+
+if TYPE_CHECKING:
+    from proxy.hub.health.database_watch import DatabaseWatch
 
 
 class HubCollector(Collector):

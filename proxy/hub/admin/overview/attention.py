@@ -84,7 +84,7 @@ def _lacking(facts: Iterable[HubFacts], now: float) -> Iterator[Attention]:
     for cluster, at in latest.items():
         if at > now - LACKS_RIGHTS_FOR_S:
             text = (
-                "its relay may not impersonate an agent: hawse admin cluster rbac "
+                "its relay was refused the impersonation of an agent: hawse admin cluster rbac "
                 f"{cluster} | kubectl apply -f -"
             )
             yield Attention("rbac-to-apply", "warning", "cluster", cluster, text, time_text(at))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
+
+from proxy.hub.admin.trail.rows import Row
 
 State = Literal["online", "degraded", "offline", "new"]
 Severity = Literal["critical", "warning", "notice"]
@@ -94,7 +96,7 @@ class Overview(msgspec.Struct, frozen=True):
     teams: int
     calls: int
     """Calls under way at all hubs."""
-    denials: list[dict[str, Any]] | None
+    denials: list[Row] | None
     """The last denied calls, the newest first; null for a role that may not read the trail."""
     denials_roles: list[str]
     """The roles that see the denials."""

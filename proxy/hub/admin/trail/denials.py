@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
-import msgspec
 import trio
 
 from audit.members import Members
@@ -33,13 +32,13 @@ class LastDenials:
         self._mark: Mark | None = None
         self._one = trio.Lock()
 
-    async def denials(self, count: int) -> Sequence[Mapping[str, object]]:
+    async def denials(self, count: int) -> Sequence[Row]:
         """Return the newest first, as rows of a search; the last known ones if the trail cannot be read."""
         async with self._one:
             # The overview has its own line for a trail that is down.
             with suppress(BusyError, TrailUnavailableError):
                 await self._searches.search("", self._update)
-        return [msgspec.structs.asdict(row) for row in self._rows][:count]
+        return list(self._rows)[:count]
 
     def _update(self, reader: SearchReader, until_s: float) -> None:
         mark = self._mark

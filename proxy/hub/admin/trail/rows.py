@@ -91,6 +91,8 @@ class Detail(msgspec.Struct, frozen=True):
     list_command: str
     """The command line that lists its surroundings."""
     neighbours: Neighbours
+    issued: Row | None
+    """The event of the token that the call came with, which names the credential; null if it is not there."""
 
 
 def row_of(stored: StoredEvent) -> Row:
@@ -123,7 +125,7 @@ def rows_of(stored: Iterable[StoredEvent]) -> list[Row]:
     return [row_of(each) for each in stored]
 
 
-def detail_of(call: FoundCall, neighbours: Neighbours) -> Detail:
+def detail_of(call: FoundCall, neighbours: Neighbours, issued: StoredEvent | None) -> Detail:
     """Everything that the trail has about one call."""
     event = decoded(call.rows[-1])
     rows = rows_of(call.rows)
@@ -139,6 +141,7 @@ def detail_of(call: FoundCall, neighbours: Neighbours) -> Detail:
         command=f"hawse audit show {rows[-1].eid or rows[-1].number}",
         list_command="" if event is None else _list_command(event),
         neighbours=neighbours,
+        issued=None if issued is None else row_of(issued),
     )
 
 

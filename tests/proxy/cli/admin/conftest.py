@@ -23,17 +23,20 @@ from proxy.cli.admin import admin
 from proxy.hub.admin.actions.hub import Hubs
 from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.data.streamed import Backups
 from proxy.hub.admin.front import AdminFront, ensure_local_token, write_endpoint
 from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.admin.simulation.job import Job, Outcome, Progress
 from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.simulation.worker import run_job
+from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.reserve import open_reserve
 from proxy.hub.home.keyring import FolderKeyring, KeyRing
+from proxy.hub.home.trails import open_search
 from proxy.hub.relays.operations import OtherHubs, RelayInfo, SessionInfo
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.process.config import Address
@@ -93,6 +96,15 @@ class Hub:
     ca: Path
     url: str
 
+    def elsewhere(self) -> dict[str, str | None]:
+        """The environment of an operator on another machine."""
+        return {
+            "HAWSE_HUB_DATA_DIR": None,
+            "HAWSE_ADMIN_URL": self.url.replace("127.0.0.1", "localhost"),
+            "HAWSE_ADMIN_TOKEN": self.data.admin.token() or "",
+            "HAWSE_ADMIN_CA": str(self.ca),
+        }
+
     async def run(self, *args: str, stdin: str = "", env: Mapping[str, str | None] | None = None) -> Result:
         """Run `hawse admin ARGS` on a thread, as a separate process would."""
         clean: dict[str, str | None] = dict.fromkeys(
@@ -145,6 +157,7 @@ async def run_hub(
         async with open_directory(data.store_file, org="main", clock=time.time) as directory:
             async with open_recorder(store, org="main") as recorder:
                 await ensure_local_token(data, directory, pepper)
+                trail = TrailService.of(partial(open_search, data.audit_file), Masks([]))
                 simulations = Simulations(partial(run_in_thread, data.path), time.time)
                 administration = Administration.of(
                     directory=directory,
@@ -156,8 +169,11 @@ async def run_hub(
                     operations=live,
                     live_sessions=live,
                     simulations=simulations,
+                    backups=Backups(data.path),
+                    trail=trail,
                     hubs=hubs,
                     other_hubs=other_hubs,
+                    console_url="https://console.example",
                 )
                 app = admin_app(
                     administration, recorder, hub_metrics(directory, live), time.time, revocations
@@ -165,6 +181,7 @@ async def run_hub(
                 front = AdminFront(app, certificate)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(simulations.run)
+                    nursery.start_soon(trail.poll.run)
                     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
                     sock = listeners[0].socket
                     assert sock.family == socket.AF_INET

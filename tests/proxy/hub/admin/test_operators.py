@@ -13,26 +13,16 @@ from starlette.routing import Route
 from audit.mask import Masks
 from audit.record import EXCERPT_CHARACTERS_MAX, ActorType, Event, Kind, Phase
 from auth.apikey import hash as hash_key
-from auth.apikey import new_api_key
 from proxy.hub.admin.administration import ACTIONS
 from proxy.hub.admin.front import ensure_local_token
-from proxy.hub.admin.verbs.verb import METRICS, Endpoint, verb
+from proxy.hub.admin.verbs.verb import METRICS, OPENAPI, Endpoint, verb
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.store.roles import MEANINGS, Role
-from tests.fakes.admin import PEPPER, TOKEN, WATCH, Bench, enrol, path_of
+from tests.fakes.admin import PEPPER, ROLE_TOKENS, TOKEN, WATCH, Bench, enrol, give_each_role_a_token, path_of
 from tests.fakes.asgi import call
 
-ENDPOINTS = (METRICS, *ACTIONS)
-TOKENS = {role: new_api_key(role.encode().ljust(32, b".")) for role in Role}
+ENDPOINTS = (METRICS, OPENAPI, *ACTIONS)
 USER = "x-hawse-local-user"
-
-
-async def give_each_role_a_token(bench: Bench) -> None:
-    for role, token in TOKENS.items():
-        digest = hash_key(token, PEPPER)
-        await bench.directory.change(
-            lambda store, role=role, digest=digest: store.add_admin_token(f"a-{role}", digest, role=role)
-        )
 
 
 def last(bench: Bench) -> Event:
@@ -68,6 +58,7 @@ def test_each_role_may_do_exactly_this() -> None:
     metrics = {("get", "metrics")}
     viewer = metrics | {
         ("get", "overview"),
+        ("get", "openapi"),
         ("follow", "changes"),
         ("get", "hub"),
         ("list", "hubs"),
@@ -121,7 +112,7 @@ def test_each_role_may_do_exactly_this() -> None:
 async def test_every_endpoint_admits_exactly_the_roles_of_the_table(bench: Bench, endpoint: Endpoint) -> None:
     await give_each_role_a_token(bench)
     await enrol(bench)
-    for role, token in TOKENS.items():
+    for role, token in ROLE_TOKENS.items():
         before = bench.directory.current
         bench.recorder.events.clear()
         reply = await bench.ask(endpoint.method, path_of(endpoint), token=token)
@@ -175,7 +166,9 @@ async def test_a_viewer_learns_nothing_by_another_method_or_name(
 ) -> None:
     await give_each_role_a_token(bench)
     await enrol(bench)
-    reply = await call(bench.app, method, target, headers={"authorization": f"Bearer {TOKENS[Role.VIEWER]}"})
+    reply = await call(
+        bench.app, method, target, headers={"authorization": f"Bearer {ROLE_TOKENS[Role.VIEWER]}"}
+    )
     assert reply.status == status
 
 
@@ -189,7 +182,7 @@ async def test_a_role_is_checked_before_the_body_is_read(bench: Bench) -> None:
         bench.app,
         "POST",
         "/v1/agents",
-        headers={"authorization": f"Bearer {TOKENS[Role.OPERATOR]}"},
+        headers={"authorization": f"Bearer {ROLE_TOKENS[Role.OPERATOR]}"},
         chunks=[b"{}"],
         before_the_last=never,
     )
@@ -201,9 +194,9 @@ async def test_an_operator_ends_calls_and_an_auditor_does_not(bench: Bench) -> N
     await enrol(bench)
     bench.sessions.live.append(WATCH)
     body = {"agent": "sre-1", "reason": "incident 7"}
-    assert (await bench.ask("POST", "/v1/sessions/kill", body, token=TOKENS[Role.AUDITOR])).status == 403
+    assert (await bench.ask("POST", "/v1/sessions/kill", body, token=ROLE_TOKENS[Role.AUDITOR])).status == 403
     assert bench.sessions.killed == []
-    reply = await bench.ask("POST", "/v1/sessions/kill", body, token=TOKENS[Role.OPERATOR])
+    reply = await bench.ask("POST", "/v1/sessions/kill", body, token=ROLE_TOKENS[Role.OPERATOR])
     assert reply.status == 200
     [killed] = bench.sessions.killed
     assert killed["reason"] == "killed by the operator a-operator: incident 7"
@@ -214,7 +207,7 @@ async def test_a_request_adds_no_long_target_to_the_trail(bench: Bench, role: Ro
     """Whatever a token may do, it must not fill the disk by the queries of its reads."""
     await give_each_role_a_token(bench)
     target = f"/v1/teams?{'x' * 60_000}"
-    await bench.ask("GET", target, token=TOKENS[role])
+    await bench.ask("GET", target, token=ROLE_TOKENS[role])
     event = Masks().apply(last(bench))
     assert event.req is not None
     assert event.req.raw_target == f"{target[:EXCERPT_CHARACTERS_MAX]}…"
@@ -369,16 +362,16 @@ async def test_what_is_no_user_is_refused_before_anything_is_done(bench: Bench, 
 async def test_a_token_from_elsewhere_is_never_a_local_user(bench: Bench) -> None:
     await give_each_role_a_token(bench)
     for user in ("root", "local:root", "\x1b"):
-        await bench.ask("POST", "/v1/teams", {"name": "sre"}, token=TOKENS[Role.ADMIN], **{USER: user})
-        await bench.ask("POST", "/v1/teams", {"name": "sre"}, token=TOKENS[Role.VIEWER], **{USER: user})
+        await bench.ask("POST", "/v1/teams", {"name": "sre"}, token=ROLE_TOKENS[Role.ADMIN], **{USER: user})
+        await bench.ask("POST", "/v1/teams", {"name": "sre"}, token=ROLE_TOKENS[Role.VIEWER], **{USER: user})
         await bench.ask("GET", "/v1/teams", token=None, **{USER: user})
     assert {event.actor.name for event in bench.recorder.events} == {"a-admin", "a-viewer", ""}
 
 
 async def test_the_token_of_another_machine_is_never_a_local_user(bench: Bench) -> None:
-    digest = hash_key(TOKENS[Role.ADMIN], PEPPER)
+    digest = hash_key(ROLE_TOKENS[Role.ADMIN], PEPPER)
     await bench.directory.change(lambda store: store.put_local_token(digest, "local-0a1b2c3d"))
-    await bench.ask("POST", "/v1/teams", {"name": "sre"}, token=TOKENS[Role.ADMIN], **{USER: "root"})
+    await bench.ask("POST", "/v1/teams", {"name": "sre"}, token=ROLE_TOKENS[Role.ADMIN], **{USER: "root"})
     assert last(bench).actor.name == "local-0a1b2c3d"
 
 
@@ -411,10 +404,10 @@ async def test_another_token_in_that_file_is_replaced(bench: Bench, tmp_path: Pa
 
     async def put(data: DataDir) -> None:
         await trio.lowlevel.checkpoint()
-        data.admin.token_file.write_text(TOKENS[role])
+        data.admin.token_file.write_text(ROLE_TOKENS[role])
         data.admin.token_file.chmod(0o600)
 
     made = await in_folder(bench, tmp_path, put)
-    assert made != TOKENS[role]
+    assert made != ROLE_TOKENS[role]
     assert of(bench, made) == ("local", Role.ADMIN)
-    assert of(bench, TOKENS[role]) == (f"a-{role}", role)
+    assert of(bench, ROLE_TOKENS[role]) == (f"a-{role}", role)

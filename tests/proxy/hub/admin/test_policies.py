@@ -8,8 +8,7 @@ import pytest
 
 from proxy.hub.store.roles import Role
 from tests.auth.policies import policy
-from tests.fakes.admin import Bench
-from tests.proxy.hub.admin.test_operators import TOKENS, give_each_role_a_token
+from tests.fakes.admin import ROLE_TOKENS, Bench, give_each_role_a_token
 
 LOOK = policy("- {id: look, effect: allow, verbs: [read], resources: [pods]}", name="look")
 
@@ -74,7 +73,7 @@ async def test_a_misspelt_dry_run_applies_nothing(bench: Bench) -> None:
 async def test_a_dry_run_needs_the_role_of_the_change(bench: Bench) -> None:
     await give_each_role_a_token(bench)
     statuses: dict[Role, Any] = {}
-    for role, token in TOKENS.items():
+    for role, token in ROLE_TOKENS.items():
         reply = await bench.ask("POST", "/v1/policies?dry_run=true", body(LOOK), token=token)
         statuses[role] = reply.status
     assert statuses == {role: 200 if role is Role.ADMIN else 403 for role in Role}

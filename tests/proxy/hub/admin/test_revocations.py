@@ -24,8 +24,10 @@ from audit.store import AuditStore
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.administration import ACTIONS, Action, Administration
 from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.data.streamed import Backups
 from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocation, Revocations, Where, repeat_revocations
+from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.files.reserve import Reserve, ReserveError, open_reserve
@@ -35,7 +37,7 @@ from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.engines.sqlite import SqliteEngine
 from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
-from tests.fakes.admin import PEPPER, TOKEN, FakeOperations, FakeSessions
+from tests.fakes.admin import PEPPER, TOKEN, FakeOperations, FakeSessions, FakeWork
 from tests.fakes.asgi import Reply, call
 
 NOW = 1_800_000_000.0
@@ -141,6 +143,8 @@ def administration_of(
         version="0.1.0",
         operations=FakeOperations(),
         live_sessions=sessions or FakeSessions(),
+        simulations=Simulations(FakeWork().run, lambda: NOW),
+        backups=Backups(folder),
         clock=lambda: NOW,
     )
 

@@ -863,6 +863,8 @@ async def test_a_403_that_the_operator_can_mend_says_how(bench: Bench, why: str)
     assert (status, received) == (403, body)
     hint = headers.get(b"warning", b"")
     assert (b"hawse admin cluster check prod" in hint) == ("impersonate" in why)
+    # And the overview of operators says so.
+    assert set(bench.calls.forwarding.lacked.clusters) == ({"prod"} if "impersonate" in why else set())
 
 
 async def test_a_read_refused_for_want_of_the_trail_is_in_it_once_it_is_back(bench: Bench) -> None:

@@ -31,7 +31,7 @@ async def add_remote_token(bench: Bench) -> None:
 
 ANSWERS = [
     ("GET", "/", 200),
-    ("GET", "/signin", 303),
+    ("GET", "/signin", 200),
     ("GET", "/none", 404),
     ("GET", "/v1/teams", 200),
     ("GET", "/v1/none", 404),

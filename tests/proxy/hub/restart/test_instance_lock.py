@@ -19,7 +19,6 @@ import trio.testing
 
 from proxy.hub.accept import Acceptor
 from proxy.hub.admin.front import AdminFront
-from proxy.hub.console.front import ConsoleFront
 from proxy.hub.front import Front
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir
@@ -119,8 +118,7 @@ async def instance_lock_of(
 
 def acceptor_of(instance: InstanceLock, handler: Handler, handlers: trio.Nursery) -> Acceptor:
     front, admin, peers = cast("Front", handler), cast("AdminFront", handler), cast("PeerListener", handler)
-    console = cast("ConsoleFront", handler)
-    return Acceptor(instance, front, admin, handlers, handler.leave, peers, console)
+    return Acceptor(instance, front, admin, handlers, handler.leave, peers, handler.handle_client)
 
 
 @attrs.define(eq=False)

@@ -11,8 +11,7 @@ from proxy.hub.admin.simulation.job import Outcome
 from proxy.hub.admin.simulation.simulations import KEPT_MAX, SIMULATION_S_MAX, UNFINISHED_MAX
 from proxy.hub.store.roles import Role
 from tests.auth.policies import policy
-from tests.fakes.admin import Bench, enrol
-from tests.proxy.hub.admin.test_operators import TOKENS, give_each_role_a_token
+from tests.fakes.admin import ROLE_TOKENS, Bench, enrol, give_each_role_a_token
 
 LOOK = policy("- {id: look, effect: allow, verbs: [read], resources: [pods]}", name="look")
 PATH = "/v1/policy-simulations"
@@ -138,7 +137,7 @@ async def test_the_last_simulations_are_kept(bench: Bench) -> None:
 async def test_simulations_read_the_trail_so_they_need_an_auditor(bench: Bench) -> None:
     await give_each_role_a_token(bench)
     statuses = {}
-    for role, token in TOKENS.items():
+    for role, token in ROLE_TOKENS.items():
         statuses[role] = (await bench.ask("POST", PATH, BODY, token=token)).status
     assert statuses == {role: 202 if role in {Role.AUDITOR, Role.ADMIN} else 403 for role in Role}
 

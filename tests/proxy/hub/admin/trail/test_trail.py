@@ -146,6 +146,22 @@ async def test_one_event_is_shown_with_its_page_its_command_and_its_neighbours(
     assert (await bench.ask("GET", "/v1/audit/events/nonsense")).status == 422
 
 
+async def test_an_event_names_the_credential_of_its_token(bench: Bench, store: AuditStore) -> None:
+    def issued(jti: str, at_s: float) -> Event:
+        actor = replace(call().actor, jti=jti, credential=f"key:{jti}")
+        return replace(call(at_s=at_s), kind=Kind.TOKEN_ISSUED, phase=Phase.COMPLETE, actor=actor)
+
+    tokens = [issued("token-1", NOW_S - 50), issued("token-2", NOW_S - 40), issued("token-3", NOW_S - 600)]
+    shown = [[replace(each, actor=token.actor) for each in write()] for token in tokens]
+    store.append([*tokens, *(each for rows in shown for each in rows)])
+    for token, rows in zip(tokens[:2], shown[:2], strict=True):
+        detail = await bench.ok("GET", f"/v1/audit/events/{rows[0].eid}")
+        assert detail["issued"]["eid"] == token.eid
+    # A token is good for a minute: no search goes further back.
+    assert (await bench.ok("GET", f"/v1/audit/events/{shown[2][0].eid}"))["issued"] is None
+    assert (await bench.ok("GET", f"/v1/audit/events/{tokens[0].eid}"))["issued"] is None
+
+
 class Stream:
     """A follower of the trail, as a client reads it."""
 
@@ -283,8 +299,8 @@ async def test_a_trail_that_is_missing_is_said(bench: Bench) -> None:
 async def test_the_last_denials_are_searched_once_and_then_kept(bench: Bench, store: AuditStore) -> None:
     denials = bench.trail.denials
     store.append([*write(status=403), *write(), *(each for _ in range(3) for each in write(status=403))])
-    assert [row["number"] for row in await denials.denials(3)] == ["10", "8", "6"]
+    assert [row.number for row in await denials.denials(3)] == ["10", "8", "6"]
     store.append([*write(status=403), *write(), *write("get", 403)])
-    assert [row["number"] for row in await denials.denials(10)] == ["16", "12", "10", "8", "6", "2"]
+    assert [row.number for row in await denials.denials(10)] == ["16", "12", "10", "8", "6", "2"]
     store.append([event for _ in range(30) for event in write(status=403)])
-    assert [row["number"] for row in await denials.denials(10)][:2] == ["76", "74"]
+    assert [row.number for row in await denials.denials(10)][:2] == ["76", "74"]

@@ -1,0 +1,105 @@
+"""Every screen of the console by axe, in light and dark, on a desk and a phone; and with hostile texts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.console.app import ROUTES
+from sandbox.demo.processes import Daemons, free_port
+from tests.console.browser.chromium import Chromium
+from tests.console.browser.tab import LOOKS, Tab, new_tab
+
+# The pages of the hub that tests.console.dev makes up, by the routes that have them.
+SCREENS = {
+    "/": ["/"],
+    "/calls": ["/calls", "/calls?agent=deploy-bot"],
+    "/calls/end": ["/calls/end?agent=deploy-bot", "/calls/end?id=ended"],
+    "/audit": ["/audit", "/audit?status=4xx&q=pods", "/audit?q=nothing+has+this", "/audit?since=never"],
+    "/audit/{eid}": ["EVENT", "/audit/none"],
+    "/decision": [
+        "/decision",
+        "/decision?agent=rightsizer&cluster=staging&verb=get&resource=secrets&namespace=shop",
+    ],
+    "/agents": ["/agents", "/agents?q=bot"],
+    "/agents/{name}": ["/agents/deploy-bot", "/agents/triage", "/agents/nobody"],
+    "/agents/{name}/code": ["/agents/deploy-bot/code"],
+    "/agents/{name}/keys/{id}/revoke": ["/agents/deploy-bot/keys/none/revoke"],
+    "/agents/{name}/lock": ["/agents/deploy-bot/lock"],
+    "/agents/{name}/unlock": ["/agents/triage/unlock"],
+    "/clusters": ["/clusters"],
+    "/clusters/{name}": ["/clusters/dev", "/clusters/staging"],
+    "/add-cluster": ["/add-cluster"],
+    "/teams": ["/teams"],
+    "/teams/{name}": ["/teams/platform"],
+    "/policies": ["/policies"],
+    "/policies/{name}": ["/policies/payments-readers", "/policies/none"],
+    "/policy-versions": ["/policy-versions"],
+    "/policy-diff": ["/policy-diff?before=3&after=4"],
+    "/policy-check": ["/policy-check"],
+    "/policy-simulations/{id}": ["/policy-simulations/none"],
+}
+# Not a page: the stream that a followed audit page reads.
+STREAMS = {"/audit/stream"}
+PATHS = [path for paths in SCREENS.values() for path in paths]
+# Of the same hub before anything is enrolled.
+EMPTY = ["/", "/calls", "/audit", "/decision", "/agents", "/clusters", "/teams", "/policies"]
+PHONE_IN_DARK = LOOKS[3]
+
+
+@pytest.fixture(scope="module")
+def hubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The origins of hubs that are made up: as usual, empty, and with hostile texts."""
+    kinds = {
+        "usual": [],
+        "empty": ["--clusters=0", "--agents=0", "--calls=0", "--events=0"],
+        "hostile": ["--hostile"],
+    }
+    with Daemons(tmp_path_factory.mktemp("hubs")) as daemons:
+        started = {}
+        for kind, options in kinds.items():
+            argv = [sys.executable, "-m", "tests.console.dev", f"--port={free_port()}", "--rate=0", *options]
+            started[kind] = daemons.start(kind, argv, cwd=Path(__file__).parents[3])
+        yield {kind: one.wait_for("http://").rstrip("/") for kind, one in started.items()}
+
+
+def show(tab: Tab, path: str) -> None:
+    """Open a page of a made-up hub. An error page is a console error, which is what was asked for."""
+    if path == "EVENT":
+        tab.open("/audit")
+        path = tab.page.locator("a[href^='/audit/']").first.get_attribute("href") or ""
+        assert path
+    tab.open(path)
+    tab.expected.append(f"({tab.origin}{path})")
+
+
+def test_every_page_of_the_routes_is_among_the_screens() -> None:
+    assert {route.path for route in ROUTES if route.method == "GET"} - STREAMS == set(SCREENS)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_screen_has_no_violation(hubs: dict[str, str], chromium: Chromium, path: str) -> None:
+    with new_tab(chromium.browser, hubs["usual"]) as tab:
+        show(tab, path)
+        tab.inspect()
+        tab.check()
+
+
+@pytest.mark.parametrize("path", EMPTY)
+def test_a_screen_without_rows_has_no_violation(hubs: dict[str, str], chromium: Chromium, path: str) -> None:
+    with new_tab(chromium.browser, hubs["empty"]) as tab:
+        show(tab, path)
+        tab.inspect([LOOKS[0], PHONE_IN_DARK])
+        tab.check()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_hostile_text_is_only_a_text(hubs: dict[str, str], chromium: Chromium, path: str) -> None:
+    with new_tab(chromium.browser, hubs["hostile"]) as tab:
+        show(tab, path)
+        assert tab.page.locator("main img, main [style], main script, main [onerror]").count() == 0
+        tab.inspect([PHONE_IN_DARK])
+        tab.check()

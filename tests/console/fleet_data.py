@@ -1,0 +1,131 @@
+"""Policies, their versions, federation and a code for the made-up hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from auth.policy.text import Source
+from proxy.hub.store.federation import NewIssuer
+from proxy.hub.store.store import Store
+
+READERS = """apiVersion: hawse.dev/v1
+kind: Policy
+metadata:
+  name: payments-readers
+  owner: payments
+  contact: "#payments-oncall"
+spec:
+  bind: {teams: [payments, search]}
+  clusters:
+    names: ["prod-*", staging]
+    matchLabels: {region: eu}
+  rules:
+  # Everything in the namespaces of the shop may be read.
+  - id: read-shop
+    effect: allow
+    verbs: [read]
+    resources: ["*"]
+    namespaces: [shop, "shop-*"]
+
+  # Secrets hold card data.
+  - id: no-secrets
+    effect: deny
+    verbs: ["*"]
+    resources: [secrets]
+    reason: secrets of the shop hold card data
+    instead: ask for a sealed secret in the pull request
+  - id: shell
+    enabled: false
+    effect: allow
+    verbs: [create]
+    resources: [pods/exec]
+    obligations: {maxDuration: 15m}
+"""
+MIGRATIONS = """kind: Policy
+metadata: {name: migrations, owner: data, contact: data@example.com}
+spec:
+  bind: {agents: [db-migrator]}
+  rules:
+  - {id: jobs, effect: allow, verbs: [create, get, watch], apiGroups: [batch], resources: [jobs]}
+"""
+OF_HOSTILE_NAMES = """kind: Policy
+metadata: {name: odd, owner: "<script>alert(1)</script>", contact: "'\\"><img src=x>"}
+spec:
+  bind: {teams: ["*"]}
+  rules:
+  # \u202e<script>alert(1)</script> {{ 7*7 }}
+  - {id: odd, effect: deny, verbs: [write], resources: [odd], reason: "</pre><script>alert(1)</script>"}
+"""
+ISSUER = "https://token.actions.githubusercontent.com"
+
+
+def fill_rules(store: Store, agents: Sequence[str], *, hostile: bool) -> None:
+    """Write some versions of policies, and what one agent and one cluster have besides."""
+    store.apply_policies([Source(READERS.replace("no-secrets", "no-secret").replace("[read]", "[get]"))])
+    store.apply_policies([Source(MIGRATIONS)])
+    store.apply_policies([Source(READERS)])
+    store.switch_rules("guard", ["secrets"], enabled=True)
+    if hostile:
+        store.apply_policies([Source(OF_HOSTILE_NAMES)])
+    claims = {"repository_id": "74219042", "ref": "refs/heads/main"}
+    store.add_federation(
+        agents[0], NewIssuer(ISSUER), audience="https://hub.example", claims=claims, mutable=True
+    )
+    store.add_code(agents[0], "h" * 64)
+
+
+# The result of a simulation.
+SIMULATED: dict[str, object] = {
+    "since": "2027-01-14T08:00:00Z",
+    "trail_begins": "2027-01-14T20:00:00Z",
+    "calls": 1812,
+    "newly_denied": 41,
+    "newly_allowed": 3,
+    "unknown": 2,
+    "unreadable": 0,
+    "changes": [
+        {
+            "change": "newly denied",
+            "count": 41,
+            "agent": "deploy-bot",
+            "cluster": "prod-eu-1",
+            "verb": "get",
+            "resource": "configmaps",
+            "namespace": "shop",
+            "rule_before": "granted/all",
+            "rule_after": "payments-readers/no-secrets",
+        },
+        {
+            "change": "newly allowed",
+            "count": 3,
+            "agent": "oncall-helper",
+            "cluster": "staging",
+            "verb": "create",
+            "resource": "pods/exec",
+            "namespace": "",
+            "rule_before": "no-rule-allows",
+            "rule_after": "payments-readers/shell",
+        },
+    ],
+    "missing": [],
+    "diff": [
+        {
+            "policy": "payments-readers",
+            "change": "edited",
+            "settings": [],
+            "rules": [
+                {
+                    "rule": "no-secrets",
+                    "change": "edited",
+                    "effect": "deny",
+                    "line": 21,
+                    "lines": [
+                        " id: no-secrets",
+                        "-resources: [secrets]",
+                        "+resources: [secrets, configmaps]",
+                    ],
+                }
+            ],
+        }
+    ],
+}
