@@ -178,12 +178,18 @@ def list_events(
         list_remote(reach.client(), filters, limit, follow=follow, as_json=as_json)
         return
     found = find_trail(config, data_dir)
-    note_source(found, by_option=config is not None or data_dir is not None)
-    _list_here(found, filters, limit, follow=follow, as_json=as_json)
+    by_option = config is not None or data_dir is not None
+    _list_here(found, by_option, filters, limit, follow=follow, as_json=as_json)
 
 
 def _list_here(
-    found: FoundTrail, filters: Filters, limit: int | str | None, *, follow: bool, as_json: bool
+    found: FoundTrail,
+    by_option: bool,
+    filters: Filters,
+    limit: int | str | None,
+    *,
+    follow: bool,
+    as_json: bool,
 ) -> None:
     """List events of the trail on this machine; raises CommandError."""
     from audit.errors import AuditUnavailable
@@ -205,6 +211,7 @@ def _list_here(
     try:
         reader = open_names(found.place)
         try:
+            note_source(found, by_option=by_option)
             text = filters.q or None
             _list(reader, found.data, query, text, limit, record, follow=follow, as_json=as_json)
         finally:
