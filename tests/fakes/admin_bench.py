@@ -12,6 +12,7 @@ from audit.mask import Masks
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.data.streamed import Backups
 from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocations
 from proxy.hub.admin.simulation.simulations import Simulations
@@ -41,7 +42,7 @@ async def open_bench(tmp_path: Path, **more: Any) -> AsyncIterator[Bench]:
     """Open it, with files in a folder of the caller's; `more` is for Administration.of."""
     clock = Clock()
     ring = KeyRing(
-        FolderKeyring(DataDir.open(tmp_path / "data").keys),
+        FolderKeyring(DataDir.open(tmp_path).keys),
         issuer="https://hub.example",
         clock=clock,
         on_rotation=lambda: None,
@@ -64,6 +65,7 @@ async def open_bench(tmp_path: Path, **more: Any) -> AsyncIterator[Bench]:
             operations=operations,
             live_sessions=sessions,
             simulations=simulations,
+            backups=Backups(tmp_path),
             clock=clock,
             trail=trail,
             console_url=CONSOLE_URL,

@@ -14,6 +14,7 @@ from proxy.cli.audit.local_events import record_read
 from proxy.cli.audit.names import check_names
 from proxy.cli.audit.options import (
     find_trail,
+    note_source,
     reach_of,
     to_kinds,
     to_limit,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from audit.names import NameReader
-    from audit.postgres.reader import PostgresNameReader
+    from audit.postgres.search import PostgresNameReader
     from audit.query import Query
     from audit.reader import StoredEvent, TrailReader
     from audit.record import Kind
@@ -189,6 +190,7 @@ def list_events(
         list_remote(reach.client(), filters, begin, limit, follow=follow, as_json=as_json)
         return
     found = find_trail(config, data_dir)
+    note_source(found, by_option=config is not None or data_dir is not None)
     members = Members(verbs, namespaces, resources, teams, statuses, [actor] if actor is not None else ())
     query = Query(agent, cluster, kinds, begin, end, members)
     # The search text may be a secret, and this read is recorded in the trail: mask it.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import attrs
 import click
 
+from proxy.cli.audit.printing import print_notes
 from proxy.cli.errors import CommandError, ConfigurationFaults
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGE = re.compile(r"([0-9]{1,6})([smhd])")
 # Pruning can't be undone, and `m` could be read as months.
 _KEPT = re.compile(r"[0-9]{1,6}[hd]")
+# For the look whether a hub runs here: it is on this machine.
+LOOK_S = 0.5
 # Far below 2^63, SQLite's limit for integers.
 _LIMIT_MAX = 10**9
 _EVERYTHING = "all"
@@ -259,6 +264,37 @@ def find_trail(config: Path | None, data_dir: Path | None) -> FoundTrail:
         raise ConfigurationFaults("hub", error.faults) from error
     except DataDirError as error:
         raise CommandError(str(error)) from error
+
+
+def note_source(found: FoundTrail, *, by_option: bool) -> None:
+    """Mention whose trail it is, where that may not be the expected one."""
+    from proxy.cli.admin.api.client import URL_VARIABLE
+
+    if os.environ.get(URL_VARIABLE) and not by_option:
+        print_notes(f"reading the trail of {found.data.path} on this machine, and not of {URL_VARIABLE}")
+    if isinstance(found.place, Path) and _is_stopped(found.data):
+        print_notes(f"the hub of {found.data.path} is stopped: reading its trail from {found.place}")
+
+
+def _is_stopped(data: DataDir) -> bool:
+    """Whether a hub has run on the folder, and nothing listens at its admin API's address now."""
+    from proxy.hub.home.files.private_files import DataDirError
+
+    try:
+        endpoint = data.admin.endpoint()
+    except DataDirError:
+        # The command needs only the trail.
+        return False
+    if endpoint is None:
+        return False
+    parts = urlsplit(endpoint.url)
+    try:
+        socket.create_connection((parts.hostname, parts.port or 443), timeout=LOOK_S).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def unavailable(error: Exception) -> CommandError:

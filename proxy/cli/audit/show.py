@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from proxy.cli.audit.local_events import record_read
-from proxy.cli.audit.options import find_trail, reach_of, trail_options, unavailable
+from proxy.cli.audit.options import find_trail, note_source, reach_of, trail_options, unavailable
 from proxy.cli.errors import CommandError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def _find_local(config: Path | None, data_dir: Path | None, event: str) -> Found
     from proxy.hub.home.trails import open_calls
 
     found_trail = find_trail(config, data_dir)
+    note_source(found_trail, by_option=config is not None or data_dir is not None)
     try:
         reader = open_calls(found_trail.place)
         try:

@@ -20,6 +20,7 @@ from proxy.hub.admin.actions.simulations import SimulationActions
 from proxy.hub.admin.actions.teams import TeamActions
 from proxy.hub.admin.actions.tokens import TokenActions
 from proxy.hub.admin.actions.trail import TrailActions
+from proxy.hub.admin.data.streamed import Backups
 from proxy.hub.admin.overview.health import Facts, NoFacts
 from proxy.hub.admin.simulation.simulations import Simulations
 from proxy.hub.admin.streams.changes import Watched
@@ -85,6 +86,7 @@ class Administration:
         operations: Operations,
         live_sessions: Sessions,
         simulations: Simulations,
+        backups: Backups,
         clock: Callable[[], float] = time.time,
         relays_per_cluster: int = RELAYS_PER_CLUSTER,
         local_token: str = LOCAL_TOKEN_NAME,
@@ -115,7 +117,7 @@ class Administration:
             pepper,
             local_token,
             overview,
-            HubActions(directory, ring, public_url, hub_ca, version, hubs),
+            HubActions(directory, ring, public_url, hub_ca, version, backups, hubs),
             SigningKeyActions(ring),
             TeamActions(directory),
             AgentActions(directory, pepper, clock),

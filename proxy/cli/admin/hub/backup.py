@@ -1,13 +1,14 @@
-"""`hawse admin backup` and `restore`: on the hub's machine, directly from and to its data folder."""
+"""`hawse admin backup`, of a data folder or of a hub elsewhere, and `restore`, to a data folder."""
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
 import click
 
-from proxy.cli.admin.api.client import Reach
+from proxy.cli.admin.api.client import AdminClient, Reach
 from proxy.cli.audit.local_events import record_local
 from proxy.cli.errors import CommandError
 from proxy.cli.output import say
@@ -20,18 +21,53 @@ def backup(reach: Reach, /, file: Path) -> None:
     """Write the hub's store and secrets to FILE, a tar archive.
 
     The secrets are its signing keys, pepper and certificates: protect FILE (mode 0600) like the data folder.
-    The hub may keep running. The audit trail is not included.
+    The hub may keep running. The audit trail is not included. With --hub or HAWSE_ADMIN_URL, the hub makes
+    the backup and sends it; that takes a token with the role admin.
     """
+    if reach.remote:
+        client = reach.client()
+        _download(client, file)
+        said = client.url
+    else:
+        said = _write_here(reach.folder(), file)
+    say(f"backed up {said} to {file}, which holds all secrets of the hub: protect it")
+
+
+def _write_here(folder: Path, file: Path) -> str:
+    """Back up a data folder of this machine; returns its name."""
     from proxy.hub.admin.data.backup import BackupError
     from proxy.hub.admin.data.backup import backup as write
 
-    folder = reach.folder()
     try:
         write(folder, file)
     except BackupError as error:
         raise CommandError(str(error)) from error
     record_local(folder, "backup", f"to {file.absolute()}")
-    say(f"backed up {folder} to {file}, which holds all secrets of the hub: protect it")
+    return str(folder)
+
+
+def _download(client: AdminClient, file: Path) -> None:
+    """Write the hub's backup to a new file, which appears once it is complete. Raises CommandError."""
+    exists = f"{file} exists already: choose another name"
+    if file.exists():
+        # Before the secrets leave the hub.
+        raise CommandError(exists)
+    # Beside it, so that it can be linked. A file that is there is never replaced: it may be the only backup.
+    part = file.with_name(f".{file.name}.{os.urandom(4).hex()}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as unfinished:
+            with client.stream("POST", "backup") as pieces:
+                for piece in pieces:
+                    unfinished.write(piece)
+            unfinished.flush()
+            os.fsync(unfinished.fileno())
+        os.link(part, file)
+    except FileExistsError as error:
+        raise CommandError(exists) from error
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @click.command()

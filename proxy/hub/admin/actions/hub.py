@@ -7,7 +7,9 @@ from typing import Protocol
 
 import attrs
 
-from proxy.hub.admin.verbs.answers import Done, Payload, time_text
+from proxy.hub.admin.data.streamed import Backups
+from proxy.hub.admin.verbs import shapes
+from proxy.hub.admin.verbs.answers import Done, Download, Payload, time_text
 from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.membership.member import Member
@@ -38,10 +40,11 @@ class HubActions:
     hub_ca: Callable[[], str | None]
     """Returns the CA that clients need for the hub's certificate; None when it is a public one."""
     version: str
+    backups: Backups
     hubs: Hubs | None = None
     """None on SQLite, where a hub runs alone."""
 
-    @verb("GET", "/v1/hub", "get", "hub", Role.VIEWER)
+    @verb("GET", "/v1/hub", "get", "hub", Role.VIEWER, answer=shapes.Hub)
     def show(self) -> Done:
         """Show the hub's names, its CA and its signing key."""
         return Done(
@@ -53,6 +56,12 @@ class HubActions:
                 "signing_key": self.ring.current.active.kid,
             }
         )
+
+    @verb("POST", "/v1/backup", "backup", "hub", Role.ADMIN)
+    async def backup(self) -> Download:
+        """Download a backup of the store and of all secrets of the hub."""
+        pieces = await self.backups.make()
+        return Download(pieces, "application/x-tar", "hawse-backup.tar", f"all secrets, {pieces.size} bytes")
 
     @verb("GET", "/v1/hubs", "list", "hubs", Role.VIEWER)
     def list_all(self) -> Done:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 
@@ -82,40 +83,61 @@ def backup(data_dir: Path, archive: Path) -> None:
 
     An existing file is never replaced: it may be the only good backup.
     """
+    with _explained(data_dir, archive.absolute().parent, f"to {archive}"):
+        try:
+            with _beside(archive) as folder:
+                # link() and not rename(): it refuses a name that exists.
+                os.link(_pack(data_dir, folder), archive)
+        except FileExistsError as error:
+            raise BackupError(f"{archive} exists already: choose another name") from error
+
+
+def pack(data_dir: Path) -> BinaryIO:
+    """Return the archive as an open file without a name; the hub may run meanwhile. Raises BackupError.
+
+    It is in the data folder, which is as private as the archive must be.
+    """
+    with _explained(data_dir, data_dir, ""), _beside(data_dir / "archive") as folder:
+        return _pack(data_dir, folder).open("rb")
+
+
+def _pack(data_dir: Path, folder: Path) -> Path:
+    """Write the archive into a folder; raises BackupError, OSError, DataDirError and sqlite3.Error."""
+    if is_there(DataDir(data_dir).address_file):
+        raise BackupError(
+            f"the teams, agents and clusters of {data_dir} are in PostgreSQL: back that up with pg_dump, "
+            "and copy the sealing key (seal.key in the folder, or database.seal_file) and tls/"
+        )
+    if not is_there(data_dir / "hub.db"):
+        raise BackupError(f"{data_dir} is no hub's data folder: name it by --data-dir or HAWSE_HUB_DATA_DIR")
+    unfinished = folder / "archive"
+    copy = folder / "hub.db"
+    _copy_database(data_dir / "hub.db", copy)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            _add(tar, _ABOUT, _about())
+            for name, data in _read_members(data_dir).items():
+                _add(tar, name, data)
+            _add_file(tar, "hub.db", copy)
+        file.flush()
+        os.fsync(file.fileno())
+    return unfinished
+
+
+@contextmanager
+def _explained(data_dir: Path, target: Path, where: str) -> Iterator[None]:
+    """Translate the errors of a backup; `target` is the folder with the copy."""
+    what = f"cannot back up {data_dir} {where}".rstrip()
     try:
-        if is_there(DataDir(data_dir).address_file):
-            raise BackupError(
-                f"the teams, agents and clusters of {data_dir} are in PostgreSQL: back that up with pg_dump, "
-                "and copy the sealing key (seal.key in the folder, or database.seal_file) and tls/"
-            )
-        if not is_there(data_dir / "hub.db"):
-            raise BackupError(
-                f"{data_dir} is no hub's data folder: name it by --data-dir or HAWSE_HUB_DATA_DIR"
-            )
-        with _beside(archive) as folder:
-            unfinished = folder / "archive"
-            copy = folder / "hub.db"
-            _copy_database(data_dir / "hub.db", copy)
-            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                    _add(tar, _ABOUT, _about())
-                    for name, data in _read_members(data_dir).items():
-                        _add(tar, name, data)
-                    _add_file(tar, "hub.db", copy)
-                file.flush()
-                os.fsync(file.fileno())
-            # link() and not rename(): it refuses a name that exists.
-            os.link(unfinished, archive)
-    except FileExistsError as error:
-        raise BackupError(f"{archive} exists already: choose another name") from error
+        yield
     except sqlite3.Error as error:
         store = data_dir / "hub.db"
         # The store is only read, so a full disk is the one of the copy.
         full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
-        why = f"{archive.absolute().parent if full else store}: {explained(store, error)}"
-        raise BackupError(f"cannot back up {data_dir} to {archive}: {why}") from error
+        why = f"{target if full else store}: {explained(store, error)}"
+        raise BackupError(f"{what}: {why}") from error
     except (OSError, DataDirError) as error:
-        raise BackupError(f"cannot back up {data_dir} to {archive}: {_said(error)}") from error
+        raise BackupError(f"{what}: {_said(error)}") from error
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from proxy.cli.admin import admin
 from proxy.hub.admin.actions.hub import Hubs
 from proxy.hub.admin.administration import Administration
 from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.data.streamed import Backups
 from proxy.hub.admin.front import AdminFront, ensure_local_token, write_endpoint
 from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocations
@@ -168,6 +169,7 @@ async def run_hub(
                     operations=live,
                     live_sessions=live,
                     simulations=simulations,
+                    backups=Backups(data.path),
                     trail=trail,
                     hubs=hubs,
                     other_hubs=other_hubs,

@@ -21,6 +21,7 @@ from proxy.cli.audit import remote
 from proxy.cli.audit.commands import audit
 from proxy.cli.audit.remote import follow_remote, list_remote
 from proxy.cli.errors import CommandError
+from proxy.hub.home.files.local_admin import AdminEndpoint
 from tests.audit.events import NOW_S, call
 from tests.fakes.hub import Reply, fake_hub
 from tests.proxy.cli.admin.conftest import Hub
@@ -220,3 +221,21 @@ def test_an_export_that_is_cut_is_an_error() -> None:
         client = AdminClient(fake.url, "hws_x", trusting(fake.ca_pem))
         with pytest.raises(CommandError, match="ends within an event"):
             list_remote(client, {}, None, None, follow=False, as_json=True)
+
+
+async def test_the_notes_say_whose_trail_is_read(hub: Hub) -> None:
+    write(hub, event(1))
+    folder = str(hub.data.path)
+    by_variable = await run(hub, "list", "--kind", "call", HAWSE_HUB_DATA_DIR=folder)
+    assert by_variable.stderr == (
+        f"hawse: reading the trail of {folder} on this machine, and not of HAWSE_ADMIN_URL\n"
+    )
+    running = await run(hub, "list", "--kind", "call", "--data-dir", folder)
+    assert running.stderr == ""
+    endpoint = hub.data.admin.endpoint()
+    assert endpoint is not None
+    hub.data.admin.write_endpoint(AdminEndpoint("https://127.0.0.1:1", endpoint.certificate_pem))
+    stopped = f"hawse: the hub of {folder} is stopped: reading its trail from {folder}/audit.db\n"
+    for command in (("list", "--kind", "call"), ("show", "1")):
+        done = await run(hub, *command, "--data-dir", folder)
+        assert (done.exit_code, done.stderr) == (0, stopped)

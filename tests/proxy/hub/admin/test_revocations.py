@@ -24,6 +24,7 @@ from audit.store import AuditStore
 from auth.apikey import hash as hash_key
 from proxy.hub.admin.administration import ACTIONS, Action, Administration
 from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.data.streamed import Backups
 from proxy.hub.admin.metrics.hub import hub_metrics
 from proxy.hub.admin.revocations import Revocation, Revocations, Where, repeat_revocations
 from proxy.hub.admin.simulation.simulations import Simulations
@@ -143,6 +144,7 @@ def administration_of(
         operations=FakeOperations(),
         live_sessions=sessions or FakeSessions(),
         simulations=Simulations(FakeWork().run, lambda: NOW),
+        backups=Backups(folder),
         clock=lambda: NOW,
     )
 

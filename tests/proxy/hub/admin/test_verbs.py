@@ -38,6 +38,7 @@ spec:
 # For each verb that changes something, a request that does so on the bench that `populate` makes.
 CHANGES: dict[tuple[str, str], tuple[str, object]] = {
     ("rotate", "keys"): ("/v1/keys", None),
+    ("backup", "hub"): ("/v1/backup", None),
     ("create", "teams"): ("/v1/teams", {"name": "web"}),
     ("delete", "teams"): ("/v1/teams/empty", None),
     ("create", "agents"): ("/v1/agents", {"name": "sre-2", "owner": "ada", "teams": ["sre"]}),
