@@ -23,6 +23,8 @@ VIOLATIONS = """async () => (await axe.run(document, {resultTypes: ["violations"
 # Before any script of the page. A report by the browser has the directive and what it kept from loading.
 REPORTS = """addEventListener("securitypolicyviolation",
     report => reported(`${report.effectiveDirective} ${report.blockedURI} ${report.sample}`))"""
+# axe reads colours, which a page has after it was painted in the new scheme.
+PAINTED = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 
 
@@ -64,6 +66,7 @@ class Tab:
         found = []
         for width, scheme in looks:
             self.look(width, scheme)
+            self.page.evaluate(PAINTED)
             found += [f"{width} {scheme}: {violation}" for violation in self.violations()]
             whole, seen = self.page.evaluate(WIDTHS)
             if whole > seen:
