@@ -35,7 +35,7 @@ FAULTS = tests/faults $(addprefix --ignore=,$(FAULTS_POSTGRES) $(FAULTS_HUBS))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-tls test-long faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test screenshots test-tls test-long faults faults-postgres faults-hubs e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -70,6 +70,9 @@ demo: $(DEMO_STAMP) $(if $(findstring postgres,$(ARGS))$(findstring --hubs,$(ARG
 
 test: $(STAMP) lint ## lint and the fast tests
 	$(FAST)
+
+screenshots: $(STAMP) ## write the pictures of the console into docs/images (needs Chromium)
+	$(BIN)/python -m tests.console.browser.screenshots $(ARGS)
 
 test-tls: $(STAMP) ## TLS and what stands on it, for another Python: make test-tls PYTHON=python3.14 VENV=.venv-3.14
 	$(FAST) tests/tunnel/net/test_tls.py tests/tunnel/net/test_tls_sessions.py \

@@ -18,7 +18,6 @@ from sqlalchemy.pool import NullPool
 
 from audit.blocks import BLOCK_EVENTS
 from audit.errors import AuditUnavailable, NoTrail
-from audit.names import teams_of
 from audit.postgres.bounded import BoundedConnection
 from audit.postgres.link import CONNECT_S, Conninfo, one_line
 from audit.postgres.schema import VERSION, blocks, common_parts, epochs, events
@@ -170,27 +169,6 @@ class PostgresReader(TrailReader):
     def _last(self, connection: sa.Connection) -> int:
         row = connection.execute(ordered(_PLACES, newest_first=True).limit(1)).first()
         return 0 if row is None else position(*row)
-
-
-class PostgresNameReader(PostgresReader):
-    """Reads names from the trail. Among millions of events that takes a second."""
-
-    def names(self, column: str) -> set[str]:
-        """All values of the column `agent` or `cluster`."""
-        with self._view() as connection:
-            names = {*connection.scalars(sa.select(sa.func.unnest(blocks.c[column])).distinct())}
-            for window in unindexed(connection):
-                found = sa.select(events.c[column]).where(events.c.written.between(*window)).distinct()
-                names.update(connection.scalars(found))
-        return names - {""}
-
-    def teams(self) -> set[str]:
-        """All teams that an agent of some event was in."""
-        found: set[str] = set()
-        with self._view() as connection:
-            for body in connection.scalars(sa.select(common_parts.c.body)):
-                found.update(teams_of(body))
-        return found
 
 
 def check_schema(connection: sa.Connection) -> None:

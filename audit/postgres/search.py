@@ -1,4 +1,4 @@
-"""Searches of a trail in PostgreSQL."""
+"""Searches of a trail in PostgreSQL, and the agents, clusters and teams in it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import attrs
 import sqlalchemy as sa
 
+from audit.names import teams_of
 from audit.postgres.bounded import BoundedConnection
 from audit.postgres.calls import PostgresCallReader
 from audit.postgres.link import CONNECT_S, Conninfo
 from audit.postgres.reader import (
     STORED,
     Heads,
-    PostgresNameReader,
+    PostgresReader,
     Window,
     block_ranges,
     first_position,
@@ -25,9 +26,10 @@ from audit.postgres.reader import (
     parts_of,
     position,
     stored,
+    unindexed,
     within,
 )
-from audit.postgres.schema import common_parts, epochs, events
+from audit.postgres.schema import blocks, common_parts, epochs, events
 from audit.query import EVERYTHING, Query
 from audit.reader import StoredEvent
 from audit.search.cursors import BadCursor, Mark
@@ -43,6 +45,27 @@ CONNECTIONS_MAX = 4
 
 class _Connection(BoundedConnection):
     answer_s = ANSWER_S
+
+
+class PostgresNameReader(PostgresReader):
+    """Reads names from the trail. Among millions of events that takes a second."""
+
+    def names(self, column: str) -> set[str]:
+        """All values of the column `agent` or `cluster`."""
+        with self._view() as connection:
+            names = {*connection.scalars(sa.select(sa.func.unnest(blocks.c[column])).distinct())}
+            for window in unindexed(connection):
+                found = sa.select(events.c[column]).where(events.c.written.between(*window)).distinct()
+                names.update(connection.scalars(found))
+        return names - {""}
+
+    def teams(self) -> set[str]:
+        """All teams that an agent of some event was in."""
+        found: set[str] = set()
+        with self._view() as connection:
+            for body in connection.scalars(sa.select(common_parts.c.body)):
+                found.update(teams_of(body))
+        return found
 
 
 class PostgresSearch(PostgresCallReader, PostgresNameReader, SearchReader):

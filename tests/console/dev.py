@@ -99,6 +99,7 @@ async def main() -> None:
     parser.add_argument("--calls", type=int, default=9)
     parser.add_argument("--events", type=int, default=300)
     parser.add_argument("--rate", type=float, default=0.5, help="events a second")
+    parser.add_argument("--still", action="store_true", help="time stands still, and nothing moves")
     parser.add_argument("--hostile", action="store_true", help="hostile names and texts")
     parser.add_argument("--anonymous", action="store_true", help="not signed in; the code is hwo_good")
     given = parser.parse_args()
@@ -115,7 +116,8 @@ async def main() -> None:
             trio.open_nursery() as nursery,
         ):
             sign_in = FakeSignIn(None if given.anonymous else FakePerson(given.role))
-            nursery.start_soon(_move, bench)
+            if not given.still:
+                nursery.start_soon(_move, bench)
             nursery.start_soon(bench.trail.poll.run)
             bench.work.outcome = Outcome(SIMULATED)
             nursery.start_soon(bench.simulations.run)

@@ -26,7 +26,7 @@ from proxy.hub.store.store import Store
 from tests.console.fleet_data import fill_rules
 from tests.console.names import AGENTS, CLUSTERS, HOSTILE, OWNERS, TEAMS
 from tests.console.trail_events import made_up_events, write_trail
-from tests.fakes.admin import PEPPER, Bench
+from tests.fakes.admin import PEPPER, Bench, Clock
 from tests.fakes.admin_bench import open_bench
 
 
@@ -41,11 +41,12 @@ async def open_world(
     hostile: bool = False,
 ) -> AsyncIterator[Bench]:
     """Open a hub with so many of each, the same each time."""
+    # First, so that it is there for all that the bench opens.
+    write_trail(folder, made_up_events(Clock().now, events, hostile=hostile))
     made = _Made()
     async with open_bench(folder, facts=made.facts, denials=made, watched={"sessions": made.calls}) as bench:
         made.bench, made.text = bench, HOSTILE if hostile else ()
         now = bench.clock.now
-        write_trail(folder, made_up_events(now, events, hostile=hostile))
         # The relay of the offline cluster was last heard some hours ago.
         bench.clock.now = now - 3 * 3600
         await bench.directory.change(lambda store: _fill(store, clusters, agents))
@@ -57,7 +58,6 @@ async def open_world(
         bench.operations.live = _relays(bench.directory, now)
         bench.sessions.live = _calls(bench.directory, now, calls, hostile=hostile)
         bench.sessions.beside = 0
-        write_trail(folder, made_up_events(now, events, hostile=hostile))
         yield bench
 
 

@@ -139,7 +139,7 @@ def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
             ("token", field("name")),
             ("id", field("id")),
             ("role", field("role")),
-            ("accepted at", lambda row: f"admin.listen{' and console.listen' if row.get('remote') else ''}"),
+            ("counts at", lambda row: f"admin.listen{' and console.listen' if row.get('remote') else ''}"),
             ("expires", lambda row: text(row, "expires_at") or "never"),
             ("created", since("created_at")),
             ("last used", since("last_used_at")),

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from audit.names import NameReader
-    from audit.postgres.reader import PostgresNameReader
+    from audit.postgres.search import PostgresNameReader
     from audit.query import Query
     from audit.reader import StoredEvent, TrailReader
     from audit.record import Kind

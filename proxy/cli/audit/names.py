@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from audit.names import NameReader
-    from audit.postgres.reader import PostgresNameReader
+    from audit.postgres.search import PostgresNameReader
     from proxy.hub.home.datadir import DataDir
 
 

@@ -245,7 +245,7 @@ function filled(cells) {
     if (cell.tagName === "A") link ? cell.setAttribute("href", link) : cell.removeAttribute("href");
   }
   Object.assign($("time", row), { dateTime: cells.time, title: `${cells.time} UTC` });
-  $(".result .badge", row).className = `badge ${cells.tone}`;
+  $(".outcome .badge", row).className = `badge ${cells.tone}`;
   return row;
 }
 

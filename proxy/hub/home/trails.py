@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from audit.calls import CallReader
     from audit.names import NameReader
     from audit.postgres.calls import PostgresCallReader
-    from audit.postgres.reader import PostgresNameReader
     from audit.postgres.retention import PrunablePostgresStore
-    from audit.postgres.search import PostgresSearch
+    from audit.postgres.search import PostgresNameReader, PostgresSearch
     from audit.postgres.store import PostgresStore
     from audit.retention import PrunableStore
     from audit.search.file import FileSearch
@@ -79,7 +78,7 @@ def open_names(place: TrailPlace) -> NameReader | PostgresNameReader:
         from audit.names import NameReader
 
         return NameReader(place)
-    from audit.postgres.reader import PostgresNameReader
+    from audit.postgres.search import PostgresNameReader
 
     return PostgresNameReader(_conninfo(place))
 

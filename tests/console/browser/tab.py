@@ -54,9 +54,9 @@ class Tab:
         found: list[str] = self.page.evaluate(VIOLATIONS)
         return found
 
-    def look(self, width: int, scheme: str) -> None:
-        """Show the page on a screen of this width, in a colour scheme."""
-        self.page.set_viewport_size({"width": width, "height": HEIGHT})
+    def look(self, width: int, scheme: str, *, height: int = HEIGHT) -> None:
+        """Show the page on a screen of this size, in a colour scheme."""
+        self.page.set_viewport_size({"width": width, "height": height})
         self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # a str of LOOKS
 
     def inspect(self, looks: Sequence[tuple[int, str]] = LOOKS) -> None:

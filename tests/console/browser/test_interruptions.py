@@ -36,6 +36,8 @@ def test_a_token_that_is_removed_ends_the_session_of_an_open_page(
         tab.page.wait_for_url(f"{console.origin}/signin**", timeout=10_000)
         tab.open("/")
         assert tab.page.url.startswith(f"{console.origin}/signin")
+        # The stream of changes ended, and was refused.
+        tab.expected.append(f"({console.origin}/v1/stream)")
 
 
 def test_a_role_may_not_see_a_page_and_is_told_which_may(console: ConsoleWorld, chromium: Chromium) -> None:

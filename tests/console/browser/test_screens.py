@@ -20,7 +20,10 @@ SCREENS = {
     "/calls/end": ["/calls/end?agent=deploy-bot", "/calls/end?id=ended"],
     "/audit": ["/audit", "/audit?status=4xx&q=pods", "/audit?q=nothing+has+this", "/audit?since=never"],
     "/audit/{eid}": ["EVENT", "/audit/none"],
-    "/decision": ["/decision", "/decision?agent=deploy-bot&cluster=dev&request=delete+pods+web+-n+shop"],
+    "/decision": [
+        "/decision",
+        "/decision?agent=rightsizer&cluster=staging&verb=get&resource=secrets&namespace=shop",
+    ],
     "/agents": ["/agents", "/agents?q=bot"],
     "/agents/{name}": ["/agents/deploy-bot", "/agents/triage", "/agents/nobody"],
     "/agents/{name}/code": ["/agents/deploy-bot/code"],
@@ -32,12 +35,18 @@ SCREENS = {
     "/add-cluster": ["/add-cluster"],
     "/teams": ["/teams"],
     "/teams/{name}": ["/teams/platform"],
+    "/policies": ["/policies"],
+    "/policies/{name}": ["/policies/payments-readers", "/policies/none"],
+    "/policy-versions": ["/policy-versions"],
+    "/policy-diff": ["/policy-diff?before=3&after=4"],
+    "/policy-check": ["/policy-check"],
+    "/policy-simulations/{id}": ["/policy-simulations/none"],
 }
 # Not a page: the stream that a followed audit page reads.
 STREAMS = {"/audit/stream"}
 PATHS = [path for paths in SCREENS.values() for path in paths]
 # Of the same hub before anything is enrolled.
-EMPTY = ["/", "/calls", "/audit", "/decision", "/agents", "/clusters", "/teams"]
+EMPTY = ["/", "/calls", "/audit", "/decision", "/agents", "/clusters", "/teams", "/policies"]
 PHONE_IN_DARK = LOOKS[3]
 
 

@@ -116,6 +116,18 @@ def test_the_check_names_the_address_that_other_hubs_dial(tmp_path: Path) -> Non
     assert "other hubs" not in told["seen"]
 
 
+def test_the_check_names_the_console_and_what_its_browsers_would_refuse(tmp_path: Path) -> None:
+    files = certificate(tmp_path, "hub.example")
+    console = {"CONSOLE_LISTEN": "[::]:8446", "CONSOLE_PUBLIC_URL": "https://console.example:8446"}
+    [fault] = check_hub(tmp_path, **files, **console)
+    assert "is not for console.example, the host of console.public_url, so browsers refuse it" in fault
+    both = certificate(tmp_path, "hub.example", "console.example")
+    result = run_hub(tmp_path, "--check", **both, **console)
+    assert "  console        https://console.example:8446; [::]:8446 was not opened\n" in result.stdout
+    # Plain HTTP on loopback needs no certificate.
+    assert check_hub(tmp_path, **files, CONSOLE_LISTEN="127.0.0.1:8446") == []
+
+
 def test_all_faults_are_told_at_once_by_the_check_and_by_the_start(tmp_path: Path) -> None:
     data = data_of_a_hub(tmp_path / "hub")
     (data.path / "pepper").write_text("00")

@@ -174,6 +174,7 @@ async def run_hub(
                     trail=trail,
                     hubs=hubs,
                     other_hubs=other_hubs,
+                    console_url="https://console.example",
                 )
                 app = admin_app(
                     administration, recorder, hub_metrics(directory, live), time.time, revocations

@@ -9,7 +9,9 @@ from trio.testing import MockClock
 
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
-from proxy.hub.admin.overview.shapes import Overview
+from proxy.hub.admin.actions.overview import OverviewActions
+from proxy.hub.admin.overview.shapes import HubFacts, Overview
+from proxy.hub.admin.verbs.call import Call
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.store.roles import Role
 from tests.fakes.admin import PEPPER, Bench, enrol
@@ -116,3 +118,33 @@ async def test_a_stream_ends_with_its_token(bench: Bench, autojump_clock: MockCl
 async def test_a_head_of_a_stream_opens_none(bench: Bench) -> None:
     reply = await bench.ask("HEAD", "/v1/stream")
     assert (reply.status, reply.body) == (200, b"")
+
+
+async def test_a_round_trip_alone_changes_no_tag_and_a_call_does(bench: Bench) -> None:
+    await enrol(bench)
+    facts = HubFacts({"prod": 1}, {"prod": 1.5})
+
+    async def own() -> HubFacts:
+        await trio.lowlevel.checkpoint()
+        return facts
+
+    actions = OverviewActions.of(
+        directory=bench.directory,
+        operations=bench.operations,
+        clock=bench.clock,
+        public_url="https://hub.example",
+        version="0.1.0",
+        hubs=None,
+        facts=own,
+        elsewhere=None,
+        denials=None,
+        watched={},
+    )
+    call = Call({}, {}, b"", role=Role.VIEWER)
+    first = await actions.show(call)
+    facts = HubFacts({"prod": 1}, {"prod": 99.5})
+    second = await actions.show(call)
+    assert second.body != first.body
+    assert second.tag == first.tag
+    facts = HubFacts({"prod": 2}, {"prod": 99.5})
+    assert (await actions.show(call)).tag != first.tag
