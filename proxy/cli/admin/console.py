@@ -61,7 +61,7 @@ def open_console(reach: Reach, /, expires_s: int | None, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def list_sessions(reach: Reach, /, as_json: bool) -> None:
-    """List the sessions of your admin token; with the role auditor, all of them."""
+    """List the sessions of your admin token, or all for an auditor."""
     sessions = objects(reach.client().get("console", "sessions"), "sessions")
     columns = [
         ("ID", field("id")),

@@ -13,6 +13,7 @@ import msgspec
 
 from auth.apikey import CODE_BYTES, new_api_key, new_code
 from auth.apikey import hash as hash_key
+from proxy.hub.admin.verbs import shapes
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
 from proxy.hub.admin.verbs.listing import Listing
 from proxy.hub.admin.verbs.verb import verb
@@ -65,7 +66,7 @@ class AgentActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
-    @verb("GET", "/v1/agents", "list", "agents", Role.VIEWER, query=AgentListing)
+    @verb("GET", "/v1/agents", "list", "agents", Role.VIEWER, query=AgentListing, answer=shapes.Agents)
     async def list_all(self, listing: AgentListing) -> Done:
         """List the agents that match, and count all of them by state."""
         matching = self._matching(listing)
@@ -106,7 +107,7 @@ class AgentActions:
             agents = [agent for agent in agents if binding.binds(agent)]
         return [agent for agent in agents if listing.contains(agent.name, agent.owner)]
 
-    @verb("GET", "/v1/agents/{name}", "get", "agents", Role.VIEWER)
+    @verb("GET", "/v1/agents/{name}", "get", "agents", Role.VIEWER, answer=shapes.AgentDetail)
     async def get(self, name: str) -> Done:
         """Show one agent with the hints of its keys, its unused codes, and the policies that bind it."""
         agent = known(self._now.agents_by_name, "agent", name)

@@ -12,6 +12,7 @@ import msgspec
 
 from auth.keys import SigningKey
 from proxy.hub.admin.actions.certificates import check_certificates
+from proxy.hub.admin.verbs import shapes
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
 from proxy.hub.admin.verbs.listing import Listing
 from proxy.hub.admin.verbs.verb import verb
@@ -83,7 +84,9 @@ class ClusterActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
-    @verb("GET", "/v1/clusters", "list", "clusters", Role.VIEWER, query=ClusterListing)
+    @verb(
+        "GET", "/v1/clusters", "list", "clusters", Role.VIEWER, query=ClusterListing, answer=shapes.Clusters
+    )
     async def list_all(self, listing: ClusterListing) -> Done:
         """List the clusters that match, with their connected relays and when one was last seen."""
         matching = self._matching(listing)
@@ -123,7 +126,7 @@ class ClusterActions:
             if listing.contains(cluster.name, *(f"{key}={value}" for key, value in cluster.labels.items()))
         ]
 
-    @verb("GET", "/v1/clusters/{name}", "get", "clusters", Role.VIEWER)
+    @verb("GET", "/v1/clusters/{name}", "get", "clusters", Role.VIEWER, answer=shapes.ClusterDetail)
     def get(self, name: str) -> Done:
         """Show one cluster with the agents that may reach it."""
         cluster = known(self._now.clusters_by_name, "cluster", name)

@@ -8,6 +8,7 @@ from typing import Protocol
 import attrs
 
 from proxy.hub.admin.data.streamed import Backups
+from proxy.hub.admin.verbs import shapes
 from proxy.hub.admin.verbs.answers import Done, Download, Payload, time_text
 from proxy.hub.admin.verbs.verb import verb
 from proxy.hub.home.keyring import KeyRing
@@ -43,7 +44,7 @@ class HubActions:
     hubs: Hubs | None = None
     """None on SQLite, where a hub runs alone."""
 
-    @verb("GET", "/v1/hub", "get", "hub", Role.VIEWER)
+    @verb("GET", "/v1/hub", "get", "hub", Role.VIEWER, answer=shapes.Hub)
     def show(self) -> Done:
         """Show the hub's names, its CA and its signing key."""
         return Done(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import attrs
 import msgspec
 
+from proxy.hub.admin.verbs import shapes
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import verb
@@ -61,7 +62,7 @@ class SessionActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
-    @verb("GET", "/v1/relays", "list", "relays", Role.VIEWER, query=RelayListing)
+    @verb("GET", "/v1/relays", "list", "relays", Role.VIEWER, query=RelayListing, answer=shapes.Relays)
     async def relays(self, listing: RelayListing) -> Done:
         """List the tunnels of relays at all hubs, and the last contact of relays that have none.
 

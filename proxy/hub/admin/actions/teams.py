@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import msgspec
 
+from proxy.hub.admin.verbs import shapes
 from proxy.hub.admin.verbs.answers import Done, Payload, known, time_text
 from proxy.hub.admin.verbs.listing import Listing
 from proxy.hub.admin.verbs.verb import verb
@@ -32,7 +33,7 @@ class TeamActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
-    @verb("GET", "/v1/teams", "list", "teams", Role.VIEWER, query=Listing)
+    @verb("GET", "/v1/teams", "list", "teams", Role.VIEWER, query=Listing, answer=shapes.Teams)
     def list_all(self, listing: Listing) -> Done:
         """List the teams whose name contains a text, with their agents and clusters."""
         now = self._now
@@ -46,7 +47,7 @@ class TeamActions:
         rows = [self._shown(team, agents.get(team.id, [])) for team in listing.page(matching)]
         return Done({"teams": rows, "total": len(matching)})
 
-    @verb("GET", "/v1/teams/{name}", "get", "teams", Role.VIEWER)
+    @verb("GET", "/v1/teams/{name}", "get", "teams", Role.VIEWER, answer=shapes.Team)
     def get(self, name: str) -> Done:
         """Show one team."""
         return Done(self._shown(known(self._now.teams_by_name, "team", name)))

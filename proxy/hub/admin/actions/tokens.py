@@ -10,6 +10,7 @@ import msgspec
 
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
+from proxy.hub.admin.verbs import shapes
 from proxy.hub.admin.verbs.answers import Done, Payload, time_text
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import verb
@@ -51,7 +52,7 @@ class TokenActions:
     def _now(self) -> Snapshot:
         return self.directory.current
 
-    @verb("GET", "/v1/tokens", "list", "tokens", Role.AUDITOR)
+    @verb("GET", "/v1/tokens", "list", "tokens", Role.AUDITOR, answer=shapes.Tokens)
     async def list_all(self) -> Done:
         """List the tokens of the admin API."""
         used = await self.directory.read(Store.last_used)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import hypothesis
+import msgspec
 import pytest
 import requests
 import schemathesis
@@ -28,6 +29,7 @@ from audit.store import AuditStore
 from proxy.hub.admin.administration import ACTIONS, Action
 from proxy.hub.admin.openapi import description
 from proxy.hub.admin.verbs.verb import ENDPOINTS
+from proxy.hub.relays.operations import RelayInfo
 from tests.audit.events import call as audited_call
 from tests.fakes.admin import TOKEN, WATCH, Bench, enrol
 from tests.fakes.asgi import call
@@ -41,6 +43,7 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
+RELAY = RelayInfo("prod", "pod-a", "0.1.0", "192.0.2.7", 1_800_000_000.0, 1_800_000_009.0, 12.5, 3)
 DOCUMENT: dict[str, Any] = json.loads(description("0.1.0"))
 OPERATIONS = {
     (method.upper(), path): operation
@@ -82,6 +85,21 @@ def test_each_reference_leads_somewhere() -> None:
         found = DOCUMENT
         for part in reference.removeprefix("#/").split("/"):
             found = found[part]
+
+
+ANSWERING = [each for each in ACTIONS if each.answer is not None and not each.path.startswith("/v1/audit")]
+
+
+@pytest.mark.parametrize("action", ANSWERING, ids=lambda each: f"{each.verb} {each.resource}")
+async def test_an_answer_has_exactly_the_fields_of_its_shape(bench: Bench, action: Action) -> None:
+    await enrol(bench)
+    await bench.ok("POST", "/v1/agents/sre-1/codes")
+    bench.operations.live.append(RELAY)
+    name = NAMES.get(action.path.removeprefix("/v1/").partition("/")[0], "")
+    reply = await bench.ask(action.method, action.path.format(name=name))
+    assert reply.status == 200
+    answer = msgspec.json.decode(reply.body, type=action.answer or object)
+    assert msgspec.to_builtins(answer) == reply.json
 
 
 async def test_the_api_describes_itself(bench: Bench) -> None:
