@@ -188,8 +188,14 @@ def unknown(command: str) -> list[str]:
     wrong: list[str] = []
     # Quoted arguments may look like options, and so may what runs after `--`.
     line = re.sub(r'"[^"]*"', "WORD", command).replace("…", "").replace("[", " ").replace("]", " ")
+    is_value = False
     for word in line.split(" -- ")[0].split()[1:]:
-        if word.startswith("-"):
+        if is_value:
+            is_value = False
+        elif word.startswith("-"):
+            # Before a command, the word after an option is its value.
+            takes_one = any(word in each.opts and not getattr(each, "is_flag", False) for each in at.params)
+            is_value = isinstance(at, click.Group) and takes_one
             known = {option for each in at.params for option in (*each.opts, *each.secondary_opts)}
             if not set(word.partition("=")[0].split("|")) <= known:
                 wrong.append(word)

@@ -30,7 +30,8 @@ class FileSearch(CallReader, NameReader, SearchReader):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        # A connection that is kept would read on from a file that was moved away.
+        # A connection that is kept would save 0.25 ms. It would also keep the -wal of a file that is moved
+        # away, and read on from that file.
         self._engine = sa.create_engine(url(path, "ro"), poolclass=NullPool)
 
     def after(

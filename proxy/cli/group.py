@@ -27,7 +27,7 @@ COMMANDS = {
     "audit": (
         "proxy.cli.audit.commands",
         "audit",
-        "Read the audit trail on the hub's machine, and prune it.",
+        "Read a hub's audit trail, here or from elsewhere, and prune it.",
     ),
     "login": (
         "proxy.cli.agent.login",

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from urllib.parse import parse_qsl
 
 import attrs
+import trio
 from jinja2 import Environment
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -55,6 +57,8 @@ ROUTES: Sequence[Route] = (
 
 # The largest form has a pasted policy; the API takes no larger body.
 FORM_BYTES_MAX = 256 * 1024
+# More would only wait for one another: rendering holds the interpreter's lock.
+RENDERED_AT_ONCE = 2
 # In a form: the token of the session.
 TOKEN_FIELD = "csrf"  # noqa: S105 - the name of a field
 NOTICE = "notice"
@@ -81,7 +85,7 @@ _TITLES = {
 def console_app(api: ASGIApp, sign_in: SignIn, hub: str, clock: Callable[[], float]) -> Starlette:
     """Build the application; it needs no lifespan. `hub` is the name that its pages show."""
     assets = read_assets()
-    pages = _Pages(api, sign_in, hub, clock, environment(assets))
+    pages = _Pages(api, sign_in, hub, clock, environment(assets), trio.CapacityLimiter(RENDERED_AT_ONCE))
     app = Starlette(
         routes=[
             *(Served(asset.path, _serve_asset(asset), methods=["GET"]) for asset in assets.values()),
@@ -104,6 +108,7 @@ class _Pages:
     hub: str
     clock: Callable[[], float]
     templates: Environment
+    renderers: trio.CapacityLimiter
 
     def serve(self, route: Route) -> Callable[[Request], Awaitable[Response]]:
         """Make the endpoint of a route."""
@@ -119,7 +124,7 @@ class _Pages:
             if isinstance(answer, Redirect):
                 return _redirected(answer, person)
             if isinstance(answer, Page):
-                return self._rendered(answer, request, person, route.section)
+                return await self._rendered(answer, request, person, route.section)
             return answer
 
         return endpoint
@@ -140,7 +145,7 @@ class _Pages:
 
         Also to a person who is signed in: the code may be another role's, and the session another person's.
         """
-        return self._rendered(Page("signin.html", "Sign in", {"fault": ""}), request, None)
+        return await self._rendered(Page("signin.html", "Sign in", {"fault": ""}), request, None)
 
     async def offer(self, request: Request) -> Response:
         """Answer whom a code would sign in, for the page before the click."""
@@ -168,7 +173,7 @@ class _Pages:
                 answer = _redirected(Redirect(_local(form.get("next", ""))), None)
                 answer.headers.append("set-cookie", cookie)
                 return answer
-        return self._rendered(Page("signin.html", "Sign in", {"fault": fault}, status), request, None)
+        return await self._rendered(Page("signin.html", "Sign in", {"fault": fault}, status), request, None)
 
     async def sign_out(self, request: Request) -> Response:
         """End the session."""
@@ -178,7 +183,7 @@ class _Pages:
         form = await _form(request)
         if refusal := self.sign_in.refusal(request.scope, person, form.get(TOKEN_FIELD, "")):
             page = _error(403, refusal, title="You are still signed in")
-            return self._rendered(page, request, person)
+            return await self._rendered(page, request, person)
         answer = _redirected(Redirect("/signin"), None)
         answer.headers.append("set-cookie", await self.sign_in.sign_out(person))
         return answer
@@ -190,7 +195,7 @@ class _Pages:
         if person is None:
             return self._to_sign_in(request)
         page = _error(error.status_code, _ADVICE.get(error.status_code, ""))
-        answer = self._rendered(page, request, person)
+        answer = await self._rendered(page, request, person)
         answer.headers.update(error.headers or {})
         return answer
 
@@ -203,10 +208,12 @@ class _Pages:
         query = {"next": target} if request.method == "GET" and target != "/" else {}
         return _redirected(Redirect("/signin", query=query), None)
 
-    def _rendered(self, page: Page, request: Request, person: Person | None, section: str = "") -> Response:
+    async def _rendered(
+        self, page: Page, request: Request, person: Person | None, section: str = ""
+    ) -> Response:
         theme = request.cookies.get("hawse-theme", "")
         notice = request.query_params.get(NOTICE, "")
-        body = self.templates.get_template(page.template).render(
+        context = dict(
             title=page.title,
             hub=self.hub,
             person=person,
@@ -219,9 +226,15 @@ class _Pages:
             next=_local(request.query_params.get("next", "")),
             **page.shown,
         )
+        # In a thread: a large table takes 20 ms, a template's first use 40 ms, and no call moves meanwhile.
+        render = partial(self._render, page.template, context)
+        body = await trio.to_thread.run_sync(render, limiter=self.renderers)
         answer = Response(body, page.status, media_type="text/html")
         answer.headers["cache-control"] = "no-store"
         return answer
+
+    def _render(self, template: str, context: Mapping[str, object]) -> str:
+        return self.templates.get_template(template).render(context)
 
 
 def _serve_asset(asset: Asset) -> Callable[[Request], Awaitable[Response]]:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from starlette.types import ASGIApp
 
 from proxy.console.app import console_app
+from proxy.console.pages.calls import ROWS_MAX
 from proxy.hub.store.roles import Role
 from tests.console.fakes import CSRF, FakePerson, FakeSignIn
 from tests.console.markup import text_of
@@ -71,6 +72,17 @@ async def test_an_agent_is_locked_and_unlocked(tmp_path: Path) -> None:
             done = await post(app, f"/agents/deploy-bot/{verb}", csrf=CSRF)
             assert (done.status, done.headers["location"].partition("?")[0]) == (303, "/agents/deploy-bot")
             assert bench.directory.current.agents_by_name["deploy-bot"].state == state
+
+
+async def test_of_many_calls_the_newest_are_shown(tmp_path: Path) -> None:
+    async with open_world(tmp_path, calls=ROWS_MAX + 1, events=1) as bench:
+        app = console_app(bench.app, FakeSignIn(), "hub.example", bench.clock)
+        page = (await call(app, "GET", "/calls")).body
+        assert page.count(b'<tr id="row-') == ROWS_MAX
+        oldest, *others = bench.sessions.live
+        assert oldest.id.encode() not in page
+        assert page.index(others[-1].id.encode()) < page.index(others[0].id.encode())
+        assert f"{ROWS_MAX + 1} calls under way, the newest {ROWS_MAX} of them here" in text_of(page)
 
 
 async def test_hubs_that_did_not_answer_are_named(tmp_path: Path) -> None:

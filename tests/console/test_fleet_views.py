@@ -106,9 +106,15 @@ def test_the_steps_of_an_enrolment_turn_green_one_by_one() -> None:
     assert [step.state.tone for step in enrolment_steps(cluster, [])] == ["ok", "info", ""]
 
 
-@given(st.dictionaries(st.sampled_from(["name", "teams", "labels", "mode", "relay_url", "image"]), st.text()))
-def test_a_command_of_an_enrolment_has_nothing_that_a_shell_reads(query: dict[str, str]) -> None:
-    enrolment = Enrolment.of(query)
+@given(
+    st.dictionaries(st.sampled_from(["teams", "image"]), st.text(st.sampled_from("a -'\"$`;|&\n*"))),
+    st.sampled_from(["prod", "a;b", "$x", "-a"]),
+    st.sampled_from(["https://relay.example", "https://x;y", "https://$(a)'b c"]),
+)
+def test_a_command_of_an_enrolment_has_nothing_that_a_shell_reads(
+    query: dict[str, str], name: str, relay_url: str
+) -> None:
+    enrolment = Enrolment.of({**query, "name": name, "relay_url": relay_url, "mode": "direct"})
     if enrolment.faults:
         return
     check_name("cluster name", enrolment.name)
@@ -117,6 +123,7 @@ def test_a_command_of_an_enrolment_has_nothing_that_a_shell_reads(query: dict[st
     assert words[:4] == ["hawse", "admin", "cluster", "add"]
     assert words[4] == enrolment.name
     assert words.count("--team") == len(enrolment.teams)
+    assert words[words.index("--relay-url") + 1] == enrolment.relay_url
     if enrolment.image:
         assert words[words.index("--image") + 1] == enrolment.image
     assert shlex.split(applied)[:3] == ["kubectl", "--context", enrolment.name]

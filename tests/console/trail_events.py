@@ -175,7 +175,13 @@ def _call(random: Random, number: int, at: float, *, hostile: bool) -> list[Even
     )  # fmt: skip
     done = begun.completed(
         utc(at + 0.001 * min(asked.ms, 1000)),
-        resp=Response(asked.status, text or asked.reason, 18_211, asked.ms * 0.86 or None, asked.processed),
+        resp=Response(
+            asked.status,
+            text or asked.reason,
+            412 if denied else 18_211,
+            None if denied else asked.ms * 0.86,
+            asked.processed,
+        ),
         stream=asked.stream,
         tunnel=asked.tunnel,
         relay=None if denied else Relay(f"hawse-relay-{cluster}-{number % 2}", "0.1.0"),

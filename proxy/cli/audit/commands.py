@@ -1,4 +1,4 @@
-"""`hawse audit`: read and prune the trail on the hub's machine, from its file; no hub needs to run."""
+"""`hawse audit`: read a hub's trail, from its file or over the admin API, and prune it, from its file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def audit() -> None:
-    """Read the audit trail on the hub's machine, and prune old events."""
+    """Read the audit trail, and prune old events.
+
+    On the hub's machine it is read from its file, also while the hub is stopped. From another machine, name
+    the hub by --hub or set HAWSE_ADMIN_URL, as for `hawse admin`.
+    """
 
 
 audit.add_command(list_events)

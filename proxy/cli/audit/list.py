@@ -13,6 +13,7 @@ import click
 from proxy.cli.audit.local_events import record_read
 from proxy.cli.audit.names import check_names
 from proxy.cli.audit.options import (
+    FoundTrail,
     find_trail,
     note_source,
     reach_of,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from audit.query import Query
     from audit.reader import StoredEvent, TrailReader
     from audit.record import Kind
+    from audit.search.filters import Filters
     from audit.textsearch import Text
     from proxy.hub.home.datadir import DataDir
 
@@ -160,41 +162,43 @@ def list_events(
 
     To see one event in full, pass its number (first column) to `hawse audit show`.
     """
-    from audit.errors import AuditUnavailable
-    from audit.mask import Masks
-    from audit.members import Members
-    from audit.query import Query
-    from proxy.hub.home.trails import open_names
+    from audit.search.filters import Filters
 
     if until is not None and follow:
         raise click.UsageError("--until does not go with --follow: use one of them")
     begin, end = to_span(since, until)
+    filters = Filters(
+        agent or "", cluster or "", teams, namespaces, resources, verbs, statuses, kinds, actor or "",
+        text or "", begin, end,
+    )  # fmt: skip
     reach = reach_of(config, data_dir, hub)
     if reach.remote:
         from proxy.cli.audit.remote import list_remote
 
-        filters = {
-            "agent": agent or "",
-            "cluster": cluster or "",
-            "team": ",".join(teams),
-            "verb": ",".join(verbs),
-            "namespace": ",".join(namespaces),
-            "resource": ",".join(resources),
-            "status": ",".join(statuses),
-            "kind": ",".join(kinds),
-            "actor": actor or "",
-            "q": text or "",
-            "since": "" if begin is None else begin.isoformat(),
-            "until": "" if end is None else end.isoformat(),
-        }
-        list_remote(reach.client(), filters, begin, limit, follow=follow, as_json=as_json)
+        list_remote(reach.client(), filters, limit, follow=follow, as_json=as_json)
         return
     found = find_trail(config, data_dir)
-    note_source(found, by_option=config is not None or data_dir is not None)
-    members = Members(verbs, namespaces, resources, teams, statuses, [actor] if actor is not None else ())
-    query = Query(agent, cluster, kinds, begin, end, members)
+    by_option = config is not None or data_dir is not None
+    _list_here(found, by_option, filters, limit, follow=follow, as_json=as_json)
+
+
+def _list_here(
+    found: FoundTrail,
+    by_option: bool,
+    filters: Filters,
+    limit: int | str | None,
+    *,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    """List events of the trail on this machine; raises CommandError."""
+    from audit.errors import AuditUnavailable
+    from audit.mask import Masks
+    from proxy.hub.home.trails import open_names
+
+    query = filters.query()
     # The search text may be a secret, and this read is recorded in the trail: mask it.
-    masked = None if text is None else Masks(found.mask).values([text])[0]
+    masked = Masks(found.mask).values([filters.q])[0] if filters.q else None
 
     def record() -> None:
         record_read(
@@ -207,6 +211,8 @@ def list_events(
     try:
         reader = open_names(found.place)
         try:
+            note_source(found, by_option=by_option)
+            text = filters.q or None
             _list(reader, found.data, query, text, limit, record, follow=follow, as_json=as_json)
         finally:
             reader.close()

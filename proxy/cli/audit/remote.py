@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from audit.calls import FoundCall
 from audit.escape import escape, escape_lines
 from audit.reader import StoredEvent
+from audit.search.filters import Filters
 from proxy.cli.admin.api.client import AdminClient, UnreachableError
 from proxy.cli.audit.printing import (
     newest_shown,
@@ -37,15 +38,14 @@ _GOES_ON = frozenset({"draining"})
 
 def list_remote(
     client: AdminClient,
-    filters: Mapping[str, str],
-    since: datetime | None,
+    filters: Filters,
     limit: int | str | None,
     *,
     follow: bool,
     as_json: bool,
 ) -> None:
     """Print the events that match, as `hawse audit list` does on the hub's machine."""
-    asked = {name: value for name, value in filters.items() if value}
+    asked = dict(filters.items())
     newest = newest_shown(limit, follow=follow, as_json=as_json)
     pages = _pages(client, asked, newest)
     first = next(pages)
@@ -71,7 +71,7 @@ def list_remote(
         print_more(shown)
     if stopped == "text":
         print_text_bound(_time(last, "searched_to"))
-    print_began(_time(first, "began"), since, shown, limit)
+    print_began(_time(first, "began"), filters.since, shown, limit)
 
 
 def find_remote(client: AdminClient, event: str) -> FoundCall:

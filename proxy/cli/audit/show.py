@@ -54,10 +54,10 @@ def _find_local(config: Path | None, data_dir: Path | None, event: str) -> Found
     from proxy.hub.home.trails import open_calls
 
     found_trail = find_trail(config, data_dir)
-    note_source(found_trail, by_option=config is not None or data_dir is not None)
     try:
         reader = open_calls(found_trail.place)
         try:
+            note_source(found_trail, by_option=config is not None or data_dir is not None)
             # Check first, as in `list`: an unreadable trail is one error.
             reader.last()
             found = reader.by_number(event) if _NUMBER.fullmatch(event) else reader.by_id(event)

@@ -15,7 +15,7 @@ from proxy.console.views.listing import ROWS, Few, Listing, filters_of, offset_o
 
 TEAMS_IN_A_CELL = 3
 AGENTS_BESIDE = 12
-_FILTERS = ("q", "team", "policy")
+_FILTERS = ("q", "team", "agent", "policy")
 
 
 async def show_all(ask: Ask) -> Page:

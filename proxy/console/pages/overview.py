@@ -10,6 +10,9 @@ from proxy.console.base.routes import Ask, Page, Route
 # More would hide the clusters, which are below, the worst first.
 ATTENTION_ROWS_MAX = 8
 
+# The worst first; the page of the clusters has all. A row has 250 bytes, so the page stays below 60 KB.
+CLUSTER_ROWS_MAX = 120
+
 TONES = {"critical": "bad", "warning": "warn", "notice": "info"}
 STATES = {
     "offline": ("offline", "bad"),
@@ -27,7 +30,8 @@ async def show(ask: Ask) -> Page:
         "fleet": overview,
         "attention": overview["attention"][:ATTENTION_ROWS_MAX],
         "unshown": max(0, len(overview["attention"]) - ATTENTION_ROWS_MAX),
-        "clusters": worst_first(overview["clusters"]),
+        "clusters": worst_first(overview["clusters"])[:CLUSTER_ROWS_MAX],
+        "unshown_clusters": max(0, len(overview["clusters"]) - CLUSTER_ROWS_MAX),
         "agents": sum(overview["agents"][state] for state in ("active", "locked")),
         "tones": TONES,
         "states": STATES,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -15,7 +16,9 @@ from audit.reader import StoredEvent
 from audit.record import Actor, ActorType, Kind, Request, utc
 from audit.search import search
 from audit.search.cursors import BadCursor, Mark
+from audit.search.file import FileSearch
 from audit.search.search import DEADLINE, TEXT
+from audit.store import AuditStore
 from audit.textsearch import Text
 from tests.audit.events import NOW_S, call
 from tests.audit.trails import PostgresTrail, Trail
@@ -163,3 +166,15 @@ def test_a_follower_misses_no_event_that_another_hub_commits_late(postgres_trail
                     if not more:
                         break
     assert sorted(found) == [f"{turn}-{n}" for turn in range(6) for n in range(3)]
+
+
+def test_a_file_that_was_replaced_is_opened_again(store: AuditStore, path: Path, tmp_path: Path) -> None:
+    store.append([call()])
+    with closing(FileSearch(path)) as reader:
+        assert len(reader.newest(limit=9).rows) == 1
+        store.close()
+        path.rename(tmp_path / "moved.db")
+        store = AuditStore(path)
+        store.append([call(), call()])
+        assert len(reader.newest(limit=9).rows) == 2
+        store.close()

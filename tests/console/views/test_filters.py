@@ -57,6 +57,7 @@ def test_the_command_is_one_that_the_command_line_takes() -> None:
     values = {
         "q": "-x y", "agent": "builder", "cluster": "prod", "status": "403,5xx", "since": "2h", "team": "a,b",
         "namespace": "app", "resource": "pods/exec", "verb": "get,list", "kind": "call,auth.failed",
+        "actor": "operator:ada",
         "until": "1h",
     }  # fmt: skip
     words = shlex.split(Filters.of(values).command)

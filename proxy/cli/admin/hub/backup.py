@@ -80,7 +80,7 @@ def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
     The whole backup is verified first; a damaged one changes nothing.
     """
     from proxy.hub.admin.data.backup import BackupError
-    from proxy.hub.admin.data.backup import restore as put
+    from proxy.hub.admin.data.restore import restore as put
 
     folder = reach.folder()
     try:

@@ -37,6 +37,8 @@ class ClusterListing(Listing, frozen=True):
 
     team: str | None = None
     """Only clusters that were granted to it."""
+    agent: str | None = None
+    """Only clusters that it may reach."""
     policy: str | None = None
     """Only clusters that it selects."""
 
@@ -116,6 +118,9 @@ class ClusterActions:
         if listing.team is not None:
             team = known(now.teams_by_name, "team", listing.team)
             clusters = [cluster for cluster in clusters if team.id in cluster.team_ids]
+        if listing.agent is not None:
+            agent = known(now.agents_by_name, "agent", listing.agent)
+            clusters = [cluster for cluster in clusters if now.may_reach(agent, cluster)]
         if listing.policy is not None:
             policies = {policy.name: policy for policy in now.bundle.policies}
             binding = Binding.of(known(policies, "policy", listing.policy), now)

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.agent.https.answer import HEAD_BYTES_MAX, INTERIM_ANSWERS_MAX, HTTPError, read_answer
+from proxy.agent.https.answer import (
+    HEAD_BYTES_MAX,
+    INTERIM_ANSWERS_MAX,
+    PIECE_BYTES_MAX,
+    HTTPError,
+    begin_answer,
+    read_answer,
+)
 
 BODY_MAX = 100
 
@@ -125,3 +132,37 @@ def test_some_answers_have_no_body_and_interim_ones_are_skipped(status: int) -> 
     interim = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
     head = b"HTTP/1.1 %d \r\ncontent-length: 5\r\n\r\nfive!" % status
     assert read(interim * (INTERIM_ANSWERS_MAX - 1) + head) == (status, b"")
+
+
+def streamed(raw: bytes) -> tuple[int, bytes]:
+    status, pieces = begin_answer(io.BytesIO(raw))
+    return status, b"".join(pieces)
+
+
+@given(bodies, st.booleans(), st.data())
+def test_a_body_in_pieces_is_the_whole_one_or_an_error(
+    parts: list[bytes], in_chunks: bool, data: st.DataObject
+) -> None:
+    body = b"".join(parts)
+    framing = b"transfer-encoding: chunked" if in_chunks else b"content-length: %d" % len(body)
+    head = b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n"
+    sent = chunked(parts) if in_chunks else body
+    assert streamed(head + sent) == (200, body)
+    # The last two bytes of a chunked body are the end of its empty trailer, which nothing needs.
+    needed = len(sent) - 2 if in_chunks else len(sent)
+    if needed:
+        cut = data.draw(st.integers(0, needed - 1))
+        with pytest.raises(HTTPError):
+            streamed(head + sent[:cut])
+
+
+def test_a_body_in_pieces_needs_an_end_that_no_cut_looks_like() -> None:
+    with pytest.raises(HTTPError, match="without a length"):
+        streamed(b"HTTP/1.1 200 OK\r\n\r\nbody")
+    assert streamed(b"HTTP/1.1 204 No Content\r\n\r\n") == (204, b"")
+
+
+def test_a_long_piece_is_read_in_parts() -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (PIECE_BYTES_MAX + 1)
+    _, pieces = begin_answer(io.BytesIO(head + b"x" * (PIECE_BYTES_MAX + 1)))
+    assert [len(piece) for piece in pieces] == [PIECE_BYTES_MAX, 1]

@@ -95,6 +95,7 @@ class Hub:
     live: Live
     ca: Path
     url: str
+    simulations: Simulations
 
     def elsewhere(self) -> dict[str, str | None]:
         """The environment of an operator on another machine."""
@@ -189,7 +190,14 @@ async def run_hub(
                     config = attrs.evolve(settings, admin=AdminConfig(Address("127.0.0.1", port)))
                     write_endpoint(config, data, certificate.chain)
                     await nursery.start(trio.serve_listeners, front.handle_client, listeners)
-                    yield Hub(data, directory, live, data.tls_dir / "ca.pem", f"https://127.0.0.1:{port}")
+                    yield Hub(
+                        data,
+                        directory,
+                        live,
+                        data.tls_dir / "ca.pem",
+                        f"https://127.0.0.1:{port}",
+                        simulations,
+                    )
                     nursery.cancel_scope.cancel()
     finally:
         store.close()

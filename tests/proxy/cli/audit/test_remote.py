@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from audit.record import Event, Kind, Phase, Request, Response
+from audit.search.filters import Filters
 from audit.store import AuditStore
 from proxy.agent.https.blocking import trusting
 from proxy.cli.admin.api.client import AdminClient
@@ -220,7 +221,7 @@ def test_an_export_that_is_cut_is_an_error() -> None:
         fake.reply = lambda asked: (200, {}, page if "events" in asked.path else cut)
         client = AdminClient(fake.url, "hws_x", trusting(fake.ca_pem))
         with pytest.raises(CommandError, match="ends within an event"):
-            list_remote(client, {}, None, None, follow=False, as_json=True)
+            list_remote(client, Filters(), None, follow=False, as_json=True)
 
 
 async def test_the_notes_say_whose_trail_is_read(hub: Hub) -> None:

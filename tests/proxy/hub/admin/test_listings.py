@@ -122,6 +122,7 @@ async def test_clusters_and_teams_are_filtered_and_paged(bench: Bench) -> None:
     await fleet(bench)
     assert names(await bench.ok("GET", "/v1/clusters?q=env%3Dprod"), "clusters") == ["edge-1", "main"]
     assert names(await bench.ok("GET", "/v1/clusters?team=web"), "clusters") == ["edge-1", "edge-2"]
+    assert names(await bench.ok("GET", "/v1/clusters?agent=sre-1"), "clusters") == ["edge-1"]
     assert names(await bench.ok("GET", "/v1/clusters?policy=edge-readers"), "clusters") == ["edge-1"]
     page = await bench.ok("GET", "/v1/clusters?limit=1&offset=1")
     assert (names(page, "clusters"), page["total"]) == (["edge-2"], 3)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import attrs
 import pytest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
@@ -91,6 +94,20 @@ async def test_a_change_needs_the_origin_and_the_token_of_the_session(
         assert reply.status == 403, (form, headers)
     assert len(bench.recorder.events) == events
     assert (await browser.ask("GET", "/")).status == 200
+
+
+async def test_a_page_that_checks_nothing_is_not_open_to_other_sites(browser: Browser) -> None:
+    asked: list[str] = []
+
+    async def careless(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["method"])
+        await Response("done")(scope, receive, send)
+
+    browser.gate = attrs.evolve(browser.gate, pages=careless)
+    assert (await browser.ask("POST", "/", {}, sec_fetch_site="cross-site")).status == 403
+    assert (await browser.ask("PUT", "/", {})).status == 405
+    assert asked == []
+    assert (await browser.ask("POST", "/", {})).status == 200
 
 
 async def test_a_sign_in_from_another_site_is_refused(browser: Browser) -> None:

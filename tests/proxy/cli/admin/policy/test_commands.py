@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from audit.ids import new_eid
 from audit.reader import AuditReader
 from audit.record import Actor, ActorType, Cluster, Event, Kind, Phase, Request, Stream, utc
 from audit.store import AuditStore
+from proxy.cli.admin.api.client import AdminClient
 from proxy.cli.audit.commands import audit
+from proxy.cli.output import Object
+from proxy.hub.admin.simulation.job import Job, Outcome, Progress
 from tests.auth.policies import policy
 from tests.proxy.cli.admin.conftest import Hub
 
@@ -281,6 +285,29 @@ async def test_recorded_calls_are_simulated(hub: Hub, look: str) -> None:
     refused = await hub.fails("policy", "simulate", look, "--without", "grantde")
     assert refused == "hawse: there is no policy 'grantde'; the policies are: granted, guard\n"
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 2
+
+
+async def test_ctrl_c_cancels_a_simulation_at_the_hub(
+    hub: Hub, look: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = AdminClient.get
+
+    def get(client: AdminClient, *path: str, **query: str) -> Object:
+        if path[0] == "policy-simulations":
+            raise KeyboardInterrupt
+        return real(client, *path, **query)
+
+    monkeypatch.setattr(AdminClient, "get", get)
+
+    async def never(job: Job, tell: Callable[[Progress], None]) -> Outcome:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(hub.simulations, "_work", never)
+    interrupted = await hub.run("policy", "simulate", look)
+    assert interrupted.exit_code != 0
+    [left] = hub.simulations.all()
+    assert left.state == "cancelled"
 
 
 async def test_a_simulation_for_a_name_that_never_was_is_refused(hub: Hub, look: str) -> None:

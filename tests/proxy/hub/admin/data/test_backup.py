@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from auth.keys import SigningKey
-from proxy.hub.admin.data.backup import BackupError, backup, restore
+from proxy.hub.admin.data.backup import BackupError, backup
+from proxy.hub.admin.data.restore import restore
 from proxy.hub.home.databases import check_databases
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate

@@ -201,7 +201,10 @@ async def test_a_follower_gets_what_is_new_and_goes_on_by_its_last_id(
     store.append([event for _ in range(EVENTS_AT_ONCE) for event in write()])
     again = Stream(bench, nursery, "?kind=call", last=stream.last)
     assert await again.next("start") == []
-    found = await again.next("events") + await again.next("events")
+    found: list[int] = []
+    # A step that takes too long sends what it has.
+    while len(found) < 2 * EVENTS_AT_ONCE:
+        found += await again.next("events")
     assert found == [*range(7, 7 + 2 * EVENTS_AT_ONCE)]
     # Nothing matches, and the cursor moves nevertheless.
     store.append([replace(event, kind=Kind.ADMIN) for event in write()])
