@@ -182,6 +182,18 @@ def list_events(
     _list_here(found, by_option, filters, limit, follow=follow, as_json=as_json)
 
 
+@click.command(
+    params=[option for option in list_events.params if option.name not in {"follow", "until"}],
+)
+@click.pass_context
+def follow(ctx: click.Context, /, **options: object) -> None:
+    """Print new events as they are written, until Ctrl-C.
+
+    The same as `hawse audit list --follow`.
+    """
+    ctx.invoke(list_events, follow=True, until=None, **options)
+
+
 def _list_here(
     found: FoundTrail,
     by_option: bool,
