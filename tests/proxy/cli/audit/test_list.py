@@ -179,7 +179,7 @@ def test_what_was_asked_for_is_recorded(tmp_path: Path) -> None:
         (["--resource", "Pod"], "'Pod' is not a resource in the API's form, such as pods or pods/log"),
         (["--team", "acme/sre"], "'acme/sre' is not a team's name, without the organisation"),
         (["--status", "40x"], "'40x' is not a status such as 403, a class such as 4xx, or none"),
-        (["--status", "600"], "'600' is neither a status"),
+        (["--status", "600"], "'600' is not a status"),
         (["--text", ""], "expected 1 to 1024 characters, not 0"),
         (["--text", "x" * 1025], "expected 1 to 1024 characters, not 1025"),
     ],
