@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import attrs
 
 from audit.members import Members
 from audit.query import Query
 from audit.record import Kind
+from audit.search.terms import NAMESPACE, RESOURCE, STATUS, TEAM, parse_since
 from audit.textsearch import TEXT_CHARACTERS_MAX
 
 # Of one filter. A search looks for each of them in each event.
@@ -18,29 +19,7 @@ VALUES_MAX = 32
 # A user's name is part of an operator's, and is bounded by the system at 256.
 NAME_CHARACTERS_MAX = 512
 
-_AGE = re.compile(r"([0-9]{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_SLUG = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _VERB = re.compile(r"[a-z][-a-z]{0,62}")
-_RESOURCE = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}(?:/[a-z0-9][-a-z0-9/]{0,252})?")
-_STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)|none")
-
-
-def parse_since(text: str, now: datetime) -> datetime:
-    """Parse a point in time: an age (90s, 10m, 2h, 7d), or an RFC 3339 time. Raises ValueError."""
-    age = _AGE.fullmatch(text)
-    try:
-        when = now - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else datetime.fromisoformat(text)
-        # Comparisons of times near the year 1 or 9999 overflow in another zone.
-        when = when.astimezone(UTC) if when.tzinfo is not None else datetime.min
-    except (ValueError, OverflowError):
-        when = datetime.min
-    if when.tzinfo is None:
-        raise ValueError(
-            f"{text!a} is neither an age such as 10m, 2h or 7d, nor a time with a zone, such as "
-            "2026-01-31T08:00:00Z or 2026-01-31T08:00:00+01:00"
-        )
-    return when
 
 
 @attrs.frozen
@@ -139,9 +118,9 @@ def _listed(text: str, allowed: re.Pattern[str] | Collection[str], what: str) ->
 
 
 _PATTERNS = {
-    "team": (_SLUG, "a team's name, without the organisation"),
-    "namespace": (_SLUG, "a namespace's name, such as kube-system"),
-    "resource": (_RESOURCE, "a resource in the API's form, such as pods or pods/log"),
+    "team": TEAM,
+    "namespace": NAMESPACE,
+    "resource": RESOURCE,
     "verb": (_VERB, "a verb, such as get or delete"),
-    "status": (_STATUS, "a status such as 403, a class such as 4xx, or none"),
+    "status": STATUS,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import attrs
 import click
 
+from audit.search.terms import NAMESPACE, RESOURCE, STATUS, TEAM, parse_since
 from proxy.cli.audit.printing import print_notes
 from proxy.cli.errors import CommandError, ConfigurationFaults
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_AGE = re.compile(r"([0-9]{1,6})([smhd])")
 # Pruning can't be undone, and `m` could be read as months.
 _KEPT = re.compile(r"[0-9]{1,6}[hd]")
 # For the look whether a hub runs here: it is on this machine.
@@ -44,24 +43,6 @@ _VERBS = (
 )
 # Recorded by commands that run on the hub's machine without the hub (proxy.cli.audit.local_events).
 _LOCAL_VERBS = ("backup", "migrate", "restore")
-_SLUG = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
-_RESOURCE = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}(?:/[a-z0-9][-a-z0-9/]{0,252})?")
-_STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)")
-
-
-def parse_since(text: str, now: datetime) -> datetime:
-    """Parse a point in time: an age (90s, 10m, 2h, 7d), or an RFC 3339 time. Raises ValueError."""
-    age = _AGE.fullmatch(text)
-    try:
-        when = now - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        when = datetime.min
-    if when.tzinfo is None:
-        raise ValueError(
-            f"{text!a} is neither an age such as 10m, 2h or 7d, nor a time with a zone, such as "
-            "2026-01-31T08:00:00Z or 2026-01-31T08:00:00+01:00"
-        )
-    return when
 
 
 def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
@@ -136,30 +117,22 @@ def to_verbs(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 
 def to_namespaces(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
     """Parse an option's value as namespaces."""
-    return _matching(ctx, param, value, _SLUG, "a namespace's name, such as kube-system")
+    return _matching(ctx, param, value, *NAMESPACE)
 
 
 def to_resources(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
     """Parse an option's value as resources, optionally with a subresource."""
-    return _matching(ctx, param, value, _RESOURCE, "a resource in the API's form, such as pods or pods/log")
+    return _matching(ctx, param, value, *RESOURCE)
 
 
 def to_teams(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
     """Parse an option's value as teams."""
-    return _matching(ctx, param, value, _SLUG, "a team's name, without the organisation")
+    return _matching(ctx, param, value, *TEAM)
 
 
 def to_statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
     """Parse an option's value as response statuses."""
-    statuses = _listed(ctx, param, value)
-    for status in statuses:
-        if status != "none" and not _STATUS.fullmatch(status):
-            raise click.BadParameter(
-                f"{status!a} is neither a status such as 403, nor one of 1xx, 2xx, 3xx, 4xx, 5xx, nor none",
-                ctx,
-                param,
-            )
-    return statuses
+    return _matching(ctx, param, value, *STATUS)
 
 
 def to_text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
