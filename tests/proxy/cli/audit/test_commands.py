@@ -18,9 +18,9 @@ from msgspec.structs import replace
 
 from audit.reader import AuditReader
 from audit.record import Client, Kind
+from audit.search.values import parse_since
 from audit.store import AuditStore
 from proxy.cli.audit.commands import audit
-from proxy.cli.audit.options import parse_since
 from proxy.cli.group import build_group
 from tests.audit.events import NOW_S, call, failure
 
