@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
 import attrs
@@ -11,15 +10,7 @@ import attrs
 from audit.members import Members
 from audit.query import Query
 from audit.record import Kind
-from audit.search.terms import NAMESPACE, RESOURCE, STATUS, TEAM, parse_since
-from audit.textsearch import TEXT_CHARACTERS_MAX
-
-# Of one filter. A search looks for each of them in each event.
-VALUES_MAX = 32
-# A user's name is part of an operator's, and is bounded by the system at 256.
-NAME_CHARACTERS_MAX = 512
-
-_VERB = re.compile(r"[a-z][-a-z]{0,62}")
+from audit.search.values import parse_value
 
 
 @attrs.frozen
@@ -50,10 +41,10 @@ class Filters:
             if not text:
                 continue
             try:
-                found[name] = _parsed(name, text, now)
+                found[name] = parse_value(name, text, now)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-        filters = cls(**found)  # type: ignore[arg-type]  # _parsed returns each field's type
+        filters = cls(**found)  # type: ignore[arg-type]  # parse_value returns each field's type
         begin, end = filters.since, filters.until
         if begin is not None and end is not None and begin >= end:
             raise ValueError(f"since: {values['since']!a} is not before until: {values['until']!a}")
@@ -87,40 +78,3 @@ def _item(item: tuple[str, object]) -> tuple[str, str]:
     if isinstance(value, datetime):
         return name, value.isoformat().replace("+00:00", "Z")
     return name, ",".join(value) if isinstance(value, tuple) else str(value or "")
-
-
-def _parsed(name: str, text: str, now: datetime) -> object:
-    match name:
-        case "since" | "until":
-            return parse_since(text, now)
-        case "q":
-            if len(text) > TEXT_CHARACTERS_MAX:
-                raise ValueError(f"expected at most {TEXT_CHARACTERS_MAX} characters, not {len(text)}")
-            return text
-        case "agent" | "cluster" | "actor":
-            if len(text) > NAME_CHARACTERS_MAX:
-                raise ValueError(f"a name has at most {NAME_CHARACTERS_MAX} characters, not {len(text)}")
-            return text
-        case "kind":
-            return _listed(text, {kind.value for kind in Kind}, f"one of {', '.join(Kind)}")
-    return _listed(text, *_PATTERNS[name])
-
-
-def _listed(text: str, allowed: re.Pattern[str] | Collection[str], what: str) -> tuple[str, ...]:
-    """Split names at commas; raises ValueError for a name that is not allowed."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    if len(names) > VALUES_MAX:
-        raise ValueError(f"expected at most {VALUES_MAX} names, not {len(names)}")
-    for name in names:
-        if not (allowed.fullmatch(name) if isinstance(allowed, re.Pattern) else name in allowed):
-            raise ValueError(f"{name!a} is not {what}" if name else f"{text!a} has an empty name")
-    return names
-
-
-_PATTERNS = {
-    "team": TEAM,
-    "namespace": NAMESPACE,
-    "resource": RESOURCE,
-    "verb": (_VERB, "a verb, such as get or delete"),
-    "status": STATUS,
-}

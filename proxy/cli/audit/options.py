@@ -13,14 +13,12 @@ from urllib.parse import urlsplit
 import attrs
 import click
 
-from audit.search.terms import NAMESPACE, RESOURCE, STATUS, TEAM, parse_since
 from proxy.cli.audit.printing import print_notes
 from proxy.cli.errors import CommandError, ConfigurationFaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from audit.record import Kind
     from proxy.cli.admin.api.client import Reach
     from proxy.hub.home.datadir import DataDir
     from proxy.hub.home.trails import TrailPlace
@@ -43,10 +41,22 @@ _VERBS = (
 )
 # Recorded by commands that run on the hub's machine without the hub (proxy.cli.audit.local_events).
 _LOCAL_VERBS = ("backup", "migrate", "restore")
+# By the name of an option's parameter: the filter that it is.
+_FILTERS = {
+    "kinds": "kind",
+    "namespaces": "namespace",
+    "resources": "resource",
+    "statuses": "status",
+    "teams": "team",
+    "text": "q",
+    "verbs": "verb",
+}
 
 
 def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
     """Parse an option's value as a point in time."""
+    from audit.search.values import parse_since
+
     try:
         return None if value is None else parse_since(value, datetime.now(UTC))
     except ValueError as error:
@@ -55,6 +65,8 @@ def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 def to_span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
     """Parse the ends of a time span. Raises click.UsageError if the span is empty."""
+    from audit.search.values import parse_since
+
     # One clock reading for both ends. Two readings would put equal ages microseconds apart.
     now = datetime.now(UTC)
     ends = []
@@ -69,15 +81,9 @@ def to_span(since: str | None, until: str | None) -> tuple[datetime | None, date
     return begin, end
 
 
-def to_kinds(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[Kind, ...]:
+def to_kinds(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """Parse an option's values as kinds of events."""
-    from audit.record import Kind
-
-    known = {kind.value: kind for kind in Kind}
-    for name in value:
-        if name not in known:
-            raise click.BadParameter(f"{name!a} is not one of {', '.join(known)}", ctx, param)
-    return tuple(known[name] for name in value)
+    return to_names(ctx, param, ",".join(value)) if value else ()
 
 
 def to_age(ctx: click.Context, param: click.Parameter, value: str) -> datetime:
@@ -102,7 +108,7 @@ def to_limit(ctx: click.Context, param: click.Parameter, value: str | None) -> i
 
 def to_verbs(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
     """Parse an option's value as verbs of Kubernetes or of `hawse admin`."""
-    verbs = _listed(ctx, param, value)
+    verbs = to_names(ctx, param, value)
     if unknown := [verb for verb in verbs if verb not in _VERBS]:
         # Imported only for these verbs: it takes a quarter of a second.
         from proxy.hub.admin.administration import ACTIONS
@@ -115,54 +121,27 @@ def to_verbs(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     return verbs
 
 
-def to_namespaces(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Parse an option's value as namespaces."""
-    return _matching(ctx, param, value, *NAMESPACE)
-
-
-def to_resources(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Parse an option's value as resources, optionally with a subresource."""
-    return _matching(ctx, param, value, *RESOURCE)
-
-
-def to_teams(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Parse an option's value as teams."""
-    return _matching(ctx, param, value, *TEAM)
-
-
-def to_statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Parse an option's value as response statuses."""
-    return _matching(ctx, param, value, *STATUS)
+def to_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse the value of an option that is a filter of names."""
+    found = None if value is None else _parsed(ctx, param, value)
+    return found if isinstance(found, tuple) else ()
 
 
 def to_text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Parse an option's value as a search text."""
-    from audit.textsearch import TEXT_CHARACTERS_MAX
-
-    if value is not None and not 0 < len(value) <= TEXT_CHARACTERS_MAX:
-        raise click.BadParameter(
-            f"expected 1 to {TEXT_CHARACTERS_MAX} characters, not {len(value)}", ctx, param
-        )
+    if value is not None:
+        _parsed(ctx, param, value)
     return value
 
 
-def _listed(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    names = tuple(name.strip() for name in value.split(","))
-    if "" in names:
-        raise click.BadParameter(f"{value!a} has an empty name: expected NAME or NAME,NAME", ctx, param)
-    return names
+def _parsed(ctx: click.Context, param: click.Parameter, value: str) -> object:
+    """Parse an option's value as that of a filter of the admin API."""
+    from audit.search.values import parse_value
 
-
-def _matching(
-    ctx: click.Context, param: click.Parameter, value: str | None, pattern: re.Pattern[str], what: str
-) -> tuple[str, ...]:
-    names = _listed(ctx, param, value)
-    for name in names:
-        if not pattern.fullmatch(name):
-            raise click.BadParameter(f"{name!a} is not {what}", ctx, param)
-    return names
+    try:
+        return parse_value(_FILTERS[param.name or ""], value, datetime.now(UTC))
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
 
 
 def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from audit.reader import AuditReader
 from audit.record import Client, Kind
-from audit.search.terms import parse_since
+from audit.search.values import parse_since
 from audit.store import AuditStore
 from proxy.cli.audit.commands import audit
 from proxy.cli.group import build_group
