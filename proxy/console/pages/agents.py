@@ -89,7 +89,7 @@ async def ask_code(ask: Ask) -> Page:
     shown = {
         "action": at("/agents/{}/code", name),
         "fields": {},
-        "text": "Whoever has the code can register a key, and act as this agent from then on. "
+        "text": "With the code, anyone can register a key and act as this agent. "
         "It works once, within 15 minutes.",
         "facts": {"Agent": name, "Owner": agent["owner"]},
         "reason": "",

@@ -77,7 +77,7 @@ const pace = 1000 * ($("main")?.dataset.pace ?? 1);
 let wanted = new Set(), readAt = Date.now(), due;
 
 // Reads the page again for the parts of these topics: at once, and then at the pace of the page, so that a busy hub
-// renders no page more often than somebody can look at it. A hidden page waits until it is shown.
+// renders no page more often than a person can read it. A hidden page waits until it is shown.
 export function read(topics) {
   topics.forEach((topic) => wanted.add(topic));
   if (due || document.hidden || !everything().some((topic) => wanted.has(topic))) return;

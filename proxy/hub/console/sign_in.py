@@ -116,7 +116,7 @@ class ConsoleSignIn:
     async def redeem(self, code: str, ip: str, user_agent: str) -> str:
         """Use up a code, and return the value of `Set-Cookie`; raises SignInError.
 
-        If cancelled during the write, the session has begun, and nobody has its cookie.
+        If cancelled during the write, the session may have begun, and its cookie is lost.
         """
         digest, token, found = self._accepted(code, ip, user_agent)
         session_id, cookie = str(uuid.uuid4()), secrets.token_urlsafe(COOKIE_BYTES)
