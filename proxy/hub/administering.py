@@ -124,7 +124,7 @@ def _start_console(hub: Resources, api: ASGIApp, metrics: CollectorRegistry) -> 
     directory = records.directory
     origin = Origin.of(config.console.public_url)
     people = People(directory, records.secrets.pepper, time.time)
-    sign_in = ConsoleSignIn(people, origin, records.recorder, records.spread, api)
+    sign_in = ConsoleSignIn(people, origin, records.recorder, records.spread)
     pages = console_app(api, sign_in, config.public_host, time.time)
     gate = Gate(origin, people, pages, api)
     front = ConsoleFront(
