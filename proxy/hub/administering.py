@@ -91,7 +91,7 @@ def start_administration(
         live_sessions=sessions,
         simulations=simulations,
         backups=Backups(home.data.path),
-        relays_per_cluster=hub.config.limits.relays_per_cluster,
+        limits=hub.config.limits,
         trail=trail,
         denials=trail.denials,
         hubs=None if peering is None else peering.members,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.console.base.api import Answer, ApiError, at
 from proxy.console.base.routes import Ask, Page, Redirect, Route
-from proxy.console.views.fleet import state_of_agent, state_of_key
+from proxy.console.views.fleet import limits_of, state_of_agent, state_of_key
 from proxy.console.views.listing import ROWS, Few, Listing, filters_of, offset_of
 
 # The names in a cell of the list, and in a list beside an agent.
@@ -65,6 +65,7 @@ async def show(ask: Ask) -> Page:
         "rules": federation["rules"],
         "reach": Few.of(agent["clusters"], CLUSTERS_BESIDE),
         "denials": await _denials(ask, name),
+        "limits": limits_of(agent),
     }
     return Page("agent.html", name, shown)
 

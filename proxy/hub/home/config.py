@@ -142,6 +142,11 @@ class LimitsConfig:
             return self
         return attrs.evolve(self, **attrs.asdict(own, filter=lambda _, value: value is not None))
 
+    def by_key(self, agent: str) -> dict[str, int]:
+        """Return the limits of one agent by their keys in the configuration."""
+        limits = self.of(agent)
+        return {field.name: getattr(limits, field.name) for field in attrs.fields(AgentLimitsConfig)}
+
 
 @attrs.frozen
 class TunnelConfig:
