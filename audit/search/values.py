@@ -55,6 +55,9 @@ def parse_value(name: str, text: str, now: datetime) -> object:
         case "agent" | "cluster" | "actor":
             if len(text) > NAME_CHARACTERS_MAX:
                 raise ValueError(f"a name has at most {NAME_CHARACTERS_MAX} characters, not {len(text)}")
+            if "\0" in text:
+                # PostgreSQL has no such text.
+                raise ValueError(f"{text!a} is no name")
             return text
         case "kind":
             return _listed(text, {kind.value for kind in Kind}, f"one of {', '.join(Kind)}")
