@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.console.views.fleet import Enrolment, enrolment_steps, limits_of, relay_row, state_of_cluster
 from proxy.console.views.listing import ROWS, Few, Listing, offset_of
 from proxy.console.views.policies import Rule, changes, checked, counted, marked, progress, verdict
-from proxy.hub.home.config import LimitsConfig
+from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.hub.store.names import check_labels, check_name
 from tests.console.fleet_data import SIMULATED
 

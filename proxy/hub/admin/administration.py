@@ -28,8 +28,8 @@ from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import Verb, declared_by
-from proxy.hub.home.config import LimitsConfig
 from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.hub.relays.operations import Operations, OtherHubs, Sessions
 from proxy.hub.store.directory import Directory, InMemory
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME

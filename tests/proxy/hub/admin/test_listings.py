@@ -8,7 +8,7 @@ import pytest
 
 from auth.policy.match import binds
 from proxy.hub.authorize.binding import Binding, bound_where
-from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
+from proxy.hub.home.sections.limits import AgentLimitsConfig, LimitsConfig
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.store import Store
