@@ -110,6 +110,7 @@ async def test_an_unknown_name_is_an_error_and_a_silent_one_a_note(bench: Bench,
         ("agent=sre-2", "did you mean sre-1?"),
         ("cluster=x", "`hawse admin cluster list`"),
         ("team=sra", "did you mean sre?"),
+        ("team=sre,sra", "did you mean sre?"),
     ):
         reply = await bench.ask("GET", f"/v1/audit/events?{query}")
         assert (reply.status, reply.json["error"]["code"]) == (404, "not_found")
