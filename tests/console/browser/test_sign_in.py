@@ -64,6 +64,7 @@ def test_a_session_that_was_planted_is_not_the_one_that_signs_in(
     ):
         cookie = session_of(planted)
         for value in (cookie["value"], "A" * 43):
+            # One that the browser has given takes the same keys.
             victim.page.context.add_cookies([{**cookie, "value": value}])  # type: ignore[list-item, typeddict-item]
             sign_in(victim, console.url())
             assert session_of(victim)["value"] not in {cookie["value"], "A" * 43}

@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[AuditStore]:
 
 def write(verb: str = "delete", status: int = 200, **options: object) -> list[Event]:
     """Return both rows of one call."""
-    intent = call(**options)  # type: ignore[arg-type]
+    intent = call(**options)  # type: ignore[arg-type]  # fields of an event
     assert intent.req is not None
     intent = replace(intent, req=replace(intent.req, verb=verb))
     return [intent, intent.completed(intent.ts, resp=Response(status))]
