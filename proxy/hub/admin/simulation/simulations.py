@@ -127,8 +127,9 @@ class Simulations:
         """Return one of the last simulations; raises NotFoundError."""
         found = self._kept.get(simulation_id)
         if found is None:
+            others = "; of several hubs, only the one that began it has it" if self.hub else ""
             raise NotFoundError(
-                f"this hub has no such simulation: it keeps its last {KEPT_MAX}, until it stops"
+                f"this hub has no such simulation: it keeps its last {KEPT_MAX}, until it stops{others}"
             )
         return found
 

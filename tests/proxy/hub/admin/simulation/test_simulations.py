@@ -158,3 +158,13 @@ async def test_a_malformed_simulation_is_refused(bench: Bench, wrong: dict[str, 
     reply = await bench.ask("POST", PATH, {**BODY, **wrong})
     assert (reply.status, reply.json["error"]["code"]) == (422, "invalid")
     assert bench.simulations.all() == []
+
+
+async def test_an_unknown_simulation_may_be_of_another_hub(bench: Bench) -> None:
+    path = "/v1/policy-simulations/none"
+    assert "several hubs" not in (await bench.ask("GET", path)).json["error"]["message"]
+    bench.simulations.hub = "hub-2"
+    assert (
+        "of several hubs, only the one that began it has it"
+        in ((await bench.ask("GET", path)).json["error"]["message"])
+    )
