@@ -191,6 +191,9 @@ async def test_a_sign_out_ends_the_session_everywhere(bench: Bench) -> None:
     assert reply.headers["set-cookie"].startswith("__Host-hawse=; Max-Age=0;")
     assert (await stolen.ask("GET", "/")).status == 303
     ended = bench.recorder.events[-1]
+    # The address shows who has ended it.
+    assert ended.client is not None
+    assert ended.client.ip == "127.0.0.1"
     assert (ended.kind, ended.actor.name, ended.actor.credential) == (
         Kind.ADMIN,
         "local",
