@@ -25,6 +25,8 @@ SEARCH_S = 2.0
 WAIT_S = 2.0
 # The steps of all followers. Each takes some milliseconds.
 FOLLOWERS_AT_ONCE = 2
+# For one of these. All streams of a hub (STREAMS_MAX) may have a step to do, each of 0.2 s.
+STEP_WAIT_S = 30.0
 
 
 class BusyError(StoreError):
@@ -59,12 +61,12 @@ class TrailSearches:
         """
         async with self._slot(operator):
             return await self._call(
-                lambda: function(self._opened(), time.monotonic() + SEARCH_S), self._threads
+                lambda: function(self._opened(), time.monotonic() + SEARCH_S), self._threads, WAIT_S
             )
 
     async def step(self, function: Callable[[SearchReader], T]) -> T:
-        """Call a function that takes some milliseconds; raises TrailUnavailableError."""
-        return await self._call(lambda: function(self._opened()), self._follower_threads)
+        """Call a function that takes some milliseconds; raises BusyError, TrailUnavailableError."""
+        return await self._call(lambda: function(self._opened()), self._follower_threads, STEP_WAIT_S)
 
     def close(self) -> None:
         """Close the trail."""
@@ -91,12 +93,12 @@ class TrailSearches:
             if not one.statistics().borrowed_tokens and not one.statistics().tasks_waiting:
                 self._of.pop(operator, None)
 
-    async def _call(self, function: Callable[[], T], threads: trio.CapacityLimiter) -> T:
+    async def _call(self, function: Callable[[], T], threads: trio.CapacityLimiter, wait_s: float) -> T:
         task = object()
-        with trio.move_on_after(WAIT_S) as bounded:
+        with trio.move_on_after(wait_s) as bounded:
             await threads.acquire_on_behalf_of(task)
         if bounded.cancelled_caught:
-            raise BusyError(f"{SEARCHES_MAX} searches of the trail are under way: search again in a moment")
+            raise BusyError("too many readers of the trail are under way: ask again in a moment")
         try:
             # Its own limiter: the thread is counted already.
             return await trio.to_thread.run_sync(function, limiter=trio.CapacityLimiter(1))

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,13 @@ import trio
 from msgspec.structs import replace
 
 from audit.record import Actor, ActorType, Event, Kind, Phase, Response
+from audit.search.cursors import Mark
+from audit.search.search import SearchReader
 from audit.store import AuditStore
 from proxy.hub.admin.streams.cut import CutError
 from proxy.hub.admin.trail import searches
 from proxy.hub.admin.trail.follow import EVENTS_AT_ONCE
+from proxy.hub.home.trails import open_search
 from tests.audit.events import HOSTILE, NOW_S, call, with_user_agent
 from tests.fakes.admin import TOKEN, Bench, enrol
 from tests.fakes.asgi import Follower, scope_of
@@ -280,6 +284,24 @@ async def test_two_searches_are_under_way_at_once_and_one_of_each_operator(
     nursery.start_soon(hold, "eve")
     await under_way.acquire()
     done.set()
+
+
+async def test_a_follower_waits_for_the_steps_of_the_others(
+    autojump_clock: object, nursery: trio.Nursery, store: AuditStore, tmp_path: Path
+) -> None:
+    trail = searches.TrailSearches(partial(open_search, tmp_path / "audit.db"))
+    others = [object() for _ in range(searches.FOLLOWERS_AT_ONCE)]
+    for other in others:
+        await trail._follower_threads.acquire_on_behalf_of(other)
+
+    async def others_end() -> None:
+        await trio.sleep(searches.WAIT_S * 2)
+        for other in others:
+            trail._follower_threads.release_on_behalf_of(other)
+
+    nursery.start_soon(others_end)
+    assert await trail.step(SearchReader.now) == Mark({0: 0})
+    trail.close()
 
 
 async def test_reads_are_recorded_with_their_filters_and_a_masked_text(
