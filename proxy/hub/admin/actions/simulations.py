@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import attrs
 import msgspec
@@ -63,6 +63,10 @@ class SimulationActions:
         """Start to decide the calls of the trail again, by the policies in force and by proposed ones."""
         if new.since.tzinfo is None:
             raise InvalidError("since must have a time zone, as in 2026-01-31T08:00:00Z")
+        try:
+            new.since.astimezone(UTC)
+        except OverflowError as error:
+            raise InvalidError("since must be within the years 1 to 9999 in UTC") from error
         # In a thread: it reads the documents.
         names = await trio.to_thread.run_sync(_names_in, new.files)
         started = self.simulations.start(_job(self.directory.current, new), call.operator, names)

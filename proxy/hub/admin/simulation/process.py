@@ -49,7 +49,8 @@ async def run_in_process(data_dir: Path, job: Job, tell: Callable[[Progress], No
 @asynccontextmanager
 async def _worker(data_dir: Path) -> AsyncIterator[trio.Process]:
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "hawse", COMMAND, str(data_dir)],
+        # -P: without it, -m imports from the current folder first, and others may write there.
+        [sys.executable, "-P", "-m", "hawse", COMMAND, str(data_dir)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -61,7 +61,12 @@ def unheard(progress: Progress) -> None:
     raise AssertionError("so short a simulation tells no progress")
 
 
-async def test_a_process_simulates_as_the_hub_itself_would(data: DataDir) -> None:
+async def test_a_process_simulates_as_the_hub_itself_would(
+    data: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A module in the current folder, which others may write to, is not imported.
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the current folder')")
+    monkeypatch.chdir(tmp_path)
     found = await run_in_process(data.path, job(), unheard)
     assert msgspec.json.encode(found) == msgspec.json.encode(run_job(data.path, job(), unheard))
     assert found.result is not None

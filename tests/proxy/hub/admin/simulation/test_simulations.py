@@ -143,7 +143,16 @@ async def test_simulations_read_the_trail_so_they_need_an_auditor(bench: Bench) 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"since": "2027-01-01T08:00:00"}, {"since": "yesterday"}, {"files": [1]}, {"sinse": 1}]
+    "wrong",
+    [
+        {"since": "2027-01-01T08:00:00"},
+        # In the years 0 and 10000 in UTC. A simulation that is kept must be listed.
+        {"since": "0001-01-01T00:00:00+01:00"},
+        {"since": "9999-12-31T23:59:59-01:00"},
+        {"since": "yesterday"},
+        {"files": [1]},
+        {"sinse": 1},
+    ],
 )
 async def test_a_malformed_simulation_is_refused(bench: Bench, wrong: dict[str, object]) -> None:
     reply = await bench.ask("POST", PATH, {**BODY, **wrong})
