@@ -127,8 +127,8 @@ def test_a_hostile_text_is_only_a_text(hubs: Hubs, chromium: Chromium, path: str
         tab.check()
 
 
-def test_a_filter_of_rows_says_how_many_match(hubs: dict[str, str], chromium: Chromium) -> None:
-    with new_tab(chromium.browser, hubs["usual"]) as tab:
+def test_a_filter_of_rows_says_how_many_match(hubs: Hubs, chromium: Chromium) -> None:
+    with new_tab(chromium.browser, hubs.origin("usual")) as tab:
         tab.open("/policies")
         rows = tab.page.locator("#policies tbody tr")
         tab.page.keyboard.press("/")
@@ -138,8 +138,8 @@ def test_a_filter_of_rows_says_how_many_match(hubs: dict[str, str], chromium: Ch
         tab.check()
 
 
-def test_a_table_fits_a_tablet(hubs: dict[str, str], chromium: Chromium) -> None:
-    with new_tab(chromium.browser, hubs["usual"]) as tab:
+def test_a_table_fits_a_tablet(hubs: Hubs, chromium: Chromium) -> None:
+    with new_tab(chromium.browser, hubs.origin("usual")) as tab:
         for path in ("/calls", "/agents", "/clusters/staging"):
             tab.open(path)
             for width in (768, 1024, 1100, 1280):
