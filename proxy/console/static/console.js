@@ -170,8 +170,10 @@ async function ask(link) {
 function narrow() {
   for (const field of all("input[data-rows]")) {
     const sought = field.value.trim().toLowerCase();
-    for (const row of all(`#${CSS.escape(field.dataset.rows)} tbody tr`))
-      row.hidden = sought !== "" && !row.textContent.toLowerCase().includes(sought);
+    const rows = all(`#${CSS.escape(field.dataset.rows)} tbody tr:not(:has(.empty))`);
+    for (const row of rows) row.hidden = sought !== "" && !row.textContent.toLowerCase().includes(sought);
+    const shown = rows.filter((row) => !row.hidden).length;
+    write(document.getElementById(`${field.dataset.rows}-matched`), sought && `${shown} of ${rows.length} match`);
   }
 }
 
@@ -208,6 +210,8 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "g") went = Date.now();
   else if (Date.now() - went < 1500 && pages[event.key]) location.assign(pages[event.key]);
 });
+// The hub cuts the streams of a session that ends, which the browser's console would report as an error.
+document.addEventListener("submit", (event) => { if (event.target.matches("[action='/signout']")) stream?.close(); });
 document.addEventListener("input", (event) => { if (event.target.matches("[data-rows]")) narrow(); });
 document.addEventListener("visibilitychange", () => { listen(); if (!document.hidden) read(everything()); });
 
@@ -322,3 +326,5 @@ setInterval(() => {
 }, 1000);
 listen();
 offer();
+// Another URL of a code, opened on the page of the sign-in, loads nothing.
+addEventListener("hashchange", offer);

@@ -125,3 +125,24 @@ def test_a_hostile_text_is_only_a_text(hubs: Hubs, chromium: Chromium, path: str
         assert tab.page.locator("main img, main [style], main script, main [onerror]").count() == 0
         tab.inspect([PHONE_IN_DARK])
         tab.check()
+
+
+def test_a_filter_of_rows_says_how_many_match(hubs: Hubs, chromium: Chromium) -> None:
+    with new_tab(chromium.browser, hubs.origin("usual")) as tab:
+        tab.open("/policies")
+        rows = tab.page.locator("#policies tbody tr")
+        tab.page.keyboard.press("/")
+        tab.page.keyboard.type("migrations")
+        tab.page.get_by_role("status").get_by_text(f"1 of {rows.count()} match").wait_for()
+        assert [row.is_visible() for row in rows.all()].count(True) == 1
+        tab.check()
+
+
+def test_a_table_fits_a_tablet(hubs: Hubs, chromium: Chromium) -> None:
+    with new_tab(chromium.browser, hubs.origin("usual")) as tab:
+        for path in ("/calls", "/agents", "/clusters/staging"):
+            tab.open(path)
+            for width in (768, 1024, 1100, 1280):
+                tab.look(width, "light")
+                table = tab.page.locator(".table").first
+                assert table.evaluate("e => e.scrollWidth <= e.clientWidth"), (path, width)

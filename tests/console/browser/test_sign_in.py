@@ -29,6 +29,10 @@ def test_one_click_signs_in_and_the_code_leaves_the_address(
         assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Lax", "/")
         tab.page.get_by_role("button", name="Sign out").click()
         tab.page.wait_for_url(f"{console.origin}/signin**")
+        # On the page of the sign-in, another URL only changes the fragment.
+        tab.page.goto(console.url())
+        said.wait_for()
+        assert tab.page.url == f"{console.origin}/signin"
         tab.open("/calls")
         assert tab.page.url == f"{console.origin}/signin?next=%2Fcalls"
         tab.check()
