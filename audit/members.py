@@ -202,10 +202,6 @@ def _has_actor(column: _Column, name: str) -> Condition:
     return sa.or_(*(_has(column, piece) for piece in pieces))
 
 
-def _has_token(column: _Column, jti: str) -> Condition:
-    return _has(column, _member("jti", jti))
-
-
 def actors_of(name: str) -> list[tuple[str, str]]:
     """The types and names of the actors that a filter means."""
     kind, colon, rest = name.partition(":")

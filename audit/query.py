@@ -50,7 +50,7 @@ class Query:
         if self.until is not None:
             conditions.append(blocks.c.first_us < microseconds(self.until))
         conditions += [_in_block(column, names) for column, names in self.names().items()]
-        # An empty name, which nobody searches for, marks a block with the members of its events.
+        # An empty name, which no search has, marks a block with the members of its events.
         unknown = sa.not_(_in_block(INDEXED, [""]))
         for columns in self.members.indexed():
             named = [_in_block(column, names) for column, names in columns.items()]

@@ -19,8 +19,6 @@ _Column = sa.ColumnElement[bytes]
 
 # Maximum events searched: one second of work. The other filters select the newest events for the search.
 TEXT_EVENTS_MAX = 100_000
-# More than people type; a target has up to 64 KiB.
-TEXT_CHARACTERS_MAX = 1024
 
 
 class _Request(msgspec.Struct, frozen=True):

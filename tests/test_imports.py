@@ -16,7 +16,10 @@ from benchmarks.structure.imports import Graph, cycles, import_graph
 from benchmarks.structure.sources import read_sources
 from tests.modules import PACKAGES, ROOT, modules, run
 
-HUBS_OWN = ("sqlalchemy", "alembic", "starlette", "prometheus_client", "msgspec", "re2")
+HUBS_OWN = (
+    *("sqlalchemy", "alembic", "starlette", "prometheus_client", "msgspec", "re2"),
+    *("jinja2", "markupsafe"),
+)
 # kubectl waits for the plugin at each start; each of these would cost it a multiple of all the rest.
 SLOW_TO_LOAD = ("click", "trio", "cryptography", "ssl")
 

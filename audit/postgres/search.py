@@ -73,7 +73,7 @@ class PostgresSearch(PostgresCallReader, PostgresNameReader, SearchReader):
 
     def _make_engine(self, conninfo: Conninfo) -> sa.Engine:
         def connect() -> _Connection:
-            # The server ends a statement that nobody waits for any more.
+            # The server ends a statement whose client has given up.
             options = f"-c statement_timeout={int(ANSWER_S * 1000)}"
             return _Connection.connect(
                 conninfo(), connect_timeout=CONNECT_S, client_encoding="UTF8", options=options

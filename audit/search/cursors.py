@@ -18,6 +18,7 @@ _NUMBER = r"[0-9a-f]{1,16}"
 _HEADS = rf"(?:\.{_NUMBER}-{_NUMBER})*"
 _MARK = re.compile(rf"m({_NUMBER})({_HEADS})(?:~([0-9a-f]{{1,40}})({_HEADS}))?")
 _NUMBER_MAX = 2**63 - 1
+_EPOCH_MAX = 2**31 - 1
 # One for each hub that is open, twice: as many as fit into a header of 1,024 characters.
 _HEADS_MAX = 24
 
@@ -52,8 +53,13 @@ class Mark:
             raise BadCursor("it is not a cursor of the trail's stream")
         newest, heads, at, target = found.groups(default="")
         mark = cls(_read(heads), int(newest, 16), int(at, 16) if at else None, _read(target))
-        numbers = [mark.newest, *mark.heads, *mark.heads.values(), *mark.target, *mark.target.values()]
-        if max(numbers) > _NUMBER_MAX or max(len(mark.heads), len(mark.target)) > _HEADS_MAX:
+        bounds = (
+            max(len(mark.heads), len(mark.target)) <= _HEADS_MAX,
+            max([mark.newest, *mark.heads, *mark.target]) <= _EPOCH_MAX,
+            max([0, *mark.heads.values(), *mark.target.values()]) <= _NUMBER_MAX,
+            mark.at is None or mark.target,
+        )
+        if not all(bounds):
             raise BadCursor("it is not a cursor of the trail's stream")
         return mark
 

@@ -45,7 +45,7 @@ class FileSearch(CallReader, NameReader, SearchReader):
     ) -> Next:
         with self._view() as connection:
             last, read = self._last(connection), mark.heads.get(0, 0)
-            if read > last:
+            if mark != _mark(read) or read > last:
                 raise BadCursor("the cursor is of another trail")
             found = self.find(
                 connection, query, read + 1, last, text=text, text_events=None, limit=limit, until_s=until_s

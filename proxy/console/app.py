@@ -23,7 +23,7 @@ from starlette.routing import Route as Served
 from starlette.types import ASGIApp
 
 from proxy.console.base import notices
-from proxy.console.base.api import Api, ApiError
+from proxy.console.base.api import Api, ApiError, at
 from proxy.console.base.routes import SECTIONS, Ask, Page, Redirect, Route
 from proxy.console.base.sessions import Person, SignIn, SignInError
 from proxy.console.base.templating import Asset, environment, read_assets
@@ -64,6 +64,8 @@ TOKEN_FIELD = "csrf"  # noqa: S105 - the name of a field
 NOTICE = "notice"
 # An asset's name changes with its content.
 _FOREVER = "public, max-age=31536000, immutable"
+# Answers to a sign-out. 401, 404: the session has ended before. 507: it has ended, without a record of that.
+_ENDED = frozenset({401, 404, 507})
 _ADVICE = {
     400: "The form was not sent as the page has it.",
     404: "The address may be old, or mistyped.",
@@ -184,8 +186,15 @@ class _Pages:
         if refusal := self.sign_in.refusal(request.scope, person, form.get(TOKEN_FIELD, "")):
             page = _error(403, refusal, title="You are still signed in")
             return await self._rendered(page, request, person)
+        api = Api(self.api, self.sign_in.caller(person), request)
+        try:
+            await api.delete(at("/v1/console/sessions/{}", person.session))
+        except ApiError as error:
+            if error.status not in _ENDED:
+                page = _refused(error, changing=True)
+                return await self._rendered(page, request, person)
         answer = _redirected(Redirect("/signin"), None)
-        answer.headers.append("set-cookie", await self.sign_in.sign_out(person))
+        answer.headers.append("set-cookie", self.sign_in.clear_cookie)
         return answer
 
     async def unrouted(self, request: Request, error: Exception) -> Response:

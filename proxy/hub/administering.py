@@ -91,7 +91,7 @@ def start_administration(
         live_sessions=sessions,
         simulations=simulations,
         backups=Backups(home.data.path),
-        relays_per_cluster=hub.config.limits.relays_per_cluster,
+        limits=hub.config.limits,
         trail=trail,
         denials=trail.denials,
         hubs=None if peering is None else peering.members,
@@ -124,7 +124,7 @@ def _start_console(hub: Resources, api: ASGIApp, metrics: CollectorRegistry) -> 
     directory = records.directory
     origin = Origin.of(config.console.public_url)
     people = People(directory, records.secrets.pepper, time.time)
-    sign_in = ConsoleSignIn(people, origin, records.recorder, records.spread, api)
+    sign_in = ConsoleSignIn(people, origin, records.recorder, records.spread)
     pages = console_app(api, sign_in, config.public_host, time.time)
     gate = Gate(origin, people, pages, api)
     front = ConsoleFront(

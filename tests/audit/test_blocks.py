@@ -109,6 +109,25 @@ def test_numbers_that_are_missing_hold_up_no_block(store: AuditStore, path: Path
 
 
 @pytest.mark.usefixtures("small_blocks")
+def test_a_block_has_the_members_of_all_its_events_or_of_none(store: AuditStore, path: Path) -> None:
+    def with_verb(verb: str, status: int = 200) -> Event:
+        return replace(call(), req=Request("X", "/", verb), resp=Response(status))
+
+    store.append([with_verb("get") for _ in range(5)])
+    # Another process writes into the second block.
+    append_whole(path, with_verb("other", 403))
+    store.append([with_verb("get") for _ in range(12)])
+    assert searched(path, Query(members=Members(verbs=["other"]))) == [(4, 7), (16, 18)]
+    assert searched(path, Query(members=Members(statuses=["4xx"]))) == [(4, 7), (16, 18)]
+    assert searched(path, Query(members=Members(verbs=["get"], statuses=["2xx"]))) == [(1, 18)]
+    assert searched(path, Query(members=Members(actors=["operator:ada"]))) == [(4, 7), (16, 18)]
+    with closing(FileTrail(path).search()) as reader:
+        assert [row.seq for row in reader.newest(Query(members=Members(statuses=["403"])), limit=9).rows] == [
+            6
+        ]
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_what_is_removed_is_forgotten(path: Path) -> None:
     with closing(PrunableStore(path)) as store:
         ended = Phase.COMPLETE

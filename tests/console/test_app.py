@@ -5,7 +5,8 @@ from __future__ import annotations
 from urllib.parse import quote, urlencode
 
 import pytest
-from starlette.types import ASGIApp
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.console.app import FORM_BYTES_MAX, console_app
 from proxy.console.base.templating import read_assets
@@ -67,13 +68,28 @@ async def test_a_wrong_code_is_refused_with_what_to_do() -> None:
         assert "set-cookie" not in reply.headers
 
 
-async def test_a_sign_out_ends_the_session_with_the_token_alone() -> None:
-    sign_in = FakeSignIn()
-    app = app_of(sign_in)
-    refused = await post(app, "/signout", csrf="another")
-    assert (refused.status, sign_in.who is None) == (403, False)
+@pytest.mark.parametrize(
+    ("status", "ends"), [(200, True), (401, True), (404, True), (507, True), (500, False), (503, False)]
+)
+async def test_a_sign_out_ends_the_session_with_the_token_alone(status: int, ends: bool) -> None:
+    asked = []
+
+    async def api(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append((scope["method"], scope["path"]))
+        body = {"error": {"code": "x", "message": "the hub says why"}} if status >= 400 else {}
+        await JSONResponse(body, status)(scope, receive, send)
+
+    app = console_app(api, FakeSignIn(), "hub.example", Clock())
+    assert (await post(app, "/signout", csrf="another")).status == 403
+    assert asked == []
     reply = await post(app, "/signout", csrf=CSRF)
-    assert (reply.status, reply.headers["location"], sign_in.who) == (303, "/signin", None)
+    assert asked == [("DELETE", "/v1/console/sessions/session-1")]
+    if ends:
+        assert (reply.status, reply.headers["location"]) == (303, "/signin")
+        assert reply.headers["set-cookie"] == FakeSignIn().clear_cookie
+    else:
+        assert (reply.status, "set-cookie" in reply.headers) == (status, False)
+        assert "The hub says why" in text_of(reply.body)
 
 
 async def test_a_body_that_is_no_form_is_refused() -> None:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.console.views.fleet import Enrolment, enrolment_steps, relay_row, state_of_cluster
+from proxy.console.views.fleet import Enrolment, enrolment_steps, limits_of, relay_row, state_of_cluster
 from proxy.console.views.listing import ROWS, Few, Listing, offset_of
 from proxy.console.views.policies import Rule, changes, checked, counted, marked, progress, verdict
+from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.hub.store.names import check_labels, check_name
 from tests.console.fleet_data import SIMULATED
 
@@ -215,3 +216,15 @@ def test_a_simulation_without_calls_is_no_good_news(result: dict[str, int], tone
 def test_the_progress_of_a_simulation_without_a_known_end() -> None:
     assert progress({"state": "running", "read": 1200, "of": 0}) == "1,200 events of the trail"
     assert progress({"state": "running", "read": 1200, "of": 5000}) == "1,200 of 5,000 events of the trail"
+
+
+def test_limits_are_worded_with_their_units() -> None:
+    limits = LimitsConfig(requests_per_second=2_000, tokens_per_minute=0).by_key("builder")
+    assert limits_of({"limits": limits}) == [
+        "256 calls at once",
+        "2,000 calls a second",
+        "6.0 GiB a minute, both ways",
+        "24 h for one call",
+        "no limit: tokens a minute",
+        "62 KiB of the trail a second",
+    ]

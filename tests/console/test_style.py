@@ -1,4 +1,4 @@
-"""The style sheet: contrast, from its variables."""
+"""The assets: contrast, from the variables of the style sheet, and the size of the script."""
 
 from __future__ import annotations
 
@@ -46,3 +46,10 @@ def test_the_edge_of_a_field_can_be_seen() -> None:
 def test_the_style_sheet_loads_nothing() -> None:
     assert "url(" not in CSS
     assert "@import" not in CSS
+
+
+def test_the_script_is_one_module_that_loads_nothing() -> None:
+    [text] = [asset.body.decode() for name, asset in read_assets().items() if name.endswith(".js")]
+    # A framework is worth its build step from more lines on.
+    assert len(text.splitlines()) <= 400
+    assert re.search(r"^\s*import\b|\bimport\(|https?://", text, re.MULTILINE) is None

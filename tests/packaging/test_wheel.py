@@ -48,6 +48,10 @@ def test_it_puts_one_folder_into_site_packages(wheel: Path) -> None:
         "hawse/proxy/hub/store/migrations/env.py",
         f"hawse-{VERSION}.data/scripts/hawse-credential",
     } <= set(names)
+    console = ROOT / "proxy/console"
+    read = [*(console / "templates").iterdir(), *(console / "static").iterdir()]
+    assert {"base.html", "console.css", "console.js"} <= {path.name for path in read}
+    assert {f"hawse/{path.relative_to(ROOT)}" for path in read} <= set(names)
 
 
 @pytest.mark.parametrize("first", ["hawse", pytest.param("neighbour", marks=pytest.mark.long)])

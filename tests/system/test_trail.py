@@ -18,7 +18,7 @@ import pytest
 
 from proxy.hub.calls.limits import TICK_S
 from proxy.hub.calls.starts import CHECK_EVERY_S, STARTED_AFTER_S
-from proxy.hub.home.config import LimitsConfig
+from proxy.hub.home.sections.limits import LimitsConfig
 from tests.system.raw import RawClient, Talk, marked_path
 from tests.system.waiting import wait_until
 from tests.system.world import NAMESPACE, POD, WAYS, World, running_world

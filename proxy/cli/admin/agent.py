@@ -10,6 +10,7 @@ from proxy.cli.admin.api.client import AdminClient, Reach
 from proxy.cli.errors import CommandError
 from proxy.cli.output import (
     Object,
+    child,
     confirm,
     field,
     json_option,
@@ -135,6 +136,10 @@ def show_agent(reach: Reach, /, name: str, as_json: bool) -> None:
                 lambda row: ", ".join(text(each, "name") for each in objects(row, "policies")) or "-",
             ),
             ("open codes", lambda row: str(len(objects(row, "codes")) or "-")),
+            (
+                "limits",
+                lambda row: ", ".join(f"{key}={value}" for key, value in child(row, "limits").items()),
+            ),
         ],
         as_json=as_json,
     )

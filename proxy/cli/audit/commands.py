@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.audit.list import list_events
+from proxy.cli.audit.list import follow, list_events
 from proxy.cli.audit.local_events import local_event
 from proxy.cli.audit.options import data_folder_options, find_trail, to_age, unavailable
 from proxy.cli.audit.show import show
@@ -29,6 +29,7 @@ def audit() -> None:
 
 audit.add_command(list_events)
 audit.add_command(show)
+audit.add_command(follow)
 
 
 @audit.command()

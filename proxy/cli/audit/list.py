@@ -19,11 +19,8 @@ from proxy.cli.audit.options import (
     reach_of,
     to_kinds,
     to_limit,
-    to_namespaces,
-    to_resources,
+    to_names,
     to_span,
-    to_statuses,
-    to_teams,
     to_text,
     to_verbs,
     trail_options,
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
     from audit.postgres.search import PostgresNameReader
     from audit.query import Query
     from audit.reader import StoredEvent, TrailReader
-    from audit.record import Kind
     from audit.search.filters import Filters
     from audit.textsearch import Text
     from proxy.hub.home.datadir import DataDir
@@ -74,7 +70,7 @@ class _Range:
     "--actor", metavar="[TYPE:]NAME", help="Only events of this actor, such as operator:ada or relay:prod."
 )
 @click.option(
-    "--team", "teams", callback=to_teams, help="Only events of agents in these teams.", metavar="NAME[,NAME]"
+    "--team", "teams", callback=to_names, help="Only events of agents in these teams.", metavar="NAME[,NAME]"
 )
 @click.option(
     "--verb", "verbs", callback=to_verbs, help="Only these verbs: get, delete, …", metavar="NAME[,NAME]"
@@ -82,14 +78,14 @@ class _Range:
 @click.option(
     "--namespace",
     "namespaces",
-    callback=to_namespaces,
+    callback=to_names,
     help="Only in these namespaces.",
     metavar="NAME[,NAME]",
 )
 @click.option(
     "--resource",
     "resources",
-    callback=to_resources,
+    callback=to_names,
     help="Only these resources, in the plural as in the API: pods, pods/exec.",
     metavar="NAME[,NAME]",
 )
@@ -97,7 +93,7 @@ class _Range:
     "--status",
     "statuses",
     metavar="STATUS[,STATUS]",
-    callback=to_statuses,
+    callback=to_names,
     help="Only these response statuses: 403, 4xx. `none` selects events without one.",
 )
 @click.option(
@@ -147,7 +143,7 @@ def list_events(
     text: str | None,
     since: str | None,
     until: str | None,
-    kinds: tuple[Kind, ...],
+    kinds: tuple[str, ...],
     limit: int | str | None,
     as_json: bool,
     config: Path | None,
@@ -180,6 +176,18 @@ def list_events(
     found = find_trail(config, data_dir)
     by_option = config is not None or data_dir is not None
     _list_here(found, by_option, filters, limit, follow=follow, as_json=as_json)
+
+
+@click.command(
+    params=[option for option in list_events.params if option.name not in {"follow", "until"}],
+)
+@click.pass_context
+def follow(ctx: click.Context, /, **options: object) -> None:
+    """Print new events as they are written, until Ctrl-C.
+
+    The same as `hawse audit list --follow`.
+    """
+    ctx.invoke(list_events, follow=True, until=None, **options)
 
 
 def _list_here(

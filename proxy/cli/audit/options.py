@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -19,7 +19,6 @@ from proxy.cli.errors import CommandError, ConfigurationFaults
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from audit.record import Kind
     from proxy.cli.admin.api.client import Reach
     from proxy.hub.home.datadir import DataDir
     from proxy.hub.home.trails import TrailPlace
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_AGE = re.compile(r"([0-9]{1,6})([smhd])")
 # Pruning can't be undone, and `m` could be read as months.
 _KEPT = re.compile(r"[0-9]{1,6}[hd]")
 # For the look whether a hub runs here: it is on this machine.
@@ -44,28 +41,22 @@ _VERBS = (
 )
 # Recorded by commands that run on the hub's machine without the hub (proxy.cli.audit.local_events).
 _LOCAL_VERBS = ("backup", "migrate", "restore")
-_SLUG = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
-_RESOURCE = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}(?:/[a-z0-9][-a-z0-9/]{0,252})?")
-_STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)")
-
-
-def parse_since(text: str, now: datetime) -> datetime:
-    """Parse a point in time: an age (90s, 10m, 2h, 7d), or an RFC 3339 time. Raises ValueError."""
-    age = _AGE.fullmatch(text)
-    try:
-        when = now - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        when = datetime.min
-    if when.tzinfo is None:
-        raise ValueError(
-            f"{text!a} is neither an age such as 10m, 2h or 7d, nor a time with a zone, such as "
-            "2026-01-31T08:00:00Z or 2026-01-31T08:00:00+01:00"
-        )
-    return when
+# By the name of an option's parameter: the filter that it is.
+_FILTERS = {
+    "kinds": "kind",
+    "namespaces": "namespace",
+    "resources": "resource",
+    "statuses": "status",
+    "teams": "team",
+    "text": "q",
+    "verbs": "verb",
+}
 
 
 def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
     """Parse an option's value as a point in time."""
+    from audit.search.values import parse_since
+
     try:
         return None if value is None else parse_since(value, datetime.now(UTC))
     except ValueError as error:
@@ -74,6 +65,8 @@ def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 def to_span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
     """Parse the ends of a time span. Raises click.UsageError if the span is empty."""
+    from audit.search.values import parse_since
+
     # One clock reading for both ends. Two readings would put equal ages microseconds apart.
     now = datetime.now(UTC)
     ends = []
@@ -88,15 +81,9 @@ def to_span(since: str | None, until: str | None) -> tuple[datetime | None, date
     return begin, end
 
 
-def to_kinds(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[Kind, ...]:
+def to_kinds(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """Parse an option's values as kinds of events."""
-    from audit.record import Kind
-
-    known = {kind.value: kind for kind in Kind}
-    for name in value:
-        if name not in known:
-            raise click.BadParameter(f"{name!a} is not one of {', '.join(known)}", ctx, param)
-    return tuple(known[name] for name in value)
+    return to_names(ctx, param, ",".join(value)) if value else ()
 
 
 def to_age(ctx: click.Context, param: click.Parameter, value: str) -> datetime:
@@ -121,7 +108,7 @@ def to_limit(ctx: click.Context, param: click.Parameter, value: str | None) -> i
 
 def to_verbs(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
     """Parse an option's value as verbs of Kubernetes or of `hawse admin`."""
-    verbs = _listed(ctx, param, value)
+    verbs = to_names(ctx, param, value)
     if unknown := [verb for verb in verbs if verb not in _VERBS]:
         # Imported only for these verbs: it takes a quarter of a second.
         from proxy.hub.admin.administration import ACTIONS
@@ -134,62 +121,27 @@ def to_verbs(ctx: click.Context, param: click.Parameter, value: str | None) -> t
     return verbs
 
 
-def to_namespaces(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Parse an option's value as namespaces."""
-    return _matching(ctx, param, value, _SLUG, "a namespace's name, such as kube-system")
-
-
-def to_resources(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Parse an option's value as resources, optionally with a subresource."""
-    return _matching(ctx, param, value, _RESOURCE, "a resource in the API's form, such as pods or pods/log")
-
-
-def to_teams(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Parse an option's value as teams."""
-    return _matching(ctx, param, value, _SLUG, "a team's name, without the organisation")
-
-
-def to_statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Parse an option's value as response statuses."""
-    statuses = _listed(ctx, param, value)
-    for status in statuses:
-        if status != "none" and not _STATUS.fullmatch(status):
-            raise click.BadParameter(
-                f"{status!a} is neither a status such as 403, nor one of 1xx, 2xx, 3xx, 4xx, 5xx, nor none",
-                ctx,
-                param,
-            )
-    return statuses
+def to_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Parse the value of an option that is a filter of names."""
+    found = None if value is None else _parsed(ctx, param, value)
+    return found if isinstance(found, tuple) else ()
 
 
 def to_text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Parse an option's value as a search text."""
-    from audit.textsearch import TEXT_CHARACTERS_MAX
-
-    if value is not None and not 0 < len(value) <= TEXT_CHARACTERS_MAX:
-        raise click.BadParameter(
-            f"expected 1 to {TEXT_CHARACTERS_MAX} characters, not {len(value)}", ctx, param
-        )
+    if value is not None:
+        _parsed(ctx, param, value)
     return value
 
 
-def _listed(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    names = tuple(name.strip() for name in value.split(","))
-    if "" in names:
-        raise click.BadParameter(f"{value!a} has an empty name: expected NAME or NAME,NAME", ctx, param)
-    return names
+def _parsed(ctx: click.Context, param: click.Parameter, value: str) -> object:
+    """Parse an option's value as that of a filter of the admin API."""
+    from audit.search.values import parse_value
 
-
-def _matching(
-    ctx: click.Context, param: click.Parameter, value: str | None, pattern: re.Pattern[str], what: str
-) -> tuple[str, ...]:
-    names = _listed(ctx, param, value)
-    for name in names:
-        if not pattern.fullmatch(name):
-            raise click.BadParameter(f"{name!a} is not {what}", ctx, param)
-    return names
+    try:
+        return parse_value(_FILTERS[param.name or ""], value, datetime.now(UTC))
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
 
 
 def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:

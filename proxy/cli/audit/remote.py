@@ -53,7 +53,9 @@ def list_remote(
     print_notes(*map(escape, notes))
     last = first
     events: Iterator[StoredEvent]
-    if newest is None and not follow and first.get("older"):
+    # Here too, a search for a text ends after so many events.
+    ended = text(first, "stopped") == "text"
+    if newest is None and not follow and first.get("older") and not ended:
         # More than one answer holds: one request for them all, the oldest first.
         events = _export(client, asked)
     else:
@@ -132,7 +134,8 @@ def _events_of(message: ServerSent) -> Iterator[StoredEvent]:
         for row in objects(document, "events"):
             yield _stored(row["event"])
     elif message.event == "gap":
-        print_notes(f"events are missing here: {escape(text(document, 'message'))}")
+        # The hub keeps the place, and goes on from it.
+        print_notes(f"{escape(text(document, 'message'))}; trying again")
     elif message.event == "end" and text(document, "code") not in _GOES_ON:
         raise CommandError(escape_lines(text(document, "message")))
 

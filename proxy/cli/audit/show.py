@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,6 @@ from proxy.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from audit.calls import FoundCall
-
-# Event ids start with a zero until the year 2527; row numbers don't. Far below 2^63, SQLite's limit.
-# In PostgreSQL, a hub's rows have the number of its epoch before their own.
-_NUMBER = re.compile(r"(?:[1-9][0-9]{0,8}\.)?[1-9][0-9]{0,17}")
 
 
 @click.command()
@@ -50,6 +45,7 @@ def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | Non
 
 def _find_local(config: Path | None, data_dir: Path | None, event: str) -> FoundCall:
     """Find a call in the trail on this machine; raises CommandError, click.UsageError."""
+    from audit.calls import NUMBER
     from audit.errors import AuditUnavailable, NoSuchCall
     from proxy.hub.home.trails import open_calls
 
@@ -60,7 +56,7 @@ def _find_local(config: Path | None, data_dir: Path | None, event: str) -> Found
             note_source(found_trail, by_option=config is not None or data_dir is not None)
             # Check first, as in `list`: an unreadable trail is one error.
             reader.last()
-            found = reader.by_number(event) if _NUMBER.fullmatch(event) else reader.by_id(event)
+            found = reader.by_number(event) if NUMBER.fullmatch(event) else reader.by_id(event)
             record_read(found_trail.place, found_trail.org, "audit show", {"eid": event})
         finally:
             reader.close()

@@ -1,7 +1,7 @@
 """The admin API as the pages use it: in process, on behalf of the person who asks.
 
-The API checks the person's role and records what is done, as for any other client. So whatever a page shows
-is in the API too, and the command line can do the same.
+The API checks the person's role and records what is done, as for any other client. So all
+that a page shows is in the API, and the command line can do the same.
 """
 
 from __future__ import annotations

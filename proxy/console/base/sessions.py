@@ -90,8 +90,9 @@ class SignIn(Protocol):
         """Use up a code, and return the value of `Set-Cookie`; raises SignInError."""
         ...
 
-    async def sign_out(self, person: Person) -> str:
-        """End a session, and return the value of `Set-Cookie` that removes its cookie."""
+    @property
+    def clear_cookie(self) -> str:
+        """The value of `Set-Cookie` that removes a session's cookie."""
         ...
 
     def holders(self, role: str) -> Sequence[str]:

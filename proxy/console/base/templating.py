@@ -71,7 +71,7 @@ def environment(assets: Mapping[str, Asset]) -> Environment:
         "ago": ago,
         "lasting": lasting,
         "size": size,
-        "number": lambda count: f"{count:,}",
+        "number": number,
     }
     made.globals |= {"asset": lambda name: assets[name].path, "at": at, "plural": plural}
     return made
@@ -154,6 +154,11 @@ def size(count: int) -> str:
             break
         value /= 1024
     return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
+
+
+def number(count: int) -> str:
+    """Print a number: `1,204`."""
+    return f"{count:,}"
 
 
 def plural(count: int, one: str, many: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.console.base.api import Answer, ApiError, at
 from proxy.console.base.routes import Ask, Page, Redirect, Route
-from proxy.console.views.fleet import state_of_agent, state_of_key
+from proxy.console.views.fleet import limits_of, state_of_agent, state_of_key
 from proxy.console.views.listing import ROWS, Few, Listing, filters_of, offset_of
 
 # The names in a cell of the list, and in a list beside an agent.
@@ -65,6 +65,7 @@ async def show(ask: Ask) -> Page:
         "rules": federation["rules"],
         "reach": Few.of(agent["clusters"], CLUSTERS_BESIDE),
         "denials": await _denials(ask, name),
+        "limits": limits_of(agent),
     }
     return Page("agent.html", name, shown)
 
@@ -89,7 +90,7 @@ async def ask_code(ask: Ask) -> Page:
     shown = {
         "action": at("/agents/{}/code", name),
         "fields": {},
-        "text": "Whoever has the code can register a key, and act as this agent from then on. "
+        "text": "With the code, anyone can register a key and act as this agent. "
         "It works once, within 15 minutes.",
         "facts": {"Agent": name, "Owner": agent["owner"]},
         "reason": "",

@@ -77,7 +77,7 @@ const pace = 1000 * ($("main")?.dataset.pace ?? 1);
 let wanted = new Set(), readAt = Date.now(), due;
 
 // Reads the page again for the parts of these topics: at once, and then at the pace of the page, so that a busy hub
-// renders no page more often than somebody can look at it. A hidden page waits until it is shown.
+// renders no page more often than a person can read it. A hidden page waits until it is shown.
 export function read(topics) {
   topics.forEach((topic) => wanted.add(topic));
   if (due || document.hidden || !everything().some((topic) => wanted.has(topic))) return;
@@ -148,6 +148,9 @@ function listen() {
   if (events) for (const name of ["start", "events", "position", "gap"]) stream.addEventListener(name, follow);
   stream.addEventListener("gap", listen);
 }
+
+// Signing out ends the stream at the hub. Closed before, it is no error on the page that is left.
+$('form[action="/signout"]')?.addEventListener("submit", () => stream?.close());
 
 // --- Dialogs, keys, copying, the filter of rows, the colours.
 

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from proxy.console.base.api import Answer
+from proxy.console.base.templating import lasting, number, size
 from proxy.console.views.listing import filters_of
 
 # One name and one of Kubernetes' labels, as `hawse admin cluster add` takes them.
@@ -33,6 +34,25 @@ class State:
 def state_of_agent(agent: Answer) -> State:
     """Word an agent's state."""
     return State(agent["state"], STATE_TONES.get(agent["state"], ""))
+
+
+# What people compare first; `limits` in the hub's configuration has the others.
+_LIMITS = (
+    ("streams_per_agent", "calls at once", number),
+    ("requests_per_second", "calls a second", number),
+    ("bytes_per_minute", "a minute, both ways", size),
+    ("stream_age_s", "for one call", lasting),
+    ("tokens_per_minute", "tokens a minute", number),
+    ("audit_bytes_per_second", "of the trail a second", size),
+)
+
+
+def limits_of(agent: Answer) -> list[str]:
+    """Word an agent's limits."""
+    return [
+        f"{word(value)} {what}" if (value := agent["limits"][key]) else f"no limit: {what}"
+        for key, what, word in _LIMITS
+    ]
 
 
 def state_of_cluster(cluster: Answer) -> State:

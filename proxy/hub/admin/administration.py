@@ -28,8 +28,8 @@ from proxy.hub.admin.trail.service import TrailService
 from proxy.hub.admin.verbs.answers import Answer
 from proxy.hub.admin.verbs.call import Call
 from proxy.hub.admin.verbs.verb import Verb, declared_by
-from proxy.hub.home.config import RELAYS_PER_CLUSTER
 from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.hub.relays.operations import Operations, OtherHubs, Sessions
 from proxy.hub.store.directory import Directory, InMemory
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
@@ -88,7 +88,7 @@ class Administration:
         simulations: Simulations,
         backups: Backups,
         clock: Callable[[], float] = time.time,
-        relays_per_cluster: int = RELAYS_PER_CLUSTER,
+        limits: LimitsConfig | None = None,
         local_token: str = LOCAL_TOKEN_NAME,
         trail: TrailService | None = None,
         hubs: Hubs | None = None,
@@ -100,6 +100,7 @@ class Administration:
         console_url: str = "",
     ) -> Administration:
         """Build the groups of actions."""
+        limits = limits or LimitsConfig()
         overview = OverviewActions.of(
             directory=directory,
             operations=operations,
@@ -120,9 +121,9 @@ class Administration:
             HubActions(directory, ring, public_url, hub_ca, version, backups, hubs),
             SigningKeyActions(ring),
             TeamActions(directory),
-            AgentActions(directory, pepper, clock),
+            AgentActions(directory, pepper, clock, limits.by_key),
             FederationActions(directory, public_url),
-            ClusterActions(directory, ring, public_url, hub_ca, operations, relays_per_cluster),
+            ClusterActions(directory, ring, public_url, hub_ca, operations, limits.relays_per_cluster),
             SessionActions(directory, operations, live_sessions, other_hubs),
             PolicyActions(directory, clock),
             SimulationActions(directory, simulations),

@@ -210,15 +210,16 @@ class Performer:
             event = replace(event, cluster=AuditCluster(done.cluster.id, done.cluster.name))
         status = done.status if isinstance(done, Done) else 200
         self._end(event, status, done.note, revoked)
+        if not isinstance(done, Done):
+            assert isinstance(done, Download), "a stream changes nothing"
+            # Before any other wait: a caller who leaves meanwhile would leave the chunks open.
+            return DownloadReply(caller, done)
         # Not before the end: an operator who leaves meanwhile has made the change.
         elsewhere = ""
         if revoked is not None and revoked.in_memory:
             elsewhere = notice_of(self.spread.others)
         elif action.changes and self.admin.directory.applied.version != before:
             elsewhere = notice_of(await self.spread.wait())
-        if not isinstance(done, Done):
-            assert isinstance(done, Download), "a stream changes nothing"
-            return DownloadReply(caller, done)
         if revoked is None:
             return json_reply(status, {**done.body, "notice": elsewhere} if elsewhere else done.body)
         if revoked.kept:

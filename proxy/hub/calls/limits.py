@@ -32,7 +32,7 @@ import trio
 from auth.principal import Principal
 from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.calls.outcome import CloseReason
-from proxy.hub.home.config import LimitsConfig
+from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.process.plural import counted
 from tunnel import MODEST_USERS_MAX, Memory
 from tunnel.net.fairness import Chunks

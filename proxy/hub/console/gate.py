@@ -95,7 +95,7 @@ class Gate:
             await self.api(scope, receive, send)
 
     def _secured(self, headers: object) -> list[tuple[bytes, bytes]]:
-        """Add the headers of all answers; what an answer may not be kept is the default."""
+        """Add the headers of all answers, and `no-store` where an answer has no `cache-control`."""
         assert isinstance(headers, (list, tuple))
         given = [(name.lower(), value) for name, value in headers]
         found = [(name, value) for name, value in given if name not in self.headers]

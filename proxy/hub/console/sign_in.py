@@ -1,4 +1,4 @@
-"""Signs people in and out at the console: proxy.console.base.sessions.SignIn on the hub's store.
+"""Signs people in at the console: proxy.console.base.sessions.SignIn on the hub's store.
 
 A one-time code begins a session. It is good once, at any hub, for the time that the operator asked for. An
 unknown, used or expired code gets one answer, and an address with many wrong ones is refused for a while.
@@ -12,11 +12,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
-from urllib.parse import quote
 
 import attrs
 import trio
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import Scope
 
 from audit.errors import AuditUnavailable
 from audit.events import new_event
@@ -27,7 +26,7 @@ from auth.apikey import ApiKeyError, parse_console_code
 from auth.apikey import hash as hash_key
 from proxy.console.base import sessions
 from proxy.console.base.sessions import Offer, SignInError
-from proxy.hub.admin.verbs.callers import CALLER, Caller
+from proxy.hub.admin.verbs.callers import Caller
 from proxy.hub.console.origin import COOKIE_BYTES, Origin
 from proxy.hub.console.people import People, Person
 from proxy.hub.identity.code_throttle import FORGIVEN_AFTER_S, CodeThrottle
@@ -68,8 +67,6 @@ class ConsoleSignIn:
     origin: Origin
     recorder: Recorder
     spread: Spread
-    api: ASGIApp
-    """The admin API, which ends sessions."""
     throttle: CodeThrottle = attrs.Factory(CodeThrottle)
     signed_in: int = attrs.field(init=False, default=0)
     """Sessions that began at this hub, for the metrics."""
@@ -116,7 +113,7 @@ class ConsoleSignIn:
     async def redeem(self, code: str, ip: str, user_agent: str) -> str:
         """Use up a code, and return the value of `Set-Cookie`; raises SignInError.
 
-        If cancelled during the write, the session has begun, and nobody has its cookie.
+        If cancelled during the write, the session may have begun, and its cookie is lost.
         """
         digest, token, found = self._accepted(code, ip, user_agent)
         session_id, cookie = str(uuid.uuid4()), secrets.token_urlsafe(COOKIE_BYTES)
@@ -155,37 +152,9 @@ class ConsoleSignIn:
         await self.spread.wait()
         return self.origin.set_cookie(cookie)
 
-    async def sign_out(self, person: sessions.Person) -> str:
-        """End a session, and return the value of `Set-Cookie` that removes its cookie.
-
-        The admin API does it: it records the end, and it can end a session while the trail or the store
-        cannot be written.
-        """
-        path = f"/v1/console/sessions/{quote(person.session, safe='')}"
-        scope: Scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "DELETE",
-            "scheme": "https",
-            "path": path,
-            "raw_path": path.encode("ascii"),
-            "query_string": b"",
-            "root_path": "",
-            "headers": [],
-            "client": None,
-            "server": None,
-            "state": {CALLER: self.caller(person)},
-        }
-
-        async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: Message) -> None:
-            # A refusal says that the session has ended already.
-            pass
-
-        await self.api(scope, receive, send)
+    @property
+    def clear_cookie(self) -> str:
+        """The `Set-Cookie` of a sign-out."""
         return self.origin.clear_cookie
 
     def _accepted(self, code: str, ip: str, user_agent: str) -> tuple[str, AdminToken, ConsoleCode]:

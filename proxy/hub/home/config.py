@@ -21,6 +21,7 @@ from proxy.hub.home.files.seal_file import SEAL_FILE
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.home.sections.console import ConsoleConfig, faults_of_console
 from proxy.hub.home.sections.database import DatabaseConfig, faults_of_database
+from proxy.hub.home.sections.limits import LimitsConfig, faults_of_limits
 from proxy.hub.home.sections.peer import PeerConfig, faults_of_peer, misleading_address
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
@@ -38,18 +39,6 @@ from proxy.process.config import (
 # Both on loopback: an operator must open them to other machines explicitly.
 LISTEN = Address("127.0.0.1", 8443)
 ADMIN_LISTEN = Address("127.0.0.1", 8444)
-# A stream may hold a window of up to 4 MiB at both ends; one agent's 10,000 could use the whole budget.
-STREAMS_PER_AGENT_MAX = 10_000
-# Enough for some concurrent calls, each with an intent and an end that both hold a command of 64 KiB.
-AUDIT_BYTES_AT_ONCE_MIN = 1_000_000
-# The replicas of the printed manifests. A relay that is going away does not count.
-RELAYS_PER_CLUSTER = 2
-# Twice as many, counting relays that are going away, still fit the registry's limit for a cluster.
-RELAYS_PER_CLUSTER_MAX = 8
-# With two, no cluster is offline when a hub dies. Each one more saves hops between hubs, and costs every hub
-# its share of the tunnels: 84 KB and 24 µs/s for each.
-TUNNELS_PER_RELAY = 2
-TUNNELS_PER_RELAY_MAX = 8
 # 26,000 open calls in tunnel mode, 13,000 in direct mode. From three quarters of that on, agents with more
 # than 64 open calls get no new one.
 MEMORY_MIB = 1024
@@ -83,64 +72,6 @@ class AdminConfig:
     """The admin API and /metrics: on a separate listener, never on the public one."""
 
     listen: Address = ADMIN_LISTEN
-
-
-@attrs.frozen
-class AgentLimitsConfig:
-    """The limits of one agent that differ from the general ones."""
-
-    streams_per_agent: int | None = None
-    requests_per_second: int | None = None
-    cancels_per_second: int | None = None
-    bytes_per_minute: int | None = None
-    stream_age_s: int | None = None
-    stream_idle_in_s: int | None = None
-    stream_idle_out_s: int | None = None
-    idle_connections: int | None = None
-    tokens_per_minute: int | None = None
-    audit_bytes_per_second: int | None = None
-    audit_bytes_at_once: int | None = None
-
-
-@attrs.frozen
-class LimitsConfig:
-    """The limits of one agent. 0 means no limit, except for `streams_per_agent` and `audit_bytes_at_once`."""
-
-    streams_per_agent: int = 256
-    """Concurrent requests of one agent, including watches and execs; one more is answered 429."""
-    requests_per_second: int = 500
-    """The burst is twice as many. client-go limits itself to 50 a second by default."""
-    cancels_per_second: int = 50
-    """Calls that the client cancelled; the burst is ten times as many."""
-    bytes_per_minute: int = 6 * 1024**3
-    """In both directions together: 100 MiB/s. Calls above it are paused."""
-    stream_age_s: int = 24 * 3600
-    """The longest duration of any call."""
-    stream_idle_in_s: int = 0
-    """How long the client of an exec, attach or port-forward may send nothing."""
-    stream_idle_out_s: int = 0
-    """How long the cluster may send nothing on a call whose answer has begun."""
-    idle_connections: int = 256
-    """Idle connections of one agent; above the limit the longest idle are closed."""
-    tokens_per_minute: int = 2_000
-    """With any credential. Each token is an event of the trail, whose disk all agents share."""
-    audit_bytes_per_second: int = 64_000
-    """What its events may add to the audit trail: 5.5 GB a day. 50 reads and 5 writes a second add half."""
-    audit_bytes_at_once: int = 256_000_000
-    """The burst of `audit_bytes_per_second`: some 400,000 reads."""
-    relays_per_cluster: int = RELAYS_PER_CLUSTER
-    """Relays of one cluster in tunnel mode, not counting those that are going away; one more is refused."""
-    tunnels_per_relay: int = TUNNELS_PER_RELAY
-    """Tunnels of one relay, each to another hub; a hub without `peer` asks for one."""
-    agents: Mapping[str, AgentLimitsConfig] = attrs.field(factory=dict)
-    """Other limits for single agents, by name."""
-
-    def of(self, agent: str) -> LimitsConfig:
-        """Return the limits of one agent."""
-        own = self.agents.get(agent)
-        if own is None:
-            return self
-        return attrs.evolve(self, **attrs.asdict(own, filter=lambda _, value: value is not None))
 
 
 @attrs.frozen
@@ -210,7 +141,7 @@ class HubConfig:
     peer: PeerConfig = PeerConfig()  # noqa: RUF009 - it is frozen
     admin: AdminConfig = AdminConfig()
     console: ConsoleConfig = ConsoleConfig()  # noqa: RUF009 - it is frozen
-    limits: LimitsConfig = LimitsConfig()
+    limits: LimitsConfig = LimitsConfig()  # noqa: RUF009 - it is frozen
     tunnel: TunnelConfig = TunnelConfig()
     audit: AuditConfig = AuditConfig()
     stop: StopConfig = StopConfig()
@@ -296,12 +227,7 @@ def _check(config: HubConfig) -> list[str]:
     faults.extend(faults_of_peer(config.peer, in_postgres=config.database.url is not None))
     faults.extend(faults_of_console(config.console))
     faults.extend(_check_listeners(config))
-    faults.extend(_check_limits("limits", config.limits))
-    faults.extend(_check_agents(config.limits.agents))
-    if not 1 <= config.limits.relays_per_cluster <= RELAYS_PER_CLUSTER_MAX:
-        faults.append(f"limits.relays_per_cluster: expected 1 to {RELAYS_PER_CLUSTER_MAX}")
-    if not 1 <= config.limits.tunnels_per_relay <= TUNNELS_PER_RELAY_MAX:
-        faults.append(f"limits.tunnels_per_relay: expected 1 to {TUNNELS_PER_RELAY_MAX}")
+    faults.extend(faults_of_limits(config.limits))
     fault = fault_of_memory(config.memory_mib)
     if fault is not None:
         faults.append(f"memory_mib: {fault}")
@@ -346,17 +272,6 @@ def _check_tls(tls: TLSConfig) -> list[str]:
     return faults
 
 
-def _check_agents(agents: Mapping[str, AgentLimitsConfig]) -> list[str]:
-    faults = []
-    for name, own in sorted(agents.items()):
-        try:
-            slug("agent name", name)
-        except IdentityError as error:
-            faults.append(f"limits.agents: {error}")
-        faults.extend(_check_limits(f"limits.agents.{name}", own))
-    return faults
-
-
 def _check_hosts(config: HubConfig) -> list[str]:
     try:
         hosts = config.hosts
@@ -365,21 +280,6 @@ def _check_hosts(config: HubConfig) -> list[str]:
     if hosts is not None and hosts.cluster_of(config.public_host.encode("ascii")) is not None:
         return [f"cluster_hosts: the host of public_url matches {hosts.pattern}, which is for clusters only"]
     return []
-
-
-def _check_limits(path: str, limits: LimitsConfig | AgentLimitsConfig) -> list[str]:
-    faults = []
-    for field in attrs.fields(AgentLimitsConfig):
-        value = getattr(limits, field.name)
-        if value is None:
-            continue
-        if field.name == "streams_per_agent" and not 1 <= value <= STREAMS_PER_AGENT_MAX:
-            faults.append(f"{path}.{field.name}: expected 1 to {STREAMS_PER_AGENT_MAX}")
-        elif field.name == "audit_bytes_at_once" and value < AUDIT_BYTES_AT_ONCE_MIN:
-            faults.append(f"{path}.{field.name}: expected {AUDIT_BYTES_AT_ONCE_MIN} or more")
-        elif value < 0:
-            faults.append(f"{path}.{field.name}: expected 0 (no limit) or more")
-    return faults
 
 
 def _check_mask(patterns: tuple[str, ...]) -> list[str]:

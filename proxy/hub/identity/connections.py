@@ -13,7 +13,7 @@ import trio
 from auth.principal import Principal
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
-from proxy.hub.home.config import LimitsConfig
+from proxy.hub.home.sections.limits import LimitsConfig
 from tunnel import Memory
 
 # Interval between checks. When many calls end at once, as many connections become idle at once.

@@ -54,7 +54,7 @@ from auth.policy.match import Scope
 from auth.principal import IdentityError
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
-from proxy.hub.home.config import LimitsConfig
+from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
 from proxy.hub.identity.federation import Federated
 from proxy.hub.identity.issuers import IssuerKeys

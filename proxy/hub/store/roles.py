@@ -39,7 +39,7 @@ _HELD: Final[Mapping[Role, frozenset[Role]]] = {
 MEANINGS: Final[Mapping[Role, str]] = {
     Role.METRICS: "fetches /metrics, and nothing else",
     Role.VIEWER: "reads /metrics, teams, agents, clusters, relays, keys, policies",
-    Role.AUDITOR: "viewer, and reads the trail, simulates policies on it, lists admin tokens",
+    Role.AUDITOR: "viewer, and reads the trail, simulates policies, lists tokens",
     Role.OPERATOR: "viewer, and sees and kills live calls, locks and unlocks agents",
     Role.ADMIN: "everything",
 }

@@ -133,6 +133,21 @@ def test_a_mark_of_another_trail_is_refused(trail: Trail) -> None:
         reader.after(Mark({0: 9}, 0), limit=2)
 
 
+@pytest.mark.parametrize(
+    "text", ["m0~5", "m80000000.0-1", "m0.80000000-1", "m0.0-1~5.80000000-1", "m0.0-" + "f" * 16]
+)
+def test_a_forged_mark_is_refused(text: str) -> None:
+    with pytest.raises(BadCursor, match="not a cursor"):
+        Mark.parse(text)
+
+
+@pytest.mark.parametrize("text", ["m2.2-3", "m2.0-3.2-3", "m0.0-3~5.0-4", "m0"])
+def test_a_mark_of_a_database_is_refused_for_a_file(store: AuditStore, path: Path, text: str) -> None:
+    store.append([call() for _ in range(5)])
+    with closing(FileSearch(path)) as reader, pytest.raises(BadCursor, match="of another trail"):
+        reader.after(Mark.parse(text), limit=2)
+
+
 def test_a_follower_misses_no_event_that_another_hub_commits_late(postgres_trail: PostgresTrail) -> None:
     with closing(postgres_trail.open()) as one, closing(postgres_trail.open()) as other:
         one.append([call(agent="one")])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from proxy.console.app import ROUTES
@@ -50,20 +51,41 @@ EMPTY = ["/", "/calls", "/audit", "/decision", "/agents", "/clusters", "/teams",
 PHONE_IN_DARK = LOOKS[3]
 
 
+# Hubs that are made up: as usual, without anything enrolled, and with hostile texts.
+HUBS = {
+    "usual": [],
+    "empty": ["--clusters=0", "--agents=0", "--calls=0", "--events=0"],
+    "hostile": ["--hostile"],
+}
+
+
+@attrs.frozen
+class Hubs:
+    """The made-up hubs, each of which starts when it is needed."""
+
+    daemons: Daemons
+    origins: dict[str, str] = attrs.Factory(dict)
+
+    def origin(self, kind: str) -> str:
+        """Where the pages of a hub are."""
+        if kind not in self.origins:
+            argv = [
+                sys.executable,
+                "-m",
+                "tests.console.dev",
+                f"--port={free_port()}",
+                "--rate=0",
+                *HUBS[kind],
+            ]
+            started = self.daemons.start(kind, argv, cwd=Path(__file__).parents[3])
+            self.origins[kind] = started.wait_for("http://").rstrip("/")
+        return self.origins[kind]
+
+
 @pytest.fixture(scope="module")
-def hubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The origins of hubs that are made up: as usual, empty, and with hostile texts."""
-    kinds = {
-        "usual": [],
-        "empty": ["--clusters=0", "--agents=0", "--calls=0", "--events=0"],
-        "hostile": ["--hostile"],
-    }
+def hubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hubs]:
     with Daemons(tmp_path_factory.mktemp("hubs")) as daemons:
-        started = {}
-        for kind, options in kinds.items():
-            argv = [sys.executable, "-m", "tests.console.dev", f"--port={free_port()}", "--rate=0", *options]
-            started[kind] = daemons.start(kind, argv, cwd=Path(__file__).parents[3])
-        yield {kind: one.wait_for("http://").rstrip("/") for kind, one in started.items()}
+        yield Hubs(daemons)
 
 
 def show(tab: Tab, path: str) -> None:
@@ -81,24 +103,24 @@ def test_every_page_of_the_routes_is_among_the_screens() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_screen_has_no_violation(hubs: dict[str, str], chromium: Chromium, path: str) -> None:
-    with new_tab(chromium.browser, hubs["usual"]) as tab:
+def test_a_screen_has_no_violation(hubs: Hubs, chromium: Chromium, path: str) -> None:
+    with new_tab(chromium.browser, hubs.origin("usual")) as tab:
         show(tab, path)
         tab.inspect()
         tab.check()
 
 
 @pytest.mark.parametrize("path", EMPTY)
-def test_a_screen_without_rows_has_no_violation(hubs: dict[str, str], chromium: Chromium, path: str) -> None:
-    with new_tab(chromium.browser, hubs["empty"]) as tab:
+def test_a_screen_without_rows_has_no_violation(hubs: Hubs, chromium: Chromium, path: str) -> None:
+    with new_tab(chromium.browser, hubs.origin("empty")) as tab:
         show(tab, path)
         tab.inspect([LOOKS[0], PHONE_IN_DARK])
         tab.check()
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_hostile_text_is_only_a_text(hubs: dict[str, str], chromium: Chromium, path: str) -> None:
-    with new_tab(chromium.browser, hubs["hostile"]) as tab:
+def test_a_hostile_text_is_only_a_text(hubs: Hubs, chromium: Chromium, path: str) -> None:
+    with new_tab(chromium.browser, hubs.origin("hostile")) as tab:
         show(tab, path)
         assert tab.page.locator("main img, main [style], main script, main [onerror]").count() == 0
         tab.inspect([PHONE_IN_DARK])

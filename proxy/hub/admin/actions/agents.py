@@ -61,6 +61,8 @@ class AgentActions:
     directory: Changes
     pepper: bytes = attrs.field(repr=False)
     clock: Callable[[], float]
+    limits: Callable[[str], Mapping[str, int]]
+    """By key, those of the agent with this name."""
 
     @property
     def _now(self) -> Snapshot:
@@ -109,7 +111,7 @@ class AgentActions:
 
     @verb("GET", "/v1/agents/{name}", "get", "agents", Role.VIEWER, answer=shapes.AgentDetail)
     async def get(self, name: str) -> Done:
-        """Show one agent with the hints of its keys, its unused codes, and the policies that bind it."""
+        """Show one agent with the hints of its keys, its unused codes, its policies and its limits."""
         agent = known(self._now.agents_by_name, "agent", name)
         keys, used = await self.directory.read(partial(_keys_and_use, name=name, agent_id=agent.id))
         codes = [code for owner, code in self._now.codes_by_hash.values() if owner.id == agent.id]
@@ -123,6 +125,7 @@ class AgentActions:
                     {"name": policy.name, "clusters": clusters}
                     for policy, clusters in bound_where(agent, self._now)
                 ],
+                "limits": dict(self.limits(name)),
             }
         )
 

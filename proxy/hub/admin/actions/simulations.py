@@ -65,9 +65,8 @@ class SimulationActions:
             raise InvalidError("since must have a time zone, as in 2026-01-31T08:00:00Z")
         try:
             new.since.astimezone(UTC)
-        except OverflowError:
-            # Each later listing would fail at it.
-            raise InvalidError("since is outside the years 1 to 9999 in UTC") from None
+        except OverflowError as error:
+            raise InvalidError("since must be within the years 1 to 9999 in UTC") from error
         # In a thread: it reads the documents.
         names = await trio.to_thread.run_sync(_names_in, new.files)
         started = self.simulations.start(_job(self.directory.current, new), call.operator, names)

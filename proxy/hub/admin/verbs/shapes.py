@@ -64,6 +64,8 @@ class AgentDetail(Agent):
     keys: list[Key]
     codes: list[OpenCode]
     policies: list[BoundPolicy]
+    limits: dict[str, int]
+    """By their keys in the configuration of this hub (`limits`); 0 is none."""
 
 
 class Cluster(msgspec.Struct):

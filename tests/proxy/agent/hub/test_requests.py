@@ -19,7 +19,7 @@ from proxy.agent.https.connection import https_connection
 from proxy.agent.hub.requests import ANSWER_BYTES_MAX, Reach, fetch_reach, fetch_token
 from proxy.agent.local.account import Account
 from proxy.agent.local.errors import AgentError
-from proxy.hub.home.config import LimitsConfig
+from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import open_directory
 from proxy.hub.store.secrets.signing_keys import SigningKeys

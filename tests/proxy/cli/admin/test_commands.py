@@ -339,7 +339,9 @@ async def test_agents_are_listed_by_what_they_belong_to(hub: Hub) -> None:
     none = await hub.ok("agent", "list", "--team", "web", "--cluster", "prod")
     assert none.stderr == "no agent matches\n"
     assert "there is no policy 'gaurd'" in await hub.fails("agent", "list", "--policy", "gaurd")
-    assert "policies    granted, guard\n" in (await hub.ok("agent", "show", "sre-1")).stdout
+    printed = (await hub.ok("agent", "show", "sre-1")).stdout
+    assert "policies    granted, guard\n" in printed
+    assert "limits      streams_per_agent=256, requests_per_second=500," in printed
 
 
 async def test_grants_and_removals(hub: Hub) -> None:

@@ -18,9 +18,9 @@ from msgspec.structs import replace
 
 from audit.reader import AuditReader
 from audit.record import Client, Kind
+from audit.search.values import parse_since
 from audit.store import AuditStore
 from proxy.cli.audit.commands import audit
-from proxy.cli.audit.options import parse_since
 from proxy.cli.group import build_group
 from tests.audit.events import NOW_S, call, failure
 
@@ -249,7 +249,7 @@ def test_since_takes_a_time_with_its_zone_and_nothing_else(data_dir: Path) -> No
 def test_follow_shows_events_as_they_are_written(data_dir: Path) -> None:
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "hawse", "audit", "list", "--json", "--follow"),
+            *(sys.executable, "-m", "hawse", "audit", "follow", "--json"),
             *("--limit", "1", "--kind", "call", "--data-dir", str(data_dir)),
         ],
         stdout=subprocess.PIPE,

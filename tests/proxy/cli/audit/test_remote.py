@@ -200,7 +200,7 @@ def test_a_follower_that_loses_its_hub_goes_on_where_it_was(
     assert capsys.readouterr().err.splitlines() == [
         "hawse: too many; trying again",
         "hawse: connected again",
-        "hawse: events are missing here: too slow",
+        "hawse: too slow; trying again",
     ]
 
 
@@ -222,6 +222,23 @@ def test_an_export_that_is_cut_is_an_error() -> None:
         client = AdminClient(fake.url, "hws_x", trusting(fake.ca_pem))
         with pytest.raises(CommandError, match="ends within an event"):
             list_remote(client, Filters(), None, follow=False, as_json=True)
+
+
+def test_a_text_is_searched_no_further_than_on_the_hubs_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {
+        "events": [{"event": {"seq": 7, "eid": "x"}}],
+        "older": "p7",
+        "stopped": "text",
+        "searched_to": "2026-12-01T12:00:00.000Z",
+    }
+    with fake_hub("") as fake:
+        fake.reply = lambda _: (200, {}, json.dumps({**found, "follow": "x", "notes": []}).encode())
+        client = AdminClient(fake.url, "hws_x", trusting(fake.ca_pem))
+        list_remote(client, Filters(q="web"), None, follow=False, as_json=True)
+    assert [asked.path.partition("?")[0] for asked in fake.asked] == ["/v1/audit/events"]
+    printed = capsys.readouterr()
+    assert printed.out == '{"seq":7,"eid":"x"}\n'
+    assert "that match the other options, back to 2026-12-01 12:00:00 UTC" in printed.err
 
 
 async def test_the_notes_say_whose_trail_is_read(hub: Hub) -> None:

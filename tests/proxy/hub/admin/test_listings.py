@@ -8,6 +8,7 @@ import pytest
 
 from auth.policy.match import binds
 from proxy.hub.authorize.binding import Binding, bound_where
+from proxy.hub.home.sections.limits import AgentLimitsConfig, LimitsConfig
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.store.clusters import RelayContact
 from proxy.hub.store.store import Store
@@ -145,6 +146,15 @@ async def test_a_policy_counts_what_it_binds_and_an_agent_names_what_binds_it(be
         "granted": ["edge-1", "edge-2"],
         "guard": ["edge-1", "edge-2"],
     }
+    assert agent["limits"] == LimitsConfig().by_key("sre-2")
+
+
+def test_an_agents_limits_are_the_general_ones_but_for_its_own() -> None:
+    config = LimitsConfig(requests_per_second=9, agents={"sre-2": AgentLimitsConfig(streams_per_agent=2000)})
+    general, own = config.by_key("sre-1"), config.by_key("sre-2")
+    assert (general["streams_per_agent"], general["requests_per_second"]) == (256, 9)
+    assert own == {**general, "streams_per_agent": 2000}
+    assert "relays_per_cluster" not in own
 
 
 async def test_what_binds_is_what_a_decision_asks(bench: Bench) -> None:

@@ -28,7 +28,8 @@ from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls.begin import begin
 from proxy.hub.calls.calls import Calls
-from proxy.hub.home.config import HubConfig, LimitsConfig
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins

@@ -28,7 +28,8 @@ from proxy.hub.calls import calls as calls_module
 from proxy.hub.calls.limits import Limits
 from proxy.hub.calls.live import Ending
 from proxy.hub.calls.outcome import CloseReason
-from proxy.hub.home.config import AuditConfig, LimitsConfig
+from proxy.hub.home.config import AuditConfig
+from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.hub.relays.contexts import AgentContext
 from proxy.hub.relays.relay_wait import PARK_S
 from proxy.message.failure import InboundBroken

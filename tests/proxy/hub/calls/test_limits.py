@@ -20,7 +20,7 @@ from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.calls.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
 from proxy.hub.calls.live import Ending, LiveCalls
 from proxy.hub.calls.outcome import CloseReason
-from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
+from proxy.hub.home.sections.limits import AgentLimitsConfig, LimitsConfig
 from proxy.hub.identity.connections import IDLE_WHEN_SHORT_MAX, AgentConnections
 from proxy.hub.own_paths import plain
 from tests.proxy.hub.calls.fake_live_calls import REVOKED, agent, exchanging_call, live_call

@@ -38,7 +38,7 @@ class Browser:
         """A browser at a hub with the store of a bench."""
         origin = Origin.of(CONSOLE_URL)
         people = People(bench.directory, PEPPER, bench.clock)
-        sign_in = ConsoleSignIn(people, origin, bench.recorder, bench.spread, bench.app)
+        sign_in = ConsoleSignIn(people, origin, bench.recorder, bench.spread)
         pages = console_app(bench.app, sign_in, "hub.example", bench.clock)
         return cls(bench, sign_in, Gate(origin, people, pages, bench.app))
 

@@ -149,6 +149,18 @@ async def test_a_session_ends_with_its_token(bench: Bench) -> None:
     assert refused.status == 401
 
 
+async def test_a_session_ends_when_its_token_expires(bench: Bench) -> None:
+    token = (await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "viewer", "expires_s": 60}))["token"]
+    browser = Browser.at(bench)
+    await browser.open(token)
+    assert (await browser.ask("GET", "/")).status == 200
+    caller = browser.sign_in.caller(browser.person)
+    bench.clock.now += 60
+    assert (await browser.ask("GET", "/")).status == 303
+    assert caller.still_valid() is not None
+    assert browser.sign_in.people.living() == set()
+
+
 async def test_a_session_loses_what_its_role_loses(bench: Bench) -> None:
     browser = Browser.at(bench)
     await browser.open()
@@ -179,6 +191,9 @@ async def test_a_sign_out_ends_the_session_everywhere(bench: Bench) -> None:
     assert reply.headers["set-cookie"].startswith("__Host-hawse=; Max-Age=0;")
     assert (await stolen.ask("GET", "/")).status == 303
     ended = bench.recorder.events[-1]
+    # The address shows who has ended it.
+    assert ended.client is not None
+    assert ended.client.ip == "127.0.0.1"
     assert (ended.kind, ended.actor.name, ended.actor.credential) == (
         Kind.ADMIN,
         "local",

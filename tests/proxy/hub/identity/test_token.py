@@ -23,7 +23,7 @@ from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_access, verify_access
 from proxy.agent.https.connection import SOCKET_TIMEOUT_S
-from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
+from proxy.hub.home.sections.limits import AgentLimitsConfig, LimitsConfig
 from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER
 from proxy.hub.identity.replay import ReplayCache
 from proxy.hub.identity.replay_store import open_replay_store

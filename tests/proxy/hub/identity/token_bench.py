@@ -15,7 +15,7 @@ from audit.record import Event
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey
-from proxy.hub.home.config import LimitsConfig
+from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.hub.identity.oauth import Answer
 from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import Directory, open_directory

@@ -15,7 +15,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from auth.keys import SigningKey
 from auth.tokens import HelloClaims, issue_hello
 from proxy.hub.calls.calls import _tunnel
-from proxy.hub.home.config import LimitsConfig, TunnelConfig
+from proxy.hub.home.config import TunnelConfig
+from proxy.hub.home.sections.limits import LimitsConfig
 from proxy.hub.home.sections.peer import PeerConfig
 from proxy.hub.identity.replay import ReplayedError
 from proxy.hub.identity.replay_postgres import WAIT_S

@@ -573,9 +573,8 @@ def test_what_is_too_much_is_refused_before_it_is_stored(store: Store) -> None:
 
 
 def test_every_refusal_is_one_kind_of_error() -> None:
-    assert {NotFoundError, ConflictError, InvalidError, StoreUnavailableError} == set(
-        StoreError.__subclasses__()
-    )
+    ours = {kind for kind in StoreError.__subclasses__() if kind.__module__.startswith("proxy.hub.store.")}
+    assert ours == {NotFoundError, ConflictError, InvalidError, StoreUnavailableError}
 
 
 def holds(database: Location, statement: str) -> bool:

@@ -88,8 +88,9 @@ async def test_a_row_has_the_stored_event_and_the_texts_of_a_table(bench: Bench,
         ("kind=call,none", "kind: 'none' is not one of call, "),
         ("since=yesterday", "since: 'yesterday' is neither an age"),
         ("since=1h&until=2h", "since: '1h' is not before until: '2h'"),
+        ("agent=a%00", r"agent: 'a\x00' is no name"),
         ("namespace=a,,b", "namespace: 'a,,b' has an empty name"),
-        ("q=" + "a" * 1025, "q: expected at most 1024 characters, not 1025"),
+        ("q=" + "a" * 1025, "q: expected 1 to 1024 characters, not 1025"),
     ],
 )
 async def test_a_wrong_filter_is_named(bench: Bench, store: AuditStore, query: str, message: str) -> None:
@@ -109,6 +110,7 @@ async def test_an_unknown_name_is_an_error_and_a_silent_one_a_note(bench: Bench,
         ("agent=sre-2", "did you mean sre-1?"),
         ("cluster=x", "`hawse admin cluster list`"),
         ("team=sra", "did you mean sre?"),
+        ("team=sre,sra", "did you mean sre?"),
     ):
         reply = await bench.ask("GET", f"/v1/audit/events?{query}")
         assert (reply.status, reply.json["error"]["code"]) == (404, "not_found")
