@@ -131,10 +131,12 @@ class _Call:
         try:
             data = await self._connection.receive_body()
         except InboundBroken as exc:
+            # No fault of the application's, even if it raises. Its traceback would be 3 KB of log, and a
+            # request of any client can be cut.
+            self.client_failure = 400, exc.failure.reason
             if exc.failure.code is StreamCode.CANCEL:
                 self._body_ended = True
                 return {"type": "http.disconnect"}
-            self.client_failure = 400, exc.failure.reason
             raise
         self._received += len(data)
         if self._received > REQUEST_BODY_BYTES_MAX:

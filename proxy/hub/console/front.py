@@ -106,7 +106,7 @@ class ConsoleFront:
     app: Application
     """The gate."""
     headers: Headers
-    """Of answers that no application makes."""
+    """Of answers that no application makes; these may not be kept either."""
     certificate: Certificate | None
     """None for plain HTTP."""
     admitter: Admitter
@@ -149,13 +149,14 @@ class ConsoleFront:
         host, _, port = peer_address(tcp).rpartition(":")
         client = host.strip("[]"), int(port)
         scheme = "http" if self.certificate is None else "https"
+        headers = (*self.headers, (b"cache-control", b"no-store"))
         with ServerConnection(stream, self._deadlines) as connection:
             try:
                 while True:
                     try:
                         request = await connection.next_request()
                     except BadRequest as error:
-                        await refuse(connection, error.status, error.message, self.headers)
+                        await refuse(connection, error.status, error.message, headers)
                         continue
                     if request is None:
                         return
@@ -165,7 +166,7 @@ class ConsoleFront:
                             pending.request_scope = scope
                         app = self._app(pending, counted, scope)
                         await serve_request(
-                            app, connection, request, scheme=scheme, client=client, headers=self.headers
+                            app, connection, request, scheme=scheme, client=client, headers=headers
                         )
                     if scope.cancelled_caught:
                         return

@@ -193,6 +193,20 @@ async def test_a_client_that_leaves_ends_the_application(app, autojump_clock):
             await client.aclose()
 
 
+@pytest.mark.parametrize("app", [APP, WRAPPED])
+async def test_a_client_that_leaves_within_its_body_costs_no_traceback(app, autojump_clock, caplog):
+    # Its kernel still takes an answer, as after a shutdown of one direction.
+    client, server = memory_stream_pair()
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_connection, app, server)
+            await client.send_all(b"POST /echo/ HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na")
+            await client.send_eof()
+            assert (await client.receive_some()).startswith(b"HTTP/1.1 400 ")
+            await client.aclose()
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     ("raw", "status"),
     [

@@ -112,6 +112,7 @@ async def test_answers_without_a_page_have_the_headers_too(fields: str) -> None:
         reply = await ask(stream, "/", fields)
         assert reply.startswith(b"HTTP/1.1 4")
         assert b"content-security-policy: default-src 'none'\r\n" in reply
+        assert b"cache-control: no-store\r\n" in reply
         await stream.aclose()
 
 
