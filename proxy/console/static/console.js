@@ -149,9 +149,6 @@ function listen() {
   stream.addEventListener("gap", listen);
 }
 
-// Signing out ends the stream at the hub. Closed before, it is no error on the page that is left.
-$('form[action="/signout"]')?.addEventListener("submit", () => stream?.close());
-
 // --- Dialogs, keys, copying, the filter of rows, the colours.
 
 async function ask(link) {

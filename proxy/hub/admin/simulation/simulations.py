@@ -73,8 +73,10 @@ class Running:
             )
             with trio.move_on_after(SIMULATION_S_MAX):
                 outcome = await work(self._job, self._note)
-            self.outcome = outcome
-            self._end(State.FAILED if outcome.result is None else State.DONE, clock())
+            # It may have been cancelled while its process ended.
+            if self.ended_at is None:
+                self.outcome = outcome
+                self._end(State.FAILED if outcome.result is None else State.DONE, clock())
 
     def _note(self, progress: Progress) -> None:
         self.progress = progress

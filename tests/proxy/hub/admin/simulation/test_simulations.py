@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
 
-from proxy.hub.admin.simulation.job import Outcome
-from proxy.hub.admin.simulation.simulations import KEPT_MAX, SIMULATION_S_MAX, UNFINISHED_MAX
+from proxy.hub.admin.simulation.job import Job, Outcome, Progress
+from proxy.hub.admin.simulation.simulations import (
+    KEPT_MAX,
+    SIMULATION_S_MAX,
+    UNFINISHED_MAX,
+    Simulations,
+    State,
+)
 from proxy.hub.store.roles import Role
 from tests.auth.policies import policy
 from tests.fakes.admin import ROLE_TOKENS, Bench, enrol, give_each_role_a_token
@@ -101,6 +108,24 @@ async def test_a_cancelled_simulation_ends_at_once(bench: Bench) -> None:
         second = await started(bench)
         await trio.testing.wait_all_tasks_blocked()
         assert (await bench.ok("GET", f"{PATH}/{second['id']}"))["state"] == "done"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_simulation_that_ends_while_it_is_cancelled_stays_cancelled() -> None:
+    async def work(job: Job, tell: Callable[[Progress], None]) -> Outcome:
+        with trio.CancelScope(shield=True):
+            await begun.wait()
+        return Outcome({"calls": 0})
+
+    begun, simulations = trio.Event(), Simulations(work, lambda: 1.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(simulations.run)
+        running = simulations.start(Job((), False, (), 0.0, "", "", (), (), ()), "ada", ())
+        await trio.testing.wait_all_tasks_blocked()
+        running.cancel(2.0)
+        begun.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (running.state, running.ended_at, running.outcome.result) == (State.CANCELLED, 2.0, None)
         nursery.cancel_scope.cancel()
 
 
