@@ -120,7 +120,7 @@ async def test_a_simulation_that_ends_while_it_is_cancelled_stays_cancelled() ->
     begun, simulations = trio.Event(), Simulations(work, lambda: 1.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(simulations.run)
-        running = simulations.start(Job((), False, (), 0.0, "", "", (), (), ()), "ada", ())
+        running = simulations.start(Job((), False, (), 0.0, "", "", (), (), (), ()), "ada", ())
         await trio.testing.wait_all_tasks_blocked()
         running.cancel(2.0)
         begun.set()
