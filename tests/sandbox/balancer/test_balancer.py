@@ -132,7 +132,8 @@ def test_a_cut_resets_the_connection_of_one_client(site: Site) -> None:
         site.ask_by(other)
         assert isinstance(other.sock, socket.socket)
         first, second = (each.getsockname()[1] for each in (one, other.sock))
-        assert client_ports(os.getpid(), site.port) == [first, second]
+        # The kernel gives the later connection a lower port at times.
+        assert sorted(client_ports(os.getpid(), site.port)) == sorted([first, second])
         assert site.control.cut(first)
         with pytest.raises(ConnectionResetError):
             one.recv(1)
