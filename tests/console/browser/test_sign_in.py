@@ -68,6 +68,8 @@ def test_a_session_that_was_planted_is_not_the_one_that_signs_in(
     ):
         cookie = session_of(planted)
         for value in (cookie["value"], "A" * 43):
+            # A page that is open would notice the foreign cookie, and lead to the sign-in by itself.
+            victim.page.goto("about:blank")
             # One that the browser has given takes the same keys.
             victim.page.context.add_cookies([{**cookie, "value": value}])  # type: ignore[list-item, typeddict-item]
             sign_in(victim, console.url())
