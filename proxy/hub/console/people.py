@@ -86,6 +86,9 @@ class People:
 
     def refused(self, person: Person) -> RefusedError | None:
         """Return why a person's session no longer gives the role; None if it does."""
+        if why := self.directory.refusal():
+            # Another hub may have ended the session. Streams end too.
+            return RefusedError(503, "unconfirmed", why, person.actor)
         found = self.directory.current.console_sessions.get(person.hash)
         if found is None or self._ended(*found, self.clock()):
             return RefusedError(401, "unauthenticated", "your session has ended: sign in again", person.actor)

@@ -279,6 +279,18 @@ async def test_a_token_has_some_codes_and_sessions_and_the_oldest_end(
     assert (await browser.ask("GET", "/")).status == 303
 
 
+async def test_a_hub_that_cannot_confirm_its_state_ends_what_a_session_has_open(bench: Bench) -> None:
+    browser = Browser.at(bench)
+    await browser.open()
+    await browser.ask("GET", "/")
+    caller = browser.sign_in.caller(browser.person)
+    assert caller.still_valid() is None
+    bench.directory.age.withhold("the database has lost changes")
+    refused = caller.still_valid()
+    assert refused is not None
+    assert (refused.status, refused.code) == (503, "unconfirmed")
+
+
 async def test_a_hub_without_a_console_makes_no_code(bench: Bench) -> None:
     alone = ConsoleActions(bench.directory, PEPPER, bench.clock, "", lambda: None)
     with pytest.raises(ConflictError, match=r"has no console: set console\.listen"):
