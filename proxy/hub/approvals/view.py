@@ -1,0 +1,35 @@
+"""What an approver sees of a call. It is masked before it is stored."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Change:
+    """One difference between before and after."""
+
+    path: str
+    """As in `spec.replicas` or `spec.template.spec.containers[name=web].image`."""
+    before: str | None
+    """JSON of the value; None where there was none, and MASKED for a value that is not shown."""
+    after: str | None
+
+
+@attrs.frozen
+class View:
+    """The preview of a call."""
+
+    summary: str = ""
+    """One sentence: `deletes Deployment web, at least 6 pods`."""
+    flags: tuple[str, ...] = ()
+    """What deserves attention, in words of a closed list: `runs privileged`, `scales to 0`."""
+    changes: tuple[Change, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Paths that differed between two dry runs: generated names, allocated ports."""
+    notes: tuple[str, ...] = ()
+    """What could not be made or is not seen: `not tried out: this API may not honour dryRun`."""
+    body: str = ""
+    """The masked body, where there is no difference to show."""
+    too_large: bool = False
+    """The difference exceeds VIEW_BYTES_MAX, so it cannot be approved."""
