@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from proxy.hub.admin.hub_facts import FACTS, OtherHubsFacts, answer_facts, watched_of
 from proxy.hub.admin.other_hubs import Ask, Peer
 from proxy.hub.admin.overview.shapes import Attention, HubFacts
-from proxy.hub.membership.member import MemberState
+from proxy.hub.membership.member import Member, MemberState
 from proxy.hub.peers.link import AskFailed, LinkDown, PeerLink
 from proxy.hub.relays.registry import Registry
 from tests.fakes.hubs import HUB, FakeHubs
@@ -30,8 +30,8 @@ class Links:
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
 
-    def link_to(self, boot: str) -> PeerLink | None:
-        return None
+    async def wait_link(self, member: Member, within_s: float) -> PeerLink:
+        raise AssertionError("this hub asks nothing")
 
 
 def asked(facts: HubFacts) -> Ask:
