@@ -141,12 +141,7 @@ class OtherHubsCalls:
 
 
 class Links(Protocol):
-    """The part of the mesh that this module uses (proxy.hub.peers.mesh)."""
-
-    @property
-    def answers(self) -> dict[str, Answer]:
-        """Handlers of the others' questions, by name."""
-        ...
+    """The part of HubLinks that this module uses (proxy.hub.peers.links)."""
 
     async def wait_link(self, member: Member, within_s: float) -> PeerLink:
         """Return the link to a hub process once it is up; raises LinkDown."""
@@ -171,8 +166,8 @@ async def _ask(
     return await link.ask(question, body, until - trio.current_time())
 
 
-def answer_others(links: Links, own: OwnCalls) -> None:
-    """Answer what other hubs ask about the calls of this one."""
+def answer_others(answers: dict[str, Answer], own: OwnCalls) -> None:
+    """Answer what other hubs ask about the calls of this one, by the answers of the mesh."""
 
     async def sessions(_: PeerLink, question: Mapping[str, object]) -> dict[str, object]:
         return await answer_sessions(own, question)
@@ -180,7 +175,7 @@ def answer_others(links: Links, own: OwnCalls) -> None:
     async def kill(_: PeerLink, question: Mapping[str, object]) -> dict[str, object]:
         return await answer_kill(own, question)
 
-    links.answers.update({SESSIONS: sessions, KILL: kill})
+    answers.update({SESSIONS: sessions, KILL: kill})
 
 
 async def answer_sessions(own: OwnCalls, question: Mapping[str, object]) -> dict[str, object]:

@@ -192,7 +192,6 @@ class Link:
 @attrs.define
 class Links:
     by_boot: dict[str, Link]
-    answers: Any = attrs.Factory(dict)
 
     async def wait_link(self, member: Member, within_s: float) -> PeerLink:
         await trio.lowlevel.checkpoint()
@@ -215,9 +214,10 @@ async def test_each_process_is_asked_over_its_own_link(autojump_clock: MockClock
 
 
 async def test_a_hub_answers_the_questions_of_others() -> None:
-    links, hub = Links({}), Hub(calls("aa", 1))
-    answer_others(links, hub)
+    answers: dict[str, Any] = {}
+    hub = Hub(calls("aa", 1))
+    answer_others(answers, hub)
     link = cast(PeerLink, None)
-    assert [each["id"] for each in (await links.answers["sessions"](link, {}))["calls"]] == ["aa-0"]
-    await links.answers["kill"](link, {"id": "aa-0", "reason": "x"})
+    assert [each["id"] for each in (await answers["sessions"](link, {}))["calls"]] == ["aa-0"]
+    await answers["kill"](link, {"id": "aa-0", "reason": "x"})
     assert hub.live == []
