@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
+
+# Stands for a value that is not shown. JSON text never is this word, so no object's value looks like it.
+MASKED: Final = "hidden"
+# Of all texts of a view together. A longer difference is not read by a person.
+VIEW_BYTES_MAX: Final = 256 * 1024
 
 
 @attrs.frozen
