@@ -23,11 +23,9 @@ from auth.policy.match import (
     Decision,
     Scope,
     applicable,
-    mismatch_without_verb,
-    names_match,
-    verb_matches,
 )
 from auth.policy.rules import RESOURCE_VERBS, Rule
+from auth.policy.subjects import mismatch_without_verb, names_match, verb_matches
 from auth.request_kind import RequestKind, implied_create, request_kind_of
 from auth.requestinfo import RequestInfo
 

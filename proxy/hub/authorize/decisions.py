@@ -28,6 +28,11 @@ class Verdict:
         return self.decision.allowed
 
     @property
+    def asked(self) -> bool:
+        """Whether a person decides about the call. It is then not allowed."""
+        return self.decision.ask is not None
+
+    @property
     def rule(self) -> str:
         """The rule that decided, prefixed by its policy if it has one."""
         decision = self.decision
@@ -54,8 +59,7 @@ def _verdict(decision: Decision, bundle: Bundle) -> Verdict:
     first = next(iter(_remembered.values()), None)
     if first is not None and (first.bundle is not bundle or len(_remembered) >= _VERDICTS_REMEMBERED_MAX):
         _remembered.clear()
-    effect = "allow" if decision.allowed else "deny"
-    recorded = RecordedDecision(effect, decision.rule, decision.policy, bundle.id)
+    recorded = RecordedDecision(decision.effect.value, decision.rule, decision.policy, bundle.id)
     verdict = _remembered[decision] = Verdict(decision, bundle, recorded)
     return verdict
 
