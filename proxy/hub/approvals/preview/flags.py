@@ -11,8 +11,9 @@ from enum import StrEnum
 from typing import Final
 
 from auth.requestinfo import RequestInfo, decode_value, raw_values
+from proxy.hub.approvals.preview.bodies import Body
 from proxy.hub.approvals.preview.mask import LAST_APPLIED
-from proxy.hub.approvals.preview.values import Steps, Value
+from proxy.hub.approvals.preview.values import Steps, Value, at
 
 _RBAC: Final = "rbac.authorization.k8s.io"
 _ADMISSION: Final = "admissionregistration.k8s.io"
@@ -44,13 +45,11 @@ class Flag(StrEnum):
     ORPHANS = "leaves dependants behind"
 
 
-def flags_of(
-    info: RequestInfo, written: Iterable[tuple[Steps, Value]], options: Value = None
-) -> tuple[Flag, ...]:
-    """Return the flags of a call that writes these leaves. `options` is the body of a deletion."""
+def flags_of(info: RequestInfo, written: Iterable[tuple[Steps, Value]], body: Body) -> tuple[Flag, ...]:
+    """Return the flags of a call that writes these leaves. `body` has the options of a deletion."""
     found = set(_of_request(info))
     if info.verb in _DELETIONS:
-        found |= _of_deletion(info, options)
+        found |= _of_deletion(info, body)
     else:
         for steps, value in written:
             found |= _of_leaf(tuple(map(str, steps)), value)
@@ -68,6 +67,8 @@ def _of_request(info: RequestInfo) -> set[Flag]:
     group, resource, found = info.group, info.resource, set[Flag]()
     if not info.is_write:
         return found
+    if info.verb == "patch" and query_option(info, "force").lower() not in {"", "0", "f", "false"}:
+        found.add(Flag.FORCE)
     if group == _RBAC:
         found.add(Flag.RBAC)
     if group == _ADMISSION:
@@ -81,7 +82,7 @@ def _of_request(info: RequestInfo) -> set[Flag]:
     return found
 
 
-def _of_deletion(info: RequestInfo, options: Value) -> set[Flag]:
+def _of_deletion(info: RequestInfo, body: Body) -> set[Flag]:
     found = set()
     subject = info.group, info.resource
     if subject == ("", "namespaces"):
@@ -90,31 +91,35 @@ def _of_deletion(info: RequestInfo, options: Value) -> set[Flag]:
         found.add(Flag.DEFINITION)
     if subject in {("", "persistentvolumes"), ("", "persistentvolumeclaims")}:
         found.add(Flag.VOLUME_DATA)
-    if deletion_option(info, options, "gracePeriodSeconds") == "0":
+    if deletion_option(info, body, "gracePeriodSeconds") == "0":
         found.add(Flag.AT_ONCE)
-    policy = deletion_option(info, options, "propagationPolicy")
-    if policy == "Orphan" or deletion_option(info, options, "orphanDependents") == "true":
+    if orphans(info, body):
         found.add(Flag.ORPHANS)
     return found
 
 
-def deletion_option(info: RequestInfo, options: Value, name: str) -> str:
-    """Return an option of a deletion as text; "" if it is not given. It is in the body or in the query."""
-    if isinstance(options, dict) and options.get(name) is not None:
-        value = options[name]
-        return str(value).lower() if isinstance(value, bool) else str(value)
-    return query_option(info, name)
+def orphans(info: RequestInfo, body: Body) -> bool:
+    """Whether a deletion leaves the object's dependants behind."""
+    policy = deletion_option(info, body, "propagationPolicy")
+    return policy == "Orphan" or deletion_option(info, body, "orphanDependents") == "true"
+
+
+def deletion_option(info: RequestInfo, body: Body, name: str) -> str:
+    """Return an option of a deletion as text; "" if it is not given, or cannot be read.
+
+    The API server reads the options from a body if there is one, and otherwise from the query.
+    """
+    if not body.size:
+        return query_option(info, name)
+    value = at(body.value, name)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (str, int)) else ""
 
 
 def query_option(info: RequestInfo, name: str) -> str:
     """Return the first readable value of a parameter; "" if there is none."""
     return next((text for text in map(decode_value, raw_values(info.query, name)) if text is not None), "")
-
-
-def forced(info: RequestInfo) -> tuple[Flag, ...]:
-    """Return the flag of an apply that takes fields over."""
-    values = (query_option(info, "force").lower(),) if info.verb == "patch" else ()
-    return (Flag.FORCE,) if any(value not in {"", "0", "false", "f"} for value in values) else ()
 
 
 def _of_leaf(steps: tuple[str, ...], value: Value) -> set[Flag]:
