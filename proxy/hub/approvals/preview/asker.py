@@ -1,9 +1,9 @@
 """Requests of the hub under an agent's name, to any relay of a cluster: in a tunnel, direct, at another hub.
 
-They take the way of the agent's calls: the agent's policies decide about each, the relay's guardrails too, and
-the API server sees the agent. They count in the agent's rate. Each is an event in the trail of kind `preview`,
-which names the call that it serves. A dry run's intent is durable before it is sent, as a write's is: if an API
-wrote all the same, the trail has it.
+They take the way of the agent's calls. The agent's policies decide about each of them, and so do the relay's
+guardrails, and the API server sees the agent. They count in the agent's rate. Each is an event of kind
+`preview` in the trail, which names the call that it serves. A dry run's intent is durable before it is sent,
+as a write's is: if an API wrote all the same, the trail has it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from audit.ids import new_eid
 from audit.record import Decision, Event, Kind, Phase, Relay, Response
 from proxy.exchange.engine import Exchange
 from proxy.exchange.next_pass import NextPass
-from proxy.hub.approvals.preview.answer_port import AnswerPort
+from proxy.hub.approvals.preview.answer_port import TOO_LONG, AnswerPort
 from proxy.hub.approvals.preview.probes import Probe
 from proxy.hub.approvals.preview.shapes import PreviewRefused, refusal_of
 from proxy.hub.authorize.admission import Call, ParsedRequest
@@ -44,7 +44,7 @@ from proxy.hub.store.entities import Mode
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import guardrail_of, hub_request_head
-from proxy.message.status import failure_status
+from proxy.message.status import failure_status, with_processed
 from tunnel.net.waker import Waker
 
 # From the request to the end of its answer. The agent waits, and most answers take milliseconds.
@@ -84,12 +84,19 @@ class NotMadeError(Exception):
 class NotAnsweredError(Exception):
     """There is no answer now: the relay is away, or the API server is slow; the text says which."""
 
+    def __init__(self, why: str, *, too_long: bool = False) -> None:
+        super().__init__(why)
+        self.too_long = too_long
+        """There was one, of more than ANSWER_BYTES_MAX."""
+
 
 @attrs.define(eq=False)
 class Asker:
     """Makes the requests of all previews of a hub."""
 
     calls: Calls
+    threads: trio.CapacityLimiter = attrs.field(init=False, factory=partial(trio.CapacityLimiter, 1))
+    """Of the work on large answers. A second thread would wait for the first one's lock anyway."""
     _agents: dict[str, tuple[trio.Semaphore, set[object]]] = attrs.Factory(dict)
     """By agent: its places, and its requests that use one or wait for one."""
 
@@ -216,6 +223,8 @@ class _Request:
             raise NotAnsweredError(_SLOW.reason)
         self.failure, head, body = port.failure, port.answer, bytes(port.body)
         self.bytes_out = len(body)
+        if self.failure is TOO_LONG:
+            raise NotAnsweredError(self.failure.reason, too_long=True)
         if self.failure is not None:
             raise NotAnsweredError(failure_status(self.failure, b"GET").message)
         assert head is not None, "an exchange without a failure has an answer"
@@ -251,8 +260,9 @@ class _Request:
         try:
             opened = self.calls.forwarding.open_stream(self.call, self.eid, relay, time.time(), renew=renew)
         except ClusterOffline as error:
-            raise NotAnsweredError(str(error)) from error
+            raise self._offline(error) from error
         except OutboundBroken as error:
+            self.failure = error.failure
             raise NotAnsweredError(error.failure.reason) from error
         self._sent_to(opened)
         return await self._run(
@@ -276,12 +286,17 @@ class _Request:
             try:
                 port = await self._run(upstream, partial(upstream.open, fresh=fresh))
             except OutboundBroken as error:
-                raise NotAnsweredError(str(ClusterOffline(call.cluster, error.failure.reason))) from error
+                raise self._offline(ClusterOffline(call.cluster, error.failure.reason)) from error
             failure = port.failure
             # The relay may have closed a kept connection. A preview's request may always be repeated.
             if failure is None or not upstream.reused or failure.code is not StreamCode.UPSTREAM_RESET:
                 break
         return port
+
+    def _offline(self, error: ClusterOffline) -> RefusedError:
+        """Return the agent's answer: without a relay, the call cannot be made either."""
+        self.failure = Failure(StreamCode.REFUSED, Processed.NO, str(error))
+        return RefusedError(PreviewRefused(503, with_processed(str(error), Processed.NO)))
 
     async def _run(
         self, upstream: RelaySide, open_relay: Callable[[], Awaitable[None]] | None = None

@@ -173,14 +173,12 @@ def _walk_lists(
     # Of the masked copies: a hidden name must not become a part of a path.
     names_before, names_after = _names(shown_before), _names(shown_after)
     if names_before is None or names_after is None:
-        numbers_before: dict[Step, int] = {number: number for number in range(len(before))}
-        numbers_after: dict[Step, int] = {number: number for number in range(len(after))}
+        numbers_before, numbers_after = _numbers(before), _numbers(after)
     else:
-        numbers_before, numbers_after = dict(names_before), dict(names_after)
-        if _reordered(list(names_before), list(names_after)):
-            orders = (*map(str, names_before),), (*map(str, names_after),)
-            before_names, after_names = list(orders[0]), list(orders[1])
-            yield Difference((*steps, ORDER), before_names, after_names, before_names, after_names)
+        numbers_before, numbers_after = names_before, names_after
+        earlier, later = list(names_before), list(names_after)
+        if _reordered(earlier, later):
+            yield Difference((*steps, ORDER), earlier, later, earlier, later)
     for step in dict.fromkeys((*numbers_before, *numbers_after)):
         first, second = numbers_before.get(step), numbers_after.get(step)
         yield from _walk(
@@ -192,9 +190,13 @@ def _walk_lists(
         )
 
 
-def _names(copies: list[object]) -> dict[Named, int] | None:
+def _numbers(values: list[Value]) -> dict[Step, int]:
+    return {number: number for number in range(len(values))}
+
+
+def _names(copies: list[object]) -> dict[Step, int] | None:
     """Return the positions of named elements; None if a name is missing, hidden or not unique."""
-    names: dict[Named, int] = {}
+    names: dict[Step, int] = {}
     for number, copy in enumerate(copies):
         name = copy.get("name") if isinstance(copy, dict) else None
         if not isinstance(name, str) or name in names:
@@ -203,7 +205,7 @@ def _names(copies: list[object]) -> dict[Named, int] | None:
     return names
 
 
-def _reordered(before: list[Named], after: list[Named]) -> bool:
+def _reordered(before: list[Step], after: list[Step]) -> bool:
     """Whether the elements have another order, beyond additions at the end and removals."""
     kept = [name for name in before if name in after]
     return after[: len(kept)] != kept

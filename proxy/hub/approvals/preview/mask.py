@@ -123,7 +123,7 @@ def masked(value: Value, mask: Mask, steps: Steps = ()) -> object:
 
 
 def hidden_texts(pairs: Iterable[tuple[Value, object]]) -> frozenset[str]:
-    """Return the hidden texts of values and their masked copies, plain and decoded, if they are long enough."""
+    """Return the hidden texts of values and their masked copies, plain and decoded, without short ones."""
     found: set[str] = set()
     stack: list[tuple[Value, object]] = list(pairs)
     while stack:

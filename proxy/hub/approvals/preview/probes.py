@@ -1,8 +1,8 @@
 """The requests that the hub may make to find out what a call would do. Pure.
 
-A preview must not change anything. Nothing but a `Probe` is sent, and a Probe checks itself: it is a GET of an
-object or a list, or a dry run that the API certainly honours. An aggregated API may ignore `dryRun`, and some
-subresources act on a dry run. There the dry run would be the write that is not approved.
+A preview must not change anything. Nothing but a `Probe` is sent, and a Probe checks itself: it is a GET of
+an object or a list, or a dry run that the API certainly honours. An aggregated API may ignore `dryRun`, and
+some subresources act on a dry run. There the dry run would be the write that is not approved.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class NotAllowedError(Exception):
 
 @attrs.frozen
 class Probe:
-    """One request of a preview, for the cluster. Raises BadTarget or NotAllowedError if it must not be made."""
+    """One request of a preview. Raises BadTarget or NotAllowedError if it must not be made."""
 
     method: bytes
     target: bytes
