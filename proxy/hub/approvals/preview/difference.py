@@ -22,7 +22,7 @@ from proxy.hub.approvals.preview.values import (
     same,
     shown_json,
 )
-from proxy.hub.approvals.view import MASKED, Change
+from proxy.hub.approvals.view import CHANGED, MASKED, Change
 
 # The API server sets these in each write, or they are no part of what a write asks for.
 _LEFT_METADATA: Final = frozenset(
@@ -65,7 +65,9 @@ class Difference:
     @property
     def change(self) -> Change:
         """The difference as an approver sees it."""
-        return Change(path_of(self.steps), _shown(self.shown_before), _shown(self.shown_after))
+        before, after = _shown(self.shown_before), _shown(self.shown_after)
+        both_hidden = self.shown_before is HIDDEN and self.shown_after is HIDDEN
+        return Change(path_of(self.steps), before, CHANGED if both_hidden else after)
 
     @property
     def compared(self) -> list[object]:
@@ -105,13 +107,19 @@ def _with(value: Value, keys: tuple[str, ...], leaf: str) -> Value:
 
 def varying(first: Value, second: Value) -> list[Steps]:
     """Return the places where the results of two dry runs differ: generated names, allocated ports."""
-    return [found.steps for found in _walk((), first, second, first, second)]
+    places = []
+    for found in _walk((), first, second, first, second):
+        steps = found.steps
+        lacks = ABSENT in (found.before, found.after) and not _is_key(steps[-1])
+        # A list with another number of elements, or in another order, differs as a whole.
+        places.append(steps[:-1] if lacks or steps[-1:] == (ORDER,) else steps)
+    return list(dict.fromkeys(places))
 
 
 def settled(value: Value, places: Iterable[Steps]) -> Value:
-    """Return a value with a fixed text at places that vary, as far as it has them."""
+    """Return a value without the fields at places that vary. An element of a list becomes a fixed text."""
     for steps in places:
-        value = _settle(value, steps[:-1] if steps and steps[-1] == ORDER else steps)
+        value = _settle(value, steps)
     return value
 
 
@@ -119,14 +127,22 @@ def _settle(value: Value, steps: Steps) -> Value:
     if not steps:
         return _VARIES
     step, rest = steps[0], steps[1:]
-    if isinstance(value, dict) and isinstance(step, str) and step in value:
-        return {**value, str(step): _settle(value[step], rest)}
+    if isinstance(value, dict) and _is_key(step):
+        return {
+            key: inner if key != step else _settle(inner, rest)
+            for key, inner in value.items()
+            if rest or key != step
+        }
     if isinstance(value, list):
         return [
             _settle(inner, rest) if number == step or _is_named(inner, step) else inner
             for number, inner in enumerate(value)
         ]
     return value
+
+
+def _is_key(step: Step) -> bool:
+    return isinstance(step, str) and not isinstance(step, Named)
 
 
 def _is_named(value: Value, step: Step) -> bool:

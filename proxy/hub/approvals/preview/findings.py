@@ -94,7 +94,7 @@ class Findings:
         )
         left_out = sorted(map(path_of, places))
         view = _View(
-            words.changes(self.info, after, found) if exists else words.creates(self.info, first),
+            words.changes(self.info, after, found) if exists else words.creates(self.info, after),
             flags_of(self.info, _written(found), self.body),
             left_out=left_out,
         )

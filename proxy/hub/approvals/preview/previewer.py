@@ -180,7 +180,8 @@ class _One:
         info = found.info
         kinds = () if orphans(info, found.body) else words.made_for(info)
         results = await self._all(
-            *(probes.dependants_of(info.namespace, *kind, words.DEPENDANTS_MAX) for kind in kinds)
+            *(probes.dependants_of(info.namespace, *kind, words.DEPENDANTS_MAX) for kind in kinds),
+            needed=False,
         )
         listed, notes = {}, []
         for (_, resource), result in zip(kinds, results, strict=True):
@@ -221,8 +222,11 @@ class _One:
 
     # -- the requests
 
-    async def _all(self, *asked: Probe | None) -> list[Result | None]:
-        """Return the results of requests that are made at the same time. Raises RefusedError."""
+    async def _all(self, *asked: Probe | None, needed: bool = True) -> list[Result | None]:
+        """Return the results of requests that are made at the same time.
+
+        Raises RefusedError. If they are not `needed`, a refusal is a result as well.
+        """
         results: list[Result | None] = [None] * len(asked)
         refused: list[RefusedError] = []
 
@@ -232,8 +236,11 @@ class _One:
             except (NotMadeError, NotAnsweredError) as error:
                 results[number] = error
             except RefusedError as error:
-                refused.append(error)
-                scope.cancel()
+                if needed:
+                    refused.append(error)
+                    scope.cancel()
+                else:
+                    results[number] = NotMadeError(error.refused.message)
 
         async with trio.open_nursery() as nursery:
             for number, probe in enumerate(asked):
