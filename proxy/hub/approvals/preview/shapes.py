@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
+from proxy.hub.approvals.preview.values import NotReadable, parse_json, text_at
 from proxy.hub.approvals.view import View
+
+# A Status has a few hundred bytes.
+_STATUS_BYTES_MAX: Final = 8 * 1024
 
 
 @attrs.frozen
@@ -28,7 +33,25 @@ class PreviewRefused:
 
     status: int
     message: str
+    reason: str = ""
+    """As in a Status, if it is not the status's usual one: `AlreadyExists`."""
     details: Mapping[str, object] | None = None
     """For programs of the agent, as in a Status."""
     guardrail: str = ""
     """The relay's guardrail that denied it; for `LiveCall.guardrail`."""
+
+
+def refusal_of(status: int, body: bytes) -> PreviewRefused:
+    """Return the refusal that a Status says. The words of any other body are not known to be for an agent."""
+    try:
+        said = parse_json(body) if len(body) <= _STATUS_BYTES_MAX else None
+    except NotReadable:
+        said = None
+    message = text_at(said, "message")
+    if text_at(said, "kind") != "Status" or not message:
+        return PreviewRefused(status, f"the API server refuses the request with {status}")
+    assert isinstance(said, dict), "it has a message"
+    details = said.get("details")
+    return PreviewRefused(
+        status, message, text_at(said, "reason"), details if isinstance(details, dict) else None
+    )
