@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from auth.policy.ask import (
-    ANY_PERSON,
     APPROVERS_MAX,
     NOT_OWNER,
     OWNER,
@@ -17,6 +16,7 @@ from auth.policy.ask import (
     WAIT_S,
     WAIT_S_MAX,
     Ask,
+    wrong_approver,
 )
 from auth.policy.checker import Checker
 from auth.policy.patterns import Resources, Urls
@@ -323,7 +323,7 @@ class _Reader:
         check, approvers = self._check, []
         for entry in check.items(item, APPROVERS_MAX) if item is not None else []:
             person = check.text(entry, PERSON_CHARACTERS_MAX)
-            wrong = _wrong_approver(person)
+            wrong = wrong_approver(person)
             if wrong:
                 check.fault(entry, f"{shown(person)} {wrong}")
             elif person in approvers:
@@ -333,18 +333,3 @@ class _Reader:
         if item is not None and OWNER in approvers and NOT_OWNER in approvers:
             check.fault(item, f"{OWNER} and {NOT_OWNER} contradict each other")
         return tuple(approvers)
-
-
-def _wrong_approver(person: str) -> str:
-    """Return what is wrong with an approver; empty if it is valid."""
-    allowed = f"a person, {OWNER}, {NOT_OWNER} or {ANY_PERSON}"
-    if not person:
-        return f"is no approver: name {allowed}"
-    if person.startswith("group:"):
-        return f"is refused for now: name {allowed}"
-    near = person.lower().replace(" ", "")
-    if person not in {OWNER, NOT_OWNER, ANY_PERSON} and (
-        person.startswith("!") or near in {OWNER, ANY_PERSON, "*"}
-    ):
-        return f"is no approver: name {allowed}"
-    return ""
