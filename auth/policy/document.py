@@ -26,6 +26,12 @@ from auth.policy.text import Item, PolicyError, Source, read, shown
 API_VERSION = "hawse.dev/v1"
 POLICY_KIND = "Policy"
 
+RULE_FIELDS = (
+    *("id", "effect", "enabled", "verbs", "apiGroups", "resources", "resourceNames", "namespaces"),
+    *("acrossNamespaces", "nonResourceURLs", "when", "obligations", "reason", "instead", "ask"),
+)
+ASK_FIELDS = ("approvers", "wait", "validFor", "interactive", "dryRun", "show")
+
 RULES_PER_POLICY_MAX = 1000
 # kubectl shows at most 1,000 bytes of a Status, which must hold these texts and the rest of the message.
 ADVICE_CHARACTERS_MAX = 200
@@ -178,12 +184,7 @@ class _Reader:
 
     def _rule(self, item: Item) -> Rule:
         check = self._check
-        known = (
-            *("id", "effect", "enabled", "verbs", "apiGroups", "resources", "resourceNames", "namespaces"),
-            *("acrossNamespaces", "nonResourceURLs", "when", "obligations", "reason", "instead"),
-            "ask",
-        )
-        fields = check.mapping(item, known, required=("id", "effect", "verbs"))
+        fields = check.mapping(item, RULE_FIELDS, required=("id", "effect", "verbs"))
         text = check.choice(fields.get("effect"), ("allow", "deny", "ask"))
         effect = Effect(text) if text else Effect.DENY
         name = "a name, in which * stands for any characters and a leading ! excludes"
@@ -300,8 +301,7 @@ class _Reader:
 
     def _ask(self, item: Item) -> Ask:
         check = self._check
-        known = ("approvers", "wait", "validFor", "interactive", "dryRun", "show")
-        fields = check.mapping(item, known, required=("approvers",))
+        fields = check.mapping(item, ASK_FIELDS, required=("approvers",))
         wait_s = self._duration_s(fields.get("wait"), 0, WAIT_S_MAX, f"0s to {WAIT_S_MAX}s")
         valid_for_s = self._duration_s(
             fields.get("validFor"), 1, VALID_FOR_S_MAX, "1s to 1h, the life of a request"
