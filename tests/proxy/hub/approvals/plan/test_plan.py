@@ -86,10 +86,28 @@ def spelled_values(pairs):
     return values
 
 
+# Fields that hold what may separate fields.
+PARTS = st.lists(st.sampled_from([b"", b"\0", b"\0\0", b"a", b"&", b"\0" * 7 + b"\1", b"\0" * 8]), max_size=5)
+
+
 @CASES
-@given(st.lists(st.binary(max_size=3), max_size=4), st.lists(st.binary(max_size=3), max_size=4))
+@given(PARTS, PARTS)
 def test_no_two_lists_of_fields_have_the_same_bytes(one, two):
     assert (_framed(one) == _framed(two)) == (one == two)
+
+
+@CASES
+@given(PARTS, st.sets(st.integers(0, 20)), st.sets(st.integers(0, 20)))
+def test_no_two_splits_of_the_same_bytes_have_one_plan(parts, cuts_one, cuts_two):
+    data = b"".join(parts)
+    one, two = (split(data, sorted(cuts)) for cuts in (cuts_one, cuts_two))
+    assert (_framed(one) == _framed(two)) == (one == two)
+    assert (Asked(types=one).digest == Asked(types=two).digest) == (one == two)
+
+
+def split(data, cuts):
+    ends = [0, *cuts, len(data)]
+    return tuple(data[begin:end] for begin, end in zip(ends, ends[1:], strict=False))
 
 
 @given(st.permutations(["a=1", "b=2", "a=3", "c="]))
