@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from urllib.parse import quote, quote_plus, unquote_plus
 
 import attrs
@@ -107,7 +108,7 @@ def test_no_two_splits_of_the_same_bytes_have_one_plan(parts, cuts_one, cuts_two
 
 def split(data, cuts):
     ends = [0, *cuts, len(data)]
-    return tuple(data[begin:end] for begin, end in zip(ends, ends[1:], strict=False))
+    return tuple(data[begin:end] for begin, end in pairwise(ends))
 
 
 @given(st.permutations(["a=1", "b=2", "a=3", "c="]))
