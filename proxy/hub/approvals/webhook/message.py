@@ -71,7 +71,7 @@ def json_body(message: Message) -> bytes:
 def slack_body(message: Message) -> bytes:
     """Return the message for a webhook of Slack, or of a program that takes the same."""
     request, new = message.request, message.request.new
-    heading = _HEADINGS.get(message.event, message.event).format(_code(request.decided_by))
+    heading = _HEADINGS.get(message.event, message.event).format(_person(request.decided_by))
     where = message.url and f"<{message.url}|Show the request>"
     lines = [
         f"*{heading}*",
@@ -101,6 +101,11 @@ def _is_hidden(character: str) -> bool:
 def _code(text: str) -> str:
     # A span cannot be empty.
     return f"`{_escaped(plain(text)) or '-'}`"
+
+
+def _person(name: str) -> str:
+    """Return a person's name, which an operator has chosen, and which may be an address of mail."""
+    return f"`{_escaped(name.replace('`', ' ')) or '-'}`"
 
 
 def _escaped(text: str) -> str:
