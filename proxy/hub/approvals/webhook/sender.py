@@ -8,7 +8,7 @@ message again once LEASE_S are over.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NoReturn, Protocol
 
 import attrs
@@ -20,6 +20,7 @@ from proxy.hub.approvals.webhook.message import Message, json_body, slack_body
 from proxy.hub.approvals.webhook.metrics import Outcome, WebhookMetrics
 from proxy.hub.approvals.webhook.send import SEND_S, Receiver, SendFailedError
 from proxy.hub.home.config import HubConfig
+from proxy.hub.home.sections.webhook import WebhookConfig
 from proxy.hub.store.engines.errors import StoreUnavailableError
 from proxy.hub.store.entities import Snapshot
 from tunnel.net.loglimit import LogLimit
@@ -59,7 +60,9 @@ class Outbox(Protocol):
 class Sender:
     """Sends the messages of one webhook."""
 
-    receiver: Receiver
+    webhook: WebhookConfig
+    send: Callable[[str, bytes], Awaitable[None]]
+    """Sends a message with this id; raises SendFailedError."""
     outbox: Outbox
     message_of: Callable[[str, Request], Message]
     metrics: WebhookMetrics
@@ -69,7 +72,7 @@ class Sender:
     @property
     def name(self) -> str:
         """The webhook's name."""
-        return self.receiver.webhook.name
+        return self.webhook.name
 
     def wake(self, _: frozenset[str] = frozenset()) -> None:
         """Look for messages now."""
@@ -95,8 +98,8 @@ class Sender:
             if delivery.attempts > ATTEMPTS_MAX:
                 raise SendFailedError("the hubs that tried ended before they had an answer")
             message = self.message_of(delivery.event, delivery.request)
-            body = slack_body(message) if self.receiver.webhook.format == "slack" else json_body(message)
-            await self.receiver.send(delivery.id, body)
+            body = slack_body(message) if self.webhook.format == "slack" else json_body(message)
+            await self.send(delivery.id, body)
         except SendFailedError as failure:
             await self._failed(delivery, str(failure))
         else:
@@ -145,7 +148,9 @@ class Webhooks:
                 console and f"{console}/requests/{request.id}",
             )
 
-        senders = [Sender(Receiver.of(each), outbox, message_of, metrics) for each in config.webhook]
+        senders = [
+            Sender(each, Receiver.of(each).send, outbox, message_of, metrics) for each in config.webhook
+        ]
         return cls(senders)
 
     async def run(self) -> None:

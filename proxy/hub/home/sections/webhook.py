@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ class WebhookConfig:
 
 def read_secret(file: Path) -> bytes:
     """Return the key in a file; raises OSError, and ValueError without any part of the file."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         # A pipe would make a running hub wait for a writer.
         raise ValueError(f"{file} is not a regular file")
     text = content(file).strip().removeprefix(_PREFIX)
@@ -122,15 +123,14 @@ def _fault_of_url(webhook: WebhookConfig) -> str | None:
 
 
 def _fault_of_secret(file: Path) -> str | None:
-    fault = fault_of_file(file)
-    if fault is None:
-        try:
-            read_secret(file)
-        except OSError as error:
-            fault = f"{file} cannot be read: {error.strerror}"
-        except ValueError as error:
-            fault = str(error)
-    return fault
+    # The second one reads what exists, and a pipe would make it wait.
+    if os.path.isfile(file) and (fault := fault_of_file(file)) is not None:
+        return fault
+    try:
+        read_secret(file)
+    except ValueError as error:
+        return str(error) if os.path.exists(file) else fault_of_file(file)
+    return None
 
 
 def _fault_of_ca(file: Path) -> str | None:
