@@ -31,15 +31,15 @@ async def connected(fields: bytes, sent: bytes):
     return client, connection, head.body_length
 
 
-async def read(fields: bytes, sent: bytes, budget: BodyBudget) -> HeldBody:
+async def read(fields: bytes, sent: bytes, budget: BodyBudget, agent: str = "a") -> HeldBody:
     _, connection, length = await connected(fields, sent)
-    return await read_body(connection, length, budget)
+    return await read_body(connection, length, budget, agent)
 
 
-async def refusal(fields: bytes, sent: bytes, budget: BodyBudget) -> CannotAskError:
+async def refusal(fields: bytes, sent: bytes, budget: BodyBudget, agent: str = "a") -> CannotAskError:
     before = budget.held_bytes
     with pytest.raises(CannotAskError) as refused:
-        await read(fields, sent, budget)
+        await read(fields, sent, budget, agent)
     assert budget.held_bytes == before
     return refused.value
 
@@ -71,7 +71,7 @@ async def test_a_client_that_waits_for_100_is_told_to_send(budget):
             assert (await client.receive_some()).startswith(b"HTTP/1.1 100")
             await client.send_all(b"abc")
 
-        assert (await read_body(connection, length, budget)).data == b"abc"
+        assert (await read_body(connection, length, budget, "a")).data == b"abc"
 
 
 async def test_a_large_body_is_refused_before_it_is_read(budget):
@@ -96,29 +96,33 @@ async def test_a_slow_body_is_refused(budget, autojump_clock):
     assert trio.current_time() - began == BODY_S
 
 
-async def test_bodies_together_are_bounded(budget):
+async def test_bodies_together_are_bounded_and_those_of_an_agent(budget):
     size = budget.bytes_max // 4
     fields, sent = b"Content-Length: %d\r\n" % size, b"x" * size
-    held = [await read(fields, sent, budget) for _ in range(4)]
-    refused = await refusal(b"Content-Length: 1\r\n", b"x", budget)
-    assert refused.status == 503
-    assert "memory_mib" in refused.reason
+    held = [await read(fields, sent, budget, agent) for agent in ("a", "a", "b")]
+    of_agent = await refusal(b"Content-Length: 1\r\n", b"x", budget, "a")
+    held.append(await read(fields, sent, budget, "c"))
+    of_all = await refusal(b"Content-Length: 1\r\n", b"x", budget, "d")
+    for refused, whose, most in ((of_agent, "this agent", 2 * size), (of_all, "all agents", 4 * size)):
+        assert refused.status == 503
+        assert f"the calls of {whose} that wait" in refused.reason
+        assert f"at most {most} of them (a part of memory_mib)" in refused.reason
     held[0].release()
-    assert (await read(fields, sent, budget)).data == sent
+    assert (await read(fields, sent, budget, "a")).data == sent
 
 
 async def test_a_client_that_leaves_holds_nothing(budget):
     client, connection, length = await connected(b"Content-Length: 3\r\n", b"ab")
     await client.aclose()
     with pytest.raises(InboundBroken):
-        await read_body(connection, length, budget)
+        await read_body(connection, length, budget, "a")
     assert budget.held_bytes == 0
 
 
 async def test_a_cancelled_read_holds_nothing(budget, autojump_clock):
     _, connection, length = await connected(b"Content-Length: 3\r\n", b"ab")
     with trio.move_on_after(1) as scope:
-        await read_body(connection, length, budget)
+        await read_body(connection, length, budget, "a")
     assert scope.cancelled_caught
     assert budget.held_bytes == 0
 
