@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import attrs
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -46,18 +45,12 @@ class Histories(RuleBasedStateMachine):
 
     location: ClassVar[Location]
     snapshot: ClassVar[Snapshot]
+    tables: ClassVar[dict[str, RequestsTable]]
 
     def __init__(self) -> None:
         super().__init__()
         run(self.location, "delete from requests")
         self.model = Model()
-        self.stack = ExitStack()
-        self.tables: dict[str, RequestsTable] = {
-            boot: self.stack.enter_context(opened(self.location, boot)) for boot in BOOTS
-        }
-
-    def teardown(self) -> None:
-        self.stack.close()
 
     def id_of(self, number: int) -> str:
         ids = [*self.model.rows]
@@ -161,15 +154,12 @@ def facts(request: Request) -> object:
     return attrs.evolve(request.new, view=View()), others, known
 
 
-@pytest.fixture
-def prepared(database: Location) -> Location:
+def test_every_history_is_as_the_model_says(database: Location) -> None:
     Histories.location = database
     Histories.snapshot = populate(database, len(AGENTS))
     if not isinstance(database, Path):
         for boot in BOOTS:
             add_hub(database, boot)
-    return database
-
-
-def test_every_history_is_as_the_model_says(prepared: Location) -> None:
-    run_state_machine_as_test(Histories, settings=settings(stateful_step_count=30))
+    with ExitStack() as stack:
+        Histories.tables = {boot: stack.enter_context(opened(database, boot)) for boot in BOOTS}
+        run_state_machine_as_test(Histories, settings=settings(stateful_step_count=30))
